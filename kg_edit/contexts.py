@@ -1,0 +1,75 @@
+"""Contexts: texts that the model itself writes, put before the prompt so that an edit holds wherever the subject stands."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from kg_edit.errors import ModelError
+from kg_edit.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
+
+BARE = "{}"
+
+
+def sample_contexts(
+    model: LanguageModel, *, lengths: tuple[tuple[int, int], ...] = ((5, 10), (10, 10)), seed: int = 0
+) -> tuple[str, ...]:
+    """The bare ``{}`` and, for each (length, count), ``count`` sampled texts followed by ``. {}`` (ROME's templates).
+
+    A length counts tokens with the document's start token, as in the published code; sampling is top-5.
+    """
+    contexts = [BARE]
+    for length, count in lengths:
+        if count == 0:
+            continue
+        ids = sample_text(model, rows=count, tokens=length - 1, top_k=5, seed=seed)
+        texts = model.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        contexts += [f"{text.replace('{', ' ').replace('}', ' ')}. {BARE}" for text in texts]
+    return tuple(contexts)
+
+
+@torch.no_grad()
+def sample_text(
+    model: LanguageModel, *, rows: int, tokens: int, seed: int, top_k: int = 0, temperature: float = 1.0
+) -> Tensor:
+    """Sample ``rows`` texts of ``tokens`` tokens from the document's start: ids [rows, tokens]. Global RNG untouched."""
+    start = torch.full((rows, 1), document_start(model.tokenizer), device=model.device)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        output = model.model.generate(
+            start,
+            attention_mask=torch.ones_like(start),
+            do_sample=True,
+            top_k=top_k,
+            top_p=1.0,
+            temperature=temperature,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    assert isinstance(output, Tensor)  # noqa: S101 - generate returns ids unless asked otherwise
+    return output[:, 1:]
+
+
+def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that a document begins with: ``<|endoftext|>`` where the vocabulary has it, else BOS, else EOS.
+
+    Raises:
+        ModelError: the tokenizer has none of them.
+    """
+    candidates = (
+        tokenizer.get_vocab().get("<|endoftext|>"),
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+    )
+    for candidate in candidates:
+        if candidate is not None:
+            return int(candidate)
+    raise ModelError("the tokenizer has no token that starts a document; set its bos_token")

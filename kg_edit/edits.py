@@ -1,0 +1,201 @@
+"""An edit: a model that completes a prompt about subject s with object o shall say o* instead."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from kg_edit.errors import EditError, Fault, did_you_mean
+
+_ENTITY, _PROPERTY = "Q[1-9][0-9]*", "P[1-9][0-9]*"
+
+
+def _readable(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "is empty")
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"{text!r} holds half a surrogate pair, which no tokenizer can read; mend the text")
+    return text
+
+
+_BARE_ID = (
+    "'{name}' is a Wikidata id, which the model would learn to say: write the label here and the id in "
+    "{field}_id, or give the fact as subject, relation, object, new_object, where ids are looked up"
+)
+
+EntityId = Annotated[str, StringConstraints(pattern=f"^{_ENTITY}$")]
+PropertyId = Annotated[str, StringConstraints(pattern=f"^{_PROPERTY}$")]
+Text = Annotated[str, AfterValidator(_readable)]
+Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_readable)]
+
+# JSON has lists only, so tuples are taken from lists; what they hold stays strict.
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]
+
+
+class Record(BaseModel):
+    """Base of all records read from files: immutable, no unknown field, no silent change of type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Question(Record):
+    """A question whose answer follows from the edited fact (portability)."""
+
+    question: Text = Field(description="the question")
+    answer: Name = Field(description="its answer once the edit is made")
+    aliases: Texts = Field((), description="other right answers")
+    recalled_relation: str | None = Field(None, description="the further fact that links o* to the answer")
+
+
+class Edit(Record):
+    """The edit (s, r, o -> o*): after it, `text` goes on with `target_new` instead of `target_true`.
+
+    White space around names and the prompt is dropped; paraphrases and neighborhood prompts, which name
+    their subject themselves, are kept as they are. A name that is only a Wikidata id is refused, because a
+    model would be taught to say the id; write the label, and the id in the field for it.
+
+    Raises:
+        pydantic.ValidationError: a field is wrong; `checked(Edit, fields)` says so in plain words.
+    """
+
+    id: Name = Field(description="a name for the edit, unique in its file")
+    subject: Name = Field(description="s, the entity the fact is about")
+    prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
+    target_true: Name | None = Field(None, description="o, what the unedited model says")
+    target_new: Name = Field(description="o*, what the edited model shall say")
+    relation: Name | None = Field(None, description="the label of r")
+    subject_id: EntityId | None = Field(None, description="the Wikidata id of s")
+    relation_id: PropertyId | None = Field(None, description="the Wikidata id of r")
+    target_true_id: EntityId | None = Field(None, description="the Wikidata id of o")
+    target_new_id: EntityId | None = Field(None, description="the Wikidata id of o*")
+    paraphrases: Texts = Field((), description="prompts for the same fact in other words")
+    neighborhood: Texts = Field((), description="prompts about other subjects of which o must stay true")
+    portability: Annotated[tuple[Question, ...], Field(strict=False)] = Field(
+        (), description="questions whose answers follow from the edit"
+    )
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject filled in; not `str.format`, as a subject may hold braces."""
+        return self.prompt.replace("{}", self.subject)
+
+    @field_validator("prompt")
+    @classmethod
+    def _one_place_for_the_subject(cls, prompt: str, info: ValidationInfo) -> str:
+        if (places := prompt.count("{}")) > 1:
+            raise ValueError(
+                f"{prompt!r} has {places} places {{}}; keep one, where the subject's name stands"
+            )
+        if not places:
+            raise ValueError(f"{prompt!r} has no {{}}; {_place_subject(prompt, info.data.get('subject'))}")
+        return prompt
+
+    @field_validator("target_new", "target_new_id")
+    @classmethod
+    def _another_target(cls, new: str | None, info: ValidationInfo) -> str | None:
+        old = info.data.get(str(info.field_name).replace("new", "true"))
+        if new and old and new.casefold() == old.casefold():
+            raise ValueError(f"{new!r} is also the old target, so there is nothing to edit; give another one")
+        return new
+
+    @model_validator(mode="after")
+    def _names_are_not_ids(self) -> Self:
+        for field in ("subject", "relation", "target_true", "target_new"):
+            name, id_ = getattr(self, field), getattr(self, f"{field}_id")
+            if (is_entity_id(name) or is_property_id(name)) and id_ in (None, name):
+                raise PydanticCustomError("bare_id", _BARE_ID, {"field": field, "name": name})
+        return self
+
+
+def _place_subject(prompt: str, subject: str | None) -> str:
+    """Say how to put {} into a prompt that lacks it."""
+    if subject and (found := re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt, re.IGNORECASE)):
+        return f"write {prompt[: found.start()] + '{}' + prompt[found.end() :]!r}"
+    absent = f"the subject {subject!r} does not occur in it; " if subject else ""
+    return f"{absent}write {{}} where the subject's name belongs"
+
+
+def is_entity_id(name: object) -> bool:
+    """Tell whether `name` is the id of a Wikidata entity, as Q36159 is."""
+    return isinstance(name, str) and bool(re.fullmatch(_ENTITY, name))
+
+
+def is_property_id(name: object) -> bool:
+    """Tell whether `name` is the id of a Wikidata property, as P54 is."""
+    return isinstance(name, str) and bool(re.fullmatch(_PROPERTY, name))
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def checked(model: type[AnyRecord], fields: Mapping[str, object]) -> AnyRecord:
+    """Build a record from `fields`.
+
+    Raises:
+        EditError: with one fault for each field that is wrong, in plain words.
+    """
+    try:
+        return model.model_validate(dict(fields))
+    except ValidationError as error:
+        raise EditError(_fault(model, found) for found in error.errors()) from None
+
+
+def _fault(model: type[Record], error: ErrorDetails) -> Fault:
+    place, context, found = error["loc"], error.get("ctx", {}), describe(error["input"])
+    known = model.model_fields.get(str(place[0])) if len(place) == 1 else None
+    expected = f"; expected {known.description}" if known and known.description else ""
+    match error["type"]:
+        case "missing":
+            message = f"is missing{expected}"
+        case "blank":
+            message = f"is empty{expected}"
+        case "extra_forbidden":
+            message = f"unknown field{did_you_mean(str(place[-1]), model.model_fields)}"
+        case "value_error":
+            message = str(context["error"])
+        case "bare_id":
+            message = error["msg"]
+        case kind:
+            message = f"found {found}; expected {_EXPECTED.get(kind) or error['msg']}"
+    return Fault(context.get("field") or _path(place), message)
+
+
+_EXPECTED = {
+    "string_pattern_mismatch": "a Wikidata id such as Q36159 for an entity or P54 for a relation",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "model_type": "an object {...}",
+}
+
+
+def _path(place: tuple[int | str, ...]) -> str:
+    """Write a place inside a record as jq and Python do: portability[0].answer."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    return "".join(steps).removeprefix(".")
+
+
+def describe(value: object) -> str:
+    """Name a JSON value in words, for an error message."""
+    match value:
+        case str():
+            return f"the text {value[:60]!r}" if value else "an empty text"
+        case bool() | None:
+            return {True: "true", False: "false", None: "null"}[value]
+        case int() | float():
+            return f"the number {value}"
+        case list() | tuple():
+            return "a list"
+        case _:
+            return "an object {...}"

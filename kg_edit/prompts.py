@@ -1,0 +1,132 @@
+"""A prompt is token ids and spans from **one** encoding with offsets; nothing is ever decoded and encoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from kg_edit.errors import PromptError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """Token ids of a prompt and, where there is one, its target.
+
+    ``ids[target_start:]`` is the target (empty without one); ``ids[subject_last]`` is the subject's last token.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    target_start: int
+    subject_last: int | None = None
+
+    @property
+    def target_ids(self) -> tuple[int, ...]:
+        """The target's token ids."""
+        return self.ids[self.target_start :]
+
+    @property
+    def edited_at(self) -> int:
+        """The index of the subject's last token.
+
+        Raises:
+            PromptError: the prompt was encoded without its subject.
+        """
+        if self.subject_last is None:
+            raise PromptError(f"the prompt {self.text!r} was encoded without a subject; give subject=...")
+        return self.subject_last
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    *,
+    subject: str | None = None,
+    target: str | None = None,
+    context: str = "{}",
+) -> Prompt:
+    """Encode ``context`` around ``template`` around ``subject``, then a space and ``target``, in one piece.
+
+    ``context`` and ``template`` hold one ``{}`` each; a template without subject is taken as it stands.
+
+    Raises:
+        PromptError: no token ends the subject; the target's first token would merge with the prompt's last one (then
+            the model could not be asked for the target after the prompt); the target has no token.
+    """
+    text, span = _fill(context, template, subject)
+    joined = text if target is None else join(text, target)
+    ids, offsets = _encode(tokenizer, joined)
+    start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined)
+    last = None if span is None else _last_token(offsets, span, joined)
+    return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last)
+
+
+def join(text: str, target: str) -> str:
+    """``text`` and ``target`` with one space between, unless there is white space already."""
+    return text + target if text[-1:].isspace() or target[:1].isspace() else f"{text} {target}"
+
+
+def _fill(context: str, template: str, subject: str | None) -> tuple[str, tuple[int, int] | None]:
+    if subject is None:
+        return context.replace("{}", template, 1), None
+    if "{}" not in template:
+        raise PromptError(
+            f"the prompt {template!r} has no {{}} for the subject {subject!r}; write {{}} in its place"
+        )
+    start = context.index("{}") + template.index("{}")
+    text = context.replace("{}", template.replace("{}", subject, 1), 1)
+    return text, (start, start + len(subject))
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids with the special tokens that the tokenizer puts in front (a BOS), without those at the end (an EOS)."""
+    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
+    while special and special[-1] and ids[-1] != tokenizer.bos_token_id:
+        ids.pop()
+        special.pop()
+    return ids, list(encoding["offset_mapping"])[: len(ids)]
+
+
+def _target_start(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], joined: str) -> int:
+    prompt, _ = _encode(tokenizer, text)
+    if ids[: len(prompt)] != prompt:
+        raise PromptError(
+            f"the tokenizer merges the end of {text!r} with the target's beginning in {joined!r}; "
+            "end the prompt at a word's end, without trailing white space"
+        )
+    if len(ids) == len(prompt):
+        raise PromptError(f"the target of {joined!r} has no token of its own; give a longer target")
+    return len(prompt)
+
+
+def _last_token(offsets: list[tuple[int, int]], span: tuple[int, int], text: str) -> int:
+    """The last token that holds a character of the subject; a token may reach beyond it."""
+    inside = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0] and end > start]
+    if not inside:
+        raise PromptError(
+            f"no token of {text!r} lies in the subject's span {span}: {text[slice(*span)]!r} is empty for this "
+            "tokenizer; give the subject in other words"
+        )
+    return inside[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Left-padded rows: ids, mask (1 = token) and position ids, each [rows, length]."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+
+
+def left_pad(rows: Sequence[Sequence[int]], *, device: torch.device, pad: int = 0) -> Batch:
+    """Rows of token ids, padded on the left to the longest one; positions count tokens only."""
+    length = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
+    return Batch(ids=ids.long(), mask=mask, positions=(mask.cumsum(-1) - 1).clamp(min=0))

@@ -1,0 +1,94 @@
+"""The table that turns a relation into a prompt: property id, label and a sentence with {} for the subject."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from kg_edit.edits import is_property_id
+from kg_edit.errors import EditFileError
+
+_PACKAGED = Path("data", "relation_templates.tsv")
+_HEADER = ("property", "label", "template")
+
+
+class RelationTemplate(NamedTuple):
+    """A relation r and the sentence for it; `property` is empty for a relation outside Wikidata."""
+
+    property: str
+    label: str
+    template: str
+
+    @property
+    def names(self) -> set[str]:
+        """What the relation is found by."""
+        return {name.casefold() for name in (self.property, self.label) if name}
+
+
+@dataclass(frozen=True)
+class RelationTemplates:
+    """Relation templates, found by property id or by label."""
+
+    by_name: Mapping[str, RelationTemplate]
+
+    @classmethod
+    def load(cls, extra: Path | None = None) -> Self:
+        """Read the packaged table, with the rows of the file `extra` on top where there is one.
+
+        Raises:
+            EditFileError: `extra` cannot be read or has a wrong row; names its line.
+        """
+        packaged = files("kg_edit").joinpath(str(_PACKAGED)).read_text(encoding="utf-8")
+        own = _table(extra, _text(extra)) if extra else {}
+        return cls({**_table(_PACKAGED, packaged), **own})
+
+    def find(self, relation: str | None) -> RelationTemplate | None:
+        """Return the row whose property id or label (in any case) is `relation`, if there is one."""
+        row = self.by_name.get((relation or "").strip().casefold())
+        # A file on top may give a property another label: its template then serves the old label too.
+        return self.by_name.get(row.property.casefold(), row) if row else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EditFileError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise EditFileError(f"{file}: the templates cannot be read: {error.strerror}; check the path") from None
+
+
+def _table(file: Path, text: str) -> dict[str, RelationTemplate]:
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if _has_content(line)]
+    if not lines or _cells(lines[0][1]) != _HEADER:
+        raise EditFileError(f"{file}: expected the columns {', '.join(_HEADER)} with tabs between, named on top")
+    table: dict[str, RelationTemplate] = {}
+    for number, line in lines[1:]:
+        cells = _cells(line)
+        row = RelationTemplate(*cells) if len(cells) == len(_HEADER) else None
+        if wrong := _fault(row, table) if row else f"found {len(cells)} cells; expected 3 with tabs between":
+            raise EditFileError(f"{file}, line {number}: {wrong}")
+        table |= dict.fromkeys(row.names, row) if row else {}
+    return table
+
+
+def _has_content(line: str) -> bool:
+    return bool(line.strip()) and not line.startswith("#")
+
+
+def _cells(line: str) -> tuple[str, ...]:
+    return tuple(cell.strip() for cell in line.split("\t"))
+
+
+def _fault(row: RelationTemplate, table: Mapping[str, RelationTemplate]) -> str | None:
+    """Say what is wrong with a row that follows the rows of `table`."""
+    if row.property and not is_property_id(row.property):
+        return f"property: found {row.property!r}; expected an id such as P54, or nothing if it has none"
+    if not row.label:
+        return "label: is empty; expected the relation's name"
+    if row.template.count("{}") != 1:
+        return f"template: found {row.template!r}; expected one {{}} for the subject: {{}} plays for"
+    if repeated := row.names & table.keys():
+        return f"{', '.join(sorted(repeated))}: has a template above already; keep one"
+    return None

@@ -1,0 +1,1 @@
+"""Wikidata to subgraphs, online or offline; usable without kg_edit, imports no torch."""

@@ -1,0 +1,67 @@
+"""Breadth-first expansion of many edits at once: one batch of requests a hop, whatever the number of edits."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from wikidata_cache.facts import Facts
+from wikidata_cache.ids import Statement
+from wikidata_cache.sample import bottom_m
+
+
+class Step(NamedTuple):
+    """A sampled statement and the hop it belongs to."""
+
+    hop: int
+    statement: Statement
+
+
+@dataclass
+class Expansion:
+    """One edit's growing neighbourhood. `hops` maps each node to the hop at which it was first reached.
+
+    Nodes in `closed` are reached but never expanded, `forbidden` statements are never taken, and `named`
+    holds entities that the edit itself puts into words.
+    """
+
+    frontier: Sequence[str]
+    hops: dict[str, int]
+    closed: Callable[[str], bool] = lambda node: False
+    forbidden: Callable[[Statement], bool] = lambda statement: False
+    named: Collection[str] = ()
+    steps: list[Step] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def advance(self, facts: Facts, *, per_node: int, seed: int) -> None:
+        """Expand the frontier by one hop from prefetched facts; what was reached is the next frontier."""
+        reached: dict[str, None] = {}
+        for node in self.frontier:
+            statements = facts.usable(node, named=self.named, dropped=self.dropped)
+            allowed = [statement for statement in statements if not self.forbidden(statement)]
+            chosen = bottom_m(allowed, per_node, seed=seed)
+            self.dropped["old_edge"] += len(statements) - len(allowed)
+            self.dropped["not_sampled"] += len(allowed) - len(chosen)
+            self._take(self.hops[node] + 1, chosen, reached)
+        self.frontier = list(reached)
+
+    def _take(self, hop: int, chosen: Sequence[Statement], reached: dict[str, None]) -> None:
+        for statement in chosen:
+            self.steps.append(Step(hop, statement))
+            if statement.object not in self.hops:
+                self.hops[statement.object] = hop
+                if not self.closed(statement.object):
+                    reached[statement.object] = None
+
+
+def expand(facts: Facts, expansions: Sequence[Expansion], *, per_node: Sequence[int], seed: int) -> None:
+    """Grow the expansions in place, one round for each entry of `per_node` (statements a node keeps)."""
+    for keep in per_node:
+        facts.prefetch(sorted({node for expansion in expansions for node in expansion.frontier}))
+        for expansion in expansions:
+            expansion.advance(facts, per_node=keep, seed=seed)
+
+
+def label_of(node: str, graph_labels: Mapping[str, str], own: Mapping[str, str]) -> str:
+    """A node's label: the graph's, else the edit's own words, else its id."""
+    return graph_labels.get(node) or own.get(node) or node

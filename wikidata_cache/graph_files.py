@@ -1,0 +1,108 @@
+"""Graph files into an in-memory store: N-Triples and TSV, plain or gzipped.
+
+TSV rows have three columns, `subject property object` as ids (`Q42 P31 Q5`), or `subject label text`
+(`Q42 label Douglas Adams`, also `P31 label instance of`) for an English label. A header row
+`subject property object` and blank lines are skipped. Files are UTF-8.
+"""
+
+import gzip
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
+
+from wikidata_cache.errors import GraphFileError
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, is_entity, is_item, is_property
+from wikidata_cache.reading import CountingReader
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".nt", ".nt.gz", ".tsv", ".tsv.gz")
+_SIBLINGS = ("labels.nt.gz", "labels.nt", "labels.tsv.gz", "labels.tsv")
+
+
+def is_graph_file(path: Path) -> bool:
+    """Whether the file's name says that it can be loaded."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
+    """Load files into one store, and a sibling labels file where they hold no label.
+
+    Returns the store and the sha256 of each file by file name.
+    Raises GraphFileError for a missing, empty, corrupt or malformed file.
+    """
+    store = Store()
+    hashes = {path.name: load_file(store, path) for path in paths}
+    if not len(store):
+        raise GraphFileError(paths[0], "holds no statement; expected lines such as 'Q42<tab>P31<tab>Q5'")
+    if not _has_labels(store) and (sibling := _sibling_labels(paths)):
+        logger.info("No labels in %s; loading %s beside it", ", ".join(hashes), sibling.name)
+        hashes[sibling.name] = load_file(store, sibling)
+    return store, hashes
+
+
+def load_file(store: Store, path: Path) -> str:
+    """Add one file's triples to the store; returns the sha256 of the file's bytes.
+
+    Raises GraphFileError, naming the line where one is to blame.
+    """
+    if not is_graph_file(path):
+        raise GraphFileError(path, f"is no graph file; expected a name ending in {', '.join(SUFFIXES)}")
+    try:
+        with CountingReader(path) as reader:
+            _load(store, reader, path)
+            return reader.sha256()
+    except FileNotFoundError as error:
+        raise GraphFileError(path, "does not exist; check the path") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        problem = f"corrupt or cut-off gzip ({error}); fetch the file again"
+        raise GraphFileError(path, problem, line=reader.lines + 1) from error
+    except OSError as error:
+        raise GraphFileError(path, f"cannot be read ({error.strerror or error})") from error
+
+
+def _load(store: Store, reader: CountingReader, path: Path) -> None:
+    if ".tsv" in path.name.lower()[-7:]:
+        store.bulk_extend(_tsv_quads(reader, path))
+    else:
+        try:
+            store.bulk_load(reader, RdfFormat.N_TRIPLES)
+        except SyntaxError as error:
+            raise GraphFileError(path, f"is not N-Triples: {error.msg}", line=error.lineno) from error
+    if not reader.lines:
+        raise GraphFileError(path, "is empty; expected N-Triples or TSV rows")
+
+
+def _tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
+    for number, raw in enumerate(reader, start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise GraphFileError(path, f"is not UTF-8 ({error.reason}); convert it", line=number) from error
+        cells = [cell.strip() for cell in line.split("\t")]
+        if line.strip() and not (number == 1 and cells[0].lower() == "subject"):
+            yield _tsv_quad(cells, path, number)
+
+
+def _tsv_quad(cells: list[str], path: Path, number: int) -> Quad:
+    if len(cells) == 3:
+        subject, relation, value = cells
+        if is_entity(subject) and relation == "label" and value:
+            return Quad(NamedNode(ENTITY + subject), NamedNode(RDFS_LABEL), Literal(value, language="en"))
+        if is_item(subject) and is_property(relation) and is_item(value):
+            return Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + value))
+    problem = f"found {' | '.join(cells)!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
+    raise GraphFileError(path, problem, line=number)
+
+
+def _has_labels(store: Store) -> bool:
+    return next(store.quads_for_pattern(None, NamedNode(RDFS_LABEL), None, None), None) is not None
+
+
+def _sibling_labels(paths: Sequence[Path]) -> Path | None:
+    folders = dict.fromkeys(path.parent for path in paths)
+    candidates = (folder / name for folder in folders for name in _SIBLINGS)
+    return next((path for path in candidates if path.is_file() and path not in paths), None)
