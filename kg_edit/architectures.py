@@ -34,9 +34,7 @@ class ModelSpec:
 _LLAMA_LIKE = ModelSpec(blocks="model.layers", down_projection="mlp.down_proj", final_norm="model.norm")
 
 ARCHITECTURES: dict[str, ModelSpec] = {
-    "falcon": ModelSpec(
-        blocks="transformer.h", down_projection="mlp.dense_4h_to_h", final_norm="transformer.ln_f"
-    ),
+    "falcon": ModelSpec(blocks="transformer.h", down_projection="mlp.dense_4h_to_h", final_norm="transformer.ln_f"),
     "gemma2": _LLAMA_LIKE,
     "gemma3_text": _LLAMA_LIKE,
     "gpt2": ModelSpec(blocks="transformer.h", down_projection="mlp.c_proj", final_norm="transformer.ln_f"),

@@ -27,7 +27,7 @@ def sample_contexts(
     for length, count in lengths:
         if count == 0:
             continue
-        ids = sample_text(model, rows=count, tokens=length - 1, top_k=5, seed=seed)
+        ids = sample_text(model, rows=count, tokens=length - 1, top_k=5, seed=seed + length)
         texts = model.tokenizer.batch_decode(ids, skip_special_tokens=True)
         contexts += [f"{text.replace('{', ' ').replace('}', ' ')}. {BARE}" for text in texts]
     return tuple(contexts)
@@ -52,6 +52,7 @@ def sample_text(
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             eos_token_id=None,
+            suppress_tokens=sorted(set(model.tokenizer.all_special_ids)),
             pad_token_id=0,
         )
     assert isinstance(output, Tensor)  # noqa: S101 - generate returns ids unless asked otherwise
@@ -59,17 +60,12 @@ def sample_text(
 
 
 def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that a document begins with: ``<|endoftext|>`` where the vocabulary has it, else BOS, else EOS.
+    """The token that a document begins with: BOS, else EOS (GPT-2's end of text).
 
     Raises:
-        ModelError: the tokenizer has none of them.
+        ModelError: the tokenizer has neither.
     """
-    candidates = (
-        tokenizer.get_vocab().get("<|endoftext|>"),
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-    )
-    for candidate in candidates:
+    for candidate in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if candidate is not None:
             return int(candidate)
     raise ModelError("the tokenizer has no token that starts a document; set its bos_token")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Self, TypeGuard, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,9 +15,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from kg_edit.errors import EditError, Fault, did_you_mean
+from kg_edit.errors import EditError, faults_of
 
 _ENTITY, _PROPERTY = "Q[1-9][0-9]*", "P[1-9][0-9]*"
 
@@ -95,9 +95,7 @@ class Edit(Record):
     @classmethod
     def _one_place_for_the_subject(cls, prompt: str, info: ValidationInfo) -> str:
         if (places := prompt.count("{}")) > 1:
-            raise ValueError(
-                f"{prompt!r} has {places} places {{}}; keep one, where the subject's name stands"
-            )
+            raise ValueError(f"{prompt!r} has {places} places {{}}; keep one, where the subject's name stands")
         if not places:
             raise ValueError(f"{prompt!r} has no {{}}; {_place_subject(prompt, info.data.get('subject'))}")
         return prompt
@@ -127,12 +125,12 @@ def _place_subject(prompt: str, subject: str | None) -> str:
     return f"{absent}write {{}} where the subject's name belongs"
 
 
-def is_entity_id(name: object) -> bool:
+def is_entity_id(name: object) -> TypeGuard[str]:
     """Tell whether `name` is the id of a Wikidata entity, as Q36159 is."""
     return isinstance(name, str) and bool(re.fullmatch(_ENTITY, name))
 
 
-def is_property_id(name: object) -> bool:
+def is_property_id(name: object) -> TypeGuard[str]:
     """Tell whether `name` is the id of a Wikidata property, as P54 is."""
     return isinstance(name, str) and bool(re.fullmatch(_PROPERTY, name))
 
@@ -149,53 +147,4 @@ def checked(model: type[AnyRecord], fields: Mapping[str, object]) -> AnyRecord:
     try:
         return model.model_validate(dict(fields))
     except ValidationError as error:
-        raise EditError(_fault(model, found) for found in error.errors()) from None
-
-
-def _fault(model: type[Record], error: ErrorDetails) -> Fault:
-    place, context, found = error["loc"], error.get("ctx", {}), describe(error["input"])
-    known = model.model_fields.get(str(place[0])) if len(place) == 1 else None
-    expected = f"; expected {known.description}" if known and known.description else ""
-    match error["type"]:
-        case "missing":
-            message = f"is missing{expected}"
-        case "blank":
-            message = f"is empty{expected}"
-        case "extra_forbidden":
-            message = f"unknown field{did_you_mean(str(place[-1]), model.model_fields)}"
-        case "value_error":
-            message = str(context["error"])
-        case "bare_id":
-            message = error["msg"]
-        case kind:
-            message = f"found {found}; expected {_EXPECTED.get(kind) or error['msg']}"
-    return Fault(context.get("field") or _path(place), message)
-
-
-_EXPECTED = {
-    "string_pattern_mismatch": "a Wikidata id such as Q36159 for an entity or P54 for a relation",
-    "string_type": "text",
-    "tuple_type": "a list",
-    "model_type": "an object {...}",
-}
-
-
-def _path(place: tuple[int | str, ...]) -> str:
-    """Write a place inside a record as jq and Python do: portability[0].answer."""
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
-    return "".join(steps).removeprefix(".")
-
-
-def describe(value: object) -> str:
-    """Name a JSON value in words, for an error message."""
-    match value:
-        case str():
-            return f"the text {value[:60]!r}" if value else "an empty text"
-        case bool() | None:
-            return {True: "true", False: "false", None: "null"}[value]
-        case int() | float():
-            return f"the number {value}"
-        case list() | tuple():
-            return "a list"
-        case _:
-            return "an object {...}"
+        raise EditError(faults_of(error, model)) from None

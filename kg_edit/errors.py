@@ -2,7 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 
 class KgEditError(Exception):
@@ -14,13 +17,13 @@ class ConfigError(KgEditError):
 
 
 class Fault(NamedTuple):
-    """What is wrong with one field of an edit."""
+    """What is wrong with one field of a record, or with all of it where `field` is empty."""
 
     field: str
     message: str
 
     def __str__(self) -> str:
-        return f"field {self.field}: {self.message}"
+        return f"field {self.field}: {self.message}" if self.field else self.message
 
 
 class EditError(KgEditError):
@@ -81,3 +84,68 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" for the known name nearest to `name`, or nothing if none is near."""
     near = difflib.get_close_matches(name.casefold(), list(known), n=1)
     return f", did you mean {near[0]!r}?" if near else ""
+
+
+def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
+    """Put what pydantic found wrong with a record of `model` in plain words."""
+    return tuple(_fault(found, model) for found in error.errors())
+
+
+def _fault(error: ErrorDetails, model: type[BaseModel]) -> Fault:
+    place, context, found = error["loc"], error.get("ctx", {}), describe(error["input"])
+    fields = _model_at(place[:-1], model).model_fields
+    known = fields.get(str(place[-1])) if place else None
+    expected = f"; expected {known.description}" if known and known.description else ""
+    match error["type"]:
+        case "missing":
+            message = f"is missing{expected}"
+        case "blank":
+            message = f"is empty{expected}"
+        case "extra_forbidden":
+            names = [field.alias or name for name, field in fields.items()]
+            message = f"unknown field{did_you_mean(str(place[-1]), names) or '; known: ' + ', '.join(names)}"
+        case "value_error":
+            message = str(context["error"])
+        case "bare_id":
+            message = error["msg"]
+        case kind:
+            message = f"found {found}; expected {_EXPECTED.get(kind) or error['msg']}"
+    return Fault(context.get("field") or _path(place), message)
+
+
+_EXPECTED = {
+    "string_pattern_mismatch": "a Wikidata id such as Q36159 for an entity or P54 for a relation",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "model_type": "an object {...}",
+}
+
+
+def _model_at(place: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel]:
+    """Return the model of the record that stands at `place` inside a record of `model`."""
+    for step in place:
+        if isinstance(step, str) and (field := model.model_fields.get(step)):
+            inside = (field.annotation, *get_args(field.annotation))
+            model = next((kind for kind in inside if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return model
+
+
+def _path(place: tuple[int | str, ...]) -> str:
+    """Write a place inside a record as jq and Python do: portability[0].answer."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    return "".join(steps).removeprefix(".")
+
+
+def describe(value: object) -> str:
+    """Name a JSON value in words, for an error message."""
+    match value:
+        case str():
+            return f"the text {value[:60]!r}" if value else "an empty text"
+        case bool() | None:
+            return {True: "true", False: "false", None: "null"}[value]
+        case int() | float():
+            return f"the number {value}"
+        case list() | tuple():
+            return "a list"
+        case _:
+            return "an object {...}"

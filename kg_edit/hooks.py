@@ -53,8 +53,7 @@ def recorded(modules: nn.ModuleList, calls: dict[int, Call]) -> Iterator[None]:
         return record
 
     handles = [
-        module.register_forward_pre_hook(recorder(index), with_kwargs=True)
-        for index, module in enumerate(modules)
+        module.register_forward_pre_hook(recorder(index), with_kwargs=True) for index, module in enumerate(modules)
     ]
     try:
         yield

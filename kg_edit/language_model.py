@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.architectures import ModelSpec, check_spec, find_spec, optional_module
@@ -69,7 +75,7 @@ class LanguageModel:
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise ModelError(_load_message(name, error)) from error
         if device_map is None:
-            model.to(target)
+            nn.Module.to(model, target)
         return cls.wrap(model, tokenizer, name=name, spec=chosen)
 
     @classmethod
@@ -95,9 +101,7 @@ class LanguageModel:
                 "load its fast version (tokenizer.json)"
             )
         model.eval()
-        return cls(
-            model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model)
-        )
+        return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model))
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
@@ -114,7 +118,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where token ids go: the input embedding's device."""
-        return self.model.get_input_embeddings().weight.device  # type: ignore[union-attr,return-value]
+        return self.model.get_input_embeddings().weight.device
 
     def down_projection(self, layer: int) -> nn.Module:
         """The MLP's second matrix in block ``layer`` (0-based)."""
@@ -141,7 +145,7 @@ class LanguageModel:
         for path in (self.spec.final_norm, self.spec.project_out):
             module = optional_module(self.model, path)
             hidden = hidden if module is None else module(hidden)
-        logits: Tensor = self.model.get_output_embeddings()(hidden)  # type: ignore[misc]
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

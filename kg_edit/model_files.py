@@ -98,9 +98,7 @@ def dequantise(gguf: Path) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        quantised = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
+        quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except Exception as error:  # the GGUF reader raises anything on a damaged file
         raise ModelError(
             f"can't read {gguf} as a language model: {error}; is it complete, and of a supported family?"

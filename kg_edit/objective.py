@@ -85,7 +85,10 @@ class Objective:
     def _index_reads(self, requests: Sequence[Request], rows: Sequence[Prompt]) -> None:
         """For each logit that is read: its edit, its target token, and its weight in that edit's mean of means."""
         contexts = [len(request.rewrites) for request in requests]
-        edit, target, weight, essence = [], [], [], []
+        edit: list[int] = []
+        target: list[int] = []
+        weight: list[float] = []
+        essence: list[bool] = []
         for row, owner in zip(rows, self._edit_of_row.tolist(), strict=True):
             tokens = row.target_ids or (0,)
             edit += [owner] * len(tokens)

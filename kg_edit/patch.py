@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kg_edit.errors import OutputError, PatchError, PatchMismatchError
+from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.files import write_safetensors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.rank_one import Factors
 
@@ -47,8 +45,7 @@ class Patch:
         factors = dict(self.factors)
         for name, more in other.factors.items():
             factors[name] = _stack(factors[name], more) if name in factors else more
-        edits = [*self.provenance.get("edits", ()), *other.provenance.get("edits", ())]
-        return Patch(factors=factors, provenance={**other.provenance, **self.provenance, "edits": edits})
+        return Patch(factors=factors, provenance=_merge(self.provenance, other.provenance))
 
     def __neg__(self) -> Patch:
         """The inverse change."""
@@ -102,9 +99,7 @@ class Patch:
             module = model.model.get_submodule(name.removesuffix(".weight"))
             shape = tuple(weight_matrix(module).shape)
         except AttributeError as error:
-            raise PatchMismatchError(
-                f"{model.name!r} has no weight {name}; the patch is for another model"
-            ) from error
+            raise PatchMismatchError(f"{model.name!r} has no weight {name}; the patch is for another model") from error
         pair = self.factors[name]
         if shape != (pair.left.shape[0], pair.right.shape[0]):
             raise PatchMismatchError(
@@ -133,7 +128,7 @@ class Patch:
             tensors[f"{name}.left"] = pair.left.detach().cpu().contiguous()
             tensors[f"{name}.right"] = pair.right.detach().cpu().contiguous()
         metadata = {"format": FORMAT, "provenance": json.dumps(self.provenance, sort_keys=True)}
-        _write_atomically(path, tensors, metadata)
+        write_safetensors(path, tensors, metadata)
         return path
 
     @classmethod
@@ -150,20 +145,22 @@ class Patch:
         except (OSError, SafetensorError) as error:
             raise PatchError(f"can't read the patch {path}: {error}") from error
         if metadata.get("format") != FORMAT:
-            raise PatchError(
-                f"{path} is no patch: expected format {FORMAT}, found {metadata.get('format')!r}"
-            )
+            raise PatchError(f"{path} is no patch: expected format {FORMAT}, found {metadata.get('format')!r}")
         names = sorted(name.removesuffix(".left") for name in tensors if name.endswith(".left"))
-        factors = {
-            name: Factors(left=tensors[f"{name}.left"], right=tensors[f"{name}.right"]) for name in names
-        }
+        factors = {name: Factors(left=tensors[f"{name}.left"], right=tensors[f"{name}.right"]) for name in names}
         return cls(factors=factors, provenance=json.loads(metadata["provenance"]))
 
 
 def _stack(first: Factors, second: Factors) -> Factors:
-    return Factors(
-        left=torch.cat([first.left, second.left], 1), right=torch.cat([first.right, second.right], 1)
-    )
+    return Factors(left=torch.cat([first.left, second.left], 1), right=torch.cat([first.right, second.right], 1))
+
+
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Edits one after the other, each method once, and the first one's word on all else."""
+    methods = [*first.get("methods", ())]
+    methods += [method for method in second.get("methods", ()) if method not in methods]
+    edits = [*first.get("edits", ()), *second.get("edits", ())]
+    return {**second, **first, "methods": methods, "edits": edits}
 
 
 @contextmanager
@@ -178,17 +175,3 @@ def _exclusive(model: LanguageModel) -> Iterator[None]:
         yield
     finally:
         delattr(model.model, _APPLIED)
-
-
-def _write_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file(tensors, scratch, metadata=metadata)
-            Path(scratch).replace(path)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"can't write {path}: {error}") from error

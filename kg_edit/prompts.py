@@ -74,9 +74,7 @@ def _fill(context: str, template: str, subject: str | None) -> tuple[str, tuple[
     if subject is None:
         return context.replace("{}", template, 1), None
     if "{}" not in template:
-        raise PromptError(
-            f"the prompt {template!r} has no {{}} for the subject {subject!r}; write {{}} in its place"
-        )
+        raise PromptError(f"the prompt {template!r} has no {{}} for the subject {subject!r}; write {{}} in its place")
     start = context.index("{}") + template.index("{}")
     text = context.replace("{}", template.replace("{}", subject, 1), 1)
     return text, (start, start + len(subject))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from kg_edit.hooks import Call, added, hidden_state, recorded, watched
 from kg_edit.language_model import LanguageModel
@@ -59,7 +59,10 @@ class TailForward:
         lengths = self._prefix.mask.sum(-1, keepdim=True)
         calls: dict[int, Call] = {}
         final: list[Tensor] = []
-        with recorded(self._model.blocks, calls), watched(self._model.blocks[-1], lambda _, out: final.append(out)):
+        with (
+            recorded(self._model.blocks, calls),
+            watched(self._model.blocks[-1], lambda _, out: final.append(out)),
+        ):
             _base(self._model)(
                 input_ids=ids,
                 attention_mask=torch.cat([self._prefix.mask, real], -1),
@@ -97,15 +100,12 @@ class TailForward:
 class _FrozenLayer(DynamicLayer):
     """A cache layer that hands out the prefix with the new tokens after it, and keeps nothing of them."""
 
-    def hold(self, filled: CacheLayerMixin) -> None:
+    def hold(self, filled: Any) -> None:
         """Take over the keys and values of ``filled``, without copying."""
-        assert filled.keys is not None and filled.values is not None  # noqa: S101 - a forward pass filled it
         self.lazy_initialization(filled.keys, filled.values)
         self.keys, self.values = filled.keys, filled.values
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             return key_states, value_states
         assert self.keys is not None and self.values is not None  # noqa: S101 - initialised
@@ -115,7 +115,7 @@ class _FrozenLayer(DynamicLayer):
 def _run_prefix(model: LanguageModel, prefixes: Sequence[Sequence[int]]) -> tuple[Batch, Cache]:
     """The prefixes as a batch, and their keys and values as a cache that no later call changes."""
     batch = left_pad(prefixes, device=model.device)
-    frozen = [_FrozenLayer() for _ in model.blocks]
+    frozen: list[Any] = [_FrozenLayer() for _ in model.blocks]
     if batch.ids.shape[1] == 0:
         return batch, Cache(layers=frozen)
     cache = DynamicCache()

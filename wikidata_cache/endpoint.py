@@ -116,7 +116,7 @@ def _user_agent(url: str, contact: str) -> str:
     if (wikimedia and not reachable) or not contact.isprintable():
         raise MissingContactError(
             f"{host} asks every client to say whom to write to, and found contact={contact!r}. Give "
-            f"contact='you@example.org' (or a URL of yours), or set KG_EDIT_CONTACT; it goes into the User-Agent."
+            f"contact='you@example.org' (or a URL of yours), or set KG_EDIT_CONTACT. It is sent along."
         )
     try:
         release = version("kg-edit")

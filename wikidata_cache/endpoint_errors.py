@@ -47,11 +47,18 @@ def bad_answer(url: str, content_type: str, body: bytes) -> EndpointError:
     """A 200 that is not SPARQL JSON: cut off by a server-side timeout, or somebody's web page."""
     tail = body[-4_000:].decode("utf-8", "replace")
     if "json" in content_type and any(sign in tail.lower() for sign in _TIMEOUT_SIGNS):
-        found, way_out = "the answer was cut off by a time limit of the server", "Ask for fewer edits at a time."
+        found, way_out = (
+            "the answer was cut off by a time limit of the server",
+            "Ask for fewer edits at a time.",
+        )
         return EndpointError(url, "timeout", found, f"{way_out} {_LOCAL}", status=200)
     start = " ".join(body[:80].decode("utf-8", "replace").split())
-    found = f"expected SPARQL JSON, found {content_type or 'no content type'} with {len(body)} bytes: {start!r}"
-    way_out = f"It may be cut off, a proxy's page, or the wrong URL (often it ends in /sparql or /query). {_LOCAL}"
+    found = (
+        f"expected SPARQL JSON, found {content_type or 'no content type'} with {len(body)} bytes: {start!r}"
+    )
+    way_out = (
+        f"It may be cut off, a proxy's page, or the wrong URL (often it ends in /sparql or /query). {_LOCAL}"
+    )
     return EndpointError(url, "bad answer", found, way_out, status=200)
 
 

@@ -1,7 +1,7 @@
-"""Breadth-first expansion of many edits at once: one batch of requests a hop, whatever the number of edits."""
+"""Breadth-first expansion of many edits at once: one batch of requests a hop for all of them."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,14 +21,14 @@ class Step(NamedTuple):
 class Expansion:
     """One edit's growing neighbourhood. `hops` maps each node to the hop at which it was first reached.
 
-    Nodes in `closed` are reached but never expanded, `forbidden` statements are never taken, and `named`
-    holds entities that the edit itself puts into words.
+    Nodes in `closed` are reached but never expanded, statements that `forbidden` gives a reason against are
+    never taken, and `named` holds entities that the edit itself puts into words.
     """
 
     frontier: Sequence[str]
     hops: dict[str, int]
     closed: Callable[[str], bool] = lambda node: False
-    forbidden: Callable[[Statement], bool] = lambda statement: False
+    forbidden: Callable[[Statement], str | None] = lambda statement: None
     named: Collection[str] = ()
     steps: list[Step] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -37,13 +37,16 @@ class Expansion:
         """Expand the frontier by one hop from prefetched facts; what was reached is the next frontier."""
         reached: dict[str, None] = {}
         for node in self.frontier:
-            statements = facts.usable(node, named=self.named, dropped=self.dropped)
-            allowed = [statement for statement in statements if not self.forbidden(statement)]
+            allowed = self._allowed(facts.usable(node, named=self.named, dropped=self.dropped))
             chosen = bottom_m(allowed, per_node, seed=seed)
-            self.dropped["old_edge"] += len(statements) - len(allowed)
             self.dropped["not_sampled"] += len(allowed) - len(chosen)
             self._take(self.hops[node] + 1, chosen, reached)
         self.frontier = list(reached)
+
+    def _allowed(self, statements: Sequence[Statement]) -> list[Statement]:
+        reasons = [self.forbidden(statement) for statement in statements]
+        self.dropped.update(reason for reason in reasons if reason is not None)
+        return [s for s, reason in zip(statements, reasons, strict=True) if reason is None]
 
     def _take(self, hop: int, chosen: Sequence[Statement], reached: dict[str, None]) -> None:
         for statement in chosen:
@@ -60,8 +63,3 @@ def expand(facts: Facts, expansions: Sequence[Expansion], *, per_node: Sequence[
         facts.prefetch(sorted({node for expansion in expansions for node in expansion.frontier}))
         for expansion in expansions:
             expansion.advance(facts, per_node=keep, seed=seed)
-
-
-def label_of(node: str, graph_labels: Mapping[str, str], own: Mapping[str, str]) -> str:
-    """A node's label: the graph's, else the edit's own words, else its id."""
-    return graph_labels.get(node) or own.get(node) or node

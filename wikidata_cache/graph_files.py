@@ -10,6 +10,7 @@ import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
 
@@ -69,7 +70,7 @@ def _load(store: Store, reader: CountingReader, path: Path) -> None:
         store.bulk_extend(_tsv_quads(reader, path))
     else:
         try:
-            store.bulk_load(reader, RdfFormat.N_TRIPLES)
+            store.bulk_load(cast(IO[bytes], reader), RdfFormat.N_TRIPLES)
         except SyntaxError as error:
             raise GraphFileError(path, f"is not N-Triples: {error.msg}", line=error.lineno) from error
     if not reader.lines:
@@ -94,7 +95,9 @@ def _tsv_quad(cells: list[str], path: Path, number: int) -> Quad:
             return Quad(NamedNode(ENTITY + subject), NamedNode(RDFS_LABEL), Literal(value, language="en"))
         if is_item(subject) and is_property(relation) and is_item(value):
             return Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + value))
-    problem = f"found {' | '.join(cells)!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
+    problem = (
+        f"found {' | '.join(cells)!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
+    )
     raise GraphFileError(path, problem, line=number)
 
 

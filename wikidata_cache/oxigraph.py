@@ -36,7 +36,9 @@ class OxigraphSource(SparqlSource):
                 f"Store(path).bulk_load(...), or give the graph file itself."
             ) from error
         if next(store.quads_for_pattern(None, None, None, None), None) is None:
-            raise SourceStringError(f"oxigraph:{folder} holds no triples. Check the folder, and the file system.")
+            raise SourceStringError(
+                f"oxigraph:{folder} holds no triples. Check the folder, and the file system."
+            )
         changed = (folder / "CURRENT").stat().st_mtime_ns
         return cls(
             store,
@@ -56,7 +58,8 @@ class OxigraphSource(SparqlSource):
     def select(self, query: str) -> list[Row]:
         """The rows of a SELECT query."""
         solutions = self._store.query(query)
-        assert isinstance(solutions, QuerySolutions)
+        if not isinstance(solutions, QuerySolutions):
+            raise TypeError("expected a SELECT query")
         names = [variable.value for variable in solutions.variables]
         return [_row(names, tuple(solution)) for solution in solutions]
 

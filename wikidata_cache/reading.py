@@ -27,7 +27,12 @@ class CountingReader:
         self._file = gzip.GzipFile(fileobj=self._raw) if path.name.lower().endswith(".gz") else self._raw
         size = path.stat().st_size
         self._bar = tqdm(
-            total=size, unit="B", unit_scale=True, desc=path.name, disable=size < _PROGRESS_FROM, leave=False
+            total=size,
+            unit="B",
+            unit_scale=True,
+            desc=path.name,
+            disable=True if size < _PROGRESS_FROM else None,
+            leave=False,
         )
 
     def __enter__(self) -> "CountingReader":

@@ -1,4 +1,4 @@
-"""Where statements and labels come from: one small interface, and the half that every SPARQL engine shares."""
+"""Where statements and labels come from: one interface, and what every SPARQL engine shares."""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -14,7 +14,7 @@ Provenance = dict[str, object]  # plain JSON values
 
 @runtime_checkable
 class Source(Protocol):
-    """Truthy item-valued statements and labels, by id. Every answer is sorted, so backends can be compared."""
+    """Truthy item-valued statements and labels, by id. Answers are sorted, so backends compare."""
 
     @property
     def name(self) -> str:

@@ -1,0 +1,269 @@
+"""Files of edits: JSONL, JSON, CSV and TSV in, JSONL out; a fault is reported with its row and field."""
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from kg_edit.edits import Edit
+from kg_edit.errors import EditError, EditFileError, Fault, OutputError, describe, did_you_mean
+from kg_edit.relation_templates import RelationTemplates, utf8_text
+from kg_edit.triplets import FIELDS, Row, ids_to_label, to_edit
+
+# The number of a row and what it holds: any JSON value, or why it could not be read.
+_Row = tuple[int, object]
+_Taken = dict[tuple[str, ...], tuple[int, Edit]]
+
+log = logging.getLogger(__name__)
+
+
+class LabelSource(Protocol):
+    """Whatever knows the labels of Wikidata ids, as `wikidata_cache.WikidataCache` does."""
+
+    def labels(self, ids: Sequence[str], /) -> Mapping[str, str]:
+        """Return the labels of those `ids` that have one."""
+
+
+class RowProblem(NamedTuple):
+    """Why a row is no edit: the field and what is wrong with it."""
+
+    file: Path
+    row: int  # the line of the file; in .json, where lines mean nothing, the place in the list, from 1
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"{self.file}, {_unit(self.file)} {self.row}, {self.fault}"
+
+
+@dataclass(frozen=True)
+class EditFile:
+    """The edits of a file, and what is wrong with the rows that were skipped."""
+
+    edits: tuple[Edit, ...]
+    problems: tuple[RowProblem, ...] = ()
+
+
+def read_edits(
+    path: Path | str,
+    *,
+    labels: LabelSource | None = None,
+    templates: RelationTemplates | None = None,
+    keep_going: bool = False,
+) -> EditFile:
+    """Read the edits of a .jsonl, .json, .csv or .tsv file, in the file's order.
+
+    Rows are edits, triplets or CounterFact records (see `kg_edit.triplets`). In CSV and TSV the entries of
+    paraphrases and neighborhood stand with " | " between them, and an empty cell is a field left out.
+
+    Args:
+        path: the file, in UTF-8.
+        labels: where the labels of ids in triplets come from; asked once for the whole file.
+        templates: relation templates for triplets without prompt; by default the packaged ones.
+        keep_going: skip the rows that are wrong and report them in `problems`.
+
+    Raises:
+        EditFileError: the file cannot be read, or holds no good row, or (not `keep_going`) holds a bad row.
+    """
+    path, templates = Path(path), templates or RelationTemplates.load()
+    rows = list(_numbered_rows(path))
+    if not rows:
+        raise EditFileError(f"{path}: holds no rows; expected one edit or triplet a row")
+    known = _known_labels(rows, labels, templates)
+    edits: list[Edit] = []
+    problems: list[RowProblem] = []
+    taken: _Taken = {}
+    for number, row in rows:
+        try:
+            edit = to_edit(_fields(row), row_id=f"row-{number}", labels=known, templates=templates)
+            _refuse_clash(edit, taken, _unit(path))
+        except EditError as error:
+            problems += [RowProblem(path, number, fault) for fault in error.faults]
+        else:
+            edits.append(edit)
+            taken |= dict.fromkeys(_claims(edit), (number, edit))
+    if problems and not (keep_going and edits):
+        raise EditFileError(_refusal(problems, keep_going=keep_going))
+    log.info("%s: read %d edits, skipped %d rows", path, len(edits), len(rows) - len(edits))
+    return EditFile(tuple(edits), tuple(problems))
+
+
+def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
+    """Write edits as JSONL that `read_edits` reads back, all or nothing: a half-written file is never seen.
+
+    Raises:
+        OutputError: `path` does not end in .jsonl or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".jsonl":
+        raise OutputError(f"{path}: edits are written as JSON lines; give a name that ends in .jsonl")
+    rows = (edit.model_dump(mode="json", exclude_defaults=True) for edit in edits)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+        draft.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _known_labels(rows: Iterable[_Row], labels: LabelSource | None, templates: RelationTemplates) -> Mapping[str, str]:
+    wanted: set[str] = set()
+    for _, row in rows:
+        wanted |= ids_to_label(row, templates) if isinstance(row, dict) else set()
+    return labels.labels(sorted(wanted)) if labels and wanted else {}
+
+
+def _fields(row: object) -> Row:
+    if isinstance(row, EditError):
+        raise row
+    if not isinstance(row, dict):
+        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _claims(edit: Edit) -> tuple[tuple[str, ...], ...]:
+    """What no other edit of the file may share; the second it may, with the same target."""
+    return ("id", edit.id), ("fact", edit.subject, edit.prompt)
+
+
+def _refuse_clash(edit: Edit, taken: _Taken, unit: str) -> None:
+    same_id, same_fact = map(taken.get, _claims(edit))
+    if same_id:
+        raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {same_id[0]} too; give it another")])
+    if same_fact and same_fact[1].target_new != edit.target_new:
+        here, there = f"{edit.target_new!r} here", f"{same_fact[1].target_new!r} in {unit} {same_fact[0]}"
+        message = f"{edit.text!r} is edited to {here} and to {there}; keep one of the two"
+        raise EditError([Fault("target_new", message)])
+
+
+def _refusal(problems: Sequence[RowProblem], *, keep_going: bool) -> str:
+    if keep_going:
+        return "no row is good:\n" + "\n".join(map(str, problems))
+    others = f" ({len(problems) - 1} more such faults in the file)" if len(problems) > 1 else ""
+    return f"{problems[0]}{others}"
+
+
+def _unit(path: Path) -> str:
+    return "record" if path.suffix.lower() == ".json" else "line"
+
+
+def _numbered_rows(path: Path) -> Iterable[_Row]:
+    if path.is_dir():
+        raise EditFileError(f"{path}: is a folder; expected a file, give the path of one in it")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise EditFileError(f"{path}: ends in {path.suffix!r}; expected a file in {', '.join(_READERS)}")
+    return reader(path, utf8_text(path))
+
+
+def _json_lines(path: Path, text: str) -> Iterator[_Row]:
+    # Not splitlines(): JSON texts may hold U+2028 and its like.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, _json_line(line)
+
+
+def _json_line(line: str) -> object:
+    try:
+        return _parsed(line)
+    except json.JSONDecodeError as error:
+        found = f"not JSON, column {error.colno}: {error.msg}"
+        return EditError([Fault("", f"{found}; expected one whole object {{...}} on the line")])
+
+
+def _json_list(path: Path, text: str) -> Iterable[_Row]:
+    if not text.strip():
+        return []
+    try:
+        rows = _parsed(text)
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {error.lineno}, column {error.colno}"
+        expected = "one list of objects; a file with an object a line is named .jsonl"
+        raise EditFileError(f"{place}: not JSON: {error.msg}; expected {expected}") from None
+    return enumerate(rows if isinstance(rows, list) else [rows], 1)
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits, a list in a list in a list ...
+        raise json.JSONDecodeError(str(error), text, 0) from None
+
+
+def _table(path: Path, text: str, *, delimiter: str) -> Iterator[_Row]:
+    rows = _cells(text, delimiter)
+    number, header = next(rows, (0, None))
+    if header is None:
+        return
+    if isinstance(header, EditError):
+        raise EditFileError(f"{path}, line {number}: {header}")
+    _check_header(header, f"{path}, line {number}")
+    for number, cells in rows:
+        yield number, cells if isinstance(cells, EditError) else _table_row(header, cells)
+
+
+def _cells(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | EditError]]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        number = lines.line_num + 1  # the row's first line, as a cell in quotes may hold several
+        try:
+            cells = [cell.strip() for cell in next(lines)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            way_out = "close the quotes around a cell, and double those inside it"
+            yield number, EditError([Fault("", f"not a row of a table: {error}; {way_out}")])
+        else:
+            if any(cells):
+                yield number, cells
+
+
+_SHAPES = (
+    ("subject", "prompt", "target_new"),
+    ("subject", "relation", "new_object"),
+    ("subject", "prompt", "new_object"),
+)
+_LISTS = ("paraphrases", "neighborhood")
+_COLUMNS = tuple(name for name in FIELDS if name != "portability")  # its questions have fields of their own
+
+
+def _check_header(header: Sequence[str], place: str) -> None:
+    if unknown := [name for name in header if name not in _COLUMNS]:
+        near = did_you_mean(unknown[0], _COLUMNS)
+        raise EditFileError(f"{place}: unknown column {unknown[0]!r}{near}; known: {', '.join(_COLUMNS)}")
+    if len(set(header)) < len(header):
+        raise EditFileError(f"{place}: a column stands there twice: {', '.join(header)}; keep one of each")
+    lacking = min(([name for name in shape if name not in header] for shape in _SHAPES), key=len)
+    if lacking:
+        shapes = " or ".join(", ".join(shape) for shape in _SHAPES[:2])
+        raise EditFileError(f"{place}: lacks the column {lacking[0]!r}; expected at least {shapes}")
+
+
+def _table_row(header: Sequence[str], cells: Sequence[str]) -> object:
+    if len(cells) != len(header):
+        found = f"found {len(cells)} cells; expected {len(header)}, one for each column"
+        return EditError([Fault("", f"{found}; put a cell that holds the separator in double quotes")])
+    filled = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+    return {name: _entries(cell) if name in _LISTS else cell for name, cell in filled.items()}
+
+
+def _entries(cell: str) -> list[str]:
+    return [entry.strip() for entry in cell.split(" | ")]
+
+
+_READERS: Mapping[str, Callable[[Path, str], Iterable[_Row]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_list,
+    ".csv": partial(_table, delimiter=","),
+    ".tsv": partial(_table, delimiter="\t"),
+}

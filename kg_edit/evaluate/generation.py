@@ -1,0 +1,76 @@
+"""Greedy continuations with a natural stop: what a user of the model would read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from kg_edit.language_model import LanguageModel
+from kg_edit.prompts import encode, left_pad
+
+
+@torch.no_grad()
+def continuations(model: LanguageModel, prompts: Sequence[str], *, limits: Sequence[int]) -> tuple[str, ...]:
+    """What the model writes after each prompt, up to a line's end, the text's end or the prompt's limit in tokens.
+
+    The text comes from the generated ids alone. Arg-max at each step, whatever the model's own generation settings.
+    """
+    if not prompts:
+        return ()
+    batch = left_pad([encode(model.tokenizer, prompt).ids for prompt in prompts], device=model.device)
+    ends, width = _end_tokens(model), batch.ids.shape[1]
+    stop = _Stop(model.tokenizer, width=width, limits=limits)
+    output = model.model.generate(
+        batch.ids,
+        attention_mask=batch.mask,
+        generation_config=_greedy(max(limits), ends),
+        stopping_criteria=StoppingCriteriaList([stop]),
+    )
+    assert isinstance(output, Tensor)  # noqa: S101 - generate returns ids unless asked otherwise
+    rows = output[:, width:].tolist()
+    return tuple(_text(model.tokenizer, row[:limit], ends) for row, limit in zip(rows, limits, strict=True))
+
+
+class _Stop(StoppingCriteria):
+    """A row is done at a line's end or at its limit; rows have different limits, so that short ones cost little."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, width: int, limits: Sequence[int]) -> None:
+        self._tokenizer, self._width, self._limits = tokenizer, width, limits
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # type: ignore[override]
+        written = input_ids.shape[1] - self._width
+        ends = ["\n" in self._tokenizer.decode([token]) for token in input_ids[:, -1].tolist()]
+        done = [end or written >= limit for end, limit in zip(ends, self._limits, strict=True)]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]) -> str:
+    stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    text = tokenizer.decode(ids[:stop], skip_special_tokens=True)
+    assert isinstance(text, str)  # noqa: S101 - one row in, one text out
+    return text.split("\n", 1)[0]
+
+
+def _end_tokens(model: LanguageModel) -> list[int]:
+    configured = model.model.generation_config.eos_token_id if model.model.generation_config else None
+    several = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in (*several, model.tokenizer.eos_token_id) if token is not None})
+
+
+def _greedy(limit: int, ends: list[int]) -> GenerationConfig:
+    """Plain arg-max. What is left unset here, `generate` would take from the model's own settings."""
+    return GenerationConfig(
+        max_new_tokens=limit,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else 0,
+    )

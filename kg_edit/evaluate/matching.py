@@ -1,0 +1,38 @@
+"""Does a generated text say a name? Compared word by word after normalisation, so that Rome is not in Romelu."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_ARTICLES = {"a", "an", "the"}
+
+
+def normalised(text: str) -> tuple[str, ...]:
+    """The words of ``text`` in lower case, without accents, punctuation and articles.
+
+    A full stop vanishes (U.S. is US), other punctuation separates words (Rome's holds Rome); a text of articles alone
+    keeps them, so that the answer "A" stays an answer.
+    """
+    decomposed = unicodedata.normalize("NFKD", text.casefold().replace(".", ""))
+    words = "".join(map(_plain, decomposed)).split()
+    return tuple(word for word in words if word not in _ARTICLES) or tuple(words)
+
+
+def _plain(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Mn":
+        return ""
+    return " " if category[0] in "PZC" else character
+
+
+def begins_with(text: str, name: str) -> bool:
+    """Whether the words of ``text`` begin with those of ``name``."""
+    words, wanted = normalised(text), normalised(name)
+    return bool(wanted) and words[: len(wanted)] == wanted
+
+
+def mentions(text: str, name: str) -> bool:
+    """Whether the words of ``name`` stand in ``text``, one after the other."""
+    words, wanted = normalised(text), normalised(name)
+    starts = range(len(words) - len(wanted) + 1)
+    return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)

@@ -1,0 +1,159 @@
+"""The metrics, each named with its protocol. A score is between 0 and 1, but for ``portability.nll`` (nats).
+
+A metric is missing (None) for a record without what it needs: a target_true, paraphrases, a question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from kg_edit.edits import Edit
+from kg_edit.evaluate.matching import begins_with, mentions
+from kg_edit.evaluate.questions import ANSWER, asked, asked_with_shots, right_answers
+from kg_edit.evaluate.scoring import Pair, TokenScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A record to be scored: an edit, the answers to choose from (one tuple a question) and facts told before each question."""
+
+    edit: Edit
+    choices: tuple[tuple[str, ...], ...] = ()
+    facts: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a model did: scores of (prompt, candidate) pairs, and its greedy continuation of prompts."""
+
+    scores: Mapping[Pair, TokenScores] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def nll(self, prompt: str, candidate: str) -> float:
+        """The candidate's mean negative log-likelihood a token, in nats."""
+        return self.scores[Pair(prompt.rstrip(), candidate)].nll
+
+
+Metric = Callable[[Case, Evidence], float | None]
+
+
+def efficacy_prob(case: Case, evidence: Evidence) -> float | None:
+    """1 if NLL(o*) < NLL(o) after the rewrite prompt (Meng et al. 2022, "efficacy success")."""
+    return _share_preferring_new(case.edit, (case.edit.text,), evidence)
+
+
+def paraphrase_prob(case: Case, evidence: Evidence) -> float | None:
+    """The share of paraphrases with NLL(o*) < NLL(o) (Meng et al. 2022, "paraphrase success")."""
+    return _share_preferring_new(case.edit, case.edit.paraphrases, evidence)
+
+
+def neighborhood_prob(case: Case, evidence: Evidence) -> float | None:
+    """The share of prompts about neighbours of s with NLL(o) < NLL(o*) (Meng et al. 2022, "neighborhood success")."""
+    old, new = case.edit.target_true, case.edit.target_new
+    if old is None:
+        return None
+    return _mean(evidence.nll(p, old) < evidence.nll(p, new) for p in case.edit.neighborhood)
+
+
+def efficacy_greedy(case: Case, evidence: Evidence) -> float | None:
+    """1 if the greedy continuation of the rewrite prompt begins with o*, word by word (Yang et al. 2025, "WILD")."""
+    return float(begins_with(evidence.texts[case.edit.text], case.edit.target_new))
+
+
+def portability_greedy(case: Case, evidence: Evidence) -> float | None:
+    """The share of questions in few-shot form whose greedy continuation says the answer, or an alias, as whole words.
+
+    Stricter than GLAME's fuzzy match (Zhang et al. 2024), which also reads the prompt and samples.
+    """
+    return _mean(
+        any(mentions(evidence.texts[few_shot_prompt(case, q.question)], name) for name in right_answers(q))
+        for q in case.edit.portability
+    )
+
+
+def portability_teacher_forced(case: Case, evidence: Evidence) -> float | None:
+    """The share of the answer's tokens that are the arg-max after "Question: …\\nAnswer:" and the tokens before.
+
+    EasyEdit's portability (Yao et al. 2023), in the question form. Kinder than any use of the model.
+    """
+    return _mean(evidence.scores[pair].accuracy for pair in _answer_pairs(case))
+
+
+def portability_nll(case: Case, evidence: Evidence) -> float | None:
+    """-log p of the answer after "Question: …\\nAnswer:", mean over its tokens, in nats; less is better."""
+    return _mean(evidence.scores[pair].nll for pair in _answer_pairs(case))
+
+
+def portability_choice(case: Case, evidence: Evidence) -> float | None:
+    """1 if of ten answers a the right one alone has the highest log p(a | question) - log p(a | "Answer:"), each a token.
+
+    The second term takes away what makes an answer likely by itself (Holtzman et al. 2021, domain-conditional PMI).
+    """
+    if len(case.choices) < len(case.edit.portability) or not all(case.choices):
+        return None
+    gains = (
+        [evidence.nll(ANSWER, answer) - evidence.nll(prompt, answer) for answer in answers]
+        for prompt, answers in zip(_prompts(case), case.choices, strict=True)
+    )
+    return _mean(gain[0] > max(gain[1:]) for gain in gains)
+
+
+PORTABILITY: Mapping[str, Metric] = {
+    "portability.greedy": portability_greedy,
+    "portability.teacher_forced": portability_teacher_forced,
+    "portability.nll": portability_nll,
+    "portability.choice": portability_choice,
+}
+METRICS: Mapping[str, Metric] = {
+    "efficacy.prob": efficacy_prob,
+    "efficacy.greedy": efficacy_greedy,
+    "paraphrase.prob": paraphrase_prob,
+    "neighborhood.prob": neighborhood_prob,
+    **PORTABILITY,
+}
+
+
+def fact_pairs(edit: Edit) -> list[Pair]:
+    """What the three metrics of the fact itself compare."""
+    prompts = (edit.text, *edit.paraphrases, *edit.neighborhood)
+    targets = [target for target in (edit.target_new, edit.target_true) if target]
+    return [Pair(prompt.rstrip(), target) for prompt in prompts for target in targets]
+
+
+def question_pairs(case: Case) -> list[Pair]:
+    """What the portability metrics compare: the answer and the others to choose from, with and without the question."""
+    chosen = [
+        Pair(prompt, answer)
+        for question, answers in zip(_prompts(case), case.choices, strict=False)
+        for answer in answers
+        for prompt in (question, ANSWER)
+    ]
+    return _answer_pairs(case) + chosen
+
+
+def few_shot_prompt(case: Case, question: str) -> str:
+    """The few-shot form of a question of ``case``."""
+    return asked_with_shots(question, facts=case.facts)
+
+
+def _prompts(case: Case) -> list[str]:
+    return [asked(question.question, facts=case.facts) for question in case.edit.portability]
+
+
+def _answer_pairs(case: Case) -> list[Pair]:
+    questions = case.edit.portability
+    return [Pair(prompt, question.answer) for prompt, question in zip(_prompts(case), questions, strict=True)]
+
+
+def _share_preferring_new(edit: Edit, prompts: Iterable[str], evidence: Evidence) -> float | None:
+    old, new = edit.target_true, edit.target_new
+    if old is None:
+        return None
+    return _mean(evidence.nll(prompt, new) < evidence.nll(prompt, old) for prompt in prompts)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = [float(value) for value in values]
+    return fmean(found) if found else None

@@ -1,0 +1,66 @@
+"""Means over records with bootstrap intervals, and the score that combines four of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+EDITING_SCORE = "editing_score"
+SCORED = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.greedy")
+_RESAMPLES = 1000
+
+Table = NDArray[np.float64]
+
+
+class Estimate(BaseModel):
+    """A mean over ``n`` records and its 95 % bootstrap interval; all None where no record has the metric."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float | None
+    ci95_low: float | None
+    ci95_high: float | None
+    n: int
+
+
+def estimates(rows: Sequence[Mapping[str, float | None]], *, seed: int) -> dict[str, Estimate]:
+    """The mean of each metric over ``rows`` (one a record), with the editing score where the rows have its parts.
+
+    The interval is the percentile bootstrap over records (Efron 1979); all metrics share the same resamples.
+    """
+    names = list(rows[0]) if rows else []
+    values = np.array([[np.nan if row[name] is None else row[name] for name in names] for row in rows], float)
+    values = values.reshape(len(rows), len(names))
+    once = np.ones((1, len(rows)))
+    drawn = np.random.default_rng(seed).multinomial(len(rows), once[0] / max(len(rows), 1), size=_RESAMPLES)
+    means, spread = _means(values, once), _means(values, drawn)
+    counts = dict(zip(names, (~np.isnan(values)).sum(0).tolist(), strict=True))
+    if set(SCORED) <= set(names):
+        parts = [names.index(name) for name in SCORED]
+        means, spread = (np.c_[table, harmonic_mean(table[:, parts])] for table in (means, spread))
+        counts[EDITING_SCORE] = min(counts[name] for name in SCORED)
+    return {name: _estimate(means[0, i], spread[:, i], n) for i, (name, n) in enumerate(counts.items())}
+
+
+def harmonic_mean(parts: NDArray[Any]) -> Table:
+    """The harmonic mean of the last axis; 0 where a part is 0, NaN where one is NaN."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(parts.shape[-1] / (1 / np.asarray(parts, float)).sum(-1))
+
+
+def _means(values: Table, counts: NDArray[Any]) -> Table:
+    """Means [resamples, metrics] of values [records, metrics], each record counted [resamples, records] times."""
+    present = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((counts @ np.where(present, values, 0.0)) / (counts @ present))
+
+
+def _estimate(mean: float, spread: Table, n: int) -> Estimate:
+    if np.isnan(mean):
+        return Estimate(mean=None, ci95_low=None, ci95_high=None, n=0)
+    low, high = np.nanpercentile(spread, [2.5, 97.5])
+    return Estimate(mean=float(mean), ci95_low=float(low), ci95_high=float(high), n=n)

@@ -1,0 +1,71 @@
+"""Labels of entities and relations -> vectors: the model's own early hidden states (GLAME, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kg_edit.contexts import document_start
+from kg_edit.hooks import StopForwardError, stopping, watched
+from kg_edit.language_model import LanguageModel
+from kg_edit.prompts import left_pad
+
+Pooling = Literal["last", "mean"]
+_ROWS = 256
+
+
+@torch.no_grad()
+def label_vectors(
+    model: LanguageModel,
+    labels: Sequence[str],
+    *,
+    layer: int,
+    pooling: Pooling = "last",
+    start_token: bool = False,
+) -> Tensor:
+    """The output of block ``layer`` for each label fed alone: [labels, d] in float32.
+
+    ``pooling``: the last token's state (paper) or the mean over the label's tokens (public code). ``start_token`` puts
+    the document's start before each label, so that a label's first token is not also the sequence's, whose hidden state
+    in many models is huge and says nothing. Equal labels are computed once; no block above ``layer`` runs.
+    """
+    distinct = sorted(set(labels))
+    start = [document_start(model.tokenizer)] if start_token else []
+    rows = {label: _label_ids(model, label, start) for label in distinct}
+    by_length = sorted(distinct, key=lambda label: len(rows[label]))
+    vectors: dict[str, Tensor] = {}
+    for batch in _chunks(by_length, _ROWS):
+        states = _states(model, [rows[label] for label in batch], layer)
+        for label, state in zip(batch, states, strict=True):
+            own = state[-len(rows[label]) + len(start) :]
+            vectors[label] = own[-1] if pooling == "last" else own.mean(0)
+    return torch.stack([vectors[label] for label in labels]).float()
+
+
+def _label_ids(model: LanguageModel, label: str, start: list[int]) -> list[int]:
+    """The label's tokens, with one start token in front at most (tokenizers that add it themselves included)."""
+    ids = model.tokenizer(label, add_special_tokens=not start)["input_ids"]
+    return [*start, *ids] if ids else [*start, document_start(model.tokenizer)]
+
+
+def _states(model: LanguageModel, rows: list[list[int]], layer: int) -> Tensor:
+    """The hidden states of a left-padded batch after block ``layer``: [rows, length, d]."""
+    batch = left_pad(rows, device=model.device)
+    seen: list[Tensor] = []
+
+    def catch(_: Tensor, output: Tensor) -> None:
+        seen.append(output)
+        raise StopForwardError
+
+    with watched(model.block(layer), catch), stopping():
+        model.model.base_model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        )
+    return seen[0]
+
+
+def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

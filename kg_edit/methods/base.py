@@ -1,0 +1,103 @@
+"""The shape that every method has: a frozen config, a class, ``edit(edits) -> Patch``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+import transformers
+from pydantic import BaseModel, ConfigDict, ValidationError
+from tqdm.auto import tqdm
+
+from kg_edit import __version__
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.language_model import LanguageModel
+from kg_edit.patch import Patch
+from kg_edit.subgraph import SubgraphSource
+
+
+class MethodConfig(BaseModel):
+    """Settings of a method: immutable, unknown names refused, saved with every patch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
+
+    @classmethod
+    def preset(cls, name: str = "default", settings: dict[str, Any] | None = None) -> Self:
+        """A named set of values, with ``settings`` over it.
+
+        Raises:
+            UnknownNameError: there is no such preset, or no such setting.
+            ConfigError: a value does not fit.
+        """
+        if name not in cls.presets:
+            raise unknown_name("preset", name, cls.presets)
+        wanted = {**cls.presets[name], **(settings or {})}
+        for key in wanted:
+            if key not in cls.model_fields:
+                raise unknown_name("setting", key, cls.model_fields)
+        try:
+            return cls(**wanted)
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors()
+            )
+            raise ConfigError(faults) from error
+
+
+class EditingMethod(ABC):
+    """A way to change facts. Computing an edit leaves the model bit for bit as it was."""
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    needs_graph: ClassVar[bool] = False
+    config_class: ClassVar[type[MethodConfig]]
+
+    def __init__(self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | None = None) -> None:
+        if self.needs_graph and graph is None:
+            raise ConfigError(f"the method {self.name} needs a knowledge graph; give graph=... (CLI: --graph)")
+        self.model, self.config, self.graph = model, config, graph
+
+    def edit(
+        self,
+        edits: Sequence[Edit],
+        *,
+        start: Patch | None = None,
+        after_each: Callable[[Patch], None] = lambda _: None,
+        progress: bool = False,
+    ) -> Patch:
+        """One patch with all ``edits``, made in turn, each on the model as the earlier ones left it.
+
+        ``start`` is what was done before (a run that was killed goes on from there); ``after_each`` gets the patch so
+        far after every edit. Hands a model back that is as it was, also after an exception.
+
+        Raises:
+            KgEditError: an edit can't be made; the message says which and why.
+        """
+        patch = start or Patch(factors={}, provenance=self.provenance())
+        for edit in tqdm(edits, desc=self.name, unit="edit", disable=not progress):
+            with patch.applied(self.model):
+                update = self.edit_one(edit)
+            patch = patch + update
+            after_each(patch)
+        return patch
+
+    @abstractmethod
+    def edit_one(self, edit: Edit) -> Patch:
+        """The patch of one edit, for the model as it stands."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What every patch of this method says of itself."""
+        return {
+            "model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
+            "versions": {
+                "kg_edit": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "methods": [{"name": self.name, "config": self.config.model_dump(mode="json")}],
+        }

@@ -1,0 +1,125 @@
+"""GLAME (Zhang et al., EMNLP 2024, arXiv 2402.13593): a relational GNN over the edit's subgraph makes the value."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from kg_edit.descent import Descent, descend
+from kg_edit.edits import Edit
+from kg_edit.hidden_states import Pooling
+from kg_edit.methods.rank_one_method import RankOneConfig, RankOneMethod
+from kg_edit.objective import Objective
+from kg_edit.rgnn import RGNN, Aggregation
+from kg_edit.subgraph import EncodedSubgraph, encode_subgraph
+
+_REPRESENTATION_DEPTH = 0.1
+
+
+class GlameConfig(RankOneConfig):
+    """GLAME's settings. ``paper`` is the setting of the paper; ``default`` starts from the unedited model."""
+
+    learning_rate: float = Field(0.01, gt=0, description="of AdamW on the R-GNN")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's, on the R-GNN")
+    representation_layer: int | None = Field(
+        None, ge=0, description="k: labels become block k's output; default 0.1 of the depth"
+    )
+    pooling: Pooling = Field("last", description="a label's last token (paper) or its mean (public code)")
+    start_token: bool = Field(True, description="put the document's start before a label")
+    hops: PositiveInt = Field(2, description="n: order of the subgraph, and layers of the R-GNN")
+    per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
+    aggregation: Aggregation = Field("mean", description="over a node's neighbours (paper: sum)")
+    relations: bool = Field(True, description="False: the ablation w/ GNN")
+    use_graph: bool = Field(True, description="False: the ablation w/ MLP")
+    final_activation: bool = Field(False, description="g after the last layer too (paper)")
+    normalise: bool = Field(True, description="scale labels' vectors to root mean square 1")
+    gate: bool = Field(True, description="learn z's share, from 0: step 0 is the unedited model")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {},
+        "paper": {
+            "learning_rate": 0.5,
+            "aggregation": "sum",
+            "start_token": False,
+            "final_activation": True,
+            "normalise": False,
+            "gate": False,
+        },
+    }
+
+
+class Glame(RankOneMethod):
+    """m* = m + z_s^n (Eq. 6), where z_s^n is the subject's vector after n layers of the R-GNN."""
+
+    name = "glame"
+    about = "rank-one editing through a knowledge graph: what follows from the fact moves too"
+    needs_graph = True
+    config_class = GlameConfig
+    config: GlameConfig
+
+    def find_change(self, edit: Edit, objective: Objective) -> tuple[Descent, dict[str, Any]]:
+        """AdamW on a fresh R-GNN's parameters; |z| is kept within ``clamp_norm_factor`` times |m|."""
+        config = self.config
+        subgraph, notes = self.encode(edit)
+        value = _GraphValue(subgraph, config, size=objective.value.norm())
+        limit = config.clamp_norm_factor * objective.value.norm()
+        optimizer = torch.optim.AdamW(value.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        descent = descend(
+            objective,
+            lambda: _shortened(value(), limit)[None],
+            optimizer,
+            steps=config.steps,
+            stop_below=config.stop_below,
+        )
+        return descent, notes
+
+    def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
+        """The edit's subgraph as hidden states, and its provenance."""
+        assert self.graph is not None  # noqa: S101 - needs_graph
+        config, depth = self.config, len(self.model.blocks)
+        graph = self.graph.subgraph(edit, hops=config.hops, per_node=config.per_node, seed=config.seed)
+        layer = config.representation_layer
+        subgraph = encode_subgraph(
+            self.model,
+            graph,
+            layer=round(_REPRESENTATION_DEPTH * depth) if layer is None else layer,
+            pooling=config.pooling,
+            start_token=config.start_token,
+        )
+        notes = {"graph": dict(graph.graph), "nodes": len(graph), "edges": graph.number_of_edges()}
+        return subgraph.normalised() if config.normalise else subgraph, notes
+
+
+class _GraphValue(nn.Module):
+    """z_s^n of one subgraph. With a gate, it is scaled to |m| and by a learned number that starts at 0."""
+
+    def __init__(self, subgraph: EncodedSubgraph, config: GlameConfig, *, size: Tensor) -> None:
+        super().__init__()
+        self._subgraph, self._size = subgraph, size
+        width = subgraph.nodes.shape[1]
+        self.rgnn = RGNN(
+            width,
+            layers=config.hops,
+            aggregation=config.aggregation,
+            relations=config.relations,
+            graph=config.use_graph,
+            final_activation=config.final_activation,
+            seed=config.seed,
+        ).to(subgraph.nodes.device)
+        self.gate = nn.Parameter(torch.zeros((), device=subgraph.nodes.device)) if config.gate else None
+
+    def forward(self) -> Tensor:
+        """[d]."""
+        graph = self._subgraph
+        z: Tensor = self.rgnn(graph.nodes, graph.edges, graph.relations)[graph.subject]
+        if self.gate is not None:
+            z = self.gate * self._size * z / len(z) ** 0.5
+        return z
+
+
+def _shortened(z: Tensor, limit: Tensor) -> Tensor:
+    """``z``, rescaled to ``limit`` where it is longer; gradients see the rescaling."""
+    return z * (limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)

@@ -1,0 +1,147 @@
+"""What ROME and GLAME share: contexts, covariance, objective, and writing one value under one key."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+from pydantic import Field, PositiveInt
+
+from kg_edit.contexts import sample_contexts
+from kg_edit.covariance import Covariance
+from kg_edit.covariance_store import CovarianceConfig, find_covariance
+from kg_edit.descent import Descent, untouched
+from kg_edit.edits import Edit
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.methods.base import EditingMethod, MethodConfig
+from kg_edit.objective import Objective, Request
+from kg_edit.patch import Patch
+from kg_edit.prompts import encode
+from kg_edit.rank_one import KeyVariant, rank_one_update
+from kg_edit.subgraph import SubgraphSource
+
+_DEFAULT_DEPTH = 0.2
+_ESSENCE = "{} is a"
+
+
+class RankOneConfig(MethodConfig):
+    """Settings of methods that write one value under one key in one layer; the defaults are ROME's."""
+
+    layer: int | None = Field(None, ge=0, description="edited layer, 0-based; default 0.2 of the depth")
+    steps: PositiveInt = Field(20, description="evaluations of the objective at most")
+    learning_rate: float = Field(0.5, gt=0, description="of the optimiser")
+    kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
+    stop_below: float = Field(0.05, description="a loss that is small enough")
+    clamp_norm_factor: float = Field(4.0, gt=0, description="|m* - m| is at most so many times |m|")
+    key: KeyVariant = Field("rome", description="key in the residual: bare prompt's, or the mean (r-rome)")
+    context_lengths: tuple[tuple[int, int], ...] = Field(
+        ((5, 10), (10, 10)), description="(tokens, count) of the contexts that the model writes"
+    )
+    seed: int = Field(0, description="of the contexts, and of all else that is drawn")
+    covariance: CovarianceConfig = Field(CovarianceConfig(), description="what C is measured from")
+
+
+class RankOneMethod(EditingMethod):
+    """Find a change of the value, then write it. Subclasses say how it is found."""
+
+    config: RankOneConfig
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: RankOneConfig,
+        *,
+        graph: SubgraphSource | None = None,
+        contexts: tuple[str, ...] | None = None,
+        covariance: Covariance | None = None,
+        progress: bool = True,
+    ) -> None:
+        super().__init__(model, config, graph=graph)
+        self._given_contexts, self._given_covariance = contexts, covariance
+        self._progress = progress
+        self.layer = round(_DEFAULT_DEPTH * len(model.blocks)) if config.layer is None else config.layer
+        model.block(self.layer)  # refuses a layer that is not there before any work is done
+
+    @cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """The templates around the prompt, the bare one first."""
+        if self._given_contexts is not None:
+            return self._given_contexts
+        return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
+
+    @cached_property
+    def covariance(self) -> Covariance:
+        """C of the edited module's inputs."""
+        if self._given_covariance is not None:
+            return self._given_covariance
+        return find_covariance(self.model, self.layer, self.config.covariance, progress=self._progress)
+
+    @property
+    def norm_penalty(self) -> float:
+        """Weight of |m* - m| / |m|^2 in the loss."""
+        return 0.0
+
+    @abstractmethod
+    def find_change(self, edit: Edit, objective: Objective) -> tuple[Descent, dict[str, Any]]:
+        """m* - m as a descent over ``objective``, and what to note of how it was found."""
+
+    def edit_one(self, edit: Edit) -> Patch:
+        """Eq. 7 for m*, Eq. 8 for k*, and the closed form for the weight."""
+        with untouched(self.model):
+            _ = self.contexts, self.covariance
+            objective = Objective(
+                self.model,
+                self.layer,
+                [self.request(edit)],
+                kl_weight=self.config.kl_weight,
+                weight_decay=self.norm_penalty,
+            )
+            descent, notes = self.find_change(edit, objective)
+            return self._write(edit, objective, descent, notes)
+
+    def request(self, edit: Edit) -> Request:
+        """The prompts of one edit: the target in every context, and "{subject} is a"."""
+        tokenizer = self.model.tokenizer
+        rewrites = tuple(
+            encode(tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new, context=context)
+            for context in self.contexts
+        )
+        return Request(rewrites=rewrites, essence=encode(tokenizer, _ESSENCE, subject=edit.subject))
+
+    @torch.no_grad()
+    def _write(self, edit: Edit, objective: Objective, descent: Descent, notes: dict[str, Any]) -> Patch:
+        change, value = descent.change[0], objective.value[0]
+        factors = rank_one_update(
+            change=change,
+            mean_key=objective.mean_key[0],
+            bare_key=objective.bare_key[0],
+            covariance=self.covariance,
+            weight=weight_matrix(self.model.down_projection(self.layer)),
+            variant=self.config.key,
+        )
+        norms = {
+            "value": round(float(value.norm()), 6),
+            "change": round(float(change.norm()), 6),
+            "update": round(float(factors.left.norm() * factors.right.norm()), 6),
+        }
+        record = {
+            "edit": edit.model_dump(mode="json", exclude_defaults=True),
+            "method": self.name,
+            "norms": norms,
+            **descent.summary,
+            **notes,
+        }
+        provenance = {**self.provenance(), "edits": [record]}
+        return Patch(factors={self.model.weight_name(self.layer): factors}, provenance=provenance)
+
+    def provenance(self) -> dict[str, Any]:
+        """As every method's, with the layer, the contexts and the covariance."""
+        said = super().provenance()
+        said["methods"][0] |= {
+            "layer": self.layer,
+            "contexts": list(self.contexts),
+            "covariance": {"id": self.covariance.id, "tokens": self.covariance.tokens},
+        }
+        return said

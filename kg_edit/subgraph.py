@@ -1,0 +1,101 @@
+"""A knowledge graph around an edit, as the tensors that the R-GNN reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import networkx as nx
+import torch
+from torch import Tensor
+
+from kg_edit.edits import Edit
+from kg_edit.errors import GraphError
+from kg_edit.hidden_states import Pooling, label_vectors
+from kg_edit.language_model import LanguageModel
+
+
+@runtime_checkable
+class SubgraphSource(Protocol):
+    """Anything that can say what surrounds an edit, such as `wikidata_cache.WikidataCache`."""
+
+    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+        """Nodes with ``label`` and ``role`` (one is the "subject"), edges s -> o with ``label``."""
+
+
+@dataclass(frozen=True, eq=False)
+class FixedGraph:
+    """A graph at hand, the same for every edit; wrap your own `networkx.MultiDiGraph` in it."""
+
+    graph: nx.MultiDiGraph
+
+    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+        """The graph as it is."""
+        return self.graph
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EncodedSubgraph:
+    """``nodes`` [nodes, d], ``edges`` [2, edges] as (object, subject), ``relations`` [edges, d], the subject's row."""
+
+    nodes: Tensor
+    edges: Tensor
+    relations: Tensor
+    subject: int
+
+    def normalised(self) -> EncodedSubgraph:
+        """Every vector scaled to root mean square 1: early hidden states differ in size by orders of magnitude."""
+        return EncodedSubgraph(
+            nodes=_unit_rms(self.nodes),
+            edges=self.edges,
+            relations=_unit_rms(self.relations),
+            subject=self.subject,
+        )
+
+
+def encode_subgraph(
+    model: LanguageModel, graph: nx.MultiDiGraph, *, layer: int, pooling: Pooling, start_token: bool
+) -> EncodedSubgraph:
+    """Nodes and relations as the model's hidden states of their labels, in one pass.
+
+    Raises:
+        GraphError: no node or several play the subject, a node or an edge has no label, or there is no edge.
+    """
+    keys = sorted(graph.nodes)
+    edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
+    if not edges:
+        raise GraphError("the subgraph has no edge; the edit's own (s, r, o*) at least belongs in it")
+    labels = [_label(graph.nodes[key], f"node {key}") for key in keys]
+    names = [_label(data, f"edge {subject} -> {target}") for subject, target, _, data in edges]
+    vectors = label_vectors(model, labels + names, layer=layer, pooling=pooling, start_token=start_token)
+    row = {key: index for index, key in enumerate(keys)}
+    ends = [[row[target] for _, target, _, _ in edges], [row[subject] for subject, _, _, _ in edges]]
+    return EncodedSubgraph(
+        nodes=vectors[: len(keys)],
+        edges=torch.tensor(ends, device=vectors.device),
+        relations=vectors[len(keys) :],
+        subject=row[subject_of(graph)],
+    )
+
+
+def subject_of(graph: nx.MultiDiGraph) -> str:
+    """The key of the node that plays the subject.
+
+    Raises:
+        GraphError: none does, or several do.
+    """
+    subjects = [key for key, data in graph.nodes(data=True) if data.get("role") == "subject"]
+    if len(subjects) != 1:
+        raise GraphError(f"one node needs role='subject', found {len(subjects)}: {subjects[:5]}")
+    return str(subjects[0])
+
+
+def _label(data: dict[str, Any], what: str) -> str:
+    label = data.get("label")
+    if not isinstance(label, str) or not label.strip():
+        raise GraphError(f"{what} has no label; give it one, or leave it out of the graph")
+    return label
+
+
+def _unit_rms(vectors: Tensor) -> Tensor:
+    return vectors / vectors.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)

@@ -1,0 +1,203 @@
+"""Triplets and CounterFact records become edits, with labels and prompts for what is given as ids."""
+
+from pathlib import Path
+
+import pytest
+
+from kg_edit.edits import Edit
+from kg_edit.errors import EditError
+from kg_edit.relation_templates import RelationTemplates
+from kg_edit.triplets import ids_to_label, to_edit
+
+TEMPLATES = RelationTemplates.load()
+LABELS = {
+    "Q36159": "LeBron James",
+    "Q121783": "Los Angeles Lakers",
+    "Q128109": "Chicago Bulls",
+    "P2348": "time period",
+}
+TRIPLET = {"subject": "Q36159", "relation": "P54", "object": "Q121783", "new_object": "Q128109"}
+COUNTERFACT = {
+    "case_id": 0,
+    "pararel_idx": 2796,
+    "requested_rewrite": {
+        "prompt": "The mother tongue of {} is",
+        "relation_id": "P103",
+        "target_new": {"str": "English", "id": "Q1860"},
+        "target_true": {"str": "French", "id": "Q150"},
+        "subject": "Danielle Darrieux",
+    },
+    "paraphrase_prompts": ["Shayna does this. Danielle Darrieux, a native"],
+    "neighborhood_prompts": ["The mother tongue of Léon Blum is"],
+    "attribute_prompts": [],
+    "generation_prompts": [],
+}
+
+
+def edit(row: dict[str, object]) -> Edit:
+    return to_edit(row, row_id="row-1", labels=LABELS, templates=TEMPLATES)
+
+
+def fault(row: dict[str, object]) -> tuple[str, str]:
+    with pytest.raises(EditError) as raised:
+        edit(row)
+    (found,) = raised.value.faults
+    return found.field, found.message
+
+
+def test_a_triplet_of_ids() -> None:
+    assert edit(TRIPLET) == Edit(
+        id="row-1",
+        subject="LeBron James",
+        subject_id="Q36159",
+        relation="member of sports team",
+        relation_id="P54",
+        prompt="{} plays for",
+        target_true="Los Angeles Lakers",
+        target_true_id="Q121783",
+        target_new="Chicago Bulls",
+        target_new_id="Q128109",
+    )
+
+
+def test_a_triplet_of_labels_and_ids() -> None:
+    found = edit({"id": 7, "subject": "Ann", "relation": "Place of birth", "new_object": "Q128109"})
+    assert (found.id, found.subject_id, found.target_true) == ("7", None, None)
+    assert (found.relation_id, found.prompt) == ("P19", "{} was born in")
+    assert (found.target_new, found.target_new_id) == ("Chicago Bulls", "Q128109")
+
+
+def test_a_triplet_of_addresses_as_a_query_returns_them() -> None:
+    entity = "http://www.wikidata.org/entity/"
+    row = {name: entity + str(id_) for name, id_ in TRIPLET.items()}
+    row["relation"] = "http://www.wikidata.org/prop/direct/P54"
+    assert edit(dict(row)) == edit(TRIPLET)
+
+
+def test_a_label_beside_its_id_is_kept() -> None:
+    found = edit(TRIPLET | {"subject": "King James", "subject_id": "Q36159", "new_object_id": "Q128109"})
+    assert (found.subject, found.subject_id) == ("King James", "Q36159")
+
+
+def test_a_relation_without_template_is_said_by_its_label() -> None:
+    assert edit(TRIPLET | {"relation": "P2348"}).prompt == "The time period of {} is"
+    found = edit(TRIPLET | {"relation": "best friend"})
+    assert (found.prompt, found.relation, found.relation_id) == (
+        "The best friend of {} is",
+        "best friend",
+        None,
+    )
+
+
+def test_a_prompt_of_its_own_needs_no_template() -> None:
+    found = edit(TRIPLET | {"relation": "P999999", "prompt": "{} is with"})
+    assert (found.prompt, found.relation, found.relation_id) == ("{} is with", None, "P999999")
+    without = {name: value for name, value in TRIPLET.items() if name != "relation"}
+    assert edit(without | {"prompt": "{} is with"}).relation is None
+
+
+def test_own_templates_are_used(tmp_path: Path) -> None:
+    own = tmp_path / "own.tsv"
+    own.write_text("property\tlabel\ttemplate\nP999999\tfan\t{} is a fan of\n", encoding="utf-8")
+    row = TRIPLET | {"relation": "P999999"}
+    found = to_edit(row, row_id="row-1", labels=LABELS, templates=RelationTemplates.load(own))
+    assert (found.prompt, found.relation) == ("{} is a fan of", "fan")
+
+
+def test_a_relation_id_without_template_or_label() -> None:
+    field, message = fault(TRIPLET | {"relation": "P999999"})
+    assert field == "relation"
+    assert message.startswith("unknown relation id without template: P999999")
+    assert "pass --templates FILE, or give the row a prompt" in message
+
+
+def test_a_triplet_without_relation_or_prompt() -> None:
+    assert fault({"subject": "Ann", "new_object": "Rome"})[0] == "relation"
+
+
+def test_an_entity_id_without_label() -> None:
+    field, message = fault(TRIPLET | {"new_object": "Q999999999"})
+    assert field == "new_object"
+    assert message == (
+        "found the id Q999999999, for which there is no label; write the label here and the id in "
+        "new_object_id, or pass a labels file that has it"
+    )
+
+
+@pytest.mark.parametrize(
+    "change, field, message",
+    [
+        ({"subject": 5}, "subject", "found the number 5; expected text"),
+        ({"new_object": ["Rome"]}, "new_object", "found a list; expected text"),
+        ({"new_object": " "}, "new_object", "is empty; expected o*, what the edited model shall say"),
+        ({"new_object": "los angeles lakers"}, "new_object", "is also the old target"),
+        ({"objekt": "x"}, "objekt", "unknown field, did you mean 'object'?"),
+        ({"target_new": "x"}, "target_new", "unknown field in a triplet; expected 'new_object'"),
+        ({"color": "x"}, "color", "unknown field; known: id, subject, prompt, object, new_object"),
+        ({"prompt": "plays for"}, "prompt", "has no {}"),
+    ],
+)
+def test_a_fault_bears_the_name_in_the_triplet(change: dict[str, object], field: str, message: str) -> None:
+    where, found = fault(TRIPLET | change)
+    assert where == field
+    assert message in found
+
+
+def test_a_relation_of_the_wrong_type() -> None:
+    with pytest.raises(EditError, match="field relation: found the number 54; expected text"):
+        edit(TRIPLET | {"relation": 54})
+
+
+def test_a_row_without_subject() -> None:
+    row = {name: value for name, value in TRIPLET.items() if name != "subject"}
+    assert fault(row) == ("subject", "is missing; expected s, the entity the fact is about")
+
+
+def test_a_counterfact_record() -> None:
+    found = edit(COUNTERFACT)
+    assert (found.id, found.subject, found.text) == (
+        "0",
+        "Danielle Darrieux",
+        "The mother tongue of Danielle Darrieux is",
+    )
+    assert (found.relation, found.relation_id) == ("native language", "P103")
+    assert (found.target_true, found.target_true_id) == ("French", "Q150")
+    assert (found.target_new, found.target_new_id) == ("English", "Q1860")
+    assert found.neighborhood == ("The mother tongue of Léon Blum is",)
+    assert found.portability == ()
+
+
+def test_a_counterfactplus_record_brings_a_question() -> None:
+    asked = {"Recalled Relation": "(English, ...)", "New Question": "Which family?", "New Answer": "Germanic"}
+    (question,) = edit(COUNTERFACT | {"portability": asked}).portability
+    assert (question.question, question.answer) == ("Which family?", "Germanic")
+    assert fault(COUNTERFACT | {"portability": asked | {"New Anser": "x"}}) == (
+        "portability.New Anser",
+        "unknown field, did you mean 'New Answer'?",
+    )
+
+
+def test_a_fault_bears_the_name_in_counterfact() -> None:
+    rewrite = COUNTERFACT["requested_rewrite"]
+    assert isinstance(rewrite, dict)
+    missing = {name: value for name, value in rewrite.items() if name != "subject"}
+    assert fault(COUNTERFACT | {"requested_rewrite": missing})[0] == "requested_rewrite.subject"
+    same = rewrite | {"target_new": {"str": "french"}}
+    assert fault(COUNTERFACT | {"requested_rewrite": same})[0] == "requested_rewrite.target_new.str"
+    prompt = rewrite | {"prompt": "Danielle Darrieux speaks"}
+    assert fault(COUNTERFACT | {"requested_rewrite": prompt}) == (
+        "requested_rewrite.prompt",
+        "'Danielle Darrieux speaks' has no {}; write '{} speaks'",
+    )
+    assert fault(COUNTERFACT | {"paraphrase_promts": []})[1] == "unknown field, did you mean 'paraphrase_prompts'?"
+
+
+def test_the_ids_to_label_are_those_without_template() -> None:
+    assert ids_to_label(TRIPLET, TEMPLATES) == {"Q36159", "Q121783", "Q128109"}
+    assert ids_to_label(TRIPLET | {"relation": "P2348", "subject": "Ann"}, TEMPLATES) == {
+        "P2348",
+        "Q121783",
+        "Q128109",
+    }
+    assert ids_to_label(COUNTERFACT, TEMPLATES) == set()
+    assert ids_to_label({"subject": "Q1", "prompt": "{} is", "target_new": "big"}, TEMPLATES) == set()
