@@ -17,11 +17,29 @@ from kg_edit.evaluate.scoring import Pair, TokenScores
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A record to be scored: an edit, the answers to choose from (one tuple a question) and facts told before each question."""
+    """A record to be scored: an edit and, for each portability question, the answers to choose from and the facts told first.
+
+    A case with facts is about its questions alone: it asks what a model could answer that has learned them.
+    """
 
     edit: Edit
     choices: tuple[tuple[str, ...], ...] = ()
-    facts: str = ""
+    facts: tuple[str, ...] = ()
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Each question in the plain form."""
+        return self._ask(asked)
+
+    @property
+    def few_shot_prompts(self) -> tuple[str, ...]:
+        """Each question in the few-shot form."""
+        return self._ask(asked_with_shots)
+
+    def _ask(self, form: Callable[[str, str], str]) -> tuple[str, ...]:
+        facts = self.facts or ("",) * len(self.edit.portability)
+        questions = (question.question for question in self.edit.portability)
+        return tuple(form(question, told) for question, told in zip(questions, facts, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +86,8 @@ def portability_greedy(case: Case, evidence: Evidence) -> float | None:
     Stricter than GLAME's fuzzy match (Zhang et al. 2024), which also reads the prompt and samples.
     """
     return _mean(
-        any(mentions(evidence.texts[few_shot_prompt(case, q.question)], name) for name in right_answers(q))
-        for q in case.edit.portability
+        any(mentions(evidence.texts[prompt], name) for name in right_answers(question))
+        for prompt, question in zip(case.few_shot_prompts, case.edit.portability, strict=True)
     )
 
 
@@ -95,7 +113,7 @@ def portability_choice(case: Case, evidence: Evidence) -> float | None:
         return None
     gains = (
         [evidence.nll(ANSWER, answer) - evidence.nll(prompt, answer) for answer in answers]
-        for prompt, answers in zip(_prompts(case), case.choices, strict=True)
+        for prompt, answers in zip(case.prompts, case.choices, strict=True)
     )
     return _mean(gain[0] > max(gain[1:]) for gain in gains)
 
@@ -126,25 +144,16 @@ def question_pairs(case: Case) -> list[Pair]:
     """What the portability metrics compare: the answer and the others to choose from, with and without the question."""
     chosen = [
         Pair(prompt, answer)
-        for question, answers in zip(_prompts(case), case.choices, strict=False)
+        for question, answers in zip(case.prompts, case.choices, strict=False)
         for answer in answers
         for prompt in (question, ANSWER)
     ]
     return _answer_pairs(case) + chosen
 
 
-def few_shot_prompt(case: Case, question: str) -> str:
-    """The few-shot form of a question of ``case``."""
-    return asked_with_shots(question, facts=case.facts)
-
-
-def _prompts(case: Case) -> list[str]:
-    return [asked(question.question, facts=case.facts) for question in case.edit.portability]
-
-
 def _answer_pairs(case: Case) -> list[Pair]:
     questions = case.edit.portability
-    return [Pair(prompt, question.answer) for prompt, question in zip(_prompts(case), questions, strict=True)]
+    return [Pair(prompt, question.answer) for prompt, question in zip(case.prompts, questions, strict=True)]
 
 
 def _share_preferring_new(edit: Edit, prompts: Iterable[str], evidence: Evidence) -> float | None:

@@ -20,15 +20,15 @@ SHOTS = (
 )
 
 
-def asked(question: str, *, facts: str = "") -> str:
+def asked(question: str, facts: str = "") -> str:
     """The question in the plain form, after ``facts`` (sentences) where there are any; its answer comes next."""
     return "\n".join(filter(None, [facts, f"Question: {question}", ANSWER]))
 
 
-def asked_with_shots(question: str, *, facts: str = "") -> str:
+def asked_with_shots(question: str, facts: str = "") -> str:
     """The question in the few-shot form: the answered `SHOTS` first, an empty line after each."""
     shots = [f"{asked(shot)} {answer}" for shot, answer in SHOTS]
-    return "\n\n".join([*shots, asked(question, facts=facts)])
+    return "\n\n".join([*shots, asked(question, facts)])
 
 
 def fact(edit: Edit) -> str:

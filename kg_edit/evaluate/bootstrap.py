@@ -27,23 +27,25 @@ class Estimate(BaseModel):
     n: int
 
 
-def estimates(rows: Sequence[Mapping[str, float | None]], *, seed: int) -> dict[str, Estimate]:
-    """The mean of each metric over ``rows`` (one a record), with the editing score where the rows have its parts.
+def estimates(rows: Sequence[Mapping[str, float | None]], *, names: Sequence[str], seed: int) -> dict[str, Estimate]:
+    """The mean of each metric over ``rows`` (one a record), and the editing score where ``names`` holds its parts.
 
     The interval is the percentile bootstrap over records (Efron 1979); all metrics share the same resamples.
     """
-    names = list(rows[0]) if rows else []
-    values = np.array([[np.nan if row[name] is None else row[name] for name in names] for row in rows], float)
-    values = values.reshape(len(rows), len(names))
-    once = np.ones((1, len(rows)))
-    drawn = np.random.default_rng(seed).multinomial(len(rows), once[0] / max(len(rows), 1), size=_RESAMPLES)
-    means, spread = _means(values, once), _means(values, drawn)
+    values = np.array([[_number(row.get(name)) for name in names] for row in rows]).reshape(-1, len(names))
+    records = len(rows)
+    drawn = np.random.default_rng(seed).multinomial(records, [1 / max(records, 1)] * records, size=_RESAMPLES)
+    means, spread = _means(values, np.ones((1, records))), _means(values, drawn)
     counts = dict(zip(names, (~np.isnan(values)).sum(0).tolist(), strict=True))
     if set(SCORED) <= set(names):
         parts = [names.index(name) for name in SCORED]
         means, spread = (np.c_[table, harmonic_mean(table[:, parts])] for table in (means, spread))
         counts[EDITING_SCORE] = min(counts[name] for name in SCORED)
     return {name: _estimate(means[0, i], spread[:, i], n) for i, (name, n) in enumerate(counts.items())}
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
 
 
 def harmonic_mean(parts: NDArray[Any]) -> Table:

@@ -1,0 +1,118 @@
+"""The fast objective equals the plain one, on every architecture; many edits equal one at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.language_model import LanguageModel
+from kg_edit.objective import ForwardFactory, Losses, Objective, Request
+from kg_edit.plain_forward import PlainForward
+from kg_edit.prompts import encode
+from kg_edit.tail_forward import TailForward
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+CONTEXTS = ("{}", "The quick brown fox. {}", "Where does it flow? I. {}")
+EDITS = (("{} plays for", "LeBron James", "Los Angeles Lakers"), ("In {}, the capital is", "France", "Rome"))
+LAYER = 1
+
+
+def request(model: LanguageModel, prompt: str, subject: str, target: str) -> Request:
+    """An edit's prompts in three contexts."""
+    rewrites = tuple(
+        encode(model.tokenizer, prompt, subject=subject, target=target, context=context) for context in CONTEXTS
+    )
+    return Request(rewrites=rewrites, essence=encode(model.tokenizer, "{} is a", subject=subject))
+
+
+def objective(model: LanguageModel, requests: list[Request], forward: ForwardFactory) -> Objective:
+    """ROME's loss in layer 1."""
+    return Objective(model, LAYER, requests, kl_weight=0.5, weight_decay=0.5, forward=forward)
+
+
+def change(model: LanguageModel, edits: int) -> Tensor:
+    """A change that is large enough to move the loss."""
+    return torch.randn(edits, model.width, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+
+def losses_and_gradient(target: Objective, at: Tensor) -> tuple[Losses, Tensor]:
+    """The losses and d total / d change."""
+    losses = target(at)
+    (gradient,) = torch.autograd.grad(losses.total.sum(), at)
+    return losses, gradient
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_fast_equals_plain(family: str, bos: bool) -> None:
+    model = tiny(family, bos=bos)
+    requests = [request(model, *edit) for edit in EDITS]
+    fast, plain = (objective(model, requests, forward) for forward in (TailForward, PlainForward))
+    at = change(model, len(EDITS))
+    for name in ("value", "bare_key", "mean_key"):
+        torch.testing.assert_close(getattr(fast, name), getattr(plain, name), rtol=1e-5, atol=1e-5)
+    (fast_losses, fast_gradient), (plain_losses, plain_gradient) = (
+        losses_and_gradient(way, at) for way in (fast, plain)
+    )
+    for name in ("nll", "kl", "penalty", "total"):
+        torch.testing.assert_close(getattr(fast_losses, name), getattr(plain_losses, name), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(fast_gradient, plain_gradient, rtol=1e-4, atol=1e-5)
+    assert plain_gradient.abs().max() > 1e-3, "the test must be able to fail"
+
+
+def test_fast_equals_plain_on_the_real_model(smollm2: LanguageModel) -> None:
+    requests = [request(smollm2, *EDITS[0])]
+    fast, plain = (Objective(smollm2, 6, requests, kl_weight=0.06, forward=f) for f in (TailForward, PlainForward))
+    at = change(smollm2, 1)
+    (fast_losses, fast_gradient), (plain_losses, plain_gradient) = (
+        losses_and_gradient(way, at) for way in (fast, plain)
+    )
+    torch.testing.assert_close(fast_losses.total, plain_losses.total, rtol=1e-5, atol=1e-5)
+    assert (fast_gradient - plain_gradient).norm() < 1e-5 * plain_gradient.norm()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "falcon-alibi"])
+def test_many_edits_at_once_equal_one_at_a_time(family: str) -> None:
+    model = tiny(family)
+    requests = [request(model, *edit) for edit in EDITS]
+    at = change(model, len(EDITS))
+    together, gradient = losses_and_gradient(objective(model, requests, TailForward), at)
+    for index, alone in enumerate(requests):
+        losses, own = losses_and_gradient(objective(model, [alone], TailForward), at[index : index + 1])
+        torch.testing.assert_close(losses.total[0], together.total[index], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(own[0], gradient[index], rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_layer_can_be_edited() -> None:
+    model = tiny("llama")
+    requests = [request(model, *EDITS[0])]
+    fast, plain = (Objective(model, 3, requests, kl_weight=0.5, forward=f) for f in (TailForward, PlainForward))
+    at = change(model, 1)
+    torch.testing.assert_close(fast(at).total, plain(at).total, rtol=1e-5, atol=1e-5)
+
+
+def test_nll_is_a_mean_of_means_and_kl_is_edited_from_unedited() -> None:
+    """Against the definitions, written out."""
+    model = tiny("gpt2")
+    wanted = request(model, *EDITS[0])
+    found = objective(model, [wanted], TailForward)
+    at = change(model, 1)
+    forward = PlainForward(model, LAYER, [*wanted.rewrites, wanted.essence])
+    edited = forward.logits(at.expand(4, -1)).log_softmax(-1)
+    rows = [len(row.target_ids) for row in wanted.rewrites]
+    per_row = [
+        -log_p[torch.arange(len(log_p)), list(row.target_ids)].mean()
+        for log_p, row in zip(edited[:-1].split(rows), wanted.rewrites, strict=True)
+    ]
+    torch.testing.assert_close(found(at).nll[0], torch.stack(per_row).mean())
+    clean = forward.logits()[-1].log_softmax(-1)
+    kl = torch.nn.functional.kl_div(clean, edited[-1], log_target=True, reduction="sum")
+    torch.testing.assert_close(found(at).kl[0], kl)
+
+
+def test_no_change_costs_no_kl_and_no_penalty() -> None:
+    model = tiny("llama")
+    losses = objective(model, [request(model, *EDITS[0])], TailForward)(torch.zeros(1, model.width))
+    assert losses.kl.abs().max() < 1e-6
+    assert losses.penalty.item() == 0

@@ -1,0 +1,70 @@
+"""Tiny random models of every family in the table, with a real byte-level tokenizer trained on a few sentences."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from kg_edit.language_model import LanguageModel
+
+TEXT = [
+    "LeBron James plays for the Los Angeles Lakers. Dwyane Wade plays for Miami Heat.",
+    "Spike Hughes originates from London; the Eiffel Tower is located in Paris, the capital of France.",
+    "The quick brown fox jumps over the lazy dog. Where does the river Thames flow?",
+] * 3
+
+_SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 128}
+_LLAMA = {**_SMALL, "intermediate_size": 48, "num_key_value_heads": 2}
+_GEMMA = {**_LLAMA, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
+
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon": ("falcon", {**_SMALL, "alibi": False}),
+    "falcon-alibi": ("falcon", {**_SMALL, "alibi": True, "new_decoder_architecture": False}),
+    "gemma2": ("gemma2", {**_GEMMA, "final_logit_softcapping": 5.0}),
+    "gemma3_text": ("gemma3_text", {**_GEMMA, "sliding_window_pattern": 2}),
+    "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128}),
+    "gpt_neox": ("gpt_neox", {**_SMALL, "intermediate_size": 48}),
+    "gptj": ("gptj", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128, "rotary_dim": 4}),
+    "llama": ("llama", _LLAMA),
+    "mistral": ("mistral", {**_LLAMA, "sliding_window": 5}),
+    "olmo2": ("olmo2", _LLAMA),
+    "opt": ("opt", {**_SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "opt-350m": ("opt", {**_SMALL, "ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "phi": ("phi", {**_SMALL, "intermediate_size": 48}),
+    "phi3": ("phi3", {**_LLAMA, "pad_token_id": 0, "sliding_window": 5}),
+    "qwen2": ("qwen2", {**_LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}),
+    "qwen3": ("qwen3", {**_LLAMA, "head_dim": 8}),
+}
+
+
+def byte_level(*, bos: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE as GPT-2's; with ``bos`` it puts a BOS in front, as Llama's and Gemma's."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    core.train_from_iterator(TEXT, trainer)
+    if bos:
+        core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+
+
+@cache
+def tiny(name: str, *, bos: bool = False) -> LanguageModel:
+    """A tiny random model; weights are large enough for changes to matter."""
+    model_type, options = CONFIGS[name]
+    config = AutoConfig.for_model(model_type, vocab_size=400, bos_token_id=0, eos_token_id=1, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.normal_(std=0.25)
+    return LanguageModel.wrap(model, byte_level(bos=bos), name=f"tiny-{name}")
