@@ -21,7 +21,7 @@ ENTRY_POINTS = "kg_edit.architectures"
 class ModelSpec:
     """Module paths of one model family, relative to the causal language model.
 
-    ``down_projection`` is relative to a block: the MLP's second matrix, whose input is the key and whose output the value.
+    ``down_projection`` is relative to a block: the MLP's second matrix, whose input is the key, its output the value.
     ``project_out`` is an optional projection between final norm and head (OPT-350M).
     """
 
@@ -71,8 +71,8 @@ def known_architectures() -> dict[str, ModelSpec]:
         spec = entry.load()
         if entry.name in known or not isinstance(spec, ModelSpec):
             raise UnsupportedModelError(
-                f"entry point {entry.value!r} of group {ENTRY_POINTS}: expected a ModelSpec for a model_type that is not "
-                f"in the table, found {type(spec).__name__} for {entry.name!r}; uninstall or mend that plug-in"
+                f"entry point {entry.value!r} of group {ENTRY_POINTS}: expected a ModelSpec for a model_type that is "
+                f"not in the table, found {type(spec).__name__} for {entry.name!r}; uninstall or mend that plug-in"
             )
         known[entry.name] = spec
     return known
@@ -88,7 +88,8 @@ def find_spec(model_type: str) -> ModelSpec:
     if model_type not in known:
         raise UnsupportedModelError(
             f"models of type {model_type!r} can't be edited yet; known types: {', '.join(sorted(known))}. "
-            f"Pass a ModelSpec to LanguageModel.load(spec=...), or register one by an entry point in group {ENTRY_POINTS!r}"
+            f"Pass a ModelSpec to LanguageModel.load(spec=...), or register one in the entry-point group "
+            f"{ENTRY_POINTS!r}"
         )
     return known[model_type]
 
@@ -109,7 +110,8 @@ def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
     weight = getattr(down, "weight", None)
     if not isinstance(weight, nn.Parameter) or weight.dim() != 2 or not weight.is_floating_point():
         raise UnsupportedModelError(
-            f"{spec.blocks}.0.{spec.down_projection} is a {type(down).__name__} without a floating-point weight matrix: "
+            f"{spec.blocks}.0.{spec.down_projection} is a {type(down).__name__} "
+            "without a matrix of floating-point weights: "
             "quantised weights can't be edited. Load the unquantised checkpoint (dtype bfloat16 takes half of "
             "float32's memory), edit that, and quantise the result"
         )

@@ -1,4 +1,4 @@
-"""Contexts: texts that the model itself writes, put before the prompt so that an edit holds wherever the subject stands."""
+"""Contexts: texts that the model itself writes, put before the prompt so that an edit holds in any company."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def sample_contexts(
 def sample_text(
     model: LanguageModel, *, rows: int, tokens: int, seed: int, top_k: int = 0, temperature: float = 1.0
 ) -> Tensor:
-    """Sample ``rows`` texts of ``tokens`` tokens from the document's start: ids [rows, tokens]. Global RNG untouched."""
+    """Sample ``rows`` texts of ``tokens`` tokens from the document's start: ids [rows, tokens]; no global RNG moves."""
     start = torch.full((rows, 1), document_start(model.tokenizer), device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        output = model.model.generate(
+        output = model.model.generate(  # type: ignore[operator]
             start,
             attention_mask=torch.ones_like(start),
             do_sample=True,

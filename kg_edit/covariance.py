@@ -57,7 +57,8 @@ class Covariance:
                 f"the covariance {self.id} from {self.tokens} tokens is not positive definite; "
                 f"use at least {10 * len(moment)} tokens, or a ridge above {self.ridge:g}"
             )
-        return factor
+        lower: Tensor = factor
+        return lower
 
     def solve(self, key: Tensor) -> Tensor:
         """C^-1 k in float64 for ``key`` [d_ff].
@@ -66,4 +67,5 @@ class Covariance:
             CovarianceError: C is not positive definite.
         """
         column = key.double().to(self._cholesky.device)[:, None]
-        return torch.cholesky_solve(column, self._cholesky)[:, 0].to(key.device)
+        solution: Tensor = torch.cholesky_solve(column, self._cholesky)
+        return solution[:, 0].to(key.device)

@@ -73,7 +73,7 @@ def _detached(losses: Losses) -> Losses:
 
 @contextmanager
 def untouched(model: LanguageModel) -> Iterator[None]:
-    """For the length of the block the model is frozen and in evaluation mode; then flags, modes and RNG are as before."""
+    """For the length of the block the model is frozen and in evaluation mode; then flags, modes, RNG are as before."""
     modes = {module: module.training for module in model.model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.model.parameters()}
     devices = [model.device] if model.device.type == "cuda" else []

@@ -118,7 +118,9 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where token ids go: the input embedding's device."""
-        return self.model.get_input_embeddings().weight.device
+        embedding = self.model.get_input_embeddings().weight
+        assert isinstance(embedding, Tensor)  # noqa: S101 - true of every causal language model
+        return embedding.device
 
     def down_projection(self, layer: int) -> nn.Module:
         """The MLP's second matrix in block ``layer`` (0-based)."""
@@ -158,7 +160,7 @@ def weight_matrix(module: nn.Module) -> Tensor:
 
 
 def content_fingerprint(model: PreTrainedModel) -> str:
-    """A hash of every parameter's name, shape and 64 evenly spaced elements (as bfloat16, so that it survives a cast)."""
+    """A hash of every parameter's name, shape and 64 evenly spaced elements (as bfloat16, to survive a cast)."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(json.dumps([name, list(parameter.shape)]).encode())

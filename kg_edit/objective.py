@@ -1,4 +1,4 @@
-"""GLAME's Eq. 7, which is ROME's loss too: L = L_p + kl_weight * L_a (+ ROME's norm penalty), for many edits at once."""
+"""GLAME's Eq. 7, ROME's loss too: L = L_p + kl_weight * L_a (+ ROME's norm penalty), for many edits at once."""
 
 from __future__ import annotations
 

@@ -89,8 +89,8 @@ class Patch:
     def _modules(self, model: LanguageModel) -> dict[str, Any]:
         if self._fingerprint not in (None, model.fingerprint):
             raise PatchMismatchError(
-                f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self._fingerprint}), "
-                f"the model at hand is {model.name!r} ({model.fingerprint}); load the right model, or edit this one anew"
+                f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self._fingerprint}), the "
+                f"model at hand is {model.name!r} ({model.fingerprint}); load the right model, or edit this one anew"
             )
         return {name: self._module(model, name) for name in self.factors}
 
@@ -168,7 +168,8 @@ def _exclusive(model: LanguageModel) -> Iterator[None]:
     """Only one patch at a time: which weights a nested one would restore is anybody's guess."""
     if getattr(model.model, _APPLIED, False):
         raise PatchError(
-            "a patch is applied to this model already; leave its block first, or add the two: (first + second).applied(...)"
+            "a patch is applied to this model already; leave its block first, or add the two: "
+            "(first + second).applied(...)"
         )
     setattr(model.model, _APPLIED, True)
     try:

@@ -62,8 +62,8 @@ def rank_one_update(
     factor = key @ right
     if abs(factor) < _SMALLEST_COSINE * key.norm():
         raise PatchError(
-            f"the edit's key is orthogonal to its update direction (cosine {factor / key.norm():.1e}), so the update would "
-            "explode; use key='r-rome', other contexts, or a covariance from more text"
+            f"the edit's key is orthogonal to its update direction (cosine {factor / key.norm():.1e}), so the update "
+            "would explode; use key='r-rome', other contexts, or a covariance from more text"
         )
     left = residual / factor
     if not (torch.isfinite(left).all() and torch.isfinite(right).all()):

@@ -115,7 +115,7 @@ class _FrozenLayer(DynamicLayer):
 def _run_prefix(model: LanguageModel, prefixes: Sequence[Sequence[int]]) -> tuple[Batch, Cache]:
     """The prefixes as a batch, and their keys and values as a cache that no later call changes."""
     batch = left_pad(prefixes, device=model.device)
-    frozen: list[Any] = [_FrozenLayer() for _ in model.blocks]
+    frozen: list[Any] = [_FrozenLayer() for _ in model.blocks]  # type: ignore[no-untyped-call]
     if batch.ids.shape[1] == 0:
         return batch, Cache(layers=frozen)
     cache = DynamicCache()

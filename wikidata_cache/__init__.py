@@ -10,7 +10,7 @@
 
 from wikidata_cache.assemble import content_hash
 from wikidata_cache.cache import Root, WikidataCache, fetch_subgraphs
-from wikidata_cache.edits import UNKNOWN_SUBJECT, EditLike
+from wikidata_cache.ends import UNKNOWN_SUBJECT, EditLike
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.opening import SourceSpec, open_source

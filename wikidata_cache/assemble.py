@@ -61,8 +61,6 @@ def nearest(steps: Sequence[Step], limit: int | None, *, seed: int) -> list[Step
 
 def content_hash(graph: nx.MultiDiGraph) -> str:
     """The sha256 of a subgraph's sorted triples and labels: equal for equal content, whatever the source."""
-    edges = sorted(
-        (u, key, v, data["label"], data["role"]) for u, v, key, data in graph.edges(keys=True, data=True)
-    )
+    edges = sorted((u, key, v, data["label"], data["role"]) for u, v, key, data in graph.edges(keys=True, data=True))
     nodes = sorted((node, data["label"], data["role"]) for node, data in graph.nodes(data=True))
     return hashlib.sha256(json.dumps([edges, nodes]).encode()).hexdigest()

@@ -8,7 +8,7 @@ import networkx as nx
 
 from wikidata_cache import deny
 from wikidata_cache.assemble import Anchors, Role, assemble, content_hash, nearest
-from wikidata_cache.edits import EditLike, Ends, find_ends
+from wikidata_cache.ends import EditLike, Ends, find_ends
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.expand import Expansion, expand
 from wikidata_cache.facts import Facts
@@ -35,9 +35,7 @@ class _Plan:
             if value is not None and value < least:
                 raise BadOptionError(f"{name}={value}: expected at least {least}.")
         if isinstance(self.roots, str) or not set(self.roots) <= set(get_args(Root)):
-            raise BadOptionError(
-                f"roots={self.roots!r}: expected a sequence from {', '.join(get_args(Root))}."
-            )
+            raise BadOptionError(f"roots={self.roots!r}: expected a sequence from {', '.join(get_args(Root))}.")
 
     def provenance(self) -> dict[str, object]:
         return vars(self) | {"roots": list(self.roots)}
@@ -115,9 +113,7 @@ class WikidataCache:
         plan = _Plan(hops=hops, per_node=per_node, seed=seed, roots=roots, max_edges=max_edges)
         return self._subgraphs(list(edits), plan)
 
-    def neighbourhood(
-        self, entity: str, *, hops: int = 1, per_node: int = 20, seed: int = 0
-    ) -> nx.MultiDiGraph:
+    def neighbourhood(self, entity: str, *, hops: int = 1, per_node: int = 20, seed: int = 0) -> nx.MultiDiGraph:
         """What the graph says about one item, without any edit: its statements are hop 1.
 
         An item of which the graph says nothing gives a lone node.

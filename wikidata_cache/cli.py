@@ -28,9 +28,7 @@ Graph = Annotated[
 ]
 Contact = Annotated[
     str | None,
-    typer.Option(
-        envvar="KG_EDIT_CONTACT", help="Your e-mail address or URL; Wikimedia endpoints require it."
-    ),
+    typer.Option(envvar="KG_EDIT_CONTACT", help="Your e-mail address or URL; Wikimedia endpoints require it."),
 ]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids such as Q1345 or P19.")]
 
@@ -108,17 +106,16 @@ def extract(
     source = _open(graph, contact).source
     report = build_extract(source, wanted, out, per_node=per_node or PER_NODE, seed=seed)
     typer.echo(
-        f"{out}: {report.statements} statements, {report.labels} labels, {report.bytes} bytes, "
-        f"sha256 {report.sha256}"
+        f"{out}: {report.statements} statements, {report.labels} labels, {report.bytes} bytes, sha256 {report.sha256}"
     )
 
 
 def main() -> None:
-    """The console entry point: errors of this package end with one line and exit code 2."""
+    """The console entry point: errors of this package and of files end with one line and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         app()
-    except WikidataCacheError as error:
+    except (WikidataCacheError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
 

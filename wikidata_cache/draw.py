@@ -100,9 +100,7 @@ def _draw_edge(axes: Axes, place: Place, parent: Place) -> None:
     middle = (start + straight) / 2
     points = [(start, parent.y), (middle, parent.y), (middle, place.y), (straight, place.y), (end, place.y)]
     curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4, Curve.LINETO])
-    line: Any = (
-        {"color": _EDIT, "lw": 2.4, "zorder": 2} if is_edit else {"color": _LINE, "lw": 0.9, "zorder": 1}
-    )
+    line: Any = {"color": _EDIT, "lw": 2.4, "zorder": 2} if is_edit else {"color": _LINE, "lw": 0.9, "zorder": 1}
     axes.add_patch(
         FancyArrowPatch(
             path=curve, arrowstyle="-|>", mutation_scale=11 if is_edit else 7, fill=False, shrinkB=0, **line

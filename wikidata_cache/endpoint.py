@@ -31,9 +31,7 @@ class EndpointSource(SparqlSource):
     without `contact` (or KG_EDIT_CONTACT), and EndpointError for whatever the endpoint does wrong.
     """
 
-    def __init__(
-        self, url: str, *, contact: str | None = None, timeout: float = 90.0, patience: float = 60.0
-    ) -> None:
+    def __init__(self, url: str, *, contact: str | None = None, timeout: float = 90.0, patience: float = 60.0) -> None:
         forbid_when_offline(url)
         self._url = url
         self._agent = _user_agent(url, contact or os.environ.get("KG_EDIT_CONTACT", ""))

@@ -53,12 +53,8 @@ def bad_answer(url: str, content_type: str, body: bytes) -> EndpointError:
         )
         return EndpointError(url, "timeout", found, f"{way_out} {_LOCAL}", status=200)
     start = " ".join(body[:80].decode("utf-8", "replace").split())
-    found = (
-        f"expected SPARQL JSON, found {content_type or 'no content type'} with {len(body)} bytes: {start!r}"
-    )
-    way_out = (
-        f"It may be cut off, a proxy's page, or the wrong URL (often it ends in /sparql or /query). {_LOCAL}"
-    )
+    found = f"expected SPARQL JSON, found {content_type or 'no content type'} with {len(body)} bytes: {start!r}"
+    way_out = f"It may be cut off, a proxy's page, or the wrong URL (often it ends in /sparql or /query). {_LOCAL}"
     return EndpointError(url, "bad answer", found, way_out, status=200)
 
 

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-EndpointTrouble = Literal[
-    "throttled", "outage", "refused", "timeout", "unavailable", "rejected", "bad answer"
-]
+EndpointTrouble = Literal["throttled", "outage", "refused", "timeout", "unavailable", "rejected", "bad answer"]
 
 
 class WikidataCacheError(Exception):

@@ -72,13 +72,9 @@ def read_seeds(path: Path) -> list[str]:
 
 
 def _write(out: Path, statements: Sequence[Statement], labels: dict[str, str]) -> ExtractReport:
-    triples = [
-        Triple(NamedNode(ENTITY + s), NamedNode(DIRECT + p), NamedNode(ENTITY + o)) for s, p, o in statements
-    ]
+    triples = [Triple(NamedNode(ENTITY + s), NamedNode(DIRECT + p), NamedNode(ENTITY + o)) for s, p, o in statements]
     for entity, label in sorted(labels.items()):
-        triples.append(
-            Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(label, language="en"))
-        )
+        triples.append(Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(label, language="en")))
     text = serialize(triples, format=RdfFormat.N_TRIPLES)
     buffer = io.BytesIO()
     # No name and no time in the header, so that equal content is equal bytes.

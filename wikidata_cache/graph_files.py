@@ -95,9 +95,7 @@ def _tsv_quad(cells: list[str], path: Path, number: int) -> Quad:
             return Quad(NamedNode(ENTITY + subject), NamedNode(RDFS_LABEL), Literal(value, language="en"))
         if is_item(subject) and is_property(relation) and is_item(value):
             return Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + value))
-    problem = (
-        f"found {' | '.join(cells)!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
-    )
+    problem = f"found {' | '.join(cells)!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
     raise GraphFileError(path, problem, line=number)
 
 

@@ -84,9 +84,7 @@ def _children(graph: nx.MultiDiGraph, place: Place) -> list[Place]:
         node = graph.nodes[target]
         ends = target, node["role"], printable(node["label"])
         children.append(Place(*ends, place, printable(data["label"]), data["role"], column=place.column + 1))
-    return sorted(
-        children, key=lambda child: (child.edge_role != "edit", child.edge_text, child.text, child.node)
-    )
+    return sorted(children, key=lambda child: (child.edge_role != "edit", child.edge_text, child.text, child.node))
 
 
 def _set_lines(places: list[Place]) -> int:

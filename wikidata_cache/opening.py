@@ -56,9 +56,7 @@ def _files(part: str) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if is_graph_file(file))
         if not files:
-            raise SourceStringError(
-                f"{path} holds no graph file; expected names ending in {', '.join(SUFFIXES)}."
-            )
+            raise SourceStringError(f"{path} holds no graph file; expected names ending in {', '.join(SUFFIXES)}.")
         return files
     if not path.exists() and not is_graph_file(path):
         raise SourceStringError(f"{part!r} is no source; expected {_FORMS}.")

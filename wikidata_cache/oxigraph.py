@@ -36,9 +36,7 @@ class OxigraphSource(SparqlSource):
                 f"Store(path).bulk_load(...), or give the graph file itself."
             ) from error
         if next(store.quads_for_pattern(None, None, None, None), None) is None:
-            raise SourceStringError(
-                f"oxigraph:{folder} holds no triples. Check the folder, and the file system."
-            )
+            raise SourceStringError(f"oxigraph:{folder} holds no triples. Check the folder, and the file system.")
         changed = (folder / "CURRENT").stat().st_mtime_ns
         return cls(
             store,

@@ -1,4 +1,4 @@
-"""CounterFact (Meng et al. 2022), and CounterFactPlus (Yao et al. 2023), which adds a portability question to each record."""
+"""CounterFact (Meng et al. 2022) and CounterFactPlus (Yao et al. 2023), which adds a portability question a record."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Score editing methods: metrics named with their protocol, runs that can be resumed, reports."""
 
 from kg_edit.evaluate.bootstrap import Estimate
-from kg_edit.evaluate.metrics import METRICS, Case
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.metrics import METRICS
 from kg_edit.evaluate.report import render, rich_table
 from kg_edit.evaluate.run import Method, evaluate
 from kg_edit.evaluate.scorer import score_cases

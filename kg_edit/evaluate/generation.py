@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,13 +24,13 @@ def continuations(model: LanguageModel, prompts: Sequence[str], *, limits: Seque
     batch = left_pad([encode(model.tokenizer, prompt).ids for prompt in prompts], device=model.device)
     ends, width = _end_tokens(model), batch.ids.shape[1]
     stop = _Stop(model.tokenizer, width=width, limits=limits)
-    output = model.model.generate(
+    generate = cast(Callable[..., Tensor], model.model.generate)
+    output = generate(
         batch.ids,
         attention_mask=batch.mask,
         generation_config=_greedy(max(limits), ends),
         stopping_criteria=StoppingCriteriaList([stop]),
     )
-    assert isinstance(output, Tensor)  # noqa: S101 - generate returns ids unless asked otherwise
     rows = output[:, width:].tolist()
     return tuple(_text(model.tokenizer, row[:limit], ends) for row, limit in zip(rows, limits, strict=True))
 
@@ -40,14 +41,14 @@ class _Stop(StoppingCriteria):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, width: int, limits: Sequence[int]) -> None:
         self._tokenizer, self._width, self._limits = tokenizer, width, limits
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         written = input_ids.shape[1] - self._width
         ends = ["\n" in self._tokenizer.decode([token]) for token in input_ids[:, -1].tolist()]
         done = [end or written >= limit for end, limit in zip(ends, self._limits, strict=True)]
         return torch.tensor(done, device=input_ids.device)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]) -> str:
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: Sequence[int]) -> str:
     stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
     text = tokenizer.decode(ids[:stop], skip_special_tokens=True)
     assert isinstance(text, str)  # noqa: S101 - one row in, one text out

@@ -6,53 +6,12 @@ A metric is missing (None) for a record without what it needs: a target_true, pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from statistics import fmean
 
 from kg_edit.edits import Edit
+from kg_edit.evaluate.case import Case, Evidence
 from kg_edit.evaluate.matching import begins_with, mentions
-from kg_edit.evaluate.questions import ANSWER, asked, asked_with_shots, right_answers
-from kg_edit.evaluate.scoring import Pair, TokenScores
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A record to be scored: an edit and, for each portability question, the answers to choose from and the facts told first.
-
-    A case with facts is about its questions alone: it asks what a model could answer that has learned them.
-    """
-
-    edit: Edit
-    choices: tuple[tuple[str, ...], ...] = ()
-    facts: tuple[str, ...] = ()
-
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """Each question in the plain form."""
-        return self._ask(asked)
-
-    @property
-    def few_shot_prompts(self) -> tuple[str, ...]:
-        """Each question in the few-shot form."""
-        return self._ask(asked_with_shots)
-
-    def _ask(self, form: Callable[[str, str], str]) -> tuple[str, ...]:
-        facts = self.facts or ("",) * len(self.edit.portability)
-        questions = (question.question for question in self.edit.portability)
-        return tuple(form(question, told) for question, told in zip(questions, facts, strict=True))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What a model did: scores of (prompt, candidate) pairs, and its greedy continuation of prompts."""
-
-    scores: Mapping[Pair, TokenScores] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-
-    def nll(self, prompt: str, candidate: str) -> float:
-        """The candidate's mean negative log-likelihood a token, in nats."""
-        return self.scores[Pair(prompt.rstrip(), candidate)].nll
-
+from kg_edit.evaluate.questions import ANSWER, right_answers
 
 Metric = Callable[[Case, Evidence], float | None]
 
@@ -96,16 +55,16 @@ def portability_teacher_forced(case: Case, evidence: Evidence) -> float | None:
 
     EasyEdit's portability (Yao et al. 2023), in the question form. Kinder than any use of the model.
     """
-    return _mean(evidence.scores[pair].accuracy for pair in _answer_pairs(case))
+    return _mean(evidence.scores[pair].accuracy for pair in case.answer_pairs)
 
 
 def portability_nll(case: Case, evidence: Evidence) -> float | None:
     """-log p of the answer after "Question: …\\nAnswer:", mean over its tokens, in nats; less is better."""
-    return _mean(evidence.scores[pair].nll for pair in _answer_pairs(case))
+    return _mean(evidence.scores[pair].nll for pair in case.answer_pairs)
 
 
 def portability_choice(case: Case, evidence: Evidence) -> float | None:
-    """1 if of ten answers a the right one alone has the highest log p(a | question) - log p(a | "Answer:"), each a token.
+    """1 if of ten answers a the right one alone has the highest log p(a | question) - log p(a | "Answer:"), a token.
 
     The second term takes away what makes an answer likely by itself (Holtzman et al. 2021, domain-conditional PMI).
     """
@@ -131,29 +90,6 @@ METRICS: Mapping[str, Metric] = {
     "neighborhood.prob": neighborhood_prob,
     **PORTABILITY,
 }
-
-
-def fact_pairs(edit: Edit) -> list[Pair]:
-    """What the three metrics of the fact itself compare."""
-    prompts = (edit.text, *edit.paraphrases, *edit.neighborhood)
-    targets = [target for target in (edit.target_new, edit.target_true) if target]
-    return [Pair(prompt.rstrip(), target) for prompt in prompts for target in targets]
-
-
-def question_pairs(case: Case) -> list[Pair]:
-    """What the portability metrics compare: the answer and the others to choose from, with and without the question."""
-    chosen = [
-        Pair(prompt, answer)
-        for question, answers in zip(case.prompts, case.choices, strict=False)
-        for answer in answers
-        for prompt in (question, ANSWER)
-    ]
-    return _answer_pairs(case) + chosen
-
-
-def _answer_pairs(case: Case) -> list[Pair]:
-    questions = case.edit.portability
-    return [Pair(prompt, question.answer) for prompt, question in zip(case.prompts, questions, strict=True)]
 
 
 def _share_preferring_new(edit: Edit, prompts: Iterable[str], evidence: Evidence) -> float | None:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 import kg_edit
 from kg_edit.edits import Edit
 from kg_edit.errors import KgEditError
-from kg_edit.evaluate.metrics import METRICS, Case
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.metrics import METRICS
 from kg_edit.evaluate.questions import SHOTS, answers, choices
 from kg_edit.evaluate.records import RunFolder, RunRecord
 from kg_edit.evaluate.scorer import ANSWER_TOKENS, ceiling_cases, score_cases

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kg_edit.edits import Edit
+from kg_edit.evaluate.case import Case, Evidence
 from kg_edit.evaluate.generation import continuations
-from kg_edit.evaluate.metrics import METRICS, PORTABILITY, Case, Evidence, fact_pairs, question_pairs
+from kg_edit.evaluate.metrics import METRICS, PORTABILITY
 from kg_edit.evaluate.questions import fact, recalled_fact
 from kg_edit.evaluate.records import Section
-from kg_edit.evaluate.scoring import Pair, score
+from kg_edit.evaluate.scoring import score
 from kg_edit.language_model import LanguageModel
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
@@ -28,7 +29,7 @@ def score_cases(model: LanguageModel, cases: Sequence[Case]) -> tuple[Section, .
         limits |= dict.fromkeys(case.few_shot_prompts, ANSWER_TOKENS)
         limits |= {} if case.facts else {case.edit.text: _rewrite_tokens(model, case.edit)}
     evidence = Evidence(
-        scores=score(model, [pair for case in cases for pair in _pairs(case)]),
+        scores=score(model, [pair for case in cases for pair in case.pairs]),
         texts=dict(zip(limits, continuations(model, tuple(limits), limits=tuple(limits.values())), strict=True)),
     )
     return tuple(_section(case, evidence) for case in cases)
@@ -50,10 +51,6 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
     return {name: Case(edit=edit, choices=case.choices, facts=facts) for name, facts in cases.items()}
 
 
-def _pairs(case: Case) -> list[Pair]:
-    return question_pairs(case) if case.facts else [*fact_pairs(case.edit), *question_pairs(case)]
-
-
 def _rewrite_tokens(model: LanguageModel, edit: Edit) -> int:
     target = model.tokenizer(edit.target_new, add_special_tokens=False)["input_ids"]
     return max(_REWRITE_TOKENS, len(target) + 2)
@@ -61,7 +58,7 @@ def _rewrite_tokens(model: LanguageModel, edit: Edit) -> int:
 
 def _section(case: Case, evidence: Evidence) -> Section:
     nll: dict[str, dict[str, float]] = {}
-    for pair in _pairs(case):
+    for pair in case.pairs:
         nll.setdefault(pair.prompt, {})[pair.candidate] = evidence.scores[pair].nll
     questions = [question.question for question in case.edit.portability]
     texts = dict(zip(questions, map(evidence.texts.__getitem__, case.few_shot_prompts), strict=True))

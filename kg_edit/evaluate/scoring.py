@@ -1,7 +1,8 @@
-"""Teacher-forced scores of many (prompt, candidate) pairs: whatever prompts share is computed once, nothing is padded."""
+"""Teacher-forced scores of many (prompt, candidate) pairs: what prompts share is computed once, nothing is padded."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 from kg_edit.errors import ModelError
 from kg_edit.evaluate.token_tree import TokenTree
 from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import Prompt, encode
+from kg_edit.prompts import Prompt, encode, left_pad
 
 _NODES = 768  # of a forward pass: attention over more costs more than another pass
 
@@ -58,34 +59,57 @@ def _chunks(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
 
 
 def _score_chunk(model: LanguageModel, prompts: Sequence[Prompt]) -> Iterator[TokenScores]:
-    tree, reads, targets = TokenTree(), list[int](), list[int]()
-    for prompt in prompts:
-        path = tree.add(prompt.ids[:-1])  # the last token predicts nothing that is asked for
-        reads += path[prompt.target_start - 1 :]
-        targets += prompt.target_ids
-    nodes, places = torch.tensor(reads).unique(return_inverse=True)
-    logits = _logits(model, tree, nodes)
-    wanted = torch.tensor(targets)
-    nll = logits.logsumexp(-1)[places] - logits[places, wanted]
+    logits, places = (_tree_logits if _takes_trees(model, prompts) else _row_logits)(model, prompts)
+    targets = torch.tensor([token for prompt in prompts for token in prompt.target_ids])
+    nll = logits.logsumexp(-1)[places] - logits[places, targets]
     if not torch.isfinite(nll).all():
         raise ModelError(
             "the model's output is not finite, so nothing can be scored; edit with less force, or in float32"
         )
-    right = (logits.argmax(-1)[places] == wanted).float()
+    right = (logits.argmax(-1)[places] == targets).float()
     sizes = [len(prompt.target_ids) for prompt in prompts]
     for losses, hits in zip(nll.split(sizes), right.split(sizes), strict=True):
         yield TokenScores(nll=losses.mean().item(), accuracy=hits.mean().item())
 
 
+def _takes_trees(model: LanguageModel, prompts: Sequence[Prompt]) -> bool:
+    """Whether attention is decided by the mask alone: not by ALiBi's distances, nor by a window shorter than a prompt."""
+    config = model.model.config
+    window = getattr(config, "sliding_window", None) or math.inf
+    plain = not getattr(config, "alibi", False) and config._attn_implementation in ("eager", "sdpa")
+    return plain and max(len(prompt.ids) for prompt in prompts) <= window
+
+
+def _tree_logits(model: LanguageModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    """Logits [nodes, vocabulary] that predict some target's token, and for each token of each target its node."""
+    tree, reads = TokenTree(), list[int]()
+    for prompt in prompts:
+        reads += tree.add(prompt.ids[:-1])[prompt.target_start - 1 :]  # the last token predicts nothing asked for
+    nodes, places = torch.tensor(reads).unique(return_inverse=True)
+    mask = tree.mask(model.model.dtype)
+    return _forward(model, tree.ids(), mask, tree.positions(), at=(torch.zeros_like(nodes), nodes)), places
+
+
+def _row_logits(model: LanguageModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    """The same from a left-padded row for each pair."""
+    batch = left_pad([prompt.ids for prompt in prompts], device=torch.device("cpu"))
+    rows = [row for row, prompt in enumerate(prompts) for _ in prompt.target_ids]
+    columns = [place for prompt in prompts for place in range(-len(prompt.target_ids) - 1, -1)]
+    at = (torch.tensor(rows), torch.tensor(columns))
+    return _forward(model, batch.ids, batch.mask, batch.positions, at=at), torch.arange(len(rows))
+
+
 @torch.no_grad()
-def _logits(model: LanguageModel, tree: TokenTree, nodes: Tensor) -> Tensor:
-    """Logits [nodes, vocabulary] in float32 on the CPU."""
+def _forward(
+    model: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *, at: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Logits [reads, vocabulary] at (rows, columns) of ids [rows, columns]; float32, on the CPU."""
     device = model.device
-    with _head_only_at(model, nodes):
+    with _head_only_at(model, at):
         output = model.model(
-            input_ids=tree.ids().to(device),
-            attention_mask=tree.mask(model.model.dtype).to(device),
-            position_ids=tree.positions().to(device),
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=positions.to(device),
             use_cache=False,
         )
     logits: Tensor = output.logits[0]
@@ -93,10 +117,10 @@ def _logits(model: LanguageModel, tree: TokenTree, nodes: Tensor) -> Tensor:
 
 
 @contextmanager
-def _head_only_at(model: LanguageModel, nodes: Tensor) -> Iterator[None]:
-    """Give the head only the nodes that are read: over a whole row it costs as much as several blocks."""
+def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[None]:
+    """Give the head, in one row, only what is read: over whole rows it costs as much as several blocks."""
     head = model.model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][:, nodes.to(args[0].device)],))
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][at][None],))
     try:
         yield
     finally:

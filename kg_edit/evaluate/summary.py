@@ -21,8 +21,8 @@ Estimates = dict[str, Estimate]
 class Summary(BaseModel):
     """The file ``summary.json``: for each metric its mean over the ``n`` records whose edit did not fail.
 
-    The two ceilings are the unedited model's, with the edited fact (and the relation that leads to the answer) told before
-    the question; None where they were not asked for.
+    The two ceilings are the unedited model's, with the edited fact (and the relation that leads to the answer) told
+    before the question; None where they were not asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -11,7 +11,7 @@ from torch import Tensor
 class TokenTree:
     """A prefix tree of token sequences. A node sees its ancestors and itself; its position is its depth.
 
-    One forward pass over the nodes, in one row without padding, gives every sequence the hidden states that it has alone.
+    One forward pass over the nodes, in one row without padding, gives each sequence the hidden states it has alone.
     """
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
+import networkx as nx
 import torch
 import transformers
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -85,6 +86,17 @@ class EditingMethod(ABC):
             patch = patch + update
             after_each(patch)
         return patch
+
+    def check(self, edits: Sequence[Edit]) -> None:  # noqa: B027 - a method may have nothing to check
+        """Look at all ``edits`` before any work is done on one.
+
+        Raises:
+            KgEditError: one of them can't be made.
+        """
+
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph | None:
+        """The knowledge graph that this method looks at for ``edit``, if it looks at one."""
+        return None
 
     @abstractmethod
     def edit_one(self, edit: Edit) -> Patch:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
+import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -60,6 +63,10 @@ class Glame(RankOneMethod):
     config_class = GlameConfig
     config: GlameConfig
 
+    @cached_property
+    def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
+        return {}
+
     def find_change(self, edit: Edit, objective: Objective) -> tuple[Descent, dict[str, Any]]:
         """AdamW on a fresh R-GNN's parameters; |z| is kept within ``clamp_norm_factor`` times |m|."""
         config = self.config
@@ -76,11 +83,26 @@ class Glame(RankOneMethod):
         )
         return descent, notes
 
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Also fetch every edit's subgraph."""
+        super().check(edits)
+        for edit in edits:
+            self.subgraph(edit)
+
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
+        """The edit's subgraph, fetched once."""
+        assert self.graph is not None  # noqa: S101 - needs_graph
+        if edit not in self._subgraphs:
+            config = self.config
+            self._subgraphs[edit] = self.graph.subgraph(
+                edit, hops=config.hops, per_node=config.per_node, seed=config.seed
+            )
+        return self._subgraphs[edit]
+
     def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
         """The edit's subgraph as hidden states, and its provenance."""
-        assert self.graph is not None  # noqa: S101 - needs_graph
         config, depth = self.config, len(self.model.blocks)
-        graph = self.graph.subgraph(edit, hops=config.hops, per_node=config.per_node, seed=config.seed)
+        graph = self.subgraph(edit)
         layer = config.representation_layer
         subgraph = encode_subgraph(
             self.model,
@@ -116,10 +138,11 @@ class _GraphValue(nn.Module):
         graph = self._subgraph
         z: Tensor = self.rgnn(graph.nodes, graph.edges, graph.relations)[graph.subject]
         if self.gate is not None:
-            z = self.gate * self._size * z / len(z) ** 0.5
+            z = z * (self.gate * self._size / len(z) ** 0.5)
         return z
 
 
 def _shortened(z: Tensor, limit: Tensor) -> Tensor:
     """``z``, rescaled to ``limit`` where it is longer; gradients see the rescaling."""
-    return z * (limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
+    factor = (limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
+    return z * factor

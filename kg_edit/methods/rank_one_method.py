@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -100,6 +101,11 @@ class RankOneMethod(EditingMethod):
             )
             descent, notes = self.find_change(edit, objective)
             return self._write(edit, objective, descent, notes)
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every edit's prompt once."""
+        for edit in edits:
+            encode(self.model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new)
 
     def request(self, edit: Edit) -> Request:
         """The prompts of one edit: the target in every context, and "{subject} is a"."""

@@ -1,4 +1,5 @@
 import pytest
+
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import check_ids, is_item, is_property, local_id
 
@@ -15,5 +16,5 @@ def test_ids_are_sorted_and_distinct() -> None:
 
 @pytest.mark.parametrize("bad", ["Philadelphia", "q42", "Q42> } DROP ALL #", "", "Q1\n"])
 def test_what_is_no_id_is_refused(bad: str) -> None:
-    with pytest.raises(BadOptionError, match="not a Wikidata id.*find"):
+    with pytest.raises(BadOptionError, match=r"not a Wikidata id.*find"):
         check_ids([bad])

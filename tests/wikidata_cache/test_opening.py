@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 from pyoxigraph import RdfFormat, Store
+
 from wikidata_cache import open_source, packaged_extract
 from wikidata_cache.errors import GraphFileError, SourceStringError
 
-LINE = "<http://www.wikidata.org/entity/Q1> <http://www.wikidata.org/prop/direct/P1> <http://www.wikidata.org/entity/Q2> .\n"
+WIKIDATA = "http://www.wikidata.org"
+LINE = f"<{WIKIDATA}/entity/Q1> <{WIKIDATA}/prop/direct/P1> <{WIKIDATA}/entity/Q2> .\n"
 
 
 def test_the_same_file_in_four_forms(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import pytest
 from pyoxigraph import Literal, NamedNode, Quad, Store
+
 from wikidata_cache import queries
 from wikidata_cache.ids import ENTITY, RDFS_LABEL
 from wikidata_cache.oxigraph import OxigraphSource
@@ -16,9 +17,7 @@ def test_batches_cover_everything_once() -> None:
     assert [entity for block in blocks for entity in block] == ids
 
 
-@pytest.mark.parametrize(
-    "label", ['say "hi"', "back\\slash", "two\nlines", "tab\t", "😀 عربى", "'}{#?x", "a$b"]
-)
+@pytest.mark.parametrize("label", ['say "hi"', "back\\slash", "two\nlines", "tab\t", "😀 عربى", "'}{#?x", "a$b"])
 def test_any_label_can_be_found(label: str) -> None:
     store = Store()
     store.add(Quad(NamedNode(ENTITY + "Q1"), NamedNode(RDFS_LABEL), Literal(label, language="en")))

@@ -1,5 +1,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wikidata_cache.ids import Statement
 from wikidata_cache.sample import bottom_m, priority
 
@@ -14,9 +15,7 @@ sizes = st.integers(0, 30)
 
 
 @given(st.lists(statements), st.randoms(use_true_random=False), sizes, seeds)
-def test_order_and_repetition_do_not_matter(
-    found: list[Statement], random: object, m: int, seed: int
-) -> None:
+def test_order_and_repetition_do_not_matter(found: list[Statement], random: object, m: int, seed: int) -> None:
     shuffled = found * 2
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert bottom_m(shuffled, m, seed=seed) == bottom_m(found, m, seed=seed)
@@ -28,9 +27,7 @@ def test_a_smaller_sample_is_a_prefix(found: list[Statement], m: int, more: int,
 
 
 @given(st.sets(statements), statements, sizes, seeds)
-def test_one_more_statement_changes_at_most_one(
-    found: set[Statement], extra: Statement, m: int, seed: int
-) -> None:
+def test_one_more_statement_changes_at_most_one(found: set[Statement], extra: Statement, m: int, seed: int) -> None:
     before, after = set(bottom_m(found, m, seed=seed)), set(bottom_m(found | {extra}, m, seed=seed))
     assert after - before <= {extra}
     assert len(before - after) <= 1

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from wikidata_cache import Source, WikidataCache, open_source
+from wikidata_cache.ids import ENTITY, RDFS_LABEL
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -9,7 +10,7 @@ def write(path: Path, *lines: str) -> Path:
 
 
 def label(entity: str, text: str, language: str) -> str:
-    return f'<http://www.wikidata.org/entity/{entity}> <http://www.w3.org/2000/01/rdf-schema#label> "{text}"@{language}'
+    return f'<{ENTITY}{entity}> <{RDFS_LABEL}> "{text}"@{language}'
 
 
 def test_out_keeps_truthy_item_values_only(tmp_path: Path) -> None:

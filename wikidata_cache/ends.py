@@ -130,7 +130,9 @@ def find_ends(edits: Sequence[EditLike], facts: Facts) -> list[Ends]:
     """
     for edit in edits:
         _check_ids(edit)
-    ends = [Ends(edit, edit.target_new_id or _resolve(edit.target_new, facts)) for edit in edits]
+    unsettled = dict.fromkeys(edit.target_new for edit in edits if edit.target_new_id is None)
+    found = {label: _resolve(label, facts) for label in unsettled}
+    ends = [Ends(edit, edit.target_new_id or found[edit.target_new]) for edit in edits]
     targets = sorted({end.target_new for end in ends})
     stated, labelled = facts.out(targets), facts.labels(targets)
     for end in ends:
@@ -161,9 +163,7 @@ def _check_ids(edit: EditLike) -> None:
     items = {"subject_id": edit.subject_id, "target_new_id": edit.target_new_id}
     for name, value in (items | {"target_true_id": edit.target_true_id}).items():
         if value is not None and not is_item(value):
-            raise BadOptionError(
-                f"{name}={value!r} of the edit of {edit.subject!r}: expected an id such as Q42."
-            )
+            raise BadOptionError(f"{name}={value!r} of the edit of {edit.subject!r}: expected an id such as Q42.")
     if edit.relation_id is not None and not is_property(edit.relation_id):
         raise BadOptionError(
             f"relation_id={edit.relation_id!r} of the edit of {edit.subject!r}: expected an id such as P19."

@@ -1,0 +1,87 @@
+"""Scores from the shared tree equal those of each pair alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit.datasets import find_dataset
+from kg_edit.errors import ModelError
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.scoring import Pair, TokenScores, score
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.prompts import encode
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+PAIRS = [
+    Pair("LeBron James plays for the", "Los Angeles Lakers"),
+    Pair("LeBron James plays for the", "Miami Heat"),
+    Pair("LeBron James plays for", "Miami"),
+    Pair("Where does the river Thames flow?\nAnswer:", "London; the capital"),
+    Pair("Answer:", "London"),
+    Pair("LeBron James plays for the", "Miami Heat"),
+]
+
+
+@torch.no_grad()
+def alone(model: LanguageModel, pair: Pair) -> TokenScores:
+    """One pair, one plain forward pass."""
+    prompt = encode(model.tokenizer, pair.prompt, target=pair.candidate)
+    logits = model.model(torch.tensor([prompt.ids])).logits[0, prompt.target_start - 1 : -1].float()
+    wanted = torch.tensor(prompt.target_ids)
+    nll = torch.nn.functional.cross_entropy(logits, wanted)
+    return TokenScores(nll=nll.item(), accuracy=(logits.argmax(-1) == wanted).float().mean().item())
+
+
+def check_equal(model: LanguageModel, pairs: list[Pair]) -> None:
+    found = score(model, pairs)
+    assert found.keys() == set(pairs)
+    for pair in found:
+        assert found[pair] == pytest.approx(alone(model, pair), abs=1e-4), pair
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tree_equals_one_by_one_in_every_family(name: str) -> None:
+    check_equal(tiny(name), PAIRS)
+
+
+def test_a_start_token_stands_once_in_front_of_each_prompt() -> None:
+    check_equal(tiny("llama", bos=True), PAIRS)
+
+
+def test_trees_of_several_passes_equal_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kg_edit.evaluate.scoring._NODES", 12)
+    check_equal(tiny("gpt2"), PAIRS)
+
+
+def test_real_records_equal_one_by_one(smollm2: LanguageModel, shared: Path) -> None:
+    edits = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json", limit=1)
+    check_equal(smollm2, Case(edit=edits[0]).pairs)
+
+
+def test_nothing_survives_a_score() -> None:
+    model = tiny("llama")
+    state = torch.get_rng_state()
+    score(model, PAIRS)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model.model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_output_that_is_not_finite_is_an_error() -> None:
+    model = tiny("llama")
+    weight = weight_matrix(model.down_projection(1))
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.fill_(torch.inf)
+        with pytest.raises(ModelError, match="not finite"):
+            score(model, PAIRS)
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+
+
+def test_no_pairs_no_scores() -> None:
+    assert score(tiny("llama"), []) == {}

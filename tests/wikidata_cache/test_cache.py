@@ -1,0 +1,231 @@
+"""Subgraphs on a graph small enough to check by hand, and on the packaged extract."""
+
+import gzip
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from wikidata_helpers import EDITS, LAKERS, LEBRON, SPIKE, Edit, as_json, read_shared, triples
+
+from wikidata_cache import WikidataCache, fetch_subgraphs, packaged_extract
+from wikidata_cache.errors import (
+    AmbiguousLabelError,
+    BadOptionError,
+    EntityNotInGraphError,
+    UnknownLabelError,
+)
+
+EDIT = Edit("One", "Two", "Six", subject_id="Q1", relation_id="P2", target_new_id="Q2", target_true_id="Q6")
+ABOUT_TWO = {("Q2", "P1", "Q3"), ("Q2", "P2", "Q4"), ("Q2", "P2", "Q1")}
+
+
+def test_one_expansion_by_hand(toy: WikidataCache) -> None:
+    graph = toy.subgraph(EDIT)
+    assert triples(graph) == {("Q1", "P2", "Q2")} | ABOUT_TWO
+    assert list(graph.nodes(data=True)) == [
+        ("Q1", {"label": "One", "hop": 0, "role": "subject"}),
+        ("Q2", {"label": "Two", "hop": 1, "role": "target_new"}),
+        ("Q3", {"label": "Three", "hop": 2, "role": "neighbour"}),
+        ("Q4", {"label": "Four", "hop": 2, "role": "neighbour"}),
+    ]
+    assert graph.edges["Q1", "Q2", "P2"] == {"property": "P2", "label": "is part of", "role": "edit"}
+    assert graph.edges["Q2", "Q3", "P1"] == {"property": "P1", "label": "borders", "role": "statement"}
+    assert graph.graph["dropped"] == {
+        "internal_item": 1,  # Q8 is a category
+        "meta_property": 1,  # P910
+        "unlabelled_item": 1,  # Q9
+        "unlabelled_property": 1,  # P9
+    }
+
+
+def test_hops(toy: WikidataCache) -> None:
+    assert triples(toy.subgraph(EDIT, hops=1)) == {("Q1", "P2", "Q2")}
+    assert triples(toy.subgraph(EDIT, hops=3)) == {
+        ("Q1", "P2", "Q2"),
+        ("Q3", "P1", "Q5"),
+        ("Q4", "P3", "Q3"),
+        *ABOUT_TWO,
+    }
+    assert toy.subgraph(EDIT, hops=3).nodes["Q5"]["hop"] == 3
+
+
+def test_the_subject_speaks_only_as_a_root_and_never_of_the_old_object(toy: WikidataCache) -> None:
+    graph = toy.subgraph(EDIT, hops=3, roots=("target_new", "subject"))
+    assert ("Q1", "P1", "Q2") in triples(graph)
+    assert graph.graph["old_edge_stated"] is True
+    assert graph.graph["new_edge_stated"] is False
+    assert graph.graph["dropped"]["old_edge"] == 1
+    for roots in (("target_new",), ("target_new", "subject"), ("subject", "target_true", "target_new")):
+        for hops in (1, 2, 3, 4):
+            assert ("Q1", "P2", "Q6") not in triples(toy.subgraph(EDIT, hops=hops, roots=roots))
+
+
+def test_the_old_edge_stays_out_backwards_without_relation_and_without_ids(tmp_path: Path) -> None:
+    path = tmp_path / "g.tsv"
+    path.write_text(
+        "Q2\tP1\tQ1\nQ2\tP1\tQ6\nQ1\tP2\tQ3\nQ3\tlabel\tThree\nQ1\tP2\tQ6\nQ6\tP2\tQ1\nQ6\tP1\tQ1\nQ6\tP1\tQ2\n"
+        "P1\tlabel\tborders\nP2\tlabel\tis part of\nQ1\tlabel\tOne\nQ2\tlabel\tTwo\nQ6\tlabel\tSix\n"
+    )
+    cache = WikidataCache(path)
+    everywhere = ("target_new", "subject", "target_true")
+    old = {("Q1", "P2", "Q6"), ("Q6", "P2", "Q1")}
+    with_ids = triples(cache.subgraph(EDIT, hops=4, roots=everywhere))
+    assert not with_ids & old and ("Q6", "P1", "Q1") in with_ids
+    no_relation = replace(EDIT, relation_id=None, relation="belongs to")
+    assert triples(cache.subgraph(no_relation, hops=4, roots=everywhere)) == {
+        ("Q1", "edit", "Q2"),
+        ("Q2", "P1", "Q1"),
+        ("Q2", "P1", "Q6"),
+        ("Q1", "P2", "Q3"),
+        ("Q6", "P1", "Q2"),
+    }
+    labels_only = Edit("One", "Two", "Six", relation_id="P2", target_new_id="Q2")
+    graph = cache.subgraph(labels_only, hops=4)  # Q1 is known by its label: its statements stay out
+    assert triples(graph) == {("_:subject", "P2", "Q2"), ("Q2", "P1", "Q1"), ("Q2", "P1", "Q6")} | {
+        ("Q6", "P1", "Q1"),
+        ("Q6", "P1", "Q2"),
+    }
+
+
+def test_a_fact_that_the_graph_already_states(toy: WikidataCache) -> None:
+    graph = toy.subgraph(replace(EDIT, relation_id="P1", target_true_id=None), roots=("target_new", "subject"))
+    assert graph.edges["Q1", "Q2", "P1"]["role"] == "edit"
+    assert graph.number_of_edges("Q1", "Q2") == 1
+    assert graph.graph["new_edge_stated"] is True
+
+
+def test_without_ids_the_edit_speaks_for_itself(toy: WikidataCache) -> None:
+    graph = toy.subgraph(Edit("Nobody", "Three", "None", relation="likes"), roots=("subject", "target_new"))
+    assert triples(graph) == {("_:subject", "edit", "Q3"), ("Q3", "P1", "Q5")}
+    assert graph.nodes["_:subject"] == {"label": "Nobody", "hop": 0, "role": "subject"}
+    assert graph.edges["_:subject", "Q3", "edit"]["label"] == "likes"
+    assert graph.graph["target_new_resolved"] == "Q3"
+    assert graph.graph["unexpanded_roots"] == ["subject"]
+    assert toy.subgraph(Edit("Nobody", "Three")).edges["_:subject", "Q3", "edit"]["label"] == ""
+
+
+def test_the_edits_own_words_where_the_graph_has_none(toy: WikidataCache) -> None:
+    edit = Edit("S", "Nine", "T", subject_id="Q99", relation_id="P99", relation="xs", target_new_id="Q9")
+    graph = toy.subgraph(edit)
+    assert graph.nodes["Q9"]["label"] == "Nine"
+    assert graph.edges["Q99", "Q9", "P99"]["label"] == "xs"
+
+
+def test_old_object_as_root(toy: WikidataCache) -> None:
+    edit = replace(EDIT, target_true="Four", target_true_id="Q4", relation_id="P1")
+    graph = toy.subgraph(edit, roots=("target_new", "target_true"))
+    assert ("Q4", "P3", "Q3") in triples(graph)
+    assert graph.nodes["Q4"] == {"label": "Four", "hop": 1, "role": "target_true"}
+
+
+def test_max_edges_keeps_the_nearest_and_what_is_left_hangs_together(cache: WikidataCache) -> None:
+    whole = cache.subgraph(LAKERS, hops=4, per_node=6)
+    for most in (1, 2, 7, 15, 40):
+        graph = cache.subgraph(LAKERS, hops=4, per_node=6, max_edges=most)
+        assert graph.number_of_edges() == most
+        assert triples(graph) <= triples(whole)
+        assert ("Q121783", "P159", "Q8652") in triples(graph)
+        reached = {"Q121783", "Q8652"}
+        for u, v in sorted(graph.edges(), key=lambda edge: graph.nodes[edge[0]]["hop"]):
+            assert u in reached
+            reached.add(v)
+        assert reached == set(graph)
+
+
+def test_unknown_and_ambiguous_targets(toy: WikidataCache) -> None:
+    with pytest.raises(EntityNotInGraphError, match=r"Q777 \(Nowhere\).*toy\.tsv"):
+        toy.subgraph(Edit("s", "Nowhere", target_new_id="Q777"))
+    with pytest.raises(UnknownLabelError, match=r"'Nowhere'.*target_new_id"):
+        toy.subgraph(Edit("s", "Nowhere"))
+    with pytest.raises(AmbiguousLabelError, match=r'Q10.*Q11.*target_new_id: "Q10"') as caught:
+        toy.subgraph(Edit("s", "Twin"))
+    assert caught.value.candidates == ("Q10", "Q11")
+    with pytest.raises(UnknownLabelError):  # a property's label is no target
+        toy.subgraph(Edit("s", "admires"))
+    assert list(toy.subgraph(Edit("s", "Five"))) == ["_:subject", "Q5"]
+    assert list(toy.subgraph(Edit("s", "?", target_new_id="Q10"))) == ["_:subject", "Q10"]  # only labelled
+    assert list(toy.subgraph(Edit("s", "Nine", target_new_id="Q9"))) == ["_:subject", "Q9"]  # only mentioned
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"hops": 0}, {"per_node": -1}, {"max_edges": 0}, {"roots": ("object",)}, {"roots": "subject"}],
+)
+def test_options_out_of_range(toy: WikidataCache, options: dict[str, object]) -> None:
+    with pytest.raises(BadOptionError, match=next(iter(options))):
+        toy.subgraph(EDIT, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [{"target_new_id": "Two"}, {"relation_id": "Q2"}, {"subject_id": "P1"}])
+def test_malformed_ids_name_the_field(toy: WikidataCache, bad: dict[str, str]) -> None:
+    with pytest.raises(BadOptionError, match=next(iter(bad))):
+        toy.subgraph(replace(EDIT, **bad))
+
+
+def test_deny_lists_can_be_replaced(toy_file: Path) -> None:
+    graph = WikidataCache(toy_file, meta_properties=["P2"], internal_classes=()).subgraph(EDIT)
+    assert triples(graph) == {
+        ("Q1", "P2", "Q2"),
+        ("Q2", "P1", "Q3"),
+        ("Q2", "P1", "Q8"),
+        ("Q2", "P910", "Q7"),
+    }
+
+
+def test_real_statements_and_labels_against_the_file_itself(cache: WikidataCache) -> None:
+    text = gzip.decompress(packaged_extract().read_bytes()).decode()
+    stated = set(re.findall(r"entity/(Q\d+)> <\S+/direct/(P\d+)> <\S+/entity/(Q\d+)>", text))
+    labels = dict(re.findall(r'entity/(\w+)> <\S+#label> "([^"\\]*)"@en', text))
+    for edit in EDITS:
+        graph = cache.subgraph(edit, per_node=10_000)
+        about = {triple for triple in stated if triple[0] == edit.target_new_id}
+        own = (edit.subject_id or "_:subject", edit.relation_id, edit.target_new_id)
+        assert triples(graph) == about | {own}
+        for node, data in graph.nodes(data=True):
+            assert node == "_:subject" or data["label"] == labels[node]
+
+
+def test_the_demo_edit(cache: WikidataCache) -> None:
+    graph = cache.subgraph(SPIKE)
+    assert graph.nodes["Q1345"]["label"] == "Philadelphia"
+    assert graph.edges["_:subject", "Q1345", "P19"]["label"] == "place of birth"
+    assert graph.number_of_edges() == 21
+
+
+def test_seed_and_size(cache: WikidataCache) -> None:
+    small, large = (triples(cache.subgraph(SPIKE, per_node=m)) for m in (5, 12))
+    assert small < large and len(small) == 6 and len(large) == 13
+    assert triples(cache.subgraph(SPIKE, per_node=5, seed=1)) != small
+
+
+def test_a_batch_equals_one_by_one(cache: WikidataCache) -> None:
+    options = {"hops": 3, "per_node": 7, "seed": 3}
+    batch = fetch_subgraphs(EDITS, packaged_extract(), **options)  # type: ignore[arg-type]
+    assert [as_json(graph) for graph in batch] == [
+        as_json(cache.subgraph(edit, **options))  # type: ignore[arg-type]
+        for edit in EDITS
+    ]
+    assert cache.subgraphs([]) == []
+
+
+def test_neighbourhood(toy: WikidataCache) -> None:
+    assert triples(toy.neighbourhood("Q2")) == ABOUT_TWO
+    assert toy.neighbourhood("Q2").nodes["Q2"] == {"label": "Two", "hop": 0, "role": "subject"}
+    assert list(toy.neighbourhood("Q404")) == ["Q404"]
+    with pytest.raises(BadOptionError, match="not a Wikidata id"):
+        toy.neighbourhood("Two")
+
+
+def test_the_big_graph_with_its_labels_beside_it() -> None:
+    big = WikidataCache(read_shared("wikidata/wikidata.nt.gz"))
+    assert len(big.find("Philadelphia")) == 3
+    with pytest.raises(AmbiguousLabelError, match=r"Q1345 \(.*city.*\)"):
+        big.subgraph(replace(SPIKE, target_new_id=None))
+    graphs = big.subgraphs(EDITS, hops=3, per_node=20, roots=("target_new", "subject"))
+    for graph, edit in zip(graphs, EDITS, strict=True):
+        assert graph.number_of_edges() > 20
+        assert (edit.subject_id, edit.relation_id, edit.target_true_id) not in triples(graph)
+        names = {entry["name"] for entry in graph.graph["source"]["files"]}
+        assert names == {"wikidata.nt.gz", "labels.nt.gz"}
+    assert graphs[EDITS.index(LEBRON)].graph["old_edge_stated"] is True

@@ -1,0 +1,164 @@
+"""Edits, a toy graph and a real SPARQL server on loopback, shared by the tests of wikidata_cache."""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from pyoxigraph import QueryResultsFormat, Store
+
+SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The least an edit has to have."""
+
+    subject: str
+    target_new: str
+    target_true: str | None = None
+    relation: str | None = None
+    subject_id: str | None = None
+    relation_id: str | None = None
+    target_new_id: str | None = None
+    target_true_id: str | None = None
+
+
+SPIKE = Edit(
+    subject="Spike Hughes",
+    relation="originates from",
+    relation_id="P19",
+    target_new="Philadelphia",
+    target_new_id="Q1345",
+    target_true="London",
+    target_true_id="Q84",
+)
+LEBRON = Edit(
+    subject="LeBron James",
+    subject_id="Q36159",
+    relation_id="P54",
+    target_new="Miami Heat",
+    target_new_id="Q169138",
+    target_true="Los Angeles Lakers",
+    target_true_id="Q121783",
+)
+LAKERS = Edit(
+    subject="Los Angeles Lakers",
+    subject_id="Q121783",
+    relation_id="P159",
+    target_new="Miami",
+    target_new_id="Q8652",
+    target_true="Los Angeles",
+    target_true_id="Q65",
+)
+EDITS = [SPIKE, LEBRON, LAKERS]
+
+TOY = """\
+subject\tproperty\tobject
+Q1\tP1\tQ2
+Q2\tP1\tQ3
+Q2\tP2\tQ4
+Q2\tP2\tQ1
+Q3\tP1\tQ5
+Q1\tP2\tQ6
+Q4\tP3\tQ3
+Q2\tP910\tQ7
+Q2\tP1\tQ8
+Q8\tP31\tQ4167836
+Q2\tP9\tQ3
+Q2\tP1\tQ9
+
+P1\tlabel\tborders
+P2\tlabel\tis part of
+P3\tlabel\tadmires
+P910\tlabel\ttopic's main category
+Q1\tlabel\tOne
+Q2\tlabel\tTwo
+Q3\tlabel\tThree
+Q4\tlabel\tFour
+Q5\tlabel\tFive
+Q6\tlabel\tSix
+Q7\tlabel\tCategory:Two
+Q8\tlabel\tCategory:Eight
+Q10\tlabel\tTwin
+Q11\tlabel\tTwin
+"""
+
+
+def read_shared(name: str) -> Path:
+    """A shared benchmark file, or a skip where this checkout has none."""
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"shared data not there: ../shared/data/{name}")
+    return path
+
+
+Fault = Callable[[BaseHTTPRequestHandler, bytes], bool]  # True: the answer has been given
+
+
+class Server:
+    """A SPARQL endpoint over a store; `fault` may spoil answers, `requests` remembers who asked what."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.fault: Fault | None = None
+        self.requests: list[tuple[str, dict[str, str], str]] = []
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._http.server_port}/query"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def _handler(server) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(urlsplit(self.path).query)
+
+            def do_POST(self) -> None:
+                self.answer(self.rfile.read(int(self.headers["Content-Length"])).decode())
+
+            def answer(self, form: str) -> None:
+                query = parse_qs(form)["query"][0]
+                server.requests.append((self.command, dict(self.headers), query))
+                body = server.store.query(query).serialize(format=QueryResultsFormat.JSON)
+                if server.fault is None or not server.fault(self, body):
+                    reply(self, 200, body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        return Handler
+
+
+def reply(
+    handler: BaseHTTPRequestHandler,
+    status: int,
+    body: bytes,
+    *,
+    kind: str = "application/sparql-results+json",
+    headers: dict[str, str] | None = None,
+) -> bool:
+    handler.send_response(status)
+    for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
+    return True
+
+
+def triples(graph: object) -> set[tuple[str, str, str]]:
+    return {(u, key, v) for u, v, key in graph.edges(keys=True)}  # type: ignore[attr-defined]
+
+
+def as_json(graph: object) -> str:
+    """A graph with everything on it, order included."""
+    nodes = list(graph.nodes(data=True))  # type: ignore[attr-defined]
+    edges = list(graph.edges(keys=True, data=True))  # type: ignore[attr-defined]
+    return json.dumps([nodes, edges, graph.graph])  # type: ignore[attr-defined]
