@@ -53,7 +53,7 @@ def descend(
         current = change()
         losses.append(objective(current))
         total = losses[-1].total
-        if float(total.max()) < stop_below or step == steps - 1:
+        if float(total.detach().max()) < stop_below or step == steps - 1:
             break
         optimizer.zero_grad()
         total.sum().backward()

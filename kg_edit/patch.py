@@ -19,6 +19,7 @@ from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.rank_one import Factors
 
 FORMAT = "kg-edit-patch/1"
+_METADATA = "kg_edit"
 _APPLIED = "_kg_edit_applied_patch"
 
 
@@ -127,8 +128,8 @@ class Patch:
                 raise PatchError(f"the change of {name} is not finite; nothing was written")
             tensors[f"{name}.left"] = pair.left.detach().cpu().contiguous()
             tensors[f"{name}.right"] = pair.right.detach().cpu().contiguous()
-        metadata = {"format": FORMAT, "provenance": json.dumps(self.provenance, sort_keys=True)}
-        write_safetensors(path, tensors, metadata)
+        said = json.dumps({"format": FORMAT, "provenance": self.provenance}, sort_keys=True)
+        write_safetensors(path, tensors, {_METADATA: said})  # one key: safetensors writes several in any order
         return path
 
     @classmethod
@@ -140,7 +141,7 @@ class Patch:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
+                said = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError) as error:
             raise PatchError(f"can't read the patch {path}: {error}") from error
@@ -148,7 +149,7 @@ class Patch:
             raise PatchError(f"{path} is no patch: expected format {FORMAT}, found {metadata.get('format')!r}")
         names = sorted(name.removesuffix(".left") for name in tensors if name.endswith(".left"))
         factors = {name: Factors(left=tensors[f"{name}.left"], right=tensors[f"{name}.right"]) for name in names}
-        return cls(factors=factors, provenance=json.loads(metadata["provenance"]))
+        return cls(factors=factors, provenance=said["provenance"])
 
 
 def _stack(first: Factors, second: Factors) -> Factors:

@@ -2,9 +2,10 @@
 
 from kg_edit.evaluate.bootstrap import Estimate
 from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.method import Method
 from kg_edit.evaluate.metrics import METRICS
 from kg_edit.evaluate.report import render, rich_table
-from kg_edit.evaluate.run import Method, evaluate
+from kg_edit.evaluate.run import evaluate
 from kg_edit.evaluate.scorer import score_cases
 from kg_edit.evaluate.summary import Summary
 

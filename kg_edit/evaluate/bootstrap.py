@@ -32,9 +32,11 @@ def estimates(rows: Sequence[Mapping[str, float | None]], *, names: Sequence[str
 
     The interval is the percentile bootstrap over records (Efron 1979); all metrics share the same resamples.
     """
-    values = np.array([[_number(row.get(name)) for name in names] for row in rows]).reshape(-1, len(names))
+    if not rows:
+        rows = [dict.fromkeys(names)]  # one record that has nothing
+    values = np.array([[_number(row.get(name)) for name in names] for row in rows])
     records = len(rows)
-    drawn = np.random.default_rng(seed).multinomial(records, [1 / max(records, 1)] * records, size=_RESAMPLES)
+    drawn = np.random.default_rng(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
     means, spread = _means(values, np.ones((1, records))), _means(values, drawn)
     counts = dict(zip(names, (~np.isnan(values)).sum(0).tolist(), strict=True))
     if set(SCORED) <= set(names):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
+    edit_sha256: str
     error: str | None = None
     seconds: float | None = None  # of computing the edit
     choices: tuple[tuple[str, ...], ...] = ()  # a tuple a question, the right answer first
@@ -44,77 +45,68 @@ class RunFolder:
     path: Path
 
     @property
-    def records(self) -> Path:
-        """One JSON object a record."""
+    def _run(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def _records(self) -> Path:
         return self.path / "records.jsonl"
 
-    def start(self, settings: Mapping[str, Any]) -> None:
-        """Write ``run.json``, or check that it holds the same settings.
+    @property
+    def is_new(self) -> bool:
+        """Whether no run has been started here."""
+        return not self._run.exists() and not self._records.exists()
+
+    def start(self, settings: dict[str, Any]) -> None:
+        """Write ``run.json``: what decides the scores."""
+        write_json(self._run, settings)
+
+    def settings(self) -> dict[str, Any]:
+        """What `start` wrote.
 
         Raises:
-            OutputError: the folder holds a run with other settings, or can't be written.
+            OutputError: the folder holds no run that can be read.
         """
-        file = self.path / "run.json"
-        if not file.exists() and not self.records.exists():
-            write_json(file, settings)
-            return
-        found = _difference(_json(file), json.loads(json.dumps(settings)))
-        if found:
-            raise OutputError(
-                f"{self.path} holds another run ({found}); give another --out, or delete {self.path} to start anew"
-            )
+        try:
+            found: dict[str, Any] = json.loads(self._run.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{self.path} holds no run: can't read {self._run}; give another folder") from error
+        return found
 
     def read(self) -> Iterator[RunRecord]:
-        """The records that are there; a last line that was cut is dropped from the file.
+        """The records that are there, but for a last line that was cut.
 
         Raises:
             OutputError: a line is no record.
         """
-        if not self.records.exists():
+        if not self._records.exists():
             return
-        _drop_cut_line(self.records)
-        with self.records.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
+        with self._records.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            whole = (line for line in file if line.endswith("\n"))
+            for number, line in enumerate(whole, 1):
                 try:
                     yield RunRecord.model_validate_json(line)
                 except ValidationError as error:
-                    message = f"{self.records}, line {number}: no record; delete the line, and it is scored again"
+                    message = f"{self._records}, line {number}: no record; delete the line, and it is scored again"
                     raise OutputError(message) from error
 
+    def drop_cut_line(self) -> None:
+        """Drop a last line without an end: a run was killed while it wrote it."""
+        data = self._records.read_bytes() if self._records.exists() else b""
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(self._records, whole)
+
     def append(self, record: RunRecord) -> None:
-        """Add a record; when this returns, it is on the disk."""
+        """Add a record; when this returns, it is on the disk.
+
+        Raises:
+            OutputError: it can't be written.
+        """
         try:
-            with self.records.open("a", encoding="utf-8", newline="\n") as file:
+            with self._records.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(record.model_dump(mode="json"), ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise OutputError(f"can't write {self.records}: {error.strerror}; make room, and start again") from error
-
-
-def _drop_cut_line(file: Path) -> None:
-    data = file.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(file, whole)
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"can't read {file}: {error}; give another --out, or delete {file.parent}") from error
-
-
-def _difference(there: Any, here: Any, name: str = "") -> str | None:
-    """Name the first field that differs."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = sorted(there.keys() | here.keys())
-        found = (_difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
-        return next(filter(None, found), None)
-    return None if there == here else f"{name}: {_short(there)} there, {_short(here)} here"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+            raise OutputError(f"can't write {self._records}: {error.strerror}; make room, and start again") from error

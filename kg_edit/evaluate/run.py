@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
-import torch
-import transformers
-from pydantic import BaseModel
 from tqdm import tqdm
 
-import kg_edit
 from kg_edit.edits import Edit
-from kg_edit.errors import KgEditError
+from kg_edit.errors import ConfigError, KgEditError, OutputError
+from kg_edit.evaluate.baseline import Baseline, edit_digest
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.metrics import METRICS
-from kg_edit.evaluate.questions import SHOTS, answers, choices
-from kg_edit.evaluate.records import RunFolder, RunRecord
-from kg_edit.evaluate.scorer import ANSWER_TOKENS, ceiling_cases, score_cases
+from kg_edit.evaluate.method import Method
+from kg_edit.evaluate.questions import answers, choices
+from kg_edit.evaluate.records import RunFolder, RunRecord, Section
+from kg_edit.evaluate.scorer import ceiling_cases, score_cases
+from kg_edit.evaluate.settings import Settings, difference, run_settings, versions
 from kg_edit.evaluate.summary import SECTIONS, Summary, summarise
 from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
-
-_PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable
-
-
-class Method(Protocol):
-    """What computes patches: a name, its settings, and edits to a patch."""
-
-    @property
-    def name(self) -> str:
-        """What the method is called in results."""
-
-    @property
-    def config(self) -> BaseModel:
-        """All its settings."""
-
-    def edit(self, edits: Sequence[Edit]) -> Patch:
-        """The patch that makes ``edits``; leaves the model as it is."""
 
 
 def evaluate(
@@ -52,6 +29,7 @@ def evaluate(
     *,
     out: Path,
     pool: Sequence[Edit] | None = None,
+    baseline: Path | None = None,
     ceilings: bool = False,
     seed: int = 0,
     progress: bool = True,
@@ -68,74 +46,57 @@ def evaluate(
         edits: the records.
         out: the folder of the run.
         pool: the records whose answers stand beside the right one in portability.choice; by default ``edits``.
+        baseline: the folder of another run on the same model, from which scores before the edit are taken.
         ceilings: also score the portability questions with the facts told in the prompt.
         seed: of the choices and of the bootstrap.
         progress: show a progress bar on stderr.
 
     Raises:
-        OutputError: ``out`` holds a run with other settings, or can't be written.
+        ConfigError: two edits have the same id.
+        OutputError: ``out`` holds a run with other settings, or can't be written; ``baseline`` can't be used.
     """
-    folder, records = RunFolder(out), answers(edits if pool is None else pool)
-    settings = _settings(method, model, edits, list(records.values()), ceilings=ceilings, seed=seed)
-    folder.start(settings)
+    if len({edit.id for edit in edits}) < len(edits):
+        raise ConfigError("two edits have the same id, so their records can't be told apart; give each its own")
+    folder, known = RunFolder(out), answers(edits if pool is None else pool)
+    settings = run_settings(method, model, edits, tuple(known.values()), ceilings=ceilings, seed=seed)
+    before = Baseline.read(baseline, settings) if baseline else Baseline()
+    _start(folder, settings)
     done = {record.id for record in folder.read()}
     left = [edit for edit in edits if edit.id not in done]
     for edit in tqdm(left, desc=method.name, initial=len(done), total=len(edits), disable=not progress):
-        case = Case(edit=edit, choices=choices(edit, records, seed=seed))
-        folder.append(_evaluate_one(method, model, case, ceilings=ceilings))
+        case = Case(edit=edit, choices=choices(edit, known, seed=seed))
+        folder.append(_evaluate_one(method, model, case, before.sections(case), ceilings=ceilings))
     sections = tuple(SECTIONS) if ceilings else ("base", "edited")
-    summary = summarise(folder.read(), sections=sections, seed=seed, provenance={**settings, **_versions()})
+    summary = summarise(folder.read(), sections=sections, seed=seed, provenance={**settings, **versions()})
     summary.save(out / "summary.json")
     return summary
 
 
-def _evaluate_one(method: Method, model: LanguageModel, case: Case, *, ceilings: bool) -> RunRecord:
+def _start(folder: RunFolder, settings: Settings) -> None:
+    if folder.is_new:
+        return folder.start(settings)
+    found = difference(folder.settings(), json.loads(json.dumps(settings)))
+    if found:
+        raise OutputError(
+            f"{folder.path} holds another run ({found}); give another --out, or delete {folder.path} to start anew"
+        )
+    return folder.drop_cut_line()
+
+
+def _evaluate_one(
+    method: Method, model: LanguageModel, case: Case, known: dict[str, Section], *, ceilings: bool
+) -> RunRecord:
+    record = RunRecord(id=case.edit.id, edit_sha256=edit_digest(case), choices=case.choices)
     unedited = {"base": case, **(ceiling_cases(case) if ceilings else {})}
+    asked = {name: part for name, part in unedited.items() if name not in known}
     try:
-        sections = dict(zip(unedited, score_cases(model, tuple(unedited.values())), strict=True))
+        sections = {name: known[name] for name in unedited if name in known}
+        sections |= dict(zip(asked, score_cases(model, tuple(asked.values())), strict=True))
         start = time.perf_counter()
         patch = method.edit([case.edit])
         seconds = time.perf_counter() - start
         with patch.applied(model):
             (sections["edited"],) = score_cases(model, [case])
     except KgEditError as error:
-        return RunRecord(id=case.edit.id, error=f"{type(error).__name__}: {error}")
-    return RunRecord(id=case.edit.id, seconds=seconds, choices=case.choices, sections=sections)
-
-
-def _settings(
-    method: Method,
-    model: LanguageModel,
-    edits: Sequence[Edit],
-    pool: Sequence[str],
-    *,
-    ceilings: bool,
-    seed: int,
-) -> dict[str, Any]:
-    """All that decides a run's scores."""
-    return {
-        "schedule": "single",
-        "method": method.name,
-        "config": method.config.model_dump(mode="json"),
-        "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
-        "ids": [edit.id for edit in edits],
-        "edits_sha256": _digest([edit.model_dump(mode="json") for edit in edits]),
-        "pool_sha256": _digest(pool),
-        "ceilings": ceilings,
-        "seed": seed,
-        "protocols": dict.fromkeys(METRICS, _PROTOCOL),
-        "question_form_sha256": _digest([SHOTS, ANSWER_TOKENS]),
-        "kg_edit": kg_edit.__version__,
-    }
-
-
-def _versions() -> Mapping[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        return record.model_copy(update={"error": f"{type(error).__name__}: {error}"})
+    return record.model_copy(update={"seconds": seconds, "sections": sections})

@@ -73,7 +73,7 @@ def _score_chunk(model: LanguageModel, prompts: Sequence[Prompt]) -> Iterator[To
 
 
 def _takes_trees(model: LanguageModel, prompts: Sequence[Prompt]) -> bool:
-    """Whether attention is decided by the mask alone: not by ALiBi's distances, nor by a window shorter than a prompt."""
+    """Whether the mask alone decides what is attended to: not ALiBi, nor a window shorter than a prompt."""
     config = model.model.config
     window = getattr(config, "sliding_window", None) or math.inf
     plain = not getattr(config, "alibi", False) and config._attn_implementation in ("eager", "sdpa")

@@ -1,0 +1,26 @@
+"""What can be evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from kg_edit.edits import Edit
+from kg_edit.patch import Patch
+
+
+class Method(Protocol):
+    """What computes patches: a name, its settings, and edits to a patch."""
+
+    @property
+    def name(self) -> str:
+        """What the method is called in results."""
+
+    @property
+    def config(self) -> BaseModel:
+        """All its settings."""
+
+    def edit(self, edits: Sequence[Edit]) -> Patch:
+        """The patch that makes ``edits``; leaves the model as it is."""

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kg_edit.evaluate.generation import continuations
+from kg_edit.language_model import LanguageModel
+from kg_edit.prompts import encode
+from tests.kg_edit.tiny import tiny
+
+PROMPTS = ("LeBron James plays for the", "Where does the river Thames flow?", "Paris")
+
+
+@torch.no_grad()
+def step_by_step(model: LanguageModel, prompt: str, limit: int) -> str:
+    """Greedy decoding without a cache, a batch or padding."""
+    ids, written = list(encode(model.tokenizer, prompt).ids), []
+    while len(written) < limit:
+        token = int(model.model(torch.tensor([ids + written])).logits[0, -1].argmax())
+        if token == model.tokenizer.eos_token_id:
+            break
+        written.append(token)
+        if "\n" in model.tokenizer.decode([token]):
+            break
+    return str(model.tokenizer.decode(written, skip_special_tokens=True)).split("\n")[0]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+def test_a_batch_with_limits_equals_step_by_step(name: str) -> None:
+    model, limits = tiny(name), (3, 9, 6)
+    expected = tuple(step_by_step(model, prompt, limit) for prompt, limit in zip(PROMPTS, limits, strict=True))
+    assert continuations(model, PROMPTS, limits=limits) == expected
+
+
+def test_the_real_model_stops_at_the_end_of_the_line(smollm2: LanguageModel) -> None:
+    prompts = (
+        "Question: What is the capital of France?\nAnswer: Paris\n\nQuestion: And of Italy?\nAnswer:",
+        "1, 2, 3,",
+    )
+    assert continuations(smollm2, prompts, limits=(20, 4)) == (
+        step_by_step(smollm2, prompts[0], 20),
+        step_by_step(smollm2, prompts[1], 4),
+    )
+
+
+def test_the_models_own_generation_settings_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    before = continuations(model, PROMPTS, limits=(8, 8, 8))
+    settings = model.model.generation_config
+    for name, value in {"do_sample": True, "temperature": 9.0, "repetition_penalty": 9.0, "num_beams": 3}.items():
+        monkeypatch.setattr(settings, name, value)
+    assert continuations(model, PROMPTS, limits=(8, 8, 8)) == before
+
+
+def test_nothing_asked_nothing_written() -> None:
+    assert continuations(tiny("llama"), (), limits=()) == ()

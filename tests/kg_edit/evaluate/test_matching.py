@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from kg_edit.evaluate.matching import begins_with, mentions, normalised
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The  Beatles", ("beatles",)),
+        ("São Tomé", ("sao", "tome")),
+        ("the U.S. Army", ("us", "army")),
+        ("Anglo-Saxons", ("anglo", "saxons")),
+        ("Turin,Italy", ("turin", "italy")),
+        ("STRASSE straße", ("strasse", "strasse")),
+        ("A", ("a",)),
+        ("?!", ()),
+    ],
+)
+def test_normal_form(text: str, words: tuple[str, ...]) -> None:
+    assert normalised(text) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "found"),
+    [
+        (" Rome, the capital", "rome", True),
+        ("Romelu Lukaku", "Rome", False),
+        ("in Rome's north", "Rome", True),
+        ("the city of Los Angeles.", "Los Angeles", True),
+        ("Los and Angeles", "Los Angeles", False),
+        ("Los", "Los Angeles", False),
+        ("anything", "...", False),
+    ],
+)
+def test_a_name_is_found_as_whole_words(text: str, name: str, found: bool) -> None:
+    assert mentions(text, name) is found
+
+
+def test_begins_with_looks_at_the_first_words_alone() -> None:
+    assert begins_with(" the Adobe company", "Adobe")
+    assert not begins_with("not Adobe", "Adobe")
+    assert not begins_with("Adobes", "Adobe")

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from kg_edit.datasets import find_dataset
+from kg_edit.edits import Edit
+from kg_edit.evaluate.matching import mentions, normalised
+from kg_edit.evaluate.questions import (
+    CHOICES,
+    SHOTS,
+    answers,
+    asked,
+    asked_with_shots,
+    choices,
+    fact,
+    recalled_fact,
+)
+from tests.kg_edit.evaluate.conftest import record
+
+
+def test_forms() -> None:
+    assert asked("Who?") == "Question: Who?\nAnswer:"
+    assert asked("Who?", "It rains.") == "It rains.\nQuestion: Who?\nAnswer:"
+    form = asked_with_shots("Who?", "It rains.")
+    assert form.endswith("\n\nIt rains.\nQuestion: Who?\nAnswer:")
+    assert form.count("Question:") == len(SHOTS) + 1
+
+
+def test_facts_as_sentences(edits: tuple[Edit, ...]) -> None:
+    assert fact(edits[3]) == "Player 3 plays for the Miami Heat."
+    assert recalled_fact("(Fiat, headquartered in, Turin, Italy)") == "Fiat headquartered in Turin, Italy."
+
+
+def test_ten_distinct_choices_with_the_right_one_first(edits: tuple[Edit, ...]) -> None:
+    (found,) = choices(edits[0], answers(edits), seed=0)
+    assert found[0] == "Paris"
+    assert len(set(map(normalised, found))) == CHOICES
+
+
+def test_choices_depend_on_seed_and_record_alone(edits: tuple[Edit, ...]) -> None:
+    pool = answers(edits)
+    assert choices(edits[0], pool, seed=0) == choices(edits[0], answers(reversed(edits)), seed=0)
+    assert choices(edits[0], pool, seed=0) != choices(edits[0], pool, seed=1)
+
+
+def test_no_right_answer_is_among_the_wrong_ones(edits: tuple[Edit, ...]) -> None:
+    pool = answers([*edits, record(99, "the PARIS"), record(98, "City of Light")])
+    question = edits[0].portability[0].model_copy(update={"aliases": ("city of light", "London")})
+    (found,) = choices(edits[0].model_copy(update={"portability": (question,)}), pool, seed=0)
+    assert len(found) == CHOICES
+    assert not {"the PARIS", "City of Light", "London"} & set(found)
+
+
+def test_too_small_a_pool_gives_no_choices(edits: tuple[Edit, ...]) -> None:
+    assert choices(edits[0], answers(edits[: CHOICES - 1]), seed=0) == ((),)
+
+
+def test_shots_are_about_no_record(shared: Path) -> None:
+    edits = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
+    named = {name for edit in edits for name in (edit.subject, edit.target_new, edit.portability[0].answer)}
+    said = " ".join(f"{question} {answer}" for question, answer in SHOTS)
+    assert not [name for name in named if mentions(said, name)]
+    assert not [answer for _, answer in SHOTS if any(mentions(name, answer) for name in named)]

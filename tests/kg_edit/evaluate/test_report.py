@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from kg_edit.evaluate import Estimate, Summary, render, rich_table
+
+SUMMARY = Summary(
+    n=2,
+    failed=1,
+    base={"efficacy.prob": Estimate(mean=0.5, ci95_low=0, ci95_high=1, n=2)},
+    edited={"efficacy.prob": Estimate(mean=None, ci95_low=None, ci95_high=None, n=0)},
+    seconds_per_edit=1.25,
+    provenance={"method": "nudge", "model": {"name": "tiny"}},
+)
+
+
+def test_markdown_table() -> None:
+    header, ruler, first, *_ = render(SUMMARY).splitlines()
+    assert header == "| metric | before | after |"
+    assert ruler == "| --- | ---: | ---: |"
+    assert first == "| efficacy.prob | 0.500 [0.000, 1.000] |  |"
+    assert "nudge on tiny: 2 edits made one at a time, 1 failed and are left out, 1.2 s an edit" in render(SUMMARY)
+
+
+def test_terminal_table() -> None:
+    console = Console(file=io.StringIO(), record=True, width=100)
+    console.print(rich_table(SUMMARY))
+    assert "0.500 [0.000, 1.000]" in console.export_text()

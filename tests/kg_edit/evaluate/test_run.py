@@ -1,0 +1,160 @@
+"""Runs of a real patch on a tiny model: what is written, how a run goes on, when it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.datasets import find_dataset
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError, OutputError
+from kg_edit.evaluate import METRICS, Summary, evaluate, score_cases
+from kg_edit.evaluate.bootstrap import EDITING_SCORE
+from kg_edit.evaluate.metrics import PORTABILITY
+from kg_edit.evaluate.scoring import Pair, score
+from kg_edit.language_model import LanguageModel
+from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
+from tests.kg_edit.tiny import tiny
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_scores_evidence_and_a_summary(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    state = torch.get_rng_state()
+    summary = evaluate(method, model, edits[:3], out=tmp_path, pool=edits, ceilings=True, progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+    assert summary == Summary.load(tmp_path / "summary.json")
+    assert (summary.n, summary.failed) == (3, 0)
+    assert set(summary.base) == set(summary.edited) == {*METRICS, EDITING_SCORE}
+    assert set(summary.fact_in_prompt or {}) == set(summary.fact_and_relation_in_prompt or {}) == set(PORTABILITY)
+    assert summary.base["portability.nll"] != summary.edited["portability.nll"]
+
+
+def test_a_record_holds_what_decided_it(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    evaluate(method, model, edits[:1], out=tmp_path, pool=edits, progress=False)
+    (record,) = lines(tmp_path)
+    edited = record["sections"]["edited"]
+    with method.edit(edits[:1]).applied(model):
+        pair = Pair(edits[0].text, "Miami Heat")
+        assert edited["nll"][pair.prompt][pair.candidate] == pytest.approx(score(model, [pair])[pair].nll, abs=1e-4)
+    assert edited["texts"].keys() == {edits[0].text, edits[0].portability[0].question}
+    assert len(record["choices"][0]) == 10
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_line(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    whole = evaluate(method, model, edits[:3], out=tmp_path, progress=False)
+    file = tmp_path / "records.jsonl"
+    first, second, third = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(first + second + third[:70])
+    (tmp_path / "summary.json").unlink()
+    method.calls.clear()
+    again = evaluate(method, model, edits[:3], out=tmp_path, progress=False)
+    assert method.calls == ["case-2"]
+    assert [record["id"] for record in lines(tmp_path)] == ["case-0", "case-1", "case-2"]
+    assert (again.base, again.edited) == (whole.base, whole.edited)
+
+
+@pytest.mark.parametrize("field", ["config.scale", "seed", "ids", "ceilings", "method"])
+def test_another_runs_folder_is_refused(
+    field: str, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    evaluate(method, model, edits[:1], out=tmp_path, progress=False)
+    if field == "config.scale":
+        method.config = NudgeConfig(scale=0.25)
+    method.name = "other" if field == "method" else method.name
+    some, seed = edits[: 2 if field == "ids" else 1], int(field == "seed")
+    with pytest.raises(OutputError, match=rf"{field}.*--out"):
+        evaluate(method, model, some, out=tmp_path, seed=seed, ceilings=field == "ceilings", progress=False)
+
+
+def test_failed_edits_are_counted_and_left_out(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    method = Nudge(model, NudgeConfig(failing=("case-1",)))
+    summary = evaluate(method, model, edits[:2], out=tmp_path, progress=False)
+    assert (summary.n, summary.failed, summary.edited["portability.nll"].n) == (1, 1, 1)
+    assert lines(tmp_path)[1]["error"] == "GraphError: nothing is known about Player 1"
+
+
+def test_records_without_true_target_or_question(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    bare = edits[0].model_copy(update={"target_true": None, "portability": (), "paraphrases": ()})
+    summary = evaluate(method, model, [bare], out=tmp_path, ceilings=True, progress=False)
+    assert [name for name, found in summary.edited.items() if found.n] == ["efficacy.greedy"]
+
+
+def test_a_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    evaluate(method, model, edits[:1], out=tmp_path, progress=False)
+    with (tmp_path / "records.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(OutputError, match="line 2"):
+        evaluate(method, model, edits[:1], out=tmp_path, progress=False)
+
+
+def test_scores_before_the_edit_come_from_a_baseline(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate(method, model, edits, out=tmp_path / "first", ceilings=True, progress=False)
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "kg_edit.evaluate.run.score_cases", lambda model, cases: asked.append(len(cases)) or score_cases(model, cases)
+    )
+    changed = edits[1].model_copy(update={"prompt": "{} is with the"})
+    second = evaluate(
+        Nudge(model, NudgeConfig(scale=0.1)),
+        model,
+        [edits[0], changed],
+        out=tmp_path / "second",
+        pool=edits,
+        baseline=tmp_path / "first",
+        ceilings=True,
+        progress=False,
+    )
+    assert asked == [0, 1, 3, 1]  # nothing before the first edit, all before the one that is new
+    assert lines(tmp_path / "first")[0]["sections"]["base"] == lines(tmp_path / "second")[0]["sections"]["base"]
+    assert second.edited != first.edited
+
+
+def test_another_models_baseline_is_refused(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    evaluate(method, model, edits[:1], out=tmp_path / "first", progress=False)
+    other = tiny("qwen2")
+    with pytest.raises(OutputError, match=r"baseline \(model.name"):
+        evaluate(Nudge(other), other, edits[:1], out=tmp_path / "second", baseline=tmp_path / "first", progress=False)
+    with pytest.raises(OutputError, match="holds no run"):
+        evaluate(method, model, edits[:1], out=tmp_path / "second", baseline=tmp_path, progress=False)
+
+
+def test_two_edits_with_one_id_are_refused(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="same id"):
+        evaluate(method, model, [edits[0], edits[0]], out=tmp_path, progress=False)
+
+
+def test_a_real_record_before_after_and_with_the_facts_told(
+    smollm2: LanguageModel, shared: Path, tmp_path: Path
+) -> None:
+    edits = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
+    method = Nudge(smollm2, NudgeConfig(scale=0.01))
+    summary = evaluate(method, smollm2, edits[:1], out=tmp_path, pool=edits, ceilings=True, progress=False)
+    nll = [section["portability.nll"].mean for section in summary.sections.values()]
+    base, edited, told, led = (value for value in nll if value is not None)
+    assert base != edited
+    assert led < told < base
+    assert summary.sections["fact_and_relation_in_prompt"]["portability.greedy"].mean == 1
+    assert summary.base["portability.greedy"].mean == 0

