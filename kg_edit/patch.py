@@ -145,8 +145,8 @@ class Patch:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError) as error:
             raise PatchError(f"can't read the patch {path}: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise PatchError(f"{path} is no patch: expected format {FORMAT}, found {metadata.get('format')!r}")
+        if said.get("format") != FORMAT:
+            raise PatchError(f"{path} is no patch: expected format {FORMAT}, found {said.get('format')!r}")
         names = sorted(name.removesuffix(".left") for name in tensors if name.endswith(".left"))
         factors = {name: Factors(left=tensors[f"{name}.left"], right=tensors[f"{name}.right"]) for name in names}
         return cls(factors=factors, provenance=said["provenance"])
