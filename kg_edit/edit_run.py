@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -12,12 +11,13 @@ from typing import Any
 from kg_edit import __version__
 from kg_edit.before_after import Row, before_and_after
 from kg_edit.edits import Edit
-from kg_edit.evaluate.records import RunFolder
+from kg_edit.evaluate.settings import method_settings
 from kg_edit.files import write_text
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import EditingMethod
 from kg_edit.patch import Patch
 from kg_edit.report import markdown
+from kg_edit.run_folder import claim, digest
 from wikidata_cache.draw import draw
 
 log = logging.getLogger(__name__)
@@ -35,12 +35,11 @@ def run_edits(
         KgEditError: an edit can't be made; what was done before it is kept.
     """
     method.check(edits)
-    folder = RunFolder(out)
-    folder.start(_settings(method, model, edits))
+    claim(out, _settings(method, model, edits))
     patch = _patch(method, edits, out, progress=progress)
     rows = before_and_after(model, patch, edits)
     lines = (json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in rows)
-    write_text(folder.records, "".join(lines))
+    write_text(out / "records.jsonl", "".join(lines))
     write_text(out / "report.md", markdown(rows, patch))
     return rows
 
@@ -73,14 +72,11 @@ def _keep(patch: Patch, path: Path) -> None:
 
 def _settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> dict[str, Any]:
     """All that decides a patch."""
-    listed = json.dumps([edit.model_dump(mode="json") for edit in edits], sort_keys=True)
     return {
         "job": "edit",
-        "method": method.name,
-        "config": method.config.model_dump(mode="json"),
-        "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
+        **method_settings(method, model),
         "edits": len(edits),
-        "edits_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
         "kg_edit": __version__,
     }
 

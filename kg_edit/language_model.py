@@ -160,7 +160,7 @@ def weight_matrix(module: nn.Module) -> Tensor:
 
 
 def content_fingerprint(model: PreTrainedModel) -> str:
-    """A hash of the family and every parameter's name, shape and 64 evenly spaced elements (as bfloat16, to survive a cast)."""
+    """A hash of the family and of every parameter: name, shape, 64 elements (as bfloat16, to survive a cast)."""
     digest = hashlib.sha256(model.config.model_type.encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(json.dumps([name, list(parameter.shape)]).encode())

@@ -66,7 +66,7 @@ class PlainForward:
 
 
 def read_positions(row: Prompt) -> list[int]:
-    """Positions in ``row`` whose logits the loss reads: those that predict the target, else the subject's last token."""
+    """Positions in ``row`` whose logits the loss reads: those that predict the target, or the subject's end."""
     if row.target_ids:
         return list(range(row.target_start - 1, len(row.ids) - 1))
     return [row.edited_at]

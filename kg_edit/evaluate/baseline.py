@@ -8,7 +8,8 @@ from pathlib import Path
 from kg_edit.errors import OutputError
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.records import RunFolder, RunRecord, Section
-from kg_edit.evaluate.settings import UNEDITED, Settings, difference, digest
+from kg_edit.evaluate.settings import UNEDITED
+from kg_edit.run_folder import Settings, difference, digest, read_settings
 
 
 class Baseline:
@@ -24,7 +25,7 @@ class Baseline:
         Raises:
             OutputError: it holds no run, or one with another model or other metrics than ``settings``.
         """
-        there, here = ({name: run.get(name) for name in UNEDITED} for run in (RunFolder(folder).settings(), settings))
+        there, here = ({name: run.get(name) for name in UNEDITED} for run in (read_settings(folder), settings))
         found = difference(there, here)
         if found:
             raise OutputError(f"{folder} can't be the baseline ({found}); give another one, or none")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
@@ -21,6 +21,13 @@ class Method(Protocol):
     @property
     def config(self) -> BaseModel:
         """All its settings."""
+
+    @property
+    def graph_identity(self) -> Mapping[str, Any] | None:
+        """Which knowledge graph it looks at, as JSON; None if it looks at none."""
+
+    def prepare(self) -> None:
+        """Do once what all edits share, so that it is in no edit's time."""
 
     def edit(self, edits: Sequence[Edit]) -> Patch:
         """The patch that makes ``edits``; leaves the model as it is."""

@@ -7,12 +7,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kg_edit.errors import OutputError
-from kg_edit.files import write_json
 
 
 class Section(BaseModel):
@@ -45,33 +43,8 @@ class RunFolder:
     path: Path
 
     @property
-    def _run(self) -> Path:
-        return self.path / "run.json"
-
-    @property
     def _records(self) -> Path:
         return self.path / "records.jsonl"
-
-    @property
-    def is_new(self) -> bool:
-        """Whether no run has been started here."""
-        return not self._run.exists() and not self._records.exists()
-
-    def start(self, settings: dict[str, Any]) -> None:
-        """Write ``run.json``: what decides the scores."""
-        write_json(self._run, settings)
-
-    def settings(self) -> dict[str, Any]:
-        """What `start` wrote.
-
-        Raises:
-            OutputError: the folder holds no run that can be read.
-        """
-        try:
-            found: dict[str, Any] = json.loads(self._run.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{self.path} holds no run: can't read {self._run}; give another folder") from error
-        return found
 
     def read(self) -> Iterator[RunRecord]:
         """The records that are there, but for a last line that was cut.

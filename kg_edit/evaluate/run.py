@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +9,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kg_edit.edits import Edit
-from kg_edit.errors import ConfigError, KgEditError, OutputError
+from kg_edit.errors import ConfigError, KgEditError
 from kg_edit.evaluate.baseline import Baseline, edit_digest
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.method import Method
 from kg_edit.evaluate.questions import answers, choices
 from kg_edit.evaluate.records import RunFolder, RunRecord, Section
 from kg_edit.evaluate.scorer import ceiling_cases, score_cases
-from kg_edit.evaluate.settings import Settings, difference, run_settings, versions
+from kg_edit.evaluate.settings import run_settings, versions
 from kg_edit.evaluate.summary import SECTIONS, Summary, summarise
 from kg_edit.language_model import LanguageModel
+from kg_edit.run_folder import claim
 
 
 def evaluate(
@@ -60,9 +60,12 @@ def evaluate(
     folder, known = RunFolder(out), answers(edits if pool is None else pool)
     settings = run_settings(method, model, edits, tuple(known.values()), ceilings=ceilings, seed=seed)
     before = Baseline.read(baseline, settings) if baseline else Baseline()
-    _start(folder, settings)
+    claim(out, settings)
+    folder.drop_cut_line()
     done = {record.id for record in folder.read()}
     left = [edit for edit in edits if edit.id not in done]
+    if left:
+        method.prepare()
     for edit in tqdm(left, desc=method.name, initial=len(done), total=len(edits), disable=not progress):
         case = Case(edit=edit, choices=choices(edit, known, seed=seed))
         folder.append(_evaluate_one(method, model, case, before.sections(case), ceilings=ceilings))
@@ -70,17 +73,6 @@ def evaluate(
     summary = summarise(folder.read(), sections=sections, seed=seed, provenance={**settings, **versions()})
     summary.save(out / "summary.json")
     return summary
-
-
-def _start(folder: RunFolder, settings: Settings) -> None:
-    if folder.is_new:
-        return folder.start(settings)
-    found = difference(folder.settings(), json.loads(json.dumps(settings)))
-    if found:
-        raise OutputError(
-            f"{folder.path} holds another run ({found}); give another --out, or delete {folder.path} to start anew"
-        )
-    return folder.drop_cut_line()
 
 
 def _evaluate_one(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import transformers
@@ -18,8 +15,7 @@ from kg_edit.evaluate.metrics import METRICS
 from kg_edit.evaluate.questions import SHOTS
 from kg_edit.evaluate.scorer import ANSWER_TOKENS
 from kg_edit.language_model import LanguageModel
-
-Settings = dict[str, Any]
+from kg_edit.run_folder import Settings, digest
 
 _PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable
 # What an unedited model's scores of a record and its choices depend on.
@@ -37,10 +33,9 @@ def run_settings(
 ) -> Settings:
     """All that decides a run's scores."""
     return {
+        "job": "evaluate",
         "schedule": "single",
-        "method": method.name,
-        "config": method.config.model_dump(mode="json"),
-        "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
+        **method_settings(method, model),
         "ids": [edit.id for edit in edits],
         "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
         "pool_sha256": digest(pool),
@@ -52,6 +47,16 @@ def run_settings(
     }
 
 
+def method_settings(method: Method, model: LanguageModel) -> Settings:
+    """What decides a method's patches, but for the edits: its settings, its graph and the model."""
+    return {
+        "method": method.name,
+        "config": method.config.model_dump(mode="json"),
+        "graph": method.graph_identity,
+        "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
+    }
+
+
 def versions() -> dict[str, str]:
     """What computed the scores; not a setting, as the scores should not depend on it."""
     return {
@@ -59,22 +64,3 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def digest(value: Any) -> str:
-    """The SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def difference(there: Any, here: Any, name: str = "") -> str | None:
-    """Name the first field that differs, and both its values; None if there is none."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = dict.fromkeys([*here, *there])
-        found = (difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
-        return next(filter(None, found), None)
-    return None if there == here else f"{name}: {_short(there)} there, {_short(here)} here"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import networkx as nx
@@ -86,6 +86,17 @@ class EditingMethod(ABC):
             patch = patch + update
             after_each(patch)
         return patch
+
+    @property
+    def graph_identity(self) -> Mapping[str, Any] | None:
+        """What the graph says of itself (files and hashes, or URL and times); None without a graph."""
+        source = getattr(self.graph, "source", None)
+        if self.graph is None or not self.needs_graph:
+            return None
+        return dict(source.provenance()) if source else {"kind": type(self.graph).__name__}
+
+    def prepare(self) -> None:  # noqa: B027 - a method may have nothing to prepare
+        """Do once what all edits share."""
 
     def check(self, edits: Sequence[Edit]) -> None:  # noqa: B027 - a method may have nothing to check
         """Look at all ``edits`` before any work is done on one.

@@ -144,5 +144,5 @@ class _GraphValue(nn.Module):
 
 def _shortened(z: Tensor, limit: Tensor) -> Tensor:
     """``z``, rescaled to ``limit`` where it is longer; gradients see the rescaling."""
-    factor = (limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
+    factor: Tensor = (limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
     return z * factor

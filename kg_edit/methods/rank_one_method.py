@@ -91,7 +91,7 @@ class RankOneMethod(EditingMethod):
     def edit_one(self, edit: Edit) -> Patch:
         """Eq. 7 for m*, Eq. 8 for k*, and the closed form for the weight."""
         with untouched(self.model):
-            _ = self.contexts, self.covariance
+            self.prepare()
             objective = Objective(
                 self.model,
                 self.layer,
@@ -101,6 +101,10 @@ class RankOneMethod(EditingMethod):
             )
             descent, notes = self.find_change(edit, objective)
             return self._write(edit, objective, descent, notes)
+
+    def prepare(self) -> None:
+        """Sample the contexts and find the covariance."""
+        _ = self.contexts, self.covariance
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,10 @@ class Nudge:
     config: NudgeConfig = field(default_factory=NudgeConfig)
     name: str = "nudge"
     calls: list[str] = field(default_factory=list)
+    graph_identity: dict[str, Any] | None = None
+
+    def prepare(self) -> None:
+        """Nothing is shared."""
 
     def edit(self, edits: Sequence[Edit]) -> Patch:
         (edit,) = edits
