@@ -1,0 +1,84 @@
+"""One edit's objective, fast against plain: 21 contexts, 20 steps with gradient, SmolLM2-135M, layer 6.
+
+Both ways do the same 20 evaluations of loss and gradient on the same rows, in turn in one process; both times include
+what is set up once an edit (the fast way's prefix cache). Ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from statistics import median
+
+import torch
+
+from kg_edit.contexts import sample_contexts
+from kg_edit.language_model import LanguageModel
+from kg_edit.objective import ForwardFactory, Objective, Request
+from kg_edit.plain_forward import PlainForward
+from kg_edit.prompts import encode
+from kg_edit.tail_forward import TailForward
+
+LAYER = 6
+EDITS = (
+    ("{} originates from", "Spike Hughes", "Philadelphia"),
+    ("{} plays for the", "LeBron James", "Los Angeles Lakers"),
+    ("{} is located in the city of", "The Eiffel Tower", "Rome"),
+)
+
+
+def request(model: LanguageModel, prompt: str, subject: str, target: str, contexts: tuple[str, ...]) -> Request:
+    """The rows of one edit."""
+    rewrites = tuple(encode(model.tokenizer, prompt, subject=subject, target=target, context=c) for c in contexts)
+    return Request(rewrites=rewrites, essence=encode(model.tokenizer, "{} is a", subject=subject))
+
+
+def seconds(model: LanguageModel, asked: Request, steps: int, forward: ForwardFactory) -> tuple[float, float]:
+    """Time of one optimisation, and its last loss."""
+    start = time.perf_counter()
+    objective = Objective(model, LAYER, [asked], kl_weight=0.0625, weight_decay=0.5, forward=forward)
+    change = torch.zeros_like(objective.value, requires_grad=True)
+    optimizer = torch.optim.Adam([change], lr=0.5)
+    for _ in range(steps):
+        loss = objective(change).total.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return time.perf_counter() - start, float(loss.detach())
+
+
+def main() -> None:
+    """Measure, print what was seen, and end with the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    model = LanguageModel.load(options.model)
+    model.model.requires_grad_(False)
+    contexts = sample_contexts(model)
+    fast, plain = [], []
+    for prompt, subject, target in EDITS:
+        asked = request(model, prompt, subject, target, contexts)
+        slow_time, slow_loss = seconds(model, asked, options.steps, PlainForward)
+        fast_time, fast_loss = seconds(model, asked, options.steps, TailForward)
+        fast.append(fast_time)
+        plain.append(slow_time)
+        print(
+            f"{subject}: plain {slow_time:.1f} s (loss {slow_loss:.4f}), fast {fast_time:.1f} s (loss {fast_loss:.4f})"
+        )
+    ratio = median(slow / quick for slow, quick in zip(plain, fast, strict=True))
+    result = {
+        "name": "single_edit",
+        "ratio": round(ratio, 2),
+        "plain_seconds": round(median(plain), 2),
+        "fast_seconds": round(median(fast), 2),
+        "contexts": len(contexts),
+        "steps": options.steps,
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
