@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from kg_edit import __version__
+from kg_edit.cli_options import (
+    Contact,
+    Device,
+    Dtype,
+    EditsFile,
+    Graph,
+    KeepGoing,
+    Layer,
+    MethodName,
+    ModelArgument,
+    ModelName,
+    Out,
+    Preset,
+    Settings,
+    Templates,
+)
+from kg_edit.cli_steps import load, plain, plan, quiet, report, run, stdout
 from kg_edit.errors import ConfigError, KgEditError
 from wikidata_cache.errors import WikidataCacheError
-
-if TYPE_CHECKING:
-    from kg_edit.edits import Edit
-    from kg_edit.language_model import LanguageModel
-    from kg_edit.methods import EditingMethod
-    from wikidata_cache import WikidataCache
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # a traceback is for us: whole, and without the values of variables
     help="Change facts in a trained language model, together with what follows from them, and nothing else.",
+    epilog="Example: `kg-edit demo --out out/`",
 )
-console = Console()
 
-EditsFile = Annotated[Path, typer.Argument(help="edits: .jsonl, .json, .csv or .tsv; triplet files too")]
-ModelName = Annotated[str, typer.Option("--model", help="named model, hub id, folder or .gguf file")]
-MethodName = Annotated[str, typer.Option("--method", help="see `kg-edit methods`")]
-Graph = Annotated[
-    list[str] | None,
-    typer.Option("--graph", help="N-Triples or TSV file (.gz too), folder, oxigraph:DIR or SPARQL URL; repeatable"),
-]
-Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
-Layer = Annotated[int | None, typer.Option("--layer", help="edited layer, 0-based")]
-Preset = Annotated[str, typer.Option("--preset", help="named settings of the method: default, paper")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="one setting, NAME=VALUE, such as steps=30 or covariance.corpus=FILE")
-]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
-Contact = Annotated[str | None, typer.Option(help="your e-mail or URL; Wikimedia's endpoints ask for it")]
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kg-edit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="say the version, and end", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the command."""
 
 
 @app.command()
@@ -56,10 +63,8 @@ def edit(
     layer: Layer = None,
     preset: Preset = "default",
     settings: Settings = None,
-    templates: Annotated[
-        Path | None, typer.Option(help="your relation templates (TSV), over the packaged ones")
-    ] = None,
-    keep_going: Annotated[bool, typer.Option("--keep-going", help="skip bad rows, and list them at the end")] = False,
+    templates: Templates = None,
+    keep_going: KeepGoing = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
@@ -69,15 +74,13 @@ def edit(
     Example: `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
     """
     from kg_edit.edit_files import read_edits
-    from kg_edit.methods import find_method
     from kg_edit.relation_templates import RelationTemplates
 
-    find_method(method)
-    source = _open_graph(graph, contact)
-    file = read_edits(edits, labels=source, templates=RelationTemplates.load(templates), keep_going=keep_going)
-    language_model = _load(model, dtype, device)
-    chosen = _method(method, language_model, source, preset=preset, layer=layer, settings=settings)
-    _run(chosen, language_model, file.edits, out)
+    planned = plan(method, preset=preset, layer=layer, settings=settings, graph=graph, contact=contact)
+    file = read_edits(edits, labels=planned.graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    planned.check(file.edits, out)
+    language_model = load(model, dtype, device)
+    run(planned.on(language_model), language_model, file.edits, out)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
 
@@ -95,9 +98,10 @@ def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:
 
     with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
         edits = read_edits(path).edits
-    source = _open_graph([str(packaged_extract())], None)
-    model = _load("smollm2-135m", "auto", "auto")
-    _run(_method(method, model, source, preset="default", layer=None, settings=None), model, edits, out)
+    planned = plan(method, graph=[str(packaged_extract())])
+    planned.check(edits, out)
+    model = load("smollm2-135m")
+    run(planned.on(model), model, edits, out)
 
 
 @app.command()
@@ -113,19 +117,20 @@ def generate(
 
     Example: `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`
     """
+    if not all(map(str.strip, prompts)):
+        raise ConfigError("a prompt is empty; give a text to go on with")
     from functools import reduce
     from operator import add
 
     from kg_edit.evaluate.generation import continuations
     from kg_edit.patch import Patch
 
-    patches = [Patch.load(path) for path in patch or ()]
-    language_model = _load(model, dtype, device)
-    whole = reduce(add, patches, Patch(factors={}))
+    whole = reduce(add, [Patch.load(path) for path in patch or ()], Patch(factors={}))
+    language_model = load(model, dtype, device)
     with whole.applied(language_model):
         texts = continuations(language_model, prompts, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
-        console.print(f"[dim]{_plain(prompt)}[/dim]{_plain(text)}", highlight=False, soft_wrap=True)
+        stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)
 
 
 @app.command()
@@ -152,22 +157,25 @@ def evaluate(
     """
     from kg_edit.datasets import find_dataset
     from kg_edit.evaluate.report import rich_table
-    from kg_edit.evaluate.run import evaluate as run
-    from kg_edit.methods import find_method
+    from kg_edit.evaluate.run import evaluate as score
 
-    find_method(method)
+    planned = plan(method, preset=preset, layer=layer, settings=settings, graph=graph, contact=contact)
     records = find_dataset(dataset)(data)
-    source = _open_graph(graph, contact)
-    language_model = _load(model, dtype, device)
-    chosen = _method(method, language_model, source, preset=preset, layer=layer, settings=settings)
-    summary = run(chosen, language_model, records[:limit], pool=records, out=out, ceilings=ceilings, seed=seed)
-    console.print(rich_table(summary))
-    console.print(f"{out}: summary.json, records.jsonl, run.json")
+    planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
+    language_model = load(model, dtype, device)
+    summary = score(
+        planned.on(language_model), language_model, records[:limit], pool=records, out=out, ceilings=ceilings, seed=seed
+    )
+    stdout().print(rich_table(summary))
+    stdout().print(f"{plain(str(out))}: summary.json, records.jsonl, run.json", soft_wrap=True)
 
 
 @app.command()
 def methods() -> None:
-    """List the editing methods and their settings."""
+    """List the editing methods and their settings.
+
+    Example: `kg-edit methods`
+    """
     from rich.table import Table
 
     from kg_edit.methods import find_method, method_names
@@ -176,119 +184,45 @@ def methods() -> None:
         found = find_method(name)
         table = Table("setting", "default", "meaning", title=f"{name}: {found.about}", title_justify="left")
         for field, info in found.config_class.model_fields.items():
-            table.add_row(field, str(info.get_default(call_default_factory=True)), info.description or "")
-        console.print(table, f"presets: {', '.join(found.config_class.presets)}\n")
+            default = str(info.get_default(call_default_factory=True))
+            table.add_row(field, plain(default), plain(info.description or ""))
+        stdout().print(table, f"presets: {', '.join(found.config_class.presets)}\n")
 
 
 @app.command()
 def models() -> None:
-    """List the named models and the families that can be edited."""
+    """List the named models and the families that can be edited.
+
+    Example: `kg-edit models`
+    """
     from kg_edit.architectures import known_architectures
     from kg_edit.model_files import NAMED_MODELS
 
     for name, named in NAMED_MODELS.items():
-        console.print(f"[bold]{name}[/bold]  {named.about}\n  install: {named.install}", highlight=False)
-    console.print(f"families: {', '.join(sorted(known_architectures()))}", highlight=False)
+        stdout().print(f"[bold]{name}[/bold]  {named.about}\n  install: {named.install}")
+    stdout().print(f"families: {', '.join(sorted(known_architectures()))}")
 
 
 @app.command()
-def doctor(
-    model: Annotated[str, typer.Argument(help="named model, hub id, folder or .gguf file")],
-    layer: Layer = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-) -> None:
+def doctor(model: ModelArgument, layer: Layer = None, dtype: Dtype = "auto", device: Device = "auto") -> None:
     """Say what was found in a model, and try one edit on it.
 
     Example: `kg-edit doctor smollm2-135m`
     """
     from kg_edit.doctor import examine
 
-    for name, value in examine(_load(model, dtype, device), layer=layer):
-        console.print(f"[bold]{name}[/bold]: {_plain(value)}", highlight=False)
-
-
-def _run(method: EditingMethod, model: LanguageModel, edits: tuple[Edit, ...], out: Path) -> None:
-    from kg_edit.edit_run import draw_subgraph, run_edits
-    from kg_edit.report import terminal_table
-
-    rows = run_edits(method, model, edits, out)
-    picture = draw_subgraph(method, edits[0], out)
-    console.print(terminal_table(rows))
-    files = ["patch.safetensors", "records.jsonl", "report.md", *([picture.name] if picture else [])]
-    console.print(f"{out}: {', '.join(files)}", highlight=False)
-
-
-def _open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
-    if not graph:
-        return None
-    from wikidata_cache import WikidataCache
-
-    return WikidataCache(graph[0] if len(graph) == 1 else graph, contact=contact)
-
-
-def _load(model: str, dtype: str, device: str) -> LanguageModel:
-    from transformers.utils import logging as transformers_logging
-
-    from kg_edit.language_model import LanguageModel
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    with console.status(f"loading {model}"):
-        return LanguageModel.load(model, dtype=dtype, device=device)
-
-
-def _method(
-    name: str,
-    model: LanguageModel,
-    graph: WikidataCache | None,
-    *,
-    preset: str,
-    layer: int | None,
-    settings: list[str] | None,
-) -> EditingMethod:
-    from kg_edit.methods import find_method
-
-    chosen = find_method(name)
-    wanted = _settings(settings or [])
-    if layer is not None:
-        wanted["layer"] = layer
-    return chosen(model, chosen.config_class.preset(preset, wanted), graph=graph)
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """NAME=VALUE, a dot going one level down; values are JSON where they can be read as such, else text."""
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {pair}: expected NAME=VALUE, such as --set steps=30")
-        *groups, last = name.split(".")
-        place = settings
-        for group in groups:
-            place = place.setdefault(group, {})
-        try:
-            place[last] = json.loads(text)
-        except json.JSONDecodeError:
-            place[last] = text
-    return settings
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    for name, value in examine(load(model, dtype, device), layer=layer):
+        stdout().print(f"[bold]{name}[/bold]: {plain(value)}", soft_wrap=True)
 
 
 def main() -> None:
     """The console script: errors that a user can mend are one message and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        app()
-    except (KgEditError, WikidataCacheError) as error:
-        typer.echo(f"kg-edit: {error}", err=True)
-        raise SystemExit(2) from None
+    with quiet():
+        try:
+            app()
+        except (KgEditError, WikidataCacheError) as error:
+            report(error)
+            raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

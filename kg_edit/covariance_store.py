@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from kg_edit.corpora import Corpus, open_corpus
 from kg_edit.covariance import Covariance, SecondMoment
 from kg_edit.errors import CovarianceError
-from kg_edit.files import write_safetensors
+from kg_edit.files import write_json, write_safetensors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.model_files import cache_folder
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class CovarianceConfig(BaseModel):
     """From what text C is measured, how much of it, and how it is made invertible."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     corpus: str = Field("self", description="self (the model's own text), a text file, or hf:NAME")
     tokens: int | None = Field(None, ge=1, description="at least so many; default 10 x d_ff")
@@ -45,7 +45,7 @@ def find_covariance(
 ) -> Covariance:
     """C of the down-projection's inputs in ``layer``: from the cache, or measured now and stored there.
 
-    The file is named by the hash of its manifest (model fingerprint, module, corpus, tokens), which lies inside it.
+    The file is named by the hash of its manifest (model, module, corpus, tokens), which lies inside and beside it.
 
     Raises:
         CovarianceError: the corpus can't be read or is too short.
@@ -82,7 +82,9 @@ def _measure(
     running, chunk = _resume(partial, manifest, weight_matrix(model.down_projection(layer)).shape[1])
     wanted = int(manifest["tokens"])
     log.info("measuring the covariance of %s (once): %s", manifest["module"], path)
-    with tqdm(total=wanted, initial=running.count, desc="covariance", unit="token", disable=not progress) as bar:
+    with tqdm(
+        total=wanted, initial=running.count, desc="covariance", unit="token", disable=None if progress else True
+    ) as bar:
         while running.count < wanted:
             before = running.count
             if corpus.feed(model, layer, chunk, running.add) == 0:
@@ -94,7 +96,9 @@ def _measure(
             _store(partial, running.total, {**manifest, "count": running.count, "chunks": chunk})
             bar.update(running.count - before)
     moment = running.mean().float()
-    _store(path, moment, {**manifest, "count": running.count, "chunks": chunk})
+    manifest = {**manifest, "count": running.count, "chunks": chunk}
+    _store(path, moment, manifest)
+    write_json(path.with_suffix(".json"), manifest)
     partial.unlink(missing_ok=True)
     return moment, running.count
 
@@ -103,12 +107,18 @@ def _resume(partial: Path, manifest: dict[str, Any], size: int) -> tuple[SecondM
     running = SecondMoment(size)
     if not partial.is_file():
         return running, 0
-    with safe_open(partial, framework="pt") as file:
-        stored = json.loads(file.metadata()["manifest"])
-        running.total = file.get_tensor("moment")
+    stored, running.total = _read(partial)
     running.count = int(stored["count"])
     log.info("going on with %s after %d of %d tokens", partial, running.count, manifest["tokens"])
     return running, int(stored["chunks"])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["manifest"]), file.get_tensor("moment")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CovarianceError(f"{path} is damaged ({error}); delete the file, and it is measured again") from error
 
 
 def _store(path: Path, moment: Tensor, manifest: dict[str, Any]) -> None:
@@ -116,9 +126,7 @@ def _store(path: Path, moment: Tensor, manifest: dict[str, Any]) -> None:
 
 
 def _load(path: Path, manifest: dict[str, Any]) -> tuple[Tensor, int]:
-    with safe_open(path, framework="pt") as file:
-        stored = json.loads(file.metadata()["manifest"])
-        moment = file.get_tensor("moment")
+    stored, moment = _read(path)
     for name, value in manifest.items():
         if stored.get(name) != value:
             raise CovarianceError(f"{path}: expected {name} = {value!r}, found {stored.get(name)!r}; delete the file")

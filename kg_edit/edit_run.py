@@ -6,21 +6,25 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from kg_edit import __version__
-from kg_edit.before_after import Row, before_and_after
+from kg_edit.before_after import Row, before_and_after, check_probes
 from kg_edit.edits import Edit
+from kg_edit.errors import OutputError
 from kg_edit.evaluate.settings import method_settings
 from kg_edit.files import write_text
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import EditingMethod
 from kg_edit.patch import Patch
 from kg_edit.report import markdown
-from kg_edit.run_folder import claim, digest
+from kg_edit.run_folder import Settings, check_folder, claim, digest
 from wikidata_cache.draw import draw
 
 log = logging.getLogger(__name__)
+
+PATCH, PARTIAL, RECORDS, REPORT = "patch.safetensors", "patch.partial.safetensors", "records.jsonl", "report.md"
 
 
 def run_edits(
@@ -28,39 +32,62 @@ def run_edits(
 ) -> tuple[Row, ...]:
     """Make ``edits`` in turn and write ``out``: patch.safetensors, records.jsonl, report.md, run.json.
 
-    Started again with the same settings it goes on where it was killed, and does nothing twice.
+    Started again with the same settings it goes on where it was killed, and does nothing twice. Nothing is written
+    before all edits are checked and the method is prepared.
 
     Raises:
         OutputError: ``out`` holds another run, or can't be written.
         KgEditError: an edit can't be made; what was done before it is kept.
     """
     method.check(edits)
-    claim(out, _settings(method, model, edits))
+    check_probes(model, edits)
+    settings = _settings(method, model, edits)
+    check_folder(out, settings)
+    if not (out / PATCH).is_file():
+        method.prepare()
+    claim(out, settings)
     patch = _patch(method, edits, out, progress=progress)
-    rows = before_and_after(model, patch, edits)
+    rows = _known_rows(out / RECORDS, edits) or before_and_after(model, patch, edits, progress=progress)
     lines = (json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in rows)
-    write_text(out / "records.jsonl", "".join(lines))
-    write_text(out / "report.md", markdown(rows, patch))
+    write_text(out / RECORDS, "".join(lines))
+    write_text(out / REPORT, markdown(rows, patch))
     return rows
 
 
 def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
-    """A picture in ``out`` of what the method looked at for ``edit``; None if it looks at no graph."""
+    """A picture in ``out`` of what the method looked at for ``edit``; None if it looks at no graph.
+
+    Raises:
+        OutputError: it can't be written.
+    """
     graph = method.subgraph(edit)
     if graph is None:
         return None
-    return draw(graph, out / f"subgraph-{_file_name(edit.id)}.svg", title=f"{edit.text} {edit.target_new}")
+    path = out / f"subgraph-{_file_name(edit.id)}.svg"
+    try:
+        return draw(graph, path, title=f"{edit.text} {edit.target_new}")
+    except OSError as error:
+        raise OutputError(
+            f"can't write {path}: {error.strerror or error}; the patch and the report are done"
+        ) from error
 
 
 def _patch(method: EditingMethod, edits: Sequence[Edit], out: Path, *, progress: bool) -> Patch:
     """The finished patch, or the rest of a half-done one."""
-    path, partial = out / "patch.safetensors", out / "patch.partial.safetensors"
+    path, partial = out / PATCH, out / PARTIAL
     if path.is_file():
         log.info("%s is there already; nothing to compute", path)
         return Patch.load(path)
     start = Patch.load(partial) if partial.is_file() else None
     done = len(start.provenance["edits"]) if start else 0
-    patch = method.edit(edits[done:], start=start, after_each=lambda made: _keep(made, partial), progress=progress)
+    if start:
+        log.info("going on with %s after %d of %d edits", partial, done, len(edits))
+    try:
+        patch = method.edit(edits[done:], start=start, after_each=lambda made: _keep(made, partial), progress=progress)
+    except Exception as error:
+        if partial.is_file():
+            error.add_note(f"the edits before it are kept in {partial}, which is a patch like any other")
+        raise
     patch.save(path)
     partial.unlink(missing_ok=True)
     return patch
@@ -70,7 +97,17 @@ def _keep(patch: Patch, path: Path) -> None:
     patch.save(path)
 
 
-def _settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> dict[str, Any]:
+def _known_rows(path: Path, edits: Sequence[Edit]) -> tuple[Row, ...]:
+    """What an earlier start of the same run found; nothing if it did not come so far."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        rows = tuple(Row.model_validate_json(line) for line in lines if line)
+    except (OSError, ValueError, ValidationError):
+        return ()
+    return rows if {row.edit for row in rows} == {edit.id for edit in edits} else ()
+
+
+def _settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> Settings:
     """All that decides a patch."""
     return {
         "job": "edit",
@@ -82,4 +119,5 @@ def _settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]
 
 
 def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+    """A part of a file's name: no letter that a file system may refuse, and short enough for all of them."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)[:60]

@@ -109,7 +109,7 @@ def _fault(error: ErrorDetails, model: type[BaseModel]) -> Fault:
         case "bare_id":
             message = error["msg"]
         case kind:
-            message = f"found {found}; expected {_EXPECTED.get(kind) or error['msg']}"
+            message = f"found {found}; expected {_EXPECTED.get(kind) or error['msg'].removeprefix('Input should be ')}"
     return Fault(context.get("field") or _path(place), message)
 
 

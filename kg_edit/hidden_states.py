@@ -13,7 +13,7 @@ from kg_edit.hooks import StopForwardError, stopping, watched
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import left_pad
 
-Pooling = Literal["last", "mean"]
+Pooling = Literal["last", "mean", "both"]
 _ROWS = 256
 
 
@@ -28,9 +28,10 @@ def label_vectors(
 ) -> Tensor:
     """The output of block ``layer`` for each label fed alone: [labels, d] in float32.
 
-    ``pooling``: the last token's state (paper) or the mean over the label's tokens (public code). ``start_token`` puts
-    the document's start before each label, so that a label's first token is not also the sequence's, whose hidden state
-    in many models is huge and says nothing. Equal labels are computed once; no block above ``layer`` runs.
+    ``pooling``: the last token's state (paper), the mean over the label's tokens (public code), or the mean of both.
+    ``start_token`` puts the document's start before each label, so that a label's first token is not also the
+    sequence's, whose hidden state in many models is huge and says nothing. Equal labels are computed once; no block
+    above ``layer`` runs.
     """
     distinct = sorted(set(labels))
     start = [document_start(model.tokenizer)] if start_token else []
@@ -40,9 +41,14 @@ def label_vectors(
     for batch in _chunks(by_length, _ROWS):
         states = _states(model, [rows[label] for label in batch], layer)
         for label, state in zip(batch, states, strict=True):
-            own = state[-len(rows[label]) + len(start) :]
-            vectors[label] = own[-1] if pooling == "last" else own.mean(0)
+            vectors[label] = _pooled(state[-len(rows[label]) + len(start) :], pooling)
     return torch.stack([vectors[label] for label in labels]).float()
+
+
+def _pooled(states: Tensor, pooling: Pooling) -> Tensor:
+    """One vector for a label's tokens [tokens, d]."""
+    last, mean = states[-1], states.mean(0)
+    return {"last": last, "mean": mean, "both": (last + mean) / 2}[pooling]
 
 
 def _label_ids(model: LanguageModel, label: str, start: list[int]) -> list[int]:

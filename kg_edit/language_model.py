@@ -21,7 +21,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.architectures import ModelSpec, check_spec, find_spec, optional_module
-from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
+from kg_edit.errors import KgEditError, ModelError, PromptError, UnsupportedModelError
 from kg_edit.model_files import resolve_model
 
 _SAMPLED_ELEMENTS = 64
@@ -64,15 +64,16 @@ class LanguageModel:
         path = resolve_model(name)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         target = _pick_device(device)
+        wanted = _pick_dtype(dtype, target)
         try:
             config = AutoConfig.from_pretrained(path, **options)
             chosen = spec or find_spec(config.model_type)
             _refuse_quantised(config, name)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=_pick_dtype(dtype, target), device_map=device_map, **options
-            )
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=wanted, device_map=device_map, **options)
+        except KgEditError:
+            raise
+        except Exception as error:  # of a damaged folder, transformers and tokenizers raise anything
             raise ModelError(_load_message(name, error)) from error
         if device_map is None:
             nn.Module.to(model, target)
@@ -172,16 +173,20 @@ def content_fingerprint(model: PreTrainedModel) -> str:
 
 
 def _pick_device(device: str) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"there is no device {device!r} here: {first}; use auto, cpu, cuda or cuda:1") from error
 
 
 def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ModelError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16 or float16")
     return found
 

@@ -15,7 +15,7 @@ import torch
 from platformdirs import user_cache_path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kg_edit.errors import ModelError
+from kg_edit.errors import ModelError, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,12 @@ def resolve_model(name: str) -> str:
     """A folder or hub id for ``name``; a GGUF file (also a named model's) is dequantised into the cache first.
 
     Raises:
-        ModelError: a named model's wheel is absent, or a ``.gguf`` file is missing or can't be read.
+        ModelError: a named model's wheel is absent, or a ``.gguf`` file is missing or can't be read; or the name is
+            all but a named model's, which no hub needs to be asked to say.
     """
+    near = did_you_mean(name, NAMED_MODELS) if name not in NAMED_MODELS and "/" not in name else ""
+    if near and not Path(name).exists():
+        raise ModelError(f"there is no model {name!r}{near} Hub ids are OWNER/NAME; `kg-edit models` lists the others")
     path = named_model_file(name) if name in NAMED_MODELS else Path(name)
     if path.suffix != ".gguf":
         return name
@@ -85,14 +89,22 @@ def dequantise(gguf: Path) -> Path:
     folder = cache_folder() / "models" / f"{gguf.stem}-{digest}"
     if not folder.is_dir():
         log.info("dequantising %s into %s (once)", gguf, folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=folder.parent))
+        scratch = _scratch_in(folder.parent)
         try:
             _convert(gguf, scratch)
             _publish(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _scratch_in(parent: Path) -> Path:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".dequantise-", dir=parent))
+    except OSError as error:
+        message = f"can't write into the cache {parent}: {error.strerror}; set KG_EDIT_CACHE to a folder of yours"
+        raise ModelError(message) from error
 
 
 def _convert(gguf: Path, folder: Path) -> None:

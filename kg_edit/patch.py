@@ -143,13 +143,24 @@ class Patch:
             with safe_open(path, framework="pt") as file:
                 said = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (OSError, SafetensorError) as error:
-            raise PatchError(f"can't read the patch {path}: {error}") from error
-        if said.get("format") != FORMAT:
-            raise PatchError(f"{path} is no patch: expected format {FORMAT}, found {said.get('format')!r}")
-        names = sorted(name.removesuffix(".left") for name in tensors if name.endswith(".left"))
-        factors = {name: Factors(left=tensors[f"{name}.left"], right=tensors[f"{name}.right"]) for name in names}
-        return cls(factors=factors, provenance=said["provenance"])
+        except FileNotFoundError as error:
+            raise PatchError(f"there is no patch {path}; check the path") from error
+        except (OSError, SafetensorError, ValueError) as error:
+            raise PatchError(
+                f"can't read the patch {path}: {error}; is it a patch.safetensors, and complete?"
+            ) from error
+        if not isinstance(said, dict) or said.get("format") != FORMAT:
+            found = said.get("format") if isinstance(said, dict) else said
+            raise PatchError(f"{path} is no patch: expected format {FORMAT}, found {found!r}")
+        return cls(factors=_factors(tensors, path), provenance=said["provenance"])
+
+
+def _factors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Factors]:
+    names = sorted({name.rpartition(".")[0] for name in tensors})
+    try:
+        return {name: Factors(left=tensors[f"{name}.left"], right=tensors[f"{name}.right"]) for name in names}
+    except KeyError as error:
+        raise PatchError(f"the patch {path} lacks its tensor {error}; make it anew") from error
 
 
 def _stack(first: Factors, second: Factors) -> Factors:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -18,14 +21,19 @@ _NOTE = (
 )
 
 
+# Line and paragraph separators, and control characters, line breaks among them.
+_HARMLESS = {"Zl": " ", "Zp": " ", "Cc": " "}
+_OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
+
 def terminal_table(rows: Sequence[Row]) -> Table:
     """A rich table, a section an edit."""
-    table = Table(title="before → after", caption=_NOTE, caption_justify="left", expand=True)
-    for name, share in zip(_HEADER, (2, 6, 3, 5, 5, 2), strict=True):
-        table.add_column(name, ratio=share, overflow="fold")
+    table = Table(title="before → after", caption=_NOTE, caption_justify="left", expand=True, box=SIMPLE_HEAD)
+    for name, share in zip((*_HEADER[:-1], "nats"), (None, 6, 3, 4, 4, None), strict=True):
+        table.add_column(name, ratio=share, no_wrap=share is None, overflow="fold")
     for index, row in enumerate(rows):
         last = index + 1 == len(rows) or rows[index + 1].edit != row.edit
-        cells = [Text(cell) for cell in _cells(row)]
+        cells = [Text(row.probe.kind), *map(Text, _cells(row)[1:])]
         cells[4].stylize("green" if row.after.right else "red")
         table.add_row(*cells, end_section=last)
     return table
@@ -35,12 +43,9 @@ def markdown(rows: Sequence[Row], patch: Patch) -> str:
     """The same as Markdown, under a line that says what was done."""
     methods = ", ".join(sorted({str(edit["method"]) for edit in patch.provenance["edits"]}))
     ranks = ", ".join(f"{name}: rank {pair.rank}" for name, pair in patch.factors.items())
-    lines = [
-        f"# {len(patch.provenance['edits'])} edits of {patch.provenance['model']['name']} by {methods}",
-        "",
-        ranks,
-        "",
-    ]
+    count = len(patch.provenance["edits"])
+    title = f"{count} edit{'s' if count > 1 else ''} of {patch.provenance['model']['name']} by {methods}"
+    lines = [f"# {_escaped(one_line(title))}", "", _escaped(ranks), ""]
     lines += ["| " + " | ".join(_HEADER) + " |", "|---" * len(_HEADER) + "|"]
     lines += ["| " + " | ".join(_escaped(cell) for cell in _cells(row)) + " |" for row in rows]
     return "\n".join([*lines, "", _NOTE, ""])
@@ -49,12 +54,22 @@ def markdown(rows: Sequence[Row], patch: Patch) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     probe = row.probe
     nats = f"{row.before.nats:.1f} → {row.after.nats:.1f}"
-    return (_TITLES[probe.kind], probe.prompt, probe.wanted, _mark(row.before), _mark(row.after), nats)
+    cells = (_TITLES[probe.kind], probe.prompt, probe.wanted, _mark(row.before), _mark(row.after), nats)
+    return tuple(one_line(cell).strip() for cell in cells)
 
 
 def _mark(reading: Reading) -> str:
     return f"{'✓' if reading.right else '✗'} {reading.text}"
 
 
+def one_line(text: str) -> str:
+    """``text`` without what would move a terminal's cursor, break a line, or turn the text around it.
+
+    Scripts that run from right to left stay as they are, joiners too; only control characters go.
+    """
+    return "".join(_HARMLESS.get(unicodedata.category(letter), letter) for letter in _OVERRIDES.sub("", text))
+
+
 def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+    """The same letters as Markdown, whatever they are: a backslash before all that could mean something there."""
+    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", cell)

@@ -63,10 +63,9 @@ def encode_subgraph(
     """
     keys = sorted(graph.nodes)
     edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
-    if not edges:
-        raise GraphError("the subgraph has no edge; the edit's own (s, r, o*) at least belongs in it")
-    labels = [_label(graph.nodes[key], f"node {key}") for key in keys]
-    names = [_label(data, f"edge {subject} -> {target}") for subject, target, _, data in edges]
+    check_graph(graph)
+    labels = [graph.nodes[key]["label"] for key in keys]
+    names = [data["label"] for _, _, _, data in edges]
     vectors = label_vectors(model, labels + names, layer=layer, pooling=pooling, start_token=start_token)
     row = {key: index for index, key in enumerate(keys)}
     ends = [[row[target] for _, target, _, _ in edges], [row[subject] for subject, _, _, _ in edges]]
@@ -76,6 +75,23 @@ def encode_subgraph(
         relations=vectors[len(keys) :],
         subject=row[subject_of(graph)],
     )
+
+
+def check_graph(graph: nx.MultiDiGraph) -> None:
+    """Look for all that `encode_subgraph` needs; takes no model.
+
+    Raises:
+        GraphError: no node or several play the subject, a node or an edge has no label, or there is no edge.
+    """
+    subject_of(graph)
+    if not graph.number_of_edges():
+        raise GraphError("the subgraph has no edge; the edit's own (s, r, o*) at least belongs in it")
+    for key, data in graph.nodes(data=True):
+        _check_label(data, f"node {key} has no label; give it one, or leave it out of the graph")
+    for subject, target, data in graph.edges(data=True):
+        own = "the edit names no relation, which is a part of its graph; give it one, such as relation: capital"
+        other = f"edge {subject} -> {target} has no label; give it one, or leave it out of the graph"
+        _check_label(data, own if data.get("role") == "edit" else other)
 
 
 def subject_of(graph: nx.MultiDiGraph) -> str:
@@ -90,11 +106,10 @@ def subject_of(graph: nx.MultiDiGraph) -> str:
     return str(subjects[0])
 
 
-def _label(data: dict[str, Any], what: str) -> str:
+def _check_label(data: dict[str, Any], complaint: str) -> None:
     label = data.get("label")
     if not isinstance(label, str) or not label.strip():
-        raise GraphError(f"{what} has no label; give it one, or leave it out of the graph")
-    return label
+        raise GraphError(complaint)
 
 
 def _unit_rms(vectors: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import networkx as nx
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 
 from kg_edit import __version__
 from kg_edit.edits import Edit
-from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.errors import ConfigError, faults_of, unknown_name
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
 from kg_edit.subgraph import SubgraphSource
@@ -23,7 +24,7 @@ from kg_edit.subgraph import SubgraphSource
 class MethodConfig(BaseModel):
     """Settings of a method: immutable, unknown names refused, saved with every patch."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
@@ -44,10 +45,9 @@ class MethodConfig(BaseModel):
         try:
             return cls(**wanted)
         except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors()
-            )
-            raise ConfigError(faults) from error
+            raise ConfigError(
+                "\n".join(f"setting {fault.field}: {fault.message}" for fault in faults_of(error, cls))
+            ) from error
 
 
 class EditingMethod(ABC):
@@ -59,8 +59,7 @@ class EditingMethod(ABC):
     config_class: ClassVar[type[MethodConfig]]
 
     def __init__(self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | None = None) -> None:
-        if self.needs_graph and graph is None:
-            raise ConfigError(f"the method {self.name} needs a knowledge graph; give graph=... (CLI: --graph)")
+        self._refuse_no_graph(graph)
         self.model, self.config, self.graph = model, config, graph
 
     def edit(
@@ -77,23 +76,40 @@ class EditingMethod(ABC):
         far after every edit. Hands a model back that is as it was, also after an exception.
 
         Raises:
-            KgEditError: an edit can't be made; the message says which and why.
+            KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
+        self.prepare()  # on the model as it is, also where ``start`` is applied below: the same patch either way
         patch = start or Patch(factors={}, provenance=self.provenance())
-        for edit in tqdm(edits, desc=self.name, unit="edit", disable=not progress):
-            with patch.applied(self.model):
-                update = self.edit_one(edit)
-            patch = patch + update
-            after_each(patch)
+        for edit in tqdm(edits, desc=self.name, unit="edit", disable=None if progress else True):
+            with naming(edit):
+                with patch.applied(self.model):
+                    update = self.edit_one(edit)
+                patch = patch + update
+                after_each(patch)
         return patch
 
     @property
     def graph_identity(self) -> Mapping[str, Any] | None:
-        """What the graph says of itself (files and hashes, or URL and times); None without a graph."""
-        source = getattr(self.graph, "source", None)
+        """Which graph is looked at: files and hashes, or a URL (not when it was asked); None if none is."""
         if self.graph is None or not self.needs_graph:
             return None
-        return dict(source.provenance()) if source else {"kind": type(self.graph).__name__}
+        source = getattr(self.graph, "source", None)
+        said = source.provenance() if source else {"kind": type(self.graph).__name__}
+        return {key: value for key, value in said.items() if key != "fetched_at"}
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Look at all that needs no model, before one is loaded.
+
+        Raises:
+            KgEditError: the method needs a graph and there is none.
+        """
+        cls._refuse_no_graph(graph)
+
+    @classmethod
+    def _refuse_no_graph(cls, graph: SubgraphSource | None) -> None:
+        if cls.needs_graph and graph is None:
+            raise ConfigError(f"the method {cls.name} needs a knowledge graph; give graph=... (CLI: --graph)")
 
     def prepare(self) -> None:  # noqa: B027 - a method may have nothing to prepare
         """Do once what all edits share."""
@@ -124,3 +140,13 @@ class EditingMethod(ABC):
             },
             "methods": [{"name": self.name, "config": self.config.model_dump(mode="json")}],
         }
+
+
+@contextmanager
+def naming(edit: Edit) -> Iterator[None]:
+    """Note on whatever goes wrong which edit it was."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in the edit {edit.id!r}: {edit.text!r} -> {edit.target_new!r}")
+        raise

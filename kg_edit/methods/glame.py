@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from kg_edit.descent import Descent, descend
 from kg_edit.edits import Edit
 from kg_edit.hidden_states import Pooling
+from kg_edit.methods.base import MethodConfig, naming
 from kg_edit.methods.rank_one_method import RankOneConfig, RankOneMethod
 from kg_edit.objective import Objective
 from kg_edit.rgnn import RGNN, Aggregation
-from kg_edit.subgraph import EncodedSubgraph, encode_subgraph
+from kg_edit.subgraph import EncodedSubgraph, SubgraphSource, check_graph, encode_subgraph
 
 _REPRESENTATION_DEPTH = 0.1
 
@@ -30,7 +31,7 @@ class GlameConfig(RankOneConfig):
     representation_layer: int | None = Field(
         None, ge=0, description="k: labels become block k's output; default 0.1 of the depth"
     )
-    pooling: Pooling = Field("last", description="a label's last token (paper) or its mean (public code)")
+    pooling: Pooling = Field("last", description="a label's last token (paper), its mean (public code), both")
     start_token: bool = Field(True, description="put the document's start before a label")
     hops: PositiveInt = Field(2, description="n: order of the subgraph, and layers of the R-GNN")
     per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
@@ -83,11 +84,22 @@ class Glame(RankOneMethod):
         )
         return descent, notes
 
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Also fetch every edit's subgraph."""
-        super().check(edits)
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also ask the graph for every edit's subgraph."""
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, GlameConfig) and graph is not None  # noqa: S101 - needs_graph
         for edit in edits:
-            self.subgraph(edit)
+            with naming(edit):
+                check_graph(graph.subgraph(edit, hops=config.hops, per_node=config.per_node, seed=config.seed))
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Also fetch every edit's subgraph, and look for the layer that labels are read from."""
+        super().check(edits)
+        self.model.block(self._representation_layer)
+        for edit in edits:
+            with naming(edit):
+                check_graph(self.subgraph(edit))
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
         """The edit's subgraph, fetched once."""
@@ -99,15 +111,18 @@ class Glame(RankOneMethod):
             )
         return self._subgraphs[edit]
 
+    @property
+    def _representation_layer(self) -> int:
+        layer = self.config.representation_layer
+        return round(_REPRESENTATION_DEPTH * len(self.model.blocks)) if layer is None else layer
+
     def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
         """The edit's subgraph as hidden states, and its provenance."""
-        config, depth = self.config, len(self.model.blocks)
-        graph = self.subgraph(edit)
-        layer = config.representation_layer
+        config, graph = self.config, self.subgraph(edit)
         subgraph = encode_subgraph(
             self.model,
             graph,
-            layer=round(_REPRESENTATION_DEPTH * depth) if layer is None else layer,
+            layer=self._representation_layer,
             pooling=config.pooling,
             start_token=config.start_token,
         )

@@ -11,12 +11,13 @@ import torch
 from pydantic import Field, PositiveInt
 
 from kg_edit.contexts import sample_contexts
+from kg_edit.corpora import open_corpus
 from kg_edit.covariance import Covariance
 from kg_edit.covariance_store import CovarianceConfig, find_covariance
 from kg_edit.descent import Descent, untouched
 from kg_edit.edits import Edit
 from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.methods.base import EditingMethod, MethodConfig
+from kg_edit.methods.base import EditingMethod, MethodConfig, naming
 from kg_edit.objective import Objective, Request
 from kg_edit.patch import Patch
 from kg_edit.prompts import encode
@@ -102,14 +103,23 @@ class RankOneMethod(EditingMethod):
             descent, notes = self.find_change(edit, objective)
             return self._write(edit, objective, descent, notes)
 
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also open the corpus of the covariance."""
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, RankOneConfig)  # noqa: S101 - config_class
+        open_corpus(config.covariance.corpus, seed=config.covariance.seed)
+
     def prepare(self) -> None:
         """Sample the contexts and find the covariance."""
-        _ = self.contexts, self.covariance
+        with untouched(self.model):
+            _ = self.contexts, self.covariance
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt once."""
         for edit in edits:
-            encode(self.model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new)
+            with naming(edit):
+                encode(self.model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new)
 
     def request(self, edit: Edit) -> Request:
         """The prompts of one edit: the target in every context, and "{subject} is a"."""

@@ -71,9 +71,10 @@ def test_computed_once_and_found_again(corpus: Path, tmp_path: Path) -> None:
     assert calls == []
     assert again.id == first.id
     assert torch.equal(again.moment, first.moment)
-    (file,) = (tmp_path / "c").iterdir()
+    (file,) = (tmp_path / "c").glob("*.safetensors")
     with safe_open(file, framework="pt") as stored:
         manifest = json.loads(stored.metadata()["manifest"])
+    assert manifest == json.loads(file.with_suffix(".json").read_text())
     assert manifest["module"] == "model.layers.1.mlp.down_proj"
     assert manifest["count"] == first.tokens
 
@@ -117,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: py
     resumed = find_covariance(model, 1, config, folder=tmp_path / "part", progress=False)
     assert asked == [0, 1, 2, 2], "the chunks before the kill are not computed again"
     assert torch.equal(resumed.moment, whole.moment)
-    assert [file.name for file in (tmp_path / "part").iterdir()] == [f"{whole.id}.safetensors"]
+    assert {file.name for file in (tmp_path / "part").iterdir()} == {f"{whole.id}.safetensors", f"{whole.id}.json"}
 
 
 def test_a_corpus_that_is_too_short(corpus: Path, tmp_path: Path) -> None:

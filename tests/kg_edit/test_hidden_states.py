@@ -20,11 +20,11 @@ def one_by_one(model: LanguageModel, label: str, layer: int, pooling: str, *, st
     with torch.no_grad():
         states = model.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer + 1][0]
     own = states[1:] if start else states
-    return own[-1] if pooling == "last" else own.mean(0)
+    return {"last": own[-1], "mean": own.mean(0), "both": (own[-1] + own.mean(0)) / 2}[pooling]
 
 
 @pytest.mark.parametrize("start", [False, True])
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "both"])
 def test_equals_the_model_one_label_at_a_time(smollm2: LanguageModel, pooling: str, start: bool) -> None:
     found = label_vectors(smollm2, LABELS, layer=3, pooling=pooling, start_token=start)  # type: ignore[arg-type]
     for label, vector in zip(LABELS, found, strict=True):

@@ -1,0 +1,158 @@
+"""The steps that commands of `kg-edit` are made of: what is checked first, then the model, then the work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from kg_edit.cli_options import parse_settings
+
+if TYPE_CHECKING:
+    from kg_edit.edits import Edit
+    from kg_edit.language_model import LanguageModel
+    from kg_edit.methods import EditingMethod, MethodConfig
+    from wikidata_cache import WikidataCache
+
+
+def stdout() -> Console:
+    """Where results go; made anew, so that it fits the terminal as it is now."""
+    return Console(highlight=False, emoji=False)
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say on a terminal what takes its time; elsewhere nothing, not even the empty line that rich would write."""
+    console = Console(stderr=True)
+    with console.status(plain(what)) if console.is_terminal else nullcontext():
+        yield
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method with its settings and graph, for which no model is loaded yet."""
+
+    method: type[EditingMethod]
+    config: MethodConfig
+    graph: WikidataCache | None
+
+    def check(self, edits: Sequence[Edit], out: Path) -> None:
+        """All that can be said without a model about the edits and the output folder.
+
+        Raises:
+            KgEditError, WikidataCacheError: something can't work.
+        """
+        from kg_edit.run_folder import check_folder
+
+        check_folder(out)
+        with doing("looking at the edits"):
+            self.method.check_inputs(self.config, self.graph, edits)
+
+    def on(self, model: LanguageModel) -> EditingMethod:
+        """The method, on a model."""
+        return self.method(model, self.config, graph=self.graph)
+
+
+def plan(
+    method: str,
+    *,
+    preset: str = "default",
+    layer: int | None = None,
+    settings: list[str] | None = None,
+    graph: list[str] | None = None,
+    contact: str | None = None,
+) -> Plan:
+    """Find the method, check its settings, open the graph.
+
+    Raises:
+        KgEditError: there is no such method, preset or setting.
+        WikidataCacheError: the graph can't be opened.
+    """
+    from kg_edit.methods import find_method
+
+    found = find_method(method)
+    config = found.config_class.preset(preset, parse_settings(settings or [], layer))
+    return Plan(found, config, _open_graph(graph, contact))
+
+
+def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+    """Load a model, without the bars and remarks of transformers."""
+    from transformers.utils import logging as transformers_logging
+
+    from kg_edit.language_model import LanguageModel
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with doing(f"loading {model}"):
+        return LanguageModel.load(model, dtype=dtype, device=device)
+
+
+def run(method: EditingMethod, model: LanguageModel, edits: tuple[Edit, ...], out: Path) -> None:
+    """Make the edits, draw the first one's subgraph, show what changed."""
+    from kg_edit.edit_run import PATCH, RECORDS, REPORT, draw_subgraph, run_edits
+    from kg_edit.report import terminal_table
+
+    rows = run_edits(method, model, edits, out)
+    picture = draw_subgraph(method, edits[0], out)
+    stdout().print(terminal_table(rows))
+    files = [PATCH, RECORDS, REPORT, *([picture.name] if picture else [])]
+    stdout().print(f"{plain(str(out))}: {', '.join(files)}", soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """``text`` for a rich console, with nothing in it taken for markup."""
+    from rich.markup import escape
+
+    from kg_edit.report import one_line
+
+    return escape(one_line(text))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only the two packages' own remarks reach the terminal; whatever it can't show becomes a question mark."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")
+    with warnings.catch_warnings(), _remarks("kg_edit"), _remarks("wikidata_cache"):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _remarks(package: str) -> Iterator[None]:
+    """What a package logs, on stderr."""
+    logger, handler = logging.getLogger(package), logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def report(error: Exception) -> None:
+    """An error that a user can mend: its message and its notes on stderr."""
+    notes = getattr(error, "__notes__", ())
+    typer.echo("\n  ".join([f"kg-edit: {error}", *notes]), err=True)
+
+
+def _open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
+    if not graph:
+        return None
+    from wikidata_cache import WikidataCache
+
+    with doing("reading the graph"):
+        return WikidataCache(graph[0] if len(graph) == 1 else graph, contact=contact)

@@ -1,0 +1,97 @@
+"""Running `kg-edit` inside the test's process, on a tiny model and a tiny graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kg_edit.cli import main
+from tests.kg_edit.tiny import tiny
+
+QUICK = ("--set", "covariance.tokens=500", "--set", "context_lengths=[[5, 2]]")
+EDITS = """
+{"id": "lebron", "subject": "LeBron James", "prompt": "{} plays for", "target_new": "Los Angeles Lakers",
+ "target_true": "Miami Heat", "subject_id": "Q1", "relation_id": "P54", "target_new_id": "Q2",
+ "paraphrases": ["LeBron James is in the team of"], "neighborhood": ["Dwyane Wade plays for"],
+ "portability": [{"question": "Where is LeBron James' team?", "answer": "Los Angeles"}]}
+{"id": "france", "subject": "France", "prompt": "In {}, the capital is", "target_new": "Rome", "target_new_id": "Q4",
+ "relation": "capital"}
+""".replace("\n ", " ").strip()
+GRAPH = """subject\tproperty\tobject
+Q2\tP159\tQ3
+Q4\tP17\tQ5
+Q1\tlabel\tLeBron James
+Q2\tlabel\tLos Angeles Lakers
+Q3\tlabel\tLos Angeles
+Q4\tlabel\tRome
+Q5\tlabel\tItaly
+Q6\tP17\tQ5
+P17\tlabel\tcountry
+P54\tlabel\tmember of sports team
+P159\tlabel\theadquarters location
+"""
+
+
+class Result(NamedTuple):
+    """What a command left on the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 4 layers and its tokenizer, as a folder that transformers loads."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model = tiny("llama")
+    model.model.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the covariance of the tiny model is measured once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def place(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of the commands, with ``edits.jsonl`` and ``graph.tsv`` in it."""
+    monkeypatch.setenv("KG_EDIT_CACHE", str(cache))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edits.jsonl").write_text(EDITS)
+    (tmp_path / "graph.tsv").write_text(GRAPH)
+    return tmp_path
+
+
+@pytest.fixture
+def kg_edit(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`kg-edit` with arguments."""
+
+    def run(*arguments: str | Path) -> Result:
+        monkeypatch.setattr("sys.argv", ["kg-edit", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+def content(folder: Path) -> dict[str, bytes] | None:
+    """Every file under a folder, byte for byte; None where there is no folder."""
+    if not folder.exists():
+        return None
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -1,0 +1,120 @@
+"""What must hold in every file of both packages: no pickle, no hidden state, no work at import, documented in full."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted([*(ROOT / "kg_edit").rglob("*.py"), *(ROOT / "wikidata_cache").rglob("*.py")])
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+FORBIDDEN_CALLS = {"torch.load", "torch.save", "numpy.load", "np.load", "eval", "exec", "print"}
+every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def public_functions(module: ast.Module) -> Iterator[tuple[Function, str]]:
+    """Public functions and methods, each with its own docstring and its class's."""
+    for node in module.body:
+        if isinstance(node, Function) and not node.name.startswith("_"):
+            yield node, ast.get_docstring(node) or ""
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for part in node.body:
+                if isinstance(part, Function) and not part.name.startswith("_"):
+                    yield part, f"{ast.get_docstring(part) or ''}\n{ast.get_docstring(node) or ''}"
+
+
+def own_raises(function: Function) -> Iterator[str]:
+    """The names of the exceptions that a function itself raises and does not catch at once."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            yield ast.unparse(node.exc.func).split(".")[-1]
+
+
+@every_file
+def test_no_pickle_no_print_no_eval(file: Path) -> None:
+    """Invariant 8: safetensors, JSON, SQLite and N-Triples only."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & FORBIDDEN_IMPORTS
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in FORBIDDEN_IMPORTS
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in FORBIDDEN_CALLS, f"line {node.lineno}"
+        if isinstance(node, ast.keyword):
+            assert node.arg != "allow_pickle"
+            assert not (node.arg == "trust_remote_code" and ast.unparse(node.value) == "True")
+
+
+@every_file
+def test_public_functions_take_no_kwargs(file: Path) -> None:
+    """A mistyped option must be an error."""
+    for function, _ in public_functions(tree(file)):
+        assert function.args.kwarg is None, f"{function.name}, line {function.lineno}"
+
+
+@every_file
+def test_no_module_keeps_a_cache(file: Path) -> None:
+    """A second model in the same process must not see the first one's things."""
+    module = tree(file)
+    for node in ast.walk(module):
+        assert not isinstance(node, ast.Global), f"line {node.lineno}"
+    for node in module.body:
+        if isinstance(node, Function):
+            names = [ast.unparse(decorator) for decorator in node.decorator_list]
+            assert not any("cache" in name and "cached_property" not in name for name in names), node.name
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            empty = ast.unparse(node.value) in {"{}", "[]", "set()", "dict()", "list()", "None"}
+            assert not empty, f"line {node.lineno}: an empty container or None at module level will be filled"
+
+
+@every_file
+def test_public_functions_document_what_they_raise(file: Path) -> None:
+    """Invariant 9; shapes and equations are for a reader to judge, errors can be checked."""
+    for function, said in public_functions(tree(file)):
+        assert said.strip(), f"{function.name}, line {function.lineno}: no docstring"
+        for name in own_raises(function):
+            if name.endswith("Error") and not hasattr(builtins, name) and file.name != "cli.py":
+                assert name in said, f"{function.name}, line {function.lineno}: raises {name}, and does not say so"
+
+
+@pytest.mark.parametrize("package", ["wikidata_cache", "wikidata_cache.cli", "kg_edit", "kg_edit.cli", "kg_edit.edits"])
+def test_importing_is_light(package: str) -> None:
+    """`--help` must not wait for torch; wikidata_cache works without torch and kg_edit."""
+    code = f"import sys, {package}; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" not in modules
+    assert "transformers" not in modules
+    if package.startswith("wikidata_cache"):
+        assert not [name for name in modules if name.split(".")[0] == "kg_edit"]
+
+
+def test_wikidata_cache_never_imports_kg_edit_or_torch() -> None:
+    for file in (ROOT / "wikidata_cache").rglob("*.py"):
+        for node in ast.walk(tree(file)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"kg_edit", "torch", "transformers"}, file.name
+
+
+def test_importing_leaves_no_trace() -> None:
+    """No seeds, no files, no logging handlers, no argv sniffing at import (rich itself draws from `random`)."""
+    code = (
+        "import logging, sys, os, torch; sys.argv = ['x', '-d', '--help']; "
+        "state = lambda: (len(logging.root.handlers), torch.get_rng_state().tolist(), sorted(os.listdir('.'))); "
+        "before = state(); "
+        "import kg_edit.methods.glame, kg_edit.methods.rome, kg_edit.cli, kg_edit.evaluate.run, wikidata_cache; "
+        "assert before == state()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
