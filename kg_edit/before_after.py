@@ -116,7 +116,8 @@ def before_and_after(
 def read(model: LanguageModel, wanted: Sequence[Probe], *, progress: str | None = None) -> tuple[Reading, ...]:
     """What the model as it stands does with each probe; ``progress`` is the title of a progress bar."""
     readings: list[Reading] = []
-    with tqdm(total=len(wanted), desc=progress, unit="prompt", disable=None if progress else True) as bar:
+    shown = None if progress else True  # None: on a terminal
+    with tqdm(total=len(wanted), desc=progress, unit="prompt", disable=shown, leave=False) as bar:
         for start in range(0, len(wanted), _ROWS):  # a batch of all prompts of a long file would fill the memory
             readings += _read_batch(model, wanted[start : start + _ROWS])
             bar.update(len(readings) - start)

@@ -28,6 +28,8 @@ from kg_edit.cli_steps import load, plain, plan, quiet, report, run, stdout
 from kg_edit.errors import ConfigError, KgEditError
 from wikidata_cache.errors import WikidataCacheError
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -182,7 +184,9 @@ def methods() -> None:
 
     for name in method_names():
         found = find_method(name)
-        table = Table("setting", "default", "meaning", title=f"{name}: {found.about}", title_justify="left")
+        table = Table(title=f"{name}: {found.about}", title_justify="left")
+        for header in ("setting", "default", "meaning"):
+            table.add_column(header, overflow="fold")
         for field, info in found.config_class.model_fields.items():
             default = str(info.get_default(call_default_factory=True))
             table.add_row(field, plain(default), plain(info.description or ""))
@@ -223,6 +227,10 @@ def main() -> None:
         except (KgEditError, WikidataCacheError) as error:
             report(error)
             raise SystemExit(2) from None
+        except SystemExit as end:
+            if end.code == _INTERRUPTED:
+                typer.echo("kg-edit: stopped; the same command goes on where it was", err=True)
+            raise
 
 
 if __name__ == "__main__":

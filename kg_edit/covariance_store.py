@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from kg_edit.corpora import Corpus, open_corpus
 from kg_edit.covariance import Covariance, SecondMoment
-from kg_edit.errors import CovarianceError
+from kg_edit.errors import CovarianceError, OutputError
 from kg_edit.files import write_json, write_safetensors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.model_files import cache_folder
@@ -122,7 +122,11 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
 
 
 def _store(path: Path, moment: Tensor, manifest: dict[str, Any]) -> None:
-    write_safetensors(path, {"moment": moment}, {"manifest": json.dumps(manifest, sort_keys=True)})
+    try:
+        write_safetensors(path, {"moment": moment}, {"manifest": json.dumps(manifest, sort_keys=True)})
+    except OutputError as error:
+        error.add_note("the environment variable KG_EDIT_CACHE names another folder for what is kept between runs")
+        raise
 
 
 def _load(path: Path, manifest: dict[str, Any]) -> tuple[Tensor, int]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import networkx as nx
 from pydantic import ValidationError
 
 from kg_edit import __version__
@@ -20,6 +21,7 @@ from kg_edit.methods import EditingMethod
 from kg_edit.patch import Patch
 from kg_edit.report import markdown
 from kg_edit.run_folder import Settings, check_folder, claim, digest
+from kg_edit.subgraph import subject_of
 from wikidata_cache.draw import draw
 
 log = logging.getLogger(__name__)
@@ -65,11 +67,21 @@ def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
         return None
     path = out / f"subgraph-{_file_name(edit.id)}.svg"
     try:
-        return draw(graph, path, title=f"{edit.text} {edit.target_new}")
+        return draw(_with_hops(graph), path, title=f"{edit.text} {edit.target_new}")
     except OSError as error:
         raise OutputError(
             f"can't write {path}: {error.strerror or error}; the patch and the report are done"
         ) from error
+
+
+def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
+    """``graph`` with each node's distance from the subject, which a picture needs and a user's own graph may lack."""
+    near = nx.single_source_shortest_path_length(graph.to_undirected(as_view=True), subject_of(graph))
+    placed = graph.copy()
+    for key, data in placed.nodes(data=True):
+        data.setdefault("hop", near.get(key, 1 + max(near.values())))
+        data.setdefault("role", "neighbour")
+    return placed
 
 
 def _patch(method: EditingMethod, edits: Sequence[Edit], out: Path, *, progress: bool) -> Patch:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"can't write {path}: {error.strerror or error}; choose another output folder") from error
+        raise OutputError(f"can't write {path}: {error.strerror or error}; choose another folder") from error
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -52,5 +53,8 @@ def write_json(path: Path, value: object) -> Path:
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
     """Write tensors with metadata, atomically."""
     with replacing(path) as scratch:
-        save_file(dict(tensors), scratch, metadata=dict(metadata))
+        try:
+            save_file(dict(tensors), scratch, metadata=dict(metadata))
+        except SafetensorError as error:  # a full disk comes as this, not as an OSError
+            raise OutputError(f"can't write {path}: {error}; make room, or choose another folder") from error
     return path

@@ -144,7 +144,7 @@ class Patch:
                 said = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except FileNotFoundError as error:
-            raise PatchError(f"there is no patch {path}; check the path") from error
+            raise PatchError(f"can't read the patch {path}: there is no such file; check the path") from error
         except (OSError, SafetensorError, ValueError) as error:
             raise PatchError(
                 f"can't read the patch {path}: {error}; is it a patch.safetensors, and complete?"

@@ -15,6 +15,7 @@ from kg_edit.patch import Patch
 
 _TITLES = {"rewrite": "rewrite", "paraphrase": "paraphrase", "follows": "what follows", "neighbour": "neighbour"}
 _HEADER = ("", "prompt", "should say", "before", "after", "nats/token")
+_SHORT_HEADER = ("", "prompt", "wanted", "before", "after", "nats")
 _NOTE = (
     "✓: what should be said is more likely than the other target; for what follows, the answer is in the text. "
     "Nats a token of what should be said, before → after: less is better."
@@ -29,7 +30,7 @@ _OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
 def terminal_table(rows: Sequence[Row]) -> Table:
     """A rich table, a section an edit."""
     table = Table(title="before → after", caption=_NOTE, caption_justify="left", expand=True, box=SIMPLE_HEAD)
-    for name, share in zip((*_HEADER[:-1], "nats"), (None, 6, 3, 4, 4, None), strict=True):
+    for name, share in zip(_SHORT_HEADER, (None, 6, 4, 5, 5, None), strict=True):
         table.add_column(name, ratio=share, no_wrap=share is None, overflow="fold")
     for index, row in enumerate(rows):
         last = index + 1 == len(rows) or rows[index + 1].edit != row.edit

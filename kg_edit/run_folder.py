@@ -74,9 +74,17 @@ def difference(there: Any, here: Any, name: str = "") -> str | None:
 
 
 def _refuse_another(folder: Path, settings: Settings) -> None:
-    found = difference(read_settings(folder), json.loads(json.dumps(settings)))
+    found = difference(_by_content(read_settings(folder)), _by_content(json.loads(json.dumps(settings))))
     if found:
         raise OutputError(f"{folder} holds another run ({found}); give another --out, or delete {folder} to start anew")
+
+
+def _by_content(settings: Settings) -> Settings:
+    """``settings``, but that a model is known by its fingerprint alone: ``model`` and ``./model`` are one."""
+    model = settings.get("model") if isinstance(settings, dict) else None
+    if not isinstance(model, dict) or "fingerprint" not in model:
+        return settings
+    return {**settings, "model": {key: value for key, value in model.items() if key != "name"}}
 
 
 def _names(folder: Path) -> set[str]:

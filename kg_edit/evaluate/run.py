@@ -66,7 +66,7 @@ def evaluate(
     left = [edit for edit in edits if edit.id not in done]
     if left:
         method.prepare()
-    for edit in tqdm(left, desc=method.name, initial=len(done), total=len(edits), disable=not progress):
+    for edit in tqdm(left, desc=method.name, initial=len(done), total=len(edits), disable=None if progress else True):
         case = Case(edit=edit, choices=choices(edit, known, seed=seed))
         folder.append(_evaluate_one(method, model, case, before.sections(case), ceilings=ceilings))
     sections = tuple(SECTIONS) if ceilings else ("base", "edited")

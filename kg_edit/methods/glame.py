@@ -46,6 +46,7 @@ class GlameConfig(RankOneConfig):
         "default": {},
         "paper": {
             "learning_rate": 0.5,
+            "clamp_norm_factor": 4.0,
             "aggregation": "sum",
             "start_token": False,
             "final_activation": True,

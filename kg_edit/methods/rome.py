@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -14,9 +14,11 @@ from kg_edit.objective import Objective
 
 
 class RomeConfig(RankOneConfig):
-    """ROME's settings; the defaults are those of the published code for GPT-2 and GPT-J, but for the layer."""
+    """ROME's settings; ``paper`` has the published code's clamp, and like it all else but the layer."""
 
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"clamp_norm_factor": 4.0}}
 
 
 class Rome(RankOneMethod):

@@ -1,0 +1,98 @@
+"""What is looked at before and after a patch, and what counts as right."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kg_edit import before_after
+from kg_edit.before_after import before_and_after, check_probes, probes, read
+from kg_edit.edits import Edit, Question
+from kg_edit.errors import PromptError
+from kg_edit.evaluate.questions import asked_with_shots
+from kg_edit.evaluate.scoring import Pair, score
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.patch import Patch
+from kg_edit.rank_one import Factors
+from tests.kg_edit.tiny import tiny
+
+EDIT = Edit(
+    id="1",
+    subject="LeBron James",
+    prompt="{} plays for",
+    target_new="Los Angeles Lakers",
+    target_true="Miami Heat",
+    paraphrases=("LeBron James is on the team of ",),
+    neighborhood=("Dwyane Wade plays for", "Spike Hughes plays for"),
+    portability=(Question(question="Where is his team?", answer="Los Angeles", aliases=("LA",)),),
+)
+BARE = Edit(id="2", subject="France", prompt="In {}, the capital is", target_new="Rome", neighborhood=("In Spain,",))
+
+
+def patch_of(model: LanguageModel, *, size: float = 1.0) -> Patch:
+    rows, columns = weight_matrix(model.down_projection(1)).shape
+    factors = Factors(left=size * torch.ones(rows, 1), right=torch.ones(columns, 1))
+    return Patch(factors={model.weight_name(1): factors}, provenance={"edits": []})
+
+
+def test_every_field_of_an_edit_is_looked_at() -> None:
+    kinds = [probe.kind for probe in probes(EDIT)]
+    assert kinds == ["rewrite", "paraphrase", "follows", "neighbour", "neighbour"]
+    rewrite, paraphrase, follows, neighbour, _ = probes(EDIT)
+    assert (rewrite.prompt, rewrite.wanted, rewrite.unwanted) == (EDIT.text, "Los Angeles Lakers", "Miami Heat")
+    assert paraphrase.score == "LeBron James is on the team of"  # a space at the end would change the target's tokens
+    assert follows.ask == asked_with_shots("Where is his team?")
+    assert (neighbour.wanted, neighbour.unwanted) == ("Miami Heat", "Los Angeles Lakers")
+
+
+def test_without_an_old_target_neighbours_have_nothing_to_keep() -> None:
+    assert [probe.kind for probe in probes(BARE)] == ["rewrite"]
+
+
+def test_a_row_holds_what_the_two_models_do() -> None:
+    model = tiny("llama")
+    patch = patch_of(model)
+    rows = before_and_after(model, patch, [EDIT, BARE])
+    assert [row.edit for row in rows] == ["1"] * 5 + ["2"]
+    assert tuple(row.before for row in rows[:5]) == read(model, probes(EDIT))
+    with patch.applied(model):
+        assert tuple(row.after for row in rows[:5]) == read(model, probes(EDIT))
+    assert rows[0].before.nats != rows[0].after.nats
+
+
+def test_right_is_more_likely_than_the_other_target() -> None:
+    model = tiny("llama")
+    reading = read(model, probes(EDIT))[0]
+    new, old = Pair(EDIT.text, "Los Angeles Lakers"), Pair(EDIT.text, "Miami Heat")
+    found = score(model, [new, old])
+    assert reading.nats == round(found[new].nll, 4)
+    assert reading.right == (found[new].nll < found[old].nll)
+
+
+def test_what_follows_is_right_when_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    follows = probes(EDIT)[2]
+    for text, right in {"It is in LA.": True, "Los Angeles, California": True, "Miami": False}.items():
+        monkeypatch.setattr(before_after, "continuations", lambda *_, said=text, **__: (said,))
+        assert read(tiny("llama"), [follows])[0].right is right
+
+
+def test_many_prompts_in_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    asked = probes(EDIT) + probes(BARE)
+    whole = read(model, asked)
+    monkeypatch.setattr(before_after, "_ROWS", 2)
+    pieces = read(model, asked)
+    assert [reading.text for reading in pieces] == [reading.text for reading in whole]
+    assert [reading.nats for reading in pieces] == pytest.approx([reading.nats for reading in whole], abs=1e-3)
+    assert read(model, []) == ()
+
+
+def test_a_prompt_that_cannot_be_scored_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PromptError("the tokenizer merges it")
+
+    check_probes(tiny("llama"), [EDIT, BARE])
+    monkeypatch.setattr(before_after, "encode", refuse)
+    with pytest.raises(PromptError) as caught:
+        check_probes(tiny("llama"), [BARE])
+    assert caught.value.__notes__ == ["in a prompt of the edit '2'"]

@@ -1,0 +1,42 @@
+"""The doctor: what it finds on every family, and on the packaged model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kg_edit.doctor import examine
+from kg_edit.errors import ModelError
+from kg_edit.language_model import LanguageModel
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family_passes_the_self_test(family: str) -> None:
+    model = tiny(family)
+    weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    found = dict(examine(model))
+    assert found["restored"] == "bit for bit"
+    assert found["blocks"].startswith("4 at ")
+    assert float(found["value"].rpartition(" ")[2]) > 0  # on random weights the loss itself may not fall
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+
+
+def test_the_layer_that_was_asked_for() -> None:
+    assert "layers.2." in dict(examine(tiny("llama"), layer=2))["edited weight"]
+    with pytest.raises(ModelError, match="layer 7 is none of them"):
+        list(examine(tiny("llama"), layer=7))
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_it_says_whether_a_bos_is_added(bos: bool) -> None:
+    found = dict(examine(tiny("llama", bos=bos)))
+    assert found["tokenizer"].endswith("adds a BOS" if bos else "adds no BOS")
+
+
+def test_smollm2_learns_where_the_tower_is(smollm2: LanguageModel) -> None:
+    found = dict(examine(smollm2))
+    before, after = found["continuation"].split(" -> ")
+    assert "Paris" in before and "Rome" in after
+    assert found["edited weight"] == "model.layers.6.mlp.down_proj.weight, [576, 1536]"
+    assert found["restored"] == "bit for bit"

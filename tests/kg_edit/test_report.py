@@ -1,0 +1,82 @@
+"""The before/after table stays a table, whatever the texts in it hold."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+import torch
+from rich.cells import cell_len
+from rich.console import Console
+
+from kg_edit.before_after import Probe, Reading, Row
+from kg_edit.patch import Patch
+from kg_edit.rank_one import Factors
+from kg_edit.report import markdown, one_line, terminal_table
+
+NASTY = {
+    "newlines": "a\nb\r\nc\u2028d\x85e\vf",
+    "pipes": "a | b \\| c \\\\| d",
+    "backticks": "`a` ``b` |`|`",
+    "markup": "<b>*a*</b> _b_ [c](d) # e ~~f~~ $g$ &amp; [bold]h[/bold]",
+    "right to left": "שלום עולם — السلام عليكم",
+    "joiners": "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 👩\u200d🔬",
+    "overrides": "abc\u202edef\u2066ghi",
+    "control": "a\x1b[31mred\x00\x07\tb",
+    "wide": "東京都 is the capital",
+}
+PATCH = Patch(
+    factors={"model.layers.1.mlp.down_proj.weight": Factors(left=torch.zeros(2, 1), right=torch.zeros(3, 1))},
+    provenance={"model": {"name": "a_folder/with|pipe"}, "edits": [{"method": "rome"}]},
+)
+
+
+def row(text: str, *, edit: str = "1", right: bool = True) -> Row:
+    probe = Probe(kind="rewrite", prompt=text, ask=text, score=text, wanted=text)
+    reading = Reading(text=text, nats=1.25, right=right)
+    return Row(edit=edit, probe=probe, before=reading, after=reading)
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a Markdown row, as GitHub reads it: a pipe with a backslash before it is a letter."""
+    inner = re.fullmatch(r"\| (.*) \|", line)
+    assert inner
+    return re.split(r"(?<!\\)(?:\\\\)*\|", inner[1])
+
+
+@pytest.mark.parametrize("case", NASTY)
+def test_markdown_stays_a_table(case: str) -> None:
+    lines = markdown([row(NASTY[case]), row("plain")], PATCH).split("\n")
+    start = lines.index("|---|---|---|---|---|---|")
+    assert [len(cells(line)) for line in lines[start + 1 : start + 3]] == [6, 6]
+    assert lines[start + 3] == ""
+    assert len("\n".join(lines).splitlines()) == len(lines) - 1
+
+
+@pytest.mark.parametrize("case", ["right to left", "joiners", "wide"])
+def test_scripts_are_left_alone(case: str) -> None:
+    assert NASTY[case] in markdown([row(NASTY[case])], PATCH)
+
+
+def test_markdown_letters_are_escaped() -> None:
+    made = markdown([row(NASTY["markup"])], PATCH)
+    assert r"\<b\>\*a\*\</b\> \_b\_ \[c\](d) \# e \~\~f\~\~ \$g\$ \&amp;" in made
+    assert made.startswith("# 1 edit of a\\_folder/with\\|pipe by rome\n")
+
+
+def test_one_line_has_no_control_character() -> None:
+    assert one_line("a\x1b[31m\nb\u202ec\u2029d") == "a [31m bc d"
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("case", NASTY)
+def test_the_terminal_table_fits(case: str, width: int) -> None:
+    shown = io.StringIO()
+    Console(file=shown, width=width).print(terminal_table([row(NASTY[case]), row("x", edit="2", right=False)]))
+    text = shown.getvalue()
+    assert "\x1b" not in text
+    assert all(cell_len(line) <= width for line in text.splitlines())
+    assert "✓" in text and "✗" in text
+    if width == 200 and case == "markup":
+        assert "[bold]h[/bold]" in text  # what a model says is no markup of ours

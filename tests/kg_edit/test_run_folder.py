@@ -1,0 +1,82 @@
+"""Whose an output folder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kg_edit.errors import OutputError
+from kg_edit.run_folder import check_folder, claim, difference, digest, read_settings
+
+SETTINGS = {"job": "edit", "config": {"steps": 3, "sizes": (1, 2)}, "model": {"name": "m", "fingerprint": "f"}}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A folder with a run and a result of it."""
+    claim(tmp_path / "out", SETTINGS)
+    (tmp_path / "out" / "patch.safetensors").write_text("an hour's work")
+    return tmp_path / "out"
+
+
+def test_the_same_settings_go_on(run: Path) -> None:
+    claim(run, SETTINGS)
+    assert read_settings(run) == {**SETTINGS, "config": {"steps": 3, "sizes": [1, 2]}}
+
+
+def test_other_settings_are_refused_and_named(run: Path) -> None:
+    before = (run / "run.json").read_bytes()
+    with pytest.raises(OutputError, match=r"another run \(config.steps: 3 there, 4 here\); give another --out"):
+        claim(run, {**SETTINGS, "config": {"steps": 4, "sizes": (1, 2)}})
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_a_model_is_known_by_its_content_and_not_by_its_path(run: Path) -> None:
+    claim(run, {**SETTINGS, "model": {"name": "./m", "fingerprint": "f"}})
+    with pytest.raises(OutputError, match=r"model.fingerprint"):
+        claim(run, {**SETTINGS, "model": {"name": "m", "fingerprint": "g"}})
+
+
+def test_a_run_without_results_gives_way(run: Path) -> None:
+    (run / "patch.safetensors").unlink()
+    claim(run, {"job": "other"})
+    assert read_settings(run) == {"job": "other"}
+
+
+def test_hidden_files_are_nobodys(tmp_path: Path) -> None:
+    (tmp_path / ".run.json-x1").write_text("{")
+    claim(tmp_path, SETTINGS)
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(OutputError, match="is not empty and holds no run of ours"):
+        claim(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"text"'])
+def test_a_damaged_run_json_is_no_licence_to_overwrite(text: str, run: Path) -> None:
+    (run / "run.json").write_text(text)
+    with pytest.raises(OutputError, match=r"holds no run|holds another run"):
+        claim(run, SETTINGS)
+    assert (run / "run.json").read_text() == text
+
+
+def test_checking_writes_nothing(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b", SETTINGS)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/below"):
+        with pytest.raises(OutputError, match=r"is a file|can't write into"):
+            check_folder(tmp_path / folder)
+
+
+def test_difference_names_the_first_field() -> None:
+    assert difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
+    assert difference({"a": {"b": 1}}, {"a": {}}) == "a.b: 1 there, null here"
+    found = difference({"a": "x" * 99}, {"a": "y"})
+    assert found is not None
+    assert "..." in found and len(found) < 90
+
+
+def test_digest_is_of_the_value_and_not_of_its_order() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})

@@ -1,0 +1,113 @@
+"""A graph as tensors, and what is wrong with graphs that can't be."""
+
+from __future__ import annotations
+
+import networkx as nx
+import pytest
+import torch
+
+from kg_edit.edits import Edit
+from kg_edit.errors import GraphError
+from kg_edit.hidden_states import label_vectors
+from kg_edit.subgraph import EncodedSubgraph, FixedGraph, SubgraphSource, check_graph, encode_subgraph, subject_of
+from tests.kg_edit.tiny import tiny
+
+
+def graph() -> nx.MultiDiGraph:
+    made = nx.MultiDiGraph()
+    made.add_node("Q2", label="Los Angeles Lakers", role="target_new")
+    made.add_node("Q1", label="LeBron James", role="subject")
+    made.add_node("Q3", label="Los Angeles", role="neighbour")
+    made.add_edge("Q1", "Q2", key="P54", label="member of sports team", role="edit")
+    made.add_edge("Q2", "Q3", key="P159", label="headquarters location", role="statement")
+    made.add_edge("Q2", "Q3", key="P131", label="located in", role="statement")
+    return made
+
+
+def encoded(made: nx.MultiDiGraph) -> EncodedSubgraph:
+    return encode_subgraph(tiny("llama"), made, layer=1, pooling="last", start_token=True)
+
+
+def test_rows_are_the_labels_in_the_keys_order() -> None:
+    found = encoded(graph())
+    labels = ["LeBron James", "Los Angeles Lakers", "Los Angeles", "member of sports team", "located in"]
+    wanted = label_vectors(tiny("llama"), labels, layer=1, pooling="last", start_token=True)
+    torch.testing.assert_close(found.nodes, wanted[:3])
+    torch.testing.assert_close(found.relations[:2], wanted[3:])
+    assert found.edges.tolist() == [[1, 2, 2], [0, 1, 1]]  # (object, subject): a message goes from o to s
+    assert found.subject == 0
+
+
+def test_the_order_in_which_a_graph_was_made_does_not_matter() -> None:
+    first, turned = graph(), nx.MultiDiGraph()
+    turned.add_nodes_from(reversed(list(first.nodes(data=True))))
+    turned.add_edges_from(reversed(list(first.edges(keys=True, data=True))))
+    one, other = encoded(first), encoded(turned)
+    assert torch.equal(one.nodes, other.nodes)
+    assert torch.equal(one.edges, other.edges)
+    assert torch.equal(one.relations, other.relations)
+
+
+def test_normalised_vectors_have_root_mean_square_1() -> None:
+    found = encoded(graph())
+    scaled = found.normalised()
+    torch.testing.assert_close(scaled.nodes.square().mean(-1), torch.ones(3))
+    torch.testing.assert_close(scaled.relations.square().mean(-1), torch.ones(3))
+    cosine = torch.nn.functional.cosine_similarity(scaled.nodes, found.nodes)
+    torch.testing.assert_close(cosine, torch.ones(3))
+    zero = EncodedSubgraph(nodes=torch.zeros(1, 4), edges=found.edges, relations=torch.zeros(1, 4), subject=0)
+    assert torch.equal(zero.normalised().nodes, torch.zeros(1, 4))
+
+
+def test_a_graph_at_hand_is_a_source() -> None:
+    source, made = FixedGraph(graph()), Edit(id="1", subject="s", prompt="{} is", target_new="t")
+    assert isinstance(source, SubgraphSource)
+    assert source.subgraph(made, hops=1, per_node=1, seed=0) is source.graph
+
+
+def without_subject(made: nx.MultiDiGraph) -> None:
+    made.nodes["Q1"]["role"] = "neighbour"
+
+
+def with_two_subjects(made: nx.MultiDiGraph) -> None:
+    made.nodes["Q3"]["role"] = "subject"
+
+
+def without_edges(made: nx.MultiDiGraph) -> None:
+    made.remove_edges_from(list(made.edges(keys=True)))
+
+
+def with_a_nameless_node(made: nx.MultiDiGraph) -> None:
+    made.nodes["Q3"]["label"] = " "
+
+
+def with_a_nameless_edge(made: nx.MultiDiGraph) -> None:
+    del made.edges["Q2", "Q3", "P131"]["label"]
+
+
+def with_a_nameless_edit(made: nx.MultiDiGraph) -> None:
+    made.edges["Q1", "Q2", "P54"]["label"] = ""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_subject, r"one node needs role='subject', found 0"),
+        (with_two_subjects, r"found 2: \['Q1', 'Q3'\]|found 2: \['Q3', 'Q1'\]"),
+        (without_edges, "the subgraph has no edge"),
+        (with_a_nameless_node, "node Q3 has no label"),
+        (with_a_nameless_edge, "edge Q2 -> Q3 has no label"),
+        (with_a_nameless_edit, "the edit names no relation"),
+    ],
+)
+def test_a_graph_that_cannot_be_read(spoil: object, message: str) -> None:
+    made = graph()
+    assert callable(spoil)
+    spoil(made)
+    for look in (check_graph, encoded):
+        with pytest.raises(GraphError, match=message):
+            look(made)
+
+
+def test_the_subject_is_found() -> None:
+    assert subject_of(graph()) == "Q1"
