@@ -145,6 +145,7 @@ def evaluate(
     graph: Graph = None,
     limit: Annotated[int | None, typer.Option(min=1, help="the first so many records")] = None,
     ceilings: Annotated[bool, typer.Option("--ceilings", help="also score with the facts in the prompt")] = False,
+    baseline: Annotated[Path | None, typer.Option(help="take the unedited scores from another run's folder")] = None,
     layer: Layer = None,
     preset: Preset = "default",
     settings: Settings = None,
@@ -166,7 +167,14 @@ def evaluate(
     planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
     language_model = load(model, dtype, device)
     summary = score(
-        planned.on(language_model), language_model, records[:limit], pool=records, out=out, ceilings=ceilings, seed=seed
+        planned.on(language_model),
+        language_model,
+        records[:limit],
+        pool=records,
+        out=out,
+        baseline=baseline,
+        ceilings=ceilings,
+        seed=seed,
     )
     stdout().print(rich_table(summary))
     stdout().print(f"{plain(str(out))}: summary.json, records.jsonl, run.json", soft_wrap=True)
