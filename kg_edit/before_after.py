@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from kg_edit.edits import Edit
 from kg_edit.errors import PromptError

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from kg_edit.corpora import Corpus, open_corpus
 from kg_edit.covariance import Covariance, SecondMoment

@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from IPython.display import SVG, Markdown, display
+from transformers.utils import logging as transformers_logging
 
 from kg_edit.before_after import before_and_after
 from kg_edit.edits import Edit, Question
@@ -31,6 +32,7 @@ from kg_edit.report import markdown
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.draw import draw
 
+transformers_logging.disable_progress_bar()
 folder = Path(mkdtemp())
 
 # %% [markdown]

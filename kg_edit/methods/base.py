@@ -11,7 +11,7 @@ import networkx as nx
 import torch
 import transformers
 from pydantic import BaseModel, ConfigDict, ValidationError
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from kg_edit import __version__
 from kg_edit.edits import Edit
