@@ -18,8 +18,11 @@
 # that value into one weight, and see what changed. Everything here runs offline.
 
 # %%
+import warnings
 from pathlib import Path
 from tempfile import mkdtemp
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # text bars do
 
 from IPython.display import SVG, Markdown, display
 from transformers.utils import logging as transformers_logging
