@@ -51,7 +51,11 @@ def write_json(path: Path, value: object) -> Path:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """Write tensors with metadata, atomically."""
+    """Write tensors with metadata, atomically.
+
+    Raises:
+        OutputError: the file can't be written (a full disk too).
+    """
     with replacing(path) as scratch:
         try:
             save_file(dict(tensors), scratch, metadata=dict(metadata))
