@@ -17,9 +17,10 @@ from tqdm import tqdm
 from kg_edit.corpora import Corpus, open_corpus
 from kg_edit.covariance import Covariance, SecondMoment
 from kg_edit.errors import CovarianceError, OutputError
-from kg_edit.files import write_json, write_safetensors
+from kg_edit.files import write_json
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.model_files import cache_folder
+from kg_edit.tensor_files import write_safetensors
 
 log = logging.getLogger(__name__)
 

@@ -1,23 +1,19 @@
 """Files of edits: JSONL, JSON, CSV and TSV in, JSONL out; a fault is reported with its row and field."""
 
-import csv
-import io
 import json
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from kg_edit.edit_rows import NumberedRow, numbered_rows, unit_of
 from kg_edit.edits import Edit
-from kg_edit.errors import EditError, EditFileError, Fault, OutputError, describe, did_you_mean
-from kg_edit.relation_templates import RelationTemplates, utf8_text
-from kg_edit.triplets import FIELDS, Row, ids_to_label, to_edit
+from kg_edit.errors import EditError, EditFileError, Fault, OutputError, describe
+from kg_edit.files import write_text
+from kg_edit.relation_templates import RelationTemplates
+from kg_edit.triplets import Row, ids_to_label, to_edit
 
-# The number of a row and what it holds: any JSON value, or why it could not be read.
-_Row = tuple[int, object]
 _Taken = dict[tuple[str, ...], tuple[int, Edit]]
 
 log = logging.getLogger(__name__)
@@ -38,7 +34,7 @@ class RowProblem(NamedTuple):
     fault: Fault
 
     def __str__(self) -> str:
-        return f"{self.file}, {_unit(self.file)} {self.row}, {self.fault}"
+        return f"{self.file}, {unit_of(self.file)} {self.row}, {self.fault}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def read_edits(
         EditFileError: the file cannot be read, or holds no good row, or (not `keep_going`) holds a bad row.
     """
     path, templates = Path(path), templates or RelationTemplates.load()
-    rows = list(_numbered_rows(path))
+    rows = list(numbered_rows(path))
     if not rows:
         raise EditFileError(f"{path}: holds no rows; expected one edit or triplet a row")
     known = _known_labels(rows, labels, templates)
@@ -81,7 +77,7 @@ def read_edits(
     for number, row in rows:
         try:
             edit = to_edit(_fields(row), row_id=f"row-{number}", labels=known, templates=templates)
-            _refuse_clash(edit, taken, _unit(path))
+            _refuse_clash(edit, taken, unit_of(path))
         except EditError as error:
             problems += [RowProblem(path, number, fault) for fault in error.faults]
         else:
@@ -104,17 +100,12 @@ def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
         raise OutputError(f"{path}: edits are written as JSON lines; give a name that ends in .jsonl")
     rows = (edit.model_dump(mode="json", exclude_defaults=True) for edit in edits)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8", newline="\n")
-        draft.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, text)
 
 
-def _known_labels(rows: Iterable[_Row], labels: LabelSource | None, templates: RelationTemplates) -> Mapping[str, str]:
+def _known_labels(
+    rows: Iterable[NumberedRow], labels: LabelSource | None, templates: RelationTemplates
+) -> Mapping[str, str]:
     wanted: set[str] = set()
     for _, row in rows:
         wanted |= ids_to_label(row, templates) if isinstance(row, dict) else set()
@@ -149,121 +140,3 @@ def _refusal(problems: Sequence[RowProblem], *, keep_going: bool) -> str:
         return "no row is good:\n" + "\n".join(map(str, problems))
     others = f" ({len(problems) - 1} more such faults in the file)" if len(problems) > 1 else ""
     return f"{problems[0]}{others}"
-
-
-def _unit(path: Path) -> str:
-    return "record" if path.suffix.lower() == ".json" else "line"
-
-
-def _numbered_rows(path: Path) -> Iterable[_Row]:
-    if path.is_dir():
-        raise EditFileError(f"{path}: is a folder; expected a file, give the path of one in it")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise EditFileError(f"{path}: ends in {path.suffix!r}; expected a file in {', '.join(_READERS)}")
-    return reader(path, utf8_text(path))
-
-
-def _json_lines(path: Path, text: str) -> Iterator[_Row]:
-    # Not splitlines(): JSON texts may hold U+2028 and its like.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, _json_line(line)
-
-
-def _json_line(line: str) -> object:
-    try:
-        return _parsed(line)
-    except json.JSONDecodeError as error:
-        found = f"not JSON, column {error.colno}: {error.msg}"
-        return EditError([Fault("", f"{found}; expected one whole object {{...}} on the line")])
-
-
-def _json_list(path: Path, text: str) -> Iterable[_Row]:
-    if not text.strip():
-        return []
-    try:
-        rows = _parsed(text)
-    except json.JSONDecodeError as error:
-        place = f"{path}, line {error.lineno}, column {error.colno}"
-        expected = "one list of objects; a file with an object a line is named .jsonl"
-        raise EditFileError(f"{place}: not JSON: {error.msg}; expected {expected}") from None
-    return enumerate(rows if isinstance(rows, list) else [rows], 1)
-
-
-def _parsed(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except (ValueError, RecursionError) as error:  # a number of 5000 digits, a list in a list in a list ...
-        raise json.JSONDecodeError(str(error), text, 0) from None
-
-
-def _table(path: Path, text: str, *, delimiter: str) -> Iterator[_Row]:
-    rows = _cells(text, delimiter)
-    number, header = next(rows, (0, None))
-    if header is None:
-        return
-    if isinstance(header, EditError):
-        raise EditFileError(f"{path}, line {number}: {header}")
-    _check_header(header, f"{path}, line {number}")
-    for number, cells in rows:
-        yield number, cells if isinstance(cells, EditError) else _table_row(header, cells)
-
-
-def _cells(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | EditError]]:
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    while True:
-        number = lines.line_num + 1  # the row's first line, as a cell in quotes may hold several
-        try:
-            cells = [cell.strip() for cell in next(lines)]
-        except StopIteration:
-            return
-        except csv.Error as error:
-            way_out = "close the quotes around a cell, and double those inside it"
-            yield number, EditError([Fault("", f"not a row of a table: {error}; {way_out}")])
-        else:
-            if any(cells):
-                yield number, cells
-
-
-_SHAPES = (
-    ("subject", "prompt", "target_new"),
-    ("subject", "relation", "new_object"),
-    ("subject", "prompt", "new_object"),
-)
-_LISTS = ("paraphrases", "neighborhood")
-_COLUMNS = tuple(name for name in FIELDS if name != "portability")  # its questions have fields of their own
-
-
-def _check_header(header: Sequence[str], place: str) -> None:
-    if unknown := [name for name in header if name not in _COLUMNS]:
-        near = did_you_mean(unknown[0], _COLUMNS)
-        raise EditFileError(f"{place}: unknown column {unknown[0]!r}{near}; known: {', '.join(_COLUMNS)}")
-    if len(set(header)) < len(header):
-        raise EditFileError(f"{place}: a column stands there twice: {', '.join(header)}; keep one of each")
-    lacking = min(([name for name in shape if name not in header] for shape in _SHAPES), key=len)
-    if lacking:
-        shapes = " or ".join(", ".join(shape) for shape in _SHAPES[:2])
-        raise EditFileError(f"{place}: lacks the column {lacking[0]!r}; expected at least {shapes}")
-
-
-def _table_row(header: Sequence[str], cells: Sequence[str]) -> object:
-    if len(cells) != len(header):
-        found = f"found {len(cells)} cells; expected {len(header)}, one for each column"
-        return EditError([Fault("", f"{found}; put a cell that holds the separator in double quotes")])
-    filled = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
-    return {name: _entries(cell) if name in _LISTS else cell for name, cell in filled.items()}
-
-
-def _entries(cell: str) -> list[str]:
-    return [entry.strip() for entry in cell.split(" | ")]
-
-
-_READERS: Mapping[str, Callable[[Path, str], Iterable[_Row]]] = {
-    ".jsonl": _json_lines,
-    ".json": _json_list,
-    ".csv": partial(_table, delimiter=","),
-    ".tsv": partial(_table, delimiter="\t"),
-}

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from kg_edit.errors import OutputError
 
@@ -48,17 +44,3 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: object) -> Path:
     """Write ``value`` as indented JSON, atomically."""
     return write_text(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """Write tensors with metadata, atomically.
-
-    Raises:
-        OutputError: the file can't be written (a full disk too).
-    """
-    with replacing(path) as scratch:
-        try:
-            save_file(dict(tensors), scratch, metadata=dict(metadata))
-        except SafetensorError as error:  # a full disk comes as this, not as an OSError
-            raise OutputError(f"can't write {path}: {error}; make room, or choose another folder") from error
-    return path

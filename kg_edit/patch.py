@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.files import write_safetensors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.rank_one import Factors
+from kg_edit.tensor_files import write_safetensors
 
 FORMAT = "kg-edit-patch/1"
 _METADATA = "kg_edit"
