@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from kg_edit.edits import Edit
-from kg_edit.errors import PromptError
+from kg_edit.errors import KgEditError
 from kg_edit.evaluate.generation import continuations
-from kg_edit.evaluate.matching import mentions
+from kg_edit.evaluate.lengths import check_lengths
+from kg_edit.evaluate.matching import begins_with, mentions
 from kg_edit.evaluate.questions import asked, asked_with_shots, right_answers
 from kg_edit.evaluate.scoring import Pair, score
 from kg_edit.language_model import LanguageModel
@@ -40,15 +41,17 @@ class Probe(BaseModel):
 
 
 class Reading(BaseModel):
-    """What a model does with a probe: its greedy continuation, the wanted answer's nats a token, and if it is right.
+    """What a model does with a probe: its greedy continuation, and the wanted answer's nats a token.
 
-    Right is: the wanted target more likely than the other one; for what follows, the answer said in the continuation.
+    ``said``: the continuation begins with the wanted target; for what follows, it mentions the answer. ``right``: the
+    wanted target is more likely than the other one, whether it is said or not; where there is no other one, as said.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str
     nats: float
+    said: bool
     right: bool
 
 
@@ -87,14 +90,19 @@ def probes(edit: Edit) -> tuple[Probe, ...]:
 def check_probes(model: LanguageModel, edits: Sequence[Edit]) -> None:
     """Encode every probe once, so that a prompt that can't be scored is known before an edit is computed.
 
+    A note at the error names the edit.
+
     Raises:
-        PromptError: a prompt's end and what should follow it can't be told apart; a note names the edit.
+        PromptError: a prompt's end and what should follow it can't be told apart.
+        ModelError: a prompt and what follows it don't fit into the model's positions.
     """
     for edit in edits:
+        asked = probes(edit)
         try:
-            for pair in _pairs(probes(edit)):
-                encode(model.tokenizer, pair.prompt, target=pair.candidate)
-        except PromptError as error:
+            pairs = [encode(model.tokenizer, pair.prompt, target=pair.candidate) for pair in _pairs(asked)]
+            check_lengths(model, pairs)
+            check_lengths(model, [encode(model.tokenizer, probe.ask) for probe in asked], more=_TOKENS)
+        except KgEditError as error:
             error.add_note(f"in a prompt of the edit {edit.id!r}")
             raise
 
@@ -141,8 +149,12 @@ def _statement(kind: Kind, prompt: str, wanted: str | None, unwanted: str | None
 
 def _reading(probe: Probe, text: str, nats: dict[Pair, float]) -> Reading:
     own = nats[Pair(probe.score, probe.wanted)]
-    if probe.unwanted is not None:
-        right = own < nats[Pair(probe.score, probe.unwanted)]
-    else:
-        right = any(mentions(text, name) for name in probe.aliases or (probe.wanted,))
-    return Reading(text=text.strip(), nats=round(own, 4), right=right)
+    said = _said(probe, text)
+    right = said if probe.unwanted is None else own < nats[Pair(probe.score, probe.unwanted)]
+    return Reading(text=text.strip(), nats=round(own, 4), said=said, right=right)
+
+
+def _said(probe: Probe, text: str) -> bool:
+    if probe.kind == "follows":
+        return any(mentions(text, name) for name in probe.aliases or (probe.wanted,))
+    return begins_with(text, probe.wanted)

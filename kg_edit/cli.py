@@ -10,6 +10,7 @@ import typer
 from kg_edit import __version__
 from kg_edit.cli_options import (
     Contact,
+    CorpusName,
     Device,
     Dtype,
     EditsFile,
@@ -24,9 +25,8 @@ from kg_edit.cli_options import (
     Settings,
     Templates,
 )
-from kg_edit.cli_steps import load, plain, plan, quiet, report, run, stdout
-from kg_edit.errors import ConfigError, KgEditError
-from wikidata_cache.errors import WikidataCacheError
+from kg_edit.cli_steps import friendly, load, plain, plan, run, stdout
+from kg_edit.errors import ConfigError
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -65,6 +65,7 @@ def edit(
     layer: Layer = None,
     preset: Preset = "default",
     settings: Settings = None,
+    corpus: CorpusName = None,
     templates: Templates = None,
     keep_going: KeepGoing = False,
     dtype: Dtype = "auto",
@@ -78,7 +79,7 @@ def edit(
     from kg_edit.edit_files import read_edits
     from kg_edit.relation_templates import RelationTemplates
 
-    planned = plan(method, preset=preset, layer=layer, settings=settings, graph=graph, contact=contact)
+    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
     file = read_edits(edits, labels=planned.graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
     planned.check(file.edits, out)
     language_model = load(model, dtype, device)
@@ -149,6 +150,7 @@ def evaluate(
     layer: Layer = None,
     preset: Preset = "default",
     settings: Settings = None,
+    corpus: CorpusName = None,
     seed: Annotated[int, typer.Option(help="of choices and intervals")] = 0,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -162,7 +164,7 @@ def evaluate(
     from kg_edit.evaluate.report import rich_table
     from kg_edit.evaluate.run import evaluate as score
 
-    planned = plan(method, preset=preset, layer=layer, settings=settings, graph=graph, contact=contact)
+    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
     records = find_dataset(dataset)(data)
     planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
     language_model = load(model, dtype, device)
@@ -229,12 +231,9 @@ def doctor(model: ModelArgument, layer: Layer = None, dtype: Dtype = "auto", dev
 
 def main() -> None:
     """The console script: errors that a user can mend are one message and exit code 2."""
-    with quiet():
+    with friendly():
         try:
             app()
-        except (KgEditError, WikidataCacheError) as error:
-            report(error)
-            raise SystemExit(2) from None
         except SystemExit as end:
             if end.code == _INTERRUPTED:
                 typer.echo("kg-edit: stopped; the same command goes on where it was", err=True)

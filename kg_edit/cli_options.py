@@ -25,6 +25,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="one setting, such as steps=30 or covariance.corpus=FILE"),
 ]
+CorpusName = Annotated[
+    str | None,
+    typer.Option("--corpus", help="text behind the covariance: self (the model's own), a text file, hf:NAME"),
+]
 Templates = Annotated[Path | None, typer.Option(help="your relation templates (TSV), over the packaged ones")]
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="skip bad rows, and list them at the end")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
@@ -32,14 +36,15 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Contact = Annotated[str | None, typer.Option(help="your e-mail or URL; Wikimedia's endpoints ask for it")]
 
 
-def parse_settings(pairs: list[str], layer: int | None = None) -> dict[str, Any]:
+def parse_settings(pairs: list[str], layer: int | None = None, corpus: str | None = None) -> dict[str, Any]:
     """NAME=VALUE, a dot going one level down; values are JSON where they can be read as such, else text.
 
     Raises:
         ConfigError: a pair has no ``=``, or a setting is given twice.
     """
     settings: dict[str, Any] = {}
-    for pair in [*pairs, *([] if layer is None else [f"layer={layer}"])]:
+    options = {"layer": layer, "covariance.corpus": corpus}
+    for pair in [*pairs, *(f"{name}={value}" for name, value in options.items() if value is not None)]:
         name, equals, text = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set {pair}: expected NAME=VALUE, such as --set steps=30")

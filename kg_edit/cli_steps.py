@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 
 from kg_edit.cli_options import parse_settings
+from kg_edit.errors import KgEditError
+from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
     from kg_edit.edits import Edit
@@ -68,6 +70,7 @@ def plan(
     preset: str = "default",
     layer: int | None = None,
     settings: list[str] | None = None,
+    corpus: str | None = None,
     graph: list[str] | None = None,
     contact: str | None = None,
 ) -> Plan:
@@ -80,7 +83,7 @@ def plan(
     from kg_edit.methods import find_method
 
     found = find_method(method)
-    config = found.config_class.preset(preset, parse_settings(settings or [], layer))
+    config = found.config_class.preset(preset, parse_settings(settings or [], layer, corpus))
     return Plan(found, config, _open_graph(graph, contact))
 
 
@@ -127,6 +130,17 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings(), _remarks("kg_edit"), _remarks("wikidata_cache"):
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def friendly() -> Iterator[None]:
+    """For scripts: errors that a user can mend end them with one message and exit code 2."""
+    with quiet():
+        try:
+            yield
+        except (KgEditError, WikidataCacheError) as error:
+            report(error)
+            raise SystemExit(2) from None
 
 
 @contextmanager

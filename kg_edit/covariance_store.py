@@ -61,6 +61,8 @@ def find_covariance(
         "corpus": corpus.name,
         "tokens": config.tokens or 10 * size,
     }
+    if config.tokens and config.tokens < 10 * size:
+        log.warning("%d tokens are few for a covariance of size %d; take %d or more", config.tokens, size, 10 * size)
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
     path = (folder or cache_folder() / "covariance") / f"{digest}.safetensors"
     moment, count = _load(path, manifest) if path.is_file() else (None, 0)

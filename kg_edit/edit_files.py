@@ -51,6 +51,7 @@ def read_edits(
     labels: LabelSource | None = None,
     templates: RelationTemplates | None = None,
     keep_going: bool = False,
+    allow_conflicts: bool = False,
 ) -> EditFile:
     """Read the edits of a .jsonl, .json, .csv or .tsv file, in the file's order.
 
@@ -62,6 +63,7 @@ def read_edits(
         labels: where the labels of ids in triplets come from; asked once for the whole file.
         templates: relation templates for triplets without prompt; by default the packaged ones.
         keep_going: skip the rows that are wrong and report them in `problems`.
+        allow_conflicts: take rows that edit one fact to different targets, for a use that makes each edit alone.
 
     Raises:
         EditFileError: the file cannot be read, or holds no good row, or (not `keep_going`) holds a bad row.
@@ -77,7 +79,7 @@ def read_edits(
     for number, row in rows:
         try:
             edit = to_edit(_fields(row), row_id=f"row-{number}", labels=known, templates=templates)
-            _refuse_clash(edit, taken, unit_of(path))
+            _refuse_clash(edit, taken, unit_of(path), allow_conflicts=allow_conflicts)
         except EditError as error:
             problems += [RowProblem(path, number, fault) for fault in error.faults]
         else:
@@ -125,11 +127,11 @@ def _claims(edit: Edit) -> tuple[tuple[str, ...], ...]:
     return ("id", edit.id), ("fact", edit.subject, edit.prompt)
 
 
-def _refuse_clash(edit: Edit, taken: _Taken, unit: str) -> None:
+def _refuse_clash(edit: Edit, taken: _Taken, unit: str, *, allow_conflicts: bool) -> None:
     same_id, same_fact = map(taken.get, _claims(edit))
     if same_id:
         raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {same_id[0]} too; give it another")])
-    if same_fact and same_fact[1].target_new != edit.target_new:
+    if same_fact and same_fact[1].target_new != edit.target_new and not allow_conflicts:
         here, there = f"{edit.target_new!r} here", f"{same_fact[1].target_new!r} in {unit} {same_fact[0]}"
         message = f"{edit.text!r} is edited to {here} and to {there}; keep one of the two"
         raise EditError([Fault("target_new", message)])

@@ -30,7 +30,7 @@ PATCH, PARTIAL, RECORDS, REPORT = "patch.safetensors", "patch.partial.safetensor
 
 
 def run_edits(
-    method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], out: Path, *, progress: bool = True
+    method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], out: str | Path, *, progress: bool = True
 ) -> tuple[Row, ...]:
     """Make ``edits`` in turn and write ``out``: patch.safetensors, records.jsonl, report.md, run.json.
 
@@ -41,6 +41,7 @@ def run_edits(
         OutputError: ``out`` holds another run, or can't be written.
         KgEditError: an edit can't be made; what was done before it is kept.
     """
+    out = Path(out)
     method.check(edits)
     check_probes(model, edits)
     settings = _settings(method, model, edits)

@@ -91,6 +91,11 @@ class Edit(Record):
         """The prompt with the subject filled in; not `str.format`, as a subject may hold braces."""
         return self.prompt.replace("{}", self.subject)
 
+    @property
+    def relation_text(self) -> str:
+        """The relation in words: its label, else what the prompt says beside the subject."""
+        return self.relation or " ".join(self.prompt.replace("{}", " ").split()).strip(" ,;:")
+
     @field_validator("prompt")
     @classmethod
     def _one_place_for_the_subject(cls, prompt: str, info: ValidationInfo) -> str:

@@ -34,14 +34,14 @@ def label_vectors(
     above ``layer`` runs.
     """
     distinct = sorted(set(labels))
-    start = [document_start(model.tokenizer)] if start_token else []
-    rows = {label: _label_ids(model, label, start) for label in distinct}
-    by_length = sorted(distinct, key=lambda label: len(rows[label]))
+    rows = {label: _row(model, label, start_token=start_token) for label in distinct}
+    by_length = sorted(distinct, key=lambda label: len(rows[label][0]))
     vectors: dict[str, Tensor] = {}
     for batch in _chunks(by_length, _ROWS):
-        states = _states(model, [rows[label] for label in batch], layer)
+        states = _states(model, [rows[label][0] for label in batch], layer)
         for label, state in zip(batch, states, strict=True):
-            vectors[label] = _pooled(state[-len(rows[label]) + len(start) :], pooling)
+            ids, before = rows[label]
+            vectors[label] = _pooled(state[before - len(ids) :], pooling)
     return torch.stack([vectors[label] for label in labels]).float()
 
 
@@ -51,10 +51,17 @@ def _pooled(states: Tensor, pooling: Pooling) -> Tensor:
     return {"last": last, "mean": mean, "both": (last + mean) / 2}[pooling]
 
 
-def _label_ids(model: LanguageModel, label: str, start: list[int]) -> list[int]:
-    """The label's tokens, with one start token in front at most (tokenizers that add it themselves included)."""
-    ids = model.tokenizer(label, add_special_tokens=not start)["input_ids"]
-    return [*start, *ids] if ids else [*start, document_start(model.tokenizer)]
+def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
+    """A label's tokens, and how many in front are not its own (a start token, a BOS); an EOS behind is dropped."""
+    if start_token:
+        own = model.tokenizer(label, add_special_tokens=False)["input_ids"]
+        return [document_start(model.tokenizer), *own], int(bool(own))
+    encoding = model.tokenizer(label, return_special_tokens_mask=True)
+    special = list(encoding["special_tokens_mask"])
+    if 0 not in special:
+        return [document_start(model.tokenizer)], 0
+    end = len(special) - special[::-1].index(0)
+    return list(encoding["input_ids"])[:end], special.index(0)
 
 
 def _states(model: LanguageModel, rows: list[list[int]], layer: int) -> Tensor:

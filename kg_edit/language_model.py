@@ -43,7 +43,7 @@ class LanguageModel:
     @classmethod
     def load(
         cls,
-        name: str,
+        name: str | Path,
         *,
         revision: str | None = None,
         dtype: str = "auto",
@@ -61,6 +61,7 @@ class LanguageModel:
             ModelError: there is no such model, or it can't be loaded.
             UnsupportedModelError: its family has no `ModelSpec`, or its weights are quantised.
         """
+        name = str(name)
         path = resolve_model(name)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         target = _pick_device(device)
@@ -204,7 +205,10 @@ def _refuse_quantised(config: Any, name: str) -> None:
 
 def _load_message(name: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    hint = "give a named model (`kg-edit models`), a hub id, a folder with config.json, or a .gguf file"
+    hint = (
+        "give a named model (`kg-edit models`), a hub id, a folder with config.json, or a .gguf file; without a "
+        f"network, a hub model has to be fetched first: hf download {name}"
+    )
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         first = f"the folder {name} has no config.json"
     return f"can't load the model {name!r}: {first}; {hint}"

@@ -51,7 +51,12 @@ class Patch:
     def __neg__(self) -> Patch:
         """The inverse change."""
         factors = {name: Factors(left=-pair.left, right=pair.right) for name, pair in self.factors.items()}
-        return Patch(factors=factors, provenance={**self.provenance, "inverted": True})
+        edits = [{**edit, "inverted": not edit.get("inverted", False)} for edit in self.provenance.get("edits", ())]
+        return Patch(factors=factors, provenance={**self.provenance, "edits": edits})
+
+    def __sub__(self, other: Patch) -> Patch:
+        """This change with the other one taken back."""
+        return self + -other
 
     @property
     def _fingerprint(self) -> str | None:
@@ -115,14 +120,14 @@ class Patch:
             left, right = pair.left.to(weight.device), pair.right.to(weight.device)
             weight.copy_((weight.float() + left.float() @ right.float().T).to(weight.dtype))
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: str | Path) -> Path:
         """Write ``path`` (safetensors, provenance in its metadata) atomically.
 
         Raises:
             PatchError: a factor is not finite.
             OutputError: the file can't be written.
         """
-        tensors: dict[str, Tensor] = {}
+        path, tensors = Path(path), dict[str, Tensor]()
         for name, pair in sorted(self.factors.items()):
             if not (torch.isfinite(pair.left).all() and torch.isfinite(pair.right).all()):
                 raise PatchError(f"the change of {name} is not finite; nothing was written")
@@ -133,7 +138,7 @@ class Patch:
         return path
 
     @classmethod
-    def load(cls, path: Path) -> Patch:
+    def load(cls, path: str | Path) -> Patch:
         """Read a patch that `save` wrote.
 
         Raises:
@@ -152,15 +157,25 @@ class Patch:
         if not isinstance(said, dict) or said.get("format") != FORMAT:
             found = said.get("format") if isinstance(said, dict) else said
             raise PatchError(f"{path} is no patch: expected format {FORMAT}, found {found!r}")
-        return cls(factors=_factors(tensors, path), provenance=said["provenance"])
+        provenance = said.get("provenance")
+        if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
+            raise PatchError(f"the patch {path} does not say where it came from; make it anew")
+        return cls(factors=_factors(tensors, path), provenance=provenance)
 
 
-def _factors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Factors]:
+def _factors(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Factors]:
     names = sorted({name.rpartition(".")[0] for name in tensors})
     try:
-        return {name: Factors(left=tensors[f"{name}.left"], right=tensors[f"{name}.right"]) for name in names}
+        found = {name: Factors(left=tensors[f"{name}.left"], right=tensors[f"{name}.right"]) for name in names}
     except KeyError as error:
         raise PatchError(f"the patch {path} lacks its tensor {error}; make it anew") from error
+    for name, pair in found.items():
+        shapes = tuple(pair.left.shape), tuple(pair.right.shape)
+        if {len(shape) for shape in shapes} != {2} or shapes[0][1] != shapes[1][1]:
+            raise PatchError(f"the patch {path} has factors of {name} that don't fit: {shapes}; make it anew")
+        if not (torch.isfinite(pair.left).all() and torch.isfinite(pair.right).all()):
+            raise PatchError(f"the patch {path} has values of {name} that are not finite; make it anew")
+    return found
 
 
 def _stack(first: Factors, second: Factors) -> Factors:

@@ -16,8 +16,10 @@ from kg_edit.patch import Patch
 _TITLES = {"rewrite": "rewrite", "paraphrase": "paraphrase", "follows": "what follows", "neighbour": "neighbour"}
 _HEADER = ("", "prompt", "should say", "before", "after", "nats/token")
 _SHORT_HEADER = ("", "prompt", "wanted", "before", "after", "nats")
+_COLOURS = {"✓": "green", "~": "yellow", "✗": "red"}
 _NOTE = (
-    "✓: what should be said is more likely than the other target; for what follows, the answer is in the text. "
+    "✓: the text begins with what should be said, which is also more likely than the other target; for what follows, "
+    "the answer is in the text. ~: it is more likely than the other target, but not said. ✗: anything else. "
     "Nats a token of what should be said, before → after: less is better."
 )
 
@@ -35,7 +37,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     for index, row in enumerate(rows):
         last = index + 1 == len(rows) or rows[index + 1].edit != row.edit
         cells = [Text(row.probe.kind), *map(Text, _cells(row)[1:])]
-        cells[4].stylize("green" if row.after.right else "red")
+        cells[4].stylize(_COLOURS[_sign(row.after)])
         table.add_row(*cells, end_section=last)
     return table
 
@@ -49,7 +51,7 @@ def markdown(rows: Sequence[Row], patch: Patch) -> str:
     lines = [f"# {_escaped(one_line(title))}", "", _escaped(ranks), ""]
     lines += ["| " + " | ".join(_HEADER) + " |", "|---" * len(_HEADER) + "|"]
     lines += ["| " + " | ".join(_escaped(cell) for cell in _cells(row)) + " |" for row in rows]
-    return "\n".join([*lines, "", _NOTE, ""])
+    return "\n".join([*lines, "", _escaped(_NOTE), ""])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -60,7 +62,14 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _mark(reading: Reading) -> str:
-    return f"{'✓' if reading.right else '✗'} {reading.text}"
+    return f"{_sign(reading)} {reading.text}"
+
+
+def _sign(reading: Reading) -> str:
+    """``~``, likelier but not said, is for statements with another target only: elsewhere right is said."""
+    if not reading.right:
+        return "✗"
+    return "✓" if reading.said else "~"
 
 
 def one_line(text: str) -> str:

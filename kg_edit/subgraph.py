@@ -13,6 +13,7 @@ from kg_edit.edits import Edit
 from kg_edit.errors import GraphError
 from kg_edit.hidden_states import Pooling, label_vectors
 from kg_edit.language_model import LanguageModel
+from kg_edit.private_graph import PrivateGraph
 
 
 @runtime_checkable
@@ -23,15 +24,9 @@ class SubgraphSource(Protocol):
         """Nodes with ``label`` and ``role`` (one is the "subject"), edges s -> o with ``label``."""
 
 
-@dataclass(frozen=True, eq=False)
-class FixedGraph:
-    """A graph at hand, the same for every edit; wrap your own `networkx.MultiDiGraph` in it."""
-
-    graph: nx.MultiDiGraph
-
-    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
-        """The graph as it is."""
-        return self.graph
+def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
+    """``graph``, or a `PrivateGraph` around a networkx graph."""
+    return PrivateGraph(graph) if isinstance(graph, nx.Graph) else graph
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,7 +84,7 @@ def check_graph(graph: nx.MultiDiGraph) -> None:
     for key, data in graph.nodes(data=True):
         _check_label(data, f"node {key} has no label; give it one, or leave it out of the graph")
     for subject, target, data in graph.edges(data=True):
-        own = "the edit names no relation, which is a part of its graph; give it one, such as relation: capital"
+        own = "the edit names no relation, and its prompt has no word but the subject; give relation: capital, say"
         other = f"edge {subject} -> {target} has no label; give it one, or leave it out of the graph"
         _check_label(data, own if data.get("role") == "edit" else other)
 

@@ -9,6 +9,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from kg_edit.cli_steps import friendly
 from kg_edit.edit_files import read_edits
 from kg_edit.edit_run import draw_subgraph, run_edits
 from kg_edit.language_model import LanguageModel
@@ -48,4 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with friendly():
+        main()

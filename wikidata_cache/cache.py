@@ -1,5 +1,7 @@
 """The package's front: subgraphs of edits, from any source."""
 
+import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,6 +17,8 @@ from wikidata_cache.facts import Facts
 from wikidata_cache.ids import check_ids
 from wikidata_cache.opening import SourceSpec, open_source
 from wikidata_cache.source import Source
+
+logger = logging.getLogger(__name__)
 
 Root = Literal["target_new", "subject", "target_true"]
 
@@ -63,6 +67,7 @@ class WikidataCache:
             meta=deny.meta_properties() if meta_properties is None else frozenset(meta_properties),
             internal=deny.internal_classes() if internal_classes is None else internal_classes,
         )
+        self._warned: set[str] = set()  # new objects without a labelled statement
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """English labels (else mul, en-gb, en-ca, en-us, simple) by id; ids without one are absent."""
@@ -144,7 +149,23 @@ class WikidataCache:
             "new_edge_stated": self._states(ends.new_edge) if ends.edit.subject_id else None,
             "unexpanded_roots": [root for root in plan.roots if _root_node(ends, root) is None],
         }
+        if plan.hops > 1 and "target_new" in plan.roots:
+            self._warn_where_unlabelled(ends)
         return self._signed(graph, plan, expansion)
+
+    def _warn_where_unlabelled(self, ends: Ends) -> None:
+        """Say, once for each expanded o*, that all its statements were dropped for want of labels."""
+        dropped: Counter[str] = Counter()
+        usable = self._facts.usable(ends.target_new, named=ends.words, dropped=dropped)
+        unlabelled = dropped["unlabelled_item"] + dropped["unlabelled_property"]
+        if usable or not unlabelled or ends.target_new in self._warned:
+            return
+        self._warned.add(ends.target_new)
+        logger.warning(
+            "%s (%s): everything that the graph %s states about it was dropped for want of labels "
+            "(statements: %d). Give the graph's labels too",
+            *(ends.target_new, ends.edit.target_new, self.source.name, unlabelled),
+        )
 
     def _states(self, edge: tuple[str, str, str] | None) -> bool | None:
         return None if edge is None else edge[1:] in self._facts.out([edge[0]])[edge[0]]

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.errors import WikidataCacheError
-from wikidata_cache.extract import PER_NODE, build_extract, packaged_extract, read_seeds
+from wikidata_cache.extract import PER_NODE, build_extract, check_out, packaged_extract, read_seeds
+from wikidata_cache.release import release
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 
 Graph = Annotated[
     str | None,
@@ -33,6 +34,20 @@ Contact = Annotated[
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids such as Q1345 or P19.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wikidata-cache {release()}")
+        raise typer.Exit
+
+
+@app.callback(help=__doc__)
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 @app.command()
 def show(
     entity: Annotated[str, typer.Argument(metavar="QID", help="An item id such as Q1345.")],
@@ -47,7 +62,13 @@ def show(
 
     Examples: `wikidata-cache show Q1345` · `wikidata-cache show Q65 --hops 2 --per-node 5 --draw la.svg`
     """
-    subgraph = _open(graph, contact).neighbourhood(entity, hops=hops, per_node=per_node, seed=seed)
+    cache = _open(graph, contact)
+    subgraph = cache.neighbourhood(entity, hops=hops, per_node=per_node, seed=seed)
+    if not (subgraph.edges or cache.labels([entity]) or cache.source.out([entity])):
+        raise WikidataCacheError(
+            f"{entity} is not in the graph {cache.source.name}: no statement, no label. "
+            f"Check the id, or give a graph that holds it (--graph)."
+        )
     _console().print(_table(subgraph, f"{subgraph.nodes[entity]['label']} ({entity})"))
     if draw is not None:
         from wikidata_cache.draw import draw as draw_graph  # matplotlib takes a second to import
@@ -99,6 +120,7 @@ def extract(
 
     Example: `wikidata-cache extract seeds.tsv small.nt.gz -g wikidata.nt.gz --per-node 80 --per-node 20`
     """
+    check_out(out)
     try:
         wanted = read_seeds(seeds)
     except (OSError, UnicodeDecodeError) as error:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from http.client import HTTPResponse
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit
 
 from wikidata_cache.endpoint_errors import bad_answer, classify, too_slow
 from wikidata_cache.errors import EndpointError, MissingContactError, OfflineError
+from wikidata_cache.release import release
 from wikidata_cache.source import Provenance, Row, SparqlSource
 
 logger = logging.getLogger(__name__)
@@ -116,11 +116,7 @@ def _user_agent(url: str, contact: str) -> str:
             f"{host} asks every client to say whom to write to, and found contact={contact!r}. Give "
             f"contact='you@example.org' (or a URL of yours), or set KG_EDIT_CONTACT. It is sent along."
         )
-    try:
-        release = version("kg-edit")
-    except PackageNotFoundError:
-        release = "0"
-    return f"wikidata-cache/{release} ({contact or 'no contact given'}) SPARQLWrapper/2"
+    return f"wikidata-cache/{release()} ({contact or 'no contact given'}) SPARQLWrapper/2"
 
 
 def _rows(body: bytes, content_type: str, url: str) -> list[Row]:

@@ -143,19 +143,29 @@ def find_ends(edits: Sequence[EditLike], facts: Facts) -> list[Ends]:
 
 
 def _resolve(label: str, facts: Facts) -> str:
-    candidates = [entity for entity in facts.source.find(label) if is_item(entity)]
+    """The one item of the world with this label; a disambiguation page and its like are no candidates."""
+    named = [entity for entity in facts.source.find(label) if is_item(entity)]
+    facts.types(named)  # one request for all of them
+    candidates = [entity for entity in named if not facts.is_internal(entity)]
     if not candidates:
         raise UnknownLabelError(label, facts.source.name)
     if len(candidates) > 1:
-        raise AmbiguousLabelError(label, candidates, _described(candidates, facts))
+        likeliest_first = _most_stated_first(candidates, facts)
+        raise AmbiguousLabelError(label, likeliest_first, _described(likeliest_first, facts))
     return candidates[0]
+
+
+def _most_stated_first(candidates: Sequence[str], facts: Facts) -> list[str]:
+    """What people mean is mostly what the graph says most about."""
+    stated = facts.out(candidates)
+    return sorted(candidates, key=lambda entity: (-len(stated[entity]), entity))
 
 
 def _described(candidates: Sequence[str], facts: Facts) -> list[str]:
     """Each candidate with what it is an instance of, so that a person can choose."""
-    types = facts.source.types(candidates)
+    types = facts.types(candidates)
     names = facts.labels(set().union(*types.values()))
-    kinds = {entity: sorted(names.get(kind, kind) for kind in types.get(entity, ())) for entity in candidates}
+    kinds = {entity: sorted(names.get(kind, kind) for kind in types[entity]) for entity in candidates}
     return [f"{entity} ({', '.join(kinds[entity]) or 'of no stated type'})" for entity in candidates]
 
 

@@ -49,18 +49,18 @@ class EntityNotInGraphError(WikidataCacheError, LookupError):
 
 
 class UnknownLabelError(WikidataCacheError, LookupError):
-    """No entity of the graph carries a label that had to be resolved."""
+    """No item of the graph, Wikimedia's own pages aside, carries a label that had to be resolved."""
 
     def __init__(self, label: str, source: str) -> None:
         super().__init__(
-            f"No entity is labelled {label!r} (exact match) in the graph {source}. "
+            f"No entity is labelled {label!r} in the graph {source} (exact match, Wikimedia's own pages aside). "
             f"Write the entity's id in the row (target_new_id), or give a graph that holds it."
         )
         self.label = label
 
 
 class AmbiguousLabelError(WikidataCacheError, LookupError):
-    """A label that had to be resolved names several entities."""
+    """A label that had to be resolved names several entities; `candidates` begins with the most stated one."""
 
     def __init__(self, label: str, candidates: Sequence[str], described: Sequence[str]) -> None:
         super().__init__(

@@ -52,10 +52,9 @@ def build_extract(
     `len(per_node)` times, and an item keeps per_node[hop] of its statements (by hash priority under `seed`).
     Housekeeping statements and those without labels stay out. The same graph gives the same bytes.
 
-    Raises BadOptionError where a seed is no id or `out` does not end in .nt.gz.
+    Raises BadOptionError where a seed is no id, or `out` does not end in .nt.gz or cannot be written.
     """
-    if not out.name.endswith(".nt.gz"):
-        raise BadOptionError(f"{out}: expected a name ending in .nt.gz.")
+    check_out(out)
     wanted = check_ids(seeds)
     facts = Facts(source, meta=deny.meta_properties(), internal=deny.internal_classes())
     items = [entity for entity in wanted if is_item(entity)]
@@ -64,6 +63,14 @@ def build_extract(
     statements = sorted({step.statement for step in expansion.steps})
     labels = facts.labels({entity for statement in statements for entity in statement}.union(wanted))
     return _write(out, statements, labels)
+
+
+def check_out(out: Path) -> None:
+    """Raise BadOptionError for a file that surely cannot be written, before any work is done for it."""
+    if not out.name.endswith(".nt.gz"):
+        raise BadOptionError(f"{out}: expected a name ending in .nt.gz.")
+    if not out.parent.is_dir():
+        raise _unwritable(out, f"there is no folder {out.parent}")
 
 
 def read_seeds(path: Path) -> list[str]:
@@ -81,5 +88,12 @@ def _write(out: Path, statements: Sequence[Statement], labels: dict[str, str]) -
     with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=9, mtime=0) as file:
         file.write(text or b"")
     data = buffer.getvalue()
-    out.write_bytes(data)
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise _unwritable(out, error.strerror or str(error)) from error
     return ExtractReport(len(statements), len(labels), len(data), hashlib.sha256(data).hexdigest())
+
+
+def _unwritable(out: Path, reason: str) -> BadOptionError:
+    return BadOptionError(f"{out} cannot be written ({reason}); give a file in a folder that you may write to.")

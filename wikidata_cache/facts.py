@@ -32,11 +32,20 @@ class Facts:
         self._labels |= dict.fromkeys(missing) | self.source.labels(missing)
         return {entity: label for entity in ids if (label := self._labels[entity]) is not None}
 
+    def types(self, ids: Collection[str]) -> dict[str, frozenset[str]]:
+        """What each id is an instance of; an empty set for none."""
+        missing = [entity for entity in ids if entity not in self._types]
+        self._types |= dict.fromkeys(missing, frozenset()) | self.source.types(missing)
+        return {entity: self._types[entity] for entity in ids}
+
+    def is_internal(self, entity: str) -> bool:
+        """Whether an item serves Wikimedia itself, such as a disambiguation page."""
+        return not self._internal.isdisjoint(self.types([entity])[entity])
+
     def prefetch(self, ids: Collection[str]) -> None:
         """Fetch what `usable` needs to know about these nodes, in as few requests as possible."""
         pairs = [(p, o) for p, o in chain.from_iterable(self.out(ids).values()) if p not in self._meta]
-        missing = {o for _, o in pairs} - self._types.keys()
-        self._types |= dict.fromkeys(missing, frozenset()) | self.source.types(missing)
+        self.types({o for _, o in pairs})
         self.labels({entity for pair in pairs for entity in pair})
 
     def usable(self, node: str, *, named: Container[str], dropped: Counter[str]) -> list[Statement]:

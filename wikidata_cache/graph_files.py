@@ -30,7 +30,7 @@ def is_graph_file(path: Path) -> bool:
 
 
 def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
-    """Load files into one store, and a sibling labels file where they hold no label.
+    """Load files into one store, and a sibling labels file where they hold no label; warns where no label is found.
 
     Returns the store and the sha256 of each file by file name.
     Raises GraphFileError for a missing, empty, corrupt or malformed file.
@@ -42,6 +42,12 @@ def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
     if not _has_labels(store) and (sibling := _sibling_labels(paths)):
         logger.info("No labels in %s; loading %s beside it", ", ".join(hashes), sibling.name)
         hashes[sibling.name] = load_file(store, sibling)
+    if not _has_labels(store):
+        logger.warning(
+            "%s: no labels in this graph, and statements without labels stay out of every subgraph. "
+            "Put labels.nt.gz beside it, or give it too",
+            ", ".join(map(str, paths)),
+        )
     return store, hashes
 
 
@@ -104,6 +110,8 @@ def _has_labels(store: Store) -> bool:
 
 
 def _sibling_labels(paths: Sequence[Path]) -> Path | None:
-    folders = dict.fromkeys(path.parent for path in paths)
+    """A labels file beside one of the files, or beside the target of one that is a symbolic link."""
+    targets = [path.resolve() for path in paths]
+    folders = dict.fromkeys(path.parent for path in (*paths, *targets))
     candidates = (folder / name for folder in folders for name in _SIBLINGS)
-    return next((path for path in candidates if path.is_file() and path not in paths), None)
+    return next((path for path in candidates if path.is_file() and path.resolve() not in targets), None)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
+from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import encode, left_pad
 
@@ -18,10 +19,15 @@ def continuations(model: LanguageModel, prompts: Sequence[str], *, limits: Seque
     """What the model writes after each prompt, up to a line's end, the text's end or the prompt's limit in tokens.
 
     The text comes from the generated ids alone. Arg-max at each step, whatever the model's own generation settings.
+
+    Raises:
+        ModelError: a prompt and what is written after it don't fit into the model's positions.
     """
     if not prompts:
         return ()
-    batch = left_pad([encode(model.tokenizer, prompt).ids for prompt in prompts], device=model.device)
+    encoded = [encode(model.tokenizer, prompt) for prompt in prompts]
+    check_lengths(model, encoded, more=max(limits))  # a row that is done is fed on till the last one is
+    batch = left_pad([prompt.ids for prompt in encoded], device=model.device)
     ends, width = _end_tokens(model), batch.ids.shape[1]
     stop = _Stop(model.tokenizer, width=width, limits=limits)
     generate = cast(Callable[..., Tensor], model.model.generate)

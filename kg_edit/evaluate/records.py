@@ -24,7 +24,10 @@ class Section(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """A line of ``records.jsonl``. ``sections``: base, edited and the ceilings; empty after an ``error``."""
+    """A line of ``records.jsonl``. ``sections``: base, edited and the ceilings.
+
+    After an ``error`` edited equals base; there are no sections if the model could not be scored before the edit.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from kg_edit.evaluate.bootstrap import EDITING_SCORE, Estimate
+from kg_edit.evaluate.bootstrap import EDITING_SCORE
 from kg_edit.evaluate.metrics import METRICS
 from kg_edit.evaluate.summary import Summary
 
+_METRICS = (*METRICS, EDITING_SCORE)
 _TITLES = {
     "base": "before",
     "edited": "after",
@@ -17,7 +18,10 @@ _TITLES = {
 
 
 def render(summary: Summary) -> str:
-    """A Markdown table, a metric a row, with 95 % intervals; an empty cell is a metric that no record has."""
+    """A Markdown table, a metric a row, with 95 % intervals; an empty cell is a metric that no record has.
+
+    Where only some records have a metric, their number stands in its cell.
+    """
     header, *rows = _cells(summary)
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_caption(summary)}\n"
@@ -35,19 +39,21 @@ def rich_table(summary: Summary) -> Table:
 
 
 def _cells(summary: Summary) -> list[list[str]]:
-    sections = summary.sections
-    rows = [[name, *(_cell(section.get(name)) for section in sections.values())] for name in (*METRICS, EDITING_SCORE)]
-    return [["metric", *(_TITLES[name] for name in sections)], *rows]
+    rows = [[name, *(_cell(summary, section, name) for section in summary.sections)] for name in _METRICS]
+    return [["metric", *(_TITLES[section] for section in summary.sections)], *rows]
 
 
-def _cell(estimate: Estimate | None) -> str:
+def _cell(summary: Summary, section: str, metric: str) -> str:
+    estimate = summary.sections[section].get(metric)
     if estimate is None or estimate.mean is None:
         return ""
-    return f"{estimate.mean:.3f} [{estimate.ci95_low:.3f}, {estimate.ci95_high:.3f}]"
+    count = summary.provenance["counts"][section][metric]
+    some = f" of {count}" if count < summary.n else ""
+    return f"{estimate.mean:.3f} [{estimate.ci95_low:.3f}, {estimate.ci95_high:.3f}]{some}"
 
 
 def _caption(summary: Summary) -> str:
     run = summary.provenance
-    failed = f", {summary.failed} failed and are left out" if summary.failed else ""
+    failed = f", {run['failed']} failed and count as the model before" if run["failed"] else ""
     speed = "" if summary.seconds_per_edit is None else f", {summary.seconds_per_edit:.1f} s an edit"
     return f"{run['method']} on {run['model']['name']}: {summary.n} edits made one at a time{failed}{speed}"

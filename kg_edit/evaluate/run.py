@@ -20,6 +20,7 @@ from kg_edit.evaluate.settings import run_settings, versions
 from kg_edit.evaluate.summary import SECTIONS, Summary, summarise
 from kg_edit.language_model import LanguageModel
 from kg_edit.run_folder import claim
+from wikidata_cache.errors import WikidataCacheError
 
 
 def evaluate(
@@ -37,8 +38,8 @@ def evaluate(
     """Make each edit alone on ``model``, and score it before and after (schedule "single").
 
     Writes ``run.json`` (the settings), ``records.jsonl`` (a line a record: every score and what decided it) and
-    ``summary.json``. Started again with the same settings it goes on where it was; an edit that fails is recorded and
-    counted, and left out of all means.
+    ``summary.json``. Started again with the same settings it goes on where it was. An edit that fails is recorded and
+    counted; it leaves the model as it is, so it is scored as the unedited model.
 
     Args:
         method: what computes the patches, for this ``model``.
@@ -79,16 +80,24 @@ def _evaluate_one(
     method: Method, model: LanguageModel, case: Case, known: dict[str, Section], *, ceilings: bool
 ) -> RunRecord:
     record = RunRecord(id=case.edit.id, edit_sha256=edit_digest(case), choices=case.choices)
-    unedited = {"base": case, **(ceiling_cases(case) if ceilings else {})}
-    asked = {name: part for name, part in unedited.items() if name not in known}
+    sections: dict[str, Section] = {}
     try:
-        sections = {name: known[name] for name in unedited if name in known}
-        sections |= dict(zip(asked, score_cases(model, tuple(asked.values())), strict=True))
+        sections |= _unedited(model, case, known, ceilings=ceilings)
         start = time.perf_counter()
         patch = method.edit([case.edit])
         seconds = time.perf_counter() - start
         with patch.applied(model):
-            (sections["edited"],) = score_cases(model, [case])
-    except KgEditError as error:
-        return record.model_copy(update={"error": f"{type(error).__name__}: {error}"})
-    return record.model_copy(update={"seconds": seconds, "sections": sections})
+            (edited,) = score_cases(model, [case])
+    except (KgEditError, WikidataCacheError) as error:  # the second: what a knowledge graph lacks
+        if "base" in sections:  # left out, the hard records would only make the means better
+            sections["edited"] = sections["base"].model_copy(deep=True)
+        return record.model_copy(update={"error": f"{type(error).__name__}: {error}", "sections": sections})
+    return record.model_copy(update={"seconds": seconds, "sections": sections | {"edited": edited}})
+
+
+def _unedited(model: LanguageModel, case: Case, known: dict[str, Section], *, ceilings: bool) -> dict[str, Section]:
+    """The sections of the model as it is: those that are ``known``, and the rest scored."""
+    unedited = {"base": case, **(ceiling_cases(case) if ceilings else {})}
+    asked = {name: part for name, part in unedited.items() if name not in known}
+    sections = {name: known[name] for name in unedited if name in known}
+    return sections | dict(zip(asked, score_cases(model, tuple(asked.values())), strict=True))

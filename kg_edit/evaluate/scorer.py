@@ -22,7 +22,7 @@ def score_cases(model: LanguageModel, cases: Sequence[Case]) -> tuple[Section, .
 
     Raises:
         PromptError: a prompt and its target can't be told apart in tokens.
-        ModelError: the model's output is not finite.
+        ModelError: the model's output is not finite, or a prompt does not fit into its positions.
     """
     limits: dict[str, int] = {}
     for case in cases:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import ModelError
+from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.evaluate.token_tree import TokenTree
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import Prompt, encode, left_pad
@@ -37,10 +38,11 @@ def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores
 
     Raises:
         PromptError: a candidate can't be told from its prompt's end.
-        ModelError: the model's output is not finite.
+        ModelError: the model's output is not finite, or a pair does not fit into its positions.
     """
     distinct = list(dict.fromkeys(pairs))
     encoded = [encode(model.tokenizer, pair.prompt, target=pair.candidate) for pair in distinct]
+    check_lengths(model, encoded)
     found = [scores for chunk in _chunks(encoded) for scores in _score_chunk(model, chunk)]
     return dict(zip(distinct, found, strict=True))
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kg_edit.errors import OutputError
-from kg_edit.evaluate.bootstrap import Estimate, estimates
+from kg_edit.evaluate.bootstrap import Estimate, counts, estimates
 from kg_edit.evaluate.metrics import METRICS, PORTABILITY
 from kg_edit.evaluate.records import RunRecord
 from kg_edit.files import write_json
@@ -19,8 +19,10 @@ Estimates = dict[str, Estimate]
 
 
 class Summary(BaseModel):
-    """The file ``summary.json``: for each metric its mean over the ``n`` records whose edit did not fail.
+    """The file ``summary.json``: for each metric its mean over those of the ``n`` records that have it.
 
+    ``provenance`` holds the run's settings, how many edits ``failed`` (scored as the unedited model, and part of the
+    means), and ``counts``: for each section and metric the records behind its mean.
     The two ceilings are the unedited model's, with the edited fact (and the relation that leads to the answer) told
     before the question; None where they were not asked for.
     """
@@ -28,7 +30,6 @@ class Summary(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: int
-    failed: int
     base: Estimates
     edited: Estimates
     fact_in_prompt: Estimates | None = None
@@ -71,20 +72,20 @@ SECTIONS: Mapping[str, Iterable[str]] = {
 def summarise(
     records: Iterable[RunRecord], *, sections: Iterable[str], seed: int, provenance: Mapping[str, Any]
 ) -> Summary:
-    """The means of ``sections`` over the records that did not fail; a section that a record lacks is missing there."""
+    """The means of ``sections`` over the records; a section that a record lacks is missing there."""
     found = list(records)
-    scored = [record for record in found if record.error is None]
-    means = {
-        name: estimates([_scores(record, name) for record in scored], names=tuple(SECTIONS[name]), seed=seed)
-        for name in sections
-    }
-    seconds = [record.seconds for record in scored if record.seconds is not None]
+    rows = {name: [_scores(record, name) for record in found] for name in sections}
+    metrics = {name: tuple(SECTIONS[name]) for name in rows}
+    seconds = [record.seconds for record in found if record.seconds is not None]
     return Summary(
-        n=len(scored),
-        failed=len(found) - len(scored),
+        n=len(found),
         seconds_per_edit=fmean(seconds) if seconds else None,
-        provenance=dict(provenance),
-        **means,
+        provenance={
+            **provenance,
+            "failed": sum(record.error is not None for record in found),
+            "counts": {name: counts(rows[name], names=metrics[name]) for name in rows},
+        },
+        **{name: estimates(rows[name], names=metrics[name], seed=seed) for name in rows},
     )
 
 

@@ -18,7 +18,7 @@ from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, faults_of, unknown_name
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
-from kg_edit.subgraph import SubgraphSource
+from kg_edit.subgraph import SubgraphSource, as_source
 
 
 class MethodConfig(BaseModel):
@@ -58,9 +58,12 @@ class EditingMethod(ABC):
     needs_graph: ClassVar[bool] = False
     config_class: ClassVar[type[MethodConfig]]
 
-    def __init__(self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | None = None) -> None:
+    def __init__(
+        self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
+    ) -> None:
         self._refuse_no_graph(graph)
-        self.model, self.config, self.graph = model, config, graph
+        self.model, self.config = model, config
+        self.graph = None if graph is None else as_source(graph)
 
     def edit(
         self,
@@ -93,8 +96,8 @@ class EditingMethod(ABC):
         """Which graph is looked at: files and hashes, or a URL (not when it was asked); None if none is."""
         if self.graph is None or not self.needs_graph:
             return None
-        source = getattr(self.graph, "source", None)
-        said = source.provenance() if source else {"kind": type(self.graph).__name__}
+        source = getattr(self.graph, "source", self.graph)
+        said = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
         return {key: value for key, value in said.items() if key != "fetched_at"}
 
     @classmethod
@@ -107,7 +110,7 @@ class EditingMethod(ABC):
         cls._refuse_no_graph(graph)
 
     @classmethod
-    def _refuse_no_graph(cls, graph: SubgraphSource | None) -> None:
+    def _refuse_no_graph(cls, graph: object | None) -> None:
         if cls.needs_graph and graph is None:
             raise ConfigError(f"the method {cls.name} needs a knowledge graph; give graph=... (CLI: --graph)")
 

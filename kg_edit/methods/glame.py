@@ -92,7 +92,7 @@ class Glame(RankOneMethod):
         assert isinstance(config, GlameConfig) and graph is not None  # noqa: S101 - needs_graph
         for edit in edits:
             with naming(edit):
-                check_graph(graph.subgraph(edit, hops=config.hops, per_node=config.per_node, seed=config.seed))
+                check_graph(_ask(graph, edit, config))
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Also fetch every edit's subgraph, and look for the layer that labels are read from."""
@@ -106,10 +106,7 @@ class Glame(RankOneMethod):
         """The edit's subgraph, fetched once."""
         assert self.graph is not None  # noqa: S101 - needs_graph
         if edit not in self._subgraphs:
-            config = self.config
-            self._subgraphs[edit] = self.graph.subgraph(
-                edit, hops=config.hops, per_node=config.per_node, seed=config.seed
-            )
+            self._subgraphs[edit] = _ask(self.graph, edit, self.config)
         return self._subgraphs[edit]
 
     @property
@@ -129,6 +126,12 @@ class Glame(RankOneMethod):
         )
         notes = {"graph": dict(graph.graph), "nodes": len(graph), "edges": graph.number_of_edges()}
         return subgraph.normalised() if config.normalise else subgraph, notes
+
+
+def _ask(graph: SubgraphSource, edit: Edit, config: GlameConfig) -> nx.MultiDiGraph:
+    """The edit's subgraph; an edit that names no relation lends the words of its prompt."""
+    named = edit.model_copy(update={"relation": edit.relation_text or None})
+    return graph.subgraph(named, hops=config.hops, per_node=config.per_node, seed=config.seed)
 
 
 class _GraphValue(nn.Module):

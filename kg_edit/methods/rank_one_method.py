@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
 
@@ -58,7 +59,7 @@ class RankOneMethod(EditingMethod):
         model: LanguageModel,
         config: RankOneConfig,
         *,
-        graph: SubgraphSource | None = None,
+        graph: SubgraphSource | nx.DiGraph | None = None,
         contexts: tuple[str, ...] | None = None,
         covariance: Covariance | None = None,
         progress: bool = True,

@@ -8,6 +8,7 @@ import torch
 from kg_edit.hidden_states import label_vectors
 from kg_edit.hooks import watched
 from kg_edit.language_model import LanguageModel
+from tests.kg_edit.test_prompts import sentencepiece_style
 from tests.kg_edit.tiny import tiny
 
 LABELS = ["Los Angeles", "place of birth", "Los Angeles", "a", "the city of Philadelphia in Pennsylvania"]
@@ -46,7 +47,28 @@ def test_nothing_above_the_layer_runs_and_equal_labels_run_once() -> None:
     assert above == []
 
 
-def test_mean_leaves_the_tokenizers_own_bos_out_only_with_a_start_token() -> None:
+@pytest.mark.parametrize("pooling", ["last", "mean", "both"])
+def test_a_label_is_its_own_tokens(pooling: str) -> None:
+    """Neither a BOS in front nor an EOS behind is a part of it."""
+    model = tiny("llama", bos=True)
+    ids = model.tokenizer("Los Angeles")["input_ids"]
+    assert ids[0] == model.tokenizer.bos_token_id
+    with torch.no_grad():
+        states = model.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0, 1:]
+    wanted = {"last": states[-1], "mean": states.mean(0), "both": (states[-1] + states.mean(0)) / 2}[pooling]
+    (found,) = label_vectors(model, ["Los Angeles"], layer=1, pooling=pooling)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, wanted)
+
+    closing = LanguageModel(
+        model=model.model, tokenizer=sentencepiece_style(), spec=model.spec, name="closing", fingerprint=""
+    )
+    ends: list[int] = []
+    with watched(closing.block(1), lambda _, output: ends.append(output.shape[1])):
+        label_vectors(closing, ["Los Angeles"], layer=1)
+    assert ends == [len(sentencepiece_style()("Los Angeles")["input_ids"]) - 1]
+
+
+def test_a_start_token_is_not_put_before_a_bos() -> None:
     """A tokenizer that adds a BOS must not get a second one."""
     model = tiny("llama", bos=True)
     seen: list[int] = []

@@ -57,7 +57,7 @@ def test_fast_equals_plain(family: str, bos: bool) -> None:
     )
     for name in ("nll", "kl", "penalty", "total"):
         torch.testing.assert_close(getattr(fast_losses, name), getattr(plain_losses, name), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(fast_gradient, plain_gradient, rtol=1e-4, atol=1e-5)
+    assert (fast_gradient - plain_gradient).norm() < 1e-5 * plain_gradient.norm()
     assert plain_gradient.abs().max() > 1e-3, "the test must be able to fail"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 
 from kg_edit.errors import OutputError, PatchError, PatchMismatchError
 from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.patch import Patch
+from kg_edit.patch import FORMAT, Patch
 from kg_edit.rank_one import Factors
 from tests.kg_edit.tiny import tiny
 
@@ -140,6 +141,34 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(PatchError, match="not finite"):
         Patch(factors={model.weight_name(1): nan}).save(tmp_path / "patch.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "left", "right", "complaint"),
+    [
+        ({}, torch.ones(2, 1), torch.ones(3, 1), "where it came from"),
+        ({"provenance": 3}, torch.ones(2, 1), torch.ones(3, 1), "where it came from"),
+        ({"provenance": {"model": "x"}}, torch.ones(2, 1), torch.ones(3, 1), "where it came from"),
+        ({"provenance": {}}, torch.ones(2), torch.ones(3), "don't fit"),
+        ({"provenance": {}}, torch.ones(2, 1), torch.ones(3, 2), "don't fit"),
+        ({"provenance": {}}, torch.full((2, 1), float("nan")), torch.ones(3, 1), "not finite"),
+    ],
+)
+def test_damaged_patches(
+    said: dict[str, object], left: torch.Tensor, right: torch.Tensor, complaint: str, tmp_path: Path
+) -> None:
+    metadata = {"kg_edit": json.dumps({"format": FORMAT, **said})}
+    save_file({"w.weight.left": left, "w.weight.right": right}, tmp_path / "p.safetensors", metadata=metadata)
+    with pytest.raises(PatchError, match=complaint):
+        Patch.load(tmp_path / "p.safetensors")
+
+
+def test_signs_stay_with_their_edits() -> None:
+    first, second = patch_of(tiny("gpt2")), patch_of(tiny("gpt2"), seed=1)
+    once = -first
+    twice = -once
+    assert [edit.get("inverted", False) for edit in (first - second).provenance["edits"]] == [False, True]
+    assert [edit["inverted"] for edit in twice.provenance["edits"]] == [False]
 
 
 def test_files_that_are_no_patch(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from kg_edit.edits import Edit
 from kg_edit.errors import GraphError
 from kg_edit.hidden_states import label_vectors
-from kg_edit.subgraph import EncodedSubgraph, FixedGraph, SubgraphSource, check_graph, encode_subgraph, subject_of
+from kg_edit.subgraph import EncodedSubgraph, SubgraphSource, as_source, check_graph, encode_subgraph, subject_of
 from tests.kg_edit.tiny import tiny
 
 
@@ -60,9 +60,11 @@ def test_normalised_vectors_have_root_mean_square_1() -> None:
 
 
 def test_a_graph_at_hand_is_a_source() -> None:
-    source, made = FixedGraph(graph()), Edit(id="1", subject="s", prompt="{} is", target_new="t")
+    source = as_source(graph())
     assert isinstance(source, SubgraphSource)
-    assert source.subgraph(made, hops=1, per_node=1, seed=0) is source.graph
+    assert as_source(source) is source
+    made = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Los Angeles Lakers")
+    check_graph(source.subgraph(made, hops=2, per_node=1, seed=0))
 
 
 def without_subject(made: nx.MultiDiGraph) -> None:

@@ -1,6 +1,7 @@
 """Subgraphs on a graph small enough to check by hand, and on the packaged extract."""
 
 import gzip
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,22 @@ def test_the_edits_own_words_where_the_graph_has_none(toy: WikidataCache) -> Non
     assert graph.edges["Q99", "Q9", "P99"]["label"] == "xs"
 
 
+def test_a_new_object_of_which_everything_is_unlabelled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "g.tsv"
+    path.write_text("Q2\tP1\tQ3\nQ2\tP910\tQ7\nQ5\tP910\tQ7\nQ2\tlabel\tTwo\nP910\tlabel\tcategory\n")
+    cache = WikidataCache(path)
+    housekeeping_only = replace(EDIT, target_new="Five", target_new_id="Q5")
+    cache.subgraph(EDIT, hops=1)
+    cache.subgraph(EDIT, roots=("subject",))
+    cache.subgraph(housekeeping_only)
+    assert not caplog.records
+    for edits in ([EDIT, replace(EDIT, subject="Other", subject_id="Q12")], [EDIT]):
+        assert triples(cache.subgraphs(edits)[0]) == {("Q1", "P2", "Q2")}
+    [record] = caplog.records
+    assert (record.name, record.levelno) == ("wikidata_cache.cache", logging.WARNING)
+    assert "Q2 (Two): everything that the graph g.tsv states about it was dropped for want of labels" in caplog.text
+
+
 def test_old_object_as_root(toy: WikidataCache) -> None:
     edit = replace(EDIT, target_true="Four", target_true_id="Q4", relation_id="P1")
     graph = toy.subgraph(edit, roots=("target_new", "target_true"))
@@ -146,6 +163,22 @@ def test_unknown_and_ambiguous_targets(toy: WikidataCache) -> None:
     assert list(toy.subgraph(Edit("s", "Five"))) == ["_:subject", "Q5"]
     assert list(toy.subgraph(Edit("s", "?", target_new_id="Q10"))) == ["_:subject", "Q10"]  # only labelled
     assert list(toy.subgraph(Edit("s", "Nine", target_new_id="Q9"))) == ["_:subject", "Q9"]  # only mentioned
+
+
+def test_a_label_names_things_of_the_world_the_likeliest_first(tmp_path: Path) -> None:
+    path = tmp_path / "g.tsv"
+    rows = ["Q12\tP31\tQ4167410", "Q14\tP1\tQ2", "Q14\tP1\tQ3", "Q15\tP1\tQ2", "Q16\tP31\tQ4167410"]
+    names = {"Q12": "English", "Q13": "Twin", "Q14": "Twin", "Q15": "Twin", "Q16": "Twin", "Q17": "Page"}
+    rows += [f"{entity}\tlabel\t{name}" for entity, name in (names | {"Q18": "English"}).items()]
+    path.write_text("\n".join([*rows, "Q17\tP31\tQ4167410"]) + "\n")
+    cache = WikidataCache(path)
+    assert cache.subgraph(Edit("s", "English")).graph["target_new_resolved"] == "Q18"
+    with pytest.raises(AmbiguousLabelError, match=r'names 3 entities: Q14.*target_new_id: "Q14"') as caught:
+        cache.subgraph(Edit("s", "Twin"))
+    assert caught.value.candidates == ("Q14", "Q15", "Q13")
+    with pytest.raises(UnknownLabelError, match="Wikimedia's own pages aside"):
+        cache.subgraph(Edit("s", "Page"))
+    assert WikidataCache(path, internal_classes=()).subgraph(Edit("s", "Page")).graph["target_new_resolved"] == "Q17"
 
 
 @pytest.mark.parametrize(

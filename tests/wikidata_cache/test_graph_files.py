@@ -44,6 +44,29 @@ def test_labels_beside_a_graph_without_labels(tmp_path: Path, caplog: pytest.Log
     assert open_source(tmp_path / "graph.tsv").labels(["Q1"]) == {"Q1": "its own"}
 
 
+def test_labels_beside_the_target_of_a_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in ("data", "work"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data" / "wikidata.nt.gz").write_bytes(gzip.compress(LINE % 1))
+    label = b'<%sentity/Q1> <http://www.w3.org/2000/01/rdf-schema#label> "One"@en .\n' % WIKIDATA
+    (tmp_path / "data" / "labels.nt.gz").write_bytes(gzip.compress(label))
+    link = tmp_path / "work" / "wikidata.nt.gz"
+    link.symlink_to(tmp_path / "data" / "wikidata.nt.gz")
+    assert open_source(link).labels(["Q1"]) == {"Q1": "One"}
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    (tmp_path / "work" / "labels.tsv").write_text("Q1\tlabel\tnearer\n")
+    assert open_source(link).labels(["Q1"]) == {"Q1": "nearer"}
+
+
+def test_a_graph_without_any_label_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "graph.tsv").write_text("Q1\tP1\tQ2\n")
+    load_files([tmp_path / "graph.tsv"])
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("wikidata_cache.graph_files", "WARNING")
+    assert "graph.tsv: no labels in this graph" in caplog.text
+    assert "Put labels.nt.gz beside it, or give it too" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem", "line"),
     [

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,16 @@ def test_labels_and_find() -> None:
     assert runner.invoke(cli.app, ["find", "no such thing"]).exit_code == 1
 
 
+def test_version() -> None:
+    assert run("--version") == f"wikidata-cache {version('kg-edit')}\n"
+    assert "look at a graph" in run("--help")
+
+
+def test_show_of_an_item_that_is_only_labelled(tmp_path: Path) -> None:
+    (tmp_path / "g.tsv").write_text("Q1\tlabel\tOne\n")
+    assert "One (Q1)" in run("show", "Q1", "-g", str(tmp_path / "g.tsv"))
+
+
 def test_markup_in_labels_is_text(tmp_path: Path) -> None:
     (tmp_path / "g.tsv").write_text("Q1\tP1\tQ2\nQ1\tlabel\t[red]One[/]\nP1\tlabel\t[/b]\nQ2\tlabel\t[x]\n")
     output = run("show", "Q1", "-g", str(tmp_path / "g.tsv"))
@@ -55,6 +66,8 @@ def test_help_has_examples(command: str) -> None:
         (["show", "Q1", "-g", "nowhere.nt.gz"], "does not exist"),
         (["find", "x", "-g", "https://query.wikidata.org/sparql"], "KG_EDIT_CONTACT"),
         (["extract", "no_seeds.tsv", "out.nt.gz"], "cannot be read"),
+        (["extract", "no_seeds.tsv", "no_folder/out.nt.gz"], "no_folder/out.nt.gz cannot be written"),
+        (["show", "Q999999999"], "Q999999999 is not in the graph extract.nt.gz"),
         (["show", "Q1345", "--draw", "no_folder/a.svg"], "No such file or directory"),
     ],
 )

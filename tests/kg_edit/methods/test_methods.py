@@ -21,7 +21,6 @@ from kg_edit.methods.rank_one_method import RankOneMethod
 from kg_edit.objective import Objective
 from kg_edit.patch import Patch
 from kg_edit.prompts import encode
-from kg_edit.subgraph import FixedGraph
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 EDIT = Edit(
@@ -38,6 +37,8 @@ def graph() -> nx.MultiDiGraph:
     made.add_node("Q3", label="Los Angeles", role="neighbour")
     made.add_edge("Q1", "Q2", key="P54", label="member of sports team", role="edit")
     made.add_edge("Q2", "Q3", key="P159", label="headquarters location", role="statement")
+    made.add_node("Q4", label="Rome")
+    made.add_edge("Q4", "Q5", label="capital of")
     return made
 
 
@@ -51,7 +52,7 @@ def method(name: str, model: LanguageModel, **settings: Any) -> RankOneMethod:
     return chosen(
         model,
         config,  # type: ignore[arg-type]
-        graph=FixedGraph(graph()),
+        graph=graph(),
         contexts=CONTEXTS,
         covariance=Covariance(moment=moment, tokens=1, ridge=0.0, id="toy"),
     )
@@ -122,6 +123,41 @@ def test_and_after_an_exception(name: str, unusual: LanguageModel, monkeypatch: 
         method(name, unusual, stop_below=-1.0).edit([EDIT, SECOND])
     assert state(unusual) == before
     assert all(torch.equal(tensor, weights[key]) for key, tensor in unusual.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["rome", "glame"])
+@pytest.mark.parametrize("call", [1, 2, 3, 5])
+def test_and_after_a_failure_inside_a_block(
+    name: str, call: int, unusual: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hooks are in place then: in the prefix pass, in the recording ones, in the descent."""
+    chosen, before, calls = method(name, unusual, stop_below=-1.0), state(unusual), []
+    whole = type(unusual.block(2)).forward
+
+    def failing(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4 * call:
+            raise RuntimeError("out of memory")
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(unusual.block(2)), "forward", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        chosen.edit([EDIT])
+    assert state(unusual) == before
+
+
+def test_what_a_method_draws_does_not_move_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = method("rome", tiny("llama"))
+    original = chosen.find_change
+
+    def drawing(edit: Edit, objective: Objective) -> Any:
+        torch.rand(3)
+        return original(edit, objective)
+
+    monkeypatch.setattr(chosen, "find_change", drawing)
+    before = torch.get_rng_state()
+    chosen.edit([EDIT])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("name", ["rome", "glame"])

@@ -1,0 +1,86 @@
+"""A graph of one's own in the place of Wikidata."""
+
+from __future__ import annotations
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits import Edit
+from kg_edit.errors import GraphError
+from kg_edit.private_graph import PrivateGraph
+from kg_edit.subgraph import check_graph
+
+EDIT = Edit(
+    id="1",
+    subject="Ada",
+    prompt="{} works in",
+    target_true="Bern",
+    target_new="Oslo",
+    target_new_id=None,
+    relation=None,
+)
+
+
+def company(kind: type[nx.DiGraph] = nx.DiGraph) -> nx.DiGraph:
+    made = kind()
+    for node, label in enumerate(["Ada", "Bern", "Oslo", "Norway", "Europe", "Bern"]):
+        made.add_node(node, label=label)
+    for subject, target, label in [
+        (0, 1, "works in"),
+        (2, 3, "country"),
+        (3, 4, "continent"),
+        (2, 0, "mayor"),
+        (2, 5, ""),
+    ]:
+        made.add_edge(subject, target, label=label)
+    return made
+
+
+@pytest.mark.parametrize("kind", [nx.DiGraph, nx.MultiDiGraph])
+def test_hops_lead_from_the_new_object(kind: type[nx.DiGraph]) -> None:
+    source = PrivateGraph(company(kind))
+    names = {
+        hops: [data["label"] for _, data in source.subgraph(EDIT, hops=hops).nodes(data=True)] for hops in (1, 2, 3)
+    }
+    assert names == {1: ["Ada", "Oslo"], 2: ["Ada", "Oslo", "Norway"], 3: ["Ada", "Oslo", "Norway", "Europe"]}
+    found = source.subgraph(EDIT, hops=3)
+    check_graph(found)
+    edges = [(found.nodes[s]["label"], data["label"], found.nodes[o]["label"]) for s, o, data in found.edges(data=True)]
+    assert edges == [("Ada", "works in", "Oslo"), ("Oslo", "country", "Norway"), ("Norway", "continent", "Europe")]
+
+
+def test_the_old_edge_and_edges_back_to_the_subject_stay_out() -> None:
+    found = PrivateGraph(company()).subgraph(EDIT, hops=3)
+    assert found.out_degree("0") == 1
+    assert found.in_degree("0") == 0
+
+
+def test_a_subject_that_the_graph_does_not_know() -> None:
+    found = PrivateGraph(company()).subgraph(EDIT.model_copy(update={"subject": "Eve"}))
+    assert found.nodes["_:subject"]["label"] == "Eve"
+
+
+def test_sampling_keeps_the_same_few() -> None:
+    made = company()
+    for number in range(30):
+        made.add_edge(2, f"suburb {number}", label="has part")
+    source = PrivateGraph(made)
+    first, again = (source.subgraph(EDIT, per_node=5, seed=1) for _ in range(2))
+    assert set(first) == set(again)
+    assert first.out_degree("2") == 5
+    assert set(first) != set(source.subgraph(EDIT, per_node=5, seed=2))
+
+
+def test_what_can_not_be_found_says_so() -> None:
+    source = PrivateGraph(company())
+    with pytest.raises(GraphError, match="no node 'Rome'; add it"):
+        source.subgraph(EDIT.model_copy(update={"target_new": "Rome"}))
+    with pytest.raises(GraphError, match="'Bern' names the nodes 1, 5; give the one meant"):
+        source.subgraph(EDIT.model_copy(update={"target_new": "Bern"}))
+
+
+def test_its_identity_is_its_content() -> None:
+    other = company()
+    other.add_edge(4, 2, label="holds")
+    assert PrivateGraph(company()).provenance() == PrivateGraph(company(nx.MultiDiGraph)).provenance()
+    assert PrivateGraph(company()).provenance() != PrivateGraph(other).provenance()
