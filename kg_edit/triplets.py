@@ -185,7 +185,7 @@ def _entity_label(name: str, entity: str, labels: Labels) -> str:
     if label := labels.get(entity):
         return label
     field = _TRIPLET.get(name, name)
-    way_out = f"write the label here and the id in {field}_id, or give a --graph that has its label that has it"
+    way_out = f"write the label here and the id in {field}_id, or give a --graph that knows it"
     raise EditError([Fault(field, f"found the id {entity}, for which there is no label; {way_out}")])
 
 

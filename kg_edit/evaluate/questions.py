@@ -39,9 +39,9 @@ def fact(edit: Edit) -> str:
 def recalled_fact(recalled_relation: str) -> str:
     """CounterFactPlus's "(s, r, o)" as a plain sentence: "s r o."; an object with commas keeps them.
 
-    A limit of this rule: the 46 of 530 dev records with more than two commas are mostly chains of two facts, which it
-    takes for an object with commas: "(Miguel de Cervantes, notable work, Don Quixote, language, Spanish)" becomes
-    "Miguel de Cervantes notable work Don Quixote, language, Spanish.".
+    A limit of this plain rule: of the 46 of 530 dev records with more than two commas most have such an object, but
+    seven chain two facts, and the second is taken for a part of the object: "(Miguel de Cervantes, notable work, Don
+    Quixote, language, Spanish)" becomes "Miguel de Cervantes notable work Don Quixote, language, Spanish.".
     """
     inner = recalled_relation.strip().removeprefix("(").removesuffix(")")
     return " ".join(part.strip() for part in inner.split(",", 2)) + "."

@@ -8,7 +8,7 @@ import torch
 from kg_edit import before_after
 from kg_edit.before_after import before_and_after, check_probes, probes, read
 from kg_edit.edits import Edit, Question
-from kg_edit.errors import PromptError
+from kg_edit.errors import ModelError, PromptError
 from kg_edit.evaluate.questions import asked_with_shots
 from kg_edit.evaluate.scoring import Pair, score
 from kg_edit.language_model import LanguageModel, weight_matrix
@@ -73,7 +73,26 @@ def test_what_follows_is_right_when_it_is_said(monkeypatch: pytest.MonkeyPatch) 
     follows = probes(EDIT)[2]
     for text, right in {"It is in LA.": True, "Los Angeles, California": True, "Miami": False}.items():
         monkeypatch.setattr(before_after, "continuations", lambda *_, said=text, **__: (said,))
-        assert read(tiny("llama"), [follows])[0].right is right
+        reading = read(tiny("llama"), [follows])[0]
+        assert (reading.said, reading.right) == (right, right)
+
+
+def test_a_statement_is_said_when_the_text_begins_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    (bare,), rewrite, neighbour = probes(BARE), probes(EDIT)[0], probes(EDIT)[3]
+    model = tiny("llama")
+    compared = {probe: reading.right for probe in (rewrite, neighbour) for reading in read(model, [probe])}
+    for probe, text, said in (
+        (rewrite, " Los Angeles Lakers.", True),
+        (rewrite, " Los Angeles Dodgers.", False),
+        (rewrite, " team of the Los Angeles Lakers", False),
+        (neighbour, " the Miami Heat", True),
+        (neighbour, " team.", False),
+        (bare, " Rome", True),
+        (bare, " not Rome", False),
+    ):
+        monkeypatch.setattr(before_after, "continuations", lambda *_, written=text, **__: (written,))
+        (reading,) = read(model, [probe])
+        assert (reading.said, reading.right) == (said, compared.get(probe, said))
 
 
 def test_many_prompts_in_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,3 +115,22 @@ def test_a_prompt_that_cannot_be_scored_is_named(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(PromptError) as caught:
         check_probes(tiny("llama"), [BARE])
     assert caught.value.__notes__ == ["in a prompt of the edit '2'"]
+
+
+LONG = "LeBron James, " + "a" * 120
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"paraphrases": (f"{LONG} plays for",)},
+        {"neighborhood": (f"{LONG} plays for",)},
+        {"portability": (Question(question="Where is his team?", answer="Los Angeles"),)},  # its few-shot form
+    ],
+)
+def test_a_prompt_longer_than_the_models_positions_is_named(field: dict[str, object]) -> None:
+    short = EDIT.model_copy(update={"portability": ()})
+    check_probes(tiny("gpt2"), [short])
+    with pytest.raises(ModelError, match="has positions for 128") as caught:
+        check_probes(tiny("gpt2"), [short.model_copy(update=field)])
+    assert caught.value.__notes__ == ["in a prompt of the edit '1'"]

@@ -300,6 +300,15 @@ def test_two_rows_that_edit_one_fact_to_different_targets(tmp_path: Path) -> Non
     assert refusal(path) == f"{path}, record 3, field target_new: {found}"
 
 
+def test_conflicts_may_be_allowed_but_not_an_id_given_twice(tmp_path: Path) -> None:
+    other = GOOD | {"target_new": "Bern"}
+    path = write(tmp_path, "edits.json", json.dumps([GOOD, other]))
+    assert [edit.target_new for edit in read_edits(path, allow_conflicts=True).edits] == ["Rome", "Bern"]
+    path = write(tmp_path, "edits.json", json.dumps([GOOD | {"id": "a"}, other | {"id": "a"}]))
+    with pytest.raises(EditFileError, match="is the id of record 1 too"):
+        read_edits(path, allow_conflicts=True)
+
+
 def test_one_fault_is_shown_and_the_others_counted(tmp_path: Path) -> None:
     path = write(tmp_path, "edits.jsonl", lines(GOOD | {"subject": 1, "target_new": 2}, GOOD, {}))
     assert refusal(path).endswith(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from kg_edit.before_after import Probe, Reading, Row
 from kg_edit.patch import Patch
@@ -32,9 +33,9 @@ PATCH = Patch(
 )
 
 
-def row(text: str, *, edit: str = "1", right: bool = True) -> Row:
+def row(text: str, *, edit: str = "1", right: bool = True, said: bool = True) -> Row:
     probe = Probe(kind="rewrite", prompt=text, ask=text, score=text, wanted=text)
-    reading = Reading(text=text, nats=1.25, right=right)
+    reading = Reading(text=text, nats=1.25, said=said, right=right)
     return Row(edit=edit, probe=probe, before=reading, after=reading)
 
 
@@ -73,10 +74,37 @@ def test_one_line_has_no_control_character() -> None:
 @pytest.mark.parametrize("case", NASTY)
 def test_the_terminal_table_fits(case: str, width: int) -> None:
     shown = io.StringIO()
-    Console(file=shown, width=width).print(terminal_table([row(NASTY[case]), row("x", edit="2", right=False)]))
+    rows = [row(NASTY[case]), row("x", edit="2", right=False), row("y", edit="3", said=False)]
+    Console(file=shown, width=width).print(terminal_table(rows))
     text = shown.getvalue()
     assert "\x1b" not in text
     assert all(cell_len(line) <= width for line in text.splitlines())
-    assert "✓" in text and "✗" in text
+    assert "✓" in text and "✗" in text and "~" in text
     if width == 200 and case == "markup":
         assert "[bold]h[/bold]" in text  # what a model says is no markup of ours
+
+
+@pytest.mark.parametrize(
+    ("said", "right", "sign", "colour"),
+    [
+        (True, True, "✓", "green"),
+        (False, True, "~", "yellow"),
+        (False, False, "✗", "red"),
+        (True, False, "✗", "red"),  # said, yet a token of it is less likely than one of the other target
+    ],
+)
+def test_signs_and_their_colours(said: bool, right: bool, sign: str, colour: str) -> None:
+    made = row("text", said=said, right=right)
+    written = "\\~" if sign == "~" else sign  # Markdown could strike through what stands between two of them
+    assert f"| text | {written} text | {written} text |" in markdown([made], PATCH)
+    (cell,) = terminal_table([made]).columns[4].cells
+    assert isinstance(cell, Text)
+    assert cell.plain == f"{sign} text"
+    assert [span.style for span in cell.spans] == [colour]
+
+
+def test_the_note_explains_every_sign() -> None:
+    note = markdown([row("text")], PATCH).splitlines()[-1]
+    assert note.startswith("✓: the text begins with what should be said")
+    assert r"\~: it is more likely than the other target, but not said. ✗: anything else." in note
+    assert str(terminal_table([row("text")]).caption) == note.replace("\\~", "~")

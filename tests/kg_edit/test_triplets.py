@@ -120,7 +120,7 @@ def test_an_entity_id_without_label() -> None:
     assert field == "new_object"
     assert message == (
         "found the id Q999999999, for which there is no label; write the label here and the id in "
-        "new_object_id, or pass a labels file that has it"
+        "new_object_id, or give a --graph that knows it"
     )
 
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kg_edit.datasets import find_dataset
 from kg_edit.errors import EditFileError, UnknownNameError
 
-RECORD = {
+RECORD: dict[str, Any] = {
     "case_id": 7,
     "requested_rewrite": {
         "prompt": "{} plays for the",
@@ -37,6 +38,13 @@ def test_a_record_is_an_edit(tmp_path: Path) -> None:
     (edit,) = find_dataset("counterfact")(written(tmp_path, RECORD))
     assert (edit.id, edit.text, edit.target_new_id) == ("7", "LeBron James plays for the", "Q169138")
     assert edit.neighborhood == ("Anthony Davis plays for the",)
+
+
+def test_two_records_may_give_one_fact_different_targets(tmp_path: Path) -> None:
+    """Each is edited alone."""
+    rewrite = {**RECORD["requested_rewrite"], "target_new": {"str": "Chicago Bulls", "id": "Q128109"}}
+    file = written(tmp_path, RECORD, {**RECORD, "case_id": 8, "requested_rewrite": rewrite})
+    assert [edit.target_new for edit in find_dataset("counterfact")(file)] == ["Miami Heat", "Chicago Bulls"]
 
 
 def test_plus_adds_the_question(tmp_path: Path) -> None:

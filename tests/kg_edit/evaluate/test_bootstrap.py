@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kg_edit.evaluate.bootstrap import EDITING_SCORE, SCORED, Estimate, estimates, harmonic_mean
+from kg_edit.evaluate.bootstrap import EDITING_SCORE, SCORED, Estimate, counts, estimates, harmonic_mean
 
 
 def test_harmonic_mean_by_hand() -> None:
@@ -13,16 +13,23 @@ def test_harmonic_mean_by_hand() -> None:
 
 
 def test_missing_values_are_left_out() -> None:
-    found = estimates([{"a": 1.0, "b": None}, {"a": None, "b": None}, {"a": 0.0}], names=("a", "b"), seed=0)
-    assert (found["a"].mean, found["a"].n) == (0.5, 2)
-    assert found["b"] == Estimate(mean=None, ci95_low=None, ci95_high=None, n=0)
+    rows: list[dict[str, float | None]] = [{"a": 1.0, "b": None}, {"a": None, "b": None}, {"a": 0.0}]
+    found = estimates(rows, names=("a", "b"), seed=0)
+    assert found["a"].mean == 0.5
+    assert found["b"] == Estimate(mean=None, ci95_low=None, ci95_high=None)
+    assert counts(rows, names=("a", "b")) == {"a": 2, "b": 0}
+
+
+def test_the_editing_score_counts_as_its_rarest_part() -> None:
+    rows = [dict.fromkeys(SCORED, 1.0), dict.fromkeys(SCORED[:3], 1.0)]
+    assert counts(rows, names=SCORED) == {**dict.fromkeys(SCORED[:3], 2), SCORED[3]: 1, EDITING_SCORE: 1}
 
 
 def test_the_editing_score_combines_the_data_sets_means() -> None:
     rows = [dict.fromkeys(SCORED, 1.0), dict.fromkeys(SCORED, 0.0) | {"efficacy.prob": 1.0}]
     found = estimates(rows, names=SCORED, seed=0)[EDITING_SCORE]
     assert found.mean == pytest.approx(4 / (1 + 2 + 2 + 2))
-    assert (found.ci95_low, found.ci95_high, found.n) == (0, 1, 2)
+    assert (found.ci95_low, found.ci95_high) == (0, 1)
 
 
 def test_no_editing_score_without_its_parts() -> None:
@@ -45,4 +52,5 @@ def test_seeds_decide_the_interval() -> None:
 
 
 def test_no_records() -> None:
-    assert estimates([], names=SCORED, seed=0)[EDITING_SCORE].n == 0
+    assert estimates([], names=SCORED, seed=0)[EDITING_SCORE].mean is None
+    assert counts([], names=SCORED)[EDITING_SCORE] == 0

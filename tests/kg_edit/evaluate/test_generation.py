@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kg_edit.errors import ModelError
 from kg_edit.evaluate.generation import continuations
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import encode
@@ -50,6 +51,21 @@ def test_the_models_own_generation_settings_are_ignored(monkeypatch: pytest.Monk
     for name, value in {"do_sample": True, "temperature": 9.0, "repetition_penalty": 9.0, "num_beams": 3}.items():
         monkeypatch.setattr(settings, name, value)
     assert continuations(model, PROMPTS, limits=(8, 8, 8)) == before
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt"])
+def test_a_prompt_longer_than_the_models_positions_is_named(name: str) -> None:
+    model = tiny(name)
+    fits = "a" * 100
+    assert len(encode(model.tokenizer, fits).ids) == 100
+    continuations(model, [fits], limits=[28])
+    refused = rf"prompt '{'a' * 60}…' has 100 tokens, and 29 more .* tiny-{name} has positions for 128. Shorten"
+    with pytest.raises(ModelError, match=refused):
+        continuations(model, [fits], limits=[29])
+
+
+def test_angles_are_computed_for_any_length() -> None:
+    assert len(continuations(tiny("llama"), ["a" * 200], limits=[2])) == 1
 
 
 def test_nothing_asked_nothing_written() -> None:

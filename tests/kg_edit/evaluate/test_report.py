@@ -8,11 +8,18 @@ from kg_edit.evaluate import Estimate, Summary, render, rich_table
 
 SUMMARY = Summary(
     n=2,
-    failed=1,
-    base={"efficacy.prob": Estimate(mean=0.5, ci95_low=0, ci95_high=1, n=2)},
-    edited={"efficacy.prob": Estimate(mean=None, ci95_low=None, ci95_high=None, n=0)},
+    base={"efficacy.prob": Estimate(mean=0.5, ci95_low=0, ci95_high=1)},
+    edited={
+        "efficacy.prob": Estimate(mean=None, ci95_low=None, ci95_high=None),
+        "portability.nll": Estimate(mean=2, ci95_low=1, ci95_high=3),
+    },
     seconds_per_edit=1.25,
-    provenance={"method": "nudge", "model": {"name": "tiny"}},
+    provenance={
+        "method": "nudge",
+        "model": {"name": "tiny"},
+        "failed": 1,
+        "counts": {"base": {"efficacy.prob": 2}, "edited": {"efficacy.prob": 0, "portability.nll": 1}},
+    },
 )
 
 
@@ -21,7 +28,11 @@ def test_markdown_table() -> None:
     assert header == "| metric | before | after |"
     assert ruler == "| --- | ---: | ---: |"
     assert first == "| efficacy.prob | 0.500 [0.000, 1.000] |  |"
-    assert "nudge on tiny: 2 edits made one at a time, 1 failed and are left out, 1.2 s an edit" in render(SUMMARY)
+    assert "nudge on tiny: 2 edits made one at a time, 1 failed and count as the model before, 1.2 s" in render(SUMMARY)
+
+
+def test_a_metric_that_some_records_lack_shows_its_number_of_records() -> None:
+    assert "| portability.nll |  | 2.000 [1.000, 3.000] of 1 |" in render(SUMMARY)
 
 
 def test_terminal_table() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -17,8 +20,10 @@ from kg_edit.evaluate.bootstrap import EDITING_SCORE
 from kg_edit.evaluate.metrics import PORTABILITY
 from kg_edit.evaluate.scoring import Pair, score
 from kg_edit.language_model import LanguageModel
+from kg_edit.patch import Patch
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.tiny import tiny
+from wikidata_cache import WikidataCache, packaged_extract
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -34,7 +39,7 @@ def test_a_run_leaves_scores_evidence_and_a_summary(
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
     assert summary == Summary.load(tmp_path / "summary.json")
-    assert (summary.n, summary.failed) == (3, 0)
+    assert (summary.n, summary.provenance["failed"]) == (3, 0)
     assert set(summary.base) == set(summary.edited) == {*METRICS, EDITING_SCORE}
     assert set(summary.fact_in_prompt or {}) == set(summary.fact_and_relation_in_prompt or {}) == set(PORTABILITY)
     assert summary.base["portability.nll"] != summary.edited["portability.nll"]
@@ -81,11 +86,65 @@ def test_another_runs_folder_is_refused(
         evaluate(method, model, some, out=tmp_path, seed=seed, ceilings=field == "ceilings", progress=False)
 
 
-def test_failed_edits_are_counted_and_left_out(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_a_failed_edit_is_counted_and_scored_as_the_unedited_model(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
     method = Nudge(model, NudgeConfig(failing=("case-1",)))
     summary = evaluate(method, model, edits[:2], out=tmp_path, progress=False)
-    assert (summary.n, summary.failed, summary.edited["portability.nll"].n) == (1, 1, 1)
-    assert lines(tmp_path)[1]["error"] == "GraphError: nothing is known about Player 1"
+    assert (summary.n, summary.provenance["failed"]) == (2, 1)
+    assert summary.provenance["counts"]["edited"]["portability.nll"] == 2
+    good, failed = lines(tmp_path)
+    assert good["error"] is None
+    assert good["sections"]["edited"] != good["sections"]["base"]
+    assert failed["error"] == "GraphError: nothing is known about Player 1"
+    assert failed["sections"]["edited"] == failed["sections"]["base"]
+    nll = [record["sections"]["edited"]["scores"]["portability.nll"] for record in (good, failed)]
+    assert summary.edited["portability.nll"].mean == pytest.approx(fmean(nll))
+    assert summary.seconds_per_edit == good["seconds"]
+
+
+@dataclass
+class AsksTheGraph(Nudge):
+    """A method that looks at a real knowledge graph first."""
+
+    def edit(self, edits: Sequence[Edit]) -> Patch:
+        WikidataCache(packaged_extract()).subgraph(edits[0])
+        return super().edit(edits)
+
+
+def test_what_the_graph_does_not_know_fails_one_edit_alone(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    known = edits[0].model_copy(update={"target_new_id": "Q169138", "relation_id": "P54"})
+    strange = edits[1].model_copy(update={"target_new_id": "Q999999999", "relation_id": "P54"})
+    summary = evaluate(AsksTheGraph(model), model, [strange, known], out=tmp_path, progress=False)
+    assert [(record["error"] or "").split(":")[0] for record in lines(tmp_path)] == ["EntityNotInGraphError", ""]
+    assert (summary.n, summary.provenance["failed"]) == (2, 1)
+
+
+def test_a_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    model = tiny("opt")  # the few-shot form alone is longer than its 128 positions
+    short = edits[1].model_copy(update={"portability": ()})
+    summary = evaluate(Nudge(model), model, [edits[0], short], out=tmp_path, progress=False)
+    assert (summary.n, summary.provenance["failed"]) == (2, 1)
+    assert summary.provenance["counts"]["base"]["efficacy.prob"] == 1
+    assert lines(tmp_path)[0]["error"].startswith("ModelError: the prompt 'Question: What colour")
+    assert lines(tmp_path)[0]["sections"] == {}
+
+
+@pytest.mark.parametrize("ceilings", [False, True])
+def test_the_summarys_keys(
+    ceilings: bool, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    evaluate(method, model, edits[:1], out=tmp_path, ceilings=ceilings, progress=False)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    sections = {"base", "edited"} | ({"fact_in_prompt", "fact_and_relation_in_prompt"} if ceilings else set())
+    assert set(summary) == {"n", "seconds_per_edit", "provenance"} | sections
+    for section in sections:
+        assert all(set(found) == {"mean", "ci95_low", "ci95_high"} for found in summary[section].values())
+        assert set(summary["provenance"]["counts"][section]) == set(summary[section])
+    assert set(summary["provenance"]["counts"]) == sections
+    assert summary["provenance"]["failed"] == 0
 
 
 def test_records_without_true_target_or_question(
@@ -93,7 +152,8 @@ def test_records_without_true_target_or_question(
 ) -> None:
     bare = edits[0].model_copy(update={"target_true": None, "portability": (), "paraphrases": ()})
     summary = evaluate(method, model, [bare], out=tmp_path, ceilings=True, progress=False)
-    assert [name for name, found in summary.edited.items() if found.n] == ["efficacy.greedy"]
+    assert [name for name, found in summary.edited.items() if found.mean is not None] == ["efficacy.greedy"]
+    assert {name for name, count in summary.provenance["counts"]["edited"].items() if count} == {"efficacy.greedy"}
 
 
 def test_a_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:

@@ -83,5 +83,14 @@ def test_output_that_is_not_finite_is_an_error() -> None:
             weight.copy_(before)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt"])
+def test_a_pair_longer_than_the_models_positions_is_named(name: str) -> None:
+    model = tiny(name)
+    room = 128 - len(model.tokenizer(" Miami")["input_ids"])
+    score(model, [Pair("a" * room, "Miami")])
+    with pytest.raises(ModelError, match=rf"prompt 'aaa.*…' has 129 tokens; tiny-{name} has positions for 128. Short"):
+        score(model, [Pair("a" * (room + 1), "Miami")])
+
+
 def test_no_pairs_no_scores() -> None:
     assert score(tiny("llama"), []) == {}
