@@ -20,7 +20,10 @@ from kg_edit.evaluate.settings import run_settings, versions
 from kg_edit.evaluate.summary import SECTIONS, Summary, summarise
 from kg_edit.language_model import LanguageModel
 from kg_edit.run_folder import claim
-from wikidata_cache.errors import WikidataCacheError
+from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
+
+# What counts as a failed edit; a graph that can't be reached ends the run instead, which goes on later.
+FAILURES = (KgEditError, EntityNotInGraphError, UnknownLabelError, AmbiguousLabelError)
 
 
 def evaluate(
@@ -88,7 +91,7 @@ def _evaluate_one(
         seconds = time.perf_counter() - start
         with patch.applied(model):
             (edited,) = score_cases(model, [case])
-    except (KgEditError, WikidataCacheError) as error:  # the second: what a knowledge graph lacks
+    except FAILURES as error:
         if "base" in sections:  # left out, the hard records would only make the means better
             sections["edited"] = sections["base"].model_copy(deep=True)
         return record.model_copy(update={"error": f"{type(error).__name__}: {error}", "sections": sections})

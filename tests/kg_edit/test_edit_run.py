@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from kg_edit import edit_run, files
+from kg_edit import edit_run, tensor_files
 from kg_edit.before_after import Row
 from kg_edit.covariance import Covariance
 from kg_edit.edit_run import PARTIAL, PATCH, RECORDS, REPORT, draw_subgraph, run_edits
@@ -88,7 +88,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
             raise SafetensorError("I/O error: No space left on device (os error 28)")
         save_file(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(OutputError, match="No space left on device") as caught:
         run(tmp_path)
     assert "the edits before it are kept" in caught.value.__notes__[-1]
