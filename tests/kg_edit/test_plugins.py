@@ -1,0 +1,47 @@
+"""Families and methods of third parties, through entry points."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, EntryPoints
+
+import pytest
+
+from kg_edit import architectures, methods
+from kg_edit.architectures import ModelSpec, find_spec
+from kg_edit.errors import UnsupportedModelError
+from kg_edit.methods import find_method, method_names
+from kg_edit.methods.rome import Rome
+
+BLOOM = ModelSpec(blocks="transformer.h", down_projection="mlp.dense_4h_to_h", final_norm="transformer.ln_f")
+
+
+class Mine(Rome):
+    """A method of somebody else's."""
+
+    name = "mine"
+
+
+def plug_in(name: str, value: str, group: str) -> EntryPoints:
+    return EntryPoints([EntryPoint(name=name, value=f"{__name__}:{value}", group=group)])
+
+
+def test_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plug_in("bloom", "BLOOM", architectures.ENTRY_POINTS)
+    monkeypatch.setattr(architectures, "entry_points", lambda group: found.select(group=group))
+    assert find_spec("bloom") == BLOOM
+    assert find_spec("gpt2") == architectures.ARCHITECTURES["gpt2"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("gpt2", "BLOOM"), ("bloom", "Mine")])
+def test_a_plug_in_neither_overrides_nor_lies(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plug_in(name, value, architectures.ENTRY_POINTS)
+    monkeypatch.setattr(architectures, "entry_points", lambda group: found.select(group=group))
+    with pytest.raises(UnsupportedModelError, match="uninstall or mend that plug-in"):
+        find_spec("llama")
+
+
+def test_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plug_in("mine", "Mine", methods.ENTRY_POINTS)
+    monkeypatch.setattr(methods, "entry_points", lambda group: found.select(group=group))
+    assert method_names() == ("glame", "mine", "rome")
+    assert find_method("mine") is Mine
