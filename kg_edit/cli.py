@@ -81,9 +81,9 @@ def edit(
 
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
     file = read_edits(edits, labels=planned.graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
-    planned.check(file.edits, out)
+    usable = planned.check(file.edits, out, keep_going=keep_going)
     language_model = load(model, dtype, device)
-    run(planned.on(language_model), language_model, file.edits, out)
+    run(planned.on(language_model), language_model, usable, out)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
 

@@ -47,17 +47,32 @@ class Plan:
     config: MethodConfig
     graph: WikidataCache | None
 
-    def check(self, edits: Sequence[Edit], out: Path) -> None:
-        """All that can be said without a model about the edits and the output folder.
+    def check(self, edits: Sequence[Edit], out: Path, *, keep_going: bool = False) -> tuple[Edit, ...]:
+        """All that can be said without a model about the edits and the output folder; the edits that can be made.
 
         Raises:
-            KgEditError, WikidataCacheError: something can't work.
+            KgEditError, WikidataCacheError: something can't work; with ``keep_going`` only if no edit can be made.
         """
         from kg_edit.run_folder import check_folder
 
         check_folder(out)
         with doing("looking at the edits"):
-            self.method.check_inputs(self.config, self.graph, edits)
+            if not keep_going:
+                self.method.check_inputs(self.config, self.graph, edits)
+                return tuple(edits)
+            faults = {edit: fault for edit in edits if (fault := self._fault(edit))}
+        if len(faults) == len(edits):
+            raise next(iter(faults.values()))
+        for edit, fault in faults.items():
+            typer.echo(f"skipped: {edit.id}: {fault}", err=True)
+        return tuple(edit for edit in edits if edit not in faults)
+
+    def _fault(self, edit: Edit) -> Exception | None:
+        try:
+            self.method.check_inputs(self.config, self.graph, [edit])
+        except (KgEditError, WikidataCacheError) as error:
+            return error
+        return None
 
     def on(self, model: LanguageModel) -> EditingMethod:
         """The method, on a model."""

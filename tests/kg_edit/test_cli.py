@@ -347,6 +347,21 @@ def test_keep_going_lists_what_it_skips(edit: Run, place: Path) -> None:
     assert result.err.splitlines()[-1].startswith("skipped: edits.jsonl, line 2, field target_new: is empty")
 
 
+def test_keep_going_skips_what_the_graph_does_not_know(edit: Run, place: Path) -> None:
+    lost = {**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}
+    (place / "edits.jsonl").write_bytes(rows(lost, GOOD))
+    refused = edit(*GLAME)
+    assert refused.code == 2
+    assert "Poseidonis" in refused.err
+    assert not (place / "out").exists()
+    result = edit(*GLAME, "--keep-going")
+    assert result.code == 0
+    assert "skipped: row-1: " in result.err
+    assert len(Patch.load(place / "out" / "patch.safetensors").provenance["edits"]) == 1
+    (place / "edits.jsonl").write_bytes(rows(lost))
+    assert edit(*GLAME, "--keep-going", "--out", "other").code == 2
+
+
 @pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS)], ids=["none", *COMMANDS])
 def test_help_shows_an_example(arguments: tuple[str, ...], kg_edit: Run) -> None:
     result = kg_edit(*arguments, "--help")
