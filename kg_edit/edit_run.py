@@ -96,7 +96,7 @@ def _patch(method: EditingMethod, edits: Sequence[Edit], out: Path, *, progress:
     if start:
         log.info("going on with %s after %d of %d edits", partial, done, len(edits))
     try:
-        patch = method.edit(edits[done:], start=start, after_each=lambda made: _keep(made, partial), progress=progress)
+        patch = method.edit(edits[done:], start=start, after_each=lambda made: made.save(partial), progress=progress)
     except Exception as error:
         if partial.is_file():
             error.add_note(f"the edits before it are kept in {partial}, which is a patch like any other")
@@ -104,10 +104,6 @@ def _patch(method: EditingMethod, edits: Sequence[Edit], out: Path, *, progress:
     patch.save(path)
     partial.unlink(missing_ok=True)
     return patch
-
-
-def _keep(patch: Patch, path: Path) -> None:
-    patch.save(path)
 
 
 def _known_rows(path: Path, edits: Sequence[Edit]) -> tuple[Row, ...]:

@@ -70,7 +70,7 @@ class EditingMethod(ABC):
         edits: Sequence[Edit],
         *,
         start: Patch | None = None,
-        after_each: Callable[[Patch], None] = lambda _: None,
+        after_each: Callable[[Patch], object] = lambda _: None,
         progress: bool = False,
     ) -> Patch:
         """One patch with all ``edits``, made in turn, each on the model as the earlier ones left it.

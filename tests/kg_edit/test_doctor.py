@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from kg_edit.doctor import examine
 from kg_edit.errors import ModelError
 from kg_edit.language_model import LanguageModel
+from kg_edit.patch import Patch
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 
@@ -40,3 +44,24 @@ def test_smollm2_learns_where_the_tower_is(smollm2: LanguageModel) -> None:
     assert "Paris" in before and "Rome" in after
     assert found["edited weight"] == "model.layers.6.mlp.down_proj.weight, [576, 1536]"
     assert found["restored"] == "bit for bit"
+
+
+def test_a_patch_that_does_not_arrive_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Patch, "_add_to", lambda *_: None)
+    with pytest.raises(ModelError, match=r"the value moved by 0\.000 instead of"):
+        dict(examine(tiny("llama")))
+
+
+def test_weights_that_do_not_come_back_fail_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("gpt_neox")
+    stored = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+
+    @contextmanager
+    def merged(patch: Patch, model: LanguageModel) -> Iterator[LanguageModel]:
+        patch.merge_into(model)
+        yield model
+
+    monkeypatch.setattr(Patch, "applied", merged)
+    with pytest.raises(ModelError, match="did not come back"):
+        dict(examine(model))
+    model.model.load_state_dict(stored)

@@ -73,7 +73,7 @@ def test_a_change_that_is_not_finite_names_its_edit(tmp_path: Path, monkeypatch:
     def refuse(*_: object) -> None:
         raise PatchError("the change is not finite")
 
-    monkeypatch.setattr(edit_run, "_keep", refuse)
+    monkeypatch.setattr(Patch, "save", refuse)
     with pytest.raises(PatchError) as caught:
         run(tmp_path)
     assert caught.value.__notes__ == ["in the edit '1': 'LeBron James plays for' -> 'Los Angeles Lakers'"]
