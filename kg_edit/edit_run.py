@@ -22,7 +22,7 @@ from kg_edit.patch import Patch
 from kg_edit.report import markdown
 from kg_edit.run_folder import Settings, check_folder, claim, digest
 from kg_edit.subgraph import subject_of
-from wikidata_cache.draw import draw
+from wikidata_cache.view.draw import draw
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import networkx as nx
 from kg_edit.edits import Edit
 from kg_edit.errors import GraphError
 from wikidata_cache.ids import Statement
-from wikidata_cache.sample import bottom_m
+from wikidata_cache.subgraphs.sample import bottom_m
 
 _SUBJECT = "_:subject"
 
@@ -31,7 +31,7 @@ class PrivateGraph:
     def subgraph(self, edit: Edit, *, hops: int = 2, per_node: int = 20, seed: int = 0) -> nx.MultiDiGraph:
         """The edit's own edge, and the statements of o* up to ``hops``; the old edge and others of s stay out.
 
-        Each node keeps ``per_node`` statements, the same on every machine (`wikidata_cache.sample`).
+        Each node keeps ``per_node`` statements, the same on every machine (`wikidata_cache.subgraphs.sample`).
 
         Raises:
             GraphError: o* is not in the graph, or its label names several nodes.

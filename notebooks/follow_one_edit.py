@@ -33,7 +33,7 @@ from kg_edit.language_model import LanguageModel
 from kg_edit.methods.glame import Glame, GlameConfig
 from kg_edit.report import markdown
 from wikidata_cache import WikidataCache, packaged_extract
-from wikidata_cache.draw import draw
+from wikidata_cache.view.draw import draw
 
 transformers_logging.disable_progress_bar()
 folder = Path(mkdtemp())

@@ -8,13 +8,13 @@
 `draw.draw(graph, "edit.svg")` pictures it; `errors.WikidataCacheError` is the base of all errors.
 """
 
-from wikidata_cache.assemble import content_hash
 from wikidata_cache.cache import Root, WikidataCache, fetch_subgraphs
-from wikidata_cache.ends import UNKNOWN_SUBJECT, EditLike
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
-from wikidata_cache.opening import SourceSpec, open_source
-from wikidata_cache.source import Source, SparqlSource
+from wikidata_cache.sources.opening import SourceSpec, open_source
+from wikidata_cache.sources.source import Source, SparqlSource
+from wikidata_cache.subgraphs.assemble import content_hash
+from wikidata_cache.subgraphs.ends import UNKNOWN_SUBJECT, EditLike
 
 __all__ = [
     "UNKNOWN_SUBJECT",

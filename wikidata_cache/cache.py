@@ -9,14 +9,14 @@ from typing import Literal, get_args
 import networkx as nx
 
 from wikidata_cache import deny
-from wikidata_cache.assemble import Anchors, Role, assemble, content_hash, nearest
-from wikidata_cache.ends import EditLike, Ends, find_ends
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.expand import Expansion, expand
-from wikidata_cache.facts import Facts
 from wikidata_cache.ids import check_ids
-from wikidata_cache.opening import SourceSpec, open_source
-from wikidata_cache.source import Source
+from wikidata_cache.sources.opening import SourceSpec, open_source
+from wikidata_cache.sources.source import Source
+from wikidata_cache.subgraphs.assemble import Anchors, Role, assemble, content_hash, nearest
+from wikidata_cache.subgraphs.ends import EditLike, Ends, find_ends
+from wikidata_cache.subgraphs.expand import Expansion, expand
+from wikidata_cache.subgraphs.facts import Facts
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class WikidataCache:
         internal_classes: Collection[str] | None = None,
     ) -> None:
         self.source: Source = source if isinstance(source, Source) else open_source(source, contact=contact)
-        self._facts = Facts(
+        self.facts = Facts(
             self.source,
             meta=deny.meta_properties() if meta_properties is None else frozenset(meta_properties),
             internal=deny.internal_classes() if internal_classes is None else internal_classes,
@@ -71,11 +71,11 @@ class WikidataCache:
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """English labels (else mul, en-gb, en-ca, en-us, simple) by id; ids without one are absent."""
-        return self._facts.labels(check_ids(ids))
+        return self.facts.labels(ids)
 
     def find(self, label: str) -> tuple[str, ...]:
         """The ids of all items and properties with exactly this label, sorted."""
-        return self.source.find(label)
+        return self.facts.named([label])[label]
 
     def subgraph(
         self,
@@ -126,23 +126,23 @@ class WikidataCache:
         check_ids([entity])
         plan = _Plan(hops=hops, per_node=per_node, seed=seed, roots=(), max_edges=None)
         expansion = Expansion(frontier=[entity], hops={entity: 0})
-        expand(self._facts, [expansion], per_node=[per_node] * hops, seed=seed)
+        expand(self.facts, [expansion], per_node=[per_node] * hops, seed=seed)
         anchors = Anchors(hops={entity: 0}, roles={entity: "subject"}, words={})
-        graph = assemble(self._facts, anchors, expansion.steps)
+        graph = assemble(self.facts, anchors, expansion.steps)
         return self._signed(graph, plan, expansion)
 
     def _subgraphs(self, edits: Sequence[EditLike], plan: _Plan) -> list[nx.MultiDiGraph]:
-        ends = find_ends(edits, self._facts)
-        self._facts.out(sorted({end.edit.subject_id for end in ends if end.edit.subject_id}))
-        expansions = [_expansion(end, plan, self._facts) for end in ends]
-        expand(self._facts, expansions, per_node=[plan.per_node] * (plan.hops - 1), seed=plan.seed)
+        ends = find_ends(edits, self.facts)
+        self.facts.out(sorted({end.edit.subject_id for end in ends if end.edit.subject_id}))
+        expansions = [_expansion(end, plan, self.facts) for end in ends]
+        expand(self.facts, expansions, per_node=[plan.per_node] * (plan.hops - 1), seed=plan.seed)
         return [self._finish(end, expansion, plan) for end, expansion in zip(ends, expansions, strict=True)]
 
     def _finish(self, ends: Ends, expansion: Expansion, plan: _Plan) -> nx.MultiDiGraph:
         room = None if plan.max_edges is None else plan.max_edges - 1
         steps = nearest(expansion.steps, room, seed=plan.seed)
         expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
-        graph = assemble(self._facts, _anchors(ends, plan), steps)
+        graph = assemble(self.facts, _anchors(ends, plan), steps)
         graph.graph |= {
             "target_new_resolved": None if ends.edit.target_new_id else ends.target_new,
             "old_edge_stated": self._states(ends.old_edge),
@@ -156,7 +156,7 @@ class WikidataCache:
     def _warn_where_unlabelled(self, ends: Ends) -> None:
         """Say, once for each expanded o*, that all its statements were dropped for want of labels."""
         dropped: Counter[str] = Counter()
-        usable = self._facts.usable(ends.target_new, named=ends.words, dropped=dropped)
+        usable = self.facts.usable(ends.target_new, named=ends.words, dropped=dropped)
         unlabelled = dropped["unlabelled_item"] + dropped["unlabelled_property"]
         if usable or not unlabelled or ends.target_new in self._warned:
             return
@@ -168,7 +168,7 @@ class WikidataCache:
         )
 
     def _states(self, edge: tuple[str, str, str] | None) -> bool | None:
-        return None if edge is None else edge[1:] in self._facts.out([edge[0]])[edge[0]]
+        return None if edge is None else edge[1:] in self.facts.out([edge[0]])[edge[0]]
 
     def _signed(self, graph: nx.MultiDiGraph, plan: _Plan, expansion: Expansion) -> nx.MultiDiGraph:
         dropped = {reason: count for reason, count in sorted(expansion.dropped.items()) if count}

@@ -71,6 +71,17 @@ class AmbiguousLabelError(WikidataCacheError, LookupError):
         self.candidates = tuple(candidates)
 
 
+class TruncatedAnswerError(WikidataCacheError):
+    """An answer came without its end: a source gives out no more than so many rows."""
+
+    def __init__(self, source: str, rows: int) -> None:
+        super().__init__(
+            f"{source}: the answer was cut off after {rows} rows. Ask for fewer ids at a time, raise the "
+            f"source's limit on rows, or use another source."
+        )
+        self.rows = rows
+
+
 class EndpointError(WikidataCacheError):
     """A SPARQL endpoint failed; `trouble` classifies how, `status` is the HTTP status where there was one."""
 

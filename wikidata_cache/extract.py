@@ -15,10 +15,10 @@ from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 
 from wikidata_cache import deny
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.expand import Expansion, expand
-from wikidata_cache.facts import Facts
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, Statement, check_ids, is_item
-from wikidata_cache.source import Source
+from wikidata_cache.sources.source import Source
+from wikidata_cache.subgraphs.expand import Expansion, expand
+from wikidata_cache.subgraphs.facts import Facts
 
 PER_NODE = (80, 20, 4)  # statements kept of each seed, of each of its neighbours, and so on
 

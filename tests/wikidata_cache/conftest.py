@@ -8,7 +8,7 @@ from pyoxigraph import Store
 from wikidata_helpers import TOY, Server
 
 from wikidata_cache import WikidataCache, packaged_extract
-from wikidata_cache.graph_files import load_files
+from wikidata_cache.sources.graph_files import load_files
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pyoxigraph import RdfFormat, Store
 from wikidata_helpers import EDITS, Server, triples
 
 from wikidata_cache import SparqlSource, WikidataCache, content_hash, packaged_extract
-from wikidata_cache.source import Provenance, Row
+from wikidata_cache.sources.source import Provenance, Row
 
 
 class RdflibSource(SparqlSource):

@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
-from wikidata_helpers import Server, reply
+from wikidata_helpers import Server, facts, reply
 
 from wikidata_cache import open_source
-from wikidata_cache.endpoint import EndpointSource
+from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError, MissingContactError, OfflineError
 
 
@@ -30,21 +30,21 @@ def failing(
 def trouble(server: Server, fault: Any, **options: Any) -> EndpointError:
     server.fault = fault
     with pytest.raises(EndpointError) as caught:
-        EndpointSource(server.url, **options).out(["Q1345"])
+        facts(EndpointSource(server.url, **options)).out(["Q1345"])
     assert server.url in str(caught.value)
     return caught.value
 
 
 def test_it_answers_like_the_file(server: Server) -> None:
     source = open_source(server.url, contact="tests@example.org")
-    assert ("P17", "Q30") in source.out(["Q1345", "Q65"])["Q65"]
-    assert source.labels(["Q65", "P19"]) == {"P19": "place of birth", "Q65": "Los Angeles"}
-    assert "Q65" in source.find("Los Angeles")
-    assert source.mentions("Q30") and not source.mentions("Q1632204")
+    assert ("P17", "Q30") in facts(source).out(["Q1345", "Q65"])["Q65"]
+    assert facts(source).labels(["Q65", "P19"]) == {"P19": "place of birth", "Q65": "Los Angeles"}
+    assert "Q65" in facts(source).named(["Los Angeles"])["Los Angeles"]
+    assert facts(source).mentioned(["Q30", "Q1632204"]) == {"Q30"}
 
 
 def test_who_asks_and_how(server: Server) -> None:
-    open_source(server.url, contact="tests@example.org").out([f"Q{i}" for i in range(1, 401)])
+    facts(open_source(server.url, contact="tests@example.org")).out([f"Q{i}" for i in range(1, 401)])
     assert [method for method, _, _ in server.requests] == ["GET", "GET"]
     headers = server.requests[0][1]
     assert headers["User-Agent"].startswith("wikidata-cache/")
@@ -53,14 +53,14 @@ def test_who_asks_and_how(server: Server) -> None:
 
 
 def test_a_long_question_goes_by_post(server: Server) -> None:
-    assert EndpointSource(server.url).find("x" * 5_000) == ()
+    assert facts(EndpointSource(server.url)).named(["x" * 5_000]) == {"x" * 5_000: ()}
     assert server.requests[0][0] == "POST"
 
 
 def test_throttling_waits_as_told_and_goes_on(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     server.fault = failing(429, times=1, headers={"Retry-After": "1"})
     start = time.monotonic()
-    assert EndpointSource(server.url).out(["Q1345"])
+    assert facts(EndpointSource(server.url)).out(["Q1345"])
     assert time.monotonic() - start >= 1.0
     assert len(server.requests) == 2
     assert "Trying again in 1 s" in caplog.text
@@ -106,7 +106,7 @@ def test_failures_are_told_apart_and_not_retried(server: Server, fault: Any, kin
 
 def test_a_server_in_trouble_is_asked_again(server: Server) -> None:
     server.fault = failing(503, b"Service Unavailable", times=1)
-    assert EndpointSource(server.url).out(["Q1345"])
+    assert facts(EndpointSource(server.url)).out(["Q1345"])
     assert trouble(server, failing(502, b"Bad Gateway"), patience=0.0).trouble == "unavailable"
 
 
@@ -160,7 +160,7 @@ def test_a_slow_drip_meets_our_own_deadline(server: Server) -> None:
 def test_nobody_listens(server: Server) -> None:
     server.close()
     with pytest.raises(EndpointError, match="Check the URL"):
-        EndpointSource(server.url, patience=0.0).find("x")
+        facts(EndpointSource(server.url, patience=0.0)).named(["x"])
 
 
 @pytest.mark.parametrize("contact", [None, "me", "a@b.org\r\nX-Evil: 1"])
@@ -177,10 +177,10 @@ def test_contact_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_offline_forbids_endpoints(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(server.url)
     monkeypatch.setenv("KG_OFFLINE", "0")
-    assert source.out(["Q65"])
+    assert facts(source).out(["Q65"])
     monkeypatch.setenv("KG_OFFLINE", "1")
     with pytest.raises(OfflineError, match="Unset KG_OFFLINE"):
-        source.out(["Q65"])
+        facts(source).out(["Q65"])
     with pytest.raises(OfflineError):
         open_source(server.url)
     assert len(server.requests) == 1

@@ -2,6 +2,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from wikidata_helpers import facts
 
 from wikidata_cache import WikidataCache, deny, open_source, packaged_extract
 from wikidata_cache.errors import BadOptionError
@@ -22,12 +23,12 @@ def test_every_seed_has_a_label_and_every_item_says_something(cache: WikidataCac
     seeds = read_seeds(DATA / "extract_seeds.tsv")
     assert set(cache.labels(seeds)) == set(seeds)
     items = [seed for seed in seeds if seed.startswith("Q")]
-    assert set(cache.source.out(items)) == set(items)
+    assert set(cache.facts.out(items)) == set(items)
     assert {"Q1345", "Q36159", "Q31683", "Q65", "Q121783", "Q169138", "Q8652", "P19"} <= set(seeds)
 
 
 def test_everything_in_it_is_labelled_and_of_the_world(cache: WikidataCache) -> None:
-    statements = cache.source.out(read_seeds(DATA / "extract_seeds.tsv"))
+    statements = cache.facts.out(read_seeds(DATA / "extract_seeds.tsv"))
     pairs = [pair for found in statements.values() for pair in found]
     used = {entity for pair in pairs for entity in pair}
     assert set(cache.labels(used)) == used
@@ -43,8 +44,8 @@ def test_an_extract_of_an_extract(tmp_path: Path) -> None:
     assert (tmp_path / "a.nt.gz").read_bytes() == (tmp_path / "b.nt.gz").read_bytes()
     assert 5 <= report.statements <= 15
     small = open_source(tmp_path / "a.nt.gz")
-    assert len(small.out(["Q1345"])["Q1345"]) == 5
-    assert small.labels(["P36", "Q1345"]) == {"P36": "capital", "Q1345": "Philadelphia"}
+    assert len(facts(small).out(["Q1345"])["Q1345"]) == 5
+    assert facts(small).labels(["P36", "Q1345"]) == {"P36": "capital", "Q1345": "Philadelphia"}
 
 
 def test_bad_input(tmp_path: Path) -> None:

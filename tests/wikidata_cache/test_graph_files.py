@@ -4,10 +4,11 @@ import logging
 from pathlib import Path
 
 import pytest
+from wikidata_helpers import facts
 
 from wikidata_cache import open_source
 from wikidata_cache.errors import GraphFileError
-from wikidata_cache.graph_files import load_files
+from wikidata_cache.sources.graph_files import load_files
 
 WIKIDATA = b"http://www.wikidata.org/"
 LINE = b"<%sentity/Q%%d> <%sprop/direct/P1> <%sentity/Q2> .\n" % (WIKIDATA, WIKIDATA, WIKIDATA)
@@ -19,10 +20,10 @@ def test_tsv_with_and_without_header(tmp_path: Path) -> None:
     for name, text in {"a.tsv": rows, "b.tsv": "\ufeffSubject\tproperty\tobject\n" + rows}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
         source = open_source(tmp_path / name)
-        assert source.out(["Q1"]) == {"Q1": [("P1", "Q2")]}
-        assert source.labels(["Q1", "P1"]) == {"Q1": "One, and only", "P1": "borders"}
+        assert facts(source).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
+        assert facts(source).labels(["Q1", "P1"]) == {"Q1": "One, and only", "P1": "borders"}
     (tmp_path / "c.tsv.gz").write_bytes(gzip.compress(rows.encode()))
-    assert open_source(tmp_path / "c.tsv.gz").find("borders") == ("P1",)
+    assert facts(open_source(tmp_path / "c.tsv.gz")).named(["borders"]) == {"borders": ("P1",)}
 
 
 def test_hashes_are_those_of_the_files(tmp_path: Path) -> None:
@@ -38,10 +39,10 @@ def test_labels_beside_a_graph_without_labels(tmp_path: Path, caplog: pytest.Log
     (tmp_path / "labels.tsv").write_text("Q1\tlabel\tOne\n")
     with caplog.at_level(logging.INFO, logger="wikidata_cache"):
         source = open_source(tmp_path / "graph.tsv")
-    assert source.labels(["Q1"]) == {"Q1": "One"}
+    assert facts(source).labels(["Q1"]) == {"Q1": "One"}
     assert "loading labels.tsv beside it" in caplog.text
     (tmp_path / "graph.tsv").write_text("Q1\tP1\tQ2\nQ1\tlabel\tits own\n")
-    assert open_source(tmp_path / "graph.tsv").labels(["Q1"]) == {"Q1": "its own"}
+    assert facts(open_source(tmp_path / "graph.tsv")).labels(["Q1"]) == {"Q1": "its own"}
 
 
 def test_labels_beside_the_target_of_a_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -52,17 +53,17 @@ def test_labels_beside_the_target_of_a_link(tmp_path: Path, caplog: pytest.LogCa
     (tmp_path / "data" / "labels.nt.gz").write_bytes(gzip.compress(label))
     link = tmp_path / "work" / "wikidata.nt.gz"
     link.symlink_to(tmp_path / "data" / "wikidata.nt.gz")
-    assert open_source(link).labels(["Q1"]) == {"Q1": "One"}
+    assert facts(open_source(link)).labels(["Q1"]) == {"Q1": "One"}
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     (tmp_path / "work" / "labels.tsv").write_text("Q1\tlabel\tnearer\n")
-    assert open_source(link).labels(["Q1"]) == {"Q1": "nearer"}
+    assert facts(open_source(link)).labels(["Q1"]) == {"Q1": "nearer"}
 
 
 def test_a_graph_without_any_label_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "graph.tsv").write_text("Q1\tP1\tQ2\n")
     load_files([tmp_path / "graph.tsv"])
     [record] = caplog.records
-    assert (record.name, record.levelname) == ("wikidata_cache.graph_files", "WARNING")
+    assert (record.name, record.levelname) == ("wikidata_cache.sources.graph_files", "WARNING")
     assert "graph.tsv: no labels in this graph" in caplog.text
     assert "Put labels.nt.gz beside it, or give it too" in caplog.text
 

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wikidata_cache.ids import Statement
-from wikidata_cache.sample import bottom_m, priority
+from wikidata_cache.subgraphs.sample import bottom_m, priority
 
 statements = st.builds(
     Statement,

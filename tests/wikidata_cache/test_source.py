@@ -1,5 +1,7 @@
 from pathlib import Path
 
+from wikidata_helpers import facts
+
 from wikidata_cache import Source, WikidataCache, open_source
 from wikidata_cache.ids import ENTITY, RDFS_LABEL
 
@@ -29,10 +31,10 @@ def test_out_keeps_truthy_item_values_only(tmp_path: Path) -> None:
     )
     source = open_source(path)
     assert isinstance(source, Source)
-    assert source.out(["Q1", "Q2"]) == {"Q1": [("P31", "Q5")]}
-    assert source.types(["Q1", "Q2"]) == {"Q1": frozenset({"Q5"})}
-    assert source.mentions("Q5") and not source.mentions("Q1")
-    assert source.out([]) == {}
+    assert facts(source).out(["Q1", "Q2"]) == {"Q1": [("P31", "Q5")], "Q2": []}
+    assert facts(source).types(["Q1", "Q2"]) == {"Q1": frozenset({"Q5"}), "Q2": frozenset()}
+    assert facts(source).mentioned(["Q1", "Q5"]) == {"Q5"}
+    assert facts(source).out([]) == {}
 
 
 def test_label_fallback(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pyoxigraph import QueryResultsFormat, Store
 
+from wikidata_cache.sources.source import Source
+from wikidata_cache.subgraphs.facts import Facts
+
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
@@ -95,6 +98,11 @@ def read_shared(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"shared data not there: ../shared/data/{name}")
     return path
+
+
+def facts(source: Source) -> Facts:
+    """What a source says, housekeeping included."""
+    return Facts(source, meta=(), internal=())
 
 
 Fault = Callable[[BaseHTTPRequestHandler, bytes], bool]  # True: the answer has been given

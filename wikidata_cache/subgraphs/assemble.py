@@ -8,10 +8,10 @@ from typing import Literal
 
 import networkx as nx
 
-from wikidata_cache.expand import Step
-from wikidata_cache.facts import Facts
 from wikidata_cache.ids import Statement
-from wikidata_cache.sample import priority
+from wikidata_cache.subgraphs.expand import Step
+from wikidata_cache.subgraphs.facts import Facts
+from wikidata_cache.subgraphs.sample import priority
 
 Role = Literal["subject", "target_new", "target_true", "neighbour"]
 

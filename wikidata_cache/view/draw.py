@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
 
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.layout import Place, lay_out, printable, text_width
+from wikidata_cache.view.layout import Place, lay_out, printable, text_width
 
 _COLOURS = {  # role: box, text, name in the legend
     "subject": ("#1b4965", "white", "subject s"),

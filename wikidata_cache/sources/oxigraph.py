@@ -1,13 +1,14 @@
 """Embedded Oxigraph: graph files in memory, or a store on disk opened for reading only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
 
 from wikidata_cache.errors import SourceStringError
-from wikidata_cache.graph_files import load_files
-from wikidata_cache.source import Provenance, Row, SparqlSource
+from wikidata_cache.sources.answer import Row
+from wikidata_cache.sources.graph_files import load_files
+from wikidata_cache.sources.source import Provenance, SparqlSource
 
 
 class OxigraphSource(SparqlSource):
@@ -49,7 +50,7 @@ class OxigraphSource(SparqlSource):
         """The file names, or the store's folder."""
         return self._name
 
-    def provenance(self) -> Provenance:
+    def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """File names with sha256, or the store's folder with its time of change in nanoseconds."""
         return dict(self._provenance)
 

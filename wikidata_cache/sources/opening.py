@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wikidata_cache.endpoint import EndpointSource
+from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import GraphFileError, SourceStringError
-from wikidata_cache.graph_files import SUFFIXES, is_graph_file
-from wikidata_cache.oxigraph import OxigraphSource
-from wikidata_cache.source import Source
+from wikidata_cache.sources.graph_files import SUFFIXES, is_graph_file
+from wikidata_cache.sources.oxigraph import OxigraphSource
+from wikidata_cache.sources.source import Source
 
 SourceSpec = str | Path | Sequence[str | Path]
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from wikidata_cache.facts import Facts
 from wikidata_cache.ids import Statement
-from wikidata_cache.sample import bottom_m
+from wikidata_cache.subgraphs.facts import Facts
+from wikidata_cache.subgraphs.sample import bottom_m
 
 
 class Step(NamedTuple):

@@ -64,14 +64,14 @@ def show(
     """
     cache = _open(graph, contact)
     subgraph = cache.neighbourhood(entity, hops=hops, per_node=per_node, seed=seed)
-    if not (subgraph.edges or cache.labels([entity]) or cache.source.out([entity])):
+    if not (subgraph.edges or cache.labels([entity]) or cache.facts.out([entity])[entity]):
         raise WikidataCacheError(
             f"{entity} is not in the graph {cache.source.name}: no statement, no label. "
             f"Check the id, or give a graph that holds it (--graph)."
         )
     _console().print(_table(subgraph, f"{subgraph.nodes[entity]['label']} ({entity})"))
     if draw is not None:
-        from wikidata_cache.draw import draw as draw_graph  # matplotlib takes a second to import
+        from wikidata_cache.view.draw import draw as draw_graph  # matplotlib takes a second to import
 
         draw_graph(subgraph, draw)
 

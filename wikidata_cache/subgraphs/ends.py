@@ -10,8 +10,8 @@ from wikidata_cache.errors import (
     EntityNotInGraphError,
     UnknownLabelError,
 )
-from wikidata_cache.facts import Facts
 from wikidata_cache.ids import Statement, is_item, is_property
+from wikidata_cache.subgraphs.facts import Facts
 
 UNKNOWN_SUBJECT = "_:subject"  # the node of a subject without an id
 
@@ -131,20 +131,22 @@ def find_ends(edits: Sequence[EditLike], facts: Facts) -> list[Ends]:
     for edit in edits:
         _check_ids(edit)
     unsettled = dict.fromkeys(edit.target_new for edit in edits if edit.target_new_id is None)
-    found = {label: _resolve(label, facts) for label in unsettled}
+    named = facts.named(unsettled)
+    found = {label: _resolve(label, named[label], facts) for label in unsettled}
     ends = [Ends(edit, edit.target_new_id or found[edit.target_new]) for edit in edits]
     targets = sorted({end.target_new for end in ends})
     stated, labelled = facts.out(targets), facts.labels(targets)
+    mentioned = facts.mentioned(target for target in targets if not stated[target] and target not in labelled)
     for end in ends:
         target = end.target_new
-        if not (stated[target] or target in labelled or facts.source.mentions(target)):
+        if not (stated[target] or target in labelled or target in mentioned):
             raise EntityNotInGraphError(target, end.edit.target_new, facts.source.name)
     return ends
 
 
-def _resolve(label: str, facts: Facts) -> str:
+def _resolve(label: str, entities: Sequence[str], facts: Facts) -> str:
     """The one item of the world with this label; a disambiguation page and its like are no candidates."""
-    named = [entity for entity in facts.source.find(label) if is_item(entity)]
+    named = [entity for entity in entities if is_item(entity)]
     facts.types(named)  # one request for all of them
     candidates = [entity for entity in named if not facts.is_internal(entity)]
     if not candidates:

@@ -16,7 +16,7 @@ from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
 
 from wikidata_cache.errors import GraphFileError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, is_entity, is_item, is_property
-from wikidata_cache.reading import CountingReader
+from wikidata_cache.sources.reading import CountingReader
 
 logger = logging.getLogger(__name__)
 

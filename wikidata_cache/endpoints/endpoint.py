@@ -4,16 +4,17 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
-from wikidata_cache.endpoint_errors import bad_answer, classify, too_slow
+from wikidata_cache.endpoints.failures import bad_answer, classify, too_slow
 from wikidata_cache.errors import EndpointError, MissingContactError, OfflineError
 from wikidata_cache.release import release
-from wikidata_cache.source import Provenance, Row, SparqlSource
+from wikidata_cache.sources.answer import Row
+from wikidata_cache.sources.source import Provenance, SparqlSource
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class EndpointSource(SparqlSource):
         """The endpoint's URL."""
         return self._url
 
-    def provenance(self) -> Provenance:
+    def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """The URL, and the present time (UTC), since an endpoint's answers change."""
         fetched_at = datetime.now(UTC).isoformat(timespec="seconds")
         return {"kind": "endpoint", "url": self._url, "fetched_at": fetched_at}

@@ -1,0 +1,1 @@
+"""The cache file: answers of endpoints, kept for ever, shared as snapshots."""

@@ -1,0 +1,1 @@
+"""SPARQL endpoints over HTTP: asked politely, and clear about how they failed."""

@@ -1,0 +1,1 @@
+"""From a label to the items that it may mean."""

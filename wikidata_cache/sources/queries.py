@@ -1,0 +1,113 @@
+"""The SPARQL this package asks: portable SPARQL 1.1, the same for embedded stores and endpoints.
+
+No label service, no hints, no RAND, no implicit prefixes, no empty VALUES, and no LIMIT where the choice of
+rows would matter. Ids inside VALUES are sorted, so equal questions are equal texts. Every answer ends with a
+row of its own (`?end`), which sorts last: where it is missing, somebody has cut the answer off.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
+
+# English first; "mul" holds the names for which Wikidata has deleted the English copy.
+LANGUAGES = ("en", "mul", "en-gb", "en-ca", "en-us", "simple")
+HUB = 500  # an item with more incoming statements is not expanded along them
+
+_PREFIX = f"PREFIX wd: <{ENTITY}> "
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
+_WANTED = ", ".join(f'"{language}"' for language in LANGUAGES)
+_RDFS_LABEL = f"<{RDFS_LABEL}>"
+_DESCRIPTION = "<http://schema.org/description>"
+_SAME_AS = "<http://www.w3.org/2002/07/owl#sameAs>"
+_RANK = "http://wikiba.se/ontology#"
+_WIKIDATA = "http://www.wikidata.org/"
+
+
+def out_query(ids: Sequence[str]) -> str:
+    """All truthy statements of these ids whose value is an item (s, p, o), and of these items all labels
+    (e, l, lang) and types (e, t)."""
+    subjects = _names(ids)
+    objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_item_valued('q', 'e')} }} }}"
+    said = f"{{ {_worded('e', _RDFS_LABEL)} }} UNION {{ ?e <{DIRECT}P31> ?t . {_item('t')} }}"
+    statements = f"VALUES ?s {{ {subjects} }} ?s ?p ?o . {_item_valued('p', 'o')}"
+    return _select("?s ?p ?o ?e ?l ?lang ?t", statements, f"{objects} {said}")
+
+
+def in_query(ids: Sequence[str]) -> str:
+    """At most HUB + 1 truthy statements of items that have these ids as values (rows e, p, s) for each id."""
+    parts = (
+        f"{{ SELECT (wd:{entity} AS ?e) ?p ?s WHERE {{ ?s ?p wd:{entity} . "
+        f"{_item_valued('p', 's')} }} LIMIT {HUB + 1} }}"
+        for entity in sorted(ids)
+    )
+    return _select("?e ?p ?s", *parts)
+
+
+def claims_query(ids: Sequence[str]) -> str:
+    """All item-valued statements of these ids but the deprecated ones: rows s, p, o, rank, start, end_time."""
+    of_a_property = f'FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/'
+    times = (
+        f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/{prop}> ?{name} }}"
+        for prop, name in (("P580", "start"), ("P582", "end_time"))
+    )
+    return _select(
+        "?s ?p ?o ?rank ?start ?end_time",
+        f"VALUES ?s {{ {_names(ids)} }} ?s ?c ?n . ?n <{_RANK}rank> ?rank . ?n ?p ?o . {of_a_property}"
+        f'statement/P")) {_item("o")} FILTER(?rank != <{_RANK}DeprecatedRank>) {" ".join(times)}',
+    )
+
+
+def types_query(ids: Sequence[str]) -> str:
+    """What these ids are instances of: rows s, o."""
+    return _select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o . {_item('o')}")
+
+
+def labels_query(ids: Sequence[str]) -> str:
+    """Labels of these ids in the languages of LANGUAGES: rows e, l, lang."""
+    return _select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _RDFS_LABEL)}")
+
+
+def descriptions_query(ids: Sequence[str]) -> str:
+    """Descriptions of these ids in the languages of LANGUAGES: rows e, l, lang."""
+    return _select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _DESCRIPTION)}")
+
+
+def named_query(labels: Sequence[str]) -> str:
+    """The entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
+    wanted = " ".join(f"{_quoted(label)}@{language}" for label in sorted(labels) for language in LANGUAGES)
+    return _select("?e ?l", f'VALUES ?l {{ {wanted} }} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
+
+
+def mentioned_query(ids: Sequence[str]) -> str:
+    """Those of these ids that some statement has as its value: rows e."""
+    return _select("?e", f"VALUES ?e {{ {_names(ids)} }} FILTER EXISTS {{ ?s ?p ?e }}")
+
+
+def redirects_query(ids: Sequence[str]) -> str:
+    """The items into which these ids were merged: rows s, o."""
+    return _select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s {_SAME_AS} ?o . {_item('o')}")
+
+
+def _select(variables: str, *parts: str) -> str:
+    union = " UNION ".join(f"{{ {part} }}" for part in (*parts, "VALUES ?end { true }"))
+    return f"{_PREFIX}SELECT {variables} ?end WHERE {{ {union} }} ORDER BY ?end"
+
+
+def _names(ids: Iterable[str]) -> str:
+    return " ".join(f"wd:{entity}" for entity in sorted(ids))
+
+
+def _item(variable: str) -> str:
+    return f'FILTER(isIRI(?{variable})) FILTER(STRSTARTS(STR(?{variable}), "{ENTITY}Q"))'
+
+
+def _item_valued(property_: str, value: str) -> str:
+    return f'{_item(value)} FILTER(STRSTARTS(STR(?{property_}), "{DIRECT}P"))'
+
+
+def _worded(variable: str, predicate: str) -> str:
+    return f"?{variable} {predicate} ?l . BIND(LCASE(LANG(?l)) AS ?lang) FILTER(?lang IN ({_WANTED}))"
+
+
+def _quoted(text: str) -> str:
+    return '"' + "".join(_ESCAPES.get(character, character) for character in text) + '"'

@@ -1,0 +1,1 @@
+"""Pictures of subgraphs: a page to explore, and a still image."""
