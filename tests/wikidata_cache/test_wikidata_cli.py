@@ -32,7 +32,7 @@ def test_labels_and_find() -> None:
 
 def test_version() -> None:
     assert run("--version") == f"wikidata-cache {version('kg-edit')}\n"
-    assert "look at a graph" in run("--help")
+    assert "subgraphs of Wikidata" in run("--help")
 
 
 def test_show_of_an_item_that_is_only_labelled(tmp_path: Path) -> None:
