@@ -1,74 +1,77 @@
-"""The descent that all methods of this family share: minimise the objective over whatever makes the change."""
+"""The descent that all methods of this family share: minimise the objective over whatever makes the changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from kg_edit.language_model import LanguageModel
 from kg_edit.objective import Losses, Objective
 
 
+class Proposal(Protocol):
+    """What makes one edit's change, and learns."""
+
+    def change(self) -> Tensor:
+        """m* - m as it stands, [d]; differentiable in what is learned."""
+
+    def learn(self) -> None:
+        """One step of the optimiser, after the gradient of `change` was computed."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Descent:
-    """What a descent found: ``change`` [edits, d], and the losses at every step."""
+    """What a descent found for one edit: ``change`` [d], and (total, nll, kl) at every step."""
 
     change: Tensor
-    losses: tuple[Losses, ...]
+    losses: tuple[tuple[float, float, float], ...]
 
     @property
     def summary(self) -> dict[str, float | int]:
-        """Steps, and the loss before and after, for the first edit."""
-        first, last = self.losses[0], self.losses[-1]
+        """Steps, and the loss before and after."""
+        (total, nll, _), (last_total, last_nll, last_kl) = self.losses[0], self.losses[-1]
         return {
             "steps": len(self.losses),
-            "loss_before": round(float(first.total[0]), 6),
-            "loss_after": round(float(last.total[0]), 6),
-            "nll_before": round(float(first.nll[0]), 6),
-            "nll_after": round(float(last.nll[0]), 6),
-            "kl_after": round(float(last.kl[0]), 6),
+            "loss_before": round(total, 6),
+            "loss_after": round(last_total, 6),
+            "nll_before": round(nll, 6),
+            "nll_after": round(last_nll, 6),
+            "kl_after": round(last_kl, 6),
         }
 
 
-def descend(
-    objective: Objective,
-    change: Callable[[], Tensor],
-    optimizer: Optimizer,
-    *,
-    steps: int,
-    stop_below: float,
-    after_step: Callable[[], None] = lambda: None,
-) -> Descent:
-    """At most ``steps`` evaluations of the objective, with an update between two; ends once every loss is small.
+def descend(objective: Objective, proposals: Sequence[Proposal], *, steps: int, stop_below: float) -> list[Descent]:
+    """At most ``steps`` evaluations of the objective for each edit, with an update between two.
 
-    As in the published code the last evaluation makes no update: the change returned is one whose loss was seen.
+    An edit whose loss is below ``stop_below``, or no number, is done and soon costs nothing more. As in the published
+    code the last evaluation makes no update: the change returned is one whose loss was seen.
     """
-    losses: list[Losses] = []
+    running = dict(enumerate(proposals))
+    changes = [proposal.change() for proposal in proposals]
+    seen: list[list[tuple[float, float, float]]] = [[] for _ in proposals]
     for step in range(steps):
-        current = change()
-        losses.append(objective(current))
-        total = losses[-1].total
-        if float(total.detach().max()) < stop_below or step == steps - 1:
+        losses, gradient = objective.gradient(torch.stack([change.detach() for change in changes]))
+        for edit in running:
+            seen[edit].append(_numbers(losses, edit))
+        done = {edit for edit in running if not seen[edit][-1][0] >= stop_below}  # or not a number
+        running = {edit: proposal for edit, proposal in running.items() if edit not in done}
+        if not running or step == steps - 1:
             break
-        optimizer.zero_grad()
-        total.sum().backward()
-        optimizer.step()
-        after_step()
-    return Descent(change=current.detach(), losses=tuple(_detached(one) for one in losses))
+        objective.drop(range(len(changes)) - running.keys())
+        for edit, proposal in running.items():
+            changes[edit].backward(gradient[edit])
+            proposal.learn()
+            changes[edit] = proposal.change()
+    return [Descent(change=change.detach(), losses=tuple(own)) for change, own in zip(changes, seen, strict=True)]
 
 
-def _detached(losses: Losses) -> Losses:
-    return Losses(
-        nll=losses.nll.detach(),
-        kl=losses.kl.detach(),
-        penalty=losses.penalty.detach(),
-        total=losses.total.detach(),
-    )
+def _numbers(losses: Losses, edit: int) -> tuple[float, float, float]:
+    return float(losses.total[edit]), float(losses.nll[edit]), float(losses.kl[edit])
 
 
 @contextmanager

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import Prompt
+from kg_edit.row_groups import Essences, ForwardFactory, Rewrites, Row, RowGroup, equally_long
 from kg_edit.tail_forward import TailForward
+
+TOKENS = 512  # in one forward: enough for matrices near the machine's peak, few enough for its caches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +38,6 @@ class Losses:
     total: Tensor
 
 
-class Forward(Protocol):
-    """How logits are computed: `TailForward`, or its oracle `PlainForward`."""
-
-    keys: Tensor
-    values: Tensor
-
-    def logits(self, change: Tensor | None = None) -> Tensor:
-        """Logits [reads, vocabulary] under ``change`` [rows, d]."""
-
-
-class ForwardFactory(Protocol):
-    """Builds a `Forward`."""
-
-    def __call__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt], /) -> Forward:
-        """The forward for ``rows`` with the change in ``layer``."""
-
-
 class Objective:
     """The loss as a function of the change of each edit's value, m* - m, added at the subject's last token.
 
@@ -69,57 +54,78 @@ class Objective:
         kl_weight: float,
         weight_decay: float = 0.0,
         forward: ForwardFactory = TailForward,
+        tokens: int = TOKENS,
     ) -> None:
         self.kl_weight, self.weight_decay = kl_weight, weight_decay
-        rows = [row for request in requests for row in (*request.rewrites, request.essence)]
-        sizes = [len(request.rewrites) + 1 for request in requests]
-        self._forward = forward(model, layer, rows)
-        self._edit_of_row = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-        self._edits = len(requests)
-        self._index_reads(requests, rows)
-        keys, first = self._forward.keys.split(sizes), torch.tensor([0, *sizes[:-1]]).cumsum(0)
-        self.value = self._forward.values[first].float()
-        self.bare_key = torch.stack([key[0] for key in keys]).float()
-        self.mean_key = torch.stack([key[:-1].float().mean(0) for key in keys])
+        count = len(requests)
+        rewrites = [
+            Row(edit=edit, prompt=row, weight=1 / len(request.rewrites))
+            for edit, request in enumerate(requests)
+            for row in request.rewrites
+        ]
+        essences = [Row(edit=edit, prompt=request.essence) for edit, request in enumerate(requests)]
+        self._rewrites = [
+            Rewrites(rows, forward(model, layer, [row.prompt for row in rows]), edits=count)
+            for rows in equally_long(rewrites, tokens=tokens)
+        ]
+        self._essences = [
+            Essences(rows, forward(model, layer, [row.prompt for row in rows]), edits=count)
+            for rows in equally_long(essences, tokens=tokens)
+        ]
+        bare = [request.rewrites[0] for request in requests]
+        self._keep_clean_states(bare)
 
-    def _index_reads(self, requests: Sequence[Request], rows: Sequence[Prompt]) -> None:
-        """For each logit that is read: its edit, its target token, and its weight in that edit's mean of means."""
-        contexts = [len(request.rewrites) for request in requests]
-        edit: list[int] = []
-        target: list[int] = []
-        weight: list[float] = []
-        essence: list[bool] = []
-        for row, owner in zip(rows, self._edit_of_row.tolist(), strict=True):
-            tokens = row.target_ids or (0,)
-            edit += [owner] * len(tokens)
-            target += tokens
-            essence += [not row.target_ids] * len(tokens)
-            weight += [1 / (len(tokens) * contexts[owner])] * len(tokens)
-        self._essence = torch.tensor(essence)
-        self._read_edit = torch.tensor(edit)[~self._essence]
-        self._targets = torch.tensor(target)[~self._essence]
-        self._weights = torch.tensor(weight)[~self._essence]
-        with torch.no_grad():
-            self._clean = _log_probabilities(self._forward.logits()[self._essence])
+    def _keep_clean_states(self, bare: Sequence[Prompt]) -> None:
+        """m and the keys, put together from the groups; an edit's bare prompt is its first row."""
+        value, key = dict[int, Tensor](), dict[int, Tensor]()
+        keys: dict[int, list[Tensor]] = {edit: [] for edit in range(len(bare))}
+        for group in self._rewrites:
+            for place, row in enumerate(group.rows):
+                keys[row.edit].append(group.forward.keys[place].float())
+                if row.prompt is bare[row.edit]:
+                    value[row.edit], key[row.edit] = group.forward.values[place].float(), keys[row.edit][-1]
+        self.value = torch.stack([value[edit] for edit in range(len(bare))])
+        self.bare_key = torch.stack([key[edit] for edit in range(len(bare))])
+        self.mean_key = torch.stack([torch.stack(keys[edit]).mean(0) for edit in range(len(bare))])
 
     def __call__(self, change: Tensor) -> Losses:
-        """The losses under ``change`` [edits, d], differentiable in it."""
-        logits = self._forward.logits(change[self._edit_of_row])
-        nll = self._nll(_log_probabilities(logits[~self._essence]))
-        kl = self._kl(_log_probabilities(logits[self._essence]))
+        """The losses under ``change`` [edits, d], differentiable in it; for few edits, as all activations are kept."""
+        return self._total(
+            change,
+            sum((group.loss(change) for group in self._rewrites), self.value.new_zeros(len(change))),
+            sum((group.loss(change) for group in self._essences), self.value.new_zeros(len(change))),
+        )
+
+    def gradient(self, change: Tensor) -> tuple[Losses, Tensor]:
+        """The losses under ``change`` [edits, d] and their gradient, in memory that does not grow with the edits."""
+        leaf = change.detach().requires_grad_()
+        nll, kl = (_summed(groups, leaf, weight) for groups, weight in self._weighted_groups)
+        losses = self._total(leaf, nll, kl)
+        if self.weight_decay:
+            losses.penalty.sum().backward()
+        parts = {name: getattr(losses, name).detach() for name in ("nll", "kl", "penalty", "total")}
+        return Losses(**parts), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+
+    def drop(self, done: Collection[int]) -> None:
+        """Spend no more on edits that are ``done``; their losses mean nothing from now on."""
+        gone = set(done)
+        self._rewrites = [left for group in self._rewrites if isinstance(left := group.without(gone), Rewrites)]
+        self._essences = [left for group in self._essences if isinstance(left := group.without(gone), Essences)]
+
+    @property
+    def _weighted_groups(self) -> tuple[tuple[Sequence[RowGroup], float], ...]:
+        return (self._rewrites, 1.0), (self._essences, self.kl_weight)
+
+    def _total(self, change: Tensor, nll: Tensor, kl: Tensor) -> Losses:
         penalty = self.weight_decay * change.norm(dim=-1) / self.value.norm(dim=-1).square()
         return Losses(nll=nll, kl=kl, penalty=penalty, total=nll + self.kl_weight * kl + penalty)
 
-    def _nll(self, log_p: Tensor) -> Tensor:
-        """Mean over an edit's rows of the mean over a row's target tokens of -log p."""
-        token = -log_p.gather(-1, self._targets.to(log_p.device)[:, None])[:, 0]
-        weighted = token * self._weights.to(token.device)
-        return weighted.new_zeros(self._edits).index_add(0, self._read_edit.to(token.device), weighted)
 
-    def _kl(self, edited: Tensor) -> Tensor:
-        """KL(edited || unedited) of the next-token distribution at the subject's last token of the essence prompt."""
-        return (edited.exp() * (edited - self._clean)).sum(-1)
-
-
-def _log_probabilities(logits: Tensor) -> Tensor:
-    return logits.float().log_softmax(-1)
+def _summed(groups: Iterable[RowGroup], leaf: Tensor, weight: float) -> Tensor:
+    """The groups' losses [edits]; ``leaf`` gets each group's gradient, times ``weight``; its memory is given back."""
+    total = leaf.new_zeros(len(leaf))
+    for group in groups:
+        loss = group.loss(leaf)
+        (weight * loss.sum()).backward()
+        total = total + loss.detach()
+    return total

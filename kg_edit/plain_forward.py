@@ -19,7 +19,7 @@ class PlainForward:
     """
 
     def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt]) -> None:
-        self._model, self._layer = model, layer
+        self._model, self._layer, self._rows = model, layer, rows
         self._batch = left_pad([row.ids for row in rows], device=model.device)
         length = self._batch.ids.shape[1]
         pads = torch.tensor([length - len(row.ids) for row in rows], device=model.device)
@@ -27,6 +27,10 @@ class PlainForward:
         self._at = (torch.arange(len(rows), device=model.device), pads + last)
         self._reads = read_index(rows, pads.tolist(), model.device)
         self.keys, self.values = self._clean()
+
+    def kept(self, rows: Sequence[int]) -> PlainForward:
+        """The same for some of the rows."""
+        return PlainForward(self._model, self._layer, [self._rows[row] for row in rows])
 
     @torch.no_grad()
     def _clean(self) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from functools import partial
+from typing import Any, ClassVar, Self, TypeVar
 
 import networkx as nx
 import torch
@@ -16,9 +17,12 @@ from tqdm import tqdm
 from kg_edit import __version__
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, faults_of, unknown_name
+from kg_edit.failures import FAILURES
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
 from kg_edit.subgraph import SubgraphSource, as_source
+
+Made = TypeVar("Made")
 
 
 class MethodConfig(BaseModel):
@@ -91,6 +95,14 @@ class EditingMethod(ABC):
                 after_each(patch)
         return patch
 
+    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """A patch for each edit alone, on the model as it is; for one that can't be made an error of `FAILURES`.
+
+        The same patches as from one call of `edit` an edit, to rounding; methods that can make them together.
+        """
+        self.prepare()
+        return tuple(attempt(edit, partial(self.edit_one, edit)) for edit in edits)
+
     @property
     def graph_identity(self) -> Mapping[str, Any] | None:
         """Which graph is looked at: files and hashes, or a URL (not when it was asked); None if none is."""
@@ -143,6 +155,15 @@ class EditingMethod(ABC):
             },
             "methods": [{"name": self.name, "config": self.config.model_dump(mode="json")}],
         }
+
+
+def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
+    """What ``make`` gives, or the failure that it raised, with a note of the edit."""
+    try:
+        with naming(edit):
+            return make()
+    except FAILURES as error:
+        return error
 
 
 @contextmanager

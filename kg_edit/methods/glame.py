@@ -11,12 +11,12 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from kg_edit.descent import Descent, descend
+from kg_edit.descent import Proposal
 from kg_edit.edits import Edit
 from kg_edit.hidden_states import Pooling
 from kg_edit.methods.base import MethodConfig, naming
 from kg_edit.methods.rank_one_method import RankOneConfig, RankOneMethod
-from kg_edit.objective import Objective
+from kg_edit.objective import Request
 from kg_edit.rgnn import RGNN, Aggregation
 from kg_edit.subgraph import EncodedSubgraph, SubgraphSource, check_graph, encode_subgraph
 
@@ -69,21 +69,15 @@ class Glame(RankOneMethod):
     def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
         return {}
 
-    def find_change(self, edit: Edit, objective: Objective) -> tuple[Descent, dict[str, Any]]:
-        """AdamW on a fresh R-GNN's parameters; |z| is kept within ``clamp_norm_factor`` times |m|."""
-        config = self.config
+    def request(self, edit: Edit) -> Request:
+        """As every method's; an edit whose subgraph can't be used fails here, before any work."""
+        check_graph(self.subgraph(edit))
+        return super().request(edit)
+
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
+        """A fresh R-GNN on the edit's subgraph."""
         subgraph, notes = self.encode(edit)
-        value = _GraphValue(subgraph, config, size=objective.value.norm())
-        limit = config.clamp_norm_factor * objective.value.norm()
-        optimizer = torch.optim.AdamW(value.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        descent = descend(
-            objective,
-            lambda: _shortened(value(), limit)[None],
-            optimizer,
-            steps=config.steps,
-            stop_below=config.stop_below,
-        )
-        return descent, notes
+        return _GraphChange(_GraphValue(subgraph, self.config, size=value.norm()), value, self.config), notes
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
@@ -159,6 +153,25 @@ class _GraphValue(nn.Module):
         if self.gate is not None:
             z = z * (self.gate * self._size / len(z) ** 0.5)
         return z
+
+
+class _GraphChange:
+    """AdamW on the R-GNN's parameters; |z| is kept within ``clamp_norm_factor`` times |m|."""
+
+    def __init__(self, value: _GraphValue, clean: Tensor, config: GlameConfig) -> None:
+        self._value, self._limit = value, config.clamp_norm_factor * clean.norm()
+        self._optimizer = torch.optim.AdamW(
+            value.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+
+    def change(self) -> Tensor:
+        """z_s^n, [d]."""
+        return _shortened(self._value(), self._limit)
+
+    def learn(self) -> None:
+        """A step of AdamW."""
+        self._optimizer.step()
+        self._optimizer.zero_grad()
 
 
 def _shortened(z: Tensor, limit: Tensor) -> Tensor:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
+from torch import Tensor
 
 from kg_edit.contexts import sample_contexts
 from kg_edit.corpora import open_corpus
 from kg_edit.covariance import Covariance
 from kg_edit.covariance_store import CovarianceConfig, find_covariance
-from kg_edit.descent import Descent, untouched
+from kg_edit.descent import Descent, Proposal, descend, untouched
 from kg_edit.edits import Edit
 from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.methods.base import EditingMethod, MethodConfig, attempt, naming
 from kg_edit.objective import Objective, Request
 from kg_edit.patch import Patch
+from kg_edit.prefix import SharedContexts
 from kg_edit.prompts import encode
 from kg_edit.rank_one import KeyVariant, rank_one_update
 from kg_edit.subgraph import SubgraphSource
+from kg_edit.tail_forward import TailForward
 
 _DEFAULT_DEPTH = 0.2
 _ESSENCE = "{} is a"
@@ -47,6 +51,17 @@ class RankOneConfig(MethodConfig):
     )
     seed: int = Field(0, description="of the contexts, and of all else that is drawn")
     covariance: CovarianceConfig = Field(CovarianceConfig(), description="what C is measured from")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Value:
+    """What was found for one edit: m [d] and the keys [d_ff] of the clean model, and the descent to m*."""
+
+    clean: Tensor
+    bare_key: Tensor
+    mean_key: Tensor
+    descent: Descent
+    notes: dict[str, Any]
 
 
 class RankOneMethod(EditingMethod):
@@ -90,22 +105,52 @@ class RankOneMethod(EditingMethod):
         return 0.0
 
     @abstractmethod
-    def find_change(self, edit: Edit, objective: Objective) -> tuple[Descent, dict[str, Any]]:
-        """m* - m as a descent over ``objective``, and what to note of how it was found."""
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
+        """What makes m* - m for the edit, given m [d], and what to note of it."""
 
     def edit_one(self, edit: Edit) -> Patch:
         """Eq. 7 for m*, Eq. 8 for k*, and the closed form for the weight."""
+        (patch,) = self.edit_each([edit])
+        if isinstance(patch, Exception):
+            raise patch
+        return patch
+
+    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """All edits' values in one descent, then each written alone."""
         with untouched(self.model):
             self.prepare()
-            objective = Objective(
-                self.model,
-                self.layer,
-                [self.request(edit)],
-                kl_weight=self.config.kl_weight,
-                weight_decay=self.norm_penalty,
+            asked = [attempt(edit, partial(self.request, edit)) for edit in edits]
+            places = [place for place, request in enumerate(asked) if isinstance(request, Request)]
+            found = self._values([edits[place] for place in places], [r for r in asked if isinstance(r, Request)])
+            results: list[Patch | Request | Exception] = list(asked)
+            for place, value in zip(places, found, strict=True):
+                results[place] = attempt(edits[place], partial(self._write, edits[place], value))
+            return tuple(result for result in results if not isinstance(result, Request))
+
+    def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[_Value]:
+        if not edits:
+            return []
+        objective = Objective(
+            self.model,
+            self.layer,
+            requests,
+            kl_weight=self.config.kl_weight,
+            weight_decay=self.norm_penalty,
+            # made anew for each call: the model may have been edited since the last one
+            forward=partial(TailForward, contexts=SharedContexts(self.model, self.contexts)),
+        )
+        proposals, notes = zip(*map(self.proposal, edits, objective.value), strict=True)
+        descents = descend(objective, proposals, steps=self.config.steps, stop_below=self.config.stop_below)
+        return [
+            _Value(
+                clean=objective.value[place],
+                bare_key=objective.bare_key[place],
+                mean_key=objective.mean_key[place],
+                descent=descent,
+                notes=notes[place],
             )
-            descent, notes = self.find_change(edit, objective)
-            return self._write(edit, objective, descent, notes)
+            for place, descent in enumerate(descents)
+        ]
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
@@ -135,12 +180,12 @@ class RankOneMethod(EditingMethod):
         return Request(rewrites=rewrites, essence=encode(tokenizer, _ESSENCE, subject=edit.subject))
 
     @torch.no_grad()
-    def _write(self, edit: Edit, objective: Objective, descent: Descent, notes: dict[str, Any]) -> Patch:
-        change, value = descent.change[0], objective.value[0]
+    def _write(self, edit: Edit, found: _Value) -> Patch:
+        change, value = found.descent.change, found.clean
         factors = rank_one_update(
             change=change,
-            mean_key=objective.mean_key[0],
-            bare_key=objective.bare_key[0],
+            mean_key=found.mean_key,
+            bare_key=found.bare_key,
             covariance=self.covariance,
             weight=weight_matrix(self.model.down_projection(self.layer)),
             variant=self.config.key,
@@ -154,8 +199,8 @@ class RankOneMethod(EditingMethod):
             "edit": edit.model_dump(mode="json", exclude_defaults=True),
             "method": self.name,
             "norms": norms,
-            **descent.summary,
-            **notes,
+            **found.descent.summary,
+            **found.notes,
         }
         provenance = {**self.provenance(), "edits": [record]}
         return Patch(factors={self.model.weight_name(self.layer): factors}, provenance=provenance)

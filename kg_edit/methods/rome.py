@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from kg_edit.descent import Descent, descend
+from kg_edit.descent import Proposal
 from kg_edit.edits import Edit
 from kg_edit.methods.rank_one_method import RankOneConfig, RankOneMethod
-from kg_edit.objective import Objective
 
 
 class RomeConfig(RankOneConfig):
@@ -34,21 +34,26 @@ class Rome(RankOneMethod):
         """ROME's own regulariser."""
         return self.config.weight_decay
 
-    def find_change(self, edit: Edit, objective: Objective) -> tuple[Descent, dict[str, Any]]:
-        """Adam on the change itself, which is kept within ``clamp_norm_factor`` times |m|."""
-        change = torch.zeros_like(objective.value, requires_grad=True)
-        limit = self.config.clamp_norm_factor * objective.value.norm(dim=-1, keepdim=True)
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
+        """The change itself, from 0."""
+        return _FreeChange(value, self.config), {}
 
-        @torch.no_grad()
-        def clamp() -> None:
-            change.mul_((limit / change.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0))
 
-        descent = descend(
-            objective,
-            lambda: change,
-            torch.optim.Adam([change], lr=self.config.learning_rate),
-            steps=self.config.steps,
-            stop_below=self.config.stop_below,
-            after_step=clamp,
-        )
-        return descent, {}
+class _FreeChange:
+    """Adam on the change itself, which is kept within ``clamp_norm_factor`` times |m|."""
+
+    def __init__(self, value: Tensor, config: RomeConfig) -> None:
+        self._change = torch.zeros_like(value, requires_grad=True)
+        self._limit = config.clamp_norm_factor * value.norm()
+        self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)
+
+    def change(self) -> Tensor:
+        """[d]."""
+        return self._change
+
+    @torch.no_grad()
+    def learn(self) -> None:
+        """A step of Adam, and back to the ball where it leads out."""
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._change.mul_((self._limit / self._change.norm().clamp(min=1e-12)).clamp(max=1.0))

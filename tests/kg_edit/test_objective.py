@@ -84,6 +84,25 @@ def test_many_edits_at_once_equal_one_at_a_time(family: str) -> None:
         torch.testing.assert_close(own[0], gradient[index], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("tokens", [1, 12, 512])
+@pytest.mark.parametrize("done", [{0}, {1, 2}, {0, 1, 2, 3}])
+def test_edits_that_are_done_leave_and_change_nothing(tokens: int, done: set[int]) -> None:
+    """Also in groups of one row, and where groups are cut."""
+    model = tiny("llama")
+    requests = [request(model, *edit) for edit in (*EDITS, *EDITS)]
+    found = Objective(model, LAYER, requests, kl_weight=0.5, weight_decay=0.5, tokens=tokens)
+    at = change(model, len(requests))
+    losses, gradient = found.gradient(at)
+    whole, whole_gradient = losses_and_gradient(objective(model, requests, PlainForward), at)
+    torch.testing.assert_close(losses.total, whole.total.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient, whole_gradient, rtol=1e-4, atol=1e-5)
+    found.drop(done)
+    left = [edit for edit in range(len(requests)) if edit not in done]
+    losses, gradient = found.gradient(at)
+    torch.testing.assert_close(losses.total[left], whole.total.detach()[left], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient[left], whole_gradient[left], rtol=1e-4, atol=1e-5)
+
+
 def test_the_last_layer_can_be_edited() -> None:
     model = tiny("llama")
     requests = [request(model, *EDITS[0])]

@@ -110,7 +110,7 @@ def test_computing_an_edit_leaves_the_model_bit_for_bit(name: str, unusual: Lang
 def test_and_after_an_exception(name: str, unusual: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = {key: tensor.clone() for key, tensor in unusual.model.state_dict().items()}
     before, calls = state(unusual), []
-    whole = Objective.__call__
+    whole = Objective.gradient
 
     def failing(self: Objective, change: Tensor) -> Any:
         calls.append(1)
@@ -118,7 +118,7 @@ def test_and_after_an_exception(name: str, unusual: LanguageModel, monkeypatch: 
             raise RuntimeError("out of memory")
         return whole(self, change)
 
-    monkeypatch.setattr(Objective, "__call__", failing)
+    monkeypatch.setattr(Objective, "gradient", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         method(name, unusual, stop_below=-1.0).edit([EDIT, SECOND])
     assert state(unusual) == before
@@ -148,13 +148,13 @@ def test_and_after_a_failure_inside_a_block(
 
 def test_what_a_method_draws_does_not_move_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = method("rome", tiny("llama"))
-    original = chosen.find_change
+    original = chosen.proposal
 
-    def drawing(edit: Edit, objective: Objective) -> Any:
+    def drawing(edit: Edit, value: Tensor) -> Any:
         torch.rand(3)
-        return original(edit, objective)
+        return original(edit, value)
 
-    monkeypatch.setattr(chosen, "find_change", drawing)
+    monkeypatch.setattr(chosen, "proposal", drawing)
     before = torch.get_rng_state()
     chosen.edit([EDIT])
     assert torch.equal(torch.get_rng_state(), before)
@@ -179,16 +179,16 @@ def test_the_value_is_m_star(name: str, family: str) -> None:
 def test_the_value_is_exactly_the_change_that_was_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, found = tiny("gpt2"), []
     chosen = method(name, model)
-    original = chosen.find_change
+    original = chosen.proposal
 
-    def watched_find(edit: Edit, objective: Objective) -> Any:
-        found.append((objective.value, original(edit, objective)))
+    def watched(edit: Edit, value: Tensor) -> Any:
+        found.append((value, original(edit, value)))
         return found[-1][1]
 
-    monkeypatch.setattr(chosen, "find_change", watched_find)
+    monkeypatch.setattr(chosen, "proposal", watched)
     patch = chosen.edit([EDIT])
-    (value, (descent, _)), *_ = found
-    wanted = value[0] + descent.change[0]
+    ((value, (proposal, _)),) = found
+    wanted = value + proposal.change().detach()
     with patch.applied(model):
         assert (value_at(model, EDIT) - wanted).norm() < 1e-4 * wanted.norm()
 

@@ -1,0 +1,18 @@
+"""What decides which tokens a model's attention sees."""
+
+from __future__ import annotations
+
+import math
+
+from kg_edit.language_model import LanguageModel
+
+
+def mask_decides(model: LanguageModel, longest: int) -> bool:
+    """Whether mask and position ids alone say what attends to what, in up to ``longest`` tokens.
+
+    Not so with ALiBi, which counts places in the row, nor with a window that is shorter than the text.
+    """
+    config = model.model.config
+    window = getattr(config, "sliding_window", None) or math.inf
+    plain = not getattr(config, "alibi", False) and config._attn_implementation in ("eager", "sdpa")
+    return plain and getattr(config, "model_type", "") != "mpt" and longest <= window

@@ -1,0 +1,88 @@
+"""Many edits computed at once are the edits computed one by one; one that fails takes none with it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kg_edit.edits import Edit
+from kg_edit.errors import GraphError
+from kg_edit.language_model import LanguageModel
+from kg_edit.patch import Patch
+from kg_edit.prefix import SharedContexts, run_prefix
+from kg_edit.prompts import Prompt, encode
+from tests.kg_edit.methods.test_methods import CONTEXTS, EDIT, SECOND, delta, method
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+THIRD = Edit(id="3", subject="LeBron", prompt="Where does {} live? It is", target_new="Los Angeles")
+EDITS = (EDIT, SECOND, THIRD, SECOND)
+
+
+@pytest.mark.parametrize("name", ["rome", "glame"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_batch_equals_one_by_one(name: str, family: str) -> None:
+    """Invariant 5, with edits of different lengths, one of them twice, of which some are done before others."""
+    model = tiny(family)
+    edits = EDITS if name == "rome" else EDITS[:2]
+    losses = [losses_of(method(name, model, stop_below=-1.0).edit([edit])) for edit in edits]
+    before, after = min(losses, key=lambda ends: ends[1])
+    chosen = method(name, model, stop_below=(before + after) / 2)  # the quickest edit is done halfway
+    for edit, patch in zip(edits, chosen.edit_each(edits), strict=True):
+        assert isinstance(patch, Patch)
+        alone = chosen.edit([edit])
+        assert (delta(patch) - delta(alone)).norm() <= 1e-4 * delta(alone).norm()  # both 0 if done at once
+        assert patch.provenance["edits"][0]["steps"] == alone.provenance["edits"][0]["steps"]
+
+
+def losses_of(patch: Patch) -> tuple[float, float]:
+    (record,) = patch.provenance["edits"]
+    return record["loss_before"], record["loss_after"]
+
+
+def test_one_that_fails_takes_none_with_it() -> None:
+    chosen = method("glame", tiny("llama"))
+    broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")
+    first, failed, last = chosen.edit_each([EDIT, broken, SECOND])
+    assert isinstance(failed, GraphError) and "'broken'" in "".join(failed.__notes__)
+    assert isinstance(first, Patch) and isinstance(last, Patch)
+    torch.testing.assert_close(delta(first), delta(chosen.edit([EDIT])), rtol=1e-4, atol=1e-6)
+    assert chosen.edit_each([]) == ()
+
+
+def test_a_loss_that_is_no_number_takes_none_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = method("rome", tiny("llama"))
+    original = chosen.proposal
+
+    def poisoned(edit: Edit, value: torch.Tensor) -> object:
+        proposal, notes = original(edit, value)
+        if edit is SECOND:
+            proposal.change().data.fill_(float("nan"))
+        return proposal, notes
+
+    monkeypatch.setattr(chosen, "proposal", poisoned)
+    first, failed = chosen.edit_each([EDIT, SECOND])
+    assert isinstance(failed, Exception) and "not finite" in str(failed)
+    monkeypatch.undo()
+    assert isinstance(first, Patch)
+    torch.testing.assert_close(delta(first), delta(chosen.edit([EDIT])), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "falcon-alibi"])
+def test_contexts_are_computed_once_and_change_nothing(family: str, bos: bool) -> None:
+    model = tiny(family, bos=bos)
+    rows = [row.ids[: row.edited_at] for edit in EDITS[:3] for row in prompts(model, edit)]
+    shared, plain = SharedContexts(model, CONTEXTS).prefix(model, rows), run_prefix(model, rows)
+    assert torch.equal(shared.lengths, plain.lengths)
+    for (keys, values), (plain_keys, plain_values) in zip(shared.layers, plain.layers, strict=True):
+        for row in range(len(rows)):
+            there, here = shared.mask[row].bool(), plain.mask[row].bool()
+            torch.testing.assert_close(keys[row][:, there], plain_keys[row][:, here], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(values[row][:, there], plain_values[row][:, here], rtol=1e-5, atol=1e-5)
+
+
+def prompts(model: LanguageModel, edit: Edit) -> list[Prompt]:
+    return [
+        encode(model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new, context=context)
+        for context in CONTEXTS
+    ]
