@@ -14,7 +14,7 @@ from kg_edit.prompts import Prompt, encode
 from tests.kg_edit.methods.test_methods import CONTEXTS, EDIT, SECOND, delta, method
 from tests.kg_edit.tiny import CONFIGS, tiny
 
-THIRD = Edit(id="3", subject="LeBron", prompt="Where does {} live? It is", target_new="Los Angeles")
+THIRD = Edit(id="3", subject="LeBron", prompt="Here {} is of", target_new="Los Angeles")
 EDITS = (EDIT, SECOND, THIRD, SECOND)
 
 
