@@ -72,7 +72,7 @@ class Patch:
             PatchMismatchError: the patch is for another model.
         """
         with _exclusive(model):
-            modules = self._modules(model)
+            modules = self.modules(model)
             originals = {name: module.weight.detach().clone() for name, module in modules.items()}
             try:
                 self._add_to(modules)
@@ -90,9 +90,14 @@ class Patch:
             PatchMismatchError: the patch is for another model.
         """
         with _exclusive(model):
-            self._add_to(self._modules(model))
+            self._add_to(self.modules(model))
 
-    def _modules(self, model: LanguageModel) -> dict[str, Any]:
+    def modules(self, model: LanguageModel) -> dict[str, Any]:
+        """The modules of ``model`` that this patch changes, by the names of their weights.
+
+        Raises:
+            PatchMismatchError: the patch is for another model.
+        """
         if self._fingerprint not in (None, model.fingerprint):
             raise PatchMismatchError(
                 f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self._fingerprint}), the "

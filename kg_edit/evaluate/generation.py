@@ -11,17 +11,27 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 
 from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.language_model import LanguageModel
+from kg_edit.patch import Patch
 from kg_edit.prompts import encode, left_pad
+from kg_edit.row_patches import each_patched
 
 
 @torch.no_grad()
-def continuations(model: LanguageModel, prompts: Sequence[str], *, limits: Sequence[int]) -> tuple[str, ...]:
+def continuations(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    limits: Sequence[int],
+    patches: Sequence[Patch | None] | None = None,
+) -> tuple[str, ...]:
     """What the model writes after each prompt, up to a line's end, the text's end or the prompt's limit in tokens.
 
     The text comes from the generated ids alone. Arg-max at each step, whatever the model's own generation settings.
+    With ``patches``, one a prompt, each text is the model's with the patch in its place (None: as it is).
 
     Raises:
         ModelError: a prompt and what is written after it don't fit into the model's positions.
+        PatchMismatchError: a patch is for another model.
     """
     if not prompts:
         return ()
@@ -31,12 +41,13 @@ def continuations(model: LanguageModel, prompts: Sequence[str], *, limits: Seque
     ends, width = _end_tokens(model), batch.ids.shape[1]
     stop = _Stop(model.tokenizer, width=width, limits=limits)
     generate = cast(Callable[..., Tensor], model.model.generate)
-    output = generate(
-        batch.ids,
-        attention_mask=batch.mask,
-        generation_config=_greedy(max(limits), ends),
-        stopping_criteria=StoppingCriteriaList([stop]),
-    )
+    with each_patched(model, patches or [None], torch.arange(len(prompts))[:, None]):
+        output = generate(
+            batch.ids,
+            attention_mask=batch.mask,
+            generation_config=_greedy(max(limits), ends),
+            stopping_criteria=StoppingCriteriaList([stop]),
+        )
     rows = output[:, width:].tolist()
     return tuple(_text(model.tokenizer, row[:limit], ends) for row, limit in zip(rows, limits, strict=True))
 

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from kg_edit.attention import mask_decides
 from kg_edit.errors import ModelError
 from kg_edit.evaluate.lengths import check_lengths
+from kg_edit.evaluate.pair import Pair as Pair
+from kg_edit.evaluate.pair import TokenScores as TokenScores
 from kg_edit.evaluate.token_tree import TokenTree
 from kg_edit.language_model import LanguageModel
+from kg_edit.patch import Patch
 from kg_edit.prompts import Prompt, encode, left_pad
+from kg_edit.row_patches import each_patched
 
 _NODES = 768  # of a forward pass: attention over more costs more than another pass
 
 
-class Pair(NamedTuple):
-    """A prompt and a text that may follow it."""
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt with its target, asked of the model with the patch ``owner``."""
 
-    prompt: str
-    candidate: str
-
-
-class TokenScores(NamedTuple):
-    """How a model scores a candidate after its prompt."""
-
-    nll: float  # mean over the candidate's tokens of -log p(token | all before), in nats
-    accuracy: float  # share of the candidate's tokens that are the arg-max, given those before
+    owner: int
+    prompt: Prompt
 
 
 def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores]:
@@ -40,65 +39,88 @@ def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores
         PromptError: a candidate can't be told from its prompt's end.
         ModelError: the model's output is not finite, or a pair does not fit into its positions.
     """
-    distinct = list(dict.fromkeys(pairs))
-    encoded = [encode(model.tokenizer, pair.prompt, target=pair.candidate) for pair in distinct]
-    check_lengths(model, encoded)
-    found = [scores for chunk in _chunks(encoded) for scores in _score_chunk(model, chunk)]
-    return dict(zip(distinct, found, strict=True))
+    (found,) = score_each(model, [pairs], patches=[None])
+    return found
 
 
-def _chunks(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
-    """Cut the pairs so that no tree is much larger than it should be."""
-    tree, chunk = TokenTree(), list[Prompt]()
-    for prompt in prompts:
-        if len(tree) + len(prompt.ids) > _NODES and chunk:
+def score_each(
+    model: LanguageModel, asked: Sequence[Iterable[Pair]], *, patches: Sequence[Patch | None]
+) -> list[dict[Pair, TokenScores]]:
+    """`score` of each entry of ``asked`` on the model with the patch in its place (None: as it is), all together.
+
+    Raises:
+        PromptError: a candidate can't be told from its prompt's end.
+        ModelError: an edited model's output is not finite, or a pair does not fit into its positions.
+        PatchMismatchError: a patch is for another model.
+    """
+    distinct = [list(dict.fromkeys(pairs)) for pairs in asked]
+    encoded = [
+        _Asked(owner, encode(model.tokenizer, pair.prompt, target=pair.candidate))
+        for owner, pairs in enumerate(distinct)
+        for pair in pairs
+    ]
+    check_lengths(model, [one.prompt for one in encoded])
+    found = (scores for chunk in _chunks(encoded) for scores in _score_chunk(model, chunk, patches))
+    return [dict(zip(pairs, islice(found, len(pairs)), strict=True)) for pairs in distinct]
+
+
+def _chunks(asked: Sequence[_Asked]) -> Iterator[list[_Asked]]:
+    """Cut what is asked so that no tree is much larger than it should be."""
+    tree, chunk = TokenTree(), list[_Asked]()
+    for one in asked:
+        if len(tree) + len(one.prompt.ids) > _NODES and chunk:
             yield chunk
             tree, chunk = TokenTree(), []
-        tree.add(prompt.ids[:-1])
-        chunk.append(prompt)
+        tree.add(one.prompt.ids[:-1], owner=one.owner)
+        chunk.append(one)
     if chunk:
         yield chunk
 
 
-def _score_chunk(model: LanguageModel, prompts: Sequence[Prompt]) -> Iterator[TokenScores]:
-    logits, places = (_tree_logits if _takes_trees(model, prompts) else _row_logits)(model, prompts)
-    targets = torch.tensor([token for prompt in prompts for token in prompt.target_ids])
+def _score_chunk(
+    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[Patch | None]
+) -> Iterator[TokenScores]:
+    takes_trees = mask_decides(model, max(len(one.prompt.ids) for one in asked))
+    logits, places = (_tree_logits if takes_trees else _row_logits)(model, asked, patches)
+    targets = torch.tensor([token for one in asked for token in one.prompt.target_ids])
     nll = logits.logsumexp(-1)[places] - logits[places, targets]
     if not torch.isfinite(nll).all():
         raise ModelError(
             "the model's output is not finite, so nothing can be scored; edit with less force, or in float32"
         )
     right = (logits.argmax(-1)[places] == targets).float()
-    sizes = [len(prompt.target_ids) for prompt in prompts]
+    sizes = [len(one.prompt.target_ids) for one in asked]
     for losses, hits in zip(nll.split(sizes), right.split(sizes), strict=True):
         yield TokenScores(nll=losses.mean().item(), accuracy=hits.mean().item())
 
 
-def _takes_trees(model: LanguageModel, prompts: Sequence[Prompt]) -> bool:
-    """Whether the mask alone decides what is attended to: not ALiBi, nor a window shorter than a prompt."""
-    config = model.model.config
-    window = getattr(config, "sliding_window", None) or math.inf
-    plain = not getattr(config, "alibi", False) and config._attn_implementation in ("eager", "sdpa")
-    return plain and max(len(prompt.ids) for prompt in prompts) <= window
-
-
-def _tree_logits(model: LanguageModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+def _tree_logits(
+    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[Patch | None]
+) -> tuple[Tensor, Tensor]:
     """Logits [nodes, vocabulary] that predict some target's token, and for each token of each target its node."""
     tree, reads = TokenTree(), list[int]()
-    for prompt in prompts:
-        reads += tree.add(prompt.ids[:-1])[prompt.target_start - 1 :]  # the last token predicts nothing asked for
+    for one in asked:
+        path = tree.add(one.prompt.ids[:-1], owner=one.owner)
+        reads += path[one.prompt.target_start - 1 :]  # the last token predicts nothing that is asked for
     nodes, places = torch.tensor(reads).unique(return_inverse=True)
     mask = tree.mask(model.model.dtype)
-    return _forward(model, tree.ids(), mask, tree.positions(), at=(torch.zeros_like(nodes), nodes)), places
+    with each_patched(model, patches, tree.owners()):
+        logits = _forward(model, tree.ids(), mask, tree.positions(), at=(torch.zeros_like(nodes), nodes))
+    return logits, places
 
 
-def _row_logits(model: LanguageModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+def _row_logits(
+    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[Patch | None]
+) -> tuple[Tensor, Tensor]:
     """The same from a left-padded row for each pair."""
-    batch = left_pad([prompt.ids for prompt in prompts], device=torch.device("cpu"))
-    rows = [row for row, prompt in enumerate(prompts) for _ in prompt.target_ids]
-    columns = [place for prompt in prompts for place in range(-len(prompt.target_ids) - 1, -1)]
-    at = (torch.tensor(rows), torch.tensor(columns))
-    return _forward(model, batch.ids, batch.mask, batch.positions, at=at), torch.arange(len(rows))
+    batch = left_pad([one.prompt.ids for one in asked], device=torch.device("cpu"))
+    rows = [row for row, one in enumerate(asked) for _ in one.prompt.target_ids]
+    columns = [place for one in asked for place in range(-len(one.prompt.target_ids) - 1, -1)]
+    owners = torch.tensor([[one.owner] for one in asked])
+    with each_patched(model, patches, owners):
+        at = (torch.tensor(rows), torch.tensor(columns))
+        logits = _forward(model, batch.ids, batch.mask, batch.positions, at=at)
+    return logits, torch.arange(len(rows))
 
 
 @torch.no_grad()

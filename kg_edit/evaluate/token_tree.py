@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class TokenTree:
-    """A prefix tree of token sequences. A node sees its ancestors and itself; its position is its depth.
+    """Prefix trees of token sequences. A node sees its ancestors and itself; its position is its depth.
 
     One forward pass over the nodes, in one row without padding, gives each sequence the hidden states it has alone.
     """
@@ -18,24 +18,26 @@ class TokenTree:
         self._tokens: list[int] = []
         self._parents: list[int] = []
         self._depths: list[int] = []
+        self._owners: list[int] = []
         self._children: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def add(self, ids: Sequence[int]) -> list[int]:
-        """Add a sequence; its nodes, one a token."""
+    def add(self, ids: Sequence[int], *, owner: int = 0) -> list[int]:
+        """Add a sequence; its nodes, one a token. Sequences of different owners share none."""
         path: list[int] = []
         for depth, token in enumerate(ids):
-            path.append(self._child(path[-1] if path else -1, token, depth))
+            path.append(self._child(path[-1] if path else -1 - owner, token, depth, owner))
         return path
 
-    def _child(self, parent: int, token: int, depth: int) -> int:
+    def _child(self, parent: int, token: int, depth: int, owner: int) -> int:
         node = self._children.setdefault((parent, token), len(self._tokens))
         if node == len(self._tokens):
             self._tokens.append(token)
             self._parents.append(parent)
             self._depths.append(depth)
+            self._owners.append(owner)
         return node
 
     def ids(self) -> Tensor:
@@ -45,6 +47,10 @@ class TokenTree:
     def positions(self) -> Tensor:
         """Position ids [1, nodes]."""
         return torch.tensor([self._depths])
+
+    def owners(self) -> Tensor:
+        """Whose each node is, [1, nodes]."""
+        return torch.tensor([self._owners])
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """The attention mask [1, 1, nodes, nodes] to be added to attention scores: 0 for what a node sees."""

@@ -1,0 +1,79 @@
+"""Evaluating many patches in one batch equals applying each in turn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kg_edit.errors import PatchMismatchError
+from kg_edit.evaluate.generation import continuations
+from kg_edit.evaluate.scoring import Pair, score, score_each
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.patch import Patch
+from kg_edit.rank_one import Factors
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+ASKED = [
+    [Pair("LeBron James plays for the", "Los Angeles Lakers"), Pair("LeBron James plays for the", "Miami Heat")],
+    [Pair("LeBron James plays for the", "Miami Heat"), Pair("Where does the river flow?\nAnswer:", "London")],
+    [Pair("LeBron James plays for the", "Miami Heat")],
+]
+
+
+def patches(model: LanguageModel) -> list[Patch | None]:
+    """None, a rank-one patch of a layer, and one of two layers and rank two, large enough to matter."""
+    draw = torch.Generator().manual_seed(0)
+
+    def factors(layer: int, rank: int) -> dict[str, Factors]:
+        size_out, size_in = weight_matrix(model.down_projection(layer)).shape
+        left, right = (torch.randn(size, rank, generator=draw) for size in (size_out, size_in))
+        return {model.weight_name(layer): Factors(left=left, right=right)}
+
+    made = [factors(1, 1), factors(1, 2) | factors(2, 1)]
+    return [None, *(Patch(factors=one, provenance={}) for one in made)]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_scores_of_many_patches_equal_each_in_turn(family: str) -> None:
+    model = tiny(family)
+    weights = {key: tensor.clone() for key, tensor in model.model.state_dict().items()}
+    made = patches(model)
+    together = score_each(model, ASKED, patches=made)
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in model.model.state_dict().items())
+    for patch, pairs, found in zip(made, ASKED, together, strict=True):
+        alone = in_turn(model, patch, pairs)
+        for pair in pairs:
+            assert found[pair] == pytest.approx(alone[pair], abs=1e-4)
+    heat = Pair("LeBron James plays for the", "Miami Heat")
+    assert len({round(found[heat].nll, 3) for found in together}) == 3, "the patches must differ in effect"
+
+
+def in_turn(model: LanguageModel, patch: Patch | None, pairs: list[Pair]) -> dict[Pair, tuple[float, float]]:
+    if patch is None:
+        return score(model, pairs)  # type: ignore[return-value]
+    with patch.applied(model):
+        return score(model, pairs)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "falcon-alibi"])
+def test_texts_of_many_patches_equal_each_in_turn(family: str) -> None:
+    model = tiny(family)
+    made = patches(model)
+    prompts = ["LeBron James plays for", "The river Thames flows", "LeBron James plays for"]
+    together = continuations(model, prompts, limits=(8, 4, 8), patches=made)
+    alone = []
+    for patch, prompt, limit in zip(made, prompts, (8, 4, 8), strict=True):
+        if patch is None:
+            alone += continuations(model, [prompt], limits=[limit])
+            continue
+        with patch.applied(model):
+            alone += continuations(model, [prompt], limits=[limit])
+    assert list(together) == alone
+    assert together[0] != together[2]
+
+
+def test_a_patch_for_another_model_is_refused() -> None:
+    model = tiny("llama")
+    (other,) = [patch for patch in patches(tiny("gpt2"))[1:2] if patch]
+    with pytest.raises(PatchMismatchError):
+        score_each(model, [ASKED[0]], patches=[other])
