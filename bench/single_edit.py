@@ -12,26 +12,17 @@ import time
 from statistics import median
 
 import torch
+from tools.model_edits import request, some_edits
 
 from kg_edit.contexts import sample_contexts
 from kg_edit.language_model import LanguageModel
-from kg_edit.objective import ForwardFactory, Objective, Request
+from kg_edit.objective import Objective, Request
 from kg_edit.plain_forward import PlainForward
-from kg_edit.prompts import encode
+from kg_edit.row_groups import ForwardFactory
 from kg_edit.tail_forward import TailForward
 
 LAYER = 6
-EDITS = (
-    ("{} originates from", "Spike Hughes", "Philadelphia"),
-    ("{} plays for the", "LeBron James", "Los Angeles Lakers"),
-    ("{} is located in the city of", "The Eiffel Tower", "Rome"),
-)
-
-
-def request(model: LanguageModel, prompt: str, subject: str, target: str, contexts: tuple[str, ...]) -> Request:
-    """The rows of one edit."""
-    rewrites = tuple(encode(model.tokenizer, prompt, subject=subject, target=target, context=c) for c in contexts)
-    return Request(rewrites=rewrites, essence=encode(model.tokenizer, "{} is a", subject=subject))
+EDITS = 6
 
 
 def seconds(model: LanguageModel, asked: Request, steps: int, forward: ForwardFactory) -> tuple[float, float]:
@@ -41,11 +32,9 @@ def seconds(model: LanguageModel, asked: Request, steps: int, forward: ForwardFa
     change = torch.zeros_like(objective.value, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=0.5)
     for _ in range(steps):
-        loss = objective(change).total.sum()
-        optimizer.zero_grad()
-        loss.backward()
+        losses, change.grad = objective.gradient(change)
         optimizer.step()
-    return time.perf_counter() - start, float(loss.detach())
+    return time.perf_counter() - start, float(losses.total)
 
 
 def main() -> None:
@@ -58,15 +47,13 @@ def main() -> None:
     model.model.requires_grad_(False)
     contexts = sample_contexts(model)
     fast, plain = [], []
-    for prompt, subject, target in EDITS:
-        asked = request(model, prompt, subject, target, contexts)
+    for edit in some_edits(EDITS):
+        asked = request(model, edit, contexts)
         slow_time, slow_loss = seconds(model, asked, options.steps, PlainForward)
         fast_time, fast_loss = seconds(model, asked, options.steps, TailForward)
         fast.append(fast_time)
         plain.append(slow_time)
-        print(
-            f"{subject}: plain {slow_time:.1f} s (loss {slow_loss:.4f}), fast {fast_time:.1f} s (loss {fast_loss:.4f})"
-        )
+        print(f"{edit.subject}: plain {slow_time:.1f} s, fast {fast_time:.1f} s; loss {slow_loss:.4f}, {fast_loss:.4f}")
     ratio = median(slow / quick for slow, quick in zip(plain, fast, strict=True))
     result = {
         "name": "single_edit",

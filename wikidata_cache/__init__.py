@@ -4,25 +4,35 @@
 
     cache = WikidataCache(packaged_extract())
     graph = cache.subgraph(edit)  # a labelled networkx.MultiDiGraph around the edit's new fact
+    graph.to_html("edit.html")
 
-`draw.draw(graph, "edit.svg")` pictures it; `errors.WikidataCacheError` is the base of all errors.
+`Subgraph` says how a graph shows and exports itself; `errors.WikidataCacheError` is the base of all errors.
 """
 
-from wikidata_cache.cache import Root, WikidataCache, fetch_subgraphs
+from wikidata_cache.cache import WikidataCache, fetch_subgraphs
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
+from wikidata_cache.plan import Direction, Root, Statements
 from wikidata_cache.sources.opening import SourceSpec, open_source
 from wikidata_cache.sources.source import Source, SparqlSource
 from wikidata_cache.subgraphs.assemble import content_hash
 from wikidata_cache.subgraphs.ends import UNKNOWN_SUBJECT, EditLike
+from wikidata_cache.subgraphs.leakage import Leakage
+from wikidata_cache.subgraphs.sample import Policy
+from wikidata_cache.subgraphs.subgraph import Subgraph
 
 __all__ = [
     "UNKNOWN_SUBJECT",
+    "Direction",
     "EditLike",
+    "Leakage",
+    "Policy",
     "Root",
     "Source",
     "SourceSpec",
     "SparqlSource",
+    "Statements",
+    "Subgraph",
     "WikidataCache",
     "WikidataCacheError",
     "content_hash",

@@ -1,73 +1,73 @@
 """The package's front: subgraphs of edits, from any source."""
 
-import logging
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
 
 import networkx as nx
 
 from wikidata_cache import deny
-from wikidata_cache.errors import BadOptionError
-from wikidata_cache.ids import check_ids
+from wikidata_cache.answers.mode import Mode, offline_forced
+from wikidata_cache.errors import BadOptionError, CacheMissError
+from wikidata_cache.ids import check_ids, is_item
+from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.opening import open_linker
+from wikidata_cache.plan import Direction, Plan, Root, Statements
+from wikidata_cache.sources.answer import Row
 from wikidata_cache.sources.opening import SourceSpec, open_source
 from wikidata_cache.sources.source import Source
-from wikidata_cache.subgraphs.assemble import Anchors, Role, assemble, content_hash, nearest
-from wikidata_cache.subgraphs.ends import EditLike, Ends, find_ends
-from wikidata_cache.subgraphs.expand import Expansion, expand
+from wikidata_cache.sources.user_queries import check_select, forbid_service
+from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
+from wikidata_cache.subgraphs.ends import EditLike
 from wikidata_cache.subgraphs.facts import Facts
-
-logger = logging.getLogger(__name__)
-
-Root = Literal["target_new", "subject", "target_true"]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The options of a subgraph, checked."""
-
-    hops: int
-    per_node: int
-    seed: int
-    roots: Sequence[Root]
-    max_edges: int | None
-
-    def __post_init__(self) -> None:
-        for name, least in (("hops", 1), ("per_node", 0), ("max_edges", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise BadOptionError(f"{name}={value}: expected at least {least}.")
-        if isinstance(self.roots, str) or not set(self.roots) <= set(get_args(Root)):
-            raise BadOptionError(f"roots={self.roots!r}: expected a sequence from {', '.join(get_args(Root))}.")
-
-    def provenance(self) -> dict[str, object]:
-        return vars(self) | {"roots": list(self.roots)}
+from wikidata_cache.subgraphs.leakage import Leakage
+from wikidata_cache.subgraphs.sample import Policy
+from wikidata_cache.subgraphs.subgraph import Subgraph
 
 
 class WikidataCache:
     """Subgraphs, labels and ids from a source: a graph file, a folder, a store on disk or an endpoint.
 
-    `source` is whatever `open_source` takes, or a `Source`. `contact` is for Wikimedia endpoints.
-    `meta_properties` and `internal_classes` replace the packaged deny-lists (`deny.py`); () switches one off.
+    `source` is whatever `open_source` takes, or a `Source`; the options from `cache` to `graph_name` are
+    explained there. Without a source the cache file is read offline. `contact` is for Wikimedia endpoints.
+    `meta_properties` and `internal_classes` replace the packaged deny-lists (`deny.py`): the ids, or the path of
+    a TSV file (id, label) such as `data/meta_properties.tsv`; () switches one off.
     Answers are kept in memory as long as the object lives.
     """
 
     def __init__(
         self,
-        source: SourceSpec | Source,
+        source: SourceSpec | Source | None = None,
         *,
+        cache: str | Path | None = None,
+        mode: Mode | None = None,
+        packs: Sequence[str | Path] = (),
+        as_of: str | None = None,
         contact: str | None = None,
-        meta_properties: Collection[str] | None = None,
-        internal_classes: Collection[str] | None = None,
+        timeout: float = 90.0,
+        graph_name: str = "wikidata",
+        meta_properties: deny.DenyList | None = None,
+        internal_classes: deny.DenyList | None = None,
     ) -> None:
-        self.source: Source = source if isinstance(source, Source) else open_source(source, contact=contact)
+        self.source: Source = (
+            source
+            if isinstance(source, Source)
+            else open_source(
+                source,
+                contact=contact,
+                timeout=timeout,
+                cache=cache,
+                mode=mode,
+                packs=packs,
+                as_of=as_of,
+                graph_name=graph_name,
+            )
+        )
         self.facts = Facts(
             self.source,
-            meta=deny.meta_properties() if meta_properties is None else frozenset(meta_properties),
-            internal=deny.internal_classes() if internal_classes is None else internal_classes,
+            meta=deny.meta_properties(meta_properties),
+            internal=deny.internal_classes(internal_classes),
         )
-        self._warned: set[str] = set()  # new objects without a labelled statement
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """English labels (else mul, en-gb, en-ca, en-us, simple) by id; ids without one are absent."""
@@ -76,6 +76,36 @@ class WikidataCache:
     def find(self, label: str) -> tuple[str, ...]:
         """The ids of all items and properties with exactly this label, sorted."""
         return self.facts.named([label])[label]
+
+    def describe(self, graph: nx.MultiDiGraph) -> None:
+        """Add `description` to those nodes of a subgraph whose items have one, in place: a request for 200 nodes.
+
+        `Subgraph.to_html` shows them. Neither the content hash nor anything else of the graph changes. Offline,
+        what the cache lacks stays without one.
+        """
+        items = set(filter(is_item, graph))
+        try:
+            found = self.facts.descriptions(items)
+        except CacheMissError as miss:
+            found = self.facts.descriptions(items.difference(miss.ids))
+        for node, text in found.items():
+            graph.nodes[node]["description"] = text
+
+    @cached_property
+    def linker(self) -> Linker:
+        """Finds what labels may mean in this graph: `cache.linker.link("Los Angeles", relation="P551")`."""
+        return open_linker(self.facts)
+
+    def query(self, sparql: str) -> list[Row]:
+        """The rows of a SELECT query of your own; an endpoint's answer is kept in the cache like any other.
+
+        Raises UserQueryError where it is no SELECT query, ServiceForbiddenError for SERVICE in a graph of
+        this machine or offline, CacheMissError offline, and what the source raises.
+        """
+        check_select(sparql)
+        if offline_forced():
+            forbid_service(sparql, "KG_OFFLINE is set")
+        return list(self.source.select(sparql))
 
     def subgraph(
         self,
@@ -86,23 +116,35 @@ class WikidataCache:
         seed: int = 0,
         roots: Sequence[Root] = ("target_new",),
         max_edges: int | None = None,
-    ) -> nx.MultiDiGraph:
+        policy: Policy = "uniform",
+        direction: Direction = "out",
+        statements: Statements = "truthy",
+        leakage: Leakage | None = None,
+    ) -> Subgraph:
         """The new fact s -r-> o* with what the graph says about o*, for GLAME's relational GNN.
 
         The edit's own edge is hop 1, the statements of o* are hop 2: each root is expanded `hops - 1` times,
-        and each expanded node keeps `per_node` statements (`sample.py`). `roots` may add "subject" (without
-        it the subject's statements stay out) and "target_true". `max_edges` keeps the nearest edges, the
-        edit's own always. The replaced edge s -r-> o is never in it, in either direction.
+        and each expanded node keeps `per_node` statements, chosen by `policy` (`subgraphs/sample.py`). `roots`
+        may add "subject" (without it the subject's statements stay out) and "target_true". `max_edges` keeps
+        the nearest edges, the edit's own always.
+
+        - `direction="both"` expands along incoming statements too; edges keep their true direction. A hub (a
+          node with more than 500 of them) is not, and is listed in `graph.graph["hubs"]`.
+        - `statements="all"` takes statements of every rank but deprecated, not only the truthy ones; edges get
+          `rank`, `start` and `end` (of the best claim, then the latest) and all `claims`. Incoming statements
+          are truthy ones. The source must hold full statements.
+        - `leakage` keeps out what gives a test away; by default the replaced edge s -r-> o, in either direction.
 
         Nodes are item ids ("_:subject" for a subject without one) with `label`, `hop` and `role`; edge keys
         are property ids ("edit" for a relation without one), with `property`, `label` and `role`. What was
-        read, sampled and dropped stands in `graph.graph`, with a `content_hash` equal over all backends.
+        read, sampled and dropped stands in `graph.graph`, with a `content_hash` equal over all backends; ids
+        that Wikidata has merged are followed, and stand there as `redirects`.
 
-        Raises EntityNotInGraphError where the graph does not know o*; UnknownLabelError or
-        AmbiguousLabelError where o* has no id and its label does not settle it; BadOptionError.
+        Raises EntityNotInGraphError where the graph does not know o*; UnknownLabelError or AmbiguousLabelError
+        where o* has no id and its label does not settle it; TruthyOnlyError; BadOptionError.
         """
-        plan = _Plan(hops=hops, per_node=per_node, seed=seed, roots=roots, max_edges=max_edges)
-        return self._subgraphs([edit], plan)[0]
+        plan = Plan(hops, per_node, seed, roots, max_edges, policy, direction, statements)
+        return self._subgraphs([edit], plan, leakage or Leakage())[0]
 
     def subgraphs(
         self,
@@ -113,67 +155,48 @@ class WikidataCache:
         seed: int = 0,
         roots: Sequence[Root] = ("target_new",),
         max_edges: int | None = None,
-    ) -> list[nx.MultiDiGraph]:
-        """`subgraph` of each edit, in order, with the requests of all edits batched hop by hop."""
-        plan = _Plan(hops=hops, per_node=per_node, seed=seed, roots=roots, max_edges=max_edges)
-        return self._subgraphs(list(edits), plan)
+        policy: Policy = "uniform",
+        direction: Direction = "out",
+        statements: Statements = "truthy",
+        leakage: Leakage | Sequence[Leakage] | None = None,
+    ) -> list[Subgraph]:
+        """`subgraph` of each edit, in order, with the requests of all edits batched hop by hop.
 
-    def neighbourhood(self, entity: str, *, hops: int = 1, per_node: int = 20, seed: int = 0) -> nx.MultiDiGraph:
+        `leakage` may be one for all, or one for each edit. Raises what `subgraph` raises, such as
+        BadOptionError for another number of them.
+        """
+        plan = Plan(hops, per_node, seed, roots, max_edges, policy, direction, statements)
+        return self._subgraphs(list(edits), plan, Leakage() if leakage is None else leakage)
+
+    def neighbourhood(
+        self,
+        entity: str,
+        *,
+        hops: int = 1,
+        per_node: int = 20,
+        seed: int = 0,
+        policy: Policy = "uniform",
+        direction: Direction = "out",
+        statements: Statements = "truthy",
+    ) -> Subgraph:
         """What the graph says about one item, without any edit: its statements are hop 1.
 
-        An item of which the graph says nothing gives a lone node.
+        An item of which the graph says nothing gives a lone node. Raises BadOptionError or TruthyOnlyError.
         """
         check_ids([entity])
-        plan = _Plan(hops=hops, per_node=per_node, seed=seed, roots=(), max_edges=None)
-        expansion = Expansion(frontier=[entity], hops={entity: 0})
-        expand(self.facts, [expansion], per_node=[per_node] * hops, seed=seed)
-        anchors = Anchors(hops={entity: 0}, roles={entity: "subject"}, words={})
-        graph = assemble(self.facts, anchors, expansion.steps)
-        return self._signed(graph, plan, expansion)
+        plan = Plan(hops, per_node, seed, (), None, policy, direction, statements)
+        return self._with_source(item_subgraph(entity, self.facts, plan))
 
-    def _subgraphs(self, edits: Sequence[EditLike], plan: _Plan) -> list[nx.MultiDiGraph]:
-        ends = find_ends(edits, self.facts)
-        self.facts.out(sorted({end.edit.subject_id for end in ends if end.edit.subject_id}))
-        expansions = [_expansion(end, plan, self.facts) for end in ends]
-        expand(self.facts, expansions, per_node=[plan.per_node] * (plan.hops - 1), seed=plan.seed)
-        return [self._finish(end, expansion, plan) for end, expansion in zip(ends, expansions, strict=True)]
+    def _subgraphs(self, edits: list[EditLike], plan: Plan, leakage: Leakage | Sequence[Leakage]) -> list[Subgraph]:
+        each = [leakage] * len(edits) if isinstance(leakage, Leakage) else leakage
+        if len(each) != len(edits):
+            raise BadOptionError(f"leakage: found {len(each)} for {len(edits)} edits; give one, or one for each edit.")
+        return [self._with_source(graph) for graph in edit_subgraphs(edits, self.facts, plan, each)]
 
-    def _finish(self, ends: Ends, expansion: Expansion, plan: _Plan) -> nx.MultiDiGraph:
-        room = None if plan.max_edges is None else plan.max_edges - 1
-        steps = nearest(expansion.steps, room, seed=plan.seed)
-        expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
-        graph = assemble(self.facts, _anchors(ends, plan), steps)
-        graph.graph |= {
-            "target_new_resolved": None if ends.edit.target_new_id else ends.target_new,
-            "old_edge_stated": self._states(ends.old_edge),
-            "new_edge_stated": self._states(ends.new_edge) if ends.edit.subject_id else None,
-            "unexpanded_roots": [root for root in plan.roots if _root_node(ends, root) is None],
-        }
-        if plan.hops > 1 and "target_new" in plan.roots:
-            self._warn_where_unlabelled(ends)
-        return self._signed(graph, plan, expansion)
-
-    def _warn_where_unlabelled(self, ends: Ends) -> None:
-        """Say, once for each expanded o*, that all its statements were dropped for want of labels."""
-        dropped: Counter[str] = Counter()
-        usable = self.facts.usable(ends.target_new, named=ends.words, dropped=dropped)
-        unlabelled = dropped["unlabelled_item"] + dropped["unlabelled_property"]
-        if usable or not unlabelled or ends.target_new in self._warned:
-            return
-        self._warned.add(ends.target_new)
-        logger.warning(
-            "%s (%s): everything that the graph %s states about it was dropped for want of labels "
-            "(statements: %d). Give the graph's labels too",
-            *(ends.target_new, ends.edit.target_new, self.source.name, unlabelled),
-        )
-
-    def _states(self, edge: tuple[str, str, str] | None) -> bool | None:
-        return None if edge is None else edge[1:] in self.facts.out([edge[0]])[edge[0]]
-
-    def _signed(self, graph: nx.MultiDiGraph, plan: _Plan, expansion: Expansion) -> nx.MultiDiGraph:
-        dropped = {reason: count for reason, count in sorted(expansion.dropped.items()) if count}
-        graph.graph |= {"source": self.source.provenance(), **plan.provenance(), "dropped": dropped}
-        graph.graph["content_hash"] = content_hash(graph)
+    def _with_source(self, graph: Subgraph) -> Subgraph:
+        # Of the outermost nodes no statements were read; another run may have kept some since.
+        read = (node for node, hop in graph.nodes(data="hop") if hop < graph.graph["hops"])
+        graph.graph["source"] = self.source.provenance(sorted(filter(is_item, read)))
         return graph
 
 
@@ -187,35 +210,7 @@ def fetch_subgraphs(
     seed: int = 0,
     roots: Sequence[Root] = ("target_new",),
     max_edges: int | None = None,
-) -> list[nx.MultiDiGraph]:
+) -> list[Subgraph]:
     """`WikidataCache(source).subgraphs(edits)` in one call; see `WikidataCache.subgraph`."""
     cache = WikidataCache(source, contact=contact)
     return cache.subgraphs(edits, hops=hops, per_node=per_node, seed=seed, roots=roots, max_edges=max_edges)
-
-
-def _root_node(ends: Ends, root: Root) -> str | None:
-    nodes = {"subject": ends.edit.subject_id, "target_true": ends.edit.target_true_id}
-    return ends.target_new if root == "target_new" else nodes[root]
-
-
-def _expansion(ends: Ends, plan: _Plan, facts: Facts) -> Expansion:
-    roots = [node for root in plan.roots if (node := _root_node(ends, root)) is not None]
-    open_subject = "subject" in plan.roots
-    return Expansion(
-        frontier=list(dict.fromkeys(roots)),
-        hops={**dict.fromkeys(roots, 1), ends.target_new: 1, ends.subject: 0},
-        closed=lambda node: not open_subject and ends.is_subject(node, facts.labels([node]).get(node)),
-        forbidden=ends.objection(facts),
-        named=ends.words,
-    )
-
-
-def _anchors(ends: Ends, plan: _Plan) -> Anchors:
-    hops = {ends.subject: 0, ends.target_new: 1}
-    old = ends.edit.target_true_id
-    if old and "target_true" in plan.roots:
-        hops.setdefault(old, 1)
-    roles: dict[str, Role] = {ends.target_new: "target_new", ends.subject: "subject"}
-    if old:
-        roles.setdefault(old, "target_true")
-    return Anchors(hops, roles, ends.words, ends.new_edge, ends.edit.relation or "")

@@ -4,7 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-EndpointTrouble = Literal["throttled", "outage", "refused", "timeout", "unavailable", "rejected", "bad answer"]
+EndpointTrouble = Literal[
+    "throttled",  # HTTP 429: wait
+    "outage",  # the 429 that limits everybody
+    "refused",  # HTTP 403: banned, or no acceptable User-Agent
+    "timeout",  # the query took too long, for the server or for us
+    "truncated",  # a complete message without its last rows
+    "cut off",  # a message without its end
+    "too long",  # the query, for the server
+    "unavailable",  # 5xx, no connection
+    "rejected",  # other 4xx
+    "bad answer",  # no SPARQL JSON
+]
 
 
 class WikidataCacheError(Exception):
@@ -13,6 +24,14 @@ class WikidataCacheError(Exception):
 
 class BadOptionError(WikidataCacheError, ValueError):
     """An argument is outside its range, or not an id where an id is needed."""
+
+
+class MissingExtraError(WikidataCacheError, ImportError):
+    """An optional library that an export needs is not installed."""
+
+    def __init__(self, library: str, wanted_by: str, requirement: str) -> None:
+        super().__init__(f"{wanted_by} needs {library}, which is not installed. Run: pip install '{requirement}'")
+        self.library = library
 
 
 class SourceStringError(WikidataCacheError, ValueError):
@@ -71,6 +90,21 @@ class AmbiguousLabelError(WikidataCacheError, LookupError):
         self.candidates = tuple(candidates)
 
 
+class DenyListError(WikidataCacheError, ValueError):
+    """A deny-list cannot be read, or holds what is no id of its kind."""
+
+
+class TruthyOnlyError(WikidataCacheError, LookupError):
+    """Statements of every rank were asked for, and the graph holds truthy ones only."""
+
+    def __init__(self, entity: str, source: str) -> None:
+        super().__init__(
+            f"{entity}: the graph {source} holds truthy statements only (wdt:), no ranks and no times. Load a full "
+            f'dump (latest-all.nt.gz, with p:, ps: and pq:), use an endpoint of Wikidata, or ask for statements="truthy".'
+        )
+        self.entity = entity
+
+
 class TruncatedAnswerError(WikidataCacheError):
     """An answer came without its end: a source gives out no more than so many rows."""
 
@@ -80,6 +114,26 @@ class TruncatedAnswerError(WikidataCacheError):
             f"source's limit on rows, or use another source."
         )
         self.rows = rows
+
+
+class LabelIndexError(WikidataCacheError):
+    """A label index cannot be read or written; names the file."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}. `wikidata-cache load` makes a label index beside its store.")
+        self.path = path
+
+
+class StoreError(WikidataCacheError):
+    """A store on disk is missing, incomplete, of another version or in the way; names the folder and the way out."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(f"{folder}: {problem}")
+        self.folder = folder
+
+
+class ServeError(WikidataCacheError):
+    """The SPARQL server over a store cannot be started."""
 
 
 class EndpointError(WikidataCacheError):
@@ -98,5 +152,60 @@ class EndpointError(WikidataCacheError):
         super().__init__(f"{url}: {found} ({trouble}). {way_out}")
         self.url = url
         self.trouble = trouble
+        self.found = found
+        self.way_out = way_out
         self.status = status
         self.retry_after = retry_after
+
+
+class CacheFileError(WikidataCacheError):
+    """A cache file cannot be read or written: another format, damaged, read-only, or no space left."""
+
+    def __init__(self, path: Path, problem: str, way_out: str) -> None:
+        super().__init__(f"{path}: {problem}. {way_out}")
+        self.path = path
+
+
+class CacheMissError(WikidataCacheError, LookupError):
+    """Offline, and the cache lacks what was asked for; `kind` and `ids` say what, `command` fetches it."""
+
+    def __init__(self, kind: str, ids: Sequence[str], searched: Sequence[Path], command: str) -> None:
+        shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+        places = ", ".join(str(path) if path.exists() else f"{path} (no such file)" for path in searched)
+        super().__init__(
+            f"Not in the cache, kind {kind}, {len(ids)} missing: {shown}. Searched offline: {places}. "
+            f"Fetch with `{command}`, or do what you just did without offline mode."
+        )
+        self.kind = kind
+        self.ids = tuple(ids)
+        self.command = command
+
+
+class SnapshotError(WikidataCacheError):
+    """A snapshot file is no snapshot, cut, corrupt, or contradicts the cache; the cache is left as it was."""
+
+    def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
+        where = f"{path}, line {line}" if line is not None else f"{path}"
+        super().__init__(f"{where}: {problem}. The cache is unchanged.")
+        self.path = path
+        self.line = line
+
+
+class UserQueryError(WikidataCacheError, ValueError):
+    """A query that is not one SELECT query."""
+
+
+class ServiceForbiddenError(WikidataCacheError, ValueError):
+    """A query holds SERVICE, which would open a connection where none may be opened."""
+
+
+class EditRowError(WikidataCacheError, ValueError):
+    """A row of an edit file is no edit, or an edit of which the graph knows nothing; names file, row and field."""
+
+    def __init__(self, path: Path, problem: str, *, row: int | None = None, field: str | None = None) -> None:
+        places = (str(path), row is not None and f"row {row}", field and f"field {field}")
+        super().__init__(f"{', '.join(place for place in places if place)}: {problem}")
+        self.path = path
+        self.problem = problem
+        self.row = row
+        self.field = field

@@ -16,6 +16,7 @@ from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 from wikidata_cache import deny
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, Statement, check_ids, is_item
+from wikidata_cache.plan import Plan
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.expand import Expansion, expand
 from wikidata_cache.subgraphs.facts import Facts
@@ -59,8 +60,8 @@ def build_extract(
     facts = Facts(source, meta=deny.meta_properties(), internal=deny.internal_classes())
     items = [entity for entity in wanted if is_item(entity)]
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
-    expand(facts, [expansion], per_node=per_node, seed=seed)
-    statements = sorted({step.statement for step in expansion.steps})
+    expand(facts, [expansion], Plan(seed=seed), per_node=per_node)
+    statements = sorted(expansion.steps)
     labels = facts.labels({entity for statement in statements for entity in statement}.union(wanted))
     return _write(out, statements, labels)
 

@@ -13,8 +13,20 @@ from wikidata_cache.sources.graph_files import load_files
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KG_OFFLINE", "KG_EDIT_CONTACT", "KG_GRAPH", "http_proxy", "HTTP_PROXY"):
+    for name in ("KG_OFFLINE", "KG_EDIT_CONTACT", "KG_GRAPH", "KG_CACHE", "KG_PACKS", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test may read or write the cache of whoever runs it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+
+
+@pytest.fixture
+def cache_path(tmp_path: Path) -> str:
+    """Where a cache file may be made."""
+    return str(tmp_path / "answers" / "cache.sqlite")
 
 
 @pytest.fixture(scope="session")

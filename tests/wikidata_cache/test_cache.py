@@ -125,7 +125,7 @@ def test_a_new_object_of_which_everything_is_unlabelled(tmp_path: Path, caplog: 
     for edits in ([EDIT, replace(EDIT, subject="Other", subject_id="Q12")], [EDIT]):
         assert triples(cache.subgraphs(edits)[0]) == {("Q1", "P2", "Q2")}
     [record] = caplog.records
-    assert (record.name, record.levelno) == ("wikidata_cache.cache", logging.WARNING)
+    assert (record.name, record.levelno) == ("wikidata_cache.subgraphs.build", logging.WARNING)
     assert "Q2 (Two): everything that the graph g.tsv states about it was dropped for want of labels" in caplog.text
 
 

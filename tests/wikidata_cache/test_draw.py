@@ -33,6 +33,7 @@ def test_svg_holds_every_label(cache: WikidataCache, tmp_path: Path) -> None:
     found = texts(draw(graph, tmp_path / "a.svg", title="Spike Hughes $ Philadelphia"))
     assert {data["label"] for _, data in graph.nodes(data=True)} <= set(found)
     assert {"place of birth", "subject s", "new object o*", "the edit", "Spike Hughes $ Philadelphia"} <= set(found)
+    assert {"London", "old object o", "what it replaces"} <= set(found) and "Q84" not in graph
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])

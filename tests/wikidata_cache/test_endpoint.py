@@ -1,42 +1,34 @@
-"""Everything an endpoint does wrong, done by a real HTTP server on loopback."""
+"""An endpoint as a source: how it is asked, what comes with its answers, and how its failures are told apart."""
 
+import gzip
+import hashlib
+import json
+import socket
 import time
-from collections.abc import Callable
+from datetime import datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+from fault_server import FAULTS, first, hasty, status
 from wikidata_helpers import Server, facts, reply
 
-from wikidata_cache import open_source
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError, MissingContactError, OfflineError
-
-
-def failing(
-    status: int, body: bytes = b"", *, times: int = 99, **options: Any
-) -> Callable[[BaseHTTPRequestHandler, bytes], bool]:
-    """A fault that answers the first `times` requests with a status."""
-    left = [times]
-
-    def fault(handler: BaseHTTPRequestHandler, real: bytes) -> bool:
-        left[0] -= 1
-        return left[0] >= 0 and reply(handler, status, body, **options)
-
-    return fault
+from wikidata_cache.sources.templates import OUT
 
 
 def trouble(server: Server, fault: Any, **options: Any) -> EndpointError:
     server.fault = fault
     with pytest.raises(EndpointError) as caught:
-        facts(EndpointSource(server.url, **options)).out(["Q1345"])
+        facts(EndpointSource(server.url, pace=hasty(), **options)).out(["Q1345"])
     assert server.url in str(caught.value)
     return caught.value
 
 
 def test_it_answers_like_the_file(server: Server) -> None:
-    source = open_source(server.url, contact="tests@example.org")
+    source = EndpointSource(server.url)
     assert ("P17", "Q30") in facts(source).out(["Q1345", "Q65"])["Q65"]
     assert facts(source).labels(["Q65", "P19"]) == {"P19": "place of birth", "Q65": "Los Angeles"}
     assert "Q65" in facts(source).named(["Los Angeles"])["Los Angeles"]
@@ -44,143 +36,206 @@ def test_it_answers_like_the_file(server: Server) -> None:
 
 
 def test_who_asks_and_how(server: Server) -> None:
-    facts(open_source(server.url, contact="tests@example.org")).out([f"Q{i}" for i in range(1, 401)])
+    facts(EndpointSource(server.url, contact="tests@example.org")).out([f"Q{i}" for i in range(1, 401)])
     assert [method for method, _, _ in server.requests] == ["GET", "GET"]
     headers = server.requests[0][1]
     assert headers["User-Agent"].startswith("wikidata-cache/")
     assert "(tests@example.org)" in headers["User-Agent"]
     assert "sparql-results+json" in headers["Accept"]
+    assert headers["Accept-Encoding"] == "gzip"
 
 
 def test_a_long_question_goes_by_post(server: Server) -> None:
-    assert facts(EndpointSource(server.url)).named(["x" * 5_000]) == {"x" * 5_000: ()}
-    assert server.requests[0][0] == "POST"
+    for label in ("x" * 2_000, "名" * 200):  # six languages each, and nine characters of URL for every 名
+        assert facts(EndpointSource(server.url)).named([label]) == {label: ()}
+        assert server.requests[-1][0] == "POST"
 
 
-def test_throttling_waits_as_told_and_goes_on(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    server.fault = failing(429, times=1, headers={"Retry-After": "1"})
-    start = time.monotonic()
-    assert facts(EndpointSource(server.url)).out(["Q1345"])
-    assert time.monotonic() - start >= 1.0
-    assert len(server.requests) == 2
-    assert "Trying again in 1 s" in caplog.text
+def test_what_is_too_long_for_a_url_goes_by_post_from_then_on(server: Server) -> None:
+    server.fault = first(1, FAULTS["414"]())
+    source = facts(EndpointSource(server.url))
+    assert source.out(["Q65"])["Q65"] and source.types(["Q65"])["Q65"]
+    assert [method for method, _, _ in server.requests] == ["GET", "POST", "POST"]
 
 
-def test_throttling_for_longer_than_patience_is_an_error_at_once(server: Server) -> None:
-    error = trouble(server, failing(429, headers={"Retry-After": "3600"}))
-    assert (error.trouble, error.status, error.retry_after) == ("throttled", 429, 3600.0)
-    assert "Wait 3600 s" in str(error) and "local graph" in str(error)
-    assert len(server.requests) == 1
+@pytest.mark.parametrize("zipped", [False, True])
+def test_every_answer_tells_its_exchange(server: Server, zipped: bool) -> None:
+    bodies = []
 
+    def noted(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+        bodies.append(body)
+        headers = {"Age": "12", "X-Served-By": "cp1", "Set-Cookie": "secret"}
+        packed = {"Content-Encoding": "gzip", **headers}
+        return (
+            reply(handler, 200, gzip.compress(body), headers=packed)
+            if zipped
+            else reply(handler, 200, body, headers=headers)
+        )
 
-def test_retry_after_may_be_a_date(server: Server) -> None:
-    error = trouble(server, failing(429, headers={"Retry-After": formatdate(time.time() + 600, usegmt=True)}))
-    assert error.retry_after == pytest.approx(600, abs=5)
-
-
-def test_retries_end(server: Server) -> None:
-    assert trouble(server, failing(429, headers={"Retry-After": "0"})).trouble == "throttled"
-    assert len(server.requests) == 3
+    server.fault = noted
+    (answer,) = EndpointSource(server.url).ask(OUT, ["Q65"])
+    exchange = answer.exchange
+    assert exchange is not None
+    assert exchange.url == server.url and exchange.query == OUT.query(["Q65"])
+    assert exchange.sha256 == hashlib.sha256(bodies[0]).hexdigest()
+    assert exchange.rows == len(json.loads(bodies[0])["results"]["bindings"]) - 1  # without the answer's end
+    assert datetime.fromisoformat(exchange.fetched_at).utcoffset() is not None
+    assert exchange.elapsed_ms >= 0
+    assert exchange.headers.keys() == {"date", "server", "age", "x-served-by", "content-type"}
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "hint"),
+    ("name", "kind", "hint", "requests"),
     [
-        (failing(429, b"Aggressively rate-limiting to 1 req / min - active wdqs outage"), "outage", "later"),
-        (failing(429, b'{"exception": "Operation timed out."}'), "timeout", "fewer edits"),
-        (failing(403, b"You have been banned until tomorrow"), "refused", "User-Agent"),
-        (failing(500, b"java.util.concurrent.TimeoutException"), "timeout", "fewer edits"),
-        (failing(400, b"malformed query"), "rejected", "SPARQL 1.1 query endpoint"),
-        (failing(404, b"no such page"), "rejected", "SPARQL 1.1 query endpoint"),
-        (failing(200, b"<html>Bad gateway</html>", kind="text/html"), "bad answer", "proxy"),
-        (failing(200, b'{"head": {}, "error": "x"}'), "bad answer", "expected SPARQL JSON"),
-        (failing(200, b"[]"), "bad answer", "expected SPARQL JSON"),
+        ("429 with Retry-After", "throttled", "not to be asked before", 4),
+        ("outage", "outage", "not to be asked before", 2),
+        ("429 that is a timeout", "timeout", "longer timeout", 1),
+        ("500 Java timeout, gzip", "timeout", "longer timeout", 1),
+        ("504", "timeout", "longer timeout", 4),
+        ("503", "unavailable", "try again later", 4),
+        ("403", "refused", "User-Agent", 1),
+        ("400", "rejected", "SPARQL 1.1 query endpoint", 1),
+        ("401", "rejected", "SPARQL 1.1 query endpoint", 1),
+        ("404", "rejected", "SPARQL 1.1 query endpoint", 1),
+        ("html", "unavailable", "proxy", 4),
+        ("cut JSON", "cut off", "broke off", 4),
+        ("cut JSON with Java trace", "timeout", "time limit of the server", 1),
+        ("cut JSON, cancelled", "timeout", "time limit of the server", 1),
+        ("empty", "cut off", "after 0 bytes", 4),
+        ("short read", "cut off", "broke off", 4),
+        ("short chunks", "cut off", "broke off", 4),
+        ("short gzip", "cut off", "broke off", 4),
+        ("short of a last space", "cut off", "broke off", 4),
+        ("short of a checksum", "cut off", "broke off", 4),
+        ("corrupt gzip", "cut off", "broke off", 4),
+        ("hang-up", "unavailable", "no connection", 4),
+        ("no sentinel", "truncated", "after 0 rows", 1),
+        ("sorted top", "truncated", "SR353", 1),
+        ("anytime", "timeout", "S1TAT", 1),
+        ("414", "too long", "too long for it", 2),
     ],
 )
-def test_failures_are_told_apart_and_not_retried(server: Server, fault: Any, kind: str, hint: str) -> None:
-    error = trouble(server, fault)
+def test_failures_are_told_apart(server: Server, name: str, kind: str, hint: str, requests: int) -> None:
+    error = trouble(server, FAULTS[name]())
     assert error.trouble == kind
     assert hint in str(error)
+    assert len(server.requests) == requests
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"<html>Welcome</html>", "text/html"),
+        (b'{"head": {}, "error": "x"}', "application/json"),
+        (b"[]", "application/json"),
+        (b'{"head": {}, "boolean": true}', "application/sparql-results+json"),
+        (b'{"results": {"bindings": [{"end": {"value": "true"}}, {"o": {"value": "1"}}]}}', "application/json"),
+    ],
+)
+def test_what_is_no_answer_at_all_is_not_asked_for_again(server: Server, body: bytes, kind: str) -> None:
+    assert trouble(server, status(200, body, kind=kind)).trouble == "bad answer"
     assert len(server.requests) == 1
 
 
-def test_a_server_in_trouble_is_asked_again(server: Server) -> None:
-    server.fault = failing(503, b"Service Unavailable", times=1)
-    assert facts(EndpointSource(server.url)).out(["Q1345"])
-    assert trouble(server, failing(502, b"Bad Gateway"), patience=0.0).trouble == "unavailable"
+def test_who_has_moved_says_where(server: Server) -> None:
+    server.fault = status(308, b"", {"Location": "https://example.org/new"})
+    with pytest.raises(EndpointError, match=r"moved to https://example\.org/new"):
+        facts(EndpointSource(server.url)).named(["x" * 5_000])  # by POST, which is not sent on by itself
 
 
-def test_json_cut_off_by_the_server(server: Server) -> None:
-    def truncated(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
-        return reply(handler, 200, body[: len(body) // 2])
-
-    assert trouble(server, truncated).trouble == "bad answer"
-
-    def blazegraph(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
-        return reply(handler, 200, body[: len(body) // 2] + b"\njava.util.concurrent.TimeoutException: gone")
-
-    assert trouble(server, blazegraph).trouble == "timeout"
+def test_throttling_for_longer_than_patience_is_an_error_at_once(server: Server) -> None:
+    error = trouble(server, status(429, b"", {"Retry-After": formatdate(time.time() + 3_600, usegmt=True)}))
+    assert error.trouble == "throttled"
+    assert error.retry_after == pytest.approx(3_600, abs=5)
+    assert len(server.requests) == 1
 
 
-def test_a_cut_connection(server: Server) -> None:
-    def short(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
-        return reply(handler, 200, body[:-10], headers={"Content-Length": str(len(body))})
+@pytest.mark.parametrize("asked", ["soon", "", "-5", "9" * 40, "Fri, 31 Dec 9999 23:59:59 GMT", "1 Jan 1 0:0:0"])
+def test_a_senseless_retry_after(server: Server, asked: str) -> None:
+    error = trouble(server, status(429, b"", {"Retry-After": asked}))
+    assert error.trouble == "throttled"
+    assert 0 < (error.retry_after or 0) <= 30 * 86_400
 
-    assert trouble(server, short, patience=0.0).trouble in ("unavailable", "bad answer")
+
+@pytest.mark.parametrize("code", [200, 400, 429, 500])
+def test_what_a_server_says_is_harmless_on_a_terminal(server: Server, code: int) -> None:
+    evil = "\x1b[2J\x07gone\u202e\r\n".encode() + b"\xff" * 9
+    error = trouble(server, status(code, evil, kind="text/plain"))
+    assert "gone" in str(error)
+    assert str(error).isprintable()
 
 
-def test_silence(server: Server) -> None:
-    def silent(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
-        time.sleep(1.0)
-        return reply(handler, 200, body)
+def test_json_without_bottom(server: Server) -> None:
+    assert trouble(server, status(200, b"[" * 200_000, kind="application/json")).trouble == "cut off"
 
-    error = trouble(server, silent, timeout=0.2)
+
+@pytest.mark.parametrize("name", ["silence", "drip", "drip from the first byte"])
+def test_our_own_deadline(server: Server, name: str) -> None:
+    error = trouble(server, FAULTS[name](), timeout=0.2)
     assert error.trouble == "timeout" and "0.2 s" in str(error)
 
 
-def test_a_slow_drip_meets_our_own_deadline(server: Server) -> None:
-    def drip(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
-        handler.send_response(200)
-        handler.send_header("Content-Type", "application/sparql-results+json")
-        handler.end_headers()
-        try:
-            for byte in body[:200]:
-                handler.wfile.write(bytes([byte]))
-                handler.wfile.flush()
-                time.sleep(0.05)
-        except OSError:
-            pass
-        return True
-
-    start = time.monotonic()
-    assert trouble(server, drip, timeout=0.5).trouble == "timeout"
-    assert time.monotonic() - start < 3.0
+@pytest.mark.parametrize("name", ["outage", "503", "html", "short gzip"])
+def test_a_users_query_is_repeated_too(server: Server, name: str) -> None:
+    source = EndpointSource(server.url, pace=hasty())
+    server.fault = first(1, FAULTS[name]())
+    assert len(source.select("SELECT * { ?s ?p ?o } LIMIT 7")) == 7
 
 
 def test_nobody_listens(server: Server) -> None:
     server.close()
-    with pytest.raises(EndpointError, match="Check the URL"):
-        facts(EndpointSource(server.url, patience=0.0)).named(["x"])
+    assert trouble(server, None).trouble == "unavailable"
+    assert "Connection refused" in str(trouble(server, None))
+
+
+def test_nobody_answers_the_call() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for caller in waiting:
+            caller.setblocking(False)
+            caller.connect_ex(deaf.getsockname())
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/query"
+        with pytest.raises(EndpointError, match="no connection: timed out") as caught:
+            facts(EndpointSource(url, pace=hasty(), timeout=0.1)).types([f"Q{i}" for i in range(1, 201)])
+        for caller in waiting:
+            caller.close()
+    assert caught.value.trouble == "unavailable"  # so that 200 ids are not split
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "hint"),
+    [
+        ("http://no-such-host.invalid/sparql", "unavailable", "Check the URL and the network"),
+        ("http://127.0.0.1:9/a b", "rejected", "no URL"),
+        ("http://127.0.0.1:9/ü", "rejected", "no URL"),
+    ],
+)
+def test_a_wrong_url(url: str, kind: str, hint: str) -> None:
+    with pytest.raises(EndpointError, match=hint) as caught:
+        facts(EndpointSource(url, pace=hasty())).types(["Q1"])
+    assert caught.value.trouble == kind
 
 
 @pytest.mark.parametrize("contact", [None, "me", "a@b.org\r\nX-Evil: 1"])
 def test_wikimedia_wants_to_know_who_asks(contact: str | None) -> None:
     with pytest.raises(MissingContactError, match=r"query\.wikidata\.org asks.*KG_EDIT_CONTACT"):
-        open_source("https://query.wikidata.org/sparql", contact=contact)
+        EndpointSource("https://query.wikidata.org/sparql", contact=contact)
 
 
 def test_contact_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_EDIT_CONTACT", "you@example.org")
-    assert open_source("https://query.wikidata.org/sparql").name == "https://query.wikidata.org/sparql"
+    assert EndpointSource("https://query.wikidata.org/sparql").name == "https://query.wikidata.org/sparql"
 
 
 def test_offline_forbids_endpoints(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = open_source(server.url)
+    source = EndpointSource(server.url)
     monkeypatch.setenv("KG_OFFLINE", "0")
     assert facts(source).out(["Q65"])
     monkeypatch.setenv("KG_OFFLINE", "1")
     with pytest.raises(OfflineError, match="Unset KG_OFFLINE"):
         facts(source).out(["Q65"])
     with pytest.raises(OfflineError):
-        open_source(server.url)
+        EndpointSource(server.url)
     assert len(server.requests) == 1

@@ -133,7 +133,7 @@ class Server:
                 self.answer(self.rfile.read(int(self.headers["Content-Length"])).decode())
 
             def answer(self, form: str) -> None:
-                query = parse_qs(form)["query"][0]
+                query = self.query = parse_qs(form)["query"][0]
                 server.requests.append((self.command, dict(self.headers), query))
                 body = server.store.query(query).serialize(format=QueryResultsFormat.JSON)
                 if server.fault is None or not server.fault(self, body):

@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from wikidata_cache.cli import extract, lookup, show
+from wikidata_cache.cli import extract, fetch, link, load, lookup, serve, show, snapshot
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.release import release
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
-for command in (show.show, lookup.labels, lookup.find, extract.extract):
+for command in (show.show, lookup.labels, lookup.find, link.link, extract.extract, fetch.fetch, snapshot.export):
     app.command()(command)
+app.command()(load.load)
+app.command()(serve.serve)
+app.command("import")(snapshot.import_)
 
 
 def _print_version(wanted: bool) -> None:

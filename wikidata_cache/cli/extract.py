@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wikidata_cache.cli.options import Contact, Graph, open_cache
+from wikidata_cache.cli.options import Cache, Contact, Graph, Offline, open_cache
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import PER_NODE, build_extract, check_out, read_seeds
 
@@ -15,6 +15,8 @@ def extract(
     out: Annotated[Path, typer.Argument(metavar="OUT.nt.gz", help="The file to write.")],
     graph: Graph = None,
     contact: Contact = None,
+    cache: Cache = None,
+    offline: Offline = False,
     per_node: Annotated[
         list[int] | None,
         typer.Option(help=f"Statements kept of each item, once for each hop. Default: {PER_NODE}."),
@@ -30,7 +32,7 @@ def extract(
         wanted = read_seeds(seeds)
     except (OSError, UnicodeDecodeError) as error:
         raise WikidataCacheError(f"{seeds} cannot be read ({error}); expected a TSV file of ids.") from error
-    source = open_cache(graph, contact).source
+    source = open_cache(graph, contact, cache=cache, offline=offline).source
     report = build_extract(source, wanted, out, per_node=per_node or PER_NODE, seed=seed)
     typer.echo(
         f"{out}: {report.statements} statements, {report.labels} labels, {report.bytes} bytes, sha256 {report.sha256}"

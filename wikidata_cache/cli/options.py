@@ -1,11 +1,16 @@
 """Options that several commands share, and what they open."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from wikidata_cache.answers.mode import Mode
 from wikidata_cache.cache import WikidataCache
+from wikidata_cache.errors import BadOptionError
 from wikidata_cache.extract import packaged_extract
+from wikidata_cache.sources.opening import SourceSpec
 
 Graph = Annotated[
     str | None,
@@ -13,17 +18,63 @@ Graph = Annotated[
         "--graph",
         "-g",
         envvar="KG_GRAPH",
-        help="FILE.nt.gz, .nt, .tsv, .tsv.gz, a folder, oxigraph:FOLDER or a SPARQL URL; "
-        "by default the small extract that ships with the package.",
+        help="FILE.nt.gz, .nt, .tsv, .tsv.gz, a folder, a store made by `load`, oxigraph:FOLDER or a SPARQL URL; "
+        "by default the cache where --cache or --offline is given, else the small extract that ships with the package.",
     ),
 ]
 Contact = Annotated[
     str | None,
     typer.Option(envvar="KG_EDIT_CONTACT", help="Your e-mail address or URL; Wikimedia endpoints require it."),
 ]
+Cache = Annotated[
+    Path | None,
+    typer.Option(envvar="KG_CACHE", metavar="FILE", help="Where answers are kept. Default: the user's cache folder."),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Open no connection: what the cache lacks is an error.")]
+CacheMode = Annotated[
+    Mode | None,
+    typer.Option(
+        "--mode",
+        help="cache_first asks for what the cache lacks, refresh for everything again, online does not use the cache.",
+        show_default="cache_first",
+    ),
+]
+Packs = Annotated[
+    list[Path] | None,
+    typer.Option("--pack", metavar="FILE", help="A read-only cache file below your own (KG_PACKS); may be repeated."),
+]
+AsOf = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Replay the cache offline as it was at this time (ISO 8601, UTC).")
+]
+GraphName = Annotated[str, typer.Option(help="Under which name the cache keeps the endpoint's graph.")]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids such as Q1345 or P19.")]
 
 
-def open_cache(graph: str | None, contact: str | None) -> WikidataCache:
-    """The graph that was asked for, or the packaged extract."""
-    return WikidataCache(graph or packaged_extract(), contact=contact)
+def open_cache(
+    graph: SourceSpec | None,
+    contact: str | None,
+    *,
+    cache: Path | None = None,
+    offline: bool = False,
+    mode: Mode | None = None,
+    packs: Sequence[str | Path] | None = None,
+    as_of: str | None = None,
+    graph_name: str = "wikidata",
+) -> WikidataCache:
+    """The graph that was asked for; without one the cache where it is pointed at, else the packaged extract.
+
+    Raises BadOptionError where --offline and --mode disagree, and what `open_source` raises.
+    """
+    if offline and mode not in (None, "offline"):
+        raise BadOptionError(f"--offline and --mode {mode} disagree; give one of them.")
+    if graph is None and not (cache or offline or packs or as_of):
+        return WikidataCache(packaged_extract(), contact=contact)
+    return WikidataCache(
+        graph,
+        cache=cache,
+        mode="offline" if offline else mode,
+        packs=tuple(packs or ()),
+        as_of=as_of,
+        contact=contact,
+        graph_name=graph_name,
+    )

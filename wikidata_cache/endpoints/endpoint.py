@@ -1,131 +1,133 @@
 """A SPARQL endpoint over HTTP as a source: polite, with its own deadline, and clear about how it failed."""
 
-import json
+import hashlib
 import logging
-import os
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from http.client import HTTPResponse
-from typing import Any
-from urllib.parse import urlsplit
+from functools import partial
 
-from wikidata_cache.endpoints.failures import bad_answer, classify, too_slow
-from wikidata_cache.errors import EndpointError, MissingContactError, OfflineError
-from wikidata_cache.release import release
-from wikidata_cache.sources.answer import Row
-from wikidata_cache.sources.source import Provenance, SparqlSource
+from wikidata_cache.endpoints.blocks import BlockSizes
+from wikidata_cache.endpoints.failures import about, misfit, no_reply, rows_of, truncated
+from wikidata_cache.endpoints.pace import Pace
+from wikidata_cache.endpoints.retry import MOST, PASSING, insist
+from wikidata_cache.endpoints.rules import forbid_when_offline, user_agent
+from wikidata_cache.endpoints.transport import Reply, Transport
+from wikidata_cache.errors import EndpointError, TruncatedAnswerError
+from wikidata_cache.sources.answer import Answer, Exchange, Row
+from wikidata_cache.sources.source import Provenance, SparqlSource, whole
+from wikidata_cache.sources.templates import Template
 
 logger = logging.getLogger(__name__)
 
-_WIKIMEDIA = ("wikidata.org", "wikimedia.org", "wikipedia.org", "mediawiki.org")
-_ATTEMPTS = 3
-_GET_LIMIT = 7_500  # bytes of URL; longer questions go by POST
-_RETRIED = ("throttled", "unavailable")
+_DIVISIBLE = ("timeout", "truncated", "cut off", "too long")  # asking for less helps
+_HEADERS = ("date", "server", "age", "x-served-by", "content-type")
 
 
 class EndpointSource(SparqlSource):
     """A `Source` over a SPARQL endpoint, asked through SPARQLWrapper, one request at a time.
 
-    `timeout` is the wall-clock limit of one request, and `patience` the longest total wait between retries,
-    both in seconds. Raises OfflineError when KG_OFFLINE is set, MissingContactError for a Wikimedia host
-    without `contact` (or KG_EDIT_CONTACT), and EndpointError for whatever the endpoint does wrong.
+    `timeout` is the wall-clock limit of one request, and `patience` the longest total wait for the right to
+    send one, both in seconds. `pace` is shared by sources whose hosts count their requests together. Raises
+    OfflineError when KG_OFFLINE is set, MissingContactError for a Wikimedia host without `contact` (or
+    KG_EDIT_CONTACT), and EndpointError for whatever the endpoint does wrong.
     """
 
-    def __init__(self, url: str, *, contact: str | None = None, timeout: float = 90.0, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        contact: str | None = None,
+        timeout: float = 90.0,
+        patience: float = 180.0,
+        pace: Pace | None = None,
+    ) -> None:
         forbid_when_offline(url)
-        self._url = url
-        self._agent = _user_agent(url, contact or os.environ.get("KG_EDIT_CONTACT", ""))
-        self._timeout = timeout
+        self._transport = Transport(url, user_agent(url, contact), timeout)
         self._patience = patience
+        self._pace = pace or Pace()
+        self._sizes = BlockSizes()
 
     @property
     def name(self) -> str:
         """The endpoint's URL."""
-        return self._url
+        return self._transport.url
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """The URL, and the present time (UTC), since an endpoint's answers change."""
-        fetched_at = datetime.now(UTC).isoformat(timespec="seconds")
-        return {"kind": "endpoint", "url": self._url, "fetched_at": fetched_at}
+        return {"kind": "endpoint", "url": self.name, "fetched_at": _utc()}
 
-    def select(self, query: str) -> list[Row]:
-        """The rows of a SELECT query; waits and retries where that can help, else raises EndpointError."""
-        forbid_when_offline(self._url)
-        left = self._patience
-        for attempt in range(1, _ATTEMPTS + 1):
+    def ask(self, template: Template, ids: Sequence[str], *, patience: float | None = None) -> Iterator[Answer]:
+        """An answer for each block of ids, in smaller blocks where the endpoint cannot manage larger ones.
+
+        `patience` replaces the source's for these questions. Raises EndpointError where waiting, retrying
+        and splitting down to one id do not help.
+        """
+        left = list(ids)
+        while left:
+            block = left[: self._sizes.of(template)]
             try:
-                return self._ask(query)
+                answer = self._answer(template, block, patience)
             except EndpointError as error:
-                wait = float(attempt) if error.retry_after is None else error.retry_after
-                if error.trouble not in _RETRIED or attempt == _ATTEMPTS or wait > left:
-                    raise
-                logger.warning("%s Trying again in %g s", error, wait)
-                time.sleep(wait)
-                left -= wait
-        raise AssertionError("unreachable")
+                self._split(template, block, error)
+                continue
+            self._sizes.fine(template)
+            del left[: len(block)]
+            yield answer
 
-    def _ask(self, query: str) -> list[Row]:
-        deadline = time.monotonic() + self._timeout
+    def select(self, query: str, *, patience: float | None = None) -> list[Row]:
+        """The rows of a SELECT query; waits and retries where that can help, else raises EndpointError."""
+        return self._rows(query, patience, alone=True)[0]
+
+    def _split(self, template: Template, block: Sequence[str], error: EndpointError) -> None:
+        if error.trouble not in _DIVISIBLE:
+            raise error
+        if len(block) == 1:
+            raise about(error, template.kind, block[0]) from error
+        self._sizes.too_many(template, len(block))
+        logger.info("%s Asking about %d instead of %d at a time.", error, self._sizes.of(template), len(block))
+
+    def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
+        query, fetched_at = template.query(block), _utc()
+        rows, reply = self._rows(query, patience, alone=len(block) == 1)
         try:
-            response = self._send(query)
-            content_type = response.headers.get("Content-Type", "")
-            body = self._read(response, deadline)
-        except EndpointError:
-            raise
-        except Exception as error:  # urllib, http.client, socket and SPARQLWrapper share no base class
-            raise classify(error, self._url, self._timeout) from error
-        return _rows(body, content_type, self._url)
+            rows = whole(rows, self.name)
+            facts = template.read(block, rows)
+        except TruncatedAnswerError as error:
+            raise truncated(self.name, error.rows) from error
+        except (KeyError, ValueError) as error:
+            raise misfit(self.name, error) from error
+        headers = {name: reply.headers[name] for name in _HEADERS if name in reply.headers}
+        digest = hashlib.sha256(reply.body).hexdigest()
+        exchange = Exchange(self.name, query, fetched_at, reply.elapsed_ms, len(rows), digest, headers)
+        return Answer(template.name, facts, exchange)
 
-    def _send(self, query: str) -> HTTPResponse:
-        from SPARQLWrapper import GET, JSON, POST, SPARQLWrapper  # here, since only endpoints need it
-
-        wrapper = SPARQLWrapper(self._url, returnFormat=JSON, agent=self._agent)
-        wrapper.setOnlyConneg(True)
-        wrapper.setTimeout(self._timeout)  # type: ignore[arg-type]  # its socket takes fractions of a second
-        wrapper.setQuery(query)
-        wrapper.setMethod(POST if len(self._url) + len(query) * 1.5 > _GET_LIMIT else GET)
-        response: HTTPResponse = wrapper.query().response
-        return response
-
-    def _read(self, response: HTTPResponse, deadline: float) -> bytes:
-        # A socket timeout restarts with every packet, so a slow drip needs a deadline of our own.
-        chunks = []
-        with response:
-            while chunk := response.read1(1 << 16):
-                chunks.append(chunk)
-                if time.monotonic() > deadline:
-                    raise too_slow(self._url, self._timeout)
-        return b"".join(chunks)
-
-
-def forbid_when_offline(url: str) -> None:
-    """Raise OfflineError where the environment sets KG_OFFLINE to anything but 0 or nothing."""
-    if os.environ.get("KG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no"):
-        raise OfflineError(
-            f"{url} is an endpoint, and KG_OFFLINE is set. Unset KG_OFFLINE, or give a graph file "
-            f"(FILE.nt.gz), a folder of them, or oxigraph:FOLDER."
+    def _rows(self, query: str, patience: float | None, *, alone: bool) -> tuple[list[Row], Reply]:
+        """The rows of a query and the reply they came in, after as many attempts as make sense."""
+        forbid_when_offline(self.name)
+        return insist(
+            self._pace,
+            self.name,
+            partial(self._once, query),
+            patience=self._patience if patience is None else patience,
+            attempts=partial(self._attempts, alone=alone),
         )
 
+    def _attempts(self, error: EndpointError, *, alone: bool) -> int:
+        """How often to ask in all, now that this has happened."""
+        if error.status == 414 and not self._transport.post:
+            self._transport.post = True
+            return MOST
+        if error.trouble in PASSING or (alone and (error.trouble == "cut off" or error.status in (503, 504))):
+            return MOST
+        return 2 if error.trouble == "cut off" else 1  # what passes is gone by then; else split
 
-def _user_agent(url: str, contact: str) -> str:
-    host = urlsplit(url).hostname or ""
-    wikimedia = any(host == domain or host.endswith("." + domain) for domain in _WIKIMEDIA)
-    reachable = contact.isprintable() and ("@" in contact or "://" in contact)
-    if (wikimedia and not reachable) or not contact.isprintable():
-        raise MissingContactError(
-            f"{host} asks every client to say whom to write to, and found contact={contact!r}. Give "
-            f"contact='you@example.org' (or a URL of yours), or set KG_EDIT_CONTACT. It is sent along."
-        )
-    return f"wikidata-cache/{release()} ({contact or 'no contact given'}) SPARQLWrapper/2"
+    def _once(self, query: str) -> tuple[list[Row], Reply]:
+        try:
+            reply = self._transport.send(query)
+        except Exception as error:  # urllib, http.client and socket share no base class
+            raise no_reply(error, self.name, self._transport.timeout) from error
+        return rows_of(reply, self.name), reply
 
 
-def _rows(body: bytes, content_type: str, url: str) -> list[Row]:
-    """SPARQL 1.1 JSON results as rows; a cut-off or foreign answer raises EndpointError."""
-    if "json" not in content_type:
-        raise bad_answer(url, content_type, body)
-    try:
-        bindings: list[Mapping[str, Mapping[str, Any]]] = json.loads(body)["results"]["bindings"]
-        return [{name: str(term["value"]) for name, term in row.items()} for row in bindings]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise bad_answer(url, content_type, body) from error
+def _utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,92 +1,153 @@
 """From what an endpoint did to an EndpointError that says what to do about it."""
 
+import json
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
-from urllib.error import HTTPError
+from http.client import HTTPException, InvalidURL
+from typing import Any
 
+from wikidata_cache.endpoints.rules import ELSEWHERE
+from wikidata_cache.endpoints.transport import Reply
 from wikidata_cache.errors import EndpointError
+from wikidata_cache.sources.answer import Row
 
-_LOCAL = "Or work from a local graph: FILE.nt.gz, a folder, or oxigraph:FOLDER."
-_THROTTLED_WAIT = 60.0  # seconds, where the endpoint names none
-_TIMEOUT_SIGNS = ("timeoutexception", "timed out", "timeout", "operation has been cancelled")
-# SPARQLWrapper turns these statuses into exceptions of its own, which keep only the body.
-_WRAPPER_STATUS = {
-    "QueryBadFormed": 400,
-    "Unauthorized": 401,
-    "EndPointNotFound": 404,
-    "URITooLong": 414,
-    "EndPointInternalError": 500,
-}
+_FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"
+_TIMEOUT_SIGNS = ("timeoutexception", "timed out", "timeout", "time-out", "operation has been cancelled")
+_MONTH = 30 * 86_400.0
+_TRUNCATION_SIGNS = ("sr353", "sorted top clause")  # Virtuoso cannot sort more rows than it gives out
+_OVERLOAD_SIGNS = ("gateway", "unavailable", "overload", "maintenance", "too many", "try again", "outage")
 
 
-def classify(error: Exception, url: str, timeout: float) -> EndpointError:
-    """The EndpointError for whatever urllib, http.client or SPARQLWrapper raised."""
-    if isinstance(error, HTTPError):
-        body = error.read(2_000).decode("utf-8", "replace")
-        wait = _seconds(error.headers.get("Retry-After"))
-        return _from_status(url, error.code, f"{error.reason} {body}", wait, timeout)
-    if type(error).__name__ in _WRAPPER_STATUS:
-        return _from_status(url, _WRAPPER_STATUS[type(error).__name__], str(error), None, timeout)
-    if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
-        return too_slow(url, timeout)
-    if isinstance(error, HTTPException | OSError):
-        found = f"no complete answer: {type(error).__name__}: {error}"
-        return EndpointError(url, "unavailable", found, f"Check the URL and the network. {_LOCAL}")
+def no_reply(error: Exception, url: str, timeout: float) -> EndpointError:
+    """The EndpointError for a request that urllib or http.client gave up; raises what is no network's fault."""
+    if isinstance(error, TimeoutError):
+        return too_slow(url, f"no complete answer within the time limit of {timeout:g} s here")
+    if isinstance(error, InvalidURL | UnicodeError):
+        return EndpointError(url, "rejected", f"no URL: {error}", f"Correct it. {ELSEWHERE}")
+    if isinstance(error, HTTPException | OSError):  # URLError with a TimeoutError inside: nobody answered the call
+        found = f"no connection: {getattr(error, 'reason', '') or type(error).__name__}"
+        return EndpointError(url, "unavailable", found, f"Check the URL and the network. {ELSEWHERE}")
     raise error
 
 
-def too_slow(url: str, timeout: float, *, status: int | None = None) -> EndpointError:
+def rows_of(reply: Reply, url: str) -> list[Row]:
+    """The rows of SPARQL 1.1 JSON results; raises EndpointError for every other reply."""
+    if reply.status != 200:
+        raise _from_status(reply, url)
+    if "x-sql-state" in reply.headers:  # Virtuoso says so when it stops early
+        raise too_slow(url, f"stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
+    if "json" not in reply.headers.get("content-type", ""):
+        raise _foreign(reply, url)
+    try:
+        found = json.loads(reply.body) if reply.whole else None
+    except (ValueError, RecursionError):  # of the text, or of its encoding
+        found = None
+    if found is None:
+        raise _broken_off(reply, url)
+    return _rows(found, reply, url)
+
+
+def too_slow(url: str, found: str, *, status: int | None = None) -> EndpointError:
     """A query that ran past the server's limit or ours."""
-    found = f"no complete answer within the time limit ({timeout:g} s here; 60 s at Wikidata)"
-    way_out = f"Ask for fewer edits or hops at a time, or give a longer timeout. {_LOCAL}"
-    return EndpointError(url, "timeout", found, way_out, status=status)
+    return EndpointError(url, "timeout", found, _FEWER, status=status)
 
 
-def bad_answer(url: str, content_type: str, body: bytes) -> EndpointError:
-    """A 200 that is not SPARQL JSON: cut off by a server-side timeout, or somebody's web page."""
-    tail = body[-4_000:].decode("utf-8", "replace")
-    if "json" in content_type and any(sign in tail.lower() for sign in _TIMEOUT_SIGNS):
-        found, way_out = (
-            "the answer was cut off by a time limit of the server",
-            "Ask for fewer edits at a time.",
+def truncated(url: str, rows: int) -> EndpointError:
+    """A well-formed answer without its last rows."""
+    found = f"the answer lacks its end after {rows} rows: the endpoint gives out no more"
+    way_out = f"Raise its limit on rows (Virtuoso: ResultSetMaxRows). {ELSEWHERE}"
+    return EndpointError(url, "truncated", found, way_out, status=200)
+
+
+def misfit(url: str, error: Exception) -> EndpointError:
+    """SPARQL JSON that answers some other question."""
+    found = f"rows that do not fit the query ({type(error).__name__}: {error})"
+    return EndpointError(url, "bad answer", found, f"Check what stands between you and the endpoint. {ELSEWHERE}")
+
+
+def about(error: EndpointError, kind: str, name: str) -> EndpointError:
+    """The same error, saying that it befalls a single id."""
+    found = f"asked about {name!r} alone ({kind}): {error.found}"
+    quiet = f"Give a longer timeout, or come back when the endpoint is less busy. {ELSEWHERE}"
+    way_out = quiet if error.trouble == "timeout" else error.way_out
+    return EndpointError(error.url, error.trouble, found, way_out, status=error.status, retry_after=error.retry_after)
+
+
+def _rows(found: Any, reply: Reply, url: str) -> list[Row]:
+    try:
+        bindings: list[Mapping[str, Mapping[str, Any]]] = found["results"]["bindings"]
+        return [{name: str(term["value"]) for name, term in row.items()} for row in bindings]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _foreign(reply, url) from error
+
+
+def _broken_off(reply: Reply, url: str) -> EndpointError:
+    if _has(reply.body[-4_000:], _TIMEOUT_SIGNS):
+        return too_slow(url, "the answer was cut off by a time limit of the server", status=200)
+    found = f"the answer broke off after {len(reply.body)} bytes"
+    return EndpointError(url, "cut off", found, f"Try again later, or ask for fewer edits at a time. {ELSEWHERE}")
+
+
+def _foreign(reply: Reply, url: str) -> EndpointError:
+    kind = reply.headers.get("content-type") or "no content type"
+    start = _text(reply.body[:80])
+    found = f"expected SPARQL JSON, found {kind} with {len(reply.body)} bytes: {start!r}"
+    if "html" in kind and _has(reply.body[:4_000], _OVERLOAD_SIGNS):
+        return EndpointError(
+            url, "unavailable", found, f"A proxy is in trouble; try again later. {ELSEWHERE}", status=200
         )
-        return EndpointError(url, "timeout", found, f"{way_out} {_LOCAL}", status=200)
-    start = " ".join(body[:80].decode("utf-8", "replace").split())
-    found = f"expected SPARQL JSON, found {content_type or 'no content type'} with {len(body)} bytes: {start!r}"
-    way_out = f"It may be cut off, a proxy's page, or the wrong URL (often it ends in /sparql or /query). {_LOCAL}"
+    way_out = f"It may be a proxy's page, or the wrong URL (often it ends in /sparql or /query). {ELSEWHERE}"
     return EndpointError(url, "bad answer", found, way_out, status=200)
 
 
-def _from_status(url: str, status: int, text: str, wait: float | None, timeout: float) -> EndpointError:
-    lowered = text.lower()
-    found = f"HTTP {status} {' '.join(text.split())[:160]}".strip()
-    if status in (429, 500) and any(sign in lowered for sign in _TIMEOUT_SIGNS):
-        return too_slow(url, timeout, status=status)
-    if status == 429 and ("outage" in lowered or "aggressively" in lowered):
-        way_out = f"The service limits everybody during an outage; come back later. {_LOCAL}"
-        return EndpointError(url, "outage", found, way_out, status=status, retry_after=wait)
+def _from_status(reply: Reply, url: str) -> EndpointError:
+    status, wait = reply.status, _seconds(reply.headers.get("retry-after"))
+    said = _text(f"{reply.reason} ".encode() + reply.body[:4_000])
+    found = f"HTTP {status} {said[:160]}".strip()
+    text = said.encode()
+    if status in (400, 500) and _has(text, _TRUNCATION_SIGNS):
+        return EndpointError(url, "truncated", found, _FEWER, status=status)
+    if status in (206, 504) or (status in (400, 429, 500, 503) and _has(text, _TIMEOUT_SIGNS)):
+        return too_slow(url, found, status=status)
+    if status in (413, 414, 431):
+        return EndpointError(url, "too long", found, f"The query is too long for it. {_FEWER}", status=status)
     if status == 429:
-        wait = _THROTTLED_WAIT if wait is None else wait
-        way_out = f"Wait {wait:g} s before asking again; asking sooner gets you banned. {_LOCAL}"
-        return EndpointError(url, "throttled", found, way_out, status=status, retry_after=wait)
-    if status == 403:
-        way_out = f"You are banned or your User-Agent was refused: check contact, do not retry. {_LOCAL}"
-        return EndpointError(url, "refused", found, way_out, status=status)
-    if status >= 500:
-        way_out = f"The server is in trouble; try again later. {_LOCAL}"
-        return EndpointError(url, "unavailable", found, way_out, status=status, retry_after=wait)
-    way_out = f"Check that the URL is a SPARQL 1.1 query endpoint. {_LOCAL}"
-    return EndpointError(url, "rejected", found, way_out, status=status)
+        trouble, advice = _throttling(text, wait)
+    elif status == 403:
+        trouble, advice = "refused", "You are banned or your User-Agent was refused: check contact, do not retry."
+    elif status >= 500 or status == 408:
+        trouble, advice = "unavailable", "The server is in trouble; try again later."
+    else:
+        moved = f" It has moved to {reply.headers['location']}." if "location" in reply.headers else ""
+        trouble, advice = "rejected", f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
+    return EndpointError(url, trouble, found, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
+
+
+def _throttling(text: bytes, wait: float | None) -> tuple[Any, str]:
+    if _has(text, ("outage", "aggressively")):
+        return "outage", "The service limits everybody during an outage; come back later."
+    return "throttled", f"Wait {'a minute' if wait is None else f'{wait:.0f} s'} before asking again."
+
+
+def _has(text: bytes, signs: tuple[str, ...]) -> bool:
+    lowered = _text(text).lower()
+    return any(sign in lowered for sign in signs)
+
+
+def _text(body: bytes) -> str:
+    """The words of a body, on one line and harmless to a terminal."""
+    text = body.decode("utf-8", "replace")
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header in seconds; it holds a number or an HTTP date."""
+    """A Retry-After header in seconds, a month at most; it holds a number or an HTTP date."""
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():
-        return float(retry_after)
+        return min(float(retry_after), _MONTH)
     try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+        return min(max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time()), _MONTH)
+    except (ValueError, TypeError, OverflowError):  # neither
         return None

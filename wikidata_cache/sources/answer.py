@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 Row = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
 Json = Any  # plain JSON: None, bool, str, or lists of these
 
-Kind = Literal["out", "in", "claims", "types", "label", "description", "named", "mentioned", "redirect"]
+Kind = Literal["out", "in", "degree", "claims", "types", "label", "description", "named", "mentioned", "redirect"]
 
 
 class Fact(NamedTuple):
@@ -16,6 +16,7 @@ class Fact(NamedTuple):
     Values by kind, all sorted:
     - "out": [[property, object], ...], the truthy item-valued statements of the id;
     - "in": [[subject, property], ...], the same by their object, or None where there are too many (a hub);
+    - "degree": how many statements of "in" there are, counted up to one more than a hub has;
     - "claims": [[property, object, rank, start, end], ...], statements of every rank but deprecated;
     - "types": [item, ...], what the id is an instance of (P31);
     - "label": [text, language] or None; "description": text or None;

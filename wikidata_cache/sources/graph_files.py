@@ -39,7 +39,7 @@ def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
     hashes = {path.name: load_file(store, path) for path in paths}
     if not len(store):
         raise GraphFileError(paths[0], "holds no statement; expected lines such as 'Q42<tab>P31<tab>Q5'")
-    if not _has_labels(store) and (sibling := _sibling_labels(paths)):
+    if not _has_labels(store) and (sibling := sibling_labels(paths)):
         logger.info("No labels in %s; loading %s beside it", ", ".join(hashes), sibling.name)
         hashes[sibling.name] = load_file(store, sibling)
     if not _has_labels(store):
@@ -109,7 +109,7 @@ def _has_labels(store: Store) -> bool:
     return next(store.quads_for_pattern(None, NamedNode(RDFS_LABEL), None, None), None) is not None
 
 
-def _sibling_labels(paths: Sequence[Path]) -> Path | None:
+def sibling_labels(paths: Sequence[Path]) -> Path | None:
     """A labels file beside one of the files, or beside the target of one that is a symbolic link."""
     targets = [path.resolve() for path in paths]
     folders = dict.fromkeys(path.parent for path in (*paths, *targets))

@@ -1,40 +1,75 @@
 """One string (or several paths) to one source."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from wikidata_cache.answers.cached_source import CachedSource
+from wikidata_cache.answers.mode import Mode, cache_file, pack_files, settle_mode
+from wikidata_cache.answers.packs import open_pack
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.endpoints.pace import Pace
 from wikidata_cache.errors import GraphFileError, SourceStringError
 from wikidata_cache.sources.graph_files import SUFFIXES, is_graph_file
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
+from wikidata_cache.stores.manifest import is_store
 
 SourceSpec = str | Path | Sequence[str | Path]
 
 _FORMS = (
-    "a graph file (FILE.nt.gz, .nt, .tsv, .tsv.gz), a folder of them, several separated by commas, "
-    "memory:FILE, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint"
+    "a graph file (FILE.nt.gz, .nt, .tsv, .tsv.gz), a folder of them, several separated by commas, memory:FILE, "
+    "a store made by `wikidata-cache load`, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint (or several)"
 )
+_REMOTE = ("http://", "https://")
 
 
-def open_source(spec: SourceSpec, *, contact: str | None = None, timeout: float = 90.0) -> Source:
+def open_source(
+    spec: SourceSpec | None,
+    *,
+    contact: str | None = None,
+    timeout: float = 90.0,
+    cache: str | Path | None = None,
+    mode: Mode | None = None,
+    packs: Sequence[str | Path] = (),
+    as_of: str | None = None,
+    graph_name: str = "wikidata",
+) -> Source:
     """Open a source of statements and labels.
 
     `spec` is a graph file, a folder of graph files, several of these (comma-separated, or a sequence),
-    "memory:FILE" (the same as FILE), "oxigraph:FOLDER" for an on-disk store, or a SPARQL endpoint's URL.
-    `contact` (an e-mail address or URL of yours) and `timeout` (seconds a request) are for endpoints.
+    "memory:FILE" (the same as FILE), a store made by `wikidata-cache load`, "oxigraph:FOLDER" for an on-disk
+    store, the URL of a SPARQL endpoint, or several URLs of endpoints of one graph, the best first.
+    `contact` (an e-mail address or URL of yours) and `timeout` (seconds a request) are for endpoints. What
+    they answer is kept in the file `cache` (else KG_CACHE, else a file in the user's cache folder) under
+    `graph_name`; `mode`, `packs` (read-only cache files below it, else KG_PACKS) and `as_of` (ISO 8601) are
+    explained at `CachedSource`. None is the cache alone, offline.
 
-    Raises SourceStringError, GraphFileError, OfflineError or MissingContactError.
+    Raises SourceStringError, GraphFileError, MissingContactError, BadOptionError, CacheFileError or StoreError.
     """
-    parts = _parts(spec)
-    remote = [part for part in parts if part.startswith(("http://", "https://", "oxigraph:"))]
-    if remote and len(parts) > 1:
-        raise SourceStringError(f"{remote[0]} cannot be joined with other sources; give it alone.")
-    if remote and remote[0].startswith("oxigraph:"):
-        return OxigraphSource.from_store(Path(remote[0].removeprefix("oxigraph:")))
-    if remote:
-        return EndpointSource(remote[0], contact=contact, timeout=timeout)
-    return OxigraphSource.from_files([file for part in parts for file in _files(part)])
+    parts = _parts(spec) if spec is not None else []
+    urls = [part for part in parts if part.startswith(_REMOTE)]
+    others = [part for part in parts if part not in urls]
+    alone = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part))]
+    if (urls or alone) and len(others) + bool(urls) > 1:
+        raise SourceStringError(f"{(alone or urls)[0]} cannot be joined with other sources; give it alone.")
+    if alone:
+        return OxigraphSource.from_store(Path(alone[0].removeprefix("oxigraph:")))
+    if others:
+        return OxigraphSource.from_files([file for part in others for file in _files(part)])
+    settled = settle_mode(mode, endpoint=bool(urls), as_of=as_of)
+    store = AnswerStore(cache_file(cache))
+    book = None if settled == "online" else store.paces
+    inner = None if settled == "offline" else _endpoints(urls, contact=contact, timeout=timeout, pace=Pace(book))
+    opened = [open_pack(pack) for pack in pack_files(packs)]
+    return CachedSource(inner, store, mode=settled, graph=graph_name, packs=opened, as_of=as_of)
+
+
+def _endpoints(urls: Sequence[str], *, contact: str | None, timeout: float, pace: Pace) -> Source:
+    endpoints = [EndpointSource(url, contact=contact, timeout=timeout, pace=pace) for url in urls]
+    return endpoints[0] if len(endpoints) == 1 else EndpointChain(endpoints)
 
 
 def _parts(spec: SourceSpec) -> list[str]:
@@ -42,7 +77,9 @@ def _parts(spec: SourceSpec) -> list[str]:
         return [str(spec)]
     if not isinstance(spec, str):
         parts = [part for item in spec for part in _parts(item)]
-    elif spec.startswith(("http://", "https://")) or Path(spec).exists():
+    elif spec.startswith(_REMOTE):
+        parts = re.split(r"\s*,\s*(?=https?://)", spec.strip())  # any other comma belongs to the URL
+    elif Path(spec).exists():
         parts = [spec]  # a comma here belongs to the name
     else:
         parts = [part.strip().removeprefix("memory:") for part in spec.split(",") if part.strip()]

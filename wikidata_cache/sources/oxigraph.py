@@ -5,16 +5,20 @@ from pathlib import Path
 
 from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
 
-from wikidata_cache.errors import SourceStringError
+from wikidata_cache.errors import SourceStringError, UserQueryError
 from wikidata_cache.sources.answer import Row
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Provenance, SparqlSource
+from wikidata_cache.sources.user_queries import forbid_service
+from wikidata_cache.stores.manifest import LABELS, is_store, read_manifest
+from wikidata_cache.stores.reading import open_database
 
 
 class OxigraphSource(SparqlSource):
     """A `Source` over a pyoxigraph store. Make one with `from_files` or `from_folder`."""
 
-    def __init__(self, store: Store, *, name: str, provenance: Provenance) -> None:
+    def __init__(self, store: Store, *, name: str, provenance: Provenance, label_file: Path | None = None) -> None:
+        self.label_file = label_file  # the label index that `load` has put beside a store
         self._store = store
         self._name = name
         self._provenance = provenance
@@ -28,13 +32,19 @@ class OxigraphSource(SparqlSource):
 
     @classmethod
     def from_store(cls, folder: Path) -> "OxigraphSource":
-        """Open an on-disk Oxigraph store read-only; raises SourceStringError where there is none."""
+        """Open a store made by `load`, or a plain Oxigraph folder, for reading only.
+
+        Raises StoreError where a store is not whole or of another version, SourceStringError where there is none.
+        """
+        folder = folder.expanduser()
+        if is_store(folder):
+            return cls._from_loaded(folder)
         try:
             store = Store.read_only(str(folder))
         except OSError as error:
             raise SourceStringError(
-                f"oxigraph:{folder} is no Oxigraph store ({error}). Make one with pyoxigraph's "
-                f"Store(path).bulk_load(...), or give the graph file itself."
+                f"oxigraph:{folder} is no Oxigraph store ({error}). Make one with "
+                f"`wikidata-cache load SOURCE --store FOLDER`, or give the graph file itself."
             ) from error
         if next(store.quads_for_pattern(None, None, None, None), None) is None:
             raise SourceStringError(f"oxigraph:{folder} holds no triples. Check the folder, and the file system.")
@@ -43,7 +53,15 @@ class OxigraphSource(SparqlSource):
             store,
             name=f"oxigraph:{folder.name}",
             provenance={"kind": "oxigraph", "folder": folder.name, "changed_ns": changed},
+            label_file=next((path for path in (folder / LABELS, folder.parent / LABELS) if path.is_file()), None),
         )
+
+    @classmethod
+    def _from_loaded(cls, folder: Path) -> "OxigraphSource":
+        manifest = read_manifest(folder)
+        store, name = open_database(folder, manifest), folder.resolve().name
+        provenance: Provenance = {"kind": "store", "folder": name, "content_hash": manifest.content_hash}
+        return cls(store, name=name, provenance=provenance, label_file=folder / LABELS)
 
     @property
     def name(self) -> str:
@@ -51,17 +69,22 @@ class OxigraphSource(SparqlSource):
         return self._name
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """File names with sha256, or the store's folder with its time of change in nanoseconds."""
+        """File names with sha256, a store's content hash, or a plain folder with its time of change in nanoseconds."""
         return dict(self._provenance)
 
     def select(self, query: str) -> list[Row]:
-        """The rows of a SELECT query."""
-        solutions = self._store.query(query)
+        """The rows of a SELECT query.
+
+        Raises UserQueryError where it is no SELECT query, and ServiceForbiddenError for SERVICE: the engine
+        would open a connection.
+        """
+        forbid_service(query, "a graph on this machine opens none")
+        try:
+            solutions = self._store.query(query)
+        except SyntaxError as error:
+            raise UserQueryError(f"The query is not SPARQL ({error}). Each prefix needs a PREFIX.") from error
         if not isinstance(solutions, QuerySolutions):
-            raise TypeError("expected a SELECT query")
+            raise UserQueryError("The query has no rows to give; write a SELECT query.")
         names = [variable.value for variable in solutions.variables]
-        return [_row(names, tuple(solution)) for solution in solutions]
-
-
-def _row(names: Sequence[str], terms: Sequence[object]) -> Row:
-    return {n: t.value for n, t in zip(names, terms, strict=True) if isinstance(t, NamedNode | Literal)}
+        kinds = (NamedNode, Literal)  # no blank nodes: their names mean nothing outside the answer
+        return [{n: t.value for n, t in zip(names, row, strict=True) if type(t) in kinds} for row in solutions]

@@ -27,10 +27,11 @@ def out_query(ids: Sequence[str]) -> str:
     """All truthy statements of these ids whose value is an item (s, p, o), and of these items all labels
     (e, l, lang) and types (e, t)."""
     subjects = _names(ids)
-    objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_item_valued('q', 'e')} }} }}"
-    said = f"{{ {_worded('e', _RDFS_LABEL)} }} UNION {{ ?e <{DIRECT}P31> ?t . {_item('t')} }}"
     statements = f"VALUES ?s {{ {subjects} }} ?s ?p ?o . {_item_valued('p', 'o')}"
-    return _select("?s ?p ?o ?e ?l ?lang ?t", statements, f"{objects} {said}")
+    # Stated in each part: engines that evaluate bottom-up would else join with every label that there is.
+    objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_item_valued('q', 'e')} }} }}"
+    labels, types = f"{objects} {_worded('e', _RDFS_LABEL)}", f"{objects} ?e <{DIRECT}P31> ?t"
+    return _select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
 def in_query(ids: Sequence[str]) -> str:
@@ -43,11 +44,21 @@ def in_query(ids: Sequence[str]) -> str:
     return _select("?e ?p ?s", *parts)
 
 
+def degree_query(ids: Sequence[str]) -> str:
+    """How many truthy statements of items have these ids as values, counted up to HUB + 1: rows e, n."""
+    parts = (
+        f"{{ SELECT (wd:{entity} AS ?e) (COUNT(?s) AS ?n) WHERE {{ {{ SELECT ?s WHERE {{ ?s ?p wd:{entity} . "
+        f"{_item_valued('p', 's')} }} LIMIT {HUB + 1} }} }} }}"
+        for entity in sorted(ids)
+    )
+    return _select("?e ?n", *parts)
+
+
 def claims_query(ids: Sequence[str]) -> str:
     """All item-valued statements of these ids but the deprecated ones: rows s, p, o, rank, start, end_time."""
     of_a_property = f'FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/'
     times = (
-        f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/{prop}> ?{name} }}"
+        f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/{prop}> ?{name} FILTER(isLiteral(?{name})) }}"
         for prop, name in (("P580", "start"), ("P582", "end_time"))
     )
     return _select(
@@ -59,7 +70,7 @@ def claims_query(ids: Sequence[str]) -> str:
 
 def types_query(ids: Sequence[str]) -> str:
     """What these ids are instances of: rows s, o."""
-    return _select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o . {_item('o')}")
+    return _select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o")
 
 
 def labels_query(ids: Sequence[str]) -> str:
@@ -89,7 +100,7 @@ def redirects_query(ids: Sequence[str]) -> str:
 
 
 def _select(variables: str, *parts: str) -> str:
-    union = " UNION ".join(f"{{ {part} }}" for part in (*parts, "VALUES ?end { true }"))
+    union = " UNION ".join(f"{{ {part} }}" for part in (*parts, "BIND(1 AS ?end)"))
     return f"{_PREFIX}SELECT {variables} ?end WHERE {{ {union} }} ORDER BY ?end"
 
 

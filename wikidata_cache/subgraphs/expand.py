@@ -1,20 +1,27 @@
 """Breadth-first expansion of many edits at once: one batch of requests a hop for all of them."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wikidata_cache.ids import Statement
+from wikidata_cache.plan import Plan
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.sample import bottom_m
+from wikidata_cache.subgraphs.sample import other_end, sample
 
 
 class Step(NamedTuple):
-    """A sampled statement and the hop it belongs to."""
+    """A sampled statement, the hop it belongs to, and the node that was expanded along it (one of its ends)."""
 
     hop: int
     statement: Statement
+    node: str
+
+    @property
+    def reached(self) -> str:
+        """The statement's other end."""
+        return other_end(self.statement, self.node)
 
 
 @dataclass
@@ -22,7 +29,8 @@ class Expansion:
     """One edit's growing neighbourhood. `hops` maps each node to the hop at which it was first reached.
 
     Nodes in `closed` are reached but never expanded, statements that `forbidden` gives a reason against are
-    never taken, and `named` holds entities that the edit itself puts into words.
+    never taken, and `named` holds entities that the edit itself puts into words. `hubs` collects the nodes
+    that were not expanded along their incoming statements.
     """
 
     frontier: Sequence[str]
@@ -30,36 +38,66 @@ class Expansion:
     closed: Callable[[str], bool] = lambda node: False
     forbidden: Callable[[Statement], str | None] = lambda statement: None
     named: Collection[str] = ()
-    steps: list[Step] = field(default_factory=list)
+    steps: dict[Statement, Step] = field(default_factory=dict)
+    hubs: list[str] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
-    def advance(self, facts: Facts, *, per_node: int, seed: int) -> None:
-        """Expand the frontier by one hop from prefetched facts; what was reached is the next frontier."""
+    def offers(self, facts: Facts, plan: Plan) -> dict[str, list[Statement]]:
+        """What may be taken of each node of the frontier, from prefetched facts."""
+        if plan.incoming:
+            self.hubs += filter(facts.is_hub, self.frontier)
+        return {node: self._allowed(self._usable(node, facts, plan)) for node in self.frontier}
+
+    def advance(
+        self, offers: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], plan: Plan, m: int
+    ) -> None:
+        """Take m statements of each node of the frontier; what was reached is the next frontier."""
         reached: dict[str, None] = {}
-        for node in self.frontier:
-            allowed = self._allowed(facts.usable(node, named=self.named, dropped=self.dropped))
-            chosen = bottom_m(allowed, per_node, seed=seed)
-            self.dropped["not_sampled"] += len(allowed) - len(chosen)
-            self._take(self.hops[node] + 1, chosen, reached)
+        for node, offered in offers.items():
+            chosen = sample(offered, m, node=node, seed=plan.seed, policy=plan.policy, degrees=degrees)
+            self.dropped["not_sampled"] += len(offered) - len(chosen)
+            for statement in chosen:
+                self._take(Step(self.hops[node] + 1, statement, node), reached)
         self.frontier = list(reached)
+
+    def _usable(self, node: str, facts: Facts, plan: Plan) -> list[Statement]:
+        named, dropped = self.named, self.dropped
+        return facts.usable(node, incoming=plan.incoming, claims=plan.claims, named=named, dropped=dropped)
 
     def _allowed(self, statements: Sequence[Statement]) -> list[Statement]:
         reasons = [self.forbidden(statement) for statement in statements]
         self.dropped.update(reason for reason in reasons if reason is not None)
         return [s for s, reason in zip(statements, reasons, strict=True) if reason is None]
 
-    def _take(self, hop: int, chosen: Sequence[Statement], reached: dict[str, None]) -> None:
-        for statement in chosen:
-            self.steps.append(Step(hop, statement))
-            if statement.object not in self.hops:
-                self.hops[statement.object] = hop
-                if not self.closed(statement.object):
-                    reached[statement.object] = None
+    def _take(self, step: Step, reached: dict[str, None]) -> None:
+        self.steps.setdefault(step.statement, step)  # both ends may have been expanded along it
+        if step.reached not in self.hops:
+            self.hops[step.reached] = step.hop
+            if not self.closed(step.reached):
+                reached[step.reached] = None
 
 
-def expand(facts: Facts, expansions: Sequence[Expansion], *, per_node: Sequence[int], seed: int) -> None:
-    """Grow the expansions in place, one round for each entry of `per_node` (statements a node keeps)."""
-    for keep in per_node:
-        facts.prefetch(sorted({node for expansion in expansions for node in expansion.frontier}))
-        for expansion in expansions:
-            expansion.advance(facts, per_node=keep, seed=seed)
+def expand(
+    facts: Facts,
+    expansions: Sequence[Expansion],
+    plan: Plan,
+    *,
+    per_node: Sequence[int],
+    also: Collection[str] = (),
+) -> None:
+    """Grow the expansions in place, one round for each entry of `per_node` (statements a node keeps).
+
+    `also` are ids whose labels are fetched on the way. Raises TruthyOnlyError as `Facts.prefetch` does.
+    """
+    for m in per_node:
+        frontier = sorted({node for expansion in expansions for node in expansion.frontier})
+        facts.prefetch(frontier, incoming=plan.incoming, claims=plan.claims, also=also)
+        offers = [expansion.offers(facts, plan) for expansion in expansions]
+        degrees = facts.degrees(_ends(offers)) if plan.policy == "inverse-hub" else {}
+        for expansion, offered in zip(expansions, offers, strict=True):
+            expansion.advance(offered, degrees, plan, m)
+
+
+def _ends(offers: Sequence[Mapping[str, Sequence[Statement]]]) -> set[str]:
+    """The nodes to which the statements lead."""
+    return {other_end(s, node) for offered in offers for node, statements in offered.items() for s in statements}

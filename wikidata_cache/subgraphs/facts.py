@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Collection, Container, Iterable
-from itertools import chain
 
+from wikidata_cache.errors import TruthyOnlyError
 from wikidata_cache.ids import Statement, check_ids
 from wikidata_cache.sources import templates
 from wikidata_cache.sources.answer import Json, Kind
 from wikidata_cache.sources.source import Source
 from wikidata_cache.sources.templates import Template
+from wikidata_cache.subgraphs.claims import Claim
+from wikidata_cache.subgraphs.sample import other_end
 
 
 class Facts:
@@ -18,15 +20,40 @@ class Facts:
         self.source = source
         self._meta = meta
         self._internal = frozenset(internal)
+        self.warned: set[str] = set()  # new objects that were said to have no labelled statement
         self._known: dict[Kind, dict[str, Json]] = {kind: {} for kind in templates.TEMPLATES}
+
+    @property
+    def internal(self) -> frozenset[str]:
+        """The classes of Wikimedia-internal items."""
+        return self._internal
 
     def out(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
         """All (property, object) pairs of the ids, housekeeping included; [] for none."""
         return {entity: [(p, o) for p, o in pairs] for entity, pairs in self._ask(templates.OUT, ids).items()}
 
+    def incoming(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]] | None]:
+        """All (subject, property) pairs that have the ids as their value; None for a hub (`queries.HUB`)."""
+        found = self._ask(templates.IN, ids)
+        return {entity: None if pairs is None else [(s, p) for s, p in pairs] for entity, pairs in found.items()}
+
+    def degrees(self, ids: Iterable[str]) -> dict[str, int]:
+        """How many statements have each of the ids as their value, counted up to one more than a hub has."""
+        return dict(self._ask(templates.DEGREE, ids))
+
+    def claims(self, ids: Iterable[str]) -> dict[str, list[Claim]]:
+        """The statements of the ids of every rank but deprecated, with their times; [] for none."""
+        return {entity: [Claim(*c) for c in found] for entity, found in self._ask(templates.CLAIMS, ids).items()}
+
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """The labels of those ids that have one: en, else mul, en-gb, en-ca, en-us, simple."""
         return {entity: found[0] for entity, found in self._ask(templates.LABELS, ids).items() if found}
+
+    def label(self, entity: str) -> str | None:
+        """The label of one id, or None."""
+        known = self._known["label"]
+        found = known[entity] if entity in known else self._ask(templates.LABELS, [entity])[entity]
+        return found[0] if found else None
 
     def descriptions(self, ids: Iterable[str]) -> dict[str, str]:
         """The descriptions of those ids that have one."""
@@ -44,39 +71,72 @@ class Facts:
         """Those of the ids that some statement has as its value."""
         return frozenset(entity for entity, is_so in self._ask(templates.MENTIONED, ids).items() if is_so)
 
+    def redirects(self, ids: Iterable[str]) -> dict[str, str]:
+        """Where those of the ids went that were merged into another item."""
+        return {entity: target for entity, target in self._ask(templates.REDIRECTS, ids).items() if target}
+
     def is_internal(self, entity: str) -> bool:
         """Whether an item serves Wikimedia itself, such as a disambiguation page."""
         return not self._internal.isdisjoint(self.types([entity])[entity])
 
-    def prefetch(self, ids: Iterable[str]) -> None:
-        """Fetch what `usable` needs to know about these nodes, in as few requests as possible."""
-        pairs = [(p, o) for p, o in chain.from_iterable(self.out(ids).values()) if p not in self._meta]
-        self.types({o for _, o in pairs})
-        self.labels({entity for pair in pairs for entity in pair})
+    def states(self, statement: Statement) -> bool:
+        """Whether the graph holds a truthy statement."""
+        return statement[1:] in self.out([statement.subject])[statement.subject]
 
-    def usable(self, node: str, *, named: Container[str], dropped: Counter[str]) -> list[Statement]:
+    def stated(self, node: str, *, incoming: bool, claims: bool) -> list[Statement]:
+        """The statements of a prefetched node, housekeeping included; no incoming ones for a hub."""
+        pairs = self._known["claims" if claims else "out"][node]
+        found = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)
+        for subject, relation in (self._known["in"][node] or ()) if incoming else ():
+            found[Statement(subject, relation, node)] = None
+        return list(found)
+
+    def is_hub(self, node: str) -> bool:
+        """Whether a node, asked for its incoming statements, has too many."""
+        return self._known["in"].get(node, ()) is None
+
+    def prefetch(self, ids: Collection[str], *, incoming: bool, claims: bool, also: Collection[str] = ()) -> None:
+        """Fetch what `usable` needs to know about these nodes and the labels of others, in few requests.
+
+        Raises TruthyOnlyError where `claims` are wanted of a node of which the source has only truthy statements.
+        """
+        stated = self.out(ids)
+        if claims:
+            full = self.claims(ids)
+            if bare := [node for node in ids if stated[node] and not full[node]]:
+                raise TruthyOnlyError(bare[0], self.source.name)
+        if incoming:
+            self.incoming(ids)
+        found = ((s, other_end(s, node)) for node in ids for s in self.stated(node, incoming=incoming, claims=claims))
+        pairs = [(statement.property, other) for statement, other in found if statement.property not in self._meta]
+        self.types({other for _, other in pairs})
+        self.labels({entity for pair in pairs for entity in pair}.union(ids, also))
+
+    def usable(
+        self, node: str, *, incoming: bool, claims: bool, named: Container[str], dropped: Counter[str]
+    ) -> list[Statement]:
         """The statements of a prefetched node that speak of the world and can be put into words.
 
         Statements with a housekeeping property, to a Wikimedia-internal item, or without a label are counted
         in `dropped` instead; entities in `named` have a label from elsewhere.
         """
         kept = []
-        for relation, target in self._known["out"][node]:
-            reason = self._objection(relation, target, named)
+        for statement in self.stated(node, incoming=incoming, claims=claims):
+            reason = self._objection(statement.property, other_end(statement, node), named)
             if reason is None:
-                kept.append(Statement(node, relation, target))
+                kept.append(statement)
             else:
                 dropped[reason] += 1
         return kept
 
-    def _objection(self, relation: str, target: str, named: Container[str]) -> str | None:
+    def _objection(self, relation: str, other: str, named: Container[str]) -> str | None:
         if relation in self._meta:
             return "meta_property"
-        if not self._internal.isdisjoint(self._known["types"][target]):
+        if not self._internal.isdisjoint(self._known["types"][other]):
             return "internal_item"
         if self._known["label"][relation] is None:
             return "unlabelled_property"
-        return "unlabelled_item" if self._known["label"][target] is None and target not in named else None
+        return "unlabelled_item" if self._known["label"][other] is None and other not in named else None
 
     def _ask(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
         return self._fetch(template, set(check_ids(ids)))

@@ -1,15 +1,25 @@
-"""Sampling that any machine repeats: keep the m statements with the smallest hash.
+"""Sampling that any machine repeats: keep the m statements that come first in an order made of hashes.
 
-A statement's priority is blake2b of seed, subject, property and object. So a sample depends on neither the
-order of loading nor the engine, a smaller sample is a prefix of a larger one, and adding a statement to the
-graph changes a node's sample by at most one statement.
+A statement's priority is blake2b of seed, subject, property and object. No sample depends on the order of
+loading or on the engine, and a smaller sample is a prefix of a larger one. When the graph grows by a statement:
+
+- "uniform" (smallest hash first) and "relation-stratified" (the first of every relation, then the second of
+  every relation, ...) change a node's sample by at most one statement, and only the new one can come in;
+- "inverse-hub" (a statement's chance halves with every doubling of the in-degree of the node it leads to;
+  exponential keys, Efraimidis and Spirakis 2006) does the same as long as no in-degree passes a power of two.
+  Where one does, each statement that leads to this node may come in or go out.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from heapq import nsmallest
+from math import log
+from typing import Literal
 
 from wikidata_cache.ids import Statement
+
+Policy = Literal["uniform", "relation-stratified", "inverse-hub"]
 
 
 def priority(statement: Statement, *, seed: int) -> bytes:
@@ -21,3 +31,41 @@ def priority(statement: Statement, *, seed: int) -> bytes:
 def bottom_m(statements: Iterable[Statement], m: int, *, seed: int) -> list[Statement]:
     """The m distinct statements of smallest priority (all of them if there are fewer), smallest first."""
     return nsmallest(m, set(statements), key=lambda statement: priority(statement, seed=seed))
+
+
+def sample(
+    statements: Iterable[Statement], m: int, *, node: str, seed: int, policy: Policy, degrees: Mapping[str, int]
+) -> list[Statement]:
+    """At most m distinct statements of `node`, in the policy's order.
+
+    `degrees` holds the in-degree of each node that the statements lead to; only "inverse-hub" reads it.
+    """
+    if policy == "uniform":
+        return bottom_m(statements, m, seed=seed)
+    keyed = {statement: priority(statement, seed=seed) for statement in statements}
+    if policy == "relation-stratified":
+        turns = _turns(keyed, node)
+        return nsmallest(m, keyed, key=lambda statement: (turns[statement], keyed[statement]))
+    return nsmallest(m, keyed, key=lambda s: (_weighted(keyed[s], degrees[other_end(s, node)]), keyed[s]))
+
+
+def other_end(statement: Statement, node: str) -> str:
+    """Where a statement of `node` leads: to its object, or, from its object, to its subject."""
+    return statement.object if statement.subject == node else statement.subject
+
+
+def _turns(keyed: Mapping[Statement, bytes], node: str) -> dict[Statement, int]:
+    """How many statements of the same relation and direction come before each."""
+    seen: Counter[tuple[str, bool]] = Counter()
+    turns = {}
+    for statement in sorted(keyed, key=keyed.__getitem__):
+        stratum = statement.property, statement.subject == node
+        turns[statement] = seen[stratum]
+        seen[stratum] += 1
+    return turns
+
+
+def _weighted(key: bytes, degree: int) -> float:
+    """An exponential variable of rate 1 / 2^bits: small where chance or a small in-degree favours it."""
+    uniform = (int.from_bytes(key[:8], "big") + 1) / 2**64
+    return -log(uniform) * 2.0 ** degree.bit_length()

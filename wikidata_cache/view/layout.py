@@ -15,6 +15,7 @@ _PADDING = 0.26  # around a node's text
 _GAP = 0.9  # for the bend and the arrow, beside an edge's label
 _MARGIN = 0.25
 _LONGEST = 40  # characters of a label that are drawn
+_JOINERS = "\u200c\u200d"  # Persian and Indic words, and families of emoji, need them
 _NARROW, _WIDE = set(" ijlftr.,;:'|!()-I1"), set("mwMW@%—…")
 
 
@@ -41,8 +42,12 @@ class Place:
 
 def printable(text: str, *, longest: int = _LONGEST) -> str:
     """A label as one line of printable characters, shortened where it is long."""
-    line = " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())
+    line = " ".join("".join(c if _is_printable(c) else " " for c in text).split())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
+
+
+def _is_printable(character: str) -> bool:
+    return character in _JOINERS or unicodedata.category(character)[0] != "C"
 
 
 def text_width(text: str, *, bold: bool = False) -> float:
@@ -78,13 +83,14 @@ def _tree(graph: nx.MultiDiGraph, root: str, seen: set[str]) -> list[Place]:
 
 
 def _children(graph: nx.MultiDiGraph, place: Place) -> list[Place]:
-    """The edit's edge first, then by property, so that equal ones stand together."""
+    """The edit's edge first, the one it replaces last; else by property, so that equal ones stand together."""
     children = []
     for _, target, data in graph.out_edges(place.node, data=True):
         node = graph.nodes[target]
         ends = target, node["role"], printable(node["label"])
         children.append(Place(*ends, place, printable(data["label"]), data["role"], column=place.column + 1))
-    return sorted(children, key=lambda child: (child.edge_role != "edit", child.edge_text, child.text, child.node))
+    rank = {"edit": 0, "old": 2}
+    return sorted(children, key=lambda child: (rank.get(child.edge_role, 1), child.edge_text, child.text, child.node))
 
 
 def _set_lines(places: list[Place]) -> int:

@@ -1,0 +1,125 @@
+"""Requests for the subgraphs of 1,000 edits (m = 10) from a cold cache over HTTP on loopback, against the plain way.
+
+All ids of the edits are known, and both ends are roots. Counted is every request that reaches the server, for
+hop 1 (statements of subject and new object), hop 2 (statements of what these keep) and so on, with all labels
+and types. The plain way asks for one id a request: statements, label and types each. Ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pyoxigraph import Store
+from tools.graph_edits import Edit, build_store, graph_files, real_edits
+from tools.loopback import Loopback
+from tools.plain import OneByOne
+
+from wikidata_cache import WikidataCache
+from wikidata_cache.answers.cached_source import CachedSource
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.sources.answer import Answer, Row
+from wikidata_cache.sources.oxigraph import OxigraphSource
+from wikidata_cache.sources.source import Provenance
+from wikidata_cache.sources.templates import Template
+
+ROOTS = ("target_new", "subject")
+EXPANSIONS = (1, 2)  # of subject and new object; and of what they keep too
+
+
+class Counting:
+    """An `EndpointSource` that counts its answers, one a request, by the kind of question."""
+
+    def __init__(self, url: str) -> None:
+        self._inner = EndpointSource(url)
+        self.kinds: Counter[str] = Counter()
+
+    @property
+    def name(self) -> str:
+        """The endpoint's name."""
+        return self._inner.name
+
+    def provenance(self, ids: Iterable[str] = ()) -> Provenance:
+        """The endpoint's."""
+        return self._inner.provenance(ids)
+
+    def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
+        """The endpoint's answers."""
+        for answer in self._inner.ask(template, ids):
+            self.kinds[template.kind] += 1
+            yield answer
+
+    def select(self, query: str) -> Sequence[Row]:
+        """The endpoint's rows."""
+        return self._inner.select(query)
+
+
+def batched(server: Loopback, edits: Sequence[Edit], hops: int, cache: Path) -> tuple[int, list[str]]:
+    """Requests of one cold run, and the subgraphs' hashes."""
+    before, start, source = server.requests, time.perf_counter(), Counting(server.url)
+    with AnswerStore(cache) as answers:
+        graphs = WikidataCache(CachedSource(source, answers)).subgraphs(edits, hops=hops, per_node=10, roots=ROOTS)
+    asked = server.requests - before
+    split = ", ".join(f"{kind} {count}" for kind, count in source.kinds.most_common())
+    print(f"{hops - 1} expansion(s), batched: {asked} requests ({split}), {time.perf_counter() - start:.1f} s")
+    return asked, [graph.graph["content_hash"] for graph in graphs]
+
+
+def one_by_one(store: Store, edits: Sequence[Edit], hops: int) -> tuple[int, list[str]]:
+    """The same by the plain way, counted at the store: `check_count` shows that each question is a request."""
+    source = OneByOne(OxigraphSource(store, name="store", provenance={}))
+    graphs = WikidataCache(source).subgraphs(edits, hops=hops, per_node=10, roots=ROOTS)
+    split = ", ".join(f"{kind} {count}" for kind, count in source.asked.most_common())
+    print(f"{hops - 1} expansion(s), plain: {source.asked.total()} requests ({split})")
+    return source.asked.total(), [graph.graph["content_hash"] for graph in graphs]
+
+
+def check_count(server: Loopback, edits: Sequence[Edit]) -> None:
+    """Run the plain way over HTTP, and compare its own count with the server's."""
+    before, source = server.requests, OneByOne(EndpointSource(server.url))
+    WikidataCache(source).subgraphs(edits, hops=2, per_node=10, roots=ROOTS)
+    if server.requests - before != source.asked.total():
+        raise SystemExit(
+            f"the plain way asked {source.asked.total()} times, the server heard {server.requests - before}"
+        )
+    print(f"plain over HTTP, {len(edits)} edits, 1 expansion: {source.asked.total()} requests heard by the server")
+
+
+def main() -> None:
+    """Measure, print what was seen, and end with the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--graph", help="graph files, separated by commas (by default the shared graph, or the extract)"
+    )
+    parser.add_argument("--edits", type=int, default=1000)
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    files = graph_files(options.graph)
+    seen: dict[str, dict[str, int]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        store = build_store(files, Path(temporary) / "store")
+        edits = real_edits(store, options.edits)
+        with Loopback(store) as server:
+            check_count(server, edits[:50])
+            for expansions in EXPANSIONS:
+                requests, found = batched(server, edits, expansions + 1, Path(temporary) / f"{expansions}.sqlite")
+                plain, expected = one_by_one(store, edits, expansions + 1)
+                if found != expected:
+                    raise SystemExit("the two ways give different subgraphs")
+                seen[f"{expansions} expansion(s)"] = {"requests": requests, "plain_requests": plain}
+    most = seen[f"{EXPANSIONS[-1]} expansion(s)"]
+    ratio = round(most["plain_requests"] / most["requests"], 1)
+    graph = ", ".join(file.name for file in files)
+    told = {"name": "requests", "ratio": ratio, **most, "edits": len(edits), "graph": graph, "settings": seen}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

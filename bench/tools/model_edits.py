@@ -1,0 +1,32 @@
+"""Edits for the measurements of the engine: CounterFactPlus records where they are, else the packaged demonstration."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+from pathlib import Path
+
+from kg_edit.datasets.counterfact import load_plus
+from kg_edit.edit_files import read_edits
+from kg_edit.edits import Edit
+from kg_edit.language_model import LanguageModel
+from kg_edit.objective import Request
+from kg_edit.prompts import encode
+
+RECORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"
+DEMO = Path(__file__).resolve().parents[2] / "kg_edit" / "data" / "demo.jsonl"
+
+
+def some_edits(count: int) -> list[Edit]:
+    """The first ``count`` records; where the benchmark is absent, the demonstration's edits over and over."""
+    if RECORDS.exists():
+        return list(load_plus(RECORDS, limit=count))
+    return list(islice(cycle(read_edits(DEMO).edits), count))
+
+
+def request(model: LanguageModel, edit: Edit, contexts: tuple[str, ...]) -> Request:
+    """The rows of one edit, as ROME asks for them."""
+    rewrites = tuple(
+        encode(model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new, context=context)
+        for context in contexts
+    )
+    return Request(rewrites=rewrites, essence=encode(model.tokenizer, "{} is a", subject=edit.subject))

@@ -1,0 +1,51 @@
+"""The plain way: one question about one id a request, its statements, its label and its types each."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from wikidata_cache import Source
+from wikidata_cache.ids import DIRECT, ENTITY, local_id
+from wikidata_cache.sources.answer import Answer, Fact, Row
+from wikidata_cache.sources.source import Provenance
+from wikidata_cache.sources.templates import Template
+
+
+class OneByOne:
+    """A `Source` that asks another one about each id alone; `asked` counts by kind."""
+
+    def __init__(self, inner: Source) -> None:
+        self._inner = inner
+        self.asked: Counter[str] = Counter()
+
+    @property
+    def name(self) -> str:
+        """The other source's name."""
+        return self._inner.name
+
+    def provenance(self, ids: Iterable[str] = ()) -> Provenance:
+        """The other source's."""
+        return self._inner.provenance(ids)
+
+    def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
+        """An answer for each id."""
+        alone = replace(template, query=_out_query, read=_read_out) if template.kind == "out" else template
+        for entity in ids:
+            self.asked[template.kind] += 1
+            yield from self._inner.ask(alone, [entity])
+
+    def select(self, query: str) -> Sequence[Row]:
+        """The other source's answer."""
+        return self._inner.select(query)
+
+
+def _out_query(ids: Sequence[str]) -> str:
+    return (
+        f"PREFIX wd: <{ENTITY}> SELECT ?p ?o ?end WHERE {{ {{ wd:{ids[0]} ?p ?o . FILTER(isIRI(?o)) "
+        f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) FILTER(STRSTARTS(STR(?o), "{ENTITY}Q")) }} '
+        f"UNION {{ BIND(1 AS ?end) }} }} ORDER BY ?end"
+    )
+
+
+def _read_out(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+    return [Fact("out", ids[0], sorted([local_id(row["p"]), local_id(row["o"])] for row in rows))]

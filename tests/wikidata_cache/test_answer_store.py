@@ -1,0 +1,274 @@
+"""The cache file: versions, formats, damage, read-only folders, full disks, forks."""
+
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wikidata_cache import WikidataCache
+from wikidata_cache.answers import opening
+from wikidata_cache.answers.mode import cache_file, pack_files, settle_mode, utc
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.endpoints.pace import Pace, Patience
+from wikidata_cache.endpoints.pace_state import PaceState
+from wikidata_cache.errors import BadOptionError, CacheFileError, EndpointError
+from wikidata_cache.sources.answer import Exchange, Fact
+
+NOON = "2026-11-20T12:00:00.000+00:00"
+LATER = "2026-11-20T12:00:01.500+00:00"
+ASKED = Exchange("http://e/sparql", "SELECT 1", NOON, 12, 3, "0" * 64, {"server": "x"})
+LABEL = Fact("label", "Q1", ["Universe", "en"])
+
+
+def filled(path: Path) -> AnswerStore:
+    store = AnswerStore(path)
+    store.keep("wikidata", "labels/1", [LABEL, Fact("label", "Q2", None)], ASKED)
+    return store
+
+
+def kept(store: AnswerStore, *ids: str, **options: str) -> dict[str, object]:
+    return store.look_up("wikidata", "label", ids or ["Q1", "Q2", "Q3"], **options)
+
+
+def test_absence_is_kept_and_ignorance_is_not(tmp_path: Path) -> None:
+    with filled(tmp_path / "new" / "folder" / "c.sqlite") as store:
+        assert kept(store) == {"Q1": ["Universe", "en"], "Q2": None}
+        assert store.look_up("dbpedia", "label", ["Q1"]) == {}
+        assert store.look_up("wikidata", "description", ["Q1"]) == {}
+
+
+def test_reading_makes_no_file(tmp_path: Path) -> None:
+    assert kept(AnswerStore(tmp_path / "c.sqlite")) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_are_added_and_replayed(tmp_path: Path) -> None:
+    store = filled(tmp_path / "c.sqlite")
+    store.keep("wikidata", "labels/1", [LABEL._replace(value=["Cosmos", "en"])], replace(ASKED, fetched_at=LATER))
+    store.keep("wikidata", "labels/1", [LABEL._replace(value=["Lies", "en"])], replace(ASKED, fetched_at=LATER))
+    assert kept(store, "Q1") == {"Q1": ["Cosmos", "en"]}  # what was kept once never changes
+    assert kept(store, "Q1", as_of=NOON) == {"Q1": ["Universe", "en"]}
+    assert kept(store, "Q1", as_of=utc("2026-11-20T13:00:01+01:00")) == {"Q1": ["Universe", "en"]}
+    assert kept(store, "Q1", as_of=utc("2026-11-20T11:59:59")) == {}
+    assert store.origins("wikidata", "label", ["Q1", "Q2"]) == {
+        "Q1": ("http://e/sparql", LATER),
+        "Q2": ("http://e/sparql", NOON),
+    }
+
+
+@pytest.mark.parametrize("text", ["x" * 5_000, "日本語 " * 200, "half \ud800", "\u2028\x00</script>"])
+def test_any_text_comes_back(tmp_path: Path, text: str) -> None:
+    store = AnswerStore(tmp_path / "c.sqlite")
+    store.keep("wikidata", "labels/1", [LABEL._replace(value=[text, "en"])], ASKED)
+    store.close()
+    assert kept(store, "Q1") == {"Q1": [text, "en"]}
+
+
+def test_many_ids_at_once(tmp_path: Path) -> None:
+    ids = [f"Q{number}" for number in range(1, 40_001)]
+    store = AnswerStore(tmp_path / "c.sqlite")
+    store.keep("wikidata", "labels/1", [Fact("label", entity, [entity, "mul"]) for entity in ids], ASKED)
+    assert kept(store, *ids, "Q0")["Q40000"] == ["Q40000", "mul"]
+    assert len(kept(store, *ids, "Q0")) == 40_000
+
+
+def test_another_format_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    filled(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 7")
+    connection.close()
+    for use in (kept, lambda store: store.keep("wikidata", "labels/1", [LABEL], ASKED)):
+        with pytest.raises(
+            CacheFileError, match=r"c\.sqlite: is a cache of format 7; this release reads format 1.*export"
+        ):
+            use(AnswerStore(path))
+
+
+def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "firefox.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE bookmarks (url)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(CacheFileError, match="no cache"):
+        AnswerStore(path).keep("wikidata", "labels/1", [LABEL], ASKED)
+    assert path.read_bytes() == before
+
+
+def test_no_database_and_a_damaged_one(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("milk, eggs\n" * 1_000)
+    with pytest.raises(CacheFileError, match="is no cache file"):
+        kept(AnswerStore(path))
+    store = AnswerStore(tmp_path / "c.sqlite")
+    store.keep("wikidata", "labels/1", [Fact("label", f"Q{n}", [f"{n}", "en"]) for n in range(1, 9_000)], ASKED)
+    store.close()
+    body = store.path.read_bytes()
+    store.path.write_bytes(body[:4096] + b"\xff" * (len(body) - 4096))
+    with pytest.raises(CacheFileError, match=r"c\.sqlite: is damaged.*snapshot"):
+        kept(AnswerStore(store.path))
+    store.path.write_bytes(body[: len(body) // 2])
+    with pytest.raises(CacheFileError, match="is damaged"):
+        kept(AnswerStore(store.path), *(f"Q{n}" for n in range(1, 9_000)))
+
+
+def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(CacheFileError, match="is a folder"):
+        kept(AnswerStore(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheFileError, match="cannot be written"):
+        AnswerStore(tmp_path / "file" / "c.sqlite").keep("wikidata", "labels/1", [LABEL], ASKED)
+
+
+def test_a_read_only_pack_is_never_written(tmp_path: Path) -> None:
+    filled(tmp_path / "c.sqlite").close()
+    pack = AnswerStore(tmp_path / "c.sqlite", read_only=True)
+    assert kept(pack, "Q1")
+    with pytest.raises(CacheFileError, match="for reading only"):
+        pack.keep("wikidata", "labels/1", [LABEL], ASKED)
+
+
+def test_a_file_system_without_shared_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect = opening._connect
+    monkeypatch.setattr(opening, "_connect", lambda path, mode: connect(path, f"{mode}&vfs=unix-dotfile"))
+    store = filled(tmp_path / "c.sqlite")
+    assert "rollback journal" in caplog.text
+    assert store.database.read("PRAGMA journal_mode") == [("delete",)]
+    assert kept(AnswerStore(store.path)) == kept(store) == {"Q1": ["Universe", "en"], "Q2": None}
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that an unprivileged user can reach, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp())
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+_AS_NOBODY = """
+import os, sys
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.errors import CacheFileError
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+store = AnswerStore(sys.argv[1])
+sys.stdout.write(f"read {store.look_up('wikidata', 'label', ['Q1'])}\\n")
+try:
+    with store.asking():
+        pass
+except CacheFileError as error:
+    sys.stdout.write(f"refused: {error}\\n")
+"""
+
+
+@pytest.mark.parametrize("closed", ["folder and file", "file"])
+def test_a_read_only_file_is_read_and_not_asked_for_more(open_to_all: Path, closed: str) -> None:
+    path = open_to_all / "c.sqlite"
+    filled(path).close()
+    for lock in open_to_all.glob("*.lock"):
+        lock.unlink()
+    path.chmod(0o444)
+    open_to_all.chmod(0o555 if "folder" in closed else 0o777)
+    done = subprocess.run([sys.executable, "-c", _AS_NOBODY, str(path)], capture_output=True, text=True, check=True)
+    assert "read {'Q1': ['Universe', 'en']}" in done.stdout
+    assert f"refused: {path}: cannot be" in done.stdout and "--cache FILE" in done.stdout
+
+
+_ON_A_FULL_DISK = """
+import resource, signal, sys
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.errors import CacheFileError
+from wikidata_cache.sources.answer import Exchange, Fact
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+store = AnswerStore(sys.argv[1])
+for block in range(1, 1000):
+    facts = [Fact("label", f"Q{block}{n:04}", [f"{block} {n} " + "x" * 100, "en"]) for n in range(100)]
+    exchange = Exchange("http://e/", "SELECT 1", f"2026-11-20T12:00:00.{block:03}+00:00", 1, 100, "0" * 64, {})
+    try:
+        store.keep("wikidata", "labels/1", facts, exchange)
+    except CacheFileError as error:
+        sys.stdout.write(f"{block} {error}")
+        break
+"""
+
+
+def test_a_full_disk_is_said_and_loses_nothing_that_was_kept(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    done = subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK, path], capture_output=True, text=True, check=True)
+    block, _, said = done.stdout.partition(" ")
+    assert int(block) > 1
+    assert "Free some space" in said and "c.sqlite" in said
+    store = AnswerStore(path)
+    [[count]] = store.database.read("SELECT count(*) FROM facts")
+    assert count == 100 * (int(block) - 1)
+    assert store.database.read("PRAGMA integrity_check") == [("ok",)]
+    store.keep("wikidata", "labels/1", [LABEL], ASKED)  # and once there is space, it goes on
+
+
+def _read_and_write(store: AnswerStore, number: int) -> None:
+    assert kept(store, "Q1")
+    store.keep("wikidata", "labels/1", [Fact("label", f"Q{100 + number}", None)], ASKED)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_open_store_goes_into_child_processes(tmp_path: Path, method: str) -> None:
+    store = filled(tmp_path / "c.sqlite")
+    context = multiprocessing.get_context(method)
+    children = [context.Process(target=_read_and_write, args=(store, number)) for number in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert len(kept(store, "Q1", "Q100", "Q101", "Q102")) == 4
+    assert store.database.read("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_what_a_host_has_said_outlives_the_process(tmp_path: Path) -> None:
+    store = filled(tmp_path / "c.sqlite")
+    assert store.paces.read("e:80") == PaceState()
+    with pytest.raises(EndpointError), Pace(store.paces).turn("http://e:80/sparql", Patience(1.0)):
+        raise EndpointError("http://e:80/sparql", "throttled", "HTTP 429", "Wait.", status=429, retry_after=3600.0)
+    store.close()
+    again = Pace(AnswerStore(store.path).paces)
+    assert 3590 < again.wait("http://e:80/other") <= 3600
+    assert again.wait("http://f:80/") == 0
+    with pytest.raises(EndpointError, match="not to be asked before"), again.turn("http://e:80/", Patience(10.0)):
+        pytest.fail("asked all the same")
+
+
+def test_which_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cache_file().parts[-2:] == ("wikidata-cache", "cache.sqlite")
+    monkeypatch.setenv("KG_CACHE", str(tmp_path / "k.sqlite"))
+    assert cache_file() == tmp_path / "k.sqlite"
+    assert cache_file("other.sqlite") == Path("other.sqlite")
+    monkeypatch.setenv("KG_PACKS", os.pathsep.join(["a.sqlite", "b.sqlite"]))
+    assert pack_files() == [Path("a.sqlite"), Path("b.sqlite")]
+    assert pack_files(["c.sqlite"]) == [Path("c.sqlite")]
+
+
+def test_which_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settle_mode(None, endpoint=True) == "cache_first"
+    assert settle_mode(None, endpoint=False) == "offline"
+    assert settle_mode("refresh", endpoint=True) == "refresh"
+    assert settle_mode(None, endpoint=True, as_of=NOON) == "offline"
+    for mode, endpoint, as_of in (("online", False, None), ("refresh", True, NOON), ("cached", True, None)):
+        with pytest.raises(BadOptionError, match=mode):
+            settle_mode(mode, endpoint=endpoint, as_of=as_of)  # type: ignore[arg-type]
+    with pytest.raises(BadOptionError, match="yesterday"):
+        WikidataCache(as_of="yesterday")
+    monkeypatch.setenv("KG_OFFLINE", "1")
+    assert settle_mode("refresh", endpoint=True) == "offline"

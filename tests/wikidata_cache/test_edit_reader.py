@@ -1,0 +1,117 @@
+"""Files of edits, in all their spellings."""
+
+import json
+from pathlib import Path
+
+import pytest
+from wikidata_helpers import read_shared
+
+from wikidata_cache.edits import EditRow, is_edit_file, read_edits
+from wikidata_cache.errors import EditRowError
+
+LEBRON = EditRow(
+    row=1,
+    subject="LeBron James",
+    subject_id="Q36159",
+    relation_id="P54",
+    target_true="Miami Heat",
+    target_true_id="Q169138",
+    target_new="Los Angeles Lakers",
+    target_new_id="Q121783",
+)
+FIELDS = {name: value for name, value in vars(LEBRON).items() if name != "row" and value is not None}
+TRIPLET = {
+    "subject": "LeBron James",
+    "subject_id": "http://www.wikidata.org/entity/Q36159",
+    "relation": "P54",
+    "object": "Miami Heat",
+    "object_id": "https://www.wikidata.org/wiki/Q169138",
+    "new_object": "Los Angeles Lakers",
+    "new_object_id": "Q121783",
+    "prompt": "{} plays for",
+}
+RECORD = {
+    "case_id": 3,
+    "requested_rewrite": {
+        "prompt": "{} plays for",
+        "relation_id": "P54",
+        "subject": "LeBron James",
+        "target_new": {"str": "Los Angeles Lakers", "id": "Q121783"},
+        "target_true": {"str": "Miami Heat", "id": "Q169138"},
+    },
+}
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_format_gives_the_same_edit(tmp_path: Path) -> None:
+    for name, text in {
+        "a.jsonl": json.dumps(FIELDS) + "\n\n",
+        "b.json": json.dumps([FIELDS]),
+        "c.csv": ",".join(FIELDS) + "\r\n" + ",".join(FIELDS.values()) + "\r\n",
+        "d.tsv": "\ufeff" + "\t".join(FIELDS) + "\n" + "\t".join(FIELDS.values()) + "\n",
+        "e.jsonl": json.dumps(TRIPLET),
+    }.items():
+        assert read_edits(written(tmp_path, name, text)) == [LEBRON], name
+    [record] = read_edits(written(tmp_path, "f.json", json.dumps([RECORD])))
+    assert record.subject_id is None
+    assert {**vars(record), "subject_id": "Q36159"} == vars(LEBRON)
+
+
+def test_an_id_may_stand_for_a_label(tmp_path: Path) -> None:
+    row = {"subject": "Q36159", "relation": "member of sports team", "new_object": "Q121783"}
+    [edit] = read_edits(written(tmp_path, "a.jsonl", json.dumps(row)))
+    assert (edit.subject, edit.subject_id, edit.target_new_id) == ("Q36159", "Q36159", "Q121783")
+    assert (edit.relation, edit.relation_id) == ("member of sports team", None)
+
+
+def test_one_row_of_a_file(tmp_path: Path) -> None:
+    rows = [{**FIELDS, "subject": f"Player {number}"} for number in range(1, 5)]
+    path = written(tmp_path, "a.jsonl", "\n\n".join(map(json.dumps, rows)))
+    assert [(edit.row, edit.subject) for edit in read_edits(f"{path}:3")] == [(3, "Player 3")]
+    for wanted in (0, 5):
+        with pytest.raises(EditRowError, match=rf"a\.jsonl, row {wanted}: there is no such row; the file has 4"):
+            read_edits(f"{path}:{wanted}")
+    assert is_edit_file(f"{path}:3") and is_edit_file("edits.csv") and not is_edit_file("Q42")
+
+
+def test_files_that_other_tools_read_too() -> None:
+    packaged = Path(__file__).parents[2] / "kg_edit" / "data" / "demo.jsonl"
+    assert read_edits(packaged)[0].target_new_id == "Q1345"
+    edits = read_edits(read_shared("counterfact/counterfact-val.json"))
+    assert len(edits) > 1_000 and all(edit.subject and edit.target_new for edit in edits)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.jsonl", '{"subject": "A", "target_new": "B"}\n{"subject": "A"}', "row 2, field target_new: is missing"),
+        ("a.jsonl", '{"target_new": "B"}', "row 1, field subject: is missing"),
+        ("a.jsonl", '{"subject": "A", "target_new": ["B"]}', r"field target_new: found \['B'\]; expected a text"),
+        ("a.jsonl", '{"subject": "A", "targetnew": "B"}', "field targetnew: unknown; did you mean 'target_new'"),
+        ("a.jsonl", '{"subject": "A", "target_new": "B", "target_new_id": "B"}', "expected an id such as Q42"),
+        ("a.jsonl", '{"subject": "A", "target_new": "B", "relation_id": "Q19"}', "expected an id such as P19"),
+        ("a.jsonl", "{oops", "row 1: is not JSON"),
+        ("a.jsonl", "3", "row 1: found int"),
+        ("a.json", "[" * 100_000, "is not JSON"),
+        ("a.csv", "subject,target_new\nA,B,C\n", "row 1: found 3 cells; expected 2"),
+        ("a.csv", 'subject,target_new\nA,"B\n', "row 1: is no row of a table"),
+        ("a.txt", "A B", r"ends in '\.txt'; expected a file of edits in \.jsonl"),
+        ("a.jsonl", "\n", "holds no rows"),
+    ],
+)
+def test_errors_name_file_row_and_field(name: str, text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(EditRowError, match=said) as caught:
+        read_edits(written(tmp_path, name, text))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("subject,target_new\nJosé,B\n".encode("latin-1"))
+    for name in ("latin.csv", "absent.jsonl"):
+        with pytest.raises(EditRowError, match="cannot be read"):
+            read_edits(tmp_path / name)

@@ -1,0 +1,175 @@
+"""A loading that is killed, runs out of disk or meets another one: what was there stays, and the rest goes on."""
+
+import logging
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from pyoxigraph import DefaultGraph, RdfFormat
+
+from wikidata_cache import packaged_extract
+from wikidata_cache.errors import StoreError
+from wikidata_cache.stores.load import load
+from wikidata_cache.stores.manifest import is_store, read_manifest
+from wikidata_cache.stores.reading import open_database
+
+# Small batches, so that there is much to interrupt; the timer makes it a kill -9 at a random moment.
+PROGRAM = """
+import os, resource, signal, sys, threading
+from wikidata_cache.stores import batches, chunks
+from wikidata_cache.stores.load import load
+source, store, delay, limit = sys.argv[1:]
+chunks.CHUNK, batches._KEPT = 50_000, 100_000
+if float(delay):
+    threading.Timer(float(delay), os.kill, (os.getpid(), signal.SIGKILL)).start()
+if int(limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+print(load([source], store, force=True).manifest.content_hash)
+os._exit(0)
+"""
+
+
+def run(source: Path, store: Path, *, delay: float = 0, limit: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, str(source), str(store), str(delay), str(limit)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def contents(store: Path) -> bytes:
+    return open_database(store, read_manifest(store)).dump(format=RdfFormat.N_TRIPLES, from_graph=DefaultGraph()) or b""
+
+
+def row(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("whole") / "wd"
+    load([packaged_extract()], store)
+    return store
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_in_the_same_store(whole: Path, tmp_path: Path) -> None:
+    store, chance = tmp_path / "wd", random.Random(7)  # noqa: S311
+    progress = tmp_path / "wd.loading" / "progress.json"
+    killed, recorded = 0, set()
+    for _ in range(12):
+        run_ = run(packaged_extract(), store, delay=chance.uniform(0.05, 0.9))
+        killed += run_.returncode == -9
+        assert run_.returncode in (-9, 0), run_.stderr
+        recorded.add(progress.read_text() if progress.exists() else "")
+    assert run(packaged_extract(), store).returncode == 0
+    assert killed >= 4
+    assert len(recorded) >= 3  # it was really in the middle of things
+    assert contents(store) == contents(whole)
+    manifest, expected = read_manifest(store), read_manifest(whole)
+    assert (manifest.content_hash, manifest.counts) == (expected.content_hash, expected.counts)
+    assert manifest.sources == expected.sources
+    assert [path.name for path in tmp_path.iterdir()] == ["wd"]
+
+
+def test_a_full_disk_says_what_to_do_and_the_same_command_finishes(whole: Path, tmp_path: Path) -> None:
+    store = tmp_path / "wd"
+    failed = run(packaged_extract(), store, limit=150_000)
+    assert "StoreError" in failed.stderr.splitlines()[-1]
+    assert "run the same command again" in failed.stderr
+    assert not store.exists()
+    assert run(packaged_extract(), store).stdout.strip() == read_manifest(whole).content_hash
+
+
+def test_an_interruption_leaves_the_old_store_until_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = row(tmp_path / "old.tsv", "Q1\tP1\tQ2\n"), row(tmp_path / "new.tsv", "Q1\tP1\tQ3\n")
+    store = tmp_path / "wd"
+    first = load([old], store).manifest
+    with monkeypatch.context() as patch:
+        patch.setattr("wikidata_cache.stores.load.swap_in", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            load([new], store, force=True)
+    assert read_manifest(store) == first
+    # A kill between the two renames: the old one is aside, the new one not yet there.
+    store.rename(tmp_path / "wd.replaced")
+    with caplog.at_level(logging.INFO, logger="wikidata_cache"):
+        report = load([new], store, force=True)
+    assert "Going on where an earlier loading stopped" in caplog.text
+    assert "Optimising" not in caplog.text  # nothing was left to do but the swap
+    assert read_manifest(store) == report.manifest
+    assert b"Q3" in contents(store)
+    assert not (tmp_path / "wd.replaced").exists()
+    assert not (tmp_path / "wd.loading").exists()
+    assert sorted(path.name for path in store.iterdir()) == ["labels.sqlite", "manifest.json", "oxigraph"]
+
+
+def test_a_swap_that_fails_puts_the_old_store_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = row(tmp_path / "old.tsv", "Q1\tP1\tQ2\n"), row(tmp_path / "new.tsv", "Q1\tP1\tQ3\n")
+    store = tmp_path / "wd"
+    first = load([old], store).manifest
+    real = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if path.name == "wd.loading":
+            raise PermissionError(13, "Permission denied")
+        return real(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(StoreError, match=r"cannot be written .*Permission denied"):
+            load([new], store, force=True)
+    assert read_manifest(store) == first
+    assert load([new], store, force=True).manifest.content_hash != first.content_hash
+
+
+def test_changed_sources_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, source = tmp_path / "wd", row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("wikidata_cache.stores.build.index_names", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            load([source], store)
+    row(source, "Q5\tP1\tQ6\nQ7\tP1\tQ8\n")
+    load([source], store)
+    assert contents(store).count(b"\n") == 2
+
+
+def test_a_store_is_replaced_only_on_request_and_nothing_else_ever(tmp_path: Path) -> None:
+    source = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
+    (tmp_path / "empty").mkdir()
+    load([source], tmp_path / "empty")
+    with pytest.raises(StoreError, match="is a store already; replace it with --force"):
+        load([source], tmp_path / "empty")
+    load([source], tmp_path / "empty", force=True)
+    (tmp_path / "thesis").mkdir()
+    row(tmp_path / "thesis" / "chapter.tex", "years of work")
+    (tmp_path / "wd.loading").mkdir()
+    row(tmp_path / "wd.loading" / "mine.txt", "mine")
+    for name, problem in {"thesis": "is no store", "g.tsv": "is no store", "wd": "is in the way"}.items():
+        with pytest.raises(StoreError, match=problem):
+            load([source], tmp_path / name, force=True)
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+    assert (tmp_path / "wd.loading" / "mine.txt").exists()
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    source = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
+    (tmp_path / "wd.loading").mkdir()
+    with (
+        FileLock(tmp_path / "wd.loading" / "lock"),
+        pytest.raises(StoreError, match="another process is loading it just now"),
+    ):
+        load([source], tmp_path / "wd")
+    load([source], tmp_path / "wd")
+    assert is_store(tmp_path / "wd")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    source = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
+    with pytest.raises(StoreError, match=r"/proc/wd: cannot be written .* give another --store"):
+        load([source], "/proc/wd")
+    with pytest.raises(StoreError, match="cannot be written"):
+        load([source], source / "wd")

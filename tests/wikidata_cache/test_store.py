@@ -1,0 +1,124 @@
+"""Stores on disk: opened as sources, and never trusted when something is missing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from wikidata_helpers import EDITS, read_shared
+
+from wikidata_cache import WikidataCache, open_source, packaged_extract
+from wikidata_cache.errors import SourceStringError, StoreError
+from wikidata_cache.stores.load import load
+from wikidata_cache.stores.manifest import engine_folder, is_store, read_manifest
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store") / "wd"
+    load([packaged_extract()], store)
+    return store
+
+
+@pytest.fixture
+def copy(loaded: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(loaded, tmp_path / "wd"))
+
+
+def hashes(cache: WikidataCache) -> list[str]:
+    return [str(graph.graph["content_hash"]) for graph in cache.subgraphs(EDITS, hops=3, per_node=10)]
+
+
+def test_subgraphs_are_those_of_the_file(cache: WikidataCache, loaded: Path) -> None:
+    expected = hashes(cache)
+    assert len(set(expected)) == len(EDITS)
+    for spec in (loaded, f"{loaded}/", f"oxigraph:{loaded}", f"oxigraph:{loaded}/oxigraph"):
+        assert hashes(WikidataCache(spec)) == expected, spec
+
+
+def test_a_subgraph_says_which_store_it_is_from(loaded: Path) -> None:
+    graph = WikidataCache(loaded).subgraph(EDITS[0])
+    content_hash = read_manifest(loaded).content_hash
+    assert graph.graph["source"] == {"kind": "store", "folder": "wd", "content_hash": content_hash}
+
+
+def test_a_store_can_be_moved_and_two_processes_may_read_it(copy: Path, tmp_path: Path) -> None:
+    moved = copy.rename(tmp_path / "elsewhere")
+    one, two = open_source(moved), open_source(moved)
+    assert one.select("SELECT (COUNT(*) AS ?n) { ?s ?p ?o }") == two.select("SELECT (COUNT(*) AS ?n) { ?s ?p ?o }")
+
+
+def test_the_manifest_is_plain_json_with_counts_and_hashes(loaded: Path) -> None:
+    manifest = json.loads((loaded / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["format"] == "wikidata-cache store/1"
+    assert manifest["counts"] == {
+        "triples": 25_726,
+        "statements": 19_793,
+        "items": 5_694,
+        "properties": 237,
+        "named": 5_933,
+        "labels": 5_933,
+        "aliases": 0,
+    }
+    [source] = manifest["sources"]
+    assert source["sha256"] == "0bc5a45c9a6f38082bb22ed8ebb3d788f3ff318e2d8d9c151a57ae079ae5f0e9"
+    assert "CC0" in manifest["licence"]
+
+
+def change(store: Path, **values: object) -> None:
+    path = store / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def table(store: Path) -> Path:
+    return max((store / "oxigraph").glob("*.sst"), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("harm", "problem"),
+    [
+        (lambda store: change(store, format="wikidata-cache store/9"), r"store/9.*Load it again.*extract\.nt\.gz"),
+        (lambda store: (store / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda store: (store / "manifest.json").write_text("[1]"), "manifest.json cannot be read"),
+        (lambda store: (store / "labels.sqlite").unlink(), "is not whole: labels.sqlite is missing"),
+        (lambda store: table(store).unlink(), r"is not whole: oxigraph/\d+.sst is missing"),
+        (lambda store: table(store).write_bytes(table(store).read_bytes()[:-9]), r"has \d+ bytes instead of \d+"),
+        (lambda store: (store / "oxigraph" / "CURRENT").unlink(), "database cannot be read"),
+        (
+            lambda store: change(store, probes=["<http://a> <http://b> <http://c> ."]),
+            "1 of 1 triples that were looked for are not there.*local disk",
+        ),
+    ],
+)
+def test_a_store_that_is_not_whole_is_refused(copy: Path, harm: object, problem: str) -> None:
+    harm(copy)  # type: ignore[operator]
+    for spec in (str(copy), f"oxigraph:{copy}"):
+        with pytest.raises(StoreError, match=problem) as caught:
+            open_source(spec)
+        assert caught.value.folder == copy
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no such folder"):
+        engine_folder(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match=r"no manifest.json in it"):
+        read_manifest(tmp_path)
+    (tmp_path / "wd.loading").mkdir()
+    with pytest.raises(StoreError, match="run the same command again to finish it"):
+        read_manifest(tmp_path / "wd.loading")
+    with pytest.raises(SourceStringError, match="is no Oxigraph store"):
+        open_source(f"oxigraph:{tmp_path}")
+    assert not is_store(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_whole_shared_graph_in_bounded_memory_gives_the_same_subgraphs(tmp_path: Path) -> None:
+    sources = [read_shared(f"wikidata/{name}.nt.gz") for name in ("wikidata", "labels", "aliases", "descriptions")]
+    manifest = load(sources, tmp_path / "wd").manifest
+    # The numbers that come with the data.
+    assert manifest.counts["statements"] == 1_071_994
+    assert (manifest.counts["items"], manifest.counts["properties"]) == (403_191, 541)
+    assert manifest.counts["labels"] == 194_563 + 11_118
+    assert manifest.counts["aliases"] == 296_917 - 5  # five have no visible character
+    assert manifest.counts["triples"] == sum(source["kept"] for source in manifest.sources)
+    assert hashes(WikidataCache(tmp_path / "wd")) == hashes(WikidataCache(sources))

@@ -1,0 +1,66 @@
+"""When the cache is read, when an endpoint is asked, and which files the cache is made of."""
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+import platformdirs
+
+from wikidata_cache.errors import BadOptionError
+
+Mode = Literal["offline", "cache_first", "refresh", "online"]
+"""offline: read the cache, open no socket; cache_first: ask for what the cache lacks, and keep it; refresh: ask
+for everything again and keep the new versions; online: ask, and neither read nor write the cache."""
+
+
+def settle_mode(mode: Mode | None, *, endpoint: bool, as_of: str | None = None) -> Mode:
+    """The mode that holds: offline where KG_OFFLINE is set, where there is no endpoint, and to replay `as_of`.
+
+    Raises BadOptionError for an unknown mode, or one that needs an endpoint where there is none.
+    """
+    if mode is not None and mode not in get_args(Mode):
+        raise BadOptionError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}.")
+    if as_of is not None and mode not in (None, "offline"):
+        raise BadOptionError(f"as_of={as_of!r} replays the cache, so it goes with mode='offline', not {mode!r}.")
+    if mode not in (None, "offline") and not endpoint:
+        raise BadOptionError(f"mode={mode!r} asks an endpoint, and none is given. Give a SPARQL URL as the source.")
+    return "offline" if offline_forced() or as_of or not endpoint else mode or "cache_first"
+
+
+def offline_forced() -> bool:
+    """Whether the environment sets KG_OFFLINE to anything but 0, false, no or nothing."""
+    return os.environ.get("KG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
+
+
+def cache_file(path: str | Path | None = None) -> Path:
+    """The cache file: the one given, else KG_CACHE, else cache.sqlite in the user's cache folder."""
+    chosen = path or os.environ.get("KG_CACHE", "").strip()
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(platformdirs.user_cache_dir("wikidata-cache", appauthor=False)) / "cache.sqlite"
+
+
+def pack_files(packs: Sequence[str | Path] = ()) -> list[Path]:
+    """The read-only caches below the user's own: those given, else those of KG_PACKS (separated as in PATH)."""
+    chosen = list(packs) or [part for part in os.environ.get("KG_PACKS", "").split(os.pathsep) if part.strip()]
+    return [Path(pack).expanduser() for pack in chosen]
+
+
+def utc(time: str) -> str:
+    """An ISO 8601 time in UTC with milliseconds, so that times compare as text; without a zone it is UTC.
+
+    Raises BadOptionError where it is no time.
+    """
+    try:
+        moment = datetime.fromisoformat(time)
+    except (ValueError, TypeError):
+        raise BadOptionError(f"{time!r} is no time: expected ISO 8601 such as 2026-11-20T12:00:00+00:00.") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def now() -> str:
+    """The present time as `utc` writes it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,103 @@
+"""`wikidata-cache link`: from labels to ids, with candidates, scores and reasons."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from wikidata_cache.cli.options import Cache, Contact, Graph, Offline, open_cache
+from wikidata_cache.edits import is_edit_file
+from wikidata_cache.errors import BadOptionError
+from wikidata_cache.ids import is_property
+from wikidata_cache.linking.action_api import WIKIDATA_API, ActionApi
+from wikidata_cache.linking.candidates import Linked, Status
+from wikidata_cache.linking.edit_file import link_edits
+from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.opening import open_linker
+
+_EXIT_CODES: dict[Status, int] = {"exact": 0, "none": 1, "ambiguous": 3}
+
+
+def link(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A label or an id, or a file of edits.")],
+    relation: Annotated[
+        str | None, typer.Option(help="The property of the fact that it stands in: P551, or its name.")
+    ] = None,
+    role: Annotated[Literal["object", "subject"], typer.Option(help="At which end of the fact it stands.")] = "object",
+    kind: Annotated[Literal["item", "property"], typer.Option(help="What is wanted.")] = "item",
+    label: Annotated[str | None, typer.Option(help="What the id given as TEXT should be called.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Candidates to list.")] = 10,
+    graph: Graph = None,
+    contact: Contact = None,
+    cache: Cache = None,
+    offline: Offline = False,
+    online: Annotated[bool, typer.Option("--online", help="Ask Wikidata itself for candidates.")] = False,
+    api: Annotated[str, typer.Option(metavar="URL", help="The Action API that --online asks.")] = WIKIDATA_API,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Where the linked edits go.")] = None,
+) -> None:
+    """List what a label may mean, with scores and reasons; or fill the ids into a file of edits.
+
+    The exit code is 0 where one candidate clearly leads, 3 where a person has to choose, and 1 where there is
+    none. Of a file of edits, 0 says that every part of every edit is settled, else it is 3.
+
+    Examples: `wikidata-cache link "Los Angeles" --relation P551` · `wikidata-cache link Q65 --label "Los Angeles"` ·
+    `wikidata-cache link "place of birth" --kind property` · `wikidata-cache link edits.jsonl --out linked.jsonl`
+    """
+    if online and offline:
+        raise BadOptionError("--online and --offline disagree; give one of them.")
+    facts = open_cache(graph, contact, cache=cache, offline=offline).facts
+    linker = open_linker(facts, api=ActionApi(api, contact=contact) if online else None)
+    if out is not None or is_edit_file(text):
+        raise typer.Exit(_link_file(linker, text, out, limit))
+    wanted = _property(linker, relation) if relation else None
+    linked = linker.link(text, relation=wanted, role=role, kind=kind, expected_label=label, limit=limit)
+    if as_json:
+        typer.echo(json.dumps(linked.to_json(), ensure_ascii=False, indent=1))
+    else:
+        _show(linked)
+    raise typer.Exit(_EXIT_CODES[linked.status])
+
+
+def _property(linker: Linker, relation: str) -> str:
+    return relation if is_property(relation) else linker.link(relation, kind="property").only().id
+
+
+def _link_file(linker: Linker, edits: str, out: Path | None, limit: int) -> int:
+    if out is None:
+        raise BadOptionError(f"{edits} is a file of edits; say where the linked edits go: --out linked.jsonl")
+    report = link_edits(linker, Path(edits), out, limit=limit)
+    for row, field, linked in report.open:
+        best = "; ".join(str(candidate) for candidate in linked.candidates[:3]) or "no candidate"
+        typer.echo(f"row {row}, {field}, {linked.text!r}: {best}")
+    typer.echo(f"{out}: {report.settled} of {report.edits} edits settled")
+    return 0 if report.settled == report.edits else 3
+
+
+def _show(linked: Linked) -> None:
+    console = Console(soft_wrap=True)
+    console = console if console.is_terminal else Console(width=160)
+    if linked.candidates:
+        console.print(_table(linked))
+    verdict = {
+        "exact": "One candidate clearly leads.",
+        "ambiguous": "No candidate clearly leads: choose one, and write its id.",
+        "none": f"Nothing is called {linked.text!r} in {linked.source}.",
+    }
+    for line in (*linked.notes, verdict[linked.status]):
+        console.print(escape(line))
+
+
+def _table(linked: Linked) -> Table:
+    table = Table(title=escape(f"{linked.text!r} in {linked.source}"), title_justify="left")
+    for column in ("score", "id", "label", "description", "types", "reasons"):
+        table.add_column(column, no_wrap=column in ("score", "id"))
+    for candidate in linked.candidates:
+        reasons = "\n".join(map(str, candidate.reasons))
+        words = (candidate.label or "", candidate.description or "", ", ".join(candidate.types), reasons)
+        table.add_row(f"{candidate.score:.1f}", candidate.id, *map(escape, words))
+    return table

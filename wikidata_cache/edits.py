@@ -1,0 +1,130 @@
+"""Edits as rows of a file, read for their subgraphs: JSONL, JSON, CSV and TSV."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from wikidata_cache.edit_rows import SUFFIXES, raw_rows
+from wikidata_cache.errors import EditRowError
+from wikidata_cache.ids import is_item, is_property
+
+# What triplets call the fields.
+_OTHER_NAMES = {
+    "object": "target_true",
+    "object_id": "target_true_id",
+    "new_object": "target_new",
+    "new_object_id": "target_new_id",
+}
+_ADDRESS = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
+_ROW = re.compile(r"(?P<file>.+):(?P<row>[0-9]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRow:
+    """The edit (subject, relation, target_true -> target_new) of row `row` of a file, counted from 1.
+
+    In a table the header is no row; blank lines are none either.
+    """
+
+    row: int
+    subject: str
+    target_new: str
+    relation: str | None = None
+    target_true: str | None = None
+    subject_id: str | None = None
+    relation_id: str | None = None
+    target_new_id: str | None = None
+    target_true_id: str | None = None
+
+
+_FIELDS = tuple(field.name for field in fields(EditRow) if field.name != "row")
+_KNOWN = (*_FIELDS, *_OTHER_NAMES)
+_FOREIGN = ("id", "prompt", "paraphrases", "neighborhood", "portability")
+
+
+def read_edits(place: str | Path) -> list[EditRow]:
+    """The edits of a file, in order; "edits.jsonl:3" is its third row alone.
+
+    Rows have the fields subject, relation, target_true, target_new (or object, new_object, as labels or ids)
+    and subject_id, relation_id, target_true_id, target_new_id, or are records of CounterFact
+    (`requested_rewrite`). Other fields are passed over. Raises EditRowError, which names file, row and field.
+    """
+    path, wanted = _split(str(place))
+    rows = list(enumerate(raw_rows(path), 1))
+    if wanted is not None and not 1 <= wanted <= len(rows):
+        raise EditRowError(path, f"there is no such row; the file has {len(rows)}, counted from 1", row=wanted)
+    if not rows:
+        raise EditRowError(path, "holds no rows; expected one edit a row")
+    return [_edit(path, number, row) for number, row in rows if wanted in (None, number)]
+
+
+def is_edit_file(place: str) -> bool:
+    """Whether a text names a file of edits, or a row of one, and no id."""
+    return _split(place)[0].suffix.lower() in SUFFIXES
+
+
+def _split(place: str) -> tuple[Path, int | None]:
+    found = _ROW.fullmatch(place)
+    if found is None or Path(place).exists():
+        return Path(place), None
+    return Path(found["file"]), int(found["row"])
+
+
+def _edit(path: Path, number: int, row: object) -> EditRow:
+    def refuse(problem: str, field: str | None = None) -> EditRowError:
+        return EditRowError(path, problem, row=number, field=field)
+
+    if not isinstance(row, Mapping):
+        raise refuse(f"found {type(row).__name__}; expected an object {{...}} of fields")
+    found: dict[str, str] = {}
+    for name, value in _flat(row).items():
+        if near := _misspelt(name):
+            raise refuse(f"unknown; did you mean {near!r}?", name)
+        field = _OTHER_NAMES.get(name, name)
+        if field in _FIELDS and value is not None:
+            if not (isinstance(value, str) and value.strip()):
+                raise refuse(f"found {value!r}; expected a text", name)
+            address = _ADDRESS.fullmatch(value.strip())
+            found[field] = address[1] if address else value.strip()
+    _move_ids(found)
+    for field in ("subject", "target_new"):
+        if field not in found:
+            raise refuse(f"is missing; expected a label, and the id in {field}_id where you know it", field)
+    for field, value in found.items():
+        fits = is_property if field == "relation_id" else is_item
+        if field.endswith("_id") and not fits(value):
+            raise refuse(f"found {value!r}; expected an id such as {'P19' if fits is is_property else 'Q42'}", field)
+    return EditRow(row=number, **found)
+
+
+def _flat(row: Mapping[str, object]) -> Mapping[str, object]:
+    """A record of CounterFact under our own names; any other row as it is."""
+    rewrite = row.get("requested_rewrite")
+    if not isinstance(rewrite, Mapping):
+        return row
+    flat = {name: rewrite.get(name) for name in ("subject", "subject_id", "relation", "relation_id")}
+    for name in ("target_new", "target_true"):
+        target = rewrite.get(name)
+        parts = target if isinstance(target, Mapping) else {"str": target}
+        flat |= {name: parts.get("str"), f"{name}_id": parts.get("id")}
+    return flat
+
+
+def _misspelt(name: str) -> str | None:
+    """The known field that a name was likely meant to be; others are another tool's business."""
+    if name in _KNOWN or name in _FOREIGN:
+        return None
+    return next(iter(difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.85)), None)
+
+
+def _move_ids(found: dict[str, str]) -> None:
+    """An id where a label may stand is the field's id; an id without a label stands for it."""
+    for field in ("subject", "target_true", "target_new"):
+        if is_item(found.get(field, "")):
+            found.setdefault(f"{field}_id", found[field])
+        elif f"{field}_id" in found:
+            found.setdefault(field, found[f"{field}_id"])
+    if is_property(found.get("relation", "")):
+        found.setdefault("relation_id", found.pop("relation"))

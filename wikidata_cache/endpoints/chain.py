@@ -1,0 +1,93 @@
+"""Several endpoints as one source: the first is asked, and the next where it gives up."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.errors import BadOptionError, EndpointError
+from wikidata_cache.sources.answer import Answer, Row
+from wikidata_cache.sources.source import Provenance
+from wikidata_cache.sources.templates import Template
+
+logger = logging.getLogger(__name__)
+
+_SHORT = 5.0  # seconds to wait for an endpoint while another one may be free
+_FOR_GOOD = ("refused",)  # asking again would be rude
+_WAITING = ("throttled", "outage", "unavailable")  # asking again later may help
+_OURS = ("rejected",)  # a wrong URL or query is to be mended, not to be worked around
+
+
+class EndpointChain:
+    """A `Source` over endpoints of the same graph, best first.
+
+    Each question goes to the first endpoint that may be asked without waiting long; where one gives up, the
+    rest of the ids go on to the next. Only when none answers is one waited for, `patience` seconds at most.
+    Raises BadOptionError without endpoints.
+    """
+
+    def __init__(self, endpoints: Sequence[EndpointSource], *, patience: float = 180.0) -> None:
+        if not endpoints:
+            raise BadOptionError("endpoints=(): a chain needs at least one endpoint.")
+        self._endpoints = list(endpoints)
+        self._patience = patience
+        self._refusals: dict[str, EndpointError] = {}
+
+    @property
+    def name(self) -> str:
+        """The endpoints' URLs, separated by commas."""
+        return ", ".join(endpoint.name for endpoint in self._endpoints)
+
+    def provenance(self, ids: Iterable[str] = ()) -> Provenance:
+        """The URLs, and the present time (UTC), since the answers of endpoints change."""
+        return self._endpoints[0].provenance(ids) | {"url": self.name}
+
+    def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
+        """Answers that together cover the ids; raises EndpointError, naming every endpoint, where none can."""
+        left = list(ids)
+        troubles = dict(self._refusals)
+        for endpoint, patience in self._turns(troubles):
+            try:
+                for answer in endpoint.ask(template, left, patience=patience):
+                    answered = {fact.id for fact in answer.facts if fact.kind == template.kind}
+                    left = [entity for entity in left if entity not in answered]
+                    yield answer
+                return
+            except EndpointError as error:
+                self._note(error, troubles)
+        raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in self._endpoints])
+
+    def select(self, query: str) -> Sequence[Row]:
+        """The rows of a SELECT query; raises EndpointError, naming every endpoint, where none answers."""
+        troubles = dict(self._refusals)
+        for endpoint, patience in self._turns(troubles):
+            try:
+                return endpoint.select(query, patience=patience)
+            except EndpointError as error:
+                self._note(error, troubles)
+        raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in self._endpoints])
+
+    def _turns(self, troubles: dict[str, EndpointError]) -> Iterator[tuple[EndpointSource, float]]:
+        """Whom to ask, and how long to wait for them: everybody at once, then those who may be free later."""
+        for endpoint in self._endpoints:
+            if endpoint.name not in troubles:
+                yield endpoint, min(_SHORT, self._patience)
+        later = [endpoint for endpoint in self._endpoints if troubles[endpoint.name].trouble in _WAITING]
+        for endpoint in sorted(later, key=lambda endpoint: troubles[endpoint.name].retry_after or 0.0):
+            yield endpoint, self._patience
+
+    def _note(self, error: EndpointError, troubles: dict[str, EndpointError]) -> None:
+        if error.trouble in _OURS:
+            raise error
+        if error.trouble in _FOR_GOOD:
+            self._refusals[error.url] = error
+        troubles[error.url] = error
+        logger.warning("%s Asking the next endpoint.", error)
+
+
+def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
+    last = errors[-1]
+    if len(errors) == 1:
+        return last
+    waits = [error.retry_after for error in errors if error.retry_after is not None]
+    found = f"all {len(errors)} endpoints gave up: {'; '.join(f'{e.url}: {e.found} ({e.trouble})' for e in errors)}"
+    return EndpointError(name, last.trouble, found, last.way_out, retry_after=min(waits, default=None))

@@ -1,0 +1,70 @@
+"""A file of edits with the ids filled in that can be settled, and candidates where a person has to choose."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from wikidata_cache.edit_rows import raw_rows
+from wikidata_cache.edits import EditRow, read_edits
+from wikidata_cache.errors import BadOptionError
+from wikidata_cache.files import write_atomically
+from wikidata_cache.linking.candidates import Linked
+from wikidata_cache.linking.joint import LinkedEdit, link_edit
+from wikidata_cache.linking.link import Linker
+
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class LinkReport:
+    """How many edits were read, how many have all of their ids now, and what is open: row, field, candidates."""
+
+    edits: int
+    settled: int
+    open: tuple[tuple[int, str, Linked], ...]
+
+
+def link_edits(linker: Linker, edits: Path, out: Path, *, limit: int = 10) -> LinkReport:
+    """Write the edits as JSONL to `out`, with an id for each part that one candidate clearly leads.
+
+    Where none does, the row gets `candidates`, lists by field. Whatever else stands in a row is kept. Raises
+    EditRowError for what is no edit, and BadOptionError where `out` is no name for JSONL.
+    """
+    if not out.name.endswith(".jsonl"):
+        raise BadOptionError(f"{out}: expected a name ending in .jsonl.")
+    read, raw = read_edits(edits), list(raw_rows(edits))
+    rows: list[Row] = []
+    unsettled: list[tuple[int, str, Linked]] = []
+    for edit, row in zip(tqdm(read, desc="linking", unit="edit", disable=None, leave=False), raw, strict=True):
+        linked = link_edit(linker, edit, limit=limit)
+        rows.append(_filled(row if isinstance(row, dict) else {}, edit, linked))
+        unsettled += [(edit.row, name, part) for name, part in _open(edit, linked)]
+    write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return LinkReport(len(rows), len(rows) - len({row for row, _, _ in unsettled}), tuple(unsettled))
+
+
+def _open(edit: EditRow, linked: LinkedEdit) -> Iterator[tuple[str, Linked]]:
+    """The fields without an id that nothing settles, and ids that their own label contradicts."""
+    return ((name, part) for name, part in linked.parts().items() if part.status != "exact")
+
+
+def _filled(row: Row, edit: EditRow, linked: LinkedEdit) -> Row:
+    ids = {name: candidate.id for name, candidate in linked.settled().items()}
+    candidates = {name: part.to_json()["candidates"] for name, part in _open(edit, linked)}
+    rewrite = row.get("requested_rewrite")
+    filled = {"requested_rewrite": _rewritten(rewrite, ids)} if isinstance(rewrite, Mapping) else ids
+    return {**row, **filled, **({"candidates": candidates} if candidates else {})}
+
+
+def _rewritten(rewrite: Row, ids: Mapping[str, str]) -> Row:
+    """The same for the part of a CounterFact record that says what is edited."""
+    flat = {name: ids[name] for name in ("subject_id", "relation_id") if name in ids}
+    targets = {
+        name: {**target, "id": ids[f"{name}_id"]}
+        for name in ("target_new", "target_true")
+        if f"{name}_id" in ids and isinstance(target := rewrite.get(name), Mapping)
+    }
+    return {**rewrite, **flat, **targets}

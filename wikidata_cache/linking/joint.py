@@ -1,0 +1,132 @@
+"""The ends and the relation of an edit, linked together: a fact that the graph states settles all of its parts."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from wikidata_cache.ids import Statement, is_entity
+from wikidata_cache.linking import points
+from wikidata_cache.linking.candidates import Candidate, Linked, Reason, ranked
+from wikidata_cache.linking.drafts import Draft
+from wikidata_cache.linking.label_index import EntityKind
+from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.relation_values import Role
+from wikidata_cache.subgraphs.ends import EditLike
+
+
+@dataclass(frozen=True)
+class LinkedEdit:
+    """What each part of an edit may mean. `relation` and `target_true` are None where the edit has none.
+
+    `stated` is the fact subject, relation, target_true where exactly one reading of it is in the graph.
+    """
+
+    subject: Linked
+    relation: Linked | None
+    target_new: Linked
+    target_true: Linked | None
+    stated: Statement | None
+
+    def parts(self) -> dict[str, Linked]:
+        """The parts that the edit has, by the name of the field for their id."""
+        found = {
+            "subject_id": self.subject,
+            "relation_id": self.relation,
+            "target_new_id": self.target_new,
+            "target_true_id": self.target_true,
+        }
+        return {name: linked for name, linked in found.items() if linked is not None}
+
+    def settled(self) -> dict[str, Candidate]:
+        """The parts of which one candidate clearly leads."""
+        return {name: linked.candidates[0] for name, linked in self.parts().items() if linked.status == "exact"}
+
+
+def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
+    """Link all parts of an edit; ids that it has are checked by their labels.
+
+    Candidates for subject, relation and target_true of which the graph states the fact gain many points; the
+    new target gains where it has a type of the old one. Raises BadOptionError for a malformed relation id.
+    """
+    relations = _drafts(linker, edit.relation_id, edit.relation, kind="property")
+    relation = edit.relation_id or _leader(relations)
+    subjects = _drafts(linker, edit.subject_id, edit.subject, relation, "subject")
+    old = _drafts(linker, edit.target_true_id, edit.target_true, relation)
+    new = _drafts(linker, edit.target_new_id, edit.target_new, relation)
+    facts = _stated(subjects, {draft.id for draft in relations}, old)
+    _reward(facts, subjects, relations, old)
+    _compare(linker, new, old)
+
+    def done(text: str | None, drafts: Sequence[Draft], role: Role = "object") -> Linked:
+        return linker.finished(text or "", drafts, relation=relation, role=role, limit=limit)
+
+    return LinkedEdit(
+        subject=done(edit.subject, subjects, "subject"),
+        relation=done(edit.relation or edit.relation_id, relations) if edit.relation or relation else None,
+        target_new=done(edit.target_new, new),
+        target_true=done(edit.target_true, old) if edit.target_true or edit.target_true_id else None,
+        stated=facts[0] if len(facts) == 1 else None,
+    )
+
+
+def _drafts(
+    linker: Linker,
+    given: str | None,
+    text: str | None,
+    relation: str | None = None,
+    role: Role = "object",
+    *,
+    kind: EntityKind = "item",
+) -> list[Draft]:
+    """Candidates for one part: the id that is given, checked by the text, else whatever the text may mean."""
+    if given:
+        label = text if text and not is_entity(text) else None
+        found = linker.drafts(given, relation=relation, role=role, kind=kind, expected_label=label)
+        return [draft for draft in found if draft.reasons[0].points == points.ID]
+    return linker.drafts(text, relation=relation, role=role, kind=kind) if text else []
+
+
+def _leader(relations: Sequence[Draft]) -> str | None:
+    """The property that the relation's words clearly name."""
+    linked = Linked("", tuple(draft.candidate({}) for draft in ranked(relations)), "")
+    return linked.candidates[0].id if linked.status == "exact" else None
+
+
+def _stated(subjects: Sequence[Draft], relations: Iterable[str], old: Sequence[Draft]) -> list[Statement]:
+    """The facts of the graph that a subject, a relation and an old target make; any relation where none is known.
+
+    Parts of names count only where whole names make no fact.
+    """
+    wanted = set(relations)
+    whole = _facts([one for one in subjects if one.is_whole], wanted, [one for one in old if one.is_whole])
+    return whole or _facts(subjects, wanted, old)
+
+
+def _facts(subjects: Sequence[Draft], relations: Collection[str], old: Sequence[Draft]) -> list[Statement]:
+    targets = {draft.id for draft in old}
+    return [
+        Statement(subject.id, relation, target)
+        for subject in subjects
+        for relation, target in sorted(subject.about.statements or ())
+        if target in targets - {subject.id} and (relation in relations or not relations)
+    ]
+
+
+def _reward(
+    facts: Sequence[Statement], subjects: Sequence[Draft], relations: Sequence[Draft], old: Sequence[Draft]
+) -> None:
+    for drafts, column in ((subjects, 0), (relations, 1), (old, 2)):
+        for draft in drafts:
+            if fact := next((fact for fact in facts if fact[column] == draft.id), None):
+                draft.add(Reason(points.STATED, f"{' '.join(fact)} is stated in the graph"), settles=True)
+
+
+def _compare(linker: Linker, new: Sequence[Draft], old: Sequence[Draft]) -> None:
+    """A new target mostly is of the old one's type."""
+    if not old:
+        return
+    best = max(old, key=lambda draft: draft.score)
+    shared = {draft.id: draft.about.types & best.about.types for draft in new}
+    names = linker.knowledge.labels(set().union(*shared.values()))
+    for draft in new:
+        if kinds := sorted(names.get(kind, kind) for kind in shared[draft.id]):
+            draft.add(Reason(points.LIKE_OLD, f"{kinds[0]}, like {best.about.label or best.id}"))

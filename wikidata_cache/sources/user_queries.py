@@ -1,0 +1,107 @@
+"""SELECT queries that users write: one text for each question, and no SERVICE where nothing may go out."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+
+from wikidata_cache.errors import ServiceForbiddenError, UserQueryError
+
+_TOKEN = re.compile(
+    r"""(?P<string>\"{3}(?:\"{0,2}(?:[^"\\]|\\.))*\"{3} | '{3}(?:'{0,2}(?:[^'\\]|\\.))*'{3}
+          | "(?:[^"\\\n\r]|\\.)*" | '(?:[^'\\\n\r]|\\.)*')
+      | (?P<iri><[^<>"{}|^`\\\x00-\x20]*>)
+      | (?P<comment>\#[^\n\r]*)
+      | (?P<space>\s+)
+      | (?P<name>[?$]\w+ | @[A-Za-z]+(?:-[A-Za-z0-9]+)* | :[\w-]*)
+      | (?P<word>\w+)
+      | (?P<other>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+# "<a#b>" may be an IRI, or "less than a" and a comment: engines decide by context. "<http://..." is an IRI.
+_SURELY_IRI = re.compile(r"<[A-Za-z][A-Za-z0-9+.-]*://|<[\w/.:%-]*>$")
+_ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
+_FORMS = ("select", "ask", "construct", "describe")
+_UPDATES = ("insert", "delete", "load", "clear", "create", "drop", "copy", "move", "add", "with")
+
+
+def check_select(query: str) -> str:
+    """The query without comments, its white space collapsed, and nothing else changed: equal questions, one key.
+
+    Raises UserQueryError where it is no SELECT query.
+    """
+    form = next((word for word in _words(query) if word in _FORMS + _UPDATES), None)
+    if form in _UPDATES:
+        raise UserQueryError(
+            f"The query is an update ({form.upper()}). Graphs are only read here: write a SELECT query."
+        )
+    if form != "select":
+        found = f"is of the form {form.upper()}" if form else "has no SELECT"
+        raise UserQueryError(
+            f"The query {found}; only SELECT queries have rows to give. Write SELECT ... WHERE {{ ... }}."
+        )
+    return canonical(query)
+
+
+def canonical(query: str) -> str:
+    """A query without comments and with single spaces; strings and IRIs stay as they are."""
+    tokens = list(_tokens(query))
+    if any(_doubtful(kind, text) for kind, text in tokens):
+        return query.strip()
+    parts: list[str] = []
+    for kind, text in tokens:
+        if kind not in ("comment", "space"):
+            parts.append(text)
+        elif parts and parts[-1] != " ":
+            parts.append(" ")
+    return "".join(parts).strip(" ")
+
+
+def query_key(query: str) -> str:
+    """The id of a query's rows in a cache: the sha256 of its canonical text."""
+    return hashlib.sha256(canonical(query).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def forbid_service(query: str, where: str) -> None:
+    """Raise ServiceForbiddenError where SERVICE stands in the query's code; `where` says why that matters.
+
+    Where engines could differ about what is code, it counts as code. So do prefixes called "service".
+    """
+    if "service" not in query.lower() and not _ESCAPE.search(query):
+        return
+    for text in (query, _ESCAPE.sub(_character, query)):
+        if _has_service(text):
+            raise ServiceForbiddenError(
+                f"The query holds SERVICE, which would open a connection to another server, and {where}. Leave "
+                f"SERVICE out (and call no prefix 'service'), or ask an endpoint online."
+            )
+
+
+def _has_service(query: str) -> bool:
+    tokens = list(_tokens(query))
+    if any(_doubtful(kind, text) for kind, text in tokens):
+        return "service" in query.lower()
+    return any(kind in ("word", "other") and "service" in text.lower() for kind, text in tokens)
+
+
+def _doubtful(kind: str, text: str) -> bool:
+    return kind == "iri" and not _SURELY_IRI.match(text)
+
+
+def _words(query: str) -> Iterator[str]:
+    """The words of the code in small letters; the names that a prologue declares are none of them."""
+    previous = ""
+    for kind, text in _tokens(query):
+        if kind == "word" and previous != "prefix":
+            yield text.lower()
+        if kind not in ("space", "comment"):
+            previous = text.lower()
+
+
+def _tokens(query: str) -> Iterator[tuple[str, str]]:
+    for match in _TOKEN.finditer(query):
+        yield match.lastgroup or "other", match[0]
+
+
+def _character(escape: re.Match[str]) -> str:
+    number = int(escape[1] or escape[2], 16)
+    return chr(number) if number < 0x110000 else escape[0]

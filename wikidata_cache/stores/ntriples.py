@@ -1,0 +1,137 @@
+"""N-Triples by the chunk: the lines that this package asks for, found by one pattern and in canonical form.
+
+Python is slow line by line, and a pattern over megabytes is not. Kept are truthy item-valued statements, redirects,
+and labels, aliases and descriptions in the languages wanted; of full dumps also the statement nodes of items with
+their item values, ranks, start and end times.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from hashlib import blake2b
+
+from pyoxigraph import RdfFormat, parse, serialize
+
+Bad = Callable[[int, str], None]  # told of a line that cannot be read: its number, and what is wrong
+Translate = Callable[[bytes, int], list[bytes]]  # whole lines and the first one's number -> lines of N-Triples
+
+_W = rb"http://www\.wikidata\.org/"
+_O = rb"http://wikiba\.se/ontology#"
+_ITEM = rb"<" + _W + rb"entity/Q[0-9]+>"
+_NODE = rb"<" + _W + rb"entity/statement/[^>\n]+>"
+_TEXTS = rb"<http://(?:www\.w3\.org/(?:2000/01/rdf-schema#label|2004/02/skos/core#altLabel)|schema\.org/description)>"
+_TIME = rb'"[^"\n]*"\^\^<http://www\.w3\.org/2001/XMLSchema#dateTime>'
+
+# A line that the engine would write in just this way, which makes equal triples equal bytes.
+_PLAIN = rb'[^"\\\x00-\x1f\x7f]*'
+_CANONICAL = re.compile(
+    _PLAIN + rb'(?:"' + _PLAIN + rb'(?:\\[nrt"\\]' + _PLAIN + rb')*"(?:@[a-z0-9-]+|\^\^<[^>"]*>)?)? \.'
+)
+_CONTROL = bytes([*range(10), *range(11, 32), 127])
+_CAPITALS = re.compile(rb'"@[a-z0-9-]*[A-Z]')
+_BLANK = re.compile(rb"(?m)(?:^|(?<=> ))_:([^\s<>\"]+)(?= )")
+_GENID = b"<http://www.wikidata.org/.well-known/genid/%s-%s>"
+
+
+def wanted_pattern(languages: Collection[str]) -> re.Pattern[bytes]:
+    """The pattern of a line that is kept; it starts at the line end before and gives the line."""
+    spoken = b"|".join(re.escape(language.encode()) for language in languages)
+    of_an_item = (
+        rb"<" + _W + rb"prop/direct/P[0-9]+> " + _ITEM,
+        _TEXTS + rb' "[^\n]*"@(?i:' + spoken + rb")",
+        rb"<http://www\.w3\.org/2002/07/owl#sameAs> <" + _W + rb"entity/[QP][0-9]+>",
+        rb"<" + _W + rb"prop/P[0-9]+> " + _NODE,
+    )
+    of_a_node = (
+        rb"<" + _W + rb"prop/statement/P[0-9]+> " + _ITEM,
+        rb"<" + _O + rb"rank> <" + _O + rb"[A-Za-z]+Rank>",
+        rb"<" + _W + rb"prop/qualifier/P58[02]> " + _TIME,
+    )
+    said = rb"[QP][0-9]+> (?:" + b"|".join(of_an_item) + rb")|statement/[^>\n]+> (?:" + b"|".join(of_a_node) + rb")"
+    return re.compile(rb"\n(<" + _W + rb"entity/(?:" + said + rb") \.)(?=\n)")
+
+
+def translator(languages: Collection[str], bad: Bad) -> Translate:
+    """Reads whole lines of N-Triples and keeps the wanted ones."""
+    pattern = wanted_pattern(languages)
+
+    def translate(lines: bytes, first: int) -> list[bytes]:
+        tidy = _tidy(lines, first, bad)
+        return _canonical(pattern.findall(b"\n" + tidy), tidy, first, bad)
+
+    return translate
+
+
+def keeper(name: str, bad: Bad) -> Translate:
+    """Reads whole lines of N-Triples and keeps them all.
+
+    Blank nodes become IRIs, as on Wikidata's own endpoint. They mean something else in each file, so these carry
+    a mark of the file's `name`.
+    """
+    mark = blake2b(name.encode(), digest_size=4).hexdigest().encode()
+
+    def translate(lines: bytes, first: int) -> list[bytes]:
+        tidy = _BLANK.sub(lambda found: _GENID % (mark, found[1]), _tidy(lines, first, bad))
+        return _canonical([line for line in tidy.split(b"\n") if line.startswith(b"<")], tidy, first, bad)
+
+    return translate
+
+
+def _tidy(lines: bytes, first: int, bad: Bad) -> bytes:
+    """The same number of lines, each a triple in the usual spacing or empty."""
+    count = lines.count(b"\n")
+    begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
+    spaced = not (b">\t" in lines or b">  " in lines)
+    if begun == count == lines.count(b" .\n") and spaced:
+        return lines
+    rows = lines.removesuffix(b"\n").split(b"\n")
+    return b"\n".join([_tidy_line(row, number, bad) for number, row in enumerate(rows, start=first)]) + b"\n"
+
+
+def _tidy_line(line: bytes, number: int, bad: Bad) -> bytes:
+    usual = line.startswith((b"<", b"_:")) and line.endswith(b" .") and b">\t" not in line and b">  " not in line
+    return line if usual else _parsed(line, number, bad)
+
+
+def _parsed(line: bytes, number: int, bad: Bad) -> bytes:
+    try:
+        triples = list(parse(line, RdfFormat.N_TRIPLES, lenient=True))
+    except SyntaxError as error:
+        bad(number, f"is not N-Triples: {error.msg}")
+        return b""
+    return (serialize(triples, format=RdfFormat.N_TRIPLES) or b"").removesuffix(b"\n")
+
+
+def _canonical(kept: list[bytes], tidy: bytes, first: int, bad: Bad) -> list[bytes]:
+    if _surely_canonical(b"\n".join(kept)):
+        return kept
+    return [line for found in kept if (line := _rewritten(found, tidy, first, bad))]
+
+
+def _surely_canonical(text: bytes) -> bool:
+    """A quick look that never says yes wrongly, and seldom says no where there is nothing to do."""
+    if any(escape in text for escape in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f")) or _CAPITALS.search(text):
+        return False
+    quotes = text.count(b'"') - text.count(rb"\"")
+    if quotes != 2 * text.count(b'> "') or len(text.translate(None, _CONTROL)) != len(text):
+        return False
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _rewritten(line: bytes, tidy: bytes, first: int, bad: Bad) -> bytes:
+    def at_fault(_: int, problem: str) -> None:  # only now is it worth looking where the line is
+        before = (b"\n" + tidy).find(b"\n" + line + b"\n")
+        bad(first + tidy.count(b"\n", 0, before), problem)
+
+    return line if _is_canonical(line) else _parsed(line, first, at_fault)
+
+
+def _is_canonical(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return _CANONICAL.fullmatch(line) is not None

@@ -1,0 +1,80 @@
+"""A subgraph in a notebook: the page in a frame of its own, and what viewers show that strip frames."""
+
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Callable, Collection
+from html import escape
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wikidata_cache.files import write_atomically
+from wikidata_cache.view.page import headline, page, statement_rows, subtitle
+from wikidata_cache.view.words import with_old_edge, words
+
+if TYPE_CHECKING:
+    from wikidata_cache.subgraphs.subgraph import Subgraph
+
+_FRAME = "width:100%;height:640px;border:1px solid #8884;border-radius:8px;background:#fff"
+
+
+def html(graph: "Subgraph") -> str:
+    """The interactive page, sandboxed in a frame, above the statements as a folded table.
+
+    Where frames are stripped, as on GitHub and in untrusted notebooks, the table is what remains.
+    """
+    if not len(graph):
+        return "<p>An empty subgraph.</p>"
+    title = escape(headline(graph))
+    source = page(graph).replace("&", "&amp;").replace('"', "&quot;")
+    frame = (
+        f'<iframe title="{title}" style="{_FRAME}" loading="lazy" '
+        f'sandbox="allow-scripts allow-popups allow-popups-to-escape-sandbox" srcdoc="{source}"></iframe>'
+    )
+    return f"{frame}{_table(graph, title)}"
+
+
+def _table(graph: "Subgraph", title: str) -> str:
+    rows = statement_rows(words(with_old_edge(graph))).replace("<button ", "<span ").replace("</button>", "</span>")
+    head = "<tr><th>subject</th><th>property</th><th>object</th><th>ids</th></tr>"
+    summary = f"<summary>{title} · {escape(subtitle(graph))}</summary>"
+    return f"<details>{summary}<table><thead>{head}</thead><tbody>{rows}</tbody></table></details>"
+
+
+def mimebundle(
+    graph: "Subgraph", *, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+) -> dict[str, str]:
+    """The page, the drawing as SVG and one line of text: each front end takes the best that it can show."""
+    from wikidata_cache.view.draw import svg
+
+    makers: dict[str, Callable[[], str]] = {
+        "text/html": lambda: html(graph),
+        "image/svg+xml": lambda: svg(graph),
+        "text/plain": lambda: f"{headline(graph)} ({subtitle(graph)})",
+    }
+    wanted = set(include or makers) - set(exclude or ())
+    if not len(graph):
+        return {"text/plain": "An empty subgraph."}
+    return {kind: make() for kind, make in makers.items() if kind in wanted}
+
+
+def show(graph: "Subgraph", *, static: bool = False) -> None:
+    """Show a graph in the notebook that runs this, else in a browser from a temporary file."""
+    kind = "image/svg+xml" if static else "text/html"
+    if _is_notebook():
+        bundle = mimebundle(graph, include=[kind, "text/plain"])
+        display: Any = import_module("IPython.display").display
+        display(bundle, raw=True)
+        return
+    from wikidata_cache.view.draw import svg
+
+    text, suffix = (svg(graph), ".svg") if static else (page(graph), ".html")
+    path = Path(tempfile.mkdtemp(prefix="subgraph-")) / f"graph{suffix}"
+    webbrowser.open(write_atomically(path, text).as_uri())
+
+
+def _is_notebook() -> bool:
+    """Whether an IPython kernel runs this; IPython is not imported to find out."""
+    get_shell: Callable[[], object] | None = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_shell is not None and hasattr(get_shell(), "kernel")

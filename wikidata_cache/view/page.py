@@ -1,0 +1,131 @@
+"""A subgraph as one self-contained, interactive HTML page that asks for nothing from outside."""
+
+import json
+import re
+from html import escape
+from importlib.resources import files
+
+import networkx as nx
+
+from wikidata_cache.errors import BadOptionError
+from wikidata_cache.view.elements import elements
+from wikidata_cache.view.layout import printable
+from wikidata_cache.view.words import Words, first_ring, is_edit
+
+_PLACE = re.compile("@@([A-Z]+)@@")
+_LEGEND = (  # class, name; shown where the page has such a thing
+    ("s", "{2}"),
+    ("new", "new object o*"),
+    ("old", "old object o"),
+    ("line", "the edit"),
+    ("line dashed", "what it replaces"),
+    ("near", "hop {0}"),
+    ("far", "hop {1}"),
+    ("beyond", "farther"),
+)
+
+_MARKS = {"edit": "new", "old": "replaced"}
+
+
+def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
+    """The page as HTML text; the same graph gives the same text. `title` replaces the edit in words.
+
+    Raises BadOptionError for an empty graph.
+    """
+    if not len(graph):
+        raise BadOptionError("The graph is empty; there is nothing to show.")
+    shown = elements(graph)
+    words = headline(graph) if title is None else printable(title, longest=200)
+    parts = {
+        "TITLE": escape(words),
+        "HEADING": escape(words) if title is not None else _heading(graph),
+        "SUBTITLE": escape(subtitle(graph)),
+        "SUMMARY": escape(f"Graph of {len(shown['nodes'])} entities and {len(shown['edges'])} statements: {words}"),
+        "LEGEND": _legend(shown),
+        "COUNT": f"All {len(shown['edges'])} statements as text",
+        "ROWS": statement_rows(shown),
+        "DATA": embeddable(shown),
+        "STYLE": _template("page.css"),
+        "SCRIPT": _template("graph.js") + _template("page.js"),
+        "CYTOSCAPE": (files("wikidata_cache") / "view" / "vendor" / "cytoscape.min.js").read_text(encoding="utf-8"),
+    }
+    return _PLACE.sub(lambda match: parts[match[1]], _template("page.html"))
+
+
+def headline(graph: nx.MultiDiGraph) -> str:
+    """The edit in words, or the first node's label."""
+    for u, v, data in graph.edges(data=True):
+        if data.get("role") == "edit":
+            return f"{_label(graph, u)} — {printable(data['label'] or 'edit', longest=80)} → {_label(graph, v)}"
+    return _label(graph, next(iter(graph)))
+
+
+def subtitle(graph: nx.MultiDiGraph) -> str:
+    """What was sampled, in one line."""
+    about = graph.graph
+    old = about.get("old_edge")
+    parts = [f"instead of {printable(old['object_label'], longest=80)}"] if old else []
+    parts += [_count(len(graph), "entity", "entities"), _count(graph.number_of_edges(), "statement", "statements")]
+    if "hops" in about:
+        parts.append(f"{_count(about['hops'], 'hop', 'hops')}, {about['per_node']} a node, seed {about['seed']}")
+    return " · ".join(parts)
+
+
+def statement_rows(shown: Words) -> str:
+    """The statements as table rows, for readers without a picture."""
+    label = {node["id"]: node["label"] for node in shown["nodes"]}
+
+    def cell(node: str) -> str:
+        button = f'<button type="button" class="go" dir="auto" data-node="{escape(node)}">'
+        return f"<td>{button}{escape(label[node])}</button></td>"
+
+    rows = []
+    for edge in shown["edges"]:
+        mark = _MARKS.get(edge["role"], "")
+        row_class = f' class="{edge["role"]}"' if mark else ""
+        said = " · ".join(filter(None, [edge["label"], mark, edge["note"]]))
+        property_cell = f'<td dir="auto">{escape(said)}</td>'
+        ids = escape(f"{edge['source']} {edge['property']} {edge['target']}")
+        rows.append(f"<tr{row_class}>{cell(edge['source'])}{property_cell}{cell(edge['target'])}<td>{ids}</td></tr>")
+    return "\n".join(rows)
+
+
+def embeddable(value: object) -> str:
+    """JSON that cannot end the script element around it, whatever the labels hold."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))  # ASCII: U+2028 and its like are escaped
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _heading(graph: nx.MultiDiGraph) -> str:
+    words = headline(graph)
+    for u, v, data in graph.edges(data=True):
+        if data.get("role") == "edit":
+            relation = escape(printable(data["label"] or "edit", longest=80))
+            new = f'<bdi class="new">{escape(_label(graph, v))}</bdi>'
+            return f'<bdi>{escape(_label(graph, u))}</bdi> <span class="property">{relation} →</span> {new}'
+    return f"<bdi>{escape(words)}</bdi>"
+
+
+def _legend(shown: Words) -> str:
+    edges = {edge["role"] for edge in shown["edges"]}
+    first = first_ring(shown["edges"])
+    middle = "subject s" if is_edit(shown["edges"]) else "the item itself"
+    kinds = {node["kind"] for node in shown["nodes"]}
+    kinds |= {kind for role, kind in (("edit", "line"), ("old", "line dashed")) if role in edges}
+    return "".join(
+        f'<li><span class="swatch {kind}"></span>{name.format(first, first + 1, middle)}</li>'
+        for kind, name in _LEGEND
+        if kind in kinds
+    )
+
+
+def _label(graph: nx.MultiDiGraph, node: str) -> str:
+    return printable(str(graph.nodes[node].get("label", node)), longest=80) or node
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _template(name: str) -> str:
+    return (files("wikidata_cache") / "view" / "template" / name).read_text(encoding="utf-8")

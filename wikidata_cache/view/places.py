@@ -1,0 +1,161 @@
+"""Where the nodes of a subgraph stand on the page: the subject left, o* beside it, what is said of each around it.
+
+Pure arithmetic, so that a graph looks the same on every machine. Lengths are CSS pixels; y grows downwards.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from wikidata_cache.view.boxes import Extent, Part
+from wikidata_cache.view.rings import Sector, ring
+
+_ROOTS = ("target_new", "subject", "target_true")
+_ROAD = (0.25, 0.5)  # radians kept free above and below the edge between two roots
+_BETWEEN, _DOWN = 230.0, 110.0  # pixels that the edges from the subject to o* and to o have at least
+_FAN = math.radians(250)  # what hangs on a neighbour spreads away from its parent
+_AROUND_ROOT, _AROUND_NEIGHBOUR = (165.0, 180.0), (125.0, 100.0)
+CROWD, _TIGHT, _BOLD = 80, 0.6, 2.2  # above so many edges labels are hidden: edges shorter, those of the edit longer
+
+Size = tuple[float, float]
+Point = tuple[float, float]
+
+
+@dataclass
+class _Cluster:
+    """Places relative to a root at (0, 0), and the rectangle around them all."""
+
+    places: dict[str, Point]
+    part: Part
+
+    @property
+    def extent(self) -> Extent:
+        """The rectangle around all its boxes."""
+        return self.part.extent
+
+    def take(self, other: "_Cluster", x: float, y: float) -> None:
+        """Add another cluster with its root at (x, y)."""
+        self.places |= {node: (x + dx, y + dy) for node, (dx, dy) in other.places.items()}
+        moved = other.part.at(x, y)
+        self.part = Part([*self.part.boxes, *moved.boxes], self.extent.joined(moved.extent))
+
+
+@dataclass
+class _Tree:
+    """Each node below the one from which a breadth-first walk reached it."""
+
+    roots: list[str] = field(default_factory=list)
+    children: dict[str, list[str]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    is_crowd: bool = False
+
+    @property
+    def scale(self) -> float:
+        """Of the edges between neighbours."""
+        return _TIGHT if self.is_crowd else 1.0
+
+    @property
+    def stretch(self) -> float:
+        """Of the edges from the subject to o* and to o."""
+        return _BOLD if self.is_crowd else 1.0
+
+
+def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, tuple[int, int]]:
+    """The middle of each node's box; no two boxes of the given widths and heights touch."""
+    tree = _tree(graph)
+    if not tree.roots:
+        return {}
+    roles = {graph.nodes[root].get("role"): root for root in reversed(tree.roots)}
+    main, subject, old = tree.roots[0], roles.get("subject"), roles.get("target_true")
+    if subject is None or subject == main:
+        picture = _cluster(main, tree, sizes, _sector(None, 0.0, _AROUND_ROOT))
+    else:
+        road = Sector(-math.pi + _ROAD[0], 2 * math.pi - sum(_ROAD), _AROUND_ROOT)
+        picture = _cluster(main, tree, sizes, road)
+        side = _subject_side(subject, old if old != main else None, tree, sizes)
+        picture.take(side, _beside(picture, side, tree.stretch), 0.0)
+    for root in tree.roots:
+        if root not in picture.places:
+            other = _cluster(root, tree, sizes, _sector(None, 0.0, _AROUND_ROOT))
+            picture.take(other, 0.0, picture.extent.bottom + 80 - other.extent.top)
+    return {node: (round(picture.places[node][0]), round(picture.places[node][1])) for node in graph}
+
+
+def _subject_side(subject: str, old: str | None, tree: _Tree, sizes: Mapping[str, Size]) -> _Cluster:
+    """The subject with what hangs on it, and the old object with what hangs on that below."""
+    down, right = math.pi / 2 + _ROAD[0], 2 * math.pi - _ROAD[1]  # roads to o and to o*
+    side = _cluster(subject, tree, sizes, Sector(down, right - down, _AROUND_ROOT))
+    if old is not None:
+        below = _cluster(old, tree, sizes, _sector(math.pi / 2, math.pi, _AROUND_ROOT))
+        side.take(below, 0.0, side.extent.bottom + _DOWN * tree.stretch - below.extent.top)
+    return side
+
+
+def _beside(picture: _Cluster, side: _Cluster, stretch: float) -> float:
+    """How far left the subject stands: as near to o* as no box touches another."""
+    x = picture.part.boxes[0].left - _BETWEEN * stretch - side.part.boxes[0].right
+    while side.part.at(x, 0.0).meets(picture.part, 30):
+        x -= 10
+    return x
+
+
+def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) -> _Cluster:
+    """A root with its children on a ring around it, each with its own children beyond."""
+    box = Extent.of(sizes[root])
+    made = _Cluster({root: (0.0, 0.0)}, Part([box], box))
+    children = tree.children[root]
+    if children:
+        radii = box.right + sector.radii[0] * tree.scale, sector.radii[1] * tree.scale
+        sector = sector._replace(radii=radii)
+        parts = [
+            _cluster(child, tree, sizes, _sector(direction, _FAN, _AROUND_NEIGHBOUR))
+            for child, direction in zip(children, _directions(children, tree, sector), strict=True)
+        ]
+        for part, place in zip(
+            parts, ring(box.wider(70 * tree.scale), [part.part for part in parts], sector), strict=True
+        ):
+            made.take(part, *place)
+    return made
+
+
+def _directions(children: list[str], tree: _Tree, sector: Sector) -> list[float]:
+    """Roughly where each child will stand, by the number of its own children."""
+    weights = [1 + len(tree.children[child]) for child in children]
+    before, directions = 0, []
+    for weight in weights:
+        directions.append(sector.start + sector.sweep * (before + weight / 2) / sum(weights))
+        before += weight
+    return directions
+
+
+def _sector(middle: float | None, sweep: float, radii: Point) -> Sector:
+    """A sector around a direction, or the whole circle from the left over the top."""
+    return Sector(-math.pi, 2 * math.pi, radii) if middle is None else Sector(middle - sweep / 2, sweep, radii)
+
+
+def _tree(graph: nx.MultiDiGraph) -> _Tree:
+    """From o*, the subject and the old object together; then from nodes that none of them reaches."""
+    roles = {role: node for node, role in reversed(list(graph.nodes(data="role")))}
+    tree = _Tree(children={node: [] for node in graph}, is_crowd=graph.number_of_edges() > CROWD)
+    _walk(graph, [roles[role] for role in _ROOTS if role in roles], tree)
+    for node in graph:
+        if node not in tree.seen:
+            _walk(graph, [node], tree)
+    return tree
+
+
+def _walk(graph: nx.MultiDiGraph, starts: list[str], tree: _Tree) -> None:
+    """Breadth first along edges of both directions; children in the order of their edges' labels."""
+    tree.roots += starts
+    tree.seen |= set(starts)
+    queue = list(starts)
+    for node in queue:
+        edges = [(data.get("label", ""), v) for _, v, data in graph.out_edges(node, data=True)]
+        edges += [(data.get("label", ""), u) for u, _, data in graph.in_edges(node, data=True)]
+        for _, child in sorted(edges):
+            if child not in tree.seen:
+                tree.seen.add(child)
+                tree.children[node].append(child)
+                queue.append(child)

@@ -1,0 +1,83 @@
+"use strict";
+// The drawing: data from Python, places included; colours from the style sheet, so that there is one palette.
+const data = JSON.parse(document.getElementById("data").textContent);
+const stage = document.getElementById("graph");
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+const manyEdges = data.edges.length > 80;
+
+function palette() {
+  const style = getComputedStyle(document.documentElement);
+  return name => style.getPropertyValue(`--${name}`).trim();
+}
+
+function look() {
+  const colour = palette();
+  const font = getComputedStyle(document.body).fontFamily;
+  const node = kind => ({ "background-color": colour(kind), color: colour(`${kind}-ink`), "border-color": colour(`${kind}-line`) });
+  return [
+    { selector: "node", style: {
+      label: "data(lines)", width: "data(width)", height: "data(height)", shape: "round-rectangle", "corner-radius": 9,
+      "font-family": font, "font-size": "data(font)", "line-height": 1.2, "text-wrap": "wrap", "text-max-width": 400,
+      "text-valign": "center", "text-halign": "center", "border-width": 1, "overlay-opacity": 0, "z-index": 2 } },
+    ...["s", "new", "old", "near", "far", "beyond"].map(kind => ({ selector: `node.${kind}`, style: node(kind) })),
+    { selector: "node.s", style: { shape: "cut-rectangle", "corner-radius": 7, "font-weight": 600 } },
+    { selector: "node.new", style: { "font-weight": 600, "border-width": 4, "border-style": "double", "border-color": colour("page"), "outline-width": 2, "outline-color": colour("new-line"), "outline-offset": 0 } },
+    { selector: "node.old", style: { shape: "rectangle", "font-weight": 600, "border-width": 1.6, "border-style": "dashed" } },
+    { selector: "node.beyond", style: { "border-style": "dotted", "border-width": 1.5 } },
+    { selector: "edge", style: {
+      width: 1.2, "line-color": colour("edge"), "curve-style": "bezier", "control-point-step-size": 44,
+      "target-arrow-shape": "triangle", "target-arrow-color": colour("edge"), "arrow-scale": 0.8,
+      label: manyEdges ? "" : "data(text)", "font-family": font, "font-size": 10.5, color: colour("edge-ink"),
+      "text-rotation": "autorotate", "text-background-color": colour("page"), "text-background-opacity": 0.9,
+      "text-background-padding": 2, "text-background-shape": "round-rectangle", "min-zoomed-font-size": 5,
+      "overlay-opacity": 0, "z-index": 1 } },
+    { selector: "edge.edit", style: {
+      width: 4.5, "line-color": colour("new-line"), "target-arrow-color": colour("new-line"), "arrow-scale": 1.1,
+      label: "data(text)", color: colour("new-line"), "font-weight": 700, "font-size": manyEdges ? 22 : 12.5, "z-index": 3 } },
+    { selector: "edge.old", style: {
+      width: 2, "line-style": "dashed", "line-dash-pattern": [7, 5], "line-color": colour("old-line"), label: "data(text)",
+      "target-arrow-color": colour("old-line"), color: colour("old-ink"), "font-size": manyEdges ? 20 : 11.5, "text-rotation": "none", "z-index": 3 } },
+    { selector: ".dim", style: { opacity: 0.22 } },
+    { selector: "edge.lit", style: { label: "data(text)", width: 2.2, "line-color": colour("accent"), "target-arrow-color": colour("accent"), color: colour("ink"), "z-index": 4 } },
+    { selector: "edge.edit.lit", style: { width: 4.5, "line-color": colour("new-line"), "target-arrow-color": colour("new-line"), color: colour("new-line") } },
+    { selector: "edge.old.lit", style: { "line-color": colour("old-line"), "target-arrow-color": colour("old-line"), color: colour("old-ink") } },
+    { selector: "node.hit, node.chosen", style: { "outline-width": 2.5, "outline-color": colour("accent"), "outline-offset": 2 } },
+    { selector: "node.focus", style: { "outline-width": 3, "outline-color": colour("focus"), "outline-offset": 3, "z-index": 5 } },
+  ];
+}
+
+const cy = cytoscape({
+  container: stage,
+  elements: {
+    nodes: data.nodes.map(node => ({ data: node, position: { x: node.x, y: node.y }, classes: node.kind })),
+    edges: data.edges.map(edge => ({ data: edge, classes: edge.role })),
+  },
+  style: look(),
+  layout: { name: "preset" },
+  minZoom: 0.05, maxZoom: 4, boxSelectionEnabled: false, autounselectify: true,
+});
+
+function fit() {
+  cy.fit(undefined, 36);
+  if (cy.zoom() > 1.25) { cy.zoom(1.25); cy.center(); }
+  cy.panBy({ x: 0, y: -10 });
+}
+
+function fly(target) {
+  if (still.matches) { if (target.center) cy.center(target.center.eles); if (target.zoom) cy.zoom(target.zoom); } else { cy.stop(); cy.animate(target, { duration: 180 }); }
+}
+
+function zoomBy(factor) {
+  const middle = { x: cy.width() / 2, y: cy.height() / 2 };
+  cy.zoom({ level: cy.zoom() * factor, renderedPosition: middle });
+}
+
+function restyle() { cy.style(look()); }
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
+addEventListener("beforeprint", () => { document.documentElement.classList.add("light"); restyle(); cy.resize(); fit(); });
+addEventListener("afterprint", () => { document.documentElement.classList.remove("light"); restyle(); cy.resize(); fit(); });
+let touched = false; // until the reader moves it, the picture follows the window
+cy.on("tapdrag scrollzoom dragpan", () => { touched = true; });
+cy.on("resize", () => { if (!touched) fit(); });
+fit();
