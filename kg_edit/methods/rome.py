@@ -36,10 +36,10 @@ class Rome(RankOneMethod):
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
         """The change itself, from 0."""
-        return _FreeChange(value, self.config), {}
+        return FreeChange(value, self.config), {}
 
 
-class _FreeChange:
+class FreeChange:
     """Adam on the change itself, which is kept within ``clamp_norm_factor`` times |m|."""
 
     def __init__(self, value: Tensor, config: RomeConfig) -> None:
