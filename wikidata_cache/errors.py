@@ -100,7 +100,7 @@ class TruthyOnlyError(WikidataCacheError, LookupError):
     def __init__(self, entity: str, source: str) -> None:
         super().__init__(
             f"{entity}: the graph {source} holds truthy statements only (wdt:), no ranks and no times. Load a full "
-            f'dump (latest-all.nt.gz, with p:, ps: and pq:), use an endpoint of Wikidata, or ask for statements="truthy".'
+            f'dump (latest-all.nt.gz, with p:, ps: and pq:), use a Wikidata endpoint, or ask for statements="truthy".'
         )
         self.entity = entity
 

@@ -15,6 +15,7 @@ from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 
 from wikidata_cache import deny
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.files import write_atomically
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, Statement, check_ids, is_item
 from wikidata_cache.plan import Plan
 from wikidata_cache.sources.source import Source
@@ -90,7 +91,7 @@ def _write(out: Path, statements: Sequence[Statement], labels: dict[str, str]) -
         file.write(text or b"")
     data = buffer.getvalue()
     try:
-        out.write_bytes(data)
+        write_atomically(out, data)
     except OSError as error:
         raise _unwritable(out, error.strerror or str(error)) from error
     return ExtractReport(len(statements), len(labels), len(data), hashlib.sha256(data).hexdigest())

@@ -13,6 +13,8 @@ from virtuoso_server import virtuoso
 from wikidata_helpers import EDITS, Server, triples
 
 from wikidata_cache import Source, SparqlSource, WikidataCache, content_hash, open_source, packaged_extract
+from wikidata_cache.answers.cached_source import CachedSource
+from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import ServeError
 from wikidata_cache.sources.answer import Row
@@ -120,6 +122,14 @@ def test_rdflib_on_the_extract(golden: list[str], files: list[Path]) -> None:
 
 def test_our_own_loopback_server(golden: list[str], loopback: Server) -> None:
     assert hashes(EndpointSource(loopback.url)) == golden
+
+
+def test_the_cache_and_the_cache_alone(golden: list[str], loopback: Server, cache_path: str) -> None:
+    with AnswerStore(cache_path) as answers:
+        assert hashes(CachedSource(EndpointSource(loopback.url), answers)) == golden
+        asked = len(loopback.requests)
+        assert hashes(CachedSource(None, answers)) == golden
+        assert len(loopback.requests) == asked
 
 
 def test_on_disk(golden: list[str], folder: Path) -> None:

@@ -1,5 +1,13 @@
-from wikidata_cache import deny
+from pathlib import Path
+
+import pytest
+from wikidata_helpers import triples
+
+from wikidata_cache import WikidataCache, deny
+from wikidata_cache.errors import DenyListError
 from wikidata_cache.ids import is_item, is_property
+
+PACKAGED = Path(deny.__file__).parent / "data"
 
 
 def test_the_lists() -> None:
@@ -7,3 +15,33 @@ def test_the_lists() -> None:
     assert all(map(is_property, deny.meta_properties()))
     assert all(map(is_item, deny.internal_classes()))
     assert not {"P17", "P19", "P31", "P279"} & deny.meta_properties()
+
+
+def test_a_list_of_ones_own(toy_file: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.tsv"
+    mine.write_text("\ufeffid\tlabel\r\nP1\tborders\r\n\r\nP910\ttopic's main category\r\n", encoding="utf-8")
+    for given in (mine, str(mine), ["P1", "P910"]):
+        graph = WikidataCache(toy_file, meta_properties=given).neighbourhood("Q2")
+        assert triples(graph) == {("Q2", "P2", "Q4"), ("Q2", "P2", "Q1")}
+        assert graph.graph["dropped"]["meta_property"] == 4
+
+
+def test_an_edited_copy_of_the_packaged_list(tmp_path: Path) -> None:
+    copy = tmp_path / "meta_properties.tsv"
+    copy.write_text((PACKAGED / "meta_properties.tsv").read_text() + "P18\timage\n")
+    assert deny.meta_properties(copy) == deny.meta_properties() | {"P18"}
+    assert deny.internal_classes(PACKAGED / "internal_classes.tsv") == deny.internal_classes()
+    assert deny.internal_classes(()) == frozenset()
+
+
+def test_lists_that_are_none(toy_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(DenyListError, match=r"nowhere\.tsv cannot be read"):
+        WikidataCache(toy_file, meta_properties=tmp_path / "nowhere.tsv")
+    with pytest.raises(DenyListError, match="found 'Q11266439'; expected ids such as P910"):
+        WikidataCache(toy_file, meta_properties=PACKAGED / "internal_classes.tsv")
+    with pytest.raises(DenyListError, match="found 'P910'; expected ids such as Q4167836"):
+        WikidataCache(toy_file, internal_classes=["P910"])
+    binary = tmp_path / "b.tsv"
+    binary.write_bytes(b"id\n\xff\xfe")
+    with pytest.raises(DenyListError, match="UTF-8"):
+        deny.meta_properties(binary)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from full_graph import ADA, CAVS, CYCLE, FANS, HEAT, HUB, LAKERS, LOOP, LOOPS, MOVES, TWIN, full_graph
+from full_graph import ADA, CAVS, CYCLE, FANS, HEAT, HUB, LAKERS, LOOP, LOOPS, MOVES, NAMELESS, TWIN, full_graph
 from wikidata_helpers import EDITS, Edit, Server, triples
 
 from wikidata_cache import WikidataCache
@@ -82,6 +82,24 @@ def test_an_item_just_below_a_hub_is_expanded(tmp_path: Path) -> None:
     assert graph.number_of_edges() == queries.HUB and graph.graph["hubs"] == []
     path.write_text("\n".join([*rows, *labels, "Q9\tP1\tQ1"]) + "\n")
     assert WikidataCache(path).neighbourhood("Q1", direction="both").graph["hubs"] == ["Q1"]
+
+
+def test_an_item_with_very_many_statements(tmp_path: Path) -> None:
+    rows = [f"Q1\tP1\tQ{i}\nQ{i}\tlabel\tNumber {i}" for i in range(10, 5010)]
+    path = tmp_path / "g.tsv"
+    path.write_text("\n".join([*rows, "P1\tlabel\tpoints to", "Q1\tlabel\tOne"]) + "\n")
+    graph = WikidataCache(path).neighbourhood("Q1", hops=3, per_node=10)
+    assert graph.number_of_edges() == 10
+    assert graph.graph["dropped"] == {"not_sampled": 4990}
+
+
+def test_an_item_without_a_label_stays_out_but_for_the_edit(full: WikidataCache) -> None:
+    graph = full.subgraph(MOVES, roots=("target_new", "subject"))
+    assert NAMELESS not in graph and graph.graph["dropped"]["unlabelled_item"] == 1
+    named = Edit("Ada", "Nobody", subject_id=ADA, relation_id="P54", target_new_id=NAMELESS)
+    about = full.subgraph(named, roots=("target_new", "subject"))
+    assert about.nodes[NAMELESS]["label"] == "Nobody"
+    assert (ADA, "P361", NAMELESS) in triples(about)
 
 
 def test_cycles_and_self_loops_end(full: WikidataCache) -> None:

@@ -13,7 +13,7 @@ EDIT = Edit("One", "Two", "Six", subject_id="Q1", relation_id="P2", target_new_i
 BOTH_ENDS = ("target_new", "subject")
 
 
-@pytest.mark.parametrize("answer", ["Q3", "Three", "  three ", "ＴＨＲＥＥ"])
+@pytest.mark.parametrize("answer", ["Q3", "Three", "  three ", "\uff34\uff28\uff32\uff25\uff25"])
 def test_no_path_leads_to_an_answer(toy: WikidataCache, answer: str) -> None:
     graph = toy.subgraph(EDIT, hops=4, leakage=Leakage(answers=(answer,)))
     assert "Q3" not in graph

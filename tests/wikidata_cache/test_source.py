@@ -21,6 +21,8 @@ def test_out_keeps_truthy_item_values_only(tmp_path: Path) -> None:
     path = write(
         tmp_path / "g.nt",
         f"{subject} <{wdt}P31> <{wd}Q5>",
+        f"{subject} <{wdt}P31> <http://www.wikidata.org/.well-known/genid/def>",
+        f"{subject} <{wdt}P31> _:somekind",
         f"{subject} <{wdt}P19> <http://www.wikidata.org/.well-known/genid/abc>",
         f"{subject} <{wdt}P20> _:unknown",
         f'{subject} <{wdt}P569> "1952"',

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wikidata_cache.cli import extract, fetch, link, load, lookup, serve, show, snapshot
+from wikidata_cache.cli import doctor, extract, fetch, link, load, lookup, serve, show, snapshot
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.release import release
 
@@ -14,6 +14,7 @@ for command in (show.show, lookup.labels, lookup.find, link.link, extract.extrac
     app.command()(command)
 app.command()(load.load)
 app.command()(serve.serve)
+app.command()(doctor.doctor)
 app.command("import")(snapshot.import_)
 
 

@@ -90,8 +90,9 @@ def named_query(labels: Sequence[str]) -> str:
 
 
 def mentioned_query(ids: Sequence[str]) -> str:
-    """Those of these ids that some statement has as its value: rows e."""
-    return _select("?e", f"VALUES ?e {{ {_names(ids)} }} FILTER EXISTS {{ ?s ?p ?e }}")
+    """Those of these ids that some truthy statement has as its value: rows e."""
+    stated = f'?s ?p ?e FILTER(STRSTARTS(STR(?p), "{DIRECT}P"))'
+    return _select("?e", f"VALUES ?e {{ {_names(ids)} }} FILTER EXISTS {{ {stated} }}")
 
 
 def redirects_query(ids: Sequence[str]) -> str:

@@ -1,0 +1,110 @@
+"""Is all that is needed here, and does it work? Looked at without asking anybody on the network."""
+
+import os
+import platform
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from wikidata_cache.answers.inventory import Inventory, take_inventory
+from wikidata_cache.answers.mode import cache_file, offline_forced, pack_files
+from wikidata_cache.cache import WikidataCache
+from wikidata_cache.errors import WikidataCacheError
+from wikidata_cache.extract import packaged_extract
+from wikidata_cache.release import release
+from wikidata_cache.sources.opening import SourceSpec
+from wikidata_cache.stores.serve import find_server
+
+_PACKAGES = ("pyoxigraph", "SPARQLWrapper", "networkx", "rdflib")
+_EXTRAS = {"pandas": "to_dataframe()", "torch_geometric": "to_pyg()"}
+_KNOWN = "Q1345"  # Philadelphia, in the packaged extract
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, what was found, and whether it is as it should be."""
+
+    what: str
+    found: str
+    ok: bool = True
+
+
+def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> Iterator[Finding]:
+    """Versions, the packaged extract, the cache file and its packs, how hosts treat us, what is optional.
+
+    With `graph` also whether that source opens and answers; an endpoint is asked one small question.
+    """
+    yield Finding("release", f"wikidata-cache {release()}, Python {platform.python_version()}")
+    yield Finding("packages", ", ".join(f"{name} {version(name)}" for name in _PACKAGES))
+    yield _tried("SQLite", _sqlite)
+    yield _tried("packaged extract", lambda: _answers(WikidataCache(packaged_extract())))
+    yield from _cache(cache_file(cache))
+    for pack in pack_files():
+        yield _tried(f"pack {pack}", lambda pack=pack: _counted(take_inventory(pack)))  # type: ignore[misc]
+    yield from _surroundings()
+    if graph is not None:
+        yield _tried(f"source {graph}", lambda: _answers(WikidataCache(graph, cache=cache)))
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, look())
+    except (WikidataCacheError, OSError, sqlite3.Error, PackageNotFoundError) as error:
+        return Finding(what, str(error), ok=False)
+
+
+def _sqlite() -> str:
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.execute("CREATE VIRTUAL TABLE probe USING fts5(text)")
+    finally:
+        connection.close()
+    return f"{sqlite3.sqlite_version}, with full-text search"
+
+
+def _answers(cache: WikidataCache) -> str:
+    graph = cache.neighbourhood(_KNOWN, per_node=10)
+    if not graph.number_of_edges():
+        raise WikidataCacheError(f"it opens, but states nothing about {_KNOWN} (Philadelphia)")
+    return (
+        f"answers: {graph.nodes[_KNOWN]['label']} ({_KNOWN}) has statements, content {graph.graph['content_hash'][:12]}"
+    )
+
+
+def _cache(path: Path) -> Iterator[Finding]:
+    yield _tried(f"cache {path}", lambda: _counted(take_inventory(path)))
+    try:
+        hosts = (take_inventory(path) or Inventory({}, 0, None, {})).hosts
+    except (WikidataCacheError, sqlite3.Error):
+        return
+    for host, state in hosts.items():
+        wait = float(str(state.get("not_before", 0))) - time.time()
+        said = f"asked us to wait {wait:.0f} s more: {state.get('reason')}" if wait > 0 else "may be asked"
+        yield Finding(f"host {host}", said)
+
+
+def _counted(inventory: Inventory | None) -> str:
+    if inventory is None:
+        return "none yet; the first fetch makes it"
+    kinds = ", ".join(f"{count} {kind} ({graph})" for (graph, kind), count in inventory.facts.items())
+    span = f"; answers from {inventory.span[0]} to {inventory.span[1]}" if inventory.span else ""
+    return f"whole: {kinds or 'no facts'}; {inventory.requests} requests{span}"
+
+
+def _surroundings() -> Iterator[Finding]:
+    yield Finding("network", "forbidden by KG_OFFLINE" if offline_forced() else "allowed (KG_OFFLINE is not set)")
+    contact = os.environ.get("KG_EDIT_CONTACT", "")
+    yield Finding("contact", contact or "none set; Wikimedia endpoints need --contact or KG_EDIT_CONTACT")
+    try:
+        yield Finding("serve", find_server())
+    except WikidataCacheError as error:
+        yield Finding("serve", f"optional: {error}")
+    for module, use in _EXTRAS.items():
+        there = find_spec(module) is not None
+        yield Finding(
+            module, f"installed, for {use}" if there else f'optional, for {use}: pip install "kg-edit[notebooks]"'
+        )
