@@ -39,9 +39,9 @@ def test_it_says_that_a_host_wants_to_be_left_alone(cache_path: str) -> None:
 def test_a_damaged_cache_is_found(cache_path: str, server: Server, content: bytes | None) -> None:
     file = Path(cache_path)
     WikidataCache(server.url, cache=cache_path).subgraph(SPIKE)
+    with sqlite3.connect(file) as connection:  # else SQLite would mend the file from its log
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     if content is None:  # a page in the middle was overwritten
-        with sqlite3.connect(file) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         whole = file.read_bytes()
         file.write_bytes(whole[:4096] + b"\xff" * 4096 + whole[8192:])
     else:

@@ -7,7 +7,9 @@ loading or on the engine, and a smaller sample is a prefix of a larger one. When
   every relation, ...) change a node's sample by at most one statement, and only the new one can come in;
 - "inverse-hub" (a statement's chance halves with every doubling of the in-degree of the node it leads to;
   exponential keys, Efraimidis and Spirakis 2006) does the same as long as no in-degree passes a power of two.
-  Where one does, each statement that leads to this node may come in or go out.
+  Where one does, each statement that leads to this node may go out.
+
+With direction="both" a node that becomes a hub loses all its incoming statements at once.
 """
 
 import hashlib
