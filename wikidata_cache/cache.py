@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import networkx as nx
 
@@ -10,8 +11,6 @@ from wikidata_cache import deny
 from wikidata_cache.answers.mode import Mode, offline_forced
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
-from wikidata_cache.linking.link import Linker
-from wikidata_cache.linking.opening import open_linker
 from wikidata_cache.plan import Direction, Plan, Root, Statements
 from wikidata_cache.sources.answer import Row
 from wikidata_cache.sources.opening import SourceSpec, open_source
@@ -23,6 +22,9 @@ from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.leakage import Leakage
 from wikidata_cache.subgraphs.sample import Policy
 from wikidata_cache.subgraphs.subgraph import Subgraph
+
+if TYPE_CHECKING:
+    from wikidata_cache.linking.link import Linker
 
 
 class WikidataCache:
@@ -92,8 +94,10 @@ class WikidataCache:
             graph.nodes[node]["description"] = text
 
     @cached_property
-    def linker(self) -> Linker:
+    def linker(self) -> "Linker":
         """Finds what labels may mean in this graph: `cache.linker.link("Los Angeles", relation="P551")`."""
+        from wikidata_cache.linking.opening import open_linker  # a sixth of the package's import time
+
         return open_linker(self.facts)
 
     def query(self, sparql: str) -> list[Row]:

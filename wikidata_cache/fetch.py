@@ -22,7 +22,7 @@ from wikidata_cache.errors import (
 )
 from wikidata_cache.files import write_atomically
 from wikidata_cache.plan import Direction, Statements
-from wikidata_cache.subgraphs.ends import find_ends
+from wikidata_cache.subgraphs.resolve import find_ends
 from wikidata_cache.subgraphs.sample import Policy
 from wikidata_cache.subgraphs.subgraph import Subgraph
 

@@ -1,4 +1,4 @@
-"""The plain way: one question about one id a request, its statements, its label and its types each."""
+"""The plain ways: one id a request, and at their plainest its statements, its label and its types one by one."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +12,14 @@ from wikidata_cache.sources.templates import Template
 
 
 class OneByOne:
-    """A `Source` that asks another one about each id alone; `asked` counts by kind."""
+    """A `Source` that asks another one about each id alone; `asked` counts by kind.
 
-    def __init__(self, inner: Source) -> None:
+    With `joined`, one request brings an item's statements together with labels and types of their values.
+    """
+
+    def __init__(self, inner: Source, *, joined: bool = False) -> None:
         self._inner = inner
+        self._joined = joined
         self.asked: Counter[str] = Counter()
 
     @property
@@ -29,7 +33,8 @@ class OneByOne:
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """An answer for each id."""
-        alone = replace(template, query=_out_query, read=_read_out) if template.kind == "out" else template
+        bare = template.kind == "out" and not self._joined
+        alone = replace(template, query=_out_query, read=_read_out) if bare else template
         for entity in ids:
             self.asked[template.kind] += 1
             yield from self._inner.ask(alone, [entity])
