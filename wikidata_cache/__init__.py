@@ -9,7 +9,7 @@
 `Subgraph` says how a graph shows and exports itself; `errors.WikidataCacheError` is the base of all errors.
 """
 
-from wikidata_cache.cache import WikidataCache, fetch_subgraphs
+from wikidata_cache.cache import WikidataCache
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.plan import Direction, Root, Statements
@@ -36,7 +36,6 @@ __all__ = [
     "WikidataCache",
     "WikidataCacheError",
     "content_hash",
-    "fetch_subgraphs",
     "open_source",
     "packaged_extract",
 ]

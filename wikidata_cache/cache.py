@@ -202,19 +202,3 @@ class WikidataCache:
         read = (node for node, hop in graph.nodes(data="hop") if hop < graph.graph["hops"])
         graph.graph["source"] = self.source.provenance(sorted(filter(is_item, read)))
         return graph
-
-
-def fetch_subgraphs(
-    edits: Iterable[EditLike],
-    source: SourceSpec | Source,
-    *,
-    contact: str | None = None,
-    hops: int = 2,
-    per_node: int = 20,
-    seed: int = 0,
-    roots: Sequence[Root] = ("target_new",),
-    max_edges: int | None = None,
-) -> list[Subgraph]:
-    """`WikidataCache(source).subgraphs(edits)` in one call; see `WikidataCache.subgraph`."""
-    cache = WikidataCache(source, contact=contact)
-    return cache.subgraphs(edits, hops=hops, per_node=per_node, seed=seed, roots=roots, max_edges=max_edges)

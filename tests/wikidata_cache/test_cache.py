@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from wikidata_helpers import EDITS, LAKERS, LEBRON, SPIKE, Edit, as_json, read_shared, triples
 
-from wikidata_cache import WikidataCache, fetch_subgraphs, packaged_extract
+from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.errors import (
     AmbiguousLabelError,
     BadOptionError,
@@ -234,7 +234,7 @@ def test_seed_and_size(cache: WikidataCache) -> None:
 
 def test_a_batch_equals_one_by_one(cache: WikidataCache) -> None:
     options = {"hops": 3, "per_node": 7, "seed": 3}
-    batch = fetch_subgraphs(EDITS, packaged_extract(), **options)  # type: ignore[arg-type]
+    batch = WikidataCache(packaged_extract()).subgraphs(EDITS, **options)  # type: ignore[arg-type]
     assert [as_json(graph) for graph in batch] == [
         as_json(cache.subgraph(edit, **options))  # type: ignore[arg-type]
         for edit in EDITS
