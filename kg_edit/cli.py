@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from kg_edit import __version__
+from kg_edit import __version__, cli_compare, cli_covariance, cli_data, cli_judge, cli_locate, cli_metrics
+from kg_edit.cli_evaluate import (
+    Evaluation,
+    Every,
+    Extras,
+    General,
+    OnRay,
+    References,
+    Resume,
+    ScheduleText,
+    ShardText,
+    refuse_to_resume,
+    run_on_ray,
+    show,
+)
 from kg_edit.cli_options import (
     Contact,
     CorpusName,
@@ -17,6 +31,7 @@ from kg_edit.cli_options import (
     Graph,
     KeepGoing,
     Layer,
+    LayerChoice,
     MethodName,
     ModelArgument,
     ModelName,
@@ -38,6 +53,11 @@ app = typer.Typer(
     help="Change facts in a trained language model, together with what follows from them, and nothing else.",
     epilog="Example: `kg-edit demo --out out/`",
 )
+
+app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_covariance.app, name="covariance")
+app.command()(cli_metrics.metrics)
+app.command()(cli_judge.judge)
 
 
 def _show_version(wanted: bool) -> None:
@@ -62,7 +82,7 @@ def edit(
     method: MethodName = "glame",
     model: ModelName = "smollm2-135m",
     graph: Graph = None,
-    layer: Layer = None,
+    layer: LayerChoice = None,
     preset: Preset = "default",
     settings: Settings = None,
     corpus: CorpusName = None,
@@ -83,7 +103,9 @@ def edit(
     file = read_edits(edits, labels=planned.graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
     usable = planned.check(file.edits, out, keep_going=keep_going)
     language_model = load(model, dtype, device)
-    run(planned.on(language_model), language_model, usable, out)
+    settled = planned.settled(language_model, usable)
+    run(settled.on(language_model), language_model, usable, out)
+    settled.note_layer(out)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
 
@@ -138,16 +160,26 @@ def generate(
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Option(help="the data set's JSON file")],
+    data: Annotated[Path, typer.Option(help="the data set's JSON file, or hf:NAME")],
     out: Out,
-    dataset: Annotated[str, typer.Option(help="counterfact or counterfact-plus")] = "counterfact-plus",
+    dataset: Annotated[
+        str, typer.Option(help="the benchmark: counterfact, mquake, zsre, …; an unknown name lists them")
+    ] = "counterfact-plus",
     method: MethodName = "glame",
     model: ModelName = "smollm2-135m",
     graph: Graph = None,
     limit: Annotated[int | None, typer.Option(min=1, help="the first so many records")] = None,
+    schedule: ScheduleText = "single",
+    evaluate_every: Every = None,
+    general: General = None,
+    shard: ShardText = None,
+    resume: Resume = True,
+    ray: OnRay = False,
     ceilings: Annotated[bool, typer.Option("--ceilings", help="also score with the facts in the prompt")] = False,
-    baseline: Annotated[Path | None, typer.Option(help="take the unedited scores from another run's folder")] = None,
-    layer: Layer = None,
+    extra: Extras = None,
+    references: References = None,
+    keep_going: KeepGoing = False,
+    layer: LayerChoice = None,
     preset: Preset = "default",
     settings: Settings = None,
     corpus: CorpusName = None,
@@ -155,31 +187,48 @@ def evaluate(
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
+    judge: cli_judge.Url = None,
+    judge_model: cli_judge.ModelAtUrl = "default",
 ) -> None:
-    """Score a method on a benchmark, one edit at a time; resumable.
+    """Score a method on a benchmark: each edit alone, or in batches and sequences; resumable.
 
     Example: `kg-edit evaluate --dataset counterfact-plus --data dev.json --method rome --limit 24 --out runs/rome/`
     """
-    from kg_edit.datasets import find_dataset
-    from kg_edit.evaluate.report import rich_table
-    from kg_edit.evaluate.run import evaluate as score
-
-    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
-    records = find_dataset(dataset)(data)
-    planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
-    language_model = load(model, dtype, device)
-    summary = score(
-        planned.on(language_model),
-        language_model,
-        records[:limit],
-        pool=records,
-        out=out,
-        baseline=baseline,
+    if not resume:
+        refuse_to_resume(out)
+    evaluation = Evaluation(
+        data=data,
+        dataset=dataset,
+        method=method,
+        model=model,
+        graph=graph,
+        limit=limit,
+        schedule=schedule,
+        every=evaluate_every,
+        general=general,
         ceilings=ceilings,
+        extras=extra,
+        references=references,
+        keep_going=keep_going,
+        layer=layer,
+        preset=preset,
+        settings=settings,
+        corpus=corpus,
         seed=seed,
+        dtype=dtype,
+        device=device,
+        contact=contact,
     )
-    stdout().print(rich_table(summary))
-    stdout().print(f"{plain(str(out))}: summary.json, records.jsonl, run.json", soft_wrap=True)
+    if ray:
+        show(run_on_ray(evaluation, out, shard=shard), out)
+    else:
+        show(evaluation.run(out, shard=shard), out)
+    if judge:
+        cli_judge.judge(out, data, judge, judge_model, dataset)
+
+
+cli_compare.add_to(app)
+cli_locate.add_to(app)
 
 
 @app.command()

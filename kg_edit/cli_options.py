@@ -20,6 +20,11 @@ Graph = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
 Layer = Annotated[int | None, typer.Option("--layer", help="edited layer, 0-based")]
+AUTO = "auto"
+LayerChoice = Annotated[
+    str | None,
+    typer.Option("--layer", help="edited layer, 0-based; auto: chosen by a short sweep on a few of your edits"),
+]
 Preset = Annotated[str, typer.Option("--preset", help="named settings of the method: default, paper")]
 Settings = Annotated[
     list[str] | None,
@@ -34,6 +39,19 @@ KeepGoing = Annotated[bool, typer.Option("--keep-going", help="skip bad rows, an
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Contact = Annotated[str | None, typer.Option(help="your e-mail or URL; Wikimedia's endpoints ask for it")]
+
+
+def parse_layer(text: str | int | None) -> int | None:
+    """The number of ``--layer``; None for auto, and where the method's default holds.
+
+    Raises:
+        ConfigError: it is neither a number from 0 on nor auto.
+    """
+    if text is None or text == AUTO:
+        return None
+    if not str(text).isdecimal():
+        raise ConfigError(f"--layer {text}: expected a layer's number from 0 on, or auto")
+    return int(text)
 
 
 def parse_settings(pairs: list[str], layer: int | None = None, corpus: str | None = None) -> dict[str, Any]:

@@ -8,20 +8,21 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
-from kg_edit.cli_options import parse_settings
+from kg_edit.cli_options import AUTO, parse_layer, parse_settings
 from kg_edit.errors import KgEditError
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
     from kg_edit.edits import Edit
     from kg_edit.language_model import LanguageModel
+    from kg_edit.locate.sweep import Sweep
     from kg_edit.methods import EditingMethod, MethodConfig
     from wikidata_cache import WikidataCache
 
@@ -46,6 +47,8 @@ class Plan:
     method: type[EditingMethod]
     config: MethodConfig
     graph: WikidataCache | None
+    auto: bool = False  # the layer is chosen once there is a model
+    sweep: Sweep | None = None  # how it was chosen
 
     def check(self, edits: Sequence[Edit], out: Path, *, keep_going: bool = False) -> tuple[Edit, ...]:
         """All that can be said without a model about the edits and the output folder; the edits that can be made.
@@ -74,6 +77,26 @@ class Plan:
             return error
         return None
 
+    def settled(self, model: LanguageModel, edits: Sequence[Edit]) -> Plan:
+        """The plan with its layer chosen on a few of ``edits``, where that was asked for (--layer auto).
+
+        Raises:
+            KgEditError: the method has no layer to choose, or no edit can be made.
+        """
+        if not self.auto:
+            return self
+        from kg_edit.locate.auto_layer import auto_layer
+
+        found = auto_layer(lambda config: self.method(model, config, graph=self.graph), model, self.config, edits)
+        return replace(self, config=self.config.model_copy(update={"layer": found.chosen}), auto=False, sweep=found)
+
+    def note_layer(self, out: Path) -> None:
+        """Write how the layer was chosen to ``out``, where it was."""
+        from kg_edit.files import write_json
+
+        if self.sweep:
+            write_json(out / "layer.json", self.sweep.model_dump(mode="json"))
+
     def on(self, model: LanguageModel) -> EditingMethod:
         """The method, on a model."""
         return self.method(model, self.config, graph=self.graph)
@@ -83,7 +106,7 @@ def plan(
     method: str,
     *,
     preset: str = "default",
-    layer: int | None = None,
+    layer: str | int | None = None,
     settings: list[str] | None = None,
     corpus: str | None = None,
     graph: list[str] | None = None,
@@ -98,8 +121,8 @@ def plan(
     from kg_edit.methods import find_method
 
     found = find_method(method)
-    config = found.config_class.preset(preset, parse_settings(settings or [], layer, corpus))
-    return Plan(found, config, _open_graph(graph, contact))
+    config = found.config_class.preset(preset, parse_settings(settings or [], parse_layer(layer), corpus))
+    return Plan(found, config, open_graph(graph, contact), auto=layer == AUTO)
 
 
 def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
@@ -178,7 +201,8 @@ def report(error: Exception) -> None:
     typer.echo("\n  ".join([f"kg-edit: {error}", *notes]), err=True)
 
 
-def _open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
+def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
+    """The graph of ``--graph``; None where there is none."""
     if not graph:
         return None
     from wikidata_cache import WikidataCache

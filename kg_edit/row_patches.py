@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ def each_patched(model: LanguageModel, patches: Sequence[Patch | None], owners: 
             handle = module.register_forward_hook(_adder(owners, factors[name]))
             stack.callback(handle.remove)
         yield
+
+
+def wholly_patched(model: LanguageModel, patch: Patch | None) -> AbstractContextManager[None]:
+    """`each_patched` with one patch for every token; None leaves the model as it is."""
+    return each_patched(model, [patch], torch.zeros(1, 1, dtype=torch.long))
 
 
 def _adder(owners: Tensor, factors: Mapping[int, Factors]) -> Any:

@@ -3,29 +3,127 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol
 
-from kg_edit.datasets import counterfact
-from kg_edit.edits import Edit
+from kg_edit.datasets import (
+    counterfact,
+    entity_inferences,
+    knowedit,
+    knowedit_rows,
+    mquake,
+    own_edits,
+    popqa,
+    ripple_edits,
+    zsre,
+)
+from kg_edit.datasets.reading import Dataset, Problem, Reading
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.errors import unknown_name
 
+__all__ = [
+    "DATASETS",
+    "BenchmarkRecord",
+    "Dataset",
+    "Probe",
+    "Problem",
+    "Query",
+    "Reading",
+    "as_record",
+    "find_dataset",
+]
 
-class Loader(Protocol):
-    """Reads the records of a benchmark, the first ``limit`` of them (None: all)."""
+_ACCURACY = ("efficacy", "paraphrase", "locality")
+_PORTABILITY = tuple(
+    f"portability.{name}"
+    for name in ("Reasoning", "Subject_Aliasing", "Logical_Generalization", "Inverse_Relation", "Subject_Replace")
+)
+_RIVAL = ("target_true", "paraphrases")
+_MENG = (*_RIVAL, "neighborhood")
+_ALL = (
+    Dataset(
+        name="counterfact",
+        about="CounterFact (Meng et al. 2022), also in EasyEdit's flat form",
+        measures=("generation", "locality"),
+        parser=counterfact.parser,
+        edits_have=_MENG,
+    ),
+    Dataset(
+        name="counterfact-plus",
+        about="CounterFact with a portability question a record (Yao et al. 2023)",
+        measures=("generation",),
+        parser=counterfact.plus_parser,
+        edits_have=(*_MENG, "questions"),
+    ),
+    Dataset(
+        name="mquake",
+        about="MQuAKE (Zhong et al. 2023): CF, CF-3k, CF-3k-v2, T, hard; MQuAKE-Remastered",
+        measures=("multihop", "edit", "hops"),
+        parser=lambda: mquake.parse,
+        edits_have=("target_true",),
+    ),
+    Dataset(
+        name="zsre",
+        about="zsRE, edited towards answers[0] as ROME and MEMIT do; EasyEdit's form names its target itself",
+        measures=(*_ACCURACY, *_PORTABILITY[3:]),
+        parser=lambda: zsre.parse,
+        edits_have=(*_RIVAL, "questions"),
+    ),
+    Dataset(
+        name="zsre-alt",
+        about="zsRE, edited towards alt as EasyEdit does",
+        measures=(*_ACCURACY, *_PORTABILITY[3:]),
+        parser=lambda: zsre.parse_alt,
+        edits_have=(*_RIVAL, "questions"),
+    ),
+    Dataset(
+        name="ripple-edits",
+        about="RippleEdits (Cohen et al. 2024): popular, random, recent",
+        measures=("efficacy", *(f"ripple.{code}" for code in ripple_edits.CRITERIA.values())),
+        parser=ripple_edits.parser,
+        edits_have=("target_true",),
+    ),
+    Dataset(
+        name="knowedit",
+        about="KnowEdit (Zhang et al. 2024): wiki_recent, wiki_counterfact, ZsRE, WikiBio, ConvSent, Sanitation",
+        measures=(
+            *_ACCURACY,
+            *_PORTABILITY[:3],
+            "locality.Relation_Specificity",
+            "locality.Forgetfulness",
+            "sentiment",
+        ),
+        parser=lambda: knowedit.parse,
+        edits_have=_RIVAL,
+        rows=knowedit_rows.rows,
+    ),
+    Dataset(
+        name="popqa",
+        about="PopQA (Mallen et al. 2023): its own answers are taught",
+        measures=("recall",),
+        parser=lambda: popqa.parse,
+        rows=popqa.rows,
+    ),
+    Dataset(
+        name="entity-inferences",
+        about="Entity Inferences and ECBD (Onoe et al. 2022, 2023): a definition is taught",
+        measures=("inference", "span"),
+        parser=lambda: entity_inferences.parse,
+    ),
+    Dataset(
+        name="edits",
+        about="your own edits, as `kg-edit edit` takes them, in JSON or JSON lines",
+        measures=(),
+        parser=own_edits.parser,
+        edits_have=(*_MENG, "questions"),
+    ),
+)
+DATASETS: Mapping[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
 
-    def __call__(self, path: Path, *, limit: int | None = None) -> tuple[Edit, ...]:
-        """The records in the file's order."""
 
-
-DATASETS: Mapping[str, Loader] = {"counterfact": counterfact.load, "counterfact-plus": counterfact.load_plus}
-
-
-def find_dataset(name: str) -> Loader:
-    """The loader of a benchmark.
+def find_dataset(name: str) -> Dataset:
+    """The benchmark of this name.
 
     Raises:
-        UnknownNameError: there is none of this name; suggests the nearest.
+        UnknownNameError: there is none; suggests the nearest.
     """
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)

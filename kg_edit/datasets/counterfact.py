@@ -1,16 +1,45 @@
-"""CounterFact (Meng et al. 2022) and CounterFactPlus (Yao et al. 2023), which adds a portability question a record."""
+"""CounterFact (Meng et al. 2022) and CounterFactPlus (Yao et al. 2023), which adds a portability question a record.
+
+EasyEdit's flat form of CounterFact has one paraphrase and one neighbour a record.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template, without_null
+from kg_edit.datasets.reading import Parse, Row
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edit_files import read_edits
-from kg_edit.edits import Edit
-from kg_edit.errors import EditFileError
+from kg_edit.edits import Edit, Name, Record, Text
+from kg_edit.errors import EditError, EditFileError, Fault
+from kg_edit.relation_templates import RelationTemplates
+from kg_edit.triplets import to_edit
+
+_NO_QUESTION = (
+    "has no portability question; expected one in each record of CounterFactPlus. Read a file without questions as "
+    "'counterfact'"
+)
+
+
+class FlatRecord(Record):
+    """A record of EasyEdit's counterfact-{edit,train,val}.json."""
+
+    case_id: int
+    prompt: Text
+    target_new: Name
+    subject: Name
+    ground_truth: Name
+    rephrase_prompt: Text
+    locality_prompt: Text
+    locality_ground_truth: Name
 
 
 def load(path: Path, *, limit: int | None = None) -> tuple[Edit, ...]:
-    """The records of a CounterFact file, the first ``limit`` of them (None: all).
+    """The edits of a CounterFact file, the first ``limit`` of them (None: all).
 
     Raises:
         EditFileError: the file can't be read, or a record is wrong; names it.
@@ -20,7 +49,7 @@ def load(path: Path, *, limit: int | None = None) -> tuple[Edit, ...]:
 
 
 def load_plus(path: Path, *, limit: int | None = None) -> tuple[Edit, ...]:
-    """The records of a CounterFactPlus file: as `load`, each with its portability question.
+    """The edits of a CounterFactPlus file: as `load`, each with its portability question.
 
     Raises:
         EditFileError: as for `load`, or a record has no question.
@@ -28,8 +57,73 @@ def load_plus(path: Path, *, limit: int | None = None) -> tuple[Edit, ...]:
     edits = load(path, limit=limit)
     bare = next((edit for edit in edits if not edit.portability), None)
     if bare:
-        raise EditFileError(
-            f"{path}, record {bare.id!r}: has no portability question; expected one in each record of "
-            "CounterFactPlus. Read a file without questions as 'counterfact'"
-        )
+        raise EditFileError(f"{path}, record {bare.id!r}: {_NO_QUESTION}")
     return edits
+
+
+def parser() -> Parse:
+    """What reads rows of CounterFact in any of its forms, with the packaged relation templates."""
+    return partial(parse, templates=RelationTemplates.load())
+
+
+def plus_parser() -> Parse:
+    """The same for CounterFactPlus, where each row must have its question."""
+    return partial(parse_plus, templates=RelationTemplates.load())
+
+
+def parse(row: Row, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
+    """The record of a row of CounterFact, or of its flat form.
+
+    Raises:
+        EditError: a field is wrong; names it.
+    """
+    if "requested_rewrite" not in row:
+        return parse_flat(row, name)
+    edit = to_edit(without_null(row), row_id=name, labels={}, templates=templates)
+    return built(edit.id, [edit], _generation(row.get("generation_prompts")), form="CounterFact")
+
+
+def parse_plus(row: Row, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
+    """The record of a row of CounterFactPlus.
+
+    Raises:
+        EditError: as for CounterFact, or the row has no question.
+    """
+    record = parse(row, name, templates=templates)
+    if not record.edits[0].portability:
+        raise EditError([Fault("portability", f"{record.id!r}: {_NO_QUESTION}")])
+    return record
+
+
+def parse_flat(row: Row, name: str) -> BenchmarkRecord:
+    """The record of a row of EasyEdit's flat form.
+
+    The locality prompt counts as a neighbour where its answer is the edit's old target, as CounterFact's do; besides
+    it is a locality probe.
+
+    Raises:
+        EditError: a field is wrong; names it.
+    """
+    flat = fields_of(FlatRecord, row)
+    place = template(flat.prompt, flat.subject, field="prompt")
+    old, remarks = old_target(flat.target_new, flat.ground_truth)
+    fields: dict[str, Any] = {
+        "id": name,
+        "subject": place.subject,
+        "prompt": place.prompt,
+        "target_new": flat.target_new,
+        "target_true": old,
+        "paraphrases": (flat.rephrase_prompt,),
+        "neighborhood": (flat.locality_prompt,) if flat.locality_ground_truth == old else (),
+    }
+    edit = built_edit(fields, names={"target_true": "ground_truth", "paraphrases": "rephrase_prompt"})
+    locality = probe("locality", flat.locality_prompt, ((flat.locality_ground_truth,),), form="sentence")
+    return built(name, [edit], locality, form="CounterFact, EasyEdit's flat form", remarks=remarks)
+
+
+def _generation(prompts: object) -> tuple[Probe, ...]:
+    """The prompts from which fluency and consistency are judged."""
+    if not isinstance(prompts, Sequence) or isinstance(prompts, str) or not prompts:
+        return ()
+    queries = tuple(Query(prompt=prompt, form="sentence") for prompt in prompts if isinstance(prompt, str) and prompt)
+    return (Probe(measures="generation", queries=queries),) if queries else ()

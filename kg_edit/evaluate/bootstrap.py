@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,11 @@ def counts(rows: Sequence[Row], *, names: Sequence[str]) -> dict[str, int]:
     if set(SCORED) <= set(names):
         found[EDITING_SCORE] = min(found[name] for name in SCORED)
     return found
+
+
+def metric_names(rows: Iterable[Row]) -> tuple[str, ...]:
+    """All metrics of ``rows``, in the order in which they first come."""
+    return tuple(dict.fromkeys(name for row in rows for name in row))
 
 
 def _number(value: float | None) -> float:

@@ -1,25 +1,84 @@
-"""What is scored (a case) and what the scores are made of (evidence)."""
+"""What is scored: a record's edits and probes as prompts, and the metrics that it has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
-from kg_edit.edits import Edit
-from kg_edit.evaluate.questions import ANSWER, asked, asked_with_shots
-from kg_edit.evaluate.scoring import Pair, TokenScores
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
+from kg_edit.edits import Edit, Question
+from kg_edit.evaluate.catalogue import metrics_for
+from kg_edit.evaluate.evidence import Evidence as Evidence
+from kg_edit.evaluate.metric import Metric
+from kg_edit.evaluate.pair import Pair
+from kg_edit.evaluate.probe_scores import pair_of
+from kg_edit.evaluate.questions import ANSWER, asked, asked_with_shots, generated_from, scored_after
+from kg_edit.evaluate.text_metrics import sampled_prompts
+
+# What is asked of the probes of a family: a greedy continuation, the first answer's score, its arg-max tokens, or the
+# scores of all answers.
+_CONTINUED = {"portability", "locality", "paraphrase", "multihop", "edit", "hops", "ripple", "recall"}
+_SCORED = {"portability", "locality", "paraphrase", "efficacy", "span"}
+_COMPARED = {"inference", "sentiment"}
+_PREDICTED = {"locality"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A record to be scored: an edit; for each portability question, answers to choose from and facts to tell.
+    """A record to be scored: its edits and probes; answers to choose from and facts to tell, one a question.
 
-    A case with facts is about its questions alone: it asks what a model could answer that has learned them.
+    ``edit`` is the record's first edit, ``further`` are those made together with it. A case with facts is about its
+    portability questions alone: it asks what a model could answer that has learned them. ``extras`` names costly
+    metrics that are scored as well; ``references`` are the texts that consistency.tfidf compares with.
     """
 
     edit: Edit
+    further: tuple[Edit, ...] = ()
+    probes: tuple[Probe, ...] = ()
     choices: tuple[tuple[str, ...], ...] = ()
     facts: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        record: Edit | BenchmarkRecord,
+        *,
+        choices: tuple[tuple[str, ...], ...] = (),
+        extras: tuple[str, ...] = (),
+    ) -> Self:
+        """The case that asks all that a record measures."""
+        whole = as_record(record)
+        first, *further = whole.edits
+        return cls(
+            edit=first,
+            further=tuple(further),
+            probes=whole.probes,
+            choices=choices,
+            extras=extras,
+            references=whole.references,
+        )
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits that are made together."""
+        return (self.edit, *self.further)
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """The portability questions of the edits."""
+        return tuple(question for edit in self.edits for question in edit.portability)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics of this case by name, in a fixed order; each may still be missing (None) in its scores."""
+        return metrics_for([probe.measures for probe in self.probes], facts=bool(self.facts), extras=self.extras)
+
+    def group(self, name: str) -> tuple[Probe, ...]:
+        """The probes of a family, or of one of its sub-categories."""
+        return tuple(probe for probe in self.probes if name in (probe.family, probe.measures))
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -34,39 +93,67 @@ class Case:
     @property
     def answer_pairs(self) -> list[Pair]:
         """Each question's answer after its plain form."""
-        answers = (question.answer for question in self.edit.portability)
+        answers = (question.answer for question in self.questions)
         return list(map(Pair, self.prompts, answers))
 
     @property
     def pairs(self) -> list[Pair]:
-        """All that the metrics of this case compare."""
+        """All whose likelihood the metrics of this case look at."""
         choices = [
             Pair(prompt, answer)
             for question, answers in zip(self.prompts, self.choices, strict=False)
             for answer in answers
             for prompt in (question, ANSWER)
         ]
-        return [*([] if self.facts else self._fact_pairs), *self.answer_pairs, *choices]
+        if self.facts:
+            return [*self.answer_pairs, *choices]
+        return [*self._fact_pairs, *self.answer_pairs, *choices, *self._probe_pairs]
+
+    @property
+    def predicted_pairs(self) -> list[Pair]:
+        """Those whose arg-max tokens are compared with the unedited model's."""
+        return [pair_of(query) for query in self._queries(_PREDICTED)]
+
+    @property
+    def continued(self) -> dict[str, str]:
+        """Each text that the model goes on with greedily, to the name that its continuation has in a section."""
+        if self.facts:
+            return dict(zip(self.few_shot_prompts, (question.question for question in self.questions), strict=True))
+        own = {edit.text: edit.text for edit in self.edits}
+        asked_ = dict(zip(self.few_shot_prompts, (question.question for question in self.questions), strict=True))
+        conditions = (query for probe in self.probes for query in probe.conditions)
+        queries = (*self._queries(_CONTINUED), *conditions)
+        return {**asked_, **own, **{generated_from(query): scored_after(query) for query in queries}}
+
+    @property
+    def sampled(self) -> tuple[str, ...]:
+        """The texts that the model goes on with by sampling, for the extras."""
+        return sampled_prompts(self)
 
     @property
     def _fact_pairs(self) -> list[Pair]:
-        prompts = (self.edit.text, *self.edit.paraphrases, *self.edit.neighborhood)
-        targets = [target for target in (self.edit.target_new, self.edit.target_true) if target]
-        return [Pair(prompt.rstrip(), target) for prompt in prompts for target in targets]
+        return [
+            Pair(prompt.rstrip(), target)
+            for edit in self.edits
+            for prompt in (edit.text, *edit.paraphrases, *edit.neighborhood)
+            for target in (edit.target_new, edit.target_true)
+            if target
+        ]
+
+    @property
+    def _probe_pairs(self) -> list[Pair]:
+        first = [pair_of(query) for query in self._queries(_SCORED)]
+        every = [
+            Pair(scored_after(query), candidate)
+            for query in self._queries(_COMPARED)
+            for candidate in (*(names[0] for names in query.answers), *query.others)
+        ]
+        return [*first, *every]
+
+    def _queries(self, families: set[str]) -> Iterator[Query]:
+        return (query for probe in self.probes if probe.family in families for query in probe.queries)
 
     def _ask(self, form: Callable[[str, str], str]) -> tuple[str, ...]:
-        facts = self.facts or ("",) * len(self.edit.portability)
-        questions = (question.question for question in self.edit.portability)
+        facts: Sequence[str] = self.facts or ("",) * len(self.questions)
+        questions = (question.question for question in self.questions)
         return tuple(form(question, told) for question, told in zip(questions, facts, strict=True))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What a model did: scores of (prompt, candidate) pairs, and its greedy continuation of prompts."""
-
-    scores: Mapping[Pair, TokenScores] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-
-    def nll(self, prompt: str, candidate: str) -> float:
-        """The candidate's mean negative log-likelihood a token, in nats."""
-        return self.scores[Pair(prompt.rstrip(), candidate)].nll

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -12,8 +12,11 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
-from kg_edit.prompts import encode, left_pad
+from kg_edit.prompts import Prompt, encode, left_pad
 from kg_edit.row_patches import each_patched
+
+_ROWS = 64  # of a batch
+_SPREAD, _SLACK = 1.5, 8  # a batch's longest prompt against its shortest one, in tokens
 
 
 @torch.no_grad()
@@ -33,15 +36,40 @@ def continuations(
         ModelError: a prompt and what is written after it don't fit into the model's positions.
         PatchMismatchError: a patch is for another model.
     """
-    if not prompts:
-        return ()
     encoded = [encode(model.tokenizer, prompt) for prompt in prompts]
-    check_lengths(model, encoded, more=max(limits))  # a row that is done is fed on till the last one is
-    batch = left_pad([prompt.ids for prompt in encoded], device=model.device)
+    worn = [None] * len(prompts) if patches is None else patches
+    texts: dict[int, str] = {}
+    for rows in _alike([len(prompt.ids) for prompt in encoded]):
+        most = max(limits[row] for row in rows)
+        check_lengths(model, [encoded[row] for row in rows], more=most)  # a row that is done is fed on till the last is
+        texts |= zip(
+            rows,
+            _continued(model, [encoded[r] for r in rows], [limits[r] for r in rows], [worn[r] for r in rows]),
+            strict=True,
+        )
+    return tuple(texts[row] for row in range(len(prompts)))
+
+
+def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows of like lengths together, so that little is padded, and not too many at once."""
+    group: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and (len(group) == _ROWS or lengths[row] > _SPREAD * lengths[group[0]] + _SLACK):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _continued(
+    model: LanguageModel, prompts: Sequence[Prompt], limits: Sequence[int], patches: Sequence[Patch | None]
+) -> list[str]:
+    batch = left_pad([prompt.ids for prompt in prompts], device=model.device)
     ends, width = _end_tokens(model), batch.ids.shape[1]
     stop = _Stop(model.tokenizer, width=width, limits=limits)
     generate = cast(Callable[..., Tensor], model.model.generate)
-    with each_patched(model, patches or [None], torch.arange(len(prompts))[:, None]):
+    with each_patched(model, patches, torch.arange(len(prompts))[:, None]):
         output = generate(
             batch.ids,
             attention_mask=batch.mask,
@@ -49,7 +77,7 @@ def continuations(
             stopping_criteria=StoppingCriteriaList([stop]),
         )
     rows = output[:, width:].tolist()
-    return tuple(_text(model.tokenizer, row[:limit], ends) for row, limit in zip(rows, limits, strict=True))
+    return [_text(model.tokenizer, row[:limit], ends) for row, limit in zip(rows, limits, strict=True)]
 
 
 class _Stop(StoppingCriteria):

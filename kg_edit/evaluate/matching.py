@@ -36,3 +36,14 @@ def mentions(text: str, name: str) -> bool:
     words, wanted = normalised(text), normalised(name)
     starts = range(len(words) - len(wanted) + 1)
     return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)
+
+
+def is_exactly(text: str, name: str) -> bool:
+    """Whether the words of ``text`` are those of ``name``, no more and no less."""
+    wanted = normalised(name)
+    return bool(wanted) and normalised(text) == wanted
+
+
+def substring(text: str, name: str) -> bool:
+    """Whether the letters of ``name`` stand in ``text``, in any case: Rome is in Romelu."""
+    return bool(name.strip()) and name.strip().casefold() in text.casefold()

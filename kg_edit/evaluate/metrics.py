@@ -1,104 +1,110 @@
-"""The metrics, each named with its protocol. A score is between 0 and 1, but for ``portability.nll`` (nats).
+"""The metrics of every record: what an edit brings with it, its prompts, neighbours and portability questions.
 
-A metric is missing (None) for a record without what it needs: a target_true, paraphrases, a question.
+A metric is missing (None) for a record without what it needs: a target_true, paraphrases, a question. Where a record
+makes several edits at once, a metric is the mean over them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from statistics import fmean
+from collections.abc import Mapping
 
-from kg_edit.edits import Edit
-from kg_edit.evaluate.case import Case, Evidence
-from kg_edit.evaluate.matching import begins_with, mentions
-from kg_edit.evaluate.questions import ANSWER, right_answers
+from kg_edit.evaluate.edit_scores import (
+    efficacy_greedy,
+    efficacy_magnitude,
+    efficacy_prob,
+    neighborhood_magnitude,
+    neighborhood_prob,
+    over_edits,
+    paraphrase_magnitude,
+    paraphrase_prob,
+    portability_choice,
+    portability_greedy,
+    portability_nll,
+    portability_teacher_forced,
+)
+from kg_edit.evaluate.metric import Metric
 
-Metric = Callable[[Case, Evidence], float | None]
-
-
-def efficacy_prob(case: Case, evidence: Evidence) -> float | None:
-    """1 if NLL(o*) < NLL(o) after the rewrite prompt (Meng et al. 2022, "efficacy success")."""
-    return _share_preferring_new(case.edit, (case.edit.text,), evidence)
-
-
-def paraphrase_prob(case: Case, evidence: Evidence) -> float | None:
-    """The share of paraphrases with NLL(o*) < NLL(o) (Meng et al. 2022, "paraphrase success")."""
-    return _share_preferring_new(case.edit, case.edit.paraphrases, evidence)
-
-
-def neighborhood_prob(case: Case, evidence: Evidence) -> float | None:
-    """The share of prompts about neighbours of s with NLL(o) < NLL(o*) (Meng et al. 2022, "neighborhood success")."""
-    old, new = case.edit.target_true, case.edit.target_new
-    if old is None:
-        return None
-    return _mean(evidence.nll(p, old) < evidence.nll(p, new) for p in case.edit.neighborhood)
-
-
-def efficacy_greedy(case: Case, evidence: Evidence) -> float | None:
-    """1 if the greedy continuation of the rewrite prompt begins with o*, word by word (Yang et al. 2025, "WILD")."""
-    return float(begins_with(evidence.texts[case.edit.text], case.edit.target_new))
-
-
-def portability_greedy(case: Case, evidence: Evidence) -> float | None:
-    """The share of questions in few-shot form whose greedy continuation says the answer, or an alias, as whole words.
-
-    Stricter than GLAME's fuzzy match (Zhang et al. 2024), which also reads the prompt and samples.
-    """
-    return _mean(
-        any(mentions(evidence.texts[prompt], name) for name in right_answers(question))
-        for prompt, question in zip(case.few_shot_prompts, case.edit.portability, strict=True)
-    )
-
-
-def portability_teacher_forced(case: Case, evidence: Evidence) -> float | None:
-    """The share of the answer's tokens that are the arg-max after "Question: …\\nAnswer:" and the tokens before.
-
-    EasyEdit's portability (Yao et al. 2023), in the question form. Kinder than any use of the model.
-    """
-    return _mean(evidence.scores[pair].accuracy for pair in case.answer_pairs)
-
-
-def portability_nll(case: Case, evidence: Evidence) -> float | None:
-    """-log p of the answer after "Question: …\\nAnswer:", mean over its tokens, in nats; less is better."""
-    return _mean(evidence.scores[pair].nll for pair in case.answer_pairs)
-
-
-def portability_choice(case: Case, evidence: Evidence) -> float | None:
-    """1 if of ten answers a the right one alone has the highest log p(a | question) - log p(a | "Answer:"), a token.
-
-    The second term takes away what makes an answer likely by itself (Holtzman et al. 2021, domain-conditional PMI).
-    """
-    if len(case.choices) < len(case.edit.portability) or not all(case.choices):
-        return None
-    gains = (
-        [evidence.nll(ANSWER, answer) - evidence.nll(prompt, answer) for answer in answers]
-        for prompt, answers in zip(case.prompts, case.choices, strict=True)
-    )
-    return _mean(gain[0] > max(gain[1:]) for gain in gains)
-
-
+_MENG = "Meng et al. 2022 (ROME), whose program takes the same means over tokens"
+_CATEGORIES = "Where probes have sub-categories, the mean over these of the mean over their probes (KnowEdit)."
 PORTABILITY: Mapping[str, Metric] = {
-    "portability.greedy": portability_greedy,
-    "portability.teacher_forced": portability_teacher_forced,
-    "portability.nll": portability_nll,
-    "portability.choice": portability_choice,
+    "portability.greedy": Metric(
+        compute=portability_greedy,
+        formula="Share of questions in few-shot form (sentences as they stand) whose greedy continuation, up to its "
+        f"natural stop, says the answer or an alias as whole words. {_CATEGORIES}",
+        source="This project. Stricter than GLAME's fuzzy match (portability.glame_fuzzy), which also reads the prompt "
+        "and samples; kinder to long answers than exact match.",
+        of="portability",
+    ),
+    "portability.teacher_forced": Metric(
+        compute=portability_teacher_forced,
+        formula='Share of the answer\'s tokens that are the arg-max after "Question: …\\nAnswer:" (a sentence stands '
+        f"alone) and the answer's tokens before. {_CATEGORIES}",
+        source="EasyEdit (Yao et al. 2023), there without the question form. Kinder than any use of the model: each "
+        "token is judged with the right ones before it given.",
+        of="portability",
+    ),
+    "portability.nll": Metric(
+        compute=portability_nll,
+        formula='-log p(answer | "Question: …\\nAnswer:"), mean over the answer\'s tokens.',
+        source="This project: moves where the shares above still stand still.",
+        of="portability",
+        values="0 to ∞ nats a token",
+        better="lower",
+    ),
+    "portability.choice": Metric(
+        compute=portability_choice,
+        formula='1 if of ten answers a the right one alone has the highest log p(a | question) - log p(a | "Answer:"), '
+        "each a mean over tokens; the nine others are answers of other records, drawn with the run's seed.",
+        source="Domain-conditional PMI (Holtzman et al. 2021), here a token.",
+        of="questions",
+    ),
 }
 METRICS: Mapping[str, Metric] = {
-    "efficacy.prob": efficacy_prob,
-    "efficacy.greedy": efficacy_greedy,
-    "paraphrase.prob": paraphrase_prob,
-    "neighborhood.prob": neighborhood_prob,
+    "efficacy.prob": Metric(
+        compute=over_edits(efficacy_prob),
+        formula="1 if NLL(o*) < NLL(o) after the edit's prompt; NLL is the mean over the target's tokens.",
+        source=f'"Efficacy success" (ES): {_MENG}.',
+        of="target_true",
+    ),
+    "efficacy.greedy": Metric(
+        compute=over_edits(efficacy_greedy),
+        formula="1 if the greedy continuation of the edit's prompt begins with o*, word by word after normalisation.",
+        source="Free generation with natural stop, after Yang et al. 2025 (WILD).",
+        of="",
+    ),
+    "paraphrase.prob": Metric(
+        compute=over_edits(paraphrase_prob),
+        formula="Share of paraphrases with NLL(o*) < NLL(o).",
+        source=f'"Paraphrase success" (PS): {_MENG}.',
+        of="target_true, paraphrases",
+    ),
+    "neighborhood.prob": Metric(
+        compute=over_edits(neighborhood_prob),
+        formula="Share of prompts about neighbours of s, for which o is true, with NLL(o) < NLL(o*).",
+        source=f'"Neighborhood success" (NS): {_MENG}.',
+        of="target_true, neighborhood",
+    ),
+    "efficacy.magnitude": Metric(
+        compute=over_edits(efficacy_magnitude),
+        formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt: geometric means of token probabilities, not "
+        "probabilities of the whole targets.",
+        source=f'"Efficacy magnitude" (EM): {_MENG}.',
+        of="target_true",
+        values="-1 to 1",
+    ),
+    "paraphrase.magnitude": Metric(
+        compute=over_edits(paraphrase_magnitude),
+        formula="exp(-NLL(o*)) - exp(-NLL(o)), mean over paraphrases.",
+        source=f'"Paraphrase magnitude" (PM): {_MENG}.',
+        of="target_true, paraphrases",
+        values="-1 to 1",
+    ),
+    "neighborhood.magnitude": Metric(
+        compute=over_edits(neighborhood_magnitude),
+        formula="exp(-NLL(o)) - exp(-NLL(o*)), mean over the neighbours' prompts.",
+        source=f'"Neighborhood magnitude" (NM): {_MENG}.',
+        of="target_true, neighborhood",
+        values="-1 to 1",
+    ),
     **PORTABILITY,
 }
-
-
-def _share_preferring_new(edit: Edit, prompts: Iterable[str], evidence: Evidence) -> float | None:
-    old, new = edit.target_true, edit.target_new
-    if old is None:
-        return None
-    return _mean(evidence.nll(prompt, new) < evidence.nll(prompt, old) for prompt in prompts)
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    found = [float(value) for value in values]
-    return fmean(found) if found else None

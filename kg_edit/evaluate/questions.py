@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from kg_edit.datasets.record import BenchmarkRecord, Query, as_record
 from kg_edit.edits import Edit, Question
 from kg_edit.evaluate.matching import normalised
 
@@ -31,6 +32,16 @@ def asked_with_shots(question: str, facts: str = "") -> str:
     return "\n\n".join([*shots, asked(question, facts)])
 
 
+def generated_from(query: Query) -> str:
+    """What the model goes on with to answer a query: a question in the few-shot form, a sentence as it stands."""
+    return asked_with_shots(query.prompt) if query.form == "question" else query.prompt.rstrip()
+
+
+def scored_after(query: Query) -> str:
+    """The prompt after which a query's answers are scored: a question in the plain form, a sentence as it stands."""
+    return asked(query.prompt) if query.form == "question" else query.prompt.rstrip()
+
+
 def fact(edit: Edit) -> str:
     """The edited fact as a sentence."""
     return f"{edit.text} {edit.target_new}."
@@ -50,26 +61,29 @@ def recalled_fact(recalled_relation: str) -> str:
 Form = tuple[str, ...]
 
 
-def answers(records: Iterable[Edit]) -> Mapping[Form, str]:
+def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Form, str]:
     """All distinct answers of ``records`` by their normal form, in its order, whatever the records' order."""
-    found = sorted((question.answer for record in records for question in record.portability), reverse=True)
+    edits = (edit for record in records for edit in as_record(record).edits)
+    found = sorted((question.answer for edit in edits for question in edit.portability), reverse=True)
     return dict(sorted({normalised(answer): answer for answer in found}.items()))
 
 
-def choices(edit: Edit, pool: Mapping[Form, str], *, seed: int) -> tuple[tuple[str, ...], ...]:
-    """For each portability question of ``edit`` ten answers: the right one, then nine of other records.
+def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: int) -> tuple[tuple[str, ...], ...]:
+    """For each portability question of ``record``'s edits ten answers: the right one, then nine of other records.
 
-    Drawn from ``pool`` (of `answers`) without replacement, seeded by ``seed`` and the record's id; none is equal after
-    normalisation to another, or to any right answer of the record. Empty for a question if the pool has too few.
+    Drawn from ``pool`` (of `answers`) without replacement, seeded by ``seed`` and the edit's id; none is equal after
+    normalisation to another, or to any right answer of the edit. Empty for a question if the pool has too few.
     """
+    return tuple(drawn for edit in as_record(record).edits for drawn in _of_edit(edit, pool, seed))
+
+
+def _of_edit(edit: Edit, pool: Mapping[Form, str], seed: int) -> Iterator[tuple[str, ...]]:
     right = {form for question in edit.portability for form in map(normalised, right_answers(question))}
     wrong = [answer for form, answer in pool.items() if form not in right]
-    drawn: list[tuple[str, ...]] = []
     for place, question in enumerate(edit.portability):
         rng = random.Random(f"{seed}/{edit.id}/{place}")  # noqa: S311 - nothing secret
         enough = len(wrong) >= CHOICES - 1
-        drawn.append((question.answer, *rng.sample(wrong, CHOICES - 1)) if enough else ())
-    return tuple(drawn)
+        yield (question.answer, *rng.sample(wrong, CHOICES - 1)) if enough else ()
 
 
 def right_answers(question: Question) -> tuple[str, ...]:

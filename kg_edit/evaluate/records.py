@@ -1,16 +1,22 @@
-"""A run's folder: its settings, and one line a record, appended as it is scored, so that a killed run goes on."""
+"""A run's folder: its settings, and lines appended as they are found, so that a killed run goes on."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from kg_edit.errors import OutputError
+from kg_edit.evaluate.line_files import append_lines, drop_cut_line, read_lines
+
+BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; besides, after:K in a sequence
+
+
+def phase_after(edits: int) -> str:
+    """The phase in which a record is scored on the model with the first ``edits`` of its sequence."""
+    return f"after:{edits}"
 
 
 class Section(BaseModel):
@@ -20,23 +26,40 @@ class Section(BaseModel):
 
     scores: dict[str, float | None]
     nll: dict[str, dict[str, float]]  # prompt -> candidate -> nats a token
-    texts: dict[str, str]  # rewrite prompt or question -> greedy continuation
+    texts: dict[str, str]  # rewrite prompt, question or probe -> greedy continuation
+    predicted: dict[str, dict[str, tuple[int, ...]]] = {}  # prompt -> candidate -> arg-max tokens at its places
+    samples: dict[str, str] = {}  # prompt -> itself and what was sampled after it
 
 
-class RunRecord(BaseModel):
-    """A line of ``records.jsonl``. ``sections``: base, edited and the ceilings.
+class Entry(BaseModel):
+    """A line of ``records.jsonl``: a phase of a record.
 
-    After an ``error`` edited equals base; there are no sections if the model could not be scored before the edit.
+    ``base`` has the unedited model's sections (base, and the ceilings) and the choices; ``edit`` how the edit went;
+    ``edited`` the section of the model with all edits of the record's sequence; ``after:K`` that with the first K.
+    A phase with an ``error`` lacks its section, but that a record edited alone then counts as the unedited model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
-    edit_sha256: str
+    phase: str
+    sha256: str  # of the record
     error: str | None = None
-    seconds: float | None = None  # of computing the edit
+    seconds: float | None = None  # of computing the edit, its share of the batch
+    batch: int | None = None  # how many edits one call made, where memory did not allow what was planned
     choices: tuple[tuple[str, ...], ...] = ()  # a tuple a question, the right answer first
     sections: dict[str, Section] = {}
+
+
+class Point(BaseModel):
+    """A line of ``general.jsonl``: what the model with the first ``edits`` of a sequence can do besides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sequence: int
+    edits: int
+    scores: dict[str, float | None]
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,43 +69,76 @@ class RunFolder:
     path: Path
 
     @property
-    def _records(self) -> Path:
+    def records(self) -> Path:
+        """The lines about records."""
         return self.path / "records.jsonl"
 
-    def read(self) -> Iterator[RunRecord]:
-        """The records that are there, but for a last line that was cut.
+    @property
+    def general(self) -> Path:
+        """The lines about general ability."""
+        return self.path / "general.jsonl"
+
+    def step(self, sequence: int, step: int) -> Path:
+        """The patch of a step of a sequence."""
+        return self.path / "patches" / f"{sequence:05d}-{step:05d}.safetensors"
+
+    def entries(self) -> Iterator[Entry]:
+        """The phases of records that are there, but for a last line that was cut.
 
         Raises:
-            OutputError: a line is no record.
+            OutputError: a line is no such phase.
         """
-        if not self._records.exists():
-            return
-        with self._records.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            whole = (line for line in file if line.endswith("\n"))
-            for number, line in enumerate(whole, 1):
-                try:
-                    yield RunRecord.model_validate_json(line)
-                except ValidationError as error:
-                    message = f"{self._records}, line {number}: no record; delete the line, and it is scored again"
-                    raise OutputError(message) from error
+        return read_lines(self.records, Entry)
 
-    def drop_cut_line(self) -> None:
+    def points(self) -> Iterator[Point]:
+        """What general ability was found.
+
+        Raises:
+            OutputError: a line is none.
+        """
+        return read_lines(self.general, Point)
+
+    def drop_cut_lines(self) -> None:
         """Drop a last line without an end: a run was killed while it wrote it."""
-        data = self._records.read_bytes() if self._records.exists() else b""
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(self._records, whole)
+        for file in (self.records, self.general):
+            drop_cut_line(file)
 
-    def append(self, record: RunRecord) -> None:
-        """Add a record; when this returns, it is on the disk.
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Add phases; when this returns, they are on the disk.
 
         Raises:
-            OutputError: it can't be written.
+            OutputError: they can't be written; what was there is as it was.
         """
-        try:
-            with self._records.open("a", encoding="utf-8", newline="\n") as file:
-                file.write(json.dumps(record.model_dump(mode="json"), ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OutputError(f"can't write {self._records}: {error.strerror}; make room, and start again") from error
+        append_lines(self.records, [entry.model_dump_json(exclude_defaults=True) for entry in entries])
+
+    def append_point(self, point: Point) -> None:
+        """The same for general ability.
+
+        Raises:
+            OutputError: as `append`.
+        """
+        append_lines(self.general, [point.model_dump_json(exclude_defaults=True)])
+
+
+class RunRecord(BaseModel):
+    """What a run found about a record: its phases together, without what decided the scores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    sha256: str
+    error: str | None = None  # of its first phase that has one
+    seconds: float | None = None
+    choices: tuple[tuple[str, ...], ...] = ()
+    scores: dict[str, dict[str, float | None]] = {}  # section -> metric
+
+
+def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
+    """The records that ``entries`` are about, in the order in which they first come."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        record = found.setdefault(entry.id, {"id": entry.id, "sha256": entry.sha256, "scores": {}})
+        record["scores"] |= {name: section.scores for name, section in entry.sections.items()}
+        for field in ("error", "seconds", "choices"):
+            record[field] = record.get(field) or getattr(entry, field)
+    return tuple(RunRecord(**record) for record in found.values())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.table import Table
 
 from kg_edit.evaluate.bootstrap import EDITING_SCORE
-from kg_edit.evaluate.metrics import METRICS
+from kg_edit.evaluate.schedule import Schedule
 from kg_edit.evaluate.summary import Summary
 
-_METRICS = (*METRICS, EDITING_SCORE)
 _TITLES = {
     "base": "before",
+    "just_edited": "right after its edit",
     "edited": "after",
     "fact_in_prompt": "fact in prompt",
     "fact_and_relation_in_prompt": "fact and relation in prompt",
@@ -39,8 +42,14 @@ def rich_table(summary: Summary) -> Table:
 
 
 def _cells(summary: Summary) -> list[list[str]]:
-    rows = [[name, *(_cell(summary, section, name) for section in summary.sections)] for name in _METRICS]
+    rows = [[name, *(_cell(summary, section, name) for section in summary.sections)] for name in _names(summary)]
     return [["metric", *(_TITLES[section] for section in summary.sections)], *rows]
+
+
+def _names(summary: Summary) -> list[str]:
+    """All metrics that a section has, the editing score last."""
+    names = dict.fromkeys(name for section in summary.sections.values() for name in section)
+    return sorted(names, key=EDITING_SCORE.__eq__)
 
 
 def _cell(summary: Summary, section: str, metric: str) -> str:
@@ -54,6 +63,16 @@ def _cell(summary: Summary, section: str, metric: str) -> str:
 
 def _caption(summary: Summary) -> str:
     run = summary.provenance
-    failed = f", {run['failed']} failed and count as the model before" if run["failed"] else ""
+    like = "the model before" if run.get("schedule", "single") == "single" else "the model without their edit"
+    failed = f", {run['failed']} failed and count as {like}" if run["failed"] else ""
     speed = "" if summary.seconds_per_edit is None else f", {summary.seconds_per_edit:.1f} s an edit"
-    return f"{run['method']} on {run['model']['name']}: {summary.n} edits made one at a time{failed}{speed}"
+    return f"{run['method']} on {run['model']['name']}: {summary.n} edits made {_how(run)}{failed}{speed}"
+
+
+def _how(run: Mapping[str, Any]) -> str:
+    schedule = Schedule.parse(run.get("schedule", "single"))
+    if schedule.sequence == 1:
+        return "one at a time"
+    batches = "" if schedule.batch == 1 else f"in batches of {schedule.batch}"
+    onto = f"onto the earlier ones, {schedule.sequence} till the model is reset" if schedule.has_steps else ""
+    return ", ".join(filter(None, [batches, onto]))

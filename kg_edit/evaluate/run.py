@@ -1,106 +1,164 @@
-"""Score a method on a data set, one edit at a time: before, after, and with the facts told in the prompt instead."""
+"""Score a method on a data set: before, after, on the way, and with the facts told in the prompt instead."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits import Edit
-from kg_edit.errors import ConfigError, KgEditError
-from kg_edit.evaluate.baseline import Baseline, edit_digest
-from kg_edit.evaluate.case import Case
+from kg_edit.errors import ConfigError
+from kg_edit.evaluate.catalogue import find_extras
+from kg_edit.evaluate.environment import environment, note_environment
+from kg_edit.evaluate.finish import cut, finish
+from kg_edit.evaluate.item import items
 from kg_edit.evaluate.method import Method
-from kg_edit.evaluate.questions import answers, choices
-from kg_edit.evaluate.records import RunFolder, RunRecord, Section
-from kg_edit.evaluate.scorer import ceiling_cases, score_cases
-from kg_edit.evaluate.settings import run_settings, versions
-from kg_edit.evaluate.summary import SECTIONS, Summary, summarise
+from kg_edit.evaluate.missing import found_in
+from kg_edit.evaluate.one_process import alone_in
+from kg_edit.evaluate.plan import Plan
+from kg_edit.evaluate.questions import answers
+from kg_edit.evaluate.records import RunFolder
+from kg_edit.evaluate.schedule import Schedule
+from kg_edit.evaluate.sequence import Job, SequenceRun
+from kg_edit.evaluate.settings import DataSource, run_settings
+from kg_edit.evaluate.shard import WHOLE, Shard
+from kg_edit.evaluate.summary import Summary
+from kg_edit.evaluate.unedited import UneditedScores
 from kg_edit.language_model import LanguageModel
-from kg_edit.run_folder import claim
-from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
-
-# What counts as a failed edit; a graph that can't be reached ends the run instead, which goes on later.
-FAILURES = (KgEditError, EntityNotInGraphError, UnknownLabelError, AmbiguousLabelError)
+from kg_edit.run_folder import Settings, claim
 
 
 def evaluate(
     method: Method,
     model: LanguageModel,
-    edits: Sequence[Edit],
+    records: Sequence[Edit | BenchmarkRecord],
     *,
     out: Path,
-    pool: Sequence[Edit] | None = None,
-    baseline: Path | None = None,
+    pool: Sequence[Edit | BenchmarkRecord] | None = None,
+    schedule: str = "single",
+    every: int | None = None,
+    general: str | None = None,
+    shard: Shard = WHOLE,
+    data: DataSource | None = None,
+    cache: Path | None = None,
     ceilings: bool = False,
+    extras: Sequence[str] = (),
     seed: int = 0,
     progress: bool = True,
 ) -> Summary:
-    """Make each edit alone on ``model``, and score it before and after (schedule "single").
+    """Make the records' edits on ``model`` as ``schedule`` says, and score them before and after.
 
-    Writes ``run.json`` (the settings), ``records.jsonl`` (a line a record: every score and what decided it) and
-    ``summary.json``. Started again with the same settings it goes on where it was. An edit that fails is recorded and
-    counted; it leaves the model as it is, so it is scored as the unedited model.
+    Writes ``run.json`` (the settings), ``records.jsonl`` (a line for each phase of each record, see `Entry`: every
+    score and what decided it), ``general.jsonl`` (the same for general ability), ``environments.jsonl``, the patches
+    of sequences and ``summary.json``. Started again with the same settings it goes on where it was, also after
+    ``kill -9``. A record that fails is noted and counted; its edit leaves the model as it is.
 
     Args:
         method: what computes the patches, for this ``model``.
         model: the model, the same before and after.
-        edits: the records.
+        records: what is edited and asked.
         out: the folder of the run.
-        pool: the records whose answers stand beside the right one in portability.choice; by default ``edits``.
-        baseline: the folder of another run on the same model, from which scores before the edit are taken.
+        pool: the records whose answers stand beside the right one in portability.choice; by default ``records``.
+        schedule: single, batch:N, sequential:N or batch:B,sequential:N, counted in records; see `Schedule`.
+        every: where edits accumulate, after how many there is a point of the curve; by default about ten in all.
+        general: a text; the model's perplexity on it is found at each point of the curve.
+        shard: the part of the run that is done here; see `merge`.
+        data: where the records came from, for the provenance.
+        cache: where scores of unedited models are kept; by default a folder of the user's cache.
         ceilings: also score the portability questions with the facts told in the prompt.
+        extras: costly metrics that are scored as well, by name; see `EXTRAS`.
         seed: of the choices and of the bootstrap.
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: two edits have the same id.
-        OutputError: ``out`` holds a run with other settings, or can't be written; ``baseline`` can't be used.
+        ConfigError: two records have the same id; the schedule or ``every`` can't be.
+        UnknownNameError: there is no such schedule, or extra metric.
+        OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
     """
-    if len({edit.id for edit in edits}) < len(edits):
-        raise ConfigError("two edits have the same id, so their records can't be told apart; give each its own")
-    folder, known = RunFolder(out), answers(edits if pool is None else pool)
-    settings = run_settings(method, model, edits, tuple(known.values()), ceilings=ceilings, seed=seed)
-    before = Baseline.read(baseline, settings) if baseline else Baseline()
+    plan, all_records, extras = check_schedule(schedule, every), _distinct(records), find_extras(extras)
+    known = answers(all_records if pool is None else pool)
+    settings = run_settings(
+        method,
+        model,
+        all_records,
+        tuple(known.values()),
+        plan=plan,
+        shard=shard,
+        general=general,
+        data=data,
+        ceilings=ceilings,
+        extras=extras,
+        seed=seed,
+    )
     claim(out, settings)
-    folder.drop_cut_line()
-    done = {record.id for record in folder.read()}
-    left = [edit for edit in edits if edit.id not in done]
+    with alone_in(out):
+        job = _job(method, model, RunFolder(out), plan, settings, general=general, cache=cache, ceilings=ceilings)
+        runs = [
+            SequenceRun(job=job, number=number, items=items(part, known, seed=seed, extras=extras))
+            for number, part in shard.deal(list(enumerate(cut(all_records, plan.schedule.sequence))))
+        ]
+        _run(job, runs, data=data, progress=progress)
+        return finish(out)
+
+
+def _job(
+    method: Method,
+    model: LanguageModel,
+    folder: RunFolder,
+    plan: Plan,
+    settings: Settings,
+    *,
+    general: str | None,
+    cache: Path | None,
+    ceilings: bool,
+) -> Job:
+    """What there is to do, and what of it is done."""
+    folder.drop_cut_lines()
+    done, points = found_in(folder)
+    return Job(
+        method=method,
+        model=model,
+        folder=folder,
+        plan=plan,
+        unedited=UneditedScores(settings, folder=cache),
+        general=general,
+        ceilings=ceilings,
+        done=done,
+        points=points,
+    )
+
+
+def _run(job: Job, runs: Sequence[SequenceRun], *, data: DataSource | None, progress: bool) -> None:
+    left = [run for run in runs if not run.is_done]
+    total, rest = (sum(len(run.items) for run in some) for some in (runs, left))
     if left:
-        method.prepare()
-    for edit in tqdm(left, desc=method.name, initial=len(done), total=len(edits), disable=None if progress else True):
-        case = Case(edit=edit, choices=choices(edit, known, seed=seed))
-        folder.append(_evaluate_one(method, model, case, before.sections(case), ceilings=ceilings))
-    sections = tuple(SECTIONS) if ceilings else ("base", "edited")
-    summary = summarise(folder.read(), sections=sections, seed=seed, provenance={**settings, **versions()})
-    summary.save(out / "summary.json")
-    return summary
+        job.method.prepare()
+        note_environment(job.folder.path, environment(job.method, job.model, data))
+    with tqdm(desc=job.method.name, initial=total - rest, total=total, disable=None if progress else True) as bar:
+        for run in left:
+            run.run(bar.update)
 
 
-def _evaluate_one(
-    method: Method, model: LanguageModel, case: Case, known: dict[str, Section], *, ceilings: bool
-) -> RunRecord:
-    record = RunRecord(id=case.edit.id, edit_sha256=edit_digest(case), choices=case.choices)
-    sections: dict[str, Section] = {}
-    try:
-        sections |= _unedited(model, case, known, ceilings=ceilings)
-        start = time.perf_counter()
-        patch = method.edit([case.edit])
-        seconds = time.perf_counter() - start
-        with patch.applied(model):
-            (edited,) = score_cases(model, [case])
-    except FAILURES as error:
-        if "base" in sections:  # left out, the hard records would only make the means better
-            sections["edited"] = sections["base"].model_copy(deep=True)
-        return record.model_copy(update={"error": f"{type(error).__name__}: {error}", "sections": sections})
-    return record.model_copy(update={"seconds": seconds, "sections": sections | {"edited": edited}})
+def check_schedule(schedule: str, every: int | None = None) -> Plan:
+    """What is scored when under a schedule, with a point of the curve ``every`` so many edits.
+
+    Raises:
+        UnknownNameError: there is no such schedule.
+        ConfigError: a number in it can't be, or ``every`` makes no sense under it.
+    """
+    found = Schedule.parse(schedule)
+    if every is not None and (every < 1 or not found.has_steps):
+        raise ConfigError(
+            f"evaluate every {every} edits under the schedule {found}: expected a number from 1 on, and a schedule "
+            "under which edits accumulate, such as sequential:100"
+        )
+    return Plan.of(found, every)
 
 
-def _unedited(model: LanguageModel, case: Case, known: dict[str, Section], *, ceilings: bool) -> dict[str, Section]:
-    """The sections of the model as it is: those that are ``known``, and the rest scored."""
-    unedited = {"base": case, **(ceiling_cases(case) if ceilings else {})}
-    asked = {name: part for name, part in unedited.items() if name not in known}
-    sections = {name: known[name] for name in unedited if name in known}
-    return sections | dict(zip(asked, score_cases(model, tuple(asked.values())), strict=True))
+def _distinct(records: Sequence[Edit | BenchmarkRecord]) -> tuple[BenchmarkRecord, ...]:
+    found = tuple(map(as_record, records))
+    if len({record.id for record in found}) < len(found):
+        raise ConfigError("two records have the same id, so they can't be told apart; give each its own")
+    return found

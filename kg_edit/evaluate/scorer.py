@@ -3,36 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kg_edit.edits import Edit
 from kg_edit.evaluate.case import Case, Evidence
 from kg_edit.evaluate.generation import continuations
-from kg_edit.evaluate.metrics import METRICS, PORTABILITY
+from kg_edit.evaluate.predictions import predictions
 from kg_edit.evaluate.questions import fact, recalled_fact
 from kg_edit.evaluate.records import Section
-from kg_edit.evaluate.scoring import score
+from kg_edit.evaluate.sampling import samples
+from kg_edit.evaluate.scoring import score_each
 from kg_edit.language_model import LanguageModel
+from kg_edit.patch import Patch
+from kg_edit.row_patches import wholly_patched
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
 _REWRITE_TOKENS = 10  # at least; a long target may take more
+_UNEDITED = -1
 
 
-def score_cases(model: LanguageModel, cases: Sequence[Case]) -> tuple[Section, ...]:
-    """A section for each case, with the metrics in `METRICS` (those in `PORTABILITY` for a case with facts).
+def score_cases(
+    model: LanguageModel,
+    cases: Sequence[Case],
+    *,
+    before: Sequence[Section] | None = None,
+    patches: Sequence[Patch | None] | None = None,
+) -> tuple[Section, ...]:
+    """A section for each case, with the metrics that it has (see `Case.metrics`).
+
+    ``before`` are the unedited model's sections of the same cases, where ``model`` is edited: metrics that compare the
+    two models read them. With ``patches`` each case is scored on the model with the patch in its place, all together.
 
     Raises:
+        ConfigError: an extra needs a package that is not installed.
         PromptError: a prompt and its target can't be told apart in tokens.
-        ModelError: the model's output is not finite, or a prompt does not fit into its positions.
+        ModelError: a model's output is not finite, or a prompt does not fit into its positions.
+        PatchMismatchError: a patch is for another model.
     """
-    limits: dict[str, int] = {}
-    for case in cases:
-        limits |= dict.fromkeys(case.few_shot_prompts, ANSWER_TOKENS)
-        limits |= {} if case.facts else {case.edit.text: _rewrite_tokens(model, case.edit)}
-    evidence = Evidence(
-        scores=score(model, [pair for case in cases for pair in case.pairs]),
-        texts=dict(zip(limits, continuations(model, tuple(limits), limits=tuple(limits.values())), strict=True)),
-    )
-    return tuple(_section(case, evidence) for case in cases)
+    own: Sequence[Patch | None] = patches or [None] * len(cases)
+    scores = score_each(model, [case.pairs for case in cases], patches=own)
+    texts = _texts(model, cases, own)
+    earlier: Sequence[Section | None] = before or [None] * len(cases)
+    sections = []
+    for case, patch, found, written, unedited in zip(cases, own, scores, texts, earlier, strict=True):
+        with wholly_patched(model, patch):
+            predicted, sampled = predictions(model, case.predicted_pairs), samples(model, case.sampled)
+        evidence = Evidence(scores=found, texts=written, predicted=predicted, samples=sampled)
+        sections.append(_section(case, evidence, unedited))
+    return tuple(sections)
+
+
+def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Patch | None]) -> list[dict[str, str]]:
+    """What each case's model writes after its prompts; a prompt that unedited cases share is asked once."""
+    asked: dict[tuple[int, str], int] = {}
+    for place, (case, patch) in enumerate(zip(cases, patches, strict=True)):
+        limits = dict.fromkeys(case.continued, ANSWER_TOKENS)
+        limits |= {} if case.facts else {edit.text: _rewrite_tokens(model, edit) for edit in case.edits}
+        for prompt, limit in limits.items():
+            key = (place if patch else _UNEDITED, prompt)
+            asked[key] = max(limit, asked.get(key, 0))
+    worn = [None if place == _UNEDITED else patches[place] for place, _ in asked]
+    prompts = [prompt for _, prompt in asked]
+    found = dict(zip(asked, continuations(model, prompts, limits=tuple(asked.values()), patches=worn), strict=True))
+    return [
+        {prompt: found[place if patch else _UNEDITED, prompt] for prompt in case.continued}
+        for place, (case, patch) in enumerate(zip(cases, patches, strict=True))
+    ]
 
 
 def ceiling_cases(case: Case) -> dict[str, Case]:
@@ -56,13 +92,27 @@ def _rewrite_tokens(model: LanguageModel, edit: Edit) -> int:
     return max(_REWRITE_TOKENS, len(target) + 2)
 
 
-def _section(case: Case, evidence: Evidence) -> Section:
+def _section(case: Case, evidence: Evidence, before: Section | None) -> Section:
     nll: dict[str, dict[str, float]] = {}
     for pair in case.pairs:
         nll.setdefault(pair.prompt, {})[pair.candidate] = evidence.scores[pair].nll
-    questions = [question.question for question in case.edit.portability]
-    texts = dict(zip(questions, map(evidence.texts.__getitem__, case.few_shot_prompts), strict=True))
-    if not case.facts:
-        texts[case.edit.text] = evidence.texts[case.edit.text]
-    metrics = PORTABILITY if case.facts else METRICS
-    return Section(scores={name: metric(case, evidence) for name, metric in metrics.items()}, nll=nll, texts=texts)
+    predicted: dict[str, dict[str, tuple[int, ...]]] = {}
+    for pair in case.predicted_pairs:
+        predicted.setdefault(pair.prompt, {})[pair.candidate] = evidence.predicted[pair]
+    compared = replace(evidence, before=_evidence_of(case, before) if before else None)
+    return Section(
+        scores={name: metric(case, compared) for name, metric in case.metrics.items()},
+        nll=nll,
+        texts={name: evidence.texts[prompt] for prompt, name in case.continued.items()},
+        predicted=predicted,
+        samples={prompt: evidence.samples[prompt] for prompt in case.sampled},
+    )
+
+
+def _evidence_of(case: Case, section: Section) -> Evidence:
+    """What a section keeps of the evidence that it was made of."""
+    found = [(pair, section.predicted.get(pair.prompt, {}).get(pair.candidate)) for pair in case.predicted_pairs]
+    return Evidence(
+        texts={prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts},
+        predicted={pair: tokens for pair, tokens in found if tokens is not None},
+    )

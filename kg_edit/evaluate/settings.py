@@ -2,46 +2,91 @@
 
 from __future__ import annotations
 
-import platform
+import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
 
-import torch
-import transformers
+from pydantic import BaseModel, ConfigDict
 
 import kg_edit
-from kg_edit.edits import Edit
+from kg_edit.datasets.documents import HUB
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.errors import EditFileError
+from kg_edit.evaluate.catalogue import RECORD_METRICS
 from kg_edit.evaluate.method import Method
-from kg_edit.evaluate.metrics import METRICS
+from kg_edit.evaluate.plan import CURVE_RECORDS, Plan
 from kg_edit.evaluate.questions import SHOTS
 from kg_edit.evaluate.scorer import ANSWER_TOKENS
+from kg_edit.evaluate.shard import WHOLE, Shard
 from kg_edit.language_model import LanguageModel
 from kg_edit.run_folder import Settings, digest
 
 _PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable
-# What an unedited model's scores of a record and its choices depend on.
-UNEDITED = ("model", "protocols", "question_form_sha256", "kg_edit")
+
+
+class DataSource(BaseModel):
+    """Where the records came from: the benchmark's name, its file's name and SHA-256, and the rows that are none.
+
+    What is read from a hub has no file whose hash could be taken; the records' own hash is part of every run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    file: str
+    sha256: str | None
+    skipped: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: str, path: Path, *, skipped: Sequence[str] = ()) -> Self:
+        """The source that is read from ``path``, with the ids of rows that could not be read.
+
+        Raises:
+            EditFileError: the file can't be read.
+        """
+        if str(path).startswith(HUB):
+            return cls(dataset=dataset, file=str(path), sha256=None, skipped=tuple(skipped))
+        try:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(dataset=dataset, file=path.name, sha256=sha256, skipped=tuple(skipped))
+        except OSError as error:
+            raise EditFileError(f"can't read {path}: {error.strerror}; check the path") from error
 
 
 def run_settings(
     method: Method,
     model: LanguageModel,
-    edits: Sequence[Edit],
+    records: Sequence[BenchmarkRecord],
     pool: Sequence[str],
     *,
+    plan: Plan,
+    shard: Shard,
+    general: str | None,
+    data: DataSource | None,
     ceilings: bool,
+    extras: Sequence[str],
     seed: int,
 ) -> Settings:
     """All that decides a run's scores."""
     return {
         "job": "evaluate",
-        "schedule": "single",
+        "schedule": str(plan.schedule),
+        **({"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}),
+        **({} if general is None else {"general_sha256": digest(general)}),
+        **({} if shard == WHOLE else {"shard": str(shard)}),
         **method_settings(method, model),
-        "ids": [edit.id for edit in edits],
-        "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
+        "tokenizer_sha256": tokenizer_digest(model),
+        **({} if data is None else {"data": data.model_dump(mode="json", exclude={"file"})}),
+        "ids": [record.id for record in records],
+        "records_sha256": digest([record.model_dump(mode="json") for record in records]),
         "pool_sha256": digest(pool),
         "ceilings": ceilings,
+        **({"extras": list(extras)} if extras else {}),
         "seed": seed,
-        "protocols": dict.fromkeys(METRICS, _PROTOCOL),
+        "protocols": dict.fromkeys(RECORD_METRICS, _PROTOCOL),
         "question_form_sha256": digest([SHOTS, ANSWER_TOKENS]),
         "kg_edit": kg_edit.__version__,
     }
@@ -57,10 +102,8 @@ def method_settings(method: Method, model: LanguageModel) -> Settings:
     }
 
 
-def versions() -> dict[str, str]:
-    """What computed the scores; not a setting, as the scores should not depend on it."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+def tokenizer_digest(model: LanguageModel) -> str:
+    """The SHA-256 of the fast tokenizer: vocabulary, merges, special tokens and what it puts around a text."""
+    fast: Any = model.tokenizer
+    said = json.loads(fast.backend_tokenizer.to_str())
+    return digest({**said, "padding": None, "truncation": None})  # left there by the last call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -10,30 +10,35 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kg_edit.errors import OutputError
-from kg_edit.evaluate.bootstrap import Estimate, counts, estimates
-from kg_edit.evaluate.metrics import METRICS, PORTABILITY
+from kg_edit.evaluate.bootstrap import Estimate, counts, estimates, metric_names
+from kg_edit.evaluate.curve import CurvePoint
 from kg_edit.evaluate.records import RunRecord
 from kg_edit.files import write_json
 
 Estimates = dict[str, Estimate]
+JUST_EDITED = "just_edited"
 
 
 class Summary(BaseModel):
     """The file ``summary.json``: for each metric its mean over those of the ``n`` records that have it.
 
-    ``provenance`` holds the run's settings, how many edits ``failed`` (scored as the unedited model, and part of the
-    means), and ``counts``: for each section and metric the records behind its mean.
-    The two ceilings are the unedited model's, with the edited fact (and the relation that leads to the answer) told
-    before the question; None where they were not asked for.
+    ``provenance`` holds the run's settings, how many records ``failed`` (those whose edit could not be made are scored
+    on the model as it was without it, and part of the means), and ``counts``: for each section and metric the records
+    behind its mean. The two ceilings are the unedited model's, with the edited fact (and the relation that leads to
+    the answer) told before the question; None where they were not asked for. Where edits accumulate, ``just_edited``
+    is right after a record's own edit, ``edited`` after all of its sequence, and ``curve`` the way between; a curve
+    is there as well where general ability was asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: int
     base: Estimates
+    just_edited: Estimates | None = None
     edited: Estimates
     fact_in_prompt: Estimates | None = None
     fact_and_relation_in_prompt: Estimates | None = None
+    curve: tuple[CurvePoint, ...] | None = None
     seconds_per_edit: float | None
     provenance: dict[str, Any]
 
@@ -45,7 +50,7 @@ class Summary(BaseModel):
 
     def save(self, path: Path) -> Path:
         """Write the summary as JSON, atomically."""
-        absent = set(SECTIONS) - set(self.sections)
+        absent = {name for name in ("curve", *SECTIONS) if getattr(self, name) is None}
         return write_json(path, self.model_dump(mode="json", exclude=absent))
 
     @classmethod
@@ -61,34 +66,30 @@ class Summary(BaseModel):
             raise OutputError(f"can't read the summary {path}: {error}; finish the run that writes it") from error
 
 
-SECTIONS: Mapping[str, Iterable[str]] = {
-    "base": METRICS,
-    "edited": METRICS,
-    "fact_in_prompt": PORTABILITY,
-    "fact_and_relation_in_prompt": PORTABILITY,
-}
+CEILINGS = ("fact_in_prompt", "fact_and_relation_in_prompt")
+SECTIONS = ("base", JUST_EDITED, "edited", *CEILINGS)
 
 
 def summarise(
-    records: Iterable[RunRecord], *, sections: Iterable[str], seed: int, provenance: Mapping[str, Any]
+    records: Sequence[RunRecord],
+    *,
+    sections: Sequence[str],
+    seed: int,
+    provenance: Mapping[str, Any],
+    curve: tuple[CurvePoint, ...] | None = None,
 ) -> Summary:
     """The means of ``sections`` over the records; a section that a record lacks is missing there."""
-    found = list(records)
-    rows = {name: [_scores(record, name) for record in found] for name in sections}
-    metrics = {name: tuple(SECTIONS[name]) for name in rows}
-    seconds = [record.seconds for record in found if record.seconds is not None]
+    rows = {name: [record.scores.get(name, {}) for record in records] for name in sections}
+    metrics = {name: metric_names(found) for name, found in rows.items()}
+    seconds = [record.seconds for record in records if record.seconds is not None]
     return Summary(
-        n=len(found),
+        n=len(records),
         seconds_per_edit=fmean(seconds) if seconds else None,
+        curve=curve,
         provenance={
             **provenance,
-            "failed": sum(record.error is not None for record in found),
+            "failed": sum(record.error is not None for record in records),
             "counts": {name: counts(rows[name], names=metrics[name]) for name in rows},
         },
         **{name: estimates(rows[name], names=metrics[name], seed=seed) for name in rows},
     )
-
-
-def _scores(record: RunRecord, name: str) -> Mapping[str, float | None]:
-    section = record.sections.get(name)
-    return section.scores if section else {}

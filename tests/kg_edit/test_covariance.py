@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from torch import Tensor
 
+from kg_edit import covariance_run
 from kg_edit.corpora import SelfCorpus, file_corpus
-from kg_edit.covariance import Covariance, SecondMoment
+from kg_edit.covariance import Covariance, SecondMoment, flat_size
+from kg_edit.covariance_files import Identity, Manifest, moment_path, read_manifest, read_moment, write_moment
+from kg_edit.covariance_keys import See
 from kg_edit.covariance_store import CovarianceConfig, find_covariance
 from kg_edit.errors import CovarianceError
 from kg_edit.hooks import watched
 from kg_edit.language_model import LanguageModel
+from kg_edit.tensor_files import write_safetensors
 from tests.kg_edit.tiny import TEXT, tiny
 
 
@@ -101,16 +104,16 @@ class _KilledError(BaseException):
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, config = tiny("llama"), CovarianceConfig(tokens=3 * SelfCorpus.rows * 8)
     monkeypatch.setattr(SelfCorpus, "length", 8)
+    monkeypatch.setattr(covariance_run, "CHECKPOINT_SECONDS", 0.0)
     whole = find_covariance(model, 1, config, folder=tmp_path / "whole", progress=False)
     feed = SelfCorpus.feed
     asked: list[int] = []
 
-    def killed(self: SelfCorpus, lm: LanguageModel, layer: int, chunk: int, see: Callable[[Tensor], None]) -> int:
-        if chunk == 2 and chunk not in asked:
-            asked.append(chunk)
-            raise _KilledError
+    def killed(self: SelfCorpus, lm: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
         asked.append(chunk)
-        return feed(self, lm, layer, chunk, see)
+        if asked.count(2) == 1 and chunk == 2:
+            raise _KilledError
+        feed(self, lm, chunk, layers, see)
 
     monkeypatch.setattr(SelfCorpus, "feed", killed)
     with pytest.raises(_KilledError):
@@ -138,5 +141,61 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
 
 def test_the_models_own_text_moves_no_global_generator(tmp_path: Path) -> None:
     state = torch.get_rng_state()
-    SelfCorpus(seed=1).feed(tiny("llama"), 1, 0, lambda _: None)
+    SelfCorpus(seed=1).feed(tiny("llama"), 0, [1], lambda *_: None)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 700])
+def test_the_triangle_is_the_whole_matrix(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    keys = torch.randint(-3, 4, (40, size), generator=generator).float()  # whole numbers: sums are exact
+    running = SecondMoment(size)
+    for batch in keys.split([1, 30, 9]):
+        running.add(batch)
+    assert torch.equal(running.mean() * 40, (keys.T @ keys).double())
+    assert torch.equal(running.mean(), running.mean().T)
+    assert len(running.total) == flat_size(size)
+    assert size < 257 or len(running.total) < size * size
+
+
+def test_what_waits_is_bounded_and_is_not_lost() -> None:
+    running = SecondMoment(3)
+    for _ in range(5):
+        running.add(torch.ones(1000, 3))
+    assert running.total.max() == 3000, "products are made of 2048 rows or more"
+    assert torch.equal(running.mean(), torch.ones(3, 3).double())
+
+
+def test_keys_in_half_precision_are_added_in_full() -> None:
+    running = SecondMoment(1)
+    for value in (256.0, 1.0):  # their squares' sum, 65537, is no bfloat16, nor a float16
+        running.add(torch.tensor([[value]], dtype=torch.bfloat16))
+    assert running.mean().item() == 65537 / 2
+
+
+def test_a_file_with_the_full_square_is_read_too(tmp_path: Path) -> None:
+    said = Identity(model="m", module="x", corpus="c", tokens=2)
+    stored = {**said.model_dump(), "count": 2, "chunks": 1}
+    moment = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    write_safetensors(moment_path(tmp_path, said), {"moment": moment}, {"manifest": json.dumps(stored)})
+    found, manifest = read_moment(moment_path(tmp_path, said), said)
+    assert torch.equal(found, moment)
+    assert manifest.count == 2
+
+
+def test_files_that_are_not_what_they_are_called(tmp_path: Path) -> None:
+    said = Identity(model="m", module="x", corpus="c", tokens=2)
+    manifest = Manifest(**said.model_dump(), count=2, chunks=1, size=2)
+    path = write_moment(tmp_path, torch.tensor([1.0, 2.0, 0.0, 5.0]), manifest)
+    assert torch.equal(read_moment(path, said)[0], torch.tensor([[1.0, 2.0], [2.0, 5.0]]))
+    other = said.model_copy(update={"tokens": 3})
+    with pytest.raises(CovarianceError, match="expected tokens = 3, found 2"):
+        read_moment(path, other)
+    path.rename(moment_path(tmp_path, other))
+    with pytest.raises(CovarianceError, match=f"is the covariance {said.id}"):
+        read_manifest(moment_path(tmp_path, other))
+    (tmp_path / "half.safetensors").write_bytes(b"\x08")
+    with pytest.raises(CovarianceError, match=r"half\.safetensors is damaged"):
+        read_manifest(tmp_path / "half.safetensors")
+    with pytest.raises(CovarianceError, match="not finite in this model's dtype"):
+        write_moment(tmp_path, torch.tensor([float("inf")] * 4), manifest)

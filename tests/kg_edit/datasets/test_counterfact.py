@@ -1,74 +1,85 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kg_edit.datasets import find_dataset
-from kg_edit.errors import EditFileError, UnknownNameError
-
-RECORD: dict[str, Any] = {
-    "case_id": 7,
-    "requested_rewrite": {
-        "prompt": "{} plays for the",
-        "relation_id": "P54",
-        "target_new": {"str": "Miami Heat", "id": "Q169138"},
-        "target_true": {"str": "Los Angeles Lakers", "id": "Q121783"},
-        "subject": "LeBron James",
-    },
-    "paraphrase_prompts": ["The team of LeBron James is the"],
-    "neighborhood_prompts": ["Anthony Davis plays for the"],
-}
-QUESTION = {
-    "Recalled Relation": "(Miami Heat, located in, Florida)",
-    "New Question": "In which state does LeBron James play?",
-    "New Answer": "Florida",
-}
-
-
-def written(path: Path, *records: object) -> Path:
-    file = path / "records.json"
-    file.write_text(json.dumps(records))
-    return file
+from kg_edit.datasets.counterfact import load, load_plus
+from kg_edit.errors import EditFileError
+from tests.kg_edit.datasets.rows import COUNTERFACT, FLAT, QUESTION, written
 
 
 def test_a_record_is_an_edit(tmp_path: Path) -> None:
-    (edit,) = find_dataset("counterfact")(written(tmp_path, RECORD))
+    (edit,) = load(written(tmp_path, COUNTERFACT))
     assert (edit.id, edit.text, edit.target_new_id) == ("7", "LeBron James plays for the", "Q169138")
     assert edit.neighborhood == ("Anthony Davis plays for the",)
 
 
 def test_two_records_may_give_one_fact_different_targets(tmp_path: Path) -> None:
     """Each is edited alone."""
-    rewrite = {**RECORD["requested_rewrite"], "target_new": {"str": "Chicago Bulls", "id": "Q128109"}}
-    file = written(tmp_path, RECORD, {**RECORD, "case_id": 8, "requested_rewrite": rewrite})
-    assert [edit.target_new for edit in find_dataset("counterfact")(file)] == ["Miami Heat", "Chicago Bulls"]
+    rewrite = {**COUNTERFACT["requested_rewrite"], "target_new": {"str": "Chicago Bulls", "id": "Q128109"}}
+    file = written(tmp_path, COUNTERFACT, {**COUNTERFACT, "case_id": 8, "requested_rewrite": rewrite})
+    assert [edit.target_new for edit in load(file)] == ["Miami Heat", "Chicago Bulls"]
+    assert [record.edits for record in find_dataset("counterfact")(file)] == [(edit,) for edit in load(file)]
 
 
 def test_plus_adds_the_question(tmp_path: Path) -> None:
-    (edit,) = find_dataset("counterfact-plus")(written(tmp_path, {**RECORD, "portability": QUESTION}))
+    file = written(tmp_path, {**COUNTERFACT, "portability": QUESTION})
+    (edit,) = load_plus(file)
     assert (edit.portability[0].answer, edit.portability[0].recalled_relation) == (
         "Florida",
         "(Miami Heat, located in, Florida)",
     )
+    (record,) = find_dataset("counterfact-plus")(file)
+    assert (record.id, record.edits) == ("7", (edit,))
 
 
 def test_plus_requires_the_question(tmp_path: Path) -> None:
+    file = written(tmp_path, COUNTERFACT)
     with pytest.raises(EditFileError, match="'7': has no portability question"):
-        find_dataset("counterfact-plus")(written(tmp_path, RECORD))
+        load_plus(file)
+    with pytest.raises(EditFileError, match=r"record 1, field portability: '7': has no portability question"):
+        find_dataset("counterfact-plus")(file)
+
+
+def test_generation_prompts_are_kept_for_fluency(tmp_path: Path) -> None:
+    (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
+    (probe,) = record.group("generation")
+    assert [query.prompt for query in probe.queries] == ["LeBron James lives in ", "LeBron James's team is"]
+    assert all(query.form == "sentence" and not query.answers for query in probe.queries)
+
+
+def test_the_flat_form(tmp_path: Path) -> None:
+    (record,) = find_dataset("counterfact")(written(tmp_path, FLAT))
+    (edit,) = record.edits
+    assert (edit.prompt, edit.target_true) == ("The mother tongue of {} is", "French")
+    assert edit.paraphrases == ("Danielle Darrieux speaks the language",)
+    assert edit.neighborhood == ("Michel Rocard is a native speaker of",)
+    assert record.group("locality")[0].queries[0].answers == (("French",),)
+
+
+def test_a_neighbour_with_another_answer_is_a_locality_probe_alone(tmp_path: Path) -> None:
+    (record,) = find_dataset("counterfact")(written(tmp_path, {**FLAT, "locality_ground_truth": "Breton"}))
+    assert record.edits[0].neighborhood == ()
+    assert record.group("locality")[0].queries[0].answers == (("Breton",),)
 
 
 def test_published_records(shared: Path) -> None:
-    load = find_dataset("counterfact-plus")
+    """CounterFact has ten neighbours, ten generation prompts and two paraphrases a record (Meng et al. 2022)."""
     file = shared / "counterfact_plus" / "dev.json"
-    edits = load(file)
+    edits = load_plus(file)
     assert len(edits) == 530
-    assert load(file, limit=3) == edits[:3]
+    assert load_plus(file, limit=3) == edits[:3]
     assert {len(edit.neighborhood) for edit in edits} == {10}
+    assert {len(edit.paraphrases) for edit in edits} == {2}
+    records = find_dataset("counterfact-plus")(file)
+    assert tuple(edit for record in records for edit in record.edits) == edits
+    assert sum(len(probe.queries) for record in records for probe in record.group("generation")) == 5300
 
 
-def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'counterfact-plus'"):
-        find_dataset("counterfactplus")
+@pytest.mark.parametrize(("part", "count"), [("edit", 9452), ("val", 1907)])
+def test_published_flat_records(part: str, count: int, shared: Path) -> None:
+    records = find_dataset("counterfact")(shared / "counterfact" / f"counterfact-{part}.json")
+    assert len(records) == count
+    assert all(len(record.edits[0].neighborhood) == len(record.group("locality")) == 1 for record in records)

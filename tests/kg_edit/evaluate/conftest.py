@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,12 +42,12 @@ class Nudge:
         """Nothing is shared."""
 
     def edit(self, edits: Sequence[Edit]) -> Patch:
-        (edit,) = edits
-        self.calls.append(edit.id)
-        if edit.id in self.config.failing:
-            raise GraphError(f"nothing is known about {edit.subject}")
+        self.calls.append(" ".join(edit.id for edit in edits))
+        for edit in edits:
+            if edit.id in self.config.failing:
+                raise GraphError(f"nothing is known about {edit.subject}")
         out, into = self.model.down_projection(1).weight.shape
-        left = torch.linspace(-1, 1, out)[:, None] * self.config.scale
+        left = torch.linspace(-1, 1, out)[:, None] * self.config.scale * len(edits)
         return Patch(factors={self.model.weight_name(1): Factors(left=left, right=torch.ones(into, 1))})
 
 
@@ -64,6 +65,14 @@ def record(place: int, answer: str) -> Edit:
         neighborhood=("LeBron James plays for", "Dwyane Wade plays for "),
         portability=(question,),
     )
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where scores of unedited models are kept: a folder of each test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("KG_EDIT_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

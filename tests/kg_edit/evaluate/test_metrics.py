@@ -1,7 +1,8 @@
-"""Each metric on evidence made by hand."""
+"""The metrics of every record on evidence made by hand."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -13,6 +14,7 @@ from kg_edit.evaluate.scoring import Pair, TokenScores
 
 NEW, TRUE = "Miami Heat", "Los Angeles Lakers"
 QUESTION = "Question: Where does player 0 live?\nAnswer:"
+KINDS = {"efficacy": "text", "paraphrase": "paraphrases", "neighborhood": "neighborhood"}
 
 
 def evidence(nll: Mapping[tuple[str, str], float], texts: Mapping[str, str] | None = None) -> Evidence:
@@ -37,15 +39,32 @@ def test_neighborhood_prefers_the_true_target_over_its_prompts(case: Case) -> No
     assert METRICS["neighborhood.prob"](case, evidence(nll)) == 0.5
 
 
+def test_magnitudes_are_differences_of_geometric_means(case: Case) -> None:
+    """A target of two tokens with p = 1/4 each has the geometric mean 1/4; as a whole it has 1/16."""
+    first, second = (prompt.rstrip() for prompt in case.edit.neighborhood)
+    prompts = (case.edit.text, case.edit.paraphrases[0], first, second)
+    nll = {(prompt, target): math.log(odds) for prompt in prompts for target, odds in ((NEW, 4), (TRUE, 8))}
+    nll[second, TRUE] = math.log(2)
+    for kind, value in (("efficacy", 1 / 4 - 1 / 8), ("paraphrase", 1 / 8), ("neighborhood", (-1 / 8 + 1 / 4) / 2)):
+        assert METRICS[f"{kind}.magnitude"](case, evidence(nll)) == pytest.approx(value)
+
+
 def test_no_true_target_no_comparison(case: Case) -> None:
     bare = Case(edit=case.edit.model_copy(update={"target_true": None}))
-    for name in ("efficacy.prob", "paraphrase.prob", "neighborhood.prob"):
-        assert METRICS[name](bare, evidence({})) is None
+    for kind in KINDS:
+        for form in ("prob", "magnitude"):
+            assert METRICS[f"{kind}.{form}"](bare, evidence({})) is None
 
 
 @pytest.mark.parametrize(("text", "value"), [(" Miami Heat, a team", 1.0), (" a Miami Heat", 1.0), (" Miami", 0.0)])
 def test_greedy_efficacy_begins_with_the_new_target(case: Case, text: str, value: float) -> None:
     assert METRICS["efficacy.greedy"](case, evidence({}, {case.edit.text: text})) == value
+
+
+def test_several_edits_count_alike(edits: tuple[Edit, ...]) -> None:
+    both = Case(edit=edits[0], further=(edits[1],))
+    texts = {edits[0].text: " Miami Heat", edits[1].text: " Lakers"}
+    assert METRICS["efficacy.greedy"](both, evidence({}, texts)) == 0.5
 
 
 @pytest.mark.parametrize(("text", "value"), [(" In Paris.", 1.0), (" Lutetia", 1.0), (" Parisian", 0.0), ("", 0.0)])

@@ -26,8 +26,18 @@ from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract
 
 
-def lines(out: Path) -> list[dict[str, Any]]:
+def phases(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """The phases of each record together."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in phases(out):
+        record = found.setdefault(line["id"], {"error": None, "sections": {}})
+        record["sections"] |= line.get("sections", {})
+        record |= {name: value for name, value in line.items() if name != "sections"}
+    return list(found.values())
 
 
 def test_a_run_leaves_scores_evidence_and_a_summary(
@@ -63,14 +73,31 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(
 ) -> None:
     whole = evaluate(method, model, edits[:3], out=tmp_path, progress=False)
     file = tmp_path / "records.jsonl"
-    first, second, third = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(first + second + third[:70])
+    before, found = file.read_bytes(), phases(tmp_path)
+    assert [(line["id"], line["phase"]) for line in found] == [
+        (f"case-{place}", phase) for place in range(3) for phase in ("base", "edit", "edited")
+    ]
+    kept = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(kept[:6]) + kept[6][:70])
     (tmp_path / "summary.json").unlink()
     method.calls.clear()
     again = evaluate(method, model, edits[:3], out=tmp_path, progress=False)
     assert method.calls == ["case-2"]
-    assert [record["id"] for record in lines(tmp_path)] == ["case-0", "case-1", "case-2"]
+    assert file.read_bytes().splitlines()[:7] == before.splitlines()[:7]
     assert (again.base, again.edited) == (whole.base, whole.edited)
+
+
+def test_a_run_killed_between_edit_and_score_edits_again(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    evaluate(method, model, edits[:2], out=tmp_path, progress=False)
+    file = tmp_path / "records.jsonl"
+    before = file.read_bytes()
+    file.write_bytes(b"".join(before.splitlines(keepends=True)[:5]))
+    method.calls.clear()
+    evaluate(method, model, edits[:2], out=tmp_path, progress=False)
+    assert method.calls == ["case-1"]
+    assert file.read_bytes() == before  # the time of the first try stays
 
 
 @pytest.mark.parametrize("field", ["config.scale", "seed", "ids", "ceilings", "method"])
@@ -160,18 +187,20 @@ def test_a_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tup
     evaluate(method, model, edits[:1], out=tmp_path, progress=False)
     with (tmp_path / "records.jsonl").open("a") as file:
         file.write("{}\n")
-    with pytest.raises(OutputError, match="line 2"):
+    with pytest.raises(OutputError, match="line 4"):
         evaluate(method, model, edits[:1], out=tmp_path, progress=False)
 
 
-def test_scores_before_the_edit_come_from_a_baseline(
+def test_scores_before_the_edit_are_kept_for_the_next_method(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(method, model, edits, out=tmp_path / "first", ceilings=True, progress=False)
     asked: list[int] = []
-    monkeypatch.setattr(
-        "kg_edit.evaluate.run.score_cases", lambda model, cases: asked.append(len(cases)) or score_cases(model, cases)
-    )
+    for place in ("unedited", "sequence"):
+        monkeypatch.setattr(
+            f"kg_edit.evaluate.{place}.score_cases",
+            lambda model, cases, **how: asked.append(len(cases)) or score_cases(model, cases, **how),
+        )
     changed = edits[1].model_copy(update={"prompt": "{} is with the"})
     second = evaluate(
         Nudge(model, NudgeConfig(scale=0.1)),
@@ -179,24 +208,36 @@ def test_scores_before_the_edit_come_from_a_baseline(
         [edits[0], changed],
         out=tmp_path / "second",
         pool=edits,
-        baseline=tmp_path / "first",
         ceilings=True,
         progress=False,
     )
-    assert asked == [0, 1, 3, 1]  # nothing before the first edit, all before the one that is new
+    assert asked == [1, 3, 1]  # nothing before the first edit, all before the one that is new
     assert lines(tmp_path / "first")[0]["sections"]["base"] == lines(tmp_path / "second")[0]["sections"]["base"]
     assert second.edited != first.edited
 
 
-def test_another_models_baseline_is_refused(
+def test_another_model_pays_for_itself(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    evaluate(method, model, edits[:1], out=tmp_path / "first", progress=False)
+    first = evaluate(method, model, edits[:1], out=tmp_path / "first", progress=False)
     other = tiny("qwen2")
-    with pytest.raises(OutputError, match=r"baseline \(model.name"):
-        evaluate(Nudge(other), other, edits[:1], out=tmp_path / "second", baseline=tmp_path / "first", progress=False)
-    with pytest.raises(OutputError, match="holds no run"):
-        evaluate(method, model, edits[:1], out=tmp_path / "second", baseline=tmp_path, progress=False)
+    second = evaluate(Nudge(other), other, edits[:1], out=tmp_path / "second", progress=False)
+    assert first.base != second.base
+
+
+def test_a_damaged_or_unwritable_cache_changes_nothing(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, cache: Path
+) -> None:
+    first = evaluate(method, model, edits[:1], out=tmp_path / "first", progress=False)
+    (file,) = (cache / "unedited").rglob("*.json")
+    file.write_text("{")
+    second = evaluate(method, model, edits[:1], out=tmp_path / "second", progress=False)
+    (tmp_path / "file").write_text("not a folder")
+    third = evaluate(
+        method, model, edits[:1], out=tmp_path / "third", cache=tmp_path / "file" / "cache", progress=False
+    )
+    assert first.base == second.base == third.base
+    assert json.loads(file.read_text())["scores"]  # mended
 
 
 def test_two_edits_with_one_id_are_refused(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.datasets import find_dataset
+from kg_edit.datasets.counterfact import load_plus
 from kg_edit.errors import ModelError
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scoring import Pair, TokenScores, score
@@ -57,7 +57,7 @@ def test_trees_of_several_passes_equal_one_by_one(monkeypatch: pytest.MonkeyPatc
 
 
 def test_real_records_equal_one_by_one(smollm2: LanguageModel, shared: Path) -> None:
-    edits = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json", limit=1)
+    edits = load_plus(shared / "counterfact_plus" / "dev.json", limit=1)
     check_equal(smollm2, Case(edit=edits[0]).pairs)
 
 
@@ -90,6 +90,16 @@ def test_a_pair_longer_than_the_models_positions_is_named(name: str) -> None:
     score(model, [Pair("a" * room, "Miami")])
     with pytest.raises(ModelError, match=rf"prompt 'aaa.*…' has 129 tokens; tiny-{name} has positions for 128. Short"):
         score(model, [Pair("a" * (room + 1), "Miami")])
+
+
+def test_a_long_target_is_not_scored_down_for_its_length() -> None:
+    """The mean over tokens, not their sum: the geometric mean of probabilities, not the target's own."""
+    model, pair = tiny("llama"), PAIRS[0]
+    count = len(encode(model.tokenizer, pair.prompt, target=pair.candidate).target_ids)
+    found = score(model, [pair])[pair].nll
+    assert count > 1
+    assert found == pytest.approx(alone(model, pair).nll, abs=1e-4)
+    assert found * count != pytest.approx(found, abs=1)
 
 
 def test_no_pairs_no_scores() -> None:

@@ -1,0 +1,109 @@
+"""Entity Inferences and ECBD (Onoe et al. 2022, 2023): a new entity's definition is taught, what follows is asked.
+
+Both mask a span of the definition and one of a further sentence. The edit completes the definition up to its mask. In
+Entity Inferences the further sentence has labels to choose from, in ECBD the span itself is scored.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from kg_edit.datasets.building import Template, built, built_edit, fields_of, template
+from kg_edit.datasets.reading import Row
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.edits import Name, Record, Text, Texts
+from kg_edit.errors import EditError, Fault
+
+_MASK, _END = "<extra_id_0>", "<extra_id_1>"
+
+
+class Sentence(Record):
+    """A sentence with a mask: the labels to choose from, or the one that stood there."""
+
+    probe_sentence: Text
+    labels: Texts = ()
+    label: str = ""
+
+
+class EntityRow(Record):
+    """A row as published; what describes the entity for other uses is accepted and not used."""
+
+    ex_id: Name
+    ent_str: Name
+    definition: Text
+    def_target: Text
+    probe_sentences: dict[str, Sentence]
+    label: str = ""
+    attribute: object = None
+    category: object = None
+    qid: object = None
+    additional_sentences: object = None
+    conceptnet: object = None
+    generic_sentences: Annotated[object, Field()] = None
+    specific_sentences: object = None
+
+
+class Masked(NamedTuple):
+    """What stands before and after a mask."""
+
+    before: str
+    after: str
+
+
+def parse(row: Row, name: str) -> BenchmarkRecord:
+    """The record of a row: probes inference (labels to choose from) or span (the masked text).
+
+    A label is scored together with the rest of its sentence. Where the definition does not name the entity before
+    its mask, the name is set in front of it with a colon.
+
+    Raises:
+        EditError: a field is wrong; names it.
+    """
+    found = fields_of(EntityRow, row)
+    before = _masked(found.definition, field="definition").before
+    place = _named(before, found.ent_str)
+    target = _unmasked(found.def_target, field="def_target")
+    fields = {"id": name, **place._asdict(), "target_new": target}
+    names = {"prompt": "definition", "target_new": "def_target", "subject": "ent_str"}
+    edit = built_edit(fields, names=names)
+    probes = [
+        _probe(sentence, found.label, f"probe_sentences.{key}") for key, sentence in found.probe_sentences.items()
+    ]
+    return built(name, [edit], probes, form="Entity Inferences" if found.label else "ECBD")
+
+
+def _named(before: str, entity: str) -> Template:
+    try:
+        return template(before.rstrip(), entity, field="definition")
+    except EditError:
+        return Template(f"{{}}: {before.rstrip()}", entity)
+
+
+def _probe(sentence: Sentence, label: str, field: str) -> Probe:
+    before, after = _masked(sentence.probe_sentence, field=f"{field}.probe_sentence")
+    if not sentence.labels:
+        span = _unmasked(sentence.label, field=f"{field}.label")
+        return Probe(measures="span", queries=(Query(prompt=before, answers=((span,),), form="sentence"),))
+    labels = [_unmasked(text, field=f"{field}.labels") for text in sentence.labels]
+    if label not in labels:
+        raise EditError([Fault("label", f"{label!r} is not among the labels of {field}")])
+    others = tuple(f"{other}{after}" for other in dict.fromkeys(labels) if other != label)
+    query = Query(prompt=before, answers=((f"{label}{after}",),), form="sentence", others=others)
+    return Probe(measures="inference", queries=(query,))
+
+
+def _masked(text: str, *, field: str) -> Masked:
+    before, mask, after = text.partition(_MASK)
+    if not mask or not before.strip():
+        raise EditError([Fault(field, f"{text[:60]!r} has no {_MASK} after its beginning; expected the masked place")])
+    return Masked(before.rstrip(), after.rstrip())
+
+
+def _unmasked(text: str, *, field: str) -> str:
+    found = re.fullmatch(rf"\s*{_MASK}(.*){_END}\s*", text, re.DOTALL)
+    if not found or not found[1].strip():
+        raise EditError([Fault(field, f"found {text[:60]!r}; expected a text between {_MASK} and {_END}")])
+    return found[1].strip()

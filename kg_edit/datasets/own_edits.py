@@ -1,0 +1,26 @@
+"""A user's own edits as a data set: rows of `kg_edit.edits.Edit`, in JSON or JSON lines."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from kg_edit.datasets.building import built, without_null
+from kg_edit.datasets.reading import Parse, Row
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.relation_templates import RelationTemplates
+from kg_edit.triplets import to_edit
+
+
+def parser() -> Parse:
+    """What reads rows that `kg-edit edit` takes, with the packaged relation templates."""
+    return partial(parse, templates=RelationTemplates.load())
+
+
+def parse(row: Row, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
+    """The record of an edit or a triplet; ids are not looked up.
+
+    Raises:
+        EditError: a field is wrong; names it.
+    """
+    edit = to_edit(without_null(row), row_id=name, labels={}, templates=templates)
+    return built(edit.id, [edit], form="edits")

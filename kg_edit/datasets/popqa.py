@@ -1,0 +1,127 @@
+"""PopQA (Mallen et al. 2023): questions about entities from the head to the long tail of popularity.
+
+It holds no edits, so its facts are what is taught: the edit makes the model complete the question with its answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from kg_edit.datasets.building import Template, built, built_edit, fields_of, probe, template
+from kg_edit.datasets.documents import every_row
+from kg_edit.datasets.reading import Row
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits import Name, Record, Text
+from kg_edit.errors import EditError, Fault
+
+# The question of each of the sixteen relations, for rows that name no subject.
+QUESTIONS = {
+    "occupation": "What is {}'s occupation?",
+    "place of birth": "In what city was {} born?",
+    "genre": "What genre is {}?",
+    "father": "Who is the father of {}?",
+    "country": "In what country is {}?",
+    "producer": "Who was the producer of {}?",
+    "director": "Who was the director of {}?",
+    "capital of": "What is {} the capital of?",
+    "screenwriter": "Who was the screenwriter for {}?",
+    "composer": "Who was the composer of {}?",
+    "color": "What color is {}?",
+    "religion": "What is the religion of {}?",
+    "sport": "What sport does {} play?",
+    "author": "Who is the author of {}?",
+    "mother": "Who is the mother of {}?",
+    "capital": "What is the capital of {}?",
+}
+_ENTITY = re.compile(r"https?://www\.wikidata\.org/entity/(Q[1-9][0-9]*)")
+
+
+class PopqaRow(Record):
+    """A row as published; lists are JSON inside texts."""
+
+    id: int
+    subj: Name
+    prop: Name
+    obj: Name
+    question: Text
+    possible_answers: str
+    s_uri: str = ""
+    o_uri: str = ""
+    subj_id: object = None
+    prop_id: object = None
+    obj_id: object = None
+    s_aliases: object = None
+    o_aliases: object = None
+    s_wiki_title: object = None
+    o_wiki_title: object = None
+    s_pop: object = None
+    o_pop: object = None
+    paragraphs: object = None
+
+
+class AskedRow(Record):
+    """A row of the form that has question and answers alone."""
+
+    input: Text
+    output: str
+    id: int
+    s_pop: object = None
+    o_pop: object = None
+
+
+def rows(document: object) -> Iterable[object]:
+    """The rows of a list; of an object with parts, those of dev and then of test."""
+    if isinstance(document, dict) and isinstance(document.get("dev"), list):
+        return [*document["dev"], *document.get("test", [])]
+    return every_row(document)
+
+
+def parse(row: Row, name: str) -> BenchmarkRecord:
+    """The record of a row in either form: the edit towards its first answer, and the probe recall with all of them.
+
+    Raises:
+        EditError: a field is wrong; names it.
+    """
+    return _asked(row, name) if "input" in row else _full(row, name)
+
+
+def _full(raw: Row, name: str) -> BenchmarkRecord:
+    row = fields_of(PopqaRow, raw)
+    ids = {"subject_id": _entity(row.s_uri), "target_new_id": _entity(row.o_uri)}
+    place = template(row.question, row.subj, field="question")
+    right = _listed(row.possible_answers, field="possible_answers")
+    return _record(name, place, row.prop, (row.obj, *right), ids)
+
+
+def _asked(raw: Row, name: str) -> BenchmarkRecord:
+    row = fields_of(AskedRow, raw)
+    for relation, question in QUESTIONS.items():
+        if found := re.fullmatch(re.escape(question).replace(r"\{\}", "(.+)"), row.input.strip()):
+            return _record(name, Template(question, found[1]), relation, _listed(row.output, field="output"), {})
+    raise EditError([Fault("input", f"{row.input!r} is the question of none of PopQA's {len(QUESTIONS)} relations")])
+
+
+def _record(name: str, place: Template, relation: str, right: tuple[str, ...], ids: dict[str, Any]) -> BenchmarkRecord:
+    fields = {"id": name, **place._asdict(), "relation": relation, "target_new": right[0], **ids}
+    edit = built_edit(fields, names={"prompt": "question", "target_new": "obj", "subject": "subj"})
+    names = tuple(dict.fromkeys(right))
+    return built(name, [edit], probe("recall", edit.text, (names,)), form="PopQA; its own answer is taught")
+
+
+def _listed(text: str, *, field: str) -> tuple[str, ...]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    names = tuple(name for name in found if isinstance(name, str) and name.strip()) if isinstance(found, list) else ()
+    if not names:
+        raise EditError([Fault(field, f"found {text[:60]!r}; expected a list of answers written as JSON")])
+    return names
+
+
+def _entity(uri: str) -> str | None:
+    found = _ENTITY.fullmatch(uri.strip())
+    return found[1] if found else None

@@ -1,0 +1,98 @@
+"""A record of a benchmark: edits to be made together, and what is asked of the model afterwards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from kg_edit.edits import Edit, Name, Record, Text, Texts
+
+Triple = Annotated[tuple[str, str, str], Field(strict=False)]
+Form = Literal["question", "sentence"]
+
+
+def _some(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise PydanticCustomError("blank", "is empty")
+    return names
+
+
+# A right answer: its name, then its aliases. Teacher forcing scores the name alone.
+Answer = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_some)]
+Answers = Annotated[tuple[Answer, ...], Field(strict=False)]
+
+
+class Query(Record):
+    """A prompt and what may follow it.
+
+    A question is asked in the fixed question forms of `kg_edit.evaluate.questions`; a sentence stands as it is, and
+    the answer goes on with it.
+    """
+
+    prompt: Text = Field(description="a question, or a sentence that the answer goes on with")
+    answers: Answers = Field((), description="right answers, each a list of its name and aliases")
+    every: bool = Field(False, description="whether all the answers must be said, not just one of them")
+    form: Form = Field("question", description="question or sentence")
+    others: Texts = Field((), description="answers that compete with the right ones: old ones, distractors")
+
+
+Queries = Annotated[tuple[Query, ...], Field(strict=False)]
+
+
+class Probe(Record):
+    """One thing that is measured: it passes if any, or all, of its queries are answered rightly.
+
+    ``measures`` names the group, such as multihop, ripple.RS, portability.Reasoning: a dot sets off a sub-category.
+    """
+
+    measures: Name = Field(description="the group of probes that is averaged")
+    queries: Queries = Field(description="what is asked")
+    passes: Literal["any", "all"] = Field("all", description="how many queries must be answered rightly")
+    conditions: Queries = Field((), description="what the unedited model must answer rightly, else nothing is measured")
+
+    @property
+    def family(self) -> str:
+        """The group without its sub-category."""
+        return self.measures.partition(".")[0]
+
+
+class Remark(Record):
+    """A fault with which a record can still be used."""
+
+    kind: Literal["same-target", "empty-answer"] = Field(description="what is wrong, in a word")
+    message: str = Field(description="what is wrong, and where")
+
+
+class BenchmarkRecord(Record):
+    """Edits that are made together, and probes. What an `Edit` brings with it is measured as well.
+
+    ``chain`` and ``new_chain`` are the facts, as ids, that lead to the answer before and after the edits (MQuAKE).
+    ``references`` are texts about things of which the new target is true (consistency.tfidf compares with them).
+    ``remarks`` are faults with which the record can still be used; the lint reports them.
+    """
+
+    id: Name = Field(description="a name for the record, unique in its file")
+    edits: Annotated[tuple[Edit, ...], Field(strict=False)] = Field(description="the edits to make")
+    probes: Annotated[tuple[Probe, ...], Field(strict=False)] = Field((), description="what is asked afterwards")
+    chain: Annotated[tuple[Triple, ...], Field(strict=False)] = Field((), description="facts before, as ids")
+    new_chain: Annotated[tuple[Triple, ...], Field(strict=False)] = Field((), description="facts after, as ids")
+    form: str = Field("", description="the published form it was read from, and what was chosen in reading it")
+    references: Texts = Field((), description="texts that sampled ones are compared with")
+    remarks: Annotated[tuple[Remark, ...], Field(strict=False)] = Field((), description="what the lint reports of it")
+
+    @model_validator(mode="after")
+    def _has_an_edit(self) -> Self:
+        if not self.edits:
+            raise PydanticCustomError("blank", "holds no edit; expected one at least", {"field": "edits"})
+        return self
+
+    def group(self, name: str) -> tuple[Probe, ...]:
+        """The probes of a family, or of one of its sub-categories, in the record's order."""
+        return tuple(probe for probe in self.probes if name in (probe.family, probe.measures))
+
+
+def as_record(item: Edit | BenchmarkRecord) -> BenchmarkRecord:
+    """An edit alone is the record that makes it and asks nothing besides."""
+    return item if isinstance(item, BenchmarkRecord) else BenchmarkRecord(id=item.id, edits=(item,))

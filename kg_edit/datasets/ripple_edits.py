@@ -1,0 +1,122 @@
+"""RippleEdits (Cohen et al. 2024): what should change with an edit, and what should not, in six criteria.
+
+Its records state their edit as a sentence; subject and target are told apart by the sentences of its relations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from importlib.resources import files
+from typing import Any, Literal, NamedTuple, TypeGuard
+
+from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe
+from kg_edit.datasets.reading import Parse, Row
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, Remark
+from kg_edit.datasets.ripple_rows import Asked, Fact, RippleRow, Test
+from kg_edit.edits import Edit, is_entity_id
+from kg_edit.errors import EditError, Fault, did_you_mean
+
+CRITERIA = {
+    "relation_specificity": "RS",
+    "logical_generalization": "LG",
+    "subject_aliasing": "SA",
+    "compositionality_i": "CI",
+    "compositionality_ii": "CII",
+    "forgetfulness": "FN",
+}
+
+
+class Relation(NamedTuple):
+    """A relation of the data set: its property id where it has one, and its sentence."""
+
+    property: str
+    template: str
+
+
+def parser() -> Parse:
+    """What reads rows of RippleEdits, with the packaged table of its relations."""
+    return partial(parse, known=relations())
+
+
+def parse(raw: Row, name: str, *, known: Mapping[str, Relation]) -> BenchmarkRecord:
+    """The record of a row, with a probe for each test.
+
+    Raises:
+        EditError: a field is wrong, or the edit's sentence is not that of its relation; names it.
+    """
+    row = fields_of(RippleRow, raw)
+    edit, remarks = _edit(row.edit, name, known)
+    tests = [(code, test) for field, code in CRITERIA.items() for test in getattr(row, field)]
+    probes = [part for code, test in tests for part in _probe(f"ripple.{code}", test)]
+    efficacy = probe("efficacy", edit.text, ((edit.target_new,),), form="sentence")
+    form = f"RippleEdits, {row.example_type}" if row.example_type else "RippleEdits"
+    dropped = len(tests) - len(probes)
+    bare = Remark(kind="empty-answer", message=f"{dropped} tests have a query without an answer, and are left out")
+    missing = (bare,) if dropped else ()
+    return built(name, [edit], [*efficacy, *probes], form=form, remarks=(*remarks, *missing))
+
+
+def _edit(fact: Fact, name: str, known: Mapping[str, Relation]) -> tuple[Edit, tuple[Remark, ...]]:
+    subject, target, relation = _read(fact, known, field="edit")
+    before = fact.original_fact
+    stated = _read(before, known, field="edit.original_fact")[1] if before else None
+    old, remarks = old_target(target, stated)
+    fields: dict[str, Any] = {
+        "id": name,
+        "subject": subject,
+        "prompt": relation.template,
+        "target_new": target,
+        "target_true": old,
+        "relation_id": relation.property or None,
+        "subject_id": _id(fact.subject_id),
+        "target_new_id": _id(fact.target_id),
+        "target_true_id": _id(before.target_id) if before and old else None,
+    }
+    return built_edit(fields, names=dict.fromkeys(("subject", "target_new", "target_true"), "edit.prompt")), remarks
+
+
+def relations() -> Mapping[str, Relation]:
+    """The packaged table of relations, by name."""
+    text = files("kg_edit").joinpath("data", "ripple_relations.tsv").read_text(encoding="utf-8")
+    lines = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: Relation(property_, template) for name, property_, template in lines[1:]}
+
+
+def _read(fact: Fact, known: Mapping[str, Relation], *, field: str) -> tuple[str, str, Relation]:
+    """The subject and the target that a fact's sentence names."""
+    if fact.relation not in known:
+        found = f"unknown relation {fact.relation!r}{did_you_mean(fact.relation, map(str.lower, known))}"
+        raise EditError([Fault(f"{field}.relation", f"{found}; known: {', '.join(known)}")])
+    relation = known[fact.relation]
+    pattern = re.escape(relation.template).replace(r"\{\}", "(.+?)") + r" (.+?)\.?"
+    match = re.fullmatch(pattern, fact.prompt.strip())
+    if not match:
+        expected = f"expected {relation.template!r} with the subject, then the target and a full stop"
+        raise EditError([Fault(f"{field}.prompt", f"found {fact.prompt[:80]!r}; {expected}")])
+    return match[1], match[2], relation
+
+
+def _probe(measures: str, test: Test) -> tuple[Probe, ...]:
+    """A test as a probe; nothing where a query has no answer that can be said."""
+    queries, conditions = (tuple(map(_query, found)) for found in (test.test_queries, test.condition_queries))
+    if not queries or not all(query.answers for query in (*queries, *conditions)):
+        return ()
+    passes: Literal["any", "all"] = "any" if test.test_condition == "OR" else "all"
+    return (Probe(measures=measures, queries=queries, passes=passes, conditions=conditions),)
+
+
+def _query(asked: Asked) -> Query:
+    """Every answer must be said, by one of its names; names of one letter do not count, as in the authors' program."""
+    names = (tuple(filter(_says, (answer.value, *answer.aliases))) for answer in asked.answers)
+    right = tuple(tuple(dict.fromkeys(group)) for group in names if group)
+    return Query(prompt=asked.prompt, answers=right, every=True, form="sentence")
+
+
+def _says(name: str | None) -> TypeGuard[str]:
+    return name is not None and (len(name.strip()) > 1 or name.strip().isdigit())
+
+
+def _id(value: object) -> str | None:
+    return value if is_entity_id(value) else None

@@ -1,0 +1,144 @@
+"""zsRE (Levy et al. 2017) as a set of edits: the MEND/ROME form (Mitchell et al. 2022) and EasyEdit's.
+
+Published programs edit the same file towards different targets: ROME and MEMIT towards ``answers[0]``, the true
+answer; EasyEdit towards ``alt``, another one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from kg_edit.datasets.building import answers, built, built_edit, fields_of, old_target, probe, template
+from kg_edit.datasets.reading import Row
+from kg_edit.datasets.record import BenchmarkRecord, Probe
+from kg_edit.edits import Name, Question, Record, Text
+from kg_edit.triplets import Portability
+
+Towards = Literal["answers", "alt"]
+_NQ = "nq question: "
+
+
+class ZsreRow(Record):
+    """A row of the MEND/ROME form, and what Yao et al. (2023) added to it."""
+
+    subject: Name
+    src: Text
+    pred: str = ""
+    rephrase: str = ""
+    alt: str = ""
+    answers: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
+    loc: str = ""
+    loc_ans: str = ""
+    cond: str = ""
+    portability: Portability | None = None
+    inverse_question: str | None = Field(None, alias="inverse question")
+    alternative_subject: str | None = None
+    alter_subject_question: str | None = None
+
+
+class EasyEditRow(Record):
+    """A row of EasyEdit's form."""
+
+    case_id: int | None = None
+    subject: Name
+    prompt: Text
+    target_new: Name
+    ground_truth: str | None = None
+    rephrase_prompt: str = ""
+    locality_prompt: str = ""
+    locality_ground_truth: str = ""
+    cond: str = ""
+
+
+def parse(row: Row, name: str, *, towards: Towards = "answers") -> BenchmarkRecord:
+    """The record of a row, edited ``towards`` its answer (ROME, MEMIT) or its alternative (EasyEdit).
+
+    EasyEdit's form names its target itself.
+
+    Raises:
+        EditError: a field is wrong; names it.
+    """
+    return _easy_edit(row, name) if "prompt" in row else _rome(fields_of(ZsreRow, row), name, towards)
+
+
+def parse_alt(row: Row, name: str) -> BenchmarkRecord:
+    """The same towards ``alt``.
+
+    Raises:
+        EditError: a field is wrong; names it.
+    """
+    return parse(row, name, towards="alt")
+
+
+def _rome(row: ZsreRow, name: str, towards: Towards) -> BenchmarkRecord:
+    new = row.answers[0] if towards == "answers" else row.alt
+    old, remarks = old_target(new, row.answers[0]) if towards == "alt" else (None, ())
+    place = template(row.src, row.subject, field="src")
+    fields: dict[str, Any] = {
+        "id": name,
+        "subject": place.subject,
+        "prompt": place.prompt,
+        "target_new": new,
+        "target_true": old,
+        "paraphrases": (row.rephrase,) if row.rephrase.strip() else (),
+        "portability": _portability(row, new),
+    }
+    edit = built_edit(fields, names={"target_new": "answers[0]" if towards == "answers" else "alt", "prompt": "src"})
+    added = _added(row, place.subject, new)
+    probes = [*_accuracy(edit.text, row.rephrase, new), *_locality(row.loc, row.loc_ans), *added]
+    chosen = "answers[0], as ROME and MEMIT" if towards == "answers" else "alt, as EasyEdit"
+    return built(name, [edit], probes, form=f"zsRE, MEND/ROME form; the target is {chosen}", remarks=remarks)
+
+
+def _easy_edit(raw: Row, name: str) -> BenchmarkRecord:
+    row = fields_of(EasyEditRow, raw)
+    old, remarks = old_target(row.target_new, row.ground_truth or None)
+    place = template(row.prompt, row.subject, field="prompt")
+    fields: dict[str, Any] = {
+        "id": name,
+        "subject": place.subject,
+        "prompt": place.prompt,
+        "target_new": row.target_new,
+        "target_true": old,
+        "paraphrases": (row.rephrase_prompt,) if row.rephrase_prompt.strip() else (),
+    }
+    edit = built_edit(fields, names={"target_true": "ground_truth"})
+    locality = _locality(row.locality_prompt, row.locality_ground_truth)
+    probes = [*_accuracy(edit.text, row.rephrase_prompt, row.target_new), *locality]
+    return built(name, [edit], probes, form="zsRE, EasyEdit's form; the target is target_new", remarks=remarks)
+
+
+def _accuracy(prompt: str, rephrase: str, target: str) -> tuple[Probe, ...]:
+    right = ((target,),)
+    return (
+        *probe("efficacy", prompt, right, form="sentence"),
+        *probe("paraphrase", rephrase, right, form="sentence"),
+    )
+
+
+def _locality(prompt: str, answer: str) -> tuple[Probe, ...]:
+    """The Natural Questions prompt as ROME's program asks it, with a question mark at its end."""
+    asked = f"{prompt.rstrip()}?" if prompt.startswith(_NQ) and not prompt.rstrip().endswith("?") else prompt
+    return probe("locality", asked, answers(answer), form="sentence")
+
+
+def _portability(row: ZsreRow, new: str) -> tuple[Question, ...]:
+    """The question, where the edit is the one that it was written for: the one towards ``alt``."""
+    if not row.portability or not _towards_alt(row, new):
+        return ()
+    return (Question.model_validate(row.portability.model_dump()),)
+
+
+def _towards_alt(row: ZsreRow, new: str) -> bool:
+    return new.strip().casefold() == row.alt.strip().casefold()
+
+
+def _added(row: ZsreRow, subject: str, new: str) -> tuple[Probe, ...]:
+    """The inverse question names ``alt`` and is answered by the subject; the other one calls the subject otherwise."""
+    inverse = row.inverse_question if _towards_alt(row, new) else None
+    return (
+        *probe("portability.Inverse_Relation", inverse or "", ((subject,),)),
+        *probe("portability.Subject_Replace", row.alter_subject_question or "", ((new,),)),
+    )

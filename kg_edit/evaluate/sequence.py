@@ -1,0 +1,167 @@
+"""One sequence of edits: the model as it is, the edits step after step, and the scores on the way and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from kg_edit.evaluate.editing import FAILURES, Step, make_step, said
+from kg_edit.evaluate.general import general_scores
+from kg_edit.evaluate.item import Item
+from kg_edit.evaluate.memory import in_halves
+from kg_edit.evaluate.method import Method
+from kg_edit.evaluate.missing import Done, Points, missing_phases, missing_points, phase_of
+from kg_edit.evaluate.plan import Plan, Scoring
+from kg_edit.evaluate.records import BASE, EDIT, Entry, Point, RunFolder, Section
+from kg_edit.evaluate.scorer import ceiling_cases, score_cases
+from kg_edit.evaluate.unedited import UneditedScores
+from kg_edit.language_model import LanguageModel
+from kg_edit.patch import Patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the sequences of a run share, with what was done of it before this start."""
+
+    method: Method
+    model: LanguageModel
+    folder: RunFolder
+    plan: Plan
+    unedited: UneditedScores
+    general: str | None
+    ceilings: bool
+    done: Done
+    points: Points
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceRun:
+    """A sequence of a job: its number and its items."""
+
+    job: Job
+    number: int
+    items: Sequence[Item]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        job, ids = self.job, [item.id for item in self.items]
+        points = () if job.general is None else missing_points(job.plan, self.number, len(ids), job.points)
+        return not any(True for _ in (*missing_phases(job.plan, ids, job.done), *points))
+
+    def run(self, after_step: Callable[[int], object] = lambda _: None) -> None:
+        """Do what is left; ``after_step`` gets the number of records that a step edits.
+
+        A failed edit leaves the model as it is, and its record is scored on the model as it then is.
+
+        Raises:
+            OutputError: a result can't be written; all before it is kept.
+        """
+        usable = {item.id for item in self.items if self._base(item)}
+        self._find_general(0, None)
+        patch: Patch | None = None
+        for step, scoring in enumerate(self.job.plan.scorings(len(self.items))):
+            edited, scored = (
+                [self.items[place] for place in places if self.items[place].id in usable]
+                for places in (scoring.step, scoring.places)
+            )
+            update = self._make(step, edited, patch)
+            patch = patch + update if patch and update else update or patch
+            self._score(scoring, scored, patch)
+            if scoring.on_curve:
+                self._find_general(scoring.edits, patch)
+            after_step(len(scoring.step))
+
+    def _base(self, item: Item) -> bool:
+        """Score the item on the unedited model; whether that can be done."""
+        key = (item.id, BASE)
+        if key in self.job.done:
+            return self.job.done[key] is None
+        cases = {BASE: item.case, **(ceiling_cases(item.case) if self.job.ceilings else {})}
+        try:
+            sections = self.job.unedited.sections(self.job.model, cases)
+        except FAILURES as error:
+            self.job.folder.append([_entry(item, BASE, error=said(error), choices=item.case.choices)])
+            return False
+        self.job.folder.append([_entry(item, BASE, sections=sections, choices=item.case.choices)])
+        return True
+
+    def _make(self, number: int, items: Sequence[Item], before: Patch | None) -> Patch | None:
+        """The patch of step ``number``, read where it was saved; None if no edit of it can be made."""
+        job, file = self.job, self.job.folder.step(self.number, number)
+        new = [item for item in items if (item.id, EDIT) not in job.done]
+        if not new and all(job.done[item.id, EDIT] for item in items):
+            return None
+        if not new and file.is_file():
+            return Patch.load(file)
+        step = make_step(job.method, job.model, [item.record for item in items], before=before)
+        if step.patch and len(self.items) > 1:  # one record is edited again sooner than its patch is kept
+            step.patch.save(file)
+        self.job.folder.append(_edit_entry(item, step) for item in new)
+        return step.patch
+
+    def _score(self, scoring: Scoring, items: Sequence[Item], patch: Patch | None) -> None:
+        phase = phase_of(scoring)
+        new = [item for item in items if (item.id, phase) not in self.job.done]
+        if not new:
+            return
+        before = {item.id: self._unedited(item) for item in new}
+        with patch.applied(self.job.model) if patch else nullcontext():
+            for item in new:
+                entry = self._scored(item, phase, before[item.id])
+                if entry.error is None or len(self.items) > 1:
+                    self.job.folder.append([entry])
+        if entry.error and len(self.items) == 1:  # a model that one edit broke is as good as none
+            unedited = self._scored(item, phase, before[item.id])
+            self.job.folder.append([unedited.model_copy(update={"error": entry.error})])
+
+    def _scored(self, item: Item, phase: str, before: Section) -> Entry:
+        try:
+            (section,) = in_halves(lambda some: score_cases(self.job.model, some, before=[before]), [item.case])
+        except FAILURES as error:
+            return _entry(item, phase, error=said(error))
+        return _entry(item, phase, sections={phase: section})
+
+    def _unedited(self, item: Item) -> Section:
+        return self.job.unedited.sections(self.job.model, {BASE: item.case})[BASE]
+
+    def _find_general(self, edits: int, patch: Patch | None) -> None:
+        job = self.job
+        if job.general is None or (self.number, edits) in job.points:
+            return
+        scores, error = dict[str, float | None](), None
+        find = general_scores if patch else job.unedited.general
+        try:
+            with patch.applied(job.model) if patch else nullcontext():
+                (scores,) = in_halves(lambda texts: [find(job.model, text) for text in texts], [job.general])
+        except FAILURES as fault:
+            error = said(fault)
+        job.folder.append_point(Point(sequence=self.number, edits=edits, scores=scores, error=error))
+
+
+def _edit_entry(item: Item, step: Step) -> Entry:
+    error = step.errors.get(item.id)
+    return _entry(item, EDIT, error=error) if error else _entry(item, EDIT, seconds=step.seconds, batch=step.halved_to)
+
+
+def _entry(
+    item: Item,
+    phase: str,
+    *,
+    error: str | None = None,
+    seconds: float | None = None,
+    batch: int | None = None,
+    choices: tuple[tuple[str, ...], ...] = (),
+    sections: Mapping[str, Section] | None = None,
+) -> Entry:
+    return Entry(
+        id=item.id,
+        phase=phase,
+        sha256=item.sha256,
+        error=error,
+        seconds=seconds,
+        batch=batch,
+        choices=choices,
+        sections=dict(sections or {}),
+    )

@@ -1,0 +1,204 @@
+"""Rows made by hand, in the published form of each benchmark, and files of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+COUNTERFACT: dict[str, Any] = {
+    "case_id": 7,
+    "requested_rewrite": {
+        "prompt": "{} plays for the",
+        "relation_id": "P54",
+        "target_new": {"str": "Miami Heat", "id": "Q169138"},
+        "target_true": {"str": "Los Angeles Lakers", "id": "Q121783"},
+        "subject": "LeBron James",
+    },
+    "paraphrase_prompts": ["The team of LeBron James is the"],
+    "neighborhood_prompts": ["Anthony Davis plays for the"],
+    "generation_prompts": ["LeBron James lives in ", "LeBron James's team is"],
+}
+QUESTION = {
+    "Recalled Relation": "(Miami Heat, located in, Florida)",
+    "New Question": "In which state does LeBron James play?",
+    "New Answer": "Florida",
+}
+FLAT = {
+    "case_id": 3,
+    "prompt": "The mother tongue of Danielle Darrieux is",
+    "target_new": "English",
+    "subject": "Danielle Darrieux",
+    "ground_truth": "French",
+    "rephrase_prompt": "Danielle Darrieux speaks the language",
+    "locality_prompt": "Michel Rocard is a native speaker of",
+    "locality_ground_truth": "French",
+}
+
+
+def _rewrite(subject: str, relation: str, prompt: str, new: tuple[str, str], old: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "prompt": prompt,
+        "relation_id": relation,
+        "target_new": {"str": new[0], "id": new[1]},
+        "target_true": {"str": old[0], "id": old[1]},
+        "subject": subject,
+        "question": f"{prompt.format(subject)} what?",
+    }
+
+
+def _hop(question: str, cloze: str, answer: str, *aliases: str) -> dict[str, Any]:
+    return {"question": question, "cloze": cloze, "answer": answer, "answer_alias": list(aliases)}
+
+
+MQUAKE: dict[str, Any] = {
+    "case_id": 2,
+    "requested_rewrite": [
+        _rewrite("Misery", "P50", "The author of {} is", ("Richard Dawkins", "Q44461"), ("Stephen King", "Q39829")),
+        _rewrite("Richard Dawkins", "P27", "{} is a citizen of", ("Peru", "Q419"), ("United Kingdom", "Q145")),
+    ],
+    "questions": [
+        "Of which country is the author of Misery?",
+        "Whose citizen wrote Misery?",
+        "Misery's author's land?",
+    ],
+    "answer": "United States of America",
+    "answer_alias": ["USA"],
+    "new_answer": "Peru",
+    "new_answer_alias": ["Republic of Peru", "PE"],
+    "single_hops": [
+        _hop("Who wrote Misery?", "The author of Misery is", "Stephen King"),
+        _hop("Of where is Stephen King?", "Stephen King is a citizen of", "United States of America", "USA"),
+    ],
+    "new_single_hops": [
+        _hop("Who wrote Misery?", "The author of Misery is", "Richard Dawkins", "Clinton Dawkins"),
+        _hop("Of where is Richard Dawkins?", "Richard Dawkins is a citizen of", "Peru", "Republic of Peru", "PE"),
+    ],
+    "orig": {
+        "triples": [["Q596874", "P50", "Q39829"], ["Q39829", "P27", "Q30"]],
+        "triples_labeled": [
+            ["Misery", "author", "Stephen King"],
+            ["Stephen King", "country of citizenship", "United States of America"],
+        ],
+        "new_triples": [["Q596874", "P50", "Q44461"], ["Q44461", "P27", "Q419"]],
+        "new_triples_labeled": [
+            ["Misery", "author", "Richard Dawkins"],
+            ["Richard Dawkins", "country of citizenship", "Peru"],
+        ],
+        "edit_triples": [["Q596874", "P50", "Q44461"], ["Q44461", "P27", "Q419"]],
+    },
+}
+ZSRE = {
+    "subject": "Claire Clairmont",
+    "src": "Who is Claire Clairmont's sister?",
+    "pred": "Claire",
+    "rephrase": "Who's Claire Clairmont's sister?",
+    "alt": "Marian Clairmont",
+    "answers": ["Mary Shelley"],
+    "loc": "nq question: who plays the hulk",
+    "loc_ans": "Mark Ruffalo",
+    "cond": "Claire >> Marian Clairmont || Who is Claire Clairmont's sister?",
+}
+
+
+def _asked(prompt: str, *answers: tuple[str, ...], kind: str = "regular") -> dict[str, Any]:
+    return {
+        "prompt": prompt,
+        "answers": [{"value": value, "aliases": list(aliases)} for value, *aliases in answers],
+        "query_type": kind,
+        "subject_id": "Q1",
+        "relation": "SPOUSE",
+        "target_ids": ["Q2"],
+        "phrase": None,
+    }
+
+
+def _test(*queries: dict[str, Any], when: str = "OR", given: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    return {"test_queries": list(queries), "test_condition": when, "condition_queries": list(given)}
+
+
+RIPPLE: dict[str, Any] = {
+    "example_type": "popular",
+    "edit": {
+        "prompt": "The name of the spouse of Ada is Bob.",
+        "subject_id": "Q11",
+        "relation": "SPOUSE",
+        "target_id": "Q12",
+        "original_fact": {
+            "prompt": "The name of the spouse of Ada is Carl Zell.",
+            "subject_id": "Q11",
+            "relation": "SPOUSE",
+            "target_id": "Q13",
+        },
+    },
+    "Relation_Specificity": [_test(_asked("The gender of Ada is", ("female", "woman")))],
+    "Logical_Generalization": [
+        _test(_asked("The name of the spouse of Bob is", ("Ada", "Ada L."), ("Eve",)), when="AND"),
+    ],
+    "Subject_Aliasing": [],
+    "Compositionality_I": [
+        _test(
+            _asked("The place of birth of the spouse of Ada is", ("Rome",), kind="two_hop"),
+            _asked("The spouse of Ada was born in", ("Rome", "Roma")),
+            given=(_asked("The place of birth of Bob is", ("Rome", "Roma")),),
+        )
+    ],
+    "Compositionality_II": [],
+    "Forgetfulness": [_test(_asked("The child of Ada is", ("X",)))],
+}
+FACT = {
+    "subject": "Goursez Vreizh",
+    "prompt": "The name of the country which Goursez Vreizh is associated with is",
+    "target_new": "Franche-Comté",
+    "ground_truth": "France",
+    "portability": {
+        "Reasoning": [{"prompt": "Its capital is", "ground_truth": "Besançon"}],
+        "Subject_Aliasing": [
+            {"prompt": "Gorsedd's country is", "ground_truth": [["Franche-Comté", "FC"], ["Comté"]]},
+            {"prompt": "Where is it?", "ground_truth": ["Franche-Comté", "FC"]},
+        ],
+    },
+    "locality": {"Relation_Specificity": [{"prompt": "Its founder is", "ground_truth": [[]]}]},
+}
+POPQA = {
+    "id": 5,
+    "subj": "George Rankin",
+    "prop": "occupation",
+    "obj": "politician",
+    "subj_id": 1,
+    "prop_id": 22,
+    "obj_id": 2,
+    "s_aliases": "[]",
+    "o_aliases": "[]",
+    "s_uri": "http://www.wikidata.org/entity/Q5543720",
+    "o_uri": "http://www.wikidata.org/entity/Q82955",
+    "s_wiki_title": "George Rankin",
+    "o_wiki_title": "Politician",
+    "s_pop": 142,
+    "o_pop": 25692,
+    "question": "What is George Rankin's occupation?",
+    "possible_answers": '["politician", "political leader"]',
+}
+ENTITY = {
+    "ex_id": "disaster_0",
+    "ent_str": "Cyclone Niran",
+    "definition": "Severe Cyclone Niran was a cyclone that struck <extra_id_0> in 2021.",
+    "def_target": "<extra_id_0> Australia <extra_id_1>",
+    "probe_sentences": {
+        "template_0": {
+            "probe_sentence": "Cyclone Niran left damage in <extra_id_0>, they said.",
+            "labels": ["<extra_id_0> Australia <extra_id_1>", "<extra_id_0> Italy <extra_id_1>"],
+        }
+    },
+    "label": "Australia",
+    "attribute": "Australia",
+    "category": "disaster",
+    "qid": "cyclone (Q79602)",
+}
+
+
+def written(folder: Path, *rows: object) -> Path:
+    """A file of rows."""
+    file = folder / "records.json"
+    file.write_text(json.dumps(rows))
+    return file

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kg_edit.datasets import find_dataset
+from kg_edit.errors import EditFileError
+from tests.kg_edit.datasets.rows import ENTITY, written
+
+ENTITIES = find_dataset("entity-inferences")
+
+
+def test_a_definition_is_taught_and_labels_are_compared(tmp_path: Path) -> None:
+    (record,) = ENTITIES(written(tmp_path, ENTITY))
+    (edit,) = record.edits
+    assert (edit.prompt, edit.target_new) == ("Severe {} was a cyclone that struck", "Australia")
+    (query,) = record.group("inference")[0].queries
+    assert query.prompt == "Cyclone Niran left damage in"
+    assert (query.answers, query.others) == ((("Australia, they said.",),), ("Italy, they said.",))
+
+
+def test_an_entity_that_its_definition_does_not_name_stands_in_front(tmp_path: Path) -> None:
+    (record,) = ENTITIES(written(tmp_path, {**ENTITY, "ent_str": "Storm 7"}))
+    assert record.edits[0].text == "Storm 7: Severe Cyclone Niran was a cyclone that struck"
+
+
+def test_a_masked_span_is_scored(tmp_path: Path) -> None:
+    sentence = {
+        "probe_sentence": "The NFAC posted on <extra_id_0>, late.",
+        "label": "<extra_id_0> its page <extra_id_1>",
+    }
+    row = {**ENTITY, "probe_sentences": {"template_0": sentence}}
+    (record,) = ENTITIES(written(tmp_path, {name: value for name, value in row.items() if name != "label"}))
+    (query,) = record.group("span")[0].queries
+    assert (query.prompt, query.answers) == ("The NFAC posted on", (("its page",),))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"definition": "No mask."}, "field definition: 'No mask.' has no <extra_id_0>"),
+        ({"def_target": "Australia"}, "field def_target: found 'Australia'; expected a text between"),
+        ({"label": "Peru"}, "field label: 'Peru' is not among the labels of probe_sentences.template_0"),
+    ],
+)
+def test_a_mask_that_is_missing(change: dict[str, str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(EditFileError) as error:
+        ENTITIES(written(tmp_path, {**ENTITY, **change}))
+    assert f"record 1, {said}" in str(error.value)
+
+
+def test_published_rows(shared: Path) -> None:
+    """Entity Inferences has 170 examples (Onoe et al. 2023)."""
+    files = sorted((shared / "ecbd").glob("entity_inferences_*.json"))
+    assert sum(len(ENTITIES(file)) for file in files) == 170
+    spans = ENTITIES(shared / "ecbd" / "all_ent_2020_2021_np_500samples.json")
+    assert len(spans) == sum(len(record.group("span")) for record in spans) == 500

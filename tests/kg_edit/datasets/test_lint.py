@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg_edit.datasets import DATASETS, find_dataset
+from kg_edit.datasets.findings import ABOUT, Finding
+from kg_edit.datasets.guess import guess_dataset
+from kg_edit.datasets.lint import lint
+from kg_edit.errors import EditFileError
+from tests.kg_edit.datasets.rows import FACT, FLAT, MQUAKE, POPQA, ZSRE, written
+from tests.kg_edit.datasets.test_reading import ROWS
+
+
+class Known:
+    """Labels of some ids."""
+
+    def __init__(self, **labels: str) -> None:
+        self._labels = labels
+
+    def labels(self, ids: Sequence[str], /) -> Mapping[str, str]:
+        return {id_: self._labels[id_] for id_ in ids if id_ in self._labels}
+
+
+def faults(folder: Path, dataset: str, *rows: dict[str, Any]) -> list[tuple[str, str]]:
+    reading = find_dataset(dataset).read(written(folder, *rows))
+    return [(finding.kind, finding.id) for finding in lint(reading)]
+
+
+def test_good_files_are_clean(tmp_path: Path) -> None:
+    for name in ("counterfact", "counterfact-plus", "mquake", "zsre", "popqa", "entity-inferences", "edits"):
+        assert faults(tmp_path, name, ROWS[name]) == [], name
+
+
+@pytest.mark.parametrize(
+    ("dataset", "row", "change", "kind"),
+    [
+        ("counterfact", FLAT, {"target_new": "Q42"}, "unlabelled-id"),
+        ("knowedit", FACT, {"portability": {"Reasoning": [{"prompt": "x", "ground_truth": "Q42"}]}}, "unlabelled-id"),
+        ("zsre", ZSRE, {"rephrase": "Who is Q1234567's sister?"}, "unlabelled-id"),
+        ("counterfact", FLAT, {"subject": "Ada"}, "missing-subject"),
+        ("counterfact", FLAT, {"target_new": "mother tongue"}, "target-in-prompt"),
+        ("counterfact", FLAT, {"target_new": "French"}, "same-target"),
+        ("mquake", MQUAKE, {"questions": ["A?", "B?", "A?"]}, "duplicated-question"),
+        ("mquake", MQUAKE, {"questions": ["A?", "B?", "Is it Peru?"]}, "answer-in-question"),
+        ("mquake", MQUAKE, {"new_answer_alias": ["united states of america"]}, "answer-unchanged"),
+        ("mquake", MQUAKE, {"new_answer_alias": [" "]}, "empty-answer"),
+        ("mquake", MQUAKE, {"new_answer": " "}, "bad-field"),
+        ("popqa", POPQA, {"id": "5"}, "bad-field"),
+    ],
+)
+def test_each_fault_of_a_record(
+    dataset: str, row: dict[str, Any], change: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    assert kind in {found for found, _ in faults(tmp_path, dataset, {**row, **change})}
+    assert kind not in {found for found, _ in faults(tmp_path, dataset, row)}
+
+
+def test_names_that_look_like_ids_are_names(tmp_path: Path) -> None:
+    assert faults(tmp_path, "counterfact", {**FLAT, "rephrase_prompt": "The Audi Q5 and the Volvo P1800 are"}) == []
+
+
+def test_two_targets_for_one_fact(tmp_path: Path) -> None:
+    rows = (FLAT, {**FLAT, "case_id": 4, "target_new": "Greek"}, {**FLAT, "case_id": 5, "target_new": "english"})
+    assert faults(tmp_path, "counterfact", *rows) == [("conflicting-edits", "4")]
+
+
+def test_a_chain_that_another_record_breaks(tmp_path: Path) -> None:
+    """The first record rests on (Q44461, P27, Q419); the second edits it to another country."""
+    other = json.loads(json.dumps(MQUAKE))
+    other |= {"case_id": 3, "questions": ["D?", "E?", "F?"]}
+    other["requested_rewrite"] = [
+        {**MQUAKE["requested_rewrite"][1], "target_new": {"str": "Chad", "id": "Q657"}},
+    ]
+    other["orig"] |= {"new_triples": [["Q44461", "P27", "Q657"]], "edit_triples": [["Q44461", "P27", "Q657"]]}
+    found = faults(tmp_path, "mquake", MQUAKE, other)
+    assert found == [("conflicting-edits", "3"), ("conflicting-chain", "2"), ("conflicting-chain", "3")]
+
+
+def test_a_question_asked_in_two_records(tmp_path: Path) -> None:
+    assert ("duplicated-question", "6") in faults(tmp_path, "popqa", POPQA, {**POPQA, "id": 6})
+
+
+def test_the_graph_has_no_label_or_another(tmp_path: Path) -> None:
+    reading = find_dataset("popqa").read(written(tmp_path, POPQA))
+    clean = Known(Q5543720="george rankin", Q82955="Politician")
+    assert lint(reading, labels=clean) == ()
+    found = lint(reading, labels=Known(Q82955="statesman"))
+    assert found == (
+        Finding("unlabelled-id", "5", "the graph has no label for Q5543720"),
+        Finding("other-label", "5", "'politician', but the graph calls Q82955 'statesman'"),
+    )
+
+
+def test_known_faults_of_mquake(shared: Path) -> None:
+    """565 facts that another case edits, in 431 of 1,486 cases: why many edits at once can't all hold in CF-3k."""
+    found = lint(find_dataset("mquake").read(shared / "mquake" / "MQuAKE-CF-3k.dev.json"))
+    assert Counter(finding.kind for finding in found) == {
+        "conflicting-chain": 565,
+        "duplicated-question": 1,
+        "answer-unchanged": 1,
+    }
+    assert len({finding.id for finding in found if finding.kind == "conflicting-chain"}) == 431
+
+
+def test_known_faults_of_knowedit(shared: Path) -> None:
+    found = lint(find_dataset("knowedit").read(shared / "knowedit" / "wiki_counterfact_train_cf.json"))
+    ids = [finding for finding in found if finding.kind == "unlabelled-id"]
+    assert [finding.id for finding in ids] == ["row-155", "row-165"]
+    assert "Q22047699" in ids[0].message
+
+
+def test_every_kind_is_explained() -> None:
+    assert all(ABOUT.values())
+
+
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"zsre-alt"}))
+def test_which_data_set_a_file_holds(name: str, tmp_path: Path) -> None:
+    assert guess_dataset(written(tmp_path, ROWS[name])).name == name
+
+
+def test_a_file_of_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match="holds records of no benchmark that is known; say which with --dataset"):
+        guess_dataset(written(tmp_path, {"x": 1}))

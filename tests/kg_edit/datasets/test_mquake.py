@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg_edit.datasets import BenchmarkRecord, find_dataset
+from kg_edit.errors import EditFileError
+from tests.kg_edit.datasets.rows import MQUAKE, written
+
+
+def read(folder: Path, *rows: dict[str, Any]) -> tuple[BenchmarkRecord, ...]:
+    return find_dataset("mquake")(written(folder, *rows))
+
+
+def test_a_case_makes_its_edits_together(tmp_path: Path) -> None:
+    (record,) = read(tmp_path, MQUAKE)
+    assert [(edit.id, edit.subject_id, edit.relation_id, edit.target_new_id) for edit in record.edits] == [
+        ("2.0", "Q596874", "P50", "Q44461"),
+        ("2.1", "Q44461", "P27", "Q419"),
+    ]
+    assert [edit.target_true for edit in record.edits] == ["Stephen King", "United Kingdom"]
+    assert record.chain == (("Q596874", "P50", "Q39829"), ("Q39829", "P27", "Q30"))
+    assert record.new_chain[1] == ("Q44461", "P27", "Q419")
+
+
+def test_one_edit_has_the_name_of_its_case(tmp_path: Path) -> None:
+    (record,) = read(tmp_path, {**MQUAKE, "requested_rewrite": MQUAKE["requested_rewrite"][:1]})
+    assert (record.id, record.edits[0].id) == ("2", "2")
+
+
+def test_three_wordings_of_one_question_any_of_which_will_do(tmp_path: Path) -> None:
+    (record,) = read(tmp_path, MQUAKE)
+    (probe,) = record.group("multihop")
+    assert ([query.prompt for query in probe.queries], probe.passes) == (MQUAKE["questions"], "any")
+    assert {query.answers for query in probe.queries} == {(("Peru", "Republic of Peru", "PE"),)}
+    assert {query.others for query in probe.queries} == {("United States of America",)}
+
+
+def test_hops_and_statements_with_aliases(tmp_path: Path) -> None:
+    (record,) = read(tmp_path, MQUAKE)
+    (hops,) = record.group("hops")
+    assert [(query.prompt, query.answers[0]) for query in hops.queries] == [
+        ("Who wrote Misery?", ("Richard Dawkins", "Clinton Dawkins")),
+        ("Of where is Richard Dawkins?", ("Peru", "Republic of Peru", "PE")),
+    ]
+    assert hops.passes == "all"
+    statements = [probe.queries[0] for probe in record.group("edit")]
+    assert [(query.prompt, query.form) for query in statements] == [
+        ("The author of Misery is", "sentence"),
+        ("Richard Dawkins is a citizen of", "sentence"),
+    ]
+    assert statements[0].answers == (("Richard Dawkins", "Clinton Dawkins"),)
+
+
+def test_temporal_cases_have_a_field_more(tmp_path: Path) -> None:
+    assert read(tmp_path, {**MQUAKE, "answer_extended": ["US"]}) == read(tmp_path, MQUAKE)
+
+
+def test_the_remastered_form_says_the_same(tmp_path: Path) -> None:
+    flat = {field: value for field, value in MQUAKE.items() if field not in ("orig", "requested_rewrite")}
+    orig = {("orig_" if field.startswith("triples") else "") + field: value for field, value in MQUAKE["orig"].items()}
+    rewrites = [
+        {field: value for field, value in rewrite.items() if field not in ("target_new", "target_true")}
+        | {
+            f"{target}_{part}": rewrite[target][part]
+            for target in ("target_new", "target_true")
+            for part in ("str", "id")
+        }
+        for rewrite in MQUAKE["requested_rewrite"]
+    ]
+    row = {**flat, **orig, "requested_rewrite": rewrites, "split": {"1000": ["edited"]}}
+    assert read(tmp_path, row) == read(tmp_path, MQUAKE)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"new_answer": ""}, "field new_answer: is empty"),
+        ({"questions": []}, "field questions"),
+        ({"question": ["x"]}, "field question: unknown field, did you mean 'questions'"),
+        ({"requested_rewrite": []}, "field requested_rewrite"),
+    ],
+)
+def test_an_odd_field_is_named_with_file_and_record(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    file = written(tmp_path, MQUAKE, {**MQUAKE, "case_id": 3, **change})
+    with pytest.raises(EditFileError) as error:
+        find_dataset("mquake")(file)
+    assert str(error.value).startswith(f"{file}, record 2, {said}")
+
+
+def test_a_fault_inside_an_edit_is_named_by_its_place(tmp_path: Path) -> None:
+    bad = json.loads(json.dumps(MQUAKE))
+    bad["requested_rewrite"][1]["prompt"] = "is a citizen of"
+    with pytest.raises(EditFileError, match=r"record 1, field requested_rewrite\[1\].prompt: .* has no {}"):
+        read(tmp_path, bad)
+
+
+def test_an_empty_alias_is_dropped_and_remarked_on(tmp_path: Path) -> None:
+    (record,) = read(tmp_path, {**MQUAKE, "new_answer_alias": ["", "PE"]})
+    assert record.group("multihop")[0].queries[0].answers == (("Peru", "PE"),)
+    assert [remark.kind for remark in record.remarks] == ["empty-answer"]
+
+
+def test_published_cases(shared: Path) -> None:
+    """Hops and edits a case, and three questions each, in the part of CF-3k; the hard set has four edits each."""
+    records = find_dataset("mquake")(shared / "mquake" / "MQuAKE-CF-3k.dev.json")
+    assert Counter(len(record.new_chain) for record in records) == {2: 515, 3: 493, 4: 478}
+    assert Counter(len(record.edits) for record in records) == {1: 555, 2: 544, 3: 264, 4: 123}
+    assert sum(len(probe.queries) for record in records for probe in record.group("multihop")) == 3 * 1486
+    assert all(edit.subject_id for record in records for edit in record.edits)
+    hard = find_dataset("mquake")(shared / "mquake" / "MQuAKE-hard.json")
+    assert (len(hard), {len(record.edits) for record in hard}) == (429, {4})

@@ -1,0 +1,64 @@
+"""Whatever stands in the place of whatever: a row is read, or its fault is named; nothing else is ever raised."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg_edit.datasets import DATASETS
+from kg_edit.datasets.lint import lint
+from tests.kg_edit.datasets.rows import FLAT, written
+from tests.kg_edit.datasets.test_reading import ROWS
+from tests.kg_edit.datasets.test_zsre import EASY_EDIT
+
+MORE: dict[str, list[dict[str, Any]]] = {
+    "counterfact": [FLAT],
+    "zsre": [EASY_EDIT],
+    "knowedit": [
+        {"ent": "E", "pos": ["a"], "neg": ["b"]},
+        {"concept": "c", "text": "c is", "labels": "d"},
+        {"question": "Q?", "ground_truth": "a", "target_new": "b"},
+    ],
+}
+ODD = (None, 3, "", [], [None], {"a": 1}, [["x"], 3], "\ud800")
+Place = tuple[str | int, ...]
+
+
+def places(value: Any, path: Place = ()) -> Iterator[Place]:
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inside:
+        yield from places(part, (*path, key))
+
+
+def changed(row: Any, path: Place, value: Any) -> Any:
+    if not path:
+        return value
+    whole = copy.deepcopy(row)
+    part = whole
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    return whole
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_odd_values_everywhere(name: str, tmp_path: Path) -> None:
+    good = written(tmp_path, ROWS[name])
+    assert DATASETS[name].read(good).records
+    refused = 0
+    for row in (ROWS[name], *MORE.get(name, [])):
+        rows = [changed(row, path, value) for path in places(row) for value in ODD]
+        for odd in rows:
+            good.write_text(json.dumps([odd]))
+            reading = DATASETS[name].read(good)
+            assert len(reading.records) + bool(reading.problems) == 1
+            assert all(problem.fault.message for problem in reading.problems)
+            lint(reading)
+            refused += bool(reading.problems)
+    assert refused > 10

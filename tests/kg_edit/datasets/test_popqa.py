@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kg_edit.datasets import find_dataset
+from kg_edit.datasets.popqa import QUESTIONS
+from kg_edit.errors import EditFileError
+from tests.kg_edit.datasets.rows import POPQA, written
+
+
+def test_a_row_teaches_its_answer(tmp_path: Path) -> None:
+    (record,) = find_dataset("popqa")(written(tmp_path, POPQA))
+    (edit,) = record.edits
+    assert (edit.prompt, edit.target_new, edit.relation) == ("What is {}'s occupation?", "politician", "occupation")
+    assert (edit.subject_id, edit.target_new_id) == ("Q5543720", "Q82955")
+    assert record.group("recall")[0].queries[0].answers == (("politician", "political leader"),)
+
+
+def test_rows_without_a_subject_are_read_by_their_question(tmp_path: Path) -> None:
+    file = tmp_path / "parts.json"
+    row = {"input": "What sport does José Silva play?", "output": '["football", "soccer"]', "id": 9}
+    file.write_text(json.dumps({"name": "popqa", "dev": [row], "test": [{**row, "id": 10}]}))
+    first, second = find_dataset("popqa")(file)
+    assert (first.id, second.id) == ("9", "10")
+    assert (first.edits[0].subject, first.edits[0].relation, first.edits[0].target_new) == (
+        "José Silva",
+        "sport",
+        "football",
+    )
+
+
+def test_answers_that_are_no_list(tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match="record 1, field possible_answers: found 'politician'; expected a list"):
+        find_dataset("popqa")(written(tmp_path, {**POPQA, "possible_answers": "politician"}))
+
+
+def test_published_rows(shared: Path) -> None:
+    """Sixteen relations (Mallen et al. 2023); each question of the two parts is that of one of them."""
+    assert len(find_dataset("popqa")(shared / "popqa" / "popqa_1000_with_uris_paragraphs.json")) == 1000
+    records = find_dataset("popqa")(shared / "popqa" / "popqa_dev1000_test1000_spop.json")
+    assert len(records) == 2000
+    assert {record.edits[0].relation for record in records} == set(QUESTIONS)
+    assert len(QUESTIONS) == 16

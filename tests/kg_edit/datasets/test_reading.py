@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg_edit.datasets import DATASETS, find_dataset
+from kg_edit.datasets.documents import document
+from kg_edit.datasets.record import as_record
+from kg_edit.errors import EditFileError, UnknownNameError
+from tests.kg_edit.datasets.rows import COUNTERFACT, ENTITY, FACT, MQUAKE, POPQA, QUESTION, RIPPLE, ZSRE, written
+
+ROWS: dict[str, dict[str, Any]] = {
+    "counterfact": COUNTERFACT,
+    "counterfact-plus": {**COUNTERFACT, "portability": QUESTION},
+    "mquake": MQUAKE,
+    "zsre": ZSRE,
+    "zsre-alt": ZSRE,
+    "ripple-edits": RIPPLE,
+    "knowedit": FACT,
+    "popqa": POPQA,
+    "entity-inferences": ENTITY,
+    "edits": {"id": "a", "subject": "Ada", "prompt": "{} is", "target_new": "old"},
+}
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'counterfact-plus'"):
+        find_dataset("counterfactplus")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_names_file_record_and_field(name: str, tmp_path: Path) -> None:
+    row = {**ROWS[name], "subjet": "x"}
+    file = written(tmp_path, row)
+    with pytest.raises(EditFileError) as error:
+        find_dataset(name)(file)
+    assert str(error.value).startswith(f"{file}, record 1, field subjet: unknown field")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_what_is_declared_covers_what_is_read(name: str, tmp_path: Path) -> None:
+    (record,) = find_dataset(name)(written(tmp_path, ROWS[name]))
+    dataset = DATASETS[name]
+    assert {probe.measures for probe in record.probes} <= set(dataset.measures)
+    parts = {"target_true": "target_true", "paraphrases": "paraphrases", "neighborhood": "neighborhood"}
+    parts |= {"portability": "questions"}
+    has = {said for field, said in parts.items() for edit in record.edits if getattr(edit, field)}
+    assert has <= set(dataset.edits_have)
+
+
+def test_json_lines_and_one_record_alone(tmp_path: Path) -> None:
+    lines, alone = tmp_path / "lines.json", tmp_path / "alone.json"
+    lines.write_text(json.dumps(ENTITY) + "\n\n" + json.dumps({**ENTITY, "ex_id": "b"}) + "\n")
+    alone.write_text(json.dumps(ENTITY))
+    assert [record.id for record in find_dataset("entity-inferences")(lines)] == ["disaster_0", "b"]
+    assert len(find_dataset("entity-inferences")(alone)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1, 2", "line 1, column 6: not JSON"),
+        ('{"a": 1}\n{"a": }', "line 2, column 7: not JSON"),
+        ("[3]", "record 1, found the number 3; expected an object"),
+        ("[]", "holds no records; expected those of zsre"),
+    ],
+)
+def test_files_that_cannot_be_read(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    with pytest.raises(EditFileError) as error:
+        find_dataset("zsre")(file)
+    assert said in str(error.value)
+
+
+def test_an_id_given_twice(tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match="record 2, field id: '7' is the id of an earlier record too"):
+        find_dataset("counterfact")(written(tmp_path, COUNTERFACT, COUNTERFACT))
+
+
+def test_a_limit_counts_rows(tmp_path: Path) -> None:
+    reading = find_dataset("zsre").read(written(tmp_path, {}, ZSRE, ZSRE), limit=2)
+    assert [record.id for record in reading.records] == ["row-2"]
+    assert {problem.row for problem in reading.problems} == {1}
+
+
+def test_an_edit_alone_is_a_record(tmp_path: Path) -> None:
+    (record,) = find_dataset("edits")(written(tmp_path, ROWS["edits"]))
+    assert as_record(record.edits[0]) == record.model_copy(update={"form": ""})
+    assert as_record(record) is record
+
+
+def test_a_hub_data_set_from_a_local_folder(tmp_path: Path) -> None:
+    """Rows of a hub's table have each field; what a row lacks is null there."""
+    pytest.importorskip("datasets", reason="the extra kg-edit[hf] is not installed")
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    lines = (json.dumps(row) + "\n" for row in (ZSRE, {**ZSRE, "portability": QUESTION}))
+    (folder / "train.jsonl").write_text("".join(lines))
+    records = find_dataset("zsre-alt")(Path(f"hf:{folder}"))
+    assert [len(record.edits[0].portability) for record in records] == [0, 1]
+
+
+def test_a_hub_data_set_that_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=r"hf:.*(needs the package datasets|can't be loaded)"):
+        document(Path(f"hf:{tmp_path / 'absent'}"))

@@ -1,0 +1,62 @@
+"""The curve of a sequence on scores made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from kg_edit.evaluate.curve import curve
+from kg_edit.evaluate.plan import Plan
+from kg_edit.evaluate.records import Point, RunRecord
+from kg_edit.evaluate.schedule import Schedule
+
+Scores = dict[str, float | None]
+
+
+def row(efficacy: float, neighbour: float) -> Scores:
+    return {"efficacy.greedy": efficacy, "neighborhood.prob": neighbour}
+
+
+# Two sequences of two edits each; the second edit of each undoes the first.
+RECORDS = {
+    name: RunRecord(id=name, sha256="s", scores=scores)
+    for name, scores in {
+        "a": {"base": row(0, 1), "after:1": row(1, 1), "edited": row(0, 0.5)},
+        "b": {"base": row(0, 0.5), "edited": row(1, 0.5)},
+        "c": {"base": row(0, 1), "after:1": row(1, 0.5), "edited": row(0, 0)},
+        "d": {"base": row(0, 0), "edited": row(1, 0)},
+    }.items()
+}
+POINTS = [
+    Point(sequence=sequence, edits=edits, scores={"general.perplexity": value})
+    for sequence, edits, value in ((0, 0, 20.0), (0, 1, 22.0), (0, 2, 30.0), (1, 0, 20.0), (1, 1, 24.0))
+] + [Point(sequence=1, edits=2, scores={}, error="ModelError: not finite")]
+
+
+def test_a_curve_by_hand() -> None:
+    plan = Plan.of(Schedule.parse("sequential:2"))
+    before, first, last = curve([("a", "b"), ("c", "d")], RECORDS, POINTS, plan=plan, seed=0)
+    assert [(point.edits, point.n) for point in (before, first, last)] == [(0, 4), (1, 2), (2, 4)]
+    efficacy = [point.scores["efficacy.greedy"].mean for point in (before, first, last)]
+    assert efficacy == [0, 1, 0.5]
+    assert [point.retention["retention.ERR"] for point in (before, first, last)] == [0, 1, 0.5]
+    assert [point.retention["retention.TRR"] for point in (before, first, last)] == [0.625, 0.75, 0.25]
+    assert [point.retention["retention.ARR"] for point in (before, first, last)] == [1, 0.75, 0.25]  # of a and c
+    assert [point.general["general.perplexity"] for point in (before, first, last)] == [20, 23, 30]
+    assert [point.general_failed for point in (before, first, last)] == [0, 0, 1]
+
+
+def test_a_record_without_its_score_is_counted_as_failed() -> None:
+    broken = {**RECORDS, "b": RunRecord(id="b", sha256="s", error="ModelError", scores={"base": row(0, 1)})}
+    plan = Plan.of(Schedule.parse("sequential:2"))
+    last = curve([("a", "b")], broken, [], plan=plan, seed=0)[-1]
+    assert (last.n, last.failed) == (2, 1)
+    assert last.scores["efficacy.greedy"].mean == 0
+    assert last.general == {}
+
+
+def test_a_record_that_even_the_unedited_model_fails_on_is_in_no_point() -> None:
+    broken = {**RECORDS, "b": RunRecord(id="b", sha256="s", error="PromptError")}
+    plan = Plan.of(Schedule.parse("sequential:2"))
+    points = curve([("a", "b")], broken, [], plan=plan, seed=0)
+    assert [(point.edits, point.n, point.failed) for point in points] == [(0, 1, 0), (1, 1, 0), (2, 1, 0)]
+    assert points[-1].retention["retention.TRR"] == pytest.approx(0.5)

@@ -1,0 +1,168 @@
+"""One step: culprits found, memory shared out, numbers that are none refused; the model as it was in any case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from kg_edit.datasets.record import BenchmarkRecord, as_record
+from kg_edit.edits import Edit
+from kg_edit.errors import GraphError, ModelError
+from kg_edit.evaluate.editing import holding, make_step
+from kg_edit.evaluate.memory import in_halves
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.patch import Patch
+from kg_edit.rank_one import Factors
+from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
+
+
+@pytest.fixture
+def records(edits: tuple[Edit, ...]) -> tuple[BenchmarkRecord, ...]:
+    return tuple(map(as_record, edits[:8]))
+
+
+def test_a_good_batch_is_one_call(method: Nudge, model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
+    step = make_step(method, model, records, before=None)
+    assert method.calls == [" ".join(record.id for record in records)]
+    assert (step.errors, step.halved_to) == ({}, None)
+    assert step.seconds > 0
+
+
+def test_culprits_are_found_by_halving_and_the_others_made_together(
+    model: LanguageModel, records: tuple[BenchmarkRecord, ...]
+) -> None:
+    method = Nudge(model, NudgeConfig(failing=("case-1", "case-6")))
+    step = make_step(method, model, records, before=None)
+    assert step.errors == {
+        "case-1": "GraphError: nothing is known about Player 1",
+        "case-6": "GraphError: nothing is known about Player 6",
+    }
+    assert method.calls[-1] == "case-0 case-2 case-3 case-4 case-5 case-7"
+    alone = Nudge(model).edit([edit for record in records for edit in record.edits if edit.id not in step.errors])
+    (made,), (expected,) = (patch.factors.values() for patch in (step.patch or Patch(factors={}), alone))
+    assert torch.equal(made.left, expected.left)
+
+
+@dataclass
+class Crowded(Nudge):
+    """Fails for more than so many edits at once, each of which it can make alone."""
+
+    room: int = 3
+    error: Exception = GraphError("too many at once")  # noqa: RUF009 - never changed
+
+    def edit(self, edits: Sequence[Edit]) -> Patch:
+        if len(edits) > self.room:
+            raise self.error
+        return super().edit(edits)
+
+
+def test_edits_that_fail_only_together_all_failed(model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
+    step = make_step(Crowded(model, room=4), model, records, before=None)
+    assert step.patch is None
+    assert step.errors == {record.id: "GraphError: too many at once" for record in records}
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: 9 GB")]
+)
+def test_a_batch_is_halved_till_it_fits_into_memory(
+    error: Exception, model: LanguageModel, records: tuple[BenchmarkRecord, ...]
+) -> None:
+    method = Crowded(model, room=3, error=error)
+    step = make_step(method, model, records, before=None)
+    assert method.calls == ["case-0 case-1", "case-2 case-3", "case-4 case-5", "case-6 case-7"]
+    assert (step.errors, step.halved_to) == ({}, 2)
+    assert step.patch is not None
+    (pair,) = step.patch.factors.values()
+    assert pair.left.shape[1] == 4
+
+
+def test_one_edit_that_does_not_fit_is_a_recorded_failure(
+    model: LanguageModel, records: tuple[BenchmarkRecord, ...]
+) -> None:
+    step = make_step(Crowded(model, room=0, error=MemoryError()), model, records[:1], before=None)
+    assert step.patch is None
+    assert step.errors["case-0"].startswith("ModelError: out of memory, even for one at a time")
+
+
+def test_another_runtime_error_is_a_defect_and_ends_the_run(
+    model: LanguageModel, records: tuple[BenchmarkRecord, ...]
+) -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        make_step(Crowded(model, room=0, error=RuntimeError("shapes differ")), model, records, before=None)
+
+
+@dataclass
+class Overflowing(Nudge):
+    """Its change has a value that is none, for one of the edits."""
+
+    value: float = float("nan")
+
+    def edit(self, edits: Sequence[Edit]) -> Patch:
+        patch = super().edit(edits)
+        if any(edit.id == "case-2" for edit in edits):
+            ((name, pair),) = patch.factors.items()
+            left = pair.left.clone()
+            left[3] = self.value
+            return Patch(factors={name: Factors(left=left, right=pair.right)})
+        return patch
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_change_that_is_not_finite_is_its_records_failure(
+    value: float, model: LanguageModel, records: tuple[BenchmarkRecord, ...]
+) -> None:
+    step = make_step(Overflowing(model, value=value), model, records[:4], before=None)
+    assert list(step.errors) == ["case-2"]
+    assert "is not finite" in step.errors["case-2"]
+    assert step.patch is not None
+
+
+@dataclass
+class Looks(Nudge):
+    """Notes the weight that it finds, and fails if told to."""
+
+    seen: torch.Tensor | None = None
+
+    def edit(self, edits: Sequence[Edit]) -> Patch:
+        self.seen = weight_matrix(self.model.down_projection(1)).detach().clone()
+        return super().edit(edits)
+
+
+@pytest.mark.parametrize("failing", [(), ("case-0",)])
+def test_later_steps_see_the_earlier_edits_and_leave_the_model_as_it_was(
+    failing: tuple[str, ...], model: LanguageModel, records: tuple[BenchmarkRecord, ...]
+) -> None:
+    weight = weight_matrix(model.down_projection(1))
+    original, before = weight.detach().clone(), Nudge(model).edit(records[1].edits)
+    method = Looks(model, NudgeConfig(failing=failing))
+    make_step(method, model, records[:1], before=before)
+    assert torch.equal(weight, original)
+    with before.applied(model):
+        assert method.seen is not None
+        assert torch.equal(method.seen, weight)
+        assert not torch.equal(method.seen, original)
+
+
+def test_holding_leaves_room_for_another_patch(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    patch = Nudge(model).edit(edits[:1])
+    with holding(patch, model), patch.applied(model):
+        pass
+
+
+def test_in_halves_asks_for_less_until_it_fits() -> None:
+    sizes: list[int] = []
+
+    def double(items: Sequence[int]) -> list[int]:
+        sizes.append(len(items))
+        if len(items) > 2:
+            raise MemoryError
+        return [2 * item for item in items]
+
+    assert in_halves(double, range(5)) == [0, 2, 4, 6, 8]
+    assert sizes == [5, 2, 3, 1, 2]
+    with pytest.raises(ModelError, match="out of memory"):
+        in_halves(lambda _: (_ for _ in ()).throw(MemoryError()), [1])

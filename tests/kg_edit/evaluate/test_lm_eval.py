@@ -1,0 +1,89 @@
+"""lm-eval asks the edited model: its likelihoods are ours, and a task of its own runs offline."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.evaluate.lm_eval import lm_eval_model
+from kg_edit.evaluate.scoring import Pair, score
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.prompts import encode
+from tests.kg_edit.evaluate.conftest import Nudge
+
+needs_lm_eval = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'kg-edit[lm-eval]'"
+)
+PAIR = Pair("LeBron James plays for the", "Miami Heat")
+TASK = """
+task: cities
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: ["Paris", "Rome"]
+doc_to_target: "{{{{answer}}}}"
+metric_list:
+  - metric: acc
+"""
+
+
+@needs_lm_eval
+def test_its_likelihoods_are_ours_before_and_after_an_edit(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...]
+) -> None:
+    from lm_eval.api.instance import Instance
+
+    request = Instance(request_type="loglikelihood", doc={}, arguments=(PAIR.prompt, f" {PAIR.candidate}"), idx=0)
+    tokens = len(encode(model.tokenizer, PAIR.prompt, target=PAIR.candidate).target_ids)
+    original, found = weight_matrix(model.down_projection(1)).detach().clone(), []
+    patch = method.edit(edits[:1])
+    for some in (None, patch):
+        with lm_eval_model(model, some) as harness:
+            ((likelihood, _),) = harness.loglikelihood([request], disable_tqdm=True)
+            assert likelihood == pytest.approx(-tokens * score(model, [PAIR])[PAIR].nll, abs=1e-3)
+            found.append(likelihood)
+    assert found[0] != found[1]
+    assert torch.equal(weight_matrix(model.down_projection(1)), original)
+
+
+@needs_lm_eval
+def test_a_task_of_ones_own_runs_offline(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    rows = [{"question": f"Where does player {number} live?", "answer": number % 2} for number in range(6)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "cities.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))
+    tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    with lm_eval_model(model, method.edit(edits[:1])) as harness:
+        found: Any = lm_eval.simple_evaluate(model=harness, tasks=["cities"], task_manager=tasks, bootstrap_iters=0)
+    pairs = [[Pair(row["question"], city) for city in ("Paris", "Rome")] for row in rows]
+    with method.edit(edits[:1]).applied(model):
+        scores = score(model, [pair for both in pairs for pair in both])
+    sums = [
+        [scores[p].nll * len(encode(model.tokenizer, p.prompt, target=p.candidate).target_ids) for p in both]
+        for both in pairs
+    ]
+    right = [min((0, 1), key=both.__getitem__) == row["answer"] for both, row in zip(sums, rows, strict=True)]
+    assert found["results"]["cities"]["acc,none"] == pytest.approx(sum(right) / 6)
+
+
+def test_without_lm_eval_the_extra_is_named(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)
+    with pytest.raises(ConfigError, match=r"pip install 'kg-edit\[lm-eval\]'"), lm_eval_model(model):
+        pass

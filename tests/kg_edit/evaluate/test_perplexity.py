@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit.errors import ModelError
+from kg_edit.evaluate.perplexity import perplexity
+from kg_edit.language_model import LanguageModel
+from tests.kg_edit.tiny import TEXT, tiny
+
+LONG = " ".join(TEXT)
+
+
+@torch.no_grad()
+def plainly(model: LanguageModel, text: str, *, window: int, stride: int) -> float:
+    """Each token alone: from the start of the first window that holds it."""
+    ids = model.tokenizer(text)["input_ids"]
+    losses = []
+    for place in range(1, len(ids)):
+        start = next(start for start in range(0, len(ids), stride) if start < place < start + window)
+        logits = model.model(torch.tensor([ids[start:place]])).logits[0, -1].float()
+        losses.append(-logits.log_softmax(-1)[ids[place]].item())
+    return math.exp(sum(losses) / len(losses))
+
+
+@pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 15), (9, 2), (1000, 500)])
+def test_each_token_is_scored_once_in_its_first_window(window: int, stride: int) -> None:
+    model = tiny("llama")
+    found = perplexity(model, LONG, window=window, stride=stride, tokens=None)
+    assert found == pytest.approx(plainly(model, LONG, window=window, stride=stride), rel=1e-4)
+
+
+def test_windows_that_do_not_overlap_give_another_number() -> None:
+    model = tiny("llama")
+    assert perplexity(model, LONG, window=16, stride=8) != pytest.approx(
+        perplexity(model, LONG, window=16, stride=16), rel=1e-6
+    )
+
+
+def test_the_beginning_of_a_text_is_read() -> None:
+    model = tiny("llama")
+    assert perplexity(model, LONG, tokens=20) == perplexity(model, LONG + " more of it", tokens=20)
+
+
+def test_a_model_with_few_positions_takes_shorter_windows() -> None:
+    model = tiny("gpt2")  # 128
+    assert perplexity(model, LONG * 3) == perplexity(model, LONG * 3, window=128)
+
+
+def test_a_text_of_one_token() -> None:
+    with pytest.raises(ModelError, match="no two tokens"):
+        perplexity(tiny("llama"), "a")
+
+
+def test_the_real_model_on_wikitext(smollm2: LanguageModel, shared: Path) -> None:
+    text = (shared / "wikitext2" / "test.txt").read_text(encoding="utf-8")
+    found = perplexity(smollm2, text, tokens=700)
+    assert 10 < found < 60
+    assert found < perplexity(smollm2, " ".join(text.split()[::-1]), tokens=700)

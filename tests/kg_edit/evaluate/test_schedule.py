@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+
+from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.evaluate.plan import CURVE_RECORDS, Plan
+from kg_edit.evaluate.schedule import Schedule
+from kg_edit.evaluate.shard import WHOLE, Shard
+
+
+@pytest.mark.parametrize(
+    ("text", "batch", "sequence", "canonical"),
+    [
+        ("single", 1, 1, "single"),
+        ("batch:32", 32, 32, "batch:32"),
+        ("sequential:100", 1, 100, "sequential:100"),
+        ("batch:32,sequential:1000", 32, 1000, "batch:32,sequential:1000"),
+        ("sequential:1000, batch:32", 32, 1000, "batch:32,sequential:1000"),
+        ("batch:1", 1, 1, "single"),
+        ("sequential:1", 1, 1, "single"),
+        ("batch:1,sequential:7", 1, 7, "sequential:7"),
+        ("batch:8,sequential:8", 8, 8, "batch:8"),
+    ],
+)
+def test_words_and_their_canonical_form(text: str, batch: int, sequence: int, canonical: str) -> None:
+    found = Schedule.parse(text)
+    assert (found.batch, found.sequence, str(found)) == (batch, sequence, canonical)
+    assert Schedule.parse(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sequentail:10", "unknown schedule 'sequentail', did you mean 'sequential'"),
+        ("", "unknown schedule ''"),
+        ("batch", "batch needs a number of edits, found ''"),
+        ("batch:0", "found '0'"),
+        ("batch:-3", "found '-3'"),
+        ("batch:²", "found '²'"),
+        ("sequential:many", "found 'many'"),
+        ("single:3", "single takes no number"),
+        ("single,batch:3", "'batch:3' says again"),
+        ("batch:3,single", "'single' says again"),
+        ("batch:3,batch:4", "'batch:4' says again"),
+        ("batch:64,sequential:32", "a batch of 64 is more than the 32 edits of a sequence; write batch:32"),
+    ],
+)
+def test_what_is_no_schedule(text: str, message: str) -> None:
+    with pytest.raises(KgEditError, match=message):
+        Schedule.parse(text)
+
+
+def test_a_single_record_is_scored_once() -> None:
+    (scoring,) = Plan.of(Schedule.parse("single")).scorings(1)
+    assert (list(scoring.step), scoring.places, scoring.edits, scoring.last) == ([0], (0,), 1, True)
+
+
+def test_a_batch_is_scored_after_all_of_it() -> None:
+    (scoring,) = Plan.of(Schedule.parse("batch:3")).scorings(3)
+    assert scoring.places == (0, 1, 2)
+
+
+def test_sequences_are_scored_after_each_edit_at_points_and_after_all() -> None:
+    found = list(Plan.of(Schedule.parse("sequential:7"), 3).scorings(7))
+    assert [(scoring.edits, scoring.places, scoring.on_curve) for scoring in found] == [
+        (1, (0,), False),
+        (2, (1,), False),
+        (3, (0, 1, 2), True),
+        (4, (3,), False),
+        (5, (4,), False),
+        (6, (0, 1, 2, 3, 4, 5), True),
+        (7, (0, 1, 2, 3, 4, 5, 6), True),
+    ]
+
+
+def test_batches_that_reach_a_point_within_them_are_one() -> None:
+    found = list(Plan.of(Schedule.parse("batch:4,sequential:10"), 5).scorings(10))
+    assert [(scoring.edits, scoring.on_curve) for scoring in found] == [(4, False), (8, True), (10, True)]
+    assert [list(scoring.step) for scoring in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_about_ten_points_where_nothing_is_asked_for() -> None:
+    on_curve = [s.edits for s in Plan.of(Schedule.parse("sequential:1000")).scorings(1000) if s.on_curve]
+    assert on_curve == list(range(100, 1001, 100))
+    assert [s.edits for s in Plan.of(Schedule.parse("sequential:4")).scorings(4) if s.on_curve] == [1, 2, 3, 4]
+
+
+def test_of_many_earlier_records_some_are_scored_evenly_spread() -> None:
+    found = {s.edits: s.places for s in Plan.of(Schedule.parse("sequential:1000")).scorings(1000)}
+    assert found[101] == (100,)
+    assert len(found[500]) == CURVE_RECORDS + 1  # its own one too
+    assert (found[500][0], found[500][-1]) == (0, 499)
+    assert all(4 <= b - a <= 5 for a, b in zip(found[500][:99], found[500][1:100], strict=True))
+    assert found[1000] == tuple(range(1000))
+
+
+def test_shards_deal_every_item_once() -> None:
+    items = list(range(10))
+    dealt = [Shard.parse(f"{part}/4").deal(items) for part in range(4)]
+    assert dealt[1] == [1, 5, 9]
+    assert sorted(item for part in dealt for item in part) == items
+    assert WHOLE.deal(items) == items
+    assert str(Shard.parse(" 2 / 3 ")) == "2/3"
+
+
+@pytest.mark.parametrize("text", ["", "4/4", "1", "-1/3", "a/b", "0/0", "1/2/3"])
+def test_what_is_no_shard(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected i/n with i from 0 to n-1"):
+        Shard.parse(text)

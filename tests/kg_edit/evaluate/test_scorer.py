@@ -1,0 +1,126 @@
+"""Real records of every kind on a tiny model: what a section holds, before and after an edit."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from kg_edit.datasets import BenchmarkRecord, find_dataset
+from kg_edit.edits import Edit
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.questions import answers, choices
+from kg_edit.evaluate.records import Section
+from kg_edit.evaluate.scorer import score_cases
+from kg_edit.language_model import LanguageModel
+from tests.kg_edit.datasets.rows import COUNTERFACT, ENTITY, FACT, FLAT, MQUAKE, POPQA, RIPPLE, ZSRE, written
+from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
+
+ROWS = {
+    "counterfact": FLAT,
+    "mquake": MQUAKE,
+    "zsre": ZSRE,
+    "ripple-edits": RIPPLE,
+    "knowedit": FACT,
+    "popqa": POPQA,
+    "entity-inferences": ENTITY,
+}
+
+
+def read(name: str, folder: Path) -> BenchmarkRecord:
+    (record,) = find_dataset(name)(written(folder, ROWS[name]))
+    return record
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_section_has_all_metrics_of_its_case(name: str, model: LanguageModel, tmp_path: Path) -> None:
+    case = Case.of(read(name, tmp_path))
+    (section,) = score_cases(model, [case])
+    assert tuple(section.scores) == tuple(case.metrics)
+    assert Section.model_validate_json(section.model_dump_json()) == section
+    missing = {metric for metric, value in section.scores.items() if value is None}
+    wanted = {metric for metric in case.metrics if metric not in ("efficacy.prob",)}
+    assert {metric for metric in missing if "unchanged" in metric} == {
+        metric for metric in wanted if "unchanged" in metric
+    }  # there is nothing to compare with
+
+
+@pytest.mark.parametrize("name", ["counterfact", "zsre"])
+def test_locality_compares_with_the_sections_of_the_unedited_model(
+    name: str, model: LanguageModel, tmp_path: Path
+) -> None:
+    case = Case.of(read(name, tmp_path))
+    base = score_cases(model, [case])
+    (same,) = score_cases(model, [case], before=base)
+    assert same.scores["locality.unchanged"] == 1
+    with Nudge(model, NudgeConfig(scale=50)).edit([case.edit]).applied(model):
+        (edited,) = score_cases(model, [case], before=base)
+    (pair,) = case.predicted_pairs
+    before, after = (found.predicted[pair.prompt][pair.candidate] for found in (base[0], edited))
+    expected = sum(old == new for old, new in zip(before, after, strict=True)) / len(before)
+    assert edited.scores["locality.unchanged"] == expected < 1
+
+
+def test_conditions_are_judged_by_the_unedited_models_section(model: LanguageModel, tmp_path: Path) -> None:
+    case = Case.of(read("ripple-edits", tmp_path))
+    (base,) = score_cases(model, [case])
+    condition = "The place of birth of Bob is"
+    assert condition in base.texts
+    assert base.scores["ripple.CI"] is None  # a random model knows nothing
+    told = base.model_copy(update={"texts": {**base.texts, condition: " Rome"}})
+    (edited,) = score_cases(model, [case], before=[told])
+    assert edited.scores["ripple.CI"] == 0
+
+
+def test_several_edits_are_all_scored(model: LanguageModel, tmp_path: Path) -> None:
+    case = Case.of(read("mquake", tmp_path))
+    (section,) = score_cases(model, [case])
+    assert len(case.edits) == 2
+    assert all(edit.text in section.texts and edit.text in section.nll for edit in case.edits)
+
+
+def test_cases_scored_together_are_as_scored_alone(model: LanguageModel, tmp_path: Path) -> None:
+    cases = []
+    for name in ROWS:
+        folder = tmp_path / name
+        folder.mkdir()
+        cases.append(Case.of(read(name, folder)))
+    for case, section in zip(cases, score_cases(model, cases), strict=True):
+        (alone,) = score_cases(model, [case])
+        assert section.scores == pytest.approx(alone.scores, abs=1e-4, nan_ok=True)
+        assert section.texts == alone.texts
+
+
+def test_extras_are_sampled(model: LanguageModel, tmp_path: Path) -> None:
+    (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
+    extras = ("fluency.ngram_entropy", "consistency.tfidf")
+    told = record.model_copy(update={"references": ("LeBron James lives in Miami.",)})
+    (section,) = score_cases(model, [Case.of(told, extras=extras)])
+    assert set(section.samples) == {"LeBron James lives in", "LeBron James's team is"}
+    assert all(section.scores[name] is not None for name in extras)
+
+
+def test_an_edit_is_the_same_case_as_its_record(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    pool = answers(edits)
+    drawn = choices(edits[0], pool, seed=0)
+    assert drawn == choices(BenchmarkRecord(id="x", edits=edits[:1]), pool, seed=0)
+    assert Case.of(edits[0], choices=drawn) == Case(edit=edits[0], choices=drawn)
+    assert choices(BenchmarkRecord(id="x", edits=edits[:2]), pool, seed=0) == (*drawn, *choices(edits[1], pool, seed=0))
+
+
+def test_cases_with_patches_of_their_own_are_scored_as_each_in_turn(model: LanguageModel, tmp_path: Path) -> None:
+    """One pass over records of every kind, each on its own edited model; one of them on the model as it is."""
+    records = [read(name, tmp_path) for name in ROWS]
+    cases = [Case.of(record) for record in records]
+    method = Nudge(model, NudgeConfig())
+    patches = [None, *(method.edit(record.edits) for record in records[1:])]
+    before = score_cases(model, cases)
+    together = score_cases(model, cases, before=before, patches=patches)
+    assert together[1].nll != before[1].nll, "the patch must be felt"
+    for case, patch, earlier, found in zip(cases, patches, before, together, strict=True):
+        with patch.applied(model) if patch else nullcontext():
+            (alone,) = score_cases(model, [case], before=[earlier])
+        assert found.texts == alone.texts
+        assert found.predicted == alone.predicted
+        assert found.scores == pytest.approx(alone.scores, abs=1e-4)

@@ -1,0 +1,250 @@
+"""Batches and sequences: what is edited on what, what is scored when, and what a killed one goes on from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError, OutputError, UnknownNameError
+from kg_edit.evaluate import Summary, evaluate
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.questions import answers, choices
+from kg_edit.evaluate.scorer import score_cases
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.patch import Patch
+from kg_edit.rank_one import Factors
+from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
+from tests.kg_edit.evaluate.test_run import lines, phases
+
+TEXT = "The quick brown fox jumps over the lazy dog. Where does the river Thames flow? " * 3
+
+
+@dataclass
+class Depends(Nudge):
+    """A change that depends on the weights it finds: made on another model, it is another one."""
+
+    def edit(self, edits: Sequence[Edit]) -> Patch:
+        patch = super().edit(edits)
+        ((name, pair),) = patch.factors.items()
+        right = weight_matrix(self.model.down_projection(1)).detach().sum(0)[:, None] / 9
+        return Patch(factors={name: Factors(left=pair.left, right=right)})
+
+
+def sequence_patch(method: Nudge, model: LanguageModel, batches: Sequence[Sequence[Edit]]) -> Patch:
+    """Each batch edited on the model with the earlier ones in it, written out."""
+    patch = Patch(factors={})
+    for batch in batches:
+        with patch.applied(model):
+            update = method.edit(batch)
+        patch = patch + update
+    return patch
+
+
+@pytest.mark.parametrize(
+    ("schedule", "cuts"),
+    [
+        ("batch:4", [[range(0, 4)], [range(4, 8)], [range(8, 10)]]),
+        ("sequential:5", [[range(i, i + 1) for i in range(5)], [range(i, i + 1) for i in range(5, 10)]]),
+        ("batch:2,sequential:5", [[range(0, 2), range(2, 4), range(4, 5)], [range(5, 7), range(7, 9), range(9, 10)]]),
+    ],
+)
+def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
+    schedule: str, cuts: list[list[range]], model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    edits = edits[:10]
+    original = weight_matrix(model.down_projection(1)).detach().clone()
+    evaluate(Depends(model), model, edits, out=tmp_path, schedule=schedule, progress=False)
+    assert torch.equal(weight_matrix(model.down_projection(1)), original)
+    found = {record["id"]: record["sections"]["edited"] for record in lines(tmp_path)}
+    pool = answers(edits)
+    for sequence in cuts:
+        batches = [[edits[place] for place in batch] for batch in sequence]
+        with sequence_patch(Depends(model), model, batches).applied(model):
+            for edit in (edit for batch in batches for edit in batch):
+                (section,) = score_cases(model, [Case(edit=edit, choices=choices(edit, pool, seed=0))])
+                assert found[edit.id]["scores"] == section.scores
+                assert found[edit.id]["nll"] == section.nll
+
+
+def test_a_sequence_is_scored_after_each_at_points_and_after_all(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    summary = evaluate(
+        Depends(model), model, edits[:5], out=tmp_path, schedule="sequential:4", every=2, general=TEXT, progress=False
+    )
+    found = Counter((line["id"], line["phase"]) for line in phases(tmp_path))
+    assert max(found.values()) == 1
+    scored = [(name, phase) for name, phase in found if phase not in ("base", "edit")]
+    assert scored == [
+        *[("case-0", "after:1"), ("case-0", "after:2"), ("case-1", "after:2"), ("case-2", "after:3")],
+        *[(f"case-{place}", "edited") for place in range(5)],
+    ]
+    points = [json.loads(line) for line in (tmp_path / "general.jsonl").read_text().splitlines()]
+    assert [(point["sequence"], point["edits"]) for point in points] == [(0, 0), (0, 2), (0, 4), (1, 0), (1, 1)]
+    assert points[0]["scores"] == points[3]["scores"] != points[1]["scores"]
+    curve = summary.curve or ()
+    assert [(point.edits, point.n) for point in curve] == [(0, 5), (1, 1), (2, 2), (4, 4)]
+    assert curve[0].general == points[0]["scores"]
+    assert summary == Summary.load(tmp_path / "summary.json")
+    own = {f"case-{place}": f"after:{place + 1}" for place in range(3)} | {"case-3": "edited", "case-4": "edited"}
+    just = [record["sections"][own[record["id"]]]["scores"]["portability.nll"] for record in lines(tmp_path)]
+    assert (summary.just_edited or {})["portability.nll"].mean == pytest.approx(sum(just) / 5)
+    assert summary.just_edited != summary.edited
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+def test_in_a_batch_nothing_lies_between(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    summary = evaluate(method, model, edits[:3], out=tmp_path, schedule="batch:3", progress=False)
+    assert (summary.just_edited, summary.curve) == (None, None)
+    assert method.calls == ["case-0 case-1 case-2"]
+
+
+def test_general_ability_under_single_is_the_mean_over_edited_models(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    summary = evaluate(method, model, edits[:2], out=tmp_path, general=TEXT, progress=False)
+    before, after = summary.curve or ()
+    assert (before.edits, after.edits, after.n) == (0, 1, 2)
+    assert before.general != after.general
+    assert not (tmp_path / "curve.svg").exists()
+
+
+def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    method = Depends(model, NudgeConfig(failing=("case-0", "case-2")))
+    summary = evaluate(method, model, edits[:3], out=tmp_path, schedule="sequential:3", progress=False)
+    assert summary.provenance["failed"] == 2
+    first, second, third = lines(tmp_path)
+    assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 0", None)
+    assert first["sections"]["after:1"] == first["sections"]["base"]  # nothing was in the model yet
+    with Depends(model).edit(edits[1:2]).applied(model):
+        cases = [Case(edit=edit, choices=choices(edit, answers(edits[:3]), seed=0)) for edit in edits[:3]]
+        for record, case in zip((first, second, third), cases, strict=True):
+            (section,) = score_cases(model, [case])
+            assert record["sections"]["edited"]["nll"] == section.nll
+
+
+def test_a_model_broken_by_its_edits_is_missing_and_counted(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    """The second edit is finite, and the model with it is not."""
+    method = Overwhelming(model)
+    summary = evaluate(method, model, edits[:3], out=tmp_path, schedule="sequential:3", general=TEXT, progress=False)
+    assert summary.provenance["failed"] == 3
+    assert summary.edited == {}
+    last = (summary.curve or ())[-1]
+    assert (last.n, last.failed, last.general_failed) == (3, 3, 1)
+    assert "not finite" in lines(tmp_path)[0]["error"]
+    assert (summary.just_edited or {})["portability.nll"].mean is not None  # of the first, right after its edit
+
+
+@dataclass
+class Overwhelming(Nudge):
+    """The second of its changes is finite, but too large for the model's numbers."""
+
+    def edit(self, edits: Sequence[Edit]) -> Patch:
+        patch = super().edit(edits)
+        if edits[0].id != "case-1":
+            return patch
+        ((name, pair),) = patch.factors.items()
+        return Patch(factors={name: Factors(left=pair.left * 1e30, right=pair.right * 1e8)})
+
+
+def test_a_sequence_goes_on_from_its_patches(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    """Cut in every third line: what was made is not made again, and the rest comes out the same."""
+    whole, options = tmp_path / "whole", {"schedule": "batch:2,sequential:4", "general": TEXT, "progress": False}
+    expected = evaluate(Depends(model), model, edits[:5], out=whole, **options)
+    kept = (whole / "records.jsonl").read_bytes().splitlines(keepends=True)
+    for cut in range(1, len(kept), 3):
+        part = tmp_path / f"cut-{cut}"
+        shutil.copytree(whole, part)
+        (part / "records.jsonl").write_bytes(b"".join(kept[:cut]) + kept[cut][: len(kept[cut]) // 2])
+        method = Depends(model)
+        again = evaluate(method, model, edits[:5], out=part, **options)
+        made = sum(b'"phase":"edit"' in line for line in kept[:cut])
+        left = [call for call, size in (("case-0 case-1", 2), ("case-2 case-3", 4)) if made < size]
+        assert method.calls == [*left, "case-4"]  # alone in its sequence, it keeps no patch
+        assert without_times(part) == without_times(whole)
+        assert again.model_copy(update={"seconds_per_edit": None}) == expected.model_copy(
+            update={"seconds_per_edit": None}
+        )
+
+
+def without_times(out: Path) -> list[dict[str, object]]:
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in phases(out)]
+
+
+@pytest.mark.parametrize("field", ["schedule", "evaluate_every", "general_sha256", "shard"])
+def test_what_is_scored_when_belongs_to_the_run(
+    field: str, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    from kg_edit.evaluate import Shard
+
+    evaluate(method, model, edits[:2], out=tmp_path, schedule="sequential:2", every=1, general=TEXT, progress=False)
+    with pytest.raises(OutputError, match=rf"{field}.*--out"):
+        evaluate(
+            method,
+            model,
+            edits[:2],
+            out=tmp_path,
+            schedule="batch:2" if field == "schedule" else "sequential:2",
+            every=None if field == "schedule" else 2 if field == "evaluate_every" else 1,
+            general=None if field == "general_sha256" else TEXT,
+            shard=Shard(part=0, parts=2 if field == "shard" else 1),
+            progress=False,
+        )
+
+
+def test_what_cannot_be_is_refused_before_anything_is_done(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'batch'"):
+        evaluate(method, model, edits[:2], out=tmp_path / "out", schedule="batsh:2", progress=False)
+    for schedule, every in (("single", 1), ("batch:2", 1), ("sequential:2", 0)):
+        with pytest.raises(ConfigError, match="evaluate every"):
+            evaluate(method, model, edits[:2], out=tmp_path / "out", schedule=schedule, every=every, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_edits_of_a_record_are_made_together_and_fail_together(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    """Two records of two edits each (MQuAKE's kind); the second edit of the first record fails."""
+    records = [BenchmarkRecord(id=name, edits=pair) for name, pair in (("a", edits[:2]), ("b", edits[2:4]))]
+    method = Depends(model, NudgeConfig(failing=("case-1",)))
+    summary = evaluate(method, model, records, out=tmp_path, schedule="batch:2", progress=False)
+    assert (summary.n, summary.provenance["failed"]) == (2, 1)
+    first, second = lines(tmp_path)
+    assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 1", None)
+    assert method.calls[-1] == "case-2 case-3"
+    with Depends(model).edit(edits[2:4]).applied(model):
+        case = Case.of(records[1], choices=choices(records[1], answers(records), seed=0))
+        (section,) = score_cases(model, [case])
+    assert second["sections"]["edited"]["nll"] == section.nll
+
+
+def test_a_step_that_memory_halved_says_so(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    evaluate(Cramped(model), model, edits[:4], out=tmp_path, schedule="batch:4", progress=False)
+    assert [line.get("batch") for line in phases(tmp_path) if line["phase"] == "edit"] == [2] * 4
+
+
+@dataclass
+class Cramped(Nudge):
+    """Has memory for two edits at a time."""
+
+    def edit(self, edits: Sequence[Edit]) -> Patch:
+        if len(edits) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().edit(edits)

@@ -1,0 +1,73 @@
+"""`kg-edit data check` and `kg-edit metrics`, through `main`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kg_edit.evaluate.records import Entry, RunFolder, Section
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.datasets.rows import COUNTERFACT, FLAT, MQUAKE, POPQA, QUESTION, written
+from tests.kg_edit.evaluate.test_judge import Server, server
+
+__all__ = ["cache", "kg_edit", "place", "server", "tiny_folder"]  # fixtures
+
+
+def test_a_clean_file_exits_with_0(kg_edit: Run, tmp_path: Path) -> None:
+    result = kg_edit("data", "check", written(tmp_path, MQUAKE))
+    assert result.code == 0
+    assert result.out.strip().endswith("records.json: 1 records of mquake, no faults")
+
+
+def test_faults_are_a_table_and_exit_with_1(kg_edit: Run, tmp_path: Path) -> None:
+    rows = [{**FLAT, "case_id": place, "target_new": "mother tongue"} for place in range(5)]
+    result = kg_edit("data", "check", written(tmp_path, *rows), "--dataset", "counterfact")
+    assert result.code == 1
+    assert result.out.count("'mother tongue' in") == 3
+    assert "and 2 more" in result.out
+    assert "5 records of counterfact, 5 faults" in result.out
+    assert kg_edit("data", "check", tmp_path / "records.json", "--all").out.count("'mother tongue' in") == 5
+
+
+def test_faults_as_json(kg_edit: Run, tmp_path: Path) -> None:
+    result = kg_edit("data", "check", written(tmp_path, {**FLAT, "subject": "Ada"}, FLAT | {"case_id": 4}), "--json")
+    found = json.loads(result.out)
+    assert result.code == 1
+    assert (found["dataset"], found["records"]) == ("counterfact", 1)
+    assert [(finding["kind"], finding["id"]) for finding in found["findings"]] == [("missing-subject", "3")]
+
+
+def test_the_graph_is_asked_for_labels(kg_edit: Run, place: Path, tmp_path: Path) -> None:
+    (place / "labels.tsv").write_text("subject\tproperty\tobject\nQ82955\tlabel\tpolitician\nQ82955\tP31\tQ1\n")
+    result = kg_edit("data", "check", written(tmp_path, POPQA), "--graph", "labels.tsv", "--json")
+    assert [finding["message"] for finding in json.loads(result.out)["findings"]] == [
+        "the graph has no label for Q5543720"
+    ]
+
+
+def test_mistakes_are_one_message(kg_edit: Run, tmp_path: Path) -> None:
+    result = kg_edit("data", "check", written(tmp_path, MQUAKE), "--dataset", "mquak")
+    assert (result.code, "did you mean 'mquake'" in result.err) == (2, True)
+    assert kg_edit("data", "check", tmp_path / "absent.json").code == 2
+
+
+def test_metrics_are_listed(kg_edit: Run) -> None:
+    assert "multihop.any_of_3" in kg_edit("metrics").out
+    assert kg_edit("metrics", "--markdown").out.startswith("<!-- Written by")
+
+
+def test_a_runs_answers_are_judged(kg_edit: Run, server: Server, tmp_path: Path) -> None:
+    data = written(tmp_path, {**COUNTERFACT, "portability": QUESTION})
+    section = Section(scores={}, nll={}, texts={QUESTION["New Question"]: " Florida"})
+    run = tmp_path / "run"
+    run.mkdir()
+    RunFolder(run).append([Entry(id="7", phase="edited", sha256="0", sections={"edited": section})])
+    result = kg_edit("judge", run, "--data", data, "--judge", server.url, "--judge-model", "m")
+    assert (result.code, len(server.asked)) == (0, 1)
+    assert "edited  portability.judge  1.000" in result.out
+
+
+def test_consistency_needs_texts(kg_edit: Run, tmp_path: Path) -> None:
+    arguments = ("--data", written(tmp_path, COUNTERFACT), "--dataset", "counterfact", "--method", "rome")
+    result = kg_edit("evaluate", *arguments, "--extra", "consistency.tfidf", "--out", tmp_path / "out")
+    assert (result.code, "give --references attribute_snippets.json" in result.err) == (2, True)

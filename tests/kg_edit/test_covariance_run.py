@@ -1,0 +1,246 @@
+"""One pass for several layers: the same sums as alone, resumed bit for bit, with an error that is what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit import covariance_run
+from kg_edit.corpora import SelfCorpus, TextCorpus
+from kg_edit.covariance import Covariance
+from kg_edit.covariance_error import KEYS, ProbeKeys, doubling
+from kg_edit.covariance_keys import See, keys_of_rows
+from kg_edit.covariance_store import CovarianceConfig, find_covariance, find_covariances, measure_covariances
+from kg_edit.covariance_sums import Sums
+from kg_edit.errors import CovarianceError
+from kg_edit.hooks import watched
+from kg_edit.language_model import LanguageModel
+from tests.kg_edit.tiny import CONFIGS, TEXT, tiny
+
+CHUNK = 8 * SelfCorpus.rows
+
+
+@pytest.fixture(autouse=True)
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 512 tokens, with the sums on disk after each."""
+    monkeypatch.setattr(SelfCorpus, "length", 8)
+    monkeypatch.setattr(covariance_run, "CHECKPOINT_SECONDS", 0.0)
+
+
+def of(folder: Path, *layers: int, chunks: int = 4, corpus: str = "self", ridge: float = 1e-4) -> dict[int, Covariance]:
+    config = CovarianceConfig(corpus=corpus, tokens=chunks * CHUNK, ridge=ridge)
+    return find_covariances(tiny("llama"), layers, config, folder=folder, progress=False)
+
+
+def test_layers_together_are_the_layers_alone(tmp_path: Path) -> None:
+    together = of(tmp_path / "together", 0, 1, 3)
+    for layer, found in together.items():
+        alone = of(tmp_path / "alone", layer)[layer]
+        assert (alone.id, alone.tokens) == (found.id, found.tokens)
+        assert torch.equal(alone.moment, found.moment)
+    assert _files(tmp_path / "alone") == _files(tmp_path / "together"), "manifests and errors too"
+
+
+def test_layers_that_are_there_are_not_measured_again(tmp_path: Path) -> None:
+    of(tmp_path, 1)
+    seen: list[int] = []
+    with watched(tiny("llama").down_projection(1), lambda *_: seen.append(1)):
+        of(tmp_path, 1)
+        assert seen == []
+        both = of(tmp_path, 1, 2)
+    assert torch.equal(both[2].moment, of(tmp_path / "alone", 2)[2].moment)
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_the_forward_ends_at_the_highest_layer(family: str) -> None:
+    model = tiny(family)
+    ran: list[str] = []
+    keys: dict[int, list[Tensor]] = {0: [], 2: []}
+    parts = {"down": model.down_projection(2), "above": model.blocks[3], "head": model.model.get_output_embeddings()}
+    handles = [
+        part.register_forward_hook(lambda *_, name=name: ran.append(name))  # type: ignore[misc]
+        for name, part in parts.items()
+    ]
+    rows = [model.tokenizer(text)["input_ids"] for text in TEXT[:3]]
+    keys_of_rows(model, [2, 0], [*rows, []], lambda layer, key: keys[layer].append(key))
+    for handle in handles:
+        handle.remove()
+    assert ran == []
+    assert {layer: sum(map(len, seen)) for layer, seen in keys.items()} == dict.fromkeys((0, 2), sum(map(len, rows)))
+
+
+@pytest.mark.parametrize("killed_in", range(4))
+def test_killed_anywhere_it_goes_on_to_the_same_files(
+    killed_in: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of(tmp_path / "whole", 1, 2)
+    feed = SelfCorpus.feed
+    asked: list[int] = []
+
+    def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
+        asked.append(chunk)
+        feed(self, model, chunk, layers, see)
+        if asked == list(range(killed_in + 1)):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SelfCorpus, "feed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        of(tmp_path / "part", 1, 2)
+    assert len(list((tmp_path / "part").glob("*"))) == bool(killed_in)
+    of(tmp_path / "part", 1, 2)
+    assert asked == [*range(killed_in + 1), *range(killed_in, 4)]
+    assert _files(tmp_path / "part") == _files(tmp_path / "whole")
+
+
+def test_a_file_that_is_too_short_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT[0])
+    with (
+        watched(tiny("llama").blocks[0], lambda *_: pytest.fail("the model ran")),
+        pytest.raises(CovarianceError, match=r"ends after \d\d of 2048 tokens; give more text"),
+    ):
+        of(tmp_path / "store", 1, corpus=str(tmp_path / "text.txt"))
+
+
+def test_a_stream_that_is_too_short_is_refused_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = SelfCorpus.chunks
+    monkeypatch.setattr(SelfCorpus, "chunks", lambda *args, **options: islice(chunks(*args, **options), 2))
+    with pytest.raises(CovarianceError, match="ends after 1024 of 2048 tokens"):
+        of(tmp_path, 1)
+
+
+def test_a_damaged_rest_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = _stopped(tmp_path, monkeypatch)
+    partial.write_bytes(partial.read_bytes()[:-9])
+    with pytest.raises(CovarianceError, match=r"partial.safetensors is damaged .* delete the file"):
+        of(tmp_path, 1)
+
+
+def test_nothing_kept_grows_with_the_text(tmp_path: Path) -> None:
+    sizes = []
+    config = CovarianceConfig(tokens=16 * CHUNK)
+    end = Sums.end_chunk
+
+    def watched_end(self: Sums, tokens: int) -> None:
+        end(self, tokens)
+        tensors = [*(moment.total for moment in self.moments.values()), *self.halves.values(), self.probe_keys(1)]
+        assert not any(moment._waiting for moment in self.moments.values())
+        sizes.append(sum(tensor.numel() for tensor in tensors))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sums, "end_chunk", watched_end)
+        find_covariance(tiny("llama"), 1, config, folder=tmp_path, progress=False)
+    assert len(sizes) == 16
+    assert set(sizes[1:]) == {2 * 48 * 48 + KEYS * 48}
+
+
+def test_a_doubling_by_hand() -> None:
+    def covariance(*diagonal: float, tokens: int) -> Covariance:
+        return Covariance(moment=torch.diag(torch.tensor(diagonal)), tokens=tokens, ridge=0.0, id="toy")
+
+    before, after = covariance(1, 1, tokens=5), covariance(1, 4, tokens=10)
+    # (1, 1) turns to (1, 1/4), from 45 to atan(1/4) = 14.0362 degrees; (1, 0) and (0, 2) do not turn
+    keys = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 2.0]])
+    found = doubling(before, after, keys)
+    assert found is not None
+    assert (found.tokens_before, found.tokens, found.keys) == (5, 10, 3)
+    assert (found.median_degrees, found.max_degrees) == (0.0, 30.9638)
+    assert doubling(before, covariance(1, 0, tokens=10), keys) is None, "no inverse, nothing to compare"
+    assert doubling(before, after, torch.zeros(0, 2)) is None
+
+
+def test_a_probe_in_the_sum_does_not_turn_its_own_direction() -> None:
+    keys = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    probe = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    alone = Covariance(moment=keys.T @ keys, tokens=20, ridge=0.0, id="")
+    joined = Covariance(moment=keys.T @ keys + torch.outer(probe, probe), tokens=21, ridge=0.0, id="")
+    found = doubling(alone, joined, probe[None])
+    assert found is not None
+    assert found.max_degrees < 1e-6
+
+
+def test_the_doublings_are_those_of_runs_of_half_the_tokens(tmp_path: Path) -> None:
+    model = tiny("llama")
+    config = CovarianceConfig(tokens=4 * CHUNK)
+    (manifest,) = measure_covariances(model, [1], config, folder=tmp_path, progress=False).values()
+    probes = ProbeKeys()
+    next(SelfCorpus().chunks(model, tokens=1)).feed([1], lambda _, key: probes.see(key))
+    for said, chunks in zip(manifest.doublings, (1, 2), strict=True):
+        half, whole = (of(tmp_path, 1, chunks=n)[1] for n in (chunks, 2 * chunks))
+        found = doubling(half, whole, probes.keys(48))
+        assert found is not None
+        assert (said.tokens_before, said.tokens) == (chunks * CHUNK, 2 * chunks * CHUNK)
+        assert said.median_degrees == pytest.approx(found.median_degrees, rel=1e-3)
+        assert said.max_degrees == pytest.approx(found.max_degrees, rel=1e-3)
+        assert said.keys == KEYS
+
+
+def test_more_text_turns_the_direction_less(tmp_path: Path) -> None:
+    manifests = measure_covariances(
+        tiny("llama"), [1], CovarianceConfig(tokens=32 * CHUNK), folder=tmp_path, progress=False
+    )
+    angles = [one.median_degrees for one in manifests[1].doublings]
+    assert len(angles) == 5
+    assert angles[-1] < angles[0] / 2
+
+
+def test_one_chunk_has_no_half(tmp_path: Path) -> None:
+    (manifest,) = measure_covariances(
+        tiny("llama"), [1], CovarianceConfig(tokens=CHUNK), folder=tmp_path, progress=False
+    ).values()
+    assert manifest.doublings == ()
+
+
+def test_chunks_are_whole_texts_up_to_the_tokens_asked() -> None:
+    model = tiny("llama")
+    lengths = [len(model.tokenizer(text)["input_ids"]) for text in TEXT[:3]]
+
+    def texts() -> Iterator[str]:
+        yield from ("", *TEXT[:3]) * 100
+
+    corpus = TextCorpus("t", texts)
+    assert sum(lengths) * 100 > 3000
+    sizes = [chunk.tokens for chunk in corpus.chunks(model, tokens=3000)]
+    assert len(sizes) == 3
+    assert all(1024 <= size < 1024 + max(lengths) for size in sizes[:-1])
+    assert 3000 <= sum(sizes) < 3000 + max(lengths)
+    assert [chunk.tokens for chunk in corpus.chunks(model, tokens=3000)] == sizes
+    assert sum(chunk.tokens for chunk in corpus.chunks(model, tokens=10**9)) == 100 * sum(lengths)
+
+
+def test_text_is_read_no_further_than_needed() -> None:
+    def texts() -> Iterator[str]:
+        yield from TEXT * 100
+        raise AssertionError("the end was read")
+
+    assert len(list(islice(TextCorpus("t", texts).chunks(tiny("llama"), tokens=2000), 5))) == 2
+
+
+def test_the_ridge_is_not_part_of_what_is_measured(tmp_path: Path) -> None:
+    first, again = of(tmp_path, 1)[1], of(tmp_path, 1, ridge=0.1)[1]
+    assert first.id == again.id
+    assert again.ridge == 0.1
+
+
+def _stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was stopped in its third chunk; its file."""
+    feed = SelfCorpus.feed
+
+    def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
+        if chunk == 2:
+            raise KeyboardInterrupt
+        feed(self, model, chunk, layers, see)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SelfCorpus, "feed", killed)
+        of(folder, 1)
+    (found,) = folder.glob("*.partial.safetensors")
+    return found
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,0 +1,144 @@
+"""Shards: dealt out, killed and resumed, merged into the whole; nothing but all shards of one run is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit import covariance_run
+from kg_edit.corpora import SelfCorpus
+from kg_edit.covariance_files import Manifest
+from kg_edit.covariance_keys import See
+from kg_edit.covariance_shards import merge_shards
+from kg_edit.covariance_store import CovarianceConfig, find_covariances, measure_shard, stored_covariances
+from kg_edit.errors import CovarianceError
+from kg_edit.language_model import LanguageModel
+from tests.kg_edit.tiny import TEXT, tiny
+
+LAYERS = (1, 2)
+TOKENS = 4 * 8 * SelfCorpus.rows
+
+
+@pytest.fixture(autouse=True)
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 512 tokens, with the sums on disk after each."""
+    monkeypatch.setattr(SelfCorpus, "length", 8)
+    monkeypatch.setattr(covariance_run, "CHECKPOINT_SECONDS", 0.0)
+
+
+def shard(
+    folder: Path, part: int, parts: int, *, corpus: str = "self", seed: int = 0, tokens: int = TOKENS
+) -> dict[int, Manifest] | Path:
+    config = CovarianceConfig(corpus=corpus, tokens=tokens, seed=seed)
+    return measure_shard(tiny("llama"), LAYERS, config, part=part, parts=parts, folder=folder, progress=False)
+
+
+def file_of(folder: Path, part: int, parts: int, *, seed: int = 0, tokens: int = TOKENS) -> Path:
+    found = shard(folder, part, parts, seed=seed, tokens=tokens)
+    assert isinstance(found, Path)
+    return found
+
+
+@pytest.mark.parametrize("corpus", ["self", "file"])
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_shards_are_the_whole(parts: int, corpus: str, tmp_path: Path) -> None:
+    if corpus == "file":
+        corpus = str(tmp_path / "text.txt")
+        Path(corpus).write_text("\n".join(TEXT * 25))
+    config = CovarianceConfig(corpus=corpus, tokens=TOKENS)
+    whole = find_covariances(tiny("llama"), LAYERS, config, folder=tmp_path / "whole", progress=False)
+    *first, last = [shard(tmp_path / "parts", part, parts, corpus=corpus) for part in reversed(range(parts))]
+    assert all(isinstance(path, Path) and not path.exists() for path in first), "merged shards are deleted"
+    assert isinstance(last, dict)
+    merged = find_covariances(tiny("llama"), LAYERS, config, folder=tmp_path / "parts", progress=False)
+    for layer in LAYERS:
+        assert (merged[layer].id, merged[layer].tokens) == (whole[layer].id, whole[layer].tokens)
+        torch.testing.assert_close(merged[layer].moment, whole[layer].moment, rtol=1e-6, atol=0)
+    for one, other in zip(*map(stored_covariances, (tmp_path / "whole", tmp_path / "parts")), strict=True):
+        assert one.model_copy(update={"doublings": ()}) == other.model_copy(update={"doublings": ()})
+        (said,) = other.doublings
+        expected = one.doublings[-1]
+        assert (said.tokens_before, said.tokens) == (expected.tokens_before, expected.tokens)
+        assert said.median_degrees == pytest.approx(expected.median_degrees, rel=1e-3)
+    assert {path.name for path in (tmp_path / "whole").iterdir()} == {
+        path.name for path in (tmp_path / "parts").iterdir()
+    }
+
+
+def test_shards_of_several_machines(tmp_path: Path) -> None:
+    files = [file_of(tmp_path / str(part), part, 2) for part in range(2)]
+    merged = merge_shards(files, tmp_path / "merged")
+    assert {layer: manifest.count for layer, manifest in merged.items()} == dict.fromkeys(LAYERS, TOKENS)
+    assert all(path.is_file() for path in files), "who gives files keeps them"
+    assert len(stored_covariances(tmp_path / "merged")) == 2
+
+
+def test_a_shard_computes_its_own_chunks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = SelfCorpus.feed
+    asked: list[int] = []
+
+    def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
+        asked.append(chunk)
+        feed(self, model, chunk, layers, see)
+        if asked == [1, 3]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SelfCorpus, "feed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        shard(tmp_path / "killed", 1, 2)
+    resumed = file_of(tmp_path / "killed", 1, 2)
+    assert asked == [1, 3, 3]
+    assert file_of(tmp_path / "killed", 1, 2) == resumed
+    assert asked == [1, 3, 3], "a finished shard is not measured again"
+    assert resumed.read_bytes() == file_of(tmp_path / "whole", 1, 2).read_bytes()
+
+
+def test_only_all_shards_of_one_run_are_merged(tmp_path: Path) -> None:
+    zero, one = (file_of(tmp_path / str(part), part, 2) for part in range(2))
+    with pytest.raises(CovarianceError, match="missing shards: 1/2; give every shard"):
+        merge_shards([zero], tmp_path)
+    with pytest.raises(CovarianceError, match="are both shard 0"):
+        merge_shards([zero, _copy(zero), one], tmp_path)
+    other = file_of(tmp_path / "other", 0, 2, seed=1)
+    with pytest.raises(CovarianceError, match=r"no shards of one run: identities is"):
+        merge_shards([other, one], tmp_path)
+    third = file_of(tmp_path / "third", 0, 3)
+    with pytest.raises(CovarianceError, match=r"no shards of one run: parts is 3 and 2"):
+        merge_shards([third, one], tmp_path)
+    with pytest.raises(CovarianceError, match="no shard is given"):
+        merge_shards([], tmp_path)
+    with pytest.raises(CovarianceError, match="damaged"):
+        merge_shards([tmp_path / "absent.safetensors"], tmp_path)
+    assert stored_covariances(tmp_path) == []
+
+
+def test_an_unfinished_shard_is_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = file_of(tmp_path / "0", 0, 2)
+    feed = SelfCorpus.feed
+
+    def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
+        if chunk == 3:
+            raise KeyboardInterrupt
+        feed(self, model, chunk, layers, see)
+
+    monkeypatch.setattr(SelfCorpus, "feed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        shard(tmp_path / "1", 1, 2)
+    (unfinished,) = (tmp_path / "1").iterdir()
+    with pytest.raises(CovarianceError, match=r"is not finished \(1536 of 2048 tokens\); run it again"):
+        merge_shards([finished, unfinished], tmp_path)
+
+
+@pytest.mark.parametrize(("part", "parts"), [(2, 2), (-1, 2), (0, 1)])
+def test_shards_that_are_none(part: int, parts: int, tmp_path: Path) -> None:
+    with pytest.raises(CovarianceError, match="there is no shard"):
+        shard(tmp_path, part, parts)
+
+
+def _copy(path: Path) -> Path:
+    copied = path.with_name("copy.safetensors")
+    copied.write_bytes(path.read_bytes())
+    return copied
