@@ -22,28 +22,40 @@ class ModelSpec:
     """Module paths of one model family, relative to the causal language model.
 
     ``down_projection`` is relative to a block: the MLP's second matrix, whose input is the key, its output the value.
-    ``project_out`` is an optional projection between final norm and head (OPT-350M).
+    ``project_out`` is an optional projection between final norm and head (OPT-350M). ``attention``, also relative to a
+    block, is needed only to trace what attention restores.
     """
 
     blocks: str
     down_projection: str
     final_norm: str
     project_out: str | None = None
+    attention: str = "self_attn"
 
 
 _LLAMA_LIKE = ModelSpec(blocks="model.layers", down_projection="mlp.down_proj", final_norm="model.norm")
 
 ARCHITECTURES: dict[str, ModelSpec] = {
-    "falcon": ModelSpec(blocks="transformer.h", down_projection="mlp.dense_4h_to_h", final_norm="transformer.ln_f"),
+    "falcon": ModelSpec(
+        blocks="transformer.h",
+        down_projection="mlp.dense_4h_to_h",
+        final_norm="transformer.ln_f",
+        attention="self_attention",
+    ),
     "gemma2": _LLAMA_LIKE,
     "gemma3_text": _LLAMA_LIKE,
-    "gpt2": ModelSpec(blocks="transformer.h", down_projection="mlp.c_proj", final_norm="transformer.ln_f"),
+    "gpt2": ModelSpec(
+        blocks="transformer.h", down_projection="mlp.c_proj", final_norm="transformer.ln_f", attention="attn"
+    ),
     "gpt_neox": ModelSpec(
         blocks="gpt_neox.layers",
         down_projection="mlp.dense_4h_to_h",
         final_norm="gpt_neox.final_layer_norm",
+        attention="attention",
     ),
-    "gptj": ModelSpec(blocks="transformer.h", down_projection="mlp.fc_out", final_norm="transformer.ln_f"),
+    "gptj": ModelSpec(
+        blocks="transformer.h", down_projection="mlp.fc_out", final_norm="transformer.ln_f", attention="attn"
+    ),
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
     "olmo2": _LLAMA_LIKE,

@@ -3,66 +3,100 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import Any, Protocol
 
 from kg_edit.contexts import sample_text
+from kg_edit.covariance_keys import See, keys_of_rows, keys_seen
 from kg_edit.errors import CovarianceError
-from kg_edit.hooks import StopForwardError, stopping, watched
 from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import left_pad
 
-See = Callable[[Tensor], None]
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A piece of text of a known number of tokens; ``feed(layers, see)`` runs the model and shows the keys."""
+
+    tokens: int
+    feed: Callable[[Sequence[int], See], None]
 
 
 class Corpus(Protocol):
-    """Text in chunks that can be asked for one by one, so that a killed run goes on where it was.
+    """Text in chunks that are the same each time, so that they can be dealt out, and a killed run goes on.
 
-    ``name`` identifies the content: a seed, a file's hash, a data set's name.
+    ``name`` identifies the content: a seed, a file's hash, a data set's name. ``at_hand``: the text may be gone through
+    ahead of the work, to see whether it is long enough.
     """
 
     name: str
+    at_hand: bool
 
-    def feed(self, model: LanguageModel, layer: int, chunk: int, see: See) -> int:
-        """Show ``see`` the keys of chunk ``chunk`` in ``layer``; the number of tokens (0: no more text)."""
+    def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
+        """Chunks of together at least ``tokens`` tokens, or all that there are; none is run before it is fed."""
 
 
 class SelfCorpus:
     """Text that the model itself writes, sampled at temperature 1; keys are caught while it is written."""
 
-    rows, length = 64, 128
+    rows, length, at_hand = 64, 128, False
 
     def __init__(self, *, seed: int = 0) -> None:
         self.seed, self.name = seed, f"self:seed={seed},rows={self.rows},length={self.length}"
 
-    def feed(self, model: LanguageModel, layer: int, chunk: int, see: See) -> int:
-        """Sample ``rows`` texts of ``length`` tokens; the first token is the document's start."""
-        with watched(model.down_projection(layer), lambda key, _: see(key)):
+    def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
+        """Chunks of ``rows`` texts of ``length`` tokens; the first token is the document's start."""
+        size = self.rows * self.length
+        for number in range(-(-tokens // size)):
+            yield Chunk(tokens=size, feed=partial(self.feed, model, number))
+
+    def feed(self, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
+        """Write chunk ``chunk``, and show ``see`` its keys in ``layers``."""
+        with keys_seen(model, layers, see):
             sample_text(model, rows=self.rows, tokens=self.length, seed=self.seed * 100_003 + chunk)
-        return self.rows * self.length
 
 
 class TextCorpus:
-    """Texts, each cut to ``max_tokens`` tokens; a chunk is ``texts_a_chunk`` of them, batched by length."""
+    """Texts, each cut to ``max_tokens`` tokens; a chunk is so many that a run has some twenty, batched by length."""
 
-    texts_a_chunk, batch_tokens = 64, 4096
+    def __init__(
+        self, name: str, texts: Callable[[], Iterator[str]], *, max_tokens: int = 256, at_hand: bool = False
+    ) -> None:
+        self.name, self.at_hand = f"{name},max_tokens={max_tokens}", at_hand
+        self._texts, self._max_tokens = texts, max_tokens
 
-    def __init__(self, name: str, texts: Callable[[], Iterator[str]], *, max_tokens: int = 256) -> None:
-        self.name, self._texts, self._max_tokens = f"{name},max_tokens={max_tokens}", texts, max_tokens
+    def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
+        """Chunks of whole texts; the last text is the one with which ``tokens`` is reached."""
+        size = min(16_384, max(1024, tokens // 16))
+        rows: list[list[int]] = []
+        held = passed = 0
+        for row in self._encoded(model.tokenizer):
+            rows.append(row)
+            held += len(row)
+            if held >= min(size, tokens - passed):
+                yield _text_chunk(model, rows, held)
+                rows, passed, held = [], passed + held, 0
+                if passed >= tokens:
+                    return
+        if rows:
+            yield _text_chunk(model, rows, held)
 
-    def feed(self, model: LanguageModel, layer: int, chunk: int, see: See) -> int:
-        """Run one chunk up to ``layer`` and no further."""
-        texts = list(islice(self._texts(), chunk * self.texts_a_chunk, (chunk + 1) * self.texts_a_chunk))
-        encoded = [model.tokenizer(text)["input_ids"][: self._max_tokens] for text in texts]
-        rows = sorted((row for row in encoded if row), key=len)
-        for batch in _batches(rows, self.batch_tokens):
-            _keys_of(model, layer, batch, see)
-        return sum(map(len, rows))
+    def _encoded(self, tokenizer: Any) -> Iterator[list[int]]:
+        texts = self._texts()
+        for _ in count():
+            batch = list(islice(texts, 64))
+            if not batch:
+                return
+            yield from (row[: self._max_tokens] for row in tokenizer(batch)["input_ids"] if row)
+
+
+def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int) -> Chunk:
+    def feed(layers: Sequence[int], see: See) -> None:
+        keys_of_rows(model, layers, rows, see)
+
+    return Chunk(tokens=tokens, feed=feed)
 
 
 def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
@@ -77,7 +111,7 @@ def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
     except (OSError, UnicodeDecodeError) as error:
         raise CovarianceError(f"can't read the corpus {path}: {error}; give a UTF-8 text file") from error
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return TextCorpus(f"file:sha256={digest}", lambda: iter(lines), max_tokens=max_tokens)
+    return TextCorpus(f"file:sha256={digest}", lambda: iter(lines), max_tokens=max_tokens, at_hand=True)
 
 
 def hub_corpus(name: str, *, max_tokens: int = 256) -> TextCorpus:
@@ -110,32 +144,3 @@ def open_corpus(name: str, *, seed: int = 0) -> Corpus:
     if name.startswith("hf:"):
         return hub_corpus(name.removeprefix("hf:"))
     return file_corpus(Path(name))
-
-
-def _batches(rows: list[list[int]], budget: int) -> Iterator[list[list[int]]]:
-    """Runs of rows, sorted by length, whose padded size stays within ``budget`` tokens."""
-    batch: list[list[int]] = []
-    for row in rows:
-        if batch and (len(batch) + 1) * len(row) > budget:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-@torch.no_grad()
-def _keys_of(model: LanguageModel, layer: int, rows: list[list[int]], see: See) -> None:
-    batch = left_pad(rows, device=model.device)
-
-    def catch(key: Tensor, _: Tensor) -> None:
-        see(key.reshape(-1, key.shape[-1])[batch.mask.bool().reshape(-1)])
-        raise StopForwardError
-
-    with watched(model.down_projection(layer), catch), stopping():
-        model.model.base_model(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        )

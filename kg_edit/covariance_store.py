@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-from tqdm import tqdm
 
 from kg_edit.corpora import Corpus, open_corpus
-from kg_edit.covariance import Covariance, SecondMoment
-from kg_edit.errors import CovarianceError, OutputError
-from kg_edit.files import write_json
+from kg_edit.covariance import Covariance
+from kg_edit.covariance_files import Identity, Manifest, moment_path, read_manifest, read_moment
+from kg_edit.covariance_position import Position
+from kg_edit.covariance_run import finish, run, start
+from kg_edit.covariance_shards import forget, merge_shards, missing_shards
+from kg_edit.errors import CovarianceError
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.model_files import cache_folder
-from kg_edit.tensor_files import write_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +32,11 @@ class CovarianceConfig(BaseModel):
     ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, relative to its mean")
 
 
+def store_folder() -> Path:
+    """Where covariances are kept unless a folder is given."""
+    return cache_folder() / "covariance"
+
+
 def find_covariance(
     model: LanguageModel,
     layer: int,
@@ -46,97 +47,144 @@ def find_covariance(
 ) -> Covariance:
     """C of the down-projection's inputs in ``layer``: from the cache, or measured now and stored there.
 
-    The file is named by the hash of its manifest (model, module, corpus, tokens), which lies inside and beside it.
+    The file is named by the hash of what it is measured from (model, module, corpus, tokens), which stands in its
+    manifest, inside and beside it.
 
     Raises:
-        CovarianceError: the corpus can't be read or is too short.
+        CovarianceError: the corpus can't be read or is too short; the file is damaged.
     """
-    config = config or CovarianceConfig()
+    return find_covariances(model, [layer], config, folder=folder, progress=progress)[layer]
+
+
+def find_covariances(
+    model: LanguageModel,
+    layers: Sequence[int],
+    config: CovarianceConfig | None = None,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> dict[int, Covariance]:
+    """`find_covariance` for several layers; those that are not stored yet are measured in one pass.
+
+    Raises:
+        CovarianceError: as `find_covariance`.
+    """
+    config, folder = config or CovarianceConfig(), folder or store_folder()
+    identities = _ensure(model, layers, config, folder, progress=progress)
+    return {layer: _load(folder, identity, config.ridge) for layer, identity in identities.items()}
+
+
+def measure_covariances(
+    model: LanguageModel,
+    layers: Sequence[int],
+    config: CovarianceConfig | None = None,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> dict[int, Manifest]:
+    """Make sure that the covariances of ``layers`` are stored: the manifests, by layer.
+
+    Raises:
+        CovarianceError: as `find_covariance`.
+    """
+    config, folder = config or CovarianceConfig(), folder or store_folder()
+    identities = _ensure(model, layers, config, folder, progress=progress)
+    return _manifests(identities, folder)
+
+
+def measure_shard(
+    model: LanguageModel,
+    layers: Sequence[int],
+    config: CovarianceConfig | None = None,
+    *,
+    part: int,
+    parts: int,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> dict[int, Manifest] | Path:
+    """Shard ``part`` of ``parts`` (from 0) of `measure_covariances`: every ``parts``-th chunk of the text.
+
+    The shard that finishes last, all being in ``folder``, merges them: the manifests. Before that: the shard's file.
+
+    Raises:
+        CovarianceError: as `find_covariance`; there is no such shard.
+    """
+    if not 0 <= part < parts or parts < 2:
+        raise CovarianceError(
+            f"there is no shard {part} of {parts}; give part from 0 to parts - 1, and 2 parts or more"
+        )
+    config, folder = config or CovarianceConfig(), folder or store_folder()
     corpus = open_corpus(config.corpus, seed=config.seed)
-    size = weight_matrix(model.down_projection(layer)).shape[1]
-    manifest = {
-        "format": "kg-edit-covariance/1",
-        "model": model.fingerprint,
-        "module": model.weight_name(layer).removesuffix(".weight"),
-        "corpus": corpus.name,
-        "tokens": config.tokens or 10 * size,
-    }
+    identities = _identities(model, layers, corpus, config)
+    if _missing(identities, folder):
+        sums = start(model, identities, folder, ridge=config.ridge, part=part, parts=parts)
+        if not sums.position.finished:
+            run(model, corpus, sums, folder, progress=progress)
+            sums.close()
+            sums.save(sums.position.path(folder))
+        if missing_shards(sums.position, folder):
+            return sums.position.path(folder)
+        _merge_all(sums.position, folder)
+    return _manifests(identities, folder)
+
+
+def _merge_all(position: Position, folder: Path) -> None:
+    files = [position.model_copy(update={"part": part}).path(folder) for part in range(position.parts)]
+    merge_shards(files, folder)
+    forget(files)
+
+
+def stored_covariances(folder: Path | None = None) -> list[Manifest]:
+    """The manifests of all covariances in ``folder``, by model, corpus and module."""
+    files = sorted((folder or store_folder()).glob("*.safetensors"))
+    found = [read_manifest(path) for path in files if path.suffixes == [".safetensors"]]
+    return sorted(found, key=lambda one: (one.model, one.corpus, one.tokens, len(one.module), one.module))
+
+
+def _ensure(
+    model: LanguageModel, layers: Sequence[int], config: CovarianceConfig, folder: Path, *, progress: bool
+) -> dict[int, Identity]:
+    corpus = open_corpus(config.corpus, seed=config.seed)
+    identities = _identities(model, layers, corpus, config)
+    if missing := _missing(identities, folder):
+        sums = start(model, missing, folder, ridge=config.ridge)
+        run(model, corpus, sums, folder, progress=progress)
+        finish(sums, folder)
+    return identities
+
+
+def _identities(
+    model: LanguageModel, layers: Sequence[int], corpus: Corpus, config: CovarianceConfig
+) -> dict[int, Identity]:
+    identities = {layer: _identity(model, layer, corpus, config) for layer in sorted(set(layers))}
+    size = max((_size(model, layer) for layer in identities), default=0)
     if config.tokens and config.tokens < 10 * size:
         log.warning("%d tokens are few for a covariance of size %d; take %d or more", config.tokens, size, 10 * size)
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
-    path = (folder or cache_folder() / "covariance") / f"{digest}.safetensors"
-    moment, count = _load(path, manifest) if path.is_file() else (None, 0)
-    if moment is None:
-        moment, count = _measure(model, layer, corpus, manifest, path, progress=progress)
-    return Covariance(moment=moment, tokens=count, ridge=config.ridge, id=digest)
+    return identities
 
 
-def _measure(
-    model: LanguageModel,
-    layer: int,
-    corpus: Corpus,
-    manifest: dict[str, Any],
-    path: Path,
-    *,
-    progress: bool,
-) -> tuple[Tensor, int]:
-    """Add up chunk after chunk, with the sum so far on disk after each."""
-    partial = path.with_suffix(".partial.safetensors")
-    running, chunk = _resume(partial, manifest, weight_matrix(model.down_projection(layer)).shape[1])
-    wanted = int(manifest["tokens"])
-    log.info("measuring the covariance of %s (once): %s", manifest["module"], path)
-    with tqdm(
-        total=wanted, initial=running.count, desc="covariance", unit="token", disable=None if progress else True
-    ) as bar:
-        while running.count < wanted:
-            before = running.count
-            if corpus.feed(model, layer, chunk, running.add) == 0:
-                raise CovarianceError(
-                    f"the corpus {manifest['corpus']} ends after {running.count} of {wanted} tokens; "
-                    "give more text, or ask for fewer tokens"
-                )
-            chunk += 1
-            _store(partial, running.total, {**manifest, "count": running.count, "chunks": chunk})
-            bar.update(running.count - before)
-    moment = running.mean().float()
-    manifest = {**manifest, "count": running.count, "chunks": chunk}
-    _store(path, moment, manifest)
-    write_json(path.with_suffix(".json"), manifest)
-    partial.unlink(missing_ok=True)
-    return moment, running.count
+def _identity(model: LanguageModel, layer: int, corpus: Corpus, config: CovarianceConfig) -> Identity:
+    return Identity(
+        model=model.fingerprint,
+        module=model.weight_name(layer).removesuffix(".weight"),
+        corpus=corpus.name,
+        tokens=config.tokens or 10 * _size(model, layer),
+    )
 
 
-def _resume(partial: Path, manifest: dict[str, Any], size: int) -> tuple[SecondMoment, int]:
-    running = SecondMoment(size)
-    if not partial.is_file():
-        return running, 0
-    stored, running.total = _read(partial)
-    running.count = int(stored["count"])
-    log.info("going on with %s after %d of %d tokens", partial, running.count, manifest["tokens"])
-    return running, int(stored["chunks"])
+def _size(model: LanguageModel, layer: int) -> int:
+    """d_ff."""
+    return int(weight_matrix(model.down_projection(layer)).shape[1])
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["manifest"]), file.get_tensor("moment")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CovarianceError(f"{path} is damaged ({error}); delete the file, and it is measured again") from error
+def _missing(identities: dict[int, Identity], folder: Path) -> dict[int, Identity]:
+    return {layer: found for layer, found in identities.items() if not moment_path(folder, found).is_file()}
 
 
-def _store(path: Path, moment: Tensor, manifest: dict[str, Any]) -> None:
-    try:
-        write_safetensors(path, {"moment": moment}, {"manifest": json.dumps(manifest, sort_keys=True)})
-    except OutputError as error:
-        error.add_note("the environment variable KG_EDIT_CACHE names another folder for what is kept between runs")
-        raise
+def _manifests(identities: dict[int, Identity], folder: Path) -> dict[int, Manifest]:
+    return {layer: read_manifest(moment_path(folder, found), found) for layer, found in identities.items()}
 
 
-def _load(path: Path, manifest: dict[str, Any]) -> tuple[Tensor, int]:
-    stored, moment = _read(path)
-    for name, value in manifest.items():
-        if stored.get(name) != value:
-            raise CovarianceError(f"{path}: expected {name} = {value!r}, found {stored.get(name)!r}; delete the file")
-    if not torch.isfinite(moment).all():
-        raise CovarianceError(f"{path} holds values that are not finite; delete the file")
-    return moment, int(stored["count"])
+def _load(folder: Path, identity: Identity, ridge: float) -> Covariance:
+    moment, manifest = read_moment(moment_path(folder, identity), identity)
+    return Covariance(moment=moment, tokens=manifest.count, ridge=ridge, id=identity.id)

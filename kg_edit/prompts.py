@@ -16,13 +16,15 @@ from kg_edit.errors import PromptError
 class Prompt:
     """Token ids of a prompt and, where there is one, its target.
 
-    ``ids[target_start:]`` is the target (empty without one); ``ids[subject_last]`` is the subject's last token.
+    ``ids[target_start:]`` is the target (empty without one); ``ids[subject_first]`` and ``ids[subject_last]`` are the
+    subject's first and last token.
     """
 
     text: str
     ids: tuple[int, ...]
     target_start: int
     subject_last: int | None = None
+    subject_first: int | None = None
 
     @property
     def target_ids(self) -> tuple[int, ...]:
@@ -61,8 +63,8 @@ def encode(
     joined = text if target is None else join(text, target)
     ids, offsets = _encode(tokenizer, joined)
     start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined)
-    last = None if span is None else _last_token(offsets, span, joined)
-    return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last)
+    first, last = (None, None) if span is None else _ends(offsets, span, joined)
+    return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last, subject_first=first)
 
 
 def join(text: str, target: str) -> str:
@@ -102,15 +104,15 @@ def _target_start(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int],
     return len(prompt)
 
 
-def _last_token(offsets: list[tuple[int, int]], span: tuple[int, int], text: str) -> int:
-    """The last token that holds a character of the subject; a token may reach beyond it."""
+def _ends(offsets: list[tuple[int, int]], span: tuple[int, int], text: str) -> tuple[int, int]:
+    """The first and the last token that hold a character of the subject; a token may reach beyond it."""
     inside = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0] and end > start]
     if not inside:
         raise PromptError(
             f"no token of {text!r} lies in the subject's span {span}: {text[slice(*span)]!r} is empty for this "
             "tokenizer; give the subject in other words"
         )
-    return inside[-1]
+    return inside[0], inside[-1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -200,7 +200,7 @@ def test_the_layer_that_works_is_found() -> None:
 def test_an_edit_that_nowhere_works_says_nothing_about_layers() -> None:
     model = tiny("llama")
     found = choose_layer(planted(model, "2")[0], model, RomeConfig(), EDITS, progress=False)
-    assert found.chosen == 2
+    assert found.edits == ("1", "2", "3")
     assert {len(row.edits) for row in found.layers} == {2}
     with pytest.raises(GraphError, match="nothing is known"):
         choose_layer(planted(model, "1", "2", "3")[0], model, RomeConfig(), EDITS, progress=False)

@@ -1,0 +1,89 @@
+"""The score of an edit at a layer, the layer's mean, and which layer wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from kg_edit.evaluate.bootstrap import harmonic_mean
+
+
+class EditScore(BaseModel):
+    """One edit at one layer, each part between 0 and 1; ``score`` is their harmonic mean.
+
+    ``efficacy`` is p(new target) after the edit's prompt (a token's, in the geometric mean), ``generality`` the mean of
+    the same over paraphrases and the prompt in other contexts, ``specificity`` exp(-KL(unedited || edited)) of the
+    next token, the KL being the mean over prompts about others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    efficacy: float
+    generality: float
+    specificity: float
+    score: float
+
+
+class LayerScore(BaseModel):
+    """A layer's means over the edits, and its edits; an edit that fails there counts as 0 throughout."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int
+    mean: EditScore  # of score as well: not the harmonic mean of the means
+    edits: tuple[EditScore, ...]
+    failed: int
+
+
+def edit_score(efficacy: float, generality: float, specificity: float) -> EditScore:
+    """The three parts and their harmonic mean."""
+    score = float(harmonic_mean(np.array([efficacy, generality, specificity])))
+    return EditScore(efficacy=efficacy, generality=generality, specificity=specificity, score=score)
+
+
+def layer_scores(found: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[LayerScore, ...]:
+    """The layers' scores, over the edits that could be made at some layer.
+
+    Raises:
+        KgEditError: there is none; the first one's reason.
+    """
+    rows = list(found.values())
+    good = [place for place in range(len(rows[0])) if any(isinstance(row[place], EditScore) for row in rows)]
+    if not good:
+        raise next(error for error in rows[0] if isinstance(error, Exception))
+    return tuple(_layer_score(layer, [row[place] for place in good]) for layer, row in found.items())
+
+
+def _layer_score(layer: int, row: Sequence[EditScore | Exception]) -> LayerScore:
+    nothing = EditScore(efficacy=0.0, generality=0.0, specificity=0.0, score=0.0)
+    scores = tuple(score if isinstance(score, EditScore) else nothing for score in row)
+    mean = EditScore(**{name: fmean(getattr(score, name) for score in scores) for name in EditScore.model_fields})
+    return LayerScore(layer=layer, mean=mean, edits=scores, failed=sum(isinstance(one, Exception) for one in row))
+
+
+def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
+    """The layer with the best mean score, and why; the default if none is better by more than a standard error."""
+    by_layer = {score.layer: score for score in scores}
+    best = max(scores, key=lambda score: (score.mean.score, score.layer == default))
+    usual = by_layer.get(default)
+    if usual is None:
+        return best.layer, f"layer {best.layer} has the best score, {_said(best)}; the default {default} can't be tried"
+    if best.layer == default:
+        return default, f"the default layer {default} has the best score of {len(scores)}, {_said(best)}"
+    differences = [a.score - b.score for a, b in zip(best.edits, usual.edits, strict=True)]
+    error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+    gain = f"{fmean(differences):+.3f} ± {error:.3f} against the default {default}"
+    if fmean(differences) <= error:
+        return default, f"no layer beats the default {default} clearly: layer {best.layer} by {gain} (standard error)"
+    return best.layer, f"layer {best.layer} has the best score, {_said(best)}: {gain} (standard error), {_said(usual)}"
+
+
+def _said(score: LayerScore) -> str:
+    mean = score.mean
+    return (
+        f"{mean.score:.3f} (efficacy {mean.efficacy:.2f}, generality {mean.generality:.2f}, "
+        f"specificity {mean.specificity:.2f})"
+    )

@@ -1,0 +1,150 @@
+"""The job behind `kg-edit locate`: facts in, a folder out with every trace, averages and heat maps; resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from tqdm import tqdm
+
+import kg_edit
+from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.evaluate.line_files import append_lines, drop_cut_line, read_lines
+from kg_edit.evaluate.settings import tokenizer_digest
+from kg_edit.files import write_json
+from kg_edit.language_model import LanguageModel
+from kg_edit.locate.fact import Fact
+from kg_edit.locate.noise import FACTOR, noise_level
+from kg_edit.locate.picture import draw_summary, draw_trace
+from kg_edit.locate.summary import LocateSummary
+from kg_edit.locate.trace import Trace, TraceSettings, is_known, trace
+from kg_edit.prompts import Prompt, encode
+from kg_edit.run_folder import Settings, claim, digest
+
+RECORDS, SUMMARY, PICTURE = "records.jsonl", "summary.json", "heatmap.svg"
+_OWN_PICTURES = 8  # facts that get a heat map of their own
+
+
+class Entry(BaseModel):
+    """A line of ``records.jsonl``: a fact's trace, or why there is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    trace: Trace | None = None
+    unknown: bool = False  # the model says something else, so there is nothing to trace
+    error: str | None = None
+
+
+def locate(
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    settings: TraceSettings | None = None,
+    *,
+    out: Path,
+    known_only: bool = False,
+    progress: bool = True,
+) -> LocateSummary:
+    """Trace ``facts`` and write ``out``: run.json, records.jsonl (a line a fact), summary.json, heat maps.
+
+    Started again with the same settings it goes on where it was. A fact that can't be traced is noted and counted.
+
+    Args:
+        model: the model, left as it is.
+        facts: what is traced; the noise is measured on all their subjects.
+        settings: what is restored, and the noise.
+        out: the folder of the run.
+        known_only: leave out facts of which the model's own next token is not the answer's first one.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        ConfigError: two facts have the same id, or no fact could be traced.
+        OutputError: ``out`` holds another run, or can't be written.
+    """
+    settings = settings or TraceSettings()
+    if len({fact.id for fact in facts}) < len(facts):
+        raise ConfigError("two facts have the same id, so they can't be told apart; give each its own")
+    claim(out, _run_settings(model, facts, settings, known_only=known_only))
+    entries = _entries(model, facts, settings, out / RECORDS, known_only=known_only, progress=progress)
+    summary = _summary([entries[fact.id] for fact in facts], seed=settings.seed)
+    write_json(out / SUMMARY, summary.model_dump(mode="json"))
+    _draw(summary, [entries[fact.id] for fact in facts], out, model=model.name)
+    return summary
+
+
+def _entries(
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    settings: TraceSettings,
+    file: Path,
+    *,
+    known_only: bool,
+    progress: bool,
+) -> dict[str, Entry]:
+    drop_cut_line(file)
+    done = {entry.id: entry for entry in read_lines(file, Entry)}
+    left = [fact for fact in facts if fact.id not in done]
+    level = _level(model, facts) if left else 0.0
+    with tqdm(
+        desc="tracing", total=len(facts), initial=len(done), unit="fact", disable=None if progress else True
+    ) as bar:
+        for fact in left:
+            done[fact.id] = _entry(model, fact, settings, level=level, known_only=known_only)
+            append_lines(file, [done[fact.id].model_dump_json(exclude_defaults=True)])
+            bar.update()
+    return done
+
+
+def _entry(model: LanguageModel, fact: Fact, settings: TraceSettings, *, level: float, known_only: bool) -> Entry:
+    try:
+        if known_only and is_known(model, fact) is False:
+            return Entry(id=fact.id, unknown=True)
+        return Entry(id=fact.id, trace=trace(model, fact, settings, level=level))
+    except KgEditError as error:
+        return Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
+
+
+def _level(model: LanguageModel, facts: Sequence[Fact]) -> float:
+    """The noise of all facts whose subject can be found; the others fail one by one, where they are traced."""
+    prompts = list[Prompt]()
+    for fact in facts:
+        try:
+            prompts.append(encode(model.tokenizer, fact.prompt, subject=fact.subject))
+        except KgEditError:
+            continue
+    return noise_level(model, prompts) if prompts else 0.0
+
+
+def _summary(entries: Sequence[Entry], *, seed: int) -> LocateSummary:
+    failed: Mapping[str, str] = {entry.id: entry.error for entry in entries if entry.error is not None}
+    unknown = [entry.id for entry in entries if entry.unknown]
+    traces = [entry.trace for entry in entries if entry.trace is not None]
+    if not traces:
+        why = next(iter(failed.values()), "the model knows none of them")
+        raise ConfigError(f"no fact could be traced, of {len(entries)}: {why}; give others")
+    return LocateSummary.of(traces, failed=failed, unknown=unknown, seed=seed)
+
+
+def _draw(summary: LocateSummary, entries: Sequence[Entry], out: Path, *, model: str) -> None:
+    draw_summary(summary, out / PICTURE, model=model)
+    traces = [entry.trace for entry in entries if entry.trace is not None]
+    for place, found in enumerate(traces[:_OWN_PICTURES]):
+        draw_trace(found, out / f"heatmap-{place:02d}.svg")
+
+
+def _run_settings(
+    model: LanguageModel, facts: Sequence[Fact], settings: TraceSettings, *, known_only: bool
+) -> Settings:
+    """All that decides the traces."""
+    return {
+        "job": "locate",
+        "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
+        "tokenizer_sha256": tokenizer_digest(model),
+        "trace": settings.model_dump(mode="json"),
+        "noise_factor": FACTOR,
+        "known_only": known_only,
+        "facts": len(facts),
+        "facts_sha256": digest([fact.model_dump(mode="json") for fact in facts]),
+        "kg_edit": kg_edit.__version__,
+    }

@@ -1,0 +1,139 @@
+"""Traces averaged by token role, with bootstrap intervals over facts, and the layer that they point at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from kg_edit.locate.roles import LAST, ROLES
+from kg_edit.locate.sites import Kind
+from kg_edit.locate.trace import Trace
+
+_RESAMPLES = 1000
+_FEWEST = 5  # facts of which resamples say something
+Table = NDArray[np.float64]
+Cells = tuple[float | None, ...]
+
+
+class Effects(BaseModel):
+    """A role's mean indirect effect at each layer and its 95 % interval; None where too few facts have a token of the
+    role: one for the mean, five for the interval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    facts: int
+    mean: Cells
+    ci95_low: Cells
+    ci95_high: Cells
+
+
+class Peak(BaseModel):
+    """The layer whose restoration at the subject's last token brings most back, on average over facts.
+
+    ``ci95`` are the layers between which the peak lies in 95 % of bootstrap resamples of the facts, ``share`` is the
+    share of resamples whose peak is this very layer; both None for fewer than five facts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int
+    effect: float
+    ci95: tuple[int, int] | None
+    share: float | None
+
+
+class LocateSummary(BaseModel):
+    """What a run of causal tracing found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    window: int
+    facts: int
+    failed: Mapping[str, str]  # id -> why it could not be traced
+    unknown: tuple[str, ...]  # ids of facts that the model does not know, left out
+    clean: float  # mean p[clean]
+    corrupted: float  # mean p[corrupted]
+    roles: Mapping[str, Effects]
+    peak: Peak
+
+    @classmethod
+    def of(
+        cls,
+        traces: Sequence[Trace],
+        *,
+        failed: Mapping[str, str] | None = None,
+        unknown: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Self:
+        """Average ``traces`` (one at least, of one kind and one model); ``seed`` is the bootstrap's."""
+        values = np.array([[_role_means(found, role) for role in ROLES] for found in traces])
+        drawn = _resampled(len(traces), seed)
+        means, spread = _means(values, np.ones((1, len(traces))))[0], _means(values, drawn)
+        low, high = _interval(spread)
+        counted = (~np.isnan(values[:, :, 0])).sum(0)
+        effects = {
+            role: Effects(
+                facts=int(counted[place]),
+                mean=_cells(means[place]),
+                ci95_low=_cells(low[place], hide=counted[place] < _FEWEST),
+                ci95_high=_cells(high[place], hide=counted[place] < _FEWEST),
+            )
+            for place, role in enumerate(ROLES)
+        }
+        at = ROLES.index(LAST)
+        return cls(
+            kind=traces[0].kind,
+            window=traces[0].window,
+            facts=len(traces),
+            failed=dict(failed or {}),
+            unknown=tuple(unknown),
+            clean=float(np.mean([found.clean for found in traces])),
+            corrupted=float(np.mean([found.corrupted for found in traces])),
+            roles=effects,
+            peak=_peak(means[at], spread[:, at] if len(traces) >= _FEWEST else None),
+        )
+
+
+def _role_means(found: Trace, role: str) -> Table:
+    """[layers]: the mean over the role's tokens; NaN where the prompt has none."""
+    rows = [row for name, row in zip(found.roles, found.effects, strict=True) if name == role]
+    return np.asarray(np.mean(rows, axis=0) if rows else np.full(len(found.restored[0]), np.nan))
+
+
+def _resampled(facts: int, seed: int) -> Table:
+    """[resamples, facts]: how often each fact is drawn."""
+    return np.random.default_rng(seed).multinomial(facts, [1 / facts] * facts, size=_RESAMPLES).astype(float)
+
+
+def _means(values: Table, weights: Table) -> Table:
+    """[resamples, roles, layers]: weighted means of [facts, roles, layers] over the facts that have the role."""
+    there = ~np.isnan(values)
+    summed = np.einsum("rf,fnl->rnl", weights, np.where(there, values, 0.0))
+    counted = np.einsum("rf,fnl->rnl", weights, there.astype(float))
+    return np.asarray(np.divide(summed, counted, out=np.full_like(summed, np.nan), where=counted > 0))
+
+
+def _interval(spread: Table) -> tuple[Table, Table]:
+    """The middle 95 % of the resamples that have the role."""
+    absent = np.isnan(spread).all(0)
+    low, high = np.nanpercentile(np.where(absent, 0.0, spread), [2.5, 97.5], axis=0)
+    return low, high
+
+
+def _peak(means: Table, spread: Table | None) -> Peak:
+    layer = int(means.argmax())
+    if spread is None:
+        return Peak(layer=layer, effect=float(means[layer]), ci95=None, share=None)
+    peaks = spread.argmax(-1)
+    low, high = np.percentile(peaks, [2.5, 97.5], method="nearest")
+    share = float((peaks == layer).mean())
+    return Peak(layer=layer, effect=float(means[layer]), ci95=(int(low), int(high)), share=share)
+
+
+def _cells(row: Table, *, hide: bool = False) -> Cells:
+    return tuple(None if hide or np.isnan(value) else float(value) for value in row)
