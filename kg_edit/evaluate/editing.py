@@ -86,7 +86,7 @@ def _edit(
     """The patch, and how many records one call edited at most."""
     try:
         with holding(before, model):
-            return _finite(method.edit([edit for record in records for edit in record.edits])), len(records)
+            return finite(method.edit([edit for record in records for edit in record.edits])), len(records)
     except (RuntimeError, MemoryError) as error:
         failure = memory_failure(error)
     release()
@@ -103,7 +103,8 @@ def _halves(records: Sequence[BenchmarkRecord]) -> tuple[Sequence[BenchmarkRecor
     return records[:middle], records[middle:]
 
 
-def _finite(patch: Patch) -> Patch:
+def finite(patch: Patch) -> Patch:
+    """``patch``; raises PatchError where it holds a value that is not finite."""
     for name, pair in patch.factors.items():
         if not (torch.isfinite(pair.left).all() and torch.isfinite(pair.right).all()):
             raise PatchError(f"the change of {name} is not finite; edit with less force, or in float32")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -31,3 +31,11 @@ class Method(Protocol):
 
     def edit(self, edits: Sequence[Edit]) -> Patch:
         """The patch that makes ``edits``; leaves the model as it is."""
+
+
+@runtime_checkable
+class EditsEach(Protocol):
+    """A method that can compute many edits at once, each as if it were the only one."""
+
+    def edit_each(self, edits: Sequence[Edit]) -> Sequence[Patch | Exception]:
+        """A patch for each edit alone, or why it can't be made; leaves the model as it is."""

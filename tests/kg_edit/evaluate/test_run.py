@@ -211,7 +211,7 @@ def test_scores_before_the_edit_are_kept_for_the_next_method(
         ceilings=True,
         progress=False,
     )
-    assert asked == [1, 3, 1]  # nothing before the first edit, all before the one that is new
+    assert asked == [3, 1, 1]  # what is new of both records, then each of them edited
     assert lines(tmp_path / "first")[0]["sections"]["base"] == lines(tmp_path / "second")[0]["sections"]["base"]
     assert second.edited != first.edited
 

@@ -1,0 +1,116 @@
+"""Records that are edited many at a time get the results that each has alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg_edit.edits import Edit
+from kg_edit.errors import ModelError
+from kg_edit.evaluate import together
+from kg_edit.evaluate.records import RunFolder
+from kg_edit.evaluate.run import evaluate
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods.rank_one_method import RankOneMethod
+from kg_edit.patch import Patch
+from tests.kg_edit.methods.test_batches import THIRD
+from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
+from tests.kg_edit.tiny import tiny
+
+EDITS = [EDIT, SECOND, THIRD]
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    return [entry.model_dump(mode="json", exclude={"seconds"}) for entry in RunFolder(folder).entries()]
+
+
+def run(out: Path, chosen: RankOneMethod, cache: Path, edits: Sequence[Edit] = EDITS) -> list[dict[str, Any]]:
+    evaluate(chosen, chosen.model, edits, out=out, cache=cache, progress=False)
+    return entries(out)
+
+
+def approximately(entry: dict[str, Any]) -> Any:
+    sections = {
+        name: section | {key: pytest.approx(section[key], abs=1e-4) for key in ("scores",)} | {"nll": None}
+        for name, section in entry["sections"].items()
+    }
+    return entry | {"sections": sections}
+
+
+def without_nll(entry: dict[str, Any]) -> dict[str, Any]:
+    return entry | {"sections": {name: part | {"nll": None} for name, part in entry["sections"].items()}}
+
+
+@pytest.fixture
+def chosen() -> RankOneMethod:
+    return method("rome", tiny("llama"))
+
+
+def test_together_is_as_one_by_one(chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = run(tmp_path / "many", chosen, tmp_path / "cache")
+    monkeypatch.setattr("kg_edit.evaluate.run.TOGETHER", 1)
+    alone = run(tmp_path / "alone", chosen, tmp_path / "other")
+    assert [without_nll(entry) for entry in many] == [approximately(entry) for entry in alone]
+
+
+def test_one_descent_and_one_pass(chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    original = chosen.edit_each
+
+    def counted(edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        sizes.append(len(edits))
+        return original(edits)
+
+    monkeypatch.setattr(chosen, "edit_each", counted)
+    run(tmp_path / "run", chosen, tmp_path / "cache")
+    assert sizes == [3]
+
+
+def test_where_memory_runs_out_fewer_are_done_at_once(
+    chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    original = chosen.edit_each
+
+    def small(edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        sizes.append(len(edits))
+        if len(edits) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return original(edits)
+
+    monkeypatch.setattr(chosen, "edit_each", small)
+    found = run(tmp_path / "run", chosen, tmp_path / "cache")
+    assert sizes == [3, 1, 2, 1, 1]
+    assert not [entry for entry in found if entry["error"]]
+
+
+def test_a_pass_that_fails_is_made_again_one_by_one(
+    chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(tmp_path / "well", chosen, tmp_path / "cache")
+
+    def failing(*_: object, **__: object) -> Any:
+        raise ModelError("the model's output is not finite")
+
+    monkeypatch.setattr(together, "score_cases", failing)
+    again = run(tmp_path / "again", chosen, tmp_path / "cache")
+    assert [without_nll(entry) for entry in again] == [approximately(entry) for entry in expected]
+
+
+def test_an_edit_that_fails_is_recorded_and_the_others_are_not_touched(tmp_path: Path) -> None:
+    glame = method("glame", tiny("llama"))
+    broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")
+    found = run(tmp_path / "run", glame, tmp_path / "cache", [EDIT, broken, SECOND])
+    errors = {entry["id"]: entry["error"] for entry in found if entry["phase"] == "edit"}
+    assert errors["broken"].startswith("GraphError: ")
+    assert errors[EDIT.id] is errors[SECOND.id] is None
+
+
+def test_the_model_is_left_alone(chosen: RankOneMethod, tmp_path: Path) -> None:
+    model: LanguageModel = chosen.model
+    before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    run(tmp_path / "run", chosen, tmp_path / "cache")
+    assert all(tensor.equal(before[name]) for name, tensor in model.model.state_dict().items())
