@@ -32,6 +32,7 @@ from kg_edit.cli_options import (
     KeepGoing,
     Layer,
     LayerChoice,
+    Memory,
     MethodName,
     ModelArgument,
     ModelName,
@@ -187,6 +188,7 @@ def evaluate(
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
+    memory: Memory = None,
     judge: cli_judge.Url = None,
     judge_model: cli_judge.ModelAtUrl = "default",
 ) -> None:
@@ -218,6 +220,7 @@ def evaluate(
         dtype=dtype,
         device=device,
         contact=contact,
+        memory=memory,
     )
     if ray:
         show(run_on_ray(evaluation, out, shard=shard), out)

@@ -69,6 +69,7 @@ class Evaluation:
     dtype: str = "auto"
     device: str = "auto"
     contact: str | None = None
+    memory: float | None = None
 
     def run(self, out: Path, *, shard: str | None = None) -> Summary:
         """Check the options, load the model, and score.
@@ -114,6 +115,7 @@ class Evaluation:
             corpus=self.corpus,
             graph=self.graph,
             contact=self.contact,
+            memory=self.memory,
         )
         reading = self.read()
         from kg_edit.evaluate.catalogue import find_extras

@@ -38,6 +38,9 @@ Templates = Annotated[Path | None, typer.Option(help="your relation templates (T
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="skip bad rows, and list them at the end")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Memory = Annotated[
+    float | None, typer.Option(min=1, help="MB that a pass may take above the model (default 1000); same results")
+]
 Contact = Annotated[str | None, typer.Option(help="your e-mail or URL; Wikimedia's endpoints ask for it")]
 
 

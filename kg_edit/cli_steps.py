@@ -49,6 +49,7 @@ class Plan:
     graph: WikidataCache | None
     auto: bool = False  # the layer is chosen once there is a model
     sweep: Sweep | None = None  # how it was chosen
+    memory: float | None = None  # MB above the model that a pass may take
 
     def check(self, edits: Sequence[Edit], out: Path, *, keep_going: bool = False) -> tuple[Edit, ...]:
         """All that can be said without a model about the edits and the output folder; the edits that can be made.
@@ -99,7 +100,9 @@ class Plan:
 
     def on(self, model: LanguageModel) -> EditingMethod:
         """The method, on a model."""
-        return self.method(model, self.config, graph=self.graph)
+        made = self.method(model, self.config, graph=self.graph)
+        made.memory = self.memory or made.memory
+        return made
 
 
 def plan(
@@ -111,6 +114,7 @@ def plan(
     corpus: str | None = None,
     graph: list[str] | None = None,
     contact: str | None = None,
+    memory: float | None = None,
 ) -> Plan:
     """Find the method, check its settings, open the graph.
 
@@ -122,7 +126,11 @@ def plan(
 
     found = find_method(method)
     config = found.config_class.preset(preset, parse_settings(settings or [], parse_layer(layer), corpus))
-    return Plan(found, config, open_graph(graph, contact), auto=layer == AUTO)
+    if layer == AUTO:
+        from kg_edit.locate.sweep import check_choosable
+
+        check_choosable(config)
+    return Plan(found, config, open_graph(graph, contact), auto=layer == AUTO, memory=memory)
 
 
 def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from kg_edit.contexts import sample_text
-from kg_edit.covariance_keys import See, keys_of_rows, keys_seen
+from kg_edit.covariance_keys import See, can_pack, keys_of_rows, keys_seen
 from kg_edit.errors import CovarianceError
 from kg_edit.language_model import LanguageModel
 
@@ -59,7 +59,7 @@ class SelfCorpus:
 
 
 class TextCorpus:
-    """Texts, each cut to ``max_tokens`` tokens; a chunk is so many that a run has some twenty, batched by length."""
+    """Texts, each cut to ``max_tokens`` tokens; a chunk, packed without padding, is a sixteenth of the run or less."""
 
     def __init__(
         self, name: str, texts: Callable[[], Iterator[str]], *, max_tokens: int = 256, at_hand: bool = False
@@ -72,16 +72,17 @@ class TextCorpus:
         size = min(16_384, max(1024, tokens // 16))
         rows: list[list[int]] = []
         held = passed = 0
+        packed = cache(partial(can_pack, model))  # found out when the first chunk is fed
         for row in self._encoded(model.tokenizer):
             rows.append(row)
             held += len(row)
             if held >= min(size, tokens - passed):
-                yield _text_chunk(model, rows, held)
+                yield _text_chunk(model, rows, held, packed=packed)
                 rows, passed, held = [], passed + held, 0
                 if passed >= tokens:
                     return
         if rows:
-            yield _text_chunk(model, rows, held)
+            yield _text_chunk(model, rows, held, packed=packed)
 
     def _encoded(self, tokenizer: Any) -> Iterator[list[int]]:
         texts = self._texts()
@@ -92,9 +93,9 @@ class TextCorpus:
             yield from (row[: self._max_tokens] for row in tokenizer(batch)["input_ids"] if row)
 
 
-def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int) -> Chunk:
+def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, packed: Callable[[], bool]) -> Chunk:
     def feed(layers: Sequence[int], see: See) -> None:
-        keys_of_rows(model, layers, rows, see)
+        keys_of_rows(model, layers, rows, see, packed=packed())
 
     return Chunk(tokens=tokens, feed=feed)
 

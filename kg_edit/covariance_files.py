@@ -79,14 +79,23 @@ def write_moment(folder: Path, flat: Tensor, manifest: Manifest) -> Path:
         CovarianceError: C is not finite.
         OutputError: the folder can't be written.
     """
-    if not torch.isfinite(flat).all():
-        raise CovarianceError(
-            f"the inputs of {manifest.module} are not finite in this model's dtype; load it in bfloat16 or float32"
-        )
+    check_finite(flat, manifest)
     path = moment_path(folder, manifest)
     write_tensors(path, {"upper": flat.float().cpu()}, manifest)
     write_json(path.with_suffix(".json"), manifest.model_dump(mode="json"))
     return path
+
+
+def check_finite(values: Tensor, identity: Identity) -> None:
+    """Check that keys have been added up to numbers.
+
+    Raises:
+        CovarianceError: one is NaN or infinite.
+    """
+    if not torch.isfinite(values).all():
+        raise CovarianceError(
+            f"the inputs of {identity.module} are not finite in this model's dtype; load it in bfloat16 or float32"
+        )
 
 
 def read_moment(path: Path, identity: Identity) -> tuple[Tensor, Manifest]:

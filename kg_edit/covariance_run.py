@@ -35,8 +35,11 @@ def start(
     """Sums for some layers: from disk where a run was stopped, else empty.
 
     Raises:
-        CovarianceError: the file on disk is damaged, or of another run.
+        CovarianceError: the file on disk is damaged, or of another run; the layers are of several sizes, for which
+            different numbers of tokens are the default.
     """
+    if len({identity.tokens for identity in identities.values()}) > 1:
+        raise CovarianceError("these layers are of several sizes; say how many tokens, or measure them one by one")
     sizes = {layer: weight_matrix(model.down_projection(layer)).shape[1] for layer in identities}
     fresh = Position(identities=identities, sizes=sizes, model_name=model.name, ridge=ridge, part=part, parts=parts)
     path = fresh.path(folder)

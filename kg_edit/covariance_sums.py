@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kg_edit.covariance import Covariance, SecondMoment, flat_size, square
 from kg_edit.covariance_error import Doubling, ProbeKeys, doubling
-from kg_edit.covariance_files import Manifest, damaged, write_moment, write_tensors
+from kg_edit.covariance_files import Manifest, check_finite, damaged, write_moment, write_tensors
 from kg_edit.covariance_position import Position, read_position
 
 
@@ -62,9 +62,14 @@ class Sums:
             self.probes[layer].see(keys)
 
     def end_chunk(self, tokens: int) -> None:
-        """The next chunk, of ``tokens`` tokens, is over; put the sums by if a mark lies in it."""
-        for moment in self.moments.values():
+        """The next chunk, of ``tokens`` tokens, is over; put the sums by if a mark lies in it.
+
+        Raises:
+            CovarianceError: the sums are not finite.
+        """
+        for layer, moment in self.moments.items():
             moment.flush()  # wherever a run is resumed, the same keys are added together
+            check_finite(moment.total, self.position.identities[layer])
         before, seen = self.position.seen, self.position.seen + tokens
         count = next(iter(self.moments.values())).count
         self._move(chunks=self.position.chunks + 1, seen=seen, count=count)

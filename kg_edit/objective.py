@@ -13,8 +13,6 @@ from kg_edit.prompts import Prompt
 from kg_edit.row_groups import Essences, ForwardFactory, Rewrites, Row, RowGroup, equally_long
 from kg_edit.tail_forward import TailForward
 
-TOKENS = 512  # in one forward: enough for matrices near the machine's peak, few enough for its caches
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -54,7 +52,7 @@ class Objective:
         kl_weight: float,
         weight_decay: float = 0.0,
         forward: ForwardFactory = TailForward,
-        tokens: int = TOKENS,
+        tokens: int = 512,
     ) -> None:
         self.kl_weight, self.weight_decay = kl_weight, weight_decay
         count = len(requests)

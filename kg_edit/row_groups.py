@@ -10,9 +10,23 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kg_edit.language_model import LanguageModel
+from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.prompts import Prompt
 from kg_edit.tail_forward import tail
+
+_FEWEST, _MOST = 32, 512  # beyond 512 tokens matrices gain nothing and leave the processor's caches
+
+
+def tokens_within(model: LanguageModel, layer: int, megabytes: float) -> int:
+    """How many tokens a pass with gradient may have to stay within ``megabytes`` above the model.
+
+    A token leaves about 10 d + 5 d_ff numbers a block above ``layer`` for the way back, and a vocabulary of logits.
+    """
+    inner = weight_matrix(model.down_projection(layer)).shape[1]
+    vocabulary = model.model.get_output_embeddings().weight.shape[0]
+    numbers = (10 * model.width + 5 * inner) * (len(model.blocks) - layer) + vocabulary
+    size = torch.finfo(model.model.dtype).bits // 8
+    return max(_FEWEST, min(_MOST, int(megabytes * 1e6 / (size * numbers))))
 
 
 class Forward(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,12 +33,12 @@ def auto_layer(
         ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
         KgEditError: no edit could be made at any layer.
     """
-    file = _file(make, model, config, edits)
+    file, start = _file(make, model, config, edits), time.perf_counter()
     sweep = _known(file)
     if sweep is None:
         sweep = choose_layer(make, model, config, edits, progress=progress)
         write_json(file, sweep.model_dump(mode="json"))
-    log.info("--layer auto: %s", sweep.why)
+    log.info("--layer auto: %s; %.0f s", sweep.why, time.perf_counter() - start)
     return sweep
 
 

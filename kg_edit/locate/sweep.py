@@ -60,7 +60,9 @@ def choose_layer(
         ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
         KgEditError: no edit could be made at any layer.
     """
-    _refuse_unusable(config, edits)
+    check_choosable(config)
+    if not edits:
+        raise ConfigError("--layer auto: there is no edit to try layers on; give --layer a number")
     chosen = spread(edits, EDITS)
     default = int(getattr(make(config), "layer", round(_DEPTH * len(model.blocks))))
     traced = traced_peak(model, chosen)
@@ -125,13 +127,16 @@ def _failure(patch: Patch | Exception) -> Exception:
     return patch
 
 
-def _refuse_unusable(config: MethodConfig, edits: Sequence[Edit]) -> None:
+def check_choosable(config: MethodConfig) -> None:
+    """Refuse settings that leave no layer to choose; needs no model.
+
+    Raises:
+        ConfigError: the method has no setting ``layer``, or it is set already.
+    """
     if "layer" not in type(config).model_fields:
         raise ConfigError("--layer auto: this method has no setting layer; leave --layer out")
     if (layer := getattr(config, "layer", None)) is not None:
         raise ConfigError(f"layer is set twice: to {layer}, and to auto; keep one")
-    if not edits:
-        raise ConfigError("--layer auto: there is no edit to try layers on; give --layer a number")
 
 
 def _shortened(config: MethodConfig) -> MethodConfig:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from kg_edit.descent import untouched
+from kg_edit.errors import ModelError
 from kg_edit.language_model import LanguageModel
 from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun
 from kg_edit.locate.fact import Fact
@@ -80,6 +83,7 @@ def trace(
 
     Raises:
         PromptError: the subject can't be found in the prompt's tokens, or the answer not told from the prompt's end.
+        ModelError: the model's output is not finite.
         UnsupportedModelError: the model's `ModelSpec` does not say where its attention is.
     """
     settings = settings or TraceSettings()
@@ -92,6 +96,8 @@ def trace(
         run = CorruptedRun(clean, noise=noise, answer=answer)
         window = settings.window or default_window(model, settings.kind)
         grid = _grid(run, prompt, window=window, layers=len(model.blocks), progress=progress)
+    if not all(map(math.isfinite, (float(clean.probabilities.sum()), *chain(*grid)))):
+        raise ModelError(f"the model's output after {fact.text!r} is not finite, so nothing can be traced; use float32")
     decode = model.tokenizer.decode
     return Trace(
         id=fact.id,

@@ -61,6 +61,7 @@ class EditingMethod(ABC):
     about: ClassVar[str]
     needs_graph: ClassVar[bool] = False
     config_class: ClassVar[type[MethodConfig]]
+    memory: float = 1000.0  # MB above the model that a pass may take; decides the speed, never the result
 
     def __init__(
         self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | nx.DiGraph | None = None

@@ -26,6 +26,7 @@ from kg_edit.patch import Patch
 from kg_edit.prefix import SharedContexts
 from kg_edit.prompts import encode
 from kg_edit.rank_one import KeyVariant, rank_one_update
+from kg_edit.row_groups import tokens_within
 from kg_edit.subgraph import SubgraphSource
 from kg_edit.tail_forward import TailForward
 
@@ -138,6 +139,7 @@ class RankOneMethod(EditingMethod):
             weight_decay=self.norm_penalty,
             # made anew for each call: the model may have been edited since the last one
             forward=partial(TailForward, contexts=SharedContexts(self.model, self.contexts)),
+            tokens=tokens_within(self.model, self.layer, self.memory),
         )
         proposals, notes = zip(*map(self.proposal, edits, objective.value), strict=True)
         descents = descend(objective, proposals, steps=self.config.steps, stop_below=self.config.stop_below)

@@ -13,8 +13,10 @@ from torch import Tensor
 from kg_edit import covariance_run
 from kg_edit.corpora import SelfCorpus, TextCorpus
 from kg_edit.covariance import Covariance
+from kg_edit.covariance_batches import packed_batches, padded_batches
 from kg_edit.covariance_error import KEYS, ProbeKeys, doubling
-from kg_edit.covariance_keys import See, keys_of_rows
+from kg_edit.covariance_files import Identity
+from kg_edit.covariance_keys import See, can_pack, keys_of_rows
 from kg_edit.covariance_store import CovarianceConfig, find_covariance, find_covariances, measure_covariances
 from kg_edit.covariance_sums import Sums
 from kg_edit.errors import CovarianceError
@@ -23,6 +25,7 @@ from kg_edit.language_model import LanguageModel
 from tests.kg_edit.tiny import CONFIGS, TEXT, tiny
 
 CHUNK = 8 * SelfCorpus.rows
+UNPACKED = {"falcon", "falcon-alibi", "opt", "opt-350m"}  # do not read position ids so
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +77,38 @@ def test_the_forward_ends_at_the_highest_layer(family: str) -> None:
     assert {layer: sum(map(len, seen)) for layer, seen in keys.items()} == dict.fromkeys((0, 2), sum(map(len, rows)))
 
 
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_packed_texts_do_not_see_each_other(family: str) -> None:
+    model = tiny(family)
+    rows = [model.tokenizer(text[start:])["input_ids"] for text in TEXT[:3] for start in (0, 30, 60)]
+
+    def moment(*, packed: bool) -> Tensor:
+        seen: list[Tensor] = []
+        for part in [rows] if packed else [[row] for row in rows]:
+            keys_of_rows(model, [2], part, lambda _, key: seen.append(key), packed=packed)
+        keys = torch.cat(seen)
+        assert len(keys) == sum(map(len, rows))
+        return keys.T @ keys
+
+    alone = moment(packed=False)
+    agree = torch.allclose(moment(packed=True), alone, rtol=1e-4, atol=1e-4 * float(alone.max()))
+    assert can_pack(model) == agree
+    assert agree == (family not in UNPACKED)
+
+
+def test_packing_leaves_next_to_nothing_empty() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = [[1] * int(n) for n in torch.randint(3, 257, (200,), generator=generator)]
+    batches = list(packed_batches(rows, torch.device("cpu")))
+    tokens = sum(map(len, rows))
+    assert sum(int(batch.real.sum()) for batch in batches) == tokens
+    assert sum(batch.real.numel() for batch in batches) < 1.04 * tokens
+    assert max(batch.real.numel() for batch in batches) <= 2048
+    padded = list(padded_batches(rows, torch.device("cpu")))
+    assert sum(int(batch.real.sum()) for batch in padded) == tokens
+    assert sum(batch.real.numel() for batch in padded) < 1.06 * tokens
+
+
 @pytest.mark.parametrize("killed_in", range(4))
 def test_killed_anywhere_it_goes_on_to_the_same_files(
     killed_in: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -118,6 +153,26 @@ def test_a_damaged_rest_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     partial.write_bytes(partial.read_bytes()[:-9])
     with pytest.raises(CovarianceError, match=r"partial.safetensors is damaged .* delete the file"):
         of(tmp_path, 1)
+
+
+def test_keys_that_overflow_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks: list[int] = []
+
+    def infinite(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
+        chunks.append(chunk)
+        see(1, torch.full((CHUNK, 48), float("inf") if chunk == 1 else 1.0))
+
+    monkeypatch.setattr(SelfCorpus, "feed", infinite)
+    with pytest.raises(CovarianceError, match=r"inputs of model\.layers\.1\.mlp\.down_proj are not finite"):
+        of(tmp_path, 1)
+    assert chunks == [0, 1]
+
+
+def test_layers_of_several_sizes_need_a_number_of_tokens() -> None:
+    model = tiny("llama")
+    said = {layer: Identity(model="m", module=str(layer), corpus="c", tokens=10 + layer) for layer in (0, 1)}
+    with pytest.raises(CovarianceError, match="several sizes; say how many tokens"):
+        covariance_run.start(model, said, Path("unused"), ridge=0.0)
 
 
 def test_nothing_kept_grows_with_the_text(tmp_path: Path) -> None:

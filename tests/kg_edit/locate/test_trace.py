@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.errors import PromptError
+from kg_edit.errors import ModelError, PromptError
 from kg_edit.language_model import LanguageModel
 from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun
 from kg_edit.locate.fact import Fact, read_known
@@ -97,6 +97,22 @@ def test_progress_counts_every_state() -> None:
     seen: list[int] = []
     found = trace(tiny("llama"), FACT, TraceSettings(samples=1), level=1.0, progress=seen.append)
     assert sum(seen) == 4 * sum(role != BEFORE for role in found.roles)
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_numbers_beyond_all_bounds(layer: int) -> None:
+    """No line of a run may hold what JSON can't."""
+    model = tiny("llama")
+    weight = model.down_projection(layer).weight
+    assert isinstance(weight, torch.Tensor)
+    original = weight[0, 0].item()
+    with torch.no_grad():
+        weight[0, 0] = float("inf")
+        try:
+            with pytest.raises(ModelError, match="not finite"):
+                trace(model, FACT, TraceSettings(samples=2), level=1.0)
+        finally:
+            weight[0, 0] = original
 
 
 def test_a_subject_without_a_token() -> None:

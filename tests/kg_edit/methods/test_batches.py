@@ -11,6 +11,7 @@ from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
 from kg_edit.prefix import SharedContexts, run_prefix
 from kg_edit.prompts import Prompt, encode
+from kg_edit.row_groups import tokens_within
 from tests.kg_edit.methods.test_methods import CONTEXTS, EDIT, SECOND, delta, method
 from tests.kg_edit.tiny import CONFIGS, tiny
 
@@ -86,3 +87,14 @@ def prompts(model: LanguageModel, edit: Edit) -> list[Prompt]:
         encode(model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new, context=context)
         for context in CONTEXTS
     ]
+
+
+def test_memory_decides_how_many_tokens_run_at_once_and_not_what_comes_out() -> None:
+    model = tiny("llama")
+    assert tokens_within(model, 1, 1e9) == 512
+    assert 32 <= tokens_within(model, 1, 1.0) < tokens_within(model, 0, 4.0) < 512
+    chosen, frugal = method("rome", model), method("rome", model)
+    frugal.memory = 0.001
+    for one, other in zip(chosen.edit_each(EDITS), frugal.edit_each(EDITS), strict=True):
+        assert isinstance(one, Patch) and isinstance(other, Patch)
+        torch.testing.assert_close(delta(one), delta(other), rtol=1e-4, atol=1e-6)
