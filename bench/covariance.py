@@ -1,9 +1,10 @@
 """Covariances of five layers in one pass, against one layer at a time: SmolLM2-135M, layers 4 to 8, real text.
 
-Both ways see the same tokens of the same text, in batches sorted by length. The plain way runs all blocks (the head is
-spared) and updates the full square, for one layer after another; "stopping" is the same with a forward that ends at the
-layer. The fast way is `kg-edit covariance` whole: one pass, checkpoints, the error estimate, files written. Time grows
-with the tokens alone, so that few of them give the ratio of many (--tokens 100000). Ends with one JSON line.
+Both ways see the same tokens of the same text. The plain way runs all blocks (the head is spared) over batches sorted
+by length, and updates the full square, for one layer after another; "stopping" is the same with a forward that ends at
+the layer. The fast way is `kg-edit covariance` whole: one pass, packed texts, checkpoints, the error estimate, files
+written. Time grows with the tokens alone, so that few of them give the ratio of many (--tokens 100000). Ends with one
+JSON line.
 """
 
 from __future__ import annotations

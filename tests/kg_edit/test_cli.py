@@ -391,7 +391,7 @@ def test_evaluate_refuses_before_the_model_is_loaded(kg_edit: Run, place: Path) 
     given = ("--data", "edits.jsonl", *ROME, "--model", "none/such", "--out")
     assert "did you mean 'counterfact'" in kg_edit("evaluate", "--dataset", "counterfct", *given, "out").err
     assert "field case_id: is missing" in kg_edit("evaluate", *given, "out").err
-    refused(kg_edit, "evaluate", "--dataset", "counterfact", *given, ".", message=". is not empty", out=place)
+    refused(kg_edit, "evaluate", "--dataset", "edits", *given, ".", message=". is not empty", out=place)
 
 
 def test_methods_and_models(kg_edit: Run) -> None:
