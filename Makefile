@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check bench notebooks install clean
+.PHONY: demo test test-all check bench results notebooks install clean
 .DEFAULT_GOAL := demo
 
 install: $(READY)  ## create .venv and install kg-edit with its test tools
@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## edit three facts in SmolLM2-135M, offline; results in out/
 	$(BIN)/kg-edit demo --out out/
 
-test: $(READY)  ## the tests, under 10 minutes on 2 cores
+test: $(READY)  ## the tests, under 15 minutes on 2 cores
 	$(BIN)/pytest -m "not slow"
 
 test-all: $(READY)  ## the tests and the slow benchmark checks
@@ -35,6 +35,9 @@ check: $(READY)  ## formatting, lint, types
 
 bench: $(READY)  ## speed ratios, one JSON line each
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+results: $(READY)  ## the README's reference table; needs the benchmark's file, see pipelines/results.py --help
+	$(BIN)/python pipelines/results.py
 
 notebooks: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, with outputs
 	cd notebooks && for source in *.py; do ../$(BIN)/jupytext --to ipynb --execute $$source || exit 1; done
