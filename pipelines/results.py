@@ -35,7 +35,7 @@ def cell(summary: Summary, section: str, metric: str) -> str:
     """A mean with its 95 % interval; a dash where no record has it."""
     found = summary.sections[section].get(metric)
     if found is None or found.mean is None:
-        return "–"
+        return "\N{EN DASH}"
     digits = 1 if metric.endswith("nll") else 2
     low, high = (f"{value:.{digits}f}" for value in (found.ci95_low or 0.0, found.ci95_high or 0.0))
     return f"{found.mean:.{digits}f} [{low}, {high}]".replace("0.", ".")
