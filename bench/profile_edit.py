@@ -1,4 +1,4 @@
-"""Where an edit's time goes: seconds by kind of operation, the plain way (one edit) and the fast one (eight in a batch).
+"""Where the time of an edit goes: by kind of operation, the plain way (one edit) and the fast one (eight in a batch).
 
 From PyTorch's profiler, which slows small operations down: read shares, not seconds. With --picture FILE.svg also
 drawn (docs/profile.svg). Ends with one JSON line.

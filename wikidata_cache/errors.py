@@ -178,6 +178,7 @@ class CacheMissError(WikidataCacheError, LookupError):
         )
         self.kind = kind
         self.ids = tuple(ids)
+        self.searched = tuple(searched)
         self.command = command
 
 

@@ -12,32 +12,30 @@ from pathlib import Path
 from wikidata_cache.answers.asking import Tally
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.cache import WikidataCache
+from wikidata_cache.edit_labels import contradiction, given_ids
 from wikidata_cache.edits import EditRow
-from wikidata_cache.errors import (
-    AmbiguousLabelError,
-    BadOptionError,
-    EditRowError,
-    EntityNotInGraphError,
-    UnknownLabelError,
-)
+from wikidata_cache.errors import EditRowError, WikidataCacheError
 from wikidata_cache.files import write_atomically
-from wikidata_cache.plan import Direction, Statements
-from wikidata_cache.subgraphs.resolve import find_ends
+from wikidata_cache.plan import Direction, Root, Statements
+from wikidata_cache.subgraphs.ends import Ends
+from wikidata_cache.subgraphs.resolve import try_ends
 from wikidata_cache.subgraphs.sample import Policy
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
 logger = logging.getLogger(__name__)
 
-_FAULTS = (AmbiguousLabelError, BadOptionError, EntityNotInGraphError, UnknownLabelError)
-
 
 @dataclass(frozen=True)
 class Fetched:
-    """The edits that have a subgraph, their subgraphs in the same order, and the rows that were skipped."""
+    """The edits that have a subgraph, their subgraphs in the same order, and the rows that were skipped.
+
+    `contradictions` are one text a row whose ids are called otherwise in the graph than in the row.
+    """
 
     edits: Sequence[EditRow]
     graphs: Sequence[Subgraph]
     skipped: Sequence[EditRowError]
+    contradictions: Sequence[str]
     tally: Tally
 
     @property
@@ -54,6 +52,7 @@ def fetch_edits(
     hops: int = 2,
     per_node: int = 20,
     seed: int = 0,
+    roots: Sequence[Root] = ("target_new",),
     policy: Policy = "uniform",
     direction: Direction = "out",
     statements: Statements = "truthy",
@@ -61,7 +60,7 @@ def fetch_edits(
 ) -> Fetched:
     """The subgraphs of all edits of the file `path`, fetched hop by hop in batches over all of them.
 
-    Raises EditRowError for an edit whose new object the graph does not know; with `keep_going` such rows are
+    An id that the graph calls otherwise than its row does is warned of. Raises EditRowError for an edit whose new object the graph does not know; with `keep_going` such rows are
     skipped instead, unless there is nothing else. Raises what `WikidataCache.subgraphs` raises.
     """
     good, skipped = _sorted_out(cache, edits, path)
@@ -75,12 +74,13 @@ def fetch_edits(
         hops=hops,
         per_node=per_node,
         seed=seed,
+        roots=roots,
         policy=policy,
         direction=direction,
         statements=statements,
     )
     tally = cache.source.tally if isinstance(cache.source, CachedSource) else Tally()
-    return Fetched(good, graphs, skipped, tally)
+    return Fetched(good, graphs, skipped, _contradictions(cache, good, graphs), tally)
 
 
 def write_subgraphs(path: Path, fetched: Fetched) -> None:
@@ -98,22 +98,22 @@ def write_subgraphs(path: Path, fetched: Fetched) -> None:
     write_atomically(path, content)
 
 
+def _contradictions(cache: WikidataCache, edits: Sequence[EditRow], graphs: Sequence[Subgraph]) -> list[str]:
+    """What the graph calls otherwise than the rows do; each is logged, too."""
+    labels = cache.facts.labels({entity for edit in edits for entity in given_ids(edit).values()})
+    pairs = zip(edits, graphs, strict=True)
+    found = [said for edit, graph in pairs if (said := contradiction(edit, labels, graph.graph["redirects"]))]
+    for said in found:
+        logger.warning("%s", said)
+    return found
+
+
 def _sorted_out(cache: WikidataCache, edits: Sequence[EditRow], path: Path) -> tuple[list[EditRow], list[EditRowError]]:
     """The edits whose ends the graph knows, and why the others are none."""
-    try:
-        find_ends(edits, cache.facts)  # one batch of requests for all of them
-    except _FAULTS:
-        faults = {edit.row: fault for edit in edits if (fault := _fault(cache, edit, path))}
-        return [edit for edit in edits if edit.row not in faults], list(faults.values())
-    return list(edits), []
-
-
-def _fault(cache: WikidataCache, edit: EditRow, path: Path) -> EditRowError | None:
-    try:
-        find_ends([edit], cache.facts)
-    except _FAULTS as error:
-        return EditRowError(path, str(error), row=edit.row)
-    return None
+    ends = try_ends(edits, cache.facts)
+    pairs = list(zip(edits, ends, strict=True))
+    faults = [EditRowError(path, str(end), row=edit.row) for edit, end in pairs if isinstance(end, WikidataCacheError)]
+    return [edit for edit, end in pairs if isinstance(end, Ends)], faults
 
 
 def _line(edit: EditRow, graph: Subgraph) -> str:

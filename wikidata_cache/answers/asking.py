@@ -8,6 +8,7 @@ from tqdm import tqdm
 from wikidata_cache.answers.layers import Layers
 from wikidata_cache.answers.mode import Mode
 from wikidata_cache.answers.recording import known_of, plain_exchange, renewed, settled, timed_select, unknown
+from wikidata_cache.endpoints.later import LaterSource
 from wikidata_cache.sources.answer import Answer, Fact, Json, Row
 from wikidata_cache.sources.source import Source
 from wikidata_cache.sources.templates import Template
@@ -36,6 +37,7 @@ class Asker:
 
         Raises CacheFileError, and whatever the inner source raises.
         """
+        self._get_ready()
         quiet = True if len(missing) <= template.size else None
         with tqdm(total=len(missing), desc=template.kind, unit="id", leave=False, disable=quiet) as bar:
             while missing:
@@ -46,6 +48,7 @@ class Asker:
 
     def select(self, query: str, key: str) -> Sequence[Row]:
         """The rows of a user's query; raises CacheFileError, and whatever the inner source raises."""
+        self._get_ready()
         if self._mode == "online":
             return self.inner.select(query)
         with self._layers.store.asking():
@@ -70,6 +73,11 @@ class Asker:
             answers = self._counted(self.inner.ask(template, block))
             self._tally.asked += len(block)
             return [self._keep(template, block, answer) for answer in answers], block
+
+    def _get_ready(self) -> None:
+        """Let a source that may not be asked say so before a cache file is made for its answers."""
+        if isinstance(self.inner, LaterSource):
+            self.inner.ready()
 
     def _counted(self, answers: Iterable[Answer]) -> Iterator[Answer]:
         for answer in answers:

@@ -1,14 +1,15 @@
 """A source that remembers: answers from the cache, and from an endpoint what the cache lacks."""
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from wikidata_cache.answers.asking import Asker, Tally, from_cache, rows_of
+from wikidata_cache.answers.cure import Cure
 from wikidata_cache.answers.layers import Layers
 from wikidata_cache.answers.mode import Mode, settle_mode, utc
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import CacheMissError
-from wikidata_cache.sources.answer import Answer, Kind, Row
+from wikidata_cache.sources.answer import Answer, Json, Kind, Row
 from wikidata_cache.sources.source import Provenance, Source
 from wikidata_cache.sources.templates import Template
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key
@@ -22,7 +23,8 @@ class CachedSource:
 
     `mode` is explained at `Mode`; without an inner source it is "offline". `graph` is the name under which
     answers are kept: two endpoints with one name answer for each other. `as_of` (ISO 8601) replays what the
-    cache held at that time. An answer is written before anybody sees it, and errors never are. Raises
+    cache held at that time. `urls` are the endpoints that a miss names, else those that have answered before.
+    An answer is written before anybody sees it, and errors never are. Raises
     BadOptionError for a mode that does not fit.
     """
 
@@ -35,11 +37,13 @@ class CachedSource:
         graph: str = "wikidata",
         packs: Sequence[AnswerStore] = (),
         as_of: str | None = None,
+        urls: Sequence[str] = (),
     ) -> None:
         self.mode = settle_mode(mode, endpoint=inner is not None, as_of=as_of)
         self.graph = graph
         self.tally = Tally()
         self._layers = Layers(store, packs, graph=graph, as_of=utc(as_of) if as_of else None)
+        self._urls = tuple(urls)
         online = None if self.mode == "offline" else inner
         self._asker = None if online is None else Asker(online, self._layers, mode=self.mode, tally=self.tally)
 
@@ -93,27 +97,28 @@ class CachedSource:
         if key in rows:
             return rows_of(rows[key])
         if self._asker is None:
-            raise CacheMissError("query", [canonical(query)[:200]], self._layers.files, self._command("query", []))
+            raise CacheMissError("query", [canonical(query)[:200]], self._layers.files, self.cure.for_query())
         return self._asker.select(query, key)
 
     def close(self) -> None:
         """Let go of the cache file; the next use opens it again."""
         self._layers.store.close()
 
+    def known(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
+        """What the cache knows of these ids, and nothing else. Raises CacheFileError."""
+        found = self._layers.look_up(template.kind, ids)
+        self.tally.found += len(found)
+        return found
+
+    def labelled(self, label: str) -> list[str]:
+        """The ids whose label in the cache is exactly this one. Raises CacheFileError."""
+        return self._layers.labelled(label)
+
+    @cached_property
+    def cure(self) -> Cure:
+        """Commands that fetch what is missing. Raises CacheFileError."""
+        return Cure(self._layers.store.path, self.graph, self._urls or self._layers.urls())
+
     def _command(self, kind: str, ids: Sequence[str]) -> str:
         """What to type to get these ids."""
-        if kind == "query":
-            return (
-                f"WikidataCache('https://query.wikidata.org/sparql', cache={str(self._layers.store.path)!r}).query(...)"
-            )
-        what = ["--kind", kind, *ids] if len(ids) <= _LISTED else ["EDITS.jsonl"]
-        words = [
-            "wikidata-cache",
-            "fetch",
-            *what,
-            "--cache",
-            str(self._layers.store.path),
-            "--contact",
-            "YOU@EXAMPLE.ORG",
-        ]
-        return shlex.join(words + (["--graph-name", self.graph] if self.graph != "wikidata" else []))
+        return self.cure.command(*(["--kind", kind, *ids] if len(ids) <= _LISTED else ["EDITS.jsonl"]))

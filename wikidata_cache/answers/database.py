@@ -3,9 +3,10 @@
 import logging
 import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -39,14 +40,14 @@ class Database:
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a query; none where there is no file yet."""
-        with self._lock, explained(self.path):
+        with self._lock, explained(self.path, reading=True):
             connection = self._connection(write=False)
             return [] if connection is None else connection.execute(sql, parameters).fetchall()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection | None]:
         """One unchanging view of the file for several queries; None where there is no file yet."""
-        with self._lock, explained(self.path):
+        with self._lock, explained(self.path, reading=True):
             connection = self._connection(write=False)
             if connection is not None:
                 connection.execute("BEGIN")
@@ -72,12 +73,15 @@ class Database:
                 raise
 
     @contextmanager
-    def alone(self, purpose: str = "") -> Iterator[None]:
-        """Hold one of the file's locks over all processes; it ends with the process, however that ends."""
-        name = "-".join(part for part in (self.path.name, re.sub(r"[^\w.-]", "_", purpose)) if part)
+    def alone(self, purpose: str) -> Iterator[None]:
+        """Hold one of the file's locks over all processes; it ends with the process, however that ends.
+
+        The locks lie in a folder beside the file and stay there: to remove one while another process opens it
+        would give two processes the same right.
+        """
         with explained(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path.with_name(f"{name}.lock"), poll_interval=0.01)
+            name = re.sub(r"[^\w.-]", "_", purpose)
+            lock = FileLock(_lock_folder(self.path) / f"{name}.lock", poll_interval=0.01)
             _acquire(lock)
         try:
             yield
@@ -117,6 +121,17 @@ class Database:
 
 def _database(path: Path, read_only: bool) -> Database:
     return Database(path, read_only=read_only)
+
+
+def _lock_folder(path: Path) -> Path:
+    """The folder of a cache file's locks; whoever may write beside the file may write there too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.with_name(f"{path.name}.locks")
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        with suppress(OSError):  # not every file system knows modes
+            shutil.copymode(path.parent, folder)
+    return folder
 
 
 def _acquire(lock: FileLock) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import sqlite3
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
     path = Path(path)
     if on_conflict not in get_args(OnConflict):
         raise BadOptionError(f"on_conflict={on_conflict!r}: expected one of {', '.join(get_args(OnConflict))}.")
+    if not store.path.exists():  # a wrong file shall not leave an empty cache behind
+        deque(_checked_rows(path), maxlen=0)
     rows = _checked_rows(path)
     header = next(rows)
     counts = header["counts"]

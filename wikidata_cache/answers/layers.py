@@ -31,6 +31,15 @@ class Layers:
             missing = [entity for entity in missing if entity not in found]
         return found
 
+    def labelled(self, label: str) -> list[str]:
+        """The ids that have exactly this label. Raises CacheFileError."""
+        ever = {entity for store in self._all for entity in store.labelled(self.graph, label, as_of=self._as_of)}
+        return sorted(entity for entity, now in self.look_up("label", ever).items() if now and now[0] == label)
+
+    def urls(self) -> list[str]:
+        """The URLs that have answered for the graph. Raises CacheFileError."""
+        return sorted({url for store in self._all for url in store.urls(self.graph)})
+
     def origins(self, kind: str, ids: Iterable[str]) -> list[Origin]:
         """URL and time (UTC) behind what `look_up` gives. Raises CacheFileError."""
         missing, found = list(ids), dict[str, Origin]()

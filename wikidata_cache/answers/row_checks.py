@@ -2,12 +2,16 @@
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from wikidata_cache.answers.mode import utc
+from wikidata_cache.answers.mode import now, utc
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import is_entity, is_item, is_property
+from wikidata_cache.sources.relation_ends import place_of
 
+_EARLIEST = "2012"  # times compare as text
+_CLOCKS_DIFFER = timedelta(days=1)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANKS = ("preferred", "normal")
 FACT_FIELDS = ("fetched_at", "graph", "id", "kind", "url", "value")
@@ -39,7 +43,7 @@ def objection_to_fact(row: Mapping[str, Any]) -> str | None:
         return f"{row['id']!r} is no id for the kind {row['kind']}"
     if not is_value(row["value"]):
         return f"the value of {row['id']} has not the shape of the kind {row['kind']}"
-    return _objection_to_time(row["fetched_at"])
+    return _objection_to_origin(row)
 
 
 def objection_to_log(row: Mapping[str, Any]) -> str | None:
@@ -51,15 +55,24 @@ def objection_to_log(row: Mapping[str, Any]) -> str | None:
             return f"the field {name} is no {expected.__name__}"
     if not all(isinstance(value, str) for value in row["headers"].values()):
         return "a header is no text"
-    return _objection_to_time(row["fetched_at"])
+    return _objection_to_origin(row)
 
 
-def _objection_to_time(time: str) -> str | None:
+def _objection_to_origin(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with the graph's name or the time of an answer."""
+    if not row["graph"].strip():
+        return "the graph has no name"
+    time = row["fetched_at"]
     try:
         written = utc(time)
     except BadOptionError as error:
-        return str(error)
-    return None if written == time else f"the time {time!r} is not written as {written!r}"
+        return str(error).rstrip(".")
+    if written != time:
+        return f"the time {time!r} is not written as {written!r}"
+    latest = utc((datetime.now(UTC) + _CLOCKS_DIFFER).isoformat())
+    if not _EARLIEST <= time <= latest:
+        return f"the time {time} cannot be: Wikidata began in 2012, and now it is {now()}"
+    return None
 
 
 def _pairs(first: Callable[[str], bool], second: Callable[[str], bool]) -> Callable[[Any], bool]:
@@ -92,6 +105,27 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
+def _is_place(text: str, *, item: bool) -> bool:
+    """Whether a text is an end of a relation, with or without an item there."""
+    try:
+        return (place_of(text).item is not None) == item
+    except BadOptionError:
+        return False
+
+
+def _is_sample(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and _is_count(value[0])
+        and isinstance(value[1], list)
+        and all(
+            isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and _is_count(pair[1])
+            for pair in value[1]
+        )
+    )
+
+
 def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(row, dict) and all(isinstance(text, str) for text in row.values()) for row in value
@@ -109,5 +143,7 @@ _CHECKS: Mapping[str, tuple[Callable[[str], bool], Callable[[Any], bool]]] = {
     "named": (lambda label: True, _list_of(is_entity)),
     "mentioned": (is_entity, lambda value: isinstance(value, bool)),
     "redirect": (is_entity, lambda value: value is None or (isinstance(value, str) and is_item(value))),
+    "ends": (lambda end: _is_place(end, item=False), _is_sample),
+    "at_end": (lambda place: _is_place(place, item=True), lambda value: isinstance(value, bool)),
     "query": (lambda key: _SHA256.fullmatch(key) is not None, _is_rows),
 }

@@ -25,16 +25,23 @@ _MEANINGS = {
 }
 
 
+_UNREADABLE = ("cannot be read", f"Check its permissions and those of its folder, or {ELSEWHERE}.")
+
+
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Raise CacheFileError for what goes wrong with a cache file inside the block."""
+def explained(path: Path, *, reading: bool = False) -> Iterator[None]:
+    """Raise CacheFileError for what goes wrong with a cache file inside the block, which may only be reading it."""
     try:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", None) or type(error).__name__
         found = (meaning for start, meaning in _MEANINGS.items() if name.startswith(start))
         problem, way_out = next(found, ("is damaged or no cache file", f"Delete it and fetch again, or {ELSEWHERE}."))
+        if reading and name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+            problem, way_out = _UNREADABLE
         raise CacheFileError(path, f"{problem} ({error})", way_out) from error
     except OSError as error:
-        way_out = f"Make the folder writable, or {ELSEWHERE}."
-        raise CacheFileError(path, f"cannot be written ({error.strerror or error})", way_out) from error
+        problem, way_out = (
+            _UNREADABLE if reading else ("cannot be written", f"Make the folder writable, or {ELSEWHERE}.")
+        )
+        raise CacheFileError(path, f"{problem} ({error.strerror or error})", way_out) from error

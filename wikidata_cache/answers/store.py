@@ -13,6 +13,7 @@ from wikidata_cache.answers.pace_table import StoredPaceBook
 from wikidata_cache.answers.values import dumps, pack, unpack
 from wikidata_cache.release import release
 from wikidata_cache.sources.answer import Exchange, Json
+from wikidata_cache.sources.queries import LANGUAGES
 
 # A bare column beside max() comes from the row with the maximum: the newest version.
 _LOOK_UP = """
@@ -21,6 +22,11 @@ WHERE graph = ? AND kind = ? AND id IN (SELECT value FROM json_each(?)) AND fetc
 _ORIGIN = """
 SELECT id, url, max(fetched_at) FROM facts
 WHERE graph = ? AND kind = ? AND id IN (SELECT value FROM json_each(?)) AND fetched_at <= ? GROUP BY id"""
+_LABELLED = """
+SELECT DISTINCT id FROM facts
+WHERE graph = ? AND kind = 'label' AND value IN (SELECT value FROM json_each(?)) AND fetched_at <= ?"""
+_URLS = """
+SELECT url FROM urls WHERE EXISTS (SELECT 1 FROM facts WHERE facts.graph = ? AND facts.url = urls.id) ORDER BY url"""
 _ANY_TIME = "9999"  # later than every ISO time
 
 Origin = tuple[str, str]  # the URL that said it, and when
@@ -61,6 +67,15 @@ class AnswerStore:
         rows = self.database.read(_ORIGIN, (graph, kind, dumps(list(ids)), as_of or _ANY_TIME))
         urls = dict(self.database.read("SELECT id, url FROM urls")) if rows else {}
         return {entity: (urls[url], fetched_at) for entity, url, fetched_at in rows}
+
+    def labelled(self, graph: str, label: str, *, as_of: str | None = None) -> list[str]:
+        """The ids that have had exactly this label, in whatever version."""
+        texts = dumps([pack([label, language]) for language in LANGUAGES])
+        return [entity for (entity,) in self.database.read(_LABELLED, (graph, texts, as_of or _ANY_TIME))]
+
+    def urls(self, graph: str) -> list[str]:
+        """The URLs that have answered for a graph, sorted."""
+        return [url for (url,) in self.database.read(_URLS, (graph,))]
 
     def keep(self, graph: str, template: str, facts: Iterable[Sequence[Json]], exchange: Exchange) -> None:
         """Write an answer's facts (kind, id, value) and its log entry in one transaction."""

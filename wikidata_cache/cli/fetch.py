@@ -1,34 +1,32 @@
 """`wikidata-cache fetch`: the subgraphs of a file of edits, once from the network."""
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, cast, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from wikidata_cache.answers.mode import offline_forced
+from wikidata_cache.answers.cure import WIKIDATA
 from wikidata_cache.cache import WikidataCache
-from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, GraphName, Offline, Packs, open_cache
+from wikidata_cache.cli.fetch_words import check_cached, naming_the_cure, report, stopped_politely
+from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, GraphName, Offline, Packs, settled_mode
 from wikidata_cache.edits import read_edits
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.fetch import Fetched, fetch_edits, write_subgraphs
+from wikidata_cache.fetch import fetch_edits, write_subgraphs
 from wikidata_cache.ids import check_ids, is_item
-from wikidata_cache.plan import Direction, Statements
+from wikidata_cache.plan import Direction, Root, Statements
 from wikidata_cache.sources.answer import Kind
 from wikidata_cache.sources.templates import TEMPLATES
 from wikidata_cache.subgraphs.sample import Policy
 
-_WIKIDATA = "https://query.wikidata.org/sparql"
-
 
 def fetch(
+    context: typer.Context,
     edits: Annotated[
         list[str], typer.Argument(metavar="EDITS", help="EDITS.jsonl, .json, .csv or .tsv; with --kind, ids instead.")
     ],
     endpoint: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help=f"May be repeated: the next one helps out. Default: {_WIKIDATA}"),
+        typer.Option(metavar="URL", help=f"May be repeated: the next one helps out. Default: {WIKIDATA}"),
     ] = None,
     contact: Contact = None,
     hops: Annotated[int, typer.Option(min=1, help="The edit itself is hop 1, the statements of o* are hop 2.")] = 2,
@@ -37,6 +35,9 @@ def fetch(
     policy: Annotated[Policy, typer.Option(help="How statements are sampled.")] = "uniform",
     direction: Annotated[Direction, typer.Option(help="both: expand along incoming statements too.")] = "out",
     statements: Annotated[Statements, typer.Option(help="all: statements of every rank but deprecated.")] = "truthy",
+    root: Annotated[
+        list[str] | None, typer.Option(help="Expand target_new (default), subject, target_true; may be repeated.")
+    ] = None,
     cache: Cache = None,
     offline: Offline = False,
     mode: CacheMode = None,
@@ -62,64 +63,47 @@ def fetch(
     `wikidata-cache fetch edits.jsonl --offline --out subgraphs.jsonl.gz` ·
     `wikidata-cache fetch --kind label Q1345 P19 --contact me@uni.edu`
     """
-    remote = not (offline or mode == "offline" or as_of or offline_forced())
-    opened = open_cache(
-        (endpoint or [_WIKIDATA]) if remote else endpoint,
-        contact,
+    settled = settled_mode(mode, offline=offline)
+    remote = settled != "offline" and not as_of
+    opened = WikidataCache(
+        endpoint or ([WIKIDATA] if remote else None),
+        contact=contact,
         cache=cache,
-        offline=not remote,
-        mode=mode,
-        packs=pack,
+        mode=settled,
+        packs=tuple(pack or ()),
         as_of=as_of,
         graph_name=graph_name,
     )
-    if kind is not None:
-        _fetch_ids(opened, kind, edits)
-        return
-    if len(edits) != 1:
-        raise BadOptionError(f"Found {len(edits)} arguments; expected one file of edits, or --kind KIND and ids.")
-    fetched = fetch_edits(
-        opened,
-        read_edits(edits[0]),
-        path=Path(edits[0]),
-        hops=hops,
-        per_node=per_node,
-        seed=seed,
-        policy=policy,
-        direction=direction,
-        statements=statements,
-        keep_going=keep_going,
-    )
-    if descriptions:
-        opened.facts.descriptions({node for graph in fetched.graphs for node in graph if is_item(node)})
-    if out is not None:
-        write_subgraphs(out, fetched)
-    _report(fetched)
+    check_cached(context, opened.source)
+    with stopped_politely(), naming_the_cure(context, opened.source):
+        if kind is not None:
+            _fetch_ids(opened, kind, edits)
+            return
+        if len(edits) != 1:
+            raise BadOptionError(f"Found {len(edits)} arguments; expected one file of edits, or --kind KIND and ids.")
+        fetched = fetch_edits(
+            opened,
+            read_edits(edits[0]),
+            path=Path(edits[0]),
+            hops=hops,
+            per_node=per_node,
+            seed=seed,
+            roots=cast(list[Root], root) or ("target_new",),  # checked by the subgraph's own options
+            policy=policy,
+            direction=direction,
+            statements=statements,
+            keep_going=keep_going,
+        )
+        if descriptions:
+            opened.facts.descriptions({node for graph in fetched.graphs for node in graph if is_item(node)})
+        if out is not None:
+            write_subgraphs(out, fetched)
+    report(fetched)
 
 
 def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
     template = TEMPLATES[kind]
-    if kind != "named":  # whose ids are labels
+    if kind not in ("named", "ends", "at_end"):  # whose ids are labels or places
         check_ids(ids)
     found = sum(len(answer.facts) for answer in opened.source.ask(template, sorted(set(ids))))
     typer.echo(f"{len(set(ids))} ids of kind {kind}: {found} facts in the cache")
-
-
-def _report(fetched: Fetched) -> None:
-    table = Table(show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    rows = {
-        "edits": len(fetched.graphs),
-        "skipped": len(fetched.skipped),
-        "nodes": sum(len(graph) for graph in fetched.graphs),
-        "edges": sum(graph.number_of_edges() for graph in fetched.graphs),
-        "requests": fetched.tally.requests,
-        "ids asked for": fetched.tally.asked,
-        "ids from the cache": fetched.tally.found,
-    }
-    for name, count in rows.items():
-        if count or name != "skipped":
-            table.add_row(name, f"{count:,}")
-    Console().print(table)
-    typer.echo(f"digest {fetched.digest}")

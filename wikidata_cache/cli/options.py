@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from wikidata_cache.answers.mode import Mode
+from wikidata_cache.answers.mode import Mode, cache_file, offline_forced, pack_files
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.extract import packaged_extract
-from wikidata_cache.sources.opening import SourceSpec
+from wikidata_cache.sources.opening import SourceSpec, open_over
 
 Graph = Annotated[
     str | None,
@@ -19,7 +19,8 @@ Graph = Annotated[
         "-g",
         envvar="KG_GRAPH",
         help="FILE.nt.gz, .nt, .tsv, .tsv.gz, a folder, a store made by `load`, oxigraph:FOLDER or a SPARQL URL; "
-        "by default the cache where --cache or --offline is given, else the small extract that ships with the package.",
+        "by default the cache file, if there is one, and for what it lacks the small extract that ships with the "
+        "package; with --offline the cache file alone.",
     ),
 ]
 Contact = Annotated[
@@ -61,20 +62,32 @@ def open_cache(
     as_of: str | None = None,
     graph_name: str = "wikidata",
 ) -> WikidataCache:
-    """The graph that was asked for; without one the cache where it is pointed at, else the packaged extract.
+    """The graph that was asked for; without one the cache, and for what it lacks the packaged extract.
 
-    Raises BadOptionError where --offline and --mode disagree, and what `open_source` raises.
+    Offline the cache speaks alone, and the extract only where there is no cache at all. Raises BadOptionError
+    as `settled_mode` does, and what `open_source` raises.
     """
-    if offline and mode not in (None, "offline"):
-        raise BadOptionError(f"--offline and --mode {mode} disagree; give one of them.")
-    if graph is None and not (cache or offline or packs or as_of):
-        return WikidataCache(packaged_extract(), contact=contact)
+    mode, packs = settled_mode(mode, offline=offline), tuple(packs or ())
+    if graph is None and not as_of and mode in (None, "offline"):
+        if not (cache or pack_files(packs) or cache_file().exists()):
+            return WikidataCache(packaged_extract(), contact=contact)
+        if mode is None:
+            return WikidataCache(open_over(packaged_extract(), cache=cache, packs=packs, graph_name=graph_name))
     return WikidataCache(
         graph,
         cache=cache,
-        mode="offline" if offline else mode,
-        packs=tuple(packs or ()),
+        mode=mode,
+        packs=packs,
         as_of=as_of,
         contact=contact,
         graph_name=graph_name,
     )
+
+
+def settled_mode(mode: Mode | None, *, offline: bool) -> Mode | None:
+    """What --mode, --offline and KG_OFFLINE come to; raises BadOptionError where they contradict each other."""
+    if offline and mode not in (None, "offline"):
+        raise BadOptionError(f"--offline and --mode {mode} disagree; give one of them.")
+    if offline_forced() and mode in ("refresh", "online"):
+        raise BadOptionError(f"--mode {mode} asks an endpoint, and KG_OFFLINE is set; unset it, or leave --mode out.")
+    return "offline" if offline or offline_forced() else mode

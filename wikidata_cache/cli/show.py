@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from wikidata_cache.cache import WikidataCache
 from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, Graph, GraphName, Offline, Packs, open_cache
-from wikidata_cache.edits import EditRow, is_edit_file, read_edits
-from wikidata_cache.errors import BadOptionError, WikidataCacheError
+from wikidata_cache.cli.show_checks import (
+    check_for_edits_only,
+    check_known,
+    check_out,
+    described_property,
+    edit_of,
+    followed,
+)
+from wikidata_cache.cli.show_words import print_subgraph
+from wikidata_cache.errors import BadOptionError
+from wikidata_cache.ids import is_property
 from wikidata_cache.plan import Direction, Root, Statements
-from wikidata_cache.subgraphs.exports import edge_hop
 from wikidata_cache.subgraphs.sample import Policy
-from wikidata_cache.subgraphs.subgraph import Subgraph
 
 
 def show(
@@ -53,13 +56,25 @@ def show(
     """
     if open_it and html is None:
         raise BadOptionError("--open opens the page of --html; give --html FILE.html too.")
-    edit = _edit(what)
+    check_out(html, "--html")
+    check_out(draw, "--draw", (".svg", ".png"))
+    edit = edit_of(what)
+    if edit is None:
+        check_for_edits_only(what, max_edges=max_edges, root=root)
     opened = open_cache(
         graph, contact, cache=cache, offline=offline, mode=mode, packs=pack, as_of=as_of, graph_name=graph_name
     )
+    if is_property(what):
+        if html or draw:
+            raise BadOptionError(
+                f"{what} is a property, of which there is no graph to draw; give an item, such as Q42."
+            )
+        typer.echo(described_property(opened, what))
+        return
     if edit is None:
+        entity = followed(opened, what)
         subgraph = opened.neighbourhood(
-            what,
+            entity,
             hops=hops or 1,
             per_node=per_node,
             seed=seed,
@@ -67,8 +82,12 @@ def show(
             direction=direction,
             statements=statements,
         )
-        _check_known(opened, subgraph, what)
-        title = f"{subgraph.nodes[what]['label']} ({what})"
+        if not subgraph.edges:
+            check_known(opened, entity)
+        title = f"{subgraph.nodes[entity]['label']} ({entity})"
+        if entity != what:
+            subgraph.graph["redirects"] = {what: entity}
+            title += f"; {what} was merged into it"
     else:
         subgraph = opened.subgraph(
             edit,
@@ -82,7 +101,7 @@ def show(
             statements=statements,
         )
         title = f"{edit.subject}: {edit.target_new} instead of {edit.target_true or 'what is known'}"
-    _console().print(_table(subgraph, title))
+    print_subgraph(subgraph, title)
     if html is not None:
         opened.describe(subgraph)
         subgraph.to_html(html)
@@ -92,38 +111,3 @@ def show(
         from wikidata_cache.view.draw import draw as draw_graph  # matplotlib takes a second to import
 
         draw_graph(subgraph, draw)
-
-
-def _edit(what: str) -> EditRow | None:
-    """The edit of a row, where a row is named."""
-    if not is_edit_file(what):
-        return None
-    rows = read_edits(what)
-    if len(rows) > 1:
-        raise BadOptionError(f"{what} holds {len(rows)} edits; name one of them, such as {what}:1.")
-    return rows[0]
-
-
-def _check_known(opened: WikidataCache, subgraph: Subgraph, entity: str) -> None:
-    if not (subgraph.edges or opened.labels([entity]) or opened.facts.out([entity])[entity]):
-        raise WikidataCacheError(
-            f"{entity} is not in the graph {opened.source.name}: no statement, no label. "
-            f"Check the id, or give a graph that holds it (--graph)."
-        )
-
-
-def _console() -> Console:
-    # Piped output keeps whole lines instead of folding at 80 columns.
-    console = Console(soft_wrap=True)
-    return console if console.is_terminal else Console(width=160)
-
-
-def _table(graph: Subgraph, title: str) -> Table:
-    table = Table(title=escape(title), title_justify="left")
-    for column in ("hop", "subject", "property", "object", "ids"):
-        table.add_column(column, no_wrap=column == "ids")
-    for subject, target, key, data in graph.edges(keys=True, data=True):
-        cells = (graph.nodes[subject]["label"], data["label"], graph.nodes[target]["label"])
-        hop = str(edge_hop(graph, subject, target))
-        table.add_row(hop, *map(escape, cells), f"{subject} {key} {target}")
-    return table

@@ -23,12 +23,17 @@ def usual_rate(host: str) -> float | None:
     return 1.0 if _belongs(host, _ONE_A_SECOND) else None
 
 
+def wants_contact(url: str) -> bool:
+    """Whether whoever runs this endpoint asks every client for an address."""
+    return _belongs(host_of(url), _WIKIMEDIA)
+
+
 def user_agent(url: str, contact: str | None) -> str:
     """The User-Agent that names `contact`, else KG_EDIT_CONTACT; raises MissingContactError for Wikimedia without."""
     host = host_of(url)
     contact = contact or os.environ.get("KG_EDIT_CONTACT", "")
     reachable = contact.isprintable() and ("@" in contact or "://" in contact)
-    if (_belongs(host, _WIKIMEDIA) and not reachable) or not contact.isprintable():
+    if (wants_contact(url) and not reachable) or not contact.isprintable():
         raise MissingContactError(
             f"{host} asks every client to say whom to write to, and found contact={contact!r}. Give "
             f"contact='you@example.org' (or a URL of yours), or set KG_EDIT_CONTACT. It is sent along."

@@ -11,7 +11,7 @@ from wikidata_cache.linking.label_index import EntityKind
 from wikidata_cache.linking.names import normalise
 
 _ID = re.compile(r"(?:wd:|https?://www\.wikidata\.org/(?:entity|wiki)/(?:Property:)?)?([QP][1-9][0-9]*)", re.ASCII)
-_POOL = 50  # entities that are looked at
+POOL = 50  # entities that are looked at
 _LETTERS = {"item": "Q", "property": "P"}
 
 
@@ -49,14 +49,21 @@ class Draft:
 
 
 def gather(
-    knowledge: Knowledge, text: str, kind: EntityKind, *, expected_label: str | None, internal: frozenset[str]
+    knowledge: Knowledge,
+    text: str,
+    kind: EntityKind,
+    *,
+    expected_label: str | None,
+    internal: frozenset[str],
+    only_id: bool = False,
 ) -> list[Draft]:
     """Drafts for a text, with what speaks for them whatever the relation.
 
-    Items of `internal` classes are left out, unless the text is their id.
+    Items of `internal` classes are left out, unless the text is their id; with `only_id` it is nothing else.
     """
-    names = {match.id: points.for_name(match, text) for match in knowledge.named(text, limit=_POOL, entity=kind)}
     given = given_id(text, kind)
+    matches = () if only_id else knowledge.named(text, limit=POOL, entity=kind)
+    names = {match.id: points.for_name(match, text) for match in matches}
     if given:
         names[given] = Reason(points.ID, "given by its id")
     drafts = _followed(knowledge, names)
@@ -110,5 +117,5 @@ def _verify(knowledge: Knowledge, drafts: Sequence[Draft], given: str, expected:
 
 def _called(knowledge: Knowledge, name: str, kind: EntityKind) -> set[str]:
     """The entities of which this is a whole name."""
-    found = knowledge.named(name, limit=_POOL, entity=kind)
+    found = knowledge.named(name, limit=POOL, entity=kind)
     return {match.id for match in found if normalise(match.text) == normalise(name)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from wikidata_cache.ids import Statement, is_entity
 from wikidata_cache.linking import points
@@ -9,7 +10,7 @@ from wikidata_cache.linking.candidates import Candidate, Linked, Reason, ranked
 from wikidata_cache.linking.drafts import Draft
 from wikidata_cache.linking.label_index import EntityKind
 from wikidata_cache.linking.link import Linker
-from wikidata_cache.linking.relation_values import Role
+from wikidata_cache.sources.relation_ends import Role
 from wikidata_cache.subgraphs.ends import EditLike
 
 
@@ -47,11 +48,12 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     Candidates for subject, relation and target_true of which the graph states the fact gain many points; the
     new target gains where it has a type of the old one. Raises BadOptionError for a malformed relation id.
     """
-    relations = _drafts(linker, edit.relation_id, edit.relation, kind="property")
-    relation = edit.relation_id or _leader(relations)
-    subjects = _drafts(linker, edit.subject_id, edit.subject, relation, "subject")
-    old = _drafts(linker, edit.target_true_id, edit.target_true, relation)
-    new = _drafts(linker, edit.target_new_id, edit.target_new, relation)
+    parts = parts_of(edit)
+    relations = drafts_of(linker, parts.relation)
+    relation = relation_of(linker, edit)
+    subjects = drafts_of(linker, parts.subject, relation)
+    old = drafts_of(linker, parts.target_true, relation)
+    new = drafts_of(linker, parts.target_new, relation)
     facts = _stated(subjects, {draft.id for draft in relations}, old)
     _reward(facts, subjects, relations, old)
     _compare(linker, new, old)
@@ -68,21 +70,57 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     )
 
 
-def _drafts(
-    linker: Linker,
-    given: str | None,
-    text: str | None,
-    relation: str | None = None,
-    role: Role = "object",
-    *,
-    kind: EntityKind = "item",
-) -> list[Draft]:
-    """Candidates for one part: the id that is given, checked by the text, else whatever the text may mean."""
-    if given:
-        label = text if text and not is_entity(text) else None
-        found = linker.drafts(given, relation=relation, role=role, kind=kind, expected_label=label)
-        return [draft for draft in found if draft.reasons[0].points == points.ID]
-    return linker.drafts(text, relation=relation, role=role, kind=kind) if text else []
+class Part(NamedTuple):
+    """What an edit says of one of its parts: the id that is given, which should have the label `expected`, or a text."""
+
+    text: str
+    given: bool
+    expected: str | None
+    kind: EntityKind
+    role: Role
+
+
+class Parts(NamedTuple):
+    """The parts of an edit, with an empty text for what it has not."""
+
+    subject: Part
+    relation: Part
+    target_new: Part
+    target_true: Part
+
+
+def parts_of(edit: EditLike) -> Parts:
+    """What an edit says of its parts."""
+    return Parts(
+        _part(edit.subject_id, edit.subject, role="subject"),
+        _part(edit.relation_id, edit.relation, kind="property"),
+        _part(edit.target_new_id, edit.target_new),
+        _part(edit.target_true_id, edit.target_true),
+    )
+
+
+def _part(given: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> Part:
+    label = text if text and not is_entity(text) else None
+    return Part(given, True, label, kind, role) if given else Part((text or "").strip(), False, None, kind, role)
+
+
+def drafts_of(linker: Linker, part: Part, relation: str | None = None) -> list[Draft]:
+    """Candidates for one part: the id that is given, checked by its label, else whatever the text may mean."""
+    if not part.text:
+        return []
+    return linker.drafts(
+        part.text,
+        relation=relation,
+        role=part.role,
+        kind=part.kind,
+        expected_label=part.expected,
+        only_id=part.given,
+    )
+
+
+def relation_of(linker: Linker, edit: EditLike) -> str | None:
+    """The property of an edit: its id, or the one that its words clearly name."""
+    return edit.relation_id or _leader(drafts_of(linker, parts_of(edit).relation))
 
 
 def _leader(relations: Sequence[Draft]) -> str | None:

@@ -11,6 +11,8 @@ from wikidata_cache.subgraphs.facts import Facts
 
 T = TypeVar("T")
 
+_TYPE = "P31"
+
 
 @dataclass(frozen=True)
 class About:
@@ -32,6 +34,13 @@ class Knowledge(Protocol):
     @property
     def name(self) -> str:
         """How messages call it."""
+
+    @property
+    def far(self) -> bool:
+        """Whether a question costs a request, so that many are better asked together."""
+
+    def ask_names(self, texts: Iterable[str]) -> None:
+        """Ask for all of these names together, where that can be done, so that `named` knows them."""
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """The entities that have the text as a name, and where there are fewer than `limit`, such with its words."""
@@ -59,6 +68,16 @@ class GraphKnowledge:
         """The graph's name."""
         return self.facts.source.name
 
+    @property
+    def far(self) -> bool:
+        """Whether there is no index, as there is for every graph of this machine."""
+        return self._index is None
+
+    def ask_names(self, texts: Iterable[str]) -> None:
+        """Ask for labels, many in a request; nothing is to be asked of an index."""
+        if self._index is None:
+            self.facts.named(text for text in texts if text)
+
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """The entities that have the text as a name, and where there are fewer than `limit`, such with its words."""
         if self._index is None:
@@ -74,13 +93,14 @@ class GraphKnowledge:
         wanted = sorted(set(ids))
         items = [entity for entity in wanted if is_item(entity)]
         labels, descriptions = self._known(self.facts.labels, wanted), self._known(self.facts.descriptions, wanted)
-        types, statements = self._known(self.facts.types, items), self._known(self.facts.out, items)
-        merged = self._known(self.facts.redirects, items)
+        statements, merged = self._known(self.facts.out, items), self._known(self.facts.redirects, items)
+        types = {entity: frozenset(o for p, o in pairs if p == _TYPE) for entity, pairs in statements.items()}
+        untold = self._known(self.facts.types, [entity for entity in items if entity not in types])
         return {
             entity: About(
                 labels.get(entity),
                 descriptions.get(entity),
-                types.get(entity, frozenset()),
+                types.get(entity) or untold.get(entity, frozenset()),
                 frozenset(statements[entity]) if entity in statements else None if is_item(entity) else frozenset(),
                 merged.get(entity),
             )
@@ -99,7 +119,8 @@ class GraphKnowledge:
         """The facts of all ids; where a cache does not hold all of them, of those that it holds."""
         try:
             return ask(ids)
-        except (CacheMissError, OfflineError):
-            if len(ids) == 1:
-                return {}
-            return {entity: value for one in ids for entity, value in self._known(ask, [one]).items()}
+        except CacheMissError as miss:
+            missing = set(miss.ids)
+            return ask([entity for entity in ids if entity not in missing])
+        except OfflineError:
+            return {}

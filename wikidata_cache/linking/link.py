@@ -1,6 +1,6 @@
 """From a text to the entities that it may mean, each with reasons; never a silent guess."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from wikidata_cache import deny
 from wikidata_cache.linking import points
@@ -8,8 +8,9 @@ from wikidata_cache.linking.candidates import Linked, Reason, ranked
 from wikidata_cache.linking.drafts import Draft, gather
 from wikidata_cache.linking.knowledge import Knowledge
 from wikidata_cache.linking.label_index import EntityKind
-from wikidata_cache.linking.relation_values import Ends, Role, check_relation, sample_ends, stated_there
-from wikidata_cache.sources.source import Source
+from wikidata_cache.linking.relation_values import Ends, ask_ahead, check_relation, sample_ends, stated_there
+from wikidata_cache.sources.relation_ends import Role
+from wikidata_cache.subgraphs.facts import Facts
 
 
 class Linker:
@@ -19,7 +20,7 @@ class Linker:
     candidates. What was learnt of a relation is kept as long as the object lives.
     """
 
-    def __init__(self, knowledge: Knowledge, graph: Source, *, internal: Collection[str] | None = None) -> None:
+    def __init__(self, knowledge: Knowledge, graph: Facts, *, internal: Collection[str] | None = None) -> None:
         self.knowledge = knowledge
         self._graph = graph
         self._internal = frozenset(deny.internal_classes() if internal is None else internal)
@@ -51,11 +52,22 @@ class Linker:
         role: Role = "object",
         kind: EntityKind = "item",
         expected_label: str | None = None,
+        only_id: bool = False,
     ) -> list[Draft]:
-        """All candidates for a text, unranked, to which reasons may be added; raises BadOptionError."""
+        """All candidates for a text, unranked, to which reasons may be added; with `only_id` the id that it is.
+
+        Raises BadOptionError for a relation that is no id.
+        """
         if relation is not None:
             check_relation(relation)
-        drafts = gather(self.knowledge, text.strip(), kind, expected_label=expected_label, internal=self._internal)
+        drafts = gather(
+            self.knowledge,
+            text.strip(),
+            kind,
+            expected_label=expected_label,
+            internal=self._internal,
+            only_id=only_id,
+        )
         if relation and kind == "item":
             self._relate(drafts, relation, role)
         return drafts
@@ -67,11 +79,15 @@ class Linker:
         best = ranked(drafts)[:limit]
         names = self.knowledge.labels(set().union(*(draft.about.types for draft in best)))
         notes = (
-            [f"types were not compared: {self._graph.name} shows no {role}s of {relation}"]
+            [f"types were not compared: {self._graph.source.name} shows no {role}s of {relation}"]
             if relation and self._at_end(relation, role) is None
             else []
         )
         return Linked(text, tuple(draft.candidate(names) for draft in best), self.knowledge.name, tuple(notes))
+
+    def ask_ends(self, candidates: Iterable[tuple[str, Role, Collection[str]]]) -> None:
+        """Ask ahead about ends of relations (property and role) and the ids of the candidates for them."""
+        ask_ahead(self._graph, candidates)
 
     def _relate(self, drafts: Sequence[Draft], relation: str, role: Role) -> None:
         """Add what the relation says: do such entities stand at this end of it, does this one?"""

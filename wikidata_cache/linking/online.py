@@ -17,21 +17,32 @@ _RANKS = ("preferred", "normal")  # the best one that is there is truthy; deprec
 
 
 class OnlineKnowledge:
-    """Knowledge of an `ActionApi`. Entities are asked for once; nothing is written to disk."""
+    """Knowledge of an `ActionApi`. Searches and entities are asked for once; nothing is written to disk."""
 
     def __init__(self, api: ActionApi) -> None:
         self._api = api
         self._entities: dict[str, Json] = {}
+        self._searches: dict[tuple[str, EntityKind, int], list[str]] = {}
 
     @property
     def name(self) -> str:
         """The API's URL."""
         return self._api.url
 
+    @property
+    def far(self) -> bool:
+        """Every question is a request."""
+        return True
+
+    def ask_names(self, texts: Iterable[str]) -> None:
+        """Nothing: a search takes one name."""
+
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """What either search gives for the text, each with the name that agrees best; raises EndpointError."""
-        found = self._api.search(text, limit=min(limit, _PER_SEARCH), kind=entity)
-        ids = [one for one in found if is_entity(one)]
+        asked = text, entity, min(limit, _PER_SEARCH)
+        if asked not in self._searches:
+            self._searches[asked] = self._api.search(text, limit=asked[2], kind=entity)
+        ids = [one for one in self._searches[asked] if is_entity(one)]
         said = self._said(ids)
         return [best for one in ids if one in said and (best := _best(one, said[one], text))]
 

@@ -14,4 +14,4 @@ def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:
     What stands at the ends of a relation is always looked up in the graph. Raises LabelIndexError.
     """
     knowledge = OnlineKnowledge(api) if api else GraphKnowledge(facts, open_index(facts.source))
-    return Linker(knowledge, facts.source, internal=facts.internal)
+    return Linker(knowledge, facts, internal=facts.internal)

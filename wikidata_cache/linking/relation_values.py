@@ -1,23 +1,15 @@
 """What a relation joins in a graph: the types of its values and of its subjects, from a sample."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 
 from wikidata_cache.errors import BadOptionError, CacheMissError, EndpointError, OfflineError
-from wikidata_cache.ids import DIRECT, ENTITY, is_item, is_property, local_id
-from wikidata_cache.sources.source import Source
+from wikidata_cache.ids import is_item, is_property
+from wikidata_cache.sources.relation_ends import Role, end_key
+from wikidata_cache.subgraphs.facts import Facts
 
-Role = Literal["object", "subject"]
-
-_SAMPLE = 1_000  # entities; their types are counted
-
-# Which entities are in the sample is up to the engine; the types are the same for all but the rarest.
-_TYPES = """
-SELECT ?e ?t WHERE {{ {{ SELECT DISTINCT ?e WHERE {{ {triple} FILTER(isIRI(?e)) }} LIMIT {sample} }}
-  ?e <{direct}P31> ?t . FILTER(isIRI(?t)) }}
-"""
-_PRESENT = "SELECT ?e WHERE {{ VALUES ?e {{ {ids} }} FILTER EXISTS {{ {triple} }} }}"
+_NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # linking goes on without
 
 
 @dataclass(frozen=True)
@@ -39,38 +31,38 @@ def check_relation(relation: str) -> None:
         )
 
 
-def sample_ends(source: Source, relation: str, role: Role) -> Ends | None:
+def sample_ends(facts: Facts, relation: str, role: Role) -> Ends | None:
     """The types at one end of a relation, or None where the graph has none of it or cannot be asked now.
 
     Raises BadOptionError for what is no property id.
     """
     check_relation(relation)
-    query = _TYPES.format(triple=_triple(relation, role), sample=_SAMPLE, direct=DIRECT)
-    types: dict[str, set[str]] = {}
+    end = end_key(relation, role)
     try:
-        for row in source.select(query):
-            types.setdefault(local_id(row["e"]), set()).add(local_id(row["t"]))
-    except (CacheMissError, OfflineError, EndpointError):
+        sampled, counts = facts.ends([end])[end]
+    except _NOT_NOW:
         return None
-    counts: dict[str, int] = {}
-    for kind in (kind for kinds in types.values() for kind in kinds):
-        counts[kind] = counts.get(kind, 0) + 1
-    shares = {kind: n / len(types) for kind, n in sorted(counts.items())}
-    return Ends(relation, role, len(types), shares) if types else None
+    return Ends(relation, role, sampled, {kind: n / sampled for kind, n in counts}) if sampled else None
 
 
-def stated_there(source: Source, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
+def stated_there(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
     """Those of the ids that stand at this end of the relation somewhere in the graph."""
-    items = " ".join(f"<{ENTITY}{entity}>" for entity in sorted(ids) if is_item(entity))
-    if not items:
-        return frozenset()
+    places = {f"{end_key(relation, role)} {entity}": entity for entity in ids if is_item(entity)}
     try:
-        rows = source.select(_PRESENT.format(ids=items, triple=_triple(relation, role)))
-    except (CacheMissError, OfflineError, EndpointError):
+        found = facts.at_ends(places)
+    except _NOT_NOW:
         return frozenset()
-    return frozenset(local_id(row["e"]) for row in rows)
+    return frozenset(entity for place, entity in places.items() if found[place])
 
 
-def _triple(relation: str, role: Role) -> str:
-    predicate = f"<{DIRECT}{relation}>"
-    return f"?s {predicate} ?e ." if role == "object" else f"?e {predicate} ?o ."
+def ask_ahead(facts: Facts, candidates: Iterable[tuple[str, Role, Collection[str]]]) -> None:
+    """Ask about all of these ends of relations, and about the candidates for them, in as few requests as possible."""
+    wanted = {end_key(relation, role): (relation, role) for relation, role, _ in (candidates := list(candidates))}
+    with suppress(*_NOT_NOW):
+        known = facts.ends(wanted)
+        facts.at_ends(
+            f"{end} {entity}"
+            for relation, role, ids in candidates
+            if known[end := end_key(relation, role)][0]
+            for entity in filter(is_item, ids)
+        )

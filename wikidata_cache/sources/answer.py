@@ -7,7 +7,20 @@ from typing import Any, Literal, NamedTuple
 Row = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
 Json = Any  # plain JSON: None, bool, str, or lists of these
 
-Kind = Literal["out", "in", "degree", "claims", "types", "label", "description", "named", "mentioned", "redirect"]
+Kind = Literal[
+    "out",
+    "in",
+    "degree",
+    "claims",
+    "types",
+    "label",
+    "description",
+    "named",
+    "mentioned",
+    "redirect",
+    "ends",
+    "at_end",
+]
 
 
 class Fact(NamedTuple):
@@ -21,7 +34,9 @@ class Fact(NamedTuple):
     - "types": [item, ...], what the id is an instance of (P31);
     - "label": [text, language] or None; "description": text or None;
     - "named": [entity, ...] where `id` is a label; "mentioned": whether a statement has the id as its value;
-    - "redirect": the item into which the id was merged, or None.
+    - "redirect": the item into which the id was merged, or None;
+    - "ends": [n, [[type, count], ...]] of n entities at an end of a relation, where `id` is "P19 object";
+    - "at_end": whether an item stands there, where `id` is "P19 object Q65".
     """
 
     kind: Kind

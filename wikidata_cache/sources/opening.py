@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.mode import Mode, cache_file, pack_files, settle_mode
+from wikidata_cache.answers.over_graph import CacheOverGraph
 from wikidata_cache.answers.packs import open_pack
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.endpoints.later import LaterSource
 from wikidata_cache.endpoints.pace import Pace
 from wikidata_cache.errors import GraphFileError, SourceStringError
 from wikidata_cache.sources.graph_files import SUFFIXES, is_graph_file
@@ -23,7 +26,7 @@ _FORMS = (
     "a graph file (FILE.nt.gz, .nt, .tsv, .tsv.gz), a folder of them, several separated by commas, memory:FILE, "
     "a store made by `wikidata-cache load`, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint (or several)"
 )
-_REMOTE = ("http://", "https://")
+REMOTE = ("http://", "https://")
 
 
 def open_source(
@@ -47,10 +50,11 @@ def open_source(
     `graph_name`; `mode`, `packs` (read-only cache files below it, else KG_PACKS) and `as_of` (ISO 8601) are
     explained at `CachedSource`. None is the cache alone, offline.
 
-    Raises SourceStringError, GraphFileError, MissingContactError, BadOptionError, CacheFileError or StoreError.
+    Raises SourceStringError, GraphFileError, MissingContactError (with a cache first when an endpoint would be
+    asked), BadOptionError, CacheFileError or StoreError.
     """
     parts = _parts(spec) if spec is not None else []
-    urls = [part for part in parts if part.startswith(_REMOTE)]
+    urls = [part for part in parts if part.startswith(REMOTE)]
     others = [part for part in parts if part not in urls]
     alone = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part))]
     if (urls or alone) and len(others) + bool(urls) > 1:
@@ -62,9 +66,26 @@ def open_source(
     settled = settle_mode(mode, endpoint=bool(urls), as_of=as_of)
     store = AnswerStore(cache_file(cache))
     book = None if settled == "online" else store.paces
-    inner = None if settled == "offline" else _endpoints(urls, contact=contact, timeout=timeout, pace=Pace(book))
+    make = partial(_endpoints, urls, contact=contact, timeout=timeout, pace=Pace(book))
+    inner: Source | None = None
+    if settled == "cache_first":  # which may have nothing to ask
+        inner = LaterSource(", ".join(urls), make)
+    elif settled != "offline":
+        inner = make()
     opened = [open_pack(pack) for pack in pack_files(packs)]
-    return CachedSource(inner, store, mode=settled, graph=graph_name, packs=opened, as_of=as_of)
+    return CachedSource(inner, store, mode=settled, graph=graph_name, packs=opened, as_of=as_of, urls=urls)
+
+
+def open_over(
+    graph: Path, *, cache: str | Path | None = None, packs: Sequence[str | Path] = (), graph_name: str = "wikidata"
+) -> CacheOverGraph:
+    """The cache, and below it a graph file that says what the cache lacks; nothing is written and nobody asked.
+
+    The options are those of `open_source`. Raises GraphFileError or CacheFileError.
+    """
+    store = AnswerStore(cache_file(cache), read_only=True)
+    opened = [open_pack(pack) for pack in pack_files(packs)]
+    return CacheOverGraph(CachedSource(None, store, graph=graph_name, packs=opened), OxigraphSource.from_files([graph]))
 
 
 def _endpoints(urls: Sequence[str], *, contact: str | None, timeout: float, pace: Pace) -> Source:
@@ -75,9 +96,11 @@ def _endpoints(urls: Sequence[str], *, contact: str | None, timeout: float, pace
 def _parts(spec: SourceSpec) -> list[str]:
     if isinstance(spec, Path):
         return [str(spec)]
+    if isinstance(spec, str) and not spec.strip():  # Path("") would be the current folder
+        raise SourceStringError(f"An empty source; expected {_FORMS}.")
     if not isinstance(spec, str):
         parts = [part for item in spec for part in _parts(item)]
-    elif spec.startswith(_REMOTE):
+    elif spec.startswith(REMOTE):
         parts = re.split(r"\s*,\s*(?=https?://)", spec.strip())  # any other comma belongs to the URL
     elif Path(spec).exists():
         parts = [spec]  # a comma here belongs to the name

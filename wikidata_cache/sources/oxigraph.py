@@ -10,16 +10,25 @@ from wikidata_cache.sources.answer import Row
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Provenance, SparqlSource
 from wikidata_cache.sources.user_queries import forbid_service
-from wikidata_cache.stores.manifest import LABELS, is_store, read_manifest
-from wikidata_cache.stores.reading import open_database
+from wikidata_cache.stores.manifest import LABELS, read_manifest, store_of
+from wikidata_cache.stores.reading import open_database, reading
 
 
 class OxigraphSource(SparqlSource):
-    """A `Source` over a pyoxigraph store. Make one with `from_files` or `from_folder`."""
+    """A `Source` over a pyoxigraph store, on disk in `folder`. Make one with `from_files` or `from_store`."""
 
-    def __init__(self, store: Store, *, name: str, provenance: Provenance, label_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        name: str,
+        provenance: Provenance,
+        folder: Path | None = None,
+        label_file: Path | None = None,
+    ) -> None:
         self.label_file = label_file  # the label index that `load` has put beside a store
         self._store = store
+        self._folder = folder
         self._name = name
         self._provenance = provenance
 
@@ -34,11 +43,12 @@ class OxigraphSource(SparqlSource):
     def from_store(cls, folder: Path) -> "OxigraphSource":
         """Open a store made by `load`, or a plain Oxigraph folder, for reading only.
 
-        Raises StoreError where a store is not whole or of another version, SourceStringError where there is none.
+        Raises StoreError where a store is not whole, damaged or of another version, SourceStringError where there
+        is none.
         """
         folder = folder.expanduser()
-        if is_store(folder):
-            return cls._from_loaded(folder)
+        if loaded := store_of(folder):
+            return cls._from_loaded(loaded)
         try:
             store = Store.read_only(str(folder))
         except OSError as error:
@@ -46,13 +56,16 @@ class OxigraphSource(SparqlSource):
                 f"oxigraph:{folder} is no Oxigraph store ({error}). Make one with "
                 f"`wikidata-cache load SOURCE --store FOLDER`, or give the graph file itself."
             ) from error
-        if next(store.quads_for_pattern(None, None, None, None), None) is None:
+        with reading(folder):
+            some = next(store.quads_for_pattern(None, None, None, None), None)
+            changed = (folder / "CURRENT").stat().st_mtime_ns
+        if some is None:
             raise SourceStringError(f"oxigraph:{folder} holds no triples. Check the folder, and the file system.")
-        changed = (folder / "CURRENT").stat().st_mtime_ns
         return cls(
             store,
             name=f"oxigraph:{folder.name}",
             provenance={"kind": "oxigraph", "folder": folder.name, "changed_ns": changed},
+            folder=folder,
             label_file=next((path for path in (folder / LABELS, folder.parent / LABELS) if path.is_file()), None),
         )
 
@@ -61,7 +74,7 @@ class OxigraphSource(SparqlSource):
         manifest = read_manifest(folder)
         store, name = open_database(folder, manifest), folder.resolve().name
         provenance: Provenance = {"kind": "store", "folder": name, "content_hash": manifest.content_hash}
-        return cls(store, name=name, provenance=provenance, label_file=folder / LABELS)
+        return cls(store, name=name, provenance=provenance, folder=folder, label_file=folder / LABELS)
 
     @property
     def name(self) -> str:
@@ -75,10 +88,14 @@ class OxigraphSource(SparqlSource):
     def select(self, query: str) -> list[Row]:
         """The rows of a SELECT query.
 
-        Raises UserQueryError where it is no SELECT query, and ServiceForbiddenError for SERVICE: the engine
-        would open a connection.
+        Raises UserQueryError where it is no SELECT query, ServiceForbiddenError for SERVICE: the engine would
+        open a connection; and StoreError where the database turns out to be damaged.
         """
         forbid_service(query, "a graph on this machine opens none")
+        with reading(self._folder or Path(self._name)):
+            return self._rows(query)
+
+    def _rows(self, query: str) -> list[Row]:
         try:
             solutions = self._store.query(query)
         except SyntaxError as error:

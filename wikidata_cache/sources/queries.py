@@ -8,6 +8,7 @@ row of its own (`?end`), which sorts last: where it is missing, somebody has cut
 from collections.abc import Iterable, Sequence
 
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
+from wikidata_cache.sources.relation_ends import at_end_parts, ends_parts
 
 # English first; "mul" holds the names for which Wikidata has deleted the English copy.
 LANGUAGES = ("en", "mul", "en-gb", "en-ca", "en-us", "simple")
@@ -98,6 +99,16 @@ def mentioned_query(ids: Sequence[str]) -> str:
 def redirects_query(ids: Sequence[str]) -> str:
     """The items into which these ids were merged: rows s, o."""
     return _select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s {_SAME_AS} ?o . {_item('o')}")
+
+
+def ends_query(ends: Sequence[str]) -> str:
+    """The types of a sample of the entities at these ends of relations: rows r, e, t."""
+    return _select("?r ?e ?t", *ends_parts(ends))
+
+
+def at_end_query(places: Sequence[str]) -> str:
+    """Those of these items that stand at their end of a relation: rows r, e."""
+    return _select("?r ?e", *at_end_parts(places))
 
 
 def _select(variables: str, *parts: str) -> str:

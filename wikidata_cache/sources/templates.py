@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from wikidata_cache.ids import is_entity, is_item, is_property, local_id
 from wikidata_cache.sources import queries
 from wikidata_cache.sources.answer import Fact, Json, Kind, Row
+from wikidata_cache.sources.relation_ends import read_at_end, read_ends
 
 _TIME = re.compile(r"\+?(?P<sign>-?)(?P<year>\d+)-(?P<rest>\d\d-\d\dT\d\d:\d\d:\d\d)(\.0+)?(Z|\+00:00)?", re.ASCII)
 
@@ -138,8 +139,10 @@ DESCRIPTIONS = Template("descriptions/1", "description", queries.descriptions_qu
 NAMED = Template("named/1", "named", queries.named_query, _read_named, size=25)
 MENTIONED = Template("mentioned/1", "mentioned", queries.mentioned_query, _read_mentioned)
 REDIRECTS = Template("redirects/1", "redirect", queries.redirects_query, _read_redirects)
+ENDS = Template("ends/1", "ends", queries.ends_query, read_ends, size=10)
+AT_END = Template("at_end/1", "at_end", queries.at_end_query, read_at_end)
 
 TEMPLATES = {
     template.kind: template
-    for template in (OUT, IN, DEGREE, CLAIMS, TYPES, LABELS, DESCRIPTIONS, NAMED, MENTIONED, REDIRECTS)
+    for template in (OUT, IN, DEGREE, CLAIMS, TYPES, LABELS, DESCRIPTIONS, NAMED, MENTIONED, REDIRECTS, ENDS, AT_END)
 }

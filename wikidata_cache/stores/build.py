@@ -19,7 +19,7 @@ from wikidata_cache.stores.chunks import Chunk, ChunkReader, open_chunks
 from wikidata_cache.stores.engine import Database
 from wikidata_cache.stores.index import count_ids, index_names
 from wikidata_cache.stores.inputs import BadLines, Input, detect
-from wikidata_cache.stores.manifest import LABELS, MANIFEST, Counts, Manifest, SourceFile, file_sizes
+from wikidata_cache.stores.manifest import LABELS, MANIFEST, Counts, Manifest, SourceFile, stored_files
 from wikidata_cache.stores.reading import open_database
 from wikidata_cache.stores.work import NAMES, WEIGHTS, Work
 
@@ -176,6 +176,6 @@ def _manifest(work: Work, options: LoadOptions, triples: int, labels: LabelCount
         sources=progress.done,
         keep_all=options.keep_all,
         languages=list(options.languages),
-        files=file_sizes(work.folder),
+        files=stored_files(work.folder),
         probes=progress.probes,
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from wikidata_cache.errors import StoreError
+from wikidata_cache.stores.checksums import StoredFile, check, describe
 
-FORMAT = "wikidata-cache store/1"
+FORMAT = "wikidata-cache store/2"
 MANIFEST = "manifest.json"
 ENGINE = "oxigraph"
 LABELS = "labels.sqlite"
@@ -49,8 +50,8 @@ class Manifest:
     """What a store holds and where it came from. `created` is UTC, ISO 8601.
 
     Two stores of the same triples have the same `content_hash`, whatever the order in which they were loaded.
-    `files` are sizes in bytes by path, and `probes` some of the triples: with them a store that has lost files,
-    or a file system that gives out nothing, is noticed at once.
+    `files` are sizes, times and sha256 by path, and `probes` some of the triples: with them a store that has lost
+    or damaged files, or a file system that gives out nothing, is noticed at once.
     """
 
     created: str
@@ -60,7 +61,7 @@ class Manifest:
     sources: list[SourceFile]
     keep_all: bool
     languages: list[str]
-    files: dict[str, int]
+    files: dict[str, StoredFile]
     probes: list[str]
     licence: str = LICENCE
     content_hash_method: str = HASH_METHOD
@@ -80,10 +81,11 @@ def is_engine(folder: Path) -> bool:
     return (folder / "CURRENT").is_file()
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a store of which no file is missing or cut off.
+def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
+    """The manifest of a store of which no file is missing, cut off or damaged.
 
-    Raises StoreError where the folder is no store, not finished, of another version, or has lost something.
+    Files with the size and the time of change that they had are trusted; the others are read, or `every` one.
+    Raises StoreError where the folder is no store, not finished, of another version, damaged, or has lost something.
     """
     if not is_store(folder):
         raise _no_store(folder)
@@ -92,38 +94,28 @@ def read_manifest(folder: Path) -> Manifest:
         version = found.pop("format")
         if version != FORMAT:
             raise StoreError(folder, f"has the format {version!r}, and {FORMAT!r} is expected. {_again(found)}")
-        manifest = Manifest(**{field.name: found[field.name] for field in fields(Manifest)})
-        _check_files(folder, manifest.files)
+        files = {name: StoredFile(**said) for name, said in found.pop("files").items()}
+        said = {field.name: found[field.name] for field in fields(Manifest) if field.name != "files"}
+        manifest = Manifest(files=files, **said)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             folder, f"its {MANIFEST} cannot be read ({error}). Load the store again with --force"
         ) from error
+    check(folder, manifest.files, every=every)
     return manifest
 
 
-def engine_folder(folder: Path) -> Path:
-    """The Oxigraph database of a store, or the folder itself where it is one; raises StoreError."""
-    if is_engine(folder) and not is_store(folder):
+def store_of(folder: Path) -> Path | None:
+    """The store that a folder is, or whose database it is; None for any other folder."""
+    if is_store(folder):
         return folder
-    read_manifest(folder)
-    return folder / ENGINE
+    return folder.parent if folder.name == ENGINE and is_store(folder.parent) else None
 
 
-def file_sizes(folder: Path) -> dict[str, int]:
-    """The sizes of all files of a store that never change, by path."""
-    tables = sorted((folder / ENGINE).glob("*.sst"))
-    return {str(path.relative_to(folder)): path.stat().st_size for path in (*tables, folder / LABELS)}
-
-
-def _check_files(folder: Path, sizes: dict[str, int]) -> None:
-    for name, size in sizes.items():
-        path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            said = "is missing" if found is None else f"has {found} bytes instead of {size}"
-            raise StoreError(
-                folder, f"is not whole: {name} {said}. Copy the folder again, or load it again with --force"
-            )
+def stored_files(folder: Path) -> dict[str, StoredFile]:
+    """All files of a store that never change, by path: not the engine's lock and its diary."""
+    engine = [path for path in sorted((folder / ENGINE).iterdir()) if not path.name.startswith("LO")]
+    return {path.relative_to(folder).as_posix(): describe(path) for path in (*engine, folder / LABELS)}
 
 
 def _no_store(folder: Path) -> StoreError:

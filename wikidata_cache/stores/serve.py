@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from wikidata_cache.errors import ServeError
-from wikidata_cache.stores.manifest import engine_folder
+from wikidata_cache.stores.reading import engine_folder
 
 HOST = "127.0.0.1"
 _START_S = 30.0
@@ -27,7 +27,7 @@ def served(folder: Path, *, port: int | None = None, timeout_s: int = 60) -> Ite
     the block ends. Nothing outside this machine can reach it.
 
     Raises ServeError where the server is not installed, the port is taken, or it does not start; StoreError
-    where the folder holds no whole store.
+    where the folder holds no whole store, or a damaged one.
     """
     binary, location = find_server(), engine_folder(folder)
     chosen = _free_port(port or 0)

@@ -75,6 +75,14 @@ class Facts:
         """Where those of the ids went that were merged into another item."""
         return {entity: target for entity, target in self._ask(templates.REDIRECTS, ids).items() if target}
 
+    def ends(self, ends: Iterable[str]) -> dict[str, Json]:
+        """The sampled types (`Fact`) at the ends of relations such as "P19 object"."""
+        return self._fetch(templates.ENDS, set(ends))
+
+    def at_ends(self, places: Iterable[str]) -> dict[str, bool]:
+        """Whether items stand at ends of relations: "P19 object Q65"."""
+        return self._fetch(templates.AT_END, set(places))
+
     def is_internal(self, entity: str) -> bool:
         """Whether an item serves Wikimedia itself, such as a disambiguation page."""
         return not self._internal.isdisjoint(self.types([entity])[entity])

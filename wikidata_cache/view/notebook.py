@@ -36,9 +36,10 @@ def html(graph: "Subgraph") -> str:
 
 
 def _table(graph: "Subgraph", title: str) -> str:
-    rows = statement_rows(words(with_old_edge(graph))).replace("<button ", "<span ").replace("</button>", "</span>")
+    shown = words(with_old_edge(graph))
+    rows = statement_rows(shown).replace("<button ", "<span ").replace("</button>", "</span>")
     head = "<tr><th>subject</th><th>property</th><th>object</th><th>ids</th></tr>"
-    summary = f"<summary>{title} · {escape(subtitle(graph))}</summary>"
+    summary = f"<summary>{title} · {escape(subtitle(graph, shown))}</summary>"
     return f"<details>{summary}<table><thead>{head}</thead><tbody>{rows}</tbody></table></details>"
 
 
@@ -51,7 +52,7 @@ def mimebundle(
     makers: dict[str, Callable[[], str]] = {
         "text/html": lambda: html(graph),
         "image/svg+xml": lambda: svg(graph),
-        "text/plain": lambda: f"{headline(graph)} ({subtitle(graph)})",
+        "text/plain": lambda: f"{headline(graph)} ({subtitle(graph, words(with_old_edge(graph)))})",
     }
     wanted = set(include or makers) - set(exclude or ())
     if not len(graph):

@@ -39,10 +39,10 @@ def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
     parts = {
         "TITLE": escape(words),
         "HEADING": escape(words) if title is not None else _heading(graph),
-        "SUBTITLE": escape(subtitle(graph)),
-        "SUMMARY": escape(f"Graph of {len(shown['nodes'])} entities and {len(shown['edges'])} statements: {words}"),
+        "SUBTITLE": escape(subtitle(graph, shown)),
+        "SUMMARY": escape(f"Graph, {', '.join(_counts(shown))}: {words}"),
         "LEGEND": _legend(shown),
-        "COUNT": f"All {len(shown['edges'])} statements as text",
+        "COUNT": f"All as text: {_counts(shown)[1]}",
         "ROWS": statement_rows(shown),
         "DATA": embeddable(shown),
         "STYLE": _template("page.css"),
@@ -60,14 +60,15 @@ def headline(graph: nx.MultiDiGraph) -> str:
     return _label(graph, next(iter(graph)))
 
 
-def subtitle(graph: nx.MultiDiGraph) -> str:
-    """What was sampled, in one line."""
+def subtitle(graph: nx.MultiDiGraph, shown: Words) -> str:
+    """What was sampled, in one line; `shown` holds the graph's words, the replaced statement among them."""
     about = graph.graph
     old = about.get("old_edge")
     parts = [f"instead of {printable(old['object_label'], longest=80)}"] if old else []
-    parts += [_count(len(graph), "entity", "entities"), _count(graph.number_of_edges(), "statement", "statements")]
+    parts += _counts(shown)
     if "hops" in about:
         parts.append(f"{_count(about['hops'], 'hop', 'hops')}, {about['per_node']} a node, seed {about['seed']}")
+    parts += [f"{merged} was merged into {item}" for merged, item in about.get("redirects", {}).items()]
     return " · ".join(parts)
 
 
@@ -121,6 +122,16 @@ def _legend(shown: Words) -> str:
 
 def _label(graph: nx.MultiDiGraph, node: str) -> str:
     return printable(str(graph.nodes[node].get("label", node)), longest=80) or node
+
+
+def _counts(shown: Words) -> list[str]:
+    """How much is shown, in the same words wherever the page says it."""
+    replaced = sum(edge["role"] == "old" for edge in shown["edges"])
+    statements = _count(len(shown["edges"]), "statement", "statements")
+    return [
+        _count(len(shown["nodes"]), "entity", "entities"),
+        f"{statements}, {replaced} of them replaced" if replaced else statements,
+    ]
 
 
 def _count(number: int, one: str, many: str) -> str:
