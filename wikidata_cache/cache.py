@@ -17,7 +17,7 @@ from wikidata_cache.sources.opening import SourceSpec, open_source
 from wikidata_cache.sources.source import Source
 from wikidata_cache.sources.user_queries import check_select, forbid_service
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
-from wikidata_cache.subgraphs.ends import EditLike
+from wikidata_cache.subgraphs.ends import EditLike, check_edit
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.leakage import Leakage
 from wikidata_cache.subgraphs.sample import Policy
@@ -192,6 +192,8 @@ class WikidataCache:
         return self._with_source(item_subgraph(entity, self.facts, plan))
 
     def _subgraphs(self, edits: list[EditLike], plan: Plan, leakage: Leakage | Sequence[Leakage]) -> list[Subgraph]:
+        for edit in edits:
+            check_edit(edit)
         each = [leakage] * len(edits) if isinstance(leakage, Leakage) else leakage
         if len(each) != len(edits):
             raise BadOptionError(f"leakage: found {len(each)} for {len(edits)} edits; give one, or one for each edit.")

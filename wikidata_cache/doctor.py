@@ -4,7 +4,7 @@ import os
 import platform
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -17,11 +17,13 @@ from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.release import release
 from wikidata_cache.sources.opening import SourceSpec
+from wikidata_cache.stores.manifest import read_manifest, store_of
 from wikidata_cache.stores.serve import find_server
 
 _PACKAGES = ("pyoxigraph", "SPARQLWrapper", "networkx", "rdflib")
 _EXTRAS = {"pandas": "to_dataframe()", "torch_geometric": "to_pyg()"}
 _KNOWN = "Q1345"  # Philadelphia, in the packaged extract
+_FAILURES = (WikidataCacheError, OSError, RuntimeError, ValueError, sqlite3.Error, PackageNotFoundError)
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,11 @@ class Finding:
 def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> Iterator[Finding]:
     """Versions, the packaged extract, the cache file and its packs, how hosts treat us, what is optional.
 
-    With `graph` also whether that source opens and answers; an endpoint is asked one small question.
+    With `graph` also whether that source opens and answers; of a store made by `load`, every file is compared with
+    what was loaded; an endpoint is asked one small question.
     """
     yield Finding("release", f"wikidata-cache {release()}, Python {platform.python_version()}")
-    yield Finding("packages", ", ".join(f"{name} {version(name)}" for name in _PACKAGES))
+    yield _tried("packages", lambda: ", ".join(f"{name} {version(name)}" for name in _PACKAGES))
     yield _tried("SQLite", _sqlite)
     yield _tried("packaged extract", lambda: _answers(WikidataCache(packaged_extract())))
     yield from _cache(cache_file(cache))
@@ -47,14 +50,37 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
         yield _tried(f"pack {pack}", lambda pack=pack: _counted(take_inventory(pack)))  # type: ignore[misc]
     yield from _surroundings()
     if graph is not None:
+        whole = yield from _store(graph)
+        if not whole:  # its engine may ask for any amount of memory
+            return
         yield _tried(f"source {graph}", lambda: _answers(WikidataCache(graph, cache=cache)))
 
 
 def _tried(what: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(what, look())
-    except (WikidataCacheError, OSError, sqlite3.Error, PackageNotFoundError) as error:
-        return Finding(what, str(error), ok=False)
+    except _FAILURES as error:
+        return Finding(what, str(error) or type(error).__name__, ok=False)
+
+
+def _store(graph: SourceSpec) -> Generator[Finding, None, bool]:
+    """Whether the files of a store are what was loaded; returns False where they are not."""
+    folder = Path(str(graph).removeprefix("oxigraph:")).expanduser() if isinstance(graph, str | Path) else None
+    try:
+        store = store_of(folder) if folder else None
+    except OSError:  # the source itself will say why
+        return True
+    if store is None:
+        return True
+    finding = _tried(f"store {store}", lambda: _compared(store))
+    yield finding
+    return finding.ok
+
+
+def _compared(store: Path) -> str:
+    files = read_manifest(store, every=True).files
+    size = sum(file.bytes for file in files.values())
+    return f"whole: the sha256 of all {len(files)} files ({size / 1e6:,.1f} MB) are those of the day it was loaded"
 
 
 def _sqlite() -> str:
@@ -79,7 +105,7 @@ def _cache(path: Path) -> Iterator[Finding]:
     yield _tried(f"cache {path}", lambda: _counted(take_inventory(path)))
     try:
         hosts = (take_inventory(path) or Inventory({}, 0, None, {})).hosts
-    except (WikidataCacheError, sqlite3.Error):
+    except _FAILURES:  # the finding above says it
         return
     for host, state in hosts.items():
         wait = float(str(state.get("not_before", 0))) - time.time()

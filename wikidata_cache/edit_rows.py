@@ -21,11 +21,33 @@ def raw_rows(path: Path) -> Iterable[object]:
         raise EditRowError(path, f"ends in {suffix!r}; expected a file of edits in {', '.join(SUFFIXES)}")
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise EditRowError(path, f"cannot be read ({error}); expected a file of edits in UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from error
     if suffix in (".csv", ".tsv"):
-        return _table(path, text, "," if suffix == ".csv" else "\t")
+        return _table(path, text, _separator(text, usual="," if suffix == ".csv" else "\t"))
     return _list(path, text) if suffix == ".json" else _lines(path, text)
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> EditRowError:
+    """The error for a byte that is no UTF-8, with the row that it stands in (of a .json file the line)."""
+    before = error.object[: error.start].decode() + "?"
+    found = f"cannot be read (byte 0x{error.object[error.start]:02x} is no UTF-8)"
+    number = sum(bool(line.strip()) for line in before.split("\n"))
+    if path.suffix.lower() in (".csv", ".tsv"):
+        reader = csv.reader(io.StringIO(before, newline=""), delimiter=_separator(before, usual=","))
+        number = sum(any(map(str.strip, cells)) for cells in reader) - 1  # the header is no row
+    is_row = path.suffix.lower() != ".json" and number > 0
+    where = "" if is_row else f" in line {before.count(chr(10)) + 1}"
+    problem = f"{found}{where}; save the file as UTF-8"
+    return EditRowError(path, problem, row=number if is_row else None)
+
+
+def _separator(text: str, *, usual: str) -> str:
+    """What separates a table's columns: the usual separator, or where that is not in its header one that is."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    return next((separator for separator in (usual, ",", ";", "\t") if separator in header), usual)
 
 
 def _lines(path: Path, text: str) -> Iterator[object]:

@@ -18,6 +18,7 @@ _OTHER_NAMES = {
     "new_object_id": "target_new_id",
 }
 _ADDRESS = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
+_EXAMPLE = '{"subject": "Spike Hughes", "relation": "place of birth", "target_new": "Philadelphia"}'
 _ROW = re.compile(r"(?P<file>.+):(?P<row>[0-9]+)")
 
 
@@ -56,13 +57,18 @@ def read_edits(place: str | Path) -> list[EditRow]:
     if wanted is not None and not 1 <= wanted <= len(rows):
         raise EditRowError(path, f"there is no such row; the file has {len(rows)}, counted from 1", row=wanted)
     if not rows:
-        raise EditRowError(path, "holds no rows; expected one edit a row")
+        raise EditRowError(path, f"holds no rows; expected one edit a row, such as {_EXAMPLE}")
     return [_edit(path, number, row) for number, row in rows if wanted in (None, number)]
 
 
 def is_edit_file(place: str) -> bool:
     """Whether a text names a file of edits, or a row of one, and no id."""
     return _split(place)[0].suffix.lower() in SUFFIXES
+
+
+def file_of(place: str | Path) -> Path:
+    """The file of a place such as "edits.jsonl:3"."""
+    return _split(str(place))[0]
 
 
 def _split(place: str) -> tuple[Path, int | None]:

@@ -53,6 +53,7 @@ class GraphFileError(WikidataCacheError):
         where = f"{path}, line {line}" if line is not None else f"{path}"
         super().__init__(f"{where}: {problem}")
         self.path = path
+        self.problem = problem
         self.line = line
 
 
@@ -62,7 +63,8 @@ class EntityNotInGraphError(WikidataCacheError, LookupError):
     def __init__(self, entity: str, label: str, source: str) -> None:
         super().__init__(
             f"{entity} ({label}) is not in the graph {source}: no statement, no mention, no label. "
-            f"Give a graph that holds it, or correct the id of the edit's target."
+            f"Give a graph that holds it (-g URL, or -g wd/ made by `load`), get it with `fetch`, or correct the id of "
+            f"the edit's target."
         )
         self.entity = entity
 
@@ -73,7 +75,8 @@ class UnknownLabelError(WikidataCacheError, LookupError):
     def __init__(self, label: str, source: str) -> None:
         super().__init__(
             f"No entity is labelled {label!r} in the graph {source} (exact match, Wikimedia's own pages aside). "
-            f"Write the entity's id in the row (target_new_id), or give a graph that holds it."
+            f"Write the entity's id in the row (target_new_id), give a graph that holds it (-g URL, or -g wd/ made by "
+            f"`load`), or get it with `fetch`."
         )
         self.label = label
 
@@ -125,7 +128,7 @@ class LabelIndexError(WikidataCacheError):
 
 
 class StoreError(WikidataCacheError):
-    """A store on disk is missing, incomplete, of another version or in the way; names the folder and the way out."""
+    """A store on disk is missing, incomplete, damaged, of another version or in the way; names the folder and the way out."""
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(f"{folder}: {problem}")

@@ -49,6 +49,6 @@ def check_ids(ids: Iterable[str]) -> list[str]:
         if not is_entity(entity):
             raise BadOptionError(
                 f"{entity!r} is not a Wikidata id: expected Q or P and a number, such as Q42. "
-                f"To find the id of a label, use find()."
+                f"To find the id of a label, use `wikidata-cache find LABEL` (WikidataCache.find)."
             )
     return distinct

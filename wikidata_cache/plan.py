@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal, get_args
 
 from wikidata_cache.errors import BadOptionError
@@ -31,6 +32,10 @@ class Plan:
     leakage: Leakage = field(default_factory=Leakage)
 
     def __post_init__(self) -> None:
+        for name in ("hops", "per_node", "seed", "max_edges"):
+            value = getattr(self, name)
+            if not (isinstance(value, Integral) or (value is None and name == "max_edges")):
+                raise BadOptionError(f"{name}={value!r}: expected a whole number.")
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:

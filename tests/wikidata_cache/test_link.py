@@ -97,7 +97,7 @@ def test_a_relation_in_words_is_refused(linker: Linker) -> None:
 def test_pages_of_wikimedia_itself_are_no_candidates(tmp_path: Path) -> None:
     cache = homonyms(tmp_path)
     assert not {"Q200", "Q201"} & set(ids(cache.linker.link("Paris", limit=50)))
-    asked_for = Linker(cache.linker.knowledge, cache.source, internal=())
+    asked_for = Linker(cache.linker.knowledge, cache.facts, internal=())
     assert "Q200" in ids(asked_for.link("Paris", limit=50))
     assert ids(cache.linker.link("Q200"))[0] == "Q200"  # giving the id is asking for it
 

@@ -75,7 +75,7 @@ def test_requests_are_polite_and_few(linker: Linker, api: ApiServer) -> None:
     linker.link("USA")
     assert len(api.requests) == 4  # two searches, the candidates, the names of their types
     linker.link("USA")
-    assert len(api.requests) == 6  # entities are asked for once
+    assert len(api.requests) == 4  # searches and entities are asked for once
     for asked, headers in api.requests:
         assert headers["User-Agent"].startswith("wikidata-cache/")
         assert "(me@example.org)" in headers["User-Agent"]

@@ -1,6 +1,7 @@
 """Linking over whatever a graph is: files, a store made by `load`, a cache of answers; and the command."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,9 @@ def test_a_store_is_linked_through_the_index_beside_it(loaded: Path) -> None:
     assert isinstance(source, OxigraphSource)
     assert source.label_file == loaded / LABELS
     index = loaded / LABELS
-    index.write_bytes(bytes(index.stat().st_size))  # as large as the manifest says, and empty
+    said = index.stat()
+    index.write_bytes(bytes(said.st_size))  # as large and as old as the manifest says, and empty
+    os.utime(index, ns=(said.st_atime_ns, said.st_mtime_ns))
     with pytest.raises(LabelIndexError, match="is no label index"):
         _ = WikidataCache(loaded).linker
 

@@ -1,16 +1,23 @@
 """Stores on disk: opened as sources, and never trusted when something is missing."""
 
 import json
+import logging
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from wikidata_helpers import EDITS, read_shared
 
-from wikidata_cache import WikidataCache, open_source, packaged_extract
+from wikidata_cache import WikidataCache, cli, open_source, packaged_extract
+from wikidata_cache.doctor import examine
 from wikidata_cache.errors import SourceStringError, StoreError
+from wikidata_cache.stores import checksums
 from wikidata_cache.stores.load import load
-from wikidata_cache.stores.manifest import engine_folder, is_store, read_manifest
+from wikidata_cache.stores.manifest import LABELS, is_store, read_manifest
+from wikidata_cache.stores.reading import engine_folder
+from wikidata_cache.stores.serve import served
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def test_a_store_can_be_moved_and_two_processes_may_read_it(copy: Path, tmp_path
 
 def test_the_manifest_is_plain_json_with_counts_and_hashes(loaded: Path) -> None:
     manifest = json.loads((loaded / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["format"] == "wikidata-cache store/1"
+    assert manifest["format"] == "wikidata-cache store/2"
     assert manifest["counts"] == {
         "triples": 25_726,
         "statements": 19_793,
@@ -74,16 +81,30 @@ def table(store: Path) -> Path:
     return max((store / "oxigraph").glob("*.sst"), key=lambda path: path.stat().st_size)
 
 
+def scribble(path: Path, *, at: float = 0.5, keep_time: bool = False) -> None:
+    """47 bytes in the middle of a file are overwritten, and its size stays."""
+    said, content = path.stat(), bytearray(path.read_bytes())
+    start = int(len(content) * at)
+    content[start : start + 47] = bytes(byte ^ 0xA5 for byte in content[start : start + 47])
+    path.write_bytes(content)
+    if keep_time:
+        os.utime(path, ns=(said.st_atime_ns, said.st_mtime_ns))
+
+
 @pytest.mark.parametrize(
     ("harm", "problem"),
     [
         (lambda store: change(store, format="wikidata-cache store/9"), r"store/9.*Load it again.*extract\.nt\.gz"),
+        (lambda store: change(store, format="wikidata-cache store/1"), r"store/1.*Load it again.*extract\.nt\.gz"),
+        (lambda store: change(store, files={"labels.sqlite": 7}), "manifest.json cannot be read"),
         (lambda store: (store / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (lambda store: (store / "manifest.json").write_text("[1]"), "manifest.json cannot be read"),
         (lambda store: (store / "labels.sqlite").unlink(), "is not whole: labels.sqlite is missing"),
         (lambda store: table(store).unlink(), r"is not whole: oxigraph/\d+.sst is missing"),
         (lambda store: table(store).write_bytes(table(store).read_bytes()[:-9]), r"has \d+ bytes instead of \d+"),
-        (lambda store: (store / "oxigraph" / "CURRENT").unlink(), "database cannot be read"),
+        (lambda store: (store / "oxigraph" / "CURRENT").unlink(), "is not whole: oxigraph/CURRENT is missing"),
+        (lambda store: scribble(table(store)), r"is damaged: the content of oxigraph/\d+.sst.*load it again.*--force"),
+        (lambda store: scribble(store / LABELS), r"is damaged: the content of labels.sqlite"),
         (
             lambda store: change(store, probes=["<http://a> <http://b> <http://c> ."]),
             "1 of 1 triples that were looked for are not there.*local disk",
@@ -92,10 +113,84 @@ def table(store: Path) -> Path:
 )
 def test_a_store_that_is_not_whole_is_refused(copy: Path, harm: object, problem: str) -> None:
     harm(copy)  # type: ignore[operator]
-    for spec in (str(copy), f"oxigraph:{copy}"):
+    for spec in (str(copy), f"oxigraph:{copy}", f"oxigraph:{copy}/oxigraph"):
         with pytest.raises(StoreError, match=problem) as caught:
             open_source(spec)
         assert caught.value.folder == copy
+
+
+def test_every_table_and_every_file_of_the_engine_is_under_watch(copy: Path) -> None:
+    known = set(read_manifest(copy).files)
+    there = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    assert there - known == {"manifest.json", "oxigraph/LOCK", "oxigraph/LOG"}
+    for name in sorted(known):
+        content = (copy / name).read_bytes()
+        if content:
+            scribble(copy / name)
+            with pytest.raises(StoreError, match=f"is damaged: the content of {name} "):
+                open_source(copy)
+            (copy / name).write_bytes(content)
+    open_source(copy)
+
+
+def test_files_of_the_same_time_are_trusted_and_copied_ones_are_read(
+    loaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read: list[str] = []
+    hashed = checksums._hashed
+    monkeypatch.setattr(checksums, "_hashed", lambda path, bar: read.append(path.name) or hashed(path, bar))
+    monkeypatch.setattr(checksums, "_SLOW_S", -1)
+    with caplog.at_level(logging.INFO, logger="wikidata_cache"):
+        open_source(loaded)
+        assert read == []
+        copied = shutil.copytree(loaded, tmp_path / "new", copy_function=shutil.copyfile)
+        for _ in range(2):  # nothing is remembered
+            assert open_source(copied).select("SELECT * { ?s ?p ?o } LIMIT 1")
+            assert len(read) == len(read_manifest(loaded).files)
+            read.clear()
+    assert "files that were copied or touched since they were loaded are whole" in caplog.text
+
+
+def test_the_doctor_reads_every_file(copy: Path) -> None:
+    found = {finding.what: finding for finding in examine(f"oxigraph:{copy}")}
+    assert found[f"store {copy}"].ok and "whole: the sha256 of all" in found[f"store {copy}"].found
+    scribble(table(copy), keep_time=True)  # as a failing disk does it
+    [broken] = [finding for finding in examine(copy) if not finding.ok]
+    assert broken.what == f"store {copy}"
+    assert f"is damaged: the content of oxigraph/{table(copy).name} is not what was loaded" in broken.found
+
+
+def test_a_damaged_store_is_not_served(copy: Path) -> None:
+    scribble(table(copy))
+    for folder in (copy, copy / "oxigraph"):
+        with pytest.raises(StoreError, match="is damaged"), served(folder):
+            pass
+
+
+@pytest.mark.parametrize("as_store", [True, False])
+def test_damage_that_a_query_meets_is_one_line_with_the_way_out(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_store: bool
+) -> None:
+    folder = copy if as_store else copy.joinpath("oxigraph").rename(tmp_path / "plain")
+    engine = folder / "oxigraph" if as_store else folder
+    texts = next(p for p in sorted(engine.glob("*.sst")) if b"Philadelphia" in p.read_bytes())
+    cache = WikidataCache(f"oxigraph:{folder}")
+    scribble(texts, keep_time=True)
+    with pytest.raises(StoreError, match=rf"{folder}: its database cannot be read.*load it again") as caught:
+        cache.query("SELECT * { ?s ?p ?o }")
+    assert caught.value.folder == folder
+    monkeypatch.setattr(sys, "argv", ["wikidata-cache", "find", "Philadelphia", "-g", f"oxigraph:{folder}"])
+    damage_every_block(texts)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.startswith(f"error: {folder}: ") and error.count("\n") == 1
+
+
+def damage_every_block(path: Path) -> None:
+    for part in range(20):
+        scribble(path, at=part / 20, keep_time=True)
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:

@@ -108,9 +108,10 @@ def _is_count(value: Any) -> bool:
 def _is_place(text: str, *, item: bool) -> bool:
     """Whether a text is an end of a relation, with or without an item there."""
     try:
-        return (place_of(text).item is not None) == item
+        place_of(text, item=item)
     except BadOptionError:
         return False
+    return True
 
 
 def _is_sample(value: Any) -> bool:

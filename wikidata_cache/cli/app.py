@@ -38,5 +38,5 @@ def main() -> None:
     try:
         app()
     except (WikidataCacheError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
         raise SystemExit(2) from None

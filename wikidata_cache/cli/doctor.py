@@ -9,6 +9,8 @@ from wikidata_cache.doctor import examine
 def doctor(graph: Graph = None, cache: Cache = None) -> None:
     """Look at versions, the packaged extract, the cache file and what is optional; exit code 1 if something is broken.
 
+    Of a store made by `load` every file is read and compared with what was loaded.
+
     Nobody on the network is asked, unless `--graph` names an endpoint: then it gets one small question.
 
     Examples: `wikidata-cache doctor` · `wikidata-cache doctor --cache paper.sqlite` · `wikidata-cache doctor -g wd/`

@@ -56,8 +56,8 @@ def show(
     """
     if open_it and html is None:
         raise BadOptionError("--open opens the page of --html; give --html FILE.html too.")
-    check_out(html, "--html")
-    check_out(draw, "--draw", (".svg", ".png"))
+    check_out(html, "--html", ".htm", ".html")
+    check_out(draw, "--draw", ".svg", ".png")
     edit = edit_of(what)
     if edit is None:
         check_for_edits_only(what, max_edges=max_edges, root=root)

@@ -36,7 +36,8 @@ def user_agent(url: str, contact: str | None) -> str:
     if (wants_contact(url) and not reachable) or not contact.isprintable():
         raise MissingContactError(
             f"{host} asks every client to say whom to write to, and found contact={contact!r}. Give "
-            f"contact='you@example.org' (or a URL of yours), or set KG_EDIT_CONTACT. It is sent along."
+            f"--contact you@example.org (in Python contact='you@example.org'), or a URL of yours, or set "
+            f"KG_EDIT_CONTACT. It is sent along."
         )
     return f"wikidata-cache/{release()} ({contact or 'no contact given'}) SPARQLWrapper/2"
 

@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from wikidata_cache.edit_rows import raw_rows
-from wikidata_cache.edits import EditRow, read_edits
+from wikidata_cache.edits import EditRow, file_of, read_edits
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.files import write_atomically
+from wikidata_cache.linking.batch import link_all
 from wikidata_cache.linking.candidates import Linked
-from wikidata_cache.linking.joint import LinkedEdit, link_edit
+from wikidata_cache.linking.joint import LinkedEdit
 from wikidata_cache.linking.link import Linker
 
 Row = Mapping[str, object]
@@ -27,19 +26,31 @@ class LinkReport:
     open: tuple[tuple[int, str, Linked], ...]
 
 
-def link_edits(linker: Linker, edits: Path, out: Path, *, limit: int = 10) -> LinkReport:
-    """Write the edits as JSONL to `out`, with an id for each part that one candidate clearly leads.
-
-    Where none does, the row gets `candidates`, lists by field. Whatever else stands in a row is kept. Raises
-    EditRowError for what is no edit, and BadOptionError where `out` is no name for JSONL.
-    """
+def check_out(edits: str | Path, out: Path) -> None:
+    """Raise BadOptionError where the linked edits cannot go to `out`, or would overwrite the edits themselves."""
     if not out.name.endswith(".jsonl"):
         raise BadOptionError(f"{out}: expected a name ending in .jsonl.")
-    read, raw = read_edits(edits), list(raw_rows(edits))
+    if not out.parent.is_dir():
+        raise BadOptionError(f"{out}: there is no folder {out.parent}. Make it (mkdir -p), or give another name.")
+    if out.is_dir():
+        raise BadOptionError(f"{out} is a folder; give the name of a file.")
+    if out.exists() and (path := file_of(edits)).exists() and out.samefile(path):
+        raise BadOptionError(f"{out} holds the edits themselves; give another name, such as linked.jsonl.")
+
+
+def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10) -> LinkReport:
+    """Write the edits as JSONL to `out`, with an id for each part that one candidate clearly leads.
+
+    Where none does, the row gets `candidates`, lists by field. Whatever else stands in a row is kept;
+    "edits.jsonl:3" is the third row alone. Raises EditRowError for what is no edit, and BadOptionError where
+    `out` is no name for JSONL, has no folder, or is the file of edits itself.
+    """
+    check_out(edits, out)
+    read, raw = read_edits(edits), list(raw_rows(file_of(edits)))
     rows: list[Row] = []
     unsettled: list[tuple[int, str, Linked]] = []
-    for edit, row in zip(tqdm(read, desc="linking", unit="edit", disable=None, leave=False), raw, strict=True):
-        linked = link_edit(linker, edit, limit=limit)
+    for edit, linked in zip(read, link_all(linker, read, limit=limit), strict=True):
+        row = raw[edit.row - 1]
         rows.append(_filled(row if isinstance(row, dict) else {}, edit, linked))
         unsettled += [(edit.row, name, part) for name, part in _open(edit, linked)]
     write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -50,7 +50,7 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     """
     parts = parts_of(edit)
     relations = drafts_of(linker, parts.relation)
-    relation = relation_of(linker, edit)
+    relation = edit.relation_id or _leader(relations)
     subjects = drafts_of(linker, parts.subject, relation)
     old = drafts_of(linker, parts.target_true, relation)
     new = drafts_of(linker, parts.target_new, relation)
@@ -71,7 +71,7 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
 
 
 class Part(NamedTuple):
-    """What an edit says of one of its parts: the id that is given, which should have the label `expected`, or a text."""
+    """What an edit says of one of its parts: an id that is given, with the label that it should have, or a text."""
 
     text: str
     given: bool
@@ -87,6 +87,11 @@ class Parts(NamedTuple):
     relation: Part
     target_new: Part
     target_true: Part
+
+    @property
+    def items(self) -> tuple[Part, Part, Part]:
+        """All but the relation."""
+        return self.subject, self.target_new, self.target_true
 
 
 def parts_of(edit: EditLike) -> Parts:

@@ -123,4 +123,6 @@ class GraphKnowledge:
             missing = set(miss.ids)
             return ask([entity for entity in ids if entity not in missing])
         except OfflineError:
-            return {}
+            if len(ids) == 1:
+                return {}
+            return {entity: value for one in ids for entity, value in self._known(ask, [one]).items()}

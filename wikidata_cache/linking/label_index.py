@@ -71,10 +71,11 @@ class LabelIndex:
     """Reads an index: labels before aliases, then the most stated entity, then the lowest number.
 
     Use as a context manager, or call `close`. Threads and processes may read one file at once.
-    Raises LabelIndexError for a file that is missing, no index, or of another version.
+    Raises LabelIndexError for a file that is missing, no index, of another version, or found damaged when it is read.
     """
 
     def __init__(self, path: Path | sqlite3.Connection) -> None:
+        self._path = path if isinstance(path, Path) else Path(":memory:")
         self._connection = path if isinstance(path, sqlite3.Connection) else _open(path)
 
     @classmethod
@@ -120,12 +121,15 @@ class LabelIndex:
 
     def _found(self, query: str, values: tuple[str, ...], limit: int, entity: EntityKind | None) -> list[Match]:
         best: dict[str, Match] = {}
-        with closing(self._connection.cursor()) as cursor:
-            for match in map(Match._make, cursor.execute(query, values)):
-                if entity is None or match.id.startswith(_LETTERS[entity]):
-                    best.setdefault(match.id, match)
-                if len(best) >= limit:
-                    break
+        try:
+            with closing(self._connection.cursor()) as cursor:
+                for match in map(Match._make, cursor.execute(query, values)):
+                    if entity is None or match.id.startswith(_LETTERS[entity]):
+                        best.setdefault(match.id, match)
+                    if len(best) >= limit:
+                        break
+        except sqlite3.DatabaseError as error:
+            raise LabelIndexError(self._path, f"is damaged ({error}); load the store again") from error
         return list(best.values())
 
 

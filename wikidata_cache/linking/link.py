@@ -1,6 +1,6 @@
 """From a text to the entities that it may mean, each with reasons; never a silent guess."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from wikidata_cache import deny
 from wikidata_cache.linking import points
@@ -85,7 +85,7 @@ class Linker:
         )
         return Linked(text, tuple(draft.candidate(names) for draft in best), self.knowledge.name, tuple(notes))
 
-    def ask_ends(self, candidates: Iterable[tuple[str, Role, Collection[str]]]) -> None:
+    def ask_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Ask ahead about ends of relations (property and role) and the ids of the candidates for them."""
         ask_ahead(self._graph, candidates)
 

@@ -1,6 +1,6 @@
 """What a relation joins in a graph: the types of its values and of its subjects, from a sample."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -55,14 +55,10 @@ def stated_there(facts: Facts, relation: str, role: Role, ids: Collection[str]) 
     return frozenset(entity for place, entity in places.items() if found[place])
 
 
-def ask_ahead(facts: Facts, candidates: Iterable[tuple[str, Role, Collection[str]]]) -> None:
+def ask_ahead(facts: Facts, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
     """Ask about all of these ends of relations, and about the candidates for them, in as few requests as possible."""
-    wanted = {end_key(relation, role): (relation, role) for relation, role, _ in (candidates := list(candidates))}
+    ends = {end_key(*end): ids for end, ids in candidates.items()}
     with suppress(*_NOT_NOW):
-        known = facts.ends(wanted)
-        facts.at_ends(
-            f"{end} {entity}"
-            for relation, role, ids in candidates
-            if known[end := end_key(relation, role)][0]
-            for entity in filter(is_item, ids)
-        )
+        sampled = facts.ends(ends)
+        shown = {end: ids for end, ids in ends.items() if sampled[end][0]}
+        facts.at_ends(f"{end} {entity}" for end, ids in shown.items() for entity in ids if is_item(entity))

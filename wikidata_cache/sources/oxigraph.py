@@ -1,6 +1,7 @@
 """Embedded Oxigraph: graph files in memory, or a store on disk opened for reading only."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
@@ -92,7 +93,7 @@ class OxigraphSource(SparqlSource):
         open a connection; and StoreError where the database turns out to be damaged.
         """
         forbid_service(query, "a graph on this machine opens none")
-        with reading(self._folder or Path(self._name)):
+        with reading(self._folder) if self._folder else nullcontext():
             return self._rows(query)
 
     def _rows(self, query: str) -> list[Row]:

@@ -85,7 +85,7 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
     bad = BadLines(source.path, leave_out=options.skip_bad_lines)
     translate = source.translate(options.languages, keep_all=options.keep_all, bad=bad)
     with open_chunks(source.path) as reader:
-        chunks = reader.chunks(start=progress.offset, lines=progress.lines)
+        chunks = source.checked(reader.chunks(start=progress.offset, lines=progress.lines), bad)
         read = batches(_whole(chunks) if source.kind == "CoDEx labels" else chunks, translate)
         with closing(ahead(read)) as coming:
             for batch in coming:

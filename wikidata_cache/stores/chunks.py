@@ -74,6 +74,8 @@ class ChunkReader:
                 whole = text if text.endswith(b"\n") else text + b"\n"
                 yield Chunk(whole, number, start)
                 number += whole.count(b"\n")
+            if self._raw.read(1):  # a damaged part of a .bz2 ends it for Python, without a word
+                raise EOFError("what follows cannot be unpacked")
         except _CORRUPT as error:
             problem = f"corrupt or cut-off compressed file ({error}); fetch the file again"
             raise GraphFileError(self.path, problem, line=number) from error

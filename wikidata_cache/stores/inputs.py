@@ -2,16 +2,16 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from wikidata_cache.errors import GraphFileError
 from wikidata_cache.stores import ntriples
-from wikidata_cache.stores.chunks import head
+from wikidata_cache.stores.chunks import Chunk, head
 from wikidata_cache.stores.codex import codex_files, codex_labels
-from wikidata_cache.stores.json_dump import entities
+from wikidata_cache.stores.json_dump import entities, to_the_end
 from wikidata_cache.stores.ntriples import Bad, Translate
 from wikidata_cache.stores.tables import kgtk_rows, plain_rows
 
@@ -55,6 +55,11 @@ class Input:
         }
         return makers[self.kind]()
 
+    def checked(self, chunks: Iterator[Chunk], bad: "BadLines") -> Iterator[Chunk]:
+        """The same chunks; `bad` is told where a file that has to say that it ends does not say so."""
+        is_array = self.kind == "JSON dump" and self.header.lstrip().startswith(b"[")
+        return to_the_end(chunks, bad.cut_off) if is_array else chunks
+
 
 class BadLines:
     """Told of lines that cannot be read: ends the loading with GraphFileError, or leaves them out and counts them."""
@@ -72,6 +77,13 @@ class BadLines:
         if not self.count:
             logger.warning("%s, line %d: %s. Such lines are left out", self._path, line, problem)
         self.count += 1
+
+    def cut_off(self, line: int, problem: str) -> None:
+        """The last line of a file that ends too early; raises GraphFileError unless what is there is to be taken."""
+        if not self._leave_out:
+            way_out = "Fetch the file again, or take what is there with --skip-bad-lines"
+            raise GraphFileError(self._path, f"{problem}. {way_out}", line=line)
+        logger.warning("%s, line %d: %s. What is there is taken", self._path, line, problem)
 
 
 def find_inputs(sources: Iterable[Path]) -> list[Input]:
@@ -98,7 +110,7 @@ def detect(path: Path) -> Input:
         )
     for kind, form in _FORMS.items():
         if form.match(body):
-            return Input(path, kind, start.partition(b"\n")[0])
+            return Input(path, kind, (body if kind == "JSON dump" else start).partition(b"\n")[0])
     raise GraphFileError(path, f"is no graph: it begins with {start[:40]!r}; expected {_EXPECTED}")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from wikidata_cache.ids import is_entity, is_item, is_property
+from wikidata_cache.stores.chunks import Chunk
 from wikidata_cache.stores.lines import statement_line, text_line
 from wikidata_cache.stores.ntriples import Bad, Translate
 
@@ -29,6 +30,23 @@ def entities(languages: Collection[str], bad: Bad) -> Translate:
         return kept
 
     return translate
+
+
+def to_the_end(chunks: Iterator[Chunk], cut_off: Bad) -> Iterator[Chunk]:
+    """The same chunks; `cut_off` is told before the last one where an array is never closed by a line `]`."""
+    held: Chunk | None = None
+    last, number = b"]", 0
+    for chunk in chunks:
+        if text := chunk.lines.rstrip():
+            last, number = text[text.rfind(b"\n") + 1 :].strip(), chunk.first + text.count(b"\n")
+        if held:
+            yield held
+        held = chunk
+    if last != b"]":
+        problem = f"the file is cut off: a dump that begins with '[' ends with ']', and this one with {last[-40:]!r}"
+        cut_off(number, problem)
+    if held:
+        yield held
 
 
 def _entity(entity: Json, languages: Collection[str]) -> Iterator[bytes]:

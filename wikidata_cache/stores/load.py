@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wikidata_cache.errors import BadOptionError, LabelIndexError, StoreError
+from wikidata_cache.errors import BadOptionError, GraphFileError, LabelIndexError, StoreError
 from wikidata_cache.release import release
 from wikidata_cache.stores.build import LoadOptions, LoadReport, build
 from wikidata_cache.stores.engine import writing
 from wikidata_cache.stores.inputs import Input, find_inputs
 from wikidata_cache.stores.manifest import FORMAT, is_store, read_manifest
-from wikidata_cache.stores.work import Work, open_work, restore, swap_in
+from wikidata_cache.stores.work import Work, discard, open_work, restore, swap_in
 
 __all__ = ["LoadOptions", "LoadReport", "load"]
 
@@ -49,8 +49,21 @@ def _finish(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRe
         return LoadReport(read_manifest(work.folder), 0.0, 0.0, work.progress.skipped)
     try:
         return build(work, inputs, options)
+    except GraphFileError as error:
+        raise GraphFileError(error.path, f"{error.problem}. {_left(work)}", line=error.line) from error
     except LabelIndexError as error:
         raise OSError(str(error)) from error
+
+
+def _left(work: Work) -> str:
+    """What is left of a loading that could not go on, in words; without a triple, nothing is."""
+    if not work.progress.triples:
+        discard(work.folder)
+        return "Nothing was loaded"
+    return (
+        f"The {work.progress.triples} triples before it are kept in {work.folder}: the same command, with or without "
+        f"--skip-bad-lines, goes on from there; once a source has changed, it starts over"
+    )
 
 
 def _check_target(target: Path, *, force: bool) -> None:

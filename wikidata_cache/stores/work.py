@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from wikidata_cache.errors import StoreError
 from wikidata_cache.files import write_atomically
-from wikidata_cache.stores.manifest import SourceFile
+from wikidata_cache.stores.manifest import LABELS, MANIFEST, SourceFile
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ PROGRESS = "progress.json"
 NAMES = "names.nt"  # lines with labels and aliases, for the label index
 WEIGHTS = "weights.i64"  # pairs of an id's number (negative for properties) and how many statements it is in
 _LOCK = "lock"
+_UNFINISHED = (f"{LABELS}.*.tmp", f".{PROGRESS}-*", f".{MANIFEST}-*")  # what a kill leaves of a file in the making
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Work:
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.folder = folder
         self.progress = progress
+        _sweep(folder)
         for name, size in ((NAMES, progress.names), (WEIGHTS, progress.weights)):
             with (folder / name).open("ab") as file:
                 file.truncate(size)
@@ -94,6 +96,7 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
 def swap_in(folder: Path, target: Path) -> None:
     """Put a finished store in the place of an older one, and only then delete that."""
     aside = _aside(target)
+    _sweep(folder)
     if target.exists():
         shutil.rmtree(aside, ignore_errors=True)
         target.replace(aside)
@@ -107,10 +110,21 @@ def swap_in(folder: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def discard(folder: Path) -> None:
+    """Delete an unfinished store that is of no use; only while it is locked."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def restore(target: Path) -> None:
     """Bring back a store that was put aside for another one that then did not come."""
     if not target.exists() and _aside(target).exists():
         _aside(target).replace(target)
+
+
+def _sweep(folder: Path) -> None:
+    for pattern in _UNFINISHED:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _aside(target: Path) -> Path:

@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.facts import Facts
 
+_PARTS = ("subject", "relation", "target_new", "target_true")
+_ATTRIBUTES = (*_PARTS, *(f"{part}_id" for part in _PARTS))
 UNKNOWN_SUBJECT = "_:subject"  # the node of a subject without an id
 
 
@@ -44,6 +47,17 @@ class EditLike(Protocol):
     @property
     def target_true_id(self) -> str | None:
         """The old object's item id."""
+
+
+def check_edit(edit: object) -> None:
+    """Raise BadOptionError for what is no `EditLike`, and name what it lacks."""
+    missing = [name for name in _ATTRIBUTES if not hasattr(edit, name)]
+    if missing:
+        raise BadOptionError(
+            f"Found an edit of the type {type(edit).__name__} without the attributes {', '.join(missing)}; expected an "
+            f"object such as EditRow(row=1, subject='Spike Hughes', target_new='Philadelphia'), from "
+            f"wikidata_cache.edits, whose read_edits() reads files of them."
+        )
 
 
 @dataclass(frozen=True)

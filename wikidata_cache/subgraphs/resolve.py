@@ -86,9 +86,7 @@ def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCa
     """The one item of the world with each label, or why there is none; disambiguation pages and the like are none."""
     named = {label: list(filter(is_item, found)) for label, found in facts.named(labels).items()}
     facts.types({entity for found in named.values() for entity in found})  # asked for together
-    worldly = {
-        label: [entity for entity in found if not facts.is_internal(entity)] for label, found in named.items()
-    }
+    worldly = {label: [entity for entity in found if not facts.is_internal(entity)] for label, found in named.items()}
     facts.out({entity for found in worldly.values() if len(found) > 1 for entity in found})
     return {label: _the_only(label, found, facts) for label, found in worldly.items()}
 

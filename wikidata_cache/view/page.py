@@ -23,7 +23,7 @@ _LEGEND = (  # class, name; shown where the page has such a thing
     ("far", "hop {1}"),
     ("beyond", "farther"),
 )
-
+_SCRIPTS = ("labels.js", "graph.js", "page.js")  # the first holds functions for the second
 _MARKS = {"edit": "new", "old": "replaced"}
 
 
@@ -46,7 +46,7 @@ def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
         "ROWS": statement_rows(shown),
         "DATA": embeddable(shown),
         "STYLE": _template("page.css"),
-        "SCRIPT": _template("graph.js") + _template("page.js"),
+        "SCRIPT": "".join(map(_template, _SCRIPTS)),
         "CYTOSCAPE": (files("wikidata_cache") / "view" / "vendor" / "cytoscape.min.js").read_text(encoding="utf-8"),
     }
     return _PLACE.sub(lambda match: parts[match[1]], _template("page.html"))

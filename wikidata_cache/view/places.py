@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
+from wikidata_cache.view.blocks import block
 from wikidata_cache.view.boxes import Extent, Part
 from wikidata_cache.view.rings import Sector, ring
 
@@ -18,6 +19,7 @@ _BETWEEN, _DOWN = 230.0, 110.0  # pixels that the edges from the subject to o* a
 _FAN = math.radians(250)  # what hangs on a neighbour spreads away from its parent
 _AROUND_ROOT, _AROUND_NEIGHBOUR = (165.0, 180.0), (125.0, 100.0)
 CROWD, _TIGHT, _BOLD = 80, 0.6, 2.2  # above so many edges labels are hidden: edges shorter, those of the edit longer
+LARGE = 100  # above so many nodes, what hangs on a neighbour stands in a block beside it, in small
 
 Size = tuple[float, float]
 Point = tuple[float, float]
@@ -50,6 +52,7 @@ class _Tree:
     children: dict[str, list[str]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     is_crowd: bool = False
+    is_large: bool = False
 
     @property
     def scale(self) -> float:
@@ -110,7 +113,7 @@ def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) 
         radii = box.right + sector.radii[0] * tree.scale, sector.radii[1] * tree.scale
         sector = sector._replace(radii=radii)
         parts = [
-            _cluster(child, tree, sizes, _sector(direction, _FAN, _AROUND_NEIGHBOUR))
+            _hanging(child, tree, sizes, direction)
             for child, direction in zip(children, _directions(children, tree, sector), strict=True)
         ]
         for part, place in zip(
@@ -118,6 +121,14 @@ def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) 
         ):
             made.take(part, *place)
     return made
+
+
+def _hanging(child: str, tree: _Tree, sizes: Mapping[str, Size], direction: float) -> _Cluster:
+    """A child with all below it: on rings of their own, or as a block where the graph is large."""
+    if not tree.is_large:
+        return _cluster(child, tree, sizes, _sector(direction, _FAN, _AROUND_NEIGHBOUR))
+    places, extent = block(child, tree.children, sizes, is_upwards=math.sin(direction) < -0.2)
+    return _Cluster(places, Part([extent], extent))
 
 
 def _directions(children: list[str], tree: _Tree, sector: Sector) -> list[float]:
@@ -139,6 +150,7 @@ def _tree(graph: nx.MultiDiGraph) -> _Tree:
     """From o*, the subject and the old object together; then from nodes that none of them reaches."""
     roles = {role: node for node, role in reversed(list(graph.nodes(data="role")))}
     tree = _Tree(children={node: [] for node in graph}, is_crowd=graph.number_of_edges() > CROWD)
+    tree.is_large = len(graph) > LARGE
     _walk(graph, [roles[role] for role in _ROOTS if role in roles], tree)
     for node in graph:
         if node not in tree.seen:

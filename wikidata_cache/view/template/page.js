@@ -75,10 +75,17 @@ function light(elements) {
   elements.edges().addClass("lit");
 }
 
+// A few small nodes say their names at any zoom; more would cover one another.
+function name(nodes) {
+  cy.nodes(".named").removeClass("named");
+  if (nodes.length <= 12) nodes.addClass("named");
+}
+
 function choose(node, moves = false) {
   cy.nodes().removeClass("chosen hit");
   chosen = focused = node;
   node.addClass("chosen");
+  name(node);
   light(node.closedNeighborhood());
   describe(node);
   if (moves) reveal(node);
@@ -86,7 +93,7 @@ function choose(node, moves = false) {
 
 function clear() {
   chosen = null;
-  cy.nodes().removeClass("chosen hit focus");
+  cy.nodes().removeClass("chosen hit focus named");
   light(null);
   tip.hidden = true;
   search.value = "";
@@ -97,7 +104,8 @@ function clear() {
 function reveal(node) {
   const box = node.renderedBoundingBox();
   const inside = box.x1 > 0 && box.y1 > 0 && box.x2 < cy.width() && box.y2 < cy.height();
-  if (!inside) fly({ center: { eles: node } });
+  const zoom = Math.max(cy.zoom(), Math.min(small, node.data("font")) < small ? 0.6 * small / node.data("font") : 0);
+  if (!inside || zoom > cy.zoom()) fly({ zoom, center: { eles: node } });
 }
 
 // ---- keyboard
@@ -158,6 +166,7 @@ function find() {
   const edges = wanted ? cy.edges().filter(edge => [edge.data("label"), edge.data("property")].some(text => plain(text).includes(wanted))) : cy.collection();
   cy.nodes().removeClass("hit");
   nodes.addClass("hit");
+  name(wanted ? nodes : chosen || nodes);
   if (wanted) { light(nodes.union(edges).union(edges.connectedNodes())); cy.nodes().not(nodes).not(edges.connectedNodes()).addClass("dim"); } else light(chosen && chosen.closedNeighborhood());
   found.textContent = wanted ? `${nodes.length} ${nodes.length === 1 ? "entity" : "entities"}, ${edges.length} statement${edges.length === 1 ? "" : "s"}` : "";
   document.querySelectorAll("#statements tbody tr").forEach(row => { row.hidden = Boolean(wanted) && !plain(row.textContent).includes(wanted); });
