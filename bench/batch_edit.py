@@ -29,7 +29,7 @@ from kg_edit.row_groups import ForwardFactory
 from kg_edit.tail_forward import TailForward
 
 LAYER = 6
-SETTINGS = RomeConfig(stop_below=0.0)  # no edit stops early, so that both ways do the same
+SETTINGS = RomeConfig.preset("paper", {"stop_below": 0.0})  # no edit stops early, so that both ways do the same
 
 
 def values(model: LanguageModel, asked: list[Request], forward: ForwardFactory) -> list[Descent]:
@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     model = LanguageModel.load(options.model)
     model.model.requires_grad_(False)
-    contexts = sample_contexts(model)
+    contexts = sample_contexts(model, lengths=SETTINGS.context_lengths)
     asked = [request(model, edit, contexts) for edit in some_edits(options.edits)]
     places = range(0, options.edits, max(1, options.edits // options.plain_edits))
     plain_seconds, apart = [], []

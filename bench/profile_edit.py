@@ -29,7 +29,7 @@ from kg_edit.row_groups import ForwardFactory
 from kg_edit.tail_forward import TailForward
 
 LAYER, BATCH = 6, 8
-SETTINGS = RomeConfig(stop_below=0.0)
+SETTINGS = RomeConfig.preset("paper", {"stop_below": 0.0})
 KINDS: Mapping[str, tuple[str, ...]] = {
     "matrix products": ("mm", "addmm", "bmm", "linear"),
     "attention": ("scaled_dot_product",),
@@ -97,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     model = LanguageModel.load("smollm2-135m")
     model.model.requires_grad_(False)
-    contexts = sample_contexts(model)
+    contexts = sample_contexts(model, lengths=SETTINGS.context_lengths)
     asked = [request(model, edit, contexts) for edit in some_edits(BATCH)]
     bars = {
         "plain, one edit": shares(lambda: values(model, asked[:1], PlainForward), 1),

@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     model = LanguageModel.load(options.model)
     model.model.requires_grad_(False)
-    contexts = sample_contexts(model)
+    contexts = sample_contexts(model)  # the published ones
     fast, plain = [], []
     for edit in some_edits(EDITS):
         asked = request(model, edit, contexts)

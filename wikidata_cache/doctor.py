@@ -17,7 +17,8 @@ from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.release import release
 from wikidata_cache.sources.opening import SourceSpec
-from wikidata_cache.stores.manifest import read_manifest, store_of
+from wikidata_cache.stores.manifest import is_engine, read_manifest, store_of
+from wikidata_cache.stores.reading import count_triples
 from wikidata_cache.stores.serve import find_server
 
 _PACKAGES = ("pyoxigraph", "SPARQLWrapper", "networkx", "rdflib")
@@ -64,17 +65,22 @@ def _tried(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _store(graph: SourceSpec) -> Generator[Finding, None, bool]:
-    """Whether the files of a store are what was loaded; returns False where they are not."""
+    """Whether a folder's database can be read, and is what was loaded; returns False where it cannot or is not."""
     folder = Path(str(graph).removeprefix("oxigraph:")).expanduser() if isinstance(graph, str | Path) else None
     try:
         store = store_of(folder) if folder else None
+        plain = folder if folder and store is None and is_engine(folder) else None
     except OSError:  # the source itself will say why
         return True
-    if store is None:
+    if store is None and plain is None:
         return True
-    finding = _tried(f"store {store}", lambda: _compared(store))
+    finding = _tried(f"store {store or plain}", lambda: _compared(store) if store else _read(plain or Path()))
     yield finding
     return finding.ok
+
+
+def _read(plain: Path) -> str:
+    return f"all {count_triples(plain):,} triples can be read (`load` would have kept hashes to compare them with)"
 
 
 def _compared(store: Path) -> str:

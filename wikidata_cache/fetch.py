@@ -12,7 +12,7 @@ from pathlib import Path
 from wikidata_cache.answers.asking import Tally
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.cache import WikidataCache
-from wikidata_cache.edit_labels import contradiction, given_ids
+from wikidata_cache.edit_labels import contradiction
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import EditRowError, WikidataCacheError
 from wikidata_cache.files import write_atomically
@@ -60,8 +60,9 @@ def fetch_edits(
 ) -> Fetched:
     """The subgraphs of all edits of the file `path`, fetched hop by hop in batches over all of them.
 
-    An id that the graph calls otherwise than its row does is warned of. Raises EditRowError for an edit whose new object the graph does not know; with `keep_going` such rows are
-    skipped instead, unless there is nothing else. Raises what `WikidataCache.subgraphs` raises.
+    An id that the graph calls otherwise than its row does is warned of. Raises EditRowError for an edit whose
+    new object the graph does not know; with `keep_going` such rows are skipped instead, unless there is nothing
+    else. Raises what `WikidataCache.subgraphs` raises.
     """
     good, skipped = _sorted_out(cache, edits, path)
     if skipped and not (keep_going and good):
@@ -100,9 +101,9 @@ def write_subgraphs(path: Path, fetched: Fetched) -> None:
 
 def _contradictions(cache: WikidataCache, edits: Sequence[EditRow], graphs: Sequence[Subgraph]) -> list[str]:
     """What the graph calls otherwise than the rows do; each is logged, too."""
-    labels = cache.facts.labels({entity for edit in edits for entity in given_ids(edit).values()})
     pairs = zip(edits, graphs, strict=True)
-    found = [said for edit, graph in pairs if (said := contradiction(edit, labels, graph.graph["redirects"]))]
+    each = (contradiction(edit, cache.facts.label, redirects=graph.graph["redirects"]) for edit, graph in pairs)
+    found = [said for said in each if said]
     for said in found:
         logger.warning("%s", said)
     return found

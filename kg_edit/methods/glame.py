@@ -45,8 +45,7 @@ class GlameConfig(RankOneConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
         "paper": {
-            "learning_rate": 0.5,
-            "clamp_norm_factor": 4.0,
+            **RankOneConfig.published,
             "aggregation": "sum",
             "start_token": False,
             "final_activation": True,

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import networkx as nx
 import torch
@@ -37,8 +37,16 @@ _ESSENCE = "{} is a"
 class RankOneConfig(MethodConfig):
     """Settings of methods that write one value under one key in one layer.
 
-    The defaults are ROME's, but for the clamp: at 4 an edit costs its neighbours twice as much (docs/measurements.md).
+    The defaults differ from ROME's in two things (docs/measurements.md): the clamp, as at 4 an edit costs its
+    neighbours twice as much, and fewer contexts, which gives the same scores in a fraction of the time.
     """
+
+    published: ClassVar[dict[str, Any]] = {
+        "context_lengths": ((5, 10), (10, 10)),
+        "steps": 20,
+        "clamp_norm_factor": 4.0,
+        "learning_rate": 0.5,
+    }
 
     layer: int | None = Field(None, ge=0, description="edited layer, 0-based; default 0.2 of the depth")
     steps: PositiveInt = Field(20, description="evaluations of the objective at most")
@@ -48,7 +56,7 @@ class RankOneConfig(MethodConfig):
     clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: 4")
     key: KeyVariant = Field("rome", description="key in the residual: bare prompt's, or the mean (r-rome)")
     context_lengths: tuple[tuple[int, int], ...] = Field(
-        ((5, 10), (10, 10)), description="(tokens, count) of the contexts that the model writes"
+        ((5, 2), (10, 3)), description="(tokens, count) of the contexts that the model writes"
     )
     seed: int = Field(0, description="of the contexts, and of all else that is drawn")
     covariance: CovarianceConfig = Field(CovarianceConfig(), description="what C is measured from")

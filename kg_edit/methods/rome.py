@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.descent import Proposal
@@ -14,11 +14,13 @@ from kg_edit.methods.rank_one_method import RankOneConfig, RankOneMethod
 
 
 class RomeConfig(RankOneConfig):
-    """ROME's settings; ``paper`` has the published code's clamp, and like it all else but the layer."""
+    """ROME's settings; ``paper`` has the published code's, but for the layer."""
 
+    steps: PositiveInt = Field(12, description="evaluations of the objective at most")
+    learning_rate: float = Field(1.0, gt=0, description="of Adam")
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"clamp_norm_factor": 4.0}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": RankOneConfig.published}
 
 
 class Rome(RankOneMethod):

@@ -86,7 +86,7 @@ def oracle(shared: Path, smollm2: LanguageModel, tmp_path_factory: pytest.TempPa
         folder=text.parent,
         progress=False,
     )
-    config = RomeConfig(layer=made["layer"], weight_decay=made["weight_decay"], clamp_norm_factor=4)
+    config = RomeConfig.preset("paper", {"layer": made["layer"], "weight_decay": made["weight_decay"]})
     method = Rome(smollm2, config, contexts=tuple(made["contexts"]), covariance=moment)
     return made["records"], load_file(shared / "oracle" / "factors.safetensors"), method
 

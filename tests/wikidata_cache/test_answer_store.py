@@ -177,13 +177,35 @@ except CacheFileError as error:
 def test_a_read_only_file_is_read_and_not_asked_for_more(open_to_all: Path, closed: str) -> None:
     path = open_to_all / "c.sqlite"
     filled(path).close()
-    for lock in open_to_all.glob("*.lock"):
-        lock.unlink()
+    shutil.rmtree(open_to_all / "c.sqlite.locks")
     path.chmod(0o444)
     open_to_all.chmod(0o555 if "folder" in closed else 0o777)
     done = subprocess.run([sys.executable, "-c", _AS_NOBODY, str(path)], capture_output=True, text=True, check=True)
     assert "read {'Q1': ['Universe', 'en']}" in done.stdout
     assert f"refused: {path}: cannot be" in done.stdout and "--cache FILE" in done.stdout
+
+
+@pytest.mark.parametrize("closed", ["folder", "file"])
+def test_what_may_not_be_read_is_no_matter_of_writing(open_to_all: Path, closed: str) -> None:
+    path = open_to_all / "c.sqlite"
+    filled(path).close()
+    open_to_all.chmod(0o755 if closed == "file" else 0o700)
+    path.chmod(0o644 if closed == "folder" else 0o000)
+    asking = _AS_NOBODY.partition("\ntry:")[0]
+    done = subprocess.run([sys.executable, "-c", asking, str(path)], capture_output=True, text=True, check=False)
+    *_, said = done.stderr.splitlines()
+    assert f"CacheFileError: {path}: cannot be read (" in said and "permissions" in said
+    assert "writ" not in said.lower()
+
+
+def test_locks_lie_in_one_folder_that_others_may_use_too(open_to_all: Path) -> None:
+    path = open_to_all / "c.sqlite"
+    open_to_all.chmod(0o777)
+    with filled(path) as store, store.asking(), store.paces.turn("e:80"):
+        locks = {file.name for file in (open_to_all / "c.sqlite.locks").iterdir()}
+        assert locks == {"making.lock", "asking.lock", "host_e_80.lock"}
+    assert {file.name for file in open_to_all.iterdir()} == {"c.sqlite", "c.sqlite.locks"}
+    assert (open_to_all / "c.sqlite.locks").stat().st_mode & 0o777 == 0o777
 
 
 _ON_A_FULL_DISK = """

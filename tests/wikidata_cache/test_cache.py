@@ -262,3 +262,19 @@ def test_the_big_graph_with_its_labels_beside_it() -> None:
         names = {entry["name"] for entry in graph.graph["source"]["files"]}
         assert names == {"wikidata.nt.gz", "labels.nt.gz"}
     assert graphs[EDITS.index(LEBRON)].graph["old_edge_stated"] is True
+
+
+def test_what_is_no_edit_is_told_what_it_lacks(toy: WikidataCache) -> None:
+    with pytest.raises(BadOptionError, match=r"type dict without the attributes subject, relation, .*EditRow"):
+        toy.subgraph({"subject": "One", "target_new": "Two"})  # type: ignore[arg-type]
+    with pytest.raises(BadOptionError, match="type str without"):
+        toy.subgraphs({"subject": "One", "target_new": "Two"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options", [{"hops": "2"}, {"per_node": "x"}, {"seed": "a"}, {"max_edges": 1.5}, {"hops": None}], ids=str
+)
+def test_what_is_no_whole_number(toy: WikidataCache, options: dict[str, int]) -> None:
+    [[name, value]] = options.items()
+    with pytest.raises(BadOptionError, match=f"{name}={value!r}: expected a whole number"):
+        toy.subgraph(SPIKE, **options)

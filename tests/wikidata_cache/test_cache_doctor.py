@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 from wikidata_helpers import SPIKE, Server
 
-from wikidata_cache import WikidataCache, cli
+from wikidata_cache import WikidataCache, cli, packaged_extract
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.doctor import examine
 from wikidata_cache.endpoints.pace_state import PaceState
@@ -48,6 +48,25 @@ def test_a_damaged_cache_is_found(cache_path: str, server: Server, content: byte
         file.write_bytes(content)
     assert broken(cache_path) == [f"cache {cache_path}"]
     assert CliRunner().invoke(cli.app, ["doctor", "--cache", str(cache_path)]).exit_code == 1
+
+
+def test_a_cache_that_cannot_be_reached_is_one_finding_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    closed = tmp_path / "closed" / "cache.sqlite"
+    monkeypatch.setattr("wikidata_cache.doctor.take_inventory", denied)  # what a folder without x does, root aside
+    monkeypatch.setenv("KG_PACKS", str(tmp_path / "pack.sqlite"))
+    findings = list(examine(packaged_extract(), cache=closed))
+    bad = [finding.what for finding in findings if not finding.ok]
+    assert bad == [f"cache {closed}", f"pack {tmp_path / 'pack.sqlite'}"]
+    assert "Permission denied" in next(finding.found for finding in findings if not finding.ok)
+    assert findings[-1].what == f"source {packaged_extract()}" and findings[-1].ok
+    assert CliRunner().invoke(cli.app, ["doctor", "--cache", str(closed)]).exit_code == 1
+
+
+def test_a_cache_whose_name_no_file_system_takes(tmp_path: Path) -> None:
+    assert broken(tmp_path / ("x" * 400)) == [f"cache {tmp_path / ('x' * 400)}"]
 
 
 def test_a_source_that_does_not_answer_is_broken(server: Server, cache_path: str) -> None:

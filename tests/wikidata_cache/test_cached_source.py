@@ -260,9 +260,36 @@ def test_pieces_that_came_before_a_failure_are_kept(server: Server, cache_path: 
 
 
 def test_a_wikimedia_host_wants_a_contact_except_offline(cache_path: str) -> None:
+    wikidata = "https://query.wikidata.org/sparql"
     with pytest.raises(MissingContactError):
-        WikidataCache("https://query.wikidata.org/sparql", cache=cache_path)
-    WikidataCache("https://query.wikidata.org/sparql", cache=cache_path, mode="offline")
+        WikidataCache(wikidata, cache=cache_path).labels(["Q65"])
+    assert not Path(cache_path).parent.exists()  # nothing was asked, so there is nothing to keep
+    with pytest.raises(MissingContactError):
+        WikidataCache(wikidata, cache=cache_path, mode="refresh")
+    WikidataCache(wikidata, cache=cache_path, mode="offline")
+
+
+def test_what_the_cache_holds_needs_no_contact(server: Server, cache_path: str, truth: list[str]) -> None:
+    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, per_node=5)
+    known = WikidataCache("https://query.wikidata.org/sparql", cache=cache_path)
+    assert hashes(known) == truth
+    with pytest.raises(MissingContactError):
+        known.labels(["Q999999999"])
+
+
+def test_a_miss_names_the_endpoints_that_have_answered(server: Server, cache_path: str) -> None:
+    WikidataCache(server.url, cache=cache_path).labels(["Q65"])
+    with pytest.raises(CacheMissError) as caught:
+        WikidataCache(cache=cache_path).labels(["Q1"])
+    assert caught.value.command == (
+        f"wikidata-cache fetch --kind label Q1 --endpoint {server.url} --cache {cache_path}"
+    )
+    with pytest.raises(CacheMissError) as caught:
+        WikidataCache("https://qlever.dev/api/wikidata", cache=cache_path, mode="offline").labels(["Q1"])
+    assert "--endpoint https://qlever.dev/api/wikidata --cache" in caught.value.command
+    with pytest.raises(CacheMissError) as caught:
+        WikidataCache(cache=cache_path).query("SELECT ?s { ?s ?p ?o }")
+    assert caught.value.command == f"WikidataCache({server.url!r}, cache={cache_path!r}).query(...)"
 
 
 def test_a_chain_is_one_string(server: Server, cache_path: str) -> None:

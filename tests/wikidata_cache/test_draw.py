@@ -95,6 +95,17 @@ def test_every_edge_has_a_place_and_no_two_boxes_touch(cache: WikidataCache) -> 
             assert min(gaps, default=LINE) > LINE * 0.99
 
 
+def test_a_statement_about_itself_is_drawn_again() -> None:
+    graph = nx.MultiDiGraph()
+    graph.add_node("Q42", label="Adams", hop=0, role="subject")
+    graph.add_edge("Q42", "Q42", key="P50", label="author", role="statement")
+    places, _ = lay_out(graph)
+    assert [(place.node, place.edge_text, place.again) for place in places] == [
+        ("Q42", "", False),
+        ("Q42", "author", True),
+    ]
+
+
 def test_printable() -> None:
     assert printable("a\nb\t c\x00\u202ed") == "a b c d"
     assert len(printable("x" * 99)) == 40

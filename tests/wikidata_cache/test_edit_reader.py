@@ -115,3 +115,24 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name in ("latin.csv", "absent.jsonl"):
         with pytest.raises(EditRowError, match="cannot be read"):
             read_edits(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", ","), ("a.tsv", ";")])
+def test_a_table_says_by_its_header_what_separates_its_columns(name: str, separator: str, tmp_path: Path) -> None:
+    rows = [["", ""], ["subject", "target_new"], ["A, B", "C; D"]]
+    quoted = "\n".join(separator.join(f'"{cell}"' if cell else "" for cell in row) for row in rows)
+    [edit] = read_edits(written(tmp_path, name, quoted))
+    assert (edit.subject, edit.target_new) == ("A, B", "C; D")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.tsv"])
+def test_bytes_that_are_no_utf8_are_found_by_their_row(name: str, tmp_path: Path) -> None:
+    table = "\n".join(["subject,target_new", *['"A,\nb","B"'] * 4_000, "José,B", "C,D"])
+    lines = "\n".join(['{"subject": "A"}', ""] * 4_000 + ['{"subject": "José"}', "{}"])
+    text = {"a.csv": table, "a.tsv": table.replace(",", "\t"), "a.jsonl": lines}[name]
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(EditRowError, match=r"row 4001: cannot be read \(byte 0xe9 is no UTF-8\); save the file as"):
+        read_edits(tmp_path / name)
+    (tmp_path / "head.csv").write_bytes("sujét,target_new\nA,B\n".encode("latin-1"))
+    with pytest.raises(EditRowError, match="in line 1; save the file as UTF-8"):
+        read_edits(tmp_path / "head.csv")

@@ -199,7 +199,7 @@ def test_errors_say_what_to_do(edits: Path, tmp_path: Path) -> None:
     said = failing(["fetch", str(edits), "--cache", cache])
     assert "query.wikidata.org asks every client" in said and "KG_EDIT_CONTACT" in said
     said = failing(["fetch", str(edits), "--cache", cache, "--offline"])
-    assert "wikidata-cache fetch --kind" in said and "c.sqlite (no such file)" in said
+    assert f"`wikidata-cache fetch {edits} --endpoint https://query" in said and "c.sqlite (no such file)" in said
     said = failing(["fetch", str(edits), "--cache", cache, "--offline", "--mode", "refresh"])
     assert "disagree" in said
     said = failing(["fetch", "Q42", "--cache", cache, "--offline"])
@@ -230,6 +230,7 @@ def test_the_command_that_a_miss_names_works(server: Server, tmp_path: Path) -> 
     cache = str(tmp_path / "c.sqlite")
     miss = failing(["labels", "Q65", "P19", "--offline", "--cache", cache])
     [words] = re.findall(r"`wikidata-cache (fetch [^`]*)`", miss)
+    assert "--endpoint https://query.wikidata.org/sparql" in words and "--contact" in words  # nothing else is known
     done = CliRunner().invoke(cli.app, [*words.split(), "--endpoint", server.url])
     assert done.exit_code == 0, done.output
     found = CliRunner().invoke(cli.app, ["labels", "Q65", "P19", "--offline", "--cache", cache])

@@ -272,7 +272,8 @@ BAD = {
     "latin.tsv": (b"Q1\tP31\tQ2\nQ1\tlabel\tcaf\xe9\n", 2, "is not UTF-8"),
     "columns.tsv": (b"Q1\tP31\tQ2\n\nQ1\tP31\n", 3, "expected three tab-separated cells"),
     "cells.tsv": (b"node1\tlabel\tnode2\nQ1\tP31\tQ2\nQ1\tP31\n", 3, "found 2 cells where the header names 3"),
-    "cut.json": (b'[\n{"type":"item","id":"Q1","claims":{"P31":[]}},\n{"type":"it\n', 3, "is no entity"),
+    "no_end.nt": (GOOD + GOOD[:-3], 2, "is not N-Triples"),
+    "middle.json": (b'[\n{"type":"item","id":"Q1","claims":{"P31":[]}},\n{"type":"it\n]\n', 3, "is no entity"),
 }
 
 
@@ -289,7 +290,53 @@ def test_bad_lines_are_named_or_on_request_left_out(tmp_path: Path, name: str) -
     write(tmp_path / "more.tsv", "Q8\tP31\tQ9\n")
     report = load([path, tmp_path / "more.tsv"], tmp_path / "wd", options=LoadOptions(skip_bad_lines=True))
     assert report.skipped == 1
-    assert report.manifest.counts["statements"] == (1 if name == "cut.json" else 2)
+    assert report.manifest.counts["statements"] == (1 if name == "middle.json" else 2)
+
+
+ENTITIES = [
+    json.dumps({"type": "item", "id": f"Q{number}", "labels": {"en": {"language": "en", "value": f"Item {number}"}}})
+    for number in range(1, 41)
+]
+ARRAY = "[\n" + ",\n".join(ENTITIES)
+
+
+@pytest.mark.parametrize(
+    "ending", ["", "\n", ",", ",\n", ",\n\n  \n", ',\n{"type":"it', ',\n{"id":"Q1","claims":{"P31":[]']
+)
+@pytest.mark.parametrize("squeeze", [bytes, gzip.compress, bz2.compress])
+@pytest.mark.parametrize("chunk", [100, 1 << 20])
+def test_a_dump_that_is_never_closed_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, squeeze: object, chunk: int
+) -> None:
+    monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", chunk)
+    path = tmp_path / "dump.json"
+    path.write_bytes(squeeze((ARRAY + ending).encode()))  # type: ignore[operator]
+    with pytest.raises(GraphFileError, match=r"the file is cut off: .*--skip-bad-lines") as caught:
+        load([path], tmp_path / "wd")
+    assert caught.value.line == (42 if "{" in ending else 41)
+    assert not (tmp_path / "wd").exists()
+    report = load([path], tmp_path / "wd", options=LoadOptions(skip_bad_lines=True))
+    assert report.manifest.counts["labels"] == 40
+    assert report.skipped == ("{" in ending)
+
+
+@pytest.mark.parametrize(
+    "text", [ARRAY + "\n]", ARRAY + "\n]\n\n", ARRAY + ",\n]\r\n", "\n" + ARRAY + "\n]\n", ARRAY[2:]]
+)
+@pytest.mark.parametrize("chunk", [100, 1 << 20])
+def test_a_dump_that_is_closed_or_is_lines_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chunk: int
+) -> None:
+    monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", chunk)
+    assert load([write(tmp_path / "dump.json", text)], tmp_path / "wd").manifest.counts["labels"] == 40
+
+
+def test_a_damaged_part_of_a_bzip2_file_does_not_end_it(tmp_path: Path) -> None:
+    parts = [bytearray(bz2.compress(GOOD.replace(b"Q1", b"Q%d" % number))) for number in range(400)]
+    parts[200][:4] = b"xxxx"
+    (tmp_path / "dump.nt.bz2").write_bytes(b"".join(parts))
+    with pytest.raises(GraphFileError, match="corrupt or cut-off"):
+        load([tmp_path / "dump.nt.bz2"], tmp_path / "wd")
 
 
 def test_bad_lines_are_counted_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

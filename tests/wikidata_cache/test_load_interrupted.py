@@ -11,8 +11,8 @@ from filelock import FileLock
 from pyoxigraph import DefaultGraph, RdfFormat
 
 from wikidata_cache import packaged_extract
-from wikidata_cache.errors import StoreError
-from wikidata_cache.stores.load import load
+from wikidata_cache.errors import GraphFileError, StoreError
+from wikidata_cache.stores.load import LoadOptions, load
 from wikidata_cache.stores.manifest import is_store, read_manifest
 from wikidata_cache.stores.reading import open_database
 
@@ -123,6 +123,62 @@ def test_a_swap_that_fails_puts_the_old_store_back(tmp_path: Path, monkeypatch: 
             load([new], store, force=True)
     assert read_manifest(store) == first
     assert load([new], store, force=True).manifest.content_hash != first.content_hash
+
+
+def test_what_a_kill_leaves_of_files_in_the_making_is_swept_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n"), tmp_path / "wd.loading"
+    leftovers = ["labels.sqlite.4711.tmp", ".progress.json-abc", ".manifest.json-abc"]
+
+    def killed(*_: object) -> None:
+        for name in leftovers:
+            row(folder / name, "half")
+        raise KeyboardInterrupt
+
+    for step in ("build.index_names", "load.swap_in"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"wikidata_cache.stores.{step}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                load([source], tmp_path / "wd")
+        assert {path.name for path in folder.iterdir()} > set(leftovers)
+    load([source], tmp_path / "wd")
+    assert sorted(path.name for path in (tmp_path / "wd").iterdir()) == ["labels.sqlite", "manifest.json", "oxigraph"]
+
+
+def test_a_finished_store_that_was_damaged_before_the_swap_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n"), tmp_path / "wd.loading"
+    with monkeypatch.context() as patch:
+        patch.setattr("wikidata_cache.stores.load.swap_in", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            load([source], tmp_path / "wd")
+    (folder / "labels.sqlite").write_bytes(b"")
+    with pytest.raises(StoreError, match="was deleted; run the same command again"):
+        load([source], tmp_path / "wd")
+    load([source], tmp_path / "wd")
+    assert is_store(tmp_path / "wd")
+
+
+def test_a_bad_line_leaves_nothing_or_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 100)
+    monkeypatch.setattr("wikidata_cache.stores.batches._KEPT", 100)
+    lines = [f"Q{number}\tP1\tQ2\n" for number in range(1, 201)]
+    early, late = (row(tmp_path / f"{n}.tsv", "".join([*lines[:n], "no row\n", *lines[n:]])) for n in (2, 150))
+    with pytest.raises(GraphFileError, match="Nothing was loaded") as caught:
+        load([early], tmp_path / "wd")
+    assert caught.value.line == 3
+    assert not (tmp_path / "wd.loading").exists()
+    with pytest.raises(GraphFileError, match=r"triples before it are kept in .*wd.loading: the same command") as caught:
+        load([late], tmp_path / "wd")
+    assert caught.value.line == 151
+    with caplog.at_level(logging.INFO, logger="wikidata_cache"):
+        manifest = load([late], tmp_path / "wd", options=LoadOptions(skip_bad_lines=True)).manifest
+    assert "Going on where an earlier loading stopped" in caplog.text
+    assert manifest.counts["statements"] == 200
 
 
 def test_changed_sources_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,9 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         open_source("wikidata")
     with pytest.raises(SourceStringError, match="empty source"):
         open_source(" , ")
+    for empty in ("", " ", [packaged_extract(), ""]):  # and not the current folder
+        with pytest.raises(SourceStringError, match="empty source"):
+            open_source(empty)
     with pytest.raises(SourceStringError, match="joined"):
         open_source([packaged_extract(), "http://127.0.0.1:1/query"])
     with pytest.raises(GraphFileError, match=r"absent\.nt\.gz: does not exist"):

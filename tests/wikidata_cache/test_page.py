@@ -132,6 +132,67 @@ def test_many_nodes_stay_together(branches: int, leaves: int, width: int, height
     assert max(xs) - min(xs) < width and max(ys) - min(ys) < height
 
 
+@pytest.mark.parametrize("wider", [0, 1])
+def test_outer_hops_of_large_graphs_stand_small_in_a_block_beside_their_own_parent(wider: int) -> None:
+    shown = {node["id"]: node for node in elements(star(20, 9 + wider))["nodes"]}
+    blocks = []
+    for branch in range(20):
+        leaves = [node for name, node in shown.items() if name.startswith(f"Q1{branch:03}") and len(name) > 5]
+        blocks.append(
+            (
+                min(n["x"] for n in leaves),
+                min(n["y"] for n in leaves),
+                max(n["x"] for n in leaves),
+                max(n["y"] for n in leaves),
+            )
+        )
+        parent = shown[f"Q1{branch:03}"]
+        assert all(3 * leaf["height"] < parent["height"] for leaf in leaves if "\n" not in leaf["lines"])
+        assert all(abs(leaf["y"] - parent["y"]) < 250 and abs(leaf["x"] - parent["x"]) < 250 for leaf in leaves)
+    for a, b in itertools.combinations(blocks, 2):
+        assert a[2] < b[0] or b[2] < a[0] or a[3] < b[1] or b[3] < a[1]
+
+
+def test_a_deep_chain_has_places() -> None:
+    graph = nx.MultiDiGraph()
+    for number in range(1, 1000):
+        graph.add_node(
+            f"Q{number}", label=f"link {number}", hop=number - 1, role="subject" if number == 1 else "neighbour"
+        )
+        if number > 1:
+            graph.add_edge(f"Q{number - 1}", f"Q{number}", key="P1", label="next", role="statement")
+    places = {(node["x"], node["y"]) for node in elements(graph)["nodes"]}
+    assert len(places) == 999
+
+
+def test_header_footer_and_table_count_the_same(cache: WikidataCache) -> None:
+    graph = cache.subgraph(LAKERS)
+    graph.add_edge("Q8652", "Q8652", key="P50", property="P50", label="author", role="statement")
+    text, count = page(graph), graph.number_of_edges() + 1  # the replaced one is shown too
+    assert text.count(f"{count} statements, 1 of them replaced") == 3  # header, picture's name, footer
+    assert text[text.index("<tbody>") : text.index("</tbody>")].count("<tr") == count
+    assert "Q8652 P50 Q8652" in text
+    bundle = mimebundle(graph)
+    assert f"{count} statements, 1 of them replaced" in bundle["text/plain"]
+
+
+def test_merged_ids_are_named(cache: WikidataCache) -> None:
+    graph = cache.neighbourhood("Q1345", per_node=2)
+    graph.graph["redirects"] = {"Q99": "Q1345"}
+    assert "Q99 was merged into Q1345" in page(graph)
+
+
+@pytest.mark.parametrize("part", [0, 1])  # light, dark
+def test_the_colours_of_hops_can_be_told_apart(part: int) -> None:
+    style = (Path(page_module.__file__).parent / "template" / "page.css").read_text()
+    colours = []
+    for kind in ("near", "far", "beyond", "page"):
+        value = re.findall(rf"--{kind}: #([0-9a-f]{{6}})", style)[part]
+        colours.append([int(value[i : i + 2], 16) for i in (0, 2, 4)])
+    for one, other in itertools.combinations(colours, 2):
+        assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) > 40
+
+
 @settings(max_examples=30)
 @given(st.data())
 def test_no_two_boxes_touch_on_any_graph(data: st.DataObject) -> None:

@@ -205,6 +205,73 @@ def test_many_edges_hide_their_labels_until_hover(opened: Open) -> None:
     page.until("cy.edges('.lit').length === 1 && cy.edges('.lit').style('label') === 'leads to'")
 
 
+def test_a_statement_about_itself_is_drawn_outside_the_box(opened: Open) -> None:
+    graph = nx.MultiDiGraph()
+    graph.add_node("Q42", label="Douglas Noël Adams", hop=0, role="subject")
+    for number, angle in enumerate(("up", "down"), start=2):
+        graph.add_node(f"Q{number}", label=angle, hop=1, role="neighbour")
+        graph.add_edge("Q42", f"Q{number}", key="P1", property="P1", label="beside", role="statement")
+    for key in ("P50", "P1"):
+        graph.add_edge("Q42", "Q42", key=key, property=key, label=f"author {key}", role="statement")
+    page = opened(graph)
+    beyond = (
+        "cy.edges(':loop').map(e => { const b = e.boundingBox({ includeLabels: false }),"
+        " n = e.source().boundingBox({ includeLabels: false });"
+        " return Math.max(n.x1 - b.x1, b.x2 - n.x2, n.y1 - b.y1, b.y2 - n.y2) })"
+    )
+    reach = page.value(beyond)
+    assert len(reach) == 2 and min(reach) > 20
+    assert page.value("cy.edges(':loop').every(e => e.style('label').startsWith('author'))")
+    assert "author P50" in page.value("(choose(cy.getElementById('Q42')), byId('details').innerText)")
+
+
+def test_names_of_crossing_edges_stand_apart(opened: Open) -> None:
+    graph = nx.MultiDiGraph()
+    for number in range(1, 5):
+        graph.add_node(f"Q{number}", label=f"corner {number}", hop=0, role="neighbour")
+    for u, v in (("Q1", "Q3"), ("Q2", "Q4")):
+        graph.add_edge(u, v, key="P1", property="P1", label="opposite of", role="statement")
+    page = opened(graph)
+    page.value(
+        "void [[0, 0], [400, 0], [400, 300], [0, 300]].forEach(([x, y], i) => cy.nodes()[i].position({ x, y })),"
+        "spread()"
+    )
+    moved = page.value("cy.edges().map(e => Math.hypot(e.data('mx'), e.data('my')))")
+    assert min(moved) == 0 and max(moved) > 20
+    page.value("void cy.nodes().forEach((n, i) => n.position({ x: 100 * i, y: 0 })), spread()")
+    page.value("cy.nodes()[2].position({ x: 110, y: 0 }), spread()")  # too near for the whole name
+    assert page.value("cy.edges()[0].data('short')").endswith("…")
+    assert page.value("(choose(cy.nodes()[0]), cy.edges()[0].style('label'))") == "opposite of"
+
+
+def test_a_large_graph_is_readable_at_its_ends_and_says_the_rest_as_one_zooms_in(opened: Open) -> None:
+    graph = nx.MultiDiGraph()
+    graph.add_node("Q1", label="hub", hop=0, role="subject")
+    for branch in range(2, 22):
+        for leaf in range(20):
+            name = f"Q{branch}{leaf:02}" if leaf else f"Q{branch}"
+            graph.add_node(name, label=f"item {name}", hop=2 if leaf else 1, role="neighbour")
+            graph.add_edge(
+                f"Q{branch}" if leaf else "Q1", name, key="P1", property="P1", label="part", role="statement"
+            )
+    page = opened(graph)
+    assert page.value("cy.zoom() * Math.min(...cy.nodes('.s, .near').map(n => n.data('font')))") > 8
+    hidden = (
+        "cy.nodes('.far').every(n => cy.zoom() * n.numericStyle('font-size') < n.numericStyle('min-zoomed-font-size'))"
+    )
+    assert page.value(hidden)
+    assert (
+        page.value(
+            "(name(cy.getElementById('Q201')), cy.nodes('.named').map(n => n.numericStyle('font-size'))[0] * cy.zoom())"
+        )
+        > 11
+    )
+    page.value("void choose(cy.getElementById('Q201'), true)")
+    page.until("!cy.animated() && cy.zoom() > 0.9")
+    assert not page.value("(clear(), cy.zoom(3), cy.nodes('.named').length)")
+    assert not page.value(hidden)
+
+
 def test_the_frame_of_a_notebook_draws_and_is_apart(cache: WikidataCache, browser: Chromium, tmp_path: Path) -> None:
     path = tmp_path / "notebook.html"
     path.write_text(f"<!doctype html><meta charset=utf-8><body>{cache.subgraph(LAKERS, per_node=5)._repr_html_()}")

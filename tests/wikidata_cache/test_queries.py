@@ -10,7 +10,6 @@ from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import batches
 from wikidata_cache.sources.templates import TEMPLATES
 
-
 IDS = {"named": ["Philadelphia"], "ends": ["P19 object", "P19 subject"], "at_end": ["P19 object Q65", "P19 object Q84"]}
 
 

@@ -39,7 +39,7 @@ def test_options_reach_the_subgraph(edits: Path) -> None:
     few, both = run(f"{edits}:1", "--per-node", "1"), run(f"{edits}:1", "--per-node", "1", "--root", "subject")
     assert few.count("Q169138") == 2  # the edit, and one statement of o*
     assert few != both and "Q36159" in both
-    assert run("Q1345", "--max-edges", "1", "--policy", "inverse-hub", "--direction", "both")
+    assert run("Q1345", "--policy", "inverse-hub", "--direction", "both")
 
 
 def test_an_item_as_a_page(tmp_path: Path) -> None:
@@ -64,8 +64,61 @@ def test_the_browser_opens_only_when_asked(tmp_path: Path, monkeypatch: pytest.M
         (["Q1345", "--open"], "give --html"),
         (["{edits}:1", "--root", "everything"], "expected a sequence from"),
         (["Philadelphia"], "not a Wikidata id"),
+        (["{edits}:x"], "found 'x' after the colon; expected a row number"),
+        (["{edits}:"], "expected a row number"),
+        (["Q1345", "--max-edges", "3"], "--max-edges is for edits"),
+        (["Q1345", "--root", "subject"], "--root is for edits"),
+        (["Q1345", "--html", "{edits}-none/a.html"], r"there is no folder .*-none. Make it"),
+        (["Q1345", "--draw", "{edits}-none/a.svg"], r"there is no folder .*-none. Make it"),
+        (["Q1345", "--draw", "a.pdf"], "ending in .svg or .png"),
+        (["P31", "--html", "a.html"], "is a property"),
+        (["P3111111"], "not in the graph"),
+        (["Q3111111"], "not in the graph"),
     ],
 )
 def test_what_cannot_be_shown(edits: Path, arguments: list[str], message: str) -> None:
     with pytest.raises((BadOptionError, WikidataCacheError), match=message):
         run(*(argument.format(edits=edits) for argument in arguments))
+
+
+WD, WDT = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
+LABEL, DESCRIPTION = "http://www.w3.org/2000/01/rdf-schema#label", "http://schema.org/description"
+
+
+@pytest.fixture
+def adams(tmp_path: Path) -> str:
+    """Two statements of Q42 to show, one without a label and one housekeeping; Q99 was merged into Q42."""
+    names = {"Q42": "Douglas Adams", "Q5": "human", "P31": "instance of", "P50": "author", "Q7": "Category:Adams"}
+    lines = [
+        *(
+            f"<{WD}Q42> <{WDT}{p}> <{WD}{o}> ."
+            for p, o in (("P31", "Q5"), ("P50", "Q42"), ("P31", "Q8"), ("P910", "Q7"))
+        ),
+        *(f'<{WD}{entity}> <{LABEL}> "{name}"@en .' for entity, name in names.items()),
+        f'<{WD}P31> <{DESCRIPTION}> "type of the subject"@en .',
+        f"<{WD}Q99> <http://www.w3.org/2002/07/owl#sameAs> <{WD}Q42> .",
+    ]
+    path = tmp_path / "adams.nt"
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_a_merged_id_is_followed_and_said(adams: str, tmp_path: Path) -> None:
+    output = run("Q99", "-g", adams, "--html", str(tmp_path / "a.html"))
+    assert "Douglas Adams (Q42); Q99 was merged into it" in output and "Q42 P31 Q5" in output
+    assert "Q99 was merged into Q42" in (tmp_path / "a.html").read_text()
+
+
+def test_what_was_left_out_is_said_with_reasons(adams: str, edits: Path) -> None:
+    assert "left out: 1 housekeeping, 1 without a label" in run("Q42", "-g", adams)
+    output = run("Q42", "-g", adams, "--per-node", "0")
+    assert "no statement to show" in output and "2 not sampled (--per-node)" in output and "hop" not in output
+    assert "beyond --max-edges" in run(f"{edits}:1", "--max-edges", "2")
+    silent = run("Q5", "-g", adams)
+    assert "states nothing of it" in silent and "--direction both" in silent
+    assert "Q42 P31 Q5" in run("Q5", "-g", adams, "--direction", "both")
+
+
+def test_a_property_is_described(adams: str) -> None:
+    output = run("P31", "-g", adams)
+    assert "instance of (P31): type of the subject" in output and "about items" in output and "hop" not in output

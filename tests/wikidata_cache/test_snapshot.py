@@ -158,6 +158,15 @@ def rezipped(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
         (resigned(lambda row: row.update(value=[["P1", "../../etc"]]), kind="out"), "has not the shape"),
         (resigned(lambda row: row.update(fetched_at="tomorrow")), "is no time"),
         (resigned(lambda row: row.update(fetched_at="2026-01-01")), "is not written as"),
+        (resigned(lambda row: row.update(fetched_at="tomorrow")), r"such as 2026-11-20T12:00:00\+00:00\. The cache"),
+        (
+            resigned(lambda row: row.update(fetched_at="2999-01-01T00:00:00.000+00:00")),
+            "line 2: the time 2999.*cannot be",
+        ),
+        (resigned(lambda row: row.update(fetched_at="2011-12-31T23:59:59.999+00:00")), "Wikidata began in 2012"),
+        (resigned(lambda row: row.update(fetched_at="2999-01-01T00:00:00.000+00:00"), kind="query"), "2999.*cannot be"),
+        (resigned(lambda row: row.update(graph=" ")), "the graph has no name"),
+        (resigned(lambda row: row.update(graph=""), kind="query"), "the graph has no name"),
         (resigned(lambda row: row.update(extra=1)), "found the fields"),
         (resigned(lambda row: row.update(type="code")), "type 'code'"),
         (resigned(lambda row: row.update(rows="3"), kind="query"), "the field rows is no int"),
@@ -172,6 +181,9 @@ def test_a_wrong_file_leaves_the_cache_as_it_was(forge: Callable[[bytes], bytes]
     with pytest.raises(SnapshotError, match=found) as caught:
         import_snapshot(mine, bad, on_conflict="newer")
     assert "bad.jsonl.gz" in str(caught.value)
+    with pytest.raises(SnapshotError, match=found):
+        import_snapshot(AnswerStore(tmp_path / "new" / "new.sqlite"), bad)
+    assert not (tmp_path / "new").exists()
     assert texts(mine) == {"Q3": ["drei", "en"]}
     assert mine.database.read("SELECT (SELECT count(*) FROM facts), (SELECT count(*) FROM queries)") == [(1, 1)]
 

@@ -12,7 +12,7 @@ from wikidata_helpers import EDITS, read_shared
 
 from wikidata_cache import WikidataCache, cli, open_source, packaged_extract
 from wikidata_cache.doctor import examine
-from wikidata_cache.errors import SourceStringError, StoreError
+from wikidata_cache.errors import LabelIndexError, SourceStringError, StoreError
 from wikidata_cache.stores import checksums
 from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import LABELS, is_store, read_manifest
@@ -81,10 +81,10 @@ def table(store: Path) -> Path:
     return max((store / "oxigraph").glob("*.sst"), key=lambda path: path.stat().st_size)
 
 
-def scribble(path: Path, *, at: float = 0.5, keep_time: bool = False) -> None:
+def scribble(path: Path, *, keep_time: bool = False) -> None:
     """47 bytes in the middle of a file are overwritten, and its size stays."""
     said, content = path.stat(), bytearray(path.read_bytes())
-    start = int(len(content) * at)
+    start = len(content) // 2
     content[start : start + 47] = bytes(byte ^ 0xA5 for byte in content[start : start + 47])
     path.write_bytes(content)
     if keep_time:
@@ -160,6 +160,27 @@ def test_the_doctor_reads_every_file(copy: Path) -> None:
     assert f"is damaged: the content of oxigraph/{table(copy).name} is not what was loaded" in broken.found
 
 
+def test_the_doctor_reads_a_plain_folder_before_it_asks_it_anything(copy: Path, tmp_path: Path) -> None:
+    plain = copy.joinpath("oxigraph").rename(tmp_path / "plain")
+    found = {finding.what: finding for finding in examine(f"oxigraph:{plain}")}
+    assert "all 25,726 triples can be read" in found[f"store {plain}"].found
+    scribble(next(p for p in sorted(plain.glob("*.sst")) if b"Philadelphia" in p.read_bytes()))
+    [broken] = [finding for finding in examine(f"oxigraph:{plain}") if not finding.ok]
+    assert broken.what == f"store {plain}" and "so it is damaged" in broken.found
+
+
+def test_a_label_index_that_only_a_search_finds_damaged_is_named(copy: Path) -> None:
+    index, found = copy / LABELS, WikidataCache(copy).linker
+    content = bytearray(index.read_bytes())
+    half = len(content) // 8192 * 4096
+    content[half - 40960 : half + 40960] = b"\xff" * 81920
+    index.write_bytes(content)
+    with pytest.raises(LabelIndexError, match=r"labels.sqlite: is damaged \(.*load the store again"):
+        for number in range(100):
+            found.link(f"{chr(97 + number % 26)}{number}")
+            found.link(["Philadelphia", "Los Angeles", "Miami", "London", "New York City"][number % 5])
+
+
 def test_a_damaged_store_is_not_served(copy: Path) -> None:
     scribble(table(copy))
     for folder in (copy, copy / "oxigraph"):
@@ -168,9 +189,7 @@ def test_a_damaged_store_is_not_served(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("as_store", [True, False])
-def test_damage_that_a_query_meets_is_one_line_with_the_way_out(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_store: bool
-) -> None:
+def test_damage_that_only_a_query_meets_has_a_way_out_too(copy: Path, tmp_path: Path, as_store: bool) -> None:
     folder = copy if as_store else copy.joinpath("oxigraph").rename(tmp_path / "plain")
     engine = folder / "oxigraph" if as_store else folder
     texts = next(p for p in sorted(engine.glob("*.sst")) if b"Philadelphia" in p.read_bytes())
@@ -179,18 +198,19 @@ def test_damage_that_a_query_meets_is_one_line_with_the_way_out(
     with pytest.raises(StoreError, match=rf"{folder}: its database cannot be read.*load it again") as caught:
         cache.query("SELECT * { ?s ?p ?o }")
     assert caught.value.folder == folder
-    monkeypatch.setattr(sys, "argv", ["wikidata-cache", "find", "Philadelphia", "-g", f"oxigraph:{folder}"])
-    damage_every_block(texts)
+
+
+@pytest.mark.parametrize("command", [["show", "Q1345", "-g"], ["find", "Philadelphia", "-g"], ["serve"]])
+def test_a_damaged_store_is_one_line_and_exit_code_2(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    scribble(table(copy))
+    monkeypatch.setattr(sys, "argv", ["wikidata-cache", *command, str(copy)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     error = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert error.startswith(f"error: {folder}: ") and error.count("\n") == 1
-
-
-def damage_every_block(path: Path) -> None:
-    for part in range(20):
-        scribble(path, at=part / 20, keep_time=True)
+    assert error.startswith(f"error: {copy}: is damaged") and error.count("\n") == 1
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def explained(path: Path, *, reading: bool = False) -> Iterator[None]:
         name = getattr(error, "sqlite_errorname", None) or type(error).__name__
         found = (meaning for start, meaning in _MEANINGS.items() if name.startswith(start))
         problem, way_out = next(found, ("is damaged or no cache file", f"Delete it and fetch again, or {ELSEWHERE}."))
-        if reading and name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+        if reading and name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")):
             problem, way_out = _UNREADABLE
         raise CacheFileError(path, f"{problem} ({error})", way_out) from error
     except OSError as error:

@@ -44,8 +44,8 @@ def check_cached(context: typer.Context, source: Source) -> None:
     given = [option for name, option in _OF_A_CACHE.items() if _is_typed(context, name)]
     if given and not isinstance(source, CachedSource):
         raise BadOptionError(
-            f"{source.name} is a local graph and needs no cache, so {', '.join(given)} cannot be meant. Leave that out, "
-            f"use `wikidata-cache extract`, or `wikidata-cache serve` it and fetch from there."
+            f"{source.name} is a local graph and needs no cache, so leave out {', '.join(given)}. For a smaller graph "
+            f"use `wikidata-cache extract`; to fill a cache from it, `wikidata-cache serve` it and fetch from there."
         )
 
 

@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from wikidata_cache.cli.options import Cache, Contact, Graph, Offline, open_cache
-from wikidata_cache.edits import is_edit_file
+from wikidata_cache.edits import is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import is_property
 from wikidata_cache.linking.action_api import WIKIDATA_API, ActionApi
 from wikidata_cache.linking.candidates import Linked, Status
-from wikidata_cache.linking.edit_file import link_edits
+from wikidata_cache.linking.edit_file import check_out, link_edits
 from wikidata_cache.linking.link import Linker
 from wikidata_cache.linking.opening import open_linker
 
@@ -50,9 +50,12 @@ def link(
     """
     if online and offline:
         raise BadOptionError("--online and --offline disagree; give one of them.")
+    is_file = out is not None or is_edit_file(text)
+    if is_file:
+        _check_files(text, out)  # before a graph is opened, which may take its time
     facts = open_cache(graph, contact, cache=cache, offline=offline).facts
     linker = open_linker(facts, api=ActionApi(api, contact=contact) if online else None)
-    if out is not None or is_edit_file(text):
+    if is_file and out is not None:
         raise typer.Exit(_link_file(linker, text, out, limit))
     wanted = _property(linker, relation) if relation else None
     linked = linker.link(text, relation=wanted, role=role, kind=kind, expected_label=label, limit=limit)
@@ -64,13 +67,32 @@ def link(
 
 
 def _property(linker: Linker, relation: str) -> str:
-    return relation if is_property(relation) else linker.link(relation, kind="property").only().id
+    if is_property(relation):
+        if not linker.knows_property(relation):
+            typer.echo(f"warning: {linker.knowledge.name} knows no property {relation}; check the number.", err=True)
+        return relation
+    linked = linker.link(relation, kind="property")
+    if linked.status == "exact":
+        return linked.candidates[0].id
+    meant = [f"{candidate.id} ({candidate.label or 'without a label'})" for candidate in linked.candidates[:5]]
+    if meant:
+        raise BadOptionError(f"--relation {relation!r} may mean {', '.join(meant)}; give the id of the one you mean.")
+    near = [f"{match.text!r} ({match.id})" for match in linker.knowledge.near_properties(relation)]
+    nearest = f" The nearest names: {', '.join(near)}." if near else ""
+    found = f"--relation {relation!r}: no property of {linked.source} has this name."
+    raise BadOptionError(f"{found}{nearest} Give the id, such as P551.")
 
 
-def _link_file(linker: Linker, edits: str, out: Path | None, limit: int) -> int:
+def _check_files(edits: str, out: Path | None) -> None:
+    """Raise BadOptionError or EditRowError for what cannot be read or written."""
     if out is None:
         raise BadOptionError(f"{edits} is a file of edits; say where the linked edits go: --out linked.jsonl")
-    report = link_edits(linker, Path(edits), out, limit=limit)
+    check_out(edits, out)
+    read_edits(edits)
+
+
+def _link_file(linker: Linker, edits: str, out: Path, limit: int) -> int:
+    report = link_edits(linker, edits, out, limit=limit)
     for row, field, linked in report.open:
         best = "; ".join(str(candidate) for candidate in linked.candidates[:3]) or "no candidate"
         typer.echo(f"row {row}, {field}, {linked.text!r}: {best}")

@@ -60,7 +60,7 @@ def show(
     check_out(draw, "--draw", ".svg", ".png")
     edit = edit_of(what)
     if edit is None:
-        check_for_edits_only(what, max_edges=max_edges, root=root)
+        check_for_edits_only(what, {"--max-edges": max_edges, "--root": root})
     opened = open_cache(
         graph, contact, cache=cache, offline=offline, mode=mode, packs=pack, as_of=as_of, graph_name=graph_name
     )

@@ -1,6 +1,7 @@
 """What `wikidata-cache show` refuses before any work is done, and which entity an id stands for."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from wikidata_cache.cache import WikidataCache
@@ -28,11 +29,10 @@ def edit_of(what: str) -> EditRow | None:
     return rows[0]
 
 
-def check_for_edits_only(what: str, **given: object) -> None:
+def check_for_edits_only(what: str, given: Mapping[str, object]) -> None:
     """Raise BadOptionError where an option that only edits have was given for an item."""
-    for name, value in given.items():
+    for option, value in given.items():
         if value:
-            option = f"--{name.replace('_', '-')}"
             raise BadOptionError(
                 f"{option} is for edits, such as edits.jsonl:1; {what} is an id. Leave {option} out; --hops and "
                 f"--per-node say how much of an item is shown."

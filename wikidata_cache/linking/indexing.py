@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 
+from wikidata_cache.answers.over_graph import CacheOverGraph
 from wikidata_cache.ids import DIRECT, RDFS_LABEL, is_entity, local_id
 from wikidata_cache.linking.label_index import LabelEntry, LabelIndex, NameKind
 from wikidata_cache.sources.oxigraph import OxigraphSource
@@ -22,8 +23,9 @@ _NUMBERS = (
 def open_index(source: Source) -> LabelIndex | None:
     """The index beside a store, else one of a local graph's own names; None for endpoints and their caches.
 
-    Raises LabelIndexError for an index that cannot be read.
+    Of a cache over a local graph it is the graph's. Raises LabelIndexError for an index that cannot be read.
     """
+    source = source.graph if isinstance(source, CacheOverGraph) else source
     if not isinstance(source, OxigraphSource):
         return None
     return LabelIndex(source.label_file) if source.label_file else index_of(source)

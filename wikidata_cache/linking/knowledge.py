@@ -1,17 +1,21 @@
 """What linking wants to know of entities, from a graph with a label index, or from its facts alone."""
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from wikidata_cache.answers.over_graph import CacheOverGraph
 from wikidata_cache.errors import CacheMissError, OfflineError
 from wikidata_cache.ids import is_entity, is_item
 from wikidata_cache.linking.label_index import EntityKind, LabelIndex, Match
+from wikidata_cache.linking.names import normalise
 from wikidata_cache.subgraphs.facts import Facts
 
 T = TypeVar("T")
 
 _TYPE = "P31"
+_SCANNED = 5_000_000  # labels that are looked through in about a second
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Knowledge(Protocol):
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """The entities that have the text as a name, and where there are fewer than `limit`, such with its words."""
 
+    def near_properties(self, text: str) -> Sequence[Match]:
+        """The properties with a name most like the text, where all names are at hand."""
+
     def about(self, ids: Iterable[str]) -> Mapping[str, About]:
         """What is known of each of the ids."""
 
@@ -62,6 +69,7 @@ class GraphKnowledge:
     def __init__(self, facts: Facts, index: LabelIndex | None = None) -> None:
         self.facts = facts
         self._index = index
+        self._is_layered = isinstance(facts.source, CacheOverGraph)
 
     @property
     def name(self) -> str:
@@ -86,7 +94,17 @@ class GraphKnowledge:
         if len(found) < limit:
             for match in self._index.tokens(text, limit=limit, entity=entity):
                 found.setdefault(match.id, match)
+        if self._is_layered:  # the index knows the lower layer alone
+            found = {match.id: match for match in self._labelled(text, entity)} | found
         return list(found.values())[:limit]
+
+    def near_properties(self, text: str) -> Sequence[Match]:
+        """The properties with a name most like the text; none without an index, or with one of millions of names."""
+        if self._index is None or self._index.counts.labels > _SCANNED:
+            return ()
+        names = {normalise(match.text): match for match in reversed(self._index.properties())}  # the best one stays
+        nearest = difflib.get_close_matches(normalise(text), names, n=5)
+        return list({names[name].id: names[name] for name in nearest}.values())
 
     def about(self, ids: Iterable[str]) -> Mapping[str, About]:
         """What is known of each of the ids; nothing is an answer, too."""

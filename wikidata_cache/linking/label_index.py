@@ -22,6 +22,9 @@ _WORDS = """
 SELECT id, text, language, kind, weight FROM words JOIN names ON names.rank = words.rowid
 WHERE words MATCH ? ORDER BY words.rowid
 """
+_PROPERTIES = """
+SELECT id, text, language, kind, weight FROM names WHERE id LIKE 'P%' ORDER BY rank
+"""
 _MOST_WORDS = 32  # Wikidata's names have at most 250 characters; a longer text is no name
 
 
@@ -118,6 +121,11 @@ class LabelIndex:
         # Quoted, every word is literal: no *, NEAR, AND or column filter of FTS5 is left in it.
         query = " ".join('"' + word.replace('"', '""') + '"' for word in asked)
         return self._found(_WORDS, (query,), limit, entity)
+
+    def properties(self) -> list[Match]:
+        """All names of properties, the best first; a scan of the whole index."""
+        with closing(self._connection.cursor()) as cursor:
+            return list(map(Match._make, cursor.execute(_PROPERTIES)))
 
     def _found(self, query: str, values: tuple[str, ...], limit: int, entity: EntityKind | None) -> list[Match]:
         best: dict[str, Match] = {}

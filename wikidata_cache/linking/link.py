@@ -85,6 +85,11 @@ class Linker:
         )
         return Linked(text, tuple(draft.candidate(names) for draft in best), self.knowledge.name, tuple(notes))
 
+    def knows_property(self, relation: str) -> bool:
+        """Whether the graph has a label or typed values or subjects of a property; raises BadOptionError."""
+        stands = any(self._at_end(relation, role) is not None for role in ("object", "subject"))
+        return stands or bool(self.knowledge.labels([relation]))
+
     def ask_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Ask ahead about ends of relations (property and role) and the ids of the candidates for them."""
         ask_ahead(self._graph, candidates)

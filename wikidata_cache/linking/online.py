@@ -37,6 +37,10 @@ class OnlineKnowledge:
     def ask_names(self, texts: Iterable[str]) -> None:
         """Nothing: a search takes one name."""
 
+    def near_properties(self, text: str) -> Sequence[Match]:
+        """None: the searches have found whatever is near."""
+        return ()
+
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """What either search gives for the text, each with the name that agrees best; raises EndpointError."""
         asked = text, entity, min(limit, _PER_SEARCH)

@@ -8,7 +8,7 @@ from wikidata_cache.release import release
 from wikidata_cache.stores.build import LoadOptions, LoadReport, build
 from wikidata_cache.stores.engine import writing
 from wikidata_cache.stores.inputs import Input, find_inputs
-from wikidata_cache.stores.manifest import FORMAT, is_store, read_manifest
+from wikidata_cache.stores.manifest import FORMAT, Manifest, is_store, read_manifest
 from wikidata_cache.stores.work import Work, discard, open_work, restore, swap_in
 
 __all__ = ["LoadOptions", "LoadReport", "load"]
@@ -46,7 +46,7 @@ def load(
 
 def _finish(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
     if is_store(work.folder):  # a kill came between the last step and the swap
-        return LoadReport(read_manifest(work.folder), 0.0, 0.0, work.progress.skipped)
+        return LoadReport(_finished(work.folder), 0.0, 0.0, work.progress.skipped)
     try:
         return build(work, inputs, options)
     except GraphFileError as error:
@@ -55,14 +55,22 @@ def _finish(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRe
         raise OSError(str(error)) from error
 
 
+def _finished(folder: Path) -> Manifest:
+    try:
+        return read_manifest(folder)
+    except StoreError as error:
+        discard(folder)
+        raise StoreError(folder, f"had been damaged ({error}) and was deleted; run the same command again") from error
+
+
 def _left(work: Work) -> str:
     """What is left of a loading that could not go on, in words; without a triple, nothing is."""
     if not work.progress.triples:
         discard(work.folder)
         return "Nothing was loaded"
     return (
-        f"The {work.progress.triples} triples before it are kept in {work.folder}: the same command, with or without "
-        f"--skip-bad-lines, goes on from there; once a source has changed, it starts over"
+        f"The {work.progress.triples} triples before it are kept in {work.folder}: the same command goes on from there "
+        f"(with --skip-bad-lines past what cannot be read), and starts over once a source has changed"
     )
 
 

@@ -23,16 +23,17 @@ def block(root: str, children: Mapping[str, Sequence[str]], sizes: Mapping[str, 
         order += children[node]
     blocks: dict[str, Block] = {}
     for node in reversed(order):
-        blocks[node] = _joined(node, [blocks.pop(child) for child in children[node]], sizes[node], is_upwards)
+        parts = [blocks.pop(child) for child in children[node]]
+        gap = _GAP * min((sizes[child][1] for child in children[node]), default=0.0)
+        blocks[node] = _joined(node, parts, sizes[node], gap, is_upwards)
     return blocks[root]
 
 
-def _joined(node: str, parts: Sequence[Block], size: Size, is_upwards: bool) -> Block:
+def _joined(node: str, parts: Sequence[Block], size: Size, gap: float, is_upwards: bool) -> Block:
     box = Extent.of(size)
     places: dict[str, Point] = {node: (0.0, 0.0)}
     if not parts:
         return places, box
-    gap = _GAP * min(extent.bottom - extent.top for _, extent in parts)
     y, extent = box.bottom + 2 * gap, box
     for row in _rows(parts, gap):
         width = sum(each.right - each.left + gap for _, each in row) - gap

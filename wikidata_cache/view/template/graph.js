@@ -34,7 +34,7 @@ function look() {
       "text-rotation": "autorotate", "text-background-color": colour("page"), "text-background-opacity": 0.9,
       "text-background-padding": 2, "text-background-shape": "round-rectangle", "min-zoomed-font-size": 5,
       "text-margin-x": "data(mx)", "text-margin-y": "data(my)", "overlay-opacity": 0, "z-index": 1 } },
-    { selector: "edge.faint", style: { width: 0.5, "arrow-scale": 0.35, opacity: 0.5, "font-size": "data(font)", "z-index": 0 } },
+    { selector: "edge.faint", style: { width: 0.5, "arrow-scale": 0.35, opacity: 0.4, "font-size": "data(font)", "z-index": 0 } },
     { selector: "edge:loop", style: {
       "loop-direction": edge => `${edge.data("turn") || 0}rad`, "loop-sweep": "-45deg", "text-rotation": "none",
       "control-point-step-size": edge => edge.data("reach") || 44 } },
@@ -51,6 +51,7 @@ function look() {
     { selector: "edge.faint.lit", style: { width: 0.9, opacity: 1 } },
     { selector: "node.small.named", style: { "font-size": node => Math.max(node.data("font"), 12 / cy.zoom()), "min-zoomed-font-size": 0, "text-background-color": colour("page"), "text-background-opacity": 0.9, "text-background-padding": 2, color: colour("ink"), "z-index": 6 } },
     { selector: "node.hit, node.chosen", style: { "outline-width": 2.5, "outline-color": colour("accent"), "outline-offset": 2 } },
+    { selector: "node.small.hit, node.small.chosen", style: { "outline-width": 0.8, "outline-offset": 0.6 } },
     { selector: "node.focus", style: { "outline-width": 3, "outline-color": colour("focus"), "outline-offset": 3, "z-index": 5 } },
   ];
 }
@@ -75,18 +76,21 @@ function fit() {
 // At first the ends and what is next to them can be read, though outer hops may lie outside.
 function start() {
   fit();
-  const inner = cy.nodes().not(".small"), ends = cy.nodes(".s, .new, .old");
+  const inner = cy.nodes().not(".small"), ends = cy.nodes(".s, .new");
   if (inner.length === cy.nodes().length || !ends.length) return;
-  const box = ends.boundingBox(), room = 0.9 * Math.min(cy.width() / box.w, cy.height() / box.h);
-  const zoom = Math.min(room, 9.5 / Math.min(...inner.map(node => node.data("font"))));
-  if (zoom > cy.zoom()) { cy.zoom(zoom); cy.center(ends); }
+  const room = nodes => { const box = nodes.boundingBox(); return 0.95 * Math.min(cy.width() / box.w, cy.height() / box.h); };
+  const readable = 9.5 / Math.min(...inner.map(node => node.data("font")));
+  const middle = room(inner) < 0.9 * readable ? ends : inner, zoom = Math.min(room(middle), readable);
+  if (zoom > cy.zoom()) { cy.zoom(zoom); cy.center(middle); }
 }
 
 function fly(target) {
+  touched = true;
   if (still.matches) { if (target.center) cy.center(target.center.eles); if (target.zoom) cy.zoom(target.zoom); } else { cy.stop(); cy.animate(target, { duration: 180 }); }
 }
 
 function zoomBy(factor) {
+  touched = true;
   const middle = { x: cy.width() / 2, y: cy.height() / 2 };
   cy.zoom({ level: cy.zoom() * factor, renderedPosition: middle });
 }
