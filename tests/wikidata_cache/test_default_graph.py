@@ -96,8 +96,17 @@ def test_links_find_what_either_knows(small: str) -> None:
     cache = WikidataCache(open_over(packaged_extract(), cache=small))
     linker = open_linker(cache.facts)
     assert linker.link("Terra").candidates[0].id == "Q2"
-    assert linker.link("miami heat").candidates[0].id == "Q169138"  # through the extract's index
+    assert linker.link("heat, Miami").candidates[0].id == "Q169138"  # by its words, from the extract's index
     assert linker.link("born at", kind="property").candidates[0].id == "P19"
+
+
+def test_what_the_extract_says_by_the_way_is_not_believed(small: str) -> None:
+    with AnswerStore(small) as store:
+        exchange = Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {})
+        store.keep("wikidata", "labels/1", [Fact("label", "Q65", ["L.A.", "en"])], exchange)
+    cache = WikidataCache(open_over(packaged_extract(), cache=small))
+    assert ("P159", "Q65") in cache.facts.out(["Q121783"])["Q121783"]  # comes with the label of Q65
+    assert cache.labels(["Q65"]) == {"Q65": "L.A."}
 
 
 def test_a_label_that_has_changed_names_nothing(small: str) -> None:

@@ -68,7 +68,7 @@ def test_help_has_examples(command: str) -> None:
         (["extract", "no_seeds.tsv", "out.nt.gz"], "cannot be read"),
         (["extract", "no_seeds.tsv", "no_folder/out.nt.gz"], "no_folder/out.nt.gz cannot be written"),
         (["show", "Q999999999"], "Q999999999 is not in the graph extract.nt.gz"),
-        (["show", "Q1345", "--draw", "no_folder/a.svg"], "No such file or directory"),
+        (["show", "Q1345", "--draw", "no_folder/a.svg"], "there is no folder no_folder"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(

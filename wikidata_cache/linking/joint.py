@@ -2,14 +2,13 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from wikidata_cache.ids import Statement, is_entity
+from wikidata_cache.ids import Statement
 from wikidata_cache.linking import points
 from wikidata_cache.linking.candidates import Candidate, Linked, Reason, ranked
 from wikidata_cache.linking.drafts import Draft
-from wikidata_cache.linking.label_index import EntityKind
 from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.parts import Part, parts_of
 from wikidata_cache.sources.relation_ends import Role
 from wikidata_cache.subgraphs.ends import EditLike
 
@@ -68,45 +67,6 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
         target_true=done(edit.target_true, old) if edit.target_true or edit.target_true_id else None,
         stated=facts[0] if len(facts) == 1 else None,
     )
-
-
-class Part(NamedTuple):
-    """What an edit says of one of its parts: an id that is given, with the label that it should have, or a text."""
-
-    text: str
-    given: bool
-    expected: str | None
-    kind: EntityKind
-    role: Role
-
-
-class Parts(NamedTuple):
-    """The parts of an edit, with an empty text for what it has not."""
-
-    subject: Part
-    relation: Part
-    target_new: Part
-    target_true: Part
-
-    @property
-    def items(self) -> tuple[Part, Part, Part]:
-        """All but the relation."""
-        return self.subject, self.target_new, self.target_true
-
-
-def parts_of(edit: EditLike) -> Parts:
-    """What an edit says of its parts."""
-    return Parts(
-        _part(edit.subject_id, edit.subject, role="subject"),
-        _part(edit.relation_id, edit.relation, kind="property"),
-        _part(edit.target_new_id, edit.target_new),
-        _part(edit.target_true_id, edit.target_true),
-    )
-
-
-def _part(given: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> Part:
-    label = text if text and not is_entity(text) else None
-    return Part(given, True, label, kind, role) if given else Part((text or "").strip(), False, None, kind, role)
 
 
 def drafts_of(linker: Linker, part: Part, relation: str | None = None) -> list[Draft]:

@@ -86,7 +86,7 @@ function start() {
 
 function fly(target) {
   touched = true;
-  if (still.matches) { if (target.center) cy.center(target.center.eles); if (target.zoom) cy.zoom(target.zoom); } else { cy.stop(); cy.animate(target, { duration: 180 }); }
+  if (still.matches) { if (target.zoom) cy.zoom(target.zoom); if (target.center) cy.center(target.center.eles); } else { cy.stop(); cy.animate(target, { duration: 180 }); }
 }
 
 function zoomBy(factor) {
