@@ -65,9 +65,10 @@ class TailForward:
 
     def _record_blocks_above(self, tails: list[Sequence[int]]) -> None:
         calls, final = self._record(tails)
-        self._calls = [calls[index] for index in range(self._layer + 1, len(self._model.blocks))]
+        above = [calls[index] for index in range(self._layer + 1, len(self._model.blocks))]
         self._clean_final = final[0]
-        self._clean_later = (_first(calls[self._layer + 1]) if self._calls else final[0])[:, 1:]
+        self._clean_later = (_first(above[0]) if above else final[0])[:, 1:]
+        self._calls = [_without_first(call) for call in above]
 
     def _record(self, tails: Sequence[Sequence[int]]) -> tuple[dict[int, Call], list[Tensor]]:
         """Run the model over the tails; the blocks' calls, and the last block's output unless a watcher stops it."""
@@ -119,6 +120,12 @@ class TailForward:
 def tail(row: Prompt) -> Sequence[int]:
     """The tokens that the loss can feel: from the subject's last one to the last one that predicts something."""
     return row.ids[row.edited_at : read_positions(row)[-1] + 1]
+
+
+def _without_first(call: Call) -> Call:
+    """The call but for its hidden state, which is replaced anyway, and whose memory is wanted."""
+    args, kwargs = call
+    return ((None, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": None})
 
 
 def _first(call: Call) -> Tensor:

@@ -128,7 +128,7 @@ class LabelIndexError(WikidataCacheError):
 
 
 class StoreError(WikidataCacheError):
-    """A store on disk is missing, incomplete, damaged, of another version or in the way; names the folder and the way out."""
+    """A store on disk is missing, incomplete, damaged, of another version or in the way; names folder and way out."""
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(f"{folder}: {problem}")
