@@ -213,7 +213,7 @@ def test_a_folder_with_something_else(edit: Run, place: Path) -> None:
 def test_a_folder_with_another_run(edit: Run, place: Path) -> None:
     assert edit(*ROME).code == 0
     out = place / "out"
-    message = "out holds another run (config.learning_rate: 0.5 there, 0.3 here)"
+    message = "out holds another run (config.learning_rate: 1.0 there, 0.3 here)"
     refused(edit, *ROME, "--set", "learning_rate=0.3", message=message, out=out)
     refused(edit, *GLAME, message='out holds another run (method: "rome" there, "glame" here)', out=out)
     (place / "edits.jsonl").write_bytes(rows(GOOD))
