@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from kg_edit.patch import Patch
 from kg_edit.prefix import SharedContexts, run_prefix
 from kg_edit.prompts import Prompt, encode
 from kg_edit.row_groups import tokens_within
-from tests.kg_edit.methods.test_methods import CONTEXTS, EDIT, SECOND, delta, method
+from tests.kg_edit.methods.test_methods import CONTEXTS, EDIT, SECOND, delta, method, value_at
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 THIRD = Edit(id="3", subject="LeBron", prompt="Here {} is of", target_new="Los Angeles")
@@ -98,3 +100,22 @@ def test_memory_decides_how_many_tokens_run_at_once_and_not_what_comes_out() -> 
     for one, other in zip(chosen.edit_each(EDITS), frugal.edit_each(EDITS), strict=True):
         assert isinstance(one, Patch) and isinstance(other, Patch)
         torch.testing.assert_close(delta(one), delta(other), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rome", "glame"])
+def test_a_model_in_bfloat16_is_edited_and_solved_in_float32(name: str) -> None:
+    """The value moves as far as it should, to three digits; the factors are float32; the weights come back."""
+    exact = tiny("llama")
+    half = LanguageModel.wrap(
+        copy.deepcopy(exact.model).to(torch.bfloat16), exact.tokenizer, name="half", spec=exact.spec
+    )
+    weights = {key: tensor.clone() for key, tensor in half.model.state_dict().items()}
+    clean = value_at(half, EDIT)
+    (patch,) = method(name, half).edit_each([EDIT])
+    assert isinstance(patch, Patch)
+    (factors,) = patch.factors.values()
+    assert factors.left.dtype == factors.right.dtype == torch.float32
+    with patch.applied(half):
+        moved = float((value_at(half, EDIT) - clean).float().norm())
+    assert moved == pytest.approx(patch.provenance["edits"][0]["norms"]["change"], rel=0.1)
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in half.model.state_dict().items())
