@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from wikidata_cache.view.boxes import Extent
+from wikidata_cache.view.wrapping import wrapped
 
 _GAP = 0.4  # between boxes, in heights of the smallest
 _SHAPE = 1.8  # a block's width for its height
@@ -54,12 +55,4 @@ def _rows(parts: Sequence[Block], gap: float) -> list[list[Block]]:
     sizes = [(e.right - e.left + gap, e.bottom - e.top + gap) for _, e in ordered]
     area = sum(width * height for width, height in sizes)
     widest = max(math.sqrt(_SHAPE * area), max(width for width, _ in sizes))
-    rows: list[list[Block]] = [[]]
-    filled = 0.0
-    for part, (width, _) in zip(ordered, sizes, strict=True):
-        if rows[-1] and filled + width > widest:
-            rows.append([])
-            filled = 0.0
-        rows[-1].append(part)
-        filled += width
-    return rows
+    return wrapped(ordered, [width for width, _ in sizes], widest=widest)

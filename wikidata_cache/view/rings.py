@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from wikidata_cache.view.boxes import Extent, Part
+from wikidata_cache.view.wrapping import wrapped
 
 _STEP, _COARSE = math.radians(0.75), math.radians(1.5)  # of the search for a place; where many boxes move together
 _STAGGERED = 3  # rings that a crowd is spread over,
@@ -122,12 +123,4 @@ def _rows_around(centre: Extent, parts: Sequence[Part]) -> list[tuple[float, flo
 def _rows(extents: Sequence[Extent]) -> list[list[Extent]]:
     sizes = [(e.right - e.left + _ROW_GAP, e.bottom - e.top + _ROW_GAP) for e in extents]
     widest = math.sqrt(1.6 * sum(width * height for width, height in sizes))
-    rows: list[list[Extent]] = [[]]
-    filled = 0.0
-    for extent, (width, _) in zip(extents, sizes, strict=True):
-        if rows[-1] and filled + width > widest:
-            rows.append([])
-            filled = 0.0
-        rows[-1].append(extent)
-        filled += width
-    return rows
+    return wrapped(extents, [width for width, _ in sizes], widest=widest)
