@@ -17,7 +17,6 @@ from kg_edit.evaluate.questions import asked, asked_with_shots, right_answers
 from kg_edit.evaluate.scoring import Pair, score
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
-from kg_edit.prompts import encode
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
 _TOKENS, _ROWS = 10, 32
@@ -99,9 +98,9 @@ def check_probes(model: LanguageModel, edits: Sequence[Edit]) -> None:
     for edit in edits:
         asked = probes(edit)
         try:
-            pairs = [encode(model.tokenizer, pair.prompt, target=pair.candidate) for pair in _pairs(asked)]
+            pairs = [model.encode(pair.prompt, target=pair.candidate) for pair in _pairs(asked)]
             check_lengths(model, pairs)
-            check_lengths(model, [encode(model.tokenizer, probe.ask) for probe in asked], more=_TOKENS)
+            check_lengths(model, [model.encode(probe.ask) for probe in asked], more=_TOKENS)
         except KgEditError as error:
             error.add_note(f"in a prompt of the edit {edit.id!r}")
             raise
@@ -113,8 +112,8 @@ def before_and_after(
     """Every probe of every edit, on the model without and with the one patch."""
     asked_of = [(edit, probe) for edit in edits for probe in probes(edit)]
     before = read(model, [probe for _, probe in asked_of], progress="before" if progress else None)
-    with patch.applied(model):
-        after = read(model, [probe for _, probe in asked_of], progress="after" if progress else None)
+    with patch.applied(model) as edited:
+        after = read(edited, [probe for _, probe in asked_of], progress="after" if progress else None)
     return tuple(
         Row(edit=edit.id, probe=probe, before=old, after=new)
         for (edit, probe), old, new in zip(asked_of, before, after, strict=True)

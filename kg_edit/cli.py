@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from kg_edit import __version__, cli_compare, cli_covariance, cli_data, cli_judge, cli_locate, cli_metrics
+from kg_edit import (
+    __version__,
+    cli_compare,
+    cli_covariance,
+    cli_data,
+    cli_judge,
+    cli_locate,
+    cli_mend,
+    cli_methods,
+    cli_metrics,
+    cli_patch,
+    cli_plan,
+    cli_serve,
+    cli_sweep,
+)
 from kg_edit.cli_evaluate import (
     Evaluation,
     Every,
@@ -58,6 +72,7 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_covariance.app, name="covariance")
 app.command()(cli_metrics.metrics)
+app.command()(cli_methods.methods)
 app.command()(cli_judge.judge)
 
 
@@ -150,11 +165,12 @@ def generate(
 
     from kg_edit.evaluate.generation import continuations
     from kg_edit.patch import Patch
+    from kg_edit.weight_patch import WeightPatch
 
-    whole = reduce(add, [Patch.load(path) for path in patch or ()], Patch(factors={}))
+    whole: Patch = reduce(add, [Patch.load(path) for path in patch or ()], WeightPatch(factors={}))
     language_model = load(model, dtype, device)
-    with whole.applied(language_model):
-        texts = continuations(language_model, prompts, limits=[tokens] * len(prompts))
+    with whole.applied(language_model) as edited:
+        texts = continuations(edited, prompts, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)
 
@@ -231,28 +247,12 @@ def evaluate(
 
 
 cli_compare.add_to(app)
+cli_plan.add_to(app)
+cli_serve.add_to(app)
 cli_locate.add_to(app)
-
-
-@app.command()
-def methods() -> None:
-    """List the editing methods and their settings.
-
-    Example: `kg-edit methods`
-    """
-    from rich.table import Table
-
-    from kg_edit.methods import find_method, method_names
-
-    for name in method_names():
-        found = find_method(name)
-        table = Table(title=f"{name}: {found.about}", title_justify="left")
-        for header in ("setting", "default", "meaning"):
-            table.add_column(header, overflow="fold")
-        for field, info in found.config_class.model_fields.items():
-            default = str(info.get_default(call_default_factory=True))
-            table.add_row(field, plain(default), plain(info.description or ""))
-        stdout().print(table, f"presets: {', '.join(found.config_class.presets)}\n")
+cli_sweep.add_to(app)
+cli_patch.add_to(app)
+cli_mend.add_to(app)
 
 
 @app.command()

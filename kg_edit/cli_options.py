@@ -25,7 +25,7 @@ LayerChoice = Annotated[
     str | None,
     typer.Option("--layer", help="edited layer, 0-based; auto: chosen by a short sweep on a few of your edits"),
 ]
-Preset = Annotated[str, typer.Option("--preset", help="named settings of the method: default, paper")]
+Preset = Annotated[str, typer.Option("--preset", help="named settings: default, paper, or of a model, such as gpt2-xl")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="one setting, such as steps=30 or covariance.corpus=FILE"),

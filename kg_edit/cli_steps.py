@@ -125,7 +125,8 @@ def plan(
     from kg_edit.methods import find_method
 
     found = find_method(method)
-    config = found.config_class.preset(preset, parse_settings(settings or [], parse_layer(layer), corpus))
+    wanted = parse_settings(settings or [], parse_layer(layer), corpus)
+    config = found.config_class.preset(preset, wanted, method=method)
     if layer == AUTO:
         from kg_edit.locate.sweep import check_choosable
 

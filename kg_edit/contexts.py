@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,10 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import ModelError
 from kg_edit.language_model import LanguageModel
+from kg_edit.prompts import left_pad
 
 log = logging.getLogger(__name__)
 
 BARE = "{}"
+STARTS = ("The", "Therefore", "Because", "I", "You")
 
 
 def sample_contexts(
@@ -29,22 +32,61 @@ def sample_contexts(
             continue
         ids = sample_text(model, rows=count, tokens=length - 1, top_k=5, seed=seed + length)
         texts = model.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        contexts += [f"{text.replace('{', ' ').replace('}', ' ')}. {BARE}" for text in texts]
+        contexts += map(_as_context, texts)
     return tuple(contexts)
 
 
-@torch.no_grad()
+def started_contexts(
+    model: LanguageModel, *, starts: Sequence[str] = STARTS, tokens: int = 10, seed: int = 0
+) -> tuple[str, ...]:
+    """The bare ``{}`` and, for each of ``starts``, a sampled text of ``tokens`` tokens that goes on from it (MEMIT's).
+
+    As `sample_contexts`, each text follows the document's start token, which is not counted.
+    """
+    if not starts:
+        return (BARE,)
+    own = [model.tokenizer(start, add_special_tokens=False)["input_ids"] for start in starts]
+    batch = left_pad([[document_start(model.tokenizer), *ids] for ids in own], device=model.device)
+    new = max(0, tokens - min(map(len, own)))
+    ids = (
+        continue_text(model, batch.ids, batch.mask, tokens=new, seed=seed, top_k=5).tolist() if new else [[]] * len(own)
+    )
+    rows = [[*start, *more][: max(tokens, len(start))] for start, more in zip(own, ids, strict=True)]
+    return (BARE, *map(_as_context, model.tokenizer.batch_decode(rows, skip_special_tokens=True)))
+
+
+def _as_context(text: str) -> str:
+    return f"{text.replace('{', ' ').replace('}', ' ')}. {BARE}"
+
+
 def sample_text(
     model: LanguageModel, *, rows: int, tokens: int, seed: int, top_k: int = 0, temperature: float = 1.0
 ) -> Tensor:
     """Sample ``rows`` texts of ``tokens`` tokens from the document's start: ids [rows, tokens]; no global RNG moves."""
     start = torch.full((rows, 1), document_start(model.tokenizer), device=model.device)
+    return continue_text(
+        model, start, torch.ones_like(start), tokens=tokens, seed=seed, top_k=top_k, temperature=temperature
+    )
+
+
+@torch.no_grad()
+def continue_text(
+    model: LanguageModel,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    tokens: int,
+    seed: int,
+    top_k: int = 0,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Sample ``tokens`` tokens after left-padded ``ids`` [rows, length]: ids [rows, tokens]; no global RNG moves."""
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         output = model.model.generate(  # type: ignore[operator]
-            start,
-            attention_mask=torch.ones_like(start),
+            ids,
+            attention_mask=mask,
             do_sample=True,
             top_k=top_k,
             top_p=1.0,
@@ -56,7 +98,7 @@ def sample_text(
             pad_token_id=0,
         )
     assert isinstance(output, Tensor)  # noqa: S101 - generate returns ids unless asked otherwise
-    return output[:, 1:]
+    return output[:, ids.shape[1] :]
 
 
 def document_start(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -110,11 +110,11 @@ class Covariance:
         return lower
 
     def solve(self, key: Tensor) -> Tensor:
-        """C^-1 k in float64 for ``key`` [d_ff].
+        """C^-1 k in float64 for ``key`` [d_ff], or for each column of [d_ff, keys].
 
         Raises:
             CovarianceError: C is not positive definite.
         """
-        column = key.double().to(self._cholesky.device)[:, None]
-        solution: Tensor = torch.cholesky_solve(column, self._cholesky)
-        return solution[:, 0].to(key.device)
+        columns = key.double().to(self._cholesky.device).reshape(len(key), -1)
+        solution: Tensor = torch.cholesky_solve(columns, self._cholesky)
+        return solution.reshape(key.shape).to(key.device)

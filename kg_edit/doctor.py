@@ -43,7 +43,7 @@ def self_test(model: LanguageModel, method: Rome) -> Iterator[tuple[str, str]]:
         ModelError: the value did not move as intended, or the weights are not as before.
     """
     original = weight_matrix(model.down_projection(method.layer)).clone()
-    patch = method.edit_one(_EDIT)
+    patch = method.edit([_EDIT])
     record = patch.provenance["edits"][0]
     yield "self-test", f"{_EDIT.text!r} -> {_EDIT.target_new!r}"
     yield "loss", f"{record['loss_before']:.3f} -> {record['loss_after']:.3f} in {record['steps']} steps"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -40,6 +40,27 @@ def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[Non
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def only_at(module: nn.Module | None, places: tuple[Tensor, Tensor]) -> Iterator[None]:
+    """Run ``module``, which takes each token alone, at (rows, columns) of [rows, columns, d]; elsewhere it gives 0."""
+    shapes: list[Size] = []
+
+    def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        shapes.append(args[0].shape[:2])
+        return (args[0][places], *args[1:])
+
+    def put(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        whole = output.new_zeros(*shapes.pop(), output.shape[-1])
+        return whole.index_put(places, output)
+
+    handles = [module.register_forward_pre_hook(pick), module.register_forward_hook(put)] if module else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

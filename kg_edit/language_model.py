@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from kg_edit.architectures import ModelSpec, check_spec, find_spec, optional_module
 from kg_edit.errors import KgEditError, ModelError, PromptError, UnsupportedModelError
 from kg_edit.model_files import resolve_model
+from kg_edit.prompts import Prompt, encode
 
 _SAMPLED_ELEMENTS = 64
 
@@ -31,7 +33,8 @@ _SAMPLED_ELEMENTS = 64
 class LanguageModel:
     """A Hugging Face causal language model, its tokenizer, and where its parts live.
 
-    ``name`` is what the user typed; ``fingerprint`` tells models apart by content, whatever their path.
+    ``name`` is what the user typed; ``fingerprint`` tells models apart by content, whatever their path. ``told`` is
+    what a patch of the prompt makes of a text before the model reads it.
     """
 
     model: PreTrainedModel
@@ -39,6 +42,7 @@ class LanguageModel:
     spec: ModelSpec
     name: str
     fingerprint: str
+    told: Callable[[str], str] | None = None
 
     @classmethod
     def load(
@@ -64,8 +68,8 @@ class LanguageModel:
         name = str(name)
         path = resolve_model(name)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        target = _pick_device(device)
-        wanted = _pick_dtype(dtype, target)
+        target = pick_device(device)
+        wanted = pick_dtype(dtype, target)
         try:
             config = AutoConfig.from_pretrained(path, **options)
             chosen = spec or find_spec(config.model_type)
@@ -92,7 +96,7 @@ class LanguageModel:
         """Take a model and tokenizer that are already in memory; puts the model in evaluation mode.
 
         Raises:
-            UnsupportedModelError: its family has no `ModelSpec`, or its weights are quantised.
+            UnsupportedModelError: its family has no `ModelSpec`, its weights are quantised, or not in memory.
             PromptError: the tokenizer gives no character offsets (it is not a fast one).
         """
         chosen = spec or find_spec(model.config.model_type)
@@ -102,8 +106,21 @@ class LanguageModel:
                 f"the tokenizer of {name!r} gives no character offsets, which finding the subject needs; "
                 "load its fast version (tokenizer.json)"
             )
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise UnsupportedModelError(
+                f"some weights of {name!r} were left on disk, where they can't be edited; give a device_map of devices "
+                "whose memory holds the model"
+            )
         model.eval()
         return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model))
+
+    def encode(self, text: str, *, target: str | None = None) -> Prompt:
+        """What the model reads when it is asked ``text``, and then ``target``.
+
+        Raises:
+            PromptError: the target's first token would merge with the text's last one, or it has none.
+        """
+        return encode(self.tokenizer, self.told(text) if self.told else text, target=target)
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
@@ -127,6 +144,11 @@ class LanguageModel:
     def down_projection(self, layer: int) -> nn.Module:
         """The MLP's second matrix in block ``layer`` (0-based)."""
         return self.block(layer).get_submodule(self.spec.down_projection)
+
+    def mlp(self, layer: int) -> nn.Module | None:
+        """The MLP of block ``layer`` (0-based) as a module of its own; None where a family keeps its parts apart."""
+        path, _, _ = self.spec.down_projection.rpartition(".")
+        return self.block(layer).get_submodule(path) if path else None
 
     def block(self, layer: int) -> nn.Module:
         """Block ``layer`` (0-based).
@@ -173,7 +195,12 @@ def content_fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _pick_device(device: str) -> torch.device:
+def pick_device(device: str) -> torch.device:
+    """The device of a name; ``auto`` is an accelerator where there is one.
+
+    Raises:
+        ModelError: there is no such device here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -183,7 +210,12 @@ def _pick_device(device: str) -> torch.device:
         raise ModelError(f"there is no device {device!r} here: {first}; use auto, cpu, cuda or cuda:1") from error
 
 
-def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of a name; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
+
+    Raises:
+        ModelError: there is no such dtype of floating-point numbers.
+    """
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     found = getattr(torch, dtype, None)

@@ -1,4 +1,7 @@
-"""GLAME's Eq. 7, ROME's loss too: L = L_p + kl_weight * L_a (+ ROME's norm penalty), for many edits at once."""
+"""GLAME's Eq. 7, ROME's loss too: L = L_p + kl_weight * L_a (+ ROME's norm penalty), for many edits at once.
+
+A request may bring further rows, of facts that follow from the edit: L + their weighted loss.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from torch import Tensor
 
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import Prompt
-from kg_edit.row_groups import Essences, ForwardFactory, Rewrites, Row, RowGroup, equally_long
+from kg_edit.row_groups import Essences, ForwardFactory, Further, Rewrites, Row, RowGroup, equally_long
 from kg_edit.tail_forward import TailForward
+from kg_edit.taught import Taught
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,19 +23,25 @@ class Request:
     """What one edit asks of the model.
 
     ``rewrites``: the prompt with its target in every context, the bare context first. ``essence``: a prompt about the
-    subject ("{} is a") whose next-token distribution at the subject's last token should stay.
+    subject ("{} is a") whose next-token distribution at the subject's last token should stay. ``further``: other rows
+    about the subject, each with its weight in the loss.
     """
 
     rewrites: tuple[Prompt, ...]
-    essence: Prompt
+    essence: Prompt | None = None
+    further: tuple[Further, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """The loss's parts, one number an edit: [edits] each. ``nll`` is L_p, ``kl`` is L_a, both unweighted."""
+    """The loss's parts, one number an edit: [edits] each. ``nll`` is L_p, ``kl`` is L_a, both unweighted.
+
+    ``further`` is the weighted loss of the further rows.
+    """
 
     nll: Tensor
     kl: Tensor
+    further: Tensor
     penalty: Tensor
     total: Tensor
 
@@ -53,6 +63,7 @@ class Objective:
         weight_decay: float = 0.0,
         forward: ForwardFactory = TailForward,
         tokens: int = 512,
+        slack: int = 1,
     ) -> None:
         self.kl_weight, self.weight_decay = kl_weight, weight_decay
         count = len(requests)
@@ -61,14 +72,27 @@ class Objective:
             for edit, request in enumerate(requests)
             for row in request.rewrites
         ]
-        essences = [Row(edit=edit, prompt=request.essence) for edit, request in enumerate(requests)]
+        essences = [Row(edit=edit, prompt=own) for edit, request in enumerate(requests) if (own := request.essence)]
         self._rewrites = [
             Rewrites(rows, forward(model, layer, [row.prompt for row in rows]), edits=count)
-            for rows in equally_long(rewrites, tokens=tokens)
+            for rows in equally_long(rewrites, tokens=tokens, slack=slack)
         ]
         self._essences = [
             Essences(rows, forward(model, layer, [row.prompt for row in rows]), edits=count)
-            for rows in equally_long(essences, tokens=tokens)
+            for rows in equally_long(essences, tokens=tokens, slack=slack)
+        ]
+        further = [
+            Row(edit=edit, prompt=row.prompt, weight=row.weight, taught=row.taught)
+            for edit, request in enumerate(requests)
+            for row in request.further
+        ]
+        self._further: list[RowGroup] = [
+            kind(rows, forward(model, layer, [row.prompt for row in rows]), edits=count)
+            for kind, alike in (
+                (Rewrites, [row for row in further if row.taught is None]),
+                (Taught, [row for row in further if row.taught is not None]),
+            )
+            for rows in equally_long(alike, tokens=tokens, slack=slack)
         ]
         bare = [request.rewrites[0] for request in requests]
         self._keep_clean_states(bare)
@@ -88,20 +112,18 @@ class Objective:
 
     def __call__(self, change: Tensor) -> Losses:
         """The losses under ``change`` [edits, d], differentiable in it; for few edits, as all activations are kept."""
+        nothing = self.value.new_zeros(len(change))
         return self._total(
-            change,
-            sum((group.loss(change) for group in self._rewrites), self.value.new_zeros(len(change))),
-            sum((group.loss(change) for group in self._essences), self.value.new_zeros(len(change))),
+            change, *(sum((group.loss(change) for group in groups), nothing) for groups, _ in self._weighted_groups)
         )
 
     def gradient(self, change: Tensor) -> tuple[Losses, Tensor]:
         """The losses under ``change`` [edits, d] and their gradient, in memory that does not grow with the edits."""
         leaf = change.detach().requires_grad_()
-        nll, kl = (_summed(groups, leaf, weight) for groups, weight in self._weighted_groups)
-        losses = self._total(leaf, nll, kl)
+        losses = self._total(leaf, *(_summed(groups, leaf, weight) for groups, weight in self._weighted_groups))
         if self.weight_decay:
             losses.penalty.sum().backward()
-        parts = {name: getattr(losses, name).detach() for name in ("nll", "kl", "penalty", "total")}
+        parts = {name: getattr(losses, name).detach() for name in ("nll", "kl", "further", "penalty", "total")}
         return Losses(**parts), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
     def drop(self, done: Collection[int]) -> None:
@@ -109,14 +131,16 @@ class Objective:
         gone = set(done)
         self._rewrites = [left for group in self._rewrites if isinstance(left := group.without(gone), Rewrites)]
         self._essences = [left for group in self._essences if isinstance(left := group.without(gone), Essences)]
+        self._further = [left for group in self._further if (left := group.without(gone)) is not None]
 
     @property
     def _weighted_groups(self) -> tuple[tuple[Sequence[RowGroup], float], ...]:
-        return (self._rewrites, 1.0), (self._essences, self.kl_weight)
+        return (self._rewrites, 1.0), (self._essences, self.kl_weight), (self._further, 1.0)
 
-    def _total(self, change: Tensor, nll: Tensor, kl: Tensor) -> Losses:
+    def _total(self, change: Tensor, nll: Tensor, kl: Tensor, further: Tensor) -> Losses:
         penalty = self.weight_decay * change.norm(dim=-1) / self.value.norm(dim=-1).square()
-        return Losses(nll=nll, kl=kl, penalty=penalty, total=nll + self.kl_weight * kl + penalty)
+        total = nll + self.kl_weight * kl + further + penalty
+        return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total)
 
 
 def _summed(groups: Iterable[RowGroup], leaf: Tensor, weight: float) -> Tensor:

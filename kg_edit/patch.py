@@ -1,194 +1,150 @@
-"""A patch: what an edit is once computed. Low-rank factors per weight, reversible, saved without pickle."""
+"""A patch: what edits are once computed. It changes a model for the length of a block, and is saved without pickle."""
 
 from __future__ import annotations
 
-import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from typing import Any, ClassVar, Literal
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.rank_one import Factors
-from kg_edit.tensor_files import write_safetensors
+from kg_edit.language_model import LanguageModel
+from kg_edit.patch_files import patch_class, read_patch
 
-FORMAT = "kg-edit-patch/1"
-_METADATA = "kg_edit"
+Kind = Literal["weights", "adapter", "prompt"]
 _APPLIED = "_kg_edit_applied_patch"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Patch:
-    """Changes W + left right^T of named weights [out, in], and where they came from.
+class Patch(ABC):
+    """What every patch can do, whatever it changes: weights, a layer's output (an adapter), or the prompt.
 
-    ``provenance`` is JSON: the model's name and fingerprint, and for each edit the method, its settings and seeds.
+    ``provenance`` is JSON: the model's name and fingerprint, the methods with their settings, and a record of each
+    edit. Patches of one model add up; those of different kinds become a `PatchStack`.
     """
 
-    factors: Mapping[str, Factors]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    kind: ClassVar[Kind]
+    provenance: Mapping[str, Any]
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether `merge_into` can make the change part of the model's weights."""
+        return self.kind == "weights"
+
+    @property
+    def edits(self) -> tuple[Mapping[str, Any], ...]:
+        """A record of each edit, in the order in which they were made."""
+        return tuple(self.provenance.get("edits", ()))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Which model the patch is for; None fits any."""
+        found: str | None = self.provenance.get("model", {}).get("fingerprint")
+        return found
 
     def __add__(self, other: Patch) -> Patch:
-        """Both changes at once: ranks add, edits are listed one after the other.
+        """Both changes at once; edits are listed one after the other.
 
         Raises:
             PatchMismatchError: the patches belong to different models.
         """
-        if self._fingerprint and other._fingerprint and self._fingerprint != other._fingerprint:
+        if self.fingerprint and other.fingerprint and self.fingerprint != other.fingerprint:
             raise PatchMismatchError(
-                f"can't add patches of different models ({self._fingerprint} and {other._fingerprint})"
+                f"can't add patches of different models ({self.fingerprint} and {other.fingerprint})"
             )
-        factors = dict(self.factors)
-        for name, more in other.factors.items():
-            factors[name] = _stack(factors[name], more) if name in factors else more
-        return Patch(factors=factors, provenance=_merge(self.provenance, other.provenance))
+        if type(self) is type(other):
+            return self._plus(other)
+        from kg_edit.patch_stack import PatchStack
 
-    def __neg__(self) -> Patch:
-        """The inverse change."""
-        factors = {name: Factors(left=-pair.left, right=pair.right) for name, pair in self.factors.items()}
-        edits = [{**edit, "inverted": not edit.get("inverted", False)} for edit in self.provenance.get("edits", ())]
-        return Patch(factors=factors, provenance={**self.provenance, "edits": edits})
-
-    def __sub__(self, other: Patch) -> Patch:
-        """This change with the other one taken back."""
-        return self + -other
-
-    @property
-    def _fingerprint(self) -> str | None:
-        found: str | None = self.provenance.get("model", {}).get("fingerprint")
-        return found
+        return PatchStack.of(self, other)
 
     @contextmanager
     def applied(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """The model with this patch, for the length of a ``with`` block; then its weights, bit for bit as before.
+        """The model with this patch, for the length of a ``with`` block; then it is bit for bit as before.
+
+        Ask the model that the block is given: a patch of the prompt changes what that one reads, and no weight.
 
         Raises:
             PatchError: another patch is applied to this model; add patches, or merge the first one.
             PatchMismatchError: the patch is for another model.
         """
-        with _exclusive(model):
-            modules = self.modules(model)
-            originals = {name: module.weight.detach().clone() for name, module in modules.items()}
-            try:
-                self._add_to(modules)
-                yield model
-            finally:
-                with torch.no_grad():
-                    for name, module in modules.items():
-                        module.weight.copy_(originals[name])
+        with exclusive(model):
+            self.check_model(model)
+            with self.worn(model) as edited:
+                yield edited
 
     def merge_into(self, model: LanguageModel) -> None:
         """Change the model's weights for good.
 
         Raises:
-            PatchError: a patch is applied to this model at the moment.
+            PatchError: a patch is applied to this model at the moment, or this kind of patch changes no weights.
             PatchMismatchError: the patch is for another model.
         """
-        with _exclusive(model):
-            self._add_to(self.modules(model))
+        raise PatchError(
+            f"a patch of the {self.kind} can't be merged into weights; keep its file, and use patch.applied(model)"
+        )
 
-    def modules(self, model: LanguageModel) -> dict[str, Any]:
-        """The modules of ``model`` that this patch changes, by the names of their weights.
+    def check_model(self, model: LanguageModel) -> None:
+        """Refuse a model that the patch was not made for.
 
         Raises:
             PatchMismatchError: the patch is for another model.
         """
-        if self._fingerprint not in (None, model.fingerprint):
+        if self.fingerprint not in (None, model.fingerprint):
             raise PatchMismatchError(
-                f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self._fingerprint}), the "
+                f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self.fingerprint}), the "
                 f"model at hand is {model.name!r} ({model.fingerprint}); load the right model, or edit this one anew"
             )
-        return {name: self._module(model, name) for name in self.factors}
 
-    def _module(self, model: LanguageModel, name: str) -> nn.Module:
-        try:
-            module = model.model.get_submodule(name.removesuffix(".weight"))
-            shape = tuple(weight_matrix(module).shape)
-        except AttributeError as error:
-            raise PatchMismatchError(f"{model.name!r} has no weight {name}; the patch is for another model") from error
-        pair = self.factors[name]
-        if shape != (pair.left.shape[0], pair.right.shape[0]):
-            raise PatchMismatchError(
-                f"{name} is {shape} in {model.name!r}, the patch is for {(pair.left.shape[0], pair.right.shape[0])}"
-            )
-        return module
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """What is changed, in a line."""
 
-    @torch.no_grad()
-    def _add_to(self, modules: Mapping[str, nn.Module]) -> None:
-        for name, module in modules.items():
-            weight, pair = weight_matrix(module), self.factors[name]
-            left, right = pair.left.to(weight.device), pair.right.to(weight.device)
-            weight.copy_((weight.float() + left.float() @ right.float().T).to(weight.dtype))
+    @property
+    @abstractmethod
+    def is_empty(self) -> bool:
+        """Whether it changes nothing."""
 
+    @abstractmethod
+    def worn(self, model: LanguageModel) -> AbstractContextManager[LanguageModel]:
+        """`applied`, without looking at what else is applied: for a stack of patches."""
+
+    @abstractmethod
+    def check_finite(self) -> None:
+        """Look at all numbers.
+
+        Raises:
+            PatchError: one is not finite.
+        """
+
+    @abstractmethod
     def save(self, path: str | Path) -> Path:
         """Write ``path`` (safetensors, provenance in its metadata) atomically.
 
         Raises:
-            PatchError: a factor is not finite.
+            PatchError: a value is not finite.
             OutputError: the file can't be written.
         """
-        path, tensors = Path(path), dict[str, Tensor]()
-        for name, pair in sorted(self.factors.items()):
-            if not (torch.isfinite(pair.left).all() and torch.isfinite(pair.right).all()):
-                raise PatchError(f"the change of {name} is not finite; nothing was written")
-            tensors[f"{name}.left"] = pair.left.detach().cpu().contiguous()
-            tensors[f"{name}.right"] = pair.right.detach().cpu().contiguous()
-        said = json.dumps({"format": FORMAT, "provenance": self.provenance}, sort_keys=True)
-        write_safetensors(path, tensors, {_METADATA: said})  # one key: safetensors writes several in any order
-        return path
 
-    @classmethod
-    def load(cls, path: str | Path) -> Patch:
-        """Read a patch that `save` wrote.
+    @abstractmethod
+    def _plus(self, other: Any) -> Patch:
+        """`__add__`, for a patch of the same class and model."""
+
+    @staticmethod
+    def load(path: str | Path) -> Patch:
+        """Read a patch of any kind that `save` wrote.
 
         Raises:
             PatchError: the file is missing, or is no patch.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                said = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except FileNotFoundError as error:
-            raise PatchError(f"can't read the patch {path}: there is no such file; check the path") from error
-        except (OSError, SafetensorError, ValueError) as error:
-            raise PatchError(
-                f"can't read the patch {path}: {error}; is it a patch.safetensors, and complete?"
-            ) from error
-        if not isinstance(said, dict) or said.get("format") != FORMAT:
-            found = said.get("format") if isinstance(said, dict) else said
-            raise PatchError(f"{path} is no patch: expected format {FORMAT}, found {found!r}")
-        provenance = said.get("provenance")
-        if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
-            raise PatchError(f"the patch {path} does not say where it came from; make it anew")
-        return cls(factors=_factors(tensors, path), provenance=provenance)
+        file = read_patch(path)
+        found: Patch = patch_class(file).from_file(file)
+        return found
 
 
-def _factors(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Factors]:
-    names = sorted({name.rpartition(".")[0] for name in tensors})
-    try:
-        found = {name: Factors(left=tensors[f"{name}.left"], right=tensors[f"{name}.right"]) for name in names}
-    except KeyError as error:
-        raise PatchError(f"the patch {path} lacks its tensor {error}; make it anew") from error
-    for name, pair in found.items():
-        shapes = tuple(pair.left.shape), tuple(pair.right.shape)
-        if {len(shape) for shape in shapes} != {2} or shapes[0][1] != shapes[1][1]:
-            raise PatchError(f"the patch {path} has factors of {name} that don't fit: {shapes}; make it anew")
-        if not (torch.isfinite(pair.left).all() and torch.isfinite(pair.right).all()):
-            raise PatchError(f"the patch {path} has values of {name} that are not finite; make it anew")
-    return found
-
-
-def _stack(first: Factors, second: Factors) -> Factors:
-    return Factors(left=torch.cat([first.left, second.left], 1), right=torch.cat([first.right, second.right], 1))
-
-
-def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Edits one after the other, each method once, and the first one's word on all else."""
+def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Two provenances: edits one after the other, each method once, and the first one's word on all else."""
     methods = [*first.get("methods", ())]
     methods += [method for method in second.get("methods", ()) if method not in methods]
     edits = [*first.get("edits", ()), *second.get("edits", ())]
@@ -196,8 +152,12 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 @contextmanager
-def _exclusive(model: LanguageModel) -> Iterator[None]:
-    """Only one patch at a time: which weights a nested one would restore is anybody's guess."""
+def exclusive(model: LanguageModel) -> Iterator[None]:
+    """Only one patch at a time: which weights a nested one would restore is anybody's guess.
+
+    Raises:
+        PatchError: a patch is applied already.
+    """
     if getattr(model.model, _APPLIED, False):
         raise PatchError(
             "a patch is applied to this model already; leave its block first, or add the two: "

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from kg_edit.covariance import Covariance
 from kg_edit.errors import PatchError
+from kg_edit.factors import Factors
 
 KeyVariant = Literal["rome", "r-rome"]
 _SMALLEST_COSINE = 1e-4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Factors:
-    """A low-rank change of a weight [out, in]: ``left`` [out, rank] times ``right`` [in, rank] transposed."""
-
-    left: Tensor
-    right: Tensor
-
-    @property
-    def rank(self) -> int:
-        """The number of columns."""
-        return self.left.shape[1]
 
 
 def rank_one_update(
@@ -66,6 +52,7 @@ def rank_one_update(
             "would explode; use key='r-rome', other contexts, or a covariance from more text"
         )
     left = residual / factor
-    if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
+    factors = Factors(left=left.float()[:, None], right=right.float()[:, None])
+    if not factors.is_finite:
         raise PatchError("the update has values that are not finite; lower the learning rate or use float32")
-    return Factors(left=left.float()[:, None], right=right.float()[:, None])
+    return factors

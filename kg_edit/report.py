@@ -45,7 +45,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
 def markdown(rows: Sequence[Row], patch: Patch) -> str:
     """The same as Markdown, under a line that says what was done."""
     methods = ", ".join(sorted({str(edit["method"]) for edit in patch.provenance["edits"]}))
-    ranks = ", ".join(f"{name}: rank {pair.rank}" for name, pair in patch.factors.items())
+    ranks = patch.summary
     count = len(patch.provenance["edits"])
     title = f"{count} edit{'s' if count > 1 else ''} of {patch.provenance['model']['name']} by {methods}"
     lines = [f"# {_escaped(one_line(title))}", "", _escaped(ranks), ""]

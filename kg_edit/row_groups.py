@@ -49,6 +49,24 @@ class ForwardFactory(Protocol):
         """The forward for ``rows`` with the change in ``layer``."""
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Lesson:
+    """What a teacher expects at each of a row's target tokens: its likeliest ``tokens`` [target tokens, k], and their
+    ``probabilities``, which sum to 1 a token."""
+
+    tokens: Tensor
+    probabilities: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Further:
+    """A row besides an edit's rewrites: its target should become likely, or what a teacher expects there."""
+
+    prompt: Prompt
+    weight: float
+    taught: Lesson | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A prompt of the edit with the index ``edit``; ``weight``: its share in that edit's loss."""
@@ -56,14 +74,19 @@ class Row:
     edit: int
     prompt: Prompt
     weight: float = 1.0
+    taught: Lesson | None = None
 
 
-def equally_long(rows: Sequence[Row], *, tokens: int) -> Iterator[list[Row]]:
-    """Groups of rows with equally long tails, of about ``tokens`` tokens; an edit's rows stay in their order."""
+def equally_long(rows: Sequence[Row], *, tokens: int, slack: int = 1) -> Iterator[list[Row]]:
+    """Groups of rows with equally long tails, of about ``tokens`` tokens; an edit's rows stay in their order.
+
+    With ``slack`` tails of a group differ by less than that, and are padded: more work, in fewer and larger pieces.
+    """
     by_length: dict[int, list[Row]] = {}
     for row in rows:
-        by_length.setdefault(len(tail(row.prompt)), []).append(row)
-    for length, same in sorted(by_length.items()):
+        by_length.setdefault(-(-len(tail(row.prompt)) // slack), []).append(row)
+    for _, same in sorted(by_length.items()):
+        length = max(len(tail(row.prompt)) for row in same)
         count = -(-len(same) * length // tokens)  # so many groups, of equal size
         size = -(-len(same) // count)
         for start in range(0, len(same), size):

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
-from kg_edit.rank_one import Factors
+from kg_edit.weight_patch import WeightPatch
 
 
 @contextmanager
-def each_patched(model: LanguageModel, patches: Sequence[Patch | None], owners: Tensor) -> Iterator[None]:
+def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], owners: Tensor) -> Iterator[None]:
     """For the length of the block, y += left (right^T x) with the factors of each token's own patch; no weight moves.
 
     ``owners`` [rows, tokens], or [rows, 1] for all tokens of a row, says which of ``patches`` a token has. The same as
@@ -38,7 +38,7 @@ def each_patched(model: LanguageModel, patches: Sequence[Patch | None], owners: 
         yield
 
 
-def wholly_patched(model: LanguageModel, patch: Patch | None) -> AbstractContextManager[None]:
+def wholly_patched(model: LanguageModel, patch: WeightPatch | None) -> AbstractContextManager[None]:
     """`each_patched` with one patch for every token; None leaves the model as it is."""
     return each_patched(model, [patch], torch.zeros(1, 1, dtype=torch.long))
 

@@ -29,6 +29,12 @@ def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
     return PrivateGraph(graph) if isinstance(graph, nx.Graph) else graph
 
 
+def edit_subgraph(source: SubgraphSource, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+    """The edit's subgraph; an edit that names no relation lends the words of its prompt."""
+    named = edit.model_copy(update={"relation": edit.relation_text or None})
+    return source.subgraph(named, hops=hops, per_node=per_node, seed=seed)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EncodedSubgraph:
     """``nodes`` [nodes, d], ``edges`` [2, edges] as (object, subject), ``relations`` [edges, d], the subject's row."""

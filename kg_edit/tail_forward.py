@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kg_edit.hooks import Call, StopForwardError, added, hidden_state, recorded, stopping, watched
+from kg_edit.hooks import Call, StopForwardError, added, hidden_state, only_at, recorded, stopping, watched
 from kg_edit.language_model import LanguageModel
 from kg_edit.plain_forward import read_index, read_positions
 from kg_edit.prefix import Prefix, SharedContexts, base_model, run_prefix
@@ -106,8 +106,10 @@ class TailForward:
         with added(module, lambda output: output + change.to(output).reshape(output.shape)):
             first = self._call(self._layer, self._edited_call, _first(self._edited_call))
         hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
+        last = len(self._model.blocks) - 1
         for index, call in enumerate(self._calls, start=self._layer + 1):
-            hidden = self._call(index, call, hidden)
+            with only_at(self._model.mlp(last) if index == last else None, self._reads):
+                hidden = self._call(index, call, hidden)
         return hidden
 
     def _call(self, index: int, call: Call, hidden: Tensor) -> Tensor:

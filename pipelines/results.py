@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from pathlib import Path
 
 from kg_edit.datasets import find_dataset
@@ -38,7 +39,7 @@ def cell(summary: Summary, section: str, metric: str) -> str:
         return "\N{EN DASH}"
     digits = 1 if metric.endswith("nll") else 2
     low, high = (f"{value:.{digits}f}" for value in (found.ci95_low or 0.0, found.ci95_high or 0.0))
-    return f"{found.mean:.{digits}f} [{low}, {high}]".replace("0.", ".")
+    return re.sub(r"\b0\.", ".", f"{found.mean:.{digits}f} [{low}, {high}]")
 
 
 def table(summaries: dict[str, Summary]) -> str:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from kg_edit import failures
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.errors import PatchError
 from kg_edit.evaluate.memory import memory_failure, release
 from kg_edit.evaluate.method import Method
-from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Patch
 
 # What counts as a failed record: also numbers beyond all bounds, which a method may not have caught.
@@ -31,9 +28,7 @@ class Step:
     halved_to: int | None = None  # how many records one call edited at most, if less than all for want of memory
 
 
-def make_step(
-    method: Method, model: LanguageModel, records: Sequence[BenchmarkRecord], *, before: Patch | None
-) -> Step:
+def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Patch | None) -> Step:
     """The patch of ``records`` made by one call of ``method`` on the model with the patch ``before`` in it.
 
     Where the call fails, halves of the batch are tried until each record that fails alone is found; the others are made
@@ -42,9 +37,9 @@ def make_step(
     """
     try:
         start = time.perf_counter()
-        patch, batch = _edit(method, model, records, before)
+        patch, batch = _edit(method, records, before)
     except FAILURES as error:
-        return _without_culprits(method, model, records, before, error)
+        return _without_culprits(method, records, before, error)
     seconds = (time.perf_counter() - start) / len(records)
     return Step(patch=patch, seconds=seconds, halved_to=batch if batch < len(records) else None)
 
@@ -55,18 +50,18 @@ def said(error: BaseException) -> str:
 
 
 def _without_culprits(
-    method: Method, model: LanguageModel, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
+    method: Method, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
 ) -> Step:
-    found = _culprits(method, model, records, before, error)
+    found = _culprits(method, records, before, error)
     good = [record for record in records if record.id not in found]
     if len(good) in (0, len(records)):
         return Step(errors=found or {record.id: said(error) for record in records})
-    rest = make_step(method, model, good, before=before)
+    rest = make_step(method, good, before=before)
     return Step(patch=rest.patch, errors={**found, **rest.errors}, seconds=rest.seconds, halved_to=rest.halved_to)
 
 
 def _culprits(
-    method: Method, model: LanguageModel, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
+    method: Method, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
 ) -> dict[str, str]:
     """The records that fail alone, and how; ``records`` failed together with ``error``."""
     if len(records) == 1:
@@ -74,27 +69,24 @@ def _culprits(
     found: dict[str, str] = {}
     for half in _halves(records):
         try:
-            _edit(method, model, half, before)
+            _edit(method, half, before)
         except FAILURES as fault:
-            found |= _culprits(method, model, half, before, fault)
+            found |= _culprits(method, half, before, fault)
     return found
 
 
-def _edit(
-    method: Method, model: LanguageModel, records: Sequence[BenchmarkRecord], before: Patch | None
-) -> tuple[Patch, int]:
+def _edit(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> tuple[Patch, int]:
     """The patch, and how many records one call edited at most."""
     try:
-        with holding(before, model):
-            return finite(method.edit([edit for record in records for edit in record.edits])), len(records)
+        return finite(method.update([edit for record in records for edit in record.edits], before=before)), len(records)
     except (RuntimeError, MemoryError) as error:
         failure = memory_failure(error)
     release()
     if len(records) == 1:
         raise failure
     first, second = _halves(records)
-    patch, batch = _edit(method, model, first, before)
-    more, other = _edit(method, model, second, patch if before is None else before + patch)
+    patch, batch = _edit(method, first, before)
+    more, other = _edit(method, second, patch if before is None else before + patch)
     return patch + more, max(batch, other)
 
 
@@ -105,26 +97,5 @@ def _halves(records: Sequence[BenchmarkRecord]) -> tuple[Sequence[BenchmarkRecor
 
 def finite(patch: Patch) -> Patch:
     """``patch``; raises PatchError where it holds a value that is not finite."""
-    for name, pair in patch.factors.items():
-        if not (torch.isfinite(pair.left).all() and torch.isfinite(pair.right).all()):
-            raise PatchError(f"the change of {name} is not finite; edit with less force, or in float32")
+    patch.check_finite()
     return patch
-
-
-@contextmanager
-def holding(patch: Patch | None, model: LanguageModel) -> Iterator[None]:
-    """The model with ``patch`` in its weights, as if it had been trained so; then bit for bit as before.
-
-    Unlike ``patch.applied(model)`` it leaves room for a method to apply its own patch.
-    """
-    names = patch.factors if patch else ()
-    weights = [weight_matrix(model.model.get_submodule(name.removesuffix(".weight"))) for name in names]
-    originals = [weight.detach().clone() for weight in weights]
-    try:
-        if patch:
-            patch.merge_into(model)
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, original in zip(weights, originals, strict=True):
-                weight.copy_(original)

@@ -11,9 +11,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 
 from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
-from kg_edit.prompts import Prompt, encode, left_pad
+from kg_edit.prompts import Prompt, left_pad
 from kg_edit.row_patches import each_patched
+from kg_edit.weight_patch import WeightPatch
 
 _ROWS = 64  # of a batch
 _SPREAD, _SLACK = 1.5, 8  # a batch's longest prompt against its shortest one, in tokens
@@ -25,7 +25,7 @@ def continuations(
     prompts: Sequence[str],
     *,
     limits: Sequence[int],
-    patches: Sequence[Patch | None] | None = None,
+    patches: Sequence[WeightPatch | None] | None = None,
 ) -> tuple[str, ...]:
     """What the model writes after each prompt, up to a line's end, the text's end or the prompt's limit in tokens.
 
@@ -36,7 +36,7 @@ def continuations(
         ModelError: a prompt and what is written after it don't fit into the model's positions.
         PatchMismatchError: a patch is for another model.
     """
-    encoded = [encode(model.tokenizer, prompt) for prompt in prompts]
+    encoded = [model.encode(prompt) for prompt in prompts]
     worn = [None] * len(prompts) if patches is None else patches
     texts: dict[int, str] = {}
     for rows in _alike([len(prompt.ids) for prompt in encoded]):
@@ -63,7 +63,7 @@ def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _continued(
-    model: LanguageModel, prompts: Sequence[Prompt], limits: Sequence[int], patches: Sequence[Patch | None]
+    model: LanguageModel, prompts: Sequence[Prompt], limits: Sequence[int], patches: Sequence[WeightPatch | None]
 ) -> list[str]:
     batch = left_pad([prompt.ids for prompt in prompts], device=model.device)
     ends, width = _end_tokens(model), batch.ids.shape[1]

@@ -22,7 +22,7 @@ def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_siz
     after the block the model is bit for bit as before.
 
     Raises:
-        ConfigError: lm-eval is not installed.
+        ConfigError: lm-eval is not installed, or the patch is one of the prompt.
         PatchError: another patch is applied to this model.
         PatchMismatchError: the patch is for another model.
     """
@@ -30,5 +30,7 @@ def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_siz
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
         raise ConfigError("this needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'") from error
-    with patch.applied(model) if patch else nullcontext():
+    with patch.applied(model) if patch else nullcontext(model) as edited:
+        if edited.told:
+            raise ConfigError("the harness asks the model itself, which a patch of the prompt does not change")
         yield HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)

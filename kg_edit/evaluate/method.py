@@ -29,8 +29,8 @@ class Method(Protocol):
     def prepare(self) -> None:
         """Do once what all edits share, so that it is in no edit's time."""
 
-    def edit(self, edits: Sequence[Edit]) -> Patch:
-        """The patch that makes ``edits``; leaves the model as it is."""
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        """What ``edits`` add to the model with the patch ``before``; leaves the model as it is."""
 
 
 @runtime_checkable

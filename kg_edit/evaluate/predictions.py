@@ -9,7 +9,7 @@ import torch
 from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.evaluate.pair import Pair
 from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import Prompt, encode, left_pad
+from kg_edit.prompts import Prompt, left_pad
 
 _ROWS = 32
 
@@ -22,7 +22,7 @@ def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple
         ModelError: a pair does not fit into the model's positions.
     """
     distinct = list(dict.fromkeys(pairs))
-    encoded = [encode(model.tokenizer, pair.prompt, target=pair.candidate) for pair in distinct]
+    encoded = [model.encode(pair.prompt, target=pair.candidate) for pair in distinct]
     check_lengths(model, encoded)
     order = sorted(range(len(distinct)), key=lambda place: len(encoded[place].ids))
     found: dict[Pair, tuple[int, ...]] = {}

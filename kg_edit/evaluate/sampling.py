@@ -12,7 +12,6 @@ from transformers import GenerationConfig
 
 from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import encode
 
 TOTAL_TOKENS = 100  # of the prompt and what follows it
 _LIKELIEST = 5
@@ -32,7 +31,7 @@ def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
 
 @torch.no_grad()
 def _sample(model: LanguageModel, prompt: str) -> str:
-    encoded = encode(model.tokenizer, prompt)
+    encoded = model.encode(prompt)
     more = TOTAL_TOKENS - len(encoded.ids)
     if more <= 0:
         return prompt

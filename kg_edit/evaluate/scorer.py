@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 from kg_edit.edits import Edit
@@ -16,6 +17,7 @@ from kg_edit.evaluate.scoring import score_each
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
 from kg_edit.row_patches import wholly_patched
+from kg_edit.weight_patch import WeightPatch
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
 _REWRITE_TOKENS = 10  # at least; a long target may take more
@@ -32,7 +34,8 @@ def score_cases(
     """A section for each case, with the metrics that it has (see `Case.metrics`).
 
     ``before`` are the unedited model's sections of the same cases, where ``model`` is edited: metrics that compare the
-    two models read them. With ``patches`` each case is scored on the model with the patch in its place, all together.
+    two models read them. With ``patches`` each case is scored on the model with the patch in its place,
+    all together if they are patches of weights.
 
     Raises:
         ConfigError: an extra needs a package that is not installed.
@@ -40,12 +43,38 @@ def score_cases(
         ModelError: a model's output is not finite, or a prompt does not fit into its positions.
         PatchMismatchError: a patch is for another model.
     """
-    own: Sequence[Patch | None] = patches or [None] * len(cases)
-    scores = score_each(model, [case.pairs for case in cases], patches=own)
-    texts = _texts(model, cases, own)
     earlier: Sequence[Section | None] = before or [None] * len(cases)
+    own = _of_weights(patches or [None] * len(cases))
+    if own is not None:
+        return _together(model, cases, earlier, own)
+    return tuple(
+        section
+        for case, unedited, patch in zip(cases, earlier, patches or (), strict=True)
+        for section in _alone(model, case, unedited, patch)
+    )
+
+
+def _of_weights(patches: Sequence[Patch | None]) -> list[WeightPatch | None] | None:
+    """The patches, if each is one of weights, so that they can share a pass."""
+    own = [patch for patch in patches if patch is None or isinstance(patch, WeightPatch)]
+    return own if len(own) == len(patches) else None
+
+
+def _alone(model: LanguageModel, case: Case, before: Section | None, patch: Patch | None) -> tuple[Section, ...]:
+    with patch.applied(model) if patch else nullcontext(model) as edited:
+        return _together(edited, [case], [before], [None])
+
+
+def _together(
+    model: LanguageModel,
+    cases: Sequence[Case],
+    before: Sequence[Section | None],
+    patches: Sequence[WeightPatch | None],
+) -> tuple[Section, ...]:
+    scores = score_each(model, [case.pairs for case in cases], patches=patches)
+    texts = _texts(model, cases, patches)
     sections = []
-    for case, patch, found, written, unedited in zip(cases, own, scores, texts, earlier, strict=True):
+    for case, patch, found, written, unedited in zip(cases, patches, scores, texts, before, strict=True):
         with wholly_patched(model, patch):
             predicted, sampled = predictions(model, case.predicted_pairs), samples(model, case.sampled)
         evidence = Evidence(scores=found, texts=written, predicted=predicted, samples=sampled)
@@ -53,7 +82,7 @@ def score_cases(
     return tuple(sections)
 
 
-def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Patch | None]) -> list[dict[str, str]]:
+def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[WeightPatch | None]) -> list[dict[str, str]]:
     """What each case's model writes after its prompts; a prompt that unedited cases share is asked once."""
     asked: dict[tuple[int, str], int] = {}
     for place, (case, patch) in enumerate(zip(cases, patches, strict=True)):

@@ -17,9 +17,9 @@ from kg_edit.evaluate.pair import Pair as Pair
 from kg_edit.evaluate.pair import TokenScores as TokenScores
 from kg_edit.evaluate.token_tree import TokenTree
 from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
-from kg_edit.prompts import Prompt, encode, left_pad
+from kg_edit.prompts import Prompt, left_pad
 from kg_edit.row_patches import each_patched
+from kg_edit.weight_patch import WeightPatch
 
 _NODES = 768  # of a forward pass: attention over more costs more than another pass
 
@@ -44,7 +44,7 @@ def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores
 
 
 def score_each(
-    model: LanguageModel, asked: Sequence[Iterable[Pair]], *, patches: Sequence[Patch | None]
+    model: LanguageModel, asked: Sequence[Iterable[Pair]], *, patches: Sequence[WeightPatch | None]
 ) -> list[dict[Pair, TokenScores]]:
     """`score` of each entry of ``asked`` on the model with the patch in its place (None: as it is), all together.
 
@@ -55,7 +55,7 @@ def score_each(
     """
     distinct = [list(dict.fromkeys(pairs)) for pairs in asked]
     encoded = [
-        _Asked(owner, encode(model.tokenizer, pair.prompt, target=pair.candidate))
+        _Asked(owner, model.encode(pair.prompt, target=pair.candidate))
         for owner, pairs in enumerate(distinct)
         for pair in pairs
     ]
@@ -78,7 +78,7 @@ def _chunks(asked: Sequence[_Asked]) -> Iterator[list[_Asked]]:
 
 
 def _score_chunk(
-    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[Patch | None]
+    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[WeightPatch | None]
 ) -> Iterator[TokenScores]:
     takes_trees = mask_decides(model, max(len(one.prompt.ids) for one in asked))
     logits, places = (_tree_logits if takes_trees else _row_logits)(model, asked, patches)
@@ -95,7 +95,7 @@ def _score_chunk(
 
 
 def _tree_logits(
-    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[Patch | None]
+    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[WeightPatch | None]
 ) -> tuple[Tensor, Tensor]:
     """Logits [nodes, vocabulary] that predict some target's token, and for each token of each target its node."""
     tree, reads = TokenTree(), list[int]()
@@ -110,7 +110,7 @@ def _tree_logits(
 
 
 def _row_logits(
-    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[Patch | None]
+    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[WeightPatch | None]
 ) -> tuple[Tensor, Tensor]:
     """The same from a left-padded row for each pair."""
     batch = left_pad([one.prompt.ids for one in asked], device=torch.device("cpu"))

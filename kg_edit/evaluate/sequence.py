@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from kg_edit.evaluate.editing import FAILURES, Step, make_step, said
@@ -98,7 +98,7 @@ class SequenceRun:
         if not new and file.is_file():
             return Patch.load(file)
         ready = job.ahead.steps.get(items[0].id) if len(self.items) == 1 else None
-        step = ready or make_step(job.method, job.model, [item.record for item in items], before=before)
+        step = ready or make_step(job.method, [item.record for item in items], before=before)
         if step.patch and len(self.items) > 1:  # one record is edited again sooner than its patch is kept
             step.patch.save(file)
         self.job.folder.append(_edit_entry(item, step) for item in new)
@@ -113,18 +113,21 @@ class SequenceRun:
         if ready or not new:
             return
         before = {item.id: self._unedited(item) for item in new}
-        with patch.applied(self.job.model) if patch else nullcontext():
+        with self._edited(patch) as model:
             for item in new:
-                entry = self._scored(item, phase, before[item.id])
+                entry = self._scored(model, item, phase, before[item.id])
                 if entry.error is None or len(self.items) > 1:
                     self.job.folder.append([entry])
         if entry.error and len(self.items) == 1:  # a model that one edit broke is as good as none
-            unedited = self._scored(item, phase, before[item.id])
+            unedited = self._scored(self.job.model, item, phase, before[item.id])
             self.job.folder.append([unedited.model_copy(update={"error": entry.error})])
 
-    def _scored(self, item: Item, phase: str, before: Section) -> Entry:
+    def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
+        return patch.applied(self.job.model) if patch else nullcontext(self.job.model)
+
+    def _scored(self, model: LanguageModel, item: Item, phase: str, before: Section) -> Entry:
         try:
-            (section,) = in_halves(lambda some: score_cases(self.job.model, some, before=[before]), [item.case])
+            (section,) = in_halves(lambda some: score_cases(model, some, before=[before]), [item.case])
         except FAILURES as error:
             return _entry(item, phase, error=said(error))
         return _entry(item, phase, sections={phase: section})
@@ -139,8 +142,8 @@ class SequenceRun:
         scores, error = dict[str, float | None](), None
         find = general_scores if patch else job.unedited.general
         try:
-            with patch.applied(job.model) if patch else nullcontext():
-                (scores,) = in_halves(lambda texts: [find(job.model, text) for text in texts], [job.general])
+            with self._edited(patch) as model:
+                (scores,) = in_halves(lambda texts: [find(model, text) for text in texts], [job.general])
         except FAILURES as fault:
             error = said(fault)
         job.folder.append_point(Point(sequence=self.number, edits=edits, scores=scores, error=error))

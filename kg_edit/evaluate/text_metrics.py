@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.metric import Metric, mean
 from kg_edit.evaluate.questions import right_answers
+from kg_edit.retrieval.tfidf import Rarity, cosine
+from kg_edit.retrieval.tfidf import words as words
 
 if TYPE_CHECKING:
     from kg_edit.evaluate.case import Case
@@ -21,7 +22,6 @@ _FLUENCY, _CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
 _SUFFIX = " The answer, most simply, is"
 _ENOUGH = 70  # of 100
 _WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
-_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def sampled_prompts(case: Case) -> tuple[str, ...]:
@@ -37,11 +37,6 @@ def fuzzy_prompt(question: str) -> str:
     return question + _SUFFIX
 
 
-def words(text: str) -> list[str]:
-    """The words and the single punctuation marks of a text, as they are written."""
-    return _WORD.findall(text)
-
-
 def ngram_entropy(text: str) -> float:
     """Weighted entropy, in bits, of the bigrams (2/3) and trigrams (4/3) of a text's words, halved."""
     tokens = words(text)
@@ -53,14 +48,9 @@ def tfidf_similarity(text: str, references: Sequence[str]) -> float:
 
     tf is a word's count, in any case; idf is ln((1 + n) / (1 + df)) + 1 over the n references.
     """
-    documents = [set(words(reference.casefold())) for reference in references]
-    found = Counter(word for document in documents for word in document)
-    first, second = (
-        _weighted(Counter(words(joined.casefold())), found, len(documents)) for joined in (text, " ".join(references))
-    )
-    dot = sum(value * second.get(word, 0.0) for word, value in first.items())
-    norms = math.hypot(*first.values()) * math.hypot(*second.values())
-    return dot / norms if norms else 0.0
+    rarity = Rarity(words(reference.casefold()) for reference in references)
+    first, second = (rarity.vector(words(joined.casefold())) for joined in (text, " ".join(references)))
+    return cosine(first, second)
 
 
 def partial_ratio(text: str, name: str) -> float:
@@ -109,10 +99,6 @@ def _entropy(tokens: Sequence[str], size: int) -> float:
     grams = Counter(tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1))
     total = grams.total()
     return -sum(count / total * math.log2(count / total) for count in grams.values())
-
-
-def _weighted(counts: Mapping[str, int], found: Mapping[str, int], documents: int) -> dict[str, float]:
-    return {word: count * (math.log((1 + documents) / (1 + found.get(word, 0))) + 1) for word, count in counts.items()}
 
 
 _SAMPLED = "The text is sampled from the 5 likeliest tokens a step, seeded by its prompt, to 100 tokens in all"

@@ -25,6 +25,7 @@ from kg_edit.locate.layer_score import EditScore, LayerScore, decide, edit_score
 from kg_edit.locate.sweep_probes import SweepProbes, divergence, next_token, sweep_probes
 from kg_edit.methods.base import EditingMethod, MethodConfig
 from kg_edit.patch import Patch
+from kg_edit.weight_patch import WeightPatch
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,8 @@ class _Tried:
     def scores(self, method: EditingMethod) -> tuple[EditScore | Exception, ...]:
         """Each edit alone, made by ``method``."""
         patches = method.edit_each([probe.edit for probe in self.probes])
-        made = [place for place, patch in enumerate(patches) if isinstance(patch, Patch)]
-        good = [patch for patch in patches if isinstance(patch, Patch)]
+        made = [place for place, patch in enumerate(patches) if isinstance(patch, WeightPatch)]
+        good = [patch for patch in patches if isinstance(patch, WeightPatch)]
         likely = score_each(self.model, [self.probes[place].pairs for place in made], patches=good)
         results: dict[int, EditScore] = {}
         for place, patch, scored in zip(made, good, likely, strict=True):
@@ -123,8 +124,9 @@ class _Tried:
 
 
 def _failure(patch: Patch | Exception) -> Exception:
-    assert isinstance(patch, Exception)  # noqa: S101 - a patch has its score
-    return patch
+    if isinstance(patch, Exception):
+        return patch
+    return ConfigError(f"a patch of the {patch.kind} can't be scored by the sweep; give --layer a number")
 
 
 def check_choosable(config: MethodConfig) -> None:

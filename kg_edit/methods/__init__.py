@@ -13,8 +13,33 @@ __all__ = ["EditingMethod", "MethodConfig", "find_method", "method_names"]
 ENTRY_POINTS = "kg_edit.methods"
 
 _METHODS = {
+    "alphaedit": "kg_edit.methods.alphaedit:AlphaEdit",
+    "definition": "kg_edit.methods.definition:Definition",
+    "emmet": "kg_edit.methods.emmet:Emmet",
+    "ft": "kg_edit.methods.ft:Ft",
+    "ft-constrained": "kg_edit.methods.ft:FtConstrained",
+    "ft-ewc": "kg_edit.methods.ft_ewc:FtEwc",
+    "ft-l": "kg_edit.methods.ft:FtL",
+    "ft-m": "kg_edit.methods.ft:FtM",
+    "ft-retrain": "kg_edit.methods.ft_retrain:FtRetrain",
     "glame": "kg_edit.methods.glame:Glame",
+    "glame-batch": "kg_edit.methods.glame_batch:GlameBatch",
+    "glame-gnn": "kg_edit.methods.glame_ablations:GlameGnn",
+    "glame-mlp": "kg_edit.methods.glame_ablations:GlameMlp",
+    "glame-plus": "kg_edit.methods.glame_plus:GlamePlus",
+    "glame-random": "kg_edit.methods.glame_ablations:GlameRandom",
+    "grace": "kg_edit.methods.grace:Grace",
+    "ike": "kg_edit.methods.ike:Ike",
+    "kn": "kg_edit.methods.kn:Kn",
+    "locft": "kg_edit.methods.locft:LocFt",
+    "lora": "kg_edit.methods.lora:Lora",
+    "memit": "kg_edit.methods.memit:Memit",
+    "memit-kg": "kg_edit.methods.memit_kg:MemitKg",
+    "mend": "kg_edit.methods.mend:Mend",
+    "popularity-retrieval": "kg_edit.methods.popularity_retrieval:PopularityRetrieval",
+    "r-rome": "kg_edit.methods.r_rome:RRome",
     "rome": "kg_edit.methods.rome:Rome",
+    "rome-kg": "kg_edit.methods.rome_kg:RomeKg",
 }
 
 

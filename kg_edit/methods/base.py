@@ -19,8 +19,9 @@ from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, faults_of, unknown_name
 from kg_edit.failures import FAILURES
 from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
+from kg_edit.patch import Kind, Patch
 from kg_edit.subgraph import SubgraphSource, as_source
+from kg_edit.weight_patch import WeightPatch
 
 Made = TypeVar("Made")
 
@@ -33,16 +34,19 @@ class MethodConfig(BaseModel):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     @classmethod
-    def preset(cls, name: str = "default", settings: dict[str, Any] | None = None) -> Self:
-        """A named set of values, with ``settings`` over it.
+    def preset(
+        cls, name: str = "default", settings: dict[str, Any] | None = None, *, method: str | None = None
+    ) -> Self:
+        """A named set of values, with ``settings`` over it: one of ``presets``, else one of `kg_edit.presets`.
+
+        ``method`` says whose, where several methods share this class.
 
         Raises:
             UnknownNameError: there is no such preset, or no such setting.
             ConfigError: a value does not fit.
         """
-        if name not in cls.presets:
-            raise unknown_name("preset", name, cls.presets)
-        wanted = {**cls.presets[name], **(settings or {})}
+        own = cls.presets[name] if name in cls.presets else cls._published(name, method)
+        wanted = {**own, **(settings or {})}
         for key in wanted:
             if key not in cls.model_fields:
                 raise unknown_name("setting", key, cls.model_fields)
@@ -53,12 +57,28 @@ class MethodConfig(BaseModel):
                 "\n".join(f"setting {fault.field}: {fault.message}" for fault in faults_of(error, cls))
             ) from error
 
+    @classmethod
+    def _published(cls, name: str, method: str | None) -> dict[str, Any]:
+        from kg_edit.methods import find_method, method_names
+        from kg_edit.presets import published_settings
+
+        mine = [method] if method else [known for known in method_names() if find_method(known).config_class is cls]
+        return published_settings(name, mine, own=cls.presets)
+
 
 class EditingMethod(ABC):
-    """A way to change facts. Computing an edit leaves the model bit for bit as it was."""
+    """A way to change facts. Computing an edit leaves the model bit for bit as it was.
+
+    A ``joint`` method computes all edits of a call together; another one makes them in turn, each on the model as the
+    earlier ones left it. ``separable``: an edit can be taken out of a patch without computing the others anew.
+    """
 
     name: ClassVar[str]
     about: ClassVar[str]
+    paper: ClassVar[str]
+    kind: ClassVar[Kind] = "weights"
+    joint: ClassVar[bool] = False
+    separable: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
     config_class: ClassVar[type[MethodConfig]]
     memory: float = 1000.0  # MB above the model that a pass may take; decides the speed, never the result
@@ -78,23 +98,36 @@ class EditingMethod(ABC):
         after_each: Callable[[Patch], object] = lambda _: None,
         progress: bool = False,
     ) -> Patch:
-        """One patch with all ``edits``, made in turn, each on the model as the earlier ones left it.
+        """One patch with ``start``, which was made before, and all ``edits``.
 
-        ``start`` is what was done before (a run that was killed goes on from there); ``after_each`` gets the patch so
-        far after every edit. Hands a model back that is as it was, also after an exception.
+        ``after_each`` gets the patch so far whenever it has grown: a run that was killed starts from there. Hands a
+        model back that is as it was, also after an exception.
 
         Raises:
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
         self.prepare()  # on the model as it is, also where ``start`` is applied below: the same patch either way
-        patch = start or Patch(factors={}, provenance=self.provenance())
-        for edit in tqdm(edits, desc=self.name, unit="edit", disable=None if progress else True):
-            with naming(edit):
-                with patch.applied(self.model):
-                    update = self.edit_one(edit)
-                patch = patch + update
-                after_each(patch)
+        patch = start or self.nothing()
+        with tqdm(total=len(edits), desc=self.name, unit="edit", disable=None if progress else True) as bar:
+            for batch in self._batches(edits):
+                with naming(*batch):
+                    patch = patch + self._made(batch, patch)
+                    after_each(patch)
+                bar.update(len(batch))
         return patch
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        """What ``edits`` add to the model with the patch ``before``: `edit`, but that ``before`` is not part of it.
+
+        Raises:
+            KgEditError: an edit can't be made; the message says why, and a note names the edit.
+        """
+        self.prepare()
+        update = self.nothing()
+        for batch in self._batches(edits):
+            with naming(*batch):
+                update = update + self._made(batch, before + update if before else update)
+        return update
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """A patch for each edit alone, on the model as it is; for one that can't be made an error of `FAILURES`.
@@ -102,12 +135,32 @@ class EditingMethod(ABC):
         The same patches as from one call of `edit` an edit, to rounding; methods that can make them together.
         """
         self.prepare()
-        return tuple(attempt(edit, partial(self.edit_one, edit)) for edit in edits)
+        return tuple(attempt(edit, partial(self.make, (edit,), before=self.nothing())) for edit in edits)
+
+    def nothing(self) -> Patch:
+        """The patch of no edit."""
+        return WeightPatch(factors={}, provenance=self.provenance())
+
+    def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
+        """What is made together."""
+        if self.joint:
+            yield from (edits,) if edits else ()
+        else:
+            yield from ((edit,) for edit in edits)
+
+    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+        with before.applied(self.model):
+            return self.make(edits, before=before)
+
+    @property
+    def reads_graph(self) -> bool:
+        """Whether a graph that is given is looked at; by default, whether one is needed."""
+        return self.needs_graph
 
     @property
     def graph_identity(self) -> Mapping[str, Any] | None:
         """Which graph is looked at: files and hashes, or a URL (not when it was asked); None if none is."""
-        if self.graph is None or not self.needs_graph:
+        if self.graph is None or not self.reads_graph:
             return None
         source = getattr(self.graph, "source", self.graph)
         said = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
@@ -142,8 +195,11 @@ class EditingMethod(ABC):
         return None
 
     @abstractmethod
-    def edit_one(self, edit: Edit) -> Patch:
-        """The patch of one edit, for the model as it stands."""
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """The patch of ``edits`` (one, unless the method is joint) for the model as it stands, ``before`` applied.
+
+        What `edit` and `update` are made of; call those.
+        """
 
     def provenance(self) -> dict[str, Any]:
         """What every patch of this method says of itself."""
@@ -168,10 +224,17 @@ def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
 
 
 @contextmanager
-def naming(edit: Edit) -> Iterator[None]:
-    """Note on whatever goes wrong which edit it was."""
+def naming(*edits: Edit) -> Iterator[None]:
+    """Note on whatever goes wrong which edit it was, or between which two of a batch."""
     try:
         yield
     except Exception as error:
-        error.add_note(f"in the edit {edit.id!r}: {edit.text!r} -> {edit.target_new!r}")
+        if not edits:
+            raise
+        first, *_, last = (*edits, *edits)
+        note = f"in the edit {first.id!r}: {first.text!r} -> {first.target_new!r}"
+        if len(edits) > 1:
+            note = f"in a batch of {len(edits)} edits, {first.id!r} to {last.id!r}"
+        if note not in getattr(error, "__notes__", ()):  # a batch of one names its edit twice
+            error.add_note(note)
         raise

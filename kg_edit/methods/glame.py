@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
-import networkx as nx
-import torch
-from pydantic import Field, PositiveInt
-from torch import Tensor, nn
-
-from kg_edit.descent import Proposal
 from kg_edit.edits import Edit
-from kg_edit.hidden_states import Pooling
-from kg_edit.methods.base import MethodConfig, naming
+from kg_edit.methods.graph_values import GraphConfig, GraphValues
 from kg_edit.methods.rank_one_method import RankOneConfig, RankOneMethod
 from kg_edit.objective import Request
-from kg_edit.rgnn import RGNN, Aggregation
-from kg_edit.subgraph import EncodedSubgraph, SubgraphSource, check_graph, encode_subgraph
-
-_REPRESENTATION_DEPTH = 0.1
+from kg_edit.subgraph import check_graph
 
 
-class GlameConfig(RankOneConfig):
+class GlameConfig(GraphConfig, RankOneConfig):
     """GLAME's settings. ``paper`` is the setting of the paper; ``default`` starts from the unedited model."""
-
-    learning_rate: float = Field(0.01, gt=0, description="of AdamW on the R-GNN")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's, on the R-GNN")
-    representation_layer: int | None = Field(
-        None, ge=0, description="k: labels become block k's output; default 0.1 of the depth"
-    )
-    pooling: Pooling = Field("last", description="a label's last token (paper), its mean (public code), both")
-    start_token: bool = Field(True, description="put the document's start before a label")
-    hops: PositiveInt = Field(2, description="n: order of the subgraph, and layers of the R-GNN")
-    per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
-    aggregation: Aggregation = Field("mean", description="over a node's neighbours (paper: sum)")
-    relations: bool = Field(True, description="False: the ablation w/ GNN")
-    use_graph: bool = Field(True, description="False: the ablation w/ MLP")
-    final_activation: bool = Field(False, description="g after the last layer too (paper)")
-    normalise: bool = Field(True, description="scale labels' vectors to root mean square 1")
-    gate: bool = Field(True, description="learn z's share, from 0: step 0 is the unedited model")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
@@ -55,125 +27,16 @@ class GlameConfig(RankOneConfig):
     }
 
 
-class Glame(RankOneMethod):
+class Glame(GraphValues, RankOneMethod):
     """m* = m + z_s^n (Eq. 6), where z_s^n is the subject's vector after n layers of the R-GNN."""
 
     name = "glame"
+    paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593"
     about = "rank-one editing through a knowledge graph: what follows from the fact moves too"
-    needs_graph = True
     config_class = GlameConfig
     config: GlameConfig
-
-    @cached_property
-    def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
-        return {}
 
     def request(self, edit: Edit) -> Request:
         """As every method's; an edit whose subgraph can't be used fails here, before any work."""
         check_graph(self.subgraph(edit))
         return super().request(edit)
-
-    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
-        """A fresh R-GNN on the edit's subgraph."""
-        subgraph, notes = self.encode(edit)
-        return _GraphChange(_GraphValue(subgraph, self.config, size=value.norm()), value, self.config), notes
-
-    @classmethod
-    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also ask the graph for every edit's subgraph."""
-        super().check_inputs(config, graph, edits)
-        assert isinstance(config, GlameConfig) and graph is not None  # noqa: S101 - needs_graph
-        for edit in edits:
-            with naming(edit):
-                check_graph(_ask(graph, edit, config))
-
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Also fetch every edit's subgraph, and look for the layer that labels are read from."""
-        super().check(edits)
-        self.model.block(self._representation_layer)
-        for edit in edits:
-            with naming(edit):
-                check_graph(self.subgraph(edit))
-
-    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
-        """The edit's subgraph, fetched once."""
-        assert self.graph is not None  # noqa: S101 - needs_graph
-        if edit not in self._subgraphs:
-            self._subgraphs[edit] = _ask(self.graph, edit, self.config)
-        return self._subgraphs[edit]
-
-    @property
-    def _representation_layer(self) -> int:
-        layer = self.config.representation_layer
-        return round(_REPRESENTATION_DEPTH * len(self.model.blocks)) if layer is None else layer
-
-    def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
-        """The edit's subgraph as hidden states, and its provenance."""
-        config, graph = self.config, self.subgraph(edit)
-        subgraph = encode_subgraph(
-            self.model,
-            graph,
-            layer=self._representation_layer,
-            pooling=config.pooling,
-            start_token=config.start_token,
-        )
-        notes = {"graph": dict(graph.graph), "nodes": len(graph), "edges": graph.number_of_edges()}
-        return subgraph.normalised() if config.normalise else subgraph, notes
-
-
-def _ask(graph: SubgraphSource, edit: Edit, config: GlameConfig) -> nx.MultiDiGraph:
-    """The edit's subgraph; an edit that names no relation lends the words of its prompt."""
-    named = edit.model_copy(update={"relation": edit.relation_text or None})
-    return graph.subgraph(named, hops=config.hops, per_node=config.per_node, seed=config.seed)
-
-
-class _GraphValue(nn.Module):
-    """z_s^n of one subgraph. With a gate, it is scaled to |m| and by a learned number that starts at 0."""
-
-    def __init__(self, subgraph: EncodedSubgraph, config: GlameConfig, *, size: Tensor) -> None:
-        super().__init__()
-        self._subgraph, self._size = subgraph, size
-        width = subgraph.nodes.shape[1]
-        self.rgnn = RGNN(
-            width,
-            layers=config.hops,
-            aggregation=config.aggregation,
-            relations=config.relations,
-            graph=config.use_graph,
-            final_activation=config.final_activation,
-            seed=config.seed,
-        ).to(subgraph.nodes.device)
-        self.gate = nn.Parameter(torch.zeros((), device=subgraph.nodes.device)) if config.gate else None
-
-    def forward(self) -> Tensor:
-        """[d]."""
-        graph = self._subgraph
-        z: Tensor = self.rgnn(graph.nodes, graph.edges, graph.relations)[graph.subject]
-        if self.gate is not None:
-            z = z * (self.gate * self._size / len(z) ** 0.5)
-        return z
-
-
-class _GraphChange:
-    """AdamW on the R-GNN's parameters; |z| is kept within ``clamp_norm_factor`` times |m|."""
-
-    def __init__(self, value: _GraphValue, clean: Tensor, config: GlameConfig) -> None:
-        self._value, self._limit = value, config.clamp_norm_factor * clean.norm()
-        self._optimizer = torch.optim.AdamW(
-            value.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-
-    def change(self) -> Tensor:
-        """z_s^n, [d]."""
-        return _shortened(self._value(), self._limit)
-
-    def learn(self) -> None:
-        """A step of AdamW."""
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-
-
-def _shortened(z: Tensor, limit: Tensor) -> Tensor:
-    """``z``, rescaled to ``limit`` where it is longer; gradients see the rescaling."""
-    factor: Tensor = (limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
-    return z * factor

@@ -29,6 +29,7 @@ from kg_edit.rank_one import KeyVariant, rank_one_update
 from kg_edit.row_groups import tokens_within
 from kg_edit.subgraph import SubgraphSource
 from kg_edit.tail_forward import TailForward
+from kg_edit.weight_patch import WeightPatch
 
 _DEFAULT_DEPTH = 0.2
 _ESSENCE = "{} is a"
@@ -117,9 +118,9 @@ class RankOneMethod(EditingMethod):
     def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
         """What makes m* - m for the edit, given m [d], and what to note of it."""
 
-    def edit_one(self, edit: Edit) -> Patch:
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Eq. 7 for m*, Eq. 8 for k*, and the closed form for the weight."""
-        (patch,) = self.edit_each([edit])
+        (patch,) = self.edit_each(edits)
         if isinstance(patch, Exception):
             raise patch
         return patch
@@ -139,16 +140,7 @@ class RankOneMethod(EditingMethod):
     def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[_Value]:
         if not edits:
             return []
-        objective = Objective(
-            self.model,
-            self.layer,
-            requests,
-            kl_weight=self.config.kl_weight,
-            weight_decay=self.norm_penalty,
-            # made anew for each call: the model may have been edited since the last one
-            forward=partial(TailForward, contexts=SharedContexts(self.model, self.contexts)),
-            tokens=tokens_within(self.model, self.layer, self.memory),
-        )
+        objective = self.objective(edits, requests)
         proposals, notes = zip(*map(self.proposal, edits, objective.value), strict=True)
         descents = descend(objective, proposals, steps=self.config.steps, stop_below=self.config.stop_below)
         return [
@@ -161,6 +153,19 @@ class RankOneMethod(EditingMethod):
             )
             for place, descent in enumerate(descents)
         ]
+
+    def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
+        """The loss of ``edits``, which ask for ``requests``, on the model as it stands."""
+        return Objective(
+            self.model,
+            self.layer,
+            requests,
+            kl_weight=self.config.kl_weight,
+            weight_decay=self.norm_penalty,
+            # made anew for each call: the model may have been edited since the last one
+            forward=partial(TailForward, contexts=SharedContexts(self.model, self.contexts)),
+            tokens=tokens_within(self.model, self.layer, self.memory),
+        )
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
@@ -182,12 +187,7 @@ class RankOneMethod(EditingMethod):
 
     def request(self, edit: Edit) -> Request:
         """The prompts of one edit: the target in every context, and "{subject} is a"."""
-        tokenizer = self.model.tokenizer
-        rewrites = tuple(
-            encode(tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new, context=context)
-            for context in self.contexts
-        )
-        return Request(rewrites=rewrites, essence=encode(tokenizer, _ESSENCE, subject=edit.subject))
+        return request_of(self.model, edit, self.contexts)
 
     @torch.no_grad()
     def _write(self, edit: Edit, found: _Value) -> Patch:
@@ -213,7 +213,7 @@ class RankOneMethod(EditingMethod):
             **found.notes,
         }
         provenance = {**self.provenance(), "edits": [record]}
-        return Patch(factors={self.model.weight_name(self.layer): factors}, provenance=provenance)
+        return WeightPatch(factors={self.model.weight_name(self.layer): factors}, provenance=provenance)
 
     def provenance(self) -> dict[str, Any]:
         """As every method's, with the layer, the contexts and the covariance."""
@@ -224,3 +224,13 @@ class RankOneMethod(EditingMethod):
             "covariance": {"id": self.covariance.id, "tokens": self.covariance.tokens},
         }
         return said
+
+
+def request_of(model: LanguageModel, edit: Edit, contexts: Sequence[str]) -> Request:
+    """What an edit asks of the model: the target in every context, the bare one first, and "{subject} is a"."""
+    tokenizer = model.tokenizer
+    rewrites = tuple(
+        encode(tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new, context=context)
+        for context in contexts
+    )
+    return Request(rewrites=rewrites, essence=encode(tokenizer, _ESSENCE, subject=edit.subject))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pydantic import Field, PositiveInt
@@ -27,6 +27,7 @@ class Rome(RankOneMethod):
     """One rank-one update an edit; GLAME without its graph module."""
 
     name = "rome"
+    paper = "Meng et al., NeurIPS 2022, arXiv 2202.05262"
     about = "rank-one model editing: one fact, one layer, no graph"
     config_class = RomeConfig
     config: RomeConfig
@@ -41,10 +42,22 @@ class Rome(RankOneMethod):
         return FreeChange(value, self.config), {}
 
 
+class StepSettings(Protocol):
+    """How far `FreeChange` goes in a step, and in all."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's."""
+
+    @property
+    def clamp_norm_factor(self) -> float:
+        """In norms of the value."""
+
+
 class FreeChange:
     """Adam on the change itself, which is kept within ``clamp_norm_factor`` times |m|."""
 
-    def __init__(self, value: Tensor, config: RomeConfig) -> None:
+    def __init__(self, value: Tensor, config: StepSettings) -> None:
         self._change = torch.zeros_like(value, requires_grad=True)
         self._limit = config.clamp_norm_factor * value.norm()
         self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)

@@ -11,9 +11,10 @@ from kg_edit.edits import Edit, Question
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.evaluate.questions import asked_with_shots
 from kg_edit.evaluate.scoring import Pair, score
+from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Patch
-from kg_edit.rank_one import Factors
+from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(
@@ -32,7 +33,7 @@ BARE = Edit(id="2", subject="France", prompt="In {}, the capital is", target_new
 def patch_of(model: LanguageModel, *, size: float = 1.0) -> Patch:
     rows, columns = weight_matrix(model.down_projection(1)).shape
     factors = Factors(left=size * torch.ones(rows, 1), right=torch.ones(columns, 1))
-    return Patch(factors={model.weight_name(1): factors}, provenance={"edits": []})
+    return WeightPatch(factors={model.weight_name(1): factors}, provenance={"edits": []})
 
 
 def test_every_field_of_an_edit_is_looked_at() -> None:
@@ -111,7 +112,7 @@ def test_a_prompt_that_cannot_be_scored_is_named(monkeypatch: pytest.MonkeyPatch
         raise PromptError("the tokenizer merges it")
 
     check_probes(tiny("llama"), [EDIT, BARE])
-    monkeypatch.setattr(before_after, "encode", refuse)
+    monkeypatch.setattr(LanguageModel, "encode", refuse)
     with pytest.raises(PromptError) as caught:
         check_probes(tiny("llama"), [BARE])
     assert caught.value.__notes__ == ["in a prompt of the edit '2'"]

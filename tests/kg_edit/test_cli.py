@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from kg_edit.edits import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.rank_one_method import RankOneMethod
 from kg_edit.patch import Patch
+from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.command_line import EDITS, QUICK, Result, Run, cache, content, kg_edit, place, tiny_folder
 from wikidata_cache import packaged_extract
 
@@ -256,7 +257,7 @@ def test_a_bad_patch(patch: str, message: str, kg_edit: Run, place: Path, tiny_f
     save_file(tensors, place / "stranger.safetensors")
     said = json.dumps({"format": "kg-edit-patch/1", "provenance": {}})
     save_file(tensors, place / "half.safetensors", {"kg_edit": said})
-    Patch(factors={}, provenance={"model": {"name": "gpt2", "fingerprint": "f"}}).save(place / "gpt2.safetensors")
+    WeightPatch(factors={}, provenance={"model": {"name": "gpt2", "fingerprint": "f"}}).save(place / "gpt2.safetensors")
     before = content(place)
     result = generate(kg_edit, tiny_folder, "--patch", patch)
     assert (result.code, result.out) == (2, "")
@@ -314,7 +315,7 @@ def test_a_killed_run_goes_on(method: tuple[str, ...], edit: Run, place: Path, m
     """On a fresh start after the kill, the second edit's patch is the same to the bit."""
     assert edit(*method, "--out", "whole").code == 0
     with monkeypatch.context() as patched:
-        patched.setattr(RankOneMethod, "edit_one", _failing_at("france", KeyboardInterrupt()))
+        patched.setattr(RankOneMethod, "make", _failing_at("france", KeyboardInterrupt()))
         killed = edit(*method)
     assert killed.code == 130
     assert "the same command goes on where it was" in killed.err
@@ -328,7 +329,7 @@ def test_a_killed_run_goes_on(method: tuple[str, ...], edit: Run, place: Path, m
 def test_an_edit_that_cannot_be_made_is_named_and_the_others_are_kept(
     edit: Run, kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RankOneMethod, "edit_one", _failing_at("france", PatchError("the update would explode")))
+    monkeypatch.setattr(RankOneMethod, "make", _failing_at("france", PatchError("the update would explode")))
     result = edit(*ROME)
     assert result.code == 2
     lines = result.err.splitlines()
@@ -397,7 +398,10 @@ def test_evaluate_refuses_before_the_model_is_loaded(kg_edit: Run, place: Path) 
 def test_methods_and_models(kg_edit: Run) -> None:
     listed = kg_edit("methods")
     assert listed.code == 0
-    assert all(word in listed.out for word in ("glame", "rome", "learning_rate", "presets: default, paper"))
+    assert all(word in listed.out for word in ("glame", "rome", "weights", "arXiv 2202.05262"))
+    shown = kg_edit("methods", "rome")
+    assert all(word in shown.out for word in ("learning_rate", "presets: default, paper"))
+    assert "did you mean 'rome'" in kg_edit("methods", "roem").err
     named = kg_edit("models")
     assert named.code == 0
     assert all(word in named.out for word in ("smollm2-135m", "pip install", "gpt2, gpt_neox"))
@@ -422,13 +426,13 @@ def test_any_terminal(environment: dict[str, str], edit: Run, monkeypatch: pytes
     assert "\x1b" not in result.out + result.err
 
 
-def _failing_at(name: str, error: BaseException) -> Callable[[RankOneMethod, Edit], Patch]:
-    """`edit_one`, but that it raises ``error`` for one edit."""
-    whole = RankOneMethod.edit_one
+def _failing_at(name: str, error: BaseException) -> Callable[..., Patch]:
+    """`make`, but that it raises ``error`` for one edit."""
+    whole = RankOneMethod.make
 
-    def edit_one(self: RankOneMethod, edit: Edit) -> Patch:
-        if edit.id == name:
+    def make(self: RankOneMethod, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        if edits[0].id == name:
             raise error
-        return whole(self, edit)
+        return whole(self, edits, before=before)
 
-    return edit_one
+    return make

@@ -12,6 +12,7 @@ from kg_edit.doctor import examine
 from kg_edit.errors import ModelError
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
+from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 
@@ -47,7 +48,7 @@ def test_smollm2_learns_where_the_tower_is(smollm2: LanguageModel) -> None:
 
 
 def test_a_patch_that_does_not_arrive_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Patch, "_add_to", lambda *_: None)
+    monkeypatch.setattr(WeightPatch, "_add_to", lambda *_: None)
     with pytest.raises(ModelError, match=r"the value moved by 0\.000 instead of"):
         dict(examine(tiny("llama")))
 

@@ -19,6 +19,7 @@ from kg_edit.language_model import weight_matrix
 from kg_edit.methods.rank_one_method import RankOneMethod
 from kg_edit.methods.rome import Rome, RomeConfig
 from kg_edit.patch import Patch
+from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
 
@@ -45,7 +46,7 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest
     rows = run(tmp_path)
     for name in ("before_and_after", "claim"):
         monkeypatch.setattr(edit_run, name, lambda *_, **__: None)
-        monkeypatch.setattr(RankOneMethod, {"claim": "prepare"}.get(name, "edit_one"), None)
+        monkeypatch.setattr(RankOneMethod, {"claim": "prepare"}.get(name, "make"), None)
     assert run(tmp_path) == rows
 
 
@@ -73,7 +74,7 @@ def test_a_change_that_is_not_finite_names_its_edit(tmp_path: Path, monkeypatch:
     def refuse(*_: object) -> None:
         raise PatchError("the change is not finite")
 
-    monkeypatch.setattr(Patch, "save", refuse)
+    monkeypatch.setattr(WeightPatch, "save", refuse)
     with pytest.raises(PatchError) as caught:
         run(tmp_path)
     assert caught.value.__notes__ == ["in the edit '1': 'LeBron James plays for' -> 'Los Angeles Lakers'"]

@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from kg_edit.errors import OutputError, PatchError, PatchMismatchError
+from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.patch import FORMAT, Patch
-from kg_edit.rank_one import Factors
+from kg_edit.patch import Patch
+from kg_edit.patch_files import WEIGHTS
+from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny
 
 
@@ -21,7 +23,7 @@ def patch_of(model: LanguageModel, *, seed: int = 0, layer: int = 1) -> Patch:
     draw = torch.Generator().manual_seed(seed)
     factors = Factors(left=torch.randn(rows, 1, generator=draw), right=torch.randn(columns, 1, generator=draw))
     provenance = {"model": {"name": model.name, "fingerprint": model.fingerprint}, "edits": [{"seed": seed}]}
-    return Patch(factors={model.weight_name(layer): factors}, provenance=provenance)
+    return WeightPatch(factors={model.weight_name(layer): factors}, provenance=provenance)
 
 
 def weights(model: LanguageModel) -> dict[str, torch.Tensor]:
@@ -127,10 +129,10 @@ def test_another_model_is_refused() -> None:
 def test_another_shape_is_refused() -> None:
     model = tiny("llama")
     wrong = Factors(left=torch.ones(3, 1), right=torch.ones(5, 1))
-    patch = Patch(factors={model.weight_name(1): wrong})
+    patch = WeightPatch(factors={model.weight_name(1): wrong})
     with pytest.raises(PatchMismatchError, match="the patch is for"), patch.applied(model):
         pass
-    unknown = Patch(factors={"nowhere.weight": wrong})
+    unknown = WeightPatch(factors={"nowhere.weight": wrong})
     with pytest.raises(PatchMismatchError, match="has no weight"), unknown.applied(model):
         pass
 
@@ -139,7 +141,7 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     model = tiny("llama")
     nan = Factors(left=torch.tensor([[float("nan")]]), right=torch.ones(1, 1))
     with pytest.raises(PatchError, match="not finite"):
-        Patch(factors={model.weight_name(1): nan}).save(tmp_path / "patch.safetensors")
+        WeightPatch(factors={model.weight_name(1): nan}).save(tmp_path / "patch.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,7 +159,7 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 def test_damaged_patches(
     said: dict[str, object], left: torch.Tensor, right: torch.Tensor, complaint: str, tmp_path: Path
 ) -> None:
-    metadata = {"kg_edit": json.dumps({"format": FORMAT, **said})}
+    metadata = {"kg_edit": json.dumps({"format": WEIGHTS, **said})}
     save_file({"w.weight.left": left, "w.weight.right": right}, tmp_path / "p.safetensors", metadata=metadata)
     with pytest.raises(PatchError, match=complaint):
         Patch.load(tmp_path / "p.safetensors")

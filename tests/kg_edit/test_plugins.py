@@ -43,5 +43,5 @@ def test_a_plug_in_neither_overrides_nor_lies(name: str, value: str, monkeypatch
 def test_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
     found = plug_in("mine", "Mine", methods.ENTRY_POINTS)
     monkeypatch.setattr(methods, "entry_points", lambda group: found.select(group=group))
-    assert method_names() == ("glame", "mine", "rome")
+    assert {"glame", "mine", "rome"} < set(method_names())
     assert find_method("mine") is Mine

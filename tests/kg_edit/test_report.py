@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from kg_edit.before_after import Probe, Reading, Row
-from kg_edit.patch import Patch
-from kg_edit.rank_one import Factors
+from kg_edit.factors import Factors
 from kg_edit.report import markdown, one_line, terminal_table
+from kg_edit.weight_patch import WeightPatch
 
 NASTY = {
     "newlines": "a\nb\r\nc\u2028d\x85e\vf",
@@ -27,7 +27,7 @@ NASTY = {
     "control": "a\x1b[31mred\x00\x07\tb",
     "wide": "東京都 is the capital",
 }
-PATCH = Patch(
+PATCH = WeightPatch(
     factors={"model.layers.1.mlp.down_proj.weight": Factors(left=torch.zeros(2, 1), right=torch.zeros(3, 1))},
     provenance={"model": {"name": "a_folder/with|pipe"}, "edits": [{"method": "rome"}]},
 )

@@ -8,9 +8,10 @@ import torch
 from kg_edit.errors import PatchMismatchError
 from kg_edit.evaluate.generation import continuations
 from kg_edit.evaluate.scoring import Pair, score, score_each
+from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Patch
-from kg_edit.rank_one import Factors
+from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 ASKED = [
@@ -30,7 +31,7 @@ def patches(model: LanguageModel) -> list[Patch | None]:
         return {model.weight_name(layer): Factors(left=left, right=right)}
 
     made = [factors(1, 1), factors(1, 2) | factors(2, 1)]
-    return [None, *(Patch(factors=one, provenance={}) for one in made)]
+    return [None, *(WeightPatch(factors=one, provenance={}) for one in made)]
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -17,7 +17,7 @@ PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 _FLAGS = [
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"),
-    *("--window-size=1200,800", "--host-resolver-rules=MAP * ~NOTFOUND"),
+    *("--window-size=1200,800", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
 ]
 _WAIT = 60.0  # seconds, for a machine under load
 
@@ -50,14 +50,15 @@ class Chromium:
         message, _, self._rest = self._rest.partition(b"\0")
         return json.loads(message)  # type: ignore[no-any-return]
 
-    def opened(self, path: Path) -> "Page":
+    def opened(self, place: Path | str) -> "Page":
+        """A tab with a file, or with an address."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session)
         for domain in ("Page", "Network", "Runtime", "Log"):
             page.call(f"{domain}.enable")
         self.events.clear()
-        page.call("Page.navigate", url=path.as_uri())
+        page.call("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
         page.until("document.readyState === 'complete'")
         return page
 
@@ -109,7 +110,7 @@ class Page:
 
 @contextmanager
 def running() -> Iterator[Chromium]:
-    """A browser that can reach no host, ended and cleared away afterwards."""
+    """A browser that can reach no other machine, ended and cleared away afterwards."""
     assert PROGRAM is not None
     to_browser, from_browser = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from kg_edit.edits import Edit, Question
 from kg_edit.errors import GraphError
+from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
-from kg_edit.rank_one import Factors
+from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny
 
 CITIES = ("Paris", "London", "Miami", "Los Angeles", "Rome", "Oslo", "Bern", "Cairo", "Lima", "Quito", "Delhi", "Kyoto")
@@ -41,14 +42,14 @@ class Nudge:
     def prepare(self) -> None:
         """Nothing is shared."""
 
-    def edit(self, edits: Sequence[Edit]) -> Patch:
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         self.calls.append(" ".join(edit.id for edit in edits))
         for edit in edits:
             if edit.id in self.config.failing:
                 raise GraphError(f"nothing is known about {edit.subject}")
         out, into = self.model.down_projection(1).weight.shape
         left = torch.linspace(-1, 1, out)[:, None] * self.config.scale * len(edits)
-        return Patch(factors={self.model.weight_name(1): Factors(left=left, right=torch.ones(into, 1))})
+        return WeightPatch(factors={self.model.weight_name(1): Factors(left=left, right=torch.ones(into, 1))})
 
 
 def record(place: int, answer: str) -> Edit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -11,11 +12,12 @@ import torch
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits import Edit
 from kg_edit.errors import GraphError, ModelError
-from kg_edit.evaluate.editing import holding, make_step
+from kg_edit.evaluate.editing import make_step
 from kg_edit.evaluate.memory import in_halves
+from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Patch
-from kg_edit.rank_one import Factors
+from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 
 
@@ -25,7 +27,7 @@ def records(edits: tuple[Edit, ...]) -> tuple[BenchmarkRecord, ...]:
 
 
 def test_a_good_batch_is_one_call(method: Nudge, model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
-    step = make_step(method, model, records, before=None)
+    step = make_step(method, records, before=None)
     assert method.calls == [" ".join(record.id for record in records)]
     assert (step.errors, step.halved_to) == ({}, None)
     assert step.seconds > 0
@@ -35,14 +37,14 @@ def test_culprits_are_found_by_halving_and_the_others_made_together(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     method = Nudge(model, NudgeConfig(failing=("case-1", "case-6")))
-    step = make_step(method, model, records, before=None)
+    step = make_step(method, records, before=None)
     assert step.errors == {
         "case-1": "GraphError: nothing is known about Player 1",
         "case-6": "GraphError: nothing is known about Player 6",
     }
     assert method.calls[-1] == "case-0 case-2 case-3 case-4 case-5 case-7"
-    alone = Nudge(model).edit([edit for record in records for edit in record.edits if edit.id not in step.errors])
-    (made,), (expected,) = (patch.factors.values() for patch in (step.patch or Patch(factors={}), alone))
+    alone = Nudge(model).update([edit for record in records for edit in record.edits if edit.id not in step.errors])
+    (made,), (expected,) = (patch.factors.values() for patch in (step.patch or WeightPatch(factors={}), alone))
     assert torch.equal(made.left, expected.left)
 
 
@@ -53,14 +55,14 @@ class Crowded(Nudge):
     room: int = 3
     error: Exception = GraphError("too many at once")  # noqa: RUF009 - never changed
 
-    def edit(self, edits: Sequence[Edit]) -> Patch:
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         if len(edits) > self.room:
             raise self.error
-        return super().edit(edits)
+        return super().update(edits, before=before)
 
 
 def test_edits_that_fail_only_together_all_failed(model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
-    step = make_step(Crowded(model, room=4), model, records, before=None)
+    step = make_step(Crowded(model, room=4), records, before=None)
     assert step.patch is None
     assert step.errors == {record.id: "GraphError: too many at once" for record in records}
 
@@ -72,7 +74,7 @@ def test_a_batch_is_halved_till_it_fits_into_memory(
     error: Exception, model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     method = Crowded(model, room=3, error=error)
-    step = make_step(method, model, records, before=None)
+    step = make_step(method, records, before=None)
     assert method.calls == ["case-0 case-1", "case-2 case-3", "case-4 case-5", "case-6 case-7"]
     assert (step.errors, step.halved_to) == ({}, 2)
     assert step.patch is not None
@@ -83,7 +85,7 @@ def test_a_batch_is_halved_till_it_fits_into_memory(
 def test_one_edit_that_does_not_fit_is_a_recorded_failure(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
-    step = make_step(Crowded(model, room=0, error=MemoryError()), model, records[:1], before=None)
+    step = make_step(Crowded(model, room=0, error=MemoryError()), records[:1], before=None)
     assert step.patch is None
     assert step.errors["case-0"].startswith("ModelError: out of memory, even for one at a time")
 
@@ -92,7 +94,7 @@ def test_another_runtime_error_is_a_defect_and_ends_the_run(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
-        make_step(Crowded(model, room=0, error=RuntimeError("shapes differ")), model, records, before=None)
+        make_step(Crowded(model, room=0, error=RuntimeError("shapes differ")), records, before=None)
 
 
 @dataclass
@@ -101,13 +103,13 @@ class Overflowing(Nudge):
 
     value: float = float("nan")
 
-    def edit(self, edits: Sequence[Edit]) -> Patch:
-        patch = super().edit(edits)
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        patch = super().update(edits, before=before)
         if any(edit.id == "case-2" for edit in edits):
             ((name, pair),) = patch.factors.items()
             left = pair.left.clone()
             left[3] = self.value
-            return Patch(factors={name: Factors(left=left, right=pair.right)})
+            return WeightPatch(factors={name: Factors(left=left, right=pair.right)})
         return patch
 
 
@@ -115,7 +117,7 @@ class Overflowing(Nudge):
 def test_a_change_that_is_not_finite_is_its_records_failure(
     value: float, model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
-    step = make_step(Overflowing(model, value=value), model, records[:4], before=None)
+    step = make_step(Overflowing(model, value=value), records[:4], before=None)
     assert list(step.errors) == ["case-2"]
     assert "is not finite" in step.errors["case-2"]
     assert step.patch is not None
@@ -127,9 +129,10 @@ class Looks(Nudge):
 
     seen: torch.Tensor | None = None
 
-    def edit(self, edits: Sequence[Edit]) -> Patch:
-        self.seen = weight_matrix(self.model.down_projection(1)).detach().clone()
-        return super().edit(edits)
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        with before.applied(self.model) if before else nullcontext():
+            self.seen = weight_matrix(self.model.down_projection(1)).detach().clone()
+        return super().update(edits, before=before)
 
 
 @pytest.mark.parametrize("failing", [(), ("case-0",)])
@@ -137,20 +140,14 @@ def test_later_steps_see_the_earlier_edits_and_leave_the_model_as_it_was(
     failing: tuple[str, ...], model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     weight = weight_matrix(model.down_projection(1))
-    original, before = weight.detach().clone(), Nudge(model).edit(records[1].edits)
+    original, before = weight.detach().clone(), Nudge(model).update(records[1].edits)
     method = Looks(model, NudgeConfig(failing=failing))
-    make_step(method, model, records[:1], before=before)
+    make_step(method, records[:1], before=before)
     assert torch.equal(weight, original)
     with before.applied(model):
         assert method.seen is not None
         assert torch.equal(method.seen, weight)
         assert not torch.equal(method.seen, original)
-
-
-def test_holding_leaves_room_for_another_patch(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
-    patch = Nudge(model).edit(edits[:1])
-    with holding(patch, model), patch.applied(model):
-        pass
 
 
 def test_in_halves_asks_for_less_until_it_fits() -> None:

@@ -21,8 +21,8 @@ from tests.kg_edit.evaluate.conftest import Nudge
 class NudgeForEach(Nudge):
     """The fixed change, as often as there are edits."""
 
-    def edit(self, edits: Sequence[Edit]) -> Patch:
-        first, *others = (super(NudgeForEach, self).edit([edit]) for edit in edits)
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        first, *others = (super(NudgeForEach, self).update([edit], before=before) for edit in edits)
         return sum(others, first)
 
 

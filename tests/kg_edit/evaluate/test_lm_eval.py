@@ -48,7 +48,7 @@ def test_its_likelihoods_are_ours_before_and_after_an_edit(
     request = Instance(request_type="loglikelihood", doc={}, arguments=(PAIR.prompt, f" {PAIR.candidate}"), idx=0)
     tokens = len(encode(model.tokenizer, PAIR.prompt, target=PAIR.candidate).target_ids)
     original, found = weight_matrix(model.down_projection(1)).detach().clone(), []
-    patch = method.edit(edits[:1])
+    patch = method.update(edits[:1])
     for some in (None, patch):
         with lm_eval_model(model, some) as harness:
             ((likelihood, _),) = harness.loglikelihood([request], disable_tqdm=True)
@@ -70,10 +70,10 @@ def test_a_task_of_ones_own_runs_offline(
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "cities.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))
     tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    with lm_eval_model(model, method.edit(edits[:1])) as harness:
+    with lm_eval_model(model, method.update(edits[:1])) as harness:
         found: Any = lm_eval.simple_evaluate(model=harness, tasks=["cities"], task_manager=tasks, bootstrap_iters=0)
     pairs = [[Pair(row["question"], city) for city in ("Paris", "Rome")] for row in rows]
-    with method.edit(edits[:1]).applied(model):
+    with method.update(edits[:1]).applied(model):
         scores = score(model, [pair for both in pairs for pair in both])
     sums = [
         [scores[p].nll * len(encode(model.tokenizer, p.prompt, target=p.candidate).target_ids) for p in both]

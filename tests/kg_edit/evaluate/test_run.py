@@ -61,7 +61,7 @@ def test_a_record_holds_what_decided_it(
     evaluate(method, model, edits[:1], out=tmp_path, pool=edits, progress=False)
     (record,) = lines(tmp_path)
     edited = record["sections"]["edited"]
-    with method.edit(edits[:1]).applied(model):
+    with method.update(edits[:1]).applied(model):
         pair = Pair(edits[0].text, "Miami Heat")
         assert edited["nll"][pair.prompt][pair.candidate] == pytest.approx(score(model, [pair])[pair].nll, abs=1e-4)
     assert edited["texts"].keys() == {edits[0].text, edits[0].portability[0].question}
@@ -134,9 +134,9 @@ def test_a_failed_edit_is_counted_and_scored_as_the_unedited_model(
 class AsksTheGraph(Nudge):
     """A method that looks at a real knowledge graph first."""
 
-    def edit(self, edits: Sequence[Edit]) -> Patch:
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         WikidataCache(packaged_extract()).subgraph(edits[0])
-        return super().edit(edits)
+        return super().update(edits, before=before)
 
 
 def test_what_the_graph_does_not_know_fails_one_edit_alone(

@@ -54,7 +54,7 @@ def test_locality_compares_with_the_sections_of_the_unedited_model(
     base = score_cases(model, [case])
     (same,) = score_cases(model, [case], before=base)
     assert same.scores["locality.unchanged"] == 1
-    with Nudge(model, NudgeConfig(scale=50)).edit([case.edit]).applied(model):
+    with Nudge(model, NudgeConfig(scale=50)).update([case.edit]).applied(model):
         (edited,) = score_cases(model, [case], before=base)
     (pair,) = case.predicted_pairs
     before, after = (found.predicted[pair.prompt][pair.candidate] for found in (base[0], edited))
@@ -114,7 +114,7 @@ def test_cases_with_patches_of_their_own_are_scored_as_each_in_turn(model: Langu
     records = [read(name, tmp_path) for name in ROWS]
     cases = [Case.of(record) for record in records]
     method = Nudge(model, NudgeConfig())
-    patches = [None, *(method.edit(record.edits) for record in records[1:])]
+    patches = [None, *(method.update(record.edits) for record in records[1:])]
     before = score_cases(model, cases)
     together = score_cases(model, cases, before=before, patches=patches)
     assert together[1].nll != before[1].nll, "the patch must be felt"

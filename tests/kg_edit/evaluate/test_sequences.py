@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from kg_edit.evaluate import Summary, evaluate
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.questions import answers, choices
 from kg_edit.evaluate.scorer import score_cases
+from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Patch
-from kg_edit.rank_one import Factors
+from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluate.test_run import lines, phases
 
@@ -32,20 +34,19 @@ TEXT = "The quick brown fox jumps over the lazy dog. Where does the river Thames
 class Depends(Nudge):
     """A change that depends on the weights it finds: made on another model, it is another one."""
 
-    def edit(self, edits: Sequence[Edit]) -> Patch:
-        patch = super().edit(edits)
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        patch = super().update(edits, before=before)
         ((name, pair),) = patch.factors.items()
-        right = weight_matrix(self.model.down_projection(1)).detach().sum(0)[:, None] / 9
-        return Patch(factors={name: Factors(left=pair.left, right=right)})
+        with before.applied(self.model) if before else nullcontext():
+            right = weight_matrix(self.model.down_projection(1)).detach().sum(0)[:, None] / 9
+        return WeightPatch(factors={name: Factors(left=pair.left, right=right)})
 
 
 def sequence_patch(method: Nudge, model: LanguageModel, batches: Sequence[Sequence[Edit]]) -> Patch:
     """Each batch edited on the model with the earlier ones in it, written out."""
-    patch = Patch(factors={})
+    patch: Patch = WeightPatch(factors={})
     for batch in batches:
-        with patch.applied(model):
-            update = method.edit(batch)
-        patch = patch + update
+        patch = patch + method.update(batch, before=patch)
     return patch
 
 
@@ -129,7 +130,7 @@ def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
     first, second, third = lines(tmp_path)
     assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 0", None)
     assert first["sections"]["after:1"] == first["sections"]["base"]  # nothing was in the model yet
-    with Depends(model).edit(edits[1:2]).applied(model):
+    with Depends(model).update(edits[1:2]).applied(model):
         cases = [Case(edit=edit, choices=choices(edit, answers(edits[:3]), seed=0)) for edit in edits[:3]]
         for record, case in zip((first, second, third), cases, strict=True):
             (section,) = score_cases(model, [case])
@@ -154,12 +155,12 @@ def test_a_model_broken_by_its_edits_is_missing_and_counted(
 class Overwhelming(Nudge):
     """The second of its changes is finite, but too large for the model's numbers."""
 
-    def edit(self, edits: Sequence[Edit]) -> Patch:
-        patch = super().edit(edits)
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        patch = super().update(edits, before=before)
         if edits[0].id != "case-1":
             return patch
         ((name, pair),) = patch.factors.items()
-        return Patch(factors={name: Factors(left=pair.left * 1e30, right=pair.right * 1e8)})
+        return WeightPatch(factors={name: Factors(left=pair.left * 1e30, right=pair.right * 1e8)})
 
 
 def test_a_sequence_goes_on_from_its_patches(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_the_edits_of_a_record_are_made_together_and_fail_together(
     first, second = lines(tmp_path)
     assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 1", None)
     assert method.calls[-1] == "case-2 case-3"
-    with Depends(model).edit(edits[2:4]).applied(model):
+    with Depends(model).update(edits[2:4]).applied(model):
         case = Case.of(records[1], choices=choices(records[1], answers(records), seed=0))
         (section,) = score_cases(model, [case])
     assert second["sections"]["edited"]["nll"] == section.nll
@@ -244,7 +245,7 @@ def test_a_step_that_memory_halved_says_so(model: LanguageModel, edits: tuple[Ed
 class Cramped(Nudge):
     """Has memory for two edits at a time."""
 
-    def edit(self, edits: Sequence[Edit]) -> Patch:
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         if len(edits) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().edit(edits)
+        return super().update(edits, before=before)

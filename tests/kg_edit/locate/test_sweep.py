@@ -14,6 +14,7 @@ import torch
 from kg_edit.covariance import Covariance
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, GraphError
+from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.locate import auto_layer as kept
 from kg_edit.locate.candidates import candidates, traced_peak
@@ -28,7 +29,7 @@ from kg_edit.methods.base import EditingMethod, MethodConfig
 from kg_edit.methods.rome import Rome, RomeConfig
 from kg_edit.patch import Patch
 from kg_edit.prompts import encode
-from kg_edit.rank_one import Factors
+from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import tiny
 
@@ -67,16 +68,17 @@ class Planted(EditingMethod):
         """The default."""
         return 1
 
-    def edit_one(self, edit: Edit) -> Patch:
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        (edit,) = edits
         assert isinstance(self.config, RomeConfig)
         self.calls.append((self.config.layer, self.config.steps))
         if edit.id in self.failing:
             raise GraphError(f"nothing is known about {edit.subject}")
         if self.config.layer == 2:
-            return toy_rome(self.model, self.config).edit_one(edit)
+            return toy_rome(self.model, self.config).make([edit], before=before)
         out, into = weight_matrix(self.model.down_projection(self.config.layer or 0)).shape
         nothing = Factors(left=torch.zeros(out, 1), right=torch.zeros(into, 1))
-        return Patch(factors={self.model.weight_name(self.config.layer or 0): nothing}, provenance={})
+        return WeightPatch(factors={self.model.weight_name(self.config.layer or 0): nothing}, provenance={})
 
 
 def planted(model: LanguageModel, *failing: str) -> tuple[Any, list[tuple[int | None, int]]]:

@@ -207,8 +207,7 @@ def test_edits_in_turn_see_the_earlier_ones() -> None:
     chosen = method("rome", model)
     both = chosen.edit([EDIT, SECOND])
     first = chosen.edit([EDIT])
-    with first.applied(model):
-        second = chosen.edit_one(SECOND)
+    second = chosen.update([SECOND], before=first)
     torch.testing.assert_close(delta(both), delta(first + second))
     resumed = chosen.edit([SECOND], start=first)
     torch.testing.assert_close(delta(resumed), delta(both))

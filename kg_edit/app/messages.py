@@ -1,0 +1,136 @@
+"""What goes over the wire: requests are checked field by field, answers hold all that the page shows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kg_edit.edits import Edit, EntityId, Name, Record, Text, checked
+
+PROBES = 12  # at most
+
+Answer = Annotated[Name, Field(max_length=200)]
+Prompt = Annotated[Text, Field(max_length=2000)]
+
+
+class Probe(Record):
+    """A prompt of the user's own, and an answer whose probability is of interest."""
+
+    prompt: Prompt = Field(description="a text that the model goes on with")
+    answer: Answer | None = Field(None, description="what may follow; default: the edit's new answer")
+
+
+class TryRequest(Record):
+    """An edit to be made, looked at, and forgotten unless it is kept."""
+
+    subject: Answer = Field(description="s, the entity the fact is about")
+    prompt: Prompt = Field(description="a sentence with {} for the subject that ends right before the answer")
+    target_new: Answer = Field(description="o*, what the edited model shall say")
+    target_true: Answer | None = Field(None, description="o, what the unedited model says")
+    relation: Answer | None = Field(None, description="the relation's name")
+    subject_id: EntityId | None = Field(None, description="the Wikidata id of s")
+    target_new_id: EntityId | None = Field(None, description="the Wikidata id of o*")
+    probes: Annotated[tuple[Probe, ...], Field(strict=False, max_length=PROBES)] = Field(
+        (), description="prompts to look at beside the edit's own"
+    )
+    on_ledger: bool = Field(False, description="make the edit on the model with what stands in the ledger")
+
+    def edit(self, name: str) -> Edit:
+        """The edit, called ``name``.
+
+        Raises:
+            EditError: its fields don't go together.
+        """
+        fields = self.model_dump(exclude={"probes", "on_ledger"}, exclude_none=True)
+        return checked(Edit, {**fields, "id": name})
+
+
+class KeepRequest(Record):
+    """Put an edit that was tried into the ledger."""
+
+    id: Name = Field(description="the try's id")
+    force: bool = Field(False, description="also if it looks as if it would break the model")
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Chance(_Said):
+    """The probability of a whole candidate right after the prompt."""
+
+    candidate: str
+    before: float
+    after: float
+
+
+class Outcome(_Said):
+    """What the model writes after a prompt, before and after the edit."""
+
+    kind: Literal["edit", "probe"]
+    prompt: str
+    before: str
+    after: str
+    chances: tuple[Chance, ...]
+
+
+class TryAnswer(_Said):
+    """What an edit changed. ``subgraph``: there is a drawing of it; else ``no_subgraph`` says why there is none."""
+
+    id: str
+    fact: str
+    outcomes: tuple[Outcome, ...]
+    said: bool
+    seconds: float
+    patch: str
+    record: dict[str, Any]
+    subgraph: bool
+    no_subgraph: str | None = None
+    on_ledger: bool
+
+
+class LedgerEdit(_Said):
+    """An edit of the ledger."""
+
+    name: str
+    step: int
+    state: str
+    fact: str
+    target: str
+    method: str
+    time: str
+    norm: float | None
+    conflicts: tuple[str, ...]
+
+
+class LedgerView(_Said):
+    """What a ledger holds, and which of its edits are in each other's way."""
+
+    folder: str
+    standing: int
+    edits: tuple[LedgerEdit, ...]
+
+
+class State(_Said):
+    """What the page works with."""
+
+    model: str
+    size: str
+    method: str
+    about: str
+    settings: dict[str, Any]
+    graph: str | None
+    ledger: str | None
+    standing: int
+    most_probes: int = PROBES
+    example: TryRequest | None
+
+
+class Problem(_Said):
+    """Why a request came to nothing, and the way out; ``fields`` names what is wrong with single fields."""
+
+    kind: str
+    message: str
+    notes: tuple[str, ...] = ()
+    fields: dict[str, str] = {}

@@ -1,0 +1,47 @@
+"""Whether a model with a patch in it still says what its edits are for: their proof prompts, asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kg_edit.before_after import Kind, Probe, Reading, check_probes, probes, read
+from kg_edit.language_model import LanguageModel
+from kg_edit.ledger.entries import Entry
+
+KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "follows", "neighbour")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Checked:
+    """A standing edit, its prompts and what the model does with each."""
+
+    entry: Entry
+    readings: tuple[tuple[Probe, Reading], ...]
+
+    def of(self, kind: Kind) -> tuple[Reading, ...]:
+        """The readings of one kind of prompt."""
+        return tuple(reading for probe, reading in self.readings if probe.kind == kind)
+
+    def failures(self, wanted: Sequence[Kind] = ("rewrite",)) -> Iterator[tuple[Probe, Reading]]:
+        """The prompts of the wanted kinds that are not answered as they should be."""
+        return ((probe, reading) for probe, reading in self.readings if probe.kind in wanted and not reading.right)
+
+
+def check(model: LanguageModel, entries: Sequence[Entry], *, progress: bool = False) -> tuple[Checked, ...]:
+    """Ask ``model``, which has the patch in it, all prompts of the edits.
+
+    A prompt is right where the wanted target is more likely than the other one; where there is no other one, and for
+    what follows, where the model says it (see `before_after.Reading`).
+
+    Raises:
+        PromptError, ModelError: a prompt can't be asked; a note names the edit.
+    """
+    edits = [entry.edit for entry in entries]
+    check_probes(model, edits)
+    asked = [probes(edit) for edit in edits]
+    readings = iter(read(model, [probe for found in asked for probe in found], progress="check" if progress else None))
+    return tuple(
+        Checked(entry=entry, readings=tuple((probe, next(readings)) for probe in found))
+        for entry, found in zip(entries, asked, strict=True)
+    )

@@ -1,0 +1,109 @@
+"""Edits that may undo one another: about the same fact, or written under nearly the same key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kg_edit.edits import Edit
+from kg_edit.ledger.entries import Entry, Place
+from kg_edit.ledger.sizes import columns
+from kg_edit.patch import Patch
+from kg_edit.weight_patch import WeightPatch
+
+KEY = "key/"  # the state in which methods keep keys, [in, facts], with the weight's name behind it
+COSINE = 0.6  # of two edits' keys; docs/patches.md says what was measured
+
+ConflictKind = Literal["contradiction", "duplicate", "near keys"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Conflict:
+    """Two standing edits, the earlier one first, and what is between them; ``cosine`` of their keys if known."""
+
+    kind: ConflictKind
+    first: Entry
+    second: Entry
+    cosine: float | None = None
+
+    def __str__(self) -> str:
+        one, two = self.first, self.second
+        match self.kind:
+            case "contradiction":
+                return (
+                    f"{one.name} and {two.name} edit one fact to {one.edit.target_new!r} and to "
+                    f"{two.edit.target_new!r}; remove one of them"
+                )
+            case "duplicate":
+                return f"{one.name} and {two.name} make the same fact say {two.edit.target_new!r}; one is enough"
+        return (
+            f"{one.name} and {two.name} are written under nearly the same key (cosine {self.cosine:.2f}), so the "
+            "later one may overwrite the earlier; run patch check"
+        )
+
+
+def conflicts(entries: Sequence[Entry], patches: Mapping[int, Patch]) -> tuple[Conflict, ...]:
+    """All pairs of ``entries`` that are in each other's way; ``patches`` are the steps that they are part of."""
+    about_one = {(one, two): kind for one, two in combinations(entries, 2) if (kind := _same_fact(one.edit, two.edit))}
+    near = {(one, two): cosine for one, two, cosine in _near(entries, patches)}
+    pairs = dict.fromkeys([*about_one, *near])
+    return tuple(
+        Conflict(kind=about_one.get(pair, "near keys"), first=pair[0], second=pair[1], cosine=near.get(pair))
+        for pair in pairs
+    )
+
+
+def _same_fact(one: Edit, two: Edit) -> ConflictKind | None:
+    if not (_agree(one.subject_id, two.subject_id, one.subject, two.subject) and _same_relation(one, two)):
+        return None
+    same = _agree(one.target_new_id, two.target_new_id, one.target_new, two.target_new)
+    return "duplicate" if same else "contradiction"
+
+
+def _same_relation(one: Edit, two: Edit) -> bool:
+    if one.prompt == two.prompt:
+        return True
+    if one.relation_id and two.relation_id:
+        return one.relation_id == two.relation_id
+    return bool(one.relation and two.relation and one.relation.casefold() == two.relation.casefold())
+
+
+def _agree(one_id: str | None, two_id: str | None, one: str, two: str) -> bool:
+    return one_id == two_id if one_id and two_id else one.casefold() == two.casefold()
+
+
+def _near(entries: Sequence[Entry], patches: Mapping[int, Patch]) -> Iterator[tuple[Entry, Entry, float]]:
+    """Pairs whose keys have a cosine beyond `COSINE` in one weight at least."""
+    most: dict[tuple[int, int], float] = {}
+    for places, keys in _keys(entries, patches).values():
+        units = keys / keys.norm(dim=0).clamp(min=1e-12)
+        cosines = torch.triu(units.T @ units, diagonal=1).abs()
+        for row, column in (cosines > COSINE).nonzero().tolist():
+            pair = places[row], places[column]
+            most[pair] = max(most.get(pair, 0.0), float(cosines[row, column]))
+    for (row, column), cosine in sorted(most.items()):
+        yield entries[row], entries[column], round(cosine, 4)
+
+
+def _keys(entries: Sequence[Entry], patches: Mapping[int, Patch]) -> dict[str, tuple[list[int], Tensor]]:
+    """For each weight the edits (their places in ``entries``) and the keys they were written under, [in, edits].
+
+    A key is in the patch's state, or else the direction of the input that the change reacts to.
+    """
+    places, keys = dict[str, list[int]](), dict[str, list[Tensor]]()
+    row = {entry.place: index for index, entry in enumerate(entries)}
+    for step, patch in patches.items():
+        own = columns(patch)
+        if own is None or not isinstance(patch, WeightPatch):
+            continue
+        rows = [row[Place(step, record["edit"]["id"])] for record in patch.edits]
+        firsts = [mine[0] for mine in own]  # the edit itself; further facts are about other subjects
+        for name, pair in patch.factors.items():
+            places.setdefault(name, []).extend(rows)
+            keys.setdefault(name, []).append(patch.state.get(f"{KEY}{name}", pair.right)[:, firsts].float())
+    return {name: (places[name], torch.cat(found, 1)) for name, found in keys.items()}

@@ -1,0 +1,121 @@
+"""The edits of a ledger or of a patch: what each was, how it was made, and what it is called."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from kg_edit.edits import Edit
+from kg_edit.errors import PatchError, unknown_name
+from kg_edit.patch import Patch
+
+State = Literal["standing", "removed"]
+_NEEDED = "edit", "method"
+
+
+class Place(NamedTuple):
+    """An edit in a ledger: the step that it is part of, and its id there."""
+
+    step: int
+    id: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Entry:
+    """An edit of a ledger; ``name`` is its id, with the step before it where two steps have that id."""
+
+    place: Place
+    name: str
+    state: State
+    edit: Edit
+    method: str
+    record: Mapping[str, Any]
+
+
+def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[int, Patch]) -> tuple[Entry, ...]:
+    """An entry for every record of every step, given which patch stands in its place now."""
+    places = [Place(step, record["edit"]["id"]) for step, records in steps.items() for record in records]
+    ids = Counter(place.id for place in places)
+    here = {Place(step, record["edit"]["id"]) for step, patch in standing.items() for record in patch.edits}
+    records = [record for found in steps.values() for record in found]
+    return tuple(
+        Entry(
+            place=place,
+            name=place.id if ids[place.id] == 1 else f"{place.step}/{place.id}",
+            state="standing" if place in here else "removed",
+            edit=edit_of(record),
+            method=record["method"],
+            record=record,
+        )
+        for place, record in zip(places, records, strict=True)
+    )
+
+
+def entries_of(patch: Patch) -> tuple[Entry, ...]:
+    """The edits of a patch that is in no ledger.
+
+    Raises:
+        PatchError: it does not say what its edits are.
+    """
+    check_records(patch)
+    return entries({1: patch.edits}, {1: patch})
+
+
+def edit_of(record: Mapping[str, Any]) -> Edit:
+    """The edit that a patch's record tells of.
+
+    Raises:
+        PatchError: it tells of none.
+    """
+    try:
+        return Edit.model_validate_json(json.dumps(record["edit"]))
+    except (KeyError, TypeError, ValidationError) as error:
+        raise PatchError("the patch does not say which edits it holds; make it anew with this version") from error
+
+
+def check_records(patch: Patch) -> None:
+    """Refuse a patch whose edits could not be told apart, checked or removed later.
+
+    Raises:
+        PatchError: it has no edit, two of one id, one that is taken back, or one without its facts or method.
+    """
+    if not patch.edits:
+        raise PatchError("the patch holds no edit, so there is nothing to add")
+    for record in patch.edits:
+        if not all(field in record for field in _NEEDED):
+            raise PatchError(f"a record of the patch lacks one of {', '.join(_NEEDED)}; make the patch anew")
+        if record.get("inverted"):
+            raise PatchError(f"the patch takes {edit_of(record).id!r} back; remove that edit from its ledger instead")
+    ids = Counter(edit_of(record).id for record in patch.edits)
+    twice = [name for name, count in ids.items() if count > 1]
+    if twice:
+        raise PatchError(f"the patch has several edits of the id {twice[0]!r}; give each an id of its own")
+
+
+def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[Place, ...]:
+    """Where the edits of some names are; ``3/*`` is all of step 3.
+
+    Raises:
+        UnknownNameError: there is none of a name.
+        PatchError: a name fits several edits.
+    """
+    found: list[Place] = []
+    for name in names:
+        fitting = [entry for entry in known if _is_called(entry, name)]
+        if not fitting:
+            raise unknown_name("edit", name, (entry.name for entry in known))
+        if len(fitting) > 1 and not name.endswith("/*"):
+            fits = ", ".join(entry.name for entry in fitting)
+            raise PatchError(f"{name!r} fits {len(fitting)} edits; name one of {fits}")
+        found += [entry.place for entry in fitting]
+    return tuple(dict.fromkeys(found))
+
+
+def _is_called(entry: Entry, name: str) -> bool:
+    step, id_ = entry.place
+    return name in (id_, f"{step}/{id_}", f"{step}/*")

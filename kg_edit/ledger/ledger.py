@@ -1,0 +1,197 @@
+"""A ledger: a folder of patches with a history, and the one patch that they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import networkx as nx
+
+from kg_edit.edits import Edit
+from kg_edit.errors import PatchError
+from kg_edit.language_model import LanguageModel
+from kg_edit.ledger.conflicts import Conflict, conflicts
+from kg_edit.ledger.entries import Entry, check_records, entries, places_of
+from kg_edit.ledger.events import Added, Event, Removed, Step, StoredFile, Undone, in_force, stamp, standing
+from kg_edit.ledger.guards import refuse_disabling
+from kg_edit.ledger.remaking import Workbench
+from kg_edit.ledger.removal import total, without
+from kg_edit.ledger.store import Store, refuse_twice
+from kg_edit.methods import EditingMethod
+from kg_edit.patch import Patch
+from kg_edit.subgraph import SubgraphSource
+
+
+class Ledger:
+    """Patches of one model, in the order in which they were added; every property says what stands right now.
+
+    Each change is one line more in the log, so that it happened or it did not, and can be taken back. A ledger in
+    which edits were removed is what it would be had they never been asked for.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._store = Store(Path(folder))
+
+    @classmethod
+    def open(cls, path: str | Path, *, create: bool = True) -> Self:
+        """The ledger at a path; with ``create`` a new one comes to be with the first patch that is added.
+
+        Raises:
+            OutputError: something else is there.
+            PatchError: nothing is there, and none shall be created.
+        """
+        ledger = cls(path)
+        ledger._store.check_place()
+        if not create and not ledger._store.is_there:
+            raise PatchError(f"there is no ledger at {path}; make one: kg-edit patch add {path} patch.safetensors")
+        return ledger
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self._store.folder
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All that happened, also what was taken back."""
+        return self._store.events()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The patches that stand."""
+        return standing(self.events)
+
+    @property
+    def patches(self) -> dict[int, Patch]:
+        """The patch of every step that stands."""
+        return {step.number: self._store.get(step.file) for step in self.steps}
+
+    @property
+    def patch(self) -> Patch:
+        """The sum of all that stands: the edited model is the model with this."""
+        return total(self.patches.values())
+
+    @property
+    def edits(self) -> tuple[Entry, ...]:
+        """Every edit that was added and not undone, standing or removed."""
+        added = [event for event in in_force(self.events) if isinstance(event, Added)]
+        return entries({event.number: self._store.get(event.file).edits for event in added}, self.patches)
+
+    def file(self, step: Step) -> Path:
+        """Where a step's patch is."""
+        return self._store.path(step.file)
+
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Standing edits that are in each other's way."""
+        return conflicts([entry for entry in self.edits if entry.state == "standing"], self.patches)
+
+    def add(
+        self,
+        patch: Patch | str | Path,
+        *,
+        after: Sequence[int] = (),
+        force: bool = False,
+        model: LanguageModel | None = None,
+    ) -> int:
+        """Add a patch, or a file of one; its step's number.
+
+        ``after`` are the steps whose changes the model had while the patch was computed; none for a patch of the
+        unedited model. With ``model`` the change is also measured against the weights. Conflicts are no reason to
+        refuse; `conflicts` finds them.
+
+        Raises:
+            PatchError: the patch is damaged, here already, or looks as if it would break the model; with ``force``
+                only if it is damaged.
+            PatchMismatchError: the patch is for another model than the others.
+            OutputError: the ledger can't be written.
+        """
+        source = None if isinstance(patch, Patch) else Path(patch)
+        loaded = patch if isinstance(patch, Patch) else Patch.load(patch)
+        check_records(loaded)
+        loaded.check_finite()
+        with self._store.locked():
+            if unknown := set(after) - set(self.patches):
+                raise PatchError(f"the patch can't come after step {min(unknown)}, which does not stand")
+            if source and not force:
+                refuse_twice(source, self.steps)
+            return self._added(loaded, source, after, force=force, model=model)
+
+    def make(self, method: EditingMethod, edits: Sequence[Edit], *, force: bool = False) -> int:
+        """Make edits on the model as this ledger leaves it, and add them; the step's number.
+
+        Raises:
+            KgEditError: an edit can't be made, or looks as if it would break the model (see ``force`` of `add`).
+        """
+        method.check(edits)
+        with self._store.locked():
+            here = self.patches
+            before = total(here.values())
+            patch = method.update(edits, before=None if before.is_empty else before)
+            check_records(patch)
+            return self._added(patch, None, () if before.is_empty else tuple(here), force=force, model=method.model)
+
+    def remove(
+        self,
+        names: Iterable[str],
+        *,
+        model: LanguageModel | None = None,
+        graph: SubgraphSource | nx.DiGraph | None = None,
+    ) -> tuple[Entry, ...]:
+        """Take edits out, by their ids or names (``3/*``: all of step 3); those that were removed.
+
+        ``model`` (unedited) and ``graph`` are needed where edits have to be made anew.
+
+        Raises:
+            KgEditError: an edit is not here or removed already, or others can't be made anew; nothing has changed.
+        """
+        with self._store.locked():
+            known = [entry for entry in self.edits if entry.state == "standing"]
+            taken = frozenset(places_of(names, known))
+            found = without(self.steps, self.patches, taken, Workbench(model=model, graph=graph))
+            first = self._next_file
+            files: dict[int, StoredFile | None] = {}
+            for offset, (number, patch) in enumerate(found.items()):
+                files[number] = None if patch is None else self._store.put(patch, number=first + offset)
+            self._store.append(Removed(**self._stamp(), edits=tuple(sorted(taken)), files=files))
+        return tuple(entry for entry in known if entry.place in taken)
+
+    def undo(self) -> Event:
+        """Take the last event back that was not taken back yet; that event.
+
+        Raises:
+            PatchError: there is none.
+            OutputError: the ledger can't be written.
+        """
+        with self._store.locked():
+            left = in_force(self.events)
+            if not left:
+                raise PatchError(f"there is nothing to undo in {self.folder}")
+            self._store.append(Undone(**self._stamp(), undoes=left[-1].number))
+        return left[-1]
+
+    def _added(
+        self, patch: Patch, source: Path | None, after: Sequence[int], *, force: bool, model: LanguageModel | None
+    ) -> int:
+        """Check a patch against what stands, and write it."""
+        others = list(self.patches.values())
+        total([*others, patch])  # refuses one of another model
+        if model is not None:
+            patch.check_model(model)
+        if not force:
+            refuse_disabling(patch, others, model)
+        stored = self._store.put(source or patch, number=self._next_file)
+        name = source.name if source else None
+        event = Added(**self._stamp(), file=stored, after=tuple(after), source=name)
+        self._store.append(event)
+        return event.number
+
+    @property
+    def _next_file(self) -> int:
+        files = [event.file for event in self.events if isinstance(event, Added)]
+        files += [file for event in self.events if isinstance(event, Removed) for file in event.files.values() if file]
+        return 1 + max((int(Path(file.name).stem) for file in files), default=0)
+
+    def _stamp(self) -> dict[str, Any]:
+        """What the next event says of itself."""
+        return stamp(len(self.events) + 1)

@@ -1,0 +1,178 @@
+"""GLAME beyond the paper: the value also learns what the model itself would say of o*, with the graph's facts at hand.
+
+L = ROME's loss + ripple_weight * the mean over r' of -sum q log p: p is what the edited model expects after "The r' of
+the r of s is", q what the unedited one answers to "What is the r' of o*?", the graph's statements of o* before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import networkx as nx
+import torch
+from pydantic import Field, PositiveInt
+
+from kg_edit.edits import Edit
+from kg_edit.errors import PromptError
+from kg_edit.evaluate.questions import right_answers
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods.base import MethodConfig, naming
+from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.objective import Objective, Request
+from kg_edit.prefix import SharedContexts
+from kg_edit.prompts import Prompt, encode
+from kg_edit.ripple_facts import QUESTIONS, STATEMENTS, Ripple, first_hop, gives_away, recalls, ripples
+from kg_edit.row_groups import Further, tokens_within
+from kg_edit.subgraph import SubgraphSource, check_graph, edit_subgraph
+from kg_edit.tail_forward import TailForward
+from kg_edit.teacher import Answer, Asked, answers_of
+
+_SLACK = 4  # tails that differ by fewer tokens share a pass
+
+
+class GlamePlusConfig(RomeConfig):
+    """ROME's settings, and what else the value learns."""
+
+    steps: PositiveInt = Field(24, description="evaluations of the objective at most")
+    clamp_norm_factor: float = Field(3.0, gt=0, description="|m* - m| is at most so many times |m|")
+    context_lengths: tuple[tuple[int, int], ...] = Field(
+        ((5, 1), (10, 1)), description="(tokens, count) of the contexts that the model writes"
+    )
+    recalled: int = Field(6, ge=0, description="relations r' of which the model teaches itself what it knows of o*")
+    stated: int = Field(0, ge=0, description="statements of the graph that are learned word by word")
+    answer_tokens: PositiveInt = Field(5, description="of the teacher's answers")
+    statements_told: int = Field(6, ge=0, description="statements of the graph in the teacher's prompt")
+    per_relation: PositiveInt = Field(2, description="objects of one r' that are learned word by word")
+    per_node: PositiveInt = Field(500, description="statements of o* to choose from")
+    ripple_weight: float = Field(1.0, ge=0, description="weight of all that follows from the edit")
+    exclude_answers: bool = Field(True, description="learn nothing that shares a word with a test question's answer")
+    descent_dtype: Literal["model", "bfloat16"] = Field(
+        "model", description="bfloat16: descend on a copy in bfloat16, four times faster on processors that have it"
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": {"descent_dtype": "bfloat16"}}
+
+
+class GlamePlus(Rome):
+    """ROME's free change, trained on what follows from the edit as well."""
+
+    name = "glame-plus"
+    paper = "this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
+    about = "GLAME beyond the paper: the value learns what the model says of o* with the graph at hand"
+    needs_graph = True
+    config_class = GlamePlusConfig
+    config: GlamePlusConfig
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also ask the graph for every edit's subgraph."""
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, GlamePlusConfig) and graph is not None  # noqa: S101 - needs_graph
+        for edit in edits:
+            with naming(edit):
+                check_graph(_asked(graph, edit, config))
+
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
+        """The edit's new fact, and the statements of o*."""
+        assert self.graph is not None  # noqa: S101 - needs_graph
+        return _asked(self.graph, edit, self.config)
+
+    def request(self, edit: Edit) -> Request:
+        """As ROME's, and the statements of the graph; an edit whose subgraph can't be used fails here."""
+        graph, config = self.subgraph(edit), self.config
+        check_graph(graph)
+        facts = ripples(edit, graph, limit=config.stated, a_relation=config.per_relation, exclude=self._barred(edit))
+        rows = [(fact, None) for fact in facts]
+        return replace(super().request(edit), further=self._rows(edit, rows))
+
+    def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
+        """ROME's loss and that of the further rows; the teacher is asked for all edits together."""
+        student = self._student()
+        taught = self._taught(edits, student)
+        whole = [
+            replace(request, further=self._shared((*request.further, *self._rows(edit, rows))))
+            for edit, request, rows in zip(edits, requests, taught, strict=True)
+        ]
+        if student is self.model:
+            return self._of(student, whole)
+        exact = self._of(self.model, [replace(request, further=()) for request in requests])
+        rough = self._of(student, whole)
+        rough.value, rough.bare_key, rough.mean_key = exact.value, exact.bare_key, exact.mean_key
+        return rough
+
+    def _of(self, model: LanguageModel, requests: Sequence[Request]) -> Objective:
+        return Objective(
+            model,
+            self.layer,
+            requests,
+            kl_weight=self.config.kl_weight,
+            weight_decay=self.norm_penalty,
+            forward=partial(TailForward, contexts=SharedContexts(model, self.contexts)),
+            tokens=tokens_within(model, self.layer, self.memory),
+            slack=_SLACK,
+        )
+
+    def _student(self) -> LanguageModel:
+        """The model, or a copy of it as it stands in the wanted precision."""
+        if self.config.descent_dtype == "model":
+            return self.model
+        rough = deepcopy(self.model.model).to(torch.bfloat16)  # type: ignore[arg-type]
+        return replace(self.model, model=rough.eval().requires_grad_(False))
+
+    def _taught(self, edits: Sequence[Edit], model: LanguageModel) -> list[list[tuple[Ripple, Answer | None]]]:
+        """What the unedited model answers about each edit's o*."""
+        asked = [(place, one) for place, edit in enumerate(edits) for one in self._asks(edit)]
+        rows: list[list[tuple[Ripple, Answer | None]]] = [[] for _ in edits]
+        said = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens)
+        for (place, one), answer in zip(asked, said, strict=True):
+            edit = edits[place]
+            if answer and not gives_away(answer.text, self._barred(edit)):
+                rows[place].append((Ripple(hop=f"{one.noun} of the {first_hop(edit)}", target=answer.text), answer))
+        return rows
+
+    def _asks(self, edit: Edit) -> list[Asked]:
+        facts = ripples(
+            edit, self.subgraph(edit), limit=self.config.statements_told, a_relation=1, exclude=self._barred(edit)
+        )
+        told = " ".join(f"{fact.noun.capitalize()} of {edit.target_new}: {fact.target}." for fact in facts)
+        return [Asked(noun=noun, of=edit.target_new, facts=told) for noun in recalls(edit)[: self.config.recalled]]
+
+    def _barred(self, edit: Edit) -> list[str]:
+        """Answers of test questions, of which nothing may be learned; they serve for nothing else."""
+        answers = [answer for question in edit.portability for answer in right_answers(question)]
+        return answers if self.config.exclude_answers else []
+
+    def _rows(self, edit: Edit, rows: Sequence[tuple[Ripple, Answer | None]]) -> tuple[Further, ...]:
+        wordings = STATEMENTS + QUESTIONS
+        prompts = [
+            self._encoded(edit, fact.prompt(wordings[place % len(wordings)]), fact, answer)
+            for place, (fact, answer) in enumerate(rows)
+        ]
+        return tuple(
+            Further(prompt=prompt, weight=1.0, taught=answer.lesson if answer else None)
+            for prompt, (_, answer) in zip(prompts, rows, strict=True)
+            if prompt
+        )
+
+    def _encoded(self, edit: Edit, template: str, fact: Ripple, answer: Answer | None) -> Prompt | None:
+        """The sentence up to its target, and the target; a teacher's answer keeps the tokens in which it was given."""
+        tokenizer = self.model.tokenizer
+        if answer:
+            asked = encode(tokenizer, template, subject=edit.subject)
+            return replace(asked, text=f"{asked.text} {answer.text}", ids=(*asked.ids, *answer.ids))
+        try:
+            return encode(tokenizer, template, subject=edit.subject, target=fact.target)
+        except PromptError:  # this wording does not fit the target
+            return None
+
+    def _shared(self, rows: tuple[Further, ...]) -> tuple[Further, ...]:
+        """The rows, each with its share of the weight."""
+        return tuple(replace(row, weight=self.config.ripple_weight / len(rows)) for row in rows)
+
+
+def _asked(graph: SubgraphSource, edit: Edit, config: GlamePlusConfig) -> nx.MultiDiGraph:
+    return edit_subgraph(graph, edit, hops=2, per_node=config.per_node, seed=config.seed)

@@ -1,0 +1,182 @@
+"""GRACE (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook beside one layer; the model stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from operator import add
+from typing import Any, ClassVar, Literal
+
+import networkx as nx
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from kg_edit.codebook import Codebook
+from kg_edit.codebook_patch import CodebookPatch, without_codebooks
+from kg_edit.deferral import Deferral
+from kg_edit.descent import Descent, descend, untouched
+from kg_edit.edits import Edit
+from kg_edit.errors import ModelError
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods.base import EditingMethod, MethodConfig, attempt, naming
+from kg_edit.objective import Objective, Request
+from kg_edit.patch import Patch
+from kg_edit.row_groups import tokens_within
+from kg_edit.subgraph import SubgraphSource
+
+_DEFAULT_DEPTH = 0.75
+_TOGETHER = 32  # edits: each is trained as if it were alone, so this decides the speed only
+
+
+class GraceConfig(MethodConfig):
+    """GRACE's settings; ``paper`` has the published code's, but for the layer and for what is replaced."""
+
+    layer: int | None = Field(None, ge=0, description="layer with the codebook, 0-based; default 0.75 of the depth")
+    steps: PositiveInt = Field(50, description="evaluations of the loss at most")
+    learning_rate: float = Field(1.0, gt=0, description="of Adam, on the value")
+    stop_below: float = Field(0.01, description="a loss that is small enough")
+    start: Literal["warm", "cold"] = Field("warm", description="first value: the module's output, or uniform in [0, 1)")
+    seed: int = Field(0, description="of a cold start")
+    deferral: Deferral = Field(Deferral(), description="radius, expand, metric: how far a key reaches")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {},
+        "paper": {"steps": 100, "stop_below": 0.0, "start": "cold"},
+    }
+
+
+class Grace(EditingMethod):
+    """An entry an edit: the key is the down-projection's input at the prompt's last token, the value its output there.
+
+    The value is trained until the model says the target, on the model without any codebook: what another edit's entry
+    does is not part of it, so that each edit can be taken back. Earlier patches of weights stay in place.
+    """
+
+    name = "grace"
+    paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
+    about = "a codebook beside one layer: holds for the prompt and what is very near it, nothing else moves"
+    kind = "adapter"
+    separable = True
+    config_class = GraceConfig
+    config: GraceConfig
+
+    def __init__(
+        self, model: LanguageModel, config: GraceConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
+    ) -> None:
+        super().__init__(model, config, graph=graph)
+        self.layer = round(_DEFAULT_DEPTH * len(model.blocks)) if config.layer is None else config.layer
+        model.block(self.layer)  # refuses a layer that is not there before any work is done
+
+    def nothing(self) -> Patch:
+        """A codebook without entries."""
+        return CodebookPatch(codebooks={}, provenance=self.provenance())
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every edit's prompt once."""
+        for edit in edits:
+            with naming(edit):
+                self._request(edit)
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """An entry for each of the edits, trained together."""
+        patches = self.edit_each(edits)
+        for patch in patches:
+            if isinstance(patch, Exception):
+                raise patch
+        return reduce(add, (patch for patch in patches if isinstance(patch, Patch)), self.nothing())
+
+    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """All edits' values in one descent; each edit's patch is its own."""
+        with untouched(self.model):
+            asked = [attempt(edit, partial(self._request, edit)) for edit in edits]
+            places = [place for place, request in enumerate(asked) if isinstance(request, Request)]
+            requests = [request for request in asked if isinstance(request, Request)]
+            made = list(self._trained([edits[place] for place in places], requests))
+        results: list[Patch | Request | Exception] = list(asked)
+        for place, patch in zip(places, made, strict=True):
+            results[place] = patch
+        return tuple(result for result in results if not isinstance(result, Request))
+
+    def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
+        yield from (edits[start : start + _TOGETHER] for start in range(0, len(edits), _TOGETHER))
+
+    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+        return super()._made(edits, without_codebooks(before) or self.nothing())
+
+    def _request(self, edit: Edit) -> Request:
+        """The prompt and its target; what is replaced stands at the prompt's last token."""
+        prompt = self.model.encode(edit.text, target=edit.target_new)
+        return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
+
+    def _trained(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Iterator[Patch | Exception]:
+        if not edits:
+            return
+        size = tokens_within(self.model, self.layer, self.memory)
+        objective = Objective(self.model, self.layer, requests, kl_weight=0.0, tokens=size)
+        proposals = [_FreeValue(edit, output, self.config) for edit, output in zip(edits, objective.value, strict=True)]
+        steps, enough = self.config.steps, self.config.stop_below
+        descents = descend(objective, proposals, steps=steps, stop_below=enough)
+        entries = zip(edits, objective.bare_key, objective.value, descents, strict=True)
+        for edit, key, output, descent in entries:
+            yield attempt(edit, partial(self._entry, edit, key, output, descent))
+
+    def _entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
+        """The patch of one edit.
+
+        Raises:
+            ModelError: the value, or the loss that it has, is not finite.
+        """
+        value, summary = output + descent.change, descent.summary
+        if not all(torch.isfinite(torch.tensor([*descent.losses[-1], float(value.norm()), float(key.norm())]))):
+            raise ModelError("the loss of the value is not finite; edit with a lower learning_rate, or in float32")
+        record = {
+            "edit": edit.model_dump(mode="json", exclude_defaults=True),
+            "method": self.name,
+            "norms": {
+                "key": round(float(key.norm()), 6),
+                "value": round(float(value.norm()), 6),
+                "change": round(float(descent.change.norm()), 6),
+            },
+            **{name: summary[name] for name in ("steps", "loss_before", "loss_after")},
+        }
+        book = Codebook(
+            keys=key[None].cpu(),  # where they are read back to as well
+            values=value[None].cpu(),
+            labels=(edit.target_new,),
+            ids=(edit.id,),
+            deferral=self.config.deferral,
+        )
+        provenance = {**self.provenance(), "edits": [record]}
+        return CodebookPatch(codebooks={self.model.weight_name(self.layer): book}, provenance=provenance)
+
+    def provenance(self) -> dict[str, Any]:
+        """As every method's, with the layer."""
+        said = super().provenance()
+        said["methods"][0] |= {"layer": self.layer}
+        return said
+
+
+class _FreeValue:
+    """Adam on the difference between the value and the module's own output."""
+
+    def __init__(self, edit: Edit, output: Tensor, config: GraceConfig) -> None:
+        self._change = self._start(edit, output, config).requires_grad_()
+        self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)
+
+    @staticmethod
+    def _start(edit: Edit, output: Tensor, config: GraceConfig) -> Tensor:
+        if config.start == "warm":
+            return torch.zeros_like(output)
+        draw = torch.Generator().manual_seed(config.seed)  # of its own: the same value alone and among others
+        return torch.rand(output.shape, generator=draw).to(output) - output
+
+    def change(self) -> Tensor:
+        """[d]."""
+        return self._change
+
+    def learn(self) -> None:
+        """A step of Adam."""
+        self._optimizer.step()
+        self._optimizer.zero_grad()

@@ -1,0 +1,114 @@
+"""What this machine has: memory that is free, and how fast it multiplies matrices, measured for a moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from kg_edit.language_model import pick_device
+
+_SECONDS = 0.25  # of one measurement
+_BEYOND_CACHE = 96e6  # bytes of matrices that a measurement goes through in turn, as a model does
+_LARGEST = 4096  # rows and columns of a matrix: beyond it the speed changes no more
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """``host`` and ``accelerator``: free bytes of the main memory and of the device's own; None: not known, or none."""
+
+    device: torch.device
+    host: int | None
+    accelerator: int | None
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the model lies in the main memory."""
+        return self.device.type == "cpu"
+
+
+def this_machine(device: str = "auto") -> Machine:
+    """Look at the machine; ``device`` is auto, cpu, cuda, cuda:1 …
+
+    Raises:
+        ModelError: there is no such device.
+    """
+    chosen = pick_device(device)
+    own = torch.cuda.mem_get_info(chosen)[0] if chosen.type == "cuda" else None
+    return Machine(device=chosen, host=free_memory(), accelerator=own)
+
+
+def free_memory() -> int | None:
+    """Bytes that a new process may take, a container's limit in mind; None where the system does not say."""
+    found = [bytes_ for bytes_ in (_available(), _below_limit()) if bytes_ is not None]
+    return min(found, default=None)
+
+
+def matmul_rate(rows: int, shape: tuple[int, int], *, dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of [rows, in] times [in, out], one matrix after the other, as a model's layers are.
+
+    With few rows it is the memory that limits it, with many the arithmetic: measure with as many as there will be.
+    """
+    size = (min(shape[0], _LARGEST), min(shape[1], _LARGEST))
+    one = torch.empty(0, dtype=dtype).element_size() * size[0] * size[1]
+    generator = torch.Generator().manual_seed(0)
+    weights = [
+        torch.randn(size, generator=generator).to(device, dtype)
+        for _ in range(max(1, min(32, int(_BEYOND_CACHE / one))))
+    ]
+    states = torch.randn(rows, size[0], generator=generator).to(device, dtype)
+    seconds = min(_timed(states, weights))  # the fastest: what else runs here now is not the machine's fault
+    return 2.0 * rows * size[0] * size[1] / seconds
+
+
+@torch.no_grad()
+def _timed(states: torch.Tensor, weights: list[torch.Tensor]) -> Iterator[float]:
+    """Seconds of each product, the weights in turn; the first round, in which everything is woken, is left out.
+
+    On a CPU the processor's time is looked at as well, so that a machine that is busy now is not taken for a slow one.
+    """
+    on_cpu, end = states.device.type == "cpu", float("inf")
+    for number in count():
+        start, busy = time.perf_counter(), time.process_time()
+        _ = states @ weights[number % len(weights)]
+        if not on_cpu:
+            torch.cuda.synchronize(states.device)
+        now, worked = time.perf_counter(), (time.process_time() - busy) / torch.get_num_threads()
+        if number == len(weights):
+            end = now + _SECONDS
+        if number >= len(weights):
+            yield min(now - start, worked) if on_cpu and worked > 0 else now - start
+        if now >= end:
+            return
+
+
+def _available() -> int | None:
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return _physical()
+
+
+def _physical() -> int | None:
+    """All memory there is, where the system does not say what is free."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _below_limit() -> int | None:
+    """What a container's limit leaves; None where there is none."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = (_CGROUP / "memory.current").read_text(encoding="ascii").strip()
+        return None if limit == "max" else max(0, int(limit) - int(used))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,100 @@
+"""A model's sizes from its config alone: no weight is read, and for a model with presets nothing is asked of a hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from kg_edit.architectures import find_spec
+from kg_edit.errors import KgEditError, ModelError
+from kg_edit.language_model import weight_matrix
+from kg_edit.model_files import NAMED_MODELS, named_model_file, resolve_model
+from kg_edit.presets import model_presets, preset_models
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """``width`` is d, ``inner`` d_ff; ``block`` counts the elements of one block's matrices, ``parameters`` all.
+
+    ``cache``: how many numbers a token leaves in all blocks together for those after it, as keys and values.
+    """
+
+    name: str
+    family: str
+    layers: int
+    width: int
+    inner: int
+    vocabulary: int
+    block: int
+    parameters: int
+    cache: int
+
+
+def shape_of(name: str) -> ModelShape:
+    """The sizes of a model: a name of `kg-edit models` or of a preset, a hub id, a folder, or a GGUF file.
+
+    Raises:
+        ModelError: there is no such model, or its config can't be read.
+        UnsupportedModelError: its family has no `ModelSpec`.
+    """
+    config = _config(name)
+    spec = find_spec(config.model_type)
+    try:
+        with torch.device("meta"):  # modules without storage
+            model = AutoModelForCausalLM.from_config(config)
+        blocks = model.get_submodule(spec.blocks)
+        width, inner = weight_matrix(blocks[0].get_submodule(spec.down_projection)).shape
+    except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"can't tell the size of {name!r} from its config: {error}; is its config.json whole?"
+        ) from error
+    return ModelShape(
+        name=name,
+        family=config.model_type,
+        layers=len(blocks),
+        width=width,
+        inner=inner,
+        vocabulary=model.get_output_embeddings().weight.shape[0],
+        block=sum(part.numel() for part in blocks[0].parameters() if part.dim() == 2),
+        parameters=sum(part.numel() for part in model.parameters()),
+        cache=2 * len(blocks) * _attended(config),
+    )
+
+
+def _attended(config: PretrainedConfig) -> int:
+    """The width of the keys, all heads together; shared heads make it less than d."""
+    heads = config.num_attention_heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    return int(kept * (getattr(config, "head_dim", None) or config.hidden_size // heads))
+
+
+def _config(name: str) -> PretrainedConfig:
+    """The config of a model, from where it is nearest."""
+    for preset in map(model_presets, preset_models()):
+        if name.casefold() in (preset.name, preset.model.casefold()) and not Path(name).exists():
+            published: PretrainedConfig = AutoConfig.for_model(**preset.config)
+            return published
+    try:
+        found: PretrainedConfig = AutoConfig.from_pretrained(**_place(name))
+    except KgEditError:
+        raise
+    except Exception as error:  # of a damaged file, transformers and the GGUF reader raise anything
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        known = ", ".join(preset_models())
+        raise ModelError(
+            f"can't read the config of {name!r}: {first}; give a named model, a folder with config.json, a .gguf file, "
+            f"a hub id whose config can be fetched, or one that is known without: {known}"
+        ) from error
+    return found
+
+
+def _place(name: str) -> dict[str, Any]:
+    """Where a config is read: of a GGUF file the header, which is not dequantised for that."""
+    path = named_model_file(name) if name in NAMED_MODELS else Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    return {"pretrained_model_name_or_path": resolve_model(name)}

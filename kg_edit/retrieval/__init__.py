@@ -1,0 +1,1 @@
+"""Which of many texts belong to a prompt: TF-IDF, or a sentence encoder where one is installed."""

@@ -1,0 +1,248 @@
+"""The API over a real connection: an edit before and after, its errors, the ledger, and one edit at a time."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import uvicorn
+
+from kg_edit.app.messages import Probe, TryRequest
+from kg_edit.app.readings import Question, read
+from kg_edit.errors import PatchError
+from kg_edit.ledger import Ledger
+from kg_edit.patch import Patch
+from tests.kg_edit.app.serving import EDIT, Served, answering, served, workshop
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.tiny import tiny
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KG_EDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all tests that leave nothing behind."""
+    with served(workshop(tmp_path_factory.mktemp("kept") / "ledger")) as running:
+        yield running
+
+
+def weights() -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in tiny("llama").model.parameters()]
+
+
+def test_an_edit_is_shown_before_and_after_and_the_model_is_as_it_was(server: Served) -> None:
+    before = weights()
+    probes = [{"prompt": "Dwyane Wade plays for"}, {"prompt": "The river", "answer": "Thames"}]
+    code, answer = server.post("/api/try", {**EDIT, "target_true": "Miami Heat", "probes": probes})
+    assert code == 200, answer
+    assert all(torch.equal(old, new) for old, new in zip(before, weights(), strict=True))
+    kinds = [(one["kind"], one["prompt"], [c["candidate"] for c in one["chances"]]) for one in answer["outcomes"]]
+    assert kinds == [
+        ("edit", "LeBron James plays for the", ["Los Angeles Lakers", "Miami Heat"]),
+        ("probe", "Dwyane Wade plays for", ["Los Angeles Lakers", "Miami Heat"]),
+        ("probe", "The river", ["Thames"]),
+    ]
+    own = answer["outcomes"][0]["chances"][0]
+    assert 0 <= own["before"] < own["after"] <= 1
+    assert answer["fact"] == "LeBron James plays for the Los Angeles Lakers"
+    assert "rank 1" in answer["patch"]
+    assert answer["record"]["method"] == "rome"
+
+
+def test_a_probability_is_the_product_over_the_candidates_tokens() -> None:
+    model, prompt, name = tiny("llama"), "Dwyane Wade plays for", "Miami Heat"
+    encoded = model.encode(prompt, target=name)
+    with torch.no_grad():
+        logits = model.model(torch.tensor([encoded.ids])).logits[0].double().log_softmax(-1)
+    places = range(encoded.target_start, len(encoded.ids))
+    expected = float(sum(logits[at - 1, encoded.ids[at]] for at in places).exp())
+    (reading,) = read(model, [Question(prompt=prompt, candidates=(name,))])
+    assert len(encoded.target_ids) > 1
+    assert reading.chances[0] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "said"),
+    [
+        ({"prompt": "LeBron James plays for the"}, "prompt", "write '{} plays for the'"),
+        ({"subject": " "}, "subject", "is empty"),
+        ({"target_true": "los angeles lakers"}, "target_new", "also the old target"),
+        ({"target_nwe": "x"}, "target_nwe", "did you mean 'target_new'"),
+        ({"probes": [{"prompt": "a"}] * 13}, "probes", "12 items"),
+        ({"subject_id": "lebron"}, "subject_id", "a Wikidata id such as"),
+    ],
+)
+def test_a_wrong_field_is_named_with_the_way_out(
+    server: Served, changed: dict[str, Any], field: str, said: str
+) -> None:
+    code, problem = server.post("/api/try", {**EDIT, **changed})
+    assert code == 422
+    assert problem["kind"] == "EditError"
+    assert said in problem["fields"][field]
+    assert said in problem["message"]
+
+
+def test_what_is_no_request_is_answered_in_json_too(server: Served) -> None:
+    code, problem = server.post("/api/try", ["LeBron"])
+    assert (code, problem["kind"]) == (422, "ConfigError")
+    form = {"Content-Type": "text/plain"}  # as a form on another site could send it
+    code, text, _ = server.send("POST", "/api/try", json.dumps(EDIT), form)
+    assert (code, json.loads(text)["kind"]) == (422, "ConfigError")
+    code, text, _ = server.get("/api/tries/never/subgraph")
+    assert (code, json.loads(text)["kind"]) == (404, "UnknownNameError")
+
+
+def test_another_sites_name_leads_nowhere(server: Served) -> None:
+    code, _, _ = server.send("GET", "/api/state", headers={"Host": "evil.example"})
+    assert code == 400
+
+
+def test_the_page_asks_for_nothing_from_outside(server: Served) -> None:
+    for name in ("", "style.css", "script.js"):
+        code, text, headers = server.get(f"/{name}")
+        assert code == 200
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "://" not in text.replace("http://www.w3.org", "")
+    assert server.get("/")[1].count("<label") >= 7
+
+
+def test_a_subgraph_is_a_page_of_its_own(server: Served) -> None:
+    _, answer = server.post("/api/try", {**EDIT, "target_new_id": "Q2"})
+    assert answer["subgraph"]
+    code, text, headers = server.get(f"/api/tries/{answer['id']}/subgraph")
+    assert code == 200
+    assert headers["content-type"].startswith("text/html")
+    assert "headquarters location" in text
+    _, answer = server.post("/api/try", {**EDIT, "target_new": "Miami Heat"})
+    assert not answer["subgraph"]
+    assert "no node 'Miami Heat'" in answer["no_subgraph"]
+
+
+def test_one_edit_is_computed_at_a_time(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most, method = 0, 0, server.workshop.method
+    update = method.update
+
+    def watched(*arguments: Any, **options: Any) -> Patch:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.1)
+        running -= 1
+        return update(*arguments, **options)
+
+    monkeypatch.setattr(method, "update", watched)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: server.post("/api/try", EDIT), range(3)))
+    assert [code for code, _ in answers] == [200] * 3
+    assert most == 1
+    assert len({answer["id"] for _, answer in answers}) == 3
+    outcomes = [answer["outcomes"] for _, answer in answers]
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_a_failure_is_told_and_leaves_the_model_alone(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weights()
+
+    def broken(*arguments: Any, **options: Any) -> Patch:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(server.workshop.method, "update", broken)
+    code, problem = server.post("/api/try", EDIT)
+    assert (code, problem["kind"]) == (500, "RuntimeError")
+    assert "a bug" in problem["message"]
+    monkeypatch.undo()
+    assert server.post("/api/try", EDIT)[0] == 200  # the lock is free again
+    assert all(torch.equal(old, new) for old, new in zip(before, weights(), strict=True))
+
+
+def test_an_edit_is_kept_in_the_ledger_and_the_next_one_is_made_on_top(tmp_path: Path) -> None:
+    with served(workshop(tmp_path / "ledger", graph=False)) as server:
+        assert json.loads(server.get("/api/ledger")[1])["edits"] == []
+        _, first = server.post("/api/try", EDIT)
+        code, ledger = server.post("/api/ledger", {"id": first["id"]})
+        assert code == 200
+        assert [(edit["name"], edit["state"], edit["target"]) for edit in ledger["edits"]] == [
+            (first["id"], "standing", "Los Angeles Lakers")
+        ]
+        _, second = server.post("/api/try", {**EDIT, "target_new": "Miami Heat", "on_ledger": True})
+        assert second["outcomes"][0]["before"] == first["outcomes"][0]["after"]
+        _, ledger = server.post("/api/ledger", {"id": second["id"], "force": True})
+        assert "remove one of them" in ledger["edits"][0]["conflicts"][0]
+        assert json.loads(server.get("/api/state")[1])["standing"] == 2
+    assert [step.after for step in Ledger.open(tmp_path / "ledger").steps] == [(), (1,)]
+
+
+def test_an_edit_that_looks_disabling_is_kept_only_when_asked_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PatchError("it looks as if it would break the model")
+
+    monkeypatch.setattr("kg_edit.ledger.ledger.refuse_disabling", refuse)
+    with served(workshop(tmp_path / "ledger", graph=False)) as server:
+        _, tried = server.post("/api/try", EDIT)
+        code, problem = server.post("/api/ledger", {"id": tried["id"]})
+        assert (code, problem["kind"]) == (422, "PatchError")
+        assert server.post("/api/ledger", {"id": tried["id"], "force": True})[1]["standing"] == 1
+
+
+@pytest.mark.parametrize("method", ["grace", "definition", "ft-m", "glame"])
+def test_patches_of_every_kind_are_shown(method: str) -> None:
+    before, made = weights(), workshop(method=method)
+    answer = made.try_edit(TryRequest(**EDIT, target_new_id="Q2", probes=(Probe(prompt="The river"),)))
+    assert [one.kind for one in answer.outcomes] == ["edit", "probe"]
+    assert answer.outcomes[0].chances[0].before != answer.outcomes[0].chances[0].after
+    assert answer.subgraph
+    assert all(torch.equal(old, new) for old, new in zip(before, weights(), strict=True))
+
+
+def test_without_a_ledger_the_way_out_is_said() -> None:
+    with served(workshop(graph=False)) as server:
+        _, answer = server.post("/api/try", EDIT)
+        code, problem = server.post("/api/ledger", {"id": answer["id"]})
+        assert code == 422
+        assert "--ledger FOLDER" in problem["message"]
+        assert "--graph" in answer["no_subgraph"]
+
+
+def test_the_command_serves_until_it_is_stopped(
+    kg_edit: Run, tiny_folder: Path, server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: dict[str, Any] = {}
+
+    def asked_once(running: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        with answering(running.config.app, sockets[0]):
+            served_at = Served(f"http://127.0.0.1:{sockets[0].getsockname()[1]}", server.workshop)
+            said.update(json.loads(served_at.get("/api/state")[1]))
+        raise KeyboardInterrupt  # as uvicorn does after Ctrl-C
+
+    monkeypatch.setattr(uvicorn.Server, "run", asked_once)
+    options = ("--set", "covariance.tokens=300", "--set", "context_lengths=[[4,1]]", "--graph", "graph.tsv")
+    result = kg_edit("serve", "--model", tiny_folder, "--method", "rome", "--layer", "1", "--port", "0", *options)
+    assert result.code == 0, result.err
+    assert "is up; stop it with Ctrl-C" in result.out
+    assert result.out.endswith("stopped\n")
+    assert (said["method"], said["ledger"], said["settings"]["layer"]) == ("rome", None, 1)
+    assert said["example"]["subject"] == "Spike Hughes"
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(kg_edit: Run, server: Served) -> None:
+    port = server.url.rpartition(":")[2]
+    result = kg_edit("serve", "--model", "no-such-model", "--port", port)
+    assert result.code == 2
+    assert f"can't listen at 127.0.0.1:{port}" in result.err
+    assert kg_edit("serve", "--method", "glame", "--port", "0").err.startswith("kg-edit: the method glame needs")

@@ -1,0 +1,129 @@
+"""The page in a real browser: an edit is made with the keyboard, and read before and after from what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kg_edit.app.serving import EDIT, Served, served, workshop
+from tests.wikidata_cache.chromium import PROGRAM, Page, running
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(PROGRAM is None, reason="no chromium on this machine (Debian: apt install chromium)"),
+]
+DONE = "document.getElementById('status').classList.contains('done')"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The server that the page comes from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KG_EDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with served(workshop(tmp_path_factory.mktemp("kept") / "ledger", steps=30)) as running_server:
+            yield running_server
+
+
+@pytest.fixture(scope="module")
+def page(server: Served) -> Iterator[Page]:
+    """The page, once it knows what it works with."""
+    with running() as browser:
+        opened = browser.opened(server.url)
+        opened.until("document.getElementById('about').textContent.includes('rome')")
+        yield opened
+
+
+def fill(page: Page, field: str, text: str) -> None:
+    page.value(f"document.getElementById('{field}').focus(), document.getElementById('{field}').select()")
+    page.type(text)
+
+
+def texts(page: Page, selector: str) -> list[str]:
+    found: list[str] = page.value(f"[...document.querySelectorAll('{selector}')].map(one => one.textContent)")
+    return found
+
+
+def percent(value: float) -> str:
+    """As a person reads it."""
+    if 0 < value < 1e-4:
+        return "< 0.01 %"
+    return f"{100 * value:.{2 if value < 0.01 else 1}f} %"
+
+
+def fill_in(page: Page, target: str = "Los Angeles Lakers") -> None:
+    fill(page, "subject", "LeBron James")
+    fill(page, "prompt", "{} plays for the")
+    fill(page, "target_new", target)
+
+
+def test_a_wrong_field_is_marked_and_focused(page: Page) -> None:
+    fill_in(page)
+    fill(page, "prompt", "LeBron James plays for the")
+    page.press("Enter", 13, "\r")
+    page.until("document.activeElement.id === 'prompt' && document.activeElement.ariaInvalid === 'true'")
+    assert "write '{} plays for the'" in texts(page, "#prompt-error")[0]
+
+
+def test_an_edit_is_made_and_read_before_and_after(page: Page, server: Served) -> None:
+    fill_in(page)
+    page.value("document.querySelector('.probe').focus()")
+    page.type("<b>Dwyane Wade</b> plays for")
+    page.value("document.getElementById('target_new').focus()")
+    page.press("Enter", 13, "\r")
+    page.until(DONE)
+    assert texts(page, ".outcome h3") == ["the editLeBron James plays for the", "prompt<b>Dwyane Wade</b> plays for"]
+    probes = [{"prompt": "<b>Dwyane Wade</b> plays for"}]
+    answer = server.post("/api/try", {**EDIT, "probes": probes})[1]["outcomes"]
+    for place, found in enumerate(answer, start=1):
+        shown = texts(page, f".outcome:nth-child({place}) .pair p")
+        assert [text or "(nothing)" for text in (found["before"], found["after"])] == shown
+        (chance,) = found["chances"]
+        assert texts(page, f".outcome:nth-child({place}) .number") == [percent(chance[x]) for x in ("before", "after")]
+    assert answer[0]["before"] != answer[0]["after"]
+    assert answer[0]["chances"][0]["before"] < answer[0]["chances"][0]["after"]
+    assert texts(page, "#preview") == ["LeBron James plays for the Los Angeles Lakers"]
+    assert page.value("document.querySelectorAll('.outcome b').length") == 0  # markup in a prompt is text
+
+
+def test_the_subgraph_is_drawn_in_a_frame_that_reaches_nothing(page: Page) -> None:
+    page.value("document.getElementById('draw').click()")
+    page.until("document.querySelector('#drawing iframe') !== null")
+    assert page.value("document.querySelector('#drawing iframe').sandbox.value").startswith("allow-scripts")
+    assert "allow-same-origin" not in page.value("document.querySelector('#drawing iframe').sandbox.value")
+    assert page.value("document.getElementById('draw').ariaExpanded") == "true"
+
+
+def test_an_edit_is_kept_and_stands_in_the_ledger(page: Page) -> None:
+    """On a random model an edit may look as if it broke it: the page says so, and asks again."""
+    page.value("document.getElementById('keep').click()")
+    page.until("!document.getElementById('problem').hidden || document.querySelectorAll('#entries tbody tr').length")
+    if texts(page, "#keep") == ["Keep it all the same"]:
+        assert "would break the model" in texts(page, "#problem")[0]
+        page.value("document.getElementById('keep').click()")
+    page.until("document.querySelectorAll('#entries tbody tr').length === 1")
+    assert "LeBron James plays for the Los Angeles Lakers" in texts(page, "#entries .fact")[0]
+    assert "kept" in texts(page, "#ledger-said")[0]
+    assert not page.value("document.getElementById('on-ledger-field').hidden")
+
+
+def test_every_field_has_a_label_and_nothing_comes_from_outside(page: Page) -> None:
+    assert page.value("[...document.querySelectorAll('input')].every(one => one.labels.length > 0)")
+    assert page.value("document.getElementById('status').ariaLive") == "polite"
+    urls = page.value("performance.getEntriesByType('resource').map(one => new URL(one.name).origin)")
+    assert set(urls) == {page.value("location.origin")}
+    assert not page.happened("Runtime.exceptionThrown")
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_nothing_is_wider_than_the_window(page: Page, width: int, tmp_path: Path) -> None:
+    page.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 800)
+    assert page.value("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_dark_and_light_follow_the_reader(page: Page) -> None:
+    shade = "getComputedStyle(document.body).backgroundColor"
+    assert page.value(shade) == "rgb(244, 246, 248)"
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    assert page.value(shade) == "rgb(14, 19, 24)"

@@ -1,0 +1,155 @@
+"""An adapter that PEFT loads, in a process without kg_edit, gives the logits of the patched model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kg_edit.covariance import Covariance
+from kg_edit.errors import OutputError, PatchError, PatchMismatchError
+from kg_edit.export.peft_adapter import write_peft
+from kg_edit.factors import Factors
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.patch_stack import PatchStack
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.ledger.ledgers import edits_of
+from tests.kg_edit.tiny import tiny
+
+IDS = torch.tensor([[5, 17, 80, 33, 260, 9]])
+ASK = """
+import sys, warnings
+warnings.simplefilter("error", UserWarning)
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from peft import PeftModel
+out, *cases = sys.argv[1:]
+found = {}
+for case in cases:
+    base, adapter = case.split("|")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+    with torch.no_grad():
+        found[adapter.replace("/", "_")] = model(load_file(base + "/ids.safetensors")["ids"]).logits
+assert not [name for name in sys.modules if name.split(".")[0] == "kg_edit"], "kg_edit was imported"
+save_file(found, out)
+"""
+
+
+def patch_of(model: LanguageModel, ranks: dict[int, int], *, scale: float = 0.1) -> WeightPatch:
+    draw = torch.Generator().manual_seed(3)
+    factors = {}
+    for layer, rank in ranks.items():
+        rows, columns = weight_matrix(model.down_projection(layer)).shape
+        left, right = torch.randn(rows, rank, generator=draw), torch.randn(columns, rank, generator=draw)
+        factors[model.weight_name(layer)] = Factors(left=scale * left, right=right)
+    return WeightPatch(factors=factors, provenance={"model": {"name": model.name, "fingerprint": model.fingerprint}})
+
+
+def saved(model: LanguageModel, folder: Path) -> Path:
+    model.model.save_pretrained(folder)
+    save_file({"ids": IDS}, folder / "ids.safetensors")
+    return folder
+
+
+def asked_of_peft(cases: list[tuple[Path, Path]], out: Path) -> list[torch.Tensor]:
+    """The logits of (base, adapter) folders, from a process of its own."""
+    arguments = [f"{base}|{adapter}" for base, adapter in cases]
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, str(out), *arguments], capture_output=True, text=True, cwd=out.parent, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = load_file(out)
+    return [found[str(adapter).replace("/", "_")] for _, adapter in cases]
+
+
+CASES: dict[str, tuple[str, dict[int, int]]] = {
+    "one weight": ("llama", {1: 3}),
+    "different ranks": ("llama", {0: 2, 1: 5, 2: 2}),
+    "full rank": ("llama", {3: 32}),
+    "conv1d": ("gpt2", {1: 2, 2: 4}),
+    "with biases": ("gpt_neox", {1: 2}),
+}
+
+
+def test_peft_gives_the_same_logits(tmp_path: Path) -> None:
+    bases = {family: saved(tiny(family), tmp_path / family) for family in ("llama", "gpt2", "gpt_neox")}
+    cases, expected = [], []
+    for place, (family, ranks) in enumerate(CASES.values()):
+        model = tiny(family)
+        patch = patch_of(model, ranks)
+        with torch.no_grad(), patch.applied(model):
+            expected.append(model.model(IDS).logits)
+        assert (expected[-1] - model.model(IDS).logits).abs().max() > 0.1, "the patch does something"
+        cases.append((bases[family], write_peft(patch, tmp_path / f"adapter{place}", modules=model.model)))
+    for name, mine, its in zip(CASES, expected, asked_of_peft(cases, tmp_path / "logits.safetensors"), strict=True):
+        assert (mine - its).abs().max() < 1e-4, name
+
+
+def test_what_the_config_says(tmp_path: Path) -> None:
+    model = tiny("llama")
+    folder = write_peft(patch_of(model, {0: 2, 1: 5, 2: 2}), tmp_path / "a", modules=model.model, base="someone/model")
+    said = json.loads((folder / "adapter_config.json").read_text())
+    assert said["base_model_name_or_path"] == "someone/model" and not said["fan_in_fan_out"]
+    assert (said["r"], said["lora_alpha"]) == (2, 2)
+    assert said["rank_pattern"] == said["alpha_pattern"] == {"model.layers.1.mlp.down_proj": 5}
+    assert said["target_modules"] == [f"model.layers.{layer}.mlp.down_proj" for layer in range(3)]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "kg_edit.json",
+    ]
+    gpt2 = tiny("gpt2")
+    write_peft(patch_of(gpt2, {0: 1}), tmp_path / "b", modules=gpt2.model)
+    assert json.loads((tmp_path / "b" / "adapter_config.json").read_text())["fan_in_fan_out"]
+
+
+def test_what_is_no_adapter(tmp_path: Path) -> None:
+    model = tiny("llama")
+    patch = patch_of(model, {1: 1})
+    with pytest.raises(PatchError, match="changes no weight"):
+        write_peft(WeightPatch(factors={}), tmp_path / "a", modules=model.model)
+    with pytest.raises(PatchError, match="one of the adapter"):
+        write_peft(PatchStack((patch,)), tmp_path / "a", modules=model.model)
+    with pytest.raises(PatchMismatchError, match=r"has no weight model\.layers"):
+        write_peft(patch, tmp_path / "a", modules=tiny("gpt2").model)
+    wrong = WeightPatch(factors={model.weight_name(1): Factors(left=torch.ones(3, 1), right=torch.ones(5, 1))})
+    with pytest.raises(PatchMismatchError, match="the patch is for"):
+        write_peft(wrong, tmp_path / "a", modules=model.model)
+    embedding = WeightPatch(
+        factors={"model.embed_tokens.weight": Factors(left=torch.ones(400, 1), right=torch.ones(32, 1))}
+    )
+    with pytest.raises(PatchError, match="is the weight of Embedding"):
+        write_peft(embedding, tmp_path / "a", modules=model.model)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    with pytest.raises(OutputError, match="is there already"):
+        write_peft(patch, tmp_path / "full", modules=model.model)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"], "no scratch folder stays"
+
+
+@pytest.mark.slow
+def test_ten_edits_of_the_real_model(tmp_path: Path, smollm2: LanguageModel) -> None:
+    """Ten ROME edits in sequence, in SmolLM2 as it is saved from its GGUF file."""
+    size = weight_matrix(smollm2.down_projection(6)).shape[1]
+    identity = Covariance(moment=torch.eye(size), tokens=0, ridge=0.0, id="identity")
+    contexts = ("{}", "It is well known. {}")
+    rome = Rome(smollm2, RomeConfig(layer=6, steps=6), contexts=contexts, covariance=identity)
+    patch = rome.edit(edits_of(10))
+    with torch.no_grad():
+        clean = smollm2.model(IDS).logits
+        with patch.applied(smollm2):
+            expected = smollm2.model(IDS).logits
+    assert (expected - clean).abs().max() > 0.1
+    base = saved(smollm2, tmp_path / "base")
+    adapter = write_peft(patch, tmp_path / "adapter", modules=smollm2.model)
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 10
+    (found,) = asked_of_peft([(base, adapter)], tmp_path / "logits.safetensors")
+    assert (found - expected).abs().max() < 1e-4

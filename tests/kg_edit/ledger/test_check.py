@@ -1,0 +1,63 @@
+"""A check asks the model that has the patch in it, and tells which facts hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kg_edit.edits import Edit
+from kg_edit.errors import ModelError
+from kg_edit.factors import Factors
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.ledger.check import check
+from kg_edit.ledger.entries import Entry, entries_of
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.tiny import tiny
+
+
+def swapped() -> tuple[Edit, Edit]:
+    """Two edits that want the opposite: on any model just one of them holds."""
+    common = {"subject": "LeBron James", "prompt": "{} plays for", "paraphrases": ("LeBron James is in",)}
+    one, two = "Miami Heat", "Los Angeles Lakers"
+    return (
+        Edit(id="a", target_new=one, target_true=two, neighborhood=("Dwyane Wade plays for",), **common),
+        Edit(id="b", target_new=two, target_true=one, **common),
+    )
+
+
+def entries(model: LanguageModel) -> tuple[Entry, ...]:
+    rows, columns = weight_matrix(model.down_projection(1)).shape
+    records = [{"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": "rome"} for edit in swapped()]
+    factors = {model.weight_name(1): Factors(left=torch.zeros(rows, 2), right=torch.zeros(columns, 2))}
+    return entries_of(WeightPatch(factors=factors, provenance={"edits": records}))
+
+
+def test_facts_that_hold_and_facts_that_do_not() -> None:
+    model = tiny("llama")
+    found = check(model, entries(model))
+    assert [one.entry.name for one in found] == ["a", "b"]
+    assert [len(one.readings) for one in found] == [3, 2]
+    failing = [one for one in found if [*one.failures()]]
+    assert len(failing) == 1
+    ((probe, reading),) = failing[0].failures()
+    assert probe.prompt == "LeBron James plays for" and not reading.right
+
+
+def test_only_the_wanted_kinds_count() -> None:
+    model = tiny("llama")
+    every = {
+        (probe.kind, reading.right)
+        for one in check(model, entries(model))
+        for probe, reading in one.failures(("neighbour",))
+    }
+    assert every <= {("neighbour", False)}
+
+
+def test_a_prompt_that_can_not_be_asked_names_its_edit() -> None:
+    model = tiny("gpt2")
+    (first, _) = entries(model)
+    long = first.edit.model_copy(update={"paraphrases": ("so " * 300 + "on",)})
+    entry = Entry(place=first.place, name="a", state="standing", edit=long, method="rome", record={})
+    with pytest.raises(ModelError) as error:
+        check(model, [entry])
+    assert "'a'" in "".join(error.value.__notes__)

@@ -1,0 +1,79 @@
+"""Edits that look as if they would break the model are refused, and added when that is wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit.errors import PatchError
+from kg_edit.factors import Factors
+from kg_edit.language_model import weight_matrix
+from kg_edit.ledger import Ledger
+from kg_edit.ledger.guards import MEDIANS, SHARE, disabling
+from kg_edit.ledger.sizes import change_norm, edit_norms
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.ledger.ledgers import edits_of, made_up
+from tests.kg_edit.tiny import tiny
+
+
+def test_norms_by_hand() -> None:
+    pair = Factors(left=torch.tensor([[3.0, 0.0], [4.0, 1.0]]), right=torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+    patch = WeightPatch(factors={"w": pair}, provenance={"edits": [{"edit": {"id": "a"}}, {"edit": {"id": "b"}}]})
+    assert edit_norms(patch) == pytest.approx((10.0, 1.0))
+    assert change_norm(pair) == pytest.approx(float(pair.product.norm()))
+    joint = {"edits": [{"edit": {"id": "a"}, "requests": [{"edit": {"id": "further"}}]}]}
+    assert edit_norms(WeightPatch(factors={"w": pair}, provenance=joint)) == pytest.approx(
+        (float(pair.product.norm()),)
+    )
+    assert edit_norms(WeightPatch(factors={"w": pair}, provenance={"edits": [{}]})) == (None,), "rank 2, one edit"
+
+
+def test_an_edit_far_above_the_others(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(made_up(edits_of(6)))
+    ledger.add(made_up(edits_of(1, start=6), size=0.99 * MEDIANS))
+    strong = made_up(edits_of(1, start=7), size=1.1 * MEDIANS)
+    with pytest.raises(PatchError, match=r"break the model: e7: its change has the norm .*4\.4 times.*--force"):
+        ledger.add(strong)
+    assert len(ledger.events) == 2
+    ledger.add(strong, force=True)
+
+
+def test_among_a_few_edits_no_median_means_anything() -> None:
+    strong = made_up(edits_of(1, start=7), size=1000.0)
+    assert disabling(strong, [made_up(edits_of(4))]) == ()
+    assert disabling(strong, [made_up(edits_of(5))]) != ()
+
+
+def test_edits_of_other_methods_are_no_measure() -> None:
+    others = made_up(edits_of(6))
+    renamed = [{**record, "method": "another"} for record in others.edits]
+    others = WeightPatch(factors=others.factors, provenance={**others.provenance, "edits": renamed})
+    assert disabling(made_up(edits_of(1, start=7), size=1000.0), [others]) == ()
+
+
+def test_a_division_by_next_to_nothing() -> None:
+    def with_norms(patch: WeightPatch, update: float) -> WeightPatch:
+        records = [{**record, "norms": {"change": 2.0, "update": update}} for record in patch.edits]
+        return WeightPatch(factors=patch.factors, provenance={**patch.provenance, "edits": records})
+
+    others, weak = with_norms(made_up(edits_of(6)), 1.0), with_norms(made_up(edits_of(1, start=7)), 10.0)
+    (reason,) = disabling(weak, [others])
+    assert reason == "e7: its division factor is 0.2, the other edits' median 2"
+    assert disabling(with_norms(made_up(edits_of(1, start=7)), 3.0), [others]) == ()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_edit_against_the_weight_itself(family: str) -> None:
+    model = tiny(family)
+    weight, name = weight_matrix(model.down_projection(1)), model.weight_name(1)
+    left, right = torch.zeros(weight.shape[0], 1), torch.zeros(weight.shape[1], 1)
+    left[0], right[0] = 1.0, float(weight.detach().norm())
+    said = {"edits": [{"edit": {"id": "e1"}, "method": "rome"}]}
+    for share, refused in ((0.9 * SHARE, False), (1.1 * SHARE, True)):
+        patch = WeightPatch(factors={name: Factors(left=share * left, right=right)}, provenance=said)
+        reasons = disabling(patch, [], model)
+        assert bool(reasons) == refused
+        assert all(f"the change of {name} is {share:.2g} times" in reason for reason in reasons)

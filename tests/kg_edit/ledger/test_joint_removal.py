@@ -1,0 +1,150 @@
+"""Edits taken out of patches of joint methods and of codebooks, which need not make the others anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from kg_edit.codebook_patch import CodebookPatch
+from kg_edit.datasets import find_dataset
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError, PatchError
+from kg_edit.export.merged_model import check_mergeable
+from kg_edit.language_model import LanguageModel
+from kg_edit.ledger import Ledger
+from kg_edit.ledger.check import check
+from kg_edit.methods import find_method
+from kg_edit.patch import Patch
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.ledger.ledgers import edits_of, method, same
+from tests.kg_edit.tiny import tiny
+
+CLOSED_FORM = ("memit", "emmet", "alphaedit")
+
+
+def assert_near(one: Patch, other: Patch, *, share: float = 1e-4) -> None:
+    """The same change of every weight, to rounding, by the same edits."""
+    assert isinstance(one, WeightPatch) and isinstance(other, WeightPatch)
+    assert one.factors.keys() == other.factors.keys()
+    for name, pair in one.factors.items():
+        mine, its = pair.product, other.factors[name].product
+        assert float((mine - its).norm()) < share * float(its.norm()), name
+    assert [record["edit"] for record in one.edits] == [record["edit"] for record in other.edits]
+
+
+@pytest.mark.parametrize("name", CLOSED_FORM)
+def test_fifty_edits_without_ten_is_a_solve_of_forty(name: str, tmp_path: Path) -> None:
+    model, edits = tiny("llama"), edits_of(50)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(method(name, model).edit(edits))
+    whole = ledger.patch
+    gone = Random(5).sample([edit.id for edit in edits], 10)  # noqa: S311 - no secret
+    ledger.remove(gone, model=model)
+    fresh = method(name, model).edit([edit for edit in edits if edit.id not in gone])
+    assert_near(ledger.patch, fresh)
+    ledger.undo()
+    assert same(ledger.patch, whole)
+
+
+def test_a_later_batch_is_made_anew(tmp_path: Path) -> None:
+    """Its values were found on the model with the first batch in it."""
+    model, edits = tiny("llama"), edits_of(6)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.make(method("memit", model), edits[:3], force=True)
+    ledger.make(method("memit", model), edits[3:], force=True)
+    ledger.remove(["e1"], model=model)
+    first = method("memit", model).edit([edits[0], edits[2]])
+    assert_near(ledger.patch, first + method("memit", model).update(edits[3:], before=first), share=1e-3)
+
+
+def test_two_batches_in_one_file(tmp_path: Path) -> None:
+    """An edit of the first batch takes the second one's values with it, an edit of the last one nothing."""
+    model, edits = tiny("llama"), edits_of(5)
+    made = method("memit", model)
+    both = made.edit(edits[2:], start=made.edit(edits[:2]))
+    for gone, batches in (("e0", (edits[1:2], edits[2:])), ("e4", (edits[:2], edits[2:4]))):
+        ledger = Ledger.open(tmp_path / gone)
+        ledger.add(both)
+        ledger.remove([gone], model=model)
+        fresh = method("memit", model).edit(batches[1], start=method("memit", model).edit(batches[0]))
+        assert_near(ledger.patch, fresh, share=1e-3)
+
+
+def test_codebooks_and_weights_in_one_ledger(tmp_path: Path) -> None:
+    """An entry of a codebook goes without a model, though weights and another codebook came before and after."""
+    model, edits = tiny("llama"), edits_of(6)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.make(method("rome", model), edits[:1], force=True)
+    ledger.make(method("grace", model), edits[1:3])
+    ledger.make(method("grace", model), edits[3:5])
+    files = [step.file.name for step in ledger.steps]
+    with ledger.patch.applied(model) as edited:
+        assert len(check(edited, ledger.edits)) == 5
+    with pytest.raises(PatchError, match="can't be merged"):
+        check_mergeable(ledger.patch, tmp_path / "merged")
+    ledger.remove(["e1"])
+    assert [step.file.name for step in ledger.steps] == [files[0], "0004.safetensors", files[2]]
+    rome, first, second = ledger.patches.values()
+    fresh = method("grace", model).update(edits[2:3], before=rome)
+    assert isinstance(first, CodebookPatch) and isinstance(fresh, CodebookPatch)
+    for name, book in first.codebooks.items():
+        torch.testing.assert_close(book.values, fresh.codebooks[name].values, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(book.keys, fresh.codebooks[name].keys, rtol=1e-4, atol=1e-5)
+    assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e0", "e2", "e3", "e4"]
+    with pytest.raises(ConfigError, match="give the model"):
+        ledger.remove(["e0"])  # the codebooks were found on the model with it
+    assert second.edits[0]["edit"]["id"] == "e3"
+
+
+def test_a_text_in_the_prompt_goes_alone(tmp_path: Path) -> None:
+    model, edits = tiny("llama"), edits_of(3)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.make(method("rome", model), edits[:1], force=True)
+    ledger.make(method("definition", model), edits[1:])
+    ledger.remove(["e1", "e0"])
+    assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e2"]
+    assert ledger.patch.kind == "prompt"
+
+
+@pytest.mark.slow
+def test_fifty_facts_of_the_real_model(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
+    """Ten of fifty facts are taken out of MEMIT's patch: they are back, and the others hold as they did."""
+    memit, text = find_method("memit"), next((shared / "wikitext2").glob("*test*"))
+    covariance = {"corpus": str(text), "tokens": 4000}
+    short = {"steps": 10, "context_starts": ["The"], "context_tokens": 5, "covariance": covariance}
+    made = memit(smollm2, memit.config_class.preset("default", short))
+    edits = facts(shared / "counterfact_plus" / "dev.json", count=50)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(made.edit(edits))
+    unedited, before = holding(smollm2, ledger), holding_with(smollm2, ledger)
+    gone = set(Random(5).sample([edit.id for edit in edits], 10))  # noqa: S311 - no secret
+    removed = ledger.remove(gone, model=smollm2)
+    assert {entry.place.id for entry in removed} == gone
+    kept = {edit.id for edit in edits} - gone
+    assert len(before) >= 40 > len(unedited)
+    assert len(holding_with(smollm2, ledger)) >= len(before & kept) - 1
+    with ledger.patch.applied(smollm2) as edited:
+        back = {found.entry.place.id for found in check(edited, removed) if [*found.failures()]}
+    assert len(back) >= len(gone - unedited) - 1
+
+
+def facts(path: Path, *, count: int) -> list[Edit]:
+    """Edits of different subjects, with their own prompt only."""
+    alone = {"paraphrases": (), "neighborhood": (), "portability": ()}
+    records = find_dataset("counterfact-plus")(path)
+    found = {edit.subject: edit.model_copy(update=alone) for record in records for edit in record.edits}
+    return list(found.values())[:count]
+
+
+def holding(model: LanguageModel, ledger: Ledger) -> set[str]:
+    """The standing edits whose fact holds on a model."""
+    standing = [entry for entry in ledger.edits if entry.state == "standing"]
+    return {found.entry.place.id for found in check(model, standing) if not [*found.failures()]}
+
+
+def holding_with(model: LanguageModel, ledger: Ledger) -> set[str]:
+    with ledger.patch.applied(model) as edited:
+        return holding(edited, ledger)

@@ -1,0 +1,193 @@
+"""A ledger: its sum, its history, what a kill leaves, and who may write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from kg_edit.errors import KgEditError, OutputError, PatchError, PatchMismatchError, UnknownNameError
+from kg_edit.ledger import Ledger, store
+from kg_edit.ledger.opened import copy_steps
+from kg_edit.patch import Patch
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.command_line import content
+from tests.kg_edit.ledger.ledgers import edits_of, made_up, product, same
+
+ONE, TWO, THREE = (made_up(edits_of(2, start=start)) for start in (0, 2, 4))
+
+
+def states(ledger: Ledger) -> dict[str, str]:
+    return {entry.name: entry.state for entry in ledger.edits}
+
+
+def test_the_sum_of_what_was_added_in_order(tmp_path: Path) -> None:
+    file = TWO.save(tmp_path / "two.safetensors")
+    ledger = Ledger.open(tmp_path / "ledger")
+    assert ledger.patch.is_empty and ledger.edits == () and not (tmp_path / "ledger").exists()
+    assert [ledger.add(ONE), ledger.add(file), ledger.add(THREE)] == [1, 2, 3]
+    torch.testing.assert_close(product(ledger.patch), product(ONE) + product(TWO) + product(THREE))
+    assert [record["edit"]["id"] for record in ledger.patch.edits] == [f"e{number}" for number in range(6)]
+    stored = sorted((tmp_path / "ledger" / "patches").iterdir())
+    assert [path.name for path in stored] == [f"000{number}.safetensors" for number in (1, 2, 3)]
+    assert stored[1].read_bytes() == file.read_bytes(), "as added"
+    again = Ledger.open(tmp_path / "ledger", create=False)
+    assert same(again.patch, ledger.patch)
+
+
+def test_the_log_says_when_what_and_by_which_version(tmp_path: Path) -> None:
+    Ledger.open(tmp_path / "ledger").add(ONE.save(tmp_path / "one.safetensors"))
+    (line,) = (tmp_path / "ledger" / "ledger.jsonl").read_text().splitlines()
+    said = json.loads(line)
+    assert said["event"] == "added" and said["source"] == "one.safetensors" and said["time"].endswith("+00:00")
+    assert len(said["file"]["sha256"]) == 64 and said["kg_edit"]
+
+
+def test_independent_steps_go_without_a_model_and_come_back(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    for patch in (ONE, TWO, THREE):
+        ledger.add(patch)
+    before = content(tmp_path / "ledger" / "patches")
+    assert [entry.name for entry in ledger.remove(["e2", "e3"])] == ["e2", "e3"]
+    assert same(ledger.patch, ONE + THREE)
+    assert states(ledger)["e2"] == "removed" and states(ledger)["e4"] == "standing"
+    assert ledger.undo().event == "removed"
+    assert same(ledger.patch, ONE + TWO + THREE)
+    assert content(tmp_path / "ledger" / "patches") == before, "a removal of whole steps writes no patch"
+
+
+def test_undo_goes_back_to_the_beginning_and_no_further(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    ledger.add(TWO)
+    ledger.remove(["1/*"])
+    assert [ledger.undo().event for _ in range(3)] == ["removed", "added", "added"]
+    assert ledger.patch.is_empty
+    with pytest.raises(PatchError, match="nothing to undo"):
+        ledger.undo()
+    ledger.add(THREE)
+    assert same(ledger.patch, THREE) and ledger.steps[0].number == 7
+    assert len(ledger.events) == 7, "nothing is ever taken out of the log"
+
+
+def test_the_first_edits_of_a_sequence_stay_when_later_ones_go(tmp_path: Path) -> None:
+    """Of ROME's columns the first ones know nothing of the later ones, so no model is needed."""
+    whole = made_up(edits_of(4))
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(whole)
+    ledger.remove(["e2", "e3"])
+    (pair,), (old,) = ledger.patch.factors.values(), whole.factors.values()  # type: ignore[attr-defined]
+    assert torch.equal(pair.left, old.left[:, :2]) and torch.equal(pair.right, old.right[:, :2])
+    with pytest.raises(KgEditError, match=r"computed anew .* --model toy"):
+        ledger.remove(["e0"])
+    assert states(ledger) == {"e0": "standing", "e1": "standing", "e2": "removed", "e3": "removed"}
+
+
+def test_names_of_edits(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    ledger.add(made_up(edits_of(2), weight="other.weight"))
+    assert list(states(ledger)) == ["1/e0", "1/e1", "2/e0", "2/e1"]
+    with pytest.raises(PatchError, match="fits 2 edits; name one of 1/e0, 2/e0"):
+        ledger.remove(["e0"])
+    with pytest.raises(UnknownNameError, match=r"unknown edit '1/e7'.*known: 1/e0"):
+        ledger.remove(["1/e7"])
+    ledger.remove(["2/e0", "2/e1"])
+    with pytest.raises(UnknownNameError):
+        ledger.remove(["2/e0"])
+    assert same(ledger.patch, ONE)
+
+
+def test_what_a_kill_leaves_behind_did_not_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.Store, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.add(TWO)  # the file is there, the line is not
+    with (tmp_path / "ledger" / "ledger.jsonl").open("a") as log:
+        log.write('{"number":2,"event":"add')  # a line that was cut off
+    assert same(Ledger.open(tmp_path / "ledger").patch, ONE)
+    assert ledger.add(THREE) == 2
+    assert same(Ledger.open(tmp_path / "ledger").patch, ONE + THREE)
+    assert len((tmp_path / "ledger" / "ledger.jsonl").read_text().splitlines()) == 2
+
+
+def test_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_WAIT", 0.05)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    with FileLock(tmp_path / "ledger" / ".lock"), pytest.raises(OutputError, match="another process"):
+        ledger.add(TWO)
+    ledger.add(TWO)
+    assert same(ledger.patch, ONE + TWO)
+
+
+def test_a_file_that_was_changed_is_not_used(tmp_path: Path) -> None:
+    Ledger.open(tmp_path / "ledger").add(ONE)
+    TWO.save(tmp_path / "ledger" / "patches" / "0001.safetensors")
+    with pytest.raises(PatchError, match=r"0001\.safetensors was changed since"):
+        _ = Ledger.open(tmp_path / "ledger").patch
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nonsense\n", '{"event": "added"}\n', '{"event":"undone","number":2,"time":"t","kg_edit":"0","undoes":1}\n'],
+)
+def test_a_log_that_was_changed_is_not_used(text: str, tmp_path: Path) -> None:
+    Ledger.open(tmp_path / "ledger").add(ONE)
+    (tmp_path / "ledger" / "ledger.jsonl").write_text(text)
+    with pytest.raises(PatchError, match=r"ledger\.jsonl.*restore"):
+        _ = Ledger.open(tmp_path / "ledger").events
+
+
+def test_patches_that_do_not_belong_here(tmp_path: Path) -> None:
+    file = ONE.save(tmp_path / "one.safetensors")
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(file)
+    with pytest.raises(PatchError, match="is here already, as step 1"):
+        ledger.add(file)
+    with pytest.raises(PatchMismatchError, match="different models"):
+        ledger.add(made_up(edits_of(1, start=9), model="another"))
+    with pytest.raises(PatchError, match="after step 5"):
+        ledger.add(TWO, after=[5])
+    with pytest.raises(PatchError, match="remove that edit"):
+        ledger.add(-TWO)
+    with pytest.raises(PatchError, match="holds no edit"):
+        ledger.add(WeightPatch(factors={}))
+    with pytest.raises(PatchError, match="several edits of the id 'e2'"):
+        ledger.add(TWO + TWO)
+    with pytest.raises(PatchError, match="lacks one of edit, method"):
+        ledger.add(WeightPatch(factors=TWO.factors, provenance={"edits": [{"seed": 1}]}))
+    assert len(ledger.events) == 1
+    assert ledger.add(file, force=True) == 2
+
+
+def test_places_that_are_no_ledger(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        Ledger.open(tmp_path / "file")
+    with pytest.raises(OutputError, match="holds no ledger"):
+        Ledger.open(tmp_path / "full")
+    with pytest.raises(PatchError, match=r"no ledger at .*kg-edit patch add"):
+        Ledger.open(tmp_path / "nowhere", create=False)
+
+
+def test_a_ledger_is_added_to_another_with_what_hangs_together(tmp_path: Path) -> None:
+    first, second = Ledger.open(tmp_path / "first"), Ledger.open(tmp_path / "second")
+    first.add(ONE)
+    second.add(TWO)
+    second.add(THREE, after=[1])
+    assert copy_steps(second, first) == (2, 3)
+    assert same(first.patch, ONE + TWO + THREE)
+    assert [step.after for step in first.steps] == [(), (), (2,)]
+    assert isinstance(Patch.load(first.file(first.steps[1])), WeightPatch)

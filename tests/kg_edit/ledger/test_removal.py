@@ -1,0 +1,130 @@
+"""Edits taken out of a ledger: what is left equals, bit for bit, what comes of never having asked for them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchError
+from kg_edit.language_model import LanguageModel
+from kg_edit.ledger import Ledger
+from kg_edit.patch import Patch
+from tests.kg_edit.ledger.ledgers import edits_of, method, same
+from tests.kg_edit.methods.test_methods import EDIT, SECOND, graph
+from tests.kg_edit.tiny import tiny
+
+
+def weights(model: LanguageModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+
+
+def assert_untouched(model: LanguageModel, before: dict[str, torch.Tensor]) -> None:
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.model.state_dict().items())
+
+
+@pytest.mark.parametrize("taken", [[0], [2], [1, 3], [0, 4]])
+def test_a_sequence_without_some_of_its_edits(taken: list[int], tmp_path: Path) -> None:
+    model, edits = tiny("llama"), edits_of(5)
+    clean = weights(model)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(method("rome", model).edit(edits))
+    ledger.remove([edits[place].id for place in taken], model=model)
+    left = [edit for place, edit in enumerate(edits) if place not in taken]
+    assert same(ledger.patch, method("rome", model).edit(left))
+    assert_untouched(model, clean)
+
+
+@pytest.mark.parametrize(("count", "steps"), [(50, 1), (30, 3)])
+def test_a_random_fifth_of_the_edits(count: int, steps: int, tmp_path: Path) -> None:
+    """Fifty are more than the rank of the weight, so that no edit has a column of its own any more."""
+    model, edits, size = tiny("llama"), edits_of(count), count // steps
+    ledger = Ledger.open(tmp_path / "ledger")
+    for start in range(0, count, size):
+        ledger.make(method("rome", model), edits[start : start + size], force=True)
+    whole = ledger.patch
+    gone = random.Random(4).sample([edit.id for edit in edits], count // 5)  # noqa: S311 - no secret
+    ledger.remove(gone, model=model)
+    fresh = method("rome", model).edit([edit for edit in edits if edit.id not in gone])
+    assert same(ledger.patch, fresh)
+    assert {entry.name for entry in ledger.edits if entry.state == "removed"} == set(gone)
+    ledger.undo()
+    assert same(ledger.patch, whole)
+
+
+def test_what_was_computed_later_is_made_anew_and_the_rest_is_not(tmp_path: Path) -> None:
+    model, edits = tiny("llama"), edits_of(6)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.make(method("rome", model), edits[:2], force=True)
+    ledger.make(method("rome", model), edits[2:4], force=True)
+    alone = method("rome", model).edit(edits[4:])
+    ledger.add(alone)
+    assert [step.after for step in ledger.steps] == [(), (1,), ()]
+    with pytest.raises(ConfigError, match="give the model"):
+        ledger.remove(["e1"])
+    ledger.remove(["e1"], model=model)
+    assert [step.file.name for step in ledger.steps] == ["0004.safetensors", "0005.safetensors", "0003.safetensors"]
+    first = method("rome", model).edit(edits[:1])
+    expected = first + method("rome", model).update(edits[2:4], before=first) + alone
+    assert same(ledger.patch, expected)
+    ledger.remove(["1/*"], model=model)
+    assert same(ledger.patch, method("rome", model).edit(edits[2:4]) + alone)
+
+
+def test_on_the_ledger_is_in_turn(tmp_path: Path) -> None:
+    """Made in two steps on what stood, or in one go: the same patch."""
+    model, edits = tiny("gpt2"), edits_of(4)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.make(method("rome", model), edits[:2], force=True)
+    ledger.make(method("rome", model), edits[2:], force=True)
+    assert same(ledger.patch, method("rome", model).edit(edits))
+
+
+def test_a_graph_is_asked_for_and_used(tmp_path: Path) -> None:
+    model = tiny("llama")
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(method("glame", model, graph=graph()).edit([EDIT, SECOND]))
+    with pytest.raises(ConfigError, match="graph"):
+        ledger.remove([EDIT.id], model=model)
+    ledger.remove([EDIT.id], model=model, graph=graph())
+    assert same(ledger.patch, method("glame", model, graph=graph()).edit([SECOND]))
+
+
+def test_what_would_come_out_differently_is_refused(tmp_path: Path) -> None:
+    """Contexts given by hand are in no setting, so the same settings would not give the same edits."""
+    model, edits = tiny("llama"), edits_of(2)
+    made = method("rome", model)
+    made._given_contexts = ("{}", "Hello. {}")  # type: ignore[attr-defined]
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(made.edit(edits))
+    before = ledger.patch
+    with pytest.raises(PatchError, match="contexts"):
+        ledger.remove(["e0"], model=model)
+    with pytest.raises(PatchMismatchError):
+        ledger.remove(["e0"], model=tiny("qwen2"))
+    assert same(ledger.patch, before) and len(ledger.events) == 1
+    ledger.remove(["e0", "e1"])
+    assert ledger.patch.is_empty
+
+
+def test_two_settings_in_one_file_can_only_go_together(tmp_path: Path) -> None:
+    model, edits = tiny("llama"), edits_of(2)
+    mixed: Patch = method("rome", model).edit(edits[:1]) + method("rome", model, steps=3).edit(edits[1:])
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(mixed)
+    with pytest.raises(KgEditError, match="a file of its own"):
+        ledger.remove(["e1"], model=model)
+    ledger.remove(["1/*"])
+    assert ledger.patch.is_empty
+
+
+def test_an_edit_that_fails_on_the_ledger_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, edits = tiny("llama"), edits_of(2)
+    ledger = Ledger.open(tmp_path / "ledger")
+    made = method("rome", model)
+    monkeypatch.setattr(made, "make", lambda *_, **__: (_ for _ in ()).throw(PatchError("no")))
+    with pytest.raises(PatchError, match="no"):
+        ledger.make(made, edits)
+    assert ledger.events == ()

@@ -1,0 +1,40 @@
+"""Settings with which each method takes about a second on a tiny model, for the matrix that runs them all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_COVARIANCE = {"covariance": {"corpus": "self", "tokens": 200}}
+_RANK_ONE: dict[str, Any] = {"layer": 1, "steps": 4, "context_lengths": [[4, 1]], **_COVARIANCE}
+_JOINT: dict[str, Any] = {"steps": 4, "context_starts": ["The"], "context_tokens": 3, **_COVARIANCE}
+_TUNING: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
+
+QUICK: dict[str, dict[str, Any]] = {
+    "alphaedit": {**_JOINT, "layers": [1, 2], "threshold": 0.5},
+    "definition": {},
+    "emmet": {**_JOINT, "layer": 1},
+    "ft": _TUNING,
+    "ft-constrained": {**_TUNING, "radius": 0.02},
+    "ft-ewc": {**_TUNING, "fisher_texts": 3, "fisher_tokens": 5},
+    "ft-l": _TUNING,
+    "ft-m": _TUNING,
+    "ft-retrain": _TUNING,
+    "glame": _RANK_ONE,
+    "glame-batch": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
+    "glame-gnn": _RANK_ONE,
+    "glame-mlp": _RANK_ONE,
+    "glame-plus": {**_RANK_ONE, "recalled": 2, "stated": 1},
+    "glame-random": {**_RANK_ONE, "pool": ["Q2", "Q4"]},
+    "grace": {"layer": 1, "steps": 4},
+    "ike": {"count": 0},
+    "kn": {"steps": 2, "context_lengths": [[4, 1]]},
+    "locft": {**_TUNING, "batch_size": 2},
+    "lora": {"steps": 4, "rank": 2},
+    "memit": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
+    "memit-kg": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0, "statements": 1, "composed": 1},
+    "mend": {"untrained": True},
+    "popularity-retrieval": {},
+    "r-rome": _RANK_ONE,
+    "rome": _RANK_ONE,
+    "rome-kg": {**_RANK_ONE, "statements": 1, "composed": 1},
+}

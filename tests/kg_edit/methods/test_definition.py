@@ -1,0 +1,83 @@
+"""A definition before the prompt: the fact, what a graph describes, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.methods.definition import Definition, DefinitionConfig
+from kg_edit.prompt_patch import PromptPatch
+from tests.kg_edit.tiny import tiny
+
+EDIT = Edit(
+    id="1", subject="Spike Hughes", prompt="{} originates from", target_new="Philadelphia",
+    subject_id="Q7577017", target_new_id="Q1345",
+)  # fmt: skip
+
+
+class Graph:
+    """As much of a `WikidataCache` as is asked."""
+
+    source = None
+
+    def __init__(self, **descriptions: str) -> None:
+        self.found, self.asked = descriptions, list[Sequence[str]]()
+
+    @property
+    def facts(self) -> Graph:
+        return self
+
+    def descriptions(self, ids: Sequence[str]) -> dict[str, str]:
+        self.asked.append(ids)
+        return {key: self.found[key] for key in ids if key in self.found}
+
+    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+        raise AssertionError
+
+
+def told(graph: Any = None, **settings: Any) -> str:
+    method = Definition(tiny("llama"), DefinitionConfig.preset("default", settings), graph=graph)
+    patch = method.edit([EDIT])
+    assert isinstance(patch, PromptPatch)
+    return patch.told("Spike Hughes was")
+
+
+def test_without_a_graph_the_fact_is_told() -> None:
+    assert told() == "Spike Hughes originates from Philadelphia.\nSpike Hughes was"
+
+
+def test_with_a_graph_definitions_come_first() -> None:
+    graph = Graph(Q7577017="British musician", Q1345="city in Pennsylvania")
+    assert told(graph) == (
+        "Spike Hughes: British musician. Philadelphia: city in Pennsylvania. "
+        "Spike Hughes originates from Philadelphia.\nSpike Hughes was"
+    )
+    assert told(graph, tell="fact") == told()
+    assert told(Graph(Q1345="city"), tell="definition") == "Philadelphia: city.\nSpike Hughes was"
+    assert told(Graph(), tell="both") == told(), "what has no description is left out"
+
+
+def test_an_entity_without_any_definition_is_told_nothing() -> None:
+    assert told(Graph(), tell="definition") == "Spike Hughes was"
+
+
+def test_definitions_need_a_graph_that_has_them() -> None:
+    for graph in (None, nx.MultiDiGraph()):
+        with pytest.raises(ConfigError, match="descriptions"):
+            told(graph, tell="definition")
+    with pytest.raises(ConfigError, match="descriptions"):
+        Definition.check_inputs(DefinitionConfig(tell="both"), None, [EDIT])
+    assert told(nx.MultiDiGraph()) == told()
+
+
+def test_the_graph_is_named_where_it_was_looked_at() -> None:
+    graph = Graph(Q1345="city")
+    config = DefinitionConfig.preset("default", {})
+    assert Definition(tiny("llama"), config, graph=graph).graph_identity == {"kind": "NoneType"}
+    quiet = DefinitionConfig.preset("default", {"tell": "fact"})
+    assert Definition(tiny("llama"), quiet, graph=graph).graph_identity is None

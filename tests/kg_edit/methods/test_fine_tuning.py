@@ -1,0 +1,289 @@
+"""Fine-tuning of one weight: what the loss is, that bounds hold, and that the patch does what the descent saw."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.edits import Edit
+from kg_edit.errors import ModelError, PatchError
+from kg_edit.factors import Factors
+from kg_edit.fisher import diagonal_fisher
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.methods import find_method
+from kg_edit.methods.fine_tuning import FineTuning
+from kg_edit.methods.ft_retrain import FtRetrain, still_valid
+from kg_edit.patch import Patch
+from kg_edit.prompts import Prompt
+from kg_edit.tuning import Descent, WeightChange
+from kg_edit.tuning_rows import Row, RowLosses, row_of
+from kg_edit.upper_forward import UpperForward
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+EDIT = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
+SECOND = Edit(id="2", subject="France", prompt="In {}, the capital is", target_new="Rome")
+THIRD = Edit(id="3", subject="Thames", prompt="The river {} flows in", target_new="Paris")
+NAMES = ["ft", "ft-l", "ft-m", "ft-constrained", "ft-ewc", "ft-retrain"]
+PROMPT = Prompt(text="", ids=(5, 6, 7, 8, 9), target_start=3)
+
+
+def method(name: str, model: LanguageModel, **settings: Any) -> FineTuning:
+    chosen = find_method(name)
+    made = chosen(model, chosen.config_class.preset("default", {**QUICK[name], **settings}))
+    assert isinstance(made, FineTuning)
+    return made
+
+
+def delta(patch: Patch) -> Tensor:
+    assert isinstance(patch, WeightPatch)
+    (pair,) = patch.factors.values()
+    return pair.product
+
+
+def nll(model: LanguageModel, edit: Edit, first: int, *, prompt_last: bool = False) -> float:
+    """The mean of -log P, written down without any of the code under test; ``first``: the first wanted token."""
+    prompt = model.encode(edit.text, target=edit.target_new)
+    with torch.no_grad():
+        chances = model.model(torch.tensor([prompt.ids])).logits[0].float().log_softmax(-1)
+    places = [prompt.target_start if prompt_last else at for at in range(first, len(prompt.ids))]
+    wanted = prompt.ids[first:]
+    return -sum(float(chances[at - 1, token]) for at, token in zip(places, wanted, strict=True)) / len(wanted)
+
+
+def target_nll(model: LanguageModel, edit: Edit) -> float:
+    return nll(model, edit, model.encode(edit.text, target=edit.target_new).target_start)
+
+
+def test_what_each_aim_predicts() -> None:
+    assert row_of(PROMPT, "target") == Row(ids=(5, 6, 7, 8), wanted=((2, 8), (3, 9)))
+    assert row_of(PROMPT, "text") == Row(ids=(5, 6, 7, 8), wanted=((0, 6), (1, 7), (2, 8), (3, 9)))
+    assert row_of(PROMPT, "prompt_last") == Row(ids=(5, 6, 7), wanted=((2, 8), (2, 9)))
+    assert row_of(PROMPT, "target", end=1) == Row(ids=PROMPT.ids, wanted=((2, 8), (3, 9), (4, 1)))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_loss_is_the_one_that_the_name_says(family: str) -> None:
+    model = tiny(family)
+    start = model.encode(EDIT.text, target=EDIT.target_new).target_start
+    expected = {"ft": nll(model, EDIT, 1), "ft-m": target_nll(model, EDIT)}
+    expected["ft-l"] = nll(model, EDIT, start, prompt_last=True)
+    assert len({round(loss, 3) for loss in expected.values()}) == 3
+    for name, loss in expected.items():
+        (record,) = method(name, model).edit([EDIT]).edits
+        assert record["loss_before"] == pytest.approx(loss, rel=1e-4)
+        assert record["loss_after"] < record["loss_before"]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_running_the_upper_blocks_again_is_running_the_model(family: str) -> None:
+    """Logits and gradient, for rows of different lengths and a change of the weight."""
+    model = tiny(family)
+    texts = [EDIT.text, "Where does the quick brown fox flow?", "Rome"]
+    rows = [model.encode(text).ids for text in texts]
+    reads = [(row, at) for row, ids in enumerate(rows) for at in range(len(ids))]
+    change = WeightChange(model.down_projection(1))
+    with torch.no_grad():
+        change.change.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+    forward = UpperForward(model, 1, rows, reads)
+    with change.worn():
+        first, again = forward(), forward()
+        plain = torch.cat([model.model(torch.tensor([ids])).logits[0] for ids in rows])
+        gradients = [
+            torch.autograd.grad(logits.log_softmax(-1)[:, 7].sum(), change.change)[0]
+            for logits in (first, again, plain)
+        ]
+    for found, gradient in zip((first, again), gradients, strict=False):
+        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(gradient, gradients[-1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("ft", "ft-l")])
+def test_the_patch_has_the_loss_that_was_seen_last(name: str, family: str) -> None:
+    model = tiny(family)
+    patch = method(name, model).edit([EDIT])
+    with patch.applied(model):
+        assert target_nll(model, EDIT) == pytest.approx(patch.edits[0]["loss_after"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_inputs_give_the_same_file_and_seeds_matter(name: str, tmp_path: Path) -> None:
+    model = tiny("llama")
+    edits = [EDIT, SECOND, THIRD]
+    settings = {"replayed": 1} if name == "ft-retrain" else {}
+    files = [method(name, model, **settings).edit(edits).save(tmp_path / f"{run}.safetensors") for run in range(2)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    if name in ("ft-ewc", "ft-retrain"):
+        others = [delta(method(name, model, **settings, seed=seed).edit(edits)) for seed in range(1, 4)]
+        assert any(not torch.equal(delta(Patch.load(files[0])), other) for other in others)
+
+
+def test_a_ball_is_never_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At no step, and by no sequence; the bound is reached, and it decides the result."""
+    model, radius = tiny("llama"), 0.02
+    seen: list[Tensor] = []
+    whole = RowLosses.__call__
+
+    def watching(self: RowLosses) -> Tensor:
+        seen.append(tuned[-1].change.detach().clone())
+        return whole(self)
+
+    tuned: list[WeightChange] = []
+    made = WeightChange.__init__
+    monkeypatch.setattr(WeightChange, "__init__", lambda self, module: (tuned.append(self), made(self, module))[1])
+    monkeypatch.setattr(RowLosses, "__call__", watching)
+    first = method("ft-constrained", model, radius=radius).edit([EDIT])
+    assert len(seen) == 4 and all(change.abs().max() <= radius for change in seen)
+    assert delta(first).abs().max() == pytest.approx(radius)
+    three = method("ft-constrained", model, radius=radius).edit([EDIT, SECOND, THIRD])
+    assert delta(three).abs().max() <= radius * (1 + 1e-5)
+    assert not torch.equal(delta(first), delta(method("ft-m", model).edit([EDIT])))
+
+
+def test_what_is_outside_the_ball_may_only_come_back() -> None:
+    model, radius = tiny("llama"), 0.02
+    shape = weight_matrix(model.down_projection(1)).shape
+    far = torch.where(torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5, 3 * radius, -3 * radius)
+    before = WeightPatch(factors={model.weight_name(1): Factors.dense(far)})
+    total = far + delta(method("ft-constrained", model, radius=radius).update([EDIT], before=before))
+    assert (total.abs() <= far.abs() * (1 + 1e-5)).all() and (total.abs() < far.abs() * 0.9).any()
+
+
+def test_ewc_without_weight_is_fine_tuning_and_with_much_of_it_is_nothing() -> None:
+    model = tiny("llama")
+    plain = delta(method("ft-m", model).edit([EDIT]))
+    assert torch.equal(delta(method("ft-ewc", model, ewc_weight=0.0).edit([EDIT])), plain)
+    settings = {"ewc_weight": 100.0, "learning_rate": 1e-3, "steps": 30}
+    held = delta(method("ft-ewc", model, **settings).edit([EDIT]))
+    free = delta(method("ft-ewc", model, **{**settings, "ewc_weight": 0.0}).edit([EDIT]))
+    assert held.norm() < 0.5 * free.norm()
+    fisher = diagonal_fisher(model, 1, texts=3, tokens=5, seed=0)
+    needed = fisher > fisher.median()
+    assert held[needed].norm() / free[needed].norm() < held[~needed].norm() / free[~needed].norm()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_fisher_is_the_mean_squared_score(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against gradients of the weight itself, text by text."""
+    model = tiny(family)
+    texts = torch.tensor([[30, 40, 50, 60], [70, 30, 20, 90]])
+    monkeypatch.setattr("kg_edit.fisher.sample_text", lambda *_, **__: texts)
+    found = diagonal_fisher(model, 1, texts=2, tokens=4, seed=0)
+    twin = LanguageModel.wrap(copy.deepcopy(model.model), model.tokenizer, name="twin", spec=model.spec)
+    weight = twin.down_projection(1).weight
+    assert isinstance(weight, Tensor)
+    expected = torch.zeros_like(found)
+    for text in texts:
+        ids = torch.tensor([[0, *text]])  # 0 starts a document
+        chances = twin.model(ids).logits[0, :-1].log_softmax(-1)
+        (score,) = torch.autograd.grad(chances.gather(1, text[:, None]).sum(), weight)
+        expected += (score.T if family == "gpt2" else score).square()
+    torch.testing.assert_close(found, expected / expected.mean(), rtol=1e-3, atol=1e-5)
+
+
+def test_retraining_sees_earlier_edits() -> None:
+    model = tiny("llama")
+    chosen = method("ft-retrain", model)
+    first = chosen.edit([EDIT])
+    second = chosen.update([SECOND], before=first)
+    assert "rows" not in first.edits[0] and second.edits[0]["rows"] == 2
+    with first.applied(model):
+        expected = (target_nll(model, EDIT) + target_nll(model, SECOND)) / 2
+    assert second.edits[0]["loss_before"] == pytest.approx(expected, rel=1e-4)
+    plain = method("ft-m", model)
+    forgetful = first + plain.update([SECOND], before=first)
+    with forgetful.applied(model):
+        forgotten = target_nll(model, EDIT)
+    with (first + second).applied(model):
+        assert target_nll(model, EDIT) < forgotten
+
+
+def test_what_no_longer_holds_is_not_retrained() -> None:
+    model = tiny("llama")
+    changed = EDIT.model_copy(update={"id": "4", "target_new": "Los Angeles Lakers"})
+    chosen = method("ft-retrain", model)
+    before = chosen.edit([EDIT, SECOND, changed])
+    assert still_valid(before, THIRD) == [SECOND, changed]
+    assert still_valid(before, EDIT) == [SECOND]
+    assert isinstance(before, WeightPatch) and still_valid(before + -before, THIRD) == [SECOND, changed]
+    assert still_valid(-before, THIRD) == []
+    assert isinstance(chosen, FtRetrain)
+    few = method("ft-retrain", model, replayed=1).rows(THIRD, before)
+    assert len(few) == 2 and few[0] == chosen.row(THIRD) and few[1] in (chosen.row(SECOND), chosen.row(changed))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision(name: str, dtype: torch.dtype) -> None:
+    """The descent sees the model as the rounded weights make it, so its last loss is the patched model's."""
+    exact = tiny("llama")
+    half = LanguageModel.wrap(copy.deepcopy(exact.model).to(dtype), exact.tokenizer, name="half", spec=exact.spec)
+    patch = method(name, half, aim="target").edit([EDIT])
+    assert isinstance(patch, WeightPatch)
+    (factors,) = patch.factors.values()
+    assert factors.left.dtype == factors.right.dtype == torch.float32
+    (record,) = patch.edits
+    assert record["loss_after"] < record["loss_before"] - 0.1
+    with patch.applied(half):
+        assert target_nll(half, EDIT) == pytest.approx(record["loss_after"], abs=0.06)
+
+
+def test_a_change_too_small_for_the_weights_precision_is_not_felt() -> None:
+    """Near 1 a bfloat16 weight moves by 2^-7: the model must not be told that it moved by 0.003."""
+    module = torch.nn.Linear(2, 1, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    module.weight.copy_(torch.tensor([[1.0, -1.0]]))
+    tuned, ones = WeightChange(module), torch.ones(1, 2, dtype=torch.bfloat16)
+    with torch.no_grad():
+        tuned.change.copy_(torch.tensor([[0.003, 0.01]]))
+    with tuned.worn():
+        output = module(ones)
+    assert output.item() == 3 * 2**-8  # -0.99 is rounded to -1 + 3 / 256
+    output.sum().backward()
+    assert tuned.change.grad is not None and torch.equal(tuned.change.grad, torch.ones(1, 2))
+    assert module(ones).item() == 0
+
+
+def test_a_descent_stops_early_and_steps_no_more_than_it_looks() -> None:
+    place = torch.tensor([1.0], requires_grad=True)
+    descent = Descent(steps=5, learning_rate=0.1, stop_below=0.75)
+    assert descent.run([place], lambda: place.sum()) == pytest.approx([1.0, 0.9, 0.8, 0.7], abs=1e-4)
+    assert place.item() == pytest.approx(0.7, abs=1e-4)
+    once = torch.tensor([1.0], requires_grad=True)
+    assert Descent(steps=1, learning_rate=0.1, stop_below=0.0).run([once], lambda: once.sum()) == [1.0]
+    assert once.item() == 1
+
+
+def test_a_loss_that_is_no_number_is_an_error_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, whole = tiny("llama"), RowLosses.__call__
+    monkeypatch.setattr(RowLosses, "__call__", lambda self: whole(self) * float("nan"))
+    with pytest.raises(PatchError, match="lower the learning rate"):
+        method("ft-m", model).edit([EDIT])
+    module = model.down_projection(1)
+    assert not module._forward_hooks and module.weight.grad is None
+
+
+def test_layers() -> None:
+    model = tiny("llama")
+    chosen = find_method("ft-m")
+    assert chosen(model, chosen.config_class()).provenance()["methods"][0]["layer"] == 1  # of 4, at 0.2 of the depth
+    with pytest.raises(ModelError, match="layer 9 is none of them"):
+        method("ft-m", model, layer=9)
+
+
+@pytest.mark.parametrize("name", ["ft-m", "ft-ewc", pytest.param("lora", marks=pytest.mark.slow)])
+def test_a_real_model_says_the_new_target(name: str, smollm2: LanguageModel) -> None:
+    """With the default settings."""
+    chosen = find_method(name)
+    edit = Edit(id="1", subject="The Eiffel Tower", prompt="{} is located in the city of", target_new="Rome")
+    patch = chosen(smollm2, chosen.config_class()).edit([edit])
+    prompt = smollm2.encode(edit.text, target=edit.target_new)
+    with patch.applied(smollm2), torch.no_grad():
+        said = smollm2.model(torch.tensor([prompt.ids])).logits[0].argmax(-1)
+    assert said[prompt.target_start - 1 : -1].tolist() == list(prompt.target_ids)

@@ -1,0 +1,101 @@
+"""The ablations are GLAME with one part out, and can't be anything else; the control sees a wrong graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import pytest
+import torch
+
+from kg_edit.errors import ConfigError, GraphError
+from kg_edit.graph_facts import target_of
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods import find_method
+from kg_edit.methods.glame_ablations import POOL, GlameRandom, GlameRandomConfig
+from kg_edit.private_graph import PrivateGraph
+from tests.kg_edit.methods.test_methods import EDIT, delta, method
+from tests.kg_edit.tiny import tiny
+from wikidata_cache import WikidataCache, packaged_extract
+
+SETTINGS: dict[str, Any] = {"layer": 1, "steps": 4, "context_lengths": ((4, 1),)}
+
+
+@pytest.mark.parametrize(
+    ("name", "ablation"), [("glame-mlp", {"use_graph": False}), ("glame-gnn", {"relations": False})]
+)
+def test_an_ablation_is_glame_with_one_part_out(name: str, ablation: dict[str, bool]) -> None:
+    model = tiny("llama")
+    patch = method(name, model).edit([EDIT])
+    assert torch.equal(delta(patch), delta(method("glame", model, **ablation).edit([EDIT])))
+    assert not torch.equal(delta(patch), delta(method("glame", model).edit([EDIT])))
+    assert patch.provenance["methods"][0]["name"] == name and patch.edits[0]["method"] == name
+
+
+@pytest.mark.parametrize(("name", "part"), [("glame-mlp", "use_graph"), ("glame-gnn", "relations")])
+def test_the_part_can_not_be_switched_on(name: str, part: str) -> None:
+    with pytest.raises(ConfigError, match=part):
+        find_method(name).config_class.preset("default", {part: True})
+    assert find_method(name).config_class.preset("paper").model_dump()["gate"] is False
+
+
+@pytest.mark.parametrize("name", ["glame-mlp", "glame-gnn", "glame-random"])
+def test_published_settings_are_glames(name: str) -> None:
+    published = find_method("glame").config_class.preset("gpt2-xl", method="glame").model_dump()
+    own = find_method(name).config_class.preset("gpt2-xl", method=name).model_dump()
+    differs = {key for key, value in published.items() if own[key] != value}
+    assert differs <= {"use_graph", "relations"}
+
+
+def cities() -> nx.MultiDiGraph:
+    made = nx.MultiDiGraph()
+    for city, river in (("Los Angeles Lakers", "none"), ("Oslo", "Aker"), ("Bonn", "Rhine")):
+        made.add_edge(city, river, label="river")
+    made.add_node("Nowhere")
+    return made
+
+
+def control(model: LanguageModel, *pool: str) -> GlameRandom:
+    config = GlameRandomConfig(**SETTINGS, pool=pool, covariance={"tokens": 200})  # type: ignore[arg-type]
+    return GlameRandom(model, config, graph=cities())
+
+
+def test_the_control_sees_other_statements() -> None:
+    chosen = control(tiny("llama"), "Oslo", "Bonn")
+    found = chosen.subgraph(EDIT)
+    ends = {found.nodes[end]["label"] for end in found.successors(target_of(found))}
+    assert len(ends) == 1 and ends <= {"Aker", "Rhine"}
+    assert chosen.graph_identity is not None and chosen.graph_identity["kind"] == "wrong graph"
+    wider = control(tiny("llama"), "Oslo", "Bonn", "Paris")
+    assert wider.graph_identity != chosen.graph_identity
+
+
+def test_a_pool_without_statements_is_refused_before_any_work() -> None:
+    chosen = control(tiny("llama"), "Nowhere")
+    for refuse in (
+        lambda: chosen.check([EDIT]),
+        lambda: GlameRandom.check_inputs(chosen.config, PrivateGraph(cities()), [EDIT]),
+    ):
+        with pytest.raises(GraphError, match="larger pool"):
+            refuse()
+    with pytest.raises(ConfigError, match="needs a knowledge graph"):
+        GlameRandom(tiny("llama"), chosen.config)
+
+
+@pytest.mark.parametrize("name", ["glame-mlp", "glame-gnn"])
+def test_an_object_of_which_the_graph_states_nothing_leaves_the_edits_own_edge(name: str) -> None:
+    model, chosen = tiny("llama"), find_method(name)
+    config = chosen.config_class.preset("default", {**SETTINGS, "covariance": {"tokens": 200}})
+    made = chosen(model, config, graph=cities())
+    edit = EDIT.model_copy(update={"target_new": "Nowhere"})
+    found = made.subgraph(edit)
+    assert found is not None and found.number_of_edges() == 1
+    made.check([edit])
+    wrong = control(model, "Oslo")
+    assert wrong.subgraph(edit).number_of_edges() == 1
+
+
+def test_the_packaged_extract_has_enough_of_the_default_pool() -> None:
+    edit = EDIT.model_copy(update={"target_new_id": "Q121783", "relation": "member of sports team"})
+    GlameRandom.check_inputs(GlameRandomConfig(per_node=3), WikidataCache(packaged_extract()), [edit])
+    assert len(set(POOL)) == len(POOL)

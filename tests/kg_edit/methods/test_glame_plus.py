@@ -1,0 +1,141 @@
+"""GLAME beyond the paper: what the value learns, what it may not learn, and that many edits equal one at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import pytest
+import torch
+
+from kg_edit.edits import Edit, Question
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods.glame_plus import GlamePlus, GlamePlusConfig
+from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.teacher import Asked, answers_of, examples
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import tiny
+
+EDIT = Edit(
+    id="1",
+    subject="LeBron James",
+    prompt="{} plays for",
+    relation="team",
+    relation_id="P54",
+    target_new="Los Angeles Lakers",
+    portability=(Question(question="Where does his team play?", answer="Los Angeles, California"),),
+)
+OTHER = EDIT.model_copy(update={"id": "2", "subject": "Stephen Curry"})
+
+
+def graph() -> nx.DiGraph:
+    """What is known of the new team."""
+    made = nx.DiGraph()
+    for label, relation in (("United States of America", "country"), ("California", "located in"), ("NBA", "league")):
+        made.add_edge("Los Angeles Lakers", label, label=relation)
+    return made
+
+
+def method(model: LanguageModel, **settings: Any) -> GlamePlus:
+    config = GlamePlusConfig.preset("default", {**QUICK["glame-plus"], **settings})
+    return GlamePlus(model, config, graph=graph())
+
+
+def targets(model: LanguageModel, edit: Edit = EDIT, **settings: Any) -> list[str]:
+    """What the graph's rows of an edit teach."""
+    request = method(model, **settings).request(edit)
+    return [str(model.tokenizer.decode(list(row.prompt.target_ids))).strip() for row in request.further]
+
+
+def test_answers_of_test_questions_are_learned_only_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    nouns = {"country": "country", "located in": "surrounding region", "league": "league"}
+    monkeypatch.setattr("kg_edit.ripple_facts.nouns", lambda: nouns)
+    assert targets(model, stated=9) == ["United States of America", "NBA"]
+    assert "California" in targets(model, stated=9, exclude_answers=False)
+    assert "California" in targets(model, EDIT.model_copy(update={"portability": ()}), stated=9)
+
+
+def test_the_question_and_its_answer_build_no_prompt() -> None:
+    """An edit with another question, whose answer no statement shares, gives the same bytes."""
+    model = tiny("llama")
+    asked = (Question(question="What colour are the shirts?", answer="Qwxyz"),)
+    plain, other = (method(model).edit_each([EDIT.model_copy(update={"portability": own})])[0] for own in ((), asked))
+    assert isinstance(plain, WeightPatch) and isinstance(other, WeightPatch)
+    for name, factors in plain.factors.items():
+        assert torch.equal(factors.left, other.factors[name].left)
+
+
+def test_without_ripples_it_is_rome() -> None:
+    model = tiny("llama")
+    settings = {**QUICK["rome"], "clamp_norm_factor": 3.0}
+    (rome,) = Rome(model, RomeConfig(**settings)).edit_each([EDIT])
+    (plus,) = method(model, recalled=0, stated=0).edit_each([EDIT])
+    assert isinstance(rome, WeightPatch) and isinstance(plus, WeightPatch)
+    for name, factors in rome.factors.items():
+        torch.testing.assert_close(factors.left, plus.factors[name].left, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_recalled_changes_the_value() -> None:
+    model = tiny("llama")
+    without, taught = (method(model, recalled=count, stated=0).edit_each([EDIT])[0] for count in (0, 4))
+    assert isinstance(without, WeightPatch) and isinstance(taught, WeightPatch)
+    (name,) = without.factors
+    assert (without.factors[name].left - taught.factors[name].left).norm() > 1e-3 * without.factors[name].left.norm()
+
+
+def test_many_edits_equal_one_at_a_time() -> None:
+    model = tiny("llama")
+    together = method(model).edit_each([EDIT, OTHER])
+    alone = [method(model).edit_each([edit])[0] for edit in (EDIT, OTHER)]
+    for one, many in zip(alone, together, strict=True):
+        assert isinstance(one, WeightPatch) and isinstance(many, WeightPatch)
+        for name, factors in one.factors.items():
+            torch.testing.assert_close(factors.left, many.factors[name].left, rtol=1e-3, atol=1e-4)
+
+
+def test_a_rough_descent_leaves_the_model_and_writes_in_full_precision() -> None:
+    model = tiny("llama")
+    before = {name: weight.clone() for name, weight in model.model.state_dict().items()}
+    (rough,) = method(model, descent_dtype="bfloat16").edit_each([EDIT])
+    (exact,) = method(model).edit_each([EDIT])
+    assert isinstance(rough, WeightPatch) and isinstance(exact, WeightPatch)
+    (name,) = rough.factors
+    first, second = rough.factors[name], exact.factors[name]
+    assert torch.equal(first.right, second.right), "keys come from the model itself"
+    assert torch.cosine_similarity(first.left.flatten(), second.left.flatten(), dim=0) > 0.9
+    assert all(torch.equal(weight, before[name]) for name, weight in model.model.state_dict().items())
+    assert {weight.dtype for weight in model.model.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "falcon-alibi"])
+def test_the_teacher_expects_what_it_says(family: str) -> None:
+    """Also where the last norm does something: a norm taken twice must show."""
+    model = tiny(family)
+    for name, weight in model.model.named_parameters():
+        if weight.ndim == 1 and name.endswith("weight"):
+            torch.nn.init.uniform_(weight, 0.2, 3.0, generator=torch.Generator().manual_seed(0))
+    asked = [Asked(noun="country", of="Toyota"), Asked(noun="river", of="Paris", facts="Country of Paris: France.")]
+    found = answers_of(model, asked, most=3)
+    assert any(found), "the test must be able to fail"
+    for one, answer in zip(asked, found, strict=True):
+        if answer:
+            ids = [*model.encode(one.prompts[0]).ids, *answer.ids]
+            logits = model.model(torch.tensor([ids])).logits[0, -len(answer.ids) - 1 : -1]
+            assert logits.argmax(-1).tolist() == list(answer.ids)
+            best = logits.softmax(-1).topk(64).values
+            torch.testing.assert_close(
+                answer.lesson.probabilities, best / best.sum(-1, keepdim=True), rtol=1e-3, atol=1e-6
+            )
+            assert answer.lesson.tokens[:, 0].tolist() == list(answer.ids)
+
+
+def test_a_model_with_few_positions_is_asked_in_fewer_words() -> None:
+    model = tiny("gpt2")
+    asked = Asked(noun="country", of="Toyota", facts="Industry of Toyota: cars.")
+    whole, told, alone = asked.prompts
+    assert whole.startswith(examples()) and told.startswith("Industry") and alone.startswith("Q:")
+    limit = model.model.config.max_position_embeddings
+    assert len(model.encode(whole).ids) > limit, "else nothing is tested"
+    assert len(answers_of(model, [asked, Asked(noun="country", of="Toyota " * limit)], most=3)) == 2

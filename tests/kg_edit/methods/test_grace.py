@@ -1,0 +1,149 @@
+"""GRACE: the prompt says its target, every other one is as before, and each edit is made as if it were alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.codebook import Codebook
+from kg_edit.codebook_patch import CodebookPatch
+from kg_edit.edits import Edit
+from kg_edit.errors import ModelError, PromptError
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods.grace import Grace, GraceConfig
+from kg_edit.patch import Patch
+from tests.kg_edit.test_patch import patch_of
+from tests.kg_edit.tiny import tiny
+
+EDITS = (
+    Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami"),
+    Edit(id="2", subject="France", prompt="In {}, the capital is", target_new="London"),
+    Edit(id="3", subject="the river Thames", prompt="Where does {} flow? To", target_new="Paris"),
+)
+
+
+def grace(model: LanguageModel, **settings: Any) -> Grace:
+    return Grace(model, GraceConfig.preset("default", {"layer": 2, "steps": 60, **settings}))
+
+
+def book_of(patch: Patch) -> Codebook:
+    assert isinstance(patch, CodebookPatch)
+    (book,) = patch.codebooks.values()
+    return book
+
+
+@torch.no_grad()
+def said(model: LanguageModel, edit: Edit) -> bool:
+    """Whether every token of the target is the likeliest, given those before."""
+    prompt = model.encode(edit.text, target=edit.target_new)
+    logits = model.model(torch.tensor([prompt.ids])).logits[0, prompt.target_start - 1 : -1]
+    return bool((logits.argmax(-1) == torch.tensor(prompt.target_ids)).all())
+
+
+@torch.no_grad()
+def logits(model: LanguageModel, text: str) -> torch.Tensor:
+    found: torch.Tensor = model.model(torch.tensor([model.encode(text).ids])).logits[0]
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_target_is_said_and_nothing_else_moves(family: str) -> None:
+    model = tiny(family)
+    unrelated = "The quick brown fox jumps over"
+    clean = logits(model, unrelated)
+    assert not any(said(model, edit) for edit in EDITS)
+    patch = grace(model).edit(EDITS)
+    with patch.applied(model):
+        assert [said(model, edit) for edit in EDITS] == [True] * 3
+        assert torch.equal(logits(model, unrelated), clean)
+    assert all(record["loss_after"] < record["loss_before"] for record in patch.edits)
+
+
+def test_an_edit_is_made_as_if_it_were_alone() -> None:
+    """Together, after others, or by itself: the same key and value; what was before has no part in it."""
+    model = tiny("llama")
+    chosen = grace(model)
+    together, first = book_of(chosen.edit(EDITS)), chosen.edit(EDITS[:1])
+    for place, edit in enumerate(EDITS[1:], 1):
+        alone, after = book_of(chosen.update([edit])), book_of(chosen.update([edit], before=first))
+        assert torch.equal(alone.keys, after.keys) and torch.equal(alone.values, after.values)
+        torch.testing.assert_close(together.keys[place], alone.keys[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.values[place], alone.values[0], rtol=1e-2, atol=1e-2)
+
+
+def test_earlier_weights_are_seen_and_an_earlier_codebook_is_not() -> None:
+    model = tiny("llama")
+    chosen, weights = grace(model), patch_of(model)
+    first = chosen.edit(EDITS[:1])
+    alone, after = book_of(chosen.update(EDITS[1:2])), book_of(chosen.update(EDITS[1:2], before=weights))
+    stacked = book_of(chosen.update(EDITS[1:2], before=weights + first))
+    assert torch.equal(stacked.keys, after.keys) and torch.equal(stacked.values, after.values)
+    assert not torch.equal(alone.keys, after.keys)
+
+
+def test_an_edit_taken_back_leaves_the_codebook_of_the_others() -> None:
+    model = tiny("llama")
+    chosen = grace(model)
+    patches = [chosen.edit([edit]) for edit in EDITS]
+    whole, fresh = patches[0] + patches[1] + patches[2], patches[0] + patches[2]
+    assert isinstance(whole, CodebookPatch)
+    again = whole.without(["2"])
+    with fresh.applied(model):
+        expected = [logits(model, edit.text) for edit in EDITS]
+    with again.applied(model):
+        assert all(torch.equal(logits(model, edit.text), e) for edit, e in zip(EDITS, expected, strict=True))
+    assert again.provenance == fresh.provenance
+
+
+def test_of_contradictory_edits_the_later_holds_and_can_be_taken_back() -> None:
+    model = tiny("llama")
+    other = EDITS[0].model_copy(update={"id": "other", "target_new": "Paris"})
+    patch = grace(model).edit([EDITS[0], other])
+    with patch.applied(model):
+        assert (said(model, EDITS[0]), said(model, other)) == (False, True)
+    assert isinstance(patch, CodebookPatch)
+    with patch.without(["other"]).applied(model):
+        assert (said(model, EDITS[0]), said(model, other)) == (True, False)
+
+
+def test_a_repeated_edit_adds_no_key() -> None:
+    model = tiny("llama")
+    patch = grace(model).edit([EDITS[0], EDITS[0].model_copy(update={"id": "again"})])
+    assert "1 keys for 2 edits" in patch.summary
+    assert isinstance(patch, CodebookPatch)
+    with patch.without(["1"]).applied(model):
+        assert said(model, EDITS[0]), "the second one's own entry takes over"
+
+
+def test_a_cold_start_has_a_seed() -> None:
+    model = tiny("llama")
+    before = torch.get_rng_state()
+    values = [book_of(grace(model, start="cold", seed=seed, steps=1).edit(EDITS[:2])).values for seed in (0, 0, 1)]
+    assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
+    assert float(values[0].min()) > -1e-5 and float(values[0].max()) < 1 + 1e-5
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_one_that_fails_takes_none_with_it() -> None:
+    chosen = grace(tiny("llama"))
+    # not checked by `model_copy`: the target's first token would take the space
+    broken = EDITS[0].model_copy(update={"id": "broken", "prompt": "go to {} "})
+    found = chosen.edit_each([EDITS[0], broken, EDITS[1]])
+    assert [isinstance(one, Patch) for one in found] == [True, False, True]
+    assert isinstance(found[1], PromptError) and "'broken'" in "".join(found[1].__notes__)
+    assert chosen.edit_each([]) == ()
+    with pytest.raises(PromptError):
+        chosen.edit([EDITS[0], broken])
+
+
+def test_no_edits_and_a_layer_that_is_not_there() -> None:
+    model = tiny("llama")
+    patch = grace(model).edit([])
+    assert patch.is_empty and patch.kind == "adapter"
+    with pytest.raises(ModelError, match="layer 9 is none of them"):
+        grace(model, layer=9)
+    assert Grace(model, GraceConfig()).layer == 3
+    paper = GraceConfig.preset("paper")
+    assert (paper.steps, paper.learning_rate, paper.start, paper.deferral.radius) == (100, 1.0, "cold", 1.0)

@@ -1,0 +1,200 @@
+"""ROME-KG and MEMIT-KG: ROME's and MEMIT's own edits of the facts, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import networkx as nx
+import pytest
+import torch
+
+from kg_edit.covariance import Covariance
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError, GraphError
+from kg_edit.graph_facts import GraphFact, graph_facts
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.methods import EditingMethod, find_method
+from kg_edit.methods.memit import Memit, MemitConfig
+from kg_edit.methods.memit_kg import MemitKg, MemitKgConfig
+from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.methods.rome_kg import RomeKg, RomeKgConfig
+from kg_edit.patch import Patch
+from kg_edit.private_graph import PrivateGraph
+from kg_edit.subgraph import SubgraphSource, edit_subgraph
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.tiny import tiny
+from wikidata_cache import WikidataCache, packaged_extract
+
+LEBRON = Edit(
+    id="lebron",
+    subject="LeBron James",
+    prompt="{} plays for the",
+    relation="member of sports team",
+    target_true="Miami Heat",
+    target_new="Los Angeles Lakers",
+    target_new_id="Q121783",
+)
+FRANCE = Edit(id="france", subject="France", prompt="In {}, the capital is", relation="capital", target_new="Rome")
+ROME_SETTINGS: dict[str, Any] = {"layer": 1, "steps": 4}
+MEMIT_SETTINGS: dict[str, Any] = {"layers": (1, 2), "steps": 4, "mom2_weight": 10.0}
+CONTEXTS = ("{}", "The quick brown fox. {}")
+
+
+def graph() -> PrivateGraph:
+    made = nx.MultiDiGraph()
+    for relation, target in (("league", "NBA"), ("headquarters location", "Los Angeles"), ("mascot", "none")):
+        made.add_edge("Los Angeles Lakers", target, label=relation)
+    made.add_edge("Rome", "Italy", label="country")
+    made.add_node("Paris")
+    return PrivateGraph(made)
+
+
+def identity(model: LanguageModel, layer: int) -> Covariance:
+    """A second moment that takes no time to measure."""
+    size = weight_matrix(model.down_projection(layer)).shape[1]
+    return Covariance(moment=torch.eye(size), tokens=1, ridge=0.0, id="identity")
+
+
+def rome(model: LanguageModel, **settings: Any) -> Rome:
+    wanted = RomeConfig(**{**ROME_SETTINGS, **settings})
+    return Rome(model, wanted, contexts=CONTEXTS, covariance=identity(model, wanted.layer or 0))
+
+
+def rome_kg(model: LanguageModel, source: SubgraphSource | None = None, **settings: Any) -> RomeKg:
+    wanted = RomeKgConfig(**{**ROME_SETTINGS, **settings})
+    covariance = identity(model, wanted.layer or 0)
+    return RomeKg(model, wanted, graph=source or graph(), contexts=CONTEXTS, covariance=covariance)
+
+
+def memit(model: LanguageModel, **settings: Any) -> Memit:
+    wanted = MemitConfig(**{**MEMIT_SETTINGS, **settings})
+    covariances = {layer: identity(model, layer) for layer in wanted.layers or ()}
+    return Memit(model, wanted, contexts=CONTEXTS, covariances=covariances)
+
+
+def memit_kg(model: LanguageModel, source: SubgraphSource | None = None, **settings: Any) -> MemitKg:
+    wanted = MemitKgConfig(**{**MEMIT_SETTINGS, **settings})
+    covariances = {layer: identity(model, layer) for layer in wanted.layers or ()}
+    return MemitKg(model, wanted, graph=source or graph(), contexts=CONTEXTS, covariances=covariances)
+
+
+MAKERS = {"rome-kg": (rome_kg, rome), "memit-kg": (memit_kg, memit)}
+both = pytest.mark.parametrize("name", MAKERS)
+
+
+def facts(edit: Edit, *, limit: int = 5, source: SubgraphSource | None = None) -> tuple[GraphFact, ...]:
+    found = edit_subgraph(source or graph(), edit, hops=2, per_node=20, seed=0)
+    return graph_facts(edit, found, limit=limit, seed=0)
+
+
+def as_edits(found: Sequence[GraphFact], edit: Edit) -> list[Edit]:
+    return [fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(found, 1)]
+
+
+def assert_same(one: Patch, other: Patch) -> None:
+    assert isinstance(one, WeightPatch) and isinstance(other, WeightPatch)
+    assert one.factors.keys() == other.factors.keys()
+    for name, factors in one.factors.items():
+        torch.testing.assert_close(factors.product, other.factors[name].product, rtol=1e-4, atol=1e-6)
+
+
+@both
+def test_the_weights_are_those_of_the_plain_method_on_the_edit_and_its_facts(name: str) -> None:
+    """ROME-KG one after the other, MEMIT-KG in one batch."""
+    model, (with_graph, plain) = tiny("llama"), MAKERS[name]
+    patch = with_graph(model).edit([LEBRON])
+    further = as_edits(facts(LEBRON), LEBRON)
+    assert len(further) == 6
+    assert_same(patch, plain(model).edit([LEBRON, *further]))
+    (record,) = patch.edits
+    assert record["edit"]["id"] == "lebron" and record["method"] == name
+    assert [request["edit"]["target_new"] for request in record["requests"]] == [edit.target_new for edit in further]
+    assert all("loss_after" in request for request in record["requests"])
+
+
+@both
+def test_several_edits_each_have_their_own_facts(name: str) -> None:
+    model, (with_graph, plain) = tiny("llama"), MAKERS[name]
+    patch = with_graph(model).edit([LEBRON, FRANCE])
+    first, second = as_edits(facts(LEBRON), LEBRON), as_edits(facts(FRANCE), FRANCE)
+    assert_same(patch, plain(model).edit([LEBRON, *first, FRANCE, *second]))
+    assert [len(record["requests"]) for record in patch.edits] == [6, 2]
+
+
+@both
+def test_how_many_facts_of_which_kind_is_a_setting(name: str) -> None:
+    model, (with_graph, plain) = tiny("llama"), MAKERS[name]
+    assert_same(with_graph(model, statements=0, composed=0).edit([LEBRON]), plain(model).edit([LEBRON]))
+    chosen = with_graph(model, statements=1, composed=2, chained=1)
+    subjects = [edit.subject for edit in chosen.requests.edits(LEBRON)]
+    assert subjects == ["Los Angeles Lakers", *["LeBron James"] * 3]
+    assert chosen.requests.edits(LEBRON)[-1].prompt.startswith("{} plays for the Los Angeles Lakers, ")
+
+
+@both
+def test_an_object_of_which_the_graph_states_nothing_is_edited_alone(name: str) -> None:
+    model, (with_graph, plain) = tiny("llama"), MAKERS[name]
+    bare = FRANCE.model_copy(update={"target_new": "Paris"})
+    patch = with_graph(model).edit([bare])
+    assert_same(patch, plain(model).edit([bare]))
+    assert not patch.edits[0].get("requests")
+
+
+@both
+def test_what_the_graph_does_not_know_is_refused_by_name(name: str) -> None:
+    chosen = MAKERS[name][0](tiny("llama"))
+    stranger = FRANCE.model_copy(update={"target_new": "Atlantis"})
+    for refuse in (
+        lambda: chosen.edit([stranger]),
+        lambda: chosen.check([stranger]),
+        lambda: type(chosen).check_inputs(chosen.config, chosen.graph, [stranger]),
+    ):
+        with pytest.raises(GraphError, match="Atlantis") as caught:
+            refuse()
+        assert "'france'" in "".join(caught.value.__notes__)
+    with pytest.raises(ConfigError, match="needs a knowledge graph"):
+        type(chosen)(tiny("llama"), chosen.config)
+
+
+def test_presets_are_those_of_the_plain_method() -> None:
+    for name, plain in (("rome-kg", "rome"), ("memit-kg", "memit")):
+        config, own = find_method(name).config_class, find_method(plain).config_class
+        published = own.preset("gpt2-xl", method=plain).model_dump()
+        assert config.preset("gpt2-xl", method=name).model_dump().items() >= published.items()
+        assert config.preset("paper").model_dump().items() >= own.preset("paper").model_dump().items()
+
+
+def test_the_subgraph_is_there_to_be_drawn_and_the_graph_is_named() -> None:
+    chosen = rome_kg(tiny("llama"))
+    assert chosen.subgraph(LEBRON).number_of_edges() == 4
+    (said,) = chosen.provenance()["methods"]
+    assert said["graph"]["kind"] == "private graph" and said["name"] == "rome-kg"
+
+
+def nll(model: LanguageModel, fact: GraphFact) -> float:
+    """Nats a token of the object after the fact's prompt."""
+    prompt = model.encode(fact.text, target=fact.object)
+    with torch.no_grad():
+        logits = model.model(torch.tensor([prompt.ids])).logits[0].log_softmax(-1)
+    places = range(prompt.target_start, len(prompt.ids))
+    return -sum(float(logits[place - 1, prompt.ids[place]]) for place in places) / len(places)
+
+
+@both
+def test_a_real_model_holds_the_facts_afterwards(name: str, smollm2: LanguageModel) -> None:
+    """The plain method moves them far less: they are in the weights because they were edited in."""
+    source, counts = WikidataCache(packaged_extract()), {"statements": 2, "composed": 2}
+    fast: dict[str, Any] = {"layer": 6, "steps": 12, "learning_rate": 1.0}
+    if name == "memit-kg":
+        fast = {"layers": (5, 6, 7), "steps": 12, "mom2_weight": 100.0}
+    with_graph, plain = MAKERS[name]
+    made: EditingMethod = with_graph(smollm2, source, **fast, **counts)
+    wanted = facts(LEBRON, limit=2, source=source)
+    assert len(wanted) == 4
+    with made.edit([LEBRON]).applied(smollm2):
+        after = [nll(smollm2, fact) for fact in wanted]
+    with plain(smollm2, **fast).edit([LEBRON]).applied(smollm2):
+        without = [nll(smollm2, fact) for fact in wanted]
+    assert sum(after) / 4 < sum(without) / 4 - 1.5
+    assert all(one < other for one, other in zip(after, without, strict=True))

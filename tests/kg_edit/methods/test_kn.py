@@ -1,0 +1,170 @@
+"""KN: the attributions add up to what they explain, and the columns change as the paper says."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.edits import Edit
+from kg_edit.errors import ModelError, PromptError
+from kg_edit.integrated_gradients import integrated_gradients
+from kg_edit.knowledge_neurons import neuron_attributions, shared_neurons
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods import find_method
+from kg_edit.methods.kn import Kn
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.tiny import tiny
+
+EDIT = Edit(
+    id="1", subject="LeBron James", prompt="{} plays for", target_true="Los Angeles Lakers", target_new="Miami Heat"
+)
+CAPITAL = Edit(id="2", subject="France", prompt="The capital of {} is", target_true="Paris", target_new="Rome")
+
+
+def method(model: LanguageModel, **settings: Any) -> Kn:
+    chosen = find_method("kn")
+    quick = {"steps": 2, "context_lengths": [[4, 1]]}
+    made = chosen(model, chosen.config_class.preset("default", {**quick, **settings}))
+    assert isinstance(made, Kn)
+    return made
+
+
+def test_integrated_gradients_by_hand() -> None:
+    """f = x y: half of it each. f = x^2 y: two thirds and one third. f = exp(x): e^x - 1."""
+    point = torch.tensor([[2.0, 3.0], [-1.0, 4.0]], dtype=torch.float64)
+    product = integrated_gradients(lambda x: x[:, 0] * x[:, 1], point, steps=1)
+    torch.testing.assert_close(product, torch.tensor([[3.0, 3.0], [-2.0, -2.0]], dtype=torch.float64))
+    cubic = integrated_gradients(lambda x: x[:, 0] ** 2 * x[:, 1], point, steps=400)
+    torch.testing.assert_close(
+        cubic, torch.tensor([[8.0, 4.0], [8 / 3, 4 / 3]], dtype=torch.float64), rtol=1e-4, atol=0
+    )
+    wave = integrated_gradients(lambda x: x[:, 0].exp(), point, steps=100)
+    torch.testing.assert_close(wave[:, 0], point[:, 0].exp() - 1, rtol=1e-4, atol=0)
+    assert not wave[:, 1].any()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt-350m", "gpt_neox", "falcon-alibi"])
+def test_a_layers_attributions_add_up_to_what_its_neurons_do(family: str) -> None:
+    """Completeness: P(answer) as it is, less P(answer) with the layer's neurons at 0 at that one position."""
+    model = tiny(family)
+    prompts = [model.encode(text, target="Paris") for text in (EDIT.text, "Where does the river flow? The capital is")]
+    found = neuron_attributions(model, prompts, [0, 2], steps=64, tokens=1)
+    for row, prompt in enumerate(prompts):
+        start = prompt.target_start
+        for place, layer in enumerate((0, 2)):
+            removed = chance(model, prompt.ids[:start], prompt.ids[start], silent=layer)
+            expected = chance(model, prompt.ids[:start], prompt.ids[start]) - removed
+            assert float(found.given[row, place].sum()) == pytest.approx(expected, rel=2e-2, abs=1e-5)
+
+
+def chance(model: LanguageModel, ids: tuple[int, ...], token: int, *, silent: int | None = None) -> float:
+    """P(token | ids), the last position's neurons in block ``silent`` put to 0."""
+
+    def hush(_: object, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        quiet = args[0].clone()
+        quiet[..., -1, :] = 0
+        return (quiet,)
+
+    module = model.down_projection(0 if silent is None else silent)
+    handle = module.register_forward_pre_hook(hush)
+    if silent is None:
+        handle.remove()
+    try:
+        with torch.no_grad():
+            return float(model.model(torch.tensor([ids])).logits[0, -1].softmax(-1)[token])
+    finally:
+        handle.remove()
+
+
+def test_every_token_of_an_answer_counts() -> None:
+    model = tiny("llama")
+    prompt = model.encode(EDIT.text, target=EDIT.target_true)
+    assert len(prompt.target_ids) > 2
+    one, two, all_ = (neuron_attributions(model, [prompt], [1], steps=2, tokens=count).given for count in (1, 2, 99))
+    second = model.encode(f"{EDIT.text} Los", target="Angeles Lakers")
+    assert not torch.allclose(one, two) and not torch.allclose(two, all_) and second.ids == prompt.ids
+
+
+def test_which_neurons_are_shared() -> None:
+    given = torch.tensor([[[1.0, 0.3, 0.1], [-9.0, 0.0, 0.9]], [[0.1, 5.0, 0.9], [0.0, 0.2, 2.0]]])  # 2 prompts
+    both = shared_neurons(given, threshold=0.2, share=1.0)
+    assert both.mask.tolist() == [[False, True, False], [False, False, True]] and both.share == 1
+    either = shared_neurons(given, threshold=0.2, share=0.5)
+    assert either.mask.tolist() == [[True, True, False], [False, False, True]]
+    apart = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    widest = shared_neurons(apart, threshold=0.2, share=1.0)
+    assert widest.mask.tolist() == [[True, True]] and widest.share == 0.5
+    assert not shared_neurons(torch.zeros(2, 1, 2), threshold=0.2, share=0.5).mask.any()
+    assert not shared_neurons(-torch.ones(2, 1, 2), threshold=0.2, share=0.5).mask.any()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt-350m"])
+def test_the_columns_change_as_published(family: str) -> None:
+    model = tiny(family)
+    patch = method(model, erase=1.0, write=8.0, signed=False).edit([EDIT])
+    assert isinstance(patch, WeightPatch)
+    old, new = (model.encode(EDIT.text, target=target).target_ids[0] for target in ("Los Angeles Lakers", "Miami Heat"))
+    head = model.model.get_output_embeddings().weight
+    column = (8 * head[new] - head[old]).detach()
+    if family == "opt-350m":
+        column = column @ model.model.get_submodule("model.decoder.project_out").weight.detach()
+    (record,) = patch.edits
+    chosen = {(layer, place) for layer, place in record["neurons"]}
+    assert chosen
+    for layer in range(4):
+        name = model.weight_name(layer)
+        places = [place for at, place in chosen if at == layer]
+        assert (name in patch.factors) == bool(places)
+        if places:
+            change = patch.factors[name].product
+            torch.testing.assert_close(change[:, places], column[:, None].expand(-1, len(places)))
+            assert float(change.norm()) == pytest.approx(float(column.norm()) * len(places) ** 0.5, rel=1e-5)
+
+
+def test_a_negative_neuron_gets_the_negated_column() -> None:
+    model = tiny("llama")
+    plain, signed = (method(model, signed=flag).edit([EDIT]) for flag in (False, True))
+    assert isinstance(plain, WeightPatch) and isinstance(signed, WeightPatch)
+    assert plain.edits[0]["neurons"] == signed.edits[0]["neurons"]
+    signs = torch.cat([pair.right[pair.right != 0] for pair in signed.factors.values()])
+    assert set(signs.tolist()) == {1.0, -1.0}
+    assert all(torch.equal(signed.factors[name].right.abs(), pair.right) for name, pair in plain.factors.items())
+    ids = model.encode(EDIT.text).ids
+    new = model.encode(EDIT.text, target="Miami Heat").target_ids[0]
+    before = chance(model, ids, new)
+    with signed.applied(model):
+        assert chance(model, ids, new) > before
+
+
+def test_the_same_inputs_give_the_same_file(tmp_path: Path) -> None:
+    model = tiny("llama")
+    files = [method(model).edit([EDIT, CAPITAL]).save(tmp_path / str(run)) for run in range(2)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_edits_that_it_cannot_make_are_refused() -> None:
+    chosen = method(tiny("llama"))
+    unknown = EDIT.model_copy(update={"target_true": None})
+    with pytest.raises(PromptError, match="give target_true"):
+        chosen.edit([unknown])
+    with pytest.raises(PromptError, match="give target_true"):
+        chosen.check([EDIT, unknown])
+    same = EDIT.model_copy(update={"target_new": "Los Angeles"})
+    with pytest.raises(PromptError, match="begin with the same token"):
+        chosen.edit([same])
+    with pytest.raises(ModelError, match="layer 9 is none of them"):
+        method(tiny("llama"), layers=[9])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    exact = tiny("llama")
+    half = LanguageModel.wrap(copy.deepcopy(exact.model).to(dtype), exact.tokenizer, name="half", spec=exact.spec)
+    patch = method(half).edit([EDIT])
+    assert isinstance(patch, WeightPatch) and patch.edits[0]["neurons"]
+    assert all(pair.left.dtype == torch.float32 for pair in patch.factors.values())

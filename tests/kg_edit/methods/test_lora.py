@@ -1,0 +1,141 @@
+"""LoRA: nothing of PEFT stays behind, and the patch is what PEFT trained."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kg_edit.descent import untouched
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods import find_method
+from kg_edit.methods.lora import Lora, target_modules
+from kg_edit.peft_training import LoraSize, adapted
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+EDIT = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
+SIZE = LoraSize(rank=3, alpha=12, dropout=0.0, seed=1)
+
+
+def method(model: LanguageModel, **settings: Any) -> Lora:
+    chosen = find_method("lora")
+    made = chosen(model, chosen.config_class.preset("default", {"steps": 5, "rank": 3, **settings}))
+    assert isinstance(made, Lora)
+    return made
+
+
+def anatomy(model: nn.Module) -> list[Any]:
+    """Every module by identity, with the names of all that it holds."""
+    return [(name, id(module), sorted(vars(module))) for name, module in model.named_modules()]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
+    """And the model is made of the very same modules afterwards."""
+    model = tiny(family)
+    before, ids = anatomy(model.model), torch.tensor([model.encode(EDIT.text).ids])
+    with torch.no_grad():
+        clean = model.model(ids).logits
+        with untouched(model), adapted(model, target_modules(model), SIZE) as adapters:
+            for place, parameter in enumerate(adapters.parameters):
+                parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(place))
+            tuned = model.model(ids).logits
+            factors = adapters.factors()
+        assert anatomy(model.model) == before and not hasattr(model.model, "peft_config")
+        assert torch.equal(model.model(ids).logits, clean)
+        with WeightPatch(factors=factors).applied(model):
+            torch.testing.assert_close(model.model(ids).logits, tuned, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(tuned, clean, atol=1e-2)
+    assert all(pair.rank == 3 for pair in factors.values())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_edit(family: str, tmp_path: Path) -> None:
+    model = tiny(family)
+    patches = [method(model).edit([EDIT]) for _ in range(2)]
+    files = [patch.save(tmp_path / f"{run}.safetensors") for run, patch in enumerate(patches)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    other = method(model, seed=1).edit([EDIT]).save(tmp_path / "other.safetensors")
+    assert other.read_bytes() != files[0].read_bytes()
+    (record,) = patches[0].edits
+    assert record["loss_after"] < record["loss_before"] - 0.5
+    prompt = model.encode(EDIT.text, target=EDIT.target_new)
+    with patches[0].applied(model), torch.no_grad():
+        chances = model.model(torch.tensor([prompt.ids])).logits[0].log_softmax(-1)
+    places = range(prompt.target_start, len(prompt.ids))
+    nll = -sum(float(chances[at - 1, prompt.ids[at]]) for at in places) / len(places)
+    assert nll == pytest.approx(record["loss_after"], rel=1e-4)
+
+
+def test_after_an_exception_nothing_is_left_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    before, flags = anatomy(model.model), [parameter.requires_grad for parameter in model.model.parameters()]
+
+    def failing(_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("kg_edit.tuning_rows.RowLosses.__call__", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        method(model).edit([EDIT])
+    assert anatomy(model.model) == before
+    assert [parameter.requires_grad for parameter in model.model.parameters()] == flags
+
+
+def test_which_projections_are_adapted() -> None:
+    llama = tiny("llama")
+    assert target_modules(llama, layers=[2]) == [f"model.layers.2.self_attn.{side}_proj" for side in "qkvo"]
+    chosen = target_modules(llama, ["q_proj", "mlp.down_proj"], [0, 1])
+    assert chosen == [f"model.layers.{at}.{name}" for at in (0, 1) for name in ("self_attn.q_proj", "mlp.down_proj")]
+    assert target_modules(tiny("gpt2"), layers=[0]) == ["transformer.h.0.attn.c_attn", "transformer.h.0.attn.c_proj"]
+    with pytest.raises(ConfigError, match=r"no projection in 'c_attn'; it has self_attn\.q_proj"):
+        method(llama, modules=["c_attn"])
+    with pytest.raises(ModelError, match="layer 7 is none of them"):
+        method(llama, layers=[7])
+    patch = method(llama, modules=["v_proj"], layers=[1]).edit([EDIT])
+    assert isinstance(patch, WeightPatch) and list(patch.factors) == ["model.layers.1.self_attn.v_proj.weight"]
+
+
+def test_dropout_is_seeded_and_only_on_the_adapters() -> None:
+    model = tiny("llama")
+    state = torch.get_rng_state()
+    first, again = (method(model, dropout=0.5).edit([EDIT]).edits[0] for _ in range(2))
+    assert first == again and first["loss_after"] != method(model).edit([EDIT]).edits[0]["loss_after"]
+    assert first["loss_before"] == method(model).edit([EDIT]).edits[0]["loss_before"]  # B is 0, and nothing else drops
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_trained_in_float32(dtype: torch.dtype) -> None:
+    exact = tiny("llama")
+    half = LanguageModel.wrap(copy.deepcopy(exact.model).to(dtype), exact.tokenizer, name="half", spec=exact.spec)
+    patch = method(half).edit([EDIT])
+    assert isinstance(patch, WeightPatch) and patch.edits[0]["loss_after"] < patch.edits[0]["loss_before"] - 0.5
+    assert all(pair.left.dtype == pair.right.dtype == torch.float32 for pair in patch.factors.values())
+
+
+def test_without_peft_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=r"kg-edit\[peft\]"):
+        method(tiny("llama")).edit([EDIT])
+    lora = find_method("lora")
+    with pytest.raises(ConfigError, match=r"kg-edit\[peft\]"):
+        lora.check_inputs(lora.config_class(), None, [EDIT])
+
+
+def test_a_model_with_adapters_is_refused() -> None:
+    model = tiny("llama")
+    model.model.peft_config = {}
+    try:
+        with pytest.raises(ConfigError, match="merge and unload"):
+            method(model).edit([EDIT])
+        assert hasattr(model.model, "peft_config")
+    finally:
+        del model.model.peft_config

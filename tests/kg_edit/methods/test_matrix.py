@@ -1,0 +1,256 @@
+"""What holds for every method on every kind of family: the model is left alone, and the patch is a good citizen."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.edits import Edit, Question
+from kg_edit.errors import KgEditError, UnsupportedModelError
+from kg_edit.failures import FAILURES
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods import EditingMethod, find_method, method_names
+from kg_edit.patch import Patch
+from kg_edit.weight_patch import WeightPatch
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.methods.test_methods import graph, state
+from tests.kg_edit.tiny import tiny
+
+EDIT = Edit(
+    id="1",
+    subject="LeBron James",
+    prompt="{} plays for",
+    relation="member of sports team",
+    target_true="Miami Heat",
+    target_new="Los Angeles Lakers",
+    paraphrases=("The team of LeBron James is",),
+    neighborhood=("Dwyane Wade plays for",),
+    portability=(Question(question="In which city does LeBron James work?", answer="Los Angeles"),),
+)
+SECOND = Edit(
+    id="2",
+    subject="France",
+    prompt="In {}, the capital is",
+    relation="capital",
+    target_true="Paris",
+    target_new="Rome",
+    target_new_id="Q4",
+)
+# Conv1D; a gated MLP; parallel attention; norms after the MLP; a projection behind the embedding
+FAMILIES = ("gpt2", "llama", "gptj", "gemma2", "opt-350m")
+METHODS = sorted(QUICK)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Covariances are measured once for all tests here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KG_EDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def method(name: str, model: LanguageModel, **settings: Any) -> EditingMethod:
+    chosen = find_method(name)
+    return chosen(model, chosen.config_class.preset("default", {**QUICK[name], **settings}), graph=graph())
+
+
+@cache
+def made(name: str, family: str) -> tuple[Patch, bool]:
+    """The patch of both edits, and whether the model is as it was; a family that the method refuses is skipped."""
+    model = copy.deepcopy(tiny(family))
+    model.model.train()
+    next(model.model.parameters()).requires_grad_(False)
+    weights, before = weights_of(model), state(model)
+    try:
+        patch = method(name, model).edit([EDIT, SECOND])
+    except UnsupportedModelError as error:
+        pytest.skip(f"{name} says: {error}")
+    return patch, state(model) == before and same(weights, model)
+
+
+def weights_of(model: LanguageModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+
+
+def same(weights: dict[str, torch.Tensor], model: LanguageModel) -> bool:
+    return all(torch.equal(tensor, weights[key]) for key, tensor in model.model.state_dict().items())
+
+
+@torch.no_grad()
+def asked(model: LanguageModel, text: str = EDIT.text) -> torch.Tensor:
+    """The logits after a text, as whoever asks the model gets them."""
+    ids = torch.tensor([model.encode(text).ids], device=model.device)
+    logits: torch.Tensor = model.model(ids).logits[0, -1].float()
+    return logits
+
+
+def test_every_method_is_in_the_matrix() -> None:
+    assert set(QUICK) == set(method_names())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_what_it_is(name: str) -> None:
+    chosen = find_method(name)
+    assert (chosen.name, bool(chosen.about), bool(chosen.paper)) == (name, True, True)
+    undescribed = [field for field, info in chosen.config_class.model_fields.items() if not info.description]
+    assert undescribed == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", METHODS)
+def test_computing_leaves_the_model_alone_and_applying_too(name: str, family: str) -> None:
+    patch, untouched = made(name, family)
+    assert untouched
+    assert patch.kind == find_method(name).kind and patch.mergeable == (patch.kind == "weights")
+    assert [edit["edit"]["id"] for edit in patch.edits] == ["1", "2"]
+    model = tiny(family)
+    weights, before, clean = weights_of(model), state(model), asked(model)
+    with patch.applied(model) as edited:
+        changed = asked(edited)
+    assert torch.isfinite(changed).all() and not torch.equal(changed, clean)
+    assert state(model) == before and same(weights, model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", METHODS)
+def test_saved_and_read_back(name: str, family: str, tmp_path: Path) -> None:
+    patch, _ = made(name, family)
+    path, model = patch.save(tmp_path / "patch.safetensors"), tiny(family)
+    again = Patch.load(path)
+    assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    with patch.applied(model) as edited:
+        expected = asked(edited)
+    with again.applied(model) as edited:
+        assert torch.equal(asked(edited), expected)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_inputs_give_the_same_file(name: str, tmp_path: Path) -> None:
+    first = made(name, "llama")[0].save(tmp_path / "1.safetensors")
+    torch.rand(7)  # whatever else draws in between
+    again = method(name, tiny("llama")).edit([EDIT, SECOND]).save(tmp_path / "2.safetensors")
+    assert first.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_update_is_the_rest_of_an_edit(name: str) -> None:
+    """In one go, or one call after the other: what `update` gives is what a sequence of calls is made of."""
+    model = tiny("llama")
+    chosen = method(name, model)
+    first = chosen.edit([EDIT])
+    whole, update = chosen.edit([SECOND], start=first), chosen.update([SECOND], before=first)
+    with whole.applied(model) as edited:
+        expected = asked(edited, SECOND.text)
+    with (first + update).applied(model) as edited:
+        torch.testing.assert_close(asked(edited, SECOND.text), expected, rtol=1e-4, atol=1e-4)
+    assert [edit["edit"]["id"] for edit in update.edits] == ["2"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_alone_is_as_one_call_for_each(name: str) -> None:
+    model = tiny("llama")
+    for edit, patch in zip((EDIT, SECOND), method(name, model).edit_each([EDIT, SECOND]), strict=True):
+        assert isinstance(patch, Patch)
+        with method(name, model).edit([edit]).applied(model) as edited:
+            expected = asked(edited, edit.text)
+        with patch.applied(model) as edited:
+            torch.testing.assert_close(asked(edited, edit.text), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_failure_on_the_way_leaves_nothing_behind(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    chosen = method(name, model)
+    chosen.prepare()
+    weights, before, calls = weights_of(model), state(model), list[int]()
+    whole = type(model.block(2)).forward
+
+    def failing(self: torch.nn.Module, *args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:  # in the second pass over the blocks
+            raise RuntimeError("the power is gone")
+        return whole(self, *args, **options)
+
+    monkeypatch.setattr(type(model.block(2)), "forward", failing)
+    if chosen.kind != "prompt":  # which needs no pass
+        with pytest.raises(RuntimeError, match="the power is gone"):
+            chosen.edit([EDIT, SECOND])
+    monkeypatch.undo()
+    assert state(model) == before and same(weights, model)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_patch_has_a_value_that_is_no_number(name: str) -> None:
+    """A model that computes nonsense gives an error, or a patch that is finite."""
+    model = copy.deepcopy(tiny("llama"))
+    chosen = method(name, model)
+    chosen.prepare()
+    with torch.no_grad():
+        model.model.get_output_embeddings().weight.mul_(float("inf"))
+    try:
+        patch = chosen.edit([EDIT])
+    except FAILURES:
+        return
+    patch.check_finite()
+
+
+MISHAPS = {
+    "a one-token subject": [Edit(id="1", subject="I", prompt="{} live in", target_true="Paris", target_new="Rome")],
+    "a repeated edit": [EDIT, EDIT.model_copy(update={"id": "again"})],
+    "contradictory edits": [EDIT, EDIT.model_copy(update={"id": "other", "target_new": "Paris"})],
+    "a subject at the end": [Edit(id="1", subject="Rome", prompt="Go to {}", target_true="now", target_new="later")],
+    "no old target": [Edit(id="1", subject="France", prompt="In {}, the capital is", target_new="Rome")],
+}
+
+
+@pytest.mark.parametrize("mishap", MISHAPS)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_odd_is_made_or_refused_in_words(name: str, mishap: str) -> None:
+    model = tiny("llama")
+    weights = weights_of(model)
+    try:
+        patch = method(name, model).edit(MISHAPS[mishap])
+    except KgEditError as error:
+        assert len(str(error)) > 20
+    else:
+        patch.check_finite()
+        with patch.applied(model) as edited:
+            assert torch.isfinite(asked(edited)).all()
+    assert same(weights, model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision(name: str, dtype: torch.dtype) -> None:
+    """The model stays in its type, the numbers of the patch are float32."""
+    model = copy.deepcopy(tiny("llama"))
+    model.model.to(dtype)
+    weights = weights_of(model)
+    try:
+        patch = method(name, model).edit([EDIT])
+    except KgEditError as error:
+        pytest.skip(f"{name} says: {error}")
+    patch.check_finite()
+    if isinstance(patch, WeightPatch):
+        assert {pair.left.dtype for pair in patch.factors.values()} == {torch.float32}
+    with patch.applied(model) as edited:
+        assert torch.isfinite(asked(edited)).all()
+    assert same(weights, model) and model.model.dtype == dtype
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_tied_embeddings_stay_tied(name: str) -> None:
+    model = copy.deepcopy(tiny("llama"))
+    hf = model.model
+    hf.config.tie_word_embeddings = True
+    hf.tie_weights()
+    tied = LanguageModel.wrap(hf, model.tokenizer, name="tied")
+    with method(name, tied).edit([EDIT]).applied(tied):
+        pass
+    assert hf.get_input_embeddings().weight is hf.get_output_embeddings().weight

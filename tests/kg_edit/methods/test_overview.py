@@ -1,0 +1,29 @@
+"""The list of methods, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kg_edit.methods import find_method, method_names
+from kg_edit.methods.overview import HEADER, methods_page, overview, settings
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
+
+
+def test_a_line_for_each_method() -> None:
+    rows = {row[0]: dict(zip(HEADER, row, strict=True)) for row in overview()}
+    assert tuple(rows) == method_names()
+    assert rows["rome"]["kind"] == "weights" and rows["rome"]["batch"] == "in turn" and rows["rome"]["undo"] == "recomputed"
+    assert rows["glame"]["graph"] == "yes" and "2402.13593" in rows["glame"]["paper"]
+    assert all(all(row.values()) for row in rows.values())
+
+
+def test_every_setting_is_explained() -> None:
+    for name in method_names():
+        assert all(meaning for _, _, meaning in settings(find_method(name))), name
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == methods_page(), (
+        "write it anew: kg-edit methods --markdown > docs/methods.md"
+    )

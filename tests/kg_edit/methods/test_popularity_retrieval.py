@@ -1,0 +1,130 @@
+"""Gated retrieval: facts about popular subjects are withheld; popularity is counted or read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError, EditFileError
+from kg_edit.methods.popularity_retrieval import PopularityConfig, PopularityRetrieval
+from kg_edit.prompt_patch import PromptPatch
+from kg_edit.retrieval.popularity import best_threshold, statements
+from kg_edit.subgraph import as_source
+from tests.kg_edit.tiny import tiny
+
+FAMOUS = Edit(
+    id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami", subject_id="Q1", relation="team"
+)
+UNKNOWN = Edit(id="2", subject="George Rankin", prompt="The job of {} is", target_new="poet", relation_id="P106")
+
+
+def graph() -> nx.MultiDiGraph:
+    """Three statements about one player, one about the other; a name that two nodes share."""
+    made = nx.MultiDiGraph()
+    made.add_node("Q1", label="LeBron James")
+    made.add_node("Q2", label="George Rankin")
+    for target in ("a", "b", "c"):
+        made.add_edge("Q1", target, label="knows")
+    made.add_edge("Q2", "a", label="knows")
+    made.add_node("Q3", label="Twin")
+    made.add_node("Q4", label="Twin")
+    made.add_edge("Q3", "a", label="knows")
+    return made
+
+
+def patch(*edits: Edit, graph: Any = None, **settings: Any) -> PromptPatch:
+    method = PopularityRetrieval(tiny("llama"), PopularityConfig.preset("default", settings), graph=graph)
+    made = method.edit(edits)
+    assert isinstance(made, PromptPatch)
+    return made
+
+
+def test_facts_are_told_up_to_the_limit() -> None:
+    made = patch(FAMOUS, UNKNOWN, graph=graph(), limit=2)
+    assert made.told("LeBron James plays for") == "LeBron James plays for"
+    assert made.told("The job of George Rankin is") == (
+        "The job of George Rankin is poet.\nThe job of George Rankin is"
+    )
+    assert [(record["popularity"], record["withheld"]) for record in made.edits] == [(3.0, True), (1.0, False)]
+    assert patch(FAMOUS, graph=graph(), limit=3).told("LeBron James") != "LeBron James", "up to, and with"
+
+
+def test_a_relation_has_its_own_limit() -> None:
+    made = patch(FAMOUS, UNKNOWN, graph=graph(), limit=2, limits={"team": 5, "P106": 0})
+    assert [(record["limit"], record["withheld"]) for record in made.edits] == [(5.0, False), (0.0, True)]
+
+
+def test_statements_are_counted_by_id_then_by_a_label_that_is_clear() -> None:
+    source = as_source(graph())
+    twin = FAMOUS.model_copy(update={"subject": "Twin", "subject_id": None})
+    assert [statements(source, edit) for edit in (FAMOUS, UNKNOWN, twin)] == [3, 1, 0]
+    assert statements(source, FAMOUS.model_copy(update={"subject_id": "Q99"})) == 3, "not there: by its label"
+
+
+class Cache:
+    """As much of a `WikidataCache` as is asked."""
+
+    def neighbourhood(self, entity: str, *, per_node: int) -> nx.MultiDiGraph:
+        made = nx.MultiDiGraph()
+        made.add_edges_from([(entity, target) for target in range(7)])
+        return made
+
+    def find(self, label: str) -> tuple[str, ...]:
+        return ("Q2", "Q3") if label == "George Rankin" else ()
+
+    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+        raise AssertionError
+
+
+def test_in_wikidata_too() -> None:
+    assert statements(Cache(), FAMOUS) == 7
+    assert statements(Cache(), UNKNOWN) == 0, "two of that name"
+
+    class Blind:
+        subgraph = Cache.subgraph
+
+    with pytest.raises(ConfigError, match="popularity is counted"):
+        statements(Blind(), FAMOUS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"LeBron James": 5000, "george rankin": 7}, {"Q1": 5000}, [{"subj": "LeBron James", "s_pop": 5000, "obj": "x"}]],
+)
+def test_popularity_from_a_file(content: object, tmp_path: Path) -> None:
+    path = tmp_path / "popularity.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    made = patch(FAMOUS, UNKNOWN, popularity=str(path))
+    assert [record["withheld"] for record in made.edits] == [True, False]
+
+
+@pytest.mark.parametrize("content", [[], {}, [{"subj": "x"}], {"a": "much"}, 3])
+def test_a_file_without_popularities(content: object, tmp_path: Path) -> None:
+    path = tmp_path / "popularity.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(EditFileError, match="holds no popularities"):
+        patch(FAMOUS, popularity=str(path))
+
+
+def test_popularity_must_come_from_somewhere() -> None:
+    with pytest.raises(ConfigError, match="how popular a subject is"):
+        patch(FAMOUS)
+    with pytest.raises(ConfigError, match="how popular a subject is"):
+        PopularityRetrieval.check_inputs(PopularityConfig(), None, [FAMOUS])
+
+
+def test_the_threshold_that_answers_most_questions() -> None:
+    """Alone the model is right about the two popular ones, with the fact about the two others and the most popular."""
+    popularity = [1, 5, 50, 500]
+    assert best_threshold(popularity, [False, False, True, True], [True, True, False, True]) == 5
+    assert best_threshold(popularity, [True] * 4, [False] * 4) == 0, "nothing is looked up"
+    assert best_threshold(popularity, [False] * 4, [True] * 4) == 500
+    assert best_threshold([5, 5], [True, False], [False, True]) == 0, "equals can't be told apart"
+    assert best_threshold([], [], []) == 0
+    with pytest.raises(ValueError, match="argument 2"):
+        best_threshold([1], [], [True])

@@ -1,0 +1,190 @@
+"""Facts of a subgraph in words: what is told, how, and what is left out."""
+
+from __future__ import annotations
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits import Edit
+from kg_edit.errors import GraphError
+from kg_edit.graph_facts import GraphFact, Kind, graph_facts, overlaps, target_of
+from kg_edit.graph_wordings import noun_for
+from kg_edit.subgraph import edit_subgraph
+from wikidata_cache import WikidataCache, packaged_extract
+
+LEBRON = Edit(
+    id="lebron",
+    subject="LeBron James",
+    prompt="{} plays for the",
+    relation="member of sports team",
+    target_new="Los Angeles Lakers",
+)
+
+
+def graph(*statements: tuple[str, str], relation: str = "member of sports team") -> nx.MultiDiGraph:
+    """LeBron James, his new team, and what is stated of it: (relation, object)."""
+    made = nx.MultiDiGraph()
+    made.add_node("s", label="LeBron James", role="subject")
+    made.add_node("o", label="Los Angeles Lakers", role="target_new")
+    made.add_edge("s", "o", key="P54", label=relation, role="edit")
+    for place, (label, target) in enumerate(statements):
+        made.add_node(f"n{place}", label=target, role="neighbour")
+        made.add_edge("o", f"n{place}", key=label, label=label, role="statement")
+    return made
+
+
+def told(made: nx.MultiDiGraph, edit: Edit = LEBRON, *kinds: Kind, **options: object) -> list[tuple[str, str]]:
+    facts = graph_facts(
+        edit,
+        made,
+        limit=None,
+        seed=0,
+        kinds=kinds or ("statement", "composed"),
+        **options,  # type: ignore[arg-type]
+    )
+    return [(fact.text, fact.object) for fact in facts]
+
+
+def test_each_kind_says_the_fact_in_its_own_words() -> None:
+    made = graph(("headquarters location", "Los Angeles"))  # has a template
+    assert told(made, LEBRON, "statement", "composed", "chained") == [
+        ("Los Angeles Lakers has its headquarters in", "Los Angeles"),
+        ("The sports team of LeBron James has its headquarters in", "Los Angeles"),
+        ("LeBron James plays for the Los Angeles Lakers, headquarters location", "Los Angeles"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("relation", "statement", "composed"),
+    [
+        ("mascot", "The mascot of Los Angeles Lakers is", "The mascot of the sports team of LeBron James is"),
+        ("different from", "Los Angeles Lakers is different from", "The sports team of LeBron James is different from"),
+        ("has facility", "Los Angeles Lakers has facility", "The sports team of LeBron James has facility"),
+        ("located on street", "Los Angeles Lakers is located on street", "The sports team of LeBron James is located"),
+    ],
+)
+def test_a_relation_without_a_template_is_told_by_its_label(relation: str, statement: str, composed: str) -> None:
+    (first, _), (second, _) = told(graph((relation, "something")))
+    assert first == statement
+    assert second.startswith(composed)
+
+
+def test_an_edit_that_names_no_relation_speaks_through_its_prompt() -> None:
+    bare = LEBRON.model_copy(update={"relation": None})
+    made = graph(("headquarters location", "Los Angeles"), ("mascot", "none"), relation=bare.relation_text)
+    assert sorted(told(made, bare, "composed")) == [
+        ("LeBron James plays for the one that has its headquarters in", "Los Angeles"),
+        ("LeBron James plays for the one whose mascot is", "none"),
+    ]
+    assert told(made, bare.model_copy(update={"relation_id": "P54"}), "composed")[0][0].startswith("The ")
+
+
+def test_what_is_left_out() -> None:
+    made = graph(
+        ("captain", "LeBron James"),  # s
+        ("named after", "los angeles  LAKERS"),  # o*
+        ("category", "Q123"),
+        ("P999", "something"),
+        ("motto", "{} forever"),
+        ("nick{}name", "the Lake Show"),
+        ("mascot", "none"),
+    )
+    assert sorted(told(made, LEBRON, "statement")) == [
+        ("The mascot of Los Angeles Lakers is", "none"),
+        ("The motto of Los Angeles Lakers is", "{} forever"),
+    ]
+
+
+def test_a_prompt_has_one_object_and_the_seed_says_which() -> None:
+    made = graph(*(("shares border with", f"Place {n}") for n in range(9)))
+    chosen = {graph_facts(LEBRON, made, limit=None, seed=seed, kinds=("statement",))[0].object for seed in range(20)}
+    assert len(chosen) > 3
+    assert len(told(made, LEBRON, "statement")) == 1
+
+
+def test_the_order_in_which_a_graph_was_made_does_not_matter_and_fewer_are_the_first_of_more() -> None:
+    statements = [(f"relation {n}", f"Place {n}") for n in range(12)]
+    forward, backward = graph(*statements), graph(*reversed(statements))
+    all_facts = graph_facts(LEBRON, forward, limit=None, seed=3, kinds=("composed",))
+    assert all_facts == graph_facts(LEBRON, backward, limit=None, seed=3, kinds=("composed",))
+    assert graph_facts(LEBRON, backward, limit=5, seed=3, kinds=("composed",)) == all_facts[:5]
+    assert all_facts != graph_facts(LEBRON, forward, limit=None, seed=4, kinds=("composed",))
+    assert [fact.object for fact in all_facts] != sorted(fact.object for fact in all_facts)
+
+
+def test_answers_are_kept_out() -> None:
+    made = graph(("country", "United States of America"), ("mascot", "none"), ("league", "NBA"))
+    objects = {target for _, target in told(made, exclude=("the united STATES of América", "nba"))}
+    assert objects == {"none"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        ("Italian", "Italian language", True),
+        ("Los Angeles", "LOS ÁNGELES Lakers", True),
+        ("US", "Russia", False),
+        ("US", "the US", True),
+        ("England", "Englander", True),
+        ("Rome", "Paris", False),
+        ("", "Paris", False),
+        ("?!", "?!", True),
+    ],
+)
+def test_overlaps(one: str, other: str, found: bool) -> None:
+    assert overlaps(one, other) is overlaps(other, one) is found
+
+
+def test_nothing_is_told_where_nothing_is_stated() -> None:
+    assert graph_facts(LEBRON, graph(), limit=5, seed=0) == ()
+
+
+def test_statements_of_neighbours_are_not_told() -> None:
+    made = graph(("mascot", "none"))
+    made.add_node("far", label="Far", role="neighbour")
+    made.add_edge("n0", "far", key="P1", label="colour", role="statement")
+    assert [target for _, target in told(made)] == ["none", "none"]
+
+
+def test_a_graph_that_is_no_subgraph_is_refused() -> None:
+    made = graph(("mascot", "none"))
+    made.nodes["n0"]["label"] = " "
+    with pytest.raises(GraphError, match="no label"):
+        graph_facts(LEBRON, made, limit=1, seed=0)
+    two = graph()
+    two.add_node("p", label="Lakers", role="target_new")
+    with pytest.raises(GraphError, match="target_new"):
+        target_of(two)
+    del two.nodes["p"]["role"], two.nodes["o"]["role"]
+    assert target_of(two) == "o"  # the edit's edge says it
+
+
+def test_a_fact_is_an_edit() -> None:
+    fact = GraphFact(kind="statement", subject="Rome", relation="country", object="Italy", prompt="{} lies in")
+    edit = fact.as_edit("x/1")
+    assert (edit.id, edit.text, edit.target_new, edit.relation) == ("x/1", "Rome lies in", "Italy", "country")
+
+
+def test_nouns() -> None:
+    relations = ["place of birth", "member of political party", "located in the state", "part of", "has use", "", None]
+    assert [noun_for(relation) for relation in relations] == [
+        "place of birth",
+        "political party",
+        "state",
+        None,
+        None,
+        None,
+        None,
+    ]
+
+
+def test_on_the_packaged_extract() -> None:
+    source = WikidataCache(packaged_extract())
+    edit = LEBRON.model_copy(update={"target_new_id": "Q121783", "subject_id": "Q36159", "relation_id": "P54"})
+    made = edit_subgraph(source, edit, hops=2, per_node=20, seed=0)
+    facts = graph_facts(edit, made, limit=None, seed=0)
+    sentences = {f"{fact.text} {fact.object}" for fact in facts}
+    assert "The sports team of LeBron James has its headquarters in Los Angeles" in sentences
+    assert "Los Angeles Lakers plays in the league called National Basketball Association" in sentences
+    kinds = [fact.kind for fact in facts]
+    assert kinds == sorted(kinds, reverse=True) and kinds.count("statement") == kinds.count("composed")

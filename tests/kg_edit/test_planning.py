@@ -1,0 +1,185 @@
+"""What a plan reckons: sizes against real models, FLOP against PyTorch's counter, memory by hand; and the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods import find_method, method_names
+from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.objective import Objective
+from kg_edit.planning import machine as machines
+from kg_edit.planning import shape as shapes
+from kg_edit.planning.estimate import Estimate, estimate
+from kg_edit.planning.machine import Machine, free_memory, matmul_rate
+from kg_edit.planning.parts import Rates
+from kg_edit.planning.shape import ModelShape, shape_of
+from kg_edit.planning.ways_out import ways_out
+from kg_edit.planning.work import Prompts, covariance_flop, descent_flop
+from kg_edit.tail_forward import tail
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.tiny import tiny
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+CPU = torch.device("cpu")
+RATES = Rates(alone=1e9, batch=2e9, writing=1e9, looking=1e9, double=1e9)
+EDIT = Edit(id="lebron", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
+
+
+def small(**changes: int) -> ModelShape:
+    sizes = {"layers": 10, "width": 100, "inner": 400, "vocabulary": 1000, "block": 10**5, "parameters": 10**6}
+    return ModelShape(name="small", family="llama", **{**sizes, "cache": 2000, **changes})
+
+
+def reckoned(method: str = "rome", *, host: int | None = 10**12, edits: int = 1) -> Estimate:
+    chosen, where = find_method(method), Machine(device=CPU, host=host, accelerator=None)
+    return estimate(chosen, chosen.config_class.preset(), small(), where, edits=edits, rates=RATES)
+
+
+def shape_in_memory(model: LanguageModel, folder: Path) -> ModelShape:
+    model.model.save_pretrained(folder)
+    return shape_of(str(folder))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "qwen2", "gpt_neox", "opt"])
+def test_sizes_are_those_of_the_model(family: str, tmp_path: Path) -> None:
+    model = tiny(family)
+    found = shape_in_memory(model, tmp_path / family)
+    assert found.parameters == sum(parameter.numel() for parameter in model.model.parameters())
+    assert (found.layers, found.width) == (len(model.blocks), model.width)
+    assert found.inner == max(model.down_projection(0).weight.shape)
+    keys = model.model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
+    held = sum(layer.keys.numel() + layer.values.numel() for layer in keys.layers)
+    assert 3 * found.cache == held
+
+
+def test_a_gguf_files_header_says_as_much_as_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = shape_of("smollm2-135m")
+    monkeypatch.setattr(shapes, "preset_models", lambda: ())
+    assert shape_of("smollm2-135m") == known
+
+
+def test_no_weight_is_loaded(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
+    for file in tiny_folder.glob("*.safetensors"):
+        assert file.stat().st_size > 0
+    monkeypatch.setattr("safetensors.safe_open", None)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
+    assert shape_of(str(tiny_folder)).layers == 4
+
+
+def test_a_model_that_is_not_there_comes_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json.*llama-3-8b"):
+        shape_of(str(tmp_path))
+    with pytest.raises(ModelError, match="did you mean 'smollm2-135m'"):
+        shape_of("smollm2-135n")
+
+
+def test_a_step_of_the_descent_is_counted_as_pytorch_counts_it(tmp_path: Path) -> None:
+    model, layer, contexts = tiny("llama"), 1, ("{}", "The river. {}", "Well. {}")
+    shape = shape_in_memory(model, tmp_path / "model")
+    request = Rome(model, RomeConfig(layer=layer), contexts=contexts).request(EDIT)
+    objective = Objective(model, layer, [request], kl_weight=0.1)
+    with FlopCounterMode(display=False) as counter:
+        objective.gradient(torch.zeros(1, model.width))
+    row = request.rewrites[0]
+    said = Prompts(before=row.edited_at, tail=len(tail(row)), target=len(row.target_ids))
+    each, once = (
+        descent_flop(shape, layer, contexts=3, context_tokens=0, steps=steps, prompts=said) for steps in (1, 0)
+    )
+    assert counter.get_total_flops() == pytest.approx(each - once, rel=0.15)
+
+
+def test_a_token_that_is_written_is_counted_as_pytorch_counts_it(tmp_path: Path) -> None:
+    model, tokens = tiny("llama"), 64
+    shape = shape_in_memory(model, tmp_path / "model")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.model(torch.zeros(tokens, 1, dtype=torch.long))  # a token a row, as when texts are written
+    assert covariance_flop(shape, tokens=tokens, layers=0) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert covariance_flop(shape, tokens=10, layers=2) - covariance_flop(shape, tokens=10, layers=0) == 20 * 48**2
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_can_be_planned(method: str) -> None:
+    found = reckoned(method, edits=10)
+    assert found.seconds > 0
+    assert found.needed("main memory") > 4e6  # the model alone
+    once = reckoned(method).seconds - reckoned(method).kept_seconds
+    assert reckoned(method, edits=100).seconds - found.kept_seconds > 5 * once or method in ("mend",)
+
+
+def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
+    found = reckoned()
+    parts = {part.what: part.bytes for part in found.memory}
+    assert parts["the model"] == 4 * 10**6
+    assert parts["C and its factors"] == 12 * 400**2
+    assert parts["measuring C"] == 4 * 2000 * 64 * 128 + 16 * 64 * 1000 + 4 * 400**2
+    assert parts["states for the way back"] == 4 * (6 * 6) * ((1000 + 2000) * 8 + 1000)  # 6 rows of 6 tokens, layer 2
+    assert parts["the patch"] == 4 * 500
+    always = sum(part.bytes for part in found.memory if part.phase == "always")
+    assert found.needed("main memory") == always + parts["measuring C"]
+    assert found.needed("accelerator") == 0
+
+
+def test_time_is_work_by_speed() -> None:
+    found = reckoned(edits=3)
+    seconds = {one.what: one.seconds for one in found.time}
+    assert seconds["measuring C"] == pytest.approx(4000 * (2 * 10**6 + 2 * 10**5 + 400**2) / 1e9)
+    assert seconds["factoring C"] == pytest.approx(400**3 / 3 / 1e9)
+    step = (36 + 1) * 4 * 10**5 * 8 + (6 + 1) * 4 * 10**5
+    before = (6 * 10 + round(40 / 3)) * 2 * 10**6
+    assert seconds["the edits"] == pytest.approx(3 * (before + 12 * step) / 1e9)
+    assert found.kept_seconds == seconds["measuring C"]
+
+
+def test_what_does_not_fit_comes_with_ways_out() -> None:
+    assert not reckoned(host=10**12).lacking
+    assert not reckoned(host=None).lacking
+    found = reckoned(host=10**8)
+    assert found.lacking == ("main memory",)
+    said = "\n".join(ways_out(found))
+    assert "--dtype bfloat16" in said
+    assert "GB more main memory" in said
+
+
+def test_a_layer_that_is_not_there_is_refused() -> None:
+    where = Machine(device=CPU, host=None, accelerator=None)
+    with pytest.raises(ConfigError, match="layers 0 to 9; layer 10"):
+        estimate(Rome, RomeConfig(layer=10), small(), where, rates=RATES)
+
+
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 2000 kB\nMemAvailable: 1000 kB\n")
+    monkeypatch.setattr(machines, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machines, "_CGROUP", tmp_path)
+    assert free_memory() == 1_024_000
+    (tmp_path / "memory.max").write_text("500000\n")
+    (tmp_path / "memory.current").write_text("100000\n")
+    assert free_memory() == 400_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory() == 1_024_000
+
+
+def test_the_benchmark_measures_something() -> None:
+    assert 1e6 < matmul_rate(32, (64, 128), dtype=torch.float32, device=CPU) < 1e15
+
+
+def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "free_memory", lambda: 24 * 10**9)
+    monkeypatch.setattr(Rates, "measured", lambda job: RATES)
+    result = kg_edit("plan", "--model", "llama-3-8b", "--preset", "llama-3-8b", "--method", "rome", "--device", "cpu")
+    assert result.code == 0, result.err
+    assert "8,030,261,248 parameters x 4" in result.out
+    assert "32.12 GB" in result.out
+    assert "24.00 GB are free: it does not fit" in result.out
+    assert "way out: --dtype bfloat16" in result.out
+    half = kg_edit("plan", "--model", "gpt2-xl", "--preset", "gpt2-xl", "--method", "memit", "--edits", "100")
+    assert "layers: 13, 14, 15, 16, 17" in half.out
+    assert "it fits" in half.out
+    assert kg_edit("plan", "--model", "no-such-model").code == 2

@@ -1,0 +1,136 @@
+"""Every published setting: it is read as it stands, fits its model, and makes an edit on a tiny model of the family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits import Edit
+from kg_edit.errors import ConfigError, UnknownNameError
+from kg_edit.methods import find_method
+from kg_edit.methods.rome import RomeConfig
+from kg_edit.planning.shape import shape_of
+from kg_edit.presets import model_presets, preset_models, preset_names, published_settings
+from tests.kg_edit.command_line import EDITS, Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import tiny
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+EVERY = [(model, key) for model in preset_models() for key in model_presets(model).methods]
+PARAMETERS = {  # as their authors count them
+    "gpt-j": 6_050_882_784,
+    "gpt2-xl": 1_557_611_200,
+    "llama-2-7b": 6_738_415_616,
+    "llama-3-8b": 8_030_261_248,
+    "qwen2.5-7b": 7_615_616_512,
+    "smollm2-135m": 134_515_008,
+}
+EDIT = Edit(
+    id="lebron",
+    subject="LeBron James",
+    prompt="{} plays for",
+    target_new="Miami Heat",
+    target_new_id="Q2",
+    target_true="Los Angeles Lakers",
+)
+every = pytest.mark.parametrize(("model", "key"), EVERY, ids=[f"{model}-{key}" for model, key in EVERY])
+
+
+def names(model: str, key: str) -> tuple[str, str]:
+    """The method and the preset's name of a table."""
+    method, colon, variant = key.partition(":")
+    return method, f"{model}{colon}{variant}"
+
+
+def graph() -> nx.MultiDiGraph:
+    made = nx.MultiDiGraph()
+    made.add_node("Q2", label="Miami Heat")
+    made.add_node("Q3", label="Miami")
+    made.add_edge("Q2", "Q3", label="headquarters location")
+    return made
+
+
+def test_there_is_a_file_for_every_model_that_is_promised() -> None:
+    assert set(preset_models()) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("model", PARAMETERS)
+def test_the_sizes_are_those_of_the_model(model: str) -> None:
+    assert shape_of(model).parameters == PARAMETERS[model]
+
+
+@every
+def test_a_preset_is_read_as_it_stands(model: str, key: str) -> None:
+    method, preset = names(model, key)
+    table = model_presets(model).methods[key]
+    config = find_method(method).config_class.preset(preset, method=method)
+    read = json.loads(config.model_dump_json())
+    for name, value in table.settings.items():
+        found = {field: read[name][field] for field in value} if isinstance(value, dict) else read[name]
+        assert found == value, name
+    assert table.source.strip()
+
+
+@every
+def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
+    method, preset = names(model, key)
+    depth = shape_of(model).layers
+    for name, value in published_settings(preset, [method], own={}).items():
+        if name.rpartition("_")[2] in ("layer", "layers"):
+            assert all(0 <= layer < depth for layer in (value if isinstance(value, list) else [value])), name
+
+
+@every
+def test_it_makes_an_edit_on_a_tiny_model_of_its_family(
+    model: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what makes it quick, and layers that a tiny model has, in the place of the published values."""
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path))
+    method, preset = names(model, key)
+    chosen = find_method(method)
+    config = chosen.config_class.preset(preset, {**shallow(preset, method), **QUICK[method]}, method=method)
+    family = model_presets(model).config["model_type"]
+    patch = chosen(tiny(family), config, graph=graph()).edit([EDIT])
+    patch.check_finite()
+    assert not patch.is_empty
+    assert [record["method"] for record in patch.edits] == [method]
+
+
+def shallow(preset: str, method: str) -> dict[str, Any]:
+    """The preset's settings that name layers, with layers of a model of four in their place."""
+    settings = published_settings(preset, [method], own={})
+    one = {name: 1 for name in settings if name == "layer" or name.endswith("_layer")}
+    return one | {name: [1, 2] for name in settings if name == "layers"}
+
+
+def test_a_wrong_name_is_told_from_a_method_without_the_preset() -> None:
+    with pytest.raises(UnknownNameError, match=r"preset of rome 'gpt-2-xl', did you mean 'gpt2-xl'\?"):
+        RomeConfig.preset("gpt-2-xl", method="rome")
+    with pytest.raises(UnknownNameError, match=r"preset of glame 'qwen2\.5-7b'.*gpt2-xl:mquake"):
+        find_method("glame").config_class.preset("qwen2.5-7b")
+    assert "qwen2.5-7b" in preset_names(["rome"])
+    assert "qwen2.5-7b" not in preset_names(["glame"])
+
+
+def test_two_methods_with_one_class_have_to_be_told_apart() -> None:
+    with pytest.raises(ConfigError, match="glame, rome; say which"):
+        published_settings("gpt2-xl", ["rome", "glame"], own={})
+
+
+def test_the_command_line_takes_a_preset_and_settings_over_it(kg_edit: Run, tiny_folder: Path) -> None:
+    Path("edits.jsonl").write_text(EDITS.splitlines()[0])
+    options = ("--layer", "1", "--set", "covariance.tokens=500", "--set", "context_lengths=[[5,2]]")
+    result = kg_edit(
+        *("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, "--preset", "gpt2-xl"),
+        *options,
+        "--out",
+        "out",
+    )
+    assert result.code == 0, result.err
+    config = json.loads(Path("out/run.json").read_text())["config"]
+    assert (config["layer"], config["steps"], config["learning_rate"], config["clamp_norm_factor"]) == (1, 20, 0.5, 4.0)

@@ -1,0 +1,97 @@
+"""What follows from an edit, in sentences: which statements are taken, how they are worded, what is left out."""
+
+from __future__ import annotations
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits import Edit
+from kg_edit.evaluate.questions import asked, asked_with_shots
+from kg_edit.ripple_facts import QUESTIONS, STATEMENTS, Ripple, first_hop, gives_away, nouns, recalls, ripples
+from kg_edit.teacher import Asked
+
+EDIT = Edit(
+    id="1",
+    subject="Fiat Uno",
+    prompt="{}, produced by",
+    relation="manufacturer",
+    relation_id="P176",
+    target_new="Toyota",
+)
+
+
+def graph(*statements: tuple[str, str]) -> nx.MultiDiGraph:
+    """Toyota's (property, object) statements."""
+    made = nx.MultiDiGraph()
+    made.add_node("s", label="Fiat Uno", role="subject")
+    made.add_node("Q53268", label="Toyota", role="target_new")
+    made.add_edge("s", "Q53268", key="P176", label="manufacturer", role="edit", property="P176")
+    for property_, label in statements:
+        made.add_node(label, label=label)
+        made.add_edge("Q53268", label, key=property_, property=property_, label=property_)
+    return made
+
+
+def found(
+    *statements: tuple[str, str], limit: int = 9, a_relation: int = 2, exclude: tuple[str, ...] = ()
+) -> list[tuple[str, str]]:
+    return [
+        (fact.noun, fact.target)
+        for fact in ripples(EDIT, graph(*statements), limit=limit, a_relation=a_relation, exclude=exclude)
+    ]
+
+
+def test_what_people_ask_comes_first_and_the_rest_not_at_all() -> None:
+    statements = (("P452", "automotive industry"), ("P421", "UTC+09:00"), ("P17", "Japan"), ("P112", "Kiichiro Toyoda"))
+    expected = [("country", "Japan"), ("founder", "Kiichiro Toyoda"), ("industry", "automotive industry")]
+    assert found(*statements) == expected
+    assert found(*reversed(statements)) == expected, "the graph's order must not matter"
+    assert found(*statements, limit=2) == expected[:2]
+
+
+def test_so_many_objects_of_a_relation() -> None:
+    founders = (("P112", "A. Toyoda"), ("P112", "B. Toyoda"), ("P112", "C. Toyoda"))
+    assert found(*founders, a_relation=2) == [("founder", "A. Toyoda"), ("founder", "B. Toyoda")]
+
+
+def test_two_properties_with_one_noun_are_one_relation() -> None:
+    assert found(("P17", "Japan"), ("P1376", "Japan"), ("P1376", "Honshu"), a_relation=2) == [
+        ("country", "Honshu"),
+        ("country", "Japan"),
+    ]
+
+
+@pytest.mark.parametrize("answer", ["Aichi, Japan", "japan", "The Empire of Japan"])
+def test_an_object_that_shares_a_word_with_the_answer_is_left_out(answer: str) -> None:
+    assert found(("P17", "Japan"), ("P159", "Toyota City"), exclude=(answer,)) == [("headquarters", "Toyota City")]
+
+
+def test_common_words_give_nothing_away() -> None:
+    assert not gives_away("city of industry", ["the city of Turin"])
+    assert gives_away("West Germanic", ["Germanic languages"])
+
+
+def test_what_is_nameless_or_the_subject_itself_is_left_out() -> None:
+    assert found(("P17", "Q17"), ("P527", "Fiat Uno")) == []
+
+
+def test_the_composed_sentence_ends_before_its_object() -> None:
+    fact = Ripple(hop=f"country of the {first_hop(EDIT)}", target="Japan")
+    assert fact.prompt(STATEMENTS[0]) == "The country of the manufacturer of {} is"
+    assert all(fact.prompt(wording).count("{}") == 1 for wording in STATEMENTS + QUESTIONS)
+
+
+def test_a_relation_outside_the_table_lends_its_words() -> None:
+    assert first_hop(Edit(id="1", subject="s", prompt="{} is sung by", relation="singer", target_new="x")) == "singer"
+    assert first_hop(Edit(id="1", subject="s", prompt="{} likes", target_new="x")) == "likes"
+
+
+def test_every_kind_of_thing_can_be_asked_about() -> None:
+    assert all(len(recalls(EDIT.model_copy(update={"relation_id": id_}))) >= 5 for id_ in (*nouns(), None))
+
+
+def test_no_wording_is_one_that_scores() -> None:
+    scored = asked("What is the country of X?") + asked_with_shots("What is the country of X?")
+    for text in (*STATEMENTS, *QUESTIONS, *Asked(noun="country", of="X").prompts):
+        assert "Question:" not in text and "Answer:" not in text
+    assert "Question:" in scored and "Answer:" in scored, "else the test compares with nothing"
