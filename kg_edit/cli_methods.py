@@ -45,6 +45,7 @@ def _show(name: str) -> None:
 
     from kg_edit.methods import find_method
     from kg_edit.methods.overview import settings
+    from kg_edit.presets import preset_names
 
     found = find_method(name)
     table = Table(title=f"{name}: {plain(found.about)} ({plain(found.paper)})", title_justify="left")
@@ -52,4 +53,4 @@ def _show(name: str) -> None:
         table.add_column(header, overflow="fold")
     for row in settings(found):
         table.add_row(*map(plain, row))
-    stdout().print(table, f"presets: {', '.join(found.config_class.presets)}")
+    stdout().print(table, f"presets: {', '.join([*found.config_class.presets, *preset_names([name])])}")

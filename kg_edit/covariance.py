@@ -97,10 +97,9 @@ class Covariance:
 
     @cached_property
     def _cholesky(self) -> Tensor:
-        moment = self.moment.double()
-        shift = self.ridge * moment.diagonal().mean()
-        identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-        factor, failed = torch.linalg.cholesky_ex(moment + shift * identity)
+        moment = self.moment.to(torch.float64, copy=True)  # of a large model gigabytes: no second one for the ridge
+        moment.diagonal().add_(self.ridge * moment.diagonal().mean())
+        factor, failed = torch.linalg.cholesky_ex(moment)
         if failed:
             raise CovarianceError(
                 f"the covariance {self.id} from {self.tokens} tokens is not positive definite; "

@@ -55,8 +55,8 @@ class WeightPatch(Patch):
 
     def __neg__(self) -> WeightPatch:
         """The inverse change, without the state."""
-        edits = [{**edit, "inverted": not edit.get("inverted", False)} for edit in self.edits]
-        return WeightPatch(factors=self.scaled(-1).factors, provenance={**self.provenance, "edits": edits})
+        inverse = self.scaled(-1)
+        return WeightPatch(factors=inverse.factors, provenance=inverse.provenance)
 
     def __sub__(self, other: WeightPatch) -> Patch:
         """This change with the other one taken back."""
@@ -65,7 +65,8 @@ class WeightPatch(Patch):
     def scaled(self, factor: float) -> WeightPatch:
         """The same change, ``factor`` times as strong."""
         factors = {name: Factors(left=factor * pair.left, right=pair.right) for name, pair in self.factors.items()}
-        return WeightPatch(factors=factors, provenance=self.provenance, state=self.state)
+        edits = [{**edit, "scale": factor * edit.get("scale", 1.0)} for edit in self.edits]
+        return WeightPatch(factors=factors, provenance={**self.provenance, "edits": edits}, state=self.state)
 
     @contextmanager
     def worn(self, model: LanguageModel) -> Iterator[LanguageModel]:

@@ -82,15 +82,18 @@ def check_records(patch: Patch) -> None:
     """Refuse a patch whose edits could not be told apart, checked or removed later.
 
     Raises:
-        PatchError: it has no edit, two of one id, one that is taken back, or one without its facts or method.
+        PatchError: it has no edit, two of one id, one that is scaled or taken back, or one without its facts or method.
     """
     if not patch.edits:
         raise PatchError("the patch holds no edit, so there is nothing to add")
     for record in patch.edits:
         if not all(field in record for field in _NEEDED):
             raise PatchError(f"a record of the patch lacks one of {', '.join(_NEEDED)}; make the patch anew")
-        if record.get("inverted"):
-            raise PatchError(f"the patch takes {edit_of(record).id!r} back; remove that edit from its ledger instead")
+        if record.get("scale", 1.0) != 1.0:
+            raise PatchError(
+                f"the edit {edit_of(record).id!r} is in the patch {record['scale']:g} times, which could not be made "
+                "anew; add the patch as it was made, or remove the edit from its ledger"
+            )
     ids = Counter(edit_of(record).id for record in patch.edits)
     twice = [name for name, count in ids.items() if count > 1]
     if twice:

@@ -43,7 +43,7 @@ def still_valid(before: Patch, edit: Edit) -> Sequence[Edit]:
     """The edits recorded in ``before``, without those that were taken back or that a later one contradicts."""
     found: dict[str, Edit] = {}
     for said in before.edits:
-        if not said.get("inverted", False):
+        if said.get("scale", 1.0) > 0:
             old = checked(Edit, said["edit"])
             found.pop(old.text, None)  # the later one's place counts
             found[old.text] = old

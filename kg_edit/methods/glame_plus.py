@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
+from torch import Tensor
 
+from kg_edit.descent import Proposal
 from kg_edit.edits import Edit
 from kg_edit.errors import PromptError
 from kg_edit.evaluate.questions import right_answers
@@ -38,7 +40,6 @@ class GlamePlusConfig(RomeConfig):
     """ROME's settings, and what else the value learns."""
 
     steps: PositiveInt = Field(24, description="evaluations of the objective at most")
-    clamp_norm_factor: float = Field(3.0, gt=0, description="|m* - m| is at most so many times |m|")
     context_lengths: tuple[tuple[int, int], ...] = Field(
         ((5, 1), (10, 1)), description="(tokens, count) of the contexts that the model writes"
     )
@@ -76,10 +77,21 @@ class GlamePlus(Rome):
             with naming(edit):
                 check_graph(_asked(graph, edit, config))
 
+    @cached_property
+    def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
+        return {}
+
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
-        """The edit's new fact, and the statements of o*."""
+        """The edit's new fact, and the statements of o*; fetched once."""
         assert self.graph is not None  # noqa: S101 - needs_graph
-        return _asked(self.graph, edit, self.config)
+        if edit not in self._subgraphs:
+            self._subgraphs[edit] = _asked(self.graph, edit, self.config)
+        return self._subgraphs[edit]
+
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
+        """ROME's; the notes say which graph was read, and what of it the teacher was told."""
+        free, notes = super().proposal(edit, value)
+        return free, {**notes, "graph": dict(self.subgraph(edit).graph), "told": self._told(edit)}
 
     def request(self, edit: Edit) -> Request:
         """As ROME's, and the statements of the graph; an edit whose subgraph can't be used fails here."""
@@ -135,11 +147,15 @@ class GlamePlus(Rome):
         return rows
 
     def _asks(self, edit: Edit) -> list[Asked]:
+        told, nouns = self._told(edit), recalls(edit)[: self.config.recalled]
+        return [Asked(noun=noun, of=edit.target_new, facts=told) for noun in nouns]
+
+    def _told(self, edit: Edit) -> str:
+        """What the graph says of o*, in sentences."""
         facts = ripples(
             edit, self.subgraph(edit), limit=self.config.statements_told, a_relation=1, exclude=self._barred(edit)
         )
-        told = " ".join(f"{fact.noun.capitalize()} of {edit.target_new}: {fact.target}." for fact in facts)
-        return [Asked(noun=noun, of=edit.target_new, facts=told) for noun in recalls(edit)[: self.config.recalled]]
+        return " ".join(f"{fact.noun.capitalize()} of {edit.target_new}: {fact.target}." for fact in facts)
 
     def _barred(self, edit: Edit) -> list[str]:
         """Answers of test questions, of which nothing may be learned; they serve for nothing else."""

@@ -23,6 +23,7 @@ from wikidata_cache import packaged_extract
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 COMMANDS = ["edit", "demo", "generate", "evaluate", "compare", "merge", "locate", "methods", "models", "doctor"]
+COMMANDS += ["plan", "serve", "sweep"]
 GOOD = {"subject": "France", "prompt": "In {}, the capital is", "target_new": "Rome"}
 TRIPLET = {"subject": "Q1", "relation": "P54", "object": "Miami Heat", "new_object": "Q2"}
 ROME, GLAME = ("--method", "rome"), ("--method", "glame", "--graph", "graph.tsv")

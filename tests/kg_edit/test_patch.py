@@ -169,8 +169,9 @@ def test_signs_stay_with_their_edits() -> None:
     first, second = patch_of(tiny("gpt2")), patch_of(tiny("gpt2"), seed=1)
     once = -first
     twice = -once
-    assert [edit.get("inverted", False) for edit in (first - second).provenance["edits"]] == [False, True]
-    assert [edit["inverted"] for edit in twice.provenance["edits"]] == [False]
+    assert [edit.get("scale", 1) for edit in (first - second).provenance["edits"]] == [1, -1]
+    assert [edit["scale"] for edit in twice.provenance["edits"]] == [1]
+    assert [edit["scale"] for edit in first.scaled(0.5).provenance["edits"]] == [0.5]
 
 
 def test_files_that_are_no_patch(tmp_path: Path) -> None:

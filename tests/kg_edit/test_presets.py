@@ -134,3 +134,9 @@ def test_the_command_line_takes_a_preset_and_settings_over_it(kg_edit: Run, tiny
     assert result.code == 0, result.err
     config = json.loads(Path("out/run.json").read_text())["config"]
     assert (config["layer"], config["steps"], config["learning_rate"], config["clamp_norm_factor"]) == (1, 20, 0.5, 4.0)
+
+
+def test_the_methods_page_names_them(kg_edit: Run) -> None:
+    said = kg_edit("methods", "glame").out
+    assert "gpt2-xl:mquake" in said.replace("\n", "")
+    assert "qwen2.5-7b" not in said

@@ -110,6 +110,7 @@ def test_a_text_in_the_prompt_goes_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_fifty_facts_of_the_real_model(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
     """Ten of fifty facts are taken out of MEMIT's patch: they are back, and the others hold as they did."""
     memit, text = find_method("memit"), next((shared / "wikitext2").glob("*test*"))

@@ -29,7 +29,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ike": {"count": 0},
     "kn": {"steps": 2, "context_lengths": [[4, 1]]},
     "locft": {**_TUNING, "batch_size": 2},
-    "lora": {"steps": 4, "rank": 2},
+    "lora": {"steps": 4, "rank": 2, "learning_rate": 0.005},
     "memit": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "memit-kg": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0, "statements": 1, "composed": 1},
     "mend": {"untrained": True},

@@ -67,9 +67,17 @@ def test_the_question_and_its_answer_build_no_prompt() -> None:
         assert torch.equal(factors.left, other.factors[name].left)
 
 
+def test_the_record_says_what_the_teacher_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kg_edit.ripple_facts.nouns", lambda: {"country": "country", "located in": "region"})
+    (patch,) = method(tiny("llama")).edit_each([EDIT])
+    assert isinstance(patch, WeightPatch)
+    (record,) = patch.provenance["edits"]
+    assert record["told"] == "Country of Los Angeles Lakers: United States of America."
+
+
 def test_without_ripples_it_is_rome() -> None:
     model = tiny("llama")
-    settings = {**QUICK["rome"], "clamp_norm_factor": 3.0}
+    settings = QUICK["rome"]
     (rome,) = Rome(model, RomeConfig(**settings)).edit_each([EDIT])
     (plus,) = method(model, recalled=0, stated=0).edit_each([EDIT])
     assert isinstance(rome, WeightPatch) and isinstance(plus, WeightPatch)

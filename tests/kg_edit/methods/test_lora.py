@@ -27,7 +27,8 @@ SIZE = LoraSize(rank=3, alpha=12, dropout=0.0, seed=1)
 
 def method(model: LanguageModel, **settings: Any) -> Lora:
     chosen = find_method("lora")
-    made = chosen(model, chosen.config_class.preset("default", {"steps": 5, "rank": 3, **settings}))
+    quick = {"steps": 5, "rank": 3, "learning_rate": 5e-3}
+    made = chosen(model, chosen.config_class.preset("default", {**quick, **settings}))
     assert isinstance(made, Lora)
     return made
 

@@ -69,6 +69,15 @@ def test_each_layer_takes_its_share_by_the_published_formula() -> None:
         done = WeightPatch(factors={**done.factors, name: patch.factors[name]})
 
 
+def test_the_weight_of_c_is_d_ff_unless_it_is_set() -> None:
+    model = tiny("llama")
+    default, set_, published = (
+        change(joint("memit", model, mom2_weight=weight).edit(EDITS), model, 1) for weight in (None, 48.0, 20_000.0)
+    )
+    torch.testing.assert_close(default, set_)
+    assert MemitConfig.preset("paper").mom2_weight == 20_000 and published.norm() < 0.1 * default.norm()
+
+
 def mean_key(model: LanguageModel, edit: Edit, layer: int) -> torch.Tensor:
     bare, *others = (state_at(model, edit, layer, context=context)[0] for context in CONTEXTS)
     return (bare + torch.stack(others).mean(0)) / 2
