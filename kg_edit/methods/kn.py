@@ -34,8 +34,8 @@ class KnConfig(MethodConfig):
     share: float = Field(0.4, gt=0, le=1, description="of the prompts that must have a neuron in common")
     answer_tokens: PositiveInt = Field(1, description="tokens of the old answer that are looked at")
     layers: tuple[int, ...] | None = Field(None, description="blocks, 0-based; default all")
-    erase: NonNegativeFloat = Field(0.0125, description="lambda_1, times the old answer's embedding; published: 1")
-    write: NonNegativeFloat = Field(0.1, description="lambda_2, times the new answer's embedding; published: 8")
+    erase: NonNegativeFloat = Field(0.0375, description="lambda_1, times the old answer's embedding; published: 1")
+    write: NonNegativeFloat = Field(0.3, description="lambda_2, times the new answer's embedding; published: 8")
     signed: bool = Field(True, description="a neuron that is negative for the fact gets the negated column")
     context_lengths: tuple[tuple[int, int], ...] = Field(
         ((5, 2), (10, 2)), description="(tokens, count) of the contexts that the model writes"
