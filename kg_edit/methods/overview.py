@@ -15,8 +15,8 @@ _HEAD = """<!-- Written by `kg-edit methods --markdown`; change the code, then w
 Every method takes edits and gives a patch. *kind*: what the patch changes, weights, a layer's output (adapter) or the
 prompt; only weights can be merged into the model or exported. *batch*: whether the edits of one call are computed
 together or in turn, each on the model as the earlier ones left it. *sequence*: whether a later call can build on an
-earlier one's patch. *undo*: exact where one edit can be taken out of a patch of many by itself, else the ledger computes
-the others anew ([patches.md](patches.md)). *graph*: whether a knowledge graph is needed.
+earlier one's patch. *undo*: exact where one edit can be taken out of a patch of many by itself, else the ledger
+computes the others anew ([patches.md](patches.md)). *graph*: whether a knowledge graph is needed.
 """
 
 
