@@ -20,13 +20,13 @@ from tools.model_edits import request, some_edits
 
 from kg_edit.contexts import sample_contexts
 from kg_edit.descent import Descent, descend
+from kg_edit.forward.plain_forward import PlainForward
+from kg_edit.forward.prefix import SharedContexts
+from kg_edit.forward.row_groups import ForwardFactory
+from kg_edit.forward.tail_forward import TailForward
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.rome import FreeChange, RomeConfig
 from kg_edit.objective import Objective, Request
-from kg_edit.plain_forward import PlainForward
-from kg_edit.prefix import SharedContexts
-from kg_edit.row_groups import ForwardFactory
-from kg_edit.tail_forward import TailForward
 
 LAYER = 6
 SETTINGS = RomeConfig.preset("paper", {"stop_below": 0.0})  # no edit stops early, so that both ways do the same

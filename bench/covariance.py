@@ -22,8 +22,8 @@ from tools.machine import matmul_peak, watched_memory
 from torch import Tensor
 
 from kg_edit.corpora import TextCorpus
-from kg_edit.covariance_files import Identity, read_moment
-from kg_edit.covariance_run import finish, run, start
+from kg_edit.covariances.files import Identity, read_moment
+from kg_edit.covariances.run import finish, run, start
 from kg_edit.hooks import StopForwardError, stopping, watched
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import left_pad

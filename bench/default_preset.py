@@ -19,11 +19,11 @@ from kg_edit.descent import descend
 from kg_edit.edits import Edit
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
+from kg_edit.forward.plain_forward import PlainForward
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.rome import FreeChange, Rome, RomeConfig
 from kg_edit.objective import Objective
 from kg_edit.patch import Patch
-from kg_edit.plain_forward import PlainForward
 
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob")
 BATCH = 32

@@ -20,13 +20,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from kg_edit.contexts import sample_contexts
 from kg_edit.descent import descend
+from kg_edit.forward.plain_forward import PlainForward
+from kg_edit.forward.prefix import SharedContexts
+from kg_edit.forward.row_groups import ForwardFactory
+from kg_edit.forward.tail_forward import TailForward
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.rome import FreeChange, RomeConfig
 from kg_edit.objective import Objective, Request
-from kg_edit.plain_forward import PlainForward
-from kg_edit.prefix import SharedContexts
-from kg_edit.row_groups import ForwardFactory
-from kg_edit.tail_forward import TailForward
 
 LAYER, BATCH = 6, 8
 SETTINGS = RomeConfig.preset("paper", {"stop_below": 0.0})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kg_edit.contexts import sample_text
-from kg_edit.covariance_keys import See, can_pack, keys_of_rows, keys_seen
+from kg_edit.covariances.keys import See, can_pack, keys_of_rows, keys_seen
 from kg_edit.errors import CovarianceError
 from kg_edit.language_model import LanguageModel
 

@@ -16,12 +16,12 @@ from kg_edit.edits import Edit
 from kg_edit.errors import OutputError
 from kg_edit.evaluate.settings import method_settings
 from kg_edit.files import write_text
+from kg_edit.graphs.subgraph import subject_of
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import EditingMethod
 from kg_edit.patch import Patch
 from kg_edit.report import markdown
 from kg_edit.run_folder import Settings, check_folder, claim, digest
-from kg_edit.subgraph import subject_of
 from wikidata_cache.view.draw import draw
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kg_edit.forward.row_groups import Essences, ForwardFactory, Further, Rewrites, Row, RowGroup, equally_long
+from kg_edit.forward.tail_forward import TailForward
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import Prompt
-from kg_edit.row_groups import Essences, ForwardFactory, Further, Rewrites, Row, RowGroup, equally_long
-from kg_edit.tail_forward import TailForward
 from kg_edit.taught import Taught
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.language_model import LanguageModel
-from kg_edit.patch_files import patch_class, read_patch
+from kg_edit.patches.patch_files import patch_class, read_patch
 
 Kind = Literal["weights", "adapter", "prompt"]
 _APPLIED = "_kg_edit_applied_patch"
@@ -54,7 +54,7 @@ class Patch(ABC):
             )
         if type(self) is type(other):
             return self._plus(other)
-        from kg_edit.patch_stack import PatchStack
+        from kg_edit.patches.patch_stack import PatchStack
 
         return PatchStack.of(self, other)
 

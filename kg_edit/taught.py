@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kg_edit.row_groups import Forward, Rewrites, Row
+from kg_edit.forward.row_groups import Forward, Rewrites, Row
 
 
 class Taught(Rewrites):

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kg_edit.attention import mask_decides
 from kg_edit.evaluate.lengths import positions as positions_of
+from kg_edit.forward.attention import mask_decides
+from kg_edit.forward.prefix import base_model, empty_prefix, run_prefix
+from kg_edit.forward.row_groups import Lesson
 from kg_edit.hooks import watched
 from kg_edit.language_model import LanguageModel
-from kg_edit.prefix import base_model, empty_prefix, run_prefix
 from kg_edit.prompts import left_pad
-from kg_edit.row_groups import Lesson
 
 # They show the form only. Questions that score a model are asked in another one (`evaluate.questions`).
 _SHOTS = (

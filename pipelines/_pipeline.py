@@ -6,9 +6,9 @@ import argparse
 import logging
 from pathlib import Path
 
-from kg_edit.cli_options import parse_settings
-from kg_edit.cli_steps import friendly
-from kg_edit.edit_files import read_edits
+from kg_edit.cli.options import parse_settings
+from kg_edit.cli.steps import friendly
+from kg_edit.edit_io.edit_files import read_edits
 from kg_edit.edit_run import draw_subgraph, run_edits
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import EditingMethod, find_method

@@ -15,7 +15,7 @@ from typing import Any
 
 from results import COLUMNS, ROOT, SHARED, cell
 
-from kg_edit.cli_steps import friendly
+from kg_edit.cli.steps import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.evaluate import Summary, evaluate
 from kg_edit.files import write_text

@@ -18,7 +18,7 @@ from typing import Any
 
 from results import ROOT, SHARED, cell
 
-from kg_edit.cli_steps import friendly
+from kg_edit.cli.steps import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate import Summary, evaluate

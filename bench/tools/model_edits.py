@@ -6,7 +6,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from kg_edit.datasets.counterfact import load_plus
-from kg_edit.edit_files import read_edits
+from kg_edit.edit_io.edit_files import read_edits
 from kg_edit.edits import Edit
 from kg_edit.language_model import LanguageModel
 from kg_edit.objective import Request

@@ -17,10 +17,10 @@ from kg_edit.app.readings import Question, Reading, check_questions, read
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, KgEditError, unknown_name
 from kg_edit.evaluate.matching import begins_with
+from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.methods import EditingMethod
 from kg_edit.patch import Patch
-from kg_edit.subgraph import SubgraphSource
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.view.page import page
 

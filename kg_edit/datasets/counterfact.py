@@ -13,11 +13,11 @@ from typing import Any
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template, without_null
 from kg_edit.datasets.reading import Parse, Row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
-from kg_edit.edit_files import read_edits
+from kg_edit.edit_io.edit_files import read_edits
+from kg_edit.edit_io.relation_templates import RelationTemplates
+from kg_edit.edit_io.triplets import to_edit
 from kg_edit.edits import Edit, Name, Record, Text
 from kg_edit.errors import EditError, EditFileError, Fault
-from kg_edit.relation_templates import RelationTemplates
-from kg_edit.triplets import to_edit
 
 _NO_QUESTION = (
     "has no portability question; expected one in each record of CounterFactPlus. Read a file without questions as "

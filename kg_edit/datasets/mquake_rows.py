@@ -9,9 +9,9 @@ from pydantic import Field
 
 from kg_edit.datasets.reading import Row
 from kg_edit.datasets.record import Triple
+from kg_edit.edit_io.triplets import Target
 from kg_edit.edits import Name, PropertyId, Record, Text, Texts
 from kg_edit.errors import EditError, Fault
-from kg_edit.triplets import Target
 
 Triples = Annotated[tuple[Triple, ...], Field(strict=False)]
 # Names as the file has them: an alias may be empty there, which the lint reports.

@@ -7,8 +7,8 @@ from functools import partial
 from kg_edit.datasets.building import built, without_null
 from kg_edit.datasets.reading import Parse, Row
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.relation_templates import RelationTemplates
-from kg_edit.triplets import to_edit
+from kg_edit.edit_io.relation_templates import RelationTemplates
+from kg_edit.edit_io.triplets import to_edit
 
 
 def parser() -> Parse:

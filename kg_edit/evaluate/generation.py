@@ -11,9 +11,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 
 from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.language_model import LanguageModel
+from kg_edit.patches.row_patches import each_patched
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.prompts import Prompt, left_pad
-from kg_edit.row_patches import each_patched
-from kg_edit.weight_patch import WeightPatch
 
 _ROWS = 64  # of a batch
 _SPREAD, _SLACK = 1.5, 8  # a batch's longest prompt against its shortest one, in tokens

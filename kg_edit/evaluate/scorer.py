@@ -16,8 +16,8 @@ from kg_edit.evaluate.sampling import samples
 from kg_edit.evaluate.scoring import score_each
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
-from kg_edit.row_patches import wholly_patched
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.row_patches import wholly_patched
+from kg_edit.patches.weight_patch import WeightPatch
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
 _REWRITE_TOKENS = 10  # at least; a long target may take more

@@ -10,16 +10,16 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from kg_edit.attention import mask_decides
 from kg_edit.errors import ModelError
 from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.evaluate.pair import Pair as Pair
 from kg_edit.evaluate.pair import TokenScores as TokenScores
 from kg_edit.evaluate.token_tree import TokenTree
+from kg_edit.forward.attention import mask_decides
 from kg_edit.language_model import LanguageModel
+from kg_edit.patches.row_patches import each_patched
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.prompts import Prompt, left_pad
-from kg_edit.row_patches import each_patched
-from kg_edit.weight_patch import WeightPatch
 
 _NODES = 768  # of a forward pass: attention over more costs more than another pass
 

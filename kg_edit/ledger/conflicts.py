@@ -14,7 +14,7 @@ from kg_edit.edits import Edit
 from kg_edit.ledger.entries import Entry, Place
 from kg_edit.ledger.sizes import columns
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 
 KEY = "key/"  # the state in which methods keep keys, [in, facts], with the weight's name behind it
 COSINE = 0.6  # of two edits' keys; docs/patches.md says what was measured

@@ -10,6 +10,7 @@ import networkx as nx
 
 from kg_edit.edits import Edit
 from kg_edit.errors import PatchError
+from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel
 from kg_edit.ledger.conflicts import Conflict, conflicts
 from kg_edit.ledger.entries import Entry, check_records, entries, places_of
@@ -20,7 +21,6 @@ from kg_edit.ledger.removal import total, without
 from kg_edit.ledger.store import Store, refuse_twice
 from kg_edit.methods import EditingMethod
 from kg_edit.patch import Patch
-from kg_edit.subgraph import SubgraphSource
 
 
 class Ledger:

@@ -12,15 +12,15 @@ import networkx as nx
 from pydantic import ValidationError
 
 from kg_edit.errors import ConfigError, PatchError
+from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel
 from kg_edit.ledger.entries import edit_of
 from kg_edit.ledger.sizes import chosen, columns
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.rank_one_method import RankOneMethod
 from kg_edit.patch import Patch
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.run_folder import difference
-from kg_edit.subgraph import SubgraphSource
-from kg_edit.weight_patch import WeightPatch
 
 Record = Mapping[str, Any]
 

@@ -8,13 +8,13 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from kg_edit.codebook_patch import CodebookPatch
 from kg_edit.ledger.entries import Place
 from kg_edit.ledger.events import Step
 from kg_edit.ledger.remaking import Workbench, batches, check_same_method, made_anew, method_said
 from kg_edit.methods import find_method
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.codebook_patch import CodebookPatch
+from kg_edit.patches.weight_patch import WeightPatch
 
 
 def total(patches: Iterable[Patch]) -> Patch:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 
 
 def columns(patch: Patch) -> tuple[tuple[int, ...], ...] | None:

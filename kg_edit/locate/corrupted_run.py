@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kg_edit.forward.prefix import base_model
 from kg_edit.hooks import Call, recorded
 from kg_edit.language_model import LanguageModel
 from kg_edit.locate.noise import subject_tokens
 from kg_edit.locate.sites import Kind, outputs, site
-from kg_edit.prefix import base_model
 from kg_edit.prompts import Prompt, left_pad
 
 _TOKENS = 1024  # of a forward pass

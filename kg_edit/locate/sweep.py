@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from kg_edit.covariance_store import CovarianceConfig, find_covariances
+from kg_edit.covariances.store import CovarianceConfig, find_covariances
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.scoring import score_each
@@ -25,7 +25,7 @@ from kg_edit.locate.layer_score import EditScore, LayerScore, decide, edit_score
 from kg_edit.locate.sweep_probes import SweepProbes, divergence, next_token, sweep_probes
 from kg_edit.methods.base import EditingMethod, MethodConfig
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 
 log = logging.getLogger(__name__)
 

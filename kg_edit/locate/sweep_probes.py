@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kg_edit.attention import mask_decides
 from kg_edit.contexts import BARE, sample_contexts
 from kg_edit.edits import Edit
 from kg_edit.evaluate.pair import Pair
+from kg_edit.forward.attention import mask_decides
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import encode, left_pad
 

@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
+from kg_edit.forward.plain_forward import read_index
+from kg_edit.forward.prefix import base_model
 from kg_edit.hooks import Call, hidden_state, recorded, watched
 from kg_edit.language_model import LanguageModel
 from kg_edit.mend.weights import edited_modules, first_block
-from kg_edit.plain_forward import read_index
-from kg_edit.prefix import base_model
 from kg_edit.prompts import Prompt, left_pad
 
 Changes = Mapping[str, tuple[Tensor, Tensor]]

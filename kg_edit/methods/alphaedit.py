@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kg_edit.joint_solve import joint_directions
+from kg_edit.joint.null_space import NullSpace, null_space
+from kg_edit.joint.solve import joint_directions
 from kg_edit.methods.joint_config import SpreadConfig, default_layers
 from kg_edit.methods.joint_method import JointMethod
-from kg_edit.null_space import NullSpace, null_space
 
 
 class AlphaEditConfig(SpreadConfig):

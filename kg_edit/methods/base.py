@@ -18,10 +18,10 @@ from kg_edit import __version__
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, faults_of, unknown_name
 from kg_edit.failures import FAILURES
+from kg_edit.graphs.subgraph import SubgraphSource, as_source
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Kind, Patch
-from kg_edit.subgraph import SubgraphSource, as_source
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 
 Made = TypeVar("Made")
 

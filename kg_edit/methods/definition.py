@@ -9,11 +9,11 @@ from pydantic import Field
 
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError
+from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.prompt_method import PromptConfig, PromptMethod
 from kg_edit.retrieval.demonstrations import new_fact
 from kg_edit.retrieval.factbook import Fact
-from kg_edit.subgraph import SubgraphSource
 
 
 class Descriptions(Protocol):

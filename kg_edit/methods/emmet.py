@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from kg_edit.joint_solve import joint_directions
+from kg_edit.joint.solve import joint_directions
 from kg_edit.methods.joint_config import JointConfig
 from kg_edit.methods.joint_method import JointMethod
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from kg_edit.descent import untouched
 from kg_edit.edits import Edit
-from kg_edit.factors import Factors
+from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
 from kg_edit.patch import Patch
-from kg_edit.subgraph import SubgraphSource
-from kg_edit.tuning import Descent, WeightChange
-from kg_edit.tuning_rows import Aim, Row, RowLosses, row_of
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.tuning.loop import Descent, WeightChange
+from kg_edit.tuning.rows import Aim, Row, RowLosses, row_of
 
 _DEFAULT_DEPTH = 0.2
 

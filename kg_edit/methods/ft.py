@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kg_edit.methods.fine_tuning import FineTuning, FineTuningConfig
 from kg_edit.patch import Patch
-from kg_edit.patch_stack import PatchStack
-from kg_edit.tuning_rows import Aim
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.patch_stack import PatchStack
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.tuning.rows import Aim
 
 
 class FtConfig(FineTuningConfig):

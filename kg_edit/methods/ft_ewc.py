@@ -9,8 +9,8 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from kg_edit.descent import untouched
-from kg_edit.fisher import diagonal_fisher
 from kg_edit.methods.fine_tuning import FineTuning, FineTuningConfig
+from kg_edit.tuning.fisher import diagonal_fisher
 
 
 class FtEwcConfig(FineTuningConfig):

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from kg_edit.edits import Edit, checked
 from kg_edit.methods.fine_tuning import FineTuning, FineTuningConfig
 from kg_edit.patch import Patch
-from kg_edit.tuning_rows import Row
+from kg_edit.tuning.rows import Row
 
 
 class FtRetrainConfig(FineTuningConfig):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from kg_edit.edits import Edit
+from kg_edit.graphs.subgraph import check_graph
 from kg_edit.methods.graph_values import GraphConfig, GraphValues
 from kg_edit.methods.rank_one_method import RankOneConfig, RankOneMethod
 from kg_edit.objective import Request
-from kg_edit.subgraph import check_graph
 
 
 class GlameConfig(GraphConfig, RankOneConfig):

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from kg_edit.covariance import Covariance
 from kg_edit.edits import Edit
+from kg_edit.graphs.subgraph import SubgraphSource, as_source
+from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.glame import Glame, GlameConfig
-from kg_edit.subgraph import SubgraphSource, as_source
-from kg_edit.wrong_graph import WrongGraph, pool_of
 
 # Teams, cities, countries, languages, firms, sports: things that CounterFact's edits lead to.
 POOL = (

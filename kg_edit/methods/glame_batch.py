@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from kg_edit.edits import Edit
-from kg_edit.joint_values import Fact
+from kg_edit.graphs.subgraph import check_graph
+from kg_edit.joint.values import Fact
 from kg_edit.methods.graph_values import GraphConfig, GraphValues
 from kg_edit.methods.memit import Memit, MemitConfig
-from kg_edit.subgraph import check_graph
 
 
 class GlameBatchConfig(GraphConfig, MemitConfig):

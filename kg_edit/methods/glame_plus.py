@@ -21,16 +21,16 @@ from kg_edit.descent import Proposal
 from kg_edit.edits import Edit
 from kg_edit.errors import PromptError
 from kg_edit.evaluate.questions import right_answers
+from kg_edit.forward.prefix import SharedContexts
+from kg_edit.forward.row_groups import Further, tokens_within
+from kg_edit.forward.tail_forward import TailForward
+from kg_edit.graphs.ripple_facts import QUESTIONS, STATEMENTS, Ripple, first_hop, gives_away, recalls, ripples
+from kg_edit.graphs.subgraph import SubgraphSource, check_graph, edit_subgraph
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import MethodConfig, naming
 from kg_edit.methods.rome import Rome, RomeConfig
 from kg_edit.objective import Objective, Request
-from kg_edit.prefix import SharedContexts
 from kg_edit.prompts import Prompt, encode
-from kg_edit.ripple_facts import QUESTIONS, STATEMENTS, Ripple, first_hop, gives_away, recalls, ripples
-from kg_edit.row_groups import Further, tokens_within
-from kg_edit.subgraph import SubgraphSource, check_graph, edit_subgraph
-from kg_edit.tail_forward import TailForward
 from kg_edit.teacher import Answer, Asked, answers_of
 
 _SLACK = 4  # tails that differ by fewer tokens share a pass

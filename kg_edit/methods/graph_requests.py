@@ -10,9 +10,9 @@ import networkx as nx
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.edits import Edit
-from kg_edit.graph_facts import GraphFact, Kind, graph_facts
+from kg_edit.graphs.graph_facts import GraphFact, Kind, graph_facts
+from kg_edit.graphs.subgraph import SubgraphSource, check_graph, edit_subgraph
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
-from kg_edit.subgraph import SubgraphSource, check_graph, edit_subgraph
 
 _HOPS = 2  # s -> o* -> o'
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from kg_edit.descent import Proposal
 from kg_edit.edits import Edit
+from kg_edit.graphs.subgraph import EncodedSubgraph, SubgraphSource, check_graph, edit_subgraph, encode_subgraph
 from kg_edit.hidden_states import Pooling
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
 from kg_edit.rgnn import RGNN, Aggregation
-from kg_edit.subgraph import EncodedSubgraph, SubgraphSource, check_graph, edit_subgraph, encode_subgraph
 
 _REPRESENTATION_DEPTH = 0.1
 

@@ -12,12 +12,12 @@ from pydantic import Field, NonNegativeInt
 
 from kg_edit.datasets.documents import HUB
 from kg_edit.edits import Edit
+from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.prompt_method import PromptConfig, PromptMethod
 from kg_edit.retrieval.demonstrations import NEW_FACT, PROMPT, Demonstrations, new_fact, read_demonstrations
 from kg_edit.retrieval.factbook import Fact, TellingRule
 from kg_edit.retrieval.similarity import similarity
-from kg_edit.subgraph import SubgraphSource
 
 
 class IkeConfig(PromptConfig):

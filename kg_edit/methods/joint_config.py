@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, PositiveInt, field_validator
 
 from kg_edit.contexts import STARTS
-from kg_edit.covariance_store import CovarianceConfig
+from kg_edit.covariances.store import CovarianceConfig
 from kg_edit.methods.base import MethodConfig
 
 _DEPTH, _MOST_BESIDE = 0.2, 2

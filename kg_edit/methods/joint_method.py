@@ -11,13 +11,13 @@ from torch import Tensor
 
 from kg_edit.descent import untouched
 from kg_edit.edits import Edit
-from kg_edit.joint_values import Fact, Search, Target
-from kg_edit.joint_write import write_jointly
+from kg_edit.joint.values import Fact, Search, Target
+from kg_edit.joint.write import write_jointly
 from kg_edit.methods.base import attempt, naming
 from kg_edit.methods.joint_records import VALUE, Record, batches_without, facts_of, new_record, state_of, with_updates
 from kg_edit.methods.joint_setup import JointSetup
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 
 KEY = "key/"  # a patch's state, with the weight's name behind: the keys under which it was written, [d_ff, facts]
 

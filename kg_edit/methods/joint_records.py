@@ -11,10 +11,10 @@ from torch import Tensor
 
 from kg_edit.edits import Edit, checked
 from kg_edit.errors import PatchError
-from kg_edit.joint_values import Target
+from kg_edit.joint.values import Target
 from kg_edit.patch import Patch
-from kg_edit.patch_stack import PatchStack
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.patch_stack import PatchStack
+from kg_edit.patches.weight_patch import WeightPatch
 
 VALUE = "value"  # a patch's state: z, [d, facts]
 

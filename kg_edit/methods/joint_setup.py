@@ -13,17 +13,17 @@ from torch import Tensor
 from kg_edit.contexts import started_contexts
 from kg_edit.corpora import open_corpus
 from kg_edit.covariance import Covariance
-from kg_edit.covariance_store import find_covariances
+from kg_edit.covariances.store import find_covariances
 from kg_edit.descent import Proposal, untouched
 from kg_edit.edits import Edit
-from kg_edit.joint_values import Fact
+from kg_edit.graphs.subgraph import SubgraphSource
+from kg_edit.joint.subject_states import Place, refuse_norm_after_mlp
+from kg_edit.joint.values import Fact
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
 from kg_edit.methods.joint_config import JointConfig
 from kg_edit.methods.rank_one_method import request_of
 from kg_edit.methods.rome import FreeChange
-from kg_edit.subgraph import SubgraphSource
-from kg_edit.subject_states import Place, refuse_norm_after_mlp
 
 
 class JointSetup(EditingMethod):

@@ -14,8 +14,8 @@ from kg_edit.errors import PromptError
 from kg_edit.methods.base import naming
 from kg_edit.methods.fine_tuning import FineTuning, FineTuningConfig, record
 from kg_edit.patch import Patch
-from kg_edit.tuning import WeightChange, checked_loss, take_step
-from kg_edit.tuning_rows import Row, RowLosses, row_of
+from kg_edit.tuning.loop import WeightChange, checked_loss, take_step
+from kg_edit.tuning.rows import Row, RowLosses, row_of
 
 
 class LocFtConfig(FineTuningConfig):

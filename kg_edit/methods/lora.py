@@ -14,14 +14,14 @@ from transformers.pytorch_utils import Conv1D
 from kg_edit.descent import untouched
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError
+from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
 from kg_edit.methods.fine_tuning import TuningConfig
 from kg_edit.patch import Patch
-from kg_edit.peft_training import LoraSize, adapted, find_peft
-from kg_edit.subgraph import SubgraphSource
-from kg_edit.tuning_rows import Aim, Row, RowLosses, row_of
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.tuning.peft_training import LoraSize, adapted, find_peft
+from kg_edit.tuning.rows import Aim, Row, RowLosses, row_of
 
 
 class LoraConfig(TuningConfig):

@@ -13,14 +13,14 @@ from pydantic import Field, PositiveInt
 from kg_edit.descent import untouched
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError
+from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.mend.gradients import gradient_factors
 from kg_edit.mend.network import MendNetwork
 from kg_edit.mend.store import NETWORK, Editor, read_manifest
 from kg_edit.mend.weights import mlp_weights, weight_shapes
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
 from kg_edit.patch import Patch
-from kg_edit.subgraph import SubgraphSource
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 
 _UNTRAINED = "untrained"
 

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from kg_edit.edits import Edit
 from kg_edit.methods.base import EditingMethod, MethodConfig
 from kg_edit.patch import Patch
-from kg_edit.prompt_patch import PromptPatch
+from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.retrieval.factbook import Fact, FactBook, TellingRule
 from kg_edit.retrieval.similarity import Similarity, similarity
 

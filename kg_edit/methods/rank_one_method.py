@@ -16,20 +16,20 @@ from torch import Tensor
 from kg_edit.contexts import sample_contexts
 from kg_edit.corpora import open_corpus
 from kg_edit.covariance import Covariance
-from kg_edit.covariance_store import CovarianceConfig, find_covariance
+from kg_edit.covariances.store import CovarianceConfig, find_covariance
 from kg_edit.descent import Descent, Proposal, descend, untouched
 from kg_edit.edits import Edit
+from kg_edit.forward.prefix import SharedContexts
+from kg_edit.forward.row_groups import tokens_within
+from kg_edit.forward.tail_forward import TailForward
+from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.methods.base import EditingMethod, MethodConfig, attempt, naming
 from kg_edit.objective import Objective, Request
 from kg_edit.patch import Patch
-from kg_edit.prefix import SharedContexts
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.prompts import encode
 from kg_edit.rank_one import KeyVariant, rank_one_update
-from kg_edit.row_groups import tokens_within
-from kg_edit.subgraph import SubgraphSource
-from kg_edit.tail_forward import TailForward
-from kg_edit.weight_patch import WeightPatch
 
 _DEFAULT_DEPTH = 0.2
 _ESSENCE = "{} is a"

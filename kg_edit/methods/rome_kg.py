@@ -11,7 +11,7 @@ from kg_edit.methods.graph_requests import GraphRequestConfig, GraphRequestMetho
 from kg_edit.methods.rank_one_method import RankOneConfig
 from kg_edit.methods.rome import Rome, RomeConfig
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 
 
 class RomeKgConfig(RomeConfig, GraphRequestConfig):

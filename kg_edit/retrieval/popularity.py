@@ -11,8 +11,8 @@ import networkx as nx
 from kg_edit.datasets.documents import document
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, EditFileError
-from kg_edit.private_graph import PrivateGraph
-from kg_edit.subgraph import SubgraphSource
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.subgraph import SubgraphSource
 
 _MOST_STATEMENTS = 10_000
 

@@ -12,9 +12,9 @@ from kg_edit.edits import Edit
 from kg_edit.evaluate.run import evaluate
 from kg_edit.evaluate.settings import DataSource
 from kg_edit.evaluate.summary import Summary
+from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel
 from kg_edit.run_folder import claim, digest
-from kg_edit.subgraph import SubgraphSource
 from kg_edit.sweep.cells import Cell
 
 log = logging.getLogger(__name__)

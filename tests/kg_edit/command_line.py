@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kg_edit.cli import main
+from kg_edit.cli.app import main
 from tests.kg_edit.tiny import tiny
 
 QUICK = ("--set", "covariance.tokens=500", "--set", "context_lengths=[[5, 2]]")

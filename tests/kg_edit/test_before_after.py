@@ -11,10 +11,10 @@ from kg_edit.edits import Edit, Question
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.evaluate.questions import asked_with_shots
 from kg_edit.evaluate.scoring import Pair, score
-from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(

@@ -16,7 +16,7 @@ from kg_edit.edits import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.rank_one_method import RankOneMethod
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.command_line import EDITS, QUICK, Result, Run, cache, content, kg_edit, place, tiny_folder
 from wikidata_cache import packaged_extract
 

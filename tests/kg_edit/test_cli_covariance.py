@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.cli_covariance_steps import parse_layers
+from kg_edit.cli.covariance_steps import parse_layers
 from kg_edit.corpora import SelfCorpus
-from kg_edit.covariance_store import CovarianceConfig, find_covariance, stored_covariances
+from kg_edit.covariances.store import CovarianceConfig, find_covariance, stored_covariances
 from kg_edit.errors import ConfigError
 from kg_edit.hooks import watched
 from kg_edit.language_model import LanguageModel

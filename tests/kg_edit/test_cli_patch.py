@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from kg_edit.edits import Edit
-from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.ledger import Ledger
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures

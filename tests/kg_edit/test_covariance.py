@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from kg_edit import covariance_run
 from kg_edit.corpora import SelfCorpus, file_corpus
 from kg_edit.covariance import Covariance, SecondMoment, flat_size
-from kg_edit.covariance_files import Identity, Manifest, moment_path, read_manifest, read_moment, write_moment
-from kg_edit.covariance_keys import See
-from kg_edit.covariance_store import CovarianceConfig, find_covariance
+from kg_edit.covariances import run as covariance_run
+from kg_edit.covariances.files import Identity, Manifest, moment_path, read_manifest, read_moment, write_moment
+from kg_edit.covariances.keys import See
+from kg_edit.covariances.store import CovarianceConfig, find_covariance
 from kg_edit.errors import CovarianceError
 from kg_edit.hooks import watched
 from kg_edit.language_model import LanguageModel

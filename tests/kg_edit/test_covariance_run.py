@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit import covariance_run
 from kg_edit.corpora import SelfCorpus, TextCorpus
 from kg_edit.covariance import Covariance
-from kg_edit.covariance_batches import packed_batches, padded_batches
-from kg_edit.covariance_error import KEYS, ProbeKeys, doubling
-from kg_edit.covariance_files import Identity
-from kg_edit.covariance_keys import See, can_pack, keys_of_rows
-from kg_edit.covariance_store import CovarianceConfig, find_covariance, find_covariances, measure_covariances
-from kg_edit.covariance_sums import Sums
+from kg_edit.covariances import run as covariance_run
+from kg_edit.covariances.batches import packed_batches, padded_batches
+from kg_edit.covariances.error import KEYS, ProbeKeys, doubling
+from kg_edit.covariances.files import Identity
+from kg_edit.covariances.keys import See, can_pack, keys_of_rows
+from kg_edit.covariances.store import CovarianceConfig, find_covariance, find_covariances, measure_covariances
+from kg_edit.covariances.sums import Sums
 from kg_edit.errors import CovarianceError
 from kg_edit.hooks import watched
 from kg_edit.language_model import LanguageModel

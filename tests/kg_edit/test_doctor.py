@@ -12,7 +12,7 @@ from kg_edit.doctor import examine
 from kg_edit.errors import ModelError
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 

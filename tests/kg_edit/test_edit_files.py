@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kg_edit.edit_files import read_edits, write_edits
+from kg_edit.edit_io.edit_files import read_edits, write_edits
+from kg_edit.edit_io.triplets import FIELDS
 from kg_edit.edits import Edit, Question, is_entity_id, is_property_id
 from kg_edit.errors import EditFileError, OutputError
-from kg_edit.triplets import FIELDS
 
 COUNTERFACT = Path(__file__).parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"
 GOOD = {"subject": "Ann", "prompt": "{} lives in", "target_true": "Oslo", "target_new": "Rome"}

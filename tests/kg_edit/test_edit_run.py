@@ -19,7 +19,7 @@ from kg_edit.language_model import weight_matrix
 from kg_edit.methods.rank_one_method import RankOneMethod
 from kg_edit.methods.rome import Rome, RomeConfig
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from kg_edit.forward.plain_forward import PlainForward
+from kg_edit.forward.row_groups import Further, Lesson, equally_long
+from kg_edit.forward.tail_forward import TailForward
 from kg_edit.language_model import LanguageModel
 from kg_edit.objective import Objective, Request
-from kg_edit.plain_forward import PlainForward
 from kg_edit.prompts import encode
-from kg_edit.row_groups import Further, Lesson, equally_long
-from kg_edit.tail_forward import TailForward
 from tests.kg_edit.tiny import tiny
 
 LAYER = 1
@@ -90,7 +90,7 @@ def test_edits_that_are_done_take_their_further_rows_along() -> None:
 
 
 def test_slack_makes_fewer_groups() -> None:
-    from kg_edit.row_groups import Row
+    from kg_edit.forward.row_groups import Row
 
     model = tiny("llama")
     rows = [Row(edit=0, prompt=row.prompt) for request in requests(model) for row in request.further]

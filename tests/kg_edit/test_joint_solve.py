@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kg_edit.covariance import Covariance
 from kg_edit.errors import CovarianceError, PatchError
-from kg_edit.joint_solve import joint_directions
-from kg_edit.null_space import null_space
+from kg_edit.joint.null_space import null_space
+from kg_edit.joint.solve import joint_directions
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -21,7 +21,7 @@ def start(place: Path, model: Path, out: str) -> subprocess.Popen[bytes]:
     command = ["edit", "many.jsonl", "--method", "rome", "--model", model, "--set", "steps=60", "--out", out, *QUICK]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KG_OFFLINE": "1"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([sys.executable, "-m", "kg_edit.cli", *command], cwd=place, env=environment, **quiet)
+    return subprocess.Popen([sys.executable, "-m", "kg_edit.cli.app", *command], cwd=place, env=environment, **quiet)
 
 
 def test_kill_9(place: Path, tiny_folder: Path) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from kg_edit.forward.plain_forward import PlainForward
+from kg_edit.forward.tail_forward import TailForward
 from kg_edit.language_model import LanguageModel
 from kg_edit.objective import ForwardFactory, Losses, Objective, Request
-from kg_edit.plain_forward import PlainForward
 from kg_edit.prompts import encode
-from kg_edit.tail_forward import TailForward
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 CONTEXTS = ("{}", "The quick brown fox. {}", "Where does it flow? I. {}")

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, ModelError
+from kg_edit.forward.tail_forward import tail
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.rome import Rome, RomeConfig
@@ -22,7 +23,6 @@ from kg_edit.planning.parts import Rates
 from kg_edit.planning.shape import ModelShape, shape_of
 from kg_edit.planning.ways_out import ways_out
 from kg_edit.planning.work import Prompts, covariance_flop, descent_flop
-from kg_edit.tail_forward import tail
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import tiny
 

@@ -7,8 +7,8 @@ import pytest
 
 from kg_edit.edits import Edit
 from kg_edit.errors import GraphError
-from kg_edit.private_graph import PrivateGraph
-from kg_edit.subgraph import check_graph
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.subgraph import check_graph
 
 EDIT = Edit(
     id="1",

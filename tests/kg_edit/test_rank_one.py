@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from kg_edit.covariance import Covariance
-from kg_edit.covariance_store import CovarianceConfig, find_covariance
+from kg_edit.covariances.store import CovarianceConfig, find_covariance
 from kg_edit.edits import Edit
 from kg_edit.errors import PatchError
 from kg_edit.language_model import LanguageModel

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit.edit_io.relation_templates import RelationTemplates
 from kg_edit.errors import EditFileError
-from kg_edit.relation_templates import RelationTemplates
 
 COUNTERFACT = Path(__file__).parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"
 HEADER = "property\tlabel\ttemplate\n"

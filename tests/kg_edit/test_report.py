@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from kg_edit.before_after import Probe, Reading, Row
-from kg_edit.factors import Factors
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.report import markdown, one_line, terminal_table
-from kg_edit.weight_patch import WeightPatch
 
 NASTY = {
     "newlines": "a\nb\r\nc\u2028d\x85e\vf",

@@ -7,7 +7,7 @@ import pytest
 
 from kg_edit.edits import Edit
 from kg_edit.evaluate.questions import asked, asked_with_shots
-from kg_edit.ripple_facts import QUESTIONS, STATEMENTS, Ripple, first_hop, gives_away, nouns, recalls, ripples
+from kg_edit.graphs.ripple_facts import QUESTIONS, STATEMENTS, Ripple, first_hop, gives_away, nouns, recalls, ripples
 from kg_edit.teacher import Asked
 
 EDIT = Edit(

@@ -8,8 +8,8 @@ import torch
 
 from kg_edit.edits import Edit
 from kg_edit.errors import GraphError
+from kg_edit.graphs.subgraph import EncodedSubgraph, SubgraphSource, as_source, check_graph, encode_subgraph, subject_of
 from kg_edit.hidden_states import label_vectors
-from kg_edit.subgraph import EncodedSubgraph, SubgraphSource, as_source, check_graph, encode_subgraph, subject_of
 from tests.kg_edit.tiny import tiny
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit.edit_io.relation_templates import RelationTemplates
+from kg_edit.edit_io.triplets import ids_to_label, to_edit
 from kg_edit.edits import Edit
 from kg_edit.errors import EditError
-from kg_edit.relation_templates import RelationTemplates
-from kg_edit.triplets import ids_to_label, to_edit
 
 TEMPLATES = RelationTemplates.load()
 LABELS = {

@@ -9,10 +9,10 @@ import pytest
 
 from kg_edit.edits import Edit
 from kg_edit.errors import GraphError
-from kg_edit.graph_facts import target_of
-from kg_edit.private_graph import PrivateGraph
-from kg_edit.subgraph import check_graph, subject_of
-from kg_edit.wrong_graph import WrongGraph, pool_of
+from kg_edit.graphs.graph_facts import target_of
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.subgraph import check_graph, subject_of
+from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
 from wikidata_cache import WikidataCache, packaged_extract
 
 EDIT = Edit(id="1", subject="Ann", prompt="{} lives in", relation="residence", target_new="Rome")

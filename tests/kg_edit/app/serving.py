@@ -18,10 +18,10 @@ from fastapi import FastAPI
 
 from kg_edit.app.server import make_app
 from kg_edit.app.workshop import Workshop
-from kg_edit.cli_serve import listening
+from kg_edit.cli.serve import listening
+from kg_edit.graphs.subgraph import as_source
 from kg_edit.ledger import Ledger
 from kg_edit.methods import find_method
-from kg_edit.subgraph import as_source
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 

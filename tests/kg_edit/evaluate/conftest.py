@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from kg_edit.edits import Edit, Question
 from kg_edit.errors import GraphError
-from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny
 
 CITIES = ("Paris", "London", "Miami", "Los Angeles", "Rome", "Oslo", "Bern", "Cairo", "Lima", "Quito", "Delhi", "Kyoto")

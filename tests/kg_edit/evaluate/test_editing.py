@@ -14,10 +14,10 @@ from kg_edit.edits import Edit
 from kg_edit.errors import GraphError, ModelError
 from kg_edit.evaluate.editing import make_step
 from kg_edit.evaluate.memory import in_halves
-from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 
 

@@ -20,10 +20,10 @@ from kg_edit.evaluate import Summary, evaluate
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.questions import answers, choices
 from kg_edit.evaluate.scorer import score_cases
-from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluate.test_run import lines, phases
 

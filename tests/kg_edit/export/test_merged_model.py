@@ -11,8 +11,8 @@ import torch
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.export.merged_model import write_merged
 from kg_edit.language_model import LanguageModel
-from kg_edit.patch_stack import PatchStack
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.patch_stack import PatchStack
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.export.test_peft_adapter import IDS, patch_of
 from tests.kg_edit.tiny import tiny
 

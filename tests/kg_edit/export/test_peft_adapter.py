@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from kg_edit.covariance import Covariance
 from kg_edit.errors import OutputError, PatchError, PatchMismatchError
 from kg_edit.export.peft_adapter import write_peft
-from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.methods.rome import Rome, RomeConfig
-from kg_edit.patch_stack import PatchStack
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.patch_stack import PatchStack
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of
 from tests.kg_edit.tiny import tiny
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from kg_edit.edits import Edit
-from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.quick import QUICK
 
 NAMES = ("LeBron", "Dwyane", "Spike", "Eiffel", "Paris", "Thames", "London", "Miami", "Lakers", "France")

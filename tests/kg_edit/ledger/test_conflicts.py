@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from kg_edit.edits import Edit
-from kg_edit.factors import Factors
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.conflicts import Conflict
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.ledger.ledgers import made_up
 
 FRANCE = Edit(id="e1", subject="France", prompt="In {}, the capital is", target_new="Rome", relation="capital")

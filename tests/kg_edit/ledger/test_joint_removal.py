@@ -8,7 +8,6 @@ from random import Random
 import pytest
 import torch
 
-from kg_edit.codebook_patch import CodebookPatch
 from kg_edit.datasets import find_dataset
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, PatchError
@@ -18,7 +17,8 @@ from kg_edit.ledger import Ledger
 from kg_edit.ledger.check import check
 from kg_edit.methods import find_method
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.codebook_patch import CodebookPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, method, same
 from tests.kg_edit.tiny import tiny
 

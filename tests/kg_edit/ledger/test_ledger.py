@@ -13,7 +13,7 @@ from kg_edit.errors import KgEditError, OutputError, PatchError, PatchMismatchEr
 from kg_edit.ledger import Ledger, store
 from kg_edit.ledger.opened import copy_steps
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.command_line import content
 from tests.kg_edit.ledger.ledgers import edits_of, made_up, product, same
 

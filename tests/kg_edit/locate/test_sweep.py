@@ -14,7 +14,6 @@ import torch
 from kg_edit.covariance import Covariance
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, GraphError
-from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.locate import auto_layer as kept
 from kg_edit.locate.candidates import candidates, traced_peak
@@ -28,8 +27,9 @@ from kg_edit.locate.trace import TraceSettings, trace
 from kg_edit.methods.base import EditingMethod, MethodConfig
 from kg_edit.methods.rome import Rome, RomeConfig
 from kg_edit.patch import Patch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.prompts import encode
-from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import tiny
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from kg_edit.descent import untouched
-from kg_edit.factors import Factors
 from kg_edit.language_model import LanguageModel
 from kg_edit.mend.passes import EditedPasses
 from kg_edit.mend.weights import mlp_weights, weight_shapes
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.prompts import Prompt
-from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.mend.examples import hooks_of
 from tests.kg_edit.tiny import CONFIGS, tiny
 

@@ -11,7 +11,7 @@ import pytest
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.methods.definition import Definition, DefinitionConfig
-from kg_edit.prompt_patch import PromptPatch
+from kg_edit.patches.prompt_patch import PromptPatch
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(

@@ -9,7 +9,7 @@ import torch
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, GraphError
 from kg_edit.methods import find_method
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.joint import BARE, change, joint, state_at
 from tests.kg_edit.methods.test_methods import EDIT, SECOND
 from tests.kg_edit.tiny import tiny

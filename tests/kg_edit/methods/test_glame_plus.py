@@ -12,8 +12,8 @@ from kg_edit.edits import Edit, Question
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.glame_plus import GlamePlus, GlamePlusConfig
 from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.teacher import Asked, answers_of, examples
-from kg_edit.weight_patch import WeightPatch
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 
@@ -51,7 +51,7 @@ def targets(model: LanguageModel, edit: Edit = EDIT, **settings: Any) -> list[st
 def test_answers_of_test_questions_are_learned_only_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     nouns = {"country": "country", "located in": "surrounding region", "league": "league"}
-    monkeypatch.setattr("kg_edit.ripple_facts.nouns", lambda: nouns)
+    monkeypatch.setattr("kg_edit.graphs.ripple_facts.nouns", lambda: nouns)
     assert targets(model, stated=9) == ["United States of America", "NBA"]
     assert "California" in targets(model, stated=9, exclude_answers=False)
     assert "California" in targets(model, EDIT.model_copy(update={"portability": ()}), stated=9)
@@ -68,7 +68,7 @@ def test_the_question_and_its_answer_build_no_prompt() -> None:
 
 
 def test_the_record_says_what_the_teacher_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kg_edit.ripple_facts.nouns", lambda: {"country": "country", "located in": "region"})
+    monkeypatch.setattr("kg_edit.graphs.ripple_facts.nouns", lambda: {"country": "country", "located in": "region"})
     (patch,) = method(tiny("llama")).edit_each([EDIT])
     assert isinstance(patch, WeightPatch)
     (record,) = patch.provenance["edits"]

@@ -12,7 +12,7 @@ import pytest
 from kg_edit.edits import Edit
 from kg_edit.errors import EditFileError
 from kg_edit.methods.ike import Ike, IkeConfig
-from kg_edit.prompt_patch import PromptPatch
+from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.retrieval.demonstrations import Demonstrations, demonstration
 from kg_edit.retrieval.tfidf import TfIdf
 from tests.kg_edit.tiny import tiny

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from kg_edit.edits import Edit
 from kg_edit.errors import ModelError, PromptError
-from kg_edit.integrated_gradients import integrated_gradients
-from kg_edit.knowledge_neurons import neuron_attributions, shared_neurons
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import find_method
 from kg_edit.methods.kn import Kn
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.neurons.integrated_gradients import integrated_gradients
+from kg_edit.neurons.knowledge_neurons import neuron_attributions, shared_neurons
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(

@@ -14,8 +14,8 @@ from kg_edit.errors import PatchError, PromptError
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import find_method
 from kg_edit.methods.locft import LocFt, batches
-from kg_edit.tuning_rows import Row, RowLosses
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.tuning.rows import Row, RowLosses
 from tests.kg_edit.tiny import byte_level, tiny
 
 EDITS = (

@@ -17,8 +17,8 @@ from kg_edit.errors import ConfigError, ModelError
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import find_method
 from kg_edit.methods.lora import Lora, target_modules
-from kg_edit.peft_training import LoraSize, adapted
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.tuning.peft_training import LoraSize, adapted
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 EDIT = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
@@ -83,7 +83,7 @@ def test_after_an_exception_nothing_is_left_either(monkeypatch: pytest.MonkeyPat
     def failing(_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("kg_edit.tuning_rows.RowLosses.__call__", failing)
+    monkeypatch.setattr("kg_edit.tuning.rows.RowLosses.__call__", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         method(model).edit([EDIT])
     assert anatomy(model.model) == before

@@ -17,7 +17,7 @@ from kg_edit.failures import FAILURES
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.patch import Patch
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.methods.test_methods import graph, state
 from tests.kg_edit.tiny import tiny

@@ -16,7 +16,7 @@ from kg_edit.mend.store import NETWORK
 from kg_edit.mend.training import train
 from kg_edit.mend.weights import mlp_weights
 from kg_edit.methods.mend import Mend, MendConfig
-from kg_edit.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.mend.examples import edits, quick
 from tests.kg_edit.methods.test_methods import EDIT, SECOND
 from tests.kg_edit.tiny import tiny

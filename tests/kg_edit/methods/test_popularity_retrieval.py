@@ -11,10 +11,10 @@ import pytest
 
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, EditFileError
+from kg_edit.graphs.subgraph import as_source
 from kg_edit.methods.popularity_retrieval import PopularityConfig, PopularityRetrieval
-from kg_edit.prompt_patch import PromptPatch
+from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.retrieval.popularity import best_threshold, statements
-from kg_edit.subgraph import as_source
 from tests.kg_edit.tiny import tiny
 
 FAMOUS = Edit(

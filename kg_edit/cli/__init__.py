@@ -1,0 +1,1 @@
+"""The command line: `kg-edit`, one file a command."""

@@ -1,0 +1,115 @@
+"""`kg-edit locate`: causal tracing of edits' facts, or of a published list of known facts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.options import Device, Dtype, ModelName
+from kg_edit.cli.steps import load, plain, stdout
+from kg_edit.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from kg_edit.locate.fact import Fact
+    from kg_edit.locate.summary import LocateSummary
+    from kg_edit.locate.trace import TraceSettings
+
+Edits = Annotated[Path | None, typer.Argument(help="edits whose facts are traced: .jsonl, .json, .csv or .tsv")]
+Known = Annotated[
+    Path | None,
+    typer.Option("--known", help="known facts (.json: subject, prompt, attribute); those the model knows are traced"),
+]
+KindName = Annotated[str, typer.Option("--kind", help="what is restored: hidden, mlp or attention")]
+Window = Annotated[
+    int | None, typer.Option(min=1, help="layers restored together; default 1 for hidden, else 10 of 48 of the depth")
+]
+Samples = Annotated[int, typer.Option(min=1, help="of the noise")]
+AnswerName = Annotated[
+    str, typer.Option("--answer", help="predicted: the model's own next token; true: the fact's answer (target_true)")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="the first so many facts")]
+Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+
+
+def locate(
+    edits: Edits = None,
+    known: Known = None,
+    model: ModelName = "smollm2-135m",
+    kind: KindName = "mlp",
+    window: Window = None,
+    samples: Samples = 10,
+    answer: AnswerName = "predicted",
+    limit: Limit = None,
+    out: Out = Path("locate"),
+    seed: Annotated[int, typer.Option(help="of the noise and of the bootstrap")] = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Trace where a model keeps facts: which states, put back into a run on a noisy subject, bring the answer back.
+
+    Causal tracing as in Meng et al. 2022: a heat map by token role and layer, one for each of the first facts, all
+    numbers as JSON, and the layer at which restoring MLPs at the subject's last token brings most back. That layer is
+    a hint: which layer is best to edit is another question (Hase et al. 2023), which `--layer auto` of `kg-edit edit`
+    answers by trying.
+
+    Example: `kg-edit locate edits.jsonl --model smollm2-135m --out locate/`
+
+    Example: `kg-edit locate --known known_1000.json --limit 100 --samples 5 --kind hidden --out hidden/`
+    """
+    from kg_edit.locate.run import locate as trace_all
+
+    settings = _settings(kind, window, samples, answer, seed)
+    facts = _facts(edits, known)[:limit]
+    language_model = load(model, dtype, device)
+    show(trace_all(language_model, facts, settings, out=out, known_only=known is not None), out)
+
+
+def _settings(kind: str, window: int | None, samples: int, answer: str, seed: int) -> TraceSettings:
+    from kg_edit.locate.sites import KINDS
+    from kg_edit.locate.trace import ANSWERS, TraceSettings
+
+    chosen = next((known for known in KINDS if known == kind), None)
+    asked = next((known for known in ANSWERS if known == answer), None)
+    if chosen is None:
+        raise unknown_name("kind", kind, KINDS)
+    if asked is None:
+        raise unknown_name("answer", answer, ANSWERS)
+    return TraceSettings(kind=chosen, window=window, samples=samples, answer=asked, seed=seed)
+
+
+def _facts(edits: Path | None, known: Path | None) -> tuple[Fact, ...]:
+    from kg_edit.edit_io.edit_files import read_edits
+    from kg_edit.locate.fact import facts_of, read_known
+
+    if (edits is None) == (known is None):
+        raise ConfigError("give either a file of edits or --known FILE; see kg-edit locate --help")
+    return read_known(known) if known else facts_of(read_edits(edits or Path(), allow_conflicts=True).edits)
+
+
+def show(summary: LocateSummary, out: Path) -> None:
+    """What was found, in words, and where the files are."""
+    for line in _said(summary):
+        stdout().print(plain(line), soft_wrap=True)
+    stdout().print(f"{plain(str(out))}: heatmap.svg, summary.json, records.jsonl, run.json", soft_wrap=True)
+
+
+def _said(summary: LocateSummary) -> list[str]:
+    peak = summary.peak
+    left_out = f", {len(summary.unknown)} the model does not know" if summary.unknown else ""
+    left_out += f", {len(summary.failed)} failed" if summary.failed else ""
+    sure = "fewer than five facts, so nothing is known of its spread"
+    if peak.ci95 is not None and peak.share is not None:
+        sure = f"95 % of resamples: layers {peak.ci95[0]} to {peak.ci95[1]}; this very layer in {peak.share:.0%}"
+    what = "suggested layer" if summary.kind == "mlp" else "peak layer (the suggestion comes from --kind mlp)"
+    return [
+        f"{summary.facts} facts traced{left_out}: p {summary.clean:.3f} clean, {summary.corrupted:.3f} corrupted",
+        f"{what}: {peak.layer}, where restoring at the subject's last token brings back {peak.effect:+.3f} ({sure})",
+        "tracing only suggests; --layer auto of kg-edit edit tries layers on your edits",
+    ]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command of ``app``."""
+    app.command()(locate)

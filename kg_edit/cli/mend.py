@@ -1,0 +1,105 @@
+"""`kg-edit mend`: train the network that the method mend edits with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.options import Device, Dtype, ModelName, Preset, Settings, parse_settings
+from kg_edit.cli.steps import load, plain, stdout
+
+if TYPE_CHECKING:
+    from kg_edit.edits import Edit
+    from kg_edit.mend.store import Manifest
+
+Data = Annotated[Path, typer.Option("--data", help="edits, or a benchmark's file, whose edits are learned from")]
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="which benchmark that is; default: by its rows")]
+Leave = Annotated[
+    list[Path] | None, typer.Option("--leave-out", help="a file whose subjects are not learned from; repeatable")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="the first so many records")]
+Steps = Annotated[int | None, typer.Option(min=1, help="at most so many steps; as --set steps=N")]
+Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="MEND: train the network that edits.")
+
+
+@app.callback()
+def _top() -> None:
+    """MEND: train the network that the method mend edits with."""
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Out,
+    dataset: DatasetName = None,
+    model: ModelName = "smollm2-135m",
+    leave_out: Leave = None,
+    limit: Limit = None,
+    steps: Steps = None,
+    preset: Preset = "default",
+    settings: Settings = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Train an editor on edits with paraphrases and neighbourhood prompts; then `--method mend --set network=OUT`.
+
+    Score it on other facts: --leave-out keeps the subjects of a file out of the training.
+
+    Example: `kg-edit mend train --data counterfact-edit.json --leave-out dev.json --model smollm2-135m --out mend/`
+    """
+    from kg_edit.mend.settings import MendTraining
+    from kg_edit.mend.training import train as train_editor
+    from kg_edit.run_folder import check_folder
+
+    wanted = {**parse_settings(settings or []), **({} if steps is None else {"steps": steps})}
+    chosen = MendTraining.preset(preset, wanted)
+    check_folder(out)
+    edits = _edits(data, dataset, limit, leave_out or [])
+    _show(train_editor(load(model, dtype, device), edits, chosen, out), out)
+
+
+def _edits(data: Path, dataset: str | None, limit: int | None, leave_out: list[Path]) -> list[Edit]:
+    found = _read(data, dataset)[:limit]
+    gone = {edit.subject.casefold() for path in leave_out for edit in _read(path, None)}
+    left = [edit for edit in found if edit.subject.casefold() not in gone]
+    if leave_out:
+        typer.echo(
+            f"{len(found) - len(left)} of {len(found)} edits are left out: their subjects are those of --leave-out"
+        )
+    return left
+
+
+def _read(path: Path, dataset: str | None) -> list[Edit]:
+    from kg_edit.datasets import find_dataset
+    from kg_edit.datasets.guess import guess_dataset
+
+    chosen = find_dataset(dataset) if dataset else guess_dataset(path)
+    reading = chosen.read(path)
+    for problem in reading.problems:
+        typer.echo(f"skipped: {problem}", err=True)
+    return [edit for record in reading.records for edit in record.edits]
+
+
+def _show(manifest: Manifest, out: Path) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for header in ("steps", "-log p (new target)", "KL elsewhere", "loss"):
+        table.add_column(header, justify="right")
+    for found in manifest.validations:
+        mark = " *" if found.step == manifest.steps else ""
+        table.add_row(f"{found.step}{mark}", f"{found.edit:.3f}", f"{found.locality:.4f}", f"{found.total:.4f}")
+    stdout().print(table, "on edits held out, each made alone; * is what was kept")
+    stdout().print(
+        f"{plain(str(out))}: network.safetensors, run.json; use --method mend --set network={plain(str(out))}",
+        soft_wrap=True,
+    )
+
+
+def add_to(top: typer.Typer) -> None:
+    """Make the commands those of ``top``."""
+    top.add_typer(app, name="mend")

@@ -1,0 +1,197 @@
+"""`kg-edit patch`: patches with a history. What is done with all that stands is in `cli_patch_uses`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kg_edit.cli import patch_uses as cli_patch_uses
+from kg_edit.cli.options import (
+    Contact,
+    Device,
+    Dtype,
+    EditsFile,
+    Graph,
+    KeepGoing,
+    Layer,
+    MethodName,
+    ModelName,
+    Preset,
+    Settings,
+    Templates,
+)
+from kg_edit.cli.patch_steps import (
+    patch_in,
+    picture,
+    say_added,
+    say_removed,
+    show_entry,
+    show_ledger,
+)
+from kg_edit.cli.steps import load, open_graph, plain, plan, stdout
+
+LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="the ledger's folder")]
+Force = Annotated[
+    bool, typer.Option("--force", help="also what looks as if it would break the model, or is here already")
+]
+_EXAMPLES = (
+    "add ledger/ out/patch.safetensors",
+    "list ledger/",
+    "remove ledger/ lebron --model smollm2-135m",
+    "check ledger/ --model smollm2-135m",
+    "merge ledger/ --out merged/",
+    "export ledger/ --to peft adapter/",
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Keep patches with their history in a folder, take edits out again, check, merge and export what stands.",
+    epilog="\n\n".join(["Examples:", *(f"`kg-edit patch {example}`" for example in _EXAMPLES)]),
+)
+
+
+@app.command("list")
+def list_edits(
+    ledger: LedgerPath,
+    out: Annotated[
+        Path | None, typer.Option("--picture", help="also draw norms and conflicts: .svg, .png or .pdf")
+    ] = None,
+) -> None:
+    """List the edits of a ledger, and which of them are in each other's way.
+
+    Example: `kg-edit patch list ledger/ --picture ledger.svg`
+    """
+    from kg_edit.ledger import Ledger
+
+    opened = Ledger.open(ledger, create=False)
+    show_ledger(opened)
+    if out:
+        stdout().print(plain(str(picture(opened, out))), soft_wrap=True)
+
+
+@app.command()
+def show(
+    ledger: LedgerPath,
+    edit: Annotated[str | None, typer.Argument(help="an edit's name; without it: all that happened")] = None,
+) -> None:
+    """Show where an edit came from and how it was made, or all that happened to a ledger.
+
+    Examples: `kg-edit patch show ledger/`, `kg-edit patch show ledger/ lebron`
+    """
+    from kg_edit.ledger import Ledger
+
+    show_entry(Ledger.open(ledger, create=False), edit)
+
+
+@app.command()
+def add(
+    ledger: LedgerPath,
+    patches: Annotated[
+        list[Path], typer.Argument(help="patch files of the unedited model, folders of kg-edit edit, or ledgers")
+    ],
+    force: Force = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="also compare the changes with this model's weights")
+    ] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Add patch files to a ledger, which is made if there is none; several patches or ledgers become one.
+
+    Example: `kg-edit patch add ledger/ monday/patch.safetensors tuesday/patch.safetensors`
+    """
+    from kg_edit.ledger import Ledger
+    from kg_edit.ledger.opened import copy_steps
+
+    opened = Ledger.open(ledger)
+    language_model = load(model, dtype, device) if model else None
+    for path in map(patch_in, patches):
+        if path.is_dir():
+            for number in copy_steps(Ledger.open(path, create=False), opened, force=force):
+                say_added(opened, number)
+        else:
+            say_added(opened, opened.add(path, force=force, model=language_model))
+
+
+@app.command()
+def edit(
+    ledger: LedgerPath,
+    edits: EditsFile,
+    method: MethodName = "glame",
+    model: ModelName = "smollm2-135m",
+    graph: Graph = None,
+    layer: Layer = None,
+    preset: Preset = "default",
+    settings: Settings = None,
+    templates: Templates = None,
+    keep_going: KeepGoing = False,
+    force: Force = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
+) -> None:
+    """Make the edits of a file on the model as a ledger leaves it, and add them.
+
+    Example: `kg-edit patch edit ledger/ edits.jsonl --method rome --model smollm2-135m`
+    """
+    from kg_edit.edit_io.edit_files import read_edits
+    from kg_edit.edit_io.relation_templates import RelationTemplates
+    from kg_edit.ledger import Ledger
+
+    opened = Ledger.open(ledger)
+    planned = plan(method, preset=preset, layer=layer, settings=settings, graph=graph, contact=contact)
+    file = read_edits(edits, labels=planned.graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    planned.method.check_inputs(planned.config, planned.graph, file.edits)
+    say_added(opened, opened.make(planned.on(load(model, dtype, device)), file.edits, force=force))
+    for problem in file.problems:
+        typer.echo(f"skipped: {problem}", err=True)
+
+
+@app.command()
+def remove(
+    ledger: LedgerPath,
+    names: Annotated[list[str], typer.Argument(metavar="EDITS", help="names of edits; 3/* is all of step 3")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="the unedited model, where other edits have to be made anew")
+    ] = None,
+    graph: Graph = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
+) -> None:
+    """Take edits out: the ledger becomes what it would be had they never been asked for.
+
+    Edits that were made on a model with those are made anew, from their records; without a model nothing is guessed.
+
+    Example: `kg-edit patch remove ledger/ lebron france --model smollm2-135m`
+    """
+    from kg_edit.ledger import Ledger
+
+    opened = Ledger.open(ledger, create=False)
+    source = open_graph(graph, contact)
+    say_removed(opened, opened.remove(names, model=load(model, dtype, device) if model else None, graph=source))
+
+
+@app.command()
+def undo(ledger: LedgerPath) -> None:
+    """Take the last event back: an addition or a removal. Again, and the one before is taken back.
+
+    Example: `kg-edit patch undo ledger/`
+    """
+    from kg_edit.ledger import Ledger
+
+    event = Ledger.open(ledger, create=False).undo()
+    stdout().print(f"took event {event.number} back ({event.event}, {event.time})")
+
+
+app.command()(cli_patch_uses.check)
+app.command()(cli_patch_uses.merge)
+app.command()(cli_patch_uses.export)
+
+
+def add_to(parent: typer.Typer) -> None:
+    """Make it a group of commands of ``parent``."""
+    parent.add_typer(app, name="patch")

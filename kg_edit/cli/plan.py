@@ -1,0 +1,123 @@
+"""`kg-edit plan`: the memory and the time to expect, before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.options import CorpusName, Device, Dtype, Memory, MethodName, ModelName, Preset, Settings
+from kg_edit.cli.steps import doing, plain, stdout
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kg_edit.planning.estimate import Estimate
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+Layer = Annotated[int | None, typer.Option("--layer", min=0, help="edited layer, 0-based")]
+Edits = Annotated[int, typer.Option("--edits", min=1, help="how many edits")]
+
+
+def plan(
+    model: ModelName = "smollm2-135m",
+    method: MethodName = "glame",
+    edits: Edits = 1,
+    layer: Layer = None,
+    preset: Preset = "default",
+    settings: Settings = None,
+    corpus: CorpusName = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    memory: Memory = None,
+) -> None:
+    """Say what memory and time edits will take on this machine, before anything is loaded.
+
+    Sizes come from the model's config alone, the speed from a second of matrix products. A preset's name stands for
+    its model, so that nothing is fetched: gpt2-xl, gpt-j, llama-2-7b, llama-3-8b, qwen2.5-7b, smollm2-135m. Times are
+    right to a factor of about two on a quiet machine.
+
+    Example: `kg-edit plan --model llama-3-8b --method memit --preset llama-3-8b --edits 100`
+    """
+    from kg_edit.cli.steps import plan as planned
+    from kg_edit.language_model import pick_dtype
+    from kg_edit.planning.estimate import estimate
+    from kg_edit.planning.machine import this_machine
+    from kg_edit.planning.shape import shape_of
+
+    chosen = planned(method, preset=preset, layer=layer, settings=settings, corpus=corpus)
+    machine = this_machine(device)
+    with doing(f"reckoning with {model}"):
+        shape = shape_of(model)
+        kind = pick_dtype(dtype, machine.device)
+        found = estimate(
+            chosen.method, chosen.config, shape, machine, edits=edits, dtype=kind, limit=memory or chosen.method.memory
+        )
+    for line in _said(found, method, str(kind).removeprefix("torch.")):
+        stdout().print(line if not isinstance(line, str) else plain(line), soft_wrap=isinstance(line, str))
+
+
+def _said(found: Estimate, method: str, dtype: str) -> list[Table | str]:
+    job = found.job
+    shape, layers = job.shape, job.recipe.layers
+    named = ", ".join(map(str, layers[:8])) + (", …" if len(layers) > 8 else "")
+    title = (
+        f"{method} on {shape.name}: {shape.family}, {shape.parameters / 1e9:.2f} B parameters, {shape.layers} blocks, "
+        f"d {shape.width}, d_ff {shape.inner}; {dtype} on {job.machine.device}; layers: {named or 'none'}"
+    )
+    once = f", {_time(found.kept_seconds)} of it once a model and layer" if found.kept_seconds else ""
+    total = f"{job.edits} edit{'s' if job.edits > 1 else ''}: about {_time(found.seconds)}{once}"
+    return [title, _memory_table(found), _time_table(found), total, *job.recipe.notes, *_verdict(found)]
+
+
+def _memory_table(found: Estimate) -> Table:
+    table = _table("memory", "bytes", "where", "when", "how it is reckoned")
+    for part in found.memory:
+        table.add_row(part.what, _bytes(part.bytes), part.place, part.phase, part.formula)
+    return table
+
+
+def _time_table(found: Estimate) -> Table:
+    table = _table("time", "seconds", "how it is reckoned")
+    for one in found.time:
+        table.add_row(one.what + (" (once, kept)" if one.kept else ""), _time(one.seconds), one.formula)
+    return table
+
+
+def _table(*headers: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for place, header in enumerate(headers):
+        table.add_column(header, justify="right" if place == 1 else "left", overflow="fold")
+    return table
+
+
+def _verdict(found: Estimate) -> list[str]:
+    from kg_edit.planning.estimate import PLACES
+    from kg_edit.planning.ways_out import ways_out
+
+    said = []
+    for place in PLACES:
+        if needed := found.needed(place):
+            free = found.available(place)
+            have = "how much is free is not known" if free is None else f"{_bytes(free)} are free"
+            verdict = "it does not fit" if place in found.lacking else "look yourself" if free is None else "it fits"
+            said.append(f"{place}: {_bytes(needed)} at the worst moment, {have}: {verdict}")
+    return [*said, *(f"way out: {way}" for way in ways_out(found))]
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    for unit, name in ((_DAY, "days"), (_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command of ``app``."""
+    app.command()(plan)

@@ -1,0 +1,106 @@
+"""`kg-edit serve`: a page on this machine to try an edit before and after."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.options import Contact, CorpusName, Device, Dtype, Graph, MethodName, ModelName, Preset, Settings
+from kg_edit.cli.steps import doing, load, plan
+from kg_edit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+log = logging.getLogger(__name__)
+
+_HERE = ("127.0.0.1", "localhost")
+LedgerFolder = Annotated[Path | None, typer.Option("--ledger", help="folder of the patch ledger to browse and add to")]
+Host = Annotated[str, typer.Option("--host", help="address to listen at; the default is this machine alone")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one")]
+Layer = Annotated[int | None, typer.Option("--layer", min=0, help="edited layer, 0-based")]
+
+
+def serve(
+    model: ModelName = "smollm2-135m",
+    method: MethodName = "rome",
+    graph: Graph = None,
+    ledger: LedgerFolder = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    layer: Layer = None,
+    preset: Preset = "default",
+    settings: Settings = None,
+    corpus: CorpusName = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
+) -> None:
+    """Serve a page on which an edit is tried: what the model says before and after, the ledger, the subgraph.
+
+    The model is as it was after each try. Needs the extra `app`: pip install 'kg-edit[app]'
+
+    Example: `kg-edit serve --model smollm2-135m --method rome --ledger ledger/ --port 8000`
+    """
+    _check_installed()
+    from kg_edit.app.server import make_app
+    from kg_edit.app.workshop import Workshop
+    from kg_edit.ledger import Ledger
+
+    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
+    planned.method.check_inputs(planned.config, planned.graph, [])
+    opened = Ledger.open(ledger) if ledger else None
+    with listening(host, port) as place:
+        made = planned.on(load(model, dtype, device))
+        with doing(f"preparing {method}"):
+            made.prepare()
+        app = make_app(Workshop(made, graph=planned.graph, ledger=opened), hosts=_names(host))
+        typer.echo(f"http://{host}:{place.getsockname()[1]}/ is up; stop it with Ctrl-C")
+        run(app, place)
+    typer.echo("stopped")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        ConfigError: the address or the port can't be had.
+    """
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        raise ConfigError(f"can't listen at {host}:{port}: {error.strerror or error}; another --port?") from error
+
+
+def run(app: FastAPI, place: socket.socket) -> None:
+    """Answer requests at ``place`` until Ctrl-C."""
+    import uvicorn
+
+    with suppress(KeyboardInterrupt):  # uvicorn stops by itself, and passes it on
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[place])
+
+
+def _check_installed() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"the page needs the extra app ({error}): pip install 'kg-edit[app]'") from error
+
+
+def _names(host: str) -> tuple[str, ...]:
+    """The names under which the page answers: another site's name that leads here is refused."""
+    if host in _HERE:
+        return _HERE
+    log.warning("listening at %s: whoever reaches this machine can make edits; there is no password", host)
+    return ("*",)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command of ``app``."""
+    app.command()(serve)

@@ -1,0 +1,116 @@
+"""`kg-edit sweep`: a grid of settings, each cell a resumable run, with a table and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kg_edit.cli.options import Contact, Graph
+from kg_edit.cli.steps import load, open_graph, plain, stdout
+from kg_edit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kg_edit.sweep import Outcome, SweepSettings
+
+TABLE, PICTURE = "table.md", "picture.svg"
+
+File = Annotated[Path | None, typer.Argument(help="what is swept (TOML); --example prints one")]
+Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+
+
+def sweep(
+    file: File = None,
+    out: Out = Path("sweep"),
+    data: Annotated[Path | None, typer.Option(help="the data set's file, over that of the sweep's file")] = None,
+    graph: Graph = None,
+    model: Annotated[str | None, typer.Option("--model", help="over that of the sweep's file")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="the first so many records, over the sweep's file")] = None,
+    example: Annotated[bool, typer.Option("--example", help="print such a file, every key explained, and end")] = False,
+    cells: Annotated[bool, typer.Option("--cells", help="list the cells, and end")] = False,
+    contact: Contact = None,
+) -> None:
+    """Score a method's settings on a grid: layers, steps, any setting, methods; resumable.
+
+    Example: `kg-edit sweep --example > sweep.toml`
+
+    Example: `kg-edit sweep sweep.toml --data dev.json --graph wikidata.nt.gz --out runs/sweep/`
+    """
+    from kg_edit.sweep.cells import cells_of
+    from kg_edit.sweep.settings import example as text_of_example
+    from kg_edit.sweep.settings import read_sweep
+
+    if example:
+        typer.echo(text_of_example(), nl=False)
+        return
+    settings = _over(read_sweep(_given(file)), data=data, graph=graph, model=model, limit=limit)
+    if cells:
+        for cell in cells_of(settings):
+            stdout().print(plain(cell.folder), soft_wrap=True)
+        return
+    _show(_run(settings, out, contact), settings, out)
+
+
+def _given(file: Path | None) -> Path:
+    if file is None:
+        raise ConfigError("give the file that says what is swept; kg-edit sweep --example prints one")
+    return file
+
+
+def _over(
+    settings: SweepSettings, *, data: Path | None, graph: list[str] | None, model: str | None, limit: int | None
+) -> SweepSettings:
+    """The settings with what the command line says on top."""
+    own: dict[str, Any] = {"graph": tuple(graph) if graph else None, "model": model}
+    told: dict[str, Any] = {"file": data, "limit": limit}
+    records = settings.data.model_copy(update={key: value for key, value in told.items() if value is not None})
+    return settings.model_copy(update={"data": records, **{key: value for key, value in own.items() if value}})
+
+
+def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outcome, ...]:
+    """Check all, load the model, then score cell after cell."""
+    from kg_edit.datasets import find_dataset
+    from kg_edit.evaluate.run import check_schedule
+    from kg_edit.evaluate.settings import DataSource
+    from kg_edit.run_folder import check_folder
+    from kg_edit.sweep.cells import cells_of
+    from kg_edit.sweep.run import run_sweep
+
+    cells, chosen = cells_of(settings), settings.data
+    check_schedule(settings.schedule)
+    check_folder(out)
+    if chosen.file is None:
+        raise ConfigError("the sweep names no data; give --data FILE, or file = ... in its table [data]")
+    source = open_graph(list(settings.graph), contact)
+    records = find_dataset(chosen.dataset)(chosen.file)
+    for cell in cells:
+        cell.method.check_inputs(cell.config, source, ())
+    return run_sweep(
+        cells,
+        load(settings.model, settings.dtype, settings.device),
+        records[: chosen.limit],
+        out=out,
+        graph=source,
+        pool=records,
+        data=DataSource.of(chosen.dataset, chosen.file),
+        schedule=settings.schedule,
+        seed=settings.seed,
+    )
+
+
+def _show(outcomes: tuple[Outcome, ...], settings: SweepSettings, out: Path) -> None:
+    from kg_edit.files import write_text
+    from kg_edit.sweep.picture import draw_sweep
+    from kg_edit.sweep.table import sweep_table
+
+    table = sweep_table(outcomes, settings.metrics)
+    write_text(out / TABLE, table)
+    draw_sweep(outcomes, settings.metrics, out / PICTURE)
+    typer.echo(table)
+    stdout().print(f"{plain(str(out))}: {TABLE}, {PICTURE}, and a folder a cell", soft_wrap=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command of ``app``."""
+    app.command()(sweep)

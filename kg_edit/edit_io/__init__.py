@@ -1,0 +1,1 @@
+"""Edits from files: JSONL, JSON, CSV, TSV, triplets."""

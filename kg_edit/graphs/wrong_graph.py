@@ -1,0 +1,139 @@
+"""The wrong-graph control: an edit's subgraph in which o* has the statements of other entities.
+
+What a graph method gains with the right graph and not with this one is the graph's own; the rest is form: more
+parameters, longer training, known wordings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+
+from kg_edit.edits import Edit, is_entity_id
+from kg_edit.errors import GraphError
+from kg_edit.graphs.graph_facts import target_of
+from kg_edit.graphs.subgraph import SubgraphSource, check_graph, subject_of
+from kg_edit.run_folder import digest
+from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
+
+_UNKNOWN = (AmbiguousLabelError, EntityNotInGraphError, GraphError, UnknownLabelError)  # of a donor
+
+
+@dataclass(frozen=True, eq=False)
+class WrongGraph:
+    """Subgraphs of the same size as those of ``right``, but that what follows from o* is said of ``pool``'s o*.
+
+    Donors are drawn from the edits in ``pool``, seeded and for each edit anew, till there are as many statements at o*
+    as in the right subgraph; their further hops come along. Statements that the right subgraph holds too are not
+    taken, nor those about the edit's own s and o*.
+    """
+
+    right: SubgraphSource
+    pool: Sequence[Edit]
+
+    def subgraph(self, edit: Edit, *, hops: int = 2, per_node: int = 20, seed: int = 0) -> nx.MultiDiGraph:
+        """The edit's own edge, and the donors' statements in the place of those of o*.
+
+        Raises:
+            GraphError: the pool has too few statements, or a subgraph is none of an edit.
+        """
+        true = self.right.subgraph(edit, hops=hops, per_node=per_node, seed=seed)
+        check_graph(true)
+        made, wanted = _bare(true, **self.provenance()), _degree(true, target_of(true))
+        for donor in self._donors(edit, seed):
+            if _degree(made, target_of(made)) >= wanted:
+                break
+            try:
+                other = self.right.subgraph(donor, hops=hops, per_node=per_node, seed=seed)
+            except _UNKNOWN:
+                continue
+            _graft(made, other, true, room=wanted - _degree(made, target_of(made)), seed=seed)
+        if _degree(made, target_of(made)) < wanted:
+            raise GraphError(
+                f"the pool of {len(self.pool)} has too few statements for a wrong graph of {edit.target_new!r}: "
+                f"{_degree(made, target_of(made))} of {wanted}; give a larger pool of entities that the graph knows"
+            )
+        made.graph["content_hash"] = digest(sorted(map(str, made.edges(keys=True))))
+        return made
+
+    def provenance(self) -> dict[str, Any]:
+        """The right graph's, and a hash of the pool."""
+        source = getattr(self.right, "source", self.right)
+        said = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
+        targets = [(donor.target_new_id, donor.target_new) for donor in self.pool]
+        right = {key: value for key, value in said.items() if key != "fetched_at"}
+        return {"kind": "wrong graph", "pool_sha256": digest(targets), "right": right}
+
+    def _donors(self, edit: Edit, seed: int) -> Iterator[Edit]:
+        """The pool's edits with another o*, in an order of this edit's own."""
+        own = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id}
+        others = {
+            _name(donor): donor for donor in self.pool if not own & {donor.target_new, donor.target_new_id} - {None}
+        }
+        for name in sorted(others, key=lambda name: _hash(seed, edit.subject, edit.target_new, name)):
+            yield others[name].model_copy(update={"subject": edit.subject, "subject_id": edit.subject_id})
+
+
+def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
+    """Donors by their names in the graph: item ids such as Q1345, or labels."""
+    return tuple(
+        Edit(
+            id=name,
+            subject="the subject",
+            prompt="{} is",
+            target_new=f"item {name}" if is_entity_id(name) else name,
+            target_new_id=name if is_entity_id(name) else None,
+        )
+        for name in names
+    )
+
+
+def _name(edit: Edit) -> str:
+    return edit.target_new_id or edit.target_new
+
+
+def _hash(seed: int, *parts: str) -> bytes:
+    return hashlib.blake2b("|".join((str(seed), *parts)).encode(), digest_size=16).digest()
+
+
+def _degree(graph: nx.MultiDiGraph, key: str) -> int:
+    """How many statements leave a node."""
+    return sum(data.get("role") != "edit" for _, _, data in graph.out_edges(key, data=True))
+
+
+def _bare(graph: nx.MultiDiGraph, **notes: Any) -> nx.MultiDiGraph:
+    """The edit's own ends and edge, without any statement."""
+    ends = {subject_of(graph), target_of(graph)}
+    made = nx.MultiDiGraph(**notes)
+    made.add_nodes_from((key, data) for key, data in graph.nodes(data=True) if key in ends)
+    edges = graph.edges(keys=True, data=True)
+    made.add_edges_from(edge for edge in edges if edge[3].get("role") == "edit")
+    return made
+
+
+def _graft(made: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph, *, room: int, seed: int) -> None:
+    """Add at most ``room`` statements of ``other``'s o* to that of ``made``, with what hangs on them."""
+    root, theirs = target_of(made), target_of(other)
+    if theirs in {root, subject_of(made)}:  # the pool names it otherwise than the edit does
+        return
+    known = {(key, end) for _, end, key in true.out_edges(root, keys=True)}
+    barred = {subject_of(made), root, subject_of(other), theirs}
+    for _, end, key, data in sorted(
+        other.out_edges(theirs, keys=True, data=True), key=lambda edge: _hash(seed, *edge[1:3])
+    ):
+        if room and end not in barred and (key, end) not in known and not made.has_edge(root, end, key):
+            _add(made, other, end, barred)
+            made.add_edge(root, end, key=key, **data)
+            room -= 1
+
+
+def _add(made: nx.MultiDiGraph, other: nx.MultiDiGraph, start: str, barred: set[str]) -> None:
+    """Add the node ``start`` and all that ``other`` states from there on."""
+    inside = other.subgraph([key for key in other if key not in barred])
+    reached = inside.subgraph({start, *nx.descendants(inside, start)})
+    made.add_nodes_from((key, data) for key, data in reached.nodes(data=True) if key not in made)
+    made.add_edges_from(reached.edges(keys=True, data=True))

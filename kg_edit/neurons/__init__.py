@@ -1,0 +1,1 @@
+"""Knowledge neurons: which of them an answer rests on."""

@@ -1,0 +1,1 @@
+"""The kinds of patches, their files, and many of them in one forward pass."""

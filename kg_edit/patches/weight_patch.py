@@ -1,0 +1,166 @@
+"""A patch of weights: low-rank factors per weight, reversible, mergeable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.patch import Kind, Patch, exclusive, joined
+from kg_edit.patches.factors import Factors, stacked
+from kg_edit.patches.patch_files import WEIGHTS, PatchFile, write_patch
+
+_STATE = "state/"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WeightPatch(Patch):
+    """Changes W + left right^T of named weights [out, in], and where they came from.
+
+    ``state`` is what a method needs to go on after these edits, or to take one back: tensors by name, the last
+    dimension counting edits (such as the keys that AlphaEdit protects). It adds up with the patches.
+    """
+
+    kind: ClassVar[Kind] = "weights"
+
+    factors: Mapping[str, Factors]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The weights and their ranks."""
+        return ", ".join(f"{name}: rank {pair.rank}" for name, pair in self.factors.items())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no weight is changed."""
+        return not self.factors
+
+    def _plus(self, other: WeightPatch) -> WeightPatch:
+        """Ranks add."""
+        factors, state = dict(self.factors), dict(self.state)
+        for name, more in other.factors.items():
+            factors[name] = stacked(factors[name], more) if name in factors else more
+        for name, tensor in other.state.items():
+            state[name] = torch.cat([state[name], tensor], -1) if name in state else tensor
+        return WeightPatch(factors=factors, provenance=joined(self.provenance, other.provenance), state=state)
+
+    def __neg__(self) -> WeightPatch:
+        """The inverse change, without the state."""
+        inverse = self.scaled(-1)
+        return WeightPatch(factors=inverse.factors, provenance=inverse.provenance)
+
+    def __sub__(self, other: WeightPatch) -> Patch:
+        """This change with the other one taken back."""
+        return self + -other
+
+    def scaled(self, factor: float) -> WeightPatch:
+        """The same change, ``factor`` times as strong."""
+        factors = {name: Factors(left=factor * pair.left, right=pair.right) for name, pair in self.factors.items()}
+        edits = [{**edit, "scale": factor * edit.get("scale", 1.0)} for edit in self.edits]
+        return WeightPatch(factors=factors, provenance={**self.provenance, "edits": edits}, state=self.state)
+
+    @contextmanager
+    def worn(self, model: LanguageModel) -> Iterator[LanguageModel]:
+        """The weights with this change in them; then the very tensors as before."""
+        modules = self.modules(model)
+        originals = {name: module.weight.detach().clone() for name, module in modules.items()}
+        try:
+            self._add_to(modules)
+            yield model
+        finally:
+            with torch.no_grad():
+                for name, module in modules.items():
+                    module.weight.copy_(originals[name])
+
+    def merge_into(self, model: LanguageModel) -> None:
+        """Change the model's weights for good.
+
+        Raises:
+            PatchError: a patch is applied to this model at the moment.
+            PatchMismatchError: the patch is for another model.
+        """
+        with exclusive(model):
+            self._add_to(self.modules(model))
+
+    def modules(self, model: LanguageModel) -> dict[str, Any]:
+        """The modules of ``model`` that this patch changes, by the names of their weights.
+
+        Raises:
+            PatchMismatchError: the patch is for another model.
+        """
+        self.check_model(model)
+        return {name: self._module(model, name) for name in self.factors}
+
+    def _module(self, model: LanguageModel, name: str) -> nn.Module:
+        try:
+            module = model.model.get_submodule(name.removesuffix(".weight"))
+            shape = tuple(weight_matrix(module).shape)
+        except AttributeError as error:
+            raise PatchMismatchError(f"{model.name!r} has no weight {name}; the patch is for another model") from error
+        if shape != self.factors[name].shape:
+            raise PatchMismatchError(
+                f"{name} is {shape} in {model.name!r}, the patch is for {self.factors[name].shape}"
+            )
+        return module
+
+    @torch.no_grad()
+    def _add_to(self, modules: Mapping[str, nn.Module]) -> None:
+        for name, module in modules.items():
+            weight, pair = weight_matrix(module), self.factors[name]
+            left, right = pair.left.to(weight.device), pair.right.to(weight.device)
+            weight.copy_((weight.float() + left.float() @ right.float().T).to(weight.dtype))
+
+    def check_finite(self) -> None:
+        """Look at all factors.
+
+        Raises:
+            PatchError: one is not finite.
+        """
+        for name, pair in self.factors.items():
+            if not pair.is_finite:
+                raise PatchError(f"the change of {name} is not finite; edit with less force, or in float32")
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` (safetensors, provenance in its metadata) atomically.
+
+        Raises:
+            PatchError: a factor is not finite.
+            OutputError: the file can't be written.
+        """
+        tensors = {f"{_STATE}{name}": tensor for name, tensor in self.state.items()}
+        for name, pair in self.factors.items():
+            tensors |= {f"{name}.left": pair.left, f"{name}.right": pair.right}
+        return write_patch(path, format=WEIGHTS, provenance=self.provenance, tensors=tensors)
+
+    @classmethod
+    def from_file(cls, file: PatchFile) -> Self:
+        """The patch that a file holds.
+
+        Raises:
+            PatchError: its factors don't fit together.
+        """
+        state = {name.removeprefix(_STATE): value for name, value in file.tensors.items() if name.startswith(_STATE)}
+        return cls(factors=_factors(file), provenance=file.provenance, state=state)
+
+
+def _factors(file: PatchFile) -> dict[str, Factors]:
+    names = sorted({name.rpartition(".")[0] for name in file.tensors if not name.startswith(_STATE)})
+    found = dict[str, Factors]()
+    for name in names:
+        sides = [file.tensors.get(f"{name}.{side}") for side in ("left", "right")]
+        if sides[0] is None or sides[1] is None:
+            raise PatchError(f"the patch {file.path} lacks a factor of {name}; make it anew")
+        shapes = [tuple(side.shape) for side in sides if side is not None]
+        if {len(shape) for shape in shapes} != {2} or shapes[0][1] != shapes[1][1]:
+            raise PatchError(f"the patch {file.path} has factors of {name} that don't fit: {shapes}; make it anew")
+        found[name] = Factors(left=sides[0], right=sides[1])
+    return found

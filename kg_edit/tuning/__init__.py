@@ -1,0 +1,1 @@
+"""Tuning weights by gradients, without touching the model."""
