@@ -15,6 +15,7 @@ from kg_edit.edits import Edit, Question
 from kg_edit.errors import KgEditError, UnsupportedModelError
 from kg_edit.failures import FAILURES
 from kg_edit.language_model import LanguageModel
+from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -150,6 +151,22 @@ def test_an_update_is_the_rest_of_an_edit(name: str) -> None:
     with (first + update).applied(model) as edited:
         torch.testing.assert_close(asked(edited, SECOND.text), expected, rtol=1e-4, atol=1e-4)
     assert [edit["edit"]["id"] for edit in update.edits] == ["2"]
+
+
+@pytest.mark.parametrize("gone", ["1", "2"])
+@pytest.mark.parametrize("name", METHODS)
+def test_an_edit_is_undone_in_a_ledger(name: str, gone: str, tmp_path: Path) -> None:
+    """After it the model is the one that never had the edit, by whatever way the method allows."""
+    model = tiny("llama")
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(made(name, "llama")[0], force=True)  # toy edits are wild
+    ledger.remove([gone], model=model, graph=graph())
+    other = SECOND if gone == "1" else EDIT
+    with method(name, model).edit([other]).applied(model) as edited:
+        expected = asked(edited, other.text)
+    with ledger.patch.applied(model) as edited:
+        torch.testing.assert_close(asked(edited, other.text), expected, rtol=1e-3, atol=1e-3)
+    assert [entry.name for entry in ledger.edits if entry.state == "standing"] == [other.id]
 
 
 @pytest.mark.parametrize("name", METHODS)
