@@ -13,9 +13,9 @@ from torch import Tensor
 
 from kg_edit.forward.row_groups import Essences, ForwardFactory, Further, Rewrites, Row, RowGroup, equally_long
 from kg_edit.forward.tail_forward import TailForward
+from kg_edit.forward.taught import Taught
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import Prompt
-from kg_edit.taught import Taught
 
 
 @dataclass(frozen=True, kw_only=True)

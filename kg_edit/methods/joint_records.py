@@ -89,9 +89,11 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
 
     Raises:
         PatchError: the patch is of another method or of other settings than ``methods``, its edits' values are not
-            there, or no edit has such an id.
+            there, it was scaled, or no edit has such an id.
     """
     values = _values(patch, methods)
+    if any(record.get("scale", 1.0) != 1.0 for record in patch.edits):
+        raise PatchError("this patch was scaled, which its values do not know; take the edit out of the one before")
     known = [record["edit"]["id"] for record in patch.edits]
     if unknown := sorted(set(ids) - set(known)):
         raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {', '.join(map(repr, known[:5]))} …")

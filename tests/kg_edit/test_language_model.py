@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import disk_offload
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from kg_edit.architectures import ModelSpec
@@ -141,3 +143,10 @@ def test_contexts_are_seeded_and_the_bare_one_is_first(smollm2: LanguageModel) -
     assert all(context.count("{}") == 1 and context.endswith(". {}") for context in contexts[1:])
     assert contexts == sample_contexts(smollm2, lengths=((4, 3), (6, 2)), seed=1)
     assert contexts != sample_contexts(smollm2, lengths=((4, 3), (6, 2)), seed=2)
+
+
+def test_weights_left_on_disk_are_refused(tmp_path: Path) -> None:
+    model = copy.deepcopy(tiny("llama"))
+    disk_offload(model.model, str(tmp_path))
+    with pytest.raises(UnsupportedModelError, match="left on disk"):
+        LanguageModel.wrap(model.model, model.tokenizer, name="large")

@@ -119,6 +119,8 @@ def test_without_some_is_a_fresh_solve_of_the_rest(name: str) -> None:
     alone = change(method.edit([EDITS[2]]), model, method.layers[-1])
     assert (change(again, model, method.layers[-1]) - alone).norm() < 1e-5 * alone.norm()
     assert method.without(left, ["1", "3"]).is_empty
+    with pytest.raises(PatchError, match="was scaled"):
+        method.without(fresh.scaled(0.5), ["1"])
 
 
 @pytest.mark.parametrize("name", JOINT)
