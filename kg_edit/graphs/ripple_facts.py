@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 
 import networkx as nx
@@ -71,7 +70,6 @@ class Ripple:
         return text[0].upper() + text[1:]
 
 
-@cache
 def nouns() -> Mapping[str, str]:
     """The noun of a property, in the order of the packaged table."""
     text = files("kg_edit").joinpath("data", "ripple_nouns.tsv").read_text(encoding="utf-8")
@@ -86,15 +84,15 @@ def first_hop(edit: Edit) -> str:
 
 def ripples(edit: Edit, graph: nx.MultiDiGraph, *, limit: int, a_relation: int, exclude: Sequence[str]) -> list[Ripple]:
     """At most ``limit`` facts over the statements of o*, ``a_relation`` of a noun; none with a word of ``exclude``."""
-    target = target_of(graph)
+    target, known, first = target_of(graph), nouns(), first_hop(edit)
     found: dict[str, list[str]] = {}
     for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
-        noun, label = nouns().get(str(data.get("property", key))), str(graph.nodes[end]["label"])
+        noun, label = known.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
         if noun and data.get("role") != "edit" and _may(label, edit, exclude):
             found.setdefault(noun, []).append(label)
-    order = list(dict.fromkeys(noun for noun in nouns().values() if noun in found))
+    order = list(dict.fromkeys(noun for noun in known.values() if noun in found))
     told = [
-        Ripple(hop=f"{noun} of the {first_hop(edit)}", target=label)
+        Ripple(hop=f"{noun} of the {first}", target=label)
         for noun in order
         for label in list(dict.fromkeys(found[noun]))[:a_relation]
     ]

@@ -86,7 +86,7 @@ def published_settings(name: str, methods: Iterable[str], *, own: Mapping[str, A
     tables = model_presets(model).methods if model in preset_models() else {}
     found = [method for method in wanted if f"{method}{colon}{variant}" in tables]
     if not found:
-        raise unknown_name(f"preset of {' or '.join(wanted) or 'this method'}", name, [*own, *preset_names(wanted)])
+        raise unknown_name("preset", name, [*own, *preset_names(wanted)])
     if len(found) > 1:
         raise ConfigError(
             f"the preset {name!r} has settings for {', '.join(found)}; say which: preset(..., method=...)"

@@ -248,8 +248,8 @@ def generate(kg_edit: Run, model: Path | str, *options: str | Path) -> Result:
         ("none.safetensors", "can't read the patch none.safetensors: there is no such file"),
         ("edits.jsonl", "can't read the patch edits.jsonl"),
         (".", "can't read the patch ."),
-        ("stranger.safetensors", "stranger.safetensors is no patch: expected format kg-edit-patch/1"),
-        ("half.safetensors", "the patch half.safetensors lacks its tensor"),
+        ("stranger.safetensors", "stranger.safetensors is no patch: expected one of the formats kg-edit-patch/1"),
+        ("half.safetensors", "the patch half.safetensors lacks a factor of w"),
         ("gpt2.safetensors", "this patch is for 'gpt2'"),
     ],
 )

@@ -102,16 +102,17 @@ def test_it_makes_an_edit_on_a_tiny_model_of_its_family(
 
 
 def shallow(preset: str, method: str) -> dict[str, Any]:
-    """The preset's settings that name layers, with layers of a model of four in their place."""
+    """What fits a tiny model, in the place of the settings that name layers or an eigenvalue of C."""
     settings = published_settings(preset, [method], own={})
     one = {name: 1 for name in settings if name == "layer" or name.endswith("_layer")}
-    return one | {name: [1, 2] for name in settings if name == "layers"}
+    free = {"threshold": 1.0, "relative": True} if method == "alphaedit" else {}
+    return one | free | {name: [1, 2] for name in settings if name == "layers"}
 
 
 def test_a_wrong_name_is_told_from_a_method_without_the_preset() -> None:
-    with pytest.raises(UnknownNameError, match=r"preset of rome 'gpt-2-xl', did you mean 'gpt2-xl'\?"):
+    with pytest.raises(UnknownNameError, match=r"unknown preset 'gpt-2-xl', did you mean 'gpt2-xl'\?"):
         RomeConfig.preset("gpt-2-xl", method="rome")
-    with pytest.raises(UnknownNameError, match=r"preset of glame 'qwen2\.5-7b'.*gpt2-xl:mquake"):
+    with pytest.raises(UnknownNameError, match=r"unknown preset 'qwen2\.5-7b'.*gpt2-xl:mquake"):
         find_method("glame").config_class.preset("qwen2.5-7b")
     assert "qwen2.5-7b" in preset_names(["rome"])
     assert "qwen2.5-7b" not in preset_names(["glame"])

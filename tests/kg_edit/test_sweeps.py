@@ -16,12 +16,12 @@ from kg_edit.methods import find_method
 from kg_edit.sweep import Outcome, SweepSettings, cells_of, draw_sweep, read_sweep, run_sweep, sweep_table
 from kg_edit.sweep.cells import Cell
 from kg_edit.sweep.settings import checked_sweep, example
-from tests.kg_edit.command_line import Run, kg_edit, place, tiny_folder
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluate.conftest import CITIES, record
 from tests.kg_edit.evaluate.test_cli_runs import row
 from tests.kg_edit.tiny import tiny
 
-__all__ = ["kg_edit", "place", "tiny_folder"]  # fixtures
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "sweeps").glob("*.toml"))
 FAST = {"steps": 2, "context_lengths": [[4, 1]], "covariance": {"tokens": 200}}

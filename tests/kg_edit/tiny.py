@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -55,9 +54,17 @@ def byte_level(*, bos: bool = False) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
 
 
-@cache
+MADE: dict[tuple[str, bool], LanguageModel] = {}
+
+
 def tiny(name: str, *, bos: bool = False) -> LanguageModel:
-    """A tiny random model; weights are large enough for changes to matter."""
+    """A tiny random model, made once and shared; weights are large enough for changes to matter."""
+    if (name, bos) not in MADE:
+        MADE[name, bos] = _made(name, bos=bos)
+    return MADE[name, bos]
+
+
+def _made(name: str, *, bos: bool) -> LanguageModel:
     model_type, options = CONFIGS[name]
     config = AutoConfig.for_model(model_type, vocab_size=400, bos_token_id=0, eos_token_id=1, **options)
     with torch.random.fork_rng():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import networkx as nx
@@ -120,7 +121,7 @@ def test_a_rough_descent_leaves_the_model_and_writes_in_full_precision() -> None
 @pytest.mark.parametrize("family", ["llama", "gemma2", "falcon-alibi"])
 def test_the_teacher_expects_what_it_says(family: str) -> None:
     """Also where the last norm does something: a norm taken twice must show."""
-    model = tiny(family)
+    model = copy.deepcopy(tiny(family))
     for name, weight in model.model.named_parameters():
         if weight.ndim == 1 and name.endswith("weight"):
             torch.nn.init.uniform_(weight, 0.2, 3.0, generator=torch.Generator().manual_seed(0))

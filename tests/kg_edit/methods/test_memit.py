@@ -108,16 +108,16 @@ def test_without_some_is_a_fresh_solve_of_the_rest(name: str) -> None:
     assert isinstance(fresh, WeightPatch)
     for layer in method.layers:
         expected = change(fresh, model, layer)
-        assert (change(left, model, layer) - expected).norm() < 1e-5 * expected.norm()
+        assert (change(left, model, layer) - expected).norm() < 1e-4 * expected.norm()
     assert [record["edit"]["id"] for record in left.edits] == ["1", "3"]
     assert [record["norms"] for record in left.edits] == [
         {key: pytest.approx(value, rel=1e-3) for key, value in record["norms"].items()} for record in fresh.edits
     ]
-    torch.testing.assert_close(left.state["value"], fresh.state["value"])
+    torch.testing.assert_close(left.state["value"], fresh.state["value"], rtol=1e-4, atol=1e-4)
     assert left.state.keys() == fresh.state.keys()
     again = method.without(left, ["1"])  # what is left can be taken apart as well
     alone = change(method.edit([EDITS[2]]), model, method.layers[-1])
-    assert (change(again, model, method.layers[-1]) - alone).norm() < 1e-5 * alone.norm()
+    assert (change(again, model, method.layers[-1]) - alone).norm() < 1e-4 * alone.norm()
     assert method.without(left, ["1", "3"]).is_empty
     with pytest.raises(PatchError, match="was scaled"):
         method.without(fresh.scaled(0.5), ["1"])
@@ -135,7 +135,7 @@ def test_without_some_of_several_batches_on_top_of_another_patch(name: str) -> N
     expected = first + method.update(EDITS[2:], before=ground + first)
     for layer in method.layers:
         wanted = change(expected, model, layer)
-        assert (change(left, model, layer) - wanted).norm() < 1e-5 * wanted.norm()
+        assert (change(left, model, layer) - wanted).norm() < 1e-4 * wanted.norm()
     assert [record["batch"] for record in left.edits] == [1, 1]
 
 
@@ -179,7 +179,7 @@ def test_further_requests_are_written_in_the_same_batch_and_leave_with_their_edi
     torch.testing.assert_close(change(patch, model, 2), change(spelled_out, model, 2), rtol=1e-4, atol=1e-6)
     left = more.without(patch, ["1", "3"])
     expected = change(more.edit([EDITS[1]]), model, 2)
-    assert (change(left, model, 2) - expected).norm() < 1e-5 * expected.norm()
+    assert (change(left, model, 2) - expected).norm() < 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("name", JOINT)
