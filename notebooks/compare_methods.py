@@ -22,7 +22,6 @@ import warnings
 from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import mkdtemp
-from time import perf_counter
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # text bars do
 
@@ -30,7 +29,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from transformers.utils import logging as transformers_logging
 
-from kg_edit.before_after import before_and_after
+from kg_edit.before_after import probes, read
 from kg_edit.edit_io.edit_files import read_edits
 from kg_edit.language_model import LanguageModel
 from kg_edit.ledger import Ledger
@@ -57,25 +56,18 @@ model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(packaged_extrac
 
 # %%
 METHODS = ("rome", "glame", "ft-m", "grace", "definition")
+asked = [probe for edit in edits for probe in probes(edit)]
+before = read(model, asked)
 patches, rows = {}, []
 for name in METHODS:
     found = find_method(name)
-    method = found(model, found.config_class.preset(), graph=graph)
-    method.prepare()
-    start = perf_counter()
-    patches[name] = method.edit(edits)
-    seconds = perf_counter() - start
-    for row in before_and_after(model, patches[name], edits):
-        rows.append(
-            {
-                "method": name,
-                "kind": row.probe.kind,
-                "right": row.after.right,
-                "nats": row.after.nats,
-                "nats before": row.before.nats,
-                "seconds an edit": seconds / len(edits),
-            }
-        )
+    patches[name] = found(model, found.config_class.preset(), graph=graph).edit(edits)
+    with patches[name].applied(model) as edited:
+        after = read(edited, asked)
+    rows += [
+        {"method": name, "kind": probe.kind, "right": new.right, "nats": new.nats, "nats before": old.nats}
+        for probe, old, new in zip(asked, before, after, strict=True)
+    ]
 found = pd.DataFrame(rows)
 print(", ".join(f"{name}: {patch.kind}, {patch.summary[:60]}" for name, patch in patches.items()))
 

@@ -97,7 +97,7 @@ def test_the_oracle_covariance_has_the_published_size(oracle: Any) -> None:
     assert float(method.covariance.moment.trace()) == pytest.approx(31.549419, rel=1e-4)
 
 
-@pytest.mark.parametrize("index", range(8))
+@pytest.mark.parametrize("index", [*range(3), *(pytest.param(place, marks=pytest.mark.slow) for place in range(3, 8))])
 def test_parity_with_the_published_program(oracle: Any, index: int) -> None:
     records, tensors, method = oracle
     record = records[index]

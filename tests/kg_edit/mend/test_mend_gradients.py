@@ -59,7 +59,7 @@ def test_other_weights_can_be_named() -> None:
         factors, _ = gradient_factors(model, prompt(model), names)
     expected, _ = autograd(model, names)
     for name, (inputs, deltas) in factors.items():
-        torch.testing.assert_close(deltas.T @ inputs, expected[name], rtol=1e-4, atol=1e-7)
+        assert (deltas.T @ inputs - expected[name]).norm() < 1e-4 * expected[name].norm()
     assert first_block(model, names) == 0
 
 

@@ -277,7 +277,7 @@ def test_layers() -> None:
         method("ft-m", model, layer=9)
 
 
-@pytest.mark.parametrize("name", ["ft-m", "ft-ewc", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["ft-m", *(pytest.param(slow, marks=pytest.mark.slow) for slow in ("ft-ewc", "lora"))])
 def test_a_real_model_says_the_new_target(name: str, smollm2: LanguageModel) -> None:
     """With the default settings."""
     chosen = find_method(name)
