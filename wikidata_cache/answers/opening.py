@@ -78,17 +78,28 @@ def open_reader(path: Path) -> sqlite3.Connection | None:
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether a file has no tables yet; CacheFileError where it has somebody else's, or another format."""
-    [[application]] = connection.execute("PRAGMA application_id").fetchall()
-    [[version]] = connection.execute("PRAGMA user_version").fetchall()
+    application, version, tables = _header(connection)
     if (application, version) == (APPLICATION, FORMAT):
         return False
-    [[tables]] = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     if application == APPLICATION:
         way_out = f"Use the release that wrote it (export there, import here), or {ELSEWHERE}."
         raise CacheFileError(path, f"is a cache of format {version}; this release reads format {FORMAT}", way_out)
     if tables:
         raise CacheFileError(path, "is an SQLite file, but no cache", f"Check the path, or {ELSEWHERE}.")
     return True
+
+
+def _header(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Application, format and number of tables, of one moment: another process may be making the file."""
+    connection.execute("BEGIN")
+    try:
+        [[application]] = connection.execute("PRAGMA application_id").fetchall()
+        [[version]] = connection.execute("PRAGMA user_version").fetchall()
+        [[tables]] = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return application, version, tables
 
 
 def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
