@@ -17,7 +17,6 @@ from kg_edit.evaluate.finish import cut, finish
 from kg_edit.evaluate.item import items
 from kg_edit.evaluate.method import Method
 from kg_edit.evaluate.missing import found_in
-from kg_edit.evaluate.one_process import alone_in
 from kg_edit.evaluate.plan import Plan
 from kg_edit.evaluate.questions import answers
 from kg_edit.evaluate.records import RunFolder
@@ -29,6 +28,7 @@ from kg_edit.evaluate.summary import Summary
 from kg_edit.evaluate.together import TOGETHER, ahead_of
 from kg_edit.evaluate.unedited import UneditedScores
 from kg_edit.language_model import LanguageModel
+from kg_edit.one_process import alone_in
 from kg_edit.run_folder import Settings, claim
 
 

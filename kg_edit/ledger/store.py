@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.evaluate.line_files import append_lines, drop_cut_line
 from kg_edit.files import replacing
 from kg_edit.ledger.events import Event, Line, Step, StoredFile
+from kg_edit.one_process import alone_in
 from kg_edit.patch import Patch
 
 LOG, PATCHES = "ledger.jsonl", "patches"
@@ -58,18 +58,8 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"can't make {self.folder}: {error.strerror}; give another folder") from error
-        lock = FileLock(self.folder / ".lock", timeout=_WAIT)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise OutputError(f"another process writes to {self.folder}; wait for it, or end it") from error
-        except (OSError, NotImplementedError):  # a file system without locks
+        with alone_in(self.folder, wait=_WAIT):
             yield
-            return
-        try:
-            yield
-        finally:
-            lock.release()
 
     def events(self) -> tuple[Event, ...]:
         """All whole lines of the log; a last line that was cut off by a kill did not happen.
