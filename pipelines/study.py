@@ -69,7 +69,12 @@ COUNTERFACT = {"dataset": "counterfact-plus", "file": "counterfact_plus/dev.json
 PARTS = {
     "single": Part(**COUNTERFACT, schedule="single", columns={**EDITS, **FOLLOWS}, ceilings=True),
     "sequence": Part(**COUNTERFACT, schedule="sequential:{n}", columns={**EDITS, **FOLLOWS}),
-    "batches": Part(**COUNTERFACT, schedule="batch:100,sequential:{n}", columns={**EDITS, **FOLLOWS}),
+    "batches": Part(
+        dataset="counterfact",
+        file="counterfact/counterfact-edit.json",
+        schedule="batch:100,sequential:{n}",
+        columns={**EDITS, "locality: unchanged": "locality.unchanged"},
+    ),
     "mquake": Part(
         dataset="mquake", file="mquake/MQuAKE-CF-3k.dev.json", schedule="single", columns={**EDITS, **HOPS}, hops=2
     ),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
+from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.editing import FAILURES, Step, make_step, said
 from kg_edit.evaluate.general import general_scores
 from kg_edit.evaluate.item import Item
@@ -15,7 +17,7 @@ from kg_edit.evaluate.missing import Done, Points, missing_phases, missing_point
 from kg_edit.evaluate.plan import Plan, Scoring
 from kg_edit.evaluate.records import BASE, EDIT, Entry, Point, RunFolder, Section
 from kg_edit.evaluate.scorer import ceiling_cases, score_cases
-from kg_edit.evaluate.together import Ahead
+from kg_edit.evaluate.together import TOGETHER, Ahead, keep_unedited
 from kg_edit.evaluate.unedited import UneditedScores
 from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Patch
@@ -60,7 +62,7 @@ class SequenceRun:
         Raises:
             OutputError: a result can't be written; all before it is kept.
         """
-        usable = {item.id for item in self.items if self._base(item)}
+        usable = {item.id for some in _chunks(self.items) for item in self._bases(some)}
         self._find_general(0, None)
         patch: Patch | None = None
         for step, scoring in enumerate(self.job.plan.scorings(len(self.items))):
@@ -74,6 +76,12 @@ class SequenceRun:
             if scoring.on_curve:
                 self._find_general(scoring.edits, patch)
             after_step(len(scoring.step))
+
+    def _bases(self, items: Sequence[Item]) -> list[Item]:
+        """Score the items on the unedited model, at once where that can be done; those with which one can go on."""
+        if len(self.items) > 1:
+            keep_unedited(self.job.model, self.job.unedited, items, self.job.done, ceilings=self.job.ceilings)
+        return [item for item in items if self._base(item)]
 
     def _base(self, item: Item) -> bool:
         """Score the item on the unedited model; whether that can be done."""
@@ -112,28 +120,29 @@ class SequenceRun:
             self.job.folder.append([_entry(new[0], phase, sections={phase: ready})])
         if ready or not new:
             return
-        before = {item.id: self._unedited(item) for item in new}
-        with self._edited(patch) as model:
-            for item in new:
-                entry = self._scored(model, item, phase, before[item.id])
-                if entry.error is None or len(self.items) > 1:
-                    self.job.folder.append([entry])
-        if entry.error and len(self.items) == 1:  # a model that one edit broke is as good as none
-            unedited = self._scored(self.job.model, item, phase, before[item.id])
-            self.job.folder.append([unedited.model_copy(update={"error": entry.error})])
+        for some in _chunks(new):
+            entries = self._scored(patch, some, phase)
+            if entries[0].error is None or len(self.items) > 1:
+                self.job.folder.append(entries)
+        if entries[0].error and len(self.items) == 1:  # a model that one edit broke is as good as none
+            (unedited,) = self._scored(None, new, phase)
+            self.job.folder.append([unedited.model_copy(update={"error": entries[0].error})])
 
     def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
         return patch.applied(self.job.model) if patch else nullcontext(self.job.model)
 
-    def _scored(self, model: LanguageModel, item: Item, phase: str, before: Section) -> Entry:
+    def _scored(self, patch: Patch | None, items: Sequence[Item], phase: str) -> list[Entry]:
+        """The items' scores, all at once; where that fails, each alone, so that a failure is one item's."""
         try:
-            (section,) = in_halves(lambda some: score_cases(model, some, before=[before]), [item.case])
+            known = self.job.unedited.sections(self.job.model, {item.id: item.case for item in items})
+            pairs = [(item.case, known[item.id]) for item in items]
+            with self._edited(patch) as model:
+                sections = in_halves(partial(_compared, model), pairs)
         except FAILURES as error:
-            return _entry(item, phase, error=said(error))
-        return _entry(item, phase, sections={phase: section})
-
-    def _unedited(self, item: Item) -> Section:
-        return self.job.unedited.sections(self.job.model, {BASE: item.case})[BASE]
+            if len(items) == 1:
+                return [_entry(items[0], phase, error=said(error))]
+            return [entry for item in items for entry in self._scored(patch, [item], phase)]
+        return [_entry(item, phase, sections={phase: own}) for item, own in zip(items, sections, strict=True)]
 
     def _find_general(self, edits: int, patch: Patch | None) -> None:
         job = self.job
@@ -147,6 +156,14 @@ class SequenceRun:
         except FAILURES as fault:
             error = said(fault)
         job.folder.append_point(Point(sequence=self.number, edits=edits, scores=scores, error=error))
+
+
+def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    return (items[start : start + TOGETHER] for start in range(0, len(items), TOGETHER))
+
+
+def _compared(model: LanguageModel, pairs: Sequence[tuple[Case, Section]]) -> Sequence[Section]:
+    return score_cases(model, [case for case, _ in pairs], before=[before for _, before in pairs])
 
 
 def _edit_entry(item: Item, step: Step) -> Entry:

@@ -45,13 +45,21 @@ def ahead_of(
     """Edit and score the items that still lack it, each alone on the model as it is; the unedited scores are kept."""
     ahead = Ahead()
     new = [item for item in items if (item.id, EDITED) not in done and not done.get((item.id, BASE))]
-    _tried(lambda: unedited.sections(model, dict(_unedited_cases(new, ceilings=ceilings))))
+    keep_unedited(model, unedited, new, done, ceilings=ceilings)
     if isinstance(method, EditsEach):
         single = [item for item in new if len(item.record.edits) == 1]
         _tried(lambda: ahead.steps.update(_edited(method, single)))
     made = [item for item in new if item.id in ahead.steps and ahead.steps[item.id].patch]
     _tried(lambda: ahead.scores.update(_scored(model, unedited, made, ahead)))
     return ahead
+
+
+def keep_unedited(
+    model: LanguageModel, unedited: UneditedScores, items: Sequence[Item], done: Done, *, ceilings: bool
+) -> None:
+    """Score on the unedited model, at once, those of ``items`` that lack it; ``unedited`` keeps what is found."""
+    new = [item for item in items if (item.id, BASE) not in done]
+    _tried(lambda: unedited.sections(model, dict(_unedited_cases(new, ceilings=ceilings))))
 
 
 def _unedited_cases(items: Sequence[Item], *, ceilings: bool) -> Iterator[tuple[str, Case]]:
