@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.editing import FAILURES, Step, make_step, said
+from kg_edit.evaluate.editing import FAILURES, make_step, said
+from kg_edit.evaluate.entries import edit_entry, entry_of
 from kg_edit.evaluate.general import general_scores
 from kg_edit.evaluate.item import Item
 from kg_edit.evaluate.memory import in_halves
@@ -92,9 +93,9 @@ class SequenceRun:
         try:
             sections = self.job.unedited.sections(self.job.model, cases)
         except FAILURES as error:
-            self.job.folder.append([_entry(item, BASE, error=said(error), choices=item.case.choices)])
+            self.job.folder.append([entry_of(item, BASE, error=said(error), choices=item.case.choices)])
             return False
-        self.job.folder.append([_entry(item, BASE, sections=sections, choices=item.case.choices)])
+        self.job.folder.append([entry_of(item, BASE, sections=sections, choices=item.case.choices)])
         return True
 
     def _make(self, number: int, items: Sequence[Item], before: Patch | None) -> Patch | None:
@@ -109,7 +110,7 @@ class SequenceRun:
         step = ready or make_step(job.method, [item.record for item in items], before=before)
         if step.patch and len(self.items) > 1:  # one record is edited again sooner than its patch is kept
             step.patch.save(file)
-        self.job.folder.append(_edit_entry(item, step) for item in new)
+        self.job.folder.append(edit_entry(item, step) for item in new)
         return step.patch
 
     def _score(self, scoring: Scoring, items: Sequence[Item], patch: Patch | None) -> None:
@@ -117,16 +118,20 @@ class SequenceRun:
         new = [item for item in items if (item.id, phase) not in self.job.done]
         ready = self.job.ahead.scores.get(new[0].id) if len(self.items) == len(new) == 1 and patch else None
         if ready:
-            self.job.folder.append([_entry(new[0], phase, sections={phase: ready})])
+            self.job.folder.append([entry_of(new[0], phase, sections={phase: ready})])
         if ready or not new:
             return
-        for some in _chunks(new):
-            entries = self._scored(patch, some, phase)
-            if entries[0].error is None or len(self.items) > 1:
-                self.job.folder.append(entries)
-        if entries[0].error and len(self.items) == 1:  # a model that one edit broke is as good as none
+        for some in _chunks(items):  # whole ones, so that a run that goes on rounds as one that was never stopped
+            wanted = {item.id for item in some} & {item.id for item in new}
+            entries = self._scored(patch, some, phase) if wanted else []
+            self.job.folder.append(entry for entry in entries if entry.id in wanted and self._counts(entry))
+        if len(self.items) == 1 and not self._counts(entries[0]):
             (unedited,) = self._scored(None, new, phase)
             self.job.folder.append([unedited.model_copy(update={"error": entries[0].error})])
+
+    def _counts(self, entry: Entry) -> bool:
+        """Whether an entry is one of its record; a model that one edit broke is as good as none."""
+        return entry.error is None or len(self.items) > 1
 
     def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
         return patch.applied(self.job.model) if patch else nullcontext(self.job.model)
@@ -140,9 +145,9 @@ class SequenceRun:
                 sections = in_halves(partial(_compared, model), pairs)
         except FAILURES as error:
             if len(items) == 1:
-                return [_entry(items[0], phase, error=said(error))]
+                return [entry_of(items[0], phase, error=said(error))]
             return [entry for item in items for entry in self._scored(patch, [item], phase)]
-        return [_entry(item, phase, sections={phase: own}) for item, own in zip(items, sections, strict=True)]
+        return [entry_of(item, phase, sections={phase: own}) for item, own in zip(items, sections, strict=True)]
 
     def _find_general(self, edits: int, patch: Patch | None) -> None:
         job = self.job
@@ -164,30 +169,3 @@ def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 def _compared(model: LanguageModel, pairs: Sequence[tuple[Case, Section]]) -> Sequence[Section]:
     return score_cases(model, [case for case, _ in pairs], before=[before for _, before in pairs])
-
-
-def _edit_entry(item: Item, step: Step) -> Entry:
-    error = step.errors.get(item.id)
-    return _entry(item, EDIT, error=error) if error else _entry(item, EDIT, seconds=step.seconds, batch=step.halved_to)
-
-
-def _entry(
-    item: Item,
-    phase: str,
-    *,
-    error: str | None = None,
-    seconds: float | None = None,
-    batch: int | None = None,
-    choices: tuple[tuple[str, ...], ...] = (),
-    sections: Mapping[str, Section] | None = None,
-) -> Entry:
-    return Entry(
-        id=item.id,
-        phase=phase,
-        sha256=item.sha256,
-        error=error,
-        seconds=seconds,
-        batch=batch,
-        choices=choices,
-        sections=dict(sections or {}),
-    )

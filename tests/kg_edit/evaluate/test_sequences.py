@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluate.test_run import lines, phases
 
+Nll = Mapping[str, Mapping[str, float]]
 TEXT = "The quick brown fox jumps over the lazy dog. Where does the river Thames flow? " * 3
 
 
@@ -48,6 +49,13 @@ def sequence_patch(method: Nudge, model: LanguageModel, batches: Sequence[Sequen
     for batch in batches:
         patch = patch + method.update(batch, before=patch)
     return patch
+
+
+def assert_near(found: Nll, expected: Nll) -> None:
+    """Rows that are scored together round otherwise than alone."""
+    assert found.keys() == expected.keys()
+    for prompt, candidates in expected.items():
+        assert found[prompt] == pytest.approx(candidates, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +80,8 @@ def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
         with sequence_patch(Depends(model), model, batches).applied(model):
             for edit in (edit for batch in batches for edit in batch):
                 (section,) = score_cases(model, [Case(edit=edit, choices=choices(edit, pool, seed=0))])
-                assert found[edit.id]["scores"] == section.scores
-                assert found[edit.id]["nll"] == section.nll
+                assert found[edit.id]["scores"] == pytest.approx(section.scores, abs=1e-5)
+                assert_near(found[edit.id]["nll"], section.nll)
 
 
 def test_a_sequence_is_scored_after_each_at_points_and_after_all(
@@ -129,12 +137,12 @@ def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
     assert summary.provenance["failed"] == 2
     first, second, third = lines(tmp_path)
     assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 0", None)
-    assert first["sections"]["after:1"] == first["sections"]["base"]  # nothing was in the model yet
+    assert_near(first["sections"]["after:1"]["nll"], first["sections"]["base"]["nll"])  # nothing was in the model yet
     with Depends(model).update(edits[1:2]).applied(model):
         cases = [Case(edit=edit, choices=choices(edit, answers(edits[:3]), seed=0)) for edit in edits[:3]]
         for record, case in zip((first, second, third), cases, strict=True):
             (section,) = score_cases(model, [case])
-            assert record["sections"]["edited"]["nll"] == section.nll
+            assert_near(record["sections"]["edited"]["nll"], section.nll)
 
 
 def test_a_model_broken_by_its_edits_is_missing_and_counted(
@@ -233,7 +241,7 @@ def test_the_edits_of_a_record_are_made_together_and_fail_together(
     with Depends(model).update(edits[2:4]).applied(model):
         case = Case.of(records[1], choices=choices(records[1], answers(records), seed=0))
         (section,) = score_cases(model, [case])
-    assert second["sections"]["edited"]["nll"] == section.nll
+    assert_near(second["sections"]["edited"]["nll"], section.nll)
 
 
 def test_a_step_that_memory_halved_says_so(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
