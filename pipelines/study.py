@@ -81,14 +81,16 @@ PARTS = {
 }
 
 
-def run(part: Part, names: list[str], limit: int, folder: Path, settings: dict[str, dict[str, Any]]) -> None:
-    """Evaluate each method; one that can't be built is named and passed over."""
+def run(
+    part: Part, names: list[str], limit: int, folder: Path, *, preset: str, settings: dict[str, dict[str, Any]]
+) -> None:
+    """Evaluate each method, with the same preset."""
     model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(SHARED / "wikidata" / "wikidata.nt.gz")
     records, pool = part.records(limit)
     text = (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8") if part.schedule != "single" else None
     for name in names:
         found = find_method(name)
-        method = found(model, found.config_class.preset("default", settings.get(name)), graph=graph)
+        method = found(model, found.config_class.preset(preset, settings.get(name)), graph=graph)
         evaluate(
             method,
             model,
@@ -131,6 +133,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, default="single")
     parser.add_argument("--methods", help="names with commas; all by default")
     parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--preset", default="default", help="of every method")
     parser.add_argument("--mend", help="folder of MEND's trained editor")
     parser.add_argument("--tables", action="store_true", help="run nothing; write OUT/tables.md")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "study")
@@ -140,7 +143,8 @@ def main() -> None:
         names = options.methods.split(",") if options.methods else [*method_names()]
         names = [name for name in names if name != "mend" or options.mend]
         own = {"mend": {"network": options.mend}}
-        run(PARTS[options.part], names, options.limit, options.out / options.part, own)
+        folder = options.out / options.part
+        run(PARTS[options.part], names, options.limit, folder, preset=options.preset, settings=own)
     text = "\n".join(f"## {name}\n\n{table(part, options.out / name)}" for name, part in PARTS.items())
     write_text(options.out / "tables.md", text)
     log.info("%s", options.out / "tables.md")

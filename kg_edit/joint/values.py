@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kg_edit.descent import Descent, Proposal, descend
 from kg_edit.edits import Edit
+from kg_edit.forward.descent_model import DescentDtype, descent_model
 from kg_edit.forward.prefix import SharedContexts
 from kg_edit.forward.row_groups import tokens_within
 from kg_edit.forward.tail_forward import TailForward
@@ -44,7 +45,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How targets are found: in which layer, at which ``place`` of it, with which loss."""
+    """How targets are found: in which layer, at which ``place`` of it, with which loss, in which precision."""
 
     layer: int
     place: Place
@@ -54,6 +55,7 @@ class Search:
     kl_weight: float
     weight_decay: float
     memory: float
+    dtype: DescentDtype = "model"
 
     def targets(
         self,
@@ -62,15 +64,17 @@ class Search:
         proposal: Callable[[Edit, Tensor], tuple[Proposal, dict[str, Any]]],
     ) -> list[Target]:
         """A target a fact, whatever the others are: as many in one descent as ``memory`` (MB) holds."""
-        shared = SharedContexts(model, self.contexts)
+        rough = descent_model(model, self.dtype)
+        shared = SharedContexts(rough, self.contexts)
         found: list[Target] = []
         for some in self._portions(model, facts):
-            found += self._descended(model, some, proposal, shared)
+            found += self._descended(model, rough, some, proposal, shared)
         return found
 
     def _descended(
         self,
         model: LanguageModel,
+        rough: LanguageModel,
         facts: Sequence[Fact],
         proposal: Callable[[Edit, Tensor], tuple[Proposal, dict[str, Any]]],
         shared: SharedContexts,
@@ -78,7 +82,7 @@ class Search:
         bare = [fact.prompts.rewrites[0] for fact in facts]
         _, states = subject_states(model, bare, layer=self.layer, last=self.layer, place=self.place)
         objective = Objective(
-            model,
+            rough,
             self.layer,
             [fact.prompts for fact in facts],
             kl_weight=self.kl_weight,

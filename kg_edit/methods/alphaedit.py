@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kg_edit.forward.descent_model import FAST
 from kg_edit.joint.null_space import NullSpace, null_space
 from kg_edit.joint.solve import joint_directions
 from kg_edit.methods.joint_config import SpreadConfig, default_layers
@@ -29,6 +30,7 @@ class AlphaEditConfig(SpreadConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
+        "fast": FAST,
         "paper": {"threshold": 0.02, "relative": False},
     }
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from kg_edit.forward.descent_model import FAST
 from kg_edit.joint.solve import joint_directions
 from kg_edit.methods.joint_config import JointConfig
 from kg_edit.methods.joint_method import JointMethod
@@ -33,7 +34,7 @@ class EmmetConfig(JointConfig):
         1e-3, ge=0, description="eps, relative to the mean of K^T C^-1 K's diagonal; 0: each key is answered exactly"
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": published}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST, "paper": published}
 
 
 class Emmet(JointMethod):

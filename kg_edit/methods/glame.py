@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from kg_edit.edits import Edit
+from kg_edit.forward.descent_model import FAST
 from kg_edit.graphs.subgraph import check_graph
 from kg_edit.methods.graph_values import GraphConfig, GraphValues
 from kg_edit.methods.rank_one_method import RankOneConfig, RankOneMethod
@@ -16,6 +17,7 @@ class GlameConfig(GraphConfig, RankOneConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
+        "fast": FAST,
         "paper": {
             **RankOneConfig.published,
             "aggregation": "sum",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from kg_edit.edits import Edit
+from kg_edit.forward.descent_model import FAST
 from kg_edit.graphs.subgraph import check_graph
 from kg_edit.joint.values import Fact
 from kg_edit.methods.graph_values import GraphConfig, GraphValues
@@ -18,7 +19,7 @@ class GlameBatchConfig(GraphConfig, MemitConfig):
 
     clamp_norm_factor: float = Field(0.75, gt=0, description="|z - h| is at most so many times |h|")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
 
 
 class GlameBatch(GraphValues, Memit):

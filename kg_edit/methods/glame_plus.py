@@ -7,13 +7,11 @@ the r of s is", q what the unedited one answers to "What is the r' of o*?", the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any, ClassVar, Literal
+from functools import cached_property
+from typing import Any, ClassVar
 
 import networkx as nx
-import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -21,9 +19,8 @@ from kg_edit.descent import Proposal
 from kg_edit.edits import Edit
 from kg_edit.errors import PromptError
 from kg_edit.evaluate.questions import right_answers
-from kg_edit.forward.prefix import SharedContexts
-from kg_edit.forward.row_groups import Further, tokens_within
-from kg_edit.forward.tail_forward import TailForward
+from kg_edit.forward.descent_model import FAST, descent_model
+from kg_edit.forward.row_groups import Further
 from kg_edit.graphs.ripple_facts import QUESTIONS, STATEMENTS, Ripple, first_hop, gives_away, recalls, ripples
 from kg_edit.graphs.subgraph import SubgraphSource, check_graph, edit_subgraph
 from kg_edit.language_model import LanguageModel
@@ -32,8 +29,6 @@ from kg_edit.methods.rome import Rome, RomeConfig
 from kg_edit.objective import Objective, Request
 from kg_edit.prompts import Prompt, encode
 from kg_edit.teacher import Answer, Asked, answers_of
-
-_SLACK = 4  # tails that differ by fewer tokens share a pass
 
 
 class GlamePlusConfig(RomeConfig):
@@ -51,11 +46,8 @@ class GlamePlusConfig(RomeConfig):
     per_node: PositiveInt = Field(500, description="statements of o* to choose from")
     ripple_weight: float = Field(1.0, ge=0, description="weight of all that follows from the edit")
     exclude_answers: bool = Field(True, description="learn nothing that shares a word with a test question's answer")
-    descent_dtype: Literal["model", "bfloat16"] = Field(
-        "model", description="bfloat16: descend on a copy in bfloat16, four times faster on processors that have it"
-    )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": {"descent_dtype": "bfloat16"}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
 
 
 class GlamePlus(Rome):
@@ -65,6 +57,7 @@ class GlamePlus(Rome):
     paper = "this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
     about = "GLAME beyond the paper: the value learns what the model says of o* with the graph at hand"
     needs_graph = True
+    slack = 4
     config_class = GlamePlusConfig
     config: GlamePlusConfig
 
@@ -103,37 +96,13 @@ class GlamePlus(Rome):
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """ROME's loss and that of the further rows; the teacher is asked for all edits together."""
-        student = self._student()
+        student = descent_model(self.model, self.config.descent_dtype)
         taught = self._taught(edits, student)
         whole = [
             replace(request, further=self._shared((*request.further, *self._rows(edit, rows))))
             for edit, request, rows in zip(edits, requests, taught, strict=True)
         ]
-        if student is self.model:
-            return self._of(student, whole)
-        exact = self._of(self.model, [replace(request, further=()) for request in requests])
-        rough = self._of(student, whole)
-        rough.value, rough.bare_key, rough.mean_key = exact.value, exact.bare_key, exact.mean_key
-        return rough
-
-    def _of(self, model: LanguageModel, requests: Sequence[Request]) -> Objective:
-        return Objective(
-            model,
-            self.layer,
-            requests,
-            kl_weight=self.config.kl_weight,
-            weight_decay=self.norm_penalty,
-            forward=partial(TailForward, contexts=SharedContexts(model, self.contexts)),
-            tokens=tokens_within(model, self.layer, self.memory),
-            slack=_SLACK,
-        )
-
-    def _student(self) -> LanguageModel:
-        """The model, or a copy of it as it stands in the wanted precision."""
-        if self.config.descent_dtype == "model":
-            return self.model
-        rough = deepcopy(self.model.model).to(torch.bfloat16)  # type: ignore[arg-type]
-        return replace(self.model, model=rough.eval().requires_grad_(False))
+        return self.loss_on(student, whole)
 
     def _taught(self, edits: Sequence[Edit], model: LanguageModel) -> list[list[tuple[Ripple, Answer | None]]]:
         """What the unedited model answers about each edit's o*."""

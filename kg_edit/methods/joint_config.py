@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from kg_edit.contexts import STARTS
 from kg_edit.covariances.store import CovarianceConfig
+from kg_edit.forward.descent_model import DESCENT_DTYPE, DescentDtype
 from kg_edit.methods.base import MethodConfig
 
 _DEPTH, _MOST_BESIDE = 0.2, 2
@@ -24,6 +25,7 @@ class JointConfig(MethodConfig):
     context_tokens: PositiveInt = Field(10, description="tokens of a context")
     seed: int = Field(0, description="of the contexts, and of all else that is drawn")
     covariance: CovarianceConfig = Field(CovarianceConfig(), description="what C is measured from")
+    descent_dtype: DescentDtype = Field("model", description=DESCENT_DTYPE)
 
 
 class SpreadConfig(JointConfig):

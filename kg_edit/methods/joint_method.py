@@ -85,6 +85,7 @@ class JointMethod(JointSetup):
             kl_weight=config.kl_weight,
             weight_decay=self.norm_penalty,
             memory=self.memory,
+            dtype=config.descent_dtype,
         )
         found = iter(search.targets(self.model, list(chain(*asked)), self.proposal))
         return [[next(found) for _ in facts] for facts in asked]

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from kg_edit.forward.descent_model import FAST
 from kg_edit.joint.solve import joint_directions
 from kg_edit.methods.joint_config import SpreadConfig, default_layers
 from kg_edit.methods.joint_method import JointMethod
@@ -23,7 +24,11 @@ class MemitConfig(SpreadConfig):
         None, gt=0, description="lambda: how much C weighs against the new keys; default d_ff (published: 15000, 20000)"
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mom2_weight": 20_000.0}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {},
+        "fast": FAST,
+        "paper": {"mom2_weight": 20_000.0},
+    }
 
 
 class Memit(JointMethod):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from kg_edit.forward.descent_model import FAST
 from kg_edit.methods.rank_one_method import RankOneConfig
 from kg_edit.methods.rome import Rome, RomeConfig
 from kg_edit.rank_one import KeyVariant
@@ -17,7 +18,7 @@ class RRomeConfig(RomeConfig):
     key: KeyVariant = Field("r-rome", description="key in the residual: bare prompt's (rome), or the mean")
     clamp_norm_factor: float = Field(4.0, gt=0, description="|m* - m| is at most so many times |m|")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": RankOneConfig.published}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST, "paper": RankOneConfig.published}
 
 
 class RRome(Rome):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from kg_edit.covariance import Covariance
 from kg_edit.covariances.store import CovarianceConfig, find_covariance
 from kg_edit.descent import Descent, Proposal, descend, untouched
 from kg_edit.edits import Edit
+from kg_edit.forward.descent_model import DESCENT_DTYPE, DescentDtype, descent_model
 from kg_edit.forward.prefix import SharedContexts
 from kg_edit.forward.row_groups import tokens_within
 from kg_edit.forward.tail_forward import TailForward
@@ -61,6 +62,7 @@ class RankOneConfig(MethodConfig):
     )
     seed: int = Field(0, description="of the contexts, and of all else that is drawn")
     covariance: CovarianceConfig = Field(CovarianceConfig(), description="what C is measured from")
+    descent_dtype: DescentDtype = Field("model", description=DESCENT_DTYPE)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,6 +80,7 @@ class RankOneMethod(EditingMethod):
     """Find a change of the value, then write it. Subclasses say how it is found."""
 
     config: RankOneConfig
+    slack: ClassVar[int] = 1  # rows whose tails differ by fewer tokens share a pass
 
     def __init__(
         self,
@@ -156,15 +159,27 @@ class RankOneMethod(EditingMethod):
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """The loss of ``edits``, which ask for ``requests``, on the model as it stands."""
+        return self.loss_on(descent_model(self.model, self.config.descent_dtype), requests)
+
+    def loss_on(self, rough: LanguageModel, requests: Sequence[Request]) -> Objective:
+        """The loss on ``rough``, the model or a copy in fewer bits; m and the keys are always the model's own."""
+        loss = self._loss(rough, requests)
+        if rough is not self.model:
+            exact = self._loss(self.model, [replace(request, further=()) for request in requests])
+            loss.value, loss.bare_key, loss.mean_key = exact.value, exact.bare_key, exact.mean_key
+        return loss
+
+    def _loss(self, model: LanguageModel, requests: Sequence[Request]) -> Objective:
         return Objective(
-            self.model,
+            model,
             self.layer,
             requests,
             kl_weight=self.config.kl_weight,
             weight_decay=self.norm_penalty,
             # made anew for each call: the model may have been edited since the last one
-            forward=partial(TailForward, contexts=SharedContexts(self.model, self.contexts)),
-            tokens=tokens_within(self.model, self.layer, self.memory),
+            forward=partial(TailForward, contexts=SharedContexts(model, self.contexts)),
+            tokens=tokens_within(model, self.layer, self.memory),
+            slack=self.slack,
         )
 
     @classmethod

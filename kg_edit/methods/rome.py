@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kg_edit.descent import Proposal
 from kg_edit.edits import Edit
+from kg_edit.forward.descent_model import FAST
 from kg_edit.methods.rank_one_method import RankOneConfig, RankOneMethod
 
 
@@ -20,7 +21,7 @@ class RomeConfig(RankOneConfig):
     learning_rate: float = Field(1.0, gt=0, description="of Adam")
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": RankOneConfig.published}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST, "paper": RankOneConfig.published}
 
 
 class Rome(RankOneMethod):

@@ -271,3 +271,21 @@ def test_tied_embeddings_stay_tied(name: str) -> None:
     with method(name, tied).edit([EDIT]).applied(tied):
         pass
     assert hf.get_input_embeddings().weight is hf.get_output_embeddings().weight
+
+
+ROUGH = [name for name in METHODS if "descent_dtype" in find_method(name).config_class.model_fields]
+
+
+@pytest.mark.parametrize("name", ROUGH)
+def test_a_rough_descent_leaves_the_model_and_writes_in_full_precision(name: str) -> None:
+    """Only the descent is in bfloat16: the keys are the model's own, and the values nearly so."""
+    model = tiny("llama")
+    weights = weights_of(model)
+    exact, rough = (method(name, model, descent_dtype=dtype).edit([EDIT]) for dtype in ("model", "bfloat16"))
+    assert isinstance(exact, WeightPatch) and isinstance(rough, WeightPatch)
+    first = min(exact.factors)  # later layers' keys are those of a model in which the first is written
+    one, other = exact.factors[first], rough.factors[first]
+    assert not torch.equal(one.left, other.left), "the descent was in bfloat16"
+    assert torch.cosine_similarity(one.product.flatten(), other.product.flatten(), dim=0) > 0.9
+    assert {pair.left.dtype for pair in rough.factors.values()} == {torch.float32}
+    assert same(weights, model)
