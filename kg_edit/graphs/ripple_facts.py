@@ -8,7 +8,7 @@ taken: what people ask first. The subject stands as late as it can, as only toke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -17,12 +17,15 @@ import networkx as nx
 from kg_edit.edits import Edit
 from kg_edit.graphs.graph_facts import overlaps, target_of
 
-# {} is the subject, [hop] "currency of the country of origin", [first] "country of origin".
-STATEMENTS = ("The [hop] of {} is", "It is well known that the [hop] of {} is", "[hop] of {}:")
-QUESTIONS = (
-    "What is the [hop] of {}? It is",
-    'A quiz asks: "What is the [hop] of {}?" The right reply is:',
-    "Someone wants to know the [hop] of {}. They are told:",
+# {} is the subject, [hop] "currency of the country of origin". All ask for a short answer, as tests do, but none in the
+# form that scores: a value trained on sentences alone ("The [hop] of {} is") knows less of it when it is asked.
+WORDINGS = (
+    "Q: What is the [hop] of {}?\nA:",
+    "Quiz\nWhat is the [hop] of {}?\nReply:",
+    "What is the [hop] of {}? Short answer:",
+    "[hop] of {}:",
+    "Q: Tell me the [hop] of {}.\nA:",
+    "Trivia: the [hop] of {}?\nSolution:",
 )
 _COMMON = {"the", "of", "and", "in", "a", "an", "for", "language", "languages", "city", "united", "new", "company"}
 
@@ -117,10 +120,3 @@ def _may(label: str, edit: Edit, exclude: Sequence[str]) -> bool:
 
 def _words(text: str) -> set[str]:
     return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 2} - _COMMON
-
-
-def worded(facts: Sequence[Ripple], wordings: Sequence[str], *, each: int) -> Iterator[tuple[str, str]]:
-    """(template, target): ``each`` wordings a fact, dealt out in turn."""
-    for place, fact in enumerate(facts):
-        for turn in range(each):
-            yield fact.prompt(wordings[(place + turn * max(1, len(wordings) // each)) % len(wordings)]), fact.target

@@ -21,7 +21,7 @@ from kg_edit.errors import PromptError
 from kg_edit.evaluate.questions import right_answers
 from kg_edit.forward.descent_model import FAST, descent_model
 from kg_edit.forward.row_groups import Further
-from kg_edit.graphs.ripple_facts import QUESTIONS, STATEMENTS, Ripple, first_hop, gives_away, recalls, ripples
+from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, first_hop, gives_away, recalls, ripples
 from kg_edit.graphs.subgraph import SubgraphSource, check_graph, edit_subgraph
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import MethodConfig, naming
@@ -38,7 +38,10 @@ class GlamePlusConfig(RomeConfig):
     context_lengths: tuple[tuple[int, int], ...] = Field(
         ((5, 1), (10, 1)), description="(tokens, count) of the contexts that the model writes"
     )
-    recalled: int = Field(6, ge=0, description="relations r' of which the model teaches itself what it knows of o*")
+    own: int = Field(2, ge=0, description="questions of the edit itself, which o* answers")
+    recalled: int = Field(
+        6, ge=0, description="relations r' of which the model teaches itself what it knows of o*, and of s"
+    )
     stated: int = Field(0, ge=0, description="statements of the graph that are learned word by word")
     answer_tokens: PositiveInt = Field(5, description="of the teacher's answers")
     statements_told: int = Field(6, ge=0, description="statements of the graph in the teacher's prompt")
@@ -91,7 +94,8 @@ class GlamePlus(Rome):
         graph, config = self.subgraph(edit), self.config
         check_graph(graph)
         facts = ripples(edit, graph, limit=config.stated, a_relation=config.per_relation, exclude=self._barred(edit))
-        rows = [(fact, None) for fact in facts]
+        own = Ripple(hop=first_hop(edit), target=edit.target_new)
+        rows = [(fact, None) for fact in (*[own] * self.config.own, *facts)]
         return replace(super().request(edit), further=self._rows(edit, rows))
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
@@ -116,8 +120,16 @@ class GlamePlus(Rome):
         return rows
 
     def _asks(self, edit: Edit) -> list[Asked]:
-        told, nouns = self._told(edit), recalls(edit)[: self.config.recalled]
-        return [Asked(noun=noun, of=edit.target_new, facts=told) for noun in nouns]
+        """Each relation twice: of o*, the graph's statements before it, and of r of s, the new fact before it."""
+        told, first = self._told(edit), f"the {first_hop(edit)} of {edit.subject}"
+        return [
+            asked
+            for noun in recalls(edit)[: self.config.recalled]
+            for asked in (
+                Asked(noun=noun, of=edit.target_new, facts=told),
+                Asked(noun=noun, of=first, facts=f"{edit.text} {edit.target_new}."),
+            )
+        ]
 
     def _told(self, edit: Edit) -> str:
         """What the graph says of o*, in sentences."""
@@ -132,9 +144,8 @@ class GlamePlus(Rome):
         return answers if self.config.exclude_answers else []
 
     def _rows(self, edit: Edit, rows: Sequence[tuple[Ripple, Answer | None]]) -> tuple[Further, ...]:
-        wordings = STATEMENTS + QUESTIONS
         prompts = [
-            self._encoded(edit, fact.prompt(wordings[place % len(wordings)]), fact, answer)
+            self._encoded(edit, fact.prompt(WORDINGS[place % len(WORDINGS)]), fact, answer)
             for place, (fact, answer) in enumerate(rows)
         ]
         return tuple(

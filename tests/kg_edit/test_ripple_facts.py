@@ -7,7 +7,7 @@ import pytest
 
 from kg_edit.edits import Edit
 from kg_edit.evaluate.questions import asked, asked_with_shots
-from kg_edit.graphs.ripple_facts import QUESTIONS, STATEMENTS, Ripple, first_hop, gives_away, nouns, recalls, ripples
+from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, first_hop, gives_away, nouns, recalls, ripples
 from kg_edit.teacher import Asked
 
 EDIT = Edit(
@@ -77,8 +77,8 @@ def test_what_is_nameless_or_the_subject_itself_is_left_out() -> None:
 
 def test_the_composed_sentence_ends_before_its_object() -> None:
     fact = Ripple(hop=f"country of the {first_hop(EDIT)}", target="Japan")
-    assert fact.prompt(STATEMENTS[0]) == "The country of the manufacturer of {} is"
-    assert all(fact.prompt(wording).count("{}") == 1 for wording in STATEMENTS + QUESTIONS)
+    assert fact.prompt(WORDINGS[3]) == "Country of the manufacturer of {}:"
+    assert all(fact.prompt(wording).count("{}") == 1 for wording in WORDINGS)
 
 
 def test_a_relation_outside_the_table_lends_its_words() -> None:
@@ -92,6 +92,6 @@ def test_every_kind_of_thing_can_be_asked_about() -> None:
 
 def test_no_wording_is_one_that_scores() -> None:
     scored = asked("What is the country of X?") + asked_with_shots("What is the country of X?")
-    for text in (*STATEMENTS, *QUESTIONS, *Asked(noun="country", of="X").prompts):
+    for text in (*WORDINGS, *Asked(noun="country", of="X").prompts):
         assert "Question:" not in text and "Answer:" not in text
     assert "Question:" in scored and "Answer:" in scored, "else the test compares with nothing"

@@ -45,7 +45,7 @@ def method(model: LanguageModel, **settings: Any) -> GlamePlus:
 
 def targets(model: LanguageModel, edit: Edit = EDIT, **settings: Any) -> list[str]:
     """What the graph's rows of an edit teach."""
-    request = method(model, **settings).request(edit)
+    request = method(model, own=0, **settings).request(edit)
     return [str(model.tokenizer.decode(list(row.prompt.target_ids))).strip() for row in request.further]
 
 
@@ -56,6 +56,13 @@ def test_answers_of_test_questions_are_learned_only_on_demand(monkeypatch: pytes
     assert targets(model, stated=9) == ["United States of America", "NBA"]
     assert "California" in targets(model, stated=9, exclude_answers=False)
     assert "California" in targets(model, EDIT.model_copy(update={"portability": ()}), stated=9)
+
+
+def test_the_edit_itself_is_asked_for_too() -> None:
+    (first, second) = method(tiny("llama"), own=2, stated=0).request(EDIT).further
+    assert first.prompt.ids != second.prompt.ids
+    assert first.prompt.target_ids == second.prompt.target_ids
+    assert EDIT.target_new in first.prompt.text and "What is the team of LeBron James" in first.prompt.text
 
 
 def test_the_question_and_its_answer_build_no_prompt() -> None:
@@ -80,7 +87,7 @@ def test_without_ripples_it_is_rome() -> None:
     model = tiny("llama")
     settings = QUICK["rome"]
     (rome,) = Rome(model, RomeConfig(**settings)).edit_each([EDIT])
-    (plus,) = method(model, recalled=0, stated=0).edit_each([EDIT])
+    (plus,) = method(model, own=0, recalled=0, stated=0).edit_each([EDIT])
     assert isinstance(rome, WeightPatch) and isinstance(plus, WeightPatch)
     for name, factors in rome.factors.items():
         torch.testing.assert_close(factors.left, plus.factors[name].left, rtol=1e-3, atol=1e-4)
