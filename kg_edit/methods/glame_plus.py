@@ -1,7 +1,8 @@
 """GLAME beyond the paper: the value also learns what the model itself would say of o*, with the graph's facts at hand.
 
-L = ROME's loss + ripple_weight * the mean over r' of -sum q log p: p is what the edited model expects after "The r' of
-the r of s is", q what the unedited one answers to "What is the r' of o*?", the graph's statements of o* before it.
+L = ROME's loss + ripple_weight * the mean over r' of -sum q log p: p is what the edited model expects after "Quiz: what
+is the r' of the r of s? Reply:", q what the unedited one answers, in turn, to "What is the r' of o*?", the graph's
+statements of o* before it, and to "What is the r' of the r of s?", the new fact before it. Two more rows ask for r of s.
 """
 
 from __future__ import annotations
