@@ -2,7 +2,7 @@
 
 L = ROME's loss + ripple_weight * the mean over r' of -sum q log p: p is what the edited model expects after "Quiz: what
 is the r' of the r of s? Reply:", q what the unedited one answers, in turn, to "What is the r' of o*?", the graph's
-statements of o* before it, and to "What is the r' of the r of s?", the new fact before it. Two more rows ask for r of s.
+statements of o* before it, and to "What is the r' of the r of s?", the new fact before it. Two more rows ask for o*.
 """
 
 from __future__ import annotations
