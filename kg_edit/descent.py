@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kg_edit.errors import PatchError
 from kg_edit.language_model import LanguageModel
 from kg_edit.objective import Losses, Objective
 
@@ -30,6 +32,11 @@ class Descent:
 
     change: Tensor
     losses: tuple[tuple[float, float, float], ...]
+
+    def check_finite(self) -> None:
+        """Raise PatchError if what was found is no number, or its loss is none."""
+        if not (math.isfinite(self.losses[-1][0]) and torch.isfinite(self.change).all()):
+            raise PatchError("the loss or the value found is not finite; lower the learning rate, or use float32")
 
     @property
     def summary(self) -> dict[str, float | int]:

@@ -1,7 +1,7 @@
 """An edit: a model that completes a prompt about subject s with object o shall say o* instead."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Self, TypeGuard, TypeVar
 
 from pydantic import (
@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from kg_edit.errors import EditError, faults_of
+from kg_edit.errors import EditError, Fault, faults_of
 
 _ENTITY, _PROPERTY = "Q[1-9][0-9]*", "P[1-9][0-9]*"
 
@@ -153,3 +153,20 @@ def checked(model: type[AnyRecord], fields: Mapping[str, object]) -> AnyRecord:
         return model.model_validate(dict(fields))
     except ValidationError as error:
         raise EditError(faults_of(error, model)) from None
+
+
+def refuse_clash(edits: Iterable[Edit]) -> None:
+    """For methods that make edits at once: raise EditError where two of ``edits`` want one fact to be two things."""
+    targets: dict[str, Edit] = {}
+    for edit in edits:
+        other = targets.setdefault(edit.text, edit)
+        if other.target_new != edit.target_new:
+            raise EditError(
+                [
+                    Fault(
+                        "target_new",
+                        f"one batch can't make both {edit.text!r} -> {other.target_new!r} (edit {other.id!r}) and -> "
+                        f"{edit.target_new!r} (edit {edit.id!r}); keep one, or make one after the other",
+                    )
+                ]
+            )

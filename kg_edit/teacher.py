@@ -87,7 +87,7 @@ def _fitting(model: LanguageModel, asked: Asked, most: int) -> tuple[int, ...] |
 
 def _greedy(model: LanguageModel, rows: Sequence[tuple[int, ...]], most: int) -> tuple[list[list[int]], list[Lesson]]:
     """The arg-max tokens after each row, and what was expected at each; what all rows begin with is computed once."""
-    shared = _shared(model, rows)
+    shared = _shared(model, rows, most)
     start = run_prefix(model, [rows[0][:shared]]) if shared else empty_prefix(model, 1)
     start = start.rows(torch.zeros(len(rows), dtype=torch.long, device=model.device))
     cache, batch = start.growing(len(model.blocks)), left_pad([row[shared:] for row in rows], device=model.device)
@@ -115,9 +115,9 @@ def _keep(seen: list[Tensor], _: Tensor, output: Tensor) -> None:
     seen.append(output)
 
 
-def _shared(model: LanguageModel, rows: Sequence[tuple[int, ...]]) -> int:
+def _shared(model: LanguageModel, rows: Sequence[tuple[int, ...]], most: int) -> int:
     """How many tokens all rows begin with, one less than the shortest at most; 0 where a mask does not decide."""
-    if not mask_decides(model, max(map(len, rows))):
+    if not mask_decides(model, max(map(len, rows)) + most):
         return 0
     alike = (len(set(column)) == 1 for column in zip(*rows, strict=False))
     count = next((place for place, same in enumerate(alike) if not same), len(rows[0]))

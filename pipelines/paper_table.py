@@ -2,8 +2,8 @@
 
 python pipelines/paper_table.py --data dev.json --graph wikidata.nt.gz --limit 50 --mend mend/
 
-w/o GKE is ROME. MEND has a row where --mend names the folder of an editor (`kg-edit mend train`). Two rows record by
-record: `kg-edit compare out/paper_table/rome out/paper_table/glame`.
+w/o GKE is ROME. FT is the paper's: in an L-infinity ball. MEND has a row where --mend names the folder of an editor
+(`kg-edit mend train`). Two rows record by record: `kg-edit compare out/paper_table/rome out/paper_table/glame`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from kg_edit.evaluate import Summary, evaluate
 from kg_edit.files import write_text
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import find_method
+from kg_edit.methods.base import MethodConfig
+from kg_edit.presets import preset_names
 from wikidata_cache import WikidataCache
 
 ROWS = {
-    "FT": "ft",
+    "FT": "ft-constrained",
     "MEND": "mend",
     "ROME": "rome",
     "ROME-KG": "rome-kg",
@@ -57,6 +59,12 @@ def table(summaries: dict[str, Summary]) -> str:
     return f"{body}\n\n{first.n} records of CounterFactPlus on {first.provenance['model']['name']}, single edits.\n"
 
 
+def _config(key: str, preset: str, settings: dict[str, Any] | None) -> MethodConfig:
+    known = find_method(key).config_class
+    has = preset in (*known.presets, *preset_names([key]))
+    return known.preset(preset if has else "default", settings)
+
+
 def _costs(run: Summary) -> tuple[str, str]:
     return f"{run.seconds_per_edit or 0:.1f}", str(run.provenance["failed"])
 
@@ -67,7 +75,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED / "counterfact_plus" / "dev.json")
     parser.add_argument("--graph", default=str(SHARED / "wikidata" / "wikidata.nt.gz"))
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--preset", default="default", help="of every method")
+    parser.add_argument("--preset", default="default", help="of every method that has it; default for the others")
     parser.add_argument("--mend", help="folder of MEND's trained editor")
     parser.add_argument("--limit", type=int, default=50)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "paper_table")
@@ -77,7 +85,7 @@ def main() -> None:
     rows = {name: key for name, key in ROWS.items() if key != "mend" or options.mend}
     if not options.mend:
         log.info("no row for MEND: give --mend FOLDER, of an editor that `kg-edit mend train` made")
-    configs = {key: find_method(key).config_class.preset(options.preset, own.get(key)) for key in rows.values()}
+    configs = {key: _config(key, options.preset, own.get(key)) for key in rows.values()}
     records = find_dataset("counterfact-plus")(options.data)
     model, graph = LanguageModel.load(options.model), WikidataCache(options.graph)
     found = {}

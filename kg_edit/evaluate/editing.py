@@ -32,8 +32,8 @@ def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Pat
     """The patch of ``records`` made by one call of ``method`` on the model with the patch ``before`` in it.
 
     Where the call fails, halves of the batch are tried until each record that fails alone is found; the others are made
-    by one call without them. If those still fail together, all of them failed. Where memory runs out, the batch is
-    cut into halves that are made one after the other.
+    by one call without them. Where each would do alone, as of edits that contradict each other, or where memory runs
+    out, the batch is cut into halves that are made one after the other.
     """
     try:
         start = time.perf_counter()
@@ -54,10 +54,21 @@ def _without_culprits(
 ) -> Step:
     found = _culprits(method, records, before, error)
     good = [record for record in records if record.id not in found]
-    if len(good) in (0, len(records)):
-        return Step(errors=found or {record.id: said(error) for record in records})
-    rest = make_step(method, good, before=before)
+    if not good:
+        return Step(errors=found)
+    rest = make_step(method, good, before=before) if found else _in_turn(method, good, before)
     return Step(patch=rest.patch, errors={**found, **rest.errors}, seconds=rest.seconds, halved_to=rest.halved_to)
+
+
+def _in_turn(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> Step:
+    """One half of the records, then the other on the model that holds the first."""
+    first, second = _halves(records)
+    one = make_step(method, first, before=before)
+    other = make_step(method, second, before=before + one.patch if before and one.patch else one.patch or before)
+    patch = one.patch + other.patch if one.patch and other.patch else one.patch or other.patch
+    seconds = (one.seconds * len(first) + other.seconds * len(second)) / len(records)
+    sizes = [step.halved_to or len(half) for step, half in ((one, first), (other, second))]
+    return Step(patch=patch, errors={**one.errors, **other.errors}, seconds=seconds, halved_to=max(sizes))
 
 
 def _culprits(

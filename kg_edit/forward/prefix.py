@@ -81,16 +81,21 @@ class SharedContexts:
         self._ids = [encode(model.tokenizer, start).ids for start in dict.fromkeys(starts)]
         self._prefix = run_prefix(model, self._ids)
 
-    def prefix(self, model: LanguageModel, rows: Sequence[Sequence[int]]) -> Prefix:
-        """`run_prefix` of rows, with what they share with a context taken from there."""
-        found = [self._longest(row) for row in rows]
-        if None in found or not self._prefix.layers or not mask_decides(model, max(map(len, rows))):
+    def prefix(self, model: LanguageModel, rows: Sequence[Sequence[int]], *, beyond: int = 0) -> Prefix:
+        """`run_prefix` of rows, with what they share with a context taken from there; ``beyond`` tokens come after."""
+        index = [place for row in rows if (place := self._longest(row)) is not None]
+        known = len(index) == len(rows) and bool(self._prefix.layers)
+        if not known or not mask_decides(model, self._width(rows, index) + beyond):
             return run_prefix(model, rows)
-        index = [place for place in found if place is not None]
         start = self._prefix.rows(torch.tensor(index, device=model.device))
         return run_prefix(
             model, [row[len(self._ids[place]) :] for row, place in zip(rows, index, strict=True)], after=start
         )
+
+    def _width(self, rows: Sequence[Sequence[int]], index: Sequence[int]) -> int:
+        """Places in a row, with the padding between its context and what is its own."""
+        own = (len(row) - len(self._ids[place]) for row, place in zip(rows, index, strict=True))
+        return self._prefix.mask.shape[-1] + max(own)
 
     def _longest(self, row: Sequence[int]) -> int | None:
         fits = [place for place, ids in enumerate(self._ids) if tuple(row[: len(ids)]) == ids]

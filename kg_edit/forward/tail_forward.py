@@ -36,10 +36,11 @@ class TailForward:
         prefix: Prefix | None = None,
     ) -> None:
         starts = [row.ids[: row.edited_at] for row in rows]
-        if prefix is None:
-            prefix = contexts.prefix(model, starts) if contexts else run_prefix(model, starts)
-        self._model, self._layer, self._rows, self._prefix = model, layer, rows, prefix
         tails = [tail(row) for row in rows]
+        if prefix is None:
+            beyond = max(map(len, tails))
+            prefix = contexts.prefix(model, starts, beyond=beyond) if contexts else run_prefix(model, starts)
+        self._model, self._layer, self._rows, self._prefix = model, layer, rows, prefix
         self._reads = read_index(rows, [-row.edited_at for row in rows], model.device)
         with torch.no_grad():
             self._record_edited_block(tails)

@@ -1,4 +1,4 @@
-"""What follows from an edit, in sentences about its subject: "The currency of the country of origin of X is" -> yen.
+"""What follows from an edit, in questions about its subject: "Quiz: what is the currency of the country of X?" yen.
 
 s -r-> o* and a statement o* -r'-> o' of the graph make a composed fact. What the graph does not say, the model may be
 asked about o* itself (`recalls`). Names of relations are nouns of a packaged table, in the order in which they are

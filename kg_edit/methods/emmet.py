@@ -21,7 +21,7 @@ class EmmetConfig(JointConfig):
     published: ClassVar[dict[str, Any]] = {
         "steps": 20,
         "learning_rate": 0.5,
-        "clamp_norm_factor": 4.0,
+        "clamp_norm_factor": 0.75,
         "relaxation": 0.0,
     }
 
@@ -29,7 +29,7 @@ class EmmetConfig(JointConfig):
     steps: int = Field(12, gt=0, description="evaluations of the objective at most")
     learning_rate: float = Field(1.0, gt=0, description="of Adam")
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
-    clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: 4")
+    clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: .75")
     relaxation: float = Field(
         1e-3, ge=0, description="eps, relative to the mean of K^T C^-1 K's diagonal; 0: each key is answered exactly"
     )
@@ -38,11 +38,14 @@ class EmmetConfig(JointConfig):
 
 
 class Emmet(JointMethod):
-    """The least change of W, as C weighs it, that answers every key with its value: one layer."""
+    """The least change of W, as C weighs it, that adds to the answer of every key what its fact wants: one layer.
+
+    A key is the mean over the contexts; what is wanted is measured at the bare prompt, as in the public code.
+    """
 
     name = "emmet"
     paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.14236"
-    about = "mass editing in one layer: every fact of a batch is met exactly"
+    about = "mass editing in one layer: one equation for each fact of a batch, all met"
     place = "value"
     config_class = EmmetConfig
     config: EmmetConfig

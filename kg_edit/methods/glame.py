@@ -13,7 +13,11 @@ from kg_edit.objective import Request
 
 
 class GlameConfig(GraphConfig, RankOneConfig):
-    """GLAME's settings. ``paper`` is the setting of the paper; ``default`` starts from the unedited model."""
+    """GLAME's settings; ``default`` starts from the unedited model.
+
+    ``paper`` is the setting of the paper with ROME's 20 steps and contexts: the public code has 25 to 50 steps by data
+    set (see the presets of the models).
+    """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},

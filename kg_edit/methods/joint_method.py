@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.descent import untouched
-from kg_edit.edits import Edit
+from kg_edit.edits import Edit, refuse_clash
 from kg_edit.joint.values import Fact, Search, Target
 from kg_edit.joint.write import write_jointly
 from kg_edit.methods.base import attempt, naming
@@ -33,6 +33,7 @@ class JointMethod(JointSetup):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """All values in one descent, then all written together."""
+        refuse_clash(edits)
         with untouched(self.model):
             self.prepare()
             asked = []

@@ -25,10 +25,10 @@ def new_record(method: str, edit: Edit, facts: Sequence[Edit], targets: Sequence
     """The record of an edit: of the fact that it is, and of those that are written with it.
 
     Raises:
-        PatchError: a target is not finite.
+        PatchError: a target, or its loss, is not finite.
     """
-    if not all(torch.isfinite(target.wanted).all() for target in targets):
-        raise PatchError("the value found is not finite; lower the learning rate, or use float32")
+    for target in targets:
+        target.descent.check_finite()
     own, *further = (_fact_record(fact, target) for fact, target in zip(facts, targets, strict=True))
     own = {**own, "edit": _fields(edit), "method": method}
     return {**own, "requests": further} if further else own

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
 from kg_edit.descent import untouched
-from kg_edit.edits import Edit
+from kg_edit.edits import Edit, refuse_clash
 from kg_edit.errors import PromptError
 from kg_edit.methods.base import naming
 from kg_edit.methods.fine_tuning import FineTuning, FineTuningConfig, record
@@ -23,7 +23,7 @@ class LocFtConfig(FineTuningConfig):
 
     steps: PositiveInt = Field(25, description="epochs at most: looks at every edit")
     batch_size: PositiveInt = Field(100, description="edits a step")
-    end: bool = Field(True, description="the target is followed by the end-of-text token")
+    end: bool = Field(True, description="the target is followed by the end-of-text token (not with aim prompt_last)")
     seed: int = Field(0, description="of the batches")
 
 
@@ -50,6 +50,7 @@ class LocFt(FineTuning):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Tune the weight on all rows."""
+        refuse_clash(edits)
         with untouched(self.model):
             rows = list[Row]()
             for edit in edits:

@@ -206,6 +206,7 @@ class RankOneMethod(EditingMethod):
 
     @torch.no_grad()
     def _write(self, edit: Edit, found: _Value) -> Patch:
+        found.descent.check_finite()
         change, value = found.descent.change, found.clean
         factors = rank_one_update(
             change=change,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from kg_edit.forward.plain_forward import PlainForward
+from kg_edit.forward.prefix import SharedContexts
 from kg_edit.forward.tail_forward import TailForward
 from kg_edit.language_model import LanguageModel
 from kg_edit.objective import ForwardFactory, Losses, Objective, Request
@@ -59,6 +62,23 @@ def test_fast_equals_plain(family: str, bos: bool) -> None:
         torch.testing.assert_close(getattr(fast_losses, name), getattr(plain_losses, name), rtol=1e-5, atol=1e-5)
     assert (fast_gradient - plain_gradient).norm() < 1e-5 * plain_gradient.norm()
     assert plain_gradient.abs().max() > 1e-3, "the test must be able to fail"
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_shared_contexts_change_nothing(family: str) -> None:
+    """Rows of unlike length have padding between context and prompt, which a short window must not count."""
+    model, contexts = tiny(family), ("{}", "The quick brown fox. {}", "Paris. {}")
+    edits = (("{}", "France", "Rome"), *EDITS)
+    rewrites = [
+        tuple(encode(model.tokenizer, p, subject=s, target=t, context=context) for context in contexts)
+        for p, s, t in edits
+    ]
+    requests = [Request(rewrites=rows) for rows in rewrites]
+    shared = partial(TailForward, contexts=SharedContexts(model, contexts))
+    fast, plain = (Objective(model, LAYER, requests, kl_weight=0.0, forward=way) for way in (shared, PlainForward))
+    torch.testing.assert_close(fast.mean_key, plain.mean_key, rtol=1e-5, atol=1e-5)
+    at = change(model, len(edits))
+    torch.testing.assert_close(fast(at).total, plain(at).total, rtol=1e-5, atol=1e-5)
 
 
 def test_fast_equals_plain_on_the_real_model(smollm2: LanguageModel) -> None:

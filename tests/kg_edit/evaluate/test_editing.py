@@ -11,14 +11,17 @@ import torch
 
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits import Edit
-from kg_edit.errors import GraphError, ModelError
+from kg_edit.errors import EditError, GraphError, ModelError
 from kg_edit.evaluate.editing import make_step
 from kg_edit.evaluate.memory import in_halves
 from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.methods.memit import Memit, MemitConfig
 from kg_edit.patch import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import tiny
 
 
 @pytest.fixture
@@ -61,10 +64,30 @@ class Crowded(Nudge):
         return super().update(edits, before=before)
 
 
-def test_edits_that_fail_only_together_all_failed(model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
-    step = make_step(Crowded(model, room=4), records, before=None)
-    assert step.patch is None
-    assert step.errors == {record.id: "GraphError: too many at once" for record in records}
+def test_edits_that_fail_only_together_are_made_one_half_after_the_other(
+    model: LanguageModel, records: tuple[BenchmarkRecord, ...]
+) -> None:
+    method = Crowded(model, room=4)
+    step = make_step(method, records, before=None)
+    assert (step.errors, step.halved_to) == ({}, 4)
+    first, second = method.calls[-2:]
+    assert set(first.split()) | set(second.split()) == {record.id for record in records}
+    assert step.patch is not None
+
+
+def test_contradictory_records_of_a_batch_are_made_one_after_the_other() -> None:
+    """The later one holds, and no other record of the batch is lost."""
+    edits = [
+        Edit(id=name, subject="France", prompt="In {}, the capital is", target_true="Paris", target_new=target)
+        for name, target in (("a", "Rome"), ("b", "Lyon"))
+    ]
+    model = tiny("llama")
+    method = Memit(model, MemitConfig.preset("default", QUICK["memit"]))
+    with pytest.raises(EditError, match="keep one, or make one after the other"):
+        method.edit(edits)
+    step = make_step(method, [as_record(edit) for edit in edits], before=None)
+    assert (step.errors, step.halved_to) == ({}, 1)
+    assert step.patch is not None and len(step.patch.provenance["edits"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -215,6 +216,7 @@ def test_no_patch_has_a_value_that_is_no_number(name: str) -> None:
     except FAILURES:
         return
     patch.check_finite()
+    json.dumps(patch.provenance, allow_nan=False)  # a loss that is no number is no success either
 
 
 MISHAPS = {
