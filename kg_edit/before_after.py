@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
@@ -43,7 +43,8 @@ class Reading(BaseModel):
     """What a model does with a probe: its greedy continuation, and the wanted answer's nats a token.
 
     ``said``: the continuation begins with the wanted target; for what follows, it mentions the answer. ``right``: the
-    wanted target is more likely than the other one, whether it is said or not; where there is no other one, as said.
+    whole wanted target is more likely than the whole other one (log-probabilities summed over its tokens, where
+    CounterFact's metrics take their mean), whether it is said or not; where there is no other one, as said.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +53,18 @@ class Reading(BaseModel):
     nats: float
     said: bool
     right: bool
+
+
+class _Cost(NamedTuple):
+    """Nats a token of a candidate, and how many tokens it has."""
+
+    mean: float
+    tokens: int
+
+    @property
+    def total(self) -> float:
+        """-log p of the whole candidate."""
+        return self.tokens * self.mean
 
 
 class Row(BaseModel):
@@ -133,8 +146,12 @@ def read(model: LanguageModel, wanted: Sequence[Probe], *, progress: str | None 
 
 def _read_batch(model: LanguageModel, wanted: Sequence[Probe]) -> Iterator[Reading]:
     texts = continuations(model, [probe.ask for probe in wanted], limits=[_TOKENS] * len(wanted))
-    nats = {pair: scores.nll for pair, scores in score(model, _pairs(wanted)).items()}
-    return (_reading(probe, text, nats) for probe, text in zip(wanted, texts, strict=True))
+    costs = {pair: _Cost(scores.nll, _tokens(model, pair)) for pair, scores in score(model, _pairs(wanted)).items()}
+    return (_reading(probe, text, costs) for probe, text in zip(wanted, texts, strict=True))
+
+
+def _tokens(model: LanguageModel, pair: Pair) -> int:
+    return len(model.encode(pair.prompt, target=pair.candidate).target_ids)
 
 
 def _pairs(wanted: Sequence[Probe]) -> list[Pair]:
@@ -146,11 +163,11 @@ def _statement(kind: Kind, prompt: str, wanted: str | None, unwanted: str | None
     return Probe(kind=kind, prompt=text, ask=text, score=text, wanted=wanted or "", unwanted=unwanted)
 
 
-def _reading(probe: Probe, text: str, nats: dict[Pair, float]) -> Reading:
-    own = nats[Pair(probe.score, probe.wanted)]
+def _reading(probe: Probe, text: str, costs: dict[Pair, _Cost]) -> Reading:
+    own = costs[Pair(probe.score, probe.wanted)]
     said = _said(probe, text)
-    right = said if probe.unwanted is None else own < nats[Pair(probe.score, probe.unwanted)]
-    return Reading(text=text.strip(), nats=round(own, 4), said=said, right=right)
+    right = said if probe.unwanted is None else own.total < costs[Pair(probe.score, probe.unwanted)].total
+    return Reading(text=text.strip(), nats=round(own.mean, 4), said=said, right=right)
 
 
 def _said(probe: Probe, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The page and its JSON API. Nothing is asked of any other machine; answers that fail are JSON, too."""
+"""The page and its JSON API. Nothing is asked of any other machine, nor done for its pages; problems are JSON, too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from kg_edit import __version__
 from kg_edit.app.messages import KeepRequest, LedgerView, Problem, State, TryAnswer, TryRequest
+from kg_edit.app.origin import refusal_of
 from kg_edit.app.state import state_of
 from kg_edit.app.workshop import Workshop
 from kg_edit.edits import Record, checked
@@ -35,7 +36,7 @@ def make_app(workshop: Workshop, *, hosts: tuple[str, ...] = ("127.0.0.1", "loca
     """The application; ``hosts`` are the names under which it answers, so that no other site's name leads here."""
     app = FastAPI(title="kg-edit", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    app.middleware("http")(_with_headers)
+    app.middleware("http")(_guarded)
     _add_problems(app)
     _add_page(app)
     _add_api(app, workshop)
@@ -78,8 +79,10 @@ def _add_api(app: FastAPI, workshop: Workshop) -> None:
         return HTMLResponse(workshop.subgraph_page(name))
 
 
-async def _with_headers(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-    answer = await call(request)
+async def _guarded(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Refuse what another site's page may have sent; else answer. Every answer has the headers."""
+    refusal = refusal_of(request)
+    answer = _problem(*refusal, (), {}) if refusal else await call(request)
     for name, value in _HEADERS.items():
         answer.headers.setdefault(name, value)
     return answer

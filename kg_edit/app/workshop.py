@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -14,8 +13,9 @@ import networkx as nx
 from kg_edit.app.ledger_view import view_of
 from kg_edit.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest
 from kg_edit.app.readings import Question, Reading, check_questions, read
+from kg_edit.app.tries import LedgerChangedError, Tries, Try, check_base, is_kept
 from kg_edit.edits import Edit
-from kg_edit.errors import ConfigError, KgEditError, unknown_name
+from kg_edit.errors import ConfigError, KgEditError
 from kg_edit.evaluate.matching import begins_with
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.methods import EditingMethod
@@ -26,18 +26,9 @@ from wikidata_cache.view.page import page
 
 if TYPE_CHECKING:
     from kg_edit.ledger import Ledger
+    from kg_edit.ledger.events import Step
 
-_REMEMBERED = 20  # tries that can still be kept, or drawn
 _HOPS, _PER_NODE = 2, 12  # of a drawing, where the method looks at no graph itself
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Try:
-    """An edit that was made: its patch, the ledger's steps that the model had then, and its subgraph."""
-
-    patch: Patch
-    after: tuple[int, ...]
-    graph: nx.MultiDiGraph | None
 
 
 class Workshop:
@@ -52,7 +43,7 @@ class Workshop:
         self.method, self.model, self.ledger = method, method.model, ledger
         self.graph = graph or method.graph
         self._alone = threading.Lock()
-        self._tries: dict[str, Try] = {}
+        self._tries = Tries()
         self._count = 0
 
     def try_edit(self, wanted: TryRequest) -> TryAnswer:
@@ -68,13 +59,13 @@ class Workshop:
             edit = wanted.edit(name)
             questions = _questions(wanted, edit)
             self._check(edit, questions)
-            steps, standing = self._standing() if wanted.on_ledger else ((), WeightPatch(factors={}))
+            base, standing = self._standing() if wanted.on_ledger else (None, WeightPatch(factors={}))
             before, patch, after = self._made(edit, questions, standing)
             graph, why_not = self._subgraph(edit)
-            self._remember(name, Try(patch=patch, after=steps, graph=graph))
+            key = self._tries.put(name, Try(patch=patch, base=base, graph=graph))
         record = {key: value for key, value in patch.edits[0].items() if key not in ("edit", "graph")}
         return TryAnswer(
-            id=name,
+            id=key,
             fact=f"{edit.text} {edit.target_new}",
             outcomes=tuple(map(_outcome, range(len(questions)), questions, before, after)),
             said=begins_with(after[0].text, edit.target_new),
@@ -89,14 +80,21 @@ class Workshop:
     def keep(self, name: str, *, force: bool = False) -> LedgerView:
         """Put a try's patch into the ledger, with ``force`` also one that looks disabling; what it holds then.
 
+        A try that stands there already is not put there again: a request may be sent twice.
+
         Raises:
             ConfigError: there is no ledger.
             UnknownNameError: there is no such try, or it is too long ago.
+            LedgerChangedError: it was made on top of a ledger that has changed since.
             PatchError: the ledger refuses the patch.
         """
         with self._alone:
-            tried, ledger = self._tried(name), self._ledger()
-            ledger.add(tried.patch, after=tried.after, force=force, model=self.model)
+            tried, ledger = self._tries.get(name), self._ledger()
+            steps = ledger.steps
+            if not is_kept(tried, steps):
+                check_base(tried, steps)
+                step = ledger.add(tried.patch, after=tried.after, force=force, model=self.model)
+                self._tries.keep(name, step)
         return view_of(ledger)
 
     def ledger_view(self) -> LedgerView:
@@ -115,7 +113,7 @@ class Workshop:
             UnknownNameError: there is no such try, or it is too long ago.
             ConfigError: no graph belongs to it.
         """
-        graph = self._tried(name).graph
+        graph = self._tries.get(name).graph
         if graph is None:
             raise ConfigError(f"there is no subgraph of {name!r}; start kg-edit serve with --graph")
         return page(graph)
@@ -148,24 +146,18 @@ class Workshop:
         except (KgEditError, WikidataCacheError) as error:  # nothing that the edit needs
             return None, str(error)
 
-    def _standing(self) -> tuple[tuple[int, ...], Patch]:
+    def _standing(self) -> tuple[tuple[Step, ...], Patch]:
+        """The steps that stand and their sum, which belong together: another process may write meanwhile."""
         ledger = self._ledger()
-        return tuple(step.number for step in ledger.steps), ledger.patch
+        steps, patch = ledger.steps, ledger.patch
+        if ledger.steps != steps:
+            raise LedgerChangedError("the ledger changed while it was read; try it again")
+        return steps, patch
 
     def _ledger(self) -> Ledger:
         if self.ledger is None:
             raise ConfigError("there is no ledger; start kg-edit serve with --ledger FOLDER")
         return self.ledger
-
-    def _tried(self, name: str) -> Try:
-        if name not in self._tries:
-            raise unknown_name("try", name, self._tries)
-        return self._tries[name]
-
-    def _remember(self, name: str, tried: Try) -> None:
-        self._tries[name] = tried
-        for oldest in list(self._tries)[:-_REMEMBERED]:
-            del self._tries[oldest]
 
 
 def _questions(wanted: TryRequest, edit: Edit) -> list[Question]:

@@ -110,7 +110,7 @@ def add(
     language_model = load(model, dtype, device) if model else None
     for path in map(patch_in, patches):
         if path.is_dir():
-            for number in copy_steps(Ledger.open(path, create=False), opened, force=force):
+            for number in copy_steps(Ledger.open(path, create=False), opened, force=force, model=language_model):
                 say_added(opened, number)
         else:
             say_added(opened, opened.add(path, force=force, model=language_model))

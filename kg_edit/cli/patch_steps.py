@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kg_edit.cli.steps import plain, stdout
-from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.errors import ConfigError, PatchError, unknown_name
 
 if TYPE_CHECKING:
     from kg_edit.before_after import Kind
@@ -35,10 +35,17 @@ def parse_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
 
 
 def patch_in(path: Path) -> Path:
-    """The patch file in a folder of `kg-edit edit`; else the path itself."""
+    """The patch file in a folder of `kg-edit edit`; else the path itself.
+
+    Raises:
+        PatchError: the path can't be read.
+    """
     from kg_edit.edit_run import PATCH
 
-    return path / PATCH if (path / PATCH).is_file() else path
+    try:
+        return path / PATCH if (path / PATCH).is_file() else path
+    except OSError as error:
+        raise PatchError(f"can't read {path}: {error.strerror}; check the path") from error
 
 
 def model_for(patch: Patch, name: str | None) -> str:

@@ -32,8 +32,9 @@ def check(
 ) -> None:
     """Ask the edited model every edit's prompts again; exit code 1 if a fact no longer holds, 0 if all do.
 
-    A fact holds where the new target is more likely than the old one after the edit's own prompt; where the old one is
-    not known, where the model says it. The other prompts are counted, and matter with `--strict`.
+    A fact holds where the new target, all its tokens together, is more likely than the old one after the edit's own
+    prompt; where the old one is not known, where the model says it. The other prompts are counted, and matter with
+    `--strict`.
 
     Example: `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
     """
@@ -69,7 +70,7 @@ def merge(
     from kg_edit.ledger.opened import standing_at
 
     patch, entries = standing_at(ledger)
-    check_mergeable(patch, out)
+    check_mergeable(patch, out, shard=shard)
     write_merged(patch, load(model_for(patch, model), dtype, device), out, shard=shard)
     stdout().print(f"{plain(str(out))}: the model with {len(entries)} edits in its weights", soft_wrap=True)
 

@@ -31,8 +31,8 @@ class Checked:
 def check(model: LanguageModel, entries: Sequence[Entry], *, progress: bool = False) -> tuple[Checked, ...]:
     """Ask ``model``, which has the patch in it, all prompts of the edits.
 
-    A prompt is right where the wanted target is more likely than the other one; where there is no other one, and for
-    what follows, where the model says it (see `before_after.Reading`).
+    A prompt is right where the whole wanted target is more likely than the whole other one; where there is no other
+    one, and for what follows, where the model says it (see `before_after.Reading`).
 
     Raises:
         PromptError, ModelError: a prompt can't be asked; a note names the edit.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -57,13 +57,17 @@ def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[
 
 
 def entries_of(patch: Patch) -> tuple[Entry, ...]:
-    """The edits of a patch that is in no ledger.
+    """The edits of a patch that is in no ledger; of several with one id, the later ones are called ``id#2`` and so on.
 
     Raises:
         PatchError: it does not say what its edits are.
     """
-    check_records(patch)
-    return entries({1: patch.edits}, {1: patch})
+    _check_readable(patch)
+    seen, found = Counter[str](), list[Entry]()
+    for entry in entries({1: patch.edits}, {1: patch}):
+        seen[id_ := entry.place.id] += 1
+        found.append(replace(entry, name=id_ if seen[id_] == 1 else f"{id_}#{seen[id_]}"))
+    return tuple(found)
 
 
 def edit_of(record: Mapping[str, Any]) -> Edit:
@@ -78,17 +82,26 @@ def edit_of(record: Mapping[str, Any]) -> Edit:
         raise PatchError("the patch does not say which edits it holds; make it anew with this version") from error
 
 
+def _check_readable(patch: Patch) -> None:
+    """Refuse a patch that changes something, and does not say by which edits."""
+    if not (patch.edits or patch.is_empty):
+        raise PatchError("the patch does not say which edits it holds; make it anew with this version")
+    for record in patch.edits:
+        if not all(field in record for field in _NEEDED):
+            raise PatchError(f"a record of the patch lacks one of {', '.join(_NEEDED)}; make the patch anew")
+        edit_of(record)
+
+
 def check_records(patch: Patch) -> None:
-    """Refuse a patch whose edits could not be told apart, checked or removed later.
+    """Refuse a patch whose edits could not be told apart, checked or removed later: it can't be part of a ledger.
 
     Raises:
         PatchError: it has no edit, two of one id, one that is scaled or taken back, or one without its facts or method.
     """
     if not patch.edits:
         raise PatchError("the patch holds no edit, so there is nothing to add")
+    _check_readable(patch)
     for record in patch.edits:
-        if not all(field in record for field in _NEEDED):
-            raise PatchError(f"a record of the patch lacks one of {', '.join(_NEEDED)}; make the patch anew")
         if record.get("scale", 1.0) != 1.0:
             raise PatchError(
                 f"the edit {edit_of(record).id!r} is in the patch {record['scale']:g} times, which could not be made "

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
 
 import networkx as nx
 from pydantic import ValidationError
@@ -15,14 +14,12 @@ from kg_edit.errors import ConfigError, PatchError
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel
 from kg_edit.ledger.entries import edit_of
+from kg_edit.ledger.made_with import Record, check_same_graph, check_same_method, check_same_model, method_said
 from kg_edit.ledger.sizes import chosen, columns
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.rank_one_method import RankOneMethod
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.run_folder import difference
-
-Record = Mapping[str, Any]
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +36,7 @@ class Workbench:
 
         Raises:
             ConfigError: no model is at hand, or the method needs a graph and there is none.
-            PatchMismatchError: the model is another one.
+            PatchMismatchError: the model is another one, or in another dtype than the edits were made in.
             PatchError: the patch does not say with which settings its edits were made.
             UnknownNameError: the method is none of those installed.
         """
@@ -50,7 +47,7 @@ class Workbench:
                 f"edits of {said['name']} have to be computed anew for this; give the model they are for "
                 f"(CLI: --model {patch.provenance.get('model', {}).get('name')})"
             )
-        patch.check_model(self.model)
+        check_same_model(patch, self.model)
         try:
             config = found.config_class(**said["config"])
         except ValidationError as error:
@@ -58,22 +55,6 @@ class Workbench:
                 f"the settings that the patch tells of don't fit {said['name']} of this version: {error}"
             ) from error
         return found(self.model, config, graph=self.graph)
-
-
-def method_said(patch: Patch) -> Record:
-    """What a patch says of its method.
-
-    Raises:
-        PatchError: it says nothing, or several things.
-    """
-    said = patch.provenance.get("methods", ())
-    if len(said) != 1 or {record["method"] for record in patch.edits} - {said[0].get("name")}:
-        raise PatchError(
-            f"the patch tells of {len(said)} methods or settings, so which edit was made with which is not known; "
-            "add the patch of each as a file of its own"
-        )
-    found: Record = said[0]
-    return found
 
 
 def made_anew(patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: bool, workbench: Workbench) -> Patch:
@@ -94,9 +75,10 @@ def made_anew(patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: boo
     log.info("making %d edits of %s anew", left, method.name)
     made: Patch | None = prefix
     for batch in batches(patch.edits[kept:], joint=method.joint):
-        edits = [edit_of(record) for record in batch if record["edit"]["id"] not in gone]
-        update = method.update(edits, before=before + made if made else before)
+        rest = [record for record in batch if record["edit"]["id"] not in gone]
+        update = method.update([edit_of(record) for record in rest], before=before + made if made else before)
         check_same_method(patch, update)
+        check_same_graph(rest, update.edits)
         made = made + update if made else update
     assert made is not None  # noqa: S101 - there are edits to make
     return made
@@ -108,20 +90,6 @@ def batches(records: Sequence[Record], *, joint: bool) -> Iterator[Sequence[Reco
         size = int(records[0].get("batch", len(records))) if joint else len(records)
         yield records[:size]
         records = records[size:]
-
-
-def check_same_method(old: Patch, new: Patch) -> None:
-    """Refuse what was made anew with other contexts, another covariance or the like.
-
-    Raises:
-        PatchError: the two patches say different things of their method.
-    """
-    found = difference(dict(method_said(old)), dict(method_said(new)))
-    if found:
-        raise PatchError(
-            f"made anew, the edits would differ by more than the removed ones ({found}); nothing was changed. Bring "
-            "back what they were made with, such as the covariance, or drop all edits of the patch (STEP/*)"
-        )
 
 
 def first_edits(patch: Patch, count: int) -> WeightPatch:

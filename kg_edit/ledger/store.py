@@ -39,12 +39,16 @@ class Store:
         """Refuse a place where no ledger is, and none can be made.
 
         Raises:
-            OutputError: it is a file, or a folder with something else in it.
+            OutputError: it is a file, a folder with something else in it, or can't be read.
         """
-        if self.folder.exists() and not self.folder.is_dir():
+        try:
+            is_file, there = self.folder.exists() and not self.folder.is_dir(), self.is_there
+            shown = [path.name for path in self.folder.iterdir() if path.name[0] != "."] if self.folder.is_dir() else []
+        except OSError as error:
+            raise OutputError(f"can't read {self.folder}: {error.strerror}; give another folder") from error
+        if is_file:
             raise OutputError(f"{self.folder} is a file; a ledger is a folder")
-        shown = [path.name for path in self.folder.iterdir() if path.name[0] != "."] if self.folder.is_dir() else []
-        if shown and not self.is_there and shown != [PATCHES]:
+        if shown and not there and shown != [PATCHES]:
             raise OutputError(f"{self.folder} is not empty and holds no ledger ({LOG}); give another folder")
 
     @contextmanager
@@ -65,10 +69,10 @@ class Store:
         """All whole lines of the log; a last line that was cut off by a kill did not happen.
 
         Raises:
-            PatchError: a line is no event, or does not follow the one before.
+            PatchError: the log can't be read, a line is no event, or does not follow the one before.
         """
         path = self.folder / LOG
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        *lines, _ = _content(path).split(b"\n")  # bytes: a kill may cut within a letter
         found = tuple(_event(line, f"{path}, line {number}") for number, line in enumerate(lines, 1))
         if [event.number for event in found] != list(range(1, len(found) + 1)):
             raise PatchError(f"{path}: its lines are not numbered 1, 2, 3 …; restore it from a copy")
@@ -143,8 +147,17 @@ def sha256_of(path: Path) -> str:
         raise PatchError(f"can't read {path}: {error.strerror}; check the path") from error
 
 
-def _event(line: str, place: str) -> Event:
+def _content(path: Path) -> bytes:
     try:
-        return Line.model_validate_json(line).root
-    except ValidationError as error:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise PatchError(f"can't read {path}: {error.strerror}; check the path") from error
+
+
+def _event(line: bytes, place: str) -> Event:
+    try:
+        return Line.model_validate_json(line.decode()).root
+    except (UnicodeDecodeError, ValidationError) as error:
         raise PatchError(f"{place}: no event of a ledger; restore the file from a copy") from error

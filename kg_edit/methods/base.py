@@ -204,7 +204,11 @@ class EditingMethod(ABC):
     def provenance(self) -> dict[str, Any]:
         """What every patch of this method says of itself."""
         return {
-            "model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
+            "model": {
+                "name": self.model.name,
+                "fingerprint": self.model.fingerprint,
+                "dtype": str(self.model.model.dtype),  # the fingerprint survives a cast, an edit does not
+            },
             "versions": {
                 "kg_edit": __version__,
                 "torch": torch.__version__,

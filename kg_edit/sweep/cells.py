@@ -43,11 +43,10 @@ def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
 
     Raises:
         UnknownNameError: an axis or a setting is none of a method's; suggests the nearest.
-        ConfigError: an axis is set for all cells as well, or a value does not fit.
+        ConfigError: an axis is set for all cells as well, or lies inside what is no table, or a value does not fit.
     """
     for axis in settings.grid:
-        if _holds(settings.settings, axis.split(".")):
-            raise ConfigError(f"{axis} is an axis of the grid and stands in [settings] as well; keep one")
+        _check_axis(axis, settings)
     axes = settings.grid
     return tuple(_cell(settings, dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values()))
 
@@ -66,6 +65,19 @@ def _cell(settings: SweepSettings, values: dict[str, Any]) -> Cell:
         raise
 
 
+def _check_axis(axis: str, settings: SweepSettings) -> None:
+    """Refuse an axis that something else sets as well, as it is or as a part of itself."""
+    path = axis.split(".")
+    if _holds(settings.settings, path):
+        raise ConfigError(f"{axis} is an axis of the grid and stands in [settings] as well; keep one")
+    for end in range(1, len(path)):
+        group = ".".join(path[:end])
+        if group in settings.grid:
+            raise ConfigError(f"{group} and {axis} are axes of the grid, and one is a part of the other; keep one")
+        if _holds(settings.settings, path[:end]) and not _holds(settings.settings, path[:end], kind=dict):
+            raise ConfigError(f"{axis} is an axis of the grid, and {group} stands in [settings] as a whole; keep one")
+
+
 def _put(settings: dict[str, Any], axis: str, value: Any) -> None:
     *groups, last = axis.split(".")
     for group in groups:
@@ -73,12 +85,12 @@ def _put(settings: dict[str, Any], axis: str, value: Any) -> None:
     settings[last] = value
 
 
-def _holds(settings: Any, path: list[str]) -> bool:
+def _holds(settings: Any, path: list[str], *, kind: type = object) -> bool:
     for name in path:
         if not isinstance(settings, dict) or name not in settings:
             return False
         settings = settings[name]
-    return True
+    return isinstance(settings, kind)
 
 
 def _part(axis: str, value: Any) -> str:

@@ -10,7 +10,7 @@ from kg_edit.before_after import before_and_after, check_probes, probes, read
 from kg_edit.edits import Edit, Question
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.evaluate.questions import asked_with_shots
-from kg_edit.evaluate.scoring import Pair, score
+from kg_edit.evaluate.scoring import Pair, TokenScores, score
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Patch
 from kg_edit.patches.factors import Factors
@@ -67,7 +67,24 @@ def test_right_is_more_likely_than_the_other_target() -> None:
     new, old = Pair(EDIT.text, "Los Angeles Lakers"), Pair(EDIT.text, "Miami Heat")
     found = score(model, [new, old])
     assert reading.nats == round(found[new].nll, 4)
-    assert reading.right == (found[new].nll < found[old].nll)
+    totals = [found[pair].nll * len(model.encode(EDIT.text, target=pair.candidate).target_ids) for pair in (new, old)]
+    assert reading.right == (totals[0] < totals[1])
+
+
+def test_targets_of_different_lengths_are_compared_as_wholes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longer target is cheaper a token, and dearer as a whole."""
+    model, nats = tiny("llama"), {"Rome": 2.0, "Los Angeles, California, United States": 1.9}
+    short, long = (len(model.encode("He lives in", target=name).target_ids) for name in nats)
+    assert 1.9 * long > 2.0 * short
+    monkeypatch.setattr(
+        before_after,
+        "score",
+        lambda _, pairs: {pair: TokenScores(nll=nats[pair.candidate], accuracy=0.0) for pair in pairs},
+    )
+    for new, old, right in ((*nats, True), (*reversed(nats), False)):
+        edit = Edit(id="3", subject="He", prompt="{} lives in", target_new=new, target_true=old)
+        (reading,) = read(model, probes(edit))
+        assert reading.right == right and reading.nats == nats[new]
 
 
 def test_what_follows_is_right_when_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,12 +141,23 @@ def test_edits_made_on_a_ledger_and_taken_out_again(kg_edit: Run, place: Path, t
     assert [record["edit"]["id"] for record in Ledger.open(place / "ledger").patch.edits] == ["france"]
 
 
+def test_a_ledger_is_compared_with_the_model_too(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    file = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=100.0)
+    assert kg_edit("patch", "add", "ledger", file).code == 0
+    refused = kg_edit("patch", "add", "other", "ledger", "--model", tiny_folder)
+    assert refused.code == 2 and "as large as the weight itself" in refused.err
+    assert kg_edit("patch", "add", "other", "ledger", "--model", tiny_folder, "--force").code == 0
+
+
 def test_mistakes_change_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT)
     kg_edit("patch", "add", "ledger", file)
     before = content(place / "ledger")
     for arguments, message in (
         (("list", "nowhere"), "kg-edit patch add nowhere"),
+        (("list", "a" * 300), "can't read"),
+        (("check", "a" * 300), "can't read"),
+        (("add", "ledger", "a" * 300), "can't read"),
         (("show", "ledger", "heet"), "did you mean 'heat'"),
         (("add", "ledger", file), "is here already, as step 1"),
         (("add", "ledger", "edits.jsonl"), "can't read the patch"),

@@ -106,6 +106,12 @@ def test_folders_differ_where_their_readable_part_does_not() -> None:
         ({"grid": {"preset": ["papr"]}}, "did you mean 'paper'"),
         ({"grid": {"steps": [0]}}, "steps"),
         ({"settings": {"layer": 3}}, "keep one"),
+        (
+            {"settings": {"covariance": "self"}, "grid": {"covariance": {"tokens": [1, 2]}}},
+            r"covariance\.tokens is an axis of the grid, and covariance stands in \[settings\] as a whole; keep one",
+        ),
+        ({"grid": {"layer": [1], "layer.x": [2]}}, r"layer and layer\.x are axes .* keep one"),
+        ({"grid": {"a.b.c": [1], "a": [{"b": 2}]}}, r"a and a\.b\.c are axes .* keep one"),
     ],
 )
 def test_a_cell_that_can_not_be_says_why(fields: dict[str, Any], said: str) -> None:

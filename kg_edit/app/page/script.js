@@ -240,6 +240,8 @@ async function keep() {
   if (busy) return;
   const button = byId("keep"), force = button.dataset.force === "yes";
   byId("problem").hidden = true;
+  busy = true; // a second click while the first is on its way does nothing
+  button.setAttribute("aria-disabled", "true");
   try {
     showLedger(await ask("api/ledger", { id: shown.id, force }), `${shown.fact}: kept.`);
     button.hidden = true;
@@ -250,6 +252,9 @@ async function keep() {
     if (problem.kind !== "PatchError" || force) return;
     button.dataset.force = "yes";
     button.textContent = "Keep it all the same";
+  } finally {
+    busy = false;
+    button.removeAttribute("aria-disabled");
   }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import uvicorn
 
 from kg_edit.app.messages import Probe, TryRequest
 from kg_edit.app.readings import Question, read
+from kg_edit.app.tries import LedgerChangedError
 from kg_edit.errors import PatchError
 from kg_edit.ledger import Ledger
 from kg_edit.patch import Patch
@@ -99,9 +101,6 @@ def test_a_wrong_field_is_named_with_the_way_out(
 def test_what_is_no_request_is_answered_in_json_too(server: Served) -> None:
     code, problem = server.post("/api/try", ["LeBron"])
     assert (code, problem["kind"]) == (422, "ConfigError")
-    form = {"Content-Type": "text/plain"}  # as a form on another site could send it
-    code, text, _ = server.send("POST", "/api/try", json.dumps(EDIT), form)
-    assert (code, json.loads(text)["kind"]) == (422, "ConfigError")
     code, text, _ = server.get("/api/tries/never/subgraph")
     assert (code, json.loads(text)["kind"]) == (404, "UnknownNameError")
 
@@ -176,7 +175,7 @@ def test_an_edit_is_kept_in_the_ledger_and_the_next_one_is_made_on_top(tmp_path:
         code, ledger = server.post("/api/ledger", {"id": first["id"]})
         assert code == 200
         assert [(edit["name"], edit["state"], edit["target"]) for edit in ledger["edits"]] == [
-            (first["id"], "standing", "Los Angeles Lakers")
+            ("lebron-james-1", "standing", "Los Angeles Lakers")
         ]
         _, second = server.post("/api/try", {**EDIT, "target_new": "Miami Heat", "on_ledger": True})
         assert second["outcomes"][0]["before"] == first["outcomes"][0]["after"]
@@ -198,6 +197,78 @@ def test_an_edit_that_looks_disabling_is_kept_only_when_asked_twice(
         code, problem = server.post("/api/ledger", {"id": tried["id"]})
         assert (code, problem["kind"]) == (422, "PatchError")
         assert server.post("/api/ledger", {"id": tried["id"], "force": True})[1]["standing"] == 1
+
+
+def test_an_edit_is_kept_once_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    with served(workshop(tmp_path / "ledger", graph=False)) as server:
+        _, tried = server.post("/api/try", EDIT)
+        wanted = {"id": tried["id"], "force": True}
+        with ThreadPoolExecutor(2) as pool:  # a double click
+            answers = list(pool.map(lambda _: server.post("/api/ledger", wanted), range(2)))
+        assert [(code, ledger["standing"]) for code, ledger in answers] == [(200, 1)] * 2
+        ledger = Ledger.open(tmp_path / "ledger")
+        assert len(ledger.events) == 1
+        ledger.undo()
+        assert server.post("/api/ledger", wanted)[1]["standing"] == 1  # it does not stand any more
+        assert len(Ledger.open(tmp_path / "ledger").steps) == 1
+
+
+def test_a_step_that_is_back_is_not_kept_beside_itself(tmp_path: Path) -> None:
+    made = workshop(tmp_path / "ledger", graph=False)
+    tried = made.try_edit(TryRequest(**EDIT))
+    ledger = Ledger.open(tmp_path / "ledger")
+    assert made.keep(tried.id, force=True).standing == 1
+    ledger.remove(["lebron-james-1"])
+    assert made.keep(tried.id, force=True).standing == 1  # as a second step
+    ledger.undo()
+    ledger.undo()  # the first one stands again
+    assert [step.number for step in ledger.steps] == [1]
+    assert made.keep(tried.id, force=True).standing == 1
+
+
+def test_an_edit_on_top_of_what_is_no_longer_there_is_not_kept(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    made = workshop(tmp_path / "ledger", graph=False)
+    wanted = {"EDIT": EDIT, "other": {**EDIT, "subject": "Dwyane Wade", "target_new": "Miami Heat"}}
+    edits = [TryRequest(**fields).edit(name) for name, fields in wanted.items()]
+    ledger.add(made.method.edit(edits), force=True)
+    alone, on_top = (made.try_edit(TryRequest(**EDIT, on_ledger=on)) for on in (False, True))
+    ledger.remove(["other"])  # by another process: the step is the same, its file is not
+    assert [step.number for step in ledger.steps] == [1]
+    for force in (False, True):
+        with pytest.raises(PatchError, match="the ledger changed since the edit was tried; try it again"):
+            made.keep(on_top.id, force=force)
+    assert len(ledger.steps) == 1
+    ledger.undo()
+    assert made.keep(on_top.id, force=True).standing == 3  # all is as it was
+    assert made.keep(alone.id, force=True).standing == 4  # of the unedited model, whatever the ledger holds
+    late = made.try_edit(TryRequest(**EDIT, on_ledger=True))
+    ledger.undo()
+    with pytest.raises(LedgerChangedError):
+        made.keep(late.id, force=True)
+
+
+def test_steps_and_patch_of_a_ledger_belong_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = workshop(tmp_path / "ledger", graph=False)
+    made.keep(made.try_edit(TryRequest(**EDIT)).id, force=True)
+    patch = Ledger.patch
+
+    def changed_meanwhile(ledger: Ledger) -> Patch:
+        found: Patch = patch.fget(ledger)  # type: ignore[attr-defined]
+        Ledger.open(tmp_path / "ledger").undo()
+        return found
+
+    monkeypatch.setattr(Ledger, "patch", property(changed_meanwhile))
+    with pytest.raises(LedgerChangedError, match="try it again"):
+        made.try_edit(TryRequest(**EDIT, on_ledger=True))
+
+
+def test_a_tries_id_can_not_be_guessed(server: Served) -> None:
+    ids = [server.post("/api/try", EDIT)[1]["id"] for _ in range(2)]
+    chances = [re.fullmatch(r"lebron-james-\d+-([0-9a-f]{16})", name) for name in ids]
+    assert len({found[1] for found in chances if found}) == 2
+    problem = server.post("/api/ledger", {"id": ids[0][:-1]})[1]
+    assert problem["kind"] == "UnknownNameError" and not any(name in problem["message"] for name in ids)
 
 
 @pytest.mark.parametrize("method", ["grace", "definition", "ft-m", "glame"])

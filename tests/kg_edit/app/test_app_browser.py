@@ -97,8 +97,13 @@ def test_the_subgraph_is_drawn_in_a_frame_that_reaches_nothing(page: Page) -> No
 
 def test_an_edit_is_kept_and_stands_in_the_ledger(page: Page) -> None:
     """On a random model an edit may look as if it broke it: the page says so, and asks again."""
-    page.value("document.getElementById('keep').click()")
+    asked = "performance.getEntriesByType('resource').filter(one => one.name.endsWith('/api/ledger')).length"
+    before = page.value(asked)
+    click = "document.getElementById('keep').click()"
+    assert page.value(f"({click}, {click}, document.getElementById('keep').ariaDisabled)") == "true"
     page.until("!document.getElementById('problem').hidden || document.querySelectorAll('#entries tbody tr').length")
+    page.until("document.getElementById('keep').ariaDisabled === null")
+    assert page.value(asked) == before + 1  # of two clicks
     if texts(page, "#keep") == ["Keep it all the same"]:
         assert "would break the model" in texts(page, "#problem")[0]
         page.value("document.getElementById('keep').click()")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
-from kg_edit.errors import OutputError, PatchError
-from kg_edit.export.merged_model import write_merged
+from kg_edit.errors import ConfigError, OutputError, PatchError
+from kg_edit.export.merged_model import check_mergeable, write_merged
 from kg_edit.language_model import LanguageModel
 from kg_edit.patches.patch_stack import PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
@@ -46,3 +47,32 @@ def test_what_can_not_be_merged(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is there already"):
         write_merged(patch, model, tmp_path / "full")
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_a_generation_config_that_contradicts_itself_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Llama 2's: a temperature, and no do_sample, which transformers reads but does not write."""
+    model = tiny("llama")
+    own = GenerationConfig(temperature=0.6, top_p=0.9, eos_token_id=1)
+    monkeypatch.setattr(model.model, "generation_config", own)
+    with pytest.raises(ValueError, match="temperature"):
+        own.save_pretrained(tmp_path / "plain")
+    folder = write_merged(patch_of(model, {1: 1}), model, tmp_path / "merged")
+    assert model.model.generation_config is own
+    said = json.loads((folder / "generation_config.json").read_text())
+    assert (said["temperature"], said["top_p"], said["eos_token_id"]) == (0.6, 0.9, 1) and "do_sample" not in said
+    assert LanguageModel.load(folder).model.generation_config.temperature == 0.6
+
+
+@pytest.mark.parametrize("shard", ["five", "0", "0GB", "-1GB", "5", "1e9GB", "nanGB", "5GiB", "0.0001KB", ""])
+def test_a_size_that_is_none_is_refused_before_a_model_is_there(shard: str, tmp_path: Path) -> None:
+    patch = patch_of(tiny("llama"), {1: 1})
+    with pytest.raises(ConfigError, match="such as 5GB"):
+        check_mergeable(patch, tmp_path / "merged", shard=shard)
+    with pytest.raises(ConfigError, match="such as 5GB"):
+        write_merged(patch, tiny("llama"), tmp_path / "merged", shard=shard)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("shard", ["5GB", "40kb", " 1.5 TB ", "500MB"])
+def test_a_size_may_be_written_in_any_case(shard: str, tmp_path: Path) -> None:
+    check_mergeable(patch_of(tiny("llama"), {1: 1}), tmp_path / "merged", shard=shard)

@@ -120,6 +120,21 @@ def test_what_a_kill_leaves_behind_did_not_happen(tmp_path: Path, monkeypatch: p
     assert len((tmp_path / "ledger" / "ledger.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_line_that_is_cut_within_a_letter_did_not_happen(tmp_path: Path) -> None:
+    log, ledger = tmp_path / "ledger" / "ledger.jsonl", Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    first = len(log.read_bytes())
+    ledger.add(TWO.save(tmp_path / "Žižkov-ü.safetensors"))
+    whole = log.read_bytes()
+    assert len(whole.decode()) < len(whole), "letters of several bytes"
+    for cut in range(first, len(whole)):
+        log.write_bytes(whole[:cut])
+        assert len(Ledger.open(tmp_path / "ledger").events) == 1
+    log.write_bytes(whole[: whole.index("Ž".encode()) + 1] + b"\n")
+    with pytest.raises(PatchError, match="line 2: no event of a ledger"):
+        _ = Ledger.open(tmp_path / "ledger").events
+
+
 def test_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_WAIT", 0.05)
     ledger = Ledger.open(tmp_path / "ledger")

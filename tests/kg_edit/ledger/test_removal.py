@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchError
 from kg_edit.language_model import LanguageModel
 from kg_edit.ledger import Ledger
+from kg_edit.ledger.remaking import Workbench
 from kg_edit.patch import Patch
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, method, same
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, graph
 from tests.kg_edit.tiny import tiny
@@ -90,6 +93,43 @@ def test_a_graph_is_asked_for_and_used(tmp_path: Path) -> None:
         ledger.remove([EDIT.id], model=model)
     ledger.remove([EDIT.id], model=model, graph=graph())
     assert same(ledger.patch, method("glame", model, graph=graph()).edit([SECOND]))
+
+
+@pytest.mark.parametrize("name", ["glame", "glame-plus", "rome-kg"])
+def test_another_graph_is_refused(name: str, tmp_path: Path) -> None:
+    """One statement more, and the edit that is left would be another one."""
+    model, other = tiny("llama"), graph()
+    other.add_edge("Q2", "Q4", label="twin city")
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(method(name, model, graph=graph()).edit([EDIT, SECOND]))
+    before = ledger.patch
+    with pytest.raises(PatchError, match="graph"):
+        ledger.remove([EDIT.id], model=model, graph=other)
+    assert same(ledger.patch, before) and len(ledger.events) == 1
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_model_in_another_dtype_is_refused_where_the_patch_says_its_own(recorded: bool, tmp_path: Path) -> None:
+    model, edits = tiny("llama"), edits_of(2)
+    made = method("rome", model).edit(edits)
+    assert isinstance(made, WeightPatch) and made.provenance["model"]["dtype"] == "torch.float32"
+    if not recorded:  # a file of an older version
+        about = {name: value for name, value in made.provenance["model"].items() if name != "dtype"}
+        made = WeightPatch(factors=made.factors, provenance={**made.provenance, "model": about}, state=made.state)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(made)
+    cast = deepcopy(model.model)
+    torch.nn.Module.to(cast, torch.bfloat16)
+    half = LanguageModel.wrap(cast, model.tokenizer, name="half")
+    assert half.fingerprint == made.fingerprint, "it survives a cast"
+    workbench = Workbench(model=half)
+    if recorded:
+        with pytest.raises(PatchMismatchError, match=r"in float32, .* in bfloat16.*--dtype float32"):
+            ledger.remove(["e0"], model=half)
+        assert len(ledger.events) == 1
+    else:
+        assert workbench.method(made).model is half
+    ledger.remove(["e1"], model=half)  # a column of its own, so nothing is made anew
 
 
 def test_what_would_come_out_differently_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""A single patch file is read where it could not be part of a ledger; a ledger goes into another with its guards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit.errors import OutputError, PatchError
+from kg_edit.language_model import weight_matrix
+from kg_edit.ledger import Ledger
+from kg_edit.ledger.guards import SHARE
+from kg_edit.ledger.opened import copy_steps, standing_at
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.ledger.ledgers import edits_of, made_up
+from tests.kg_edit.tiny import tiny
+
+ONE = made_up(edits_of(2))
+
+
+def test_names_that_are_there_twice_are_numbered(tmp_path: Path) -> None:
+    file = (ONE + ONE + made_up(edits_of(1, start=4))).save(tmp_path / "sum.safetensors")
+    patch, entries = standing_at(file)
+    assert [entry.name for entry in entries] == ["e0", "e1", "e0#2", "e1#2", "e4"]
+    assert len(patch.edits) == 5 and {entry.state for entry in entries} == {"standing"}
+    with pytest.raises(PatchError, match="several edits of the id 'e0'"):
+        Ledger.open(tmp_path / "ledger").add(file)
+
+
+def test_a_scaled_patch_is_read(tmp_path: Path) -> None:
+    file = ONE.scaled(0.5).save(tmp_path / "half.safetensors")
+    assert [entry.name for entry in standing_at(file)[1]] == ["e0", "e1"]
+    with pytest.raises(PatchError, match=r"0\.5 times"):
+        Ledger.open(tmp_path / "ledger").add(file)
+
+
+def test_a_patch_that_does_not_say_what_it_is_for_is_not(tmp_path: Path) -> None:
+    nothing = WeightPatch(factors={}).save(tmp_path / "nothing.safetensors")
+    assert standing_at(nothing)[1] == ()
+    for said in ([], [{"method": "rome"}], [{"edit": {"id": "e0"}, "method": "rome"}]):
+        file = WeightPatch(factors=ONE.factors, provenance={"edits": said}).save(tmp_path / "bare.safetensors")
+        with pytest.raises(PatchError, match="anew"):
+            standing_at(file)
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    for read in (standing_at, Ledger.open):
+        with pytest.raises(OutputError, match=r"can't read a+: File name too long"):
+            read("a" * 300)
+
+
+def test_a_ledger_is_added_with_the_models_guards(tmp_path: Path) -> None:
+    model = tiny("llama")
+    weight, name = weight_matrix(model.down_projection(1)), model.weight_name(1)
+    left, right = torch.zeros(weight.shape[0], 2), torch.zeros(weight.shape[1], 2)
+    left[0, 0], right[0, 0] = 1.1 * SHARE, float(weight.detach().norm())
+    said = {**ONE.provenance, "model": {"name": model.name, "fingerprint": model.fingerprint}}
+    source, target = Ledger.open(tmp_path / "source"), Ledger.open(tmp_path / "target")
+    source.add(WeightPatch(factors={name: Factors(left=left, right=right)}, provenance=said))
+    with pytest.raises(PatchError, match="as large as the weight itself"):
+        copy_steps(source, target, model=model)
+    assert target.events == ()
+    assert copy_steps(source, target, model=model, force=True) == (1,)
