@@ -95,9 +95,14 @@ class GlamePlus(Rome):
         graph, config = self.subgraph(edit), self.config
         check_graph(graph)
         facts = ripples(edit, graph, limit=config.stated, a_relation=config.per_relation, exclude=self._barred(edit))
-        own = Ripple(hop=first_hop(edit), target=edit.target_new)
-        rows = [(fact, None) for fact in (*[own] * self.config.own, *facts)]
+        rows = [(fact, None) for fact in (*self._own(edit), *facts)]
         return replace(super().request(edit), further=self._rows(edit, rows))
+
+    def _own(self, edit: Edit) -> list[Ripple]:
+        """The edit itself, to be asked for; not where o* gives a test question's answer away."""
+        if gives_away(edit.target_new, self._barred(edit)):
+            return []
+        return [Ripple(hop=first_hop(edit), target=edit.target_new)] * self.config.own
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """ROME's loss and that of the further rows; the teacher is asked for all edits together."""

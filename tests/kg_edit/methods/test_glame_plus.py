@@ -59,9 +59,11 @@ def test_answers_of_test_questions_are_learned_only_on_demand(monkeypatch: pytes
 
 
 def test_the_edit_itself_is_asked_for_too() -> None:
-    (first, second) = method(tiny("llama"), own=2, stated=0).request(EDIT).further
+    chosen, edit = method(tiny("llama"), own=2, stated=0), EDIT.model_copy(update={"portability": ()})
+    first, second = chosen.request(edit).further
     assert first.prompt.ids != second.prompt.ids
     assert first.prompt.target_ids == second.prompt.target_ids
+    assert chosen.request(EDIT).further == (), "its new object holds the answer of the test question"
     assert EDIT.target_new in first.prompt.text and "What is the team of LeBron James" in first.prompt.text
 
 
