@@ -401,7 +401,7 @@ def test_methods_and_models(kg_edit: Run) -> None:
     assert listed.code == 0
     assert all(word in listed.out for word in ("glame", "rome", "weights", "arXiv 2202.05262"))
     shown = kg_edit("methods", "rome")
-    assert all(word in shown.out for word in ("learning_rate", "presets: default, paper"))
+    assert all(word in shown.out for word in ("learning_rate", "presets: default, fast, paper"))
     assert "did you mean 'rome'" in kg_edit("methods", "roem").err
     named = kg_edit("models")
     assert named.code == 0

@@ -43,7 +43,8 @@ def test_mean_keys_are_answered_with_the_change() -> None:
 
 def test_two_facts_of_one_subject_need_some_slack() -> None:
     model = tiny("llama")
-    twice = (*EDITS, EDITS[0].model_copy(update={"id": "4", "target_new": "Miami Heat"}))
+    other = {"id": "4", "prompt": "{} is paid by", "target_new": "Miami Heat"}  # the same key
+    twice = (*EDITS, EDITS[0].model_copy(update=other))
     with pytest.raises(PatchError, match="depend on each other") as caught:
         joint("emmet", model, relaxation=0.0).edit(twice)
     assert "in a batch of 4 edits, '1' to '4'" in caught.value.__notes__

@@ -189,9 +189,9 @@ def test_memory_decides_how_many_are_sought_at_once_and_not_what_comes_out(
     model, sizes = tiny("llama"), list[int]()
     original = Search._descended
 
-    def counted(self: Search, model: LanguageModel, facts: Any, *rest: Any) -> Any:
+    def counted(self: Search, model: LanguageModel, rough: LanguageModel, facts: Any, *rest: Any) -> Any:
         sizes.append(len(facts))
-        return original(self, model, facts, *rest)
+        return original(self, model, rough, facts, *rest)
 
     monkeypatch.setattr(Search, "_descended", counted)
     method, frugal = joint(name, model), joint(name, model)
