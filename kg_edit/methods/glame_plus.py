@@ -19,37 +19,29 @@ from torch import Tensor
 from kg_edit.descent import Proposal
 from kg_edit.edits import Edit
 from kg_edit.errors import PromptError
-from kg_edit.evaluate.questions import right_answers
 from kg_edit.forward.descent_model import FAST, descent_model
 from kg_edit.forward.row_groups import Further
-from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, first_hop, gives_away, recalls, ripples
+from kg_edit.graphs.ripple_facts import WORDINGS, Ripple
 from kg_edit.graphs.subgraph import SubgraphSource, check_graph, edit_subgraph
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import MethodConfig, naming
-from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.methods.edit_ripples import EditRipples, RippleConfig
+from kg_edit.methods.rome import Rome
 from kg_edit.objective import Objective, Request
 from kg_edit.prompts import Prompt, encode
-from kg_edit.teacher import Answer, Asked, answers_of
+from kg_edit.teacher import Answer, answers_of
 
 
-class GlamePlusConfig(RomeConfig):
+class GlamePlusConfig(RippleConfig):
     """ROME's settings, and what else the value learns."""
 
     steps: PositiveInt = Field(24, description="evaluations of the objective at most")
     context_lengths: tuple[tuple[int, int], ...] = Field(
         ((5, 1), (10, 1)), description="(tokens, count) of the contexts that the model writes"
     )
-    own: int = Field(2, ge=0, description="questions of the edit itself, which o* answers")
-    recalled: int = Field(
-        6, ge=0, description="relations r' of which the model teaches itself what it knows of o*, and of s"
-    )
-    stated: int = Field(0, ge=0, description="statements of the graph that are learned word by word")
     answer_tokens: PositiveInt = Field(5, description="of the teacher's answers")
-    statements_told: int = Field(6, ge=0, description="statements of the graph in the teacher's prompt")
-    per_relation: PositiveInt = Field(2, description="objects of one r' that are learned word by word")
     per_node: PositiveInt = Field(500, description="statements of o* to choose from")
     ripple_weight: float = Field(1.0, ge=0, description="weight of all that follows from the edit")
-    exclude_answers: bool = Field(True, description="learn nothing that shares a word with a test question's answer")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
 
@@ -88,21 +80,14 @@ class GlamePlus(Rome):
     def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
         """ROME's; the notes say which graph was read, and what of it the teacher was told."""
         free, notes = super().proposal(edit, value)
-        return free, {**notes, "graph": dict(self.subgraph(edit).graph), "told": self._told(edit)}
+        return free, {**notes, "graph": dict(self.subgraph(edit).graph), "told": self._ripples(edit).told}
 
     def request(self, edit: Edit) -> Request:
         """As ROME's, and the statements of the graph; an edit whose subgraph can't be used fails here."""
-        graph, config = self.subgraph(edit), self.config
-        check_graph(graph)
-        facts = ripples(edit, graph, limit=config.stated, a_relation=config.per_relation, exclude=self._barred(edit))
-        rows = [(fact, None) for fact in (*self._own(edit), *facts)]
+        check_graph(self.subgraph(edit))
+        found = self._ripples(edit)
+        rows = [(fact, None) for fact in (*found.own, *found.stated)]
         return replace(super().request(edit), further=self._rows(edit, rows))
-
-    def _own(self, edit: Edit) -> list[Ripple]:
-        """The edit itself, to be asked for; not where o* gives a test question's answer away."""
-        if gives_away(edit.target_new, self._barred(edit)):
-            return []
-        return [Ripple(hop=first_hop(edit), target=edit.target_new)] * self.config.own
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """ROME's loss and that of the further rows; the teacher is asked for all edits together."""
@@ -114,40 +99,19 @@ class GlamePlus(Rome):
         ]
         return self.loss_on(student, whole)
 
+    def _ripples(self, edit: Edit) -> EditRipples:
+        return EditRipples(edit=edit, graph=self.subgraph(edit), config=self.config)
+
     def _taught(self, edits: Sequence[Edit], model: LanguageModel) -> list[list[tuple[Ripple, Answer | None]]]:
         """What the unedited model answers about each edit's o*."""
-        asked = [(place, one) for place, edit in enumerate(edits) for one in self._asks(edit)]
+        found = [self._ripples(edit) for edit in edits]
+        asked = [(place, one) for place, ripples in enumerate(found) for one in ripples.asks]
         rows: list[list[tuple[Ripple, Answer | None]]] = [[] for _ in edits]
         said = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens)
         for (place, one), answer in zip(asked, said, strict=True):
-            edit = edits[place]
-            if answer and not gives_away(answer.text, self._barred(edit)):
-                rows[place].append((Ripple(hop=f"{one.noun} of the {first_hop(edit)}", target=answer.text), answer))
+            if fact := found[place].learned(one, answer):
+                rows[place].append((fact, answer))
         return rows
-
-    def _asks(self, edit: Edit) -> list[Asked]:
-        """Each relation twice: of o*, the graph's statements before it, and of r of s, the new fact before it."""
-        told, first = self._told(edit), f"the {first_hop(edit)} of {edit.subject}"
-        return [
-            asked
-            for noun in recalls(edit)[: self.config.recalled]
-            for asked in (
-                Asked(noun=noun, of=edit.target_new, facts=told),
-                Asked(noun=noun, of=first, facts=f"{edit.text} {edit.target_new}."),
-            )
-        ]
-
-    def _told(self, edit: Edit) -> str:
-        """What the graph says of o*, in sentences."""
-        facts = ripples(
-            edit, self.subgraph(edit), limit=self.config.statements_told, a_relation=1, exclude=self._barred(edit)
-        )
-        return " ".join(f"{fact.noun.capitalize()} of {edit.target_new}: {fact.target}." for fact in facts)
-
-    def _barred(self, edit: Edit) -> list[str]:
-        """Answers of test questions, of which nothing may be learned; they serve for nothing else."""
-        answers = [answer for question in edit.portability for answer in right_answers(question)]
-        return answers if self.config.exclude_answers else []
 
     def _rows(self, edit: Edit, rows: Sequence[tuple[Ripple, Answer | None]]) -> tuple[Further, ...]:
         prompts = [
