@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kg_edit.forward.attention import quick_backward
 from kg_edit.forward.plain_forward import read_index, read_positions
 from kg_edit.forward.prefix import Prefix, SharedContexts, base_model, run_prefix
 from kg_edit.hooks import Call, StopForwardError, added, hidden_state, only_at, recorded, stopping, watched
@@ -99,7 +100,8 @@ class TailForward:
         Read are, row after row: each position that predicts a target token; for a row without target, the subject's
         last token.
         """
-        hidden = self._clean_final if change is None else self._changed(change)
+        with quick_backward(self._clean_final):
+            hidden = self._clean_final if change is None else self._changed(change)
         return self._model.logits(hidden[self._reads])
 
     def _changed(self, change: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 
 import networkx as nx
 
@@ -85,21 +86,25 @@ def first_hop(edit: Edit) -> str:
     return nouns().get(edit.relation_id or "") or edit.relation_text.removeprefix("The ").removesuffix(" is")
 
 
-def ripples(edit: Edit, graph: nx.MultiDiGraph, *, limit: int, a_relation: int, exclude: Sequence[str]) -> list[Ripple]:
-    """At most ``limit`` facts over the statements of o*, ``a_relation`` of a noun; none with a word of ``exclude``."""
-    target, known, first = target_of(graph), nouns(), first_hop(edit)
+def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> dict[str, list[str]]:
+    """What the statements of o* say, noun by noun in the order of the table; nothing with a word of ``exclude``."""
+    target, known = target_of(graph), nouns()
     found: dict[str, list[str]] = {}
     for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
         noun, label = known.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
         if noun and data.get("role") != "edit" and _may(label, edit, exclude):
             found.setdefault(noun, []).append(label)
     order = list(dict.fromkeys(noun for noun in known.values() if noun in found))
-    told = [
-        Ripple(hop=f"{noun} of the {first}", target=label)
-        for noun in order
-        for label in list(dict.fromkeys(found[noun]))[:a_relation]
-    ]
-    return told[:limit]
+    return {noun: list(dict.fromkeys(found[noun])) for noun in order}
+
+
+def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[Ripple]:
+    """At most ``limit`` composed facts, of each noun the first ``a_relation`` objects."""
+    first = first_hop(edit)
+    told = (
+        Ripple(hop=f"{noun} of the {first}", target=label) for noun in objects for label in objects[noun][:a_relation]
+    )
+    return list(islice(told, limit))
 
 
 def recalls(edit: Edit) -> tuple[str, ...]:
@@ -115,7 +120,8 @@ def gives_away(text: str, answers: Sequence[str]) -> bool:
 
 def _may(label: str, edit: Edit, exclude: Sequence[str]) -> bool:
     unnamed = bool(re.fullmatch("[QP][0-9]+", label))
-    return not (unnamed or overlaps(label, edit.subject) or gives_away(label, exclude))
+    itself = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
+    return not (unnamed or itself or overlaps(label, edit.subject) or gives_away(label, exclude))
 
 
 def _words(text: str) -> set[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import networkx as nx
 from pydantic import Field, PositiveInt
 
 from kg_edit.edits import Edit
@@ -29,17 +29,16 @@ class RippleConfig(RomeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EditRipples:
-    """An edit, its subgraph, and what is made of them."""
+    """An edit, what the graph says of its o* (objects by noun, the likeliest first), and what is made of them."""
 
     edit: Edit
-    graph: nx.MultiDiGraph = field(repr=False)
+    objects: Mapping[str, Sequence[str]]
     config: RippleConfig
 
     @property
     def barred(self) -> list[str]:
-        """Answers of test questions, of which nothing may be learned; they serve for nothing else."""
-        answers = [answer for question in self.edit.portability for answer in right_answers(question)]
-        return answers if self.config.exclude_answers else []
+        """What may not be learned, see `barred`."""
+        return barred(self.edit, self.config)
 
     @property
     def own(self) -> list[Ripple]:
@@ -52,22 +51,27 @@ class EditRipples:
     def stated(self) -> list[Ripple]:
         """Composed facts of the graph, which are learned as they are."""
         limit, most = self.config.stated, self.config.per_relation
-        return ripples(self.edit, self.graph, limit=limit, a_relation=most, exclude=self.barred)
+        return ripples(self.edit, self.objects, limit=limit, a_relation=most)
 
     @property
     def told(self) -> str:
         """What the graph says of o*, in sentences."""
         limit = self.config.statements_told
-        facts = ripples(self.edit, self.graph, limit=limit, a_relation=1, exclude=self.barred)
+        facts = ripples(self.edit, self.objects, limit=limit, a_relation=1)
         return " ".join(f"{fact.noun.capitalize()} of {self.edit.target_new}: {fact.target}." for fact in facts)
 
     @property
     def asks(self) -> list[Asked]:
-        """Each relation twice: of o*, the graph's statements before it, and of r of s, the new fact before it."""
+        """Each relation twice: of o*, the graph's statements before it, and of r of s, the new fact before it.
+
+        Relations that are learned from the graph are not asked for.
+        """
         edit, told, first = self.edit, self.told, f"the {first_hop(self.edit)} of {self.edit.subject}"
+        known = {fact.noun for fact in self.stated}
+        asked_for = [noun for noun in recalls(edit) if noun not in known]
         return [
             asked
-            for noun in recalls(edit)[: self.config.recalled]
+            for noun in asked_for[: self.config.recalled]
             for asked in (
                 Asked(noun=noun, of=edit.target_new, facts=told),
                 Asked(noun=noun, of=first, facts=f"{edit.text} {edit.target_new}."),
@@ -79,3 +83,9 @@ class EditRipples:
         if not answer or gives_away(answer.text, self.barred):
             return None
         return Ripple(hop=f"{asked.noun} of the {first_hop(self.edit)}", target=answer.text)
+
+
+def barred(edit: Edit, config: RippleConfig) -> list[str]:
+    """Answers of test questions, of which nothing may be learned; they serve for nothing else."""
+    answers = [answer for question in edit.portability for answer in right_answers(question)]
+    return answers if config.exclude_answers else []

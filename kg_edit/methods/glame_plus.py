@@ -21,13 +21,15 @@ from kg_edit.edits import Edit
 from kg_edit.errors import PromptError
 from kg_edit.forward.descent_model import FAST, descent_model
 from kg_edit.forward.row_groups import Further
-from kg_edit.graphs.ripple_facts import WORDINGS, Ripple
+from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, objects_of
 from kg_edit.graphs.subgraph import SubgraphSource, check_graph, edit_subgraph
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import MethodConfig, naming
-from kg_edit.methods.edit_ripples import EditRipples, RippleConfig
+from kg_edit.methods.edit_ripples import EditRipples, RippleConfig, barred
+from kg_edit.methods.likely_objects import likeliest_first
 from kg_edit.methods.rome import Rome
 from kg_edit.objective import Objective, Request
+from kg_edit.patch import Patch
 from kg_edit.prompts import Prompt, encode
 from kg_edit.teacher import Answer, answers_of
 
@@ -77,15 +79,33 @@ class GlamePlus(Rome):
             self._subgraphs[edit] = _asked(self.graph, edit, self.config)
         return self._subgraphs[edit]
 
+    @cached_property
+    def _ripples(self) -> dict[Edit, EditRipples]:
+        return {}
+
+    def ripples(self, edit: Edit) -> EditRipples:
+        """What is asked about the edit; found once, on the model as it stands when edits are made."""
+        if edit not in self._ripples:
+            objects = objects_of(edit, self.subgraph(edit), exclude=barred(edit, self.config))
+            nouns = max(self.config.stated, self.config.statements_told)
+            ranked = likeliest_first(self.model, edit.target_new, objects, nouns=nouns)
+            self._ripples[edit] = EditRipples(edit=edit, objects=ranked, config=self.config)
+        return self._ripples[edit]
+
+    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """As `RankOneMethod.edit_each`; asks anew about edits that were made before, on another model perhaps."""
+        self._ripples.clear()
+        return super().edit_each(edits)
+
     def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
         """ROME's; the notes say which graph was read, and what of it the teacher was told."""
         free, notes = super().proposal(edit, value)
-        return free, {**notes, "graph": dict(self.subgraph(edit).graph), "told": self._ripples(edit).told}
+        return free, {**notes, "graph": dict(self.subgraph(edit).graph), "told": self.ripples(edit).told}
 
     def request(self, edit: Edit) -> Request:
         """As ROME's, and the statements of the graph; an edit whose subgraph can't be used fails here."""
         check_graph(self.subgraph(edit))
-        found = self._ripples(edit)
+        found = self.ripples(edit)
         rows = [(fact, None) for fact in (*found.own, *found.stated)]
         return replace(super().request(edit), further=self._rows(edit, rows))
 
@@ -99,13 +119,10 @@ class GlamePlus(Rome):
         ]
         return self.loss_on(student, whole)
 
-    def _ripples(self, edit: Edit) -> EditRipples:
-        return EditRipples(edit=edit, graph=self.subgraph(edit), config=self.config)
-
     def _taught(self, edits: Sequence[Edit], model: LanguageModel) -> list[list[tuple[Ripple, Answer | None]]]:
         """What the unedited model answers about each edit's o*."""
-        found = [self._ripples(edit) for edit in edits]
-        asked = [(place, one) for place, ripples in enumerate(found) for one in ripples.asks]
+        found = [self.ripples(edit) for edit in edits]
+        asked = [(place, one) for place, of_edit in enumerate(found) for one in of_edit.asks]
         rows: list[list[tuple[Ripple, Answer | None]]] = [[] for _ in edits]
         said = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens)
         for (place, one), answer in zip(asked, said, strict=True):

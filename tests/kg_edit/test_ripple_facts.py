@@ -7,7 +7,7 @@ import pytest
 
 from kg_edit.edits import Edit
 from kg_edit.evaluate.questions import asked, asked_with_shots
-from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, first_hop, gives_away, nouns, recalls, ripples
+from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, first_hop, gives_away, nouns, objects_of, recalls, ripples
 from kg_edit.teacher import Asked
 
 EDIT = Edit(
@@ -35,10 +35,8 @@ def graph(*statements: tuple[str, str]) -> nx.MultiDiGraph:
 def found(
     *statements: tuple[str, str], limit: int = 9, a_relation: int = 2, exclude: tuple[str, ...] = ()
 ) -> list[tuple[str, str]]:
-    return [
-        (fact.noun, fact.target)
-        for fact in ripples(EDIT, graph(*statements), limit=limit, a_relation=a_relation, exclude=exclude)
-    ]
+    objects = objects_of(EDIT, graph(*statements), exclude=exclude)
+    return [(fact.noun, fact.target) for fact in ripples(EDIT, objects, limit=limit, a_relation=a_relation)]
 
 
 def test_what_people_ask_comes_first_and_the_rest_not_at_all() -> None:
@@ -71,8 +69,8 @@ def test_common_words_give_nothing_away() -> None:
     assert gives_away("West Germanic", ["Germanic languages"])
 
 
-def test_what_is_nameless_or_the_subject_itself_is_left_out() -> None:
-    assert found(("P17", "Q17"), ("P527", "Fiat Uno")) == []
+def test_what_is_nameless_or_an_end_of_the_edit_is_left_out() -> None:
+    assert found(("P17", "Q17"), ("P527", "Fiat Uno"), ("P159", "Toyota")) == []
 
 
 def test_the_composed_sentence_ends_before_its_object() -> None:

@@ -1,0 +1,50 @@
+"""Which of several objects of a statement is meant: the one that the model itself finds likeliest.
+
+Wikidata says of Rome that its country is the Byzantine Empire, the Papal States, Italy and a dozen more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from kg_edit.errors import PromptError
+from kg_edit.evaluate.pair import Pair
+from kg_edit.evaluate.scoring import score
+from kg_edit.language_model import LanguageModel
+from kg_edit.teacher import Asked
+
+_MOST = 40  # objects of a noun that are compared
+
+
+def likeliest_first(
+    model: LanguageModel, thing: str, objects: Mapping[str, Sequence[str]], *, nouns: int
+) -> dict[str, list[str]]:
+    """The first ``nouns`` of ``objects``, with the likeliest answer to "What is the [noun] of [thing]?" first.
+
+    Likely is a whole object: the sum over its tokens of -log p. What can't be scored stands last.
+    """
+    found = {noun: list(some[:_MOST]) for noun, some in islice(objects.items(), nouns)}
+    pairs = {
+        (noun, label): Pair(Asked(noun=noun, of=thing).prompts[-1], label)
+        for noun, labels in found.items()
+        for label in labels
+        if len(labels) > 1 and _fits(model, noun, thing, label)
+    }
+    scores = score(model, pairs.values())
+    costs = {place: scores[pair].nll * _tokens(model, pair) for place, pair in pairs.items()}
+    return {
+        noun: sorted(labels, key=lambda label: costs.get((noun, label), float("inf"))) for noun, labels in found.items()
+    }
+
+
+def _fits(model: LanguageModel, noun: str, thing: str, label: str) -> bool:
+    try:
+        model.encode(Asked(noun=noun, of=thing).prompts[-1], target=label)
+    except PromptError:
+        return False
+    return True
+
+
+def _tokens(model: LanguageModel, pair: Pair) -> int:
+    return len(model.encode(pair.prompt, target=pair.candidate).target_ids)
