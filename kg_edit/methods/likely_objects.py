@@ -5,10 +5,12 @@ Wikidata says of Rome that its country is the Byzantine Empire, the Papal States
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from kg_edit.errors import PromptError
+from kg_edit.evaluate.lengths import positions
 from kg_edit.evaluate.pair import Pair
 from kg_edit.evaluate.scoring import score
 from kg_edit.language_model import LanguageModel
@@ -29,22 +31,21 @@ def likeliest_first(
         (noun, label): Pair(Asked(noun=noun, of=thing).prompts[-1], label)
         for noun, labels in found.items()
         for label in labels
-        if len(labels) > 1 and _fits(model, noun, thing, label)
+        if len(labels) > 1
     }
-    scores = score(model, pairs.values())
-    costs = {place: scores[pair].nll * _tokens(model, pair) for place, pair in pairs.items()}
+    sizes = {pair: _tokens(model, pair) for pair in pairs.values()}
+    scores = score(model, [pair for pair, size in sizes.items() if size])
+    costs = {place: scores[pair].nll * sizes[pair] for place, pair in pairs.items() if pair in scores}
     return {
-        noun: sorted(labels, key=lambda label: costs.get((noun, label), float("inf"))) for noun, labels in found.items()
+        noun: sorted(labels, key=lambda label: costs.get((noun, label), math.inf)) for noun, labels in found.items()
     }
-
-
-def _fits(model: LanguageModel, noun: str, thing: str, label: str) -> bool:
-    try:
-        model.encode(Asked(noun=noun, of=thing).prompts[-1], target=label)
-    except PromptError:
-        return False
-    return True
 
 
 def _tokens(model: LanguageModel, pair: Pair) -> int:
-    return len(model.encode(pair.prompt, target=pair.candidate).target_ids)
+    """Of the candidate; 0 where it can't be scored after its prompt."""
+    limit = positions(model) or math.inf
+    try:
+        prompt = model.encode(pair.prompt, target=pair.candidate)
+    except PromptError:
+        return 0
+    return len(prompt.target_ids) if len(prompt.ids) <= limit else 0

@@ -143,3 +143,32 @@ def test_a_model_with_few_positions_is_asked_in_fewer_words() -> None:
     limit = model.model.config.max_position_embeddings
     assert len(model.encode(whole).ids) > limit, "else nothing is tested"
     assert len(answers_of(model, [asked, Asked(noun="country", of="Toyota " * limit)], most=3)) == 2
+
+
+def test_what_the_graph_states_is_not_asked_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    nouns = {"country": "country", "league": "league"}
+    monkeypatch.setattr("kg_edit.graphs.ripple_facts.nouns", lambda: nouns)
+    model = tiny("llama")
+    asked = {
+        stated: [one.noun for one in method(model, stated=stated, recalled=5).ripples(EDIT).asks] for stated in (0, 9)
+    }
+    assert "country" in asked[0] and "country" not in asked[9]
+
+
+def test_objects_are_chosen_anew_on_another_model() -> None:
+    """What an edited model finds likeliest may be something else: nothing is kept between two calls."""
+    model = tiny("llama")
+    chosen = method(model, stated=9)
+    first = chosen.edit_each([EDIT])[0]
+    with torch.no_grad():
+        kept = [weight.clone() for weight in model.model.parameters()]
+        try:
+            for weight in model.model.parameters():
+                weight.mul_(1.1)
+            other, fresh = chosen.edit_each([EDIT])[0], method(model, stated=9).edit_each([EDIT])[0]
+        finally:
+            for weight, value in zip(model.model.parameters(), kept, strict=True):
+                weight.copy_(value)
+    assert isinstance(first, WeightPatch) and isinstance(other, WeightPatch) and isinstance(fresh, WeightPatch)
+    for name, factors in other.factors.items():
+        assert torch.equal(factors.left, fresh.factors[name].left)

@@ -1,0 +1,47 @@
+"""Of many objects of a statement, the one that is meant comes first."""
+
+from __future__ import annotations
+
+import torch
+
+from kg_edit.language_model import LanguageModel
+from kg_edit.methods.likely_objects import likeliest_first
+from kg_edit.teacher import Asked
+from tests.kg_edit.tiny import tiny
+
+COUNTRIES = ("Byzantine Empire", "Papal States", "Italy", "Kingdom of the Lombards")
+
+
+def test_the_model_knows_which_country_rome_is_in(smollm2: LanguageModel) -> None:
+    asked = {"country": COUNTRIES, "river": ("Tyrrhenian Sea", "Tiber")}
+    found = likeliest_first(smollm2, "Rome", asked, nouns=2)
+    assert found["country"][0] == "Italy" and found["river"][0] == "Tiber"
+    assert {noun: set(labels) for noun, labels in found.items()} == {noun: set(some) for noun, some in asked.items()}
+
+
+def test_the_order_is_that_of_whole_objects() -> None:
+    """By the model's own log-probabilities, in a forward pass of its own."""
+    model = tiny("llama")
+
+    def cost(label: str) -> float:
+        ids = model.encode(Asked(noun="country", of="Rome").prompts[-1], target=label)
+        with torch.no_grad():
+            logits = model.model(torch.tensor([ids.ids])).logits[0].log_softmax(-1)
+        start = len(ids.ids) - len(ids.target_ids)
+        return -sum(float(logits[start + place - 1, token]) for place, token in enumerate(ids.target_ids))
+
+    (found,) = likeliest_first(model, "Rome", {"country": COUNTRIES}, nouns=1).values()
+    costs = [cost(label) for label in found]
+    assert costs == sorted(costs) and costs[0] < costs[-1]
+
+
+def test_so_many_nouns_in_the_given_order() -> None:
+    objects = {"river": ("Tiber",), "country": COUNTRIES, "capital": ("Rome",)}
+    assert [*likeliest_first(tiny("llama"), "Rome", objects, nouns=2)] == ["river", "country"]
+
+
+def test_what_cannot_be_scored_stands_last() -> None:
+    model = tiny("gpt2")
+    endless = "Rome " * model.model.config.max_position_embeddings
+    (found,) = likeliest_first(model, "Rome", {"country": (endless, *COUNTRIES)}, nouns=1).values()
+    assert found[-1] == endless and set(found) == {endless, *COUNTRIES}
