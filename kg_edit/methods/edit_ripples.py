@@ -18,12 +18,12 @@ class RippleConfig(RomeConfig):
     """ROME's settings, and what is asked besides the edit."""
 
     own: int = Field(2, ge=0, description="questions of the edit itself, which o* answers")
+    stated: int = Field(6, ge=0, description="statements of the graph that are learned as they are")
+    per_relation: PositiveInt = Field(1, description="objects of one r' that are learned, the likeliest first")
     recalled: int = Field(
-        6, ge=0, description="relations r' of which the model teaches itself what it knows of o*, and of s"
+        4, ge=0, description="further relations r', of which the model teaches itself what it knows of o*, and of s"
     )
-    stated: int = Field(0, ge=0, description="statements of the graph that are learned word by word")
     statements_told: int = Field(6, ge=0, description="statements of the graph in the teacher's prompt")
-    per_relation: PositiveInt = Field(2, description="objects of one r' that are learned word by word")
     exclude_answers: bool = Field(True, description="learn nothing that shares a word with a test question's answer")
 
 

@@ -1,8 +1,10 @@
-"""GLAME beyond the paper: the value also learns what the model itself would say of o*, with the graph's facts at hand.
+"""GLAME beyond the paper: the value also learns what the graph says of o*, and what the model itself would say.
 
-L = ROME's loss + ripple_weight * the mean over r' of -sum q log p: p is what the edited model expects after "Quiz: what
-is the r' of the r of s? Reply:", q what the unedited one answers, in turn, to "What is the r' of o*?", the graph's
-statements of o* before it, and to "What is the r' of the r of s?", the new fact before it. Two more rows ask for o*.
+L = ROME's loss + ripple_weight * the mean over further rows. For a statement o* -r'-> o' that is -log p(o') after
+"Quiz: what is the r' of the r of s? Reply:"; of several o' the one that the model finds likeliest. For an r' that the
+graph does not have it is -sum q log p, where q is what the unedited model answers, in turn, to "What is the r' of o*?",
+the graph's statements before it, and to "What is the r' of the r of s?", the new fact before it. Two more rows ask for
+o* itself.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class GlamePlus(Rome):
 
     name = "glame-plus"
     paper = "this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
-    about = "GLAME beyond the paper: the value learns what the model says of o* with the graph at hand"
+    about = "GLAME beyond the paper: the value learns what the graph and the model itself say of o*"
     needs_graph = True
     slack = 4
     config_class = GlamePlusConfig
