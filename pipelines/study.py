@@ -82,9 +82,16 @@ PARTS = {
 
 
 def run(
-    part: Part, names: list[str], limit: int, folder: Path, *, preset: str, settings: dict[str, dict[str, Any]]
+    part: Part,
+    names: list[str],
+    limit: int,
+    folder: Path,
+    *,
+    preset: str,
+    settings: dict[str, dict[str, Any]],
+    every: int | None = None,
 ) -> None:
-    """Evaluate each method, with the same preset."""
+    """Evaluate each method, with the same preset; ``every`` so many edits of a sequence a point of its curve."""
     model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(SHARED / "wikidata" / "wikidata.nt.gz")
     records, pool = part.records(limit)
     text = (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8") if part.schedule != "single" else None
@@ -98,6 +105,7 @@ def run(
             out=folder / name,
             pool=pool,
             schedule=part.schedule_for(len(records)),
+            every=every,
             general=text,
             ceilings=part.ceilings,
         )
@@ -134,6 +142,7 @@ def main() -> None:
     parser.add_argument("--methods", help="names with commas; all by default")
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--preset", default="default", help="of every method")
+    parser.add_argument("--every", type=int, help="edits between two points of a sequence's curve; about ten in all")
     parser.add_argument("--mend", help="folder of MEND's trained editor")
     parser.add_argument("--tables", action="store_true", help="run nothing; write OUT/tables.md")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "study")
@@ -144,7 +153,7 @@ def main() -> None:
         names = [name for name in names if name != "mend" or options.mend]
         own = {"mend": {"network": options.mend}}
         folder = options.out / options.part
-        run(PARTS[options.part], names, options.limit, folder, preset=options.preset, settings=own)
+        run(PARTS[options.part], names, options.limit, folder, preset=options.preset, settings=own, every=options.every)
     text = "\n".join(f"## {name}\n\n{table(part, options.out / name)}" for name, part in PARTS.items())
     write_text(options.out / "tables.md", text)
     log.info("%s", options.out / "tables.md")

@@ -24,7 +24,7 @@ def mask_decides(model: LanguageModel, longest: int) -> bool:
 
 
 def quick_backward(hidden: Tensor) -> AbstractContextManager[None]:
-    """Plain attention where the fused kernel's way back is slow: five to nine times, in bfloat16 on a processor."""
+    """Plain attention where the fused kernel's way back takes several times as long: in bfloat16 on a processor."""
     if hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
