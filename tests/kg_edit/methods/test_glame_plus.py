@@ -155,20 +155,19 @@ def test_what_the_graph_states_is_not_asked_of_the_teacher(monkeypatch: pytest.M
     assert "country" in asked[0] and "country" not in asked[9]
 
 
-def test_objects_are_chosen_anew_on_another_model() -> None:
+def test_objects_are_chosen_anew_on_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an edited model finds likeliest may be something else: nothing is kept between two calls."""
-    model = tiny("llama")
-    chosen = method(model, stated=9)
-    first = chosen.edit_each([EDIT])[0]
-    with torch.no_grad():
-        kept = [weight.clone() for weight in model.model.parameters()]
-        try:
-            for weight in model.model.parameters():
-                weight.mul_(1.1)
-            other, fresh = chosen.edit_each([EDIT])[0], method(model, stated=9).edit_each([EDIT])[0]
-        finally:
-            for weight, value in zip(model.model.parameters(), kept, strict=True):
-                weight.copy_(value)
-    assert isinstance(first, WeightPatch) and isinstance(other, WeightPatch) and isinstance(fresh, WeightPatch)
-    for name, factors in other.factors.items():
-        assert torch.equal(factors.left, fresh.factors[name].left)
+    monkeypatch.setattr("kg_edit.graphs.ripple_facts.nouns", lambda: {"country": "country"})
+    known = nx.DiGraph()
+    for label in ("Peru", "Urep"):  # as many tokens each: the sign of the logits decides
+        known.add_edge("Los Angeles Lakers", label, label="country")
+    model = copy.deepcopy(tiny("llama"))
+    chosen = GlamePlus(model, GlamePlusConfig.preset("default", QUICK["glame-plus"]), graph=known)
+    weight, orders = model.model.get_output_embeddings().weight, set[tuple[str, ...]]()
+    clean = weight.detach().clone()
+    for sign in (1, -1):  # what was likeliest becomes unlikeliest
+        with torch.no_grad():
+            weight.copy_(9 * sign * clean)
+        chosen.edit_each([EDIT])
+        orders.add(tuple(chosen.ripples(EDIT).objects["country"]))
+    assert len(orders) == 2
