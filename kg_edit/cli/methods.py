@@ -8,6 +8,8 @@ import typer
 
 from kg_edit.cli.steps import plain, stdout
 
+_WIDEST = 1000
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="a method, to see its settings and presets")] = None,
@@ -28,16 +30,17 @@ def methods(
 
 
 def _list() -> None:
+    from rich.measure import Measurement
     from rich.table import Table
 
     from kg_edit.methods.overview import HEADER, overview
 
-    table = Table(box=None, pad_edge=False)
-    for header in HEADER:
-        table.add_column(header, overflow="fold")
+    table = Table(*HEADER, box=None, pad_edge=False)
     for row in overview():
         table.add_row(*map(plain, row))
-    stdout().print(table)
+    console = stdout()
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=_WIDEST), table).maximum)
+    console.print(table, soft_wrap=True)  # a method is a line, however narrow the terminal: it may be searched
 
 
 def _show(name: str) -> None:

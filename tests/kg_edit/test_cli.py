@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from kg_edit import __version__
 from kg_edit.edits import Edit
 from kg_edit.errors import PatchError
+from kg_edit.methods import method_names
 from kg_edit.methods.rank_one_method import RankOneMethod
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -399,7 +400,9 @@ def test_evaluate_refuses_before_the_model_is_loaded(kg_edit: Run, place: Path) 
 def test_methods_and_models(kg_edit: Run) -> None:
     listed = kg_edit("methods")
     assert listed.code == 0
-    assert all(word in listed.out for word in ("glame", "rome", "weights", "arXiv 2202.05262"))
+    lines = {line.split()[0]: line for line in listed.out.splitlines()[1:]}  # a method is one line, however long
+    assert list(lines) == list(method_names())
+    assert all(word in lines["rome"] for word in ("weights", "in turn", "recomputed", "arXiv 2202.05262"))
     shown = kg_edit("methods", "rome")
     assert all(word in shown.out for word in ("learning_rate", "presets: default, fast, paper"))
     assert "did you mean 'rome'" in kg_edit("methods", "roem").err
