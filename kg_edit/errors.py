@@ -62,6 +62,10 @@ class PatchMismatchError(PatchError):
     """A patch was computed for another model than the one it is applied to."""
 
 
+class LedgerChangedError(PatchError):
+    """An edit was made on top of what a ledger held, and the ledger holds something else now."""
+
+
 class CovarianceError(KgEditError):
     """A second moment that can't be computed, read or solved with."""
 

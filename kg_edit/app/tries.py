@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from kg_edit.errors import PatchError, UnknownNameError
+from kg_edit.errors import UnknownNameError
 from kg_edit.patch import Patch
 
 if TYPE_CHECKING:
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 REMEMBERED = 20
 _BYTES = 8  # of chance in a try's id: another site's page can't guess it
-
-
-class LedgerChangedError(PatchError):
-    """An edit was made on top of what a ledger held, and the ledger holds something else now."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,13 +73,3 @@ class Tries:
 def is_kept(tried: Try, steps: Collection[Step]) -> bool:
     """Whether one of the steps is this try."""
     return any(step.number in tried.kept for step in steps)
-
-
-def check_base(tried: Try, steps: tuple[Step, ...]) -> None:
-    """Refuse a try whose outcome was read on top of other steps than these, or of other files of theirs.
-
-    Raises:
-        LedgerChangedError: it was.
-    """
-    if tried.base is not None and tried.base != steps:
-        raise LedgerChangedError("the ledger changed since the edit was tried; try it again")

@@ -13,9 +13,9 @@ import networkx as nx
 from kg_edit.app.ledger_view import view_of
 from kg_edit.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest
 from kg_edit.app.readings import Question, Reading, check_questions, read
-from kg_edit.app.tries import LedgerChangedError, Tries, Try, check_base, is_kept
+from kg_edit.app.tries import Tries, Try, is_kept
 from kg_edit.edits import Edit
-from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.errors import ConfigError, KgEditError, LedgerChangedError
 from kg_edit.evaluate.matching import begins_with
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.methods import EditingMethod
@@ -90,10 +90,8 @@ class Workshop:
         """
         with self._alone:
             tried, ledger = self._tries.get(name), self._ledger()
-            steps = ledger.steps
-            if not is_kept(tried, steps):
-                check_base(tried, steps)
-                step = ledger.add(tried.patch, after=tried.after, force=force, model=self.model)
+            if not is_kept(tried, ledger.steps):
+                step = ledger.add(tried.patch, after=tried.after, on=tried.base, force=force, model=self.model)
                 self._tries.keep(name, step)
         return view_of(ledger)
 

@@ -57,7 +57,8 @@ class WrongGraph:
                 f"the pool of {len(self.pool)} has too few statements for a wrong graph of {edit.target_new!r}: "
                 f"{_degree(made, target_of(made))} of {wanted}; give a larger pool of entities that the graph knows"
             )
-        made.graph["content_hash"] = digest(sorted(map(str, made.edges(keys=True))))
+        said = (made.nodes(data="label"), made.edges(keys=True, data="label"))
+        made.graph["content_hash"] = digest([sorted(map(str, part)) for part in said])
         return made
 
     def provenance(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import networkx as nx
 
 from kg_edit.edits import Edit
-from kg_edit.errors import PatchError
+from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel
 from kg_edit.ledger.conflicts import Conflict, conflicts
@@ -91,19 +91,22 @@ class Ledger:
         patch: Patch | str | Path,
         *,
         after: Sequence[int] = (),
+        on: Sequence[Step] | None = None,
         force: bool = False,
         model: LanguageModel | None = None,
     ) -> int:
         """Add a patch, or a file of one; its step's number.
 
         ``after`` are the steps whose changes the model had while the patch was computed; none for a patch of the
-        unedited model. With ``model`` the change is also measured against the weights. Conflicts are no reason to
-        refuse; `conflicts` finds them.
+        unedited model. ``on`` are the steps on which its outcome was read: it is added only if these stand, with the
+        same files, and no others (None: on whatever stands). With ``model`` the change is also measured against the
+        weights. Conflicts are no reason to refuse; `conflicts` finds them.
 
         Raises:
             PatchError: the patch is damaged, here already, or looks as if it would break the model; with ``force``
                 only if it is damaged.
             PatchMismatchError: the patch is for another model than the others.
+            LedgerChangedError: other steps stand than ``on`` says.
             OutputError: the ledger can't be written.
         """
         source = None if isinstance(patch, Patch) else Path(patch)
@@ -111,6 +114,8 @@ class Ledger:
         check_records(loaded)
         loaded.check_finite()
         with self._store.locked():
+            if on is not None and tuple(on) != self.steps:
+                raise LedgerChangedError("the ledger changed since the edit was tried; try it again")
             if unknown := set(after) - set(self.patches):
                 raise PatchError(f"the patch can't come after step {min(unknown)}, which does not stand")
             if source and not force:

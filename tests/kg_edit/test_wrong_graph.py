@@ -69,6 +69,17 @@ def test_it_is_drawn_by_the_seed_and_for_each_edit_anew() -> None:
     assert any(found(EDIT, seed) != found(other, seed) for seed in range(3))
 
 
+def test_its_hash_tells_statements_and_names_apart() -> None:
+    renamed, other = cities(), cities()
+    renamed.nodes["Aker"]["label"] = "Akerselva"
+    other.edges["Oslo", "Aker", "river"]["label"] = "watercourse"
+    hashes = [
+        WrongGraph(PrivateGraph(graph), pool_of(["Oslo", "Bonn"])).subgraph(EDIT).graph["content_hash"]
+        for graph in (cities(), cities(), renamed, other)
+    ]
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+
+
 def test_a_pool_that_is_too_small_is_an_error_and_one_with_strangers_is_not() -> None:
     right = PrivateGraph(cities())
     with pytest.raises(GraphError, match="larger pool"):

@@ -17,8 +17,7 @@ import uvicorn
 
 from kg_edit.app.messages import Probe, TryRequest
 from kg_edit.app.readings import Question, read
-from kg_edit.app.tries import LedgerChangedError
-from kg_edit.errors import PatchError
+from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.ledger import Ledger
 from kg_edit.patch import Patch
 from tests.kg_edit.app.serving import EDIT, Served, answering, served, workshop

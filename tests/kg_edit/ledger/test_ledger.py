@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
 
-from kg_edit.errors import KgEditError, OutputError, PatchError, PatchMismatchError, UnknownNameError
+from kg_edit.errors import (
+    KgEditError,
+    LedgerChangedError,
+    OutputError,
+    PatchError,
+    PatchMismatchError,
+    UnknownNameError,
+)
 from kg_edit.ledger import Ledger, store
 from kg_edit.ledger.opened import copy_steps
 from kg_edit.patch import Patch
@@ -143,6 +151,29 @@ def test_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ledger.add(TWO)
     ledger.add(TWO)
     assert same(ledger.patch, ONE + TWO)
+
+
+def test_a_patch_that_was_read_on_top_of_others_is_added_only_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, other = Ledger.open(tmp_path / "ledger"), Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    seen = ledger.steps
+    with pytest.raises(LedgerChangedError, match="try it again"):
+        ledger.add(TWO, on=())
+    assert ledger.add(TWO, on=seen) == 2
+    locked = store.Store.locked
+
+    def written_before_the_lock_is_ours(place: store.Store) -> AbstractContextManager[None]:
+        monkeypatch.setattr(store.Store, "locked", locked)
+        other.undo()
+        return locked(place)
+
+    seen = ledger.steps
+    monkeypatch.setattr(store.Store, "locked", written_before_the_lock_is_ours)
+    with pytest.raises(LedgerChangedError):
+        ledger.add(THREE, on=seen)
+    assert same(ledger.patch, ONE)
 
 
 def test_a_file_that_was_changed_is_not_used(tmp_path: Path) -> None:
