@@ -28,7 +28,7 @@ class LoraConfig(TuningConfig):
     """Settings of LoRA; ``paper`` is EasyEdit's for LLaMA-2-7B."""
 
     steps: PositiveInt = Field(30, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(5e-4, gt=0, description="of Adam; published: 5e-3")
+    learning_rate: float = Field(1e-4, gt=0, description="of Adam; published: 5e-3, which ruins a small model")
     rank: PositiveInt = Field(8, description="r of each adapter")
     alpha: float = Field(32, gt=0, description="adapters are scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' inputs")
