@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kg_edit.cli.evaluate import show
+from kg_edit.cli.evaluation import show
 from kg_edit.cli.steps import plain, stdout
 
 Runs = Annotated[list[Path], typer.Argument(help="folders of runs; the first is what the others are compared with")]
@@ -47,9 +47,3 @@ def merge(
     from kg_edit.evaluate.merge import merge as merge_shards
 
     show(merge_shards(out, shards), out)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make both commands of ``app``."""
-    app.command()(compare)
-    app.command()(merge)

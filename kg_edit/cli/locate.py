@@ -108,8 +108,3 @@ def _said(summary: LocateSummary) -> list[str]:
         f"{what}: {peak.layer}, where restoring at the subject's last token brings back {peak.effect:+.3f} ({sure})",
         "tracing only suggests; --layer auto of kg-edit edit tries layers on your edits",
     ]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make the command of ``app``."""
-    app.command()(locate)

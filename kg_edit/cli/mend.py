@@ -98,8 +98,3 @@ def _show(manifest: Manifest, out: Path) -> None:
         f"{plain(str(out))}: network.safetensors, run.json; use --method mend --set network={plain(str(out))}",
         soft_wrap=True,
     )
-
-
-def add_to(top: typer.Typer) -> None:
-    """Make the commands those of ``top``."""
-    top.add_typer(app, name="mend")

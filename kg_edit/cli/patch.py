@@ -190,8 +190,3 @@ def undo(ledger: LedgerPath) -> None:
 app.command()(cli_patch_uses.check)
 app.command()(cli_patch_uses.merge)
 app.command()(cli_patch_uses.export)
-
-
-def add_to(parent: typer.Typer) -> None:
-    """Make it a group of commands of ``parent``."""
-    parent.add_typer(app, name="patch")

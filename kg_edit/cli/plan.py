@@ -116,8 +116,3 @@ def _time(seconds: float) -> str:
         if seconds >= 2 * unit:
             return f"{seconds / unit:.1f} {name}"
     return f"{seconds:.1f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make the command of ``app``."""
-    app.command()(plan)

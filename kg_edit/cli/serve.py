@@ -99,8 +99,3 @@ def _names(host: str) -> tuple[str, ...]:
         return _HERE
     log.warning("listening at %s: whoever reaches this machine can make edits; there is no password", host)
     return ("*",)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make the command of ``app``."""
-    app.command()(serve)

@@ -109,8 +109,3 @@ def _show(outcomes: tuple[Outcome, ...], settings: SweepSettings, out: Path) -> 
     draw_sweep(outcomes, settings.metrics, out / PICTURE)
     typer.echo(table)
     stdout().print(f"{plain(str(out))}: {TABLE}, {PICTURE}, and a folder a cell", soft_wrap=True)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make the command of ``app``."""
-    app.command()(sweep)

@@ -23,7 +23,7 @@ from kg_edit.evaluate.summary import Summary
 from kg_edit.run_folder import check_folder
 
 if TYPE_CHECKING:
-    from kg_edit.cli.evaluate import Evaluation, Ready
+    from kg_edit.cli.evaluation import Evaluation, Ready
 
 log = logging.getLogger(__name__)
 

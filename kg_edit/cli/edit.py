@@ -1,0 +1,77 @@
+"""`kg-edit edit` and `kg-edit demo`: edits become a patch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from kg_edit.cli.options import (
+    Contact,
+    CorpusName,
+    Device,
+    Dtype,
+    EditsFile,
+    Graph,
+    KeepGoing,
+    LayerChoice,
+    MethodName,
+    ModelName,
+    Out,
+    Preset,
+    Settings,
+    Templates,
+)
+from kg_edit.cli.steps import load, plan, run
+
+
+def edit(
+    edits: EditsFile,
+    out: Out,
+    method: MethodName = "glame",
+    model: ModelName = "smollm2-135m",
+    graph: Graph = None,
+    layer: LayerChoice = None,
+    preset: Preset = "default",
+    settings: Settings = None,
+    corpus: CorpusName = None,
+    templates: Templates = None,
+    keep_going: KeepGoing = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
+) -> None:
+    """Make the edits of a file; writes the patch, and what it changed, to a folder.
+
+    Example: `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
+    """
+    from kg_edit.edit_io.edit_files import read_edits
+    from kg_edit.edit_io.relation_templates import RelationTemplates
+
+    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
+    file = read_edits(edits, labels=planned.graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    usable = planned.check(file.edits, out, keep_going=keep_going)
+    language_model = load(model, dtype, device)
+    settled = planned.settled(language_model, usable)
+    run(settled.on(language_model), language_model, usable, out)
+    settled.note_layer(out)
+    for problem in file.problems:
+        typer.echo(f"skipped: {problem}", err=True)
+
+
+def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:
+    """Edit three facts in SmolLM2-135M, offline, with the packaged piece of Wikidata.
+
+    Example: `kg-edit demo --out out/`
+    """
+    from importlib.resources import as_file, files
+
+    from kg_edit.edit_io.edit_files import read_edits
+    from wikidata_cache import packaged_extract
+
+    with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
+        edits = read_edits(path).edits
+    planned = plan(method, graph=[str(packaged_extract())])
+    planned.check(edits, out)
+    model = load("smollm2-135m")
+    run(planned.on(model), model, edits, out)

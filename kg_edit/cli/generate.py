@@ -1,0 +1,41 @@
+"""`kg-edit generate`: what a model, patched or not, goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kg_edit.cli.options import Device, Dtype, ModelName
+from kg_edit.cli.steps import load, plain, stdout
+from kg_edit.errors import ConfigError
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="texts to go on with")],
+    model: ModelName = "smollm2-135m",
+    patch: Annotated[list[Path] | None, typer.Option("--patch", help="patch file; several are added")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="at most so many new tokens")] = 20,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Let a model, patched or not, go on with texts (greedily).
+
+    Example: `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`
+    """
+    if not all(map(str.strip, prompts)):
+        raise ConfigError("a prompt is empty; give a text to go on with")
+    from functools import reduce
+    from operator import add
+
+    from kg_edit.evaluate.generation import continuations
+    from kg_edit.patch import Patch
+    from kg_edit.patches.weight_patch import WeightPatch
+
+    whole: Patch = reduce(add, [Patch.load(path) for path in patch or ()], WeightPatch(factors={}))
+    language_model = load(model, dtype, device)
+    with whole.applied(language_model) as edited:
+        texts = continuations(edited, prompts, limits=[tokens] * len(prompts))
+    for prompt, text in zip(prompts, texts, strict=True):
+        stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)
