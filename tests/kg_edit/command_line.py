@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,9 @@ P17\tlabel\tcountry
 P54\tlabel\tmember of sports team
 P159\tlabel\theadquarters location
 """
+GOOD = {"subject": "France", "prompt": "In {}, the capital is", "target_new": "Rome"}
+TRIPLET = {"subject": "Q1", "relation": "P54", "object": "Miami Heat", "new_object": "Q2"}
+ROME, GLAME = ("--method", "rome"), ("--method", "glame", "--graph", "graph.tsv")
 
 
 class Result(NamedTuple):
@@ -95,3 +99,34 @@ def content(folder: Path) -> dict[str, bytes] | None:
     if not folder.exists():
         return None
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def rows(*found: object) -> bytes:
+    """JSON lines."""
+    return b"".join(json.dumps(row).encode() + b"\n" for row in found)
+
+
+def refused(run: Run, *arguments: str | Path, message: str, out: Path) -> None:
+    """The command ends with one message, and ``out`` stays as it is."""
+    before = content(out)
+    result = run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert content(out) == before
+
+
+@pytest.fixture
+def edit(kg_edit: Run, tiny_folder: Path) -> Run:
+    """`kg-edit edit edits.jsonl --out out` on the tiny model, quickly."""
+
+    def run(*options: str | Path, steps: int = 3) -> Result:
+        quick = (*QUICK, "--set", f"steps={steps}", "--model", tiny_folder)
+        return kg_edit("edit", "edits.jsonl", *quick, "--out", "out", *options)
+
+    return run
+
+
+def generate(kg_edit: Run, model: Path | str, *options: str | Path) -> Result:
+    """Four tokens after a prompt."""
+    return kg_edit("generate", "LeBron James plays for", "--tokens", "4", "--model", model, *options)

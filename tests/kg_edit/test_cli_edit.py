@@ -1,0 +1,171 @@
+"""`kg-edit edit`: its files, its folder, kills, and edits that can't be made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from kg_edit.edits import Edit
+from kg_edit.errors import PatchError
+from kg_edit.methods.rank_one_method import RankOneMethod
+from kg_edit.patch import Patch
+from tests.kg_edit.command_line import (
+    GLAME,
+    GOOD,
+    ROME,
+    TRIPLET,
+    Run,
+    cache,
+    content,
+    edit,
+    generate,
+    kg_edit,
+    place,
+    refused,
+    rows,
+    tiny_folder,
+)
+from wikidata_cache import packaged_extract
+
+__all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+
+def test_output_where_none_can_be(edit: Run, place: Path) -> None:
+    (place / "file").write_text("mine")
+    for folder, message in {"file": "file is a file; give --out a folder", "file/out": "can't write into"}.items():
+        refused(edit, *ROME, "--out", folder, message=message, out=place)
+
+
+def test_output_that_fails_late_is_an_error_too(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kg_edit.run_folder._writable", lambda _: True)
+    (place / "file").write_text("mine")
+    refused(edit, *ROME, "--out", "file/out", message="can't write file/out/run.json: Not a directory", out=place)
+
+
+def test_a_folder_with_something_else(edit: Run, place: Path) -> None:
+    (place / "out").mkdir()
+    (place / "out" / "thesis.tex").write_text("mine")
+    refused(edit, *ROME, message="out is not empty and holds no run of ours", out=place / "out")
+
+
+def test_a_folder_with_another_run(edit: Run, place: Path) -> None:
+    assert edit(*ROME).code == 0
+    out = place / "out"
+    message = "out holds another run (config.learning_rate: 1.0 there, 0.3 here)"
+    refused(edit, *ROME, "--set", "learning_rate=0.3", message=message, out=out)
+    refused(edit, *GLAME, message='out holds another run (method: "rome" there, "glame" here)', out=out)
+    (place / "edits.jsonl").write_bytes(rows(GOOD))
+    refused(edit, *ROME, message="out holds another run (edits: 2 there, 1 here)", out=out)
+    (out / "run.json").write_text("{")
+    refused(edit, *ROME, message="out holds no run: can't read out/run.json", out=out)
+
+
+def test_a_run_without_result_gives_its_folder_up(edit: Run, place: Path) -> None:
+    """Else a mended mistake would be refused as another run."""
+    assert edit(*ROME).code == 0
+    for file in ("patch.safetensors", "records.jsonl", "report.md"):
+        (place / "out" / file).unlink()
+    assert edit(*ROME, steps=4).code == 0
+
+
+def test_a_corpus_that_is_too_short_writes_nothing(edit: Run, place: Path) -> None:
+    (place / "short.txt").write_text("too short\n")
+    message = "ends after"
+    refused(edit, *ROME, "--set", "covariance.corpus=short.txt", message=message, out=place / "out")
+
+
+@pytest.mark.parametrize("method", [ROME, GLAME], ids=["rome", "glame"])
+def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], edit: Run, place: Path) -> None:
+    first = edit(*method)
+    assert first.code == 0, first.err
+    files = content(place / "out")
+    assert files is not None
+    picture = {"subgraph-lebron.svg"} if method is GLAME else set()
+    assert set(files) == {"patch.safetensors", "records.jsonl", "report.md", "run.json"} | picture
+    assert all(name in first.out for name in set(files) - {"run.json"})
+    again = edit(*method)
+    assert "nothing to compute" in again.err
+    assert (again.code, again.out, content(place / "out")) == (0, first.out, files)
+
+
+def test_the_packaged_extract_as_graph(edit: Run, place: Path) -> None:
+    (place / "edits.jsonl").write_bytes(rows({"subject": "Q1632204", "relation": "P19", "new_object": "Q1345"}))
+    result = edit("--method", "glame", "--graph", str(packaged_extract()))
+    assert result.code == 0, result.err
+    assert "Philadelphia" in (place / "out" / "subgraph-row-1.svg").read_text()
+
+
+def test_triplets_of_ids_get_their_words_from_the_graph(edit: Run, place: Path) -> None:
+    (place / "edits.jsonl").write_bytes(rows(TRIPLET))
+    assert edit(*GLAME).code == 0
+    (made,) = Patch.load(place / "out" / "patch.safetensors").provenance["edits"]
+    assert made["edit"]["subject"] == "LeBron James"
+    assert made["edit"]["target_new"] == "Los Angeles Lakers"
+    assert made["edit"]["prompt"].startswith("{} ")
+
+
+@pytest.mark.parametrize("method", [ROME, GLAME], ids=["rome", "glame"])
+def test_a_killed_run_goes_on(method: tuple[str, ...], edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a fresh start after the kill, the second edit's patch is the same to the bit."""
+    assert edit(*method, "--out", "whole").code == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(RankOneMethod, "make", _failing_at("france", KeyboardInterrupt()))
+        killed = edit(*method)
+    assert killed.code == 130
+    assert "the same command goes on where it was" in killed.err
+    assert set(content(place / "out") or ()) == {"run.json", "patch.partial.safetensors"}
+    result = edit(*method)
+    assert result.code == 0
+    assert "after 1 of 2 edits" in result.err
+    assert content(place / "out") == content(place / "whole")
+
+
+def test_an_edit_that_cannot_be_made_is_named_and_the_others_are_kept(
+    edit: Run, kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RankOneMethod, "make", _failing_at("france", PatchError("the update would explode")))
+    result = edit(*ROME)
+    assert result.code == 2
+    lines = result.err.splitlines()
+    assert lines[-3:] == [
+        "kg-edit: the update would explode",
+        "  in the edit 'france': 'In France, the capital is' -> 'Rome'",
+        "  the edits before it are kept in out/patch.partial.safetensors, which is a patch like any other",
+    ]
+    assert generate(kg_edit, tiny_folder, "--patch", "out/patch.partial.safetensors").code == 0
+
+
+def test_keep_going_lists_what_it_skips(edit: Run, place: Path) -> None:
+    (place / "edits.jsonl").write_bytes(rows(GOOD, {**GOOD, "target_new": ""}))
+    result = edit(*ROME, "--keep-going")
+    assert result.code == 0
+    assert result.err.splitlines()[-1].startswith("skipped: edits.jsonl, line 2, field target_new: is empty")
+
+
+def test_keep_going_skips_what_the_graph_does_not_know(edit: Run, place: Path) -> None:
+    lost = {**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}
+    (place / "edits.jsonl").write_bytes(rows(lost, GOOD))
+    refused = edit(*GLAME)
+    assert refused.code == 2
+    assert "Poseidonis" in refused.err
+    assert not (place / "out").exists()
+    result = edit(*GLAME, "--keep-going")
+    assert result.code == 0
+    assert "skipped: row-1: " in result.err
+    assert len(Patch.load(place / "out" / "patch.safetensors").provenance["edits"]) == 1
+    (place / "edits.jsonl").write_bytes(rows(lost))
+    assert edit(*GLAME, "--keep-going", "--out", "other").code == 2
+
+
+def _failing_at(name: str, error: BaseException) -> Callable[..., Patch]:
+    """`make`, but that it raises ``error`` for one edit."""
+    whole = RankOneMethod.make
+
+    def make(self: RankOneMethod, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        if edits[0].id == name:
+            raise error
+        return whole(self, edits, before=before)
+
+    return make

@@ -1,0 +1,222 @@
+"""What the command line refuses: each mistake is one message, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.command_line import (
+    EDITS,
+    GLAME,
+    GOOD,
+    QUICK,
+    ROME,
+    TRIPLET,
+    Run,
+    cache,
+    content,
+    generate,
+    kg_edit,
+    place,
+    refused,
+    rows,
+    tiny_folder,
+)
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+
+def good_but(**fields: object) -> bytes:
+    """A good row, and a second one that is wrong in one field."""
+    return rows(GOOD, {**GOOD, **fields})
+
+
+BAD_FILES: dict[str, tuple[bytes | None, tuple[str, ...], str]] = {
+    "missing file": (None, ROME, "edits.jsonl: no such file; check the path"),
+    "empty file": (b"", ROME, "edits.jsonl: holds no rows"),
+    "blank lines only": (b"\n \n", ROME, "edits.jsonl: holds no rows"),
+    "malformed JSON line": (rows(GOOD) + b'{"subject": ', ROME, "edits.jsonl, line 2, not JSON, column"),
+    "row that is no object": (rows(GOOD, ["France"]), ROME, "line 2, found a list; expected an object"),
+    "row without subject": (
+        rows(GOOD, {"prompt": "{} is", "target_new": "x"}),
+        ROME,
+        "line 2, field subject: is missing",
+    ),
+    "unknown field": (
+        good_but(target_nwe="x"),
+        ROME,
+        "line 2, field target_nwe: unknown field, did you mean 'target_new'",
+    ),
+    "value of the wrong type": (good_but(subject=7), ROME, "line 2, field subject: found the number 7; expected"),
+    "bytes that are no UTF-8": (rows(GOOD) + b'{"subject": "Fran\xe7ois"}\n', ROME, "line 2, byte offset"),
+    "prompt without {}": (
+        good_but(prompt="In France, the capital is"),
+        ROME,
+        "has no {}; write 'In {}, the capital is'",
+    ),
+    "subject not in the prompt's span": (
+        good_but(prompt="In Spain, the capital is"),
+        ROME,
+        "line 2, field prompt: 'In Spain, the capital is' has no {}; the subject 'France' does not occur in it",
+    ),
+    "target equal to the old one": (
+        good_but(target_true="rome"),
+        ROME,
+        "line 2, field target_new: 'Rome' is also the old target",
+    ),
+    "target empty": (good_but(target_new=" "), ROME, "line 2, field target_new: is empty"),
+    "unknown relation id without template": (
+        rows(TRIPLET, {**TRIPLET, "relation": "P99999"}),
+        GLAME,
+        "line 2, field relation: unknown relation id without template: P99999",
+    ),
+    "QID without label": (
+        rows(TRIPLET, {**TRIPLET, "new_object": "Q6"}),
+        GLAME,
+        "line 2, field new_object: found the id Q6, for which there is no label",
+    ),
+    "QIDs without a graph": (rows(TRIPLET), ROME, "line 1, field subject: found the id Q1"),
+    "graph without o*": (
+        rows({**GOOD, "id": "fr", "target_new_id": "Q77"}),
+        GLAME,
+        "Q77 (Rome) is not in the graph graph.tsv",
+    ),
+    "o* that the graph can't name": (
+        rows({**GOOD, "target_new": "Atlantis"}),
+        GLAME,
+        "No entity is labelled 'Atlantis'",
+    ),
+    "folder for a file": (EDITS.encode(), (*ROME, "--templates", "."), "cannot be read"),
+}
+
+BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "corrupt graph file": (("--method", "glame", "--graph", "corrupt.nt.gz"), "corrupt or cut-off gzip"),
+    "graph file that is text": (("--method", "glame", "--graph", "text.nt"), "text.nt, line 1: is not N-Triples"),
+    "missing graph file": (("--method", "glame", "--graph", "none.nt"), "none.nt: does not exist"),
+    "no graph": (("--method", "glame"), "the method glame needs a knowledge graph"),
+    "unknown model": (
+        (*ROME, "--model", "smollm-135m"),
+        "there is no model 'smollm-135m', did you mean 'smollm2-135m'?",
+    ),
+    "folder without model": ((*ROME, "--model", "."), "the folder . has no config.json"),
+    "missing GGUF file": ((*ROME, "--model", "none.gguf"), "there is no GGUF file none.gguf"),
+    "model of an unsupported type": ((*ROME, "--model", "bert"), "models of type 'bert' can't be edited yet"),
+    "damaged model": ((*ROME, "--model", "damaged"), "can't load the model 'damaged'"),
+    "unknown method": (("--method", "gleam"), "unknown method 'gleam', did you mean 'glame'"),
+    "unknown preset": ((*ROME, "--preset", "papers"), "unknown preset 'papers'"),
+    "unknown setting": ((*ROME, "--set", "step=3"), "unknown setting 'step', did you mean 'steps'"),
+    "unknown inner setting": ((*ROME, "--set", "covariance.token=3"), "unknown field, did you mean 'tokens'"),
+    "setting without value": ((*ROME, "--set", "steps"), "--set steps: expected NAME=VALUE"),
+    "setting of the wrong type": ((*ROME, "--set", "steps=many"), "setting steps: found the text 'many'"),
+    "setting out of range": ((*ROME, "--set", "learning_rate=-1"), "setting learning_rate: found the number -1"),
+    "setting that is no number": ((*ROME, "--set", "learning_rate=NaN"), "setting learning_rate"),
+    "setting given twice": ((*ROME, "--set", "layer=1", "--layer", "2"), "layer is set twice"),
+    "group and its member": (
+        (*ROME, "--set", "covariance=1", "--set", "covariance.seed=1"),
+        "covariance.seed is set twice",
+    ),
+    "missing corpus": ((*ROME, "--set", "covariance.corpus=none.txt"), "can't read the corpus none.txt"),
+    "layer that is not there": ((*ROME, "--layer", "4"), "has 4 layers, 0 to 3; layer 4 is none of them"),
+    "inner layer that is not there": ((*GLAME, "--set", "representation_layer=9"), "layer 9 is none of them"),
+    "unknown dtype": ((*ROME, "--dtype", "int8"), "dtype 'int8' is unknown; use auto, float32"),
+    "unknown device": ((*ROME, "--device", "gpu"), "there is no device 'gpu' here"),
+    "absent device": ((*ROME, "--device", "cuda:97"), "there is no device 'cuda:97' here"),
+    "missing templates": ((*ROME, "--templates", "none.tsv"), "none.tsv: no such file"),
+}
+
+
+@pytest.fixture
+def faulty(place: Path) -> Path:
+    """Files and folders that are no good, beside the good ones."""
+    (place / "corrupt.nt.gz").write_bytes(b"\x1f\x8b\x08 and then nothing")
+    (place / "text.nt").write_text("Paris is the capital of France\n")
+    for name, config in {"bert": '{"model_type": "bert"}', "damaged": '{"model_type": "llama"}'}.items():
+        (place / name).mkdir()
+        (place / name / "config.json").write_text(config)
+    (place / "damaged" / "tokenizer.json").write_text("{")
+    return place
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder as a whole run leaves it (filled by the first test that asks)."""
+    return tmp_path_factory.mktemp("runs") / "finished"
+
+
+@pytest.fixture(params=["no folder", "a finished run"])
+def out(request: pytest.FixtureRequest, finished: Path, kg_edit: Run, place: Path, tiny_folder: Path) -> Path:
+    """The output folder: not there, or with a run that must not be lost."""
+    if request.param == "a finished run":
+        if not finished.exists():
+            assert kg_edit("edit", "edits.jsonl", *ROME, *QUICK, "--model", tiny_folder, "--out", finished).code == 0
+        shutil.copytree(finished, place / "out")
+    return place / "out"
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file(case: str, kg_edit: Run, place: Path, out: Path, tiny_folder: Path) -> None:
+    written, options, message = BAD_FILES[case]
+    (place / "edits.jsonl").unlink() if written is None else (place / "edits.jsonl").write_bytes(written)
+    refused(kg_edit, "edit", "edits.jsonl", *options, "--model", tiny_folder, "--out", out, message=message, out=out)
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_a_bad_option(case: str, kg_edit: Run, faulty: Path, out: Path, tiny_folder: Path) -> None:
+    options, message = BAD_OPTIONS[case]
+    model = () if "--model" in options else ("--model", tiny_folder)
+    refused(kg_edit, "edit", "edits.jsonl", *options, *model, "--out", out, message=message, out=out)
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ("none.safetensors", "can't read the patch none.safetensors: there is no such file"),
+        ("edits.jsonl", "can't read the patch edits.jsonl"),
+        (".", "can't read the patch ."),
+        ("stranger.safetensors", "stranger.safetensors is no patch: expected one of the formats kg-edit-patch/1"),
+        ("half.safetensors", "the patch half.safetensors lacks a factor of w"),
+        ("gpt2.safetensors", "this patch is for 'gpt2'"),
+    ],
+)
+def test_a_bad_patch(patch: str, message: str, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    tensors = {"w.left": torch.zeros(2, 1)}
+    save_file(tensors, place / "stranger.safetensors")
+    said = json.dumps({"format": "kg-edit-patch/1", "provenance": {}})
+    save_file(tensors, place / "half.safetensors", {"kg_edit": said})
+    WeightPatch(factors={}, provenance={"model": {"name": "gpt2", "fingerprint": "f"}}).save(place / "gpt2.safetensors")
+    before = content(place)
+    result = generate(kg_edit, tiny_folder, "--patch", patch)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+    assert content(place) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("edit", "edits.jsonl"), "Missing option '--out'"),
+        (("edit", "--out", "out"), "Missing argument 'edits'"),
+        (("edit", "edits.jsonl", "--out", "out", "--metod", "rome"), "No such option: --metod"),
+        (("edt",), "No such command 'edt'"),
+        (("generate", "x", "--tokens", "0"), "Invalid value for '--tokens'"),
+    ],
+)
+def test_wrong_use(arguments: tuple[str, ...], message: str, kg_edit: Run, place: Path) -> None:
+    before = content(place)
+    result = kg_edit(*arguments)
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
+    assert content(place) == before
+
+
+def test_evaluate_refuses_before_the_model_is_loaded(kg_edit: Run, place: Path) -> None:
+    given = ("--data", "edits.jsonl", *ROME, "--model", "none/such", "--out")
+    assert "did you mean 'counterfact'" in kg_edit("evaluate", "--dataset", "counterfct", *given, "out").err
+    assert "field case_id: is missing" in kg_edit("evaluate", *given, "out").err
+    refused(kg_edit, "evaluate", "--dataset", "edits", *given, ".", message=". is not empty", out=place)
