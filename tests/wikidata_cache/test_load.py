@@ -1,4 +1,4 @@
-"""What `load` keeps of each kind of source, and how it says what it cannot read."""
+"""What `load` keeps of each kind of source."""
 
 import bz2
 import gzip
@@ -12,7 +12,7 @@ from wikidata_helpers import facts
 
 from wikidata_cache import open_source
 from wikidata_cache.cli import app
-from wikidata_cache.errors import BadOptionError, GraphFileError, StoreError
+from wikidata_cache.errors import StoreError
 from wikidata_cache.linking.label_index import LabelIndex
 from wikidata_cache.sources import templates
 from wikidata_cache.stores.load import LoadOptions, load
@@ -260,125 +260,6 @@ def test_a_folder_of_graph_files(tmp_path: Path) -> None:
     write(tmp_path / "in" / "b.tsv", "Q5\tP31\tQ6\n")
     write(tmp_path / "in" / "README.md", "no graph")
     assert load([tmp_path / "in"], tmp_path / "wd").manifest.counts["statements"] == 2
-
-
-GOOD = f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> .\n".encode()
-BAD = {
-    "prose.nt": (GOOD + b"this is prose\n", 2, "is not N-Triples"),
-    "no_dot.nt": (GOOD + GOOD[:-3] + b"\n", 2, "is not N-Triples"),
-    "quotes.nt": (GOOD + f'<{WD}Q1> {LABEL} "The "Rock""@en .\n'.encode(), 2, "is not N-Triples"),
-    "surrogate.nt": (GOOD + f'<{WD}Q1> {LABEL} "\\ud800"@en .\n'.encode(), 2, "is not N-Triples"),
-    "latin.nt": (GOOD + f'<{WD}Q1> {LABEL} "caf'.encode() + b'\xe9"@en .\n', 2, "UTF-8"),
-    "latin.tsv": (b"Q1\tP31\tQ2\nQ1\tlabel\tcaf\xe9\n", 2, "is not UTF-8"),
-    "columns.tsv": (b"Q1\tP31\tQ2\n\nQ1\tP31\n", 3, "expected three tab-separated cells"),
-    "cells.tsv": (b"node1\tlabel\tnode2\nQ1\tP31\tQ2\nQ1\tP31\n", 3, "found 2 cells where the header names 3"),
-    "no_end.nt": (GOOD + GOOD[:-3], 2, "is not N-Triples"),
-    "middle.json": (b'[\n{"type":"item","id":"Q1","claims":{"P31":[]}},\n{"type":"it\n]\n', 3, "is no entity"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_lines_are_named_or_on_request_left_out(tmp_path: Path, name: str) -> None:
-    content, line, problem = BAD[name]
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(GraphFileError, match=problem) as caught:
-        load([path], tmp_path / "wd")
-    assert (caught.value.path, caught.value.line) == (path, line)
-    assert "--skip-bad-lines" in str(caught.value)
-    assert not (tmp_path / "wd").exists()
-    write(tmp_path / "more.tsv", "Q8\tP31\tQ9\n")
-    report = load([path, tmp_path / "more.tsv"], tmp_path / "wd", options=LoadOptions(skip_bad_lines=True))
-    assert report.skipped == 1
-    assert report.manifest.counts["statements"] == (1 if name == "middle.json" else 2)
-
-
-ENTITIES = [
-    json.dumps({"type": "item", "id": f"Q{number}", "labels": {"en": {"language": "en", "value": f"Item {number}"}}})
-    for number in range(1, 41)
-]
-ARRAY = "[\n" + ",\n".join(ENTITIES)
-
-
-@pytest.mark.parametrize(
-    "ending", ["", "\n", ",", ",\n", ",\n\n  \n", ',\n{"type":"it', ',\n{"id":"Q1","claims":{"P31":[]']
-)
-@pytest.mark.parametrize("squeeze", [bytes, gzip.compress, bz2.compress])
-@pytest.mark.parametrize("chunk", [100, 1 << 20])
-def test_a_dump_that_is_never_closed_is_cut_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, squeeze: object, chunk: int
-) -> None:
-    monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", chunk)
-    path = tmp_path / "dump.json"
-    path.write_bytes(squeeze((ARRAY + ending).encode()))  # type: ignore[operator]
-    with pytest.raises(GraphFileError, match=r"the file is cut off: .*--skip-bad-lines") as caught:
-        load([path], tmp_path / "wd")
-    assert caught.value.line == (42 if "{" in ending else 41)
-    assert not (tmp_path / "wd").exists()
-    report = load([path], tmp_path / "wd", options=LoadOptions(skip_bad_lines=True))
-    assert report.manifest.counts["labels"] == 40
-    assert report.skipped == ("{" in ending)
-
-
-@pytest.mark.parametrize(
-    "text", [ARRAY + "\n]", ARRAY + "\n]\n\n", ARRAY + ",\n]\r\n", "\n" + ARRAY + "\n]\n", ARRAY[2:]]
-)
-@pytest.mark.parametrize("chunk", [100, 1 << 20])
-def test_a_dump_that_is_closed_or_is_lines_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chunk: int
-) -> None:
-    monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", chunk)
-    assert load([write(tmp_path / "dump.json", text)], tmp_path / "wd").manifest.counts["labels"] == 40
-
-
-def test_a_damaged_part_of_a_bzip2_file_does_not_end_it(tmp_path: Path) -> None:
-    parts = [bytearray(bz2.compress(GOOD.replace(b"Q1", b"Q%d" % number))) for number in range(400)]
-    parts[200][:4] = b"xxxx"
-    (tmp_path / "dump.nt.bz2").write_bytes(b"".join(parts))
-    with pytest.raises(GraphFileError, match="corrupt or cut-off"):
-        load([tmp_path / "dump.nt.bz2"], tmp_path / "wd")
-
-
-def test_bad_lines_are_counted_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 1000)
-    path = tmp_path / "late.nt"
-    path.write_bytes(GOOD * 500 + b"prose\n" + GOOD)
-    with pytest.raises(GraphFileError) as caught:
-        load([path], tmp_path / "wd")
-    assert caught.value.line == 501
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "problem"),
-    [
-        ("empty.nt", b"", "is empty"),
-        ("empty.nt.gz", gzip.compress(b"\n"), "is empty"),
-        ("cut.nt.gz", gzip.compress(GOOD * 9000)[:-20], "corrupt or cut-off"),
-        ("cut.nt.bz2", bz2.compress(GOOD * 9000)[:-20], "corrupt or cut-off"),
-        ("graph.ttl", b"@prefix wd: <http://a> .\n", "is Turtle; turn it into N-Triples"),
-        ("dump.nt.zst", b"\x28\xb5\x2f\xfd1234", "compressed with zstd; unpack it"),
-        ("prose.txt", b"once upon a time\n", "is no graph: it begins with"),
-        ("other.nt", b"<http://a> <http://b> <http://c> .\n", "Keep every triple with --keep-all"),
-    ],
-)
-def test_what_cannot_be_loaded(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(GraphFileError, match=problem):
-        load([tmp_path / name], tmp_path / "wd")
-    assert not (tmp_path / "wd").exists()
-
-
-def test_missing_and_repeated_sources(tmp_path: Path) -> None:
-    path = write(tmp_path / "g.nt", WANTED)
-    with pytest.raises(GraphFileError, match="does not exist"):
-        load([tmp_path / "nowhere.nt"], tmp_path / "wd")
-    with pytest.raises(GraphFileError, match="is given twice"):
-        load([path, path], tmp_path / "wd")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(GraphFileError, match="holds nothing to load"):
-        load([tmp_path / "folder"], tmp_path / "wd")
-    with pytest.raises(BadOptionError, match="Nothing to load"):
-        load([], tmp_path / "wd")
 
 
 def test_the_command_says_what_it_made(dump: Path, tmp_path: Path) -> None:
