@@ -32,6 +32,11 @@ class Codebook:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the weight that it stands beside."""
+        return self.values.shape[1], self.keys.shape[1]
+
     def __add__(self, other: Codebook) -> Codebook:
         """The entries of both, this one's first; the two have one deferral rule."""
         return Codebook(

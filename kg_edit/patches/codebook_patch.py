@@ -16,10 +16,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.errors import PatchError
+from kg_edit.language_model import LanguageModel
 from kg_edit.patch import Kind, Patch, joined
 from kg_edit.patches.codebook import Codebook, as_json, from_json
+from kg_edit.patches.modules import module_of
 from kg_edit.patches.patch_files import CODEBOOK, PatchFile, write_patch
 
 _SAID = "codebooks"
@@ -82,25 +83,12 @@ class CodebookPatch(Patch):
     def worn(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """The model, with a look into the codebook after each of the modules; no weight moves."""
         self.check_model(model)
-        modules = {name: self._module(model, name) for name in self.codebooks}
+        modules = {name: module_of(model, name, shape=book.shape) for name, book in self.codebooks.items()}
         with ExitStack() as stack:
             for name, module in modules.items():
                 handle = module.register_forward_hook(_replacer(self.codebooks[name]))
                 stack.callback(handle.remove)
             yield model
-
-    def _module(self, model: LanguageModel, name: str) -> nn.Module:
-        try:
-            module = model.model.get_submodule(name.removesuffix(".weight"))
-            shape = tuple(weight_matrix(module).shape)
-        except AttributeError as error:
-            raise PatchMismatchError(f"{model.name!r} has no weight {name}; the patch is for another model") from error
-        book = self.codebooks[name]
-        if shape != (book.values.shape[1], book.keys.shape[1]):
-            raise PatchMismatchError(
-                f"{name} is {shape} in {model.name!r}, the patch is for {(book.values.shape[1], book.keys.shape[1])}"
-            )
-        return module
 
     def check_finite(self) -> None:
         """Look at all keys and values.

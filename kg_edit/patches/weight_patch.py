@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.errors import PatchError
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.patch import Kind, Patch, exclusive, joined
 from kg_edit.patches.factors import Factors, stacked
+from kg_edit.patches.modules import module_of
 from kg_edit.patches.patch_files import WEIGHTS, PatchFile, write_patch
 
 _STATE = "state/"
@@ -98,19 +99,7 @@ class WeightPatch(Patch):
             PatchMismatchError: the patch is for another model.
         """
         self.check_model(model)
-        return {name: self._module(model, name) for name in self.factors}
-
-    def _module(self, model: LanguageModel, name: str) -> nn.Module:
-        try:
-            module = model.model.get_submodule(name.removesuffix(".weight"))
-            shape = tuple(weight_matrix(module).shape)
-        except AttributeError as error:
-            raise PatchMismatchError(f"{model.name!r} has no weight {name}; the patch is for another model") from error
-        if shape != self.factors[name].shape:
-            raise PatchMismatchError(
-                f"{name} is {shape} in {model.name!r}, the patch is for {self.factors[name].shape}"
-            )
-        return module
+        return {name: module_of(model, name, shape=pair.shape) for name, pair in self.factors.items()}
 
     @torch.no_grad()
     def _add_to(self, modules: Mapping[str, nn.Module]) -> None:
