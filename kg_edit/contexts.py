@@ -81,8 +81,7 @@ def continue_text(
     temperature: float = 1.0,
 ) -> Tensor:
     """Sample ``tokens`` tokens after left-padded ``ids`` [rows, length]: ids [rows, tokens]; no global RNG moves."""
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=model.cuda_devices):
         torch.manual_seed(seed)
         output = model.model.generate(  # type: ignore[operator]
             ids,

@@ -86,8 +86,7 @@ def untouched(model: LanguageModel) -> Iterator[None]:
     """For the length of the block the model is frozen and in evaluation mode; then flags, modes, RNG are as before."""
     modes = {module: module.training for module in model.model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.model.parameters()}
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+    with torch.random.fork_rng(devices=model.cuda_devices), torch.enable_grad():
         try:
             model.model.eval().requires_grad_(False)
             yield

@@ -22,6 +22,11 @@ def hidden_state(output: Any) -> Tensor:
     return state
 
 
+def beside(places: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
+    """Indices on the device of the state that they index: a model's blocks may lie on several."""
+    return tuple(index.to(state.device) for index in places)
+
+
 @contextmanager
 def watched(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
     """Call ``see(input, output)`` whenever ``module`` runs."""
@@ -43,17 +48,17 @@ def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[Non
 
 
 @contextmanager
-def only_at(module: nn.Module | None, places: tuple[Tensor, Tensor]) -> Iterator[None]:
+def only_at(module: nn.Module | None, places: tuple[Tensor, ...]) -> Iterator[None]:
     """Run ``module``, which takes each token alone, at (rows, columns) of [rows, columns, d]; elsewhere it gives 0."""
     shapes: list[Size] = []
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         shapes.append(args[0].shape[:2])
-        return (args[0][places], *args[1:])
+        return (args[0][beside(places, args[0])], *args[1:])
 
     def put(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         whole = output.new_zeros(*shapes.pop(), output.shape[-1])
-        return whole.index_put(places, output)
+        return whole.index_put(beside(places, output), output)
 
     handles = [module.register_forward_pre_hook(pick), module.register_forward_hook(put)] if module else []
     try:

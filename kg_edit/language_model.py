@@ -52,14 +52,14 @@ class LanguageModel:
         revision: str | None = None,
         dtype: str = "auto",
         device: str = "auto",
-        device_map: str | None = None,
+        device_map: str | dict[str, int | str] | None = None,
         trust_remote_code: bool = False,
         spec: ModelSpec | None = None,
     ) -> LanguageModel:
         """Load a named model (`kg-edit models`), a hub id, a folder, or a ``.gguf`` file.
 
         ``dtype`` is ``auto`` (float32 on CPU, bfloat16 on an accelerator) or a torch dtype's name; ``device_map`` is
-        accelerate's, for a model that is spread over devices.
+        accelerate's (``auto``, or the device of each module by its name), for a model that is spread over devices.
 
         Raises:
             ModelError: there is no such model, or it can't be loaded.
@@ -108,8 +108,8 @@ class LanguageModel:
             )
         if any(parameter.is_meta for parameter in model.parameters()):
             raise UnsupportedModelError(
-                f"some weights of {name!r} were left on disk, where they can't be edited; give a device_map of devices "
-                "whose memory holds the model"
+                f"some weights of {name!r} were left on disk or offloaded to the CPU, where they can't be edited; "
+                "give a device_map of devices whose memory holds the whole model"
             )
         model.eval()
         return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model))
@@ -140,6 +140,12 @@ class LanguageModel:
         embedding = self.model.get_input_embeddings().weight
         assert isinstance(embedding, Tensor)  # noqa: S101 - true of every causal language model
         return embedding.device
+
+    @property
+    def cuda_devices(self) -> list[torch.device]:
+        """The CUDA devices that hold a part of the model; each draws from a generator of its own."""
+        found = {parameter.device for parameter in self.model.parameters()}
+        return sorted((device for device in found if device.type == "cuda"), key=str)
 
     def down_projection(self, layer: int) -> nn.Module:
         """The MLP's second matrix in block ``layer`` (0-based)."""

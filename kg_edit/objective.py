@@ -112,9 +112,13 @@ class Objective:
 
     def __call__(self, change: Tensor) -> Losses:
         """The losses under ``change`` [edits, d], differentiable in it; for few edits, as all activations are kept."""
-        nothing = self.value.new_zeros(len(change))
+        nothing = change.new_zeros(len(change))  # beside the change; logits may be on another device
         return self._total(
-            change, *(sum((group.loss(change) for group in groups), nothing) for groups, _ in self._weighted_groups)
+            change,
+            *(
+                sum((group.loss(change).to(change.device) for group in groups), nothing)
+                for groups, _ in self._weighted_groups
+            ),
         )
 
     def gradient(self, change: Tensor) -> tuple[Losses, Tensor]:
@@ -149,5 +153,5 @@ def _summed(groups: Iterable[RowGroup], leaf: Tensor, weight: float) -> Tensor:
     for group in groups:
         loss = group.loss(leaf)
         (weight * loss.sum()).backward()
-        total = total + loss.detach()
+        total += loss.detach().to(total.device)
     return total

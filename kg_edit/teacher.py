@@ -102,7 +102,7 @@ def _greedy(model: LanguageModel, rows: Sequence[tuple[int, ...]], most: int) ->
         logits = model.logits(final[0][:, -1]).float()
         best = logits.softmax(-1).topk(min(_KEPT, logits.shape[-1]))
         expected.append(best)
-        ids = best.indices[:, :1]
+        ids = best.indices[:, :1].to(model.device)
         written.append(ids)
         mask, positions = torch.cat([mask, torch.ones_like(ids)], -1), positions[:, -1:] + 1
     tokens, shares = (torch.stack([getattr(best, part) for best in expected], 1) for part in ("indices", "values"))

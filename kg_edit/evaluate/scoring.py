@@ -16,6 +16,7 @@ from kg_edit.evaluate.pair import Pair as Pair
 from kg_edit.evaluate.pair import TokenScores as TokenScores
 from kg_edit.evaluate.token_tree import TokenTree
 from kg_edit.forward.attention import mask_decides
+from kg_edit.hooks import beside
 from kg_edit.language_model import LanguageModel
 from kg_edit.patches.row_patches import each_patched
 from kg_edit.patches.weight_patch import WeightPatch
@@ -144,7 +145,7 @@ def _forward(
 def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[None]:
     """Give the head, in one row, only what is read: over whole rows it costs as much as several blocks."""
     head = model.model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][at][None],))
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][beside(at, args[0])][None],))
     try:
         yield
     finally:

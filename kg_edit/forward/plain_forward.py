@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kg_edit.hooks import added, watched
+from kg_edit.hooks import added, beside, watched
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import Prompt, left_pad
 
@@ -63,7 +63,7 @@ class PlainForward:
         def shifted(output: Tensor) -> Tensor:
             rows, length = self._batch.ids.shape
             addend = torch.zeros(rows, length, output.shape[-1], dtype=shift.dtype, device=shift.device)
-            return output + addend.index_put(self._at, shift).to(output).reshape(output.shape)
+            return output + addend.index_put(beside(self._at, shift), shift).to(output).reshape(output.shape)
 
         with added(self._model.down_projection(self._layer), shifted):
             return self._forward()[self._reads]

@@ -31,7 +31,8 @@ class Prefix:
 
     def rows(self, index: Tensor) -> Prefix:
         """Some of the rows, in the order of ``index``."""
-        return Prefix(mask=self.mask[index], layers=tuple((k[index], v[index]) for k, v in self.layers))
+        layers = tuple((_picked(keys, index), _picked(values, index)) for keys, values in self.layers)
+        return Prefix(mask=_picked(self.mask, index), layers=layers)
 
     def frozen(self, blocks: int) -> Cache:
         """A cache of ``blocks`` layers that hands out the prefix with new tokens after it, and keeps none of them."""
@@ -46,6 +47,10 @@ class Prefix:
         for layer, (keys, values) in zip(layers, self.layers, strict=False):
             layer.hold(keys, values)
         return Cache(layers=layers)
+
+
+def _picked(rows: Tensor, index: Tensor) -> Tensor:
+    return rows[index.to(rows.device)]  # a block's rows are where the block is
 
 
 def empty_prefix(model: LanguageModel, rows: int) -> Prefix:

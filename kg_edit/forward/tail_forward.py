@@ -16,7 +16,17 @@ from torch import Tensor
 from kg_edit.forward.attention import quick_backward
 from kg_edit.forward.plain_forward import read_index, read_positions
 from kg_edit.forward.prefix import Prefix, SharedContexts, base_model, run_prefix
-from kg_edit.hooks import Call, StopForwardError, added, hidden_state, only_at, recorded, stopping, watched
+from kg_edit.hooks import (
+    Call,
+    StopForwardError,
+    added,
+    beside,
+    hidden_state,
+    only_at,
+    recorded,
+    stopping,
+    watched,
+)
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import Prompt
 
@@ -102,7 +112,7 @@ class TailForward:
         """
         with quick_backward(self._clean_final):
             hidden = self._clean_final if change is None else self._changed(change)
-        return self._model.logits(hidden[self._reads])
+        return self._model.logits(hidden[beside(self._reads, hidden)])
 
     def _changed(self, change: Tensor) -> Tensor:
         module = self._model.down_projection(self._layer)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.forward.prefix import base_model
-from kg_edit.hooks import Call, hidden_state, recorded, watched
+from kg_edit.hooks import Call, beside, hidden_state, recorded, watched
 from kg_edit.language_model import LanguageModel
 from kg_edit.prompts import left_pad
 
@@ -34,7 +34,7 @@ class UpperForward:
     def __call__(self) -> Tensor:
         """The logits, read after read."""
         hidden = self._again() if self._calls else self._first()
-        return self._model.logits(hidden[tuple(index.to(hidden.device) for index in self._reads)])
+        return self._model.logits(hidden[beside(self._reads, hidden)])
 
     def _first(self) -> Tensor:
         blocks, batch = self._model.blocks, self._batch

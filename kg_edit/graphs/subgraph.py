@@ -53,6 +53,11 @@ class EncodedSubgraph:
             subject=self.subject,
         )
 
+    def to(self, device: torch.device) -> EncodedSubgraph:
+        """The same on another device: labels are read in an early block, the value is wanted beside a later one."""
+        moved = {name: getattr(self, name).to(device) for name in ("nodes", "edges", "relations")}
+        return EncodedSubgraph(**moved, subject=self.subject)
+
 
 def encode_subgraph(
     model: LanguageModel, graph: nx.MultiDiGraph, *, layer: int, pooling: Pooling, start_token: bool

@@ -92,7 +92,8 @@ class EditedPasses:
         sizes = [len(self._prompts[row].target_ids) for row in rows]
         tokens = torch.tensor([token for row in rows for token in self._prompts[row].target_ids])
         shares = torch.tensor([1 / (size * len(rows)) for size in sizes for _ in range(size)])
-        return tokens.to(self._clean.device), shares.to(self._clean.device)
+        device = self._model.model.get_output_embeddings().weight.device  # beside the logits
+        return tokens.to(device), shares.to(device)
 
     def _reads(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         device = self._clean.device

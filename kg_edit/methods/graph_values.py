@@ -56,7 +56,8 @@ class GraphValues(EditingMethod):
     def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
         """A fresh R-GNN on the edit's subgraph."""
         subgraph, notes = self.encode(edit)
-        return _GraphChange(_GraphValue(subgraph, self.config, size=value.norm()), value, self.config), notes
+        made = _GraphValue(subgraph.to(value.device), self.config, size=value.norm())
+        return _GraphChange(made, value, self.config), notes
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:

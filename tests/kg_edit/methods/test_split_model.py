@@ -1,0 +1,51 @@
+"""A model that lies on two devices: every method edits it as it edits the same model on one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kg_edit.split_model import JOBS, SPLITS
+
+ROOT = Path(__file__).parents[3]
+Outcomes = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """Of all jobs, in one process, as the second device can't be taken back."""
+    folder = tmp_path_factory.mktemp("split")
+    command = [sys.executable, "-m", "tests.kg_edit.split_model", str(folder / "report.jsonl")]
+    run = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "KG_EDIT_CACHE": str(folder)}, capture_output=True, text=True, check=False
+    )
+    lines = (folder / "report.jsonl").read_text(encoding="utf-8").splitlines()
+    assert run.returncode == 0, f"ended after {lines[-1:]}: {run.stderr[-3000:]}"
+    return {line["job"]: line for line in map(json.loads, lines)}
+
+
+def test_the_second_device_is_one(outcomes: Outcomes) -> None:
+    assert "expected all tensors to be on the same device" in outcomes["mixing"]["error"]
+
+
+def test_a_device_map_is_followed(outcomes: Outcomes) -> None:
+    assert outcomes["loading"]["difference"] < 1e-4
+
+
+def test_weights_offloaded_to_the_cpu_are_refused(outcomes: Outcomes) -> None:
+    assert "give a device_map of devices whose memory holds the whole model" in outcomes["offloading"]["error"]
+
+
+@pytest.mark.parametrize(("family", "first"), SPLITS)
+@pytest.mark.parametrize("job", JOBS)
+def test_a_model_on_two_devices_is_edited_as_on_one(job: str, family: str, first: str, outcomes: Outcomes) -> None:
+    outcome = outcomes[f"{job} {family} {first}"]
+    assert "error" not in outcome, outcome["error"]
+    assert outcome["difference"] < 1e-4
+    assert outcome["untouched"]

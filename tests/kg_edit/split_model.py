@@ -1,0 +1,138 @@
+"""Everything that asks a model, on one that lies on two devices: run as a module, it writes a line a job.
+
+It is a program because the second device can't be taken back once torch knows it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain, product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from accelerate.big_modeling import attach_align_device_hook_on_blocks
+from torch import Tensor
+
+from kg_edit.errors import UnsupportedModelError
+from kg_edit.evaluate import evaluate
+from kg_edit.language_model import LanguageModel
+from kg_edit.locate.fact import facts_of
+from kg_edit.locate.run import locate
+from kg_edit.locate.trace import TraceSettings
+from kg_edit.mend.training import train
+from tests.kg_edit import second_device
+from tests.kg_edit.mend.examples import edits, quick
+from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, asked, method, weights_of
+from tests.kg_edit.tiny import tiny
+
+Job = Callable[[LanguageModel], Tensor]
+SPLITS = (("llama", "cpu"), ("llama", second_device.ELSEWHERE), ("gpt2", second_device.ELSEWHERE))
+
+
+def split(model: LanguageModel, *, first: str) -> LanguageModel:
+    """A copy with its later blocks, last norm and head (unless tied) on the other device, by accelerate's own hooks."""
+    second = "cpu" if first != "cpu" else second_device.ELSEWHERE
+    made = copy.deepcopy(model)
+    hf, base = made.model, made.model.base_model_prefix
+    places = {f"{base}.{name}": first for name, _ in hf.base_model.named_children()}
+    del places[made.spec.blocks]
+    places |= {
+        f"{made.spec.blocks}.{n}": first if n < len(made.blocks) / 2 else second for n in range(len(made.blocks))
+    }
+    places |= {made.spec.final_norm: second, "lm_head": first if hf.config.tie_word_embeddings else second}
+    devices = {name: torch.device(place) for name, place in places.items()}
+    attach_align_device_hook_on_blocks(
+        hf,
+        execution_device={**devices, "": torch.device(second_device.ELSEWHERE)},
+        offload=dict.fromkeys(devices, False),
+    )
+    hf.tie_weights()
+    return LanguageModel.wrap(hf, made.tokenizer, name=model.name)
+
+
+def _edited(name: str, model: LanguageModel) -> Tensor:
+    patch = method(name, model).edit([EDIT, SECOND])
+    with TemporaryDirectory() as folder:
+        patch.save(Path(folder) / "patch.safetensors")
+    with patch.applied(model) as edited:
+        return torch.cat([asked(edited, edit.text).cpu() for edit in (EDIT, SECOND)])
+
+
+def _evaluated(model: LanguageModel) -> Tensor:
+    with TemporaryDirectory() as folder:
+        found = evaluate(
+            method("rome", model), model, [EDIT, SECOND], out=Path(folder), general="The fox. " * 40, progress=False
+        )
+    scores = {**found.base, **{f"{name} after": score for name, score in found.edited.items()}}
+    return _numbers(score.mean for _, score in sorted(scores.items()))
+
+
+def _traced(model: LanguageModel) -> Tensor:
+    with TemporaryDirectory() as folder:
+        found = locate(model, facts_of([EDIT]), TraceSettings(samples=2), out=Path(folder), progress=False)
+    return _numbers([found.clean, found.corrupted, *chain.from_iterable(one.mean for one in found.roles.values())])
+
+
+def _numbers(found: Iterable[float | None]) -> Tensor:
+    return torch.tensor([number for number in found if number is not None])
+
+
+def _trained(model: LanguageModel) -> Tensor:
+    with TemporaryDirectory() as folder:
+        found = train(model, edits(), quick(steps=4), Path(folder), progress=False)
+    return torch.tensor([validation.total for validation in found.validations])
+
+
+JOBS: dict[str, Job] = {
+    **{name: partial(_edited, name) for name in METHODS},
+    "evaluate": _evaluated,
+    "locate": _traced,
+    "mend train": _trained,
+}
+
+
+def report() -> Iterator[dict[str, object]]:
+    """What came of each job: how far it is from the same on one device, and whether the model is as it was."""
+    try:
+        torch.ones(2) + torch.ones(2, device=second_device.ELSEWHERE)
+    except RuntimeError as error:
+        yield {"job": "mixing", "error": str(error)}
+    try:
+        _loaded({"model": second_device.ELSEWHERE, "lm_head": "cpu"})
+    except UnsupportedModelError as error:  # accelerate keeps such weights on the CPU, and moves them for each pass
+        yield {"job": "offloading", "error": str(error)}
+    yield {"job": "loading", **_outcome(JOBS["rome"], tiny("llama"), _loaded({"": second_device.ELSEWHERE}))}
+    for (family, first), (name, job) in product(SPLITS, JOBS.items()):
+        yield {"job": f"{name} {family} {first}", **_outcome(job, tiny(family), split(tiny(family), first=first))}
+
+
+def _loaded(device_map: dict[str, int | str]) -> LanguageModel:
+    whole = tiny("llama")
+    with TemporaryDirectory() as folder:
+        whole.model.save_pretrained(folder)
+        whole.tokenizer.save_pretrained(folder)
+        return LanguageModel.load(folder, device_map=device_map, dtype="float32")
+
+
+def _outcome(job: Job, whole: LanguageModel, parted: LanguageModel) -> dict[str, object]:
+    before = weights_of(parted)
+    try:
+        difference = float((job(parted) - job(whole)).abs().max())
+    except Exception as error:  # any is a finding
+        return {"error": f"{type(error).__name__}: {error}"}
+    after = weights_of(parted)
+    return {"difference": difference, "untouched": all(torch.equal(after[key], one) for key, one in before.items())}
+
+
+if __name__ == "__main__":
+    library = second_device.register()
+    torch.set_num_threads(1)
+    with Path(sys.argv[1]).open("w", encoding="utf-8") as file:
+        for line in report():
+            file.write(json.dumps(line) + "\n")
+            file.flush()
