@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import pytest
 import torch
 
 from kg_edit.edits import Edit, Question
-from kg_edit.errors import KgEditError, UnsupportedModelError
+from kg_edit.errors import ConfigError, GraphError, KgEditError, UnsupportedModelError
 from kg_edit.failures import FAILURES
 from kg_edit.language_model import LanguageModel
 from kg_edit.ledger import Ledger
@@ -241,6 +243,45 @@ def test_what_is_odd_is_made_or_refused_in_words(name: str, mishap: str) -> None
         patch.check_finite()
         with patch.applied(model) as edited:
             assert torch.isfinite(asked(edited)).all()
+    assert same(weights, model)
+
+
+class Nothing:
+    """A source of subgraphs that knows no statement at all."""
+
+    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+        return nx.MultiDiGraph()
+
+
+def nothing_said() -> nx.MultiDiGraph:
+    """The graph's new object, of which nothing is said: what is left is the edit's own edge."""
+    made = nx.MultiDiGraph()
+    made.add_node("Q2", label=EDIT.target_new)
+    return made
+
+
+EMPTY: dict[str, tuple[Callable[[], Any], str | None]] = {
+    "nothing is said of o*": (nothing_said, None),
+    "o* is not there": (nx.MultiDiGraph, "the graph has no node 'Los Angeles Lakers'; add it"),
+    "not even the edit's edge": (Nothing, "role='subject', found 0|in a networkx graph or a WikidataCache"),
+}
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("name", METHODS)
+def test_an_empty_subgraph(name: str, empty: str) -> None:
+    """What asks for no graph does not mind; the others make do with the edit's edge, and without it say so."""
+    model, (source, refusal) = tiny("llama"), EMPTY[empty]
+    weights, clean, chosen = weights_of(model), asked(model), find_method(name)
+    editor = chosen(model, chosen.config_class.preset("default", QUICK[name]), graph=source())
+    try:
+        patch = editor.edit([EDIT])
+    except (GraphError, ConfigError) as error:
+        assert refusal is not None and re.search(refusal, str(error))
+    else:
+        assert refusal is None or not chosen.needs_graph
+        with patch.applied(model) as edited:
+            assert torch.isfinite(asked(edited)).all() and not torch.equal(asked(edited), clean)
     assert same(weights, model)
 
 
