@@ -88,21 +88,31 @@ def run(
     folder: Path,
     *,
     preset: str,
+    seed: int,
     settings: dict[str, dict[str, Any]],
     every: int | None = None,
 ) -> None:
-    """Evaluate each method, with the same preset; ``every`` so many edits of a sequence a point of its curve."""
+    """Evaluate each method, with the same preset; ``every`` so many edits of a sequence a point of its curve.
+
+    Another seed than 0 is for the methods that draw something, in folders of their own.
+    """
     model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(SHARED / "wikidata" / "wikidata.nt.gz")
     records, pool = part.records(limit)
     text = (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8") if part.schedule != "single" else None
     for name in names:
         found = find_method(name)
-        method = found(model, found.config_class.preset(preset, settings.get(name)), graph=graph)
+        own = dict(settings.get(name, {}))
+        if seed:
+            if "seed" not in found.config_class.model_fields:
+                log.info("%s draws nothing: no run with another seed", name)
+                continue
+            own["seed"] = seed
+        method = found(model, found.config_class.preset(preset, own), graph=graph)
         evaluate(
             method,
             model,
             records,
-            out=folder / name,
+            out=folder / (f"{name}-seed{seed}" if seed else name),
             pool=pool,
             schedule=part.schedule_for(len(records)),
             every=every,
@@ -143,6 +153,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--preset", default="default", help="of every method")
     parser.add_argument("--every", type=int, help="edits between two points of a sequence's curve; about ten in all")
+    parser.add_argument("--seed", type=int, default=0, help="of the methods; another than 0 has rows of its own")
     parser.add_argument("--mend", help="folder of MEND's trained editor")
     parser.add_argument("--tables", action="store_true", help="run nothing; write OUT/tables.md")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "study")
@@ -153,7 +164,16 @@ def main() -> None:
         names = [name for name in names if name != "mend" or options.mend]
         own = {"mend": {"network": options.mend}}
         folder = options.out / options.part
-        run(PARTS[options.part], names, options.limit, folder, preset=options.preset, settings=own, every=options.every)
+        run(
+            PARTS[options.part],
+            names,
+            options.limit,
+            folder,
+            preset=options.preset,
+            seed=options.seed,
+            settings=own,
+            every=options.every,
+        )
     text = "\n".join(f"## {name}\n\n{table(part, options.out / name)}" for name, part in PARTS.items())
     write_text(options.out / "tables.md", text)
     log.info("%s", options.out / "tables.md")
