@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,11 +20,11 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.architectures import ModelSpec, check_spec, find_spec, optional_module
+from kg_edit.devices import pick_device, pick_dtype
 from kg_edit.errors import KgEditError, ModelError, PromptError, UnsupportedModelError
+from kg_edit.fingerprint import content_fingerprint
 from kg_edit.model_files import resolve_model
 from kg_edit.prompts import Prompt, encode
-
-_SAMPLED_ELEMENTS = 64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -187,47 +185,6 @@ def weight_matrix(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101 - check_spec has seen it
     return weight.T if isinstance(module, Conv1D) else weight
-
-
-def content_fingerprint(model: PreTrainedModel) -> str:
-    """A hash of the family and of every parameter: name, shape, 64 elements (as bfloat16, to survive a cast)."""
-    digest = hashlib.sha256(model.config.model_type.encode())
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(json.dumps([name, list(parameter.shape)]).encode())
-        flat = parameter.detach().reshape(-1)
-        step = max(1, flat.numel() // _SAMPLED_ELEMENTS)
-        sample = flat[::step][:_SAMPLED_ELEMENTS].to(torch.bfloat16).float().cpu()
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def pick_device(device: str) -> torch.device:
-    """The device of a name; ``auto`` is an accelerator where there is one.
-
-    Raises:
-        ModelError: there is no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"there is no device {device!r} here: {first}; use auto, cpu, cuda or cuda:1") from error
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of a name; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
-
-    Raises:
-        ModelError: there is no such dtype of floating-point numbers.
-    """
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ModelError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16 or float16")
-    return found
 
 
 def _refuse_quantised(config: Any, name: str) -> None:

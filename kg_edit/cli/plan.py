@@ -40,7 +40,7 @@ def plan(
     Example: `kg-edit plan --model llama-3-8b --method memit --preset llama-3-8b --edits 100`
     """
     from kg_edit.cli.steps import plan as planned
-    from kg_edit.language_model import pick_dtype
+    from kg_edit.devices import pick_dtype
     from kg_edit.planning.estimate import estimate
     from kg_edit.planning.machine import this_machine
     from kg_edit.planning.shape import shape_of
