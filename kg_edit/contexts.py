@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import ModelError
 from kg_edit.language_model import LanguageModel
+from kg_edit.plain_generation import plain_generation
 from kg_edit.prompts import left_pad
 
 log = logging.getLogger(__name__)
@@ -80,8 +81,11 @@ def continue_text(
     top_k: int = 0,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Sample ``tokens`` tokens after left-padded ``ids`` [rows, length]: ids [rows, tokens]; no global RNG moves."""
-    with torch.random.fork_rng(devices=model.cuda_devices):
+    """Sample ``tokens`` tokens after left-padded ``ids`` [rows, length]: ids [rows, tokens]; no global RNG moves.
+
+    They are drawn from the model's own distribution, whatever its generation settings are.
+    """
+    with plain_generation(model), torch.random.fork_rng(devices=model.cuda_devices):
         torch.manual_seed(seed)
         output = model.model.generate(  # type: ignore[operator]
             ids,

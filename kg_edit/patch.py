@@ -158,13 +158,22 @@ def exclusive(model: LanguageModel) -> Iterator[None]:
     Raises:
         PatchError: a patch is applied already.
     """
-    if getattr(model.model, _APPLIED, False):
-        raise PatchError(
-            "a patch is applied to this model already; leave its block first, or add the two: "
-            "(first + second).applied(...)"
-        )
+    refuse_patched(model)
     setattr(model.model, _APPLIED, True)
     try:
         yield
     finally:
         delattr(model.model, _APPLIED)
+
+
+def refuse_patched(model: LanguageModel) -> None:
+    """For what is to be seen on the model as it is.
+
+    Raises:
+        PatchError: a patch is applied to it at the moment.
+    """
+    if getattr(model.model, _APPLIED, False):
+        raise PatchError(
+            "a patch is applied to this model already; leave its block first, or add the two: "
+            "(first + second).applied(...)"
+        )

@@ -20,12 +20,13 @@ from kg_edit.tensor_files import write_safetensors
 
 
 class Identity(BaseModel):
-    """What a covariance is measured from: the model by content, its module, the text, at least so many tokens."""
+    """What a covariance is measured from: the model's content and type, a module, a text, at least so many tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: str = "kg-edit-covariance/1"
+    format: str = "kg-edit-covariance/2"
     model: str
+    dtype: str = "float32"
     module: str
     corpus: str
     tokens: int

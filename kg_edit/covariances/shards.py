@@ -13,15 +13,6 @@ from kg_edit.errors import CovarianceError
 _WAY_OUT = "give every shard of one run, each once"
 
 
-def shard_files(folder: Path) -> list[list[Path]]:
-    """The files of shards in ``folder``, those of one run together; complete or not."""
-    runs: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*.shard-*-of-*.safetensors")):
-        name, shard, _ = path.name.split(".")
-        runs.setdefault(f"{name} of {shard.split('-')[-1]}", []).append(path)
-    return list(runs.values())
-
-
 def missing_shards(position: Position, folder: Path) -> list[int]:
     """The numbers of the shards of this run that are not finished in ``folder``."""
     shards = [position.model_copy(update={"part": part}) for part in range(position.parts)]

@@ -15,8 +15,11 @@ from kg_edit.covariances.position import Position
 from kg_edit.covariances.run import finish, run, start
 from kg_edit.covariances.shards import forget, merge_shards, missing_shards
 from kg_edit.errors import CovarianceError
+from kg_edit.fingerprint import content_fingerprint
 from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.methods.input_files import NAMES_A_FILE
 from kg_edit.model_files import cache_folder
+from kg_edit.patch import refuse_patched
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,9 @@ class CovarianceConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    corpus: str = Field("self", description="self (the model's own text), a text file, or hf:NAME")
+    corpus: str = Field(
+        "self", json_schema_extra=NAMES_A_FILE, description="self (the model's own text), a text file, or hf:NAME"
+    )
     tokens: int | None = Field(None, ge=1, description="at least so many; default 10 x d_ff")
     seed: int = Field(0, description="of the model's own text")
     ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, relative to its mean")
@@ -147,6 +152,7 @@ def _ensure(
     corpus = open_corpus(config.corpus, seed=config.seed)
     identities = _identities(model, layers, corpus, config)
     if missing := _missing(identities, folder):
+        refuse_patched(model)  # what is kept is the model's own, and no patch's
         sums = start(model, missing, folder, ridge=config.ridge)
         run(model, corpus, sums, folder, progress=progress)
         finish(sums, folder)
@@ -156,16 +162,18 @@ def _ensure(
 def _identities(
     model: LanguageModel, layers: Sequence[int], corpus: Corpus, config: CovarianceConfig
 ) -> dict[int, Identity]:
-    identities = {layer: _identity(model, layer, corpus, config) for layer in sorted(set(layers))}
+    weights = content_fingerprint(model.model)  # as they are: a patch may have been merged since the model was loaded
+    identities = {layer: _identity(model, weights, layer, corpus, config) for layer in sorted(set(layers))}
     size = max((_size(model, layer) for layer in identities), default=0)
     if config.tokens and config.tokens < 10 * size:
         log.warning("%d tokens are few for a covariance of size %d; take %d or more", config.tokens, size, 10 * size)
     return identities
 
 
-def _identity(model: LanguageModel, layer: int, corpus: Corpus, config: CovarianceConfig) -> Identity:
+def _identity(model: LanguageModel, weights: str, layer: int, corpus: Corpus, config: CovarianceConfig) -> Identity:
     return Identity(
-        model=model.fingerprint,
+        model=weights,
+        dtype=str(model.model.dtype).removeprefix("torch."),
         module=model.weight_name(layer).removesuffix(".weight"),
         corpus=corpus.name,
         tokens=config.tokens or 10 * _size(model, layer),

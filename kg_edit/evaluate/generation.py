@@ -13,6 +13,7 @@ from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.language_model import LanguageModel
 from kg_edit.patches.row_patches import each_patched
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.plain_generation import plain_generation
 from kg_edit.prompts import Prompt, left_pad
 
 _ROWS = 64  # of a batch
@@ -69,7 +70,7 @@ def _continued(
     ends, width = _end_tokens(model), batch.ids.shape[1]
     stop = _Stop(model.tokenizer, width=width, limits=limits)
     generate = cast(Callable[..., Tensor], model.model.generate)
-    with each_patched(model, patches, torch.arange(len(prompts))[:, None]):
+    with plain_generation(model), each_patched(model, patches, torch.arange(len(prompts))[:, None]):
         output = generate(
             batch.ids,
             attention_mask=batch.mask,
@@ -107,16 +108,7 @@ def _end_tokens(model: LanguageModel) -> list[int]:
 
 
 def _greedy(limit: int, ends: list[int]) -> GenerationConfig:
-    """Plain arg-max. What is left unset here, `generate` would take from the model's own settings."""
+    """Plain arg-max."""
     return GenerationConfig(
-        max_new_tokens=limit,
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends else 0,
+        max_new_tokens=limit, do_sample=False, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0
     )

@@ -21,6 +21,7 @@ from kg_edit.evaluate.questions import SHOTS
 from kg_edit.evaluate.scorer import ANSWER_TOKENS
 from kg_edit.evaluate.shard import WHOLE, Shard
 from kg_edit.language_model import LanguageModel
+from kg_edit.methods.input_files import input_files
 from kg_edit.run_folder import Settings, digest
 
 _PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable
@@ -93,10 +94,12 @@ def run_settings(
 
 
 def method_settings(method: Method, model: LanguageModel) -> Settings:
-    """What decides a method's patches, but for the edits: its settings, its graph and the model."""
+    """What decides a method's patches, but for the edits: its settings, what is in files, its graph and the model."""
+    files = input_files(method.config)
     return {
         "method": method.name,
         "config": method.config.model_dump(mode="json"),
+        **({"files_sha256": files} if files else {}),
         "graph": method.graph_identity,
         "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Self, TypeVar
 
 import networkx as nx
@@ -20,7 +20,8 @@ from kg_edit.errors import ConfigError, faults_of, unknown_name
 from kg_edit.failures import FAILURES
 from kg_edit.graphs.subgraph import SubgraphSource, as_source
 from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Kind, Patch
+from kg_edit.methods.input_files import input_files
+from kg_edit.patch import Kind, Patch, refuse_patched
 from kg_edit.patches.weight_patch import WeightPatch
 
 Made = TypeVar("Made")
@@ -106,7 +107,7 @@ class EditingMethod(ABC):
         Raises:
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
-        self.prepare()  # on the model as it is, also where ``start`` is applied below: the same patch either way
+        self._prepare_unpatched()  # also where ``start`` is applied below: the same patch either way
         patch = start or self.nothing()
         with tqdm(total=len(edits), desc=self.name, unit="edit", disable=None if progress else True) as bar:
             for batch in self._batches(edits):
@@ -122,7 +123,7 @@ class EditingMethod(ABC):
         Raises:
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
-        self.prepare()
+        self._prepare_unpatched()
         update = self.nothing()
         for batch in self._batches(edits):
             with naming(*batch):
@@ -134,8 +135,13 @@ class EditingMethod(ABC):
 
         The same patches as from one call of `edit` an edit, to rounding; methods that can make them together.
         """
-        self.prepare()
+        self._prepare_unpatched()
         return tuple(attempt(edit, partial(self.make, (edit,), before=self.nothing())) for edit in edits)
+
+    def _prepare_unpatched(self) -> None:
+        """`prepare` on the model as it is: what is measured there is kept under the model's name."""
+        refuse_patched(self.model)
+        self.prepare()
 
     def nothing(self) -> Patch:
         """The patch of no edit."""
@@ -214,8 +220,18 @@ class EditingMethod(ABC):
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
             },
-            "methods": [{"name": self.name, "config": self.config.model_dump(mode="json")}],
+            "methods": [
+                {
+                    "name": self.name,
+                    "config": self.config.model_dump(mode="json"),
+                    **({"files_sha256": self._input_files} if self._input_files else {}),
+                }
+            ],
         }
+
+    @cached_property
+    def _input_files(self) -> dict[str, str]:
+        return input_files(self.config)
 
 
 def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:

@@ -32,13 +32,13 @@ class Ft(FineTuning):
 
 
 class FtLConfig(FineTuningConfig):
-    """Settings of FT-L; ``paper`` is EasyEdit's for GPT-2 XL."""
+    """Settings of FT-L; ``paper`` is EasyEdit's for GPT-2 XL, whose last step is seen here, too."""
 
     aim: Aim = Field(
         "prompt_last", description="what is predicted: the target, the whole text, or all from prompt_last"
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"layer": 0}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"layer": 0, "steps": 26}}
 
 
 class FtL(FineTuning):
@@ -60,13 +60,13 @@ class FtM(FineTuning):
 
 
 class FtConstrainedConfig(FineTuningConfig):
-    """Settings of constrained fine-tuning; ``paper`` is ROME's FT+L for GPT-2 XL."""
+    """Settings of constrained fine-tuning; ``paper`` is ROME's FT+L for GPT-2 XL, whose last step is seen here, too."""
 
     radius: float = Field(4e-3, gt=0, description="no weight moves farther than this; published: 5e-4")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
-        "paper": {"layer": 0, "aim": "prompt_last", "radius": 5e-4},
+        "paper": {"layer": 0, "steps": 26, "aim": "prompt_last", "radius": 5e-4},
     }
 
 

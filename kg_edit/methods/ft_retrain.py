@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 
 from pydantic import Field, PositiveInt
@@ -41,10 +42,13 @@ class FtRetrain(FineTuning):
 
 def still_valid(before: Patch, edit: Edit) -> Sequence[Edit]:
     """The edits recorded in ``before``, without those that were taken back or that a later one contradicts."""
+    recorded = [(checked(Edit, said["edit"]), float(said.get("scale", 1.0))) for said in before.edits]
+    strengths: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for old, scale in recorded:
+        strengths[old.text, old.target_new] += scale
     found: dict[str, Edit] = {}
-    for said in before.edits:
-        if said.get("scale", 1.0) > 0:
-            old = checked(Edit, said["edit"])
+    for old, scale in recorded:
+        if scale > 0 and strengths[old.text, old.target_new] > 0:
             found.pop(old.text, None)  # the later one's place counts
             found[old.text] = old
     found.pop(edit.text, None)

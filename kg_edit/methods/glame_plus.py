@@ -27,6 +27,7 @@ from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, objects_of
 from kg_edit.graphs.subgraph import SubgraphSource, check_graph, edit_subgraph
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import MethodConfig, naming
+from kg_edit.methods.common_settings import ContextLengths
 from kg_edit.methods.edit_ripples import EditRipples, RippleConfig, barred
 from kg_edit.methods.likely_objects import likeliest_first
 from kg_edit.methods.rome import Rome
@@ -40,7 +41,7 @@ class GlamePlusConfig(RippleConfig):
     """ROME's settings, and what else the value learns."""
 
     steps: PositiveInt = Field(24, description="evaluations of the objective at most")
-    context_lengths: tuple[tuple[int, int], ...] = Field(
+    context_lengths: ContextLengths = Field(
         ((5, 1), (10, 1)), description="(tokens, count) of the contexts that the model writes"
     )
     answer_tokens: PositiveInt = Field(5, description="of the teacher's answers")

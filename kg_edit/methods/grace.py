@@ -31,7 +31,10 @@ _TOGETHER = 32  # edits: each is trained as if it were alone, so this decides th
 
 
 class GraceConfig(MethodConfig):
-    """GRACE's settings; ``paper`` has the published code's, but for the layer and for what is replaced."""
+    """GRACE's settings; ``paper`` has the published code's, but for the layer and for what is replaced.
+
+    There a step follows each look; here the last look makes none, so ``paper`` looks once more.
+    """
 
     layer: int | None = Field(None, ge=0, description="layer with the codebook, 0-based; default 0.75 of the depth")
     steps: PositiveInt = Field(50, description="evaluations of the loss at most")
@@ -43,7 +46,7 @@ class GraceConfig(MethodConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
-        "paper": {"steps": 100, "stop_below": 0.0, "start": "cold"},
+        "paper": {"steps": 101, "stop_below": 0.0, "start": "cold"},
     }
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt
 
-from kg_edit.datasets.documents import HUB
 from kg_edit.edits import Edit
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.input_files import NAMES_A_FILE
 from kg_edit.methods.prompt_method import PromptConfig, PromptMethod
 from kg_edit.retrieval.demonstrations import NEW_FACT, PROMPT, Demonstrations, new_fact, read_demonstrations
 from kg_edit.retrieval.factbook import Fact, TellingRule
@@ -24,7 +22,9 @@ class IkeConfig(PromptConfig):
     """IKE's settings; ``paper`` has 32 demonstrations and tells the fact before every prompt, as published."""
 
     demonstrations: str | None = Field(
-        None, description="training file: a benchmark's or one of edits; unset: other facts of the patch, copied"
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="training file: a benchmark's or one of edits; unset: other facts of the patch, copied",
     )
     count: NonNegativeInt = Field(16, description="demonstrations before a fact")
     seed: int = Field(0, description="of which demonstration is a copy, an update, or one to retain")
@@ -79,13 +79,6 @@ class Ike(PromptMethod):
     def _pool(self) -> Demonstrations | None:
         return read_demonstrations(self.config.demonstrations, self.alike) if self.config.demonstrations else None
 
-    @cached_property
-    def _digest(self) -> str | None:
-        file = self.config.demonstrations
-        if file is None or file.startswith(HUB):  # what is read from a hub has no file whose hash could be taken
-            return None
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-
     def fact(self, edit: Edit) -> tuple[Fact, dict[str, Any]]:
         """The fact without a full stop, and its demonstrations."""
         count, seed = self.config.count, self.config.seed
@@ -93,9 +86,3 @@ class Ike(PromptMethod):
         told = new_fact(edit)
         fact = Fact(id=edit.id, subject=edit.subject, about=edit.text, told=told, examples=examples)
         return fact, {"demonstrations": len(examples)}
-
-    def provenance(self) -> dict[str, Any]:
-        """As every method's, with the hash of the demonstrations' file."""
-        said = super().provenance()
-        said["methods"][0] |= {"demonstrations_sha256": self._digest} if self._digest else {}
-        return said

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 
 from kg_edit.contexts import STARTS
 from kg_edit.covariances.store import CovarianceConfig
 from kg_edit.forward.descent_model import DESCENT_DTYPE, DescentDtype
 from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.common_settings import Layers
 
 _DEPTH, _MOST_BESIDE = 0.2, 2
 
@@ -31,18 +32,11 @@ class JointConfig(MethodConfig):
 class SpreadConfig(JointConfig):
     """Of those that spread the change over several layers."""
 
-    layers: tuple[int, ...] | None = Field(
+    layers: Layers | None = Field(
         None,
         min_length=1,
         description="edited layers, 0-based; default five around 0.2 of the depth, fewer in a small model",
     )
-
-    @field_validator("layers")
-    @classmethod
-    def _ascending(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if layers is not None and (min(layers) < 0 or list(layers) != sorted(set(layers))):
-            raise ValueError(f"{list(layers)} are no ascending numbers from 0 on; write each layer once, in order")
-        return layers
 
 
 def default_layers(blocks: int) -> tuple[int, ...]:

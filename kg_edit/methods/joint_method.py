@@ -39,7 +39,7 @@ class JointMethod(JointSetup):
             asked = []
             for edit in edits:
                 with naming(edit):
-                    asked.append(self.facts(edit))
+                    asked.append(_unopposed(self.facts(edit), edits))
             return self._new(edits, asked, self._targets(asked), before)
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
@@ -121,3 +121,9 @@ class JointMethod(JointSetup):
         keys = {KEY + name: own for name, own in written.keys.items()} if self.keeps_keys else {}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
         return WeightPatch(factors=written.factors, provenance=provenance, state={VALUE: wanted.T, **keys})
+
+
+def _unopposed(facts: Sequence[Fact], edits: Sequence[Edit]) -> tuple[Fact, ...]:
+    """Without what was added to an edit against another edit of the batch, whose word counts."""
+    wanted = {edit.text: edit.target_new for edit in edits}
+    return tuple(fact for fact in facts if wanted.get(fact.edit.text, fact.edit.target_new) == fact.edit.target_new)

@@ -19,6 +19,7 @@ from kg_edit.errors import PatchError, PromptError
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.methods.common_settings import ContextLengths, Layers
 from kg_edit.neurons.knowledge_neurons import Neurons, neuron_attributions, shared_neurons
 from kg_edit.patch import Patch
 from kg_edit.patches.factors import Factors
@@ -33,11 +34,11 @@ class KnConfig(MethodConfig):
     threshold: float = Field(0.2, gt=0, le=1, description="of a prompt's largest attribution")
     share: float = Field(0.4, gt=0, le=1, description="of the prompts that must have a neuron in common")
     answer_tokens: PositiveInt = Field(1, description="tokens of the old answer that are looked at")
-    layers: tuple[int, ...] | None = Field(None, description="blocks, 0-based; default all")
+    layers: Layers | None = Field(None, description="blocks, 0-based; default all")
     erase: NonNegativeFloat = Field(0.0375, description="lambda_1, times the old answer's embedding; published: 1")
     write: NonNegativeFloat = Field(0.3, description="lambda_2, times the new answer's embedding; published: 8")
     signed: bool = Field(True, description="a neuron that is negative for the fact gets the negated column")
-    context_lengths: tuple[tuple[int, int], ...] = Field(
+    context_lengths: ContextLengths = Field(
         ((5, 2), (10, 2)), description="(tokens, count) of the contexts that the model writes"
     )
     seed: int = Field(0, description="of the contexts")

@@ -17,6 +17,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.methods.common_settings import Layers
 from kg_edit.methods.fine_tuning import TuningConfig
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -25,7 +26,7 @@ from kg_edit.tuning.rows import Aim, Row, RowLosses, row_of
 
 
 class LoraConfig(TuningConfig):
-    """Settings of LoRA; ``paper`` is EasyEdit's for LLaMA-2-7B."""
+    """Settings of LoRA; ``paper`` is EasyEdit's for LLaMA-2-7B, with plain LoRA for its AdaLoRA."""
 
     steps: PositiveInt = Field(30, description="looks at the loss at most; a step between two")
     learning_rate: float = Field(1e-4, gt=0, description="of Adam; published: 5e-3, which ruins a small model")
@@ -33,15 +34,17 @@ class LoraConfig(TuningConfig):
     alpha: float = Field(32, gt=0, description="adapters are scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' inputs")
     modules: tuple[str, ...] | None = Field(
-        None, description="names within a block, such as q_proj or self_attn.q_proj; default all of attention"
+        None,
+        min_length=1,
+        description="names within a block, such as q_proj or self_attn.q_proj; default all of attention",
     )
-    layers: tuple[int, ...] | None = Field(None, description="blocks, 0-based; default all")
+    layers: Layers | None = Field(None, description="blocks, 0-based; default all")
     aim: Aim = Field("target", description="what is predicted: the target, the whole text, or all from prompt_last")
     seed: int = Field(0, description="of the adapters and of dropout")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
-        "paper": {"steps": 70, "learning_rate": 5e-3, "dropout": 0.1, "modules": ("q_proj", "v_proj")},
+        "paper": {"steps": 71, "learning_rate": 5e-3, "dropout": 0.1, "modules": ("q_proj", "v_proj")},
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, PositiveInt
 
 from kg_edit.descent import untouched
-from kg_edit.edits import Edit
+from kg_edit.edits import Edit, refuse_clash
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.mend.gradients import gradient_factors
@@ -19,6 +19,7 @@ from kg_edit.mend.network import MendNetwork
 from kg_edit.mend.store import NETWORK, Editor, read_manifest
 from kg_edit.mend.weights import mlp_weights, weight_shapes
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.methods.input_files import NAMES_A_FILE
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
@@ -28,7 +29,9 @@ _UNTRAINED = "untrained"
 class MendConfig(MethodConfig):
     """MEND's settings; which weights are edited, and all else, comes with the trained editor."""
 
-    network: str | None = Field(None, description="folder of a trained editor: kg-edit mend train --out FOLDER")
+    network: str | None = Field(
+        None, json_schema_extra=NAMES_A_FILE, description="folder of a trained editor: kg-edit mend train --out FOLDER"
+    )
     strength: float = Field(1.0, gt=0, description="the editor's change, so many times")
     untrained: bool = Field(False, description="no editor: one plain step of gradient descent on the last MLPs")
     edit_lr: float = Field(0.1, gt=0, description="the rate of that step")
@@ -76,6 +79,7 @@ class Mend(EditingMethod):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """The sum of the edits' changes, each from its own gradient on the model as it stands."""
+        refuse_clash(edits)
         with untouched(self.model):
             return reduce(add, [self._patch(edit) for edit in edits])
 

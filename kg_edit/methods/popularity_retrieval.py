@@ -12,6 +12,7 @@ from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.input_files import NAMES_A_FILE
 from kg_edit.methods.prompt_method import PromptConfig, PromptMethod
 from kg_edit.retrieval.demonstrations import new_fact
 from kg_edit.retrieval.factbook import Fact
@@ -22,7 +23,9 @@ class PopularityConfig(PromptConfig):
     """Where popularity comes from, and up to which one a fact is told."""
 
     popularity: str | None = Field(
-        None, description="JSON file: name or id to number, or PopQA's rows (s_pop); unset: statements in the graph"
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="JSON file: name or id to number, or PopQA's rows (s_pop); unset: statements in the graph",
     )
     limit: float = Field(100.0, ge=0, description="tell facts about subjects up to this popularity")
     limits: dict[str, float] = Field(

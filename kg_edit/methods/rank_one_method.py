@@ -26,6 +26,7 @@ from kg_edit.forward.tail_forward import TailForward
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.methods.base import EditingMethod, MethodConfig, attempt, naming
+from kg_edit.methods.common_settings import ContextLengths
 from kg_edit.objective import Objective, Request
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -57,7 +58,7 @@ class RankOneConfig(MethodConfig):
     stop_below: float = Field(0.05, description="a loss that is small enough")
     clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: 4")
     key: KeyVariant = Field("rome", description="key in the residual: bare prompt's, or the mean (r-rome)")
-    context_lengths: tuple[tuple[int, int], ...] = Field(
+    context_lengths: ContextLengths = Field(
         ((5, 2), (10, 3)), description="(tokens, count) of the contexts that the model writes"
     )
     seed: int = Field(0, description="of the contexts, and of all else that is drawn")

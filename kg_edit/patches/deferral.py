@@ -67,10 +67,10 @@ class Regions:
 def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
     """The balls of keys [entries, d_in] that came in this order, by the paper's rule (its Algorithm 1).
 
-    Each entry in turn meets the balls before it. Farther than ε from the nearest one: a ball of its own, with radius ε
-    (init). Else, with the nearest one's label, that ball grows to reach it (expand); with another label, a ball of its
-    own, and both end half-way between the two (split). Beyond the paper: of two edits with one key the later holds,
-    and the earlier is passed over.
+    Each entry in turn meets the balls before it. Farther than ε from the edge of the nearest one: a ball of its own,
+    with radius ε (init). Else, with the nearest one's label, that ball grows to reach it (expand); with another label,
+    a ball of its own, and both end half-way between the two (split). Beyond the paper: of two edits with one key the
+    later holds, and the earlier is passed over.
     """
     points = rule.placed(keys)
     passed = set(_superseded(points, labels, near=_SAME_KEY * rule.radius))

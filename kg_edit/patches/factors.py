@@ -46,7 +46,8 @@ class Factors:
 
 
 def stacked(first: Factors, second: Factors) -> Factors:
-    """The sum of two changes: ranks add, but not beyond what a matrix of that shape can have."""
+    """The sum of two changes, where the first is: ranks add, but not beyond what a matrix of that shape can have."""
+    second = Factors(left=second.left.to(first.left.device), right=second.right.to(first.right.device))
     if first.rank + second.rank > min(first.shape):
         return Factors.dense(first.product + second.product)
     return Factors(left=torch.cat([first.left, second.left], 1), right=torch.cat([first.right, second.right], 1))

@@ -51,7 +51,8 @@ class WeightPatch(Patch):
         for name, more in other.factors.items():
             factors[name] = stacked(factors[name], more) if name in factors else more
         for name, tensor in other.state.items():
-            state[name] = torch.cat([state[name], tensor], -1) if name in state else tensor
+            known = state.get(name)  # read from a file, it is on the CPU; made just now, beside the model
+            state[name] = tensor if known is None else torch.cat([known, tensor.to(known.device)], -1)
         return WeightPatch(factors=factors, provenance=joined(self.provenance, other.provenance), state=state)
 
     def __neg__(self) -> WeightPatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -59,14 +60,19 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
     """
     path = Path(path)
     found = document(path)
-    rows = found if isinstance(found, list) else []
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     pairs = found.items() if isinstance(found, dict) else [(row.get("subj"), row.get("s_pop")) for row in rows]
-    table = {str(name).casefold(): float(value) for name, value in pairs if isinstance(value, int | float)}
+    table = {str(name).casefold(): number for name, value in pairs if (number := _number(value)) is not None}
     if not table or len(table) < len(rows) // 2:
         raise EditFileError(
             f'{path}: holds no popularities; expected {{"LeBron James": 190000, …}} or rows with subj and s_pop'
         )
     return table
+
+
+def _number(value: object) -> float | None:
+    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if real else None  # type: ignore[arg-type]  # it is one of the two
 
 
 def best_threshold(popularity: Sequence[float], without: Sequence[bool], retrieved: Sequence[bool]) -> float:

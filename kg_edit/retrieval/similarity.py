@@ -67,10 +67,10 @@ class EncodedIndex:
         self._vectors = encoder.vectors(texts) if texts else None
 
     def scores(self, text: str) -> list[float]:
-        """The cosine of ``text`` with each of the texts, -1 to 1."""
+        """The cosine of ``text`` with each of the texts, 0 where it is negative."""
         if self._vectors is None:
             return []
-        return [float(score) for score in self._vectors @ self._encoder.vectors([text])[0]]
+        return [max(0.0, float(score)) for score in self._vectors @ self._encoder.vectors([text])[0]]
 
 
 def similarity(encoder: str | None) -> Similarity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,9 +20,11 @@ from kg_edit.covariances.files import Identity
 from kg_edit.covariances.keys import See, can_pack, keys_of_rows
 from kg_edit.covariances.store import CovarianceConfig, find_covariance, find_covariances, measure_covariances
 from kg_edit.covariances.sums import Sums
-from kg_edit.errors import CovarianceError
+from kg_edit.errors import CovarianceError, PatchError
 from kg_edit.hooks import watched
-from kg_edit.language_model import LanguageModel
+from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import CONFIGS, TEXT, tiny
 
 CHUNK = 8 * SelfCorpus.rows
@@ -299,3 +302,27 @@ def _stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_merged_patch_has_a_covariance_of_its_own(tmp_path: Path) -> None:
+    """Kept under the model's name it would be taken for the unedited model's from then on."""
+    model = copy.deepcopy(tiny("llama"))
+    name, size = model.weight_name(0), weight_matrix(model.down_projection(0)).shape
+    change = Factors(left=torch.ones(size[0], 1), right=torch.ones(size[1], 1))
+    patch = WeightPatch(factors={name: change}, provenance={"model": {"fingerprint": model.fingerprint}})
+    config = CovarianceConfig(tokens=CHUNK)
+    with patch.applied(model), pytest.raises(PatchError, match="a patch is applied"):
+        find_covariance(model, 2, config, folder=tmp_path, progress=False)
+    assert list(tmp_path.glob("*.safetensors")) == []
+    patch.merge_into(model)
+    edited = find_covariance(model, 2, config, folder=tmp_path, progress=False)
+    clean = find_covariance(tiny("llama"), 2, config, folder=tmp_path, progress=False)
+    assert edited.id != clean.id and not torch.equal(edited.moment, clean.moment)
+
+
+def test_another_type_of_numbers_is_another_covariance(tmp_path: Path) -> None:
+    half = copy.deepcopy(tiny("llama"))
+    half.model.to(torch.bfloat16)
+    config = CovarianceConfig(tokens=CHUNK)
+    found = [find_covariance(one, 2, config, folder=tmp_path, progress=False) for one in (tiny("llama"), half)]
+    assert found[0].id != found[1].id

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from kg_edit.architectures import ModelSpec
 from kg_edit.contexts import sample_contexts
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
+from kg_edit.fingerprint import content_fingerprint
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.model_files import NAMED_MODELS, dequantise, named_model_file
 from tests.kg_edit.tiny import CONFIGS, byte_level, tiny
@@ -150,3 +151,24 @@ def test_weights_left_on_disk_are_refused(tmp_path: Path) -> None:
     disk_offload(model.model, str(tmp_path))
     with pytest.raises(UnsupportedModelError, match="left on disk"):
         LanguageModel.wrap(model.model, model.tokenizer, name="large")
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64), (128, 128), (7, 5)])
+def test_the_fingerprint_sees_each_row_and_each_column(shape: tuple[int, int]) -> None:
+    """KN changes single columns; a merged patch of it is another model."""
+    model = copy.deepcopy(tiny("llama")).model
+    weight = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    model.model.layers[0].mlp.down_proj.weight = weight
+    known = content_fingerprint(model)
+    for changed in (*weight.detach(), *weight.detach().T):  # views of the weight
+        changed.add_(1.0)
+        assert content_fingerprint(model) != known
+        changed.sub_(1.0)
+
+
+def test_text_is_drawn_from_the_model_and_not_from_its_generation_settings() -> None:
+    model = copy.deepcopy(tiny("llama"))
+    plain, settings = sample_contexts(model, lengths=((8, 4),)), model.model.generation_config
+    settings.repetition_penalty, settings.min_p, settings.num_beams = 1.8, 0.3, 2
+    assert sample_contexts(model, lengths=((8, 4),)) == plain
+    assert model.model.generation_config is settings and settings.num_beams == 2

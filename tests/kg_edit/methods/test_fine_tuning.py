@@ -212,7 +212,10 @@ def test_what_no_longer_holds_is_not_retrained() -> None:
     before = chosen.edit([EDIT, SECOND, changed])
     assert still_valid(before, THIRD) == [SECOND, changed]
     assert still_valid(before, EDIT) == [SECOND]
-    assert isinstance(before, WeightPatch) and still_valid(before + -before, THIRD) == [SECOND, changed]
+    assert isinstance(before, WeightPatch) and still_valid(before + -before, THIRD) == []
+    one = chosen.edit([SECOND])
+    assert isinstance(one, WeightPatch) and still_valid(before + -one, THIRD) == [changed]
+    assert still_valid(before + one.scaled(-0.5), THIRD) == [SECOND, changed], "half of it stands"
     assert still_valid(-before, THIRD) == []
     assert isinstance(chosen, FtRetrain)
     few = method("ft-retrain", model, replayed=1).rows(THIRD, before)

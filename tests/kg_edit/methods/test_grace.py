@@ -146,4 +146,4 @@ def test_no_edits_and_a_layer_that_is_not_there() -> None:
         grace(model, layer=9)
     assert Grace(model, GraceConfig()).layer == 3
     paper = GraceConfig.preset("paper")
-    assert (paper.steps, paper.learning_rate, paper.start, paper.deferral.radius) == (100, 1.0, "cold", 1.0)
+    assert (paper.steps, paper.learning_rate, paper.start, paper.deferral.radius) == (101, 1.0, "cold", 1.0)

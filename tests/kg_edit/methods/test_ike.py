@@ -87,7 +87,7 @@ def test_demonstrations_of_a_file(training: Path) -> None:
     assert all(one.endswith("the Lakers") == (kind == "retain") for one, kind in zip(answers, kinds, strict=True))
     record = patch.edits[0]
     assert record["demonstrations"] == 8
-    assert len(patch.provenance["methods"][0]["demonstrations_sha256"]) == 64
+    assert len(patch.provenance["methods"][0]["files_sha256"]["demonstrations"]) == 64
 
 
 def test_the_edits_own_record_is_no_demonstration(training: Path) -> None:

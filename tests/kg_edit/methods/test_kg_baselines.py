@@ -198,3 +198,15 @@ def test_a_real_model_holds_the_facts_afterwards(name: str, smollm2: LanguageMod
         without = [nll(smollm2, fact) for fact in wanted]
     assert sum(after) / 4 < sum(without) / 4 - 1.5
     assert all(one < other for one, other in zip(after, without, strict=True))
+
+
+def test_an_edit_of_the_batch_goes_before_a_fact_of_another_one() -> None:
+    model = tiny("llama")
+    chosen = memit_kg(model)
+    fact = next(fact for fact in chosen.requests.edits(LEBRON) if fact.subject == LEBRON.target_new)
+    against = fact.model_copy(update={"id": "against", "target_new": "France"})
+    known = nx.MultiDiGraph(graph().graph)
+    known.add_edge("France", "Paris", label="capital")
+    batch = memit_kg(model, PrivateGraph(known)).edit([LEBRON, against])
+    said = [(request["edit"]["prompt"], request["edit"]["target_new"]) for request in batch.edits[0]["requests"]]
+    assert said and (fact.prompt, fact.target_new) not in said

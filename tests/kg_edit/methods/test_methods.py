@@ -265,3 +265,20 @@ def test_glame_needs_a_graph_and_a_layer_must_be_there() -> None:
 
 def test_a_method_is_an_editing_method() -> None:
     assert all(issubclass(find_method(name), EditingMethod) for name in method_names())
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("kn", "layers", ()),
+        ("kn", "layers", (1, 1)),
+        ("lora", "layers", ()),
+        ("lora", "modules", ()),
+        ("memit", "layers", (2, 1)),
+        ("rome", "context_lengths", ((1, 2),)),
+        ("glame", "context_lengths", ((5, -1),)),
+    ],
+)
+def test_a_value_that_can_mean_nothing_is_refused(name: str, setting: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=setting):
+        find_method(name).config_class.preset("default", {setting: value})

@@ -1,0 +1,20 @@
+"""Types of settings that several methods have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, NonNegativeInt
+
+
+def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if not layers or min(layers) < 0 or list(layers) != sorted(set(layers)):
+        raise ValueError(f"{list(layers)} are no ascending numbers from 0 on; write each layer once, in order")
+    return layers
+
+
+Layers = Annotated[tuple[int, ...], AfterValidator(_ascending)]
+"""Blocks, 0-based, each once."""
+
+ContextLengths = tuple[tuple[Annotated[int, Field(ge=2)], NonNegativeInt], ...]
+"""(tokens, count) of contexts; the document's start is one of the tokens."""
