@@ -2,8 +2,8 @@
 
 The plain way applies one patch after the other and runs a left-padded row for each pair of prompt and candidate and
 for each text, with the same number of tokens in a pass. The fast way runs all records together: prompts and candidates
-share what they share, nothing is padded, each token goes through its own edited model. Scores agree to 1e-3, the texts
-all but always. The patches are real (the default settings). Ends with one JSON line.
+share what they share, nothing is padded, each token goes through its own edited model. Scores agree to 1e-4; texts may
+differ where two tokens are equally likely. The patches are real (the default settings). Ends with one JSON line.
 """
 
 from __future__ import annotations

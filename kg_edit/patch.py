@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.fingerprint import FORMAT
 from kg_edit.language_model import LanguageModel
 from kg_edit.patches.patch_files import patch_class, read_patch
 
@@ -90,6 +91,12 @@ class Patch(ABC):
         Raises:
             PatchMismatchError: the patch is for another model.
         """
+        if self.fingerprint and not self.fingerprint.startswith(FORMAT):
+            raise PatchMismatchError(
+                f"this patch tells its model by an older kind of fingerprint ({self.fingerprint}), which can't be "
+                f"compared with that of {model.name!r} ({model.fingerprint}); make its edits anew, they are in its "
+                "provenance"
+            )
         if self.fingerprint not in (None, model.fingerprint):
             raise PatchMismatchError(
                 f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self.fingerprint}), the "

@@ -128,6 +128,8 @@ def table(part: Part, folder: Path) -> str:
     if not runs:
         return "No run yet.\n"
     first = next(iter(runs.values()))
+    if other := {name: run.n for name, run in runs.items() if run.n != first.n}:
+        return f"Runs of different numbers of records ({first.n}; {other}) don't belong in one table; run them anew.\n"
     rows = [("unedited", first, "base"), *((name, found, "edited") for name, found in runs.items())]
     rows += [(f"*{name.replace('_', ' ')}*", first, name) for name in first.sections if name.startswith("fact")]
     header = ["", *part.columns, "perplexity", "s an edit", "failed"]

@@ -32,10 +32,10 @@ def document(path: Path) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        lines = [line for line in text.split("\n") if line.strip()]  # not splitlines(): JSON texts may hold U+2028
+        lines = enumerate(text.split("\n"), 1)  # not splitlines(): JSON texts may hold U+2028
         if error.msg != "Extra data":
             raise EditFileError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
-        return [_line(path, number, line) for number, line in enumerate(lines, 1)]
+        return [_line(path, number, line) for number, line in lines if line.strip()]
 
 
 def _line(path: Path, number: int, line: str) -> object:

@@ -117,18 +117,29 @@ class Case:
     @property
     def continued(self) -> dict[str, str]:
         """Each text that the model goes on with greedily, to the name that its continuation has in a section."""
-        if self.facts:
-            return dict(zip(self.few_shot_prompts, (question.question for question in self.questions), strict=True))
-        own = {edit.text: edit.text for edit in self.edits}
-        asked_ = dict(zip(self.few_shot_prompts, (question.question for question in self.questions), strict=True))
-        conditions = (query for probe in self.probes for query in probe.conditions)
-        queries = (*self._queries(_CONTINUED), *conditions)
-        return {**asked_, **own, **{generated_from(query): scored_after(query) for query in queries}}
+        own = {} if self.facts else {edit.text: edit.text for edit in self.edits}
+        return {**self._asked, **own, **self._probed}
+
+    @property
+    def answered(self) -> frozenset[str]:
+        """Those of `continued` after which a question, a probe or a condition looks for its answer."""
+        return frozenset([*self._asked, *self._probed])
 
     @property
     def sampled(self) -> tuple[str, ...]:
         """The texts that the model goes on with by sampling, for the extras."""
         return sampled_prompts(self)
+
+    @property
+    def _asked(self) -> dict[str, str]:
+        return dict(zip(self.few_shot_prompts, (question.question for question in self.questions), strict=True))
+
+    @property
+    def _probed(self) -> dict[str, str]:
+        if self.facts:
+            return {}
+        conditions = (query for probe in self.probes for query in probe.conditions)
+        return {generated_from(query): scored_after(query) for query in (*self._queries(_CONTINUED), *conditions)}
 
     @property
     def _fact_pairs(self) -> list[Pair]:

@@ -19,7 +19,10 @@ Scores = Mapping[str, Mapping[str, float | None]]  # id -> metric -> score
 
 
 class MetricRow(BaseModel):
-    """A metric over the ``n`` records for which every side has it: a mean a side, a difference a side but the first."""
+    """A metric over the ``n`` records for which every side has it: a mean a side, a difference a side but the first.
+
+    The editing score's ``n`` is that of its rarest part.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,7 +118,7 @@ def _rows(sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str
         parts = {side: table[:, places] for side, table in tables.items()}
         first, *others = parts
         differences = {side: _difference(parts[first], parts[side], seed) for side in others}
-        n = int((~missing[:, places]).any(axis=1).sum())
+        n = int((~missing[:, places]).sum(axis=0).min())
         kept = {side: difference for side, difference in differences.items() if difference}
         if kept:
             found.append(MetricRow(metric=metric, n=n, means={s: means[s][metric] for s in sides}, differences=kept))

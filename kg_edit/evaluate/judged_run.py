@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.errors import OutputError
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.judge import PROMPT, Judge
-from kg_edit.evaluate.line_files import append_lines, drop_cut_line
+from kg_edit.evaluate.line_files import append_lines, drop_cut_line, read_lines
 from kg_edit.evaluate.metric import mean
 from kg_edit.evaluate.questions import right_answers, scored_after
 from kg_edit.evaluate.records import RunFolder
@@ -57,7 +56,7 @@ def judge_run(
     """
     file = folder / _FILE
     drop_cut_line(file)
-    known = {verdict.key: verdict for verdict in _read(file)}
+    known = {verdict.key: verdict for verdict in read_lines(file, Verdict)}
     wanted = list(_questions(folder, {record.id: Case.of(record) for record in records}, judge))
     for verdict, names in tqdm(wanted, desc="judge", disable=None if progress else True):
         if verdict.key not in known:
@@ -110,13 +109,3 @@ def _shares(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float | None]]:
     for (section, name), by_record in rows.items():
         found.setdefault(section, {})[name] = mean(mean(values) for values in by_record.values())
     return found
-
-
-def _read(file: Path) -> Iterator[Verdict]:
-    if not file.exists():
-        return
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            yield Verdict.model_validate_json(line)
-        except ValidationError as error:
-            raise OutputError(f"{file}, line {number}: no verdict; delete the line, and it is asked again") from error

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # a case knows its metrics
     from kg_edit.evaluate.evidence import Evidence
 
 Better = Literal["higher", "lower", "neither"]
+CATEGORIES = "Where probes have sub-categories, the mean over these of the mean over their probes (KnowEdit)."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,15 +22,14 @@ from kg_edit.evaluate.edit_scores import (
     portability_nll,
     portability_teacher_forced,
 )
-from kg_edit.evaluate.metric import Metric
+from kg_edit.evaluate.metric import CATEGORIES, Metric
 
 _MENG = "Meng et al. 2022 (ROME), whose program takes the same means over tokens"
-_CATEGORIES = "Where probes have sub-categories, the mean over these of the mean over their probes (KnowEdit)."
 PORTABILITY: Mapping[str, Metric] = {
     "portability.greedy": Metric(
         compute=portability_greedy,
         formula="Share of questions in few-shot form (sentences as they stand) whose greedy continuation, up to its "
-        f"natural stop, says the answer or an alias as whole words. {_CATEGORIES}",
+        f"natural stop, says the answer or an alias as whole words. {CATEGORIES}",
         source="This project. Stricter than GLAME's fuzzy match (portability.glame_fuzzy), which also reads the prompt "
         "and samples; kinder to long answers than exact match.",
         of="portability",
@@ -38,14 +37,15 @@ PORTABILITY: Mapping[str, Metric] = {
     "portability.teacher_forced": Metric(
         compute=portability_teacher_forced,
         formula='Share of the answer\'s tokens that are the arg-max after "Question: …\\nAnswer:" (a sentence stands '
-        f"alone) and the answer's tokens before. {_CATEGORIES}",
+        f"alone) and the answer's tokens before. {CATEGORIES}",
         source="EasyEdit (Yao et al. 2023), there without the question form. Kinder than any use of the model: each "
         "token is judged with the right ones before it given.",
         of="portability",
     ),
     "portability.nll": Metric(
         compute=portability_nll,
-        formula='-log p(answer | "Question: …\\nAnswer:"), mean over the answer\'s tokens.',
+        formula='-log p(answer | "Question: …\\nAnswer:") (a sentence stands alone), mean over the answer\'s tokens. '
+        f"{CATEGORIES}",
         source="This project: moves where the shares above still stand still.",
         of="portability",
         values="0 to ∞ nats a token",

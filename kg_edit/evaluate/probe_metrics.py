@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kg_edit.evaluate.matching import begins_with, is_exactly, substring
-from kg_edit.evaluate.metric import Metric
+from kg_edit.evaluate.metric import CATEGORIES, Metric
 from kg_edit.evaluate.probe_scores import (
     greedy,
     inference_choice,
@@ -38,7 +38,7 @@ def _accuracy(group: str) -> Metric:
     return Metric(
         compute=teacher_forced(group),
         formula=f"Share of the right answer's tokens that are the arg-max after the prompt and those before, over the "
-        f"prompts of {group}.",
+        f"prompts of {group}. {CATEGORIES}",
         source=f"{_ROME_ZSRE}. Teacher forcing: kinder than generation.",
         of=group,
     )
@@ -47,7 +47,7 @@ def _accuracy(group: str) -> Metric:
 def _says(group: str, what: str) -> Metric:
     return Metric(
         compute=greedy(group),
-        formula=f"Share of {what} whose {_SAYS}.",
+        formula=f"Share of {what} whose {_SAYS}. {CATEGORIES}",
         source="Free generation in the place of teacher forcing (Yang et al. 2025).",
         of=group,
     )
@@ -57,7 +57,8 @@ def _kept(group: str) -> Metric:
     return Metric(
         compute=unchanged(group),
         formula=f"Over the prompts of {group}: the share of the true answer's places at which the edited model's "
-        "arg-max token is the unedited model's; the answer itself need not be right. Missing for the unedited model.",
+        "arg-max token is the unedited model's; the answer itself need not be right. Missing for the unedited model. "
+        f"{CATEGORIES}",
         source="EasyEdit's locality (Yao et al. 2023).",
         of=group,
     )

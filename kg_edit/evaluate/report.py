@@ -65,8 +65,10 @@ def _caption(summary: Summary) -> str:
     run = summary.provenance
     like = "the model before" if run.get("schedule", "single") == "single" else "the model without their edit"
     failed = f", {run['failed']} failed and count as {like}" if run["failed"] else ""
-    speed = "" if summary.seconds_per_edit is None else f", {summary.seconds_per_edit:.1f} s an edit"
-    return f"{run['method']} on {run['model']['name']}: {summary.n} edits made {_how(run)}{failed}{speed}"
+    speed = "" if summary.seconds_per_edit is None else f", {summary.seconds_per_edit:.1f} s a record"
+    return (
+        f"{run['method']} on {run['model']['name']}: the edits of {summary.n} records made {_how(run)}{failed}{speed}"
+    )
 
 
 def _how(run: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.language_model import LanguageModel
+from kg_edit.plain_generation import plain_generation
 
 TOTAL_TOKENS = 100  # of the prompt and what follows it
 _LIKELIEST = 5
@@ -38,7 +39,7 @@ def _sample(model: LanguageModel, prompt: str) -> str:
     check_lengths(model, [encoded], more=more)
     ids = torch.tensor([encoded.ids], device=model.device)
     generate = cast(Callable[..., Tensor], model.model.generate)
-    with torch.random.fork_rng():
+    with plain_generation(model), torch.random.fork_rng():
         torch.manual_seed(int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]))
         output = generate(ids, attention_mask=torch.ones_like(ids), generation_config=_settings(model, more))
     written = model.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
@@ -46,17 +47,12 @@ def _sample(model: LanguageModel, prompt: str) -> str:
 
 
 def _settings(model: LanguageModel, more: int) -> GenerationConfig:
-    """Nothing is left to the model's own settings; a text ends at its end token or at the limit."""
+    """A text ends at its end token or at the limit."""
     end = model.tokenizer.eos_token_id
     return GenerationConfig(
         max_new_tokens=more,
         do_sample=True,
-        num_beams=1,
-        temperature=1.0,
         top_k=_LIKELIEST,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
         eos_token_id=end,
         pad_token_id=end or 0,
     )

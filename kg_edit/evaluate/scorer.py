@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
-from kg_edit.edits import Edit
 from kg_edit.evaluate.case import Case, Evidence
 from kg_edit.evaluate.generation import continuations
 from kg_edit.evaluate.predictions import predictions
-from kg_edit.evaluate.questions import fact, recalled_fact
+from kg_edit.evaluate.questions import fact, generated_from, recalled_fact
 from kg_edit.evaluate.records import Section
 from kg_edit.evaluate.sampling import samples
 from kg_edit.evaluate.scoring import score_each
@@ -21,6 +20,7 @@ from kg_edit.patches.weight_patch import WeightPatch
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
 _REWRITE_TOKENS = 10  # at least; a long target may take more
+_SLACK = 2  # tokens more than a name has where it stands alone
 _UNEDITED = -1
 
 
@@ -86,9 +86,7 @@ def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Weight
     """What each case's model writes after its prompts; a prompt that unedited cases share is asked once."""
     asked: dict[tuple[int, str], int] = {}
     for place, (case, patch) in enumerate(zip(cases, patches, strict=True)):
-        limits = dict.fromkeys(case.continued, ANSWER_TOKENS)
-        limits |= {} if case.facts else {edit.text: _rewrite_tokens(model, edit) for edit in case.edits}
-        for prompt, limit in limits.items():
+        for prompt, limit in _limits(model, case).items():
             key = (place if patch else _UNEDITED, prompt)
             asked[key] = max(limit, asked.get(key, 0))
     worn = [None if place == _UNEDITED else patches[place] for place, _ in asked]
@@ -100,25 +98,40 @@ def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Weight
     ]
 
 
+def _limits(model: LanguageModel, case: Case) -> dict[str, int]:
+    """The most tokens after each prompt; an edit's own gets few, unless an answer is looked for after it as well."""
+    answered = case.answered
+    limits = {prompt: ANSWER_TOKENS if prompt in answered else _REWRITE_TOKENS for prompt in case.continued}
+    for prompt, name in _stated(case):
+        length = len(model.tokenizer(name, add_special_tokens=False)["input_ids"])
+        limits[prompt] = max(limits[prompt], length + _SLACK)
+    return limits
+
+
+def _stated(case: Case) -> Iterator[tuple[str, str]]:
+    """Each edit's statement, with the target and with each name that its probes take for the target."""
+    if case.facts:
+        return
+    yield from ((edit.text, edit.target_new) for edit in case.edits)
+    queries = (query for probe in case.group("edit") for query in probe.queries)
+    yield from ((generated_from(query), name) for query in queries for names in query.answers for name in names)
+
+
 def ceiling_cases(case: Case) -> dict[str, Case]:
     """The same questions with the edited fact told first, and with the fact and the relation that leads to the answer.
 
-    The second is there only if each question has its recalled relation.
+    Of several edits each question is told the one that it is about. The second case is there only if each question has
+    its recalled relation.
     """
-    edit = case.edit
-    told = tuple(fact(edit) for _ in edit.portability)
-    recalled = [question.recalled_relation for question in edit.portability]
+    told = tuple(fact(edit) for edit in case.edits for _ in edit.portability)
+    recalled = [question.recalled_relation for question in case.questions]
     cases = {"fact_in_prompt": told} if told else {}
     if told and all(recalled):
         cases["fact_and_relation_in_prompt"] = tuple(
             f"{first} {recalled_fact(relation or '')}" for first, relation in zip(told, recalled, strict=True)
         )
-    return {name: Case(edit=edit, choices=case.choices, facts=facts) for name, facts in cases.items()}
-
-
-def _rewrite_tokens(model: LanguageModel, edit: Edit) -> int:
-    target = model.tokenizer(edit.target_new, add_special_tokens=False)["input_ids"]
-    return max(_REWRITE_TOKENS, len(target) + 2)
+    asked = Case(edit=case.edit, further=case.further, choices=case.choices)
+    return {name: replace(asked, facts=facts) for name, facts in cases.items()}
 
 
 def _section(case: Case, evidence: Evidence, before: Section | None) -> Section:

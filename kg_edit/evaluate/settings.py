@@ -24,7 +24,7 @@ from kg_edit.language_model import LanguageModel
 from kg_edit.methods.input_files import input_files
 from kg_edit.run_folder import Settings, digest
 
-_PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable
+_PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are not comparable
 
 
 class DataSource(BaseModel):

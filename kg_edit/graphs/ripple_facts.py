@@ -28,7 +28,7 @@ WORDINGS = (
     "Q: Tell me the [hop] of {}.\nA:",
     "Trivia: the [hop] of {}?\nSolution:",
 )
-_COMMON = {"the", "of", "and", "in", "a", "an", "for", "language", "languages", "city", "united", "new", "company"}
+_COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new", "company"}
 
 # Of which kind an object of the relation is, and what one asks of that kind.
 _KINDS = {

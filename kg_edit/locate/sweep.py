@@ -24,13 +24,13 @@ from kg_edit.locate.candidates import candidates, traced_peak
 from kg_edit.locate.layer_score import EditScore, LayerScore, decide, edit_score, layer_scores
 from kg_edit.locate.sweep_probes import SweepProbes, divergence, next_token, sweep_probes
 from kg_edit.methods.base import EditingMethod, MethodConfig
+from kg_edit.methods.common_settings import default_layer
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
 log = logging.getLogger(__name__)
 
 EDITS, STEPS = 6, 10  # edits that are tried at each layer, and steps of each, at most
-_DEPTH = 0.2  # of a method that names no default layer
 
 Make = Callable[[MethodConfig], EditingMethod]
 
@@ -65,7 +65,7 @@ def choose_layer(
     if not edits:
         raise ConfigError("--layer auto: there is no edit to try layers on; give --layer a number")
     chosen = spread(edits, EDITS)
-    default = int(getattr(make(config), "layer", round(_DEPTH * len(model.blocks))))
+    default = int(getattr(make(config), "layer", default_layer(len(model.blocks))))
     traced = traced_peak(model, chosen)
     layers = candidates(len(model.blocks), default=default, traced=traced)
     short = _shortened(config)

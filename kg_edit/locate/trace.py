@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from kg_edit.descent import untouched
-from kg_edit.errors import ModelError
+from kg_edit.errors import ConfigError, ModelError
 from kg_edit.language_model import LanguageModel
 from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun
 from kg_edit.locate.fact import Fact
@@ -82,6 +82,7 @@ def trace(
     ``progress`` is called with the number of states that were restored since its last call. The model is left as it is.
 
     Raises:
+        ConfigError: the fact's answer is to be traced, and it names none.
         PromptError: the subject can't be found in the prompt's tokens, or the answer not told from the prompt's end.
         ModelError: the model's output is not finite.
         UnsupportedModelError: the model's `ModelSpec` does not say where its attention is.
@@ -91,7 +92,7 @@ def trace(
     with untouched(model):
         clean = CleanRun(model, prompt, kind=settings.kind)
         predicted, wanted = int(clean.probabilities.argmax()), _first_token(model, fact)
-        answer = predicted if settings.answer == "predicted" or wanted is None else wanted
+        answer = predicted if settings.answer == "predicted" else _named(fact, wanted)
         noise = draw_noise(model, prompt, level=level, samples=settings.samples, seed=settings.seed)
         run = CorruptedRun(clean, noise=noise, answer=answer)
         window = settings.window or default_window(model, settings.kind)
@@ -131,6 +132,16 @@ def _first_token(model: LanguageModel, fact: Fact) -> int | None:
     if fact.answer is None:
         return None
     return encode(model.tokenizer, fact.prompt, subject=fact.subject, target=fact.answer).target_ids[0]
+
+
+def _named(fact: Fact, token: int | None) -> int:
+    """The first token of the fact's answer, if there is one."""
+    if token is None:
+        raise ConfigError(
+            f"the fact {fact.text!r} names no answer to trace; give its edit a target_true, or trace the model's own "
+            "next token with --answer predicted"
+        )
+    return token
 
 
 def _grid(run: CorruptedRun, prompt: Prompt, *, window: int, layers: int, progress: Callable[[int], object]) -> Grid:

@@ -6,6 +6,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, NonNegativeInt
 
+DEPTH = 0.2
+
+
+def default_layer(blocks: int) -> int:
+    """The layer at 0.2 of the depth, where a method writes that writes into one: 6 of 30, 2 of 12."""
+    return round(DEPTH * blocks)
+
 
 def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
     if not layers or min(layers) < 0 or list(layers) != sorted(set(layers)):

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from kg_edit.forward.descent_model import FAST
 from kg_edit.joint.solve import joint_directions
+from kg_edit.methods.common_settings import default_layer
 from kg_edit.methods.joint_config import JointConfig
 from kg_edit.methods.joint_method import JointMethod
-
-_DEFAULT_DEPTH = 0.2
 
 
 class EmmetConfig(JointConfig):
@@ -58,7 +57,7 @@ class Emmet(JointMethod):
     def edited_layers(self) -> tuple[int, ...]:
         """The one layer."""
         layer = self.config.layer
-        return (round(_DEFAULT_DEPTH * len(self.model.blocks)) if layer is None else layer,)
+        return (default_layer(len(self.model.blocks)) if layer is None else layer,)
 
     def directions(self, layer: int, keys: Tensor, protected: Tensor | None) -> Tensor:
         """C^-1 K (K^T C^-1 K + eps I)^-1."""

@@ -15,13 +15,12 @@ from kg_edit.edits import Edit
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.methods.common_settings import default_layer
 from kg_edit.patch import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.tuning.loop import Descent, WeightChange
 from kg_edit.tuning.rows import Aim, Row, RowLosses, row_of
-
-_DEFAULT_DEPTH = 0.2
 
 
 class TuningConfig(MethodConfig):
@@ -115,7 +114,7 @@ def tuned_layer(model: LanguageModel, layer: int | None) -> int:
     Raises:
         ModelError: the model has no such layer.
     """
-    chosen = min(round(_DEFAULT_DEPTH * len(model.blocks)), len(model.blocks) - 1) if layer is None else layer
+    chosen = default_layer(len(model.blocks)) if layer is None else layer
     model.block(chosen)
     return chosen
 

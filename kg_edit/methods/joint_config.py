@@ -8,9 +8,9 @@ from kg_edit.contexts import STARTS
 from kg_edit.covariances.store import CovarianceConfig
 from kg_edit.forward.descent_model import DESCENT_DTYPE, DescentDtype
 from kg_edit.methods.base import MethodConfig
-from kg_edit.methods.common_settings import Layers
+from kg_edit.methods.common_settings import Layers, default_layer
 
-_DEPTH, _MOST_BESIDE = 0.2, 2
+_MOST_BESIDE = 2
 
 
 class JointConfig(MethodConfig):
@@ -41,5 +41,5 @@ class SpreadConfig(JointConfig):
 
 def default_layers(blocks: int) -> tuple[int, ...]:
     """The layer at 0.2 of the depth with up to two on each side: 4 to 8 of 30, 1 to 3 of 12."""
-    centre, beside = round(_DEPTH * blocks), min(_MOST_BESIDE, round(blocks / 15))
+    centre, beside = default_layer(blocks), min(_MOST_BESIDE, round(blocks / 15))
     return tuple(range(max(0, centre - beside), min(blocks, centre + beside + 1)))

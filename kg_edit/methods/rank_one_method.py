@@ -26,14 +26,13 @@ from kg_edit.forward.tail_forward import TailForward
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.methods.base import EditingMethod, MethodConfig, attempt, naming
-from kg_edit.methods.common_settings import ContextLengths
+from kg_edit.methods.common_settings import ContextLengths, default_layer
 from kg_edit.objective import Objective, Request
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.prompts import encode
 from kg_edit.rank_one import KeyVariant, rank_one_update
 
-_DEFAULT_DEPTH = 0.2
 _ESSENCE = "{} is a"
 
 
@@ -96,7 +95,7 @@ class RankOneMethod(EditingMethod):
         super().__init__(model, config, graph=graph)
         self._given_contexts, self._given_covariance = contexts, covariance
         self._progress = progress
-        self.layer = round(_DEFAULT_DEPTH * len(model.blocks)) if config.layer is None else config.layer
+        self.layer = default_layer(len(model.blocks)) if config.layer is None else config.layer
         model.block(self.layer)  # refuses a layer that is not there before any work is done
 
     @cached_property

@@ -8,13 +8,14 @@ from typing import Any
 
 from kg_edit.errors import ConfigError
 from kg_edit.methods import EditingMethod, MethodConfig
+from kg_edit.methods.common_settings import DEPTH
 from kg_edit.methods.joint_config import default_layers
 from kg_edit.planning import work
 from kg_edit.planning.memory import graph_parameters
 from kg_edit.planning.shape import ModelShape
 from kg_edit.planning.work import Prompts
 
-_DEPTH, _TUNED_DEPTH, _CODEBOOK_DEPTH = 0.2, 0.65, 0.75
+_CODEBOOK_DEPTH = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelSha
 
 def _rank_one(config: Any, shape: ModelShape, edits: int) -> Recipe:
     """ROME and what is made like it; with ``representation_layer`` also GLAME's R-GNN."""
-    layer = _at(config, shape, _DEPTH)
+    layer = _at(config, shape, DEPTH)
     facts, more = _facts(config), getattr(config, "recalled", 0) + getattr(config, "stated", 0)  # more: glame-plus
     contexts = 1 + sum(count for _, count in config.context_lengths) + more
     shared = round(sum(length * count for length, count in config.context_lengths) / (edits * facts))
@@ -107,10 +108,11 @@ def _with_graph(found: Recipe, config: Any, shape: ModelShape) -> Recipe:
 
 def _tuning(config: Any, shape: ModelShape, edits: int) -> Recipe:
     """Fine-tuning of one down-projection."""
-    layer = _at(config, shape, _TUNED_DEPTH)
+    layer = _at(config, shape, DEPTH)
+    rows = 1 + min(edits - 1, getattr(config, "replayed", 0))
     return Recipe(
         layers=(layer,),
-        each=work.tuning_flop(shape, layer, steps=config.steps),
+        each=work.tuning_flop(shape, layer, steps=config.steps, rows=rows),
         tokens=Prompts().length,
         trained=float(shape.width) * shape.inner,
         dense=True,
@@ -164,7 +166,7 @@ def _at(config: Any, shape: ModelShape, depth: float) -> int:
 def _written(config: Any, shape: ModelShape) -> tuple[int, ...]:
     """The layers that are written together."""
     if hasattr(config, "layer"):
-        return (_at(config, shape, _DEPTH),)
+        return (_at(config, shape, DEPTH),)
     return config.layers or default_layers(shape.layers)
 
 

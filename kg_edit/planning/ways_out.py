@@ -28,7 +28,7 @@ def _less_at_once(found: Estimate) -> str:
     states = _bytes_of(found, "states for the way back")
     if states < 0.1 * max(found.needed(place) for place in found.lacking):
         return ""
-    return f"--memory {states / 2e6:.0f} makes passes smaller: the same results, a little slower"
+    return f"`kg-edit evaluate --memory {states / 2e6:.0f}` makes passes smaller: the same results, a little slower"
 
 
 def _covariance(found: Estimate) -> str:

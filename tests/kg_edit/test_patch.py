@@ -189,3 +189,11 @@ def test_an_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can't write"):
         patch_of(tiny("llama")).save(tmp_path / "file" / "patch.safetensors")
+
+
+def test_a_fingerprint_of_the_older_kind_is_told_apart_from_another_model() -> None:
+    model = tiny("llama")
+    made = patch_of(model)
+    older = WeightPatch(factors=made.factors, provenance={"model": {"name": "m", "fingerprint": "1b486ea1a820d888"}})
+    with pytest.raises(PatchMismatchError, match=r"an older kind of fingerprint.*make its edits anew"):
+        older.check_model(model)

@@ -20,6 +20,7 @@ from kg_edit.planning import shape as shapes
 from kg_edit.planning.estimate import Estimate, estimate
 from kg_edit.planning.machine import Machine, free_memory, matmul_rate
 from kg_edit.planning.parts import Rates
+from kg_edit.planning.recipes import recipe_of
 from kg_edit.planning.shape import ModelShape, shape_of
 from kg_edit.planning.ways_out import ways_out
 from kg_edit.planning.work import Prompts, covariance_flop, descent_flop
@@ -183,3 +184,19 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
     assert "layers: 13, 14, 15, 16, 17" in half.out
     assert "it fits" in half.out
     assert kg_edit("plan", "--model", "no-such-model").code == 2
+
+
+@pytest.mark.parametrize("name", ["rome", "r-rome", "emmet", "memit", "ft", "ft-m", "ft-ewc", "locft", "grace"])
+def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: LanguageModel) -> None:
+    method = find_method(name)
+    made = method(smollm2, method.config_class.preset())
+    written = getattr(made, "layers", None) or (getattr(made, "layer"),)  # noqa: B009 - not every method has it
+    found = recipe_of(method, made.config, shape_of("smollm2-135m"), edits=1)
+    assert tuple(found.layers) == tuple(written)
+
+
+def test_retraining_reckons_with_what_is_replayed() -> None:
+    method = find_method("ft-retrain")
+    config = method.config_class.preset("default", {"replayed": 5})
+    one, three, many = (recipe_of(method, config, small(), edits=edits).each for edits in (1, 3, 100))
+    assert three == pytest.approx(3 * one) and many == pytest.approx(6 * one)

@@ -150,7 +150,7 @@ def test_patches_add_by_rule() -> None:
     model = tiny("llama")
     stack = PatchStack.of(WeightPatch(factors={}), mixed)
     assert stack is mixed, "what changes nothing is left out"
-    foreign = PromptPatch(books=first.books, provenance={"model": {"name": "x", "fingerprint": "y"}})
+    foreign = PromptPatch(books=first.books, provenance={"model": {"name": "x", "fingerprint": "2-y"}})
     with pytest.raises(PatchMismatchError), foreign.applied(model):
         pass
 

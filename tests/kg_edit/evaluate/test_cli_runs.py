@@ -47,7 +47,7 @@ def test_a_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Ru
     for part in ("0", "1"):
         shard = evaluate(*options, "--shard", f"{part}/2", "--out", f"shard-{part}")
         assert shard.code == 0, shard.err
-    assert "2 edits made onto the earlier ones, 2 till the model is reset" in " ".join(shard.out.split())
+    assert "the edits of 2 records made onto the earlier ones, 2 till the model is reset" in " ".join(shard.out.split())
     merged = kg_edit("merge", "whole", "shard-1", "shard-0")
     assert merged.code == 0, merged.err
     assert "curve.svg" in merged.out

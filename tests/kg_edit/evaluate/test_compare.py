@@ -115,6 +115,17 @@ def test_a_difference_is_that_of_the_shown_means(run: Run) -> None:
     assert "second: rome, 1 failed" in found.notes
 
 
+def test_the_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
+    first, second = run("first", seed=1), run("second", seed=2)
+    lines = [json.loads(line) for line in (second / "records.jsonl").read_text().splitlines()]
+    for line in lines[2 : 3 * 40 : 3]:  # 40 records as edited
+        line["sections"]["edited"]["scores"]["paraphrase.prob"] = None
+    (second / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = compare([first, second])
+    n = {row.metric: row.n for row in found.rows}
+    assert (n["efficacy.prob"], n["paraphrase.prob"], n["editing_score"]) == (RECORDS, 20, 20)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

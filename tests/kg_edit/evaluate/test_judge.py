@@ -13,7 +13,7 @@ import pytest
 
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits import Edit
-from kg_edit.errors import ConfigError
+from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluate.judge import Judge, JudgeError
 from kg_edit.evaluate.judged_run import judge_run
 from kg_edit.evaluate.records import Entry, RunFolder, Section
@@ -130,3 +130,22 @@ def test_a_judge_that_goes_away_loses_nothing(server: Server, run: tuple[Path, l
     found = judge_run(folder, records, Judge(url=server.url, model="m"), progress=False)
     assert found == {"edited": {"portability.judge": 1}}
     assert len((folder / "judge.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085"])
+def test_a_reply_may_hold_any_end_of_a_line(end: str, server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+    """JSON lines keep these as they are, and only a newline ends one."""
+    folder, records = run
+    server.replies = [(200, f"yes{end}it does")]
+    judge = Judge(url=server.url, model="m")
+    for _ in range(2):
+        assert judge_run(folder, records, judge, progress=False) == {"edited": {"portability.judge": 1}}
+    assert len(server.asked) == 2
+    assert end in (folder / "judge.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_damaged_verdict_is_named(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+    folder, records = run
+    (folder / "judge.jsonl").write_text("{}\n")
+    with pytest.raises(OutputError, match=r"judge\.jsonl, line 1: .*delete the line"):
+        judge_run(folder, records, Judge(url=server.url, model="m"), progress=False)

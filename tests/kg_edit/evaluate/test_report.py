@@ -28,7 +28,10 @@ def test_markdown_table() -> None:
     assert header == "| metric | before | after |"
     assert ruler == "| --- | ---: | ---: |"
     assert first == "| efficacy.prob | 0.500 [0.000, 1.000] |  |"
-    assert "nudge on tiny: 2 edits made one at a time, 1 failed and count as the model before, 1.2 s" in render(SUMMARY)
+    assert (
+        "nudge on tiny: the edits of 2 records made one at a time, 1 failed and count as the model before, 1.2 s"
+        in render(SUMMARY)
+    )
 
 
 def test_a_metric_that_some_records_lack_shows_its_number_of_records() -> None:

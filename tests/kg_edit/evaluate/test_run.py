@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.datasets import find_dataset
+from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.edits import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluate import METRICS, Summary, evaluate, score_cases
@@ -181,6 +181,15 @@ def test_records_without_true_target_or_question(
     summary = evaluate(method, model, [bare], out=tmp_path, ceilings=True, progress=False)
     assert [name for name, found in summary.edited.items() if found.mean is not None] == ["efficacy.greedy"]
     assert {name for name, count in summary.provenance["counts"]["edited"].items() if count} == {"efficacy.greedy"}
+
+
+def test_a_record_of_several_edits_with_questions_has_ceilings(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    record = BenchmarkRecord(id="x", edits=edits[:2])
+    summary = evaluate(method, model, [record], out=tmp_path, pool=edits, ceilings=True, progress=False)
+    assert summary.provenance["failed"] == 0
+    assert set(summary.provenance["counts"]["fact_in_prompt"].values()) == {1}
 
 
 def test_a_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:

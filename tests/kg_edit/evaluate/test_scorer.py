@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from kg_edit.datasets import BenchmarkRecord, find_dataset
+from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits import Edit
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.questions import answers, choices
+from kg_edit.evaluate.generation import continuations
+from kg_edit.evaluate.questions import answers, choices, fact
 from kg_edit.evaluate.records import Section
-from kg_edit.evaluate.scorer import score_cases
+from kg_edit.evaluate.scorer import ANSWER_TOKENS, ceiling_cases, score_cases
 from kg_edit.language_model import LanguageModel
 from tests.kg_edit.datasets.rows import COUNTERFACT, ENTITY, FACT, FLAT, MQUAKE, POPQA, RIPPLE, ZSRE, written
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
@@ -124,3 +126,66 @@ def test_cases_with_patches_of_their_own_are_scored_as_each_in_turn(model: Langu
         assert found.texts == alone.texts
         assert found.predicted == alone.predicted
         assert found.scores == pytest.approx(alone.scores, abs=1e-4)
+
+
+def stated(edit: Edit, *names: str) -> Query:
+    return Query(prompt=edit.text, answers=(names or ("Rome",),), form="sentence")
+
+
+def written_after(model: LanguageModel, edit: Edit, *probes: Probe) -> str:
+    (section,) = score_cases(model, [Case(edit=edit, probes=probes)])
+    return section.texts[edit.text]
+
+
+def test_a_probe_about_the_edits_own_prompt_has_room_for_an_answer(
+    model: LanguageModel, edits: tuple[Edit, ...]
+) -> None:
+    """The edit alone needs less, and gets less."""
+    edit = edits[0]
+    few, enough = (continuations(model, [edit.text], limits=[limit])[0] for limit in (10, ANSWER_TOKENS))
+    assert written_after(model, edit) == few != enough
+    other = Query(prompt="Rome is", answers=(("Rome",),), form="sentence")
+    conditional = Probe(measures="ripple.CI", queries=(other,), conditions=(stated(edit),))
+    for probe in (Probe(measures="edit", queries=(stated(edit),)), conditional):
+        assert written_after(model, edit, probe) == enough
+
+
+def test_what_is_only_scored_after_the_edits_own_prompt_needs_no_text(
+    model: LanguageModel, edits: tuple[Edit, ...]
+) -> None:
+    edit = edits[0]
+    probe = Probe(measures="efficacy", queries=(stated(edit),))
+    assert written_after(model, edit, probe) == written_after(model, edit)
+
+
+def test_no_alias_of_an_edits_target_is_cut(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    edit, alias = edits[0], "the old, old city of Rome" + " by the river" * 10
+    length = len(model.tokenizer(alias)["input_ids"])
+    assert length > ANSWER_TOKENS
+    texts = [continuations(model, [edit.text], limits=[limit])[0] for limit in (ANSWER_TOKENS, length, length + 2)]
+    assert len(set(texts)) == 3
+    assert written_after(model, edit, Probe(measures="edit", queries=(stated(edit, "Rome", alias),))) == texts[-1]
+
+
+def test_ceilings_ask_the_questions_of_all_edits(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    """Each after the fact of its own edit."""
+    record = BenchmarkRecord(id="x", edits=edits[:2])
+    case = Case.of(record, choices=choices(record, answers(edits), seed=0))
+    found = ceiling_cases(case)
+    assert found["fact_in_prompt"].facts == tuple(map(fact, edits[:2]))
+    assert [text.rpartition(". ")[2] for text in found["fact_and_relation_in_prompt"].facts] == [
+        "Lakers city Paris.",
+        "Lakers city London.",
+    ]
+    for name, section in zip(found, score_cases(model, list(found.values())), strict=True):
+        assert found[name].questions == case.questions
+        assert set(section.texts) == {question.question for question in case.questions}
+        assert None not in section.scores.values()
+
+
+def test_ceilings_where_the_first_edit_asks_nothing(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    silent = edits[0].model_copy(update={"portability": ()})
+    record = BenchmarkRecord(id="x", edits=(silent, edits[1]))
+    case = Case.of(record, choices=choices(record, answers(edits), seed=0))
+    assert ceiling_cases(case)["fact_in_prompt"].facts == (fact(edits[1]),)
+    assert ceiling_cases(Case.of(silent)) == {}

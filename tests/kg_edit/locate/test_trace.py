@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.errors import ModelError, PromptError
+from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.language_model import LanguageModel
 from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun
 from kg_edit.locate.fact import Fact, read_known
@@ -76,8 +76,15 @@ def test_the_answer_is_the_models_own_or_the_facts() -> None:
     assert own.clean > given.clean
     assert own.known is given.known is False
     assert is_known(model, FACT) is False
-    told = trace(model, FACT.model_copy(update={"answer": None}), TraceSettings(samples=2, answer="true"), level=1.0)
+
+
+def test_a_fact_without_an_answer_has_only_the_models_own() -> None:
+    model, fact = tiny("llama"), FACT.model_copy(update={"answer": None})
+    own = trace(model, FACT, TraceSettings(samples=2), level=1.0)
+    told = trace(model, fact, TraceSettings(samples=2), level=1.0)
     assert (told.known, told.answer) == (None, own.answer)
+    with pytest.raises(ConfigError, match=r"'Today LeBron James plays for' names no answer.*target_true.*predicted"):
+        trace(model, fact, TraceSettings(samples=2, answer="true"), level=1.0)
 
 
 def test_a_model_in_training_mode_is_traced_as_it_is_used_and_left_so() -> None:
