@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.datasets.counterfact import load_plus
+from kg_edit.datasets import find_dataset
 from kg_edit.evaluate import evaluate
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import find_method
@@ -20,7 +20,7 @@ RECORDS = 24
 @pytest.mark.parametrize("name", ["rome", "glame"])
 def test_first_records_of_counterfact_plus(name: str, smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
     """Layer 6: efficacy >= .95, paraphrase >= .90, neighborhood at most .08 below the unedited model's."""
-    records = load_plus(shared / "counterfact_plus" / "dev.json")
+    records = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
     chosen = find_method(name)
     graph = WikidataCache(shared / "wikidata" / "wikidata.nt.gz")  # labels.nt.gz lies beside it
     method = chosen(smollm2, chosen.config_class.preset("default", {"layer": 6}), graph=graph)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import cycle, islice
 from pathlib import Path
 
-from kg_edit.datasets.counterfact import load_plus
+from kg_edit.datasets import find_dataset
 from kg_edit.edit_io.edit_files import read_edits
 from kg_edit.edits import Edit
 from kg_edit.language_model import LanguageModel
@@ -19,7 +19,7 @@ DEMO = Path(__file__).resolve().parents[2] / "kg_edit" / "data" / "demo.jsonl"
 def some_edits(count: int) -> list[Edit]:
     """The first ``count`` records; where the benchmark is absent, the demonstration's edits over and over."""
     if RECORDS.exists():
-        return list(load_plus(RECORDS, limit=count))
+        return [record.edits[0] for record in find_dataset("counterfact-plus")(RECORDS)[:count]]
     return list(islice(cycle(read_edits(DEMO).edits), count))
 
 

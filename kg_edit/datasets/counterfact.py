@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template, without_null
 from kg_edit.datasets.reading import Parse, Row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
-from kg_edit.edit_io.edit_files import read_edits
 from kg_edit.edit_io.relation_templates import RelationTemplates
 from kg_edit.edit_io.triplets import to_edit
-from kg_edit.edits import Edit, Name, Record, Text
-from kg_edit.errors import EditError, EditFileError, Fault
+from kg_edit.edits import Name, Record, Text
+from kg_edit.errors import EditError, Fault
 
 _NO_QUESTION = (
     "has no portability question; expected one in each record of CounterFactPlus. Read a file without questions as "
@@ -36,29 +34,6 @@ class FlatRecord(Record):
     rephrase_prompt: Text
     locality_prompt: Text
     locality_ground_truth: Name
-
-
-def load(path: Path, *, limit: int | None = None) -> tuple[Edit, ...]:
-    """The edits of a CounterFact file, the first ``limit`` of them (None: all).
-
-    Raises:
-        EditFileError: the file can't be read, or a record is wrong; names it.
-    """
-    # each record is edited alone, so that two of them may give one fact different targets
-    return read_edits(path, allow_conflicts=True).edits[:limit]
-
-
-def load_plus(path: Path, *, limit: int | None = None) -> tuple[Edit, ...]:
-    """The edits of a CounterFactPlus file: as `load`, each with its portability question.
-
-    Raises:
-        EditFileError: as for `load`, or a record has no question.
-    """
-    edits = load(path, limit=limit)
-    bare = next((edit for edit in edits if not edit.portability), None)
-    if bare:
-        raise EditFileError(f"{path}, record {bare.id!r}: {_NO_QUESTION}")
-    return edits
 
 
 def parser() -> Parse:

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from kg_edit.datasets import find_dataset
-from kg_edit.datasets.counterfact import load, load_plus
 from kg_edit.errors import EditFileError
 from tests.kg_edit.datasets.rows import COUNTERFACT, FLAT, QUESTION, written
 
 
 def test_a_record_is_an_edit(tmp_path: Path) -> None:
-    (edit,) = load(written(tmp_path, COUNTERFACT))
+    (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
+    (edit,) = record.edits
     assert (edit.id, edit.text, edit.target_new_id) == ("7", "LeBron James plays for the", "Q169138")
     assert edit.neighborhood == ("Anthony Davis plays for the",)
 
@@ -20,25 +20,23 @@ def test_two_records_may_give_one_fact_different_targets(tmp_path: Path) -> None
     """Each is edited alone."""
     rewrite = {**COUNTERFACT["requested_rewrite"], "target_new": {"str": "Chicago Bulls", "id": "Q128109"}}
     file = written(tmp_path, COUNTERFACT, {**COUNTERFACT, "case_id": 8, "requested_rewrite": rewrite})
-    assert [edit.target_new for edit in load(file)] == ["Miami Heat", "Chicago Bulls"]
-    assert [record.edits for record in find_dataset("counterfact")(file)] == [(edit,) for edit in load(file)]
+    found = [edit.target_new for record in find_dataset("counterfact")(file) for edit in record.edits]
+    assert found == ["Miami Heat", "Chicago Bulls"]
 
 
 def test_plus_adds_the_question(tmp_path: Path) -> None:
     file = written(tmp_path, {**COUNTERFACT, "portability": QUESTION})
-    (edit,) = load_plus(file)
+    (record,) = find_dataset("counterfact-plus")(file)
+    (edit,) = record.edits
+    assert record.id == "7"
     assert (edit.portability[0].answer, edit.portability[0].recalled_relation) == (
         "Florida",
         "(Miami Heat, located in, Florida)",
     )
-    (record,) = find_dataset("counterfact-plus")(file)
-    assert (record.id, record.edits) == ("7", (edit,))
 
 
 def test_plus_requires_the_question(tmp_path: Path) -> None:
     file = written(tmp_path, COUNTERFACT)
-    with pytest.raises(EditFileError, match="'7': has no portability question"):
-        load_plus(file)
     with pytest.raises(EditFileError, match=r"record 1, field portability: '7': has no portability question"):
         find_dataset("counterfact-plus")(file)
 
@@ -67,14 +65,11 @@ def test_a_neighbour_with_another_answer_is_a_locality_probe_alone(tmp_path: Pat
 
 def test_published_records(shared: Path) -> None:
     """CounterFact has ten neighbours, ten generation prompts and two paraphrases a record (Meng et al. 2022)."""
-    file = shared / "counterfact_plus" / "dev.json"
-    edits = load_plus(file)
+    records = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
+    edits = [edit for record in records for edit in record.edits]
     assert len(edits) == 530
-    assert load_plus(file, limit=3) == edits[:3]
     assert {len(edit.neighborhood) for edit in edits} == {10}
     assert {len(edit.paraphrases) for edit in edits} == {2}
-    records = find_dataset("counterfact-plus")(file)
-    assert tuple(edit for record in records for edit in record.edits) == edits
     assert sum(len(probe.queries) for record in records for probe in record.group("generation")) == 5300
 
 

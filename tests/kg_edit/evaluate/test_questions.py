@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kg_edit.datasets.counterfact import load_plus
+from kg_edit.datasets import find_dataset
 from kg_edit.edits import Edit
 from kg_edit.evaluate.matching import mentions, normalised
 from kg_edit.evaluate.questions import (
@@ -56,7 +56,7 @@ def test_too_small_a_pool_gives_no_choices(edits: tuple[Edit, ...]) -> None:
 
 
 def test_shots_are_about_no_record(shared: Path) -> None:
-    edits = load_plus(shared / "counterfact_plus" / "dev.json")
+    edits = [record.edits[0] for record in find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")]
     named = {name for edit in edits for name in (edit.subject, edit.target_new, edit.portability[0].answer)}
     said = " ".join(f"{question} {answer}" for question, answer in SHOTS)
     assert not [name for name in named if mentions(said, name)]

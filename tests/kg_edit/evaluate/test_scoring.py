@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.datasets.counterfact import load_plus
+from kg_edit.datasets import find_dataset
 from kg_edit.errors import ModelError
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scoring import Pair, TokenScores, score
@@ -57,8 +57,8 @@ def test_trees_of_several_passes_equal_one_by_one(monkeypatch: pytest.MonkeyPatc
 
 
 def test_real_records_equal_one_by_one(smollm2: LanguageModel, shared: Path) -> None:
-    edits = load_plus(shared / "counterfact_plus" / "dev.json", limit=1)
-    check_equal(smollm2, Case(edit=edits[0]).pairs)
+    record = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[0]
+    check_equal(smollm2, Case(edit=record.edits[0]).pairs)
 
 
 def test_nothing_survives_a_score() -> None:
