@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import networkx as nx
@@ -19,6 +20,7 @@ from kg_edit.files import write_text
 from kg_edit.graphs.subgraph import subject_of
 from kg_edit.language_model import LanguageModel
 from kg_edit.methods import EditingMethod
+from kg_edit.one_process import alone_in
 from kg_edit.patch import Patch
 from kg_edit.report import markdown
 from kg_edit.run_folder import Settings, check_folder, claim, digest
@@ -38,7 +40,7 @@ def run_edits(
     before all edits are checked and the method is prepared.
 
     Raises:
-        OutputError: ``out`` holds another run, or can't be written.
+        OutputError: ``out`` holds another run, can't be written, or another process works on it.
         KgEditError: an edit can't be made; what was done before it is kept.
     """
     out = Path(out)
@@ -48,13 +50,11 @@ def run_edits(
     check_folder(out, settings)
     if not (out / PATCH).is_file():
         method.prepare()
-    claim(out, settings)
-    patch = _patch(method, edits, out, progress=progress)
-    rows = _known_rows(out / RECORDS, edits) or before_and_after(model, patch, edits, progress=progress)
-    lines = (json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in rows)
-    write_text(out / RECORDS, "".join(lines))
-    write_text(out / REPORT, markdown(rows, patch))
-    return rows
+    with suppress(OSError):  # `claim` says why it can't be made
+        out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out):
+        claim(out, settings)
+        return _rows(method, model, edits, out, progress=progress)
 
 
 def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
@@ -83,6 +83,18 @@ def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
         data.setdefault("hop", near.get(key, 1 + max(near.values())))
         data.setdefault("role", "neighbour")
     return placed
+
+
+def _rows(
+    method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], out: Path, *, progress: bool
+) -> tuple[Row, ...]:
+    """What the edits changed, after all files are written."""
+    patch = _patch(method, edits, out, progress=progress)
+    rows = _known_rows(out / RECORDS, edits) or before_and_after(model, patch, edits, progress=progress)
+    lines = (json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in rows)
+    write_text(out / RECORDS, "".join(lines))
+    write_text(out / REPORT, markdown(rows, patch))
+    return rows
 
 
 def _patch(method: EditingMethod, edits: Sequence[Edit], out: Path, *, progress: bool) -> Patch:

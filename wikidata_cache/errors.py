@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+_OTHER_GRAPH = "--graph URL, or --graph wd/ made by `wikidata-cache load`"  # as both command lines call it
+
 EndpointTrouble = Literal[
     "throttled",  # HTTP 429: wait
     "outage",  # the 429 that limits everybody
@@ -63,7 +65,7 @@ class EntityNotInGraphError(WikidataCacheError, LookupError):
     def __init__(self, entity: str, label: str, source: str) -> None:
         super().__init__(
             f"{entity} ({label}) is not in the graph {source}: no statement, no mention, no label. "
-            f"Give a graph that holds it (-g URL, or -g wd/ made by `load`), get it with `fetch`, or correct the id of "
+            f"Give a graph that holds it ({_OTHER_GRAPH}), get it with `wikidata-cache fetch`, or correct the id of "
             f"the edit's target."
         )
         self.entity = entity
@@ -75,8 +77,8 @@ class UnknownLabelError(WikidataCacheError, LookupError):
     def __init__(self, label: str, source: str) -> None:
         super().__init__(
             f"No entity is labelled {label!r} in the graph {source} (exact match, Wikimedia's own pages aside). "
-            f"Write the entity's id in the row (target_new_id), give a graph that holds it (-g URL, or -g wd/ made by "
-            f"`load`), or get it with `fetch`."
+            f"Write the entity's id in the row (target_new_id), give a graph that holds it ({_OTHER_GRAPH}), or get it "
+            f"with `wikidata-cache fetch`."
         )
         self.label = label
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kg_edit.ledger import Ledger
     from kg_edit.ledger.conflicts import Conflict
     from kg_edit.ledger.entries import Entry
+    from kg_edit.ledger.events import Removed
 
 
 def view_of(ledger: Ledger) -> LedgerView:
@@ -19,9 +20,17 @@ def view_of(ledger: Ledger) -> LedgerView:
         PatchError: the ledger can't be read.
     """
     times = {event.number: event.time for event in ledger.events}
-    found, entries = ledger.conflicts(), ledger.edits
-    edits = tuple(_edit(entry, times.get(entry.place.step, ""), found) for entry in reversed(entries))
+    found, entries, remade = ledger.conflicts(), ledger.edits, ledger.remade
+    edits = tuple(
+        _edit(entry, _time(times.get(entry.place.step, ""), remade.get(entry.place)), found)
+        for entry in reversed(entries)
+    )
     return LedgerView(folder=str(ledger.folder), standing=sum(one.state == "standing" for one in edits), edits=edits)
+
+
+def _time(added: str, remade: Removed | None) -> str:
+    """When an edit was added, and by which event what stands of it was made anew."""
+    return f"{added}, made anew by event {remade.number}" if remade else added
 
 
 def _edit(entry: Entry, time: str, found: tuple[Conflict, ...]) -> LedgerEdit:

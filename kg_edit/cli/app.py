@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -43,6 +45,7 @@ _COMMANDS = (
     *(plan.plan, serve.serve, locate.locate, sweep.sweep),
     *(methods.methods, metrics.metrics, models.models, models.doctor),
 )
+_GOING_ON = ("edit", "demo", "evaluate", "judge", "locate", "sweep", "mend")  # given again, where they were
 _GROUPS = {"patch": patch.app, "mend": mend.app, "covariance": covariance.app, "data": data.app}
 
 for _command in _COMMANDS:
@@ -73,8 +76,16 @@ def main() -> None:
             app()
         except SystemExit as end:
             if end.code == _INTERRUPTED:
-                typer.echo("kg-edit: stopped; the same command goes on where it was", err=True)
+                again = "; the same command goes on where it was" if _goes_on(sys.argv[1:]) else ""
+                typer.echo(f"kg-edit: stopped{again}", err=True)
             raise
+
+
+def _goes_on(arguments: Sequence[str]) -> bool:
+    """Whether this command, given again, goes on where it was stopped; of covariances only measuring them does."""
+    command, *options = arguments or [""]
+    others = {known.name or known.callback.__name__ for known in covariance.app.registered_commands if known.callback}
+    return command in _GOING_ON or (command == "covariance" and not others & set(options))
 
 
 if __name__ == "__main__":

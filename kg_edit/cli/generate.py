@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.options import Device, Dtype, ModelName
+from kg_edit.cli.patch_steps import patch_in
 from kg_edit.cli.steps import load, plain, stdout
 from kg_edit.errors import ConfigError
 
@@ -15,7 +16,9 @@ from kg_edit.errors import ConfigError
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="texts to go on with")],
     model: ModelName = "smollm2-135m",
-    patch: Annotated[list[Path] | None, typer.Option("--patch", help="patch file; several are added")] = None,
+    patch: Annotated[
+        list[Path] | None, typer.Option("--patch", help="patch file, or a folder of kg-edit edit; several are added")
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="at most so many new tokens")] = 20,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -33,7 +36,7 @@ def generate(
     from kg_edit.patch import Patch
     from kg_edit.patches.weight_patch import WeightPatch
 
-    whole: Patch = reduce(add, [Patch.load(path) for path in patch or ()], WeightPatch(factors={}))
+    whole: Patch = reduce(add, [Patch.load(patch_in(path)) for path in patch or ()], WeightPatch(factors={}))
     language_model = load(model, dtype, device)
     with whole.applied(language_model) as edited:
         texts = continuations(edited, prompts, limits=[tokens] * len(prompts))

@@ -101,19 +101,17 @@ def add(
 ) -> None:
     """Add patch files to a ledger, which is made if there is none; several patches or ledgers become one.
 
+    All are looked at first: where one is refused, none is added.
+
     Example: `kg-edit patch add ledger/ monday/patch.safetensors tuesday/patch.safetensors`
     """
     from kg_edit.ledger import Ledger
-    from kg_edit.ledger.opened import copy_steps
+    from kg_edit.ledger.opened import additions
 
-    opened = Ledger.open(ledger)
+    opened, found = Ledger.open(ledger), additions(map(patch_in, patches))
     language_model = load(model, dtype, device) if model else None
-    for path in map(patch_in, patches):
-        if path.is_dir():
-            for number in copy_steps(Ledger.open(path, create=False), opened, force=force, model=language_model):
-                say_added(opened, number)
-        else:
-            say_added(opened, opened.add(path, force=force, model=language_model))
+    for number in opened.add_all(found, force=force, model=language_model):
+        say_added(opened, number)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kg_edit.cli.steps import plain, stdout
-from kg_edit.errors import ConfigError, PatchError, unknown_name
+from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
 
 if TYPE_CHECKING:
     from kg_edit.before_after import Kind
@@ -93,12 +93,11 @@ def show_entry(ledger: Ledger, name: str | None) -> None:
 
 
 def say_added(ledger: Ledger, number: int) -> None:
-    """What a new step is, and with what it is in conflict."""
+    """What a new step is, and with what before it, or in it, it is in conflict."""
     new = [entry for entry in ledger.edits if entry.place.step == number]
     methods = ", ".join(sorted({entry.method for entry in new}))
     stdout().print(plain(f"{ledger.folder}: step {number}, {_count(new)} of {methods}"), soft_wrap=True)
-    places = [entry.place for entry in new]
-    _say_conflicts([conflict for conflict in ledger.conflicts() if _touches(conflict, places)])
+    _say_conflicts([conflict for conflict in ledger.conflicts() if conflict.second.place.step == number])
 
 
 def say_removed(ledger: Ledger, removed: Sequence[Entry]) -> None:
@@ -109,20 +108,29 @@ def say_removed(ledger: Ledger, removed: Sequence[Entry]) -> None:
 
 
 def failed(checked: Sequence[Checked], kinds: Sequence[Kind]) -> bool:
-    """Show what was found; whether a prompt of these kinds is not answered as it should be."""
+    """Show what was found; whether a prompt of these kinds is not answered as it should be, or edits contradict."""
+    from kg_edit.ledger.conflicts import contradictions
     from kg_edit.ledger.tables import check_table
 
     stdout().print(check_table(checked))
-    wrong = [(found, [*found.failures(kinds)]) for found in checked]
-    for found, failures in wrong:
-        for probe, reading in failures:
+    for found in checked:
+        for probe, reading in found.failures(kinds):
             text = (
                 f"{found.entry.name}, {probe.kind}: {probe.prompt!r} should say {probe.wanted!r}, says {reading.text!r}"
             )
             stdout().print(plain(text), soft_wrap=True)
-    lost = sum(bool(failures) for _, failures in wrong)
-    stdout().print(f"{len(checked) - lost} of {len(checked)} edits hold" + ("" if checked else ": nothing stands here"))
-    return lost > 0
+    between = contradictions([found.entry for found in checked])
+    _say_conflicts(between)
+    holding = [found for found in checked if not any(found.failures(kinds))]
+    stdout().print(_verdict(len(checked), holding, len(between)), soft_wrap=True)
+    return len(holding) < len(checked) or bool(between)
+
+
+def _verdict(asked: int, holding: Sequence[Checked], contradictions: int) -> str:
+    """How many edits hold, and in how many of these the model says the target, rather than finding it likelier."""
+    said = sum(reading.said for found in holding for reading in found.of("rewrite"))
+    text = f"{len(holding)} of {asked} edits hold, {said} of them said"
+    return text if not contradictions else f"{text}; {contradictions} contradiction{'s' * (contradictions > 1)}"
 
 
 def picture(ledger: Ledger, path: Path) -> Path:
@@ -136,6 +144,28 @@ def picture(ledger: Ledger, path: Path) -> Path:
     return draw_ledger(ledger, path)
 
 
+def check_export(patch: Patch, out: Path) -> None:
+    """Refuse, before anything is loaded, to write nothing, or to write among a ledger's files: they are its history.
+
+    Raises:
+        PatchError: the patch changes nothing.
+        OutputError: the place is in the folder of a ledger, or can't be read.
+    """
+    from kg_edit.ledger.store import LOG
+
+    if patch.is_empty:
+        raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
+    try:
+        where = out.resolve()
+        ledgers = [folder for folder in (where, *where.parents) if (folder / LOG).exists()]
+    except OSError as error:
+        raise OutputError(f"can't read {out}: {error.strerror}; choose another place") from error
+    if ledgers:
+        raise OutputError(
+            f"{out} is in the folder of a ledger ({ledgers[0]}), which keeps its history; give another place"
+        )
+
+
 def _to_peft(patch: Patch, out: Path, model: str) -> None:
     from kg_edit.export.blank_model import blank_model
     from kg_edit.export.new_folder import check_new
@@ -146,6 +176,8 @@ def _to_peft(patch: Patch, out: Path, model: str) -> None:
 
 
 def _to_patch(patch: Patch, out: Path, model: str) -> None:
+    if out.exists():
+        raise OutputError(f"{out} is there already; give another file, or delete it first")
     patch.save(out)
 
 

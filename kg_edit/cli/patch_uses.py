@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.options import Device, Dtype
-from kg_edit.cli.patch_steps import TARGETS, failed, model_for, parse_kinds
+from kg_edit.cli.patch_steps import TARGETS, check_export, failed, model_for, parse_kinds
 from kg_edit.cli.steps import load, plain, stdout
 
-Standing = Annotated[Path, typer.Argument(metavar="LEDGER", help="the ledger's folder, or one patch file")]
+Standing = Annotated[
+    Path, typer.Argument(metavar="LEDGER", help="the ledger's folder, one patch file, or a folder of kg-edit edit")
+]
 Known = Annotated[
     str | None, typer.Option("--model", help="the unedited model; default: the one that the patch says it is for")
 ]
@@ -30,11 +32,11 @@ def check(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Ask the edited model every edit's prompts again; exit code 1 if a fact no longer holds, 0 if all do.
+    """Ask the edited model every edit's prompts again; exit code 1 if a fact no longer holds or two contradict.
 
     A fact holds where the new target, all its tokens together, is more likely than the old one after the edit's own
     prompt; where the old one is not known, where the model says it. The other prompts are counted, and matter with
-    `--strict`.
+    `--strict`. Of two standing edits that want different targets for one fact only one can be said.
 
     Example: `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
     """
@@ -43,6 +45,9 @@ def check(
 
     kinds = parse_kinds(strict or ())
     patch, entries = standing_at(ledger)
+    if not entries:
+        stdout().print("nothing stands here, so there is nothing to check")
+        return
     if merged:
         checked = check_entries(load(merged, dtype, device), entries, progress=True)
     else:
@@ -91,5 +96,6 @@ def export(
     if to not in TARGETS:
         raise unknown_name("format", to, TARGETS)
     patch, _ = standing_at(ledger)
+    check_export(patch, out)
     TARGETS[to](patch, out, model_for(patch, model))
     stdout().print(plain(f"{out}: {patch.summary}"), soft_wrap=True)

@@ -37,7 +37,7 @@ def plan(
     its model, so that nothing is fetched: gpt2-xl, gpt-j, llama-2-7b, llama-3-8b, qwen2.5-7b, smollm2-135m. Times are
     right to a factor of about two on a quiet machine.
 
-    Example: `kg-edit plan --model llama-3-8b --method memit --preset llama-3-8b --edits 100`
+    Example: `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """
     from kg_edit.cli.steps import plan as planned
     from kg_edit.devices import pick_dtype

@@ -62,12 +62,33 @@ def _json_list(path: Path, text: str) -> Iterable[NumberedRow]:
 
 
 def _parsed(text: str) -> object:
+    """A JSON value; where a name stands twice in an object, the whole of the row that it is in is an `EditError`."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError:
         raise
     except (ValueError, RecursionError) as error:  # a number of 5000 digits, a list in a list in a list ...
         raise json.JSONDecodeError(str(error), text, 0) from None
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object] | EditError:
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if fault := next(_faults(name, value), None):
+            return EditError([fault])
+        if name in found:
+            return EditError([Fault(name, "stands there twice; keep one")])
+        found[name] = value
+    return found
+
+
+def _faults(place: str, value: object) -> Iterator[Fault]:
+    """What is wrong in the objects of a value, which are parsed already."""
+    if isinstance(value, EditError):
+        yield from (Fault(f"{place}.{field}", message) for field, message in value.faults)
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _faults(f"{place}[{number}]", entry)
 
 
 def _table(path: Path, text: str, *, delimiter: str) -> Iterator[NumberedRow]:

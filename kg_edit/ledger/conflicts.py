@@ -58,6 +58,11 @@ def conflicts(entries: Sequence[Entry], patches: Mapping[int, Patch]) -> tuple[C
     )
 
 
+def contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:
+    """Pairs of ``entries`` that want different targets for one fact: however good the edits, only one can be said."""
+    return tuple(conflict for conflict in conflicts(entries, {}) if conflict.kind == "contradiction")
+
+
 def _same_fact(one: Edit, two: Edit) -> ConflictKind | None:
     if not (_agree(one.subject_id, two.subject_id, one.subject, two.subject) and _same_relation(one, two)):
         return None

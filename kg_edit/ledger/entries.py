@@ -27,7 +27,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Entry:
-    """An edit of a ledger; ``name`` is its id, with the step before it where two steps have that id."""
+    """An edit of a ledger; ``name`` is its id, with the step before it where two steps have that id.
+
+    ``record`` is that of what stands, or of what was added where the edit is removed.
+    """
 
     place: Place
     name: str
@@ -38,11 +41,11 @@ class Entry:
 
 
 def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[int, Patch]) -> tuple[Entry, ...]:
-    """An entry for every record of every step, given which patch stands in its place now."""
-    places = [Place(step, record["edit"]["id"]) for step, records in steps.items() for record in records]
-    ids = Counter(place.id for place in places)
-    here = {Place(step, record["edit"]["id"]) for step, patch in standing.items() for record in patch.edits}
-    records = [record for found in steps.values() for record in found]
+    """An entry for every record of every step as it was added, given which patch stands in its place now."""
+    added = [(Place(step, record["edit"]["id"]), record) for step, records in steps.items() for record in records]
+    ids = Counter(place.id for place, _ in added)
+    here = {Place(step, record["edit"]["id"]): record for step, patch in standing.items() for record in patch.edits}
+    now = [(place, here.get(place, record)) for place, record in added]
     return tuple(
         Entry(
             place=place,
@@ -52,7 +55,7 @@ def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[
             method=record["method"],
             record=record,
         )
-        for place, record in zip(places, records, strict=True)
+        for place, record in now
     )
 
 
@@ -64,9 +67,10 @@ def entries_of(patch: Patch) -> tuple[Entry, ...]:
     """
     _check_readable(patch)
     seen, found = Counter[str](), list[Entry]()
-    for entry in entries({1: patch.edits}, {1: patch}):
+    for entry in entries({1: patch.edits}, {}):  # each of its own record, also where two have one id
         seen[id_ := entry.place.id] += 1
-        found.append(replace(entry, name=id_ if seen[id_] == 1 else f"{id_}#{seen[id_]}"))
+        name = id_ if seen[id_] == 1 else f"{id_}#{seen[id_]}"
+        found.append(replace(entry, name=name, state="standing"))
     return tuple(found)
 
 
@@ -130,6 +134,20 @@ def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[Place, ...]
             raise PatchError(f"{name!r} fits {len(fitting)} edits; name one of {fits}")
         found += [entry.place for entry in fitting]
     return tuple(dict.fromkeys(found))
+
+
+def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
+    """Refuse names that only removed edits have.
+
+    Raises:
+        PatchError: there is such a name.
+    """
+    for name in names:
+        states = {entry.state for entry in known if _is_called(entry, name)}
+        if states == {"removed"}:
+            raise PatchError(
+                f"{name!r} is removed already; kg-edit patch show LEDGER tells when, patch list LEDGER what stands"
+            )
 
 
 def _is_called(entry: Entry, name: str) -> bool:

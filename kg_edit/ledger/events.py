@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from kg_edit import __version__
+from kg_edit.errors import PatchError
 
 
 class _Said(BaseModel):
@@ -19,7 +20,7 @@ class _Said(BaseModel):
 class StoredFile(_Said):
     """A patch file in the ledger's folder."""
 
-    name: str
+    name: str = Field(pattern=r"^[0-9]{4,}\.safetensors$")
     sha256: str
 
 
@@ -88,13 +89,22 @@ def in_force(events: Iterable[Event]) -> tuple[Added | Removed, ...]:
 
 
 def standing(events: Iterable[Event]) -> tuple[Step, ...]:
-    """The steps whose sum the ledger is, in the order in which they were added."""
+    """The steps whose sum the ledger is, in the order in which they were added.
+
+    Raises:
+        PatchError: a removal is about a step that is not there.
+    """
     steps = dict[int, Step]()
     for event in in_force(events):
         if isinstance(event, Added):
             steps[event.number] = Step(number=event.number, file=event.file, after=event.after)
             continue
         for number, file in event.files.items():
+            if number not in steps:
+                raise PatchError(
+                    f"the log says that event {event.number} took edits out of step {number}, which did not stand "
+                    "then; restore the log from a copy"
+                )
             if file is None:
                 del steps[number]
             else:

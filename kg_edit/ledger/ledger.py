@@ -12,10 +12,12 @@ from kg_edit.edits import Edit
 from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.graphs.subgraph import SubgraphSource
 from kg_edit.language_model import LanguageModel
+from kg_edit.ledger.additions import Addition, check_addable, loaded, naming, refuse_repeated
 from kg_edit.ledger.conflicts import Conflict, conflicts
-from kg_edit.ledger.entries import Entry, check_records, entries, places_of
+from kg_edit.ledger.entries import Entry, Place, check_records, entries, places_of, refuse_removed
 from kg_edit.ledger.events import Added, Event, Removed, Step, StoredFile, Undone, in_force, stamp, standing
 from kg_edit.ledger.guards import refuse_disabling
+from kg_edit.ledger.remade import remade
 from kg_edit.ledger.remaking import Workbench
 from kg_edit.ledger.removal import total, without
 from kg_edit.ledger.store import Store, refuse_twice
@@ -39,7 +41,7 @@ class Ledger:
 
         Raises:
             OutputError: something else is there.
-            PatchError: nothing is there, and none shall be created.
+            PatchError: nothing is there, and none shall be created; or patches without the log of what was done.
         """
         ledger = cls(path)
         ledger._store.check_place()
@@ -78,6 +80,13 @@ class Ledger:
         added = [event for event in in_force(self.events) if isinstance(event, Added)]
         return entries({event.number: self._store.get(event.file).edits for event in added}, self.patches)
 
+    @property
+    def remade(self) -> dict[Place, Removed]:
+        """The removal that made an edit anew, for each standing edit that is not as it was added."""
+        here = {entry.place for entry in self.edits if entry.state == "standing"}
+        found = remade(in_force(self.events), self._store.get)
+        return {place: event for place, event in found.items() if place in here}
+
     def file(self, step: Step) -> Path:
         """Where a step's patch is."""
         return self._store.path(step.file)
@@ -110,9 +119,8 @@ class Ledger:
             OutputError: the ledger can't be written.
         """
         source = None if isinstance(patch, Patch) else Path(patch)
-        loaded = patch if isinstance(patch, Patch) else Patch.load(patch)
-        check_records(loaded)
-        loaded.check_finite()
+        found = patch if isinstance(patch, Patch) else Patch.load(patch)
+        check_addable(found)
         with self._store.locked():
             if on is not None and tuple(on) != self.steps:
                 raise LedgerChangedError("the ledger changed since the edit was tried; try it again")
@@ -120,7 +128,25 @@ class Ledger:
                 raise PatchError(f"the patch can't come after step {min(unknown)}, which does not stand")
             if source and not force:
                 refuse_twice(source, self.steps)
-            return self._added(loaded, source, after, force=force, model=model)
+            self._check(found, list(self.patches.values()), force=force, model=model)
+            return self._written(found, source, after)
+
+    def add_all(
+        self, additions: Sequence[Addition], *, force: bool = False, model: LanguageModel | None = None
+    ) -> tuple[int, ...]:
+        """Add patch files, or none of them where one is refused; their steps' numbers. All are looked at first.
+
+        Raises:
+            KgEditError: as `add`, and without ``force`` also where one file is there twice.
+        """
+        read, numbers = [*loaded(additions)], list[int]()
+        if not force:
+            refuse_repeated(additions)
+        with self._store.locked():
+            self._check_all(read, force=force, model=model)
+            for addition, patch in read:
+                numbers.append(self._written(patch, addition.path, [numbers[place] for place in addition.after]))
+        return tuple(numbers)
 
     def make(self, method: EditingMethod, edits: Sequence[Edit], *, force: bool = False) -> int:
         """Make edits on the model as this ledger leaves it, and add them; the step's number.
@@ -134,7 +160,8 @@ class Ledger:
             before = total(here.values())
             patch = method.update(edits, before=None if before.is_empty else before)
             check_records(patch)
-            return self._added(patch, None, () if before.is_empty else tuple(here), force=force, model=method.model)
+            self._check(patch, list(here.values()), force=force, model=method.model)
+            return self._written(patch, None, () if before.is_empty else tuple(here))
 
     def remove(
         self,
@@ -151,10 +178,12 @@ class Ledger:
             KgEditError: an edit is not here or removed already, or others can't be made anew; nothing has changed.
         """
         with self._store.locked():
-            known = [entry for entry in self.edits if entry.state == "standing"]
-            taken = frozenset(places_of(names, known))
+            wanted, every = tuple(names), self.edits
+            refuse_removed(wanted, every)
+            known = [entry for entry in every if entry.state == "standing"]
+            taken = frozenset(places_of(wanted, known))
             found = without(self.steps, self.patches, taken, Workbench(model=model, graph=graph))
-            first = self._next_file
+            first = self._store.next_file()
             files: dict[int, StoredFile | None] = {}
             for offset, (number, patch) in enumerate(found.items()):
                 files[number] = None if patch is None else self._store.put(patch, number=first + offset)
@@ -175,27 +204,31 @@ class Ledger:
             self._store.append(Undone(**self._stamp(), undoes=left[-1].number))
         return left[-1]
 
-    def _added(
-        self, patch: Patch, source: Path | None, after: Sequence[int], *, force: bool, model: LanguageModel | None
-    ) -> int:
-        """Check a patch against what stands, and write it."""
-        others = list(self.patches.values())
-        total([*others, patch])  # refuses one of another model
+    def _check_all(self, read: Sequence[tuple[Addition, Patch]], *, force: bool, model: LanguageModel | None) -> None:
+        """Check patches against what stands, and each against those before it."""
+        steps, others = self.steps, list(self.patches.values())
+        for addition, patch in read:
+            if not force:
+                refuse_twice(addition.path, steps)
+            with naming(addition):
+                self._check(patch, others, force=force, model=model)
+            others.append(patch)
+
+    def _check(self, patch: Patch, others: Sequence[Patch], *, force: bool, model: LanguageModel | None) -> None:
+        """Refuse a patch of another model than ``others``, or one that looks as if it would break it."""
+        total([*others, patch])
         if model is not None:
             patch.check_model(model)
         if not force:
             refuse_disabling(patch, others, model)
-        stored = self._store.put(source or patch, number=self._next_file)
+
+    def _written(self, patch: Patch, source: Path | None, after: Sequence[int]) -> int:
+        """Store a patch as the next step."""
+        stored = self._store.put(source or patch, number=self._store.next_file())
         name = source.name if source else None
         event = Added(**self._stamp(), file=stored, after=tuple(after), source=name)
         self._store.append(event)
         return event.number
-
-    @property
-    def _next_file(self) -> int:
-        files = [event.file for event in self.events if isinstance(event, Added)]
-        files += [file for event in self.events if isinstance(event, Removed) for file in event.files.values() if file]
-        return 1 + max((int(Path(file.name).stem) for file in files), default=0)
 
     def _stamp(self) -> dict[str, Any]:
         """What the next event says of itself."""

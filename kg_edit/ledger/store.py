@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.evaluate.line_files import append_lines, drop_cut_line
 from kg_edit.files import replacing
-from kg_edit.ledger.events import Event, Line, Step, StoredFile
+from kg_edit.ledger.events import Added, Event, Line, Removed, Step, StoredFile
 from kg_edit.one_process import alone_in
 from kg_edit.patch import Patch
 
@@ -40,6 +40,7 @@ class Store:
 
         Raises:
             OutputError: it is a file, a folder with something else in it, or can't be read.
+            PatchError: patches are stored there, and their log is gone.
         """
         try:
             is_file, there = self.folder.exists() and not self.folder.is_dir(), self.is_there
@@ -48,6 +49,7 @@ class Store:
             raise OutputError(f"can't read {self.folder}: {error.strerror}; give another folder") from error
         if is_file:
             raise OutputError(f"{self.folder} is a file; a ledger is a folder")
+        self._check_log()
         if shown and not there and shown != [PATCHES]:
             raise OutputError(f"{self.folder} is not empty and holds no ledger ({LOG}); give another folder")
 
@@ -57,12 +59,14 @@ class Store:
 
         Raises:
             OutputError: another process writes to the ledger, or the folder can't be made.
+            PatchError: patches are stored in it, and their log is gone.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"can't make {self.folder}: {error.strerror}; give another folder") from error
         with alone_in(self.folder, wait=_WAIT):
+            self._check_log()
             yield
 
     def events(self) -> tuple[Event, ...]:
@@ -95,6 +99,7 @@ class Store:
             OutputError: the file can't be written.
         """
         target = self.folder / PATCHES / f"{number:04}.safetensors"
+        append_lines(self.folder / LOG, ())  # there before the first file: one without a log has lost it, by no kill
         if isinstance(patch, Path):
             with replacing(target) as scratch:
                 shutil.copyfile(patch, scratch)
@@ -103,6 +108,28 @@ class Store:
         with target.open("rb+") as file:
             os.fsync(file)
         return StoredFile(name=target.name, sha256=sha256_of(target))
+
+    def next_file(self) -> int:
+        """The number after those of all files, of whatever the log names and of what else lies in the folder."""
+        events = self.events()
+        named = [event.file for event in events if isinstance(event, Added)]
+        named += [file for event in events if isinstance(event, Removed) for file in event.files.values() if file]
+        stems = [Path(file.name).stem for file in named] + [path.stem for path in self._stored()]
+        return 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)
+
+    def _stored(self) -> tuple[Path, ...]:
+        """The patch files in the folder, without what is still being written."""
+        return tuple(path for path in (self.folder / PATCHES).glob("*.safetensors") if path.name[0] != ".")
+
+    def _check_log(self) -> None:
+        """Refuse a folder of patches without their log: what stands can't be known, and nothing may be overwritten."""
+        if not self.is_there and (stored := self._stored()):
+            files = self.folder / PATCHES / "*.safetensors"
+            raise PatchError(
+                f"{self.folder} holds {len(stored)} stored patch{'es' * (len(stored) > 1)}, and the log ({LOG}) that "
+                "says which of them stand is gone; restore it from a copy, or begin a new ledger with those that shall "
+                f"stand: kg-edit patch add NEW {files}"
+            )
 
     def path(self, file: StoredFile) -> Path:
         """Where a stored patch is."""

@@ -92,8 +92,12 @@ def _origin(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     added = next(event for event in ledger.events if event.number == entry.place.step)
     assert isinstance(added, Added)  # noqa: S101 - a step's number is that of its event
     yield "added", f"{added.time} as step {added.number}" + (f", from {added.source}" if added.source else "")
-    yield "computed", f"after steps {', '.join(map(str, added.after))}" if added.after else "on the unedited model"
-    patch = ledger.patches.get(entry.place.step)
+    patches, event = ledger.patches, ledger.remade.get(entry.place)
+    if event:
+        yield "made anew", f"by event {event.number}, {event.time}"
+    after = [step for step in added.after if step in patches or not event]
+    yield "computed", f"after steps {', '.join(map(str, after))}" if after else "on the unedited model"
+    patch = patches.get(entry.place.step)
     if patch is None:
         return
     said = patch.provenance

@@ -11,12 +11,20 @@ from typing import Any, ClassVar, Self, TypeVar
 import networkx as nx
 import torch
 import transformers
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 from tqdm import tqdm
 
 from kg_edit import __version__
 from kg_edit.edits import Edit
-from kg_edit.errors import ConfigError, faults_of, unknown_name
+from kg_edit.errors import ConfigError, UnknownNameError, describe, faults_of, unknown_name
 from kg_edit.failures import FAILURES
 from kg_edit.graphs.subgraph import SubgraphSource, as_source
 from kg_edit.language_model import LanguageModel
@@ -33,6 +41,29 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _no_truth_value_is_a_number(cls, value: Any, take: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is wanted, also further inside: pydantic would make them 1 and 0."""
+        taken = take(value)
+        for place, given in cls._turned(value, taken, info.field_name or ""):
+            said = f"found {describe(given)}; expected a number"
+            raise PydanticCustomError("value_error", "{error}", {"error": said, "field": place})
+        return taken
+
+    @classmethod
+    def _turned(cls, given: Any, taken: Any, place: str) -> Iterator[tuple[str, bool]]:
+        """The truth values in ``given`` that became something else in ``taken``, each with its place."""
+        if isinstance(given, bool) and not isinstance(taken, bool):
+            yield place, given
+        elif isinstance(given, dict) and isinstance(taken, (dict, BaseModel)):
+            inside = dict(taken)
+            for name in filter(inside.__contains__, given):
+                yield from cls._turned(given[name], inside[name], f"{place}.{name}")
+        elif isinstance(given, (list, tuple)) and isinstance(taken, (list, tuple)):
+            for number, pair in enumerate(zip(given, taken, strict=False)):
+                yield from cls._turned(*pair, f"{place}[{number}]")
 
     @classmethod
     def preset(
@@ -64,7 +95,21 @@ class MethodConfig(BaseModel):
         from kg_edit.presets import published_settings
 
         mine = [method] if method else [known for known in method_names() if find_method(known).config_class is cls]
+        cls._refuse_preset_of_others(name, mine)
         return published_settings(name, mine, own=cls.presets)
+
+    @classmethod
+    def _refuse_preset_of_others(cls, name: str, mine: Sequence[str]) -> None:
+        from kg_edit.methods import method_names
+        from kg_edit.presets import preset_names
+
+        known = preset_names(mine)
+        having = [other for other in method_names() if name not in known and name in preset_names([other])]
+        if having:
+            here, names = " or ".join(mine) or cls.__name__, ", ".join(sorted([*cls.presets, *known]))
+            raise UnknownNameError(
+                f"unknown preset {name!r} for {here}, known for {', '.join(having)}; {here} has: {names}"
+            )
 
 
 class EditingMethod(ABC):

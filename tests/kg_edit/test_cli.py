@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from kg_edit import __version__
+from kg_edit.cli.plan import plan
 from kg_edit.methods import method_names
+from kg_edit.planning.parts import Rates
 from tests.kg_edit.command_line import (
     ROME,
     Run,
@@ -32,6 +35,15 @@ def test_help_shows_an_example(arguments: tuple[str, ...], kg_edit: Run) -> None
     assert f"Example: {' '.join(('kg-edit', *arguments))}" in " ".join(result.out.replace("│", " ").split())
 
 
+def test_the_example_of_plan_can_be_run(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = Rates(alone=1e9, batch=2e9, writing=1e9, looking=1e9, double=1e9)
+    monkeypatch.setattr(Rates, "measured", lambda job: rates)
+    (example,) = re.findall(r"Example: `kg-edit (.*)`", plan.__doc__ or "")
+    result = kg_edit(*example.split())
+    assert result.code == 0, result.err
+    assert "8,030,261,248 parameters" in result.out
+
+
 def test_generate_shows_the_change(kg_edit: Run, edit: Run, tiny_folder: Path) -> None:
     assert edit(*ROME, "--set", "learning_rate=5").code == 0
     plain = generate(kg_edit, tiny_folder)
@@ -39,6 +51,16 @@ def test_generate_shows_the_change(kg_edit: Run, edit: Run, tiny_folder: Path) -
     assert plain.code == patched.code == 0
     assert plain.out.startswith("LeBron James plays for")
     assert plain.out != patched.out
+
+
+def test_the_folder_of_an_edit_stands_for_its_patch(kg_edit: Run, edit: Run, place: Path, tiny_folder: Path) -> None:
+    assert edit(*ROME).code == 0
+    file = generate(kg_edit, tiny_folder, "--patch", "out/patch.safetensors")
+    assert generate(kg_edit, tiny_folder, "--patch", "out") == file
+    file = kg_edit("patch", "check", "out/patch.safetensors")
+    assert kg_edit("patch", "check", "out") == file
+    merged = kg_edit("patch", "merge", "out", "--out", "merged")
+    assert merged.code == 0 and "2 edits in its weights" in merged.out
 
 
 def test_generate_from_nothing(kg_edit: Run, tiny_folder: Path) -> None:
@@ -68,6 +90,32 @@ def test_doctor(kg_edit: Run, tiny_folder: Path) -> None:
     assert "LlamaForCausalLM" in result.out
     assert "restored: bit for bit" in result.out
     assert kg_edit("doctor", tiny_folder, "--layer", "9").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        (("edit", "edits.jsonl", "--out", "out"), True),
+        (("judge", "out", "--data", "edits.jsonl", "--judge", "http://localhost:1/v1"), True),
+        (("mend", "train", "--data", "edits.jsonl", "--out", "out"), True),
+        (("covariance", "--layers", "1"), True),
+        (("covariance", "list"), False),
+        (("patch", "edit", "ledger", "edits.jsonl"), False),
+        (("generate", "edit"), False),
+        (("data", "check", "edits.jsonl"), False),
+        (("--help",), False),
+    ],
+)
+def test_only_what_goes_on_says_so_when_it_is_stopped(
+    arguments: tuple[str, ...], goes_on: bool, kg_edit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped() -> None:
+        raise SystemExit(130)
+
+    monkeypatch.setattr("kg_edit.cli.app.app", stopped)
+    result = kg_edit(*arguments)
+    again = "; the same command goes on where it was" if goes_on else ""
+    assert (result.code, result.err) == (130, f"kg-edit: stopped{again}\n")
 
 
 @pytest.mark.parametrize("environment", [{"COLUMNS": "60"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])

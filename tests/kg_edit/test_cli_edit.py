@@ -83,8 +83,8 @@ def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], ed
     files = content(place / "out")
     assert files is not None
     picture = {"subgraph-lebron.svg"} if method is GLAME else set()
-    assert set(files) == {"patch.safetensors", "records.jsonl", "report.md", "run.json"} | picture
-    assert all(name in first.out for name in set(files) - {"run.json"})
+    assert set(files) == {".lock", "patch.safetensors", "records.jsonl", "report.md", "run.json"} | picture
+    assert all(name in first.out for name in set(files) - {".lock", "run.json"})
     again = edit(*method)
     assert "nothing to compute" in again.err
     assert (again.code, again.out, content(place / "out")) == (0, first.out, files)
@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on(method: tuple[str, ...], edit: Run, place: Path, m
         killed = edit(*method)
     assert killed.code == 130
     assert "the same command goes on where it was" in killed.err
-    assert set(content(place / "out") or ()) == {"run.json", "patch.partial.safetensors"}
+    assert set(content(place / "out") or ()) == {".lock", "run.json", "patch.partial.safetensors"}
     result = edit(*method)
     assert result.code == 0
     assert "after 1 of 2 edits" in result.err

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from kg_edit.before_after import Probe, Reading
 from kg_edit.edits import Edit
 from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.ledger import Ledger
 from kg_edit.patch import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
+from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, refused, tiny_folder
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -128,6 +130,88 @@ def test_merged_and_exported(kg_edit: Run, place: Path, tiny_folder: Path) -> No
     assert again.code == 2 and "is there already" in again.err
     wrong = kg_edit("patch", "export", "ledger", "--to", "perft", "x")
     assert wrong.code == 2 and "did you mean 'peft'" in wrong.err
+
+
+def test_an_export_overwrites_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT))
+    (place / "link").symlink_to("ledger")
+    before = content(place)
+    for to, out, message in (
+        ("patch", "edits.jsonl", "edits.jsonl is there already; give another file"),
+        ("patch", ".", "is there already"),
+        ("patch", "a" * 300, "can't read"),
+        ("patch", "ledger/ledger.jsonl", "in the folder of a ledger"),
+        ("patch", "ledger/patches/0001.safetensors", "in the folder of a ledger"),
+        ("patch", "link/patches/0002.safetensors", "in the folder of a ledger"),
+        ("peft", "ledger/adapter", "in the folder of a ledger"),
+        ("peft", "a" * 300, "can't read"),
+    ):
+        said = kg_edit("patch", "export", "ledger", "--to", to, out)
+        assert said.code == 2 and message in said.err, said
+        assert content(place) == before
+    assert kg_edit("patch", "export", "ledger", "--to", "patch", "new/all.safetensors").code == 0
+
+
+def test_nothing_is_asked_for_where_nothing_stands(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT))
+    kg_edit("patch", "remove", "ledger", "heat")
+    for options in ((), ("--model", "no-such-model"), ("--merged", "no-such-model")):
+        said = kg_edit("patch", "check", "ledger", *options)
+        assert (said.code, said.out, said.err) == (0, "nothing stands here, so there is nothing to check\n", "")
+    for to in ("peft", "patch"):
+        said = kg_edit("patch", "export", "ledger", "--to", to, "out")
+        assert said.code == 2 and "the patch changes nothing, so there is nothing to export" in said.err
+        assert not (place / "out").exists()
+    said = kg_edit("patch", "merge", "ledger", "--out", "out")
+    assert said.code == 2 and "the patch changes nothing" in said.err
+
+
+def test_a_check_fails_where_standing_edits_contradict_each_other(
+    kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both targets are likelier than the old one, as far as the readings go; one of them is said."""
+
+    def read(model: object, asked: Sequence[Probe], *, progress: str | None) -> tuple[Reading, ...]:
+        return tuple(
+            Reading(text=HEAT.target_new, nats=1.0, said=probe.wanted == HEAT.target_new, right=True) for probe in asked
+        )
+
+    monkeypatch.setattr("kg_edit.ledger.check.read", read)
+    rival = HEAT.model_copy(update={"id": "rival", "target_new": "Paris"})
+    for edit in (HEAT, RIVER, rival):
+        kg_edit("patch", "add", "ledger", write_patch(place / f"{edit.id}.safetensors", tiny_folder, edit))
+    said = kg_edit("patch", "check", "ledger")
+    assert said.code == 1
+    *_, conflict, verdict = said.out.splitlines()
+    assert conflict.startswith("conflict: heat and rival edit one fact to 'Miami Heat' and to 'Paris'")
+    assert verdict == "3 of 3 edits hold, 1 of them said; 1 contradiction"
+    kg_edit("patch", "remove", "ledger", "rival")
+    said = kg_edit("patch", "check", "ledger")
+    assert said.code == 0 and said.out.splitlines()[-1] == "2 of 2 edits hold, 1 of them said"
+
+
+def test_of_several_inputs_all_are_added_or_none(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    one, two = (write_patch(place / f"{edit.id}.st", tiny_folder, edit) for edit in (HEAT, RIVER))
+    kg_edit("patch", "add", "more", write_patch(place / "three.st", tiny_folder, LAKERS))
+    for bad in ("nowhere.st", "edits.jsonl", "nowhere/", one):
+        refused(kg_edit, "patch", "add", "ledger", one, two, bad, message=str(bad).strip("/"), out=place / "ledger")
+        refused(kg_edit, "patch", "add", "ledger", "more", bad, one, message=str(bad).strip("/"), out=place / "ledger")
+    said = kg_edit("patch", "add", "ledger", one, "more", two)
+    assert said.code == 0 and [f"step {number}" in said.out for number in (1, 2, 3, 4)] == [True, True, True, False]
+    assert said.out.count("conflict:") == 1
+    steps = Ledger.open(place / "ledger").steps
+    refused(kg_edit, "patch", "add", "ledger", one, message="is here already, as step 1", out=place / "ledger")
+    assert Ledger.open(place / "ledger").steps == steps
+
+
+def test_a_ledger_whose_log_is_gone_is_not_written_to(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT))
+    (place / "ledger" / "ledger.jsonl").unlink()
+    two = write_patch(place / "two.safetensors", tiny_folder, RIVER)
+    for arguments in (("list", "ledger"), ("add", "ledger", two), ("check", "ledger"), ("add", "other", "ledger")):
+        refused(kg_edit, "patch", *arguments, message="holds 1 stored patch,", out=place / "ledger")
+    assert "patch add ledger" not in kg_edit("patch", "list", "ledger").err
+    assert kg_edit("patch", "add", "other", "ledger/patches/0001.safetensors").code == 0
 
 
 def test_edits_made_on_a_ledger_and_taken_out_again(kg_edit: Run, place: Path, tiny_folder: Path) -> None:

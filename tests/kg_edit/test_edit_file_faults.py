@@ -140,6 +140,28 @@ def test_a_malformed_line(tmp_path: Path) -> None:
     assert "expected one whole object {...} on the line" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [
+        ('"target_new": "Bern"', "target_new"),
+        ('"paraphrases": [], "paraphrases": ["Ann is in"]', "paraphrases"),
+        ('"portability": [{"question": "a?", "answer": "b", "answer": "c"}]', "portability[0].answer"),
+        ('"requested_rewrite": {"target_new": {"str": "b", "str": "c"}}', "requested_rewrite.target_new.str"),
+    ],
+)
+def test_a_name_that_stands_twice_in_an_object(tmp_path: Path, more: str, place: str) -> None:
+    """The last one would count, and nobody be told."""
+    row = f"{json.dumps(GOOD)[:-1]}, {more}}}"
+    said = f"field {place}: stands there twice; keep one"
+    path = write(tmp_path, "edits.jsonl", f"{lines(GOOD)}{row}\n")
+    assert refusal(path) == f"{path}, line 2, {said}"
+    assert len(read_edits(path, keep_going=True).edits) == 1
+    path = write(tmp_path, "edits.json", f"[{json.dumps(GOOD)}, {row}]")
+    assert refusal(path) == f"{path}, record 2, {said}"
+    path = write(tmp_path, "edits.json", row)
+    assert refusal(path) == f"{path}, record 1, {said}"
+
+
 def test_the_line_of_a_table_row_after_a_cell_of_two_lines(tmp_path: Path) -> None:
     path = write(tmp_path, "edits.csv", HEADER + 'Ann,"{} lives\nin",Oslo,Rome\n\nBob,lives in,Oslo,Rome\n')
     assert refusal(path).startswith(f"{path}, line 5, field prompt: ")

@@ -18,6 +18,7 @@ from kg_edit.errors import CovarianceError, KgEditError, OutputError, PatchError
 from kg_edit.language_model import weight_matrix
 from kg_edit.methods.rank_one_method import RankOneMethod
 from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.one_process import alone_in
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
@@ -93,8 +94,29 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OutputError, match="No space left on device") as caught:
         run(tmp_path)
     assert "the edits before it are kept" in caught.value.__notes__[-1]
-    assert {file.name for file in tmp_path.iterdir()} == {"run.json", PARTIAL}
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json", PARTIAL}
     assert len(Patch.load(tmp_path / PARTIAL).provenance["edits"]) == 1
+
+
+def test_two_processes_do_not_work_on_one_folder(tmp_path: Path) -> None:
+    """Also with other settings, which must not take the place of those of the run that is at work."""
+    (tmp_path / "run.json").write_text("the other's")
+    for settings in ({}, {"steps": 2}):
+        with alone_in(tmp_path), pytest.raises(OutputError, match=r"another process works on .*; wait for it"):
+            run(tmp_path, **settings)
+    assert (tmp_path / "run.json").read_text() == "the other's"
+    assert run(tmp_path) == run(tmp_path)
+
+
+def test_the_folder_is_locked_until_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused_here(*_: object) -> str:
+        with pytest.raises(OutputError, match="another process works on"), alone_in(tmp_path / "new"):
+            pass
+        return "the report"
+
+    monkeypatch.setattr(edit_run, "markdown", refused_here)
+    run(tmp_path / "new")
+    assert (tmp_path / "new" / REPORT).read_text() == "the report"
 
 
 def test_a_damaged_partial_patch_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

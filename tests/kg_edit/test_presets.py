@@ -114,6 +114,8 @@ def test_a_wrong_name_is_told_from_a_method_without_the_preset() -> None:
         RomeConfig.preset("gpt-2-xl", method="rome")
     with pytest.raises(UnknownNameError, match=r"unknown preset 'qwen2\.5-7b'.*gpt2-xl:mquake"):
         find_method("glame").config_class.preset("qwen2.5-7b")
+    with pytest.raises(UnknownNameError, match=r"'llama-3-8b' for memit, known for alphaedit.*, rome; memit has: d"):
+        find_method("memit").config_class.preset("llama-3-8b", method="memit")
     assert "qwen2.5-7b" in preset_names(["rome"])
     assert "qwen2.5-7b" not in preset_names(["glame"])
 

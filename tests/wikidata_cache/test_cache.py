@@ -153,7 +153,7 @@ def test_max_edges_keeps_the_nearest_and_what_is_left_hangs_together(cache: Wiki
 def test_unknown_and_ambiguous_targets(toy: WikidataCache) -> None:
     with pytest.raises(EntityNotInGraphError, match=r"Q777 \(Nowhere\).*toy\.tsv"):
         toy.subgraph(Edit("s", "Nowhere", target_new_id="Q777"))
-    with pytest.raises(UnknownLabelError, match=r"'Nowhere'.*target_new_id"):
+    with pytest.raises(UnknownLabelError, match=r"'Nowhere'.*target_new_id.*--graph URL"):
         toy.subgraph(Edit("s", "Nowhere"))
     with pytest.raises(AmbiguousLabelError, match=r'Q10.*Q11.*target_new_id: "Q10"') as caught:
         toy.subgraph(Edit("s", "Twin"))

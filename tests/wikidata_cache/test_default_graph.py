@@ -121,7 +121,8 @@ def test_an_id_that_neither_knows(small: str, tmp_path: Path) -> None:
     with pytest.raises(WikidataCacheError, match=r"small\.sqlite.*extract\.nt\.gz.*-g URL.*-g wd/.*`fetch`"):
         run("show", "Q999999999", "--cache", small)
     (tmp_path / "e.jsonl").write_text('{"subject": "A", "target_new": "B", "target_new_id": "Q999999999"}')
-    with pytest.raises(EntityNotInGraphError, match=r"small\.sqlite.*extract\.nt\.gz.*-g URL.*-g wd/.*`fetch`"):
+    ways_out = r"--graph URL.*--graph wd/.*`wikidata-cache fetch`"
+    with pytest.raises(EntityNotInGraphError, match=rf"small\.sqlite.*extract\.nt\.gz.*{ways_out}"):
         run("show", str(tmp_path / "e.jsonl"), "--cache", small)
 
 

@@ -45,8 +45,9 @@ def test_fifty_edits_without_ten_is_a_solve_of_forty(name: str, tmp_path: Path) 
     ledger.remove(gone, model=model)
     fresh = method(name, model).edit([edit for edit in edits if edit.id not in gone])
     assert_near(ledger.patch, fresh)
+    assert {place.id for place in ledger.remade} == {edit.id for edit in edits} - {*gone}
     ledger.undo()
-    assert same(ledger.patch, whole)
+    assert same(ledger.patch, whole) and ledger.remade == {}
 
 
 def test_a_later_batch_is_made_anew(tmp_path: Path) -> None:

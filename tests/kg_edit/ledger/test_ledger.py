@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kg_edit.errors import (
     UnknownNameError,
 )
 from kg_edit.ledger import Ledger, store
+from kg_edit.ledger.additions import Addition
 from kg_edit.ledger.opened import copy_steps
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -104,8 +106,9 @@ def test_names_of_edits(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown edit '1/e7'.*known: 1/e0"):
         ledger.remove(["1/e7"])
     ledger.remove(["2/e0", "2/e1"])
-    with pytest.raises(UnknownNameError):
-        ledger.remove(["2/e0"])
+    for name in ("2/e0", "2/*"):
+        with pytest.raises(PatchError, match=rf"'{re.escape(name)}' is removed already"):
+            ledger.remove(["e1", name])
     assert same(ledger.patch, ONE)
 
 
@@ -141,6 +144,52 @@ def test_a_line_that_is_cut_within_a_letter_did_not_happen(tmp_path: Path) -> No
     log.write_bytes(whole[: whole.index("Ž".encode()) + 1] + b"\n")
     with pytest.raises(PatchError, match="line 2: no event of a ledger"):
         _ = Ledger.open(tmp_path / "ledger").events
+
+
+def test_a_kill_while_the_first_patch_is_added_leaves_a_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.Store, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Ledger.open(tmp_path / "ledger").add(ONE)
+    ledger = Ledger.open(tmp_path / "ledger", create=False)
+    assert ledger.patch.is_empty
+    assert ledger.add(TWO) == 1 and same(ledger.patch, TWO)
+
+
+def test_stored_patches_without_their_log_are_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "ledger"
+    ledger = Ledger.open(folder)
+    ledger.add(ONE)
+    ledger.add(TWO)
+    log = (folder / "ledger.jsonl").read_bytes()
+    (folder / "ledger.jsonl").unlink()
+    before = content(folder / "patches")
+    message = r"holds 2 stored patches.*is gone; restore it from a copy, or .*kg-edit patch add NEW"
+    for create in (True, False):
+        with pytest.raises(PatchError, match=message):
+            Ledger.open(folder, create=create)
+    with pytest.raises(PatchError, match=message):
+        ledger.add(THREE)  # of a process that had it open
+    assert content(folder / "patches") == before
+    (folder / "ledger.jsonl").write_bytes(log)
+    assert same(Ledger.open(folder).patch, ONE + TWO)
+
+
+def test_files_that_no_line_names_are_not_overwritten(tmp_path: Path) -> None:
+    """As when the log is an older copy than the files beside it."""
+    folder = tmp_path / "ledger"
+    ledger = Ledger.open(folder)
+    ledger.add(ONE)
+    log = (folder / "ledger.jsonl").read_bytes()
+    ledger.add(TWO)
+    (folder / "ledger.jsonl").write_bytes(log)
+    (folder / "patches" / "mine.safetensors").write_bytes(b"")
+    before = content(folder / "patches")
+    assert before and Ledger.open(folder).add(THREE) == 2
+    assert content(folder / "patches") == {**before, "0003.safetensors": ledger.file(ledger.steps[1]).read_bytes()}
 
 
 def test_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +243,25 @@ def test_a_log_that_was_changed_is_not_used(text: str, tmp_path: Path) -> None:
         _ = Ledger.open(tmp_path / "ledger").events
 
 
+def test_a_removal_from_a_step_that_is_not_there(tmp_path: Path) -> None:
+    log, ledger = tmp_path / "ledger" / "ledger.jsonl", Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    ledger.remove(["1/*"])
+    log.write_text(log.read_text().replace('"files":{"1"', '"files":{"7"'))
+    for read in (lambda: ledger.patch, lambda: ledger.edits, lambda: ledger.add(TWO), ledger.conflicts):
+        with pytest.raises(PatchError, match="event 2 took edits out of step 7, which did not stand then; restore"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["abc.safetensors", "../0001.safetensors", "0001.st"])
+def test_a_stored_name_that_no_ledger_gives(name: str, tmp_path: Path) -> None:
+    log, ledger = tmp_path / "ledger" / "ledger.jsonl", Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    log.write_text(log.read_text().replace("0001.safetensors", name))
+    with pytest.raises(PatchError, match="line 1: no event of a ledger; restore"):
+        ledger.add(TWO)
+
+
 def test_patches_that_do_not_belong_here(tmp_path: Path) -> None:
     file = ONE.save(tmp_path / "one.safetensors")
     ledger = Ledger.open(tmp_path / "ledger")
@@ -226,6 +294,32 @@ def test_places_that_are_no_ledger(tmp_path: Path) -> None:
         Ledger.open(tmp_path / "full")
     with pytest.raises(PatchError, match=r"no ledger at .*kg-edit patch add"):
         Ledger.open(tmp_path / "nowhere", create=False)
+
+
+def test_of_several_files_all_are_added_or_none(tmp_path: Path) -> None:
+    one, two, three = (
+        patch.save(tmp_path / f"{name}.safetensors") for name, patch in (("one", ONE), ("two", TWO), ("three", THREE))
+    )
+    other = made_up(edits_of(1, start=9), model="another").save(tmp_path / "other.safetensors")
+    scaled = (-THREE).save(tmp_path / "scaled.safetensors")
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(one)
+    before = content(tmp_path / "ledger")
+    for bad, message in (
+        (tmp_path / "nowhere", "no such file"),
+        (other, "different models"),
+        (scaled, "-1 times"),
+        (one, "is here already, as step 1"),
+        (two, "two.safetensors is given twice; name it once"),
+        (TWO.save(tmp_path / "copy.safetensors"), "is the same patch as"),
+    ):
+        with pytest.raises(PatchError, match=message) as error:
+            ledger.add_all([Addition(path=path) for path in (two, bad)])
+        assert str(bad) in "\n".join([str(error.value), *getattr(error.value, "__notes__", ())])
+        assert content(tmp_path / "ledger") == before
+    assert ledger.add_all([Addition(path=two), Addition(path=three, after=(0,))]) == (2, 3)
+    assert [step.after for step in ledger.steps] == [(), (), (2,)]
+    assert same(ledger.patch, ONE + TWO + THREE)
 
 
 def test_a_ledger_is_added_to_another_with_what_hangs_together(tmp_path: Path) -> None:

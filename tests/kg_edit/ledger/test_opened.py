@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kg_edit.edit_run import PATCH
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.language_model import weight_matrix
 from kg_edit.ledger import Ledger
@@ -43,6 +44,15 @@ def test_a_patch_that_does_not_say_what_it_is_for_is_not(tmp_path: Path) -> None
         file = WeightPatch(factors=ONE.factors, provenance={"edits": said}).save(tmp_path / "bare.safetensors")
         with pytest.raises(PatchError, match="anew"):
             standing_at(file)
+
+
+def test_the_folder_of_an_edit_stands_for_its_patch(tmp_path: Path) -> None:
+    """But a ledger with a patch beside its log is a ledger."""
+    ONE.save(tmp_path / "out" / PATCH)
+    assert [entry.name for entry in standing_at(tmp_path / "out")[1]] == ["e0", "e1"]
+    Ledger.open(tmp_path / "ledger").add(made_up(edits_of(1, start=4)))
+    ONE.save(tmp_path / "ledger" / PATCH)
+    assert [entry.name for entry in standing_at(tmp_path / "ledger")[1]] == ["e4"]
 
 
 def test_a_name_that_no_file_can_have() -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from kg_edit.app.ledger_view import view_of
 from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchError
 from kg_edit.language_model import LanguageModel
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.remaking import Workbench
+from kg_edit.ledger.tables import entry_lines
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, method, same
@@ -74,6 +76,36 @@ def test_what_was_computed_later_is_made_anew_and_the_rest_is_not(tmp_path: Path
     assert same(ledger.patch, expected)
     ledger.remove(["1/*"], model=model)
     assert same(ledger.patch, method("rome", model).edit(edits[2:4]) + alone)
+
+
+def test_what_is_told_of_an_edit_is_of_what_stands(tmp_path: Path) -> None:
+    model, edits = tiny("llama"), edits_of(6)
+    ledger = Ledger.open(tmp_path / "ledger")
+    for start in (0, 3):
+        ledger.make(method("rome", model), edits[start : start + 3], force=True)
+    old = {entry.name: entry.record for entry in ledger.edits}
+    assert ledger.remade == {}
+    ledger.remove(["e1"], model=model)
+    ledger.remove(["e5"])
+    now = {entry.name: entry for entry in ledger.edits}
+    here = {record["edit"]["id"]: record for record in ledger.patch.edits}
+    assert here.keys() == {"e0", "e2", "e3", "e4"} and all(now[name].record == here[name] for name in here)
+    assert all(now[name].record == old[name] for name in ("e0", "e1", "e5")), "untouched, or as it was added"
+    assert now["e2"].record["norms"] != old["e2"]["norms"]
+    assert {place.id: event.number for place, event in ledger.remade.items()} == {"e2": 3, "e3": 3, "e4": 3}
+    said = dict(entry_lines(ledger, now["e2"]))
+    assert said["made anew"].startswith("by event 3, ")
+    assert said["norm of the update"] == f"{here['e2']['norms']['update']:.4g}"
+    assert "made anew" not in dict(entry_lines(ledger, now["e0"]))
+    view = {edit.name: edit for edit in view_of(ledger).edits}
+    assert view["e2"].norm == here["e2"]["norms"]["update"]
+    assert view["e2"].time.endswith(", made anew by event 3") and view["e0"].time == ledger.events[0].time
+    ledger.remove(["1/*"], model=model)
+    (entry,) = (entry for entry in ledger.edits if entry.name == "e3")
+    assert dict(entry_lines(ledger, entry))["computed"] == "on the unedited model"
+    for _ in range(3):
+        ledger.undo()
+    assert ledger.remade == {} and {entry.name: entry.record for entry in ledger.edits} == old
 
 
 def test_on_the_ledger_is_in_turn(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,27 @@ def test_presets_and_settings_are_checked() -> None:
         config.preset("default", {"step": 3})
     with pytest.raises(ConfigError, match="steps"):
         config.preset("default", {"steps": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "place"),
+    [
+        ("glame", {"steps": True}, "steps"),
+        ("glame", {"stop_below": False}, "stop_below"),
+        ("glame", {"covariance": {"tokens": True}}, "covariance.tokens"),
+        ("glame", {"context_lengths": [[5, True]]}, "context_lengths[0][1]"),
+        ("memit", {"layers": [0, True]}, "layers[1]"),
+    ],
+)
+def test_a_truth_value_is_no_number(name: str, settings: dict[str, object], place: str) -> None:
+    config = find_method(name).config_class
+    with pytest.raises(ConfigError, match=re.escape(f"setting {place}: found ") + "(true|false); expected a number"):
+        config.preset("default", settings)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_setting_that_is_true_or_false_takes_a_truth_value(value: bool) -> None:
+    assert find_method("glame").config_class.preset("default", {"gate": value}).model_dump()["gate"] is value
 
 
 def test_names() -> None:
