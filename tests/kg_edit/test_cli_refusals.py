@@ -189,7 +189,9 @@ def test_a_bad_patch(patch: str, message: str, kg_edit: Run, place: Path, tiny_f
     save_file(tensors, place / "stranger.safetensors")
     said = json.dumps({"format": "kg-edit-patch/1", "provenance": {}})
     save_file(tensors, place / "half.safetensors", {"kg_edit": said})
-    WeightPatch(factors={}, provenance={"model": {"name": "gpt2", "fingerprint": "2-f"}}).save(place / "gpt2.safetensors")
+    WeightPatch(factors={}, provenance={"model": {"name": "gpt2", "fingerprint": "2-f"}}).save(
+        place / "gpt2.safetensors"
+    )
     before = content(place)
     result = generate(kg_edit, tiny_folder, "--patch", patch)
     assert (result.code, result.out) == (2, "")
