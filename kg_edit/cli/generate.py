@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.options import Device, Dtype, ModelName
-from kg_edit.cli.patch_steps import patch_in
 from kg_edit.cli.steps import load, plain, stdout
 from kg_edit.errors import ConfigError
 
@@ -33,10 +32,11 @@ def generate(
     from operator import add
 
     from kg_edit.evaluate.generation import continuations
+    from kg_edit.ledger.opened import patch_file
     from kg_edit.patch import Patch
     from kg_edit.patches.weight_patch import WeightPatch
 
-    whole: Patch = reduce(add, [Patch.load(patch_in(path)) for path in patch or ()], WeightPatch(factors={}))
+    whole: Patch = reduce(add, [Patch.load(patch_file(path) or path) for path in patch or ()], WeightPatch(factors={}))
     language_model = load(model, dtype, device)
     with whole.applied(language_model) as edited:
         texts = continuations(edited, prompts, limits=[tokens] * len(prompts))

@@ -23,7 +23,6 @@ from kg_edit.cli.options import (
     Templates,
 )
 from kg_edit.cli.patch_steps import (
-    patch_in,
     picture,
     say_added,
     say_removed,
@@ -108,7 +107,7 @@ def add(
     from kg_edit.ledger import Ledger
     from kg_edit.ledger.opened import additions
 
-    opened, found = Ledger.open(ledger), additions(map(patch_in, patches))
+    opened, found = Ledger.open(ledger), additions(patches)
     language_model = load(model, dtype, device) if model else None
     for number in opened.add_all(found, force=force, model=language_model):
         say_added(opened, number)

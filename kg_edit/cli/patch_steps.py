@@ -34,20 +34,6 @@ def parse_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if kind == "rewrite" or kind in names or "all" in names)
 
 
-def patch_in(path: Path) -> Path:
-    """The patch file in a folder of `kg-edit edit`; else the path itself.
-
-    Raises:
-        PatchError: the path can't be read.
-    """
-    from kg_edit.edit_run import PATCH
-
-    try:
-        return path / PATCH if (path / PATCH).is_file() else path
-    except OSError as error:
-        raise PatchError(f"can't read {path}: {error.strerror}; check the path") from error
-
-
 def model_for(patch: Patch, name: str | None) -> str:
     """The model to load: the one that was named, else the one that the patch says it is for.
 

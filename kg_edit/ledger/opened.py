@@ -1,4 +1,4 @@
-"""What a user names: a ledger's folder, or a patch file or the folder it is in; and one ledger put into another."""
+"""What a user names: a ledger's folder, a patch file, or the folder that it is in; and what of it a ledger takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from kg_edit.edit_run import PATCH
 from kg_edit.errors import OutputError
-from kg_edit.language_model import LanguageModel
 from kg_edit.ledger.additions import Addition
 from kg_edit.ledger.entries import Entry, entries_of
 from kg_edit.ledger.ledger import Ledger
@@ -22,24 +21,11 @@ def standing_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
         PatchError: neither is there, or the patch does not say what its edits are.
         OutputError: something else is there, or the path can't be read.
     """
-    if file := _patch_file(Path(path)):
+    if file := patch_file(Path(path)):
         patch = Patch.load(file)
         return patch, entries_of(patch)
     ledger = Ledger.open(path, create=False)
     return ledger.patch, tuple(entry for entry in ledger.edits if entry.state == "standing")
-
-
-def copy_steps(
-    source: Ledger, target: Ledger, *, force: bool = False, model: LanguageModel | None = None
-) -> tuple[int, ...]:
-    """Add what stands in a ledger to another, each step after those it was computed after; the new steps' numbers.
-
-    With ``model`` the changes are also measured against its weights.
-
-    Raises:
-        KgEditError: as `Ledger.add`; then none is added.
-    """
-    return target.add_all(_steps_of(source), force=force, model=model)
 
 
 def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
@@ -51,10 +37,11 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
     """
     found: list[Addition] = []
     for path in paths:
-        if path.is_dir():
+        file = patch_file(path)
+        if file is None and path.is_dir():
             found += _steps_of(Ledger.open(path, create=False), first=len(found))
         else:
-            found.append(Addition(path=path))
+            found.append(Addition(path=file or path))
     return tuple(found)
 
 
@@ -68,8 +55,12 @@ def _steps_of(ledger: Ledger, *, first: int = 0) -> tuple[Addition, ...]:
     )
 
 
-def _patch_file(path: Path) -> Path | None:
-    """The single patch that a path stands for; None for a ledger, also one with a patch beside its log."""
+def patch_file(path: Path) -> Path | None:
+    """The single patch that a path stands for; None for a ledger, also one with a patch beside its log.
+
+    Raises:
+        OutputError: the path can't be read.
+    """
     if _is_file(path):
         return path
     return path / PATCH if _is_file(path / PATCH) and not _is_file(path / LOG) else None

@@ -21,7 +21,7 @@ from kg_edit.errors import (
 )
 from kg_edit.ledger import Ledger, store
 from kg_edit.ledger.additions import Addition
-from kg_edit.ledger.opened import copy_steps
+from kg_edit.ledger.opened import additions
 from kg_edit.patch import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.command_line import content
@@ -327,7 +327,7 @@ def test_a_ledger_is_added_to_another_with_what_hangs_together(tmp_path: Path) -
     first.add(ONE)
     second.add(TWO)
     second.add(THREE, after=[1])
-    assert copy_steps(second, first) == (2, 3)
+    assert first.add_all(additions([second.folder])) == (2, 3)
     assert same(first.patch, ONE + TWO + THREE)
     assert [step.after for step in first.steps] == [(), (), (2,)]
     assert isinstance(Patch.load(first.file(first.steps[1])), WeightPatch)

@@ -12,7 +12,7 @@ from kg_edit.errors import OutputError, PatchError
 from kg_edit.language_model import weight_matrix
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.guards import SHARE
-from kg_edit.ledger.opened import copy_steps, standing_at
+from kg_edit.ledger.opened import additions, standing_at
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
@@ -70,6 +70,6 @@ def test_a_ledger_is_added_with_the_models_guards(tmp_path: Path) -> None:
     source, target = Ledger.open(tmp_path / "source"), Ledger.open(tmp_path / "target")
     source.add(WeightPatch(factors={name: Factors(left=left, right=right)}, provenance=said))
     with pytest.raises(PatchError, match="as large as the weight itself"):
-        copy_steps(source, target, model=model)
+        target.add_all(additions([source.folder]), model=model)
     assert target.events == ()
-    assert copy_steps(source, target, model=model, force=True) == (1,)
+    assert target.add_all(additions([source.folder]), model=model, force=True) == (1,)
