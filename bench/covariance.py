@@ -21,12 +21,12 @@ import torch
 from tools.machine import matmul_peak, watched_memory
 from torch import Tensor
 
-from kg_edit.corpora import TextCorpus
-from kg_edit.covariances.files import Identity, read_moment
-from kg_edit.covariances.run import finish, run, start
-from kg_edit.hooks import StopForwardError, stopping, watched
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import left_pad
+from kg_edit.covariance.corpora import TextCorpus
+from kg_edit.covariance.files import Identity, read_moment
+from kg_edit.covariance.measure import finish, run, start
+from kg_edit.models.hooks import StopForwardError, stopping, watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import left_pad
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "wikitext2" / "valid.txt"

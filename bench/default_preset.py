@@ -15,15 +15,15 @@ from statistics import fmean
 import torch
 from tools.model_edits import request, some_edits
 
-from kg_edit.descent import descend
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
-from kg_edit.forward.plain_forward import PlainForward
-from kg_edit.language_model import LanguageModel
-from kg_edit.methods.rome import FreeChange, Rome, RomeConfig
-from kg_edit.objective import Objective
-from kg_edit.patch import Patch
+from kg_edit.methods.rank_one.rome import FreeChange, Rome, RomeConfig
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.value.objective import Objective
+from kg_edit.value.optimise import descend
+from kg_edit.value.plain_forward import PlainForward
 
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob")
 BATCH = 32

@@ -18,15 +18,15 @@ from matplotlib.figure import Figure
 from tools.model_edits import request, some_edits
 from torch.profiler import ProfilerActivity, profile
 
-from kg_edit.contexts import sample_contexts
-from kg_edit.descent import descend
-from kg_edit.forward.plain_forward import PlainForward
-from kg_edit.forward.prefix import SharedContexts
 from kg_edit.forward.row_groups import ForwardFactory
-from kg_edit.forward.tail_forward import TailForward
-from kg_edit.language_model import LanguageModel
-from kg_edit.methods.rome import FreeChange, RomeConfig
-from kg_edit.objective import Objective, Request
+from kg_edit.methods.rank_one.rome import FreeChange, RomeConfig
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.models.sampling import sample_contexts
+from kg_edit.value.objective import Objective, Request
+from kg_edit.value.optimise import descend
+from kg_edit.value.plain_forward import PlainForward
+from kg_edit.value.tail_forward import TailForward
 
 LAYER, BATCH = 6, 8
 SETTINGS = RomeConfig.preset("paper", {"stop_below": 0.0})

@@ -26,7 +26,7 @@ from wikidata_cache import WikidataCache
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.sources.answer import Answer, Row
+from wikidata_cache.sources.facts import Answer, Row
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Provenance
 from wikidata_cache.sources.templates import Template

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kg_edit.contexts import document_start
-from kg_edit.hooks import StopForwardError, stopping, watched
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import left_pad
+from kg_edit.models.hooks import StopForwardError, stopping, watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import left_pad
+from kg_edit.models.sampling import document_start
 
 Pooling = Literal["last", "mean", "both"]
 _ROWS = 256

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from transformers import GenerationConfig
 
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from kg_edit.before_after import Reading, Row
-from kg_edit.patch import Patch
+from kg_edit.jobs.before_after import Reading, Row
+from kg_edit.patches.base import Patch
 
 _TITLES = {"rewrite": "rewrite", "paraphrase": "paraphrase", "follows": "what follows", "neighbour": "neighbour"}
 _HEADER = ("", "prompt", "should say", "before", "after", "nats/token")

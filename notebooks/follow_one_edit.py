@@ -27,13 +27,13 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # text bars do
 from IPython.display import SVG, Markdown, display
 from transformers.utils import logging as transformers_logging
 
-from kg_edit.before_after import before_and_after
-from kg_edit.edits import Edit, Question
-from kg_edit.language_model import LanguageModel
+from kg_edit.edits.edit import Edit, Question
+from kg_edit.jobs.before_after import before_and_after
 from kg_edit.methods.glame import Glame, GlameConfig
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.report import markdown
 from wikidata_cache import WikidataCache, packaged_extract
-from wikidata_cache.view.draw import draw
+from wikidata_cache.view.static import draw
 
 transformers_logging.disable_progress_bar()
 folder = Path(mkdtemp())

@@ -11,16 +11,16 @@ import argparse
 import logging
 from pathlib import Path
 
-from kg_edit.cli.steps import friendly
+from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import as_record
 from kg_edit.evaluate import compare, evaluate
 from kg_edit.evaluate.compare_report import write_comparison
 from kg_edit.graphs.wrong_graph import WrongGraph
-from kg_edit.language_model import LanguageModel
 from kg_edit.methods import EditingMethod
-from kg_edit.methods.glame_plus import GlamePlus, GlamePlusConfig
-from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
+from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.models.language_model import LanguageModel
 from wikidata_cache import WikidataCache
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from kg_edit.datasets import find_dataset
 from kg_edit.evaluate import Summary, evaluate
-from kg_edit.files import write_text
-from kg_edit.language_model import LanguageModel
 from kg_edit.methods import find_method
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.atomic import write_text
 from wikidata_cache import WikidataCache
 
 ROOT = Path(__file__).resolve().parents[1]

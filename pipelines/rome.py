@@ -9,11 +9,11 @@ import argparse
 import logging
 from pathlib import Path
 
-from kg_edit.cli.steps import friendly
-from kg_edit.edit_io.edit_files import read_edits
-from kg_edit.edit_run import run_edits
-from kg_edit.language_model import LanguageModel
-from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.cli.console import friendly
+from kg_edit.edits.files import read_edits
+from kg_edit.jobs.edit_run import run_edits
+from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.models.language_model import LanguageModel
 
 log = logging.getLogger("rome")
 

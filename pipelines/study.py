@@ -18,13 +18,13 @@ from typing import Any
 
 from results import ROOT, SHARED, cell
 
-from kg_edit.cli.steps import friendly
+from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate import Summary, evaluate
-from kg_edit.files import write_text
-from kg_edit.language_model import LanguageModel
 from kg_edit.methods import find_method, method_names
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.atomic import write_text
 from wikidata_cache import WikidataCache
 
 log = logging.getLogger("study")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "kg_edit").rglob("*.py"), *(ROOT / "wikidata_cache").rglob("*.py")])
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "numpy.load", "np.load", "eval", "exec", "print"}
-LIGHT = ("wikidata_cache", "wikidata_cache.cli", "kg_edit", "kg_edit.cli.app", "kg_edit.edit_io.edit_files")
+LIGHT = ("wikidata_cache", "wikidata_cache.cli", "kg_edit", "kg_edit.cli.app", "kg_edit.edits.files")
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -91,7 +91,7 @@ def test_public_functions_document_what_they_raise(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["wikidata_cache", "wikidata_cache.cli", "kg_edit", "kg_edit.cli.app", "kg_edit.edit_io.edit_files"]
+    "package", ["wikidata_cache", "wikidata_cache.cli", "kg_edit", "kg_edit.cli.app", "kg_edit.edits.files"]
 )
 def test_importing_is_light(package: str) -> None:
     """`--help` must not wait for torch; wikidata_cache works without torch and kg_edit."""
@@ -117,7 +117,7 @@ def test_importing_leaves_no_trace() -> None:
         "import logging, sys, os, torch; sys.argv = ['x', '-d', '--help']; "
         "state = lambda: (len(logging.root.handlers), torch.get_rng_state().tolist(), sorted(os.listdir('.'))); "
         "before = state(); "
-        "import kg_edit.methods.glame, kg_edit.methods.rome, kg_edit.cli.app, kg_edit.evaluate.run, wikidata_cache; "
+        "import kg_edit.methods.glame, kg_edit.methods.rank_one.rome, kg_edit.cli.app, kg_edit.evaluate.run, wikidata_cache; "
         "assert before == state()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.edit_io.edit_files import read_edits
+from kg_edit.edits.files import read_edits
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -12,13 +12,13 @@
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
-from wikidata_cache.plan import Direction, Root, Statements
-from wikidata_cache.sources.opening import SourceSpec, open_source
+from wikidata_cache.open_source import SourceSpec, open_source
 from wikidata_cache.sources.source import Source, SparqlSource
 from wikidata_cache.subgraphs.assemble import content_hash
-from wikidata_cache.subgraphs.ends import UNKNOWN_SUBJECT, EditLike
+from wikidata_cache.subgraphs.edit_ends import UNKNOWN_SUBJECT, EditLike
 from wikidata_cache.subgraphs.leakage import Leakage
-from wikidata_cache.subgraphs.sample import Policy
+from wikidata_cache.subgraphs.options import Direction, Root, Statements
+from wikidata_cache.subgraphs.sampling import Policy
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
 __all__ = [

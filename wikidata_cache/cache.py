@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from wikidata_cache import deny
-from wikidata_cache.answers.mode import Mode, offline_forced
+from wikidata_cache import deny_lists as deny
+from wikidata_cache.answers.modes import Mode, offline_forced
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
-from wikidata_cache.plan import Direction, Plan, Root, Statements
-from wikidata_cache.sources.answer import Row
-from wikidata_cache.sources.opening import SourceSpec, open_source
+from wikidata_cache.open_source import SourceSpec, open_source
+from wikidata_cache.sources.facts import Row
 from wikidata_cache.sources.source import Source
 from wikidata_cache.sources.user_queries import check_select, forbid_service
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
-from wikidata_cache.subgraphs.ends import EditLike, check_edit
+from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.leakage import Leakage
-from wikidata_cache.subgraphs.sample import Policy
+from wikidata_cache.subgraphs.options import Direction, Plan, Root, Statements
+from wikidata_cache.subgraphs.sampling import Policy
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
 if TYPE_CHECKING:
-    from wikidata_cache.linking.link import Linker
+    from wikidata_cache.linking.linker import Linker
 
 
 class WikidataCache:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from wikidata_cache.edits import EditRow
 from wikidata_cache.ids import is_entity
-from wikidata_cache.linking.names import normalise
+from wikidata_cache.labels.names import normalise
 
 _FIELDS = ("subject", "relation", "target_true", "target_new")
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 
-from wikidata_cache import deny
+from wikidata_cache import deny_lists as deny
+from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.files import write_atomically
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, Statement, check_ids, is_item
-from wikidata_cache.plan import Plan
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.expand import Expansion, expand
 from wikidata_cache.subgraphs.facts import Facts
+from wikidata_cache.subgraphs.options import Plan
 
 PER_NODE = (80, 20, 4)  # statements kept of each seed, of each of its neighbours, and so on
 

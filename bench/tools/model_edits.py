@@ -6,11 +6,11 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from kg_edit.datasets import find_dataset
-from kg_edit.edit_io.edit_files import read_edits
-from kg_edit.edits import Edit
-from kg_edit.language_model import LanguageModel
-from kg_edit.objective import Request
-from kg_edit.prompts import encode
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.files import read_edits
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode
+from kg_edit.value.objective import Request
 
 RECORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"
 DEMO = Path(__file__).resolve().parents[2] / "kg_edit" / "data" / "demo.jsonl"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kg_edit.edits import Edit, EntityId, Name, Record, Text, checked
+from kg_edit.edits.edit import Edit, EntityId, Name, Record, Text, checked
 
 PROBES = 12  # at most
 

@@ -14,9 +14,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from kg_edit import __version__
 from kg_edit.app.messages import KeepRequest, LedgerView, Problem, State, TryAnswer, TryRequest
 from kg_edit.app.origin import refusal_of
+from kg_edit.app.session import Workshop
 from kg_edit.app.state import state_of
-from kg_edit.app.workshop import Workshop
-from kg_edit.edits import Record, checked
+from kg_edit.edits.edit import Record, checked
 from kg_edit.errors import ConfigError, EditError, KgEditError, UnknownNameError
 from wikidata_cache.errors import WikidataCacheError
 

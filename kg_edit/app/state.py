@@ -7,10 +7,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from kg_edit.app.messages import Probe, State, TryRequest
-from kg_edit.edits import Edit, checked
+from kg_edit.edits.edit import Edit, checked
 
 if TYPE_CHECKING:
-    from kg_edit.app.workshop import Workshop
+    from kg_edit.app.session import Workshop
 
 
 def state_of(workshop: Workshop) -> State:

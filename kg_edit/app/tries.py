@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import networkx as nx
 
 from kg_edit.errors import UnknownNameError
-from kg_edit.patch import Patch
+from kg_edit.patches.base import Patch
 
 if TYPE_CHECKING:
     from kg_edit.ledger.events import Step

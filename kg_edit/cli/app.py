@@ -10,6 +10,9 @@ import typer
 
 from kg_edit import __version__
 from kg_edit.cli import (
+    catalogue as methods,
+)
+from kg_edit.cli import (
     compare,
     covariance,
     data,
@@ -19,7 +22,6 @@ from kg_edit.cli import (
     judge,
     locate,
     mend,
-    methods,
     metrics,
     models,
     patch,
@@ -27,7 +29,7 @@ from kg_edit.cli import (
     serve,
     sweep,
 )
-from kg_edit.cli.steps import friendly
+from kg_edit.cli.console import friendly
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kg_edit.cli.console import plain, stdout
 from kg_edit.cli.evaluation import show
-from kg_edit.cli.steps import plain, stdout
 
 Runs = Annotated[list[Path], typer.Argument(help="folders of runs; the first is what the others are compared with")]
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from kg_edit.cli.console import load, plain, stdout
 from kg_edit.cli.covariance_steps import choose, parse_layers, show
 from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName
-from kg_edit.cli.steps import load, plain, stdout
 
 Folder = Annotated[
     Path | None, typer.Option("--folder", help="where covariances are kept; default: the cache, where edits look")
@@ -45,8 +45,8 @@ def covariance(
     if context.invoked_subcommand is not None:
         return
     parse_layers(layers, None)  # a typing error is told before the model is loaded
-    from kg_edit.corpora import open_corpus
-    from kg_edit.covariances.store import CovarianceConfig, measure_covariances, measure_shard
+    from kg_edit.covariance.corpora import open_corpus
+    from kg_edit.covariance.store import CovarianceConfig, measure_covariances, measure_shard
     from kg_edit.evaluate.shard import Shard
 
     part = Shard.parse(shard) if shard else None
@@ -73,8 +73,8 @@ def merge(
 
     Example: `kg-edit covariance merge shards/*.safetensors`
     """
+    from kg_edit.covariance.store import store_folder
     from kg_edit.covariances.shards import merge_shards
-    from kg_edit.covariances.store import store_folder
 
     show(merge_shards(shards, folder or store_folder()).values(), folder)
 
@@ -85,7 +85,7 @@ def list_stored(folder: Folder = None) -> None:
 
     Example: `kg-edit covariance list`
     """
-    from kg_edit.covariances.store import stored_covariances
+    from kg_edit.covariance.store import stored_covariances
 
     show(stored_covariances(folder), folder)
 
@@ -101,9 +101,9 @@ def push(
 
     Example: `kg-edit covariance push someone/covariances 3f2a 77b0`
     """
+    from kg_edit.covariance.hub import push as copy
+    from kg_edit.covariance.store import store_folder, stored_covariances
     from kg_edit.covariances.places import open_place
-    from kg_edit.covariances.remote import push as copy
-    from kg_edit.covariances.store import store_folder, stored_covariances
 
     place = open_place(target, private=private)
     chosen = choose(stored_covariances(folder), ids or ())
@@ -122,9 +122,9 @@ def pull(
 
     Example: `kg-edit covariance pull someone/covariances --model smollm2-135m`
     """
+    from kg_edit.covariance.hub import pull as copy
+    from kg_edit.covariance.store import store_folder
     from kg_edit.covariances.places import open_place
-    from kg_edit.covariances.remote import pull as copy
-    from kg_edit.covariances.store import store_folder
 
     place = open_place(target)
     found = copy(place, folder or store_folder(), ids=ids or (), model=model)

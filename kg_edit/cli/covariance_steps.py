@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kg_edit.cli.steps import plain, stdout
+from kg_edit.cli.console import plain, stdout
 from kg_edit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kg_edit.covariances.files import Manifest
+    from kg_edit.covariance.files import Manifest
 
 
 def parse_layers(text: str | None, count: int | None) -> list[int]:
@@ -51,7 +51,7 @@ def show(manifests: Iterable[Manifest], folder: Path | None) -> None:
     """A table of covariances, and where their files are."""
     from rich.table import Table
 
-    from kg_edit.covariances.store import store_folder
+    from kg_edit.covariance.store import store_folder
 
     table = Table()
     for header in ("module", "model", "text", "tokens", "id", "direction turned as the tokens doubled"):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_edit.cli.console import open_graph, plain, stdout
 from kg_edit.cli.options import Contact, Graph
-from kg_edit.cli.steps import open_graph, plain, stdout
 
 if TYPE_CHECKING:
     from kg_edit.datasets.findings import Finding

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from kg_edit.cli.console import load, plan, run
 from kg_edit.cli.options import (
     Contact,
     CorpusName,
@@ -22,7 +23,6 @@ from kg_edit.cli.options import (
     Settings,
     Templates,
 )
-from kg_edit.cli.steps import load, plan, run
 
 
 def edit(
@@ -45,8 +45,8 @@ def edit(
 
     Example: `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
     """
-    from kg_edit.edit_io.edit_files import read_edits
-    from kg_edit.edit_io.relation_templates import RelationTemplates
+    from kg_edit.edits.files import read_edits
+    from kg_edit.edits.templates import RelationTemplates
 
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
     file = read_edits(edits, labels=planned.graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
@@ -66,7 +66,7 @@ def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:
     """
     from importlib.resources import as_file, files
 
-    from kg_edit.edit_io.edit_files import read_edits
+    from kg_edit.edits.files import read_edits
     from wikidata_cache import packaged_extract
 
     with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kg_edit.cli.steps import load, plain, plan, stdout
+from kg_edit.cli.console import load, plain, plan, stdout
 from kg_edit.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kg_edit.cli.steps import Plan
+    from kg_edit.cli.console import Plan
     from kg_edit.datasets import Reading
     from kg_edit.datasets.record import BenchmarkRecord
-    from kg_edit.edits import Edit
+    from kg_edit.edits.edit import Edit
     from kg_edit.evaluate import Shard, Summary
-    from kg_edit.language_model import LanguageModel
     from kg_edit.methods import EditingMethod
+    from kg_edit.models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,8 @@ class Evaluation:
             memory=self.memory,
         )
         reading = self.read()
-        from kg_edit.evaluate.catalogue import find_extras
         from kg_edit.evaluate.general import read_text
+        from kg_edit.evaluate.metrics.catalogue import find_extras
 
         find_extras(self.extras or ())
         text = read_text(self.general) if self.general else None
@@ -191,14 +191,14 @@ def run_on_ray(evaluation: Evaluation, out: Path, *, shard: str | None) -> Summa
     """
     if shard is not None:
         raise ConfigError("--ray deals out shards itself; leave --shard out")
-    from kg_edit.evaluate.ray_run import evaluate_on_ray
+    from kg_edit.jobs.ray_run import evaluate_on_ray
 
     return evaluate_on_ray(evaluation, out)
 
 
 def show(summary: Summary, out: Path) -> None:
     """The run's table, and where its files are."""
-    from kg_edit.evaluate.report import rich_table
+    from kg_edit.evaluate.reports import rich_table
 
     stdout().print(rich_table(summary))
     skipped = (summary.provenance.get("data") or {}).get("skipped")

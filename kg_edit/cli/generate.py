@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kg_edit.cli.console import load, plain, stdout
 from kg_edit.cli.options import Device, Dtype, ModelName
-from kg_edit.cli.steps import load, plain, stdout
 from kg_edit.errors import ConfigError
 
 
@@ -31,10 +31,10 @@ def generate(
     from functools import reduce
     from operator import add
 
-    from kg_edit.evaluate.generation import continuations
-    from kg_edit.ledger.opened import patch_file
-    from kg_edit.patch import Patch
+    from kg_edit.ledger.paths import patch_file
+    from kg_edit.patches.base import Patch
     from kg_edit.patches.weight_patch import WeightPatch
+    from kg_edit.scoring.generation import continuations
 
     whole: Patch = reduce(add, [Patch.load(patch_file(path) or path) for path in patch or ()], WeightPatch(factors={}))
     language_model = load(model, dtype, device)

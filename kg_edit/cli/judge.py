@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kg_edit.cli.steps import plain, stdout
+from kg_edit.cli.console import plain, stdout
 
 KEY = "KG_EDIT_JUDGE_KEY"
 _URL = "an OpenAI-compatible address, such as http://localhost:8000/v1"

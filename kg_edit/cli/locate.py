@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_edit.cli.console import load, plain, stdout
 from kg_edit.cli.options import Device, Dtype, ModelName
-from kg_edit.cli.steps import load, plain, stdout
 from kg_edit.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _settings(kind: str, window: int | None, samples: int, answer: str, seed: in
 
 
 def _facts(edits: Path | None, known: Path | None) -> tuple[Fact, ...]:
-    from kg_edit.edit_io.edit_files import read_edits
+    from kg_edit.edits.files import read_edits
     from kg_edit.locate.fact import facts_of, read_known
 
     if (edits is None) == (known is None):

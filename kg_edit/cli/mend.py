@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_edit.cli.console import load, plain, stdout
 from kg_edit.cli.options import Device, Dtype, ModelName, Preset, Settings, parse_settings
-from kg_edit.cli.steps import load, plain, stdout
 
 if TYPE_CHECKING:
-    from kg_edit.edits import Edit
-    from kg_edit.mend.store import Manifest
+    from kg_edit.edits.edit import Edit
+    from kg_edit.methods.mend.store import Manifest
 
 Data = Annotated[Path, typer.Option("--data", help="edits, or a benchmark's file, whose edits are learned from")]
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="which benchmark that is; default: by its rows")]
@@ -52,8 +52,8 @@ def train(
     Example: `kg-edit mend train --data counterfact-edit.json --leave-out dev.json --model smollm2-135m --out mend/`
     """
     from kg_edit.mend.settings import MendTraining
-    from kg_edit.mend.training import train as train_editor
-    from kg_edit.run_folder import check_folder
+    from kg_edit.methods.mend.training import train as train_editor
+    from kg_edit.storage.run_folder import check_folder
 
     wanted = {**parse_settings(settings or []), **({} if steps is None else {"steps": steps})}
     chosen = MendTraining.preset(preset, wanted)

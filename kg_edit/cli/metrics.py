@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kg_edit.cli.steps import plain, stdout
+from kg_edit.cli.console import plain, stdout
 
 
 def metrics(
@@ -16,7 +16,7 @@ def metrics(
 
     Example: `kg-edit metrics`
     """
-    from kg_edit.evaluate.catalogue import CATALOGUE
+    from kg_edit.evaluate.metrics.catalogue import CATALOGUE
     from kg_edit.evaluate.metrics_page import metrics_page
 
     if markdown:

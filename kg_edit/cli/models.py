@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kg_edit.cli.console import load, plain, stdout
 from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument
-from kg_edit.cli.steps import load, plain, stdout
 
 
 def models() -> None:
@@ -11,8 +11,8 @@ def models() -> None:
 
     Example: `kg-edit models`
     """
-    from kg_edit.architectures import known_architectures
-    from kg_edit.model_files import NAMED_MODELS
+    from kg_edit.models.architectures import known_architectures
+    from kg_edit.models.loading import NAMED_MODELS
 
     for name, named in NAMED_MODELS.items():
         stdout().print(f"[bold]{name}[/bold]  {named.about}\n  install: {named.install}")
@@ -24,7 +24,7 @@ def doctor(model: ModelArgument, layer: Layer = None, dtype: Dtype = "auto", dev
 
     Example: `kg-edit doctor smollm2-135m`
     """
-    from kg_edit.doctor import examine
+    from kg_edit.jobs.doctor import examine
 
     for name, value in examine(load(model, dtype, device), layer=layer):
         stdout().print(f"[bold]{name}[/bold]: {plain(value)}", soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli import patch_uses as cli_patch_uses
+from kg_edit.cli.console import load, open_graph, plain, plan, stdout
 from kg_edit.cli.options import (
     Contact,
     Device,
@@ -22,14 +23,7 @@ from kg_edit.cli.options import (
     Settings,
     Templates,
 )
-from kg_edit.cli.patch_steps import (
-    picture,
-    say_added,
-    say_removed,
-    show_entry,
-    show_ledger,
-)
-from kg_edit.cli.steps import load, open_graph, plain, plan, stdout
+from kg_edit.cli.patch_output import picture, say_added, say_removed, show_entry, show_ledger
 
 LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="the ledger's folder")]
 Force = Annotated[
@@ -105,7 +99,7 @@ def add(
     Example: `kg-edit patch add ledger/ monday/patch.safetensors tuesday/patch.safetensors`
     """
     from kg_edit.ledger import Ledger
-    from kg_edit.ledger.opened import additions
+    from kg_edit.ledger.paths import additions
 
     opened, found = Ledger.open(ledger), additions(patches)
     language_model = load(model, dtype, device) if model else None
@@ -134,8 +128,8 @@ def edit(
 
     Example: `kg-edit patch edit ledger/ edits.jsonl --method rome --model smollm2-135m`
     """
-    from kg_edit.edit_io.edit_files import read_edits
-    from kg_edit.edit_io.relation_templates import RelationTemplates
+    from kg_edit.edits.files import read_edits
+    from kg_edit.edits.templates import RelationTemplates
     from kg_edit.ledger import Ledger
 
     opened = Ledger.open(ledger)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from kg_edit.cli.console import load, plain, stdout
 from kg_edit.cli.options import Device, Dtype
-from kg_edit.cli.patch_steps import TARGETS, check_export, failed, model_for, parse_kinds
-from kg_edit.cli.steps import load, plain, stdout
+from kg_edit.cli.patch_output import TARGETS, check_export, failed, model_for, parse_kinds
 
 Standing = Annotated[
     Path, typer.Argument(metavar="LEDGER", help="the ledger's folder, one patch file, or a folder of kg-edit edit")
@@ -41,7 +41,7 @@ def check(
     Example: `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
     """
     from kg_edit.ledger.check import check as check_entries
-    from kg_edit.ledger.opened import standing_at
+    from kg_edit.ledger.paths import standing_at
 
     kinds = parse_kinds(strict or ())
     patch, entries = standing_at(ledger)
@@ -72,7 +72,7 @@ def merge(
     Example: `kg-edit patch merge ledger/ --model smollm2-135m --out merged/`
     """
     from kg_edit.export.merged_model import check_mergeable, write_merged
-    from kg_edit.ledger.opened import standing_at
+    from kg_edit.ledger.paths import standing_at
 
     patch, entries = standing_at(ledger)
     check_mergeable(patch, out, shard=shard)
@@ -91,7 +91,7 @@ def export(
     Example: `kg-edit patch export ledger/ --to peft adapter/`
     """
     from kg_edit.errors import unknown_name
-    from kg_edit.ledger.opened import standing_at
+    from kg_edit.ledger.paths import standing_at
 
     if to not in TARGETS:
         raise unknown_name("format", to, TARGETS)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_edit.cli.console import doing, plain, stdout
 from kg_edit.cli.options import CorpusName, Device, Dtype, Memory, MethodName, ModelName, Preset, Settings
-from kg_edit.cli.steps import doing, plain, stdout
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +39,7 @@ def plan(
 
     Example: `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """
-    from kg_edit.cli.steps import plan as planned
+    from kg_edit.cli.console import plan as planned
     from kg_edit.devices import pick_dtype
     from kg_edit.planning.estimate import estimate
     from kg_edit.planning.machine import this_machine

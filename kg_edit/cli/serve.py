@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_edit.cli.console import doing, load, plan
 from kg_edit.cli.options import Contact, CorpusName, Device, Dtype, Graph, MethodName, ModelName, Preset, Settings
-from kg_edit.cli.steps import doing, load, plan
 from kg_edit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def serve(
     """
     _check_installed()
     from kg_edit.app.server import make_app
-    from kg_edit.app.workshop import Workshop
+    from kg_edit.app.session import Workshop
     from kg_edit.ledger import Ledger
 
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kg_edit.prompts import left_pad
+from kg_edit.models.prompts import left_pad
 
 _BATCH_TOKENS = 2048
 _LEAST_TOKENS, _SLACK = 256, 1.05  # a batch of so many tokens ends where more than 5 % would be padding

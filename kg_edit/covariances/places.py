@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from kg_edit.errors import ConfigError, CovarianceError
-from kg_edit.files import replacing
+from kg_edit.storage.atomic import replacing
 
 
 class Place(Protocol):

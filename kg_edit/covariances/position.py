@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kg_edit.covariances.error import Doubling
-from kg_edit.covariances.files import Identity, damaged, read_metadata
+from kg_edit.covariance.error import Doubling
+from kg_edit.covariance.files import Identity, damaged, read_metadata
 
 
 class Position(BaseModel):

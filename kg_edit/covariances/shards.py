@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kg_edit.covariances.files import Manifest
+from kg_edit.covariance.files import Manifest
 from kg_edit.covariances.position import Position, read_position
 from kg_edit.covariances.sums import Sums
 from kg_edit.errors import CovarianceError

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kg_edit.covariance import Covariance, SecondMoment, flat_size, square
-from kg_edit.covariances.error import Doubling, ProbeKeys, doubling
-from kg_edit.covariances.files import Manifest, check_finite, damaged, write_moment, write_tensors
+from kg_edit.covariance.error import Doubling, ProbeKeys, doubling
+from kg_edit.covariance.files import Manifest, check_finite, damaged, write_moment, write_tensors
+from kg_edit.covariance.moment import Covariance, SecondMoment, flat_size, square
 from kg_edit.covariances.position import Position, read_position
 
 

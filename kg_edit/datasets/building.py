@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from kg_edit.datasets.record import BenchmarkRecord, Form, Probe, Query, Remark
-from kg_edit.edits import Edit, Record, checked
+from kg_edit.edits.edit import Edit, Record, checked
 from kg_edit.errors import EditError, Fault
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)

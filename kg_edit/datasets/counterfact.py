@@ -12,9 +12,9 @@ from typing import Any
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template, without_null
 from kg_edit.datasets.reading import Parse, Row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
-from kg_edit.edit_io.relation_templates import RelationTemplates
-from kg_edit.edit_io.triplets import to_edit
-from kg_edit.edits import Name, Record, Text
+from kg_edit.edits.edit import Name, Record, Text
+from kg_edit.edits.rows import to_edit
+from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditError, Fault
 
 _NO_QUESTION = (

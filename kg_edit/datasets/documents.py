@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kg_edit.edit_io.relation_templates import utf8_text
+from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import EditFileError
 
 HUB = "hf:"

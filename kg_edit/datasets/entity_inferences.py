@@ -14,7 +14,7 @@ from pydantic import Field
 from kg_edit.datasets.building import Template, built, built_edit, fields_of, template
 from kg_edit.datasets.reading import Row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
-from kg_edit.edits import Name, Record, Text, Texts
+from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, Fault
 
 _MASK, _END = "<extra_id_0>", "<extra_id_1>"

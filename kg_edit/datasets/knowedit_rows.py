@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from kg_edit.datasets.documents import every_row
-from kg_edit.edits import Name, Record, Text, Texts
+from kg_edit.edits.edit import Name, Record, Text, Texts
 
 # What the two published files call the questions to be forgotten, and those to be kept.
 _SANITATION = {"success": "locality", "K_F": "K_R"}

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from kg_edit.datasets.findings import Finding
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.edits import Edit, is_entity_id, is_property_id
-from kg_edit.evaluate.matching import normalised
+from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.text.matching import normalised
 
 
 class Labels(Protocol):

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from kg_edit.datasets.findings import Finding
 from kg_edit.datasets.record import BenchmarkRecord, Query
-from kg_edit.edits import Edit, is_entity_id, is_property_id
-from kg_edit.evaluate.matching import mentions, normalised
+from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.text.matching import mentions, normalised
 
 _IN_TEXT = re.compile(r"\bQ[1-9][0-9]{3,}\b")  # not the Audi Q5
 _CHANGED = ("multihop", "portability")  # questions whose answers follow from the edits

@@ -12,7 +12,7 @@ from kg_edit.datasets.building import built_edit, fields_of, old_target
 from kg_edit.datasets.mquake_rows import CaseRow, Rewrite, nested
 from kg_edit.datasets.reading import Row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, Remark, Triple
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 
 
 def parse(row: Row, name: str) -> BenchmarkRecord:

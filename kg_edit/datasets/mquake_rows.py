@@ -9,8 +9,8 @@ from pydantic import Field
 
 from kg_edit.datasets.reading import Row
 from kg_edit.datasets.record import Triple
-from kg_edit.edit_io.triplets import Target
-from kg_edit.edits import Name, PropertyId, Record, Text, Texts
+from kg_edit.edits.edit import Name, PropertyId, Record, Text, Texts
+from kg_edit.edits.rows import Target
 from kg_edit.errors import EditError, Fault
 
 Triples = Annotated[tuple[Triple, ...], Field(strict=False)]

@@ -1,4 +1,4 @@
-"""A user's own edits as a data set: rows of `kg_edit.edits.Edit`, in JSON or JSON lines."""
+"""A user's own edits as a data set: rows of `kg_edit.edits.edit.Edit`, in JSON or JSON lines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import partial
 from kg_edit.datasets.building import built, without_null
 from kg_edit.datasets.reading import Parse, Row
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.edit_io.relation_templates import RelationTemplates
-from kg_edit.edit_io.triplets import to_edit
+from kg_edit.edits.rows import to_edit
+from kg_edit.edits.templates import RelationTemplates
 
 
 def parser() -> Parse:

@@ -14,7 +14,7 @@ from kg_edit.datasets.building import Template, built, built_edit, fields_of, pr
 from kg_edit.datasets.documents import every_row
 from kg_edit.datasets.reading import Row
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.edits import Name, Record, Text
+from kg_edit.edits.edit import Name, Record, Text
 from kg_edit.errors import EditError, Fault
 
 # The question of each of the sixteen relations, for rows that name no subject.

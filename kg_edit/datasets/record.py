@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from kg_edit.edits import Edit, Name, Record, Text, Texts
+from kg_edit.edits.edit import Edit, Name, Record, Text, Texts
 
 Triple = Annotated[tuple[str, str, str], Field(strict=False)]
 Form = Literal["question", "sentence"]
@@ -27,7 +27,7 @@ Answers = Annotated[tuple[Answer, ...], Field(strict=False)]
 class Query(Record):
     """A prompt and what may follow it.
 
-    A question is asked in the fixed question forms of `kg_edit.evaluate.questions`; a sentence stands as it is, and
+    A question is asked in the fixed question forms of `kg_edit.scoring.questions`; a sentence stands as it is, and
     the answer goes on with it.
     """
 

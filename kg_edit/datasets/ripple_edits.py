@@ -15,7 +15,7 @@ from kg_edit.datasets.building import built, built_edit, fields_of, old_target, 
 from kg_edit.datasets.reading import Parse, Row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, Remark
 from kg_edit.datasets.ripple_rows import Asked, Fact, RippleRow, Test
-from kg_edit.edits import Edit, is_entity_id
+from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import EditError, Fault, did_you_mean
 
 CRITERIA = {

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field
 
-from kg_edit.edits import Name, Record, Text
+from kg_edit.edits.edit import Name, Record, Text
 
 
 class Named(Record):

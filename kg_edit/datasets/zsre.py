@@ -13,8 +13,8 @@ from pydantic import Field
 from kg_edit.datasets.building import answers, built, built_edit, fields_of, old_target, probe, template
 from kg_edit.datasets.reading import Row
 from kg_edit.datasets.record import BenchmarkRecord, Probe
-from kg_edit.edit_io.triplets import Portability
-from kg_edit.edits import Name, Question, Record, Text
+from kg_edit.edits.edit import Name, Question, Record, Text
+from kg_edit.edits.rows import Portability
 
 Towards = Literal["answers", "alt"]
 _NQ = "nq question: "

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from kg_edit.edit_io.relation_templates import utf8_text
-from kg_edit.edit_io.triplets import FIELDS
+from kg_edit.edits.rows import FIELDS
+from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, did_you_mean
 
 # The number of a row and what it holds: any JSON value, or why it could not be read.

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Self
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
-from kg_edit.edits import Edit, Question
-from kg_edit.evaluate.catalogue import metrics_for
+from kg_edit.edits.edit import Edit, Question
 from kg_edit.evaluate.evidence import Evidence as Evidence
-from kg_edit.evaluate.metric import Metric
+from kg_edit.evaluate.metrics.catalogue import metrics_for
+from kg_edit.evaluate.metrics.metric import Metric
+from kg_edit.evaluate.metrics.sampled_text import sampled_prompts
 from kg_edit.evaluate.pair import Pair
 from kg_edit.evaluate.probe_scores import pair_of
-from kg_edit.evaluate.questions import ANSWER, asked, asked_with_shots, generated_from, scored_after
-from kg_edit.evaluate.text_metrics import sampled_prompts
+from kg_edit.scoring.questions import ANSWER, asked, asked_with_shots, generated_from, scored_after
 
 # What is asked of the probes of a family: a greedy continuation, the first answer's score, its arg-max tokens, or the
 # scores of all answers.

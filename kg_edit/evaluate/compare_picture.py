@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from kg_edit.evaluate.comparison import Comparison, MetricRow
-from kg_edit.evaluate.picture import COLOURS, figure, is_share, save_figure
+from kg_edit.evaluate.plots import COLOURS, figure, is_share, save_figure
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> Path:

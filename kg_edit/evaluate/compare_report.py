@@ -11,7 +11,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.evaluate.compare_picture import draw_comparison
 from kg_edit.evaluate.comparison import Comparison
 from kg_edit.evaluate.differences import RESAMPLES, Difference
-from kg_edit.files import write_json, write_text
+from kg_edit.storage.atomic import write_json, write_text
 
 _ESCAPED = str.maketrans(
     {mark: f"\\{mark}" for mark in "&%$#_{}"} | {"~": "\\textasciitilde{}", "^": "\\^{}", "<": "$<$"}

@@ -10,7 +10,7 @@ from kg_edit.errors import OutputError
 from kg_edit.evaluate.finish import plan_of, sequences_of
 from kg_edit.evaluate.missing import found_in, missing_phases
 from kg_edit.evaluate.records import BASE, EDITED, RunFolder, RunRecord, joined
-from kg_edit.run_folder import Settings, difference, read_settings
+from kg_edit.storage.run_folder import Settings, difference, read_settings
 
 # What has to be the same, and what to do where it is not.
 _SAME = {

@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.evaluate.bootstrap import EDITING_SCORE, SCORED, Estimate, estimates, metric_names
 from kg_edit.evaluate.compared_run import ComparedRun, check_comparable, shared_records
 from kg_edit.evaluate.differences import Difference, Table, holm, paired_difference, score_difference
+from kg_edit.evaluate.statistics import EDITING_SCORE, SCORED, Estimate, estimates, metric_names
 
 UNEDITED = "unedited"
 

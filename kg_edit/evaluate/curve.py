@@ -7,11 +7,11 @@ from statistics import fmean
 
 from pydantic import BaseModel, ConfigDict
 
-from kg_edit.evaluate.bootstrap import Estimate, Row, estimates, metric_names
 from kg_edit.evaluate.missing import phase_of
 from kg_edit.evaluate.plan import Plan
 from kg_edit.evaluate.records import BASE, Point, RunRecord
 from kg_edit.evaluate.retention import accurate_retention, edit_retention, unrelated_retention
+from kg_edit.evaluate.statistics import Estimate, Row, estimates, metric_names
 
 Rows = Mapping[str, Row]
 _EDIT, _NEIGHBOUR = "efficacy.greedy", "neighborhood.prob"

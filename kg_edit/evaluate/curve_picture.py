@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from kg_edit.evaluate.curve import CurvePoint
 from kg_edit.evaluate.general import PERPLEXITY
-from kg_edit.evaluate.picture import COLOURS, figure, is_share, save_figure
+from kg_edit.evaluate.plots import COLOURS, figure, is_share, save_figure
 from kg_edit.evaluate.summary import Summary
 
 _PANELS = {

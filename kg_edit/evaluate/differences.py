@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from kg_edit.evaluate.bootstrap import harmonic_mean
+from kg_edit.evaluate.statistics import harmonic_mean
 
 RESAMPLES = 10_000
 _EXACT = 12  # records up to which all sign flips are tried

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from kg_edit.edits import Edit
-from kg_edit.evaluate.matching import begins_with, mentions
-from kg_edit.evaluate.metric import mean
+from kg_edit.edits.edit import Edit
+from kg_edit.evaluate.metrics.metric import mean
 from kg_edit.evaluate.probe_scores import by_category, first_score, mentioned
-from kg_edit.evaluate.questions import ANSWER, right_answers
+from kg_edit.scoring.questions import ANSWER, right_answers
+from kg_edit.text.matching import begins_with, mentions
 
 if TYPE_CHECKING:
     from kg_edit.evaluate.case import Case

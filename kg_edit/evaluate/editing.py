@@ -10,9 +10,9 @@ import torch
 
 from kg_edit import failures
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.evaluate.memory import memory_failure, release
 from kg_edit.evaluate.method import Method
-from kg_edit.patch import Patch
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.out_of_memory import memory_failure, release
 
 # What counts as a failed record: also numbers beyond all bounds, which a method may not have caught.
 FAILURES = (*failures.FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]

@@ -14,10 +14,10 @@ import transformers
 
 import kg_edit
 from kg_edit.errors import OutputError
-from kg_edit.evaluate.line_files import append_lines, drop_cut_line
 from kg_edit.evaluate.method import Method
 from kg_edit.evaluate.settings import DataSource
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.jsonl import append_lines, drop_cut_line
 
 Environment = dict[str, Any]
 _FILE = "environments.jsonl"

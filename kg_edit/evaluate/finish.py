@@ -15,7 +15,7 @@ from kg_edit.evaluate.records import RunFolder, RunRecord, joined
 from kg_edit.evaluate.schedule import Schedule
 from kg_edit.evaluate.shard import WHOLE, Shard
 from kg_edit.evaluate.summary import CEILINGS, JUST_EDITED, Summary, summarise
-from kg_edit.run_folder import Settings, read_settings
+from kg_edit.storage.run_folder import Settings, read_settings
 
 Thing = TypeVar("Thing")
 SUMMARY, CURVE = "summary.json", "curve.svg"

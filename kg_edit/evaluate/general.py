@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kg_edit.errors import ConfigError
-from kg_edit.evaluate.perplexity import perplexity
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.perplexity import perplexity
 
 PERPLEXITY = "general.perplexity"
 

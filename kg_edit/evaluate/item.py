@@ -8,8 +8,8 @@ from functools import cached_property
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.questions import Form, choices
-from kg_edit.run_folder import digest
+from kg_edit.scoring.questions import Form, choices
+from kg_edit.storage.run_folder import digest
 
 
 @dataclass(frozen=True, kw_only=True)

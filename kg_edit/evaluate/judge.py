@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kg_edit.errors import ConfigError, KgEditError
-from kg_edit.evaluate.matching import normalised
+from kg_edit.text.matching import normalised
 
 PROMPT = (
     "Question: {question}\nRight answers: {answers}\nGiven answer: {text}\n\n"

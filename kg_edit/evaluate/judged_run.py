@@ -11,11 +11,11 @@ from tqdm import tqdm
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.judge import PROMPT, Judge
-from kg_edit.evaluate.line_files import append_lines, drop_cut_line, read_lines
-from kg_edit.evaluate.metric import mean
-from kg_edit.evaluate.questions import right_answers, scored_after
+from kg_edit.evaluate.metrics.metric import mean
 from kg_edit.evaluate.records import RunFolder
-from kg_edit.run_folder import digest
+from kg_edit.scoring.questions import right_answers, scored_after
+from kg_edit.storage.jsonl import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.run_folder import digest
 
 _FILE = "judge.jsonl"
 _ASKED = ("portability", "multihop", "hops", "recall")

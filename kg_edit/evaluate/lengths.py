@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kg_edit.errors import ModelError
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import Prompt
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
 
 _SHOWN = 60  # letters of a prompt in a message
 

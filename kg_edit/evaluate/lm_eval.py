@@ -10,8 +10,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from kg_edit.errors import ConfigError
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 
 
 @contextmanager

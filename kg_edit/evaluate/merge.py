@@ -12,8 +12,8 @@ from kg_edit.evaluate.missing import found_in, missing_phases, missing_points
 from kg_edit.evaluate.records import RunFolder
 from kg_edit.evaluate.shard import Shard
 from kg_edit.evaluate.summary import Summary
-from kg_edit.files import replacing
-from kg_edit.run_folder import Settings, claim, difference, read_settings
+from kg_edit.storage.atomic import replacing
+from kg_edit.storage.run_folder import Settings, claim, difference, read_settings
 
 _WAY_OUT = "give every shard of one run, each once"
 

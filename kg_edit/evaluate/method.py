@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from kg_edit.edits import Edit
-from kg_edit.patch import Patch
+from kg_edit.edits.edit import Edit
+from kg_edit.patches.base import Patch
 
 
 class Method(Protocol):

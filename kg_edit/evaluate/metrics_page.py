@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kg_edit.datasets import DATASETS, Dataset
-from kg_edit.evaluate.catalogue import RECORD_METRICS, RUN_METRICS
-from kg_edit.evaluate.metric import Metric, RunMetric
-from kg_edit.evaluate.metrics import METRICS
-from kg_edit.evaluate.questions import CHOICES, SHOTS
-from kg_edit.evaluate.text_metrics import EXTRAS
+from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS, RUN_METRICS
+from kg_edit.evaluate.metrics.edit import METRICS
+from kg_edit.evaluate.metrics.metric import Metric, RunMetric
+from kg_edit.evaluate.metrics.sampled_text import EXTRAS
+from kg_edit.scoring.questions import CHOICES, SHOTS
 
 _HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; change the code, then write it anew. -->
 # Metrics

@@ -8,8 +8,8 @@ import torch
 
 from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.evaluate.pair import Pair
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import Prompt, left_pad
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, left_pad
 
 _ROWS = 32
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from kg_edit.datasets.record import Probe, Query
-from kg_edit.evaluate.matching import mentions
-from kg_edit.evaluate.metric import mean
+from kg_edit.evaluate.metrics.metric import mean
 from kg_edit.evaluate.pair import Pair, TokenScores
-from kg_edit.evaluate.questions import generated_from, scored_after
+from kg_edit.scoring.questions import generated_from, scored_after
+from kg_edit.text.matching import mentions
 
 if TYPE_CHECKING:
     from kg_edit.evaluate.case import Case

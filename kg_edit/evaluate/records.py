@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from kg_edit.evaluate.line_files import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.jsonl import append_lines, drop_cut_line, read_lines
 
 BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; besides, after:K in a sequence
 

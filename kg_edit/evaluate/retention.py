@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kg_edit.evaluate.metric import mean
+from kg_edit.evaluate.metrics.metric import mean
 
 Scores = Mapping[str, float | None]  # by the id of a record or a prompt
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from kg_edit.evaluate.lengths import check_lengths
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.plain_generation import plain_generation
 
 TOTAL_TOKENS = 100  # of the prompt and what follows it

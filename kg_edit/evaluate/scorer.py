@@ -7,16 +7,16 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from kg_edit.evaluate.case import Case, Evidence
-from kg_edit.evaluate.generation import continuations
 from kg_edit.evaluate.predictions import predictions
-from kg_edit.evaluate.questions import fact, generated_from, recalled_fact
 from kg_edit.evaluate.records import Section
 from kg_edit.evaluate.sampling import samples
-from kg_edit.evaluate.scoring import score_each
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
-from kg_edit.patches.row_patches import wholly_patched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.patches.batched import wholly_patched
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.likelihood import score_each
+from kg_edit.scoring.questions import fact, generated_from, recalled_fact
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
 _REWRITE_TOKENS = 10  # at least; a long target may take more

@@ -12,7 +12,6 @@ from kg_edit.evaluate.editing import FAILURES, make_step, said
 from kg_edit.evaluate.entries import edit_entry, entry_of
 from kg_edit.evaluate.general import general_scores
 from kg_edit.evaluate.item import Item
-from kg_edit.evaluate.memory import in_halves
 from kg_edit.evaluate.method import Method
 from kg_edit.evaluate.missing import Done, Points, missing_phases, missing_points, phase_of
 from kg_edit.evaluate.plan import Plan, Scoring
@@ -20,8 +19,9 @@ from kg_edit.evaluate.records import BASE, EDIT, Entry, Point, RunFolder, Sectio
 from kg_edit.evaluate.scorer import ceiling_cases, score_cases
 from kg_edit.evaluate.together import TOGETHER, Ahead, keep_unedited
 from kg_edit.evaluate.unedited import UneditedScores
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.out_of_memory import in_halves
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,15 +14,15 @@ import kg_edit
 from kg_edit.datasets.documents import HUB
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import EditFileError
-from kg_edit.evaluate.catalogue import RECORD_METRICS
 from kg_edit.evaluate.method import Method
+from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
 from kg_edit.evaluate.plan import CURVE_RECORDS, Plan
-from kg_edit.evaluate.questions import SHOTS
 from kg_edit.evaluate.scorer import ANSWER_TOKENS
 from kg_edit.evaluate.shard import WHOLE, Shard
-from kg_edit.language_model import LanguageModel
-from kg_edit.methods.input_files import input_files
-from kg_edit.run_folder import Settings, digest
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.questions import SHOTS
+from kg_edit.storage.input_hashes import input_files
+from kg_edit.storage.run_folder import Settings, digest
 
 _PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are not comparable
 

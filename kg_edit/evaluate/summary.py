@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kg_edit.errors import OutputError
-from kg_edit.evaluate.bootstrap import Estimate, counts, estimates, metric_names
 from kg_edit.evaluate.curve import CurvePoint
 from kg_edit.evaluate.records import RunRecord
-from kg_edit.files import write_json
+from kg_edit.evaluate.statistics import Estimate, counts, estimates, metric_names
+from kg_edit.storage.atomic import write_json
 
 Estimates = dict[str, Estimate]
 JUST_EDITED = "just_edited"

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.editing import FAILURES, Step, finite, said
 from kg_edit.evaluate.item import Item
-from kg_edit.evaluate.memory import in_halves
 from kg_edit.evaluate.method import EditsEach, Method
 from kg_edit.evaluate.missing import Done
 from kg_edit.evaluate.records import BASE, EDITED, Section
 from kg_edit.evaluate.scorer import ceiling_cases, score_cases
 from kg_edit.evaluate.unedited import UneditedScores
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.out_of_memory import in_halves
 
 TOGETHER = 16  # records: more make a killed run lose more, and gain little
 

@@ -12,13 +12,13 @@ from pydantic_core import to_jsonable_python
 from kg_edit.errors import OutputError
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.general import general_scores
-from kg_edit.evaluate.memory import in_halves
 from kg_edit.evaluate.records import Section
 from kg_edit.evaluate.scorer import score_cases
-from kg_edit.files import write_text
-from kg_edit.language_model import LanguageModel
-from kg_edit.model_files import cache_folder
-from kg_edit.run_folder import Settings, digest
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.loading import cache_folder
+from kg_edit.scoring.out_of_memory import in_halves
+from kg_edit.storage.atomic import write_text
+from kg_edit.storage.run_folder import Settings, digest
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kg_edit.errors import ModelError
-from kg_edit.model_files import resolve_model
+from kg_edit.models.loading import resolve_model
 
 
 def blank_model(name: str) -> nn.Module:

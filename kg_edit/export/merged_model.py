@@ -11,9 +11,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.export.new_folder import check_new, new_folder
-from kg_edit.files import write_json
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.storage.atomic import write_json
 
 ORIGIN, SHARD = "kg_edit.json", "5GB"
 _GENERATION = "generation_config.json"

@@ -12,11 +12,11 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.export.new_folder import new_folder
-from kg_edit.files import write_json
-from kg_edit.patch import Patch
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.tensor_files import write_safetensors
+from kg_edit.storage.atomic import write_json
+from kg_edit.storage.tensors import write_safetensors
 
 CONFIG, WEIGHTS, ORIGIN = "adapter_config.json", "adapter_model.safetensors", "kg_edit.json"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
 
 
 def mask_decides(model: LanguageModel, longest: int) -> bool:

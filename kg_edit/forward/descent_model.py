@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
 
 DescentDtype = Literal["model", "bfloat16"]
 DESCENT_DTYPE = "bfloat16: descend on a copy in bfloat16, twice as fast on processors that have it"

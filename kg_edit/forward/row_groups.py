@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kg_edit.forward.tail_forward import tail
-from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.prompts import Prompt
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import Prompt
+from kg_edit.value.tail_forward import tail
 
 _FEWEST, _MOST = 32, 512  # beyond 512 tokens matrices gain nothing and leave the processor's caches
 

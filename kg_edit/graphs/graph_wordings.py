@@ -7,8 +7,8 @@ from typing import Self
 
 import networkx as nx
 
-from kg_edit.edit_io.relation_templates import RelationTemplates
-from kg_edit.edits import Edit, is_property_id
+from kg_edit.edits.edit import Edit, is_property_id
+from kg_edit.edits.templates import RelationTemplates
 
 _OPEN_ENDS = frozenset({"after", "as", "at", "by", "for", "from", "in", "of", "on", "to", "with"})  # "part of"
 _VERBS = ("contains ", "has ", "shares ", "uses ")

@@ -15,8 +15,8 @@ from itertools import islice
 
 import networkx as nx
 
-from kg_edit.edits import Edit
-from kg_edit.graphs.graph_facts import overlaps, target_of
+from kg_edit.edits.edit import Edit
+from kg_edit.graphs.facts import overlaps, target_of
 
 # {} is the subject, [hop] "currency of the country of origin". All ask for a short answer, as tests do, but none in the
 # form that scores: a value trained on sentences alone ("The [hop] of {} is") knows less of it when it is asked.

@@ -13,11 +13,11 @@ from typing import Any
 
 import networkx as nx
 
-from kg_edit.edits import Edit, is_entity_id
+from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import GraphError
-from kg_edit.graphs.graph_facts import target_of
-from kg_edit.graphs.subgraph import SubgraphSource, check_graph, subject_of
-from kg_edit.run_folder import digest
+from kg_edit.graphs.encoding import SubgraphSource, check_graph, subject_of
+from kg_edit.graphs.facts import target_of
+from kg_edit.storage.run_folder import digest
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 
 _UNKNOWN = (AmbiguousLabelError, EntityNotInGraphError, GraphError, UnknownLabelError)  # of a donor

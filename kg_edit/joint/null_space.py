@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kg_edit.covariance import Covariance
+from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError
 
 

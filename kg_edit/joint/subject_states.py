@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import UnsupportedModelError
-from kg_edit.forward.prefix import base_model
-from kg_edit.hooks import StopForwardError, added, stopping, watched
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import Prompt, left_pad
+from kg_edit.models.hooks import StopForwardError, added, stopping, watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import base_model
+from kg_edit.models.prompts import Prompt, left_pad
 
 Place = Literal["block", "value"]  # a block's output, or its down-projection's
 _TOKENS = 2048

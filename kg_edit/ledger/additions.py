@@ -9,8 +9,8 @@ from pathlib import Path
 
 from kg_edit.errors import PatchError
 from kg_edit.ledger.entries import check_records
-from kg_edit.ledger.store import sha256_of
-from kg_edit.patch import Patch
+from kg_edit.ledger.log import sha256_of
+from kg_edit.patches.base import Patch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.ledger.entries import Entry, Place
 from kg_edit.ledger.sizes import columns
-from kg_edit.patch import Patch
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
 KEY = "key/"  # the state in which methods keep keys, [in, facts], with the weight's name behind it

@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, unknown_name
-from kg_edit.patch import Patch
+from kg_edit.patches.base import Patch
 
 State = Literal["standing", "removed"]
 _NEEDED = "edit", "method"

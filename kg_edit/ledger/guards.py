@@ -7,9 +7,9 @@ from statistics import median
 from typing import Any
 
 from kg_edit.errors import PatchError
-from kg_edit.language_model import LanguageModel
 from kg_edit.ledger.sizes import edit_norms, weight_shares
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
 MEDIANS = 4.0  # times the median of the other edits; docs/patches.md says what was measured

@@ -8,21 +8,21 @@ from typing import Any, Self
 
 import networkx as nx
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import LedgerChangedError, PatchError
-from kg_edit.graphs.subgraph import SubgraphSource
-from kg_edit.language_model import LanguageModel
+from kg_edit.graphs.encoding import SubgraphSource
 from kg_edit.ledger.additions import Addition, check_addable, loaded, naming, refuse_repeated
 from kg_edit.ledger.conflicts import Conflict, conflicts
 from kg_edit.ledger.entries import Entry, Place, check_records, entries, places_of, refuse_removed
 from kg_edit.ledger.events import Added, Event, Removed, Step, StoredFile, Undone, in_force, stamp, standing
 from kg_edit.ledger.guards import refuse_disabling
+from kg_edit.ledger.log import Store, refuse_twice
 from kg_edit.ledger.remade import remade
 from kg_edit.ledger.remaking import Workbench
 from kg_edit.ledger.removal import total, without
-from kg_edit.ledger.store import Store, refuse_twice
 from kg_edit.methods import EditingMethod
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 
 
 class Ledger:

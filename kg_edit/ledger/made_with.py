@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
-from kg_edit.run_folder import difference
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.storage.run_folder import difference
 
 Record = Mapping[str, Any]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from kg_edit.evaluate.picture import COLOURS, figure, save_figure
+from kg_edit.evaluate.plots import COLOURS, figure, save_figure
 from kg_edit.ledger.conflicts import Conflict, ConflictKind
 from kg_edit.ledger.entries import Entry
 from kg_edit.ledger.guards import MEDIANS
 from kg_edit.ledger.ledger import Ledger
-from kg_edit.ledger.tables import norms_of
+from kg_edit.ledger.view import norms_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

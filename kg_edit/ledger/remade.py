@@ -10,7 +10,7 @@ import torch
 from kg_edit.ledger.entries import Place
 from kg_edit.ledger.events import Added, Removed, StoredFile
 from kg_edit.ledger.sizes import chosen, columns
-from kg_edit.patch import Patch
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 

@@ -11,14 +11,14 @@ import networkx as nx
 from pydantic import ValidationError
 
 from kg_edit.errors import ConfigError, PatchError
-from kg_edit.graphs.subgraph import SubgraphSource
-from kg_edit.language_model import LanguageModel
+from kg_edit.graphs.encoding import SubgraphSource
 from kg_edit.ledger.entries import edit_of
 from kg_edit.ledger.made_with import Record, check_same_graph, check_same_method, check_same_model, method_said
 from kg_edit.ledger.sizes import chosen, columns
 from kg_edit.methods import EditingMethod, find_method
-from kg_edit.methods.rank_one_method import RankOneMethod
-from kg_edit.patch import Patch
+from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from kg_edit.ledger.events import Step
 from kg_edit.ledger.made_with import check_same_method, method_said
 from kg_edit.ledger.remaking import Workbench, batches, made_anew
 from kg_edit.methods import find_method
-from kg_edit.patch import Patch
+from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook_patch import CodebookPatch
 from kg_edit.patches.weight_patch import WeightPatch
 

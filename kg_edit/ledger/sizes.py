@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 

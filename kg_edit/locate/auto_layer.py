@@ -10,14 +10,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import kg_edit
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.settings import method_settings
-from kg_edit.files import write_json
-from kg_edit.language_model import LanguageModel
-from kg_edit.locate.sweep import EDITS, Make, Sweep, choose_layer, spread
+from kg_edit.locate.layer_sweep import EDITS, Make, Sweep, choose_layer, spread
 from kg_edit.methods.base import MethodConfig
-from kg_edit.model_files import cache_folder
-from kg_edit.run_folder import digest
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.loading import cache_folder
+from kg_edit.storage.atomic import write_json
+from kg_edit.storage.run_folder import digest
 
 log = logging.getLogger(__name__)
 

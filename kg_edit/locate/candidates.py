@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from kg_edit.descent import untouched
-from kg_edit.edits import Edit
-from kg_edit.language_model import LanguageModel
+from kg_edit.edits.edit import Edit
 from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun
 from kg_edit.locate.noise import draw_noise, noise_level
 from kg_edit.locate.sites import default_window, window_around
-from kg_edit.prompts import encode
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode
+from kg_edit.value.optimise import untouched
 
 _SAMPLES = 5
 _STEP = 15  # the neighbours of the default stand this part of the depth away

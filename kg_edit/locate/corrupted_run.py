@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kg_edit.forward.prefix import base_model
-from kg_edit.hooks import Call, recorded
-from kg_edit.language_model import LanguageModel
 from kg_edit.locate.noise import subject_tokens
 from kg_edit.locate.sites import Kind, outputs, site
-from kg_edit.prompts import Prompt, left_pad
+from kg_edit.models.hooks import Call, recorded
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import base_model
+from kg_edit.models.prompts import Prompt, left_pad
 
 _TOKENS = 1024  # of a forward pass
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from kg_edit.edit_io.edit_rows import numbered_rows, unit_of
-from kg_edit.edits import Edit, Name, Record
+from kg_edit.edits.edit import Edit, Name, Record
 from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of
 
 

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from kg_edit.evaluate.bootstrap import harmonic_mean
+from kg_edit.evaluate.statistics import harmonic_mean
 
 
 class EditScore(BaseModel):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import PromptError
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import Prompt
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
 
 FACTOR = 3.0  # standard deviations, the paper's choice
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kg_edit.evaluate.picture import figure, save_figure
+from kg_edit.evaluate.plots import figure, save_figure
 from kg_edit.locate.roles import ROLES
 from kg_edit.locate.sites import Kind
 from kg_edit.locate.summary import LocateSummary

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kg_edit.locate.noise import subject_tokens
-from kg_edit.prompts import Prompt
+from kg_edit.models.prompts import Prompt
 
 BEFORE = "before the subject"  # not corrupted, and not in the paper's figure
 FIRST, MIDDLE, LAST = "first subject token", "middle subject tokens", "last subject token"

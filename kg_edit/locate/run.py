@@ -10,17 +10,17 @@ from tqdm import tqdm
 
 import kg_edit
 from kg_edit.errors import ConfigError, KgEditError
-from kg_edit.evaluate.line_files import append_lines, drop_cut_line, read_lines
 from kg_edit.evaluate.settings import tokenizer_digest
-from kg_edit.files import write_json
-from kg_edit.language_model import LanguageModel
 from kg_edit.locate.fact import Fact
 from kg_edit.locate.noise import FACTOR, noise_level
 from kg_edit.locate.picture import draw_summary, draw_trace
 from kg_edit.locate.summary import LocateSummary
 from kg_edit.locate.trace import Trace, TraceSettings, is_known, trace
-from kg_edit.prompts import Prompt, encode
-from kg_edit.run_folder import Settings, claim, digest
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.storage.atomic import write_json
+from kg_edit.storage.jsonl import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.run_folder import Settings, claim, digest
 
 RECORDS, SUMMARY, PICTURE = "records.jsonl", "summary.json", "heatmap.svg"
 _OWN_PICTURES = 8  # facts that get a heat map of their own

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from kg_edit.errors import UnsupportedModelError
-from kg_edit.hooks import hidden_state
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.hooks import hidden_state
+from kg_edit.models.language_model import LanguageModel
 
 Kind = Literal["hidden", "mlp", "attention"]
 KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attention")

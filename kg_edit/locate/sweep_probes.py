@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kg_edit.contexts import BARE, sample_contexts
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.pair import Pair
 from kg_edit.forward.attention import mask_decides
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import encode, left_pad
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode, left_pad
+from kg_edit.models.sampling import BARE, sample_contexts
 
 _CONTEXTS, _CONTEXT_TOKENS = 3, 8
 _SEED = 7_919  # far from those of the contexts that a method learns with

@@ -10,15 +10,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from kg_edit.descent import untouched
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.language_model import LanguageModel
 from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun
 from kg_edit.locate.fact import Fact
 from kg_edit.locate.noise import draw_noise, subject_tokens
 from kg_edit.locate.roles import roles
 from kg_edit.locate.sites import Kind, default_window, window_around
-from kg_edit.prompts import Prompt, encode
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.value.optimise import untouched
 
 Answer = Literal["predicted", "true"]
 ANSWERS: tuple[Answer, ...] = ("predicted", "true")

@@ -10,8 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from kg_edit.mend.network import MendNetwork
-from kg_edit.mend.store import Validation, damaged, load_into, read_said, read_tensors, write_network
+from kg_edit.methods.mend.network import MendNetwork
+from kg_edit.methods.mend.store import Validation, damaged, load_into, read_said, read_tensors, write_network
 
 CHECKPOINT = "checkpoint.safetensors"
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")

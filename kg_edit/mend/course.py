@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.language_model import LanguageModel
-from kg_edit.mend.rows import Example, Rows, make_examples, own_texts
 from kg_edit.mend.settings import MendTraining
-from kg_edit.prompts import Prompt
+from kg_edit.methods.mend.examples import Example, Rows, make_examples, own_texts
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
 
 
 class Course:

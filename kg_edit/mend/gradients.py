@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kg_edit.errors import ModelError
-from kg_edit.language_model import LanguageModel
-from kg_edit.mend.passes import EditedPasses
-from kg_edit.prompts import Prompt
+from kg_edit.methods.mend.gradients import EditedPasses
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
 
 
 def gradient_factors(

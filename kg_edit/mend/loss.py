@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kg_edit.language_model import LanguageModel
 from kg_edit.mend.gradients import edit_factors, nll
-from kg_edit.mend.network import MendNetwork
-from kg_edit.mend.passes import Changes, EditedPasses
-from kg_edit.mend.rows import Rows
+from kg_edit.methods.mend.examples import Rows
+from kg_edit.methods.mend.gradients import Changes, EditedPasses
+from kg_edit.methods.mend.network import MendNetwork
+from kg_edit.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ConfigError
-from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 
 Shape = tuple[int, int]
 _WEIGHT = ".weight"

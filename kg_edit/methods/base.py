@@ -23,14 +23,14 @@ from pydantic_core import PydanticCustomError
 from tqdm import tqdm
 
 from kg_edit import __version__
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnknownNameError, describe, faults_of, unknown_name
 from kg_edit.failures import FAILURES
-from kg_edit.graphs.subgraph import SubgraphSource, as_source
-from kg_edit.language_model import LanguageModel
-from kg_edit.methods.input_files import input_files
-from kg_edit.patch import Kind, Patch, refuse_patched
+from kg_edit.graphs.encoding import SubgraphSource, as_source
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Kind, Patch, refuse_patched
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.storage.input_hashes import input_files
 
 Made = TypeVar("Made")
 
@@ -69,7 +69,7 @@ class MethodConfig(BaseModel):
     def preset(
         cls, name: str = "default", settings: dict[str, Any] | None = None, *, method: str | None = None
     ) -> Self:
-        """A named set of values, with ``settings`` over it: one of ``presets``, else one of `kg_edit.presets`.
+        """A named set of values, with ``settings`` over it: one of ``presets``, else one of `kg_edit.methods.presets`.
 
         ``method`` says whose, where several methods share this class.
 
@@ -92,7 +92,7 @@ class MethodConfig(BaseModel):
     @classmethod
     def _published(cls, name: str, method: str | None) -> dict[str, Any]:
         from kg_edit.methods import find_method, method_names
-        from kg_edit.presets import published_settings
+        from kg_edit.methods.presets import published_settings
 
         mine = [method] if method else [known for known in method_names() if find_method(known).config_class is cls]
         cls._refuse_preset_of_others(name, mine)
@@ -101,7 +101,7 @@ class MethodConfig(BaseModel):
     @classmethod
     def _refuse_preset_of_others(cls, name: str, mine: Sequence[str]) -> None:
         from kg_edit.methods import method_names
-        from kg_edit.presets import preset_names
+        from kg_edit.methods.presets import preset_names
 
         known = preset_names(mine)
         having = [other for other in method_names() if name not in known and name in preset_names([other])]

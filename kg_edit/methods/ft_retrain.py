@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from pydantic import Field, PositiveInt
 
-from kg_edit.edits import Edit, checked
-from kg_edit.methods.fine_tuning import FineTuning, FineTuningConfig
-from kg_edit.patch import Patch
+from kg_edit.edits.edit import Edit, checked
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
+from kg_edit.patches.base import Patch
 from kg_edit.tuning.rows import Row
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.forward.descent_model import FAST
-from kg_edit.graphs.subgraph import check_graph
-from kg_edit.methods.graph_values import GraphConfig, GraphValues
-from kg_edit.methods.rank_one_method import RankOneConfig, RankOneMethod
-from kg_edit.objective import Request
+from kg_edit.graphs.encoding import check_graph
+from kg_edit.methods.glame.glame import GraphConfig, GraphValues
+from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
+from kg_edit.value.objective import Request
 
 
 class GlameConfig(GraphConfig, RankOneConfig):

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.forward.descent_model import FAST
-from kg_edit.graphs.subgraph import check_graph
-from kg_edit.joint.values import Fact
-from kg_edit.methods.graph_values import GraphConfig, GraphValues
-from kg_edit.methods.memit import Memit, MemitConfig
+from kg_edit.graphs.encoding import check_graph
+from kg_edit.methods.glame.glame import GraphConfig, GraphValues
+from kg_edit.methods.memit.memit import Memit, MemitConfig
+from kg_edit.methods.memit.values import Fact
 
 
 class GlameBatchConfig(GraphConfig, MemitConfig):

@@ -13,18 +13,18 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from kg_edit.descent import Descent, descend, untouched
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.forward.row_groups import tokens_within
-from kg_edit.graphs.subgraph import SubgraphSource
-from kg_edit.language_model import LanguageModel
+from kg_edit.graphs.encoding import SubgraphSource
 from kg_edit.methods.base import EditingMethod, MethodConfig, attempt, naming
-from kg_edit.objective import Objective, Request
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook import Codebook
 from kg_edit.patches.codebook_patch import CodebookPatch, without_codebooks
 from kg_edit.patches.deferral import Deferral
+from kg_edit.value.objective import Objective, Request
+from kg_edit.value.optimise import Descent, descend, untouched
 
 _DEFAULT_DEPTH = 0.75
 _TOGETHER = 32  # edits: each is trained as if it were alone, so this decides the speed only

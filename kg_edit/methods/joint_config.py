@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field, PositiveInt
 
-from kg_edit.contexts import STARTS
-from kg_edit.covariances.store import CovarianceConfig
+from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.forward.descent_model import DESCENT_DTYPE, DescentDtype
 from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.common_settings import Layers, default_layer
+from kg_edit.models.sampling import STARTS
 
 _MOST_BESIDE = 2
 

@@ -10,20 +10,20 @@ from typing import Any, ClassVar
 import networkx as nx
 from torch import Tensor
 
-from kg_edit.contexts import started_contexts
-from kg_edit.corpora import open_corpus
-from kg_edit.covariance import Covariance
-from kg_edit.covariances.store import find_covariances
-from kg_edit.descent import Proposal, untouched
-from kg_edit.edits import Edit
-from kg_edit.graphs.subgraph import SubgraphSource
+from kg_edit.covariance.corpora import open_corpus
+from kg_edit.covariance.moment import Covariance
+from kg_edit.covariance.store import find_covariances
+from kg_edit.edits.edit import Edit
+from kg_edit.graphs.encoding import SubgraphSource
 from kg_edit.joint.subject_states import Place, refuse_norm_after_mlp
-from kg_edit.joint.values import Fact
-from kg_edit.language_model import LanguageModel
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
 from kg_edit.methods.joint_config import JointConfig
-from kg_edit.methods.rank_one_method import request_of
-from kg_edit.methods.rome import FreeChange
+from kg_edit.methods.memit.values import Fact
+from kg_edit.methods.rank_one.base import request_of
+from kg_edit.methods.rank_one.rome import FreeChange
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.sampling import started_contexts
+from kg_edit.value.optimise import Proposal, untouched
 
 
 class JointSetup(EditingMethod):

@@ -11,20 +11,20 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from kg_edit.architectures import optional_module
-from kg_edit.contexts import sample_contexts
-from kg_edit.descent import untouched
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
-from kg_edit.graphs.subgraph import SubgraphSource
-from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.graphs.encoding import SubgraphSource
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
 from kg_edit.methods.common_settings import ContextLengths, Layers
+from kg_edit.models.architectures import optional_module
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.sampling import sample_contexts
 from kg_edit.neurons.knowledge_neurons import Neurons, neuron_attributions, shared_neurons
-from kg_edit.patch import Patch
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.prompts import Prompt, encode
+from kg_edit.value.optimise import untouched
 
 
 class KnConfig(MethodConfig):

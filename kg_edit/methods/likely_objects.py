@@ -12,9 +12,9 @@ from itertools import islice
 from kg_edit.errors import PromptError
 from kg_edit.evaluate.lengths import positions
 from kg_edit.evaluate.pair import Pair
-from kg_edit.evaluate.scoring import score
-from kg_edit.language_model import LanguageModel
-from kg_edit.teacher import Asked
+from kg_edit.methods.glame_plus.teacher import Asked
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.likelihood import score
 
 _MOST = 40  # objects of a noun that are compared
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from kg_edit.edits import Edit
-from kg_edit.methods.graph_requests import GraphRequestConfig, GraphRequestMethod
-from kg_edit.methods.memit import Memit, MemitConfig
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.glame.kg_baselines import GraphRequestConfig, GraphRequestMethod
+from kg_edit.methods.memit.memit import Memit, MemitConfig
 
 
 class MemitKgConfig(MemitConfig, GraphRequestConfig):

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from kg_edit.closed_form.rank_one import KeyVariant
 from kg_edit.forward.descent_model import FAST
-from kg_edit.methods.rank_one_method import RankOneConfig
-from kg_edit.methods.rome import Rome, RomeConfig
-from kg_edit.rank_one import KeyVariant
+from kg_edit.methods.rank_one.base import RankOneConfig
+from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 
 
 class RRomeConfig(RomeConfig):

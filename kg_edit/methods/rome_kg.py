@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import EditingMethod, naming
-from kg_edit.methods.graph_requests import GraphRequestConfig, GraphRequestMethod
-from kg_edit.methods.rank_one_method import RankOneConfig
-from kg_edit.methods.rome import Rome, RomeConfig
-from kg_edit.patch import Patch
+from kg_edit.methods.glame.kg_baselines import GraphRequestConfig, GraphRequestMethod
+from kg_edit.methods.rank_one.base import RankOneConfig
+from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
 

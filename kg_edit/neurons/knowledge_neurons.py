@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kg_edit.forward.prefix import run_prefix
-from kg_edit.forward.tail_forward import TailForward
-from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prefix_cache import run_prefix
+from kg_edit.models.prompts import Prompt
 from kg_edit.neurons.integrated_gradients import integrated_gradients
-from kg_edit.prompts import Prompt
+from kg_edit.value.tail_forward import TailForward
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

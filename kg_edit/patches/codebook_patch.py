@@ -2,7 +2,7 @@
 
 The published program looks at the prompt's last token only, and so has to be told where the prompt ends. Here every
 token is looked up: it needs no such knowledge, and is the same for a text alone, padded, generated with a cache, or
-packed with others into one row (`kg_edit.evaluate.scoring`).
+packed with others into one row (`kg_edit.scoring.likelihood`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.errors import PatchError
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Kind, Patch, joined
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.codebook import Codebook, as_json, from_json
+from kg_edit.patches.container import CODEBOOK, PatchFile, write_patch
 from kg_edit.patches.modules import module_of
-from kg_edit.patches.patch_files import CODEBOOK, PatchFile, write_patch
 
 _SAID = "codebooks"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from kg_edit.errors import PatchMismatchError
-from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 
 
 def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.Module:

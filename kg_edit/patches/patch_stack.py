@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kg_edit.errors import PatchError
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Kind, Patch, joined
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Kind, Patch, joined
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Self
 from pydantic import ValidationError
 
 from kg_edit.errors import PatchError
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Kind, Patch, joined
-from kg_edit.patches.patch_files import PROMPT, PatchFile, write_patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Kind, Patch, joined
+from kg_edit.patches.container import PROMPT, PatchFile, write_patch
 from kg_edit.retrieval.factbook import Fact, FactBook, TellingRule
 
 _SAID = "facts"

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.errors import PatchError
-from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.patch import Kind, Patch, exclusive, joined
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.base import Kind, Patch, exclusive, joined
+from kg_edit.patches.container import WEIGHTS, PatchFile, write_patch
 from kg_edit.patches.factors import Factors, stacked
 from kg_edit.patches.modules import module_of
-from kg_edit.patches.patch_files import WEIGHTS, PatchFile, write_patch
 
 _STATE = "state/"
 

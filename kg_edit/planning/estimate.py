@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from kg_edit.methods import EditingMethod, MethodConfig
+from kg_edit.planning.cost import recipe_of
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.parts import Duration, Job, Part, Place, Rates, durations, memory_parts
-from kg_edit.planning.recipes import recipe_of
 from kg_edit.planning.shape import ModelShape
 
 PLACES: tuple[Place, ...] = ("main memory", "accelerator")

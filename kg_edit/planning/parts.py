@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from kg_edit.planning import memory, work
+from kg_edit.planning.cost import Recipe
 from kg_edit.planning.machine import Machine, matmul_rate
-from kg_edit.planning.recipes import Recipe
 from kg_edit.planning.shape import ModelShape
 
 _SHARE = 0.55  # of a matrix product's speed that a whole pass reaches: measured .50 for one edit, .54 for a batch

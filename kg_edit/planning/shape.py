@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from kg_edit.architectures import find_spec
 from kg_edit.errors import KgEditError, ModelError
-from kg_edit.language_model import weight_matrix
-from kg_edit.model_files import NAMED_MODELS, named_model_file, resolve_model
-from kg_edit.presets import model_presets, preset_models
+from kg_edit.methods.presets import model_presets, preset_models
+from kg_edit.models.architectures import find_spec
+from kg_edit.models.language_model import weight_matrix
+from kg_edit.models.loading import NAMED_MODELS, named_model_file, resolve_model
 
 
 @dataclass(frozen=True, kw_only=True)

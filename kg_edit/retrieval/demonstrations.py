@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from kg_edit.datasets.guess import guess_dataset
-from kg_edit.edits import Edit
-from kg_edit.prompts import join
-from kg_edit.retrieval.similarity import Index, Similarity, best
+from kg_edit.edits.edit import Edit
+from kg_edit.models.prompts import join
+from kg_edit.text.similarity import Index, Similarity, best
 
 NEW_FACT, PROMPT = "New Fact: ", "Prompt: "
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from kg_edit.retrieval.similarity import Index, Similarity, best, similarity
 from kg_edit.retrieval.tfidf import TfIdf
+from kg_edit.text.similarity import Index, Similarity, best, similarity
 
 
 class Fact(BaseModel):

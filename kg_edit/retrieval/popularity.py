@@ -10,10 +10,10 @@ from typing import Protocol, runtime_checkable
 import networkx as nx
 
 from kg_edit.datasets.documents import document
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError
-from kg_edit.graphs.private_graph import PrivateGraph
-from kg_edit.graphs.subgraph import SubgraphSource
+from kg_edit.graphs.encoding import SubgraphSource
+from kg_edit.graphs.source import PrivateGraph
 
 _MOST_STATEMENTS = 10_000
 

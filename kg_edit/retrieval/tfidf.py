@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
-from kg_edit.edit_io.relation_templates import RelationTemplates
+from kg_edit.edits.templates import RelationTemplates
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 

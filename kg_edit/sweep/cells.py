@@ -11,8 +11,8 @@ from typing import Any
 
 from kg_edit.errors import ConfigError, KgEditError
 from kg_edit.methods import EditingMethod, MethodConfig, find_method
-from kg_edit.run_folder import digest
-from kg_edit.sweep.settings import SweepSettings
+from kg_edit.storage.run_folder import digest
+from kg_edit.sweep.grid import SweepSettings
 
 METHOD, PRESET = "method", "preset"
 _LONGEST = 120  # letters of a folder's name

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from kg_edit.evaluate.catalogue import CATALOGUE
-from kg_edit.evaluate.picture import COLOURS, figure, save_figure
+from kg_edit.evaluate.metrics.catalogue import CATALOGUE
+from kg_edit.evaluate.plots import COLOURS, figure, save_figure
 from kg_edit.sweep.run import Outcome
 from kg_edit.sweep.table import caption
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kg_edit.datasets.record import BenchmarkRecord, as_record
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.run import evaluate
 from kg_edit.evaluate.settings import DataSource
 from kg_edit.evaluate.summary import Summary
-from kg_edit.graphs.subgraph import SubgraphSource
-from kg_edit.language_model import LanguageModel
-from kg_edit.run_folder import claim, digest
+from kg_edit.graphs.encoding import SubgraphSource
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.run_folder import claim, digest
 from kg_edit.sweep.cells import Cell
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kg_edit.evaluate.bootstrap import Estimate
+from kg_edit.evaluate.statistics import Estimate
 from kg_edit.sweep.run import Outcome
 
 

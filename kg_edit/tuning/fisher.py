@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kg_edit.contexts import document_start, sample_text
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.sampling import document_start, sample_text
 from kg_edit.tuning.loop import WeightChange
 from kg_edit.tuning.rows import Row, RowLosses
 

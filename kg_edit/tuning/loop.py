@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from kg_edit.errors import PatchError
-from kg_edit.language_model import weight_matrix
+from kg_edit.models.language_model import weight_matrix
 
 
 class WeightChange:

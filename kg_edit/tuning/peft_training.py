@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ConfigError
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.factors import Factors
 
 _ADAPTER = "edit"

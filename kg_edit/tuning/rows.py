@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kg_edit.forward.upper_forward import UpperForward
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import Prompt
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from kg_edit.models.replay import UpperForward
 
 Aim = Literal["target", "text", "prompt_last"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.edit_io.edit_files import read_edits
+from kg_edit.edits.files import read_edits
 from kg_edit.errors import EditFileError
 
 COUNTERFACT = Path(__file__).parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.evaluate import evaluate
-from kg_edit.language_model import LanguageModel
 from kg_edit.locate.fact import facts_of
 from kg_edit.locate.run import locate
 from kg_edit.locate.trace import TraceSettings
-from kg_edit.mend.training import train
-from kg_edit.patch import Patch
+from kg_edit.methods.mend.training import train
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from tests.kg_edit import second_device
 from tests.kg_edit.mend.examples import edits, quick
 from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, asked, method, weights_of

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit import before_after
-from kg_edit.before_after import before_and_after, check_probes, probes, read
-from kg_edit.edits import Edit, Question
+from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ModelError, PromptError
-from kg_edit.evaluate.questions import asked_with_shots
-from kg_edit.evaluate.scoring import Pair, TokenScores, score
-from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.patch import Patch
+from kg_edit.jobs import before_after
+from kg_edit.jobs.before_after import before_and_after, check_probes, probes, read
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.likelihood import Pair, TokenScores, score
+from kg_edit.scoring.questions import asked_with_shots
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(

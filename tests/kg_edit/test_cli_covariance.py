@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from kg_edit.cli.covariance_steps import parse_layers
-from kg_edit.corpora import SelfCorpus
-from kg_edit.covariances.store import CovarianceConfig, find_covariance, stored_covariances
+from kg_edit.covariance.corpora import SelfCorpus
+from kg_edit.covariance.store import CovarianceConfig, find_covariance, stored_covariances
 from kg_edit.errors import ConfigError
-from kg_edit.hooks import watched
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.hooks import watched
+from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import TEXT
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
-from kg_edit.methods.rank_one_method import RankOneMethod
-from kg_edit.patch import Patch
+from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.patches.base import Patch
 from tests.kg_edit.command_line import (
     GLAME,
     GOOD,
@@ -39,7 +39,7 @@ def test_output_where_none_can_be(edit: Run, place: Path) -> None:
 
 
 def test_output_that_fails_late_is_an_error_too(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kg_edit.run_folder._writable", lambda _: True)
+    monkeypatch.setattr("kg_edit.storage.run_folder._writable", lambda _: True)
     (place / "file").write_text("mine")
     refused(edit, *ROME, "--out", "file/out", message="can't write file/out/run.json: Not a directory", out=place)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.before_after import Probe, Reading
-from kg_edit.edits import Edit
-from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.edits.edit import Edit
+from kg_edit.jobs.before_after import Probe, Reading
 from kg_edit.ledger import Ledger
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, refused, tiny_folder

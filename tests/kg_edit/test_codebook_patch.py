@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.evaluate.generation import continuations
-from kg_edit.evaluate.scoring import Pair, score
-from kg_edit.hooks import watched
-from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.patch import Patch
+from kg_edit.models.hooks import watched
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import left_pad
+from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook import Codebook
 from kg_edit.patches.codebook_patch import CodebookPatch
 from kg_edit.patches.deferral import Deferral
-from kg_edit.prompts import left_pad
+from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.test_methods import hooks
 from tests.kg_edit.tiny import tiny
 
@@ -291,7 +291,7 @@ def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:
-    from kg_edit.patches.patch_files import CODEBOOK, write_patch
+    from kg_edit.patches.container import CODEBOOK, write_patch
 
     said = {"labels": ["a", "b"], "ids": ["1", "2"], "deferral": {}}
     tensors = {"w.keys": torch.ones(1, 2), "w.values": torch.ones(1, 2)}

@@ -10,16 +10,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from kg_edit.corpora import SelfCorpus, file_corpus
-from kg_edit.covariance import Covariance, SecondMoment, flat_size
-from kg_edit.covariances import run as covariance_run
-from kg_edit.covariances.files import Identity, Manifest, moment_path, read_manifest, read_moment, write_moment
-from kg_edit.covariances.keys import See
-from kg_edit.covariances.store import CovarianceConfig, find_covariance
+from kg_edit.covariance import measure as covariance_run
+from kg_edit.covariance.corpora import SelfCorpus, file_corpus
+from kg_edit.covariance.files import Identity, Manifest, moment_path, read_manifest, read_moment, write_moment
+from kg_edit.covariance.keys import See
+from kg_edit.covariance.moment import Covariance, SecondMoment, flat_size
+from kg_edit.covariance.store import CovarianceConfig, find_covariance
 from kg_edit.errors import CovarianceError
-from kg_edit.hooks import watched
-from kg_edit.language_model import LanguageModel
-from kg_edit.tensor_files import write_safetensors
+from kg_edit.models.hooks import watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.tensors import write_safetensors
 from tests.kg_edit.tiny import TEXT, tiny
 
 

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.corpora import SelfCorpus, TextCorpus
-from kg_edit.covariance import Covariance
-from kg_edit.covariances import run as covariance_run
+from kg_edit.covariance import measure as covariance_run
+from kg_edit.covariance.corpora import SelfCorpus, TextCorpus
+from kg_edit.covariance.error import KEYS, ProbeKeys, doubling
+from kg_edit.covariance.files import Identity
+from kg_edit.covariance.keys import See, can_pack, keys_of_rows
+from kg_edit.covariance.moment import Covariance
+from kg_edit.covariance.store import CovarianceConfig, find_covariance, find_covariances, measure_covariances
 from kg_edit.covariances.batches import packed_batches, padded_batches
-from kg_edit.covariances.error import KEYS, ProbeKeys, doubling
-from kg_edit.covariances.files import Identity
-from kg_edit.covariances.keys import See, can_pack, keys_of_rows
-from kg_edit.covariances.store import CovarianceConfig, find_covariance, find_covariances, measure_covariances
 from kg_edit.covariances.sums import Sums
 from kg_edit.errors import CovarianceError, PatchError
-from kg_edit.hooks import watched
-from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.models.hooks import watched
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import CONFIGS, TEXT, tiny

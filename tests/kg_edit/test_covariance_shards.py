@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.corpora import SelfCorpus
-from kg_edit.covariances import run as covariance_run
-from kg_edit.covariances.files import Manifest
-from kg_edit.covariances.keys import See
+from kg_edit.covariance import measure as covariance_run
+from kg_edit.covariance.corpora import SelfCorpus
+from kg_edit.covariance.files import Manifest
+from kg_edit.covariance.keys import See
+from kg_edit.covariance.store import CovarianceConfig, find_covariances, measure_shard, stored_covariances
 from kg_edit.covariances.shards import merge_shards
-from kg_edit.covariances.store import CovarianceConfig, find_covariances, measure_shard, stored_covariances
 from kg_edit.errors import CovarianceError
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.tiny import TEXT, tiny
 
 LAYERS = (1, 2)

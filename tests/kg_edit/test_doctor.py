@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from kg_edit.doctor import examine
 from kg_edit.errors import ModelError
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
+from kg_edit.jobs.doctor import examine
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import CONFIGS, tiny
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kg_edit.edit_io.edit_files import read_edits
-from kg_edit.edit_io.triplets import FIELDS
+from kg_edit.edits.files import read_edits
+from kg_edit.edits.rows import FIELDS
 from kg_edit.errors import EditFileError
 from tests.kg_edit.edit_rows import GOOD, HEADER, ROW, lines, refusal, write
 

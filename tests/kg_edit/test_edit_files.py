@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kg_edit.edit_io.edit_files import read_edits, write_edits
-from kg_edit.edits import Edit, Question, is_entity_id, is_property_id
+from kg_edit.edits.edit import Edit, Question, is_entity_id, is_property_id
+from kg_edit.edits.files import read_edits, write_edits
 from kg_edit.errors import OutputError
 from tests.kg_edit.edit_rows import COUNTERFACT, GOOD, HEADER, ROW, Labels, lines, write
 

@@ -10,17 +10,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from kg_edit import edit_run, tensor_files
-from kg_edit.before_after import Row
-from kg_edit.covariance import Covariance
-from kg_edit.edit_run import PARTIAL, PATCH, RECORDS, REPORT, draw_subgraph, run_edits
+from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError, KgEditError, OutputError, PatchError
-from kg_edit.language_model import weight_matrix
-from kg_edit.methods.rank_one_method import RankOneMethod
-from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.jobs import edit_run
+from kg_edit.jobs.before_after import Row
+from kg_edit.jobs.edit_run import PARTIAL, PATCH, RECORDS, REPORT, draw_subgraph, run_edits
+from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.models.language_model import weight_matrix
 from kg_edit.one_process import alone_in
-from kg_edit.patch import Patch
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.storage import tensors as tensor_files
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
 

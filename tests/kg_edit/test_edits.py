@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from kg_edit.edits import Edit, Question, checked
+from kg_edit.edits.edit import Edit, Question, checked
 from kg_edit.errors import EditError, UnknownNameError, unknown_name
 
 FACT = {

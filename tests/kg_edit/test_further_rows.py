@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.forward.plain_forward import PlainForward
 from kg_edit.forward.row_groups import Further, Lesson, equally_long
-from kg_edit.forward.tail_forward import TailForward
-from kg_edit.language_model import LanguageModel
-from kg_edit.objective import Objective, Request
-from kg_edit.prompts import encode
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode
+from kg_edit.value.objective import Objective, Request
+from kg_edit.value.plain_forward import PlainForward
+from kg_edit.value.tail_forward import TailForward
 from tests.kg_edit.tiny import tiny
 
 LAYER = 1

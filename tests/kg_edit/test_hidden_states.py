@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kg_edit.hidden_states import label_vectors
-from kg_edit.hooks import watched
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.hooks import watched
+from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.test_prompts import sentencepiece_style
 from tests.kg_edit.tiny import tiny
 

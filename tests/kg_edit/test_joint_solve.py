@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.covariance import Covariance
+from kg_edit.closed_form.joint import joint_directions
+from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError, PatchError
 from kg_edit.joint.null_space import null_space
-from kg_edit.joint.solve import joint_directions
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from kg_edit.errors import OutputError, PatchError, PatchMismatchError
-from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.base import Patch
+from kg_edit.patches.container import WEIGHTS
 from kg_edit.patches.factors import Factors
-from kg_edit.patches.patch_files import WEIGHTS
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny
 

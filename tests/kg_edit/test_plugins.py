@@ -6,11 +6,12 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
-from kg_edit import architectures, methods
-from kg_edit.architectures import ModelSpec, find_spec
+from kg_edit import methods
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.methods import find_method, method_names
-from kg_edit.methods.rome import Rome
+from kg_edit.methods.rank_one.rome import Rome
+from kg_edit.models import architectures
+from kg_edit.models.architectures import ModelSpec, find_spec
 
 BLOOM = ModelSpec(blocks="transformer.h", down_projection="mlp.dense_4h_to_h", final_norm="transformer.ln_f")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import networkx as nx
 import pytest
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
-from kg_edit.graphs.private_graph import PrivateGraph
-from kg_edit.graphs.subgraph import check_graph
+from kg_edit.graphs.encoding import check_graph
+from kg_edit.graphs.source import PrivateGraph
 
 EDIT = Edit(
     id="1",

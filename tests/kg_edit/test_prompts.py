@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from kg_edit.errors import PromptError
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import encode, join, left_pad
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode, join, left_pad
 from tests.kg_edit.tiny import TEXT, byte_level
 
 

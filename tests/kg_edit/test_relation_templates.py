@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.edit_io.relation_templates import RelationTemplates
+from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditFileError
 
 COUNTERFACT = Path(__file__).parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"

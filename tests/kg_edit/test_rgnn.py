@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.rgnn import RGNN, RelationalLayer
+from kg_edit.graphs.rgnn import RGNN, RelationalLayer
 
 NODES = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0]])  # s, o*, o'
 EDGES = torch.tensor([[1, 2], [0, 0]])  # o* -> s and o' -> s: messages run from object to subject

@@ -5,10 +5,10 @@ from __future__ import annotations
 import networkx as nx
 import pytest
 
-from kg_edit.edits import Edit
-from kg_edit.evaluate.questions import asked, asked_with_shots
+from kg_edit.edits.edit import Edit
 from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, first_hop, gives_away, nouns, objects_of, recalls, ripples
-from kg_edit.teacher import Asked
+from kg_edit.methods.glame_plus.teacher import Asked
+from kg_edit.scoring.questions import asked, asked_with_shots
 
 EDIT = Edit(
     id="1",

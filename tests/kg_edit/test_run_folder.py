@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kg_edit.errors import OutputError
-from kg_edit.run_folder import check_folder, claim, difference, digest, read_settings
+from kg_edit.storage.run_folder import check_folder, claim, difference, digest, read_settings
 
 SETTINGS = {"job": "edit", "config": {"steps": 3, "sizes": (1, 2)}, "model": {"name": "m", "fingerprint": "f"}}
 

@@ -6,9 +6,16 @@ import networkx as nx
 import pytest
 import torch
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
-from kg_edit.graphs.subgraph import EncodedSubgraph, SubgraphSource, as_source, check_graph, encode_subgraph, subject_of
+from kg_edit.graphs.encoding import (
+    EncodedSubgraph,
+    SubgraphSource,
+    as_source,
+    check_graph,
+    encode_subgraph,
+    subject_of,
+)
 from kg_edit.hidden_states import label_vectors
 from tests.kg_edit.tiny import tiny
 

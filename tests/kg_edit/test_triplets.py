@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.edit_io.relation_templates import RelationTemplates
-from kg_edit.edit_io.triplets import ids_to_label, to_edit
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.rows import ids_to_label, to_edit
+from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditError
 
 TEMPLATES = RelationTemplates.load()

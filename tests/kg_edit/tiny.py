@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
 
 TEXT = [
     "LeBron James plays for the Los Angeles Lakers. Dwyane Wade plays for Miami Heat.",

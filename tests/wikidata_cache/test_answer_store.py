@@ -15,12 +15,12 @@ import pytest
 
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers import opening
-from wikidata_cache.answers.mode import cache_file, pack_files, settle_mode, utc
+from wikidata_cache.answers.modes import cache_file, pack_files, settle_mode, utc
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.endpoints.pace import Pace, Patience
 from wikidata_cache.endpoints.pace_state import PaceState
+from wikidata_cache.endpoints.rate_limit import Pace, Patience
 from wikidata_cache.errors import BadOptionError, CacheFileError, EndpointError
-from wikidata_cache.sources.answer import Exchange, Fact
+from wikidata_cache.sources.facts import Exchange, Fact
 
 NOON = "2026-11-20T12:00:00.000+00:00"
 LATER = "2026-11-20T12:00:01.500+00:00"

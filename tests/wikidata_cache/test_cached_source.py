@@ -19,7 +19,7 @@ from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, CacheFileError, CacheMissError, MissingContactError
 from wikidata_cache.sources.source import Source
 from wikidata_cache.sources.templates import TEMPLATES
-from wikidata_cache.subgraphs.ends import EditLike
+from wikidata_cache.subgraphs.edit_ends import EditLike
 
 LABEL = NamedNode("http://www.w3.org/2000/01/rdf-schema#label")
 

@@ -13,8 +13,8 @@ from wikidata_cache.answers.over_graph import CacheOverGraph
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import CacheFileError, CacheMissError, EntityNotInGraphError, WikidataCacheError
 from wikidata_cache.linking.opening import open_linker
-from wikidata_cache.sources.answer import Exchange, Fact
-from wikidata_cache.sources.opening import open_over
+from wikidata_cache.open_source import open_over
+from wikidata_cache.sources.facts import Exchange, Fact
 
 NOON = "2026-11-20T12:00:00.000+00:00"
 FACTS = (

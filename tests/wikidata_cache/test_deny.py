@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from wikidata_helpers import triples
 
-from wikidata_cache import WikidataCache, deny
+from wikidata_cache import WikidataCache
+from wikidata_cache import deny_lists as deny
 from wikidata_cache.errors import DenyListError
 from wikidata_cache.ids import is_item, is_property
 

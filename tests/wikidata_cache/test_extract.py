@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from wikidata_helpers import facts
 
-from wikidata_cache import WikidataCache, deny, open_source, packaged_extract
+from wikidata_cache import WikidataCache, open_source, packaged_extract
+from wikidata_cache import deny_lists as deny
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.extract import build_extract, read_seeds
 

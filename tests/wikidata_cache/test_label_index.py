@@ -14,8 +14,8 @@ from pyoxigraph import RdfFormat, parse
 from wikidata_helpers import read_shared
 
 from wikidata_cache.errors import LabelIndexError
-from wikidata_cache.linking.label_index import LabelEntry, LabelIndex, build_label_index
-from wikidata_cache.linking.names import normalise
+from wikidata_cache.labels.label_index import LabelEntry, LabelIndex, build_label_index
+from wikidata_cache.labels.names import normalise
 
 NAMES = [
     LabelEntry("Q65", "Los Angeles", "en", "label"),

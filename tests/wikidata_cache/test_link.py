@@ -9,7 +9,7 @@ from wikidata_cache import WikidataCache
 from wikidata_cache.errors import AmbiguousLabelError, BadOptionError, UnknownLabelError
 from wikidata_cache.linking import points
 from wikidata_cache.linking.candidates import LEAD, Candidate, Linked, Reason
-from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.linker import Linker
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from wikidata_cache import WikidataCache, cli
 from wikidata_cache.errors import AmbiguousLabelError, CacheMissError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.ids import DIRECT, ENTITY, local_id
 from wikidata_cache.linking.batch import link_all
-from wikidata_cache.linking.joint import link_edit
+from wikidata_cache.linking.edit_links import link_edit
 from wikidata_cache.subgraphs.resolve import try_ends
 
 _STATED = f"""

@@ -14,8 +14,8 @@ from wikidata_cache.errors import BadOptionError, EditRowError
 from wikidata_cache.ids import Statement
 from wikidata_cache.linking.candidates import Linked
 from wikidata_cache.linking.edit_file import link_edits
-from wikidata_cache.linking.joint import link_edit
-from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.edit_links import link_edit
+from wikidata_cache.linking.linker import Linker
 
 ANNA = Edit(subject="Anna", relation="place of birth", target_true="Paris", target_new="Rome")
 

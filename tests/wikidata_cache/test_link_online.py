@@ -12,7 +12,7 @@ from wikidata_helpers import reply
 
 from wikidata_cache.errors import BadOptionError, EndpointError, MissingContactError, OfflineError
 from wikidata_cache.linking.action_api import ActionApi
-from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.linker import Linker
 from wikidata_cache.linking.opening import open_linker
 
 

@@ -14,7 +14,7 @@ from wikidata_cache.answers.snapshot import export_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.linker import Linker
 from wikidata_cache.linking.relation_values import sample_ends, stated_there
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.subgraphs.facts import Facts

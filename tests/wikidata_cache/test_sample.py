@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wikidata_cache.ids import Statement
-from wikidata_cache.subgraphs.sample import Policy, bottom_m, other_end, priority, sample
+from wikidata_cache.subgraphs.sampling import Policy, bottom_m, other_end, priority, sample
 
 statements = st.builds(
     Statement,

@@ -84,7 +84,7 @@ def test_errors_are_one_line_and_exit_code_2(
 
 def test_the_package_needs_neither_torch_nor_kg_edit() -> None:
     probe = (
-        "import sys, wikidata_cache, wikidata_cache.cli, wikidata_cache.view.draw;"
+        "import sys, wikidata_cache, wikidata_cache.cli, wikidata_cache.view.static;"
         "print(sorted({'torch', 'kg_edit', 'matplotlib.pyplot', 'SPARQLWrapper'} & sys.modules.keys()))"
     )
     root = packaged_extract().parents[2]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from wikidata_cache.answers.layers import Layers
-from wikidata_cache.answers.mode import Mode
+from wikidata_cache.answers.modes import Mode
 from wikidata_cache.answers.recording import known_of, plain_exchange, renewed, settled, timed_select, unknown
 from wikidata_cache.endpoints.later import LaterSource
-from wikidata_cache.sources.answer import Answer, Fact, Json, Row
+from wikidata_cache.sources.facts import Answer, Fact, Json, Row
 from wikidata_cache.sources.source import Source
 from wikidata_cache.sources.templates import Template
 

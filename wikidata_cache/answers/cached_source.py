@@ -6,10 +6,10 @@ from functools import cached_property
 from wikidata_cache.answers.asking import Asker, Tally, from_cache, rows_of
 from wikidata_cache.answers.cure import Cure
 from wikidata_cache.answers.layers import Layers
-from wikidata_cache.answers.mode import Mode, settle_mode, utc
+from wikidata_cache.answers.modes import Mode, settle_mode, utc
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import CacheMissError
-from wikidata_cache.sources.answer import Answer, Json, Kind, Row
+from wikidata_cache.sources.facts import Answer, Json, Kind, Row
 from wikidata_cache.sources.source import Provenance, Source
 from wikidata_cache.sources.templates import Template
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wikidata_cache.answers.mode import offline_forced
+from wikidata_cache.answers.modes import offline_forced
 from wikidata_cache.endpoints.rules import wants_contact
 
 WIKIDATA = "https://query.wikidata.org/sparql"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from wikidata_cache.answers.row_checks import LOG_FIELDS, objection_to_fact, objection_to_log
 from wikidata_cache.answers.snapshot import FORMAT
 from wikidata_cache.answers.store import AnswerStore, insert_log, url_number
+from wikidata_cache.answers.validate import LOG_FIELDS, objection_to_fact, objection_to_log
 from wikidata_cache.answers.values import pack, unpack
 from wikidata_cache.errors import BadOptionError, SnapshotError
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wikidata_cache.answers.store import AnswerStore, Origin
-from wikidata_cache.sources.answer import Json
+from wikidata_cache.sources.facts import Json
 
 
 class Layers:

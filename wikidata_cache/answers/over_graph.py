@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from wikidata_cache.answers.asking import from_cache
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.errors import CacheMissError
-from wikidata_cache.sources.answer import Answer, Fact, Row
+from wikidata_cache.sources.facts import Answer, Fact, Row
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Provenance
 from wikidata_cache.sources.templates import Template

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 from wikidata_cache.answers.layers import Layers
-from wikidata_cache.answers.mode import now
+from wikidata_cache.answers.modes import now
 from wikidata_cache.answers.values import dumps
-from wikidata_cache.sources.answer import Exchange, Fact, Json, Row
+from wikidata_cache.sources.facts import Exchange, Fact, Json, Row
 from wikidata_cache.sources.source import Source
 
 _NOTHING = object()

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import TracebackType
 
 from wikidata_cache.answers.database import Database
-from wikidata_cache.answers.mode import utc
+from wikidata_cache.answers.modes import utc
 from wikidata_cache.answers.pace_table import StoredPaceBook
 from wikidata_cache.answers.values import dumps, pack, unpack
 from wikidata_cache.release import release
-from wikidata_cache.sources.answer import Exchange, Json
+from wikidata_cache.sources.facts import Exchange, Json
 from wikidata_cache.sources.queries import LANGUAGES
 
 # A bare column beside max() comes from the row with the maximum: the newest version.

@@ -13,10 +13,10 @@ from wikidata_cache.edits import read_edits
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.fetch import fetch_edits, write_subgraphs
 from wikidata_cache.ids import check_ids, is_item
-from wikidata_cache.plan import Direction, Root, Statements
-from wikidata_cache.sources.answer import Kind
+from wikidata_cache.sources.facts import Kind
 from wikidata_cache.sources.templates import TEMPLATES
-from wikidata_cache.subgraphs.sample import Policy
+from wikidata_cache.subgraphs.options import Direction, Root, Statements
+from wikidata_cache.subgraphs.sampling import Policy
 
 
 def fetch(

@@ -16,7 +16,7 @@ from wikidata_cache.ids import is_property
 from wikidata_cache.linking.action_api import WIKIDATA_API, ActionApi
 from wikidata_cache.linking.candidates import Linked, Status
 from wikidata_cache.linking.edit_file import check_out, link_edits
-from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.linker import Linker
 from wikidata_cache.linking.opening import open_linker
 
 _EXIT_CODES: dict[Status, int] = {"exact": 0, "none": 1, "ambiguous": 3}

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from wikidata_cache.answers.mode import Mode, cache_file, offline_forced, pack_files
+from wikidata_cache.answers.modes import Mode, cache_file, offline_forced, pack_files
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.extract import packaged_extract
-from wikidata_cache.sources.opening import SourceSpec, open_over
+from wikidata_cache.open_source import SourceSpec, open_over
 
 Graph = Annotated[
     str | None,

@@ -18,8 +18,8 @@ from wikidata_cache.cli.show_checks import (
 from wikidata_cache.cli.show_words import print_subgraph
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import is_property
-from wikidata_cache.plan import Direction, Root, Statements
-from wikidata_cache.subgraphs.sample import Policy
+from wikidata_cache.subgraphs.options import Direction, Root, Statements
+from wikidata_cache.subgraphs.sampling import Policy
 
 
 def show(
@@ -108,6 +108,6 @@ def show(
     if open_it and html is not None:
         webbrowser.open(html.resolve().as_uri())
     if draw is not None:
-        from wikidata_cache.view.draw import draw as draw_graph  # matplotlib takes a second to import
+        from wikidata_cache.view.static import draw as draw_graph  # matplotlib takes a second to import
 
         draw_graph(subgraph, draw)

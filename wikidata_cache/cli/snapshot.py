@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wikidata_cache.answers.importing import OnConflict, import_snapshot
-from wikidata_cache.answers.mode import cache_file, utc
+from wikidata_cache.answers.modes import cache_file, utc
 from wikidata_cache.answers.snapshot import export_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli.options import Cache

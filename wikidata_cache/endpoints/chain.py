@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, EndpointError
-from wikidata_cache.sources.answer import Answer, Row
+from wikidata_cache.sources.facts import Answer, Row
 from wikidata_cache.sources.source import Provenance
 from wikidata_cache.sources.templates import Template
 

@@ -8,12 +8,12 @@ from functools import partial
 
 from wikidata_cache.endpoints.blocks import BlockSizes
 from wikidata_cache.endpoints.failures import about, misfit, no_reply, rows_of, truncated
-from wikidata_cache.endpoints.pace import Pace
+from wikidata_cache.endpoints.rate_limit import Pace
 from wikidata_cache.endpoints.retry import MOST, PASSING, insist
 from wikidata_cache.endpoints.rules import forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, TruncatedAnswerError
-from wikidata_cache.sources.answer import Answer, Exchange, Row
+from wikidata_cache.sources.facts import Answer, Exchange, Row
 from wikidata_cache.sources.source import Provenance, SparqlSource, whole
 from wikidata_cache.sources.templates import Template
 

@@ -10,7 +10,7 @@ from typing import Any
 from wikidata_cache.endpoints.rules import ELSEWHERE
 from wikidata_cache.endpoints.transport import Reply
 from wikidata_cache.errors import EndpointError
-from wikidata_cache.sources.answer import Row
+from wikidata_cache.sources.facts import Row
 
 _FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"
 _TIMEOUT_SIGNS = ("timeoutexception", "timed out", "timeout", "time-out", "operation has been cancelled")

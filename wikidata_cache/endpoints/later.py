@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from wikidata_cache.sources.answer import Answer, Row
+from wikidata_cache.sources.facts import Answer, Row
 from wikidata_cache.sources.source import Provenance, Source
 from wikidata_cache.sources.templates import Template
 

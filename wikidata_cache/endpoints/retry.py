@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from wikidata_cache.endpoints.pace import Pace, Patience
+from wikidata_cache.endpoints.rate_limit import Pace, Patience
 from wikidata_cache.errors import EndpointError
 
 logger = logging.getLogger(__name__)

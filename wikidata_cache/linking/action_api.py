@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 from urllib.request import Request
 
 from wikidata_cache.endpoints.failures import no_reply, rows_of
-from wikidata_cache.endpoints.pace import Pace
+from wikidata_cache.endpoints.rate_limit import Pace
 from wikidata_cache.endpoints.retry import MOST, PASSING, insist
 from wikidata_cache.endpoints.rules import forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
-from wikidata_cache.linking.label_index import EntityKind
+from wikidata_cache.labels.label_index import EntityKind
 from wikidata_cache.sources.queries import LANGUAGES
 from wikidata_cache.sources.source import batches
 

@@ -5,14 +5,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
+from wikidata_cache.labels.names import normalise
 from wikidata_cache.linking.drafts import POOL, given_id
-from wikidata_cache.linking.joint import LinkedEdit, drafts_of, link_edit, relation_of
+from wikidata_cache.linking.edit_links import LinkedEdit, drafts_of, link_edit, relation_of
 from wikidata_cache.linking.knowledge import About, Knowledge
-from wikidata_cache.linking.link import Linker
-from wikidata_cache.linking.names import normalise
+from wikidata_cache.linking.linker import Linker
 from wikidata_cache.linking.parts import Part, parts_of
 from wikidata_cache.sources.relation_ends import Role
-from wikidata_cache.subgraphs.ends import EditLike
+from wikidata_cache.subgraphs.edit_ends import EditLike
 
 
 def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> Iterator[LinkedEdit]:

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from wikidata_cache.errors import LabelIndexError
-from wikidata_cache.linking.names import normalise
+from wikidata_cache.labels.names import normalise
 
 FORMAT = "wikidata-cache labels/1"
 

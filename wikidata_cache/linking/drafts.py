@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from wikidata_cache.labels.label_index import EntityKind
+from wikidata_cache.labels.names import normalise
 from wikidata_cache.linking import points
 from wikidata_cache.linking.candidates import Candidate, Reason
 from wikidata_cache.linking.knowledge import About, Knowledge
-from wikidata_cache.linking.label_index import EntityKind
-from wikidata_cache.linking.names import normalise
 
 _ID = re.compile(r"(?:wd:|https?://www\.wikidata\.org/(?:entity|wiki)/(?:Property:)?)?([QP][1-9][0-9]*)", re.ASCII)
 POOL = 50  # entities that are looked at

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wikidata_cache.atomic import write_atomically
 from wikidata_cache.edit_rows import raw_rows
 from wikidata_cache.edits import EditRow, file_of, read_edits
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.files import write_atomically
 from wikidata_cache.linking.batch import link_all
 from wikidata_cache.linking.candidates import Linked
-from wikidata_cache.linking.joint import LinkedEdit
-from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.edit_links import LinkedEdit
+from wikidata_cache.linking.linker import Linker
 
 Row = Mapping[str, object]
 

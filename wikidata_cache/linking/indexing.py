@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from wikidata_cache.answers.over_graph import CacheOverGraph
 from wikidata_cache.ids import DIRECT, RDFS_LABEL, is_entity, local_id
-from wikidata_cache.linking.label_index import LabelEntry, LabelIndex, NameKind
+from wikidata_cache.labels.label_index import LabelEntry, LabelIndex, NameKind
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
 

@@ -8,8 +8,8 @@ from typing import Protocol, TypeVar
 from wikidata_cache.answers.over_graph import CacheOverGraph
 from wikidata_cache.errors import CacheMissError, OfflineError
 from wikidata_cache.ids import is_entity, is_item
-from wikidata_cache.linking.label_index import EntityKind, LabelIndex, Match
-from wikidata_cache.linking.names import normalise
+from wikidata_cache.labels.label_index import EntityKind, LabelIndex, Match
+from wikidata_cache.labels.names import normalise
 from wikidata_cache.subgraphs.facts import Facts
 
 T = TypeVar("T")

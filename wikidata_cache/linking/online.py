@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from wikidata_cache.ids import is_entity, is_item
+from wikidata_cache.labels.label_index import EntityKind, Match, NameKind
 from wikidata_cache.linking.action_api import ActionApi
 from wikidata_cache.linking.knowledge import About
-from wikidata_cache.linking.label_index import EntityKind, Match, NameKind
 from wikidata_cache.linking.points import for_name
 from wikidata_cache.sources.queries import LANGUAGES
 

@@ -3,7 +3,7 @@
 from wikidata_cache.linking.action_api import ActionApi
 from wikidata_cache.linking.indexing import open_index
 from wikidata_cache.linking.knowledge import GraphKnowledge
-from wikidata_cache.linking.link import Linker
+from wikidata_cache.linking.linker import Linker
 from wikidata_cache.linking.online import OnlineKnowledge
 from wikidata_cache.subgraphs.facts import Facts
 

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from wikidata_cache.ids import is_entity
-from wikidata_cache.linking.label_index import EntityKind
+from wikidata_cache.labels.label_index import EntityKind
 from wikidata_cache.sources.relation_ends import Role
-from wikidata_cache.subgraphs.ends import EditLike
+from wikidata_cache.subgraphs.edit_ends import EditLike
 
 
 class Part(NamedTuple):

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping
 
+from wikidata_cache.labels.label_index import Match
+from wikidata_cache.labels.names import normalise, words
 from wikidata_cache.linking.candidates import Reason
 from wikidata_cache.linking.knowledge import About
-from wikidata_cache.linking.label_index import Match
-from wikidata_cache.linking.names import normalise, words
 from wikidata_cache.linking.relation_values import Ends
 
 ID = 30.0  # the text is the entity's id

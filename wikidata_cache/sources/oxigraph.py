@@ -7,7 +7,7 @@ from pathlib import Path
 from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
 
 from wikidata_cache.errors import SourceStringError, UserQueryError
-from wikidata_cache.sources.answer import Row
+from wikidata_cache.sources.facts import Row
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Provenance, SparqlSource
 from wikidata_cache.sources.user_queries import forbid_service

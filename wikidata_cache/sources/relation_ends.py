@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import DIRECT, local_id
-from wikidata_cache.sources.answer import Fact, Row
+from wikidata_cache.sources.facts import Fact, Row
 
 Role = Literal["object", "subject"]
 

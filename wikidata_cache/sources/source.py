@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from wikidata_cache.errors import TruncatedAnswerError
-from wikidata_cache.sources.answer import Answer, Row
+from wikidata_cache.sources.facts import Answer, Row
 from wikidata_cache.sources.templates import Template
 
 Provenance = dict[str, object]  # plain JSON values

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wikidata_cache.ids import is_entity, is_item, is_property, local_id
 from wikidata_cache.sources import queries
-from wikidata_cache.sources.answer import Fact, Json, Kind, Row
+from wikidata_cache.sources.facts import Fact, Json, Kind, Row
 from wikidata_cache.sources.relation_ends import read_at_end, read_ends
 
 _TIME = re.compile(r"\+?(?P<sign>-?)(?P<year>\d+)-(?P<rest>\d\d-\d\dT\d\d:\d\d:\d\d)(\.0+)?(Z|\+00:00)?", re.ASCII)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import GraphFileError
-from wikidata_cache.files import write_atomically
-from wikidata_cache.linking.label_index import LabelCounts
+from wikidata_cache.labels.label_index import LabelCounts
 from wikidata_cache.release import release
 from wikidata_cache.sources.graph_files import sibling_labels
 from wikidata_cache.sources.queries import LANGUAGES

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wikidata_cache.linking.label_index import LabelCounts, LabelEntry, build_label_index
+from wikidata_cache.labels.label_index import LabelCounts, LabelEntry, build_label_index
 from wikidata_cache.stores.lines import names
 
 _BLOCK = 1 << 20  # pairs

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import StoreError
-from wikidata_cache.files import write_atomically
 from wikidata_cache.stores.manifest import LABELS, MANIFEST, SourceFile
 
 logger = logging.getLogger(__name__)

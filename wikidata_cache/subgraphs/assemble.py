@@ -13,7 +13,7 @@ from wikidata_cache.ids import Statement, is_item, is_property
 from wikidata_cache.subgraphs.claims import as_attributes
 from wikidata_cache.subgraphs.expand import Step
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.sample import priority
+from wikidata_cache.subgraphs.sampling import priority
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
 Role = Literal["subject", "target_new", "target_true", "neighbour"]

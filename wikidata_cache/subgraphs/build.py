@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from wikidata_cache.plan import Plan, Root
 from wikidata_cache.subgraphs.assemble import Anchors, Role, assemble, content_hash, nearest
-from wikidata_cache.subgraphs.ends import EditLike, Ends
+from wikidata_cache.subgraphs.edit_ends import EditLike, Ends
 from wikidata_cache.subgraphs.expand import Expansion, expand
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.guards import objection
 from wikidata_cache.subgraphs.leakage import Leakage
+from wikidata_cache.subgraphs.options import Plan, Root
 from wikidata_cache.subgraphs.resolve import find_ends
 from wikidata_cache.subgraphs.subgraph import Subgraph
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wikidata_cache.ids import Statement
-from wikidata_cache.plan import Plan
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.sample import other_end, sample
+from wikidata_cache.subgraphs.options import Plan
+from wikidata_cache.subgraphs.sampling import other_end, sample
 
 
 class Step(NamedTuple):

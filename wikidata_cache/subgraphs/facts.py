@@ -6,11 +6,11 @@ from collections.abc import Collection, Container, Iterable
 from wikidata_cache.errors import TruthyOnlyError
 from wikidata_cache.ids import Statement, check_ids
 from wikidata_cache.sources import templates
-from wikidata_cache.sources.answer import Json, Kind
+from wikidata_cache.sources.facts import Json, Kind
 from wikidata_cache.sources.source import Source
 from wikidata_cache.sources.templates import Template
 from wikidata_cache.subgraphs.claims import Claim
-from wikidata_cache.subgraphs.sample import other_end
+from wikidata_cache.subgraphs.sampling import other_end
 
 
 class Facts:

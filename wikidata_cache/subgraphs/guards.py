@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from wikidata_cache.ids import Statement
-from wikidata_cache.plan import Plan
-from wikidata_cache.subgraphs.ends import Ends
+from wikidata_cache.subgraphs.edit_ends import Ends
 from wikidata_cache.subgraphs.facts import Facts
+from wikidata_cache.subgraphs.options import Plan
 
 
 def objection(ends: Ends, plan: Plan, facts: Facts) -> Callable[[Statement], str | None]:

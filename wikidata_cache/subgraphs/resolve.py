@@ -10,7 +10,7 @@ from wikidata_cache.errors import (
     WikidataCacheError,
 )
 from wikidata_cache.ids import is_item, is_property
-from wikidata_cache.subgraphs.ends import EditLike, Ends
+from wikidata_cache.subgraphs.edit_ends import EditLike, Ends
 from wikidata_cache.subgraphs.facts import Facts
 
 

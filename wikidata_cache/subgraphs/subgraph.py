@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
+from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,7 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
 
         Raises BadOptionError for a name that does not end in .svg, or an empty graph.
         """
-        from wikidata_cache.view.draw import draw
+        from wikidata_cache.view.static import draw
 
         if Path(path).suffix.lower() != ".svg":
             raise BadOptionError(f"{path}: expected a name ending in .svg.")

@@ -6,7 +6,7 @@ from typing import Any
 import networkx as nx
 
 from wikidata_cache.view.layout import printable, text_width
-from wikidata_cache.view.places import CROWD, LARGE, place_nodes
+from wikidata_cache.view.page_layout import CROWD, LARGE, place_nodes
 from wikidata_cache.view.words import Words, with_old_edge, words
 
 _CROWDED = {"s": 26, "new": 26, "old": 26, "near": 17}  # what to read first where all do not fit; else 12 pixels

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wikidata_cache.files import write_atomically
+from wikidata_cache.atomic import write_atomically
 from wikidata_cache.view.page import headline, page, statement_rows, subtitle
 from wikidata_cache.view.words import with_old_edge, words
 
@@ -47,7 +47,7 @@ def mimebundle(
     graph: "Subgraph", *, include: Collection[str] | None = None, exclude: Collection[str] | None = None
 ) -> dict[str, str]:
     """The page, the drawing as SVG and one line of text: each front end takes the best that it can show."""
-    from wikidata_cache.view.draw import svg
+    from wikidata_cache.view.static import svg
 
     makers: dict[str, Callable[[], str]] = {
         "text/html": lambda: html(graph),
@@ -68,7 +68,7 @@ def show(graph: "Subgraph", *, static: bool = False) -> None:
         display: Any = import_module("IPython.display").display
         display(bundle, raw=True)
         return
-    from wikidata_cache.view.draw import svg
+    from wikidata_cache.view.static import svg
 
     text, suffix = (svg(graph), ".svg") if static else (page(graph), ".html")
     path = Path(tempfile.mkdtemp(prefix="subgraph-")) / f"graph{suffix}"

@@ -19,7 +19,7 @@ from kg_edit.app.messages import Probe, TryRequest
 from kg_edit.app.readings import Question, read
 from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.ledger import Ledger
-from kg_edit.patch import Patch
+from kg_edit.patches.base import Patch
 from tests.kg_edit.app.serving import EDIT, Served, answering, served, workshop
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import tiny

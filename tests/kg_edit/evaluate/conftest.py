@@ -11,10 +11,10 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from kg_edit.edits import Edit, Question
+from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import GraphError
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny

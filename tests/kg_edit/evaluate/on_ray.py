@@ -17,7 +17,7 @@ from typing import Any
 import ray
 
 from kg_edit.cli.evaluation import Evaluation
-from kg_edit.evaluate.ray_run import evaluate_on_ray
+from kg_edit.jobs.ray_run import evaluate_on_ray
 
 
 def kill_one(out: Path, workers: list[int]) -> None:

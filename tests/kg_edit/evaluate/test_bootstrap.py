@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kg_edit.evaluate.bootstrap import EDITING_SCORE, SCORED, Estimate, counts, estimates, harmonic_mean
+from kg_edit.evaluate.statistics import EDITING_SCORE, SCORED, Estimate, counts, estimates, harmonic_mean
 
 
 def test_harmonic_mean_by_hand() -> None:

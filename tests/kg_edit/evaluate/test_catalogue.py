@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from kg_edit.datasets import DATASETS
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnknownNameError
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.catalogue import CATALOGUE, RECORD_METRICS, RUN_METRICS, find_extras, metrics_for
-from kg_edit.evaluate.metrics import METRICS, PORTABILITY
+from kg_edit.evaluate.metrics.catalogue import CATALOGUE, RECORD_METRICS, RUN_METRICS, find_extras, metrics_for
+from kg_edit.evaluate.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluate.metrics_page import metrics_page, used_by
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from kg_edit.datasets import find_dataset
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluate import evaluate
 from kg_edit.evaluate.case import Case
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from tests.kg_edit.datasets.rows import written
 from tests.kg_edit.datasets.test_reading import ROWS
 from tests.kg_edit.evaluate.conftest import Nudge

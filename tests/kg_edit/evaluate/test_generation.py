@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from kg_edit.errors import ModelError
-from kg_edit.evaluate.generation import continuations
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import encode
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode
+from kg_edit.scoring.generation import continuations
 from tests.kg_edit.tiny import tiny
 
 PROMPTS = ("LeBron James plays for the", "Where does the river Thames flow?", "Paris")

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.lm_eval import lm_eval_model
-from kg_edit.evaluate.scoring import Pair, score
-from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.prompts import encode
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import encode
+from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.evaluate.conftest import Nudge
 
 needs_lm_eval = pytest.mark.skipif(

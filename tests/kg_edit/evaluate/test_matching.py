@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kg_edit.evaluate.matching import begins_with, mentions, normalised
+from kg_edit.text.matching import begins_with, mentions, normalised
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
 from kg_edit.evaluate import Shard, evaluate, merge
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluate.killed import found
 from tests.kg_edit.evaluate.test_sequences import TEXT, Depends

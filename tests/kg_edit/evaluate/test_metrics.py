@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case, Evidence
-from kg_edit.evaluate.metrics import METRICS
-from kg_edit.evaluate.scoring import Pair, TokenScores
+from kg_edit.evaluate.metrics.edit import METRICS
+from kg_edit.scoring.likelihood import Pair, TokenScores
 
 NEW, TRUE = "Miami Heat", "Los Angeles Lakers"
 QUESTION = "Question: Where does player 0 live?\nAnswer:"

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluate import evaluate
 from kg_edit.evaluate.curve_picture import draw_curve
 from kg_edit.evaluate.environment import commit
 from kg_edit.evaluate.general import read_text
-from kg_edit.evaluate.line_files import append_lines
 from kg_edit.evaluate.records import RunFolder
 from kg_edit.evaluate.settings import DataSource, tokenizer_digest
-from kg_edit.language_model import LanguageModel
 from kg_edit.methods import find_method
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.one_process import alone_in
+from kg_edit.storage.jsonl import append_lines
 from tests.kg_edit.evaluate.conftest import Nudge
 from tests.kg_edit.evaluate.test_run import lines
 from tests.kg_edit.tiny import tiny

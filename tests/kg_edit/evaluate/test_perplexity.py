@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from kg_edit.errors import ModelError
-from kg_edit.evaluate.perplexity import perplexity
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.perplexity import perplexity
 from tests.kg_edit.tiny import TEXT, tiny
 
 LONG = " ".join(TEXT)

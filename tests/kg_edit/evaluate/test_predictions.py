@@ -7,9 +7,9 @@ import torch
 
 from kg_edit.evaluate.pair import Pair
 from kg_edit.evaluate.predictions import predictions
-from kg_edit.evaluate.scoring import score
-from kg_edit.language_model import LanguageModel
-from kg_edit.prompts import encode
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode
+from kg_edit.scoring.likelihood import score
 from tests.kg_edit.tiny import tiny
 
 # Targets of one and of many tokens, one the beginning of another.

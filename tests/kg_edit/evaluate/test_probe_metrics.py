@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import pytest
 
 from kg_edit.datasets.record import Probe, Query
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case, Evidence
-from kg_edit.evaluate.catalogue import RECORD_METRICS
+from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
 from kg_edit.evaluate.pair import Pair, TokenScores
-from kg_edit.evaluate.questions import asked, asked_with_shots
+from kg_edit.scoring.questions import asked, asked_with_shots
 
 Names = tuple[tuple[str, ...], ...]
 ROME: Names = (("Rome", "Roma"),)

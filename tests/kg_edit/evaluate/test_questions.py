@@ -3,18 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from kg_edit.datasets import find_dataset
-from kg_edit.edits import Edit
-from kg_edit.evaluate.matching import mentions, normalised
-from kg_edit.evaluate.questions import (
-    CHOICES,
-    SHOTS,
-    answers,
-    asked,
-    asked_with_shots,
-    choices,
-    fact,
-    recalled_fact,
-)
+from kg_edit.edits.edit import Edit
+from kg_edit.scoring.questions import CHOICES, SHOTS, answers, asked, asked_with_shots, choices, fact, recalled_fact
+from kg_edit.text.matching import mentions, normalised
 from tests.kg_edit.evaluate.conftest import record
 
 

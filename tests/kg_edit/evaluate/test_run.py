@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from kg_edit.datasets import BenchmarkRecord, find_dataset
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluate import METRICS, Summary, evaluate, score_cases
-from kg_edit.evaluate.bootstrap import EDITING_SCORE
-from kg_edit.evaluate.metrics import PORTABILITY
-from kg_edit.evaluate.scoring import Pair, score
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
+from kg_edit.evaluate.metrics.edit import PORTABILITY
+from kg_edit.evaluate.statistics import EDITING_SCORE
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract

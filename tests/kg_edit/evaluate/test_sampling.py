@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kg_edit.evaluate.sampling import TOTAL_TOKENS, samples
-from kg_edit.prompts import encode
+from kg_edit.models.prompts import encode
 from tests.kg_edit.tiny import tiny
 
 PROMPTS = ("LeBron James plays for the", "Where does the river Thames flow?")

@@ -9,13 +9,13 @@ import pytest
 
 from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.datasets.record import Probe, Query
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.generation import continuations
-from kg_edit.evaluate.questions import answers, choices, fact
 from kg_edit.evaluate.records import Section
 from kg_edit.evaluate.scorer import ANSWER_TOKENS, ceiling_cases, score_cases
-from kg_edit.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.questions import answers, choices, fact
 from tests.kg_edit.datasets.rows import COUNTERFACT, ENTITY, FACT, FLAT, MQUAKE, POPQA, RIPPLE, ZSRE, written
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 

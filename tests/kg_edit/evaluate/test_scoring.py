@@ -10,9 +10,9 @@ import torch
 from kg_edit.datasets import find_dataset
 from kg_edit.errors import ModelError
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.scoring import Pair, TokenScores, score
-from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.prompts import encode
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import encode
+from kg_edit.scoring.likelihood import Pair, TokenScores, score
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 PAIRS = [
@@ -52,7 +52,7 @@ def test_a_start_token_stands_once_in_front_of_each_prompt() -> None:
 
 
 def test_trees_of_several_passes_equal_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kg_edit.evaluate.scoring._NODES", 12)
+    monkeypatch.setattr("kg_edit.scoring.likelihood._NODES", 12)
     check_equal(tiny("gpt2"), PAIRS)
 
 

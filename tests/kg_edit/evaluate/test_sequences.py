@@ -14,16 +14,16 @@ import pytest
 import torch
 
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError, UnknownNameError
 from kg_edit.evaluate import Summary, evaluate
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.questions import answers, choices
 from kg_edit.evaluate.scorer import score_cases
-from kg_edit.language_model import LanguageModel, weight_matrix
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.questions import answers, choices
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluate.test_run import lines, phases
 

@@ -7,10 +7,10 @@ import math
 import pytest
 
 from kg_edit.datasets.record import Probe, Query
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case, Evidence
-from kg_edit.evaluate.catalogue import RECORD_METRICS
-from kg_edit.evaluate.text_metrics import (
+from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
+from kg_edit.evaluate.metrics.sampled_text import (
     EXTRAS,
     fuzzy_prompt,
     ngram_entropy,

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.evaluate import together
 from kg_edit.evaluate.records import RunFolder
 from kg_edit.evaluate.run import evaluate
-from kg_edit.language_model import LanguageModel
-from kg_edit.methods.rank_one_method import RankOneMethod
-from kg_edit.patch import Patch
+from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from tests.kg_edit.methods.test_batches import THIRD
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny

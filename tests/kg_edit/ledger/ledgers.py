@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from kg_edit.edits import Edit
-from kg_edit.language_model import LanguageModel
+from kg_edit.edits.edit import Edit
 from kg_edit.methods import EditingMethod, find_method
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.quick import QUICK

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
-from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.ledger.check import check
 from kg_edit.ledger.entries import Entry, entries_of
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.conflicts import Conflict
 from kg_edit.patches.factors import Factors

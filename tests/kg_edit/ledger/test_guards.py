@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from kg_edit.errors import PatchError
-from kg_edit.language_model import weight_matrix
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.guards import MEDIANS, SHARE, disabling
 from kg_edit.ledger.sizes import change_norm, edit_norms
+from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, made_up

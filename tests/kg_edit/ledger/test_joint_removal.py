@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from kg_edit.datasets import find_dataset
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.export.merged_model import check_mergeable
-from kg_edit.language_model import LanguageModel
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.check import check
 from kg_edit.methods import find_method
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook_patch import CodebookPatch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, method, same

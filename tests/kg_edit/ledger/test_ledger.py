@@ -19,10 +19,11 @@ from kg_edit.errors import (
     PatchMismatchError,
     UnknownNameError,
 )
-from kg_edit.ledger import Ledger, store
+from kg_edit.ledger import Ledger
+from kg_edit.ledger import log as store
 from kg_edit.ledger.additions import Addition
-from kg_edit.ledger.opened import additions
-from kg_edit.patch import Patch
+from kg_edit.ledger.paths import additions
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.command_line import content
 from tests.kg_edit.ledger.ledgers import edits_of, made_up, product, same

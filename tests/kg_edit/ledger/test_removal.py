@@ -11,11 +11,11 @@ import torch
 
 from kg_edit.app.ledger_view import view_of
 from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchError
-from kg_edit.language_model import LanguageModel
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.remaking import Workbench
-from kg_edit.ledger.tables import entry_lines
-from kg_edit.patch import Patch
+from kg_edit.ledger.view import entry_lines
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, method, same
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, graph

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
 from kg_edit.locate.fact import Fact, facts_of, read_known
 

@@ -11,25 +11,25 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.covariance import Covariance
-from kg_edit.edits import Edit
+from kg_edit.covariance.moment import Covariance
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError
-from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.locate import auto_layer as kept
 from kg_edit.locate.candidates import candidates, traced_peak
 from kg_edit.locate.fact import facts_of
 from kg_edit.locate.layer_score import EditScore, LayerScore, decide, edit_score, layer_scores
+from kg_edit.locate.layer_sweep import choose_layer, spread
 from kg_edit.locate.noise import noise_level
 from kg_edit.locate.summary import LocateSummary
-from kg_edit.locate.sweep import choose_layer, spread
 from kg_edit.locate.sweep_probes import divergence, next_token, sweep_probes
 from kg_edit.locate.trace import TraceSettings, trace
 from kg_edit.methods.base import EditingMethod, MethodConfig
-from kg_edit.methods.rome import Rome, RomeConfig
-from kg_edit.patch import Patch
+from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import encode
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.prompts import encode
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import tiny
 
@@ -96,7 +96,7 @@ def planted(model: LanguageModel, *failing: str) -> tuple[Any, list[tuple[int | 
 def no_covariance(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The planted method measures none."""
     if "kg_edit" not in request.fixturenames:
-        monkeypatch.setattr("kg_edit.locate.sweep.find_covariances", lambda *_, **__: {})
+        monkeypatch.setattr("kg_edit.locate.layer_sweep.find_covariances", lambda *_, **__: {})
 
 
 def test_candidates() -> None:

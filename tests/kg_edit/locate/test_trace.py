@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError, PromptError
-from kg_edit.language_model import LanguageModel
 from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun
 from kg_edit.locate.fact import Fact, read_known
 from kg_edit.locate.noise import draw_noise, noise_level
 from kg_edit.locate.roles import BEFORE, END, FIRST, FURTHER, LAST, MIDDLE, NEXT, roles
 from kg_edit.locate.sites import window_around
 from kg_edit.locate.trace import TraceSettings, is_known, trace
-from kg_edit.prompts import Prompt, encode
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, encode
 from tests.kg_edit.tiny import tiny
 
 FACT = Fact(id="1", subject="LeBron James", prompt="Today {} plays for", answer="Miami Heat")

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kg_edit.edits import Edit
-from kg_edit.language_model import LanguageModel
+from kg_edit.edits.edit import Edit
 from kg_edit.mend.settings import MendTraining
+from kg_edit.models.language_model import LanguageModel
 
 PEOPLE = ("LeBron James", "Dwyane Wade", "Spike Hughes", "The lazy dog", "The river Thames", "The Eiffel Tower")
 PLACES = ("London", "Paris", "Miami")

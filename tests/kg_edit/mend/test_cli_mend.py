@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kg_edit.mend.store import NETWORK, read_manifest
+from kg_edit.methods.mend.store import NETWORK, read_manifest
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.mend.examples import edits, quick
 

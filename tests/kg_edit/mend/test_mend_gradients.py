@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from kg_edit.descent import untouched
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.language_model import LanguageModel
 from kg_edit.mend.gradients import felt, gradient_factors
 from kg_edit.mend.weights import edited_modules, first_block, mlp_weights, weight_shapes
-from kg_edit.prompts import Prompt
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from kg_edit.value.optimise import untouched
 from tests.kg_edit.mend.examples import hooks_of, weights_of
 from tests.kg_edit.tiny import CONFIGS, tiny
 

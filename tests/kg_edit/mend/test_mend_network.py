@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.mend.network import LowRankLayer, MendNetwork
+from kg_edit.methods.mend.network import LowRankLayer, MendNetwork
 
 SHAPES = {"a": (2, 3), "b": (2, 3), "c": (3, 2)}
 

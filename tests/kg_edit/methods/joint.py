@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kg_edit.covariance import Covariance
-from kg_edit.edits import Edit
-from kg_edit.hooks import hidden_state, watched
-from kg_edit.language_model import LanguageModel, weight_matrix
+from kg_edit.covariance.moment import Covariance
+from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
-from kg_edit.methods.joint_method import JointMethod
-from kg_edit.prompts import encode
+from kg_edit.methods.memit.base import JointMethod
+from kg_edit.models.hooks import hidden_state, watched
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import encode
 from tests.kg_edit.methods.test_methods import graph
 
 CONTEXTS = ("{}", "The quick brown fox. {}", "Paris. {}")

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kg_edit.methods.alphaedit import AlphaEdit
-from kg_edit.patch import Patch
+from kg_edit.methods.memit.alphaedit import AlphaEdit
+from kg_edit.patches.base import Patch
 from kg_edit.patches.patch_stack import PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.joint import BARE, EDITS, change, joint, moment, state_at

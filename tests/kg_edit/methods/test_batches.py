@@ -7,13 +7,13 @@ import copy
 import pytest
 import torch
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
-from kg_edit.forward.prefix import SharedContexts, run_prefix
 from kg_edit.forward.row_groups import tokens_within
-from kg_edit.language_model import LanguageModel
-from kg_edit.patch import Patch
-from kg_edit.prompts import Prompt, encode
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import SharedContexts, run_prefix
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.patches.base import Patch
 from tests.kg_edit.methods.test_methods import CONTEXTS, EDIT, SECOND, delta, method, value_at
 from tests.kg_edit.tiny import CONFIGS, tiny
 

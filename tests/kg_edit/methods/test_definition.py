@@ -8,9 +8,9 @@ from typing import Any
 import networkx as nx
 import pytest
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.methods.definition import Definition, DefinitionConfig
+from kg_edit.methods.in_context.definition import Definition, DefinitionConfig
 from kg_edit.patches.prompt_patch import PromptPatch
 from tests.kg_edit.tiny import tiny
 

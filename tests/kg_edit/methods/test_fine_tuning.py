@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PatchError
-from kg_edit.forward.upper_forward import UpperForward
-from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning import FineTuning
+from kg_edit.methods.fine_tuning.base import FineTuning
 from kg_edit.methods.ft_retrain import FtRetrain, still_valid
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import Prompt
+from kg_edit.models.replay import UpperForward
+from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.prompts import Prompt
 from kg_edit.tuning.fisher import diagonal_fisher
 from kg_edit.tuning.loop import Descent, WeightChange
 from kg_edit.tuning.rows import Row, RowLosses, row_of

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, GraphError
-from kg_edit.graphs.graph_facts import target_of
-from kg_edit.graphs.private_graph import PrivateGraph
-from kg_edit.language_model import LanguageModel
+from kg_edit.graphs.facts import target_of
+from kg_edit.graphs.source import PrivateGraph
 from kg_edit.methods import find_method
-from kg_edit.methods.glame_ablations import POOL, GlameRandom, GlameRandomConfig
+from kg_edit.methods.glame.variants import POOL, GlameRandom, GlameRandomConfig
+from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.methods.test_methods import EDIT, delta, method
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract

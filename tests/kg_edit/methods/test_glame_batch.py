@@ -6,7 +6,7 @@ import networkx as nx
 import pytest
 import torch
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError
 from kg_edit.methods import find_method
 from kg_edit.patches.weight_patch import WeightPatch

@@ -9,12 +9,12 @@ import networkx as nx
 import pytest
 import torch
 
-from kg_edit.edits import Edit, Question
-from kg_edit.language_model import LanguageModel
-from kg_edit.methods.glame_plus import GlamePlus, GlamePlusConfig
-from kg_edit.methods.rome import Rome, RomeConfig
+from kg_edit.edits.edit import Edit, Question
+from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
+from kg_edit.methods.glame_plus.teacher import Asked, answers_of, examples
+from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.teacher import Asked, answers_of, examples
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 

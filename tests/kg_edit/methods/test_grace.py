@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PromptError
-from kg_edit.language_model import LanguageModel
 from kg_edit.methods.grace import Grace, GraceConfig
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook import Codebook
 from kg_edit.patches.codebook_patch import CodebookPatch
 from tests.kg_edit.test_patch import patch_of

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
-from kg_edit.methods.ike import Ike, IkeConfig
+from kg_edit.methods.in_context.ike import Ike, IkeConfig
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.retrieval.demonstrations import Demonstrations, demonstration
 from kg_edit.retrieval.tfidf import TfIdf

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.covariances.store import CovarianceConfig
-from kg_edit.edit_run import run_edits
-from kg_edit.edits import Edit
+from kg_edit.covariance.store import CovarianceConfig
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
-from kg_edit.methods.input_files import input_files
-from kg_edit.methods.memit import MemitConfig
-from kg_edit.methods.mend import MendConfig
-from kg_edit.methods.popularity_retrieval import PopularityConfig, PopularityRetrieval
+from kg_edit.jobs.edit_run import run_edits
+from kg_edit.methods.in_context.popularity import PopularityConfig, PopularityRetrieval
+from kg_edit.methods.memit.memit import MemitConfig
+from kg_edit.methods.mend.method import MendConfig
+from kg_edit.storage.input_hashes import input_files
 from tests.kg_edit.tiny import tiny
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from kg_edit.language_model import LanguageModel
+from kg_edit.methods.glame_plus.teacher import Asked
 from kg_edit.methods.likely_objects import likeliest_first
-from kg_edit.teacher import Asked
+from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.tiny import tiny
 
 COUNTRIES = ("Byzantine Empire", "Papal States", "Italy", "Kingdom of the Lombards")

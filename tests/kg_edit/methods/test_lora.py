@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from kg_edit.descent import untouched
-from kg_edit.edits import Edit
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.language_model import LanguageModel
 from kg_edit.methods import find_method
-from kg_edit.methods.lora import Lora, target_modules
+from kg_edit.methods.fine_tuning.lora import Lora, target_modules
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.tuning.peft_training import LoraSize, adapted
+from kg_edit.value.optimise import untouched
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 EDIT = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")

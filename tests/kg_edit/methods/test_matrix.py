@@ -14,13 +14,13 @@ import networkx as nx
 import pytest
 import torch
 
-from kg_edit.edits import Edit, Question
+from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError, GraphError, KgEditError, UnsupportedModelError
 from kg_edit.failures import FAILURES
-from kg_edit.language_model import LanguageModel
 from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod, find_method, method_names
-from kg_edit.patch import Patch
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.methods.test_methods import graph, state

@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kg_edit.contexts import started_contexts
-from kg_edit.covariances.store import CovarianceConfig, find_covariances
-from kg_edit.edits import Edit
+from kg_edit.covariance.store import CovarianceConfig, find_covariances
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, PatchError, PromptError, UnsupportedModelError
-from kg_edit.joint.values import Search
-from kg_edit.language_model import LanguageModel
 from kg_edit.methods.joint_config import default_layers
-from kg_edit.methods.memit import Memit, MemitConfig
-from kg_edit.patch import Patch
+from kg_edit.methods.memit.memit import Memit, MemitConfig
+from kg_edit.methods.memit.values import Search
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.sampling import started_contexts
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.joint import BARE, CONTEXTS, EDITS, JOINT, change, joint, moment, state_at
 from tests.kg_edit.tiny import CONFIGS, tiny

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.descent import untouched
 from kg_edit.errors import ConfigError, ModelError, PatchMismatchError, PromptError
-from kg_edit.language_model import LanguageModel
 from kg_edit.mend.gradients import gradient_factors
-from kg_edit.mend.store import NETWORK
-from kg_edit.mend.training import train
 from kg_edit.mend.weights import mlp_weights
-from kg_edit.methods.mend import Mend, MendConfig
+from kg_edit.methods.mend.method import Mend, MendConfig
+from kg_edit.methods.mend.store import NETWORK
+from kg_edit.methods.mend.training import train
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.value.optimise import untouched
 from tests.kg_edit.mend.examples import edits, quick
 from tests.kg_edit.methods.test_methods import EDIT, SECOND
 from tests.kg_edit.tiny import tiny

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kg_edit.covariance import Covariance
-from kg_edit.edits import Edit
+from kg_edit.covariance.moment import Covariance
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, UnknownNameError
-from kg_edit.hooks import watched
-from kg_edit.language_model import LanguageModel, weight_matrix
 from kg_edit.methods import EditingMethod, find_method, method_names
-from kg_edit.methods.rank_one_method import RankOneMethod
-from kg_edit.objective import Objective
-from kg_edit.patch import Patch
-from kg_edit.prompts import encode
+from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.models.hooks import watched
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import encode
+from kg_edit.patches.base import Patch
+from kg_edit.value.objective import Objective
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 EDIT = Edit(

@@ -1,0 +1,186 @@
+"""The work behind the page: one model, one method, one edit at a time; the model is as it was in between."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from kg_edit.app.ledger_view import view_of
+from kg_edit.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest
+from kg_edit.app.readings import Question, Reading, check_questions, read
+from kg_edit.app.tries import Tries, Try, is_kept
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, KgEditError, LedgerChangedError
+from kg_edit.graphs.encoding import SubgraphSource
+from kg_edit.methods import EditingMethod
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.text.matching import begins_with
+from wikidata_cache.errors import WikidataCacheError
+from wikidata_cache.view.page import page
+
+if TYPE_CHECKING:
+    from kg_edit.ledger import Ledger
+    from kg_edit.ledger.events import Step
+
+_HOPS, _PER_NODE = 2, 12  # of a drawing, where the method looks at no graph itself
+
+
+class Workshop:
+    """Makes edits on request. Others wait while one is computed, as the model is changed for that time.
+
+    ``graph`` is drawn where the method itself looks at none; ``ledger`` is where edits can be kept.
+    """
+
+    def __init__(
+        self, method: EditingMethod, *, graph: SubgraphSource | None = None, ledger: Ledger | None = None
+    ) -> None:
+        self.method, self.model, self.ledger = method, method.model, ledger
+        self.graph = graph or method.graph
+        self._alone = threading.Lock()
+        self._tries = Tries()
+        self._count = 0
+
+    def try_edit(self, wanted: TryRequest) -> TryAnswer:
+        """Make an edit, and read its prompts before and after.
+
+        Raises:
+            KgEditError: it can't be made, or a prompt can't be read.
+            WikidataCacheError: the graph does not know it, or can't be reached.
+        """
+        with self._alone:
+            self._count += 1
+            name, start = f"{_slug(wanted.subject)}-{self._count}", time.perf_counter()
+            edit = wanted.edit(name)
+            questions = _questions(wanted, edit)
+            self._check(edit, questions)
+            base, standing = self._standing() if wanted.on_ledger else (None, WeightPatch(factors={}))
+            before, patch, after = self._made(edit, questions, standing)
+            graph, why_not = self._subgraph(edit)
+            key = self._tries.put(name, Try(patch=patch, base=base, graph=graph))
+        record = {key: value for key, value in patch.edits[0].items() if key not in ("edit", "graph")}
+        return TryAnswer(
+            id=key,
+            fact=f"{edit.text} {edit.target_new}",
+            outcomes=tuple(map(_outcome, range(len(questions)), questions, before, after)),
+            said=begins_with(after[0].text, edit.target_new),
+            seconds=round(time.perf_counter() - start, 2),
+            patch=patch.summary,
+            record=record,
+            subgraph=graph is not None,
+            no_subgraph=why_not,
+            on_ledger=wanted.on_ledger,
+        )
+
+    def keep(self, name: str, *, force: bool = False) -> LedgerView:
+        """Put a try's patch into the ledger, with ``force`` also one that looks disabling; what it holds then.
+
+        A try that stands there already is not put there again: a request may be sent twice.
+
+        Raises:
+            ConfigError: there is no ledger.
+            UnknownNameError: there is no such try, or it is too long ago.
+            LedgerChangedError: it was made on top of a ledger that has changed since.
+            PatchError: the ledger refuses the patch.
+        """
+        with self._alone:
+            tried, ledger = self._tries.get(name), self._ledger()
+            if not is_kept(tried, ledger.steps):
+                step = ledger.add(tried.patch, after=tried.after, on=tried.base, force=force, model=self.model)
+                self._tries.keep(name, step)
+        return view_of(ledger)
+
+    def ledger_view(self) -> LedgerView:
+        """What the ledger holds.
+
+        Raises:
+            ConfigError: there is no ledger.
+            PatchError: it can't be read.
+        """
+        return view_of(self._ledger())
+
+    def subgraph_page(self, name: str) -> str:
+        """The interactive drawing of a try's subgraph, a whole HTML page.
+
+        Raises:
+            UnknownNameError: there is no such try, or it is too long ago.
+            ConfigError: no graph belongs to it.
+        """
+        graph = self._tries.get(name).graph
+        if graph is None:
+            raise ConfigError(f"there is no subgraph of {name!r}; start kg-edit serve with --graph")
+        return page(graph)
+
+    def _check(self, edit: Edit, questions: Sequence[Question]) -> None:
+        """All that can be said before work is done."""
+        self.method.check_inputs(self.method.config, self.method.graph, [edit])
+        self.method.check([edit])
+        check_questions(self.model, questions)
+
+    def _made(
+        self, edit: Edit, questions: Sequence[Question], standing: Patch
+    ) -> tuple[Sequence[Reading], Patch, Sequence[Reading]]:
+        with standing.applied(self.model) as model:
+            before = read(model, questions)
+        patch = self.method.update([edit], before=None if standing.is_empty else standing)
+        patch.check_finite()
+        with (standing + patch).applied(self.model) as model:
+            return before, patch, read(model, questions)
+
+    def _subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
+        """What the method looked at, else what the graph says; or why there is nothing."""
+        found = self.method.subgraph(edit)
+        if found is not None:
+            return found, None
+        if self.graph is None:
+            return None, "no graph was given (kg-edit serve --graph FILE)"
+        try:
+            return self.graph.subgraph(edit, hops=_HOPS, per_node=_PER_NODE, seed=0), None
+        except (KgEditError, WikidataCacheError) as error:  # nothing that the edit needs
+            return None, str(error)
+
+    def _standing(self) -> tuple[tuple[Step, ...], Patch]:
+        """The steps that stand and their sum, which belong together: another process may write meanwhile."""
+        ledger = self._ledger()
+        steps, patch = ledger.steps, ledger.patch
+        if ledger.steps != steps:
+            raise LedgerChangedError("the ledger changed while it was read; try it again")
+        return steps, patch
+
+    def _ledger(self) -> Ledger:
+        if self.ledger is None:
+            raise ConfigError("there is no ledger; start kg-edit serve with --ledger FOLDER")
+        return self.ledger
+
+
+def _questions(wanted: TryRequest, edit: Edit) -> list[Question]:
+    """The edit's own prompt with both answers, then the user's probes."""
+    both = tuple(filter(None, (edit.target_new, edit.target_true)))
+    probes = [
+        Question(prompt=probe.prompt.rstrip(), candidates=(probe.answer,) if probe.answer else both)
+        for probe in wanted.probes
+    ]
+    return [Question(prompt=edit.text, candidates=both), *probes]
+
+
+def _outcome(place: int, question: Question, before: Reading, after: Reading) -> Outcome:
+    return Outcome(
+        kind="probe" if place else "edit",
+        prompt=question.prompt,
+        before=before.text,
+        after=after.text,
+        chances=tuple(
+            Chance(candidate=name, before=old, after=new)
+            for name, old, new in zip(question.candidates, before.chances, after.chances, strict=True)
+        ),
+    )
+
+
+def _slug(name: str) -> str:
+    """A name that is one in an address too."""
+    return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")[:40] or "edit"

@@ -1,0 +1,59 @@
+"""`kg-edit methods`: the editing methods, a line each; the settings of one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kg_edit.cli.console import plain, stdout
+
+_WIDEST = 1000
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="a method, to see its settings and presets")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="write the page docs/methods.md")] = False,
+) -> None:
+    """List the editing methods: paper, kind, how they make many edits, how one is undone; or one with its settings.
+
+    Example: `kg-edit methods rome`
+    """
+    from kg_edit.methods.overview import methods_page
+
+    if markdown:
+        typer.echo(methods_page(), nl=False)
+    elif name:
+        _show(name)
+    else:
+        _list()
+
+
+def _list() -> None:
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    from kg_edit.methods.overview import HEADER, overview
+
+    table = Table(*HEADER, box=None, pad_edge=False)
+    for row in overview():
+        table.add_row(*map(plain, row))
+    console = stdout()
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=_WIDEST), table).maximum)
+    console.print(table, soft_wrap=True)  # a method is a line, however narrow the terminal: it may be searched
+
+
+def _show(name: str) -> None:
+    from rich.table import Table
+
+    from kg_edit.methods import find_method
+    from kg_edit.methods.overview import settings
+    from kg_edit.methods.presets import preset_names
+
+    found = find_method(name)
+    table = Table(title=f"{name}: {plain(found.about)} ({plain(found.paper)})", title_justify="left")
+    for header in ("setting", "default", "meaning"):
+        table.add_column(header, overflow="fold")
+    for row in settings(found):
+        table.add_row(*map(plain, row))
+    stdout().print(table, f"presets: {', '.join([*found.config_class.presets, *preset_names([name])])}")

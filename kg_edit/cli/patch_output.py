@@ -1,0 +1,185 @@
+"""What the commands of `kg-edit patch` are made of: reading their options, and saying what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kg_edit.cli.console import plain, stdout
+from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
+
+if TYPE_CHECKING:
+    from kg_edit.jobs.before_after import Kind
+    from kg_edit.ledger import Ledger
+    from kg_edit.ledger.check import Checked
+    from kg_edit.ledger.conflicts import Conflict
+    from kg_edit.ledger.entries import Entry
+    from kg_edit.patches.base import Patch
+
+_SHOWN = 20  # conflicts
+
+
+def parse_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
+    """The kinds of prompts that a check fails for: the edits' own, and those of ``--strict``.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    from kg_edit.ledger.check import KINDS
+
+    for name in names:
+        if name not in (*KINDS, "all"):
+            raise unknown_name("kind of prompts", name, (*KINDS, "all"))
+    return tuple(kind for kind in KINDS if kind == "rewrite" or kind in names or "all" in names)
+
+
+def model_for(patch: Patch, name: str | None) -> str:
+    """The model to load: the one that was named, else the one that the patch says it is for.
+
+    Raises:
+        ConfigError: neither says anything.
+    """
+    found: str | None = name or patch.provenance.get("model", {}).get("name")
+    if not found:
+        raise ConfigError("the patch does not say which model it is for; give --model")
+    return found
+
+
+def show_ledger(ledger: Ledger) -> None:
+    """The table of edits, and the conflicts in words."""
+    from kg_edit.ledger.view import edits_table
+
+    found = ledger.conflicts()
+    stdout().print(edits_table(ledger, found))
+    _say_conflicts(found)
+
+
+def show_entry(ledger: Ledger, name: str | None) -> None:
+    """One edit in full, or all events.
+
+    Raises:
+        UnknownNameError: there is no such edit.
+        PatchError: the name fits several.
+    """
+    from kg_edit.ledger.entries import places_of
+    from kg_edit.ledger.view import entry_lines, events_table
+
+    if name is None:
+        stdout().print(events_table(ledger.events))
+        _say_conflicts(ledger.conflicts())
+        return
+    known = ledger.edits
+    places = places_of([name], known)
+    for entry in known:
+        if entry.place in places:
+            for what, value in entry_lines(ledger, entry):
+                stdout().print(f"[bold]{plain(what)}[/bold]: {plain(value)}", soft_wrap=True)
+    _say_conflicts([conflict for conflict in ledger.conflicts() if _touches(conflict, places)])
+
+
+def say_added(ledger: Ledger, number: int) -> None:
+    """What a new step is, and with what before it, or in it, it is in conflict."""
+    new = [entry for entry in ledger.edits if entry.place.step == number]
+    methods = ", ".join(sorted({entry.method for entry in new}))
+    stdout().print(plain(f"{ledger.folder}: step {number}, {_count(new)} of {methods}"), soft_wrap=True)
+    _say_conflicts([conflict for conflict in ledger.conflicts() if conflict.second.place.step == number])
+
+
+def say_removed(ledger: Ledger, removed: Sequence[Entry]) -> None:
+    """What is gone, and how much is left."""
+    left = [entry for entry in ledger.edits if entry.state == "standing"]
+    names = ", ".join(entry.name for entry in removed)
+    stdout().print(plain(f"removed {names}; {_count(left)} left. Back again: patch undo"), soft_wrap=True)
+
+
+def failed(checked: Sequence[Checked], kinds: Sequence[Kind]) -> bool:
+    """Show what was found; whether a prompt of these kinds is not answered as it should be, or edits contradict."""
+    from kg_edit.ledger.conflicts import contradictions
+    from kg_edit.ledger.view import check_table
+
+    stdout().print(check_table(checked))
+    for found in checked:
+        for probe, reading in found.failures(kinds):
+            text = (
+                f"{found.entry.name}, {probe.kind}: {probe.prompt!r} should say {probe.wanted!r}, says {reading.text!r}"
+            )
+            stdout().print(plain(text), soft_wrap=True)
+    between = contradictions([found.entry for found in checked])
+    _say_conflicts(between)
+    holding = [found for found in checked if not any(found.failures(kinds))]
+    stdout().print(_verdict(len(checked), holding, len(between)), soft_wrap=True)
+    return len(holding) < len(checked) or bool(between)
+
+
+def _verdict(asked: int, holding: Sequence[Checked], contradictions: int) -> str:
+    """How many edits hold, and in how many of these the model says the target, rather than finding it likelier."""
+    said = sum(reading.said for found in holding for reading in found.of("rewrite"))
+    text = f"{len(holding)} of {asked} edits hold, {said} of them said"
+    return text if not contradictions else f"{text}; {contradictions} contradiction{'s' * (contradictions > 1)}"
+
+
+def picture(ledger: Ledger, path: Path) -> Path:
+    """Draw the ledger.
+
+    Raises:
+        OutputError: the file can't be written, or is of no known format.
+    """
+    from kg_edit.ledger.picture import draw_ledger
+
+    return draw_ledger(ledger, path)
+
+
+def check_export(patch: Patch, out: Path) -> None:
+    """Refuse, before anything is loaded, to write nothing, or to write among a ledger's files: they are its history.
+
+    Raises:
+        PatchError: the patch changes nothing.
+        OutputError: the place is in the folder of a ledger, or can't be read.
+    """
+    from kg_edit.ledger.log import LOG
+
+    if patch.is_empty:
+        raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
+    try:
+        where = out.resolve()
+        ledgers = [folder for folder in (where, *where.parents) if (folder / LOG).exists()]
+    except OSError as error:
+        raise OutputError(f"can't read {out}: {error.strerror}; choose another place") from error
+    if ledgers:
+        raise OutputError(
+            f"{out} is in the folder of a ledger ({ledgers[0]}), which keeps its history; give another place"
+        )
+
+
+def _to_peft(patch: Patch, out: Path, model: str) -> None:
+    from kg_edit.export.blank_model import blank_model
+    from kg_edit.export.new_folder import check_new
+    from kg_edit.export.peft_adapter import write_peft
+
+    check_new(out)
+    write_peft(patch, out, modules=blank_model(model), base=model)
+
+
+def _to_patch(patch: Patch, out: Path, model: str) -> None:
+    if out.exists():
+        raise OutputError(f"{out} is there already; give another file, or delete it first")
+    patch.save(out)
+
+
+TARGETS: Mapping[str, Callable[[Patch, Path, str], None]] = {"peft": _to_peft, "patch": _to_patch}
+
+
+def _say_conflicts(found: Sequence[Conflict]) -> None:
+    for conflict in found[:_SHOWN]:
+        stdout().print(f"[yellow]conflict[/yellow]: {plain(str(conflict))}", soft_wrap=True)
+    if len(found) > _SHOWN:
+        stdout().print(f"… and {len(found) - _SHOWN} more conflicts")
+
+
+def _touches(conflict: Conflict, places: Iterable[object]) -> bool:
+    return bool({conflict.first.place, conflict.second.place} & set(places))
+
+
+def _count(entries: Sequence[Entry]) -> str:
+    return f"{len(entries)} edit{'' if len(entries) == 1 else 's'}"

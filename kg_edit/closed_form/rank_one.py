@@ -1,0 +1,58 @@
+"""The closed form that writes one value under one key: W + left right^T (GLAME Eq. 7-8, ROME's appendix A)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from kg_edit.covariance.moment import Covariance
+from kg_edit.errors import PatchError
+from kg_edit.patches.factors import Factors
+
+KeyVariant = Literal["rome", "r-rome"]
+_SMALLEST_COSINE = 1e-4
+
+
+def rank_one_update(
+    *,
+    change: Tensor,
+    mean_key: Tensor,
+    bare_key: Tensor,
+    covariance: Covariance,
+    weight: Tensor,
+    variant: KeyVariant = "rome",
+) -> Factors:
+    """The update after which the module answers the bare key with m* (``rome``), or the mean key (``r-rome``).
+
+    With u = C^-1 k* / ||C^-1 k*||: W + r u^T, r = (m* - W k) / (k . u), where k is the bare prompt's key (ROME's
+    published form; then m* - W k = ``change``, the bias cancelling) or k* itself (R-ROME, arXiv 2403.07175).
+
+    Args:
+        change: m* - m in the bare prompt, [d].
+        mean_key: k*, the mean over the contexts, [d_ff].
+        bare_key: the key of the bare prompt, [d_ff].
+        covariance: C = E[k k^T] of the module's inputs, [d_ff, d_ff].
+        weight: W, [d, d_ff].
+        variant: which key stands in the residual and in the denominator.
+
+    Raises:
+        PatchError: k is all but orthogonal to u, so that the update would explode, or the numbers are not finite.
+    """
+    direction = covariance.solve(mean_key)
+    right = direction / direction.norm()
+    key, residual = bare_key.double(), change.double()
+    if variant == "r-rome":
+        key = mean_key.double()
+        residual = residual - weight.double() @ (key - bare_key.double())
+    factor = key @ right
+    if abs(factor) < _SMALLEST_COSINE * key.norm():
+        raise PatchError(
+            f"the edit's key is orthogonal to its update direction (cosine {factor / key.norm():.1e}), so the update "
+            "would explode; use key='r-rome', other contexts, or a covariance from more text"
+        )
+    left = residual / factor
+    factors = Factors(left=left.float()[:, None], right=right.float()[:, None])
+    if not factors.is_finite:
+        raise PatchError("the update has values that are not finite; lower the learning rate or use float32")
+    return factors

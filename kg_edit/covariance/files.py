@@ -1,0 +1,167 @@
+"""The files of measured covariances: named by what they were measured from, which stands inside and beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from kg_edit.covariance.error import Doubling
+from kg_edit.covariance.moment import flat_size, square
+from kg_edit.errors import CovarianceError, OutputError
+from kg_edit.storage.atomic import write_json
+from kg_edit.storage.tensors import write_safetensors
+
+
+class Identity(BaseModel):
+    """What a covariance is measured from: the model's content and type, a module, a text, at least so many tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = "kg-edit-covariance/2"
+    model: str
+    dtype: str = "float32"
+    module: str
+    corpus: str
+    tokens: int
+
+    @property
+    def id(self) -> str:
+        """The hash that names the file."""
+        said = self.model_dump(include=set(Identity.model_fields))
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def identity(self) -> Identity:
+        """This alone, without what a manifest adds."""
+        return Identity(**self.model_dump(include=set(Identity.model_fields)))
+
+
+class Manifest(Identity):
+    """What is written with a covariance: of how many tokens it is the mean, and how good it is.
+
+    ``doublings`` says how far the solved direction turned as the tokens doubled, the last one up to ``count``.
+    """
+
+    count: int
+    chunks: int
+    model_name: str = ""
+    size: int = 0
+    doublings: tuple[Doubling, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> Self:
+        """Read JSON.
+
+        Raises:
+            CovarianceError: it is no manifest.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise damaged(path, error) from error
+
+
+def moment_path(folder: Path, identity: Identity) -> Path:
+    """Where the covariance of ``identity`` lies in ``folder``."""
+    return folder / f"{identity.id}.safetensors"
+
+
+def write_moment(folder: Path, flat: Tensor, manifest: Manifest) -> Path:
+    """Write C, as the upper block triangle ``flat`` of `kg_edit.covariance.moment.SecondMoment`, in float32.
+
+    Raises:
+        CovarianceError: C is not finite.
+        OutputError: the folder can't be written.
+    """
+    check_finite(flat, manifest)
+    path = moment_path(folder, manifest)
+    write_tensors(path, {"upper": flat.float().cpu()}, manifest)
+    write_json(path.with_suffix(".json"), manifest.model_dump(mode="json"))
+    return path
+
+
+def check_finite(values: Tensor, identity: Identity) -> None:
+    """Check that keys have been added up to numbers.
+
+    Raises:
+        CovarianceError: one is NaN or infinite.
+    """
+    if not torch.isfinite(values).all():
+        raise CovarianceError(
+            f"the inputs of {identity.module} are not finite in this model's dtype; load it in bfloat16 or float32"
+        )
+
+
+def read_moment(path: Path, identity: Identity) -> tuple[Tensor, Manifest]:
+    """C [size, size] in float32, and its manifest.
+
+    Raises:
+        CovarianceError: the file is damaged, or was measured from something else.
+    """
+    manifest = read_manifest(path, identity)
+    try:
+        with safe_open(path, framework="pt") as file:
+            whole = "moment" in file.keys()  # noqa: SIM118 - not a mapping; the full matrix, as older files hold it
+            stored = file.get_tensor("moment" if whole else "upper")
+    except (OSError, SafetensorError) as error:
+        raise damaged(path, error) from error
+    if not whole and stored.shape != (flat_size(manifest.size),):
+        raise damaged(path, f"{len(stored)} numbers are no triangle of size {manifest.size}")
+    if not torch.isfinite(stored).all():
+        raise CovarianceError(f"{path} holds values that are not finite; delete the file")
+    return stored if whole else square(stored, manifest.size), manifest
+
+
+def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
+    """The manifest inside a covariance's file.
+
+    Raises:
+        CovarianceError: the file is damaged, is not named by its content, or was measured from something else.
+    """
+    manifest = Manifest.parse(read_metadata(path), path)
+    expected = identity.model_dump(include=set(Identity.model_fields)) if identity else {}
+    for name, value in expected.items():
+        found = getattr(manifest, name)
+        if found != value:
+            raise CovarianceError(f"{path}: expected {name} = {value!r}, found {found!r}; delete the file")
+    if path != moment_path(path.parent, manifest):
+        raise CovarianceError(f"{path} is the covariance {manifest.id}; give the file that name, or delete it")
+    return manifest
+
+
+def read_metadata(path: Path) -> str:
+    """The JSON text that a file of tensors carries.
+
+    Raises:
+        CovarianceError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str(file.metadata()["manifest"])
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], manifest: BaseModel) -> None:
+    """Write tensors and their manifest in one file, atomically.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    try:
+        write_safetensors(path, tensors, {"manifest": json.dumps(manifest.model_dump(mode="json"), sort_keys=True)})
+    except OutputError as error:
+        error.add_note("the environment variable KG_EDIT_CACHE names another folder for what is kept between runs")
+        raise
+
+
+def damaged(path: Path, why: Any) -> CovarianceError:
+    """The error for a file that can't be used."""
+    return CovarianceError(f"{path} is damaged ({why}); delete the file, and it is measured again")

@@ -1,0 +1,144 @@
+"""Files of edits: JSONL, JSON, CSV and TSV in, JSONL out; a fault is reported with its row and field."""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from kg_edit.edit_io.edit_rows import NumberedRow, numbered_rows, unit_of
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.rows import Row, ids_to_label, to_edit
+from kg_edit.edits.templates import RelationTemplates
+from kg_edit.errors import EditError, EditFileError, Fault, OutputError, describe
+from kg_edit.storage.atomic import write_text
+
+_Taken = dict[tuple[str, ...], tuple[int, Edit]]
+
+log = logging.getLogger(__name__)
+
+
+class LabelSource(Protocol):
+    """Whatever knows the labels of Wikidata ids, as `wikidata_cache.WikidataCache` does."""
+
+    def labels(self, ids: Sequence[str], /) -> Mapping[str, str]:
+        """Return the labels of those `ids` that have one."""
+
+
+class RowProblem(NamedTuple):
+    """Why a row is no edit: the field and what is wrong with it."""
+
+    file: Path
+    row: int  # the line of the file; in .json, where lines mean nothing, the place in the list, from 1
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"{self.file}, {unit_of(self.file)} {self.row}, {self.fault}"
+
+
+@dataclass(frozen=True)
+class EditFile:
+    """The edits of a file, and what is wrong with the rows that were skipped."""
+
+    edits: tuple[Edit, ...]
+    problems: tuple[RowProblem, ...] = ()
+
+
+def read_edits(
+    path: Path | str,
+    *,
+    labels: LabelSource | None = None,
+    templates: RelationTemplates | None = None,
+    keep_going: bool = False,
+    allow_conflicts: bool = False,
+) -> EditFile:
+    """Read the edits of a .jsonl, .json, .csv or .tsv file, in the file's order.
+
+    Rows are edits, triplets or CounterFact records (see `kg_edit.edits.rows`). In CSV and TSV the entries of
+    paraphrases and neighborhood stand with " | " between them, and an empty cell is a field left out.
+
+    Args:
+        path: the file, in UTF-8.
+        labels: where the labels of ids in triplets come from; asked once for the whole file.
+        templates: relation templates for triplets without prompt; by default the packaged ones.
+        keep_going: skip the rows that are wrong and report them in `problems`.
+        allow_conflicts: take rows that edit one fact to different targets, for a use that makes each edit alone.
+
+    Raises:
+        EditFileError: the file cannot be read, or holds no good row, or (not `keep_going`) holds a bad row.
+    """
+    path, templates = Path(path), templates or RelationTemplates.load()
+    rows = list(numbered_rows(path))
+    if not rows:
+        raise EditFileError(f"{path}: holds no rows; expected one edit or triplet a row")
+    known = _known_labels(rows, labels, templates)
+    edits: list[Edit] = []
+    problems: list[RowProblem] = []
+    taken: _Taken = {}
+    for number, row in rows:
+        try:
+            edit = to_edit(_fields(row), row_id=f"row-{number}", labels=known, templates=templates)
+            _refuse_clash(edit, taken, unit_of(path), allow_conflicts=allow_conflicts)
+        except EditError as error:
+            problems += [RowProblem(path, number, fault) for fault in error.faults]
+        else:
+            edits.append(edit)
+            taken |= dict.fromkeys(_claims(edit), (number, edit))
+    if problems and not (keep_going and edits):
+        raise EditFileError(_refusal(problems, keep_going=keep_going))
+    log.info("%s: read %d edits, skipped %d rows", path, len(edits), len(rows) - len(edits))
+    return EditFile(tuple(edits), tuple(problems))
+
+
+def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
+    """Write edits as JSONL that `read_edits` reads back, all or nothing: a half-written file is never seen.
+
+    Raises:
+        OutputError: `path` does not end in .jsonl or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".jsonl":
+        raise OutputError(f"{path}: edits are written as JSON lines; give a name that ends in .jsonl")
+    rows = (edit.model_dump(mode="json", exclude_defaults=True) for edit in edits)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, text)
+
+
+def _known_labels(
+    rows: Iterable[NumberedRow], labels: LabelSource | None, templates: RelationTemplates
+) -> Mapping[str, str]:
+    wanted: set[str] = set()
+    for _, row in rows:
+        wanted |= ids_to_label(row, templates) if isinstance(row, dict) else set()
+    return labels.labels(sorted(wanted)) if labels and wanted else {}
+
+
+def _fields(row: object) -> Row:
+    if isinstance(row, EditError):
+        raise row
+    if not isinstance(row, dict):
+        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _claims(edit: Edit) -> tuple[tuple[str, ...], ...]:
+    """What no other edit of the file may share; the second it may, with the same target."""
+    return ("id", edit.id), ("fact", edit.subject, edit.prompt)
+
+
+def _refuse_clash(edit: Edit, taken: _Taken, unit: str, *, allow_conflicts: bool) -> None:
+    same_id, same_fact = map(taken.get, _claims(edit))
+    if same_id:
+        raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {same_id[0]} too; give it another")])
+    if same_fact and same_fact[1].target_new != edit.target_new and not allow_conflicts:
+        here, there = f"{edit.target_new!r} here", f"{same_fact[1].target_new!r} in {unit} {same_fact[0]}"
+        message = f"{edit.text!r} is edited to {here} and to {there}; keep one of the two"
+        raise EditError([Fault("target_new", message)])
+
+
+def _refusal(problems: Sequence[RowProblem], *, keep_going: bool) -> str:
+    if keep_going:
+        return "no row is good:\n" + "\n".join(map(str, problems))
+    others = f" ({len(problems) - 1} more such faults in the file)" if len(problems) > 1 else ""
+    return f"{problems[0]}{others}"

@@ -1,0 +1,213 @@
+"""A row of an edit file becomes an Edit. It has one of three shapes:
+
+- an edit: the fields of `Edit`, taken as they are;
+- a triplet: subject, relation, object, new_object, as labels or Wikidata ids in any mixture;
+- a record of CounterFact or CounterFactPlus.
+"""
+
+import re
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from kg_edit.edits.edit import (
+    Edit,
+    EntityId,
+    Name,
+    PropertyId,
+    Question,
+    Record,
+    Text,
+    Texts,
+    checked,
+    is_entity_id,
+    is_property_id,
+)
+from kg_edit.edits.templates import RelationTemplates
+from kg_edit.errors import EditError, Fault, did_you_mean
+
+Row = Mapping[str, object]
+Labels = Mapping[str, str]
+
+# What a triplet and what CounterFact call the fields of an Edit.
+_TRIPLET = {
+    "target_true": "object",
+    "target_new": "new_object",
+    "target_true_id": "object_id",
+    "target_new_id": "new_object_id",
+}
+_COUNTERFACT = {
+    "id": "case_id",
+    "subject": "requested_rewrite.subject",
+    "prompt": "requested_rewrite.prompt",
+    "target_new": "requested_rewrite.target_new.str",
+    "target_new_id": "requested_rewrite.target_new.id",
+}
+_EDIT_FIELDS = tuple(Edit.model_fields)
+_TRIPLET_FIELDS = tuple(_TRIPLET.get(name, name) for name in _EDIT_FIELDS)
+_ENTITIES = ("subject", "target_true", "target_new")
+FIELDS = tuple(dict.fromkeys(_EDIT_FIELDS + _TRIPLET_FIELDS))
+_URI = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
+
+
+class Target(Record):
+    """An object in a CounterFact record."""
+
+    str: Name
+    id: EntityId | None = None
+
+
+class RequestedRewrite(Record):
+    """The edit in a CounterFact record."""
+
+    prompt: Name
+    relation_id: PropertyId | None = None
+    target_new: Target
+    target_true: Target | None = None
+    subject: Name
+
+
+class Portability(Record):
+    """What CounterFactPlus adds to a CounterFact record."""
+
+    recalled_relation: str | None = Field(None, alias="Recalled Relation")
+    question: Text = Field(alias="New Question")
+    answer: Name = Field(alias="New Answer")
+
+
+class CounterFactRecord(Record):
+    """A record of CounterFact (Meng et al. 2022); its last three fields are accepted and not used."""
+
+    case_id: Name
+    requested_rewrite: RequestedRewrite
+    paraphrase_prompts: Texts = ()
+    neighborhood_prompts: Texts = ()
+    portability: Portability | None = None
+    attribute_prompts: object = None
+    generation_prompts: object = None
+    pararel_idx: object = None
+
+
+def to_edit(row: Row, *, row_id: str, labels: Labels, templates: RelationTemplates) -> Edit:
+    """Build the edit that a row of any shape describes; one without an id of its own is called `row_id`.
+
+    Raises:
+        EditError: with one fault for each field that is wrong, under the row's own names.
+    """
+    row = {name: str(value) if _is_number_id(name, value) else value for name, value in row.items()}
+    names: Mapping[str, str] = {}
+    if "requested_rewrite" in row:
+        fields, names = _from_counterfact(checked(CounterFactRecord, row), labels, templates), _COUNTERFACT
+    elif _is_triplet(row):
+        _refuse_unknown(row, _TRIPLET_FIELDS)
+        fields, names = _from_triplet(row, labels, templates), _TRIPLET
+    else:
+        _refuse_unknown(row, _EDIT_FIELDS)
+        fields = row
+    try:
+        return checked(Edit, {"id": row_id, **fields})
+    except EditError as error:
+        raise EditError(Fault(names.get(field, field), message) for field, message in error.faults) from None
+
+
+def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
+    """Return the Wikidata ids in a row for which `to_edit` will look for a label."""
+    ids: list[object] = []
+    if isinstance(rewrite := row.get("requested_rewrite"), dict):
+        ids = [rewrite.get("relation_id")]
+    elif _is_triplet(row):
+        fields = _renamed(row)
+        ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
+    return {id_ for id_ in ids if is_entity_id(id_) or (is_property_id(id_) and not templates.find(id_))}
+
+
+def _is_number_id(name: str, value: object) -> bool:
+    return name in ("id", "case_id") and type(value) is int
+
+
+def _is_triplet(row: Row) -> bool:
+    return not row.keys().isdisjoint(_TRIPLET.values())
+
+
+def _refuse_unknown(row: Row, known: tuple[str, ...]) -> None:
+    if unknown := [name for name in row if name not in known]:
+        raise EditError(Fault(name, f"unknown field{_nearest(name, known)}") for name in unknown)
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str:
+    """Suggest a known field, where a row may be of one shape in all but this field."""
+    if name in FIELDS:
+        return f" in a triplet; expected {_TRIPLET[name]!r}"
+    return did_you_mean(name, FIELDS) or f"; known: {', '.join(known)}"
+
+
+def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: RelationTemplates) -> Row:
+    rewrite, true, asked = record.requested_rewrite, record.requested_rewrite.target_true, record.portability
+    known = templates.find(rewrite.relation_id)
+    return {
+        "id": record.case_id,
+        "subject": rewrite.subject,
+        "prompt": rewrite.prompt,
+        "target_true": true.str if true else None,
+        "target_true_id": true.id if true else None,
+        "target_new": rewrite.target_new.str,
+        "target_new_id": rewrite.target_new.id,
+        "relation": known.label if known else labels.get(rewrite.relation_id or ""),
+        "relation_id": rewrite.relation_id,
+        "paraphrases": record.paraphrase_prompts,
+        "neighborhood": record.neighborhood_prompts,
+        "portability": (Question.model_validate(asked.model_dump()),) if asked else (),
+    }
+
+
+def _renamed(row: Row) -> dict[str, object]:
+    """Give a triplet the field names of an Edit, with an id for each Wikidata address."""
+    fields = {name: row[own] for name, own in zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True) if own in row}
+    return {name: _plain(value) for name, value in fields.items()}
+
+
+def _plain(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return address[1] if (address := _URI.fullmatch(value.strip())) else value.strip()
+
+
+def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates) -> Row:
+    fields = _renamed(row)
+    for name in _ENTITIES:
+        entity = fields.get(name)
+        if is_entity_id(entity) and fields.get(f"{name}_id") in (None, entity):
+            fields |= {name: _entity_label(name, entity, labels), f"{name}_id": entity}
+    return fields | _relation_fields(fields, labels, templates)
+
+
+def _entity_label(name: str, entity: str, labels: Labels) -> str:
+    if label := labels.get(entity):
+        return label
+    field = _TRIPLET.get(name, name)
+    way_out = f"write the label here and the id in {field}_id, or give a --graph that knows it"
+    raise EditError([Fault(field, f"found the id {entity}, for which there is no label; {way_out}")])
+
+
+def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
+    """Complete a relation: its id, its label and, if the row has none, the prompt."""
+    name, id_ = fields.get("relation"), fields.get("relation_id")
+    if not isinstance(name, str | None) or not isinstance(id_, str | None):
+        return {}  # the check of the edit's types says it better
+    if is_property_id(name) and id_ in (None, name):
+        name, id_ = None, name
+    known = templates.find(id_) or templates.find(name)
+    label = name or (known.label if known else labels.get(id_ or ""))
+    prompt = fields.get("prompt") or (known.template if known else label and f"The {label} of {{}} is")
+    if not prompt:
+        raise EditError([Fault("relation", _no_prompt(id_))])
+    return {"relation": label, "relation_id": id_ or (known and known.property_id) or None, "prompt": prompt}
+
+
+def _no_prompt(relation_id: str | None) -> str:
+    if relation_id is None:
+        return "is missing; expected the label or the id of a relation, or a prompt"
+    return (
+        f"unknown relation id without template: {relation_id} has no label either; add a row for it to a "
+        "templates file and pass --templates FILE, or give the row a prompt"
+    )

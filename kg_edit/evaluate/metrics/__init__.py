@@ -1,0 +1,1 @@
+"""Metrics, each with the kinds of probes that it needs."""

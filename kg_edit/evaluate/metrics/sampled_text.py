@@ -1,0 +1,130 @@
+"""Metrics of sampled texts: fluency, consistency, and GLAME's fuzzy match. Costly, so scored on request only."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from kg_edit.errors import ConfigError
+from kg_edit.evaluate.metrics.metric import Metric, mean
+from kg_edit.retrieval.tfidf import Rarity, cosine
+from kg_edit.retrieval.tfidf import words as words
+from kg_edit.scoring.questions import right_answers
+
+if TYPE_CHECKING:
+    from kg_edit.evaluate.case import Case
+    from kg_edit.evaluate.evidence import Evidence
+
+FUZZY = "portability.glame_fuzzy"
+_FLUENCY, _CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
+_SUFFIX = " The answer, most simply, is"
+_ENOUGH = 70  # of 100
+_WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
+
+
+def sampled_prompts(case: Case) -> tuple[str, ...]:
+    """What a case's extras let the model go on with by sampling."""
+    if case.facts:
+        return ()
+    asked = tuple(map(fuzzy_prompt, _questions(case))) if FUZZY in case.extras else ()
+    return (*asked, *(_generation(case) if {_FLUENCY, _CONSISTENCY} & set(case.extras) else ()))
+
+
+def fuzzy_prompt(question: str) -> str:
+    """A question as GLAME's program asks it."""
+    return question + _SUFFIX
+
+
+def ngram_entropy(text: str) -> float:
+    """Weighted entropy, in bits, of the bigrams (2/3) and trigrams (4/3) of a text's words, halved."""
+    tokens = words(text)
+    return sum(weight * _entropy(tokens, size) for size, weight in _WEIGHTS.items()) / len(_WEIGHTS)
+
+
+def tfidf_similarity(text: str, references: Sequence[str]) -> float:
+    """The cosine of the TF-IDF vectors of a text and of its references joined.
+
+    tf is a word's count, in any case; idf is ln((1 + n) / (1 + df)) + 1 over the n references.
+    """
+    rarity = Rarity(words(reference.casefold()) for reference in references)
+    first, second = (rarity.vector(words(joined.casefold())) for joined in (text, " ".join(references)))
+    return cosine(first, second)
+
+
+def partial_ratio(text: str, name: str) -> float:
+    """How alike ``name`` is to the part of ``text`` most like it, 0 to 100.
+
+    Raises:
+        ConfigError: the package rapidfuzz is not installed.
+    """
+    try:
+        from rapidfuzz import fuzz
+    except ImportError as error:
+        raise ConfigError(f"{FUZZY} needs the package rapidfuzz: pip install 'kg-edit[fuzzy]'") from error
+    return float(fuzz.partial_ratio(text, name))
+
+
+def _fuzzy(case: Case, evidence: Evidence) -> float | None:
+    return mean(
+        any(partial_ratio(evidence.samples[fuzzy_prompt(question)], name) >= _ENOUGH for name in names)
+        for question, names in _questions(case).items()
+    )
+
+
+def _fluency(case: Case, evidence: Evidence) -> float | None:
+    return mean(ngram_entropy(evidence.samples[prompt]) for prompt in _generation(case))
+
+
+def _consistency(case: Case, evidence: Evidence) -> float | None:
+    prompts = _generation(case)
+    if not prompts or not case.references:
+        return None
+    return tfidf_similarity(" ".join(evidence.samples[prompt] for prompt in prompts), case.references)
+
+
+def _questions(case: Case) -> Mapping[str, tuple[str, ...]]:
+    """Portability questions, and their right answers."""
+    asked = {question.question: right_answers(question) for question in case.questions}
+    queries = (query for probe in case.group("portability") for query in probe.queries)
+    return {**asked, **{query.prompt: tuple(name for names in query.answers for name in names) for query in queries}}
+
+
+def _generation(case: Case) -> tuple[str, ...]:
+    return tuple(query.prompt.rstrip() for probe in case.group("generation") for query in probe.queries)
+
+
+def _entropy(tokens: Sequence[str], size: int) -> float:
+    grams = Counter(tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1))
+    total = grams.total()
+    return -sum(count / total * math.log2(count / total) for count in grams.values())
+
+
+_SAMPLED = "The text is sampled from the 5 likeliest tokens a step, seeded by its prompt, to 100 tokens in all"
+EXTRAS: Mapping[str, Metric] = {
+    FUZZY: Metric(
+        compute=_fuzzy,
+        formula=f"Share of questions whose sampled text, **the question included**, matches the answer by a partial "
+        f'ratio of at least 70. {_SAMPLED}; the question is followed by "{_SUFFIX.strip()}".',
+        source="The protocol of GLAME's program (Zhang et al. 2024), for comparison with its published numbers only: "
+        "an answer that stands in the question counts as said. The ratio is rapidfuzz's.",
+        of="portability",
+    ),
+    _FLUENCY: Metric(
+        compute=_fluency,
+        formula=f"(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
+        f"generation prompts. {_SAMPLED}, the prompt's among them.",
+        source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '
+        "words are runs of letters and digits, other marks stand alone, so don't is three.",
+        of="generation",
+        values="0 to ∞ bits",
+    ),
+    _CONSISTENCY: Metric(
+        compute=_consistency,
+        formula="Cosine of the TF-IDF vectors of the sampled texts, joined, and of reference texts about things of "
+        f"which o* is true, joined; idf over the references. {_SAMPLED}.",
+        source='"Reference score" (RS) of Meng et al. 2022, whose idf is over Wikipedia. Missing without references.',
+        of="generation",
+    ),
+}

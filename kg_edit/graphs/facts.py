@@ -1,0 +1,145 @@
+"""What a graph says about an edit's new object, in words: facts that can be edited, trained on, or asked for.
+
+From o* -r'-> o' come three forms. A statement is about o* itself ("Los Angeles Lakers has its headquarters in"); a
+composed fact is about s, over the edited relation ("The sports team of LeBron James has its headquarters in"); a
+chained one reads on from the edit's prompt ("LeBron James plays for Los Angeles Lakers, headquarters location").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import networkx as nx
+
+from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.edits.templates import RelationTemplates
+from kg_edit.errors import GraphError
+from kg_edit.graphs.encoding import check_graph
+from kg_edit.graphs.graph_wordings import Wording
+
+Kind = Literal["statement", "composed", "chained"]
+_Statement = tuple[str, str, str]  # property, r', o'
+_LETTERS = 4  # so long an answer is also looked for inside words
+
+
+@dataclass(frozen=True)
+class GraphFact:
+    """A fact of the graph: ``prompt`` has {} for ``subject`` and ends right before ``object``; ``relation`` is r'."""
+
+    kind: Kind
+    subject: str
+    relation: str
+    object: str
+    prompt: str
+
+    @property
+    def text(self) -> str:
+        """The sentence with its subject, up to the object."""
+        return self.prompt.replace("{}", self.subject)
+
+    def as_edit(self, name: str) -> Edit:
+        """The fact as an edit with the id ``name``, to be made like any other."""
+        return Edit(id=name, subject=self.subject, prompt=self.prompt, target_new=self.object, relation=self.relation)
+
+
+def graph_facts(
+    edit: Edit,
+    graph: nx.MultiDiGraph,
+    *,
+    limit: int | None,
+    seed: int,
+    exclude: Sequence[str] = (),
+    kinds: Sequence[Kind] = ("statement", "composed"),
+    templates: RelationTemplates | None = None,
+) -> tuple[GraphFact, ...]:
+    """At most ``limit`` facts of each kind (None: all) from the statements of o* in the edit's subgraph.
+
+    Kinds come in the order given; within one, facts come in an order made of hashes with ``seed``, the same whatever
+    order the graph was made in, so that fewer facts are the first of more. A prompt comes once: of several objects the
+    first stays. Left out are facts whose object is s, o*, only an id, or `overlaps` one of ``exclude``. Empty where the
+    graph says nothing of o*. Statements of nodes beyond o* are not told.
+
+    Raises:
+        GraphError: the graph is not an edit's subgraph, or a label is missing.
+        EditFileError: the packaged table of relation templates is damaged.
+    """
+    check_graph(graph)
+    wording = Wording.of(edit, graph, target=target_of(graph), templates=templates or RelationTemplates.load())
+    statements = sorted(_statements(edit, graph, exclude), key=lambda found: (_priority(found, seed), found))
+    return tuple(fact for kind in kinds for fact in _of_kind(kind, edit, statements, wording)[:limit])
+
+
+def _of_kind(kind: Kind, edit: Edit, statements: Iterable[_Statement], wording: Wording) -> list[GraphFact]:
+    """The statements as facts of one kind, a prompt once."""
+    subject = wording.target if kind == "statement" else edit.subject
+    found: dict[str, GraphFact] = {}
+    for property_, relation, target in statements:
+        prompt = wording.prompt(kind, property_, relation)
+        if prompt.count("{}") == 1:  # a label may hold braces itself
+            fact = GraphFact(kind=kind, subject=subject, relation=relation, object=target, prompt=prompt)
+            found.setdefault(prompt, fact)
+    return list(found.values())
+
+
+def target_of(graph: nx.MultiDiGraph) -> str:
+    """The key of the node that plays o*: by its role, else as the object of the edit's edge.
+
+    Raises:
+        GraphError: no node does.
+    """
+    roles = [key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"]
+    edges = [target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"]
+    found = sorted({*roles} or {*edges})
+    if len(found) != 1:
+        raise GraphError(f"one node needs role='target_new', found {len(found)}: {found[:5]}; give it to o*'s node")
+    return str(found[0])
+
+
+def overlaps(text: str, other: str) -> bool:
+    """Whether the words of one stand in the other, in any case and accents; longer names also inside a word."""
+    one, two = _folded(text), _folded(other)
+    if not one or not two:
+        return False
+    short, long = sorted((one, two), key=len)
+    return f" {short} " in f" {long} " or (len(short) >= _LETTERS and short in long)
+
+
+def _statements(edit: Edit, graph: nx.MultiDiGraph, exclude: Sequence[str]) -> Iterator[_Statement]:
+    """What the graph states of o*, with labels; each once."""
+    target = target_of(graph)
+    taken = {_folded(edit.subject), _folded(edit.target_new), _folded(graph.nodes[target]["label"])}
+    edges = graph.out_edges(target, keys=True, data=True)
+    found = {
+        (str(data.get("property", key)), _plain(data["label"]), _plain(graph.nodes[end]["label"]))
+        for _, end, key, data in edges
+        if data.get("role") != "edit"
+    }
+    for statement in found:
+        _, relation, label = statement
+        unnamed = is_entity_id(label) or is_property_id(relation)
+        if not (unnamed or _folded(label) in taken or _gives_away(label, exclude)):
+            yield statement
+
+
+def _gives_away(label: str, answers: Iterable[str]) -> bool:
+    return any(overlaps(label, answer) for answer in answers)
+
+
+def _priority(statement: _Statement, seed: int) -> bytes:
+    _, relation, target = statement
+    return hashlib.blake2b("|".join((str(seed), relation, target)).encode(), digest_size=16).digest()
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.split())
+
+
+def _folded(text: str) -> str:
+    """The words in lower case, without accents and punctuation; all of it where there is nothing else."""
+    letters = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    return " ".join(re.findall(r"\w+", letters)) or _plain(letters)

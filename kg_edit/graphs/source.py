@@ -1,0 +1,94 @@
+"""A knowledge graph of your own, held in networkx, in the place of Wikidata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import GraphError
+from wikidata_cache.ids import Statement
+from wikidata_cache.subgraphs.sampling import bottom_m
+
+_SUBJECT = "_:subject"
+
+
+@dataclass(frozen=True, eq=False)
+class PrivateGraph:
+    """Subgraphs of a directed networkx graph whose edges s -> o carry a ``label``; nodes are their ``label``, or text.
+
+    An edit's subject and new object are found by their ids among the nodes, else by their labels.
+    """
+
+    graph: nx.DiGraph
+
+    def subgraph(self, edit: Edit, *, hops: int = 2, per_node: int = 20, seed: int = 0) -> nx.MultiDiGraph:
+        """The edit's own edge, and the statements of o* up to ``hops``; the old edge and others of s stay out.
+
+        Each node keeps ``per_node`` statements, the same on every machine (`wikidata_cache.subgraphs.sampling`).
+
+        Raises:
+            GraphError: o* is not in the graph, or its label names several nodes.
+        """
+        target = self._find(edit.target_new_id, edit.target_new)
+        if target is None:
+            raise GraphError(f"the graph has no node {edit.target_new!r}; add it, or give its key as target_new_id")
+        subject = self._find(edit.subject_id, edit.subject) or _SUBJECT
+        made = nx.MultiDiGraph(**self.provenance())
+        made.add_node(subject, label=edit.subject, role="subject", hop=0)
+        made.add_node(target, label=self._labels[target], role="target_new", hop=1)
+        made.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
+        frontier = [target]
+        for hop in range(2, hops + 1):
+            frontier = self._expand(made, frontier, {subject}, hop=hop, per_node=per_node, seed=seed)
+        return made
+
+    def _expand(
+        self, made: nx.MultiDiGraph, frontier: list[str], closed: set[str], *, hop: int, per_node: int, seed: int
+    ) -> list[str]:
+        """Add the statements of ``frontier`` but of ``closed``; the nodes that are new."""
+        new: list[str] = []
+        for node in frontier:
+            kept = bottom_m((s for s in self._statements(node) if s.object not in closed), per_node, seed=seed)
+            for statement in kept:
+                if statement.object not in made:
+                    made.add_node(statement.object, label=self._labels[statement.object], role="neighbour", hop=hop)
+                    new.append(statement.object)
+                made.add_edge(
+                    node, statement.object, key=statement.property, label=statement.property, role="statement"
+                )
+        return new
+
+    def provenance(self) -> dict[str, Any]:
+        """A hash of all nodes, labels and edges."""
+        edges = sorted(statement for key in self._labels for statement in self._statements(key))
+        content = json.dumps([sorted(self._labels.items()), edges])
+        return {"kind": "private graph", "content_hash": hashlib.sha256(content.encode()).hexdigest()}
+
+    @cached_property
+    def _nodes(self) -> dict[str, Hashable]:
+        """The graph's own nodes, by their keys as text."""
+        return {str(node): node for node in self.graph}
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        return {key: str(self.graph.nodes[node].get("label", node)) for key, node in self._nodes.items()}
+
+    def _find(self, key: str | None, label: str) -> str | None:
+        if key in self._labels:
+            return key
+        named = [found for found, name in self._labels.items() if name == label]
+        if len(named) > 1:
+            raise GraphError(f"{label!r} names the nodes {', '.join(sorted(named)[:5])}; give the one meant as its id")
+        return named[0] if named else None
+
+    def _statements(self, key: str) -> Iterator[Statement]:
+        for _, target, label in self.graph.out_edges(self._nodes[key], data="label"):
+            if isinstance(label, str) and label.strip():
+                yield Statement(key, label, str(target))

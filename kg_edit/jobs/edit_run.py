@@ -1,0 +1,144 @@
+"""The job behind `kg-edit edit`: edits in, a folder out with the patch, the proof and a picture; resumable."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import networkx as nx
+from pydantic import ValidationError
+
+from kg_edit import __version__
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import OutputError
+from kg_edit.evaluate.settings import method_settings
+from kg_edit.graphs.encoding import subject_of
+from kg_edit.jobs.before_after import Row, before_and_after, check_probes
+from kg_edit.methods import EditingMethod
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.one_process import alone_in
+from kg_edit.patches.base import Patch
+from kg_edit.report import markdown
+from kg_edit.storage.atomic import write_text
+from kg_edit.storage.run_folder import Settings, check_folder, claim, digest
+from wikidata_cache.view.static import draw
+
+log = logging.getLogger(__name__)
+
+PATCH, PARTIAL, RECORDS, REPORT = "patch.safetensors", "patch.partial.safetensors", "records.jsonl", "report.md"
+
+
+def run_edits(
+    method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], out: str | Path, *, progress: bool = True
+) -> tuple[Row, ...]:
+    """Make ``edits`` in turn and write ``out``: patch.safetensors, records.jsonl, report.md, run.json.
+
+    Started again with the same settings it goes on where it was killed, and does nothing twice. Nothing is written
+    before all edits are checked and the method is prepared.
+
+    Raises:
+        OutputError: ``out`` holds another run, can't be written, or another process works on it.
+        KgEditError: an edit can't be made; what was done before it is kept.
+    """
+    out = Path(out)
+    method.check(edits)
+    check_probes(model, edits)
+    settings = _settings(method, model, edits)
+    check_folder(out, settings)
+    if not (out / PATCH).is_file():
+        method.prepare()
+    with suppress(OSError):  # `claim` says why it can't be made
+        out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out):
+        claim(out, settings)
+        return _rows(method, model, edits, out, progress=progress)
+
+
+def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
+    """A picture in ``out`` of what the method looked at for ``edit``; None if it looks at no graph.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    graph = method.subgraph(edit)
+    if graph is None:
+        return None
+    path = out / f"subgraph-{_file_name(edit.id)}.svg"
+    try:
+        return draw(_with_hops(graph), path, title=f"{edit.text} {edit.target_new}")
+    except OSError as error:
+        raise OutputError(
+            f"can't write {path}: {error.strerror or error}; the patch and the report are done"
+        ) from error
+
+
+def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
+    """``graph`` with each node's distance from the subject, which a picture needs and a user's own graph may lack."""
+    near = nx.single_source_shortest_path_length(graph.to_undirected(as_view=True), subject_of(graph))
+    placed = graph.copy()
+    for key, data in placed.nodes(data=True):
+        data.setdefault("hop", near.get(key, 1 + max(near.values())))
+        data.setdefault("role", "neighbour")
+    return placed
+
+
+def _rows(
+    method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], out: Path, *, progress: bool
+) -> tuple[Row, ...]:
+    """What the edits changed, after all files are written."""
+    patch = _patch(method, edits, out, progress=progress)
+    rows = _known_rows(out / RECORDS, edits) or before_and_after(model, patch, edits, progress=progress)
+    lines = (json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in rows)
+    write_text(out / RECORDS, "".join(lines))
+    write_text(out / REPORT, markdown(rows, patch))
+    return rows
+
+
+def _patch(method: EditingMethod, edits: Sequence[Edit], out: Path, *, progress: bool) -> Patch:
+    """The finished patch, or the rest of a half-done one."""
+    path, partial = out / PATCH, out / PARTIAL
+    if path.is_file():
+        log.info("%s is there already; nothing to compute", path)
+        return Patch.load(path)
+    start = Patch.load(partial) if partial.is_file() else None
+    done = len(start.provenance["edits"]) if start else 0
+    if start:
+        log.info("going on with %s after %d of %d edits", partial, done, len(edits))
+    try:
+        patch = method.edit(edits[done:], start=start, after_each=lambda made: made.save(partial), progress=progress)
+    except Exception as error:
+        if partial.is_file():
+            error.add_note(f"the edits before it are kept in {partial}, which is a patch like any other")
+        raise
+    patch.save(path)
+    partial.unlink(missing_ok=True)
+    return patch
+
+
+def _known_rows(path: Path, edits: Sequence[Edit]) -> tuple[Row, ...]:
+    """What an earlier start of the same run found; nothing if it did not come so far."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        rows = tuple(Row.model_validate_json(line) for line in lines if line)
+    except (OSError, ValueError, ValidationError):
+        return ()
+    return rows if {row.edit for row in rows} == {edit.id for edit in edits} else ()
+
+
+def _settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> Settings:
+    """All that decides a patch."""
+    return {
+        "job": "edit",
+        **method_settings(method, model),
+        "edits": len(edits),
+        "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
+        "kg_edit": __version__,
+    }
+
+
+def _file_name(name: str) -> str:
+    """A part of a file's name: no letter that a file system may refuse, and short enough for all of them."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)[:60]

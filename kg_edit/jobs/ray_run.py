@@ -1,0 +1,151 @@
+"""A run on a Ray cluster: one worker a device, shards of the run dealt out, a lost worker's shard given to another.
+
+Needs the extra ``kg-edit[ray]``. On several machines the output folder has to be one that all of them see.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.evaluate.merge import merge
+from kg_edit.evaluate.run import check_schedule
+from kg_edit.evaluate.shard import Shard
+from kg_edit.evaluate.summary import Summary
+from kg_edit.storage.run_folder import check_folder
+
+if TYPE_CHECKING:
+    from kg_edit.cli.evaluation import Evaluation, Ready
+
+log = logging.getLogger(__name__)
+
+_PARTS = 64  # at most; whatever the number of workers, so that a run goes on with more or fewer of them
+_TRIES = 3  # for a shard whose worker is lost
+_SHARDS = ".shards"
+
+
+def evaluate_on_ray(
+    evaluation: Evaluation, out: Path, *, started: Callable[[int], object] = lambda _: None, progress: bool = True
+) -> Summary:
+    """Score with all devices of the cluster, and merge; the same run as from one process.
+
+    The cluster is the one that this process is connected to, else that of ``RAY_ADDRESS``, else this machine. The
+    shards lie under ``out`` in the hidden folder ``.shards``; started again, each goes on where it was. ``started``
+    gets the process id of each worker.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no record.
+        ModelError: a shard lost its worker three times.
+        KgEditError: whatever else a worker raises.
+    """
+    ray = _ray()
+    check_folder(out)
+    size = check_schedule(evaluation.schedule, evaluation.every).schedule.sequence
+    sequences = -(-len(evaluation.read().records[: evaluation.limit]) // size)
+    if not sequences:
+        raise ConfigError(f"{evaluation.data} holds no record, so there is nothing to deal out; give another file")
+    parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]
+    folders = {part: out.absolute() / _SHARDS / f"{part.part}-of-{part.parts}" for part in parts}
+    crew = _Crew(ray=ray, evaluation=evaluation, folders=folders, started=started)
+    with tqdm(desc="shards", total=len(parts), disable=None if progress else True) as bar:
+        crew.work(bar.update)
+    return merge(out, list(folders.values()))
+
+
+@dataclass(kw_only=True)
+class _Crew:
+    """The workers, and what is left to do."""
+
+    ray: Any
+    evaluation: Evaluation
+    folders: dict[Shard, Path]
+    started: Callable[[int], object]
+    lost: dict[Shard, int] = field(default_factory=dict)
+
+    def work(self, done: Callable[[], object]) -> None:
+        """Deal out the shards till all are done."""
+        left, busy = deque(self.folders), dict[Any, tuple[Shard, Any]]()
+        try:
+            for _ in range(min(self._devices(), len(left))):
+                self._give(left.popleft(), self._hire(), busy)
+            while busy:
+                (ready,), _ = self.ray.wait(list(busy), num_returns=1)
+                shard, worker = busy.pop(ready)
+                try:
+                    self.ray.get(ready)
+                except self.ray.exceptions.RayActorError as error:
+                    left.append(self._again(shard, error))
+                    worker = self._hire()
+                except self.ray.exceptions.RayTaskError as error:
+                    raise error.cause or error from error
+                else:
+                    done()
+                if left:
+                    self._give(left.popleft(), worker, busy)
+        finally:
+            for _, worker in busy.values():
+                self.ray.kill(worker)
+
+    def _devices(self) -> int:
+        found = self.ray.cluster_resources()
+        return max(1, int(found.get("GPU", 0) or found.get("CPU", 1)))
+
+    def _hire(self) -> Any:
+        """A new worker, with a device of its own."""
+        gpus = 1 if self.ray.cluster_resources().get("GPU") else 0
+        worker = self.ray.remote(num_cpus=1, num_gpus=gpus)(_Worker).remote(self.evaluation)
+        self.started(self.ray.get(worker.process.remote()))
+        return worker
+
+    def _give(self, shard: Shard, worker: Any, busy: dict[Any, tuple[Shard, Any]]) -> None:
+        busy[worker.score.remote(shard, self.folders[shard])] = shard, worker
+
+    def _again(self, shard: Shard, error: Exception) -> Shard:
+        self.lost[shard] = self.lost.get(shard, 0) + 1
+        if self.lost[shard] == _TRIES:
+            raise ModelError(
+                f"the worker of shard {shard} was lost {_TRIES} times ({_first_line(error)}); what it scored is kept: "
+                "look for what ends it (memory?), and start again"
+            ) from error
+        log.warning("the worker of shard %s is lost; another one goes on with it", shard)
+        return shard
+
+
+class _Worker:
+    """A process with a device of its own, in which the model is loaded once."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+        self._ready: Ready | None = None
+
+    def process(self) -> int:
+        """Its process id."""
+        return os.getpid()
+
+    def score(self, shard: Shard, out: Path) -> None:
+        """Do what is left of a shard."""
+        self._ready = self._ready or self._evaluation.ready(out)
+        self._ready.run(out, shard, progress=False)
+
+
+def _ray() -> Any:
+    """Ray, connected to a cluster."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--ray needs Ray, which is not installed: pip install 'kg-edit[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    return ray
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,190 @@
+"""A ledger's folder: the log, to which lines are only added, and patch files, which are never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from kg_edit.errors import OutputError, PatchError
+from kg_edit.ledger.events import Added, Event, Line, Removed, Step, StoredFile
+from kg_edit.one_process import alone_in
+from kg_edit.patches.base import Patch
+from kg_edit.storage.atomic import replacing
+from kg_edit.storage.jsonl import append_lines, drop_cut_line
+
+LOG, PATCHES = "ledger.jsonl", "patches"
+_WAIT = 5.0  # seconds
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """Reads and writes the folder. A file that no line of the log names was left by a kill, and is nobody's."""
+
+    folder: Path
+    _loaded: dict[str, Patch] = field(default_factory=dict)  # by sha256: a file never changes
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder holds a ledger."""
+        return (self.folder / LOG).is_file()
+
+    def check_place(self) -> None:
+        """Refuse a place where no ledger is, and none can be made.
+
+        Raises:
+            OutputError: it is a file, a folder with something else in it, or can't be read.
+            PatchError: patches are stored there, and their log is gone.
+        """
+        try:
+            is_file, there = self.folder.exists() and not self.folder.is_dir(), self.is_there
+            shown = [path.name for path in self.folder.iterdir() if path.name[0] != "."] if self.folder.is_dir() else []
+        except OSError as error:
+            raise OutputError(f"can't read {self.folder}: {error.strerror}; give another folder") from error
+        if is_file:
+            raise OutputError(f"{self.folder} is a file; a ledger is a folder")
+        self._check_log()
+        if shown and not there and shown != [PATCHES]:
+            raise OutputError(f"{self.folder} is not empty and holds no ledger ({LOG}); give another folder")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other writers out; makes the folder. A killed process keeps none out.
+
+        Raises:
+            OutputError: another process writes to the ledger, or the folder can't be made.
+            PatchError: patches are stored in it, and their log is gone.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"can't make {self.folder}: {error.strerror}; give another folder") from error
+        with alone_in(self.folder, wait=_WAIT):
+            self._check_log()
+            yield
+
+    def events(self) -> tuple[Event, ...]:
+        """All whole lines of the log; a last line that was cut off by a kill did not happen.
+
+        Raises:
+            PatchError: the log can't be read, a line is no event, or does not follow the one before.
+        """
+        path = self.folder / LOG
+        *lines, _ = _content(path).split(b"\n")  # bytes: a kill may cut within a letter
+        found = tuple(_event(line, f"{path}, line {number}") for number, line in enumerate(lines, 1))
+        if [event.number for event in found] != list(range(1, len(found) + 1)):
+            raise PatchError(f"{path}: its lines are not numbered 1, 2, 3 …; restore it from a copy")
+        return found
+
+    def append(self, event: Event) -> None:
+        """Write an event; when this returns, it is on the disk. Needs the lock.
+
+        Raises:
+            OutputError: it can't be written; the ledger is as it was.
+        """
+        drop_cut_line(self.folder / LOG)
+        append_lines(self.folder / LOG, [event.model_dump_json()])
+
+    def put(self, patch: Patch | Path, *, number: int) -> StoredFile:
+        """Store a patch, or a file of one as it is, as file ``number``. Needs the lock.
+
+        Raises:
+            PatchError: a value is not finite, or the patch is one of several kinds.
+            OutputError: the file can't be written.
+        """
+        target = self.folder / PATCHES / f"{number:04}.safetensors"
+        append_lines(self.folder / LOG, ())  # there before the first file: one without a log has lost it, by no kill
+        if isinstance(patch, Path):
+            with replacing(target) as scratch:
+                shutil.copyfile(patch, scratch)
+        else:
+            patch.save(target)
+        with target.open("rb+") as file:
+            os.fsync(file)
+        return StoredFile(name=target.name, sha256=sha256_of(target))
+
+    def next_file(self) -> int:
+        """The number after those of all files, of whatever the log names and of what else lies in the folder."""
+        events = self.events()
+        named = [event.file for event in events if isinstance(event, Added)]
+        named += [file for event in events if isinstance(event, Removed) for file in event.files.values() if file]
+        stems = [Path(file.name).stem for file in named] + [path.stem for path in self._stored()]
+        return 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)
+
+    def _stored(self) -> tuple[Path, ...]:
+        """The patch files in the folder, without what is still being written."""
+        return tuple(path for path in (self.folder / PATCHES).glob("*.safetensors") if path.name[0] != ".")
+
+    def _check_log(self) -> None:
+        """Refuse a folder of patches without their log: what stands can't be known, and nothing may be overwritten."""
+        if not self.is_there and (stored := self._stored()):
+            files = self.folder / PATCHES / "*.safetensors"
+            raise PatchError(
+                f"{self.folder} holds {len(stored)} stored patch{'es' * (len(stored) > 1)}, and the log ({LOG}) that "
+                "says which of them stand is gone; restore it from a copy, or begin a new ledger with those that shall "
+                f"stand: kg-edit patch add NEW {files}"
+            )
+
+    def path(self, file: StoredFile) -> Path:
+        """Where a stored patch is."""
+        return self.folder / PATCHES / file.name
+
+    def get(self, file: StoredFile) -> Patch:
+        """A stored patch.
+
+        Raises:
+            PatchError: the file is missing, or not what was stored.
+        """
+        if file.sha256 not in self._loaded:
+            path = self.path(file)
+            if path.is_file() and sha256_of(path) != file.sha256:
+                raise PatchError(f"{path} was changed since it was stored (sha256 {file.sha256}); restore it")
+            self._loaded[file.sha256] = Patch.load(path)
+        return self._loaded[file.sha256]
+
+
+def refuse_twice(source: Path, steps: Iterable[Step]) -> None:
+    """Refuse a file that is one of the steps already.
+
+    Raises:
+        PatchError: it is.
+    """
+    digest = sha256_of(source)
+    for step in steps:
+        if step.file.sha256 == digest:
+            raise PatchError(f"{source} is here already, as step {step.number}; --force (force=True) adds it twice")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file.
+
+    Raises:
+        PatchError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PatchError(f"can't read {path}: {error.strerror}; check the path") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise PatchError(f"can't read {path}: {error.strerror}; check the path") from error
+
+
+def _event(line: bytes, place: str) -> Event:
+    try:
+        return Line.model_validate_json(line.decode()).root
+    except (UnicodeDecodeError, ValidationError) as error:
+        raise PatchError(f"{place}: no event of a ledger; restore the file from a copy") from error

@@ -1,0 +1,167 @@
+"""A ledger for the terminal: its edits as a table, one edit in full, what happened, and what a check found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from kg_edit.jobs.before_after import Kind, Reading
+from kg_edit.ledger.check import KINDS, Checked
+from kg_edit.ledger.conflicts import Conflict
+from kg_edit.ledger.entries import Entry
+from kg_edit.ledger.events import Added, Event, Removed
+from kg_edit.ledger.guards import division_factor
+from kg_edit.ledger.ledger import Ledger
+from kg_edit.ledger.sizes import edit_norms
+from kg_edit.report import one_line
+
+_HEADS: dict[Kind, str] = {
+    "rewrite": "fact",
+    "paraphrase": "paraphrases",
+    "follows": "follows",
+    "neighbour": "neighbours",
+}
+_SHOWN = ("loss_before", "loss_after", "steps")
+
+
+def edits_table(ledger: Ledger, found: Sequence[Conflict]) -> Table:
+    """A row for each edit."""
+    table = _table("edit", "state", "step", "method", "fact", "norm", "in conflict with")
+    norms = norms_of(ledger)
+    for entry in ledger.edits:
+        norm = norms.get(entry.place)
+        rivals = [
+            _other(conflict, entry).name
+            for conflict in found
+            if entry.place in (conflict.first.place, conflict.second.place)
+        ]
+        _row(
+            table,
+            entry.name,
+            entry.state,
+            entry.place.step,
+            entry.method,
+            fact(entry),
+            _number(norm),
+            ", ".join(rivals),
+        )
+    return table
+
+
+def norms_of(ledger: Ledger) -> dict[tuple[int, str], float]:
+    """|change| of each standing edit that has one of its own, by its place."""
+    return {
+        (step, record["edit"]["id"]): norm
+        for step, patch in ledger.patches.items()
+        for record, norm in zip(patch.edits, edit_norms(patch), strict=True)
+        if norm is not None
+    }
+
+
+def events_table(events: Sequence[Event]) -> Table:
+    """A row for all that happened."""
+    table = _table("event", "when (UTC)", "what")
+    for event in events:
+        _row(table, event.number, event.time, _said(event))
+    return table
+
+
+def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
+    """(what, value) of one edit: the fact, how it was made, how it went, and where it is."""
+    edit, record = entry.edit, entry.record
+    yield "edit", f"{entry.name} ({entry.state})"
+    yield "fact", fact(entry)
+    for name, value in edit.model_dump(mode="json", exclude_defaults=True).items():
+        if name not in ("id", "subject", "prompt", "target_new"):
+            yield name.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    yield "method", entry.method
+    yield from ((name.replace("_", " "), str(record[name])) for name in _SHOWN if name in record)
+    for name, value in record.get("norms", {}).items():
+        yield f"norm of the {name}", f"{value:.4g}" if isinstance(value, float) else str(value)
+    if factor := division_factor(record):
+        yield "division factor", f"{factor:.4g}"
+    yield from _origin(ledger, entry)
+
+
+def _origin(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
+    added = next(event for event in ledger.events if event.number == entry.place.step)
+    assert isinstance(added, Added)  # noqa: S101 - a step's number is that of its event
+    yield "added", f"{added.time} as step {added.number}" + (f", from {added.source}" if added.source else "")
+    patches, event = ledger.patches, ledger.remade.get(entry.place)
+    if event:
+        yield "made anew", f"by event {event.number}, {event.time}"
+    after = [step for step in added.after if step in patches or not event]
+    yield "computed", f"after steps {', '.join(map(str, after))}" if after else "on the unedited model"
+    patch = patches.get(entry.place.step)
+    if patch is None:
+        return
+    said = patch.provenance
+    yield "model", f"{said.get('model', {}).get('name')} ({said.get('model', {}).get('fingerprint')})"
+    yield "versions", ", ".join(f"{name} {version}" for name, version in said.get("versions", {}).items())
+    for method in said.get("methods", ()):
+        for name, value in _settings(method):
+            yield f"{method['name']}: {name}", value
+
+
+def _settings(method: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for group in (
+        method.get("config", {}),
+        {key: value for key, value in method.items() if key not in ("name", "config")},
+    ):
+        for name, value in group.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield name, text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def check_table(checked: Sequence[Checked]) -> Table:
+    """A row for each edit: how many of its prompts of each kind are right, and what the model says."""
+    table = _table("edit", *_HEADS.values(), "should say", "says", "nats")
+    for found in checked:
+        (rewrite,) = found.of("rewrite")
+        counts = [_share(found.of(kind)) for kind in KINDS[1:]]
+        edit = found.entry.edit
+        sign = Text("✓" if rewrite.said else "~", style="green") if rewrite.right else Text("✗", style="red")
+        _row(table, found.entry.name, sign, *counts, edit.target_new, rewrite.text, f"{rewrite.nats:.1f}")
+    return table
+
+
+def fact(entry: Entry) -> str:
+    """``prompt → target``."""
+    return f"{entry.edit.text} → {entry.edit.target_new}"
+
+
+def _share(readings: Sequence[Reading]) -> str:
+    return f"{sum(reading.right for reading in readings)}/{len(readings)}" if readings else ""
+
+
+def _said(event: Event) -> str:
+    if isinstance(event, Added):
+        after = f", computed after {', '.join(map(str, event.after))}" if event.after else ""
+        return f"added step {event.number}{f' from {event.source}' if event.source else ''}{after}: {event.file.name}"
+    if isinstance(event, Removed):
+        return "removed " + ", ".join(f"{step}/{name}" for step, name in event.edits)
+    return f"took event {event.undoes} back"
+
+
+def _other(conflict: Conflict, entry: Entry) -> Entry:
+    return conflict.second if conflict.first.place == entry.place else conflict.first
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: object) -> None:
+    table.add_row(*(cell if isinstance(cell, Text) else Text(one_line(str(cell))) for cell in cells))

@@ -1,0 +1,1 @@
+"""Fine-tuning of chosen weights, with and without constraints, and LoRA."""

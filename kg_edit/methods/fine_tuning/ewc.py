@@ -1,0 +1,52 @@
+"""Fine-tuning with elastic weight consolidation: weights that the model's own text needs are held back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
+from kg_edit.tuning.fisher import diagonal_fisher
+from kg_edit.value.optimise import untouched
+
+
+class FtEwcConfig(FineTuningConfig):
+    """Settings of FT + EWC."""
+
+    ewc_weight: NonNegativeFloat = Field(0.1, description="of 1/2 sum F change^2, where F has mean 1")
+    fisher_texts: PositiveInt = Field(32, description="texts that the model writes to measure F")
+    fisher_tokens: PositiveInt = Field(32, description="tokens a text")
+    seed: int = Field(0, description="of those texts")
+
+
+class FtEwc(FineTuning):
+    """Loss + weight/2 sum_i F_i change_i^2, with F the diagonal Fisher information of the model as it was given.
+
+    The change is counted from the weights that an edit finds, earlier edits included, which are as worth keeping.
+    """
+
+    name = "ft-ewc"
+    paper = "Kirkpatrick et al., PNAS 2017, arXiv 1612.00796"
+    about = "fine-tune one down-projection, holding back weights that the model's own text needs"
+    config_class = FtEwcConfig
+    config: FtEwcConfig
+
+    @cached_property
+    def fisher(self) -> Tensor:
+        """F, [out, in]."""
+        config = self.config
+        return diagonal_fisher(
+            self.model, self.layer, texts=config.fisher_texts, tokens=config.fisher_tokens, seed=config.seed
+        )
+
+    def prepare(self) -> None:
+        """Measure F."""
+        with untouched(self.model):
+            _ = self.fisher
+
+    def penalty(self, change: Tensor) -> Callable[[], Tensor]:
+        """1/2 weight sum F change^2."""
+        return lambda: 0.5 * self.config.ewc_weight * (self.fisher * change.square()).sum()

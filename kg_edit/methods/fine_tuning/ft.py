@@ -1,0 +1,103 @@
+"""Fine-tuning of one down-projection: on the text, on the last prompt token, on the target, within a ball."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
+from kg_edit.patches.base import Patch
+from kg_edit.patches.patch_stack import PatchStack
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.tuning.rows import Aim
+
+
+class FtConfig(FineTuningConfig):
+    """Settings of plain fine-tuning."""
+
+    aim: Aim = Field("text", description="what is predicted: the target, the whole text, or all from prompt_last")
+
+
+class Ft(FineTuning):
+    """Plain fine-tuning on the sentence that states the fact, prompt and all."""
+
+    name = "ft"
+    paper = "baseline in Zhu et al., 2020, arXiv 2012.00363"
+    about = "fine-tune one down-projection on the whole sentence"
+    config_class = FtConfig
+
+
+class FtLConfig(FineTuningConfig):
+    """Settings of FT-L; ``paper`` is EasyEdit's for GPT-2 XL, whose last step is seen here, too."""
+
+    aim: Aim = Field(
+        "prompt_last", description="what is predicted: the target, the whole text, or all from prompt_last"
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"layer": 0, "steps": 26}}
+
+
+class FtL(FineTuning):
+    """The last prompt token predicts all of the target's tokens at once, as in ROME's and EasyEdit's baseline."""
+
+    name = "ft-l"
+    paper = "Meng et al., NeurIPS 2022, arXiv 2202.05262; Zhang et al., 2024, arXiv 2401.01286"
+    about = "fine-tune one down-projection; the prompt's last token predicts the whole target"
+    config_class = FtLConfig
+
+
+class FtM(FineTuning):
+    """Cross entropy on the target's tokens, each after those before it; the prompt is masked."""
+
+    name = "ft-m"
+    paper = "Zhang et al., 2024, arXiv 2401.01286"
+    about = "fine-tune one down-projection on the target's tokens, the prompt masked"
+    config_class = FineTuningConfig
+
+
+class FtConstrainedConfig(FineTuningConfig):
+    """Settings of constrained fine-tuning; ``paper`` is ROME's FT+L for GPT-2 XL, whose last step is seen here, too."""
+
+    radius: float = Field(4e-3, gt=0, description="no weight moves farther than this; published: 5e-4")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {},
+        "paper": {"layer": 0, "steps": 26, "aim": "prompt_last", "radius": 5e-4},
+    }
+
+
+class FtConstrained(FineTuning):
+    """Each step is followed by the projection on the L-infinity ball around the unedited weights.
+
+    Earlier edits count: a sequence stays in the one ball. What other methods moved out of it may only come back.
+    """
+
+    name = "ft-constrained"
+    paper = "Zhu et al., 2020, arXiv 2012.00363"
+    about = "fine-tune one down-projection within an L-infinity ball around the original weights"
+    config_class = FtConstrainedConfig
+    config: FtConstrainedConfig
+
+    def constraint(self, change: Tensor, before: Patch) -> Callable[[], None]:
+        """Clamp the change, and what was there ``before``, to the ball."""
+        moved = moved_before(before, self.model.weight_name(self.layer), like=change)
+        low, high = (-self.config.radius - moved).clamp(max=0), (self.config.radius - moved).clamp(min=0)
+
+        @torch.no_grad()
+        def clamp() -> None:
+            change.clamp_(low, high)
+
+        return clamp
+
+
+def moved_before(before: Patch, name: str, *, like: Tensor) -> Tensor:
+    """How far the weight ``name`` has been moved by ``before``, as a tensor [out, in] like ``like``."""
+    moved = torch.zeros_like(like, requires_grad=False)
+    for part in before.patches if isinstance(before, PatchStack) else (before,):
+        if isinstance(part, WeightPatch) and name in part.factors:
+            moved += part.factors[name].product.to(moved)
+    return moved

@@ -1,0 +1,89 @@
+"""LocFT-BF: one weight fine-tuned on all edits together, mini-batch after mini-batch, epoch after epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field, PositiveInt
+from tqdm import tqdm
+
+from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.errors import PromptError
+from kg_edit.methods.base import naming
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record
+from kg_edit.patches.base import Patch
+from kg_edit.tuning.loop import WeightChange, checked_loss, take_step
+from kg_edit.tuning.rows import Row, RowLosses, row_of
+from kg_edit.value.optimise import untouched
+
+
+class LocFtConfig(FineTuningConfig):
+    """Settings of LocFT-BF. It tunes block 22 of 32 for LLaMA-3-8B, 6 of 28 for Qwen2.5-7B."""
+
+    steps: PositiveInt = Field(25, description="epochs at most: looks at every edit")
+    batch_size: PositiveInt = Field(100, description="edits a step")
+    end: bool = Field(True, description="the target is followed by the end-of-text token (not with aim prompt_last)")
+    seed: int = Field(0, description="of the batches")
+
+
+class LocFt(FineTuning):
+    """Breadth first: every edit has its turn before any has its second one, in batches that are drawn anew."""
+
+    name = "locft"
+    paper = "LocFT-BF, ICLR 2026"
+    about = "fine-tune one down-projection on all edits at once, in mini-batches over many epochs"
+    joint = True
+    config_class = LocFtConfig
+    config: LocFtConfig
+
+    def row(self, edit: Edit) -> Row:
+        """The target and the end of text.
+
+        Raises:
+            PromptError: the tokenizer has no end-of-text token.
+        """
+        end = self.model.tokenizer.eos_token_id if self.config.end else None
+        if self.config.end and end is None:
+            raise PromptError(f"the tokenizer of {self.model.name!r} has no end-of-text token; set end=false")
+        return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim, end=end)
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Tune the weight on all rows."""
+        refuse_clash(edits)
+        with untouched(self.model):
+            rows = list[Row]()
+            for edit in edits:
+                with naming(edit):
+                    rows.append(self.row(edit))
+            tuned = WeightChange(self.model.down_projection(self.layer))
+            with tuned.worn():
+                epochs = self._tune(tuned, rows)
+        seen = torch.stack(epochs, 1).tolist()
+        records = [record(self, edit, change=tuned.change, losses=own) for edit, own in zip(edits, seen, strict=True)]
+        return self.patch(tuned.change.detach(), records)
+
+    def _tune(self, tuned: WeightChange, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """Each epoch's losses [rows], seen right before the step that a row was part of."""
+        config, epochs = self.config, list[torch.Tensor]()
+        optimizer = torch.optim.Adam([tuned.change], lr=config.learning_rate)
+        quiet = True if len(rows) <= config.batch_size else None  # None: unless there is a terminal
+        for epoch in tqdm(range(config.steps), desc=self.name, unit="epoch", disable=quiet):
+            losses = torch.zeros(len(rows))
+            for batch in batches(len(rows), config.batch_size, seed=config.seed, epoch=epoch):
+                found = RowLosses(self.model, self.layer, [rows[place] for place in batch])()
+                checked_loss(found.mean(), epoch)
+                losses[batch] = found.detach().cpu()
+                if float(found.detach().mean()) >= config.stop_below and epoch < config.steps - 1:
+                    take_step(optimizer, found.mean())
+            epochs.append(losses)
+            if float(losses.mean()) < config.stop_below:
+                break
+        return epochs
+
+
+def batches(count: int, size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Places 0 to ``count`` in random order, ``size`` a batch; another order each epoch, the same for a seed."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    return [order[start : start + size] for start in range(0, count, size)]

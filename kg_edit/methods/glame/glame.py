@@ -1,0 +1,158 @@
+"""Values that a relational GNN makes from an edit's subgraph (GLAME, Eq. 5 and 6), for whatever writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from kg_edit.edits.edit import Edit
+from kg_edit.graphs.encoding import EncodedSubgraph, SubgraphSource, check_graph, edit_subgraph, encode_subgraph
+from kg_edit.graphs.rgnn import RGNN, Aggregation
+from kg_edit.hidden_states import Pooling
+from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.value.optimise import Proposal
+
+_REPRESENTATION_DEPTH = 0.1
+
+
+class GraphConfig(MethodConfig):
+    """Settings of the R-GNN, and of the subgraph that it reads."""
+
+    learning_rate: float = Field(0.01, gt=0, description="of AdamW on the R-GNN")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's, on the R-GNN")
+    representation_layer: int | None = Field(
+        None, ge=0, description="k: labels become block k's output; default 0.1 of the depth"
+    )
+    pooling: Pooling = Field("last", description="a label's last token (paper), its mean (public code), both")
+    start_token: bool = Field(True, description="put the document's start before a label")
+    hops: PositiveInt = Field(2, description="n: order of the subgraph, and layers of the R-GNN")
+    per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
+    aggregation: Aggregation = Field("mean", description="over a node's neighbours (paper: sum)")
+    relations: bool = Field(True, description="False: the ablation w/ GNN")
+    use_graph: bool = Field(True, description="False: the ablation w/ MLP")
+    final_activation: bool = Field(False, description="g after the last layer too (paper)")
+    normalise: bool = Field(True, description="scale labels' vectors to root mean square 1")
+    gate: bool = Field(True, description="learn z's share, from 0: step 0 is the unedited model")
+    clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: 4")
+    seed: int = Field(0, description="of the contexts, and of all else that is drawn")
+
+
+class GraphValues(EditingMethod):
+    """Put before a method that asks for a `proposal`: the change of its value is the subject's vector z_s^n."""
+
+    needs_graph = True
+    config: GraphConfig
+
+    @cached_property
+    def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
+        return {}
+
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
+        """A fresh R-GNN on the edit's subgraph."""
+        subgraph, notes = self.encode(edit)
+        made = _GraphValue(subgraph.to(value.device), self.config, size=value.norm())
+        return _GraphChange(made, value, self.config), notes
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also ask the graph for every edit's subgraph."""
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, GraphConfig) and graph is not None  # noqa: S101 - needs_graph
+        for edit in edits:
+            with naming(edit):
+                check_graph(_ask(graph, edit, config))
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Also fetch every edit's subgraph, and look for the layer that labels are read from."""
+        super().check(edits)
+        self.model.block(self._representation_layer)
+        for edit in edits:
+            with naming(edit):
+                check_graph(self.subgraph(edit))
+
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
+        """The edit's subgraph, fetched once."""
+        assert self.graph is not None  # noqa: S101 - needs_graph
+        if edit not in self._subgraphs:
+            self._subgraphs[edit] = _ask(self.graph, edit, self.config)
+        return self._subgraphs[edit]
+
+    @property
+    def _representation_layer(self) -> int:
+        layer = self.config.representation_layer
+        return round(_REPRESENTATION_DEPTH * len(self.model.blocks)) if layer is None else layer
+
+    def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
+        """The edit's subgraph as hidden states, and its provenance."""
+        config, graph = self.config, self.subgraph(edit)
+        subgraph = encode_subgraph(
+            self.model,
+            graph,
+            layer=self._representation_layer,
+            pooling=config.pooling,
+            start_token=config.start_token,
+        )
+        notes = {"graph": dict(graph.graph), "nodes": len(graph), "edges": graph.number_of_edges()}
+        return subgraph.normalised() if config.normalise else subgraph, notes
+
+
+def _ask(graph: SubgraphSource, edit: Edit, config: GraphConfig) -> nx.MultiDiGraph:
+    return edit_subgraph(graph, edit, hops=config.hops, per_node=config.per_node, seed=config.seed)
+
+
+class _GraphValue(nn.Module):
+    """z_s^n of one subgraph. With a gate, it is scaled to |m| and by a learned number that starts at 0."""
+
+    def __init__(self, subgraph: EncodedSubgraph, config: GraphConfig, *, size: Tensor) -> None:
+        super().__init__()
+        self._subgraph, self._size = subgraph, size
+        width = subgraph.nodes.shape[1]
+        self.rgnn = RGNN(
+            width,
+            layers=config.hops,
+            aggregation=config.aggregation,
+            relations=config.relations,
+            graph=config.use_graph,
+            final_activation=config.final_activation,
+            seed=config.seed,
+        ).to(subgraph.nodes.device)
+        self.gate = nn.Parameter(torch.zeros((), device=subgraph.nodes.device)) if config.gate else None
+
+    def forward(self) -> Tensor:
+        """[d]."""
+        graph = self._subgraph
+        z: Tensor = self.rgnn(graph.nodes, graph.edges, graph.relations)[graph.subject]
+        if self.gate is not None:
+            z = z * (self.gate * self._size / len(z) ** 0.5)
+        return z
+
+
+class _GraphChange:
+    """AdamW on the R-GNN's parameters; |z| is kept within ``clamp_norm_factor`` times |m|."""
+
+    def __init__(self, value: _GraphValue, clean: Tensor, config: GraphConfig) -> None:
+        self._value, self._limit = value, config.clamp_norm_factor * clean.norm()
+        self._optimizer = torch.optim.AdamW(
+            value.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+
+    def change(self) -> Tensor:
+        """z_s^n, [d]."""
+        return _shortened(self._value(), self._limit)
+
+    def learn(self) -> None:
+        """A step of AdamW."""
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def _shortened(z: Tensor, limit: Tensor) -> Tensor:
+    """``z``, rescaled to ``limit`` where it is longer; gradients see the rescaling."""
+    factor: Tensor = (limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
+    return z * factor

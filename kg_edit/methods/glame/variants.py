@@ -1,0 +1,100 @@
+"""GLAME's ablations (table 2 of the paper), and its control with a wrong graph, as methods of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import networkx as nx
+from pydantic import Field
+
+from kg_edit.covariance.moment import Covariance
+from kg_edit.edits.edit import Edit
+from kg_edit.graphs.encoding import SubgraphSource, as_source
+from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
+from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.glame import Glame, GlameConfig
+from kg_edit.models.language_model import LanguageModel
+
+# Teams, cities, countries, languages, firms, sports: things that CounterFact's edits lead to.
+POOL = (
+    "Q121783", "Q1345", "Q220", "Q90", "Q60", "Q142", "Q183", "Q38", "Q1860", "Q150",
+    "Q1321", "Q2283", "Q312", "Q95", "Q53268", "Q2736", "Q5372", "Q41323", "Q11463", "Q9592",
+)  # fmt: skip
+
+
+class AblationConfig(GlameConfig):
+    """GLAME's settings; a model's published ones are GLAME's too."""
+
+    @classmethod
+    def _published(cls, name: str, method: str | None) -> dict[str, Any]:
+        return super()._published(name, "glame")
+
+
+class GlameMlpConfig(AblationConfig):
+    """GLAME's settings, but that the graph can't be switched on."""
+
+    use_graph: Literal[False] = Field(False, description="the subject's vector goes through an MLP alone")
+
+
+class GlameMlp(Glame):
+    """Table 2's "w/ MLP": layers of the R-GNN without messages, from the subject's own vector."""
+
+    name = "glame-mlp"
+    about = "GLAME's ablation w/ MLP: no messages, the subject's vector alone"
+    config_class = GlameMlpConfig
+    config: GlameMlpConfig
+
+
+class GlameGnnConfig(AblationConfig):
+    """GLAME's settings, but that relations can't be switched on."""
+
+    relations: Literal[False] = Field(False, description="messages carry the neighbour, not the relation")
+
+
+class GlameGnn(Glame):
+    """Table 2's "w/ GNN": messages without relations."""
+
+    name = "glame-gnn"
+    about = "GLAME's ablation w/ GNN: relations are left out of the messages"
+    config_class = GlameGnnConfig
+    config: GlameGnnConfig
+
+
+class GlameRandomConfig(AblationConfig):
+    """GLAME's settings, and whose statements take the place of those of o*."""
+
+    pool: tuple[str, ...] = Field(POOL, min_length=1, description="items (ids or labels) whose statements are borrowed")
+
+
+class GlameRandom(Glame):
+    """GLAME on a wrong graph of the same size: o* has other entities' statements (`WrongGraph`)."""
+
+    name = "glame-random"
+    about = "GLAME's control: the statements of o* are those of other entities"
+    config_class = GlameRandomConfig
+    config: GlameRandomConfig
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: GlameRandomConfig,
+        *,
+        graph: SubgraphSource | nx.DiGraph | None = None,
+        contexts: tuple[str, ...] | None = None,
+        covariance: Covariance | None = None,
+        progress: bool = True,
+    ) -> None:
+        self._refuse_no_graph(graph)
+        wrong = None if graph is None else _wrong(graph, config)
+        super().__init__(model, config, graph=wrong, contexts=contexts, covariance=covariance, progress=progress)
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also ask for every edit's wrong subgraph."""
+        assert isinstance(config, GlameRandomConfig)  # noqa: S101 - config_class
+        super().check_inputs(config, None if graph is None else _wrong(graph, config), edits)
+
+
+def _wrong(graph: SubgraphSource | nx.DiGraph, config: GlameRandomConfig) -> WrongGraph:
+    return WrongGraph(as_source(graph), pool_of(config.pool))

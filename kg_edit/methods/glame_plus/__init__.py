@@ -1,0 +1,1 @@
+"""GLAME with the composed facts of the subgraph as further targets."""

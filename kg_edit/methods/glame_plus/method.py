@@ -1,0 +1,164 @@
+"""GLAME beyond the paper: the value also learns what the graph says of o*, and what the model itself would say.
+
+L = ROME's loss + ripple_weight * the mean over further rows. For a statement o* -r'-> o' that is -log p(o') after
+"Quiz: what is the r' of the r of s? Reply:"; of several o' the one that the model finds likeliest. For an r' that the
+graph does not have it is -sum q log p, where q is what the unedited model answers, in turn, to "What is the r' of o*?",
+the graph's statements before it, and to "What is the r' of the r of s?", the new fact before it. Two more rows ask for
+o* itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import networkx as nx
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import PromptError
+from kg_edit.forward.descent_model import FAST, descent_model
+from kg_edit.forward.row_groups import Further
+from kg_edit.graphs.encoding import SubgraphSource, check_graph, edit_subgraph
+from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, objects_of
+from kg_edit.methods.base import MethodConfig, naming
+from kg_edit.methods.common_settings import ContextLengths
+from kg_edit.methods.glame_plus.questions import EditRipples, RippleConfig, barred
+from kg_edit.methods.glame_plus.teacher import Answer, answers_of
+from kg_edit.methods.likely_objects import likeliest_first
+from kg_edit.methods.rank_one.rome import Rome
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.patches.base import Patch
+from kg_edit.value.objective import Objective, Request
+from kg_edit.value.optimise import Proposal
+
+
+class GlamePlusConfig(RippleConfig):
+    """ROME's settings, and what else the value learns."""
+
+    steps: PositiveInt = Field(24, description="evaluations of the objective at most")
+    context_lengths: ContextLengths = Field(
+        ((5, 1), (10, 1)), description="(tokens, count) of the contexts that the model writes"
+    )
+    answer_tokens: PositiveInt = Field(5, description="of the teacher's answers")
+    per_node: PositiveInt = Field(500, description="statements of o* to choose from")
+    ripple_weight: float = Field(1.0, ge=0, description="weight of all that follows from the edit")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
+
+
+class GlamePlus(Rome):
+    """ROME's free change, trained on what follows from the edit as well."""
+
+    name = "glame-plus"
+    paper = "this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
+    about = "GLAME beyond the paper: the value learns what the graph and the model itself say of o*"
+    needs_graph = True
+    slack = 4
+    config_class = GlamePlusConfig
+    config: GlamePlusConfig
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also ask the graph for every edit's subgraph."""
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, GlamePlusConfig) and graph is not None  # noqa: S101 - needs_graph
+        for edit in edits:
+            with naming(edit):
+                check_graph(_asked(graph, edit, config))
+
+    @cached_property
+    def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
+        return {}
+
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
+        """The edit's new fact, and the statements of o*; fetched once."""
+        assert self.graph is not None  # noqa: S101 - needs_graph
+        if edit not in self._subgraphs:
+            self._subgraphs[edit] = _asked(self.graph, edit, self.config)
+        return self._subgraphs[edit]
+
+    @cached_property
+    def _ripples(self) -> dict[Edit, EditRipples]:
+        return {}
+
+    def ripples(self, edit: Edit) -> EditRipples:
+        """What is asked about the edit; found once, on the model as it stands when edits are made."""
+        if edit not in self._ripples:
+            objects = objects_of(edit, self.subgraph(edit), exclude=barred(edit, self.config))
+            nouns = max(self.config.stated, self.config.statements_told)
+            ranked = likeliest_first(self.model, edit.target_new, objects, nouns=nouns)
+            self._ripples[edit] = EditRipples(edit=edit, objects=ranked, config=self.config)
+        return self._ripples[edit]
+
+    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """As `RankOneMethod.edit_each`; asks anew about edits that were made before, on another model perhaps."""
+        self._ripples.clear()
+        return super().edit_each(edits)
+
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
+        """ROME's; the notes say which graph was read, and what of it the teacher was told."""
+        free, notes = super().proposal(edit, value)
+        return free, {**notes, "graph": dict(self.subgraph(edit).graph), "told": self.ripples(edit).told}
+
+    def request(self, edit: Edit) -> Request:
+        """As ROME's, and the statements of the graph; an edit whose subgraph can't be used fails here."""
+        check_graph(self.subgraph(edit))
+        found = self.ripples(edit)
+        rows = [(fact, None) for fact in (*found.own, *found.stated)]
+        return replace(super().request(edit), further=self._rows(edit, rows))
+
+    def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
+        """ROME's loss and that of the further rows; the teacher is asked for all edits together."""
+        student = descent_model(self.model, self.config.descent_dtype)
+        taught = self._taught(edits, student)
+        whole = [
+            replace(request, further=self._shared((*request.further, *self._rows(edit, rows))))
+            for edit, request, rows in zip(edits, requests, taught, strict=True)
+        ]
+        return self.loss_on(student, whole)
+
+    def _taught(self, edits: Sequence[Edit], model: LanguageModel) -> list[list[tuple[Ripple, Answer | None]]]:
+        """What the unedited model answers about each edit's o*."""
+        found = [self.ripples(edit) for edit in edits]
+        asked = [(place, one) for place, of_edit in enumerate(found) for one in of_edit.asks]
+        rows: list[list[tuple[Ripple, Answer | None]]] = [[] for _ in edits]
+        said = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens)
+        for (place, one), answer in zip(asked, said, strict=True):
+            if fact := found[place].learned(one, answer):
+                rows[place].append((fact, answer))
+        return rows
+
+    def _rows(self, edit: Edit, rows: Sequence[tuple[Ripple, Answer | None]]) -> tuple[Further, ...]:
+        prompts = [
+            self._encoded(edit, fact.prompt(WORDINGS[place % len(WORDINGS)]), fact, answer)
+            for place, (fact, answer) in enumerate(rows)
+        ]
+        return tuple(
+            Further(prompt=prompt, weight=1.0, taught=answer.lesson if answer else None)
+            for prompt, (_, answer) in zip(prompts, rows, strict=True)
+            if prompt
+        )
+
+    def _encoded(self, edit: Edit, template: str, fact: Ripple, answer: Answer | None) -> Prompt | None:
+        """The sentence up to its target, and the target; a teacher's answer keeps the tokens in which it was given."""
+        tokenizer = self.model.tokenizer
+        if answer:
+            asked = encode(tokenizer, template, subject=edit.subject)
+            return replace(asked, text=f"{asked.text} {answer.text}", ids=(*asked.ids, *answer.ids))
+        try:
+            return encode(tokenizer, template, subject=edit.subject, target=fact.target)
+        except PromptError:  # this wording does not fit the target
+            return None
+
+    def _shared(self, rows: tuple[Further, ...]) -> tuple[Further, ...]:
+        """The rows, each with its share of the weight."""
+        return tuple(replace(row, weight=self.config.ripple_weight / len(rows)) for row in rows)
+
+
+def _asked(graph: SubgraphSource, edit: Edit, config: GlamePlusConfig) -> nx.MultiDiGraph:
+    return edit_subgraph(graph, edit, hops=2, per_node=config.per_node, seed=config.seed)

@@ -1,0 +1,1 @@
+"""Methods that put the new fact into the prompt and leave the weights alone."""

@@ -1,0 +1,67 @@
+"""What IKE, definitions and gated retrieval share: an edit becomes a fact to tell, and the model is left as it is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.base import EditingMethod, MethodConfig
+from kg_edit.patches.base import Patch
+from kg_edit.patches.prompt_patch import PromptPatch
+from kg_edit.retrieval.factbook import Fact, FactBook, TellingRule
+from kg_edit.text.similarity import Similarity, similarity
+
+
+class PromptConfig(MethodConfig):
+    """Settings of methods that tell the model facts: which ones, before which prompt."""
+
+    gate: Literal["subject", "similarity"] = Field(
+        "subject", description="tell a fact to a prompt that names its subject, or that is like the edit's prompt"
+    )
+    threshold: float = Field(
+        0.75, ge=0, le=1, description="how much of the subject must be named, or how alike the two must be; 0: always"
+    )
+    most: PositiveInt = Field(3, description="facts told before one prompt, those most like it")
+    encoder: str | None = Field(
+        None, description="sentence encoder for likeness: a sentence-transformers name or folder; unset: TF-IDF"
+    )
+
+
+class PromptMethod(EditingMethod):
+    """Makes a `Fact` of each edit. It needs no pass of the model, and the model's weights stay as they are."""
+
+    kind = "prompt"
+    separable = True
+    config: PromptConfig
+
+    @cached_property
+    def alike(self) -> Similarity:
+        """How texts are compared; an encoder is loaded when it is first needed."""
+        return similarity(self.config.encoder)
+
+    @property
+    def rule(self) -> TellingRule:
+        """Which facts are told, and how."""
+        config = self.config
+        return TellingRule(gate=config.gate, threshold=config.threshold, most=config.most, encoder=config.encoder)
+
+    @abstractmethod
+    def fact(self, edit: Edit) -> tuple[Fact, dict[str, Any]]:
+        """What there is to tell of an edit, and what to note of it."""
+
+    def nothing(self) -> Patch:
+        """No facts."""
+        return PromptPatch(books=(), provenance=self.provenance())
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """The edit's fact, in a book of its own."""
+        (edit,) = edits
+        fact, notes = self.fact(edit)
+        record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name, **notes}
+        book = FactBook(rule=self.rule, facts=(fact,), alike=self.alike)
+        return PromptPatch(books=(book,), provenance={**self.provenance(), "edits": [record]})

@@ -1,0 +1,130 @@
+"""What a patch of a joint method says of its edits, and how some of them are left out later."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit, checked
+from kg_edit.errors import PatchError
+from kg_edit.methods.memit.values import Target
+from kg_edit.patches.base import Patch
+from kg_edit.patches.patch_stack import PatchStack
+from kg_edit.patches.weight_patch import WeightPatch
+
+VALUE = "value"  # a patch's state: z, [d, facts]
+
+Record = Mapping[str, Any]
+
+
+def new_record(method: str, edit: Edit, facts: Sequence[Edit], targets: Sequence[Target]) -> dict[str, Any]:
+    """The record of an edit: of the fact that it is, and of those that are written with it.
+
+    Raises:
+        PatchError: a target, or its loss, is not finite.
+    """
+    for target in targets:
+        target.descent.check_finite()
+    own, *further = (_fact_record(fact, target) for fact, target in zip(facts, targets, strict=True))
+    own = {**own, "edit": _fields(edit), "method": method}
+    return {**own, "requests": further} if further else own
+
+
+def _fact_record(fact: Edit, target: Target) -> dict[str, Any]:
+    norms = {
+        "value": round(float(target.state.norm()), 6),
+        "change": round(float(target.descent.change.norm()), 6),
+    }
+    return {"edit": _fields(fact), "norms": norms, **target.descent.summary, **target.notes}
+
+
+def _fields(edit: Edit) -> dict[str, Any]:
+    return edit.model_dump(mode="json", exclude_defaults=True)
+
+
+def with_updates(records: Sequence[Record], updates: Tensor) -> list[Record]:
+    """The records of a batch with the norms of its facts' ``updates`` [facts], and the batch's size."""
+    parts = updates.split([width(record) for record in records])
+    return [
+        {**record, "norms": {**record["norms"], "update": round(float(part.norm()), 6)}, "batch": len(records)}
+        for record, part in zip(records, parts, strict=True)
+    ]
+
+
+def width(record: Record) -> int:
+    """How many facts, and columns of the state, a record stands for."""
+    return 1 + len(record.get("requests", ()))
+
+
+def facts_of(record: Record) -> list[Edit]:
+    """The facts that were written for an edit: itself first.
+
+    Raises:
+        EditError: the record is damaged.
+    """
+    further = [request["edit"] for request in record.get("requests", ())]
+    return [checked(Edit, fields) for fields in (record["edit"], *further)]
+
+
+def state_of(patch: Patch, name: str) -> Tensor | None:
+    """A state of a patch of weights, or of such a part of a stack."""
+    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
+    return next((part.state[name] for part in parts if isinstance(part, WeightPatch) and name in part.state), None)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """The records of edits that were written together, and their facts' z [d, facts]."""
+
+    records: tuple[Record, ...]
+    values: Tensor
+
+
+def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Record]) -> list[Batch]:
+    """The batches of ``patch`` without the edits that ``ids`` name.
+
+    Raises:
+        PatchError: the patch is of another method or of other settings than ``methods``, its edits' values are not
+            there, it was scaled, or no edit has such an id.
+    """
+    values = _values(patch, methods)
+    if any(record.get("scale", 1.0) != 1.0 for record in patch.edits):
+        raise PatchError("this patch was scaled, which its values do not know; take the edit out of the one before")
+    known = [record["edit"]["id"] for record in patch.edits]
+    if unknown := sorted(set(ids) - set(known)):
+        raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {', '.join(map(repr, known[:5]))} …")
+    batches = []
+    for records, columns in _batches(patch.edits, values):
+        parts = columns.split([width(record) for record in records], 1)
+        kept = [place for place, record in enumerate(records) if record["edit"]["id"] not in ids]
+        if kept:
+            own = torch.cat([parts[place] for place in kept], 1)
+            batches.append(Batch(records=tuple(records[place] for place in kept), values=own))
+    return batches
+
+
+def _values(patch: Patch, methods: Sequence[Record]) -> Tensor:
+    if list(patch.provenance.get("methods", ())) != list(methods):
+        found = ", ".join(str(method.get("name")) for method in patch.provenance.get("methods", ())) or "no method"
+        raise PatchError(
+            f"this patch was made by {found}, not only by {methods[0]['name']} with the settings at hand; build the "
+            "method with the settings, contexts and covariances that the patch's provenance names"
+        )
+    values = state_of(patch, VALUE)
+    if values is None or values.shape[1] != sum(map(width, patch.edits)):
+        raise PatchError("this patch does not hold the values of its edits; make it anew without the edits")
+    return values
+
+
+def _batches(records: Sequence[Record], values: Tensor) -> Iterator[tuple[Sequence[Record], Tensor]]:
+    """Records and columns of each batch, which is as long as its first record says."""
+    while records:
+        size = int(records[0]["batch"])
+        batch, records = records[:size], records[size:]
+        facts = sum(map(width, batch))
+        yield batch, values[:, :facts]
+        values = values[:, facts:]

@@ -1,0 +1,116 @@
+"""What a batch of facts wants: for each one the state that makes the model say it, found for many in one descent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.forward.descent_model import DescentDtype, descent_model
+from kg_edit.forward.row_groups import tokens_within
+from kg_edit.joint.subject_states import Place, subject_states
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.value.objective import Objective, Request
+from kg_edit.value.optimise import Descent, Proposal, descend
+from kg_edit.value.tail_forward import TailForward
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fact:
+    """One request of an edit: what is to be said, and its prompts."""
+
+    edit: Edit
+    prompts: Request
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Target:
+    """The ``state`` [d] of the model as it is, at the subject's last token, and the descent to the wanted one."""
+
+    state: Tensor
+    descent: Descent
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> Tensor:
+        """z, [d]."""
+        return self.state + self.descent.change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How targets are found: in which layer, at which ``place`` of it, with which loss, in which precision."""
+
+    layer: int
+    place: Place
+    contexts: tuple[str, ...]
+    steps: int
+    stop_below: float
+    kl_weight: float
+    weight_decay: float
+    memory: float
+    dtype: DescentDtype = "model"
+
+    def targets(
+        self,
+        model: LanguageModel,
+        facts: Sequence[Fact],
+        proposal: Callable[[Edit, Tensor], tuple[Proposal, dict[str, Any]]],
+    ) -> list[Target]:
+        """A target a fact, whatever the others are: as many in one descent as ``memory`` (MB) holds."""
+        rough = descent_model(model, self.dtype)
+        shared = SharedContexts(rough, self.contexts)
+        found: list[Target] = []
+        for some in self._portions(model, facts):
+            found += self._descended(model, rough, some, proposal, shared)
+        return found
+
+    def _descended(
+        self,
+        model: LanguageModel,
+        rough: LanguageModel,
+        facts: Sequence[Fact],
+        proposal: Callable[[Edit, Tensor], tuple[Proposal, dict[str, Any]]],
+        shared: SharedContexts,
+    ) -> list[Target]:
+        bare = [fact.prompts.rewrites[0] for fact in facts]
+        _, states = subject_states(model, bare, layer=self.layer, last=self.layer, place=self.place)
+        objective = Objective(
+            rough,
+            self.layer,
+            [fact.prompts for fact in facts],
+            kl_weight=self.kl_weight,
+            weight_decay=self.weight_decay,
+            forward=partial(TailForward, contexts=shared),
+            tokens=tokens_within(model, self.layer, self.memory),
+        )
+        objective.value = states  # the norm penalty is relative to it: in MEMIT the block's output, not the MLP's
+        proposals, notes = zip(
+            *(proposal(fact.edit, state) for fact, state in zip(facts, states, strict=True)), strict=True
+        )
+        descents = descend(objective, proposals, steps=self.steps, stop_below=self.stop_below)
+        return [
+            Target(state=state, descent=descent, notes=said)
+            for state, descent, said in zip(states, descents, notes, strict=True)
+        ]
+
+    def _portions(self, model: LanguageModel, facts: Sequence[Fact]) -> Iterator[list[Fact]]:
+        """Facts whose prefixes, as keys and values of every block, stay within ``memory``."""
+        token = 2 * model.width * len(model.blocks) * torch.finfo(model.model.dtype).bits // 8
+        some: list[Fact] = []
+        held = 0
+        for fact in facts:
+            size = token * sum(len(row.ids) for row in fact.prompts.rewrites)
+            if some and held + size > self.memory * 1e6:
+                yield some
+                some, held = [], 0
+            some.append(fact)
+            held += size
+        if some:
+            yield some

@@ -1,0 +1,85 @@
+"""What the editor learns from: an edit's prompt, prompts that mean the same, and prompts that have nothing to do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Self
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import PromptError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from kg_edit.models.sampling import document_start, sample_text
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One edit: its prompt with the new target; the same fact in other words; neighbours with the old target."""
+
+    edit: Prompt
+    equivalents: tuple[Prompt, ...] = ()
+    unrelated: tuple[Prompt, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of a step: of each edit its prompt and an unrelated one, and pairs (edit's place, equivalent prompt)."""
+
+    edits: tuple[Prompt, ...]
+    unrelated: tuple[Prompt, ...]
+    equivalents: tuple[tuple[int, Prompt], ...]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], texts: Sequence[Prompt], random: Random) -> Self:
+        """One equivalent (where there is one) and one unrelated prompt an example, drawn with ``random``.
+
+        An edit without neighbours gets one of ``texts``, which may be anything.
+        """
+        drawn = [(random.choice(one.equivalents or (None,)), random.choice(one.unrelated or texts)) for one in examples]
+        return cls(
+            edits=tuple(example.edit for example in examples),
+            unrelated=tuple(unrelated for _, unrelated in drawn),
+            equivalents=tuple((place, prompt) for place, (prompt, _) in enumerate(drawn) if prompt is not None),
+        )
+
+
+def make_examples(model: LanguageModel, edits: Iterable[Edit]) -> list[Example]:
+    """The prompts of ``edits``; an edit that can't be encoded is left out, and so is such a paraphrase."""
+    found: list[Example] = []
+    left_out = 0
+    for edit in edits:
+        own = _encoded(model, [edit.text], edit.target_new)
+        left_out += not own
+        found += [
+            Example(
+                edit=prompt,
+                equivalents=_encoded(model, edit.paraphrases, edit.target_new),
+                unrelated=_encoded(model, edit.neighborhood, edit.target_true or edit.target_new),
+            )
+            for prompt in own
+        ]
+    if left_out:
+        log.warning("%d edits are left out: their target's first token merges with the prompt's end", left_out)
+    return found
+
+
+def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
+    """Texts that the model itself writes, of which every token counts as a target."""
+    start = document_start(model.tokenizer)
+    ids = sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()
+    return tuple(Prompt(text="", ids=(start, *row), target_start=1) for row in ids)
+
+
+def _encoded(model: LanguageModel, texts: Iterable[str], target: str) -> tuple[Prompt, ...]:
+    found: list[Prompt] = []
+    for text in texts:
+        try:
+            found.append(model.encode(text.rstrip(), target=target))
+        except PromptError:
+            continue
+    return tuple(found)

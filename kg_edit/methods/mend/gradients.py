@@ -1,0 +1,147 @@
+"""Rows through the model once, and from there as often as wanted through the blocks that an edit changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+
+from kg_edit.mend.weights import edited_modules, first_block
+from kg_edit.models.hooks import Call, hidden_state, recorded, watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import base_model
+from kg_edit.models.prompts import Prompt, left_pad
+from kg_edit.value.plain_forward import read_index
+
+Changes = Mapping[str, tuple[Tensor, Tensor]]
+
+
+_SCALE = 1024.0  # small gradients would vanish in half precision; a power of two rounds nothing
+
+
+class EditedPasses:
+    """Left-padded rows [rows, length] of prompts with targets, in one pass through the model as it is.
+
+    ``inputs`` and ``leaves`` are, by the names of weights, what goes into each module [rows, length, in], and zeros
+    that were added to what comes out of it: the loss's gradient there is MEND's delta. As the model is frozen, nothing
+    is kept for the way back below the first of these modules.
+    """
+
+    def __init__(self, model: LanguageModel, prompts: Sequence[Prompt], names: Sequence[str]) -> None:
+        self._model, self._modules = model, edited_modules(model, names)
+        self._first = first_block(model, names)
+        rows = [prompt.ids[:-1] for prompt in prompts]  # nothing is asked after the last token
+        self._batch = left_pad(rows, device=model.device)
+        length = self._batch.ids.shape[1]
+        self._prompts, self._shifts = prompts, [length - len(row) for row in rows]
+        self._padding = ~self._batch.mask.bool()[..., None]
+        self.inputs, self.leaves = dict[str, Tensor](), dict[str, Tensor]()
+        self._calls: dict[int, Call] = {}
+        self._clean = self._run()
+
+    def _run(self) -> Tensor:
+        """The last block's output."""
+        seen: list[Tensor] = []
+        last = self._model.blocks[-1]
+        with (
+            self._with_leaves(),
+            recorded(self._model.blocks, self._calls),
+            watched(last, lambda _, output: seen.append(output)),
+        ):
+            base_model(self._model)(
+                input_ids=self._batch.ids,
+                attention_mask=self._batch.mask,
+                position_ids=self._batch.positions,
+                use_cache=False,
+            )
+        return seen[0]
+
+    @contextmanager
+    def _with_leaves(self) -> Iterator[None]:
+        """Watch the modules' inputs, and add 0 to what they give: a leaf of the graph."""
+        with ExitStack() as stack:
+            for name, module in self._modules.items():
+
+                def see(_: object, args: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor:
+                    leaf = torch.zeros_like(output, requires_grad=True)
+                    self.inputs[name], self.leaves[name] = self._without_padding(self._by_row(args[0].detach())), leaf
+                    return output + leaf
+
+                stack.callback(module.register_forward_hook(see).remove)
+            yield
+
+    def deltas(self, loss: Tensor) -> dict[str, Tensor]:
+        """The gradient of ``loss`` at each module's output, [rows, length, out] in float32; 0 at padding."""
+        grads = torch.autograd.grad(_SCALE * loss, list(self.leaves.values()))
+        found = {name: self._by_row(grad).float() / _SCALE for name, grad in zip(self.leaves, grads, strict=True)}
+        return {name: self._without_padding(grad) for name, grad in found.items()}
+
+    def logits(self, rows: Sequence[int], changes: Changes | None = None, owners: Tensor | None = None) -> Tensor:
+        """Logits [reads, vocabulary] at the positions of ``rows`` that predict a target token, row after row.
+
+        ``changes`` by name are (left [edits, tokens, out], right [edits, tokens, in]); row r is read with those of the
+        edit ``owners[r]``, and gradients flow back to them. None: the model as it is.
+        """
+        hidden = self._clean if changes is None or owners is None else self._again(changes, owners)
+        return self._model.logits(hidden[self._reads(rows)]).float()
+
+    def targets(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The target tokens of ``rows`` one after the other, and each one's share in the mean over rows."""
+        sizes = [len(self._prompts[row].target_ids) for row in rows]
+        tokens = torch.tensor([token for row in rows for token in self._prompts[row].target_ids])
+        shares = torch.tensor([1 / (size * len(rows)) for size in sizes for _ in range(size)])
+        device = self._model.model.get_output_embeddings().weight.device  # beside the logits
+        return tokens.to(device), shares.to(device)
+
+    def _reads(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        device = self._clean.device
+        of_rows, positions = read_index(
+            [self._prompts[row] for row in rows], [self._shifts[row] for row in rows], device
+        )
+        return torch.tensor(list(rows), device=device)[of_rows], positions
+
+    def _again(self, changes: Changes, owners: Tensor) -> Tensor:
+        """The blocks from the first changed one on, with the arguments that the model itself gave them."""
+        args, kwargs = self._calls[self._first]
+        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+        with self._changed(changes, owners):
+            for index in range(self._first, len(self._model.blocks)):
+                args, kwargs = self._calls[index]
+                block = self._model.blocks[index]
+                out = block(hidden, *args[1:], **kwargs) if args else block(**{**kwargs, "hidden_states": hidden})
+                hidden = hidden_state(out)
+        return hidden
+
+    @contextmanager
+    def _changed(self, changes: Changes, owners: Tensor) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, (left, right) in changes.items():
+
+                def add(
+                    _: object,
+                    args: tuple[Tensor, ...],
+                    output: Tensor,
+                    left: Tensor = left,
+                    right: Tensor = right,
+                ) -> Tensor:
+                    inputs, mine = self._by_row(args[0]).float(), owners.to(output.device)
+                    pair = (factor.to(output.device)[mine] for factor in (left, right))
+                    return output + low_rank(inputs, *pair).to(output).reshape(output.shape)
+
+                stack.callback(self._modules[name].register_forward_hook(add).remove)
+            yield
+
+    def _without_padding(self, state: Tensor) -> Tensor:
+        """[rows, length, size] with 0 where no token is: what a model computes there may be no number."""
+        return state.masked_fill(self._padding.to(state.device), 0)
+
+    def _by_row(self, state: Tensor) -> Tensor:
+        """[rows, length, size], also of a family that runs its MLP on flattened rows."""
+        return state.reshape(*self._batch.ids.shape, -1)
+
+
+def low_rank(inputs: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """inputs right^T left: [rows, length, in], [rows, tokens, out], [rows, tokens, in] -> [rows, length, out]."""
+    return inputs @ right.transpose(1, 2) @ left

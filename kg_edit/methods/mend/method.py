@@ -1,0 +1,133 @@
+"""MEND (Mitchell et al., ICLR 2022, arXiv 2110.11309): a trained network turns one gradient into an edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PositiveInt
+
+from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.errors import ConfigError
+from kg_edit.graphs.encoding import SubgraphSource
+from kg_edit.mend.gradients import gradient_factors
+from kg_edit.mend.weights import mlp_weights, weight_shapes
+from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.methods.mend.network import MendNetwork
+from kg_edit.methods.mend.store import NETWORK, Editor, read_manifest
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.storage.input_hashes import NAMES_A_FILE
+from kg_edit.value.optimise import untouched
+
+_UNTRAINED = "untrained"
+
+
+class MendConfig(MethodConfig):
+    """MEND's settings; which weights are edited, and all else, comes with the trained editor."""
+
+    network: str | None = Field(
+        None, json_schema_extra=NAMES_A_FILE, description="folder of a trained editor: kg-edit mend train --out FOLDER"
+    )
+    strength: float = Field(1.0, gt=0, description="the editor's change, so many times")
+    untrained: bool = Field(False, description="no editor: one plain step of gradient descent on the last MLPs")
+    edit_lr: float = Field(0.1, gt=0, description="the rate of that step")
+    blocks: PositiveInt = Field(3, description="the MLPs' matrices of so many last blocks take that step")
+
+
+class Mend(EditingMethod):
+    """One gradient of -log p(new target), changed by the editor network; edits of a batch add up."""
+
+    name = "mend"
+    paper = "Mitchell et al., ICLR 2022, arXiv 2110.11309"
+    about = "a trained network turns an edit's gradient into its update"
+    joint = True
+    config_class = MendConfig
+    config: MendConfig
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also look for the editor.
+
+        Raises:
+            ConfigError: neither an editor is given nor is none wanted, or both.
+            ModelError: there is no editor in that folder, or it is damaged.
+        """
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, MendConfig)  # noqa: S101 - config_class
+        folder = _folder(config)
+        if folder:
+            read_manifest(folder / NETWORK)
+
+    def prepare(self) -> None:
+        """Load the editor.
+
+        Raises:
+            ConfigError, ModelError: as `check_inputs`.
+            PatchMismatchError: it was trained for another model.
+        """
+        _ = self._editor
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every edit's prompt once."""
+        for edit in edits:
+            with naming(edit):
+                self.model.encode(edit.text, target=edit.target_new)
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """The sum of the edits' changes, each from its own gradient on the model as it stands."""
+        refuse_clash(edits)
+        with untouched(self.model):
+            return reduce(add, [self._patch(edit) for edit in edits])
+
+    def provenance(self) -> dict[str, Any]:
+        """As every method's, with the editor's digest and how it was trained."""
+        said = super().provenance()
+        said["methods"][0]["editor"] = self._editor[1]
+        return said
+
+    def _patch(self, edit: Edit) -> WeightPatch:
+        network, _ = self._editor
+        with naming(edit):
+            prompt = self.model.encode(edit.text, target=edit.target_new)
+            gradient, loss = gradient_factors(self.model, prompt, list(network.shapes))
+        factors = network.factors(gradient)
+        patch = WeightPatch(factors=factors).scaled(self.config.strength)
+        record = {
+            "edit": edit.model_dump(mode="json", exclude_defaults=True),
+            "method": self.name,
+            "nll_before": round(loss, 6),
+            "norms": {name: round(float(pair.product.norm()), 6) for name, pair in patch.factors.items()},
+        }
+        return WeightPatch(factors=patch.factors, provenance={**self.provenance(), "edits": [record]})
+
+    @cached_property
+    def _editor(self) -> tuple[MendNetwork, dict[str, Any]]:
+        """The network, and what patches say of it."""
+        folder = _folder(self.config)
+        if folder is None:
+            shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
+            network = MendNetwork(shapes, rank=1, edit_lr=self.config.edit_lr)
+            return network.to(self.model.device).requires_grad_(False), {"digest": _UNTRAINED}
+        editor = Editor.load(folder, self.model)
+        manifest = editor.manifest
+        said = manifest.model_dump(mode="json", include={"edits", "examples", "steps"})
+        return editor.network, {"digest": editor.digest, **said}
+
+
+def _folder(config: MendConfig) -> Path | None:
+    """Where the editor is; None if none is wanted.
+
+    Raises:
+        ConfigError: that is not said, or said twice.
+    """
+    if (config.network is None) == (not config.untrained):
+        raise ConfigError(
+            "MEND needs a trained editor. Train one, kg-edit mend train --data EDITS --model NAME --out FOLDER, and "
+            "give its folder: --set network=FOLDER. Or take a plain step of gradient descent without one: "
+            "--set untrained=true. Give one of the two"
+        )
+    return Path(config.network) if config.network else None

@@ -1,0 +1,94 @@
+"""Published settings by the name of their model: a TOML file a model, in it a table a method.
+
+``--preset gpt2-xl`` with ``--method rome`` takes the table ``methods.rome`` of ``gpt2-xl.toml``; a second published
+setting of the same method is a table such as ``methods."glame:mquake"``, whose preset is called ``gpt2-xl:mquake``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kg_edit.errors import ConfigError, faults_of, unknown_name
+
+_SUFFIX = ".toml"
+
+
+class MethodPreset(BaseModel):
+    """A method's published settings: where they stand, our names for them, and what of them we have no name for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(description="the paper or public code that the values are from")
+    settings: dict[str, Any] = Field(description="values of the method's config")
+    differs: tuple[str, ...] = Field((), description="what the published setting has and ours does not, in words")
+
+
+class ModelPresets(BaseModel):
+    """All settings that are published for one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="the file's name, which is the preset's")
+    model: str = Field(description="hub id, or the name of `kg-edit models`")
+    about: str = Field(description="the model in a few words")
+    config: dict[str, Any] = Field(description="what decides the model's size, under the names of its config.json")
+    methods: dict[str, MethodPreset] = Field(description='by "method", or "method:variant"')
+
+    def preset_names(self, method: str) -> list[str]:
+        """What ``--preset`` may be for ``method``."""
+        variants = [key.partition(":") for key in self.methods]
+        return [f"{self.name}{colon}{variant}" for found, colon, variant in variants if found == method]
+
+
+def preset_models() -> tuple[str, ...]:
+    """The models that there are presets for, as they are called here."""
+    names = (entry.name for entry in files("kg_edit.methods.presets").iterdir())
+    return tuple(sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)))
+
+
+def model_presets(name: str) -> ModelPresets:
+    """What is published for a model.
+
+    Raises:
+        UnknownNameError: there is no file for it.
+        ConfigError: the file is damaged.
+    """
+    if name not in preset_models():
+        raise unknown_name("preset", name, preset_models())
+    text = (files("kg_edit.methods.presets") / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+    try:
+        return ModelPresets(**{**tomllib.loads(text), "name": name})
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        said = "; ".join(map(str, faults_of(error, ModelPresets))) if isinstance(error, ValidationError) else error
+        raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {said}; install kg-edit anew") from error
+
+
+def preset_names(methods: Iterable[str]) -> list[str]:
+    """What ``--preset`` may be, beside a method's own presets, for any of ``methods``."""
+    every = [model_presets(model) for model in preset_models()]
+    return sorted({name for presets in every for method in methods for name in presets.preset_names(method)})
+
+
+def published_settings(name: str, methods: Iterable[str], *, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the preset ``name`` for the one of ``methods`` that has it; ``own``: presets the class has.
+
+    Raises:
+        UnknownNameError: there is no such preset, for this method or at all.
+        ConfigError: several of ``methods`` have it.
+    """
+    wanted = sorted(set(methods))
+    model, colon, variant = name.partition(":")
+    tables = model_presets(model).methods if model in preset_models() else {}
+    found = [method for method in wanted if f"{method}{colon}{variant}" in tables]
+    if not found:
+        raise unknown_name("preset", name, [*own, *preset_names(wanted)])
+    if len(found) > 1:
+        raise ConfigError(
+            f"the preset {name!r} has settings for {', '.join(found)}; say which: preset(..., method=...)"
+        )
+    return tables[f"{found[0]}{colon}{variant}"].settings

@@ -1,0 +1,1 @@
+"""ROME and R-ROME: one key, one value, one weight."""

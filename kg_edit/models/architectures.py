@@ -1,0 +1,138 @@
+"""Where a model family keeps what an edit needs: one row a ``model_type``, open to plug-ins.
+
+A third party adds a family by an entry point in the group ``kg_edit.models.architectures`` (name: the ``model_type``, value: a
+`ModelSpec`), or passes a `ModelSpec` to `LanguageModel.load`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from kg_edit.errors import UnsupportedModelError
+
+ENTRY_POINTS = "kg_edit.models.architectures"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Module paths of one model family, relative to the causal language model.
+
+    ``down_projection`` is relative to a block: the MLP's second matrix, whose input is the key, its output the value.
+    ``project_out`` is an optional projection between final norm and head (OPT-350M). ``attention``, also relative to a
+    block, is needed only to trace what attention restores.
+    """
+
+    blocks: str
+    down_projection: str
+    final_norm: str
+    project_out: str | None = None
+    attention: str = "self_attn"
+
+
+_LLAMA_LIKE = ModelSpec(blocks="model.layers", down_projection="mlp.down_proj", final_norm="model.norm")
+
+ARCHITECTURES: dict[str, ModelSpec] = {
+    "falcon": ModelSpec(
+        blocks="transformer.h",
+        down_projection="mlp.dense_4h_to_h",
+        final_norm="transformer.ln_f",
+        attention="self_attention",
+    ),
+    "gemma2": _LLAMA_LIKE,
+    "gemma3_text": _LLAMA_LIKE,
+    "gpt2": ModelSpec(
+        blocks="transformer.h", down_projection="mlp.c_proj", final_norm="transformer.ln_f", attention="attn"
+    ),
+    "gpt_neox": ModelSpec(
+        blocks="gpt_neox.layers",
+        down_projection="mlp.dense_4h_to_h",
+        final_norm="gpt_neox.final_layer_norm",
+        attention="attention",
+    ),
+    "gptj": ModelSpec(
+        blocks="transformer.h", down_projection="mlp.fc_out", final_norm="transformer.ln_f", attention="attn"
+    ),
+    "llama": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE,
+    "olmo2": _LLAMA_LIKE,
+    "opt": ModelSpec(
+        blocks="model.decoder.layers",
+        down_projection="fc2",
+        final_norm="model.decoder.final_layer_norm",
+        project_out="model.decoder.project_out",
+    ),
+    "phi": ModelSpec(blocks="model.layers", down_projection="mlp.fc2", final_norm="model.final_layernorm"),
+    "phi3": _LLAMA_LIKE,
+    "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE,
+}
+
+
+def known_architectures() -> dict[str, ModelSpec]:
+    """The table and what plug-ins add; a plug-in can't replace a row of the table.
+
+    Raises:
+        UnsupportedModelError: a plug-in's value is no `ModelSpec`, or names a family of the table.
+    """
+    known = dict(ARCHITECTURES)
+    for entry in entry_points(group=ENTRY_POINTS):
+        spec = entry.load()
+        if entry.name in known or not isinstance(spec, ModelSpec):
+            raise UnsupportedModelError(
+                f"entry point {entry.value!r} of group {ENTRY_POINTS}: expected a ModelSpec for a model_type that is "
+                f"not in the table, found {type(spec).__name__} for {entry.name!r}; uninstall or mend that plug-in"
+            )
+        known[entry.name] = spec
+    return known
+
+
+def find_spec(model_type: str) -> ModelSpec:
+    """The spec of a ``config.model_type``.
+
+    Raises:
+        UnsupportedModelError: no row and no plug-in for it.
+    """
+    known = known_architectures()
+    if model_type not in known:
+        raise UnsupportedModelError(
+            f"models of type {model_type!r} can't be edited yet; known types: {', '.join(sorted(known))}. "
+            f"Pass a ModelSpec to LanguageModel.load(spec=...), or register one in the entry-point group "
+            f"{ENTRY_POINTS!r}"
+        )
+    return known[model_type]
+
+
+def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
+    """Check that every path of ``spec`` leads to a module, in the model and in its first block.
+
+    Raises:
+        UnsupportedModelError: a path leads nowhere, or the down-projection holds no weight matrix.
+    """
+    try:
+        blocks = model.get_submodule(spec.blocks)
+        down = blocks[0].get_submodule(spec.down_projection)  # type: ignore[index]
+    except (AttributeError, IndexError, TypeError) as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not fit its ModelSpec {spec}: {error}; give the right module paths"
+        ) from error
+    weight = getattr(down, "weight", None)
+    if not isinstance(weight, nn.Parameter) or weight.dim() != 2 or not weight.is_floating_point():
+        raise UnsupportedModelError(
+            f"{spec.blocks}.0.{spec.down_projection} is a {type(down).__name__} "
+            "without a matrix of floating-point weights: "
+            "quantised weights can't be edited. Load the unquantised checkpoint (dtype bfloat16 takes half of "
+            "float32's memory), edit that, and quantise the result"
+        )
+
+
+def optional_module(model: nn.Module, path: str | None) -> nn.Module | None:
+    """The module at ``path``, or None where there is no path or the model has none there (OPT without a final norm)."""
+    if path is None:
+        return None
+    parent, _, name = path.rpartition(".")
+    module = getattr(model.get_submodule(parent), name, None)
+    return module if isinstance(module, nn.Module) else None

@@ -1,0 +1,209 @@
+"""A causal language model and its tokenizer: loaded by name, with the few modules that editing needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.pytorch_utils import Conv1D
+
+from kg_edit.devices import pick_device, pick_dtype
+from kg_edit.errors import KgEditError, ModelError, PromptError, UnsupportedModelError
+from kg_edit.fingerprint import content_fingerprint
+from kg_edit.models.architectures import ModelSpec, check_spec, find_spec, optional_module
+from kg_edit.models.loading import resolve_model
+from kg_edit.models.prompts import Prompt, encode
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LanguageModel:
+    """A Hugging Face causal language model, its tokenizer, and where its parts live.
+
+    ``name`` is what the user typed; ``fingerprint`` tells models apart by content, whatever their path. ``told`` is
+    what a patch of the prompt makes of a text before the model reads it.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec
+    name: str
+    fingerprint: str
+    told: Callable[[str], str] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        device_map: str | dict[str, int | str] | None = None,
+        trust_remote_code: bool = False,
+        spec: ModelSpec | None = None,
+    ) -> LanguageModel:
+        """Load a named model (`kg-edit models`), a hub id, a folder, or a ``.gguf`` file.
+
+        ``dtype`` is ``auto`` (float32 on CPU, bfloat16 on an accelerator) or a torch dtype's name; ``device_map`` is
+        accelerate's (``auto``, or the device of each module by its name), for a model that is spread over devices.
+
+        Raises:
+            ModelError: there is no such model, or it can't be loaded.
+            UnsupportedModelError: its family has no `ModelSpec`, or its weights are quantised.
+        """
+        name = str(name)
+        path = resolve_model(name)
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        target = pick_device(device)
+        wanted = pick_dtype(dtype, target)
+        try:
+            config = AutoConfig.from_pretrained(path, **options)
+            chosen = spec or find_spec(config.model_type)
+            _refuse_quantised(config, name)
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=wanted, device_map=device_map, **options)
+        except KgEditError:
+            raise
+        except Exception as error:  # of a damaged folder, transformers and tokenizers raise anything
+            raise ModelError(_load_message(name, error)) from error
+        if device_map is None:
+            nn.Module.to(model, target)
+        return cls.wrap(model, tokenizer, name=name, spec=chosen)
+
+    @classmethod
+    def wrap(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        spec: ModelSpec | None = None,
+    ) -> LanguageModel:
+        """Take a model and tokenizer that are already in memory; puts the model in evaluation mode.
+
+        Raises:
+            UnsupportedModelError: its family has no `ModelSpec`, its weights are quantised, or not in memory.
+            PromptError: the tokenizer gives no character offsets (it is not a fast one).
+        """
+        chosen = spec or find_spec(model.config.model_type)
+        check_spec(model, chosen)
+        if not tokenizer.is_fast:
+            raise PromptError(
+                f"the tokenizer of {name!r} gives no character offsets, which finding the subject needs; "
+                "load its fast version (tokenizer.json)"
+            )
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise UnsupportedModelError(
+                f"some weights of {name!r} were left on disk or offloaded to the CPU, where they can't be edited; "
+                "give a device_map of devices whose memory holds the whole model"
+            )
+        model.eval()
+        return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model))
+
+    def encode(self, text: str, *, target: str | None = None) -> Prompt:
+        """What the model reads when it is asked ``text``, and then ``target``.
+
+        Raises:
+            PromptError: the target's first token would merge with the text's last one, or it has none.
+        """
+        return encode(self.tokenizer, self.told(text) if self.told else text, target=target)
+
+    @cached_property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, in order."""
+        blocks = self.model.get_submodule(self.spec.blocks)
+        assert isinstance(blocks, nn.ModuleList)  # noqa: S101 - check_spec has seen it
+        return blocks
+
+    @property
+    def width(self) -> int:
+        """d, the width of the residual stream."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the input embedding's device."""
+        embedding = self.model.get_input_embeddings().weight
+        assert isinstance(embedding, Tensor)  # noqa: S101 - true of every causal language model
+        return embedding.device
+
+    @property
+    def cuda_devices(self) -> list[torch.device]:
+        """The CUDA devices that hold a part of the model; each draws from a generator of its own."""
+        found = {parameter.device for parameter in self.model.parameters()}
+        return sorted((device for device in found if device.type == "cuda"), key=str)
+
+    def down_projection(self, layer: int) -> nn.Module:
+        """The MLP's second matrix in block ``layer`` (0-based)."""
+        return self.block(layer).get_submodule(self.spec.down_projection)
+
+    def mlp(self, layer: int) -> nn.Module | None:
+        """The MLP of block ``layer`` (0-based) as a module of its own; None where a family keeps its parts apart."""
+        path, _, _ = self.spec.down_projection.rpartition(".")
+        return self.block(layer).get_submodule(path) if path else None
+
+    def block(self, layer: int) -> nn.Module:
+        """Block ``layer`` (0-based).
+
+        Raises:
+            ModelError: the model has no such layer.
+        """
+        if not 0 <= layer < len(self.blocks):
+            raise ModelError(
+                f"{self.name} has {len(self.blocks)} layers, 0 to {len(self.blocks) - 1}; layer {layer} is none of them"
+            )
+        return self.blocks[layer]
+
+    def weight_name(self, layer: int) -> str:
+        """The state-dict name of the edited weight."""
+        return f"{self.spec.blocks}.{layer}.{self.spec.down_projection}.weight"
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final norm and head over the last block's output: [..., d] -> [..., vocabulary]."""
+        for path in (self.spec.final_norm, self.spec.project_out):
+            module = optional_module(self.model, path)
+            hidden = hidden if module is None else module(hidden)
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def weight_matrix(module: nn.Module) -> Tensor:
+    """A projection's weight as [out, in] (a view), whether it is a Linear or GPT-2's transposed Conv1D."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)  # noqa: S101 - check_spec has seen it
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def _refuse_quantised(config: Any, name: str) -> None:
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        return
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+    raise UnsupportedModelError(
+        f"{name!r} has quantised weights ({method}), which can't be edited. Load the unquantised checkpoint "
+        "(dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
+    )
+
+
+def _load_message(name: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    hint = (
+        "give a named model (`kg-edit models`), a hub id, a folder with config.json, or a .gguf file; without a "
+        f"network, a hub model has to be fetched first: hf download {name}"
+    )
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        first = f"the folder {name} has no config.json"
+    return f"can't load the model {name!r}: {first}; {hint}"

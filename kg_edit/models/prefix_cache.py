@@ -1,0 +1,132 @@
+"""What stands before an edit's tokens, as keys and values that are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from kg_edit.forward.attention import mask_decides
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode, left_pad
+from kg_edit.models.sampling import BARE
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prefix:
+    """Keys and values of rows of tokens, left-padded: ``mask`` [rows, length] (1 = token), and for each block a pair
+    [rows, heads, length, head size] each (none if no row has a token)."""
+
+    mask: Tensor
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens a row, [rows, 1]."""
+        return self.mask.sum(-1, keepdim=True)
+
+    def rows(self, index: Tensor) -> Prefix:
+        """Some of the rows, in the order of ``index``."""
+        layers = tuple((_picked(keys, index), _picked(values, index)) for keys, values in self.layers)
+        return Prefix(mask=_picked(self.mask, index), layers=layers)
+
+    def frozen(self, blocks: int) -> Cache:
+        """A cache of ``blocks`` layers that hands out the prefix with new tokens after it, and keeps none of them."""
+        return self._cache(_FrozenLayer, blocks)
+
+    def growing(self, blocks: int) -> Cache:
+        """A cache that starts with the prefix and keeps what comes after."""
+        return self._cache(_HeldLayer, blocks)
+
+    def _cache(self, kind: type[_HeldLayer], blocks: int) -> Cache:
+        layers: list[Any] = [kind() for _ in range(blocks)]
+        for layer, (keys, values) in zip(layers, self.layers, strict=False):
+            layer.hold(keys, values)
+        return Cache(layers=layers)
+
+
+def _picked(rows: Tensor, index: Tensor) -> Tensor:
+    return rows[index.to(rows.device)]  # a block's rows are where the block is
+
+
+def empty_prefix(model: LanguageModel, rows: int) -> Prefix:
+    """Rows without any token."""
+    return Prefix(mask=torch.ones(rows, 0, dtype=torch.long, device=model.device), layers=())
+
+
+def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Prefix | None = None) -> Prefix:
+    """The keys and values of token rows, each row after the same row of ``after``."""
+    before = empty_prefix(model, len(rows)) if after is None else after
+    batch = left_pad(rows, device=model.device)
+    if batch.ids.shape[1] == 0:
+        return before
+    mask, cache = torch.cat([before.mask, batch.mask], -1), before.growing(len(model.blocks))
+    with torch.no_grad():
+        base_model(model)(
+            input_ids=batch.ids,
+            attention_mask=mask,
+            position_ids=before.lengths + batch.positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+    held: list[Any] = list(cache.layers)
+    return Prefix(mask=mask, layers=tuple((layer.keys, layer.values) for layer in held))
+
+
+class SharedContexts:
+    """The contexts' keys and values, computed once for all edits of a run."""
+
+    def __init__(self, model: LanguageModel, contexts: Sequence[str]) -> None:
+        # what comes next may take the last space into its first token
+        starts = (context.partition(BARE)[0].rstrip() for context in contexts)
+        self._ids = [encode(model.tokenizer, start).ids for start in dict.fromkeys(starts)]
+        self._prefix = run_prefix(model, self._ids)
+
+    def prefix(self, model: LanguageModel, rows: Sequence[Sequence[int]], *, beyond: int = 0) -> Prefix:
+        """`run_prefix` of rows, with what they share with a context taken from there; ``beyond`` tokens come after."""
+        index = [place for row in rows if (place := self._longest(row)) is not None]
+        known = len(index) == len(rows) and bool(self._prefix.layers)
+        if not known or not mask_decides(model, self._width(rows, index) + beyond):
+            return run_prefix(model, rows)
+        start = self._prefix.rows(torch.tensor(index, device=model.device))
+        return run_prefix(
+            model, [row[len(self._ids[place]) :] for row, place in zip(rows, index, strict=True)], after=start
+        )
+
+    def _width(self, rows: Sequence[Sequence[int]], index: Sequence[int]) -> int:
+        """Places in a row, with the padding between its context and what is its own."""
+        own = (len(row) - len(self._ids[place]) for row, place in zip(rows, index, strict=True))
+        return self._prefix.mask.shape[-1] + max(own)
+
+    def _longest(self, row: Sequence[int]) -> int | None:
+        fits = [place for place, ids in enumerate(self._ids) if tuple(row[: len(ids)]) == ids]
+        return max(fits, key=lambda place: len(self._ids[place]), default=None)
+
+
+def base_model(model: LanguageModel) -> torch.nn.Module:
+    """The model without its head."""
+    base: torch.nn.Module = model.model.base_model
+    return base
+
+
+class _HeldLayer(DynamicLayer):
+    """A cache layer that begins with given keys and values."""
+
+    def hold(self, keys: Tensor, values: Tensor) -> None:
+        """Take them over, without copying."""
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+
+class _FrozenLayer(_HeldLayer):
+    """One that hands out new tokens after them, and keeps none."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            return key_states, value_states
+        assert self.keys is not None and self.values is not None  # noqa: S101 - initialised
+        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)

@@ -1,0 +1,116 @@
+"""Contexts: texts that the model itself writes, put before the prompt so that an edit holds in any company."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from kg_edit.errors import ModelError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import left_pad
+from kg_edit.plain_generation import plain_generation
+
+log = logging.getLogger(__name__)
+
+BARE = "{}"
+STARTS = ("The", "Therefore", "Because", "I", "You")
+
+
+def sample_contexts(
+    model: LanguageModel, *, lengths: tuple[tuple[int, int], ...] = ((5, 10), (10, 10)), seed: int = 0
+) -> tuple[str, ...]:
+    """The bare ``{}`` and, for each (length, count), ``count`` sampled texts followed by ``. {}`` (ROME's templates).
+
+    A length counts tokens with the document's start token, as in the published code; sampling is top-5.
+    """
+    contexts = [BARE]
+    for length, count in lengths:
+        if count == 0:
+            continue
+        ids = sample_text(model, rows=count, tokens=length - 1, top_k=5, seed=seed + length)
+        texts = model.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        contexts += map(_as_context, texts)
+    return tuple(contexts)
+
+
+def started_contexts(
+    model: LanguageModel, *, starts: Sequence[str] = STARTS, tokens: int = 10, seed: int = 0
+) -> tuple[str, ...]:
+    """The bare ``{}`` and, for each of ``starts``, a sampled text of ``tokens`` tokens that goes on from it (MEMIT's).
+
+    As `sample_contexts`, each text follows the document's start token, which is not counted.
+    """
+    if not starts:
+        return (BARE,)
+    own = [model.tokenizer(start, add_special_tokens=False)["input_ids"] for start in starts]
+    batch = left_pad([[document_start(model.tokenizer), *ids] for ids in own], device=model.device)
+    new = max(0, tokens - min(map(len, own)))
+    ids = (
+        continue_text(model, batch.ids, batch.mask, tokens=new, seed=seed, top_k=5).tolist() if new else [[]] * len(own)
+    )
+    rows = [[*start, *more][: max(tokens, len(start))] for start, more in zip(own, ids, strict=True)]
+    return (BARE, *map(_as_context, model.tokenizer.batch_decode(rows, skip_special_tokens=True)))
+
+
+def _as_context(text: str) -> str:
+    return f"{text.replace('{', ' ').replace('}', ' ')}. {BARE}"
+
+
+def sample_text(
+    model: LanguageModel, *, rows: int, tokens: int, seed: int, top_k: int = 0, temperature: float = 1.0
+) -> Tensor:
+    """Sample ``rows`` texts of ``tokens`` tokens from the document's start: ids [rows, tokens]; no global RNG moves."""
+    start = torch.full((rows, 1), document_start(model.tokenizer), device=model.device)
+    return continue_text(
+        model, start, torch.ones_like(start), tokens=tokens, seed=seed, top_k=top_k, temperature=temperature
+    )
+
+
+@torch.no_grad()
+def continue_text(
+    model: LanguageModel,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    tokens: int,
+    seed: int,
+    top_k: int = 0,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Sample ``tokens`` tokens after left-padded ``ids`` [rows, length]: ids [rows, tokens]; no global RNG moves.
+
+    They are drawn from the model's own distribution, whatever its generation settings are.
+    """
+    with plain_generation(model), torch.random.fork_rng(devices=model.cuda_devices):
+        torch.manual_seed(seed)
+        output = model.model.generate(  # type: ignore[operator]
+            ids,
+            attention_mask=mask,
+            do_sample=True,
+            top_k=top_k,
+            top_p=1.0,
+            temperature=temperature,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            eos_token_id=None,
+            suppress_tokens=sorted(set(model.tokenizer.all_special_ids)),
+            pad_token_id=0,
+        )
+    assert isinstance(output, Tensor)  # noqa: S101 - generate returns ids unless asked otherwise
+    return output[:, ids.shape[1] :]
+
+
+def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that a document begins with: BOS, else EOS (GPT-2's end of text).
+
+    Raises:
+        ModelError: the tokenizer has neither.
+    """
+    for candidate in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if candidate is not None:
+            return int(candidate)
+    raise ModelError("the tokenizer has no token that starts a document; set its bos_token")

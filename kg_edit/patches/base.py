@@ -1,0 +1,186 @@
+"""A patch: what edits are once computed. It changes a model for the length of a block, and is saved without pickle."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.fingerprint import FORMAT
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.container import patch_class, read_patch
+
+Kind = Literal["weights", "adapter", "prompt"]
+_APPLIED = "_kg_edit_applied_patch"
+
+
+class Patch(ABC):
+    """What every patch can do, whatever it changes: weights, a layer's output (an adapter), or the prompt.
+
+    ``provenance`` is JSON: the model's name and fingerprint, the methods with their settings, and a record of each
+    edit. Patches of one model add up; those of different kinds become a `PatchStack`.
+    """
+
+    kind: ClassVar[Kind]
+    provenance: Mapping[str, Any]
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether `merge_into` can make the change part of the model's weights."""
+        return self.kind == "weights"
+
+    @property
+    def edits(self) -> tuple[Mapping[str, Any], ...]:
+        """A record of each edit, in the order in which they were made."""
+        return tuple(self.provenance.get("edits", ()))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Which model the patch is for; None fits any."""
+        found: str | None = self.provenance.get("model", {}).get("fingerprint")
+        return found
+
+    def __add__(self, other: Patch) -> Patch:
+        """Both changes at once; edits are listed one after the other.
+
+        Raises:
+            PatchMismatchError: the patches belong to different models.
+        """
+        if self.fingerprint and other.fingerprint and self.fingerprint != other.fingerprint:
+            raise PatchMismatchError(
+                f"can't add patches of different models ({self.fingerprint} and {other.fingerprint})"
+            )
+        if type(self) is type(other):
+            return self._plus(other)
+        from kg_edit.patches.patch_stack import PatchStack
+
+        return PatchStack.of(self, other)
+
+    @contextmanager
+    def applied(self, model: LanguageModel) -> Iterator[LanguageModel]:
+        """The model with this patch, for the length of a ``with`` block; then it is bit for bit as before.
+
+        Ask the model that the block is given: a patch of the prompt changes what that one reads, and no weight.
+
+        Raises:
+            PatchError: another patch is applied to this model; add patches, or merge the first one.
+            PatchMismatchError: the patch is for another model.
+        """
+        with exclusive(model):
+            self.check_model(model)
+            with self.worn(model) as edited:
+                yield edited
+
+    def merge_into(self, model: LanguageModel) -> None:
+        """Change the model's weights for good.
+
+        Raises:
+            PatchError: a patch is applied to this model at the moment, or this kind of patch changes no weights.
+            PatchMismatchError: the patch is for another model.
+        """
+        raise PatchError(
+            f"a patch of the {self.kind} can't be merged into weights; keep its file, and use patch.applied(model)"
+        )
+
+    def check_model(self, model: LanguageModel) -> None:
+        """Refuse a model that the patch was not made for.
+
+        Raises:
+            PatchMismatchError: the patch is for another model.
+        """
+        if self.fingerprint and not self.fingerprint.startswith(FORMAT):
+            raise PatchMismatchError(
+                f"this patch tells its model by an older kind of fingerprint ({self.fingerprint}), which can't be "
+                f"compared with that of {model.name!r} ({model.fingerprint}); make its edits anew, they are in its "
+                "provenance"
+            )
+        if self.fingerprint not in (None, model.fingerprint):
+            raise PatchMismatchError(
+                f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self.fingerprint}), the "
+                f"model at hand is {model.name!r} ({model.fingerprint}); load the right model, or edit this one anew"
+            )
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """What is changed, in a line."""
+
+    @property
+    @abstractmethod
+    def is_empty(self) -> bool:
+        """Whether it changes nothing."""
+
+    @abstractmethod
+    def worn(self, model: LanguageModel) -> AbstractContextManager[LanguageModel]:
+        """`applied`, without looking at what else is applied: for a stack of patches."""
+
+    @abstractmethod
+    def check_finite(self) -> None:
+        """Look at all numbers.
+
+        Raises:
+            PatchError: one is not finite.
+        """
+
+    @abstractmethod
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` (safetensors, provenance in its metadata) atomically.
+
+        Raises:
+            PatchError: a value is not finite.
+            OutputError: the file can't be written.
+        """
+
+    @abstractmethod
+    def _plus(self, other: Any) -> Patch:
+        """`__add__`, for a patch of the same class and model."""
+
+    @staticmethod
+    def load(path: str | Path) -> Patch:
+        """Read a patch of any kind that `save` wrote.
+
+        Raises:
+            PatchError: the file is missing, or is no patch.
+        """
+        file = read_patch(path)
+        found: Patch = patch_class(file).from_file(file)
+        return found
+
+
+def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Two provenances: edits one after the other, each method once, and the first one's word on all else."""
+    methods = [*first.get("methods", ())]
+    methods += [method for method in second.get("methods", ()) if method not in methods]
+    edits = [*first.get("edits", ()), *second.get("edits", ())]
+    return {**second, **first, "methods": methods, "edits": edits}
+
+
+@contextmanager
+def exclusive(model: LanguageModel) -> Iterator[None]:
+    """Only one patch at a time: which weights a nested one would restore is anybody's guess.
+
+    Raises:
+        PatchError: a patch is applied already.
+    """
+    refuse_patched(model)
+    setattr(model.model, _APPLIED, True)
+    try:
+        yield
+    finally:
+        delattr(model.model, _APPLIED)
+
+
+def refuse_patched(model: LanguageModel) -> None:
+    """For what is to be seen on the model as it is.
+
+    Raises:
+        PatchError: a patch is applied to it at the moment.
+    """
+    if getattr(model.model, _APPLIED, False):
+        raise PatchError(
+            "a patch is applied to this model already; leave its block first, or add the two: "
+            "(first + second).applied(...)"
+        )

@@ -1,0 +1,1 @@
+"""What a model says of a prompt: likelihood, generated text, perplexity, answers to questions."""

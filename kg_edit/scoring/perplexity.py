@@ -1,0 +1,56 @@
+"""General ability as the perplexity of a text that has nothing to do with any edit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from kg_edit.errors import ModelError
+from kg_edit.evaluate.lengths import positions
+from kg_edit.models.language_model import LanguageModel
+
+WINDOW, STRIDE, TOKENS = 512, 256, 4096
+_LONGEST = 32  # letters a token: what lies further on need not be cut into tokens
+
+
+def perplexity(
+    model: LanguageModel, text: str, *, window: int = WINDOW, stride: int = STRIDE, tokens: int | None = TOKENS
+) -> float:
+    """exp of the mean of -log p(token | those before it in its window), in the text's first ``tokens`` (None: all).
+
+    Windows of ``window`` tokens (fewer for a model with fewer positions) start every ``stride``; a token is scored
+    once, in the first window that holds it, so that it sees at least window - stride tokens, but at the beginning.
+
+    Raises:
+        ModelError: the text has no two tokens, or the perplexity is not finite.
+    """
+    head = text if tokens is None else text[: tokens * _LONGEST]
+    ids = torch.tensor(model.tokenizer(head)["input_ids"][:tokens])
+    size = min(window, positions(model) or window)
+    losses = [_losses(model, ids[start:end])[first:] for start, end, first in _windows(len(ids), size, stride)]
+    if not losses:
+        raise ModelError("the text for general ability has no two tokens; give one of some thousand words")
+    mean = torch.cat(losses).double().mean().item()
+    if not math.isfinite(mean) or mean > math.log(torch.finfo(torch.float64).max):
+        raise ModelError("the model's output on the text for general ability is not finite")
+    return math.exp(mean)
+
+
+def _windows(length: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Start and end of each window, and the first of its losses that no window before had."""
+    done = 1  # the first token has nothing before it
+    for start in range(0, length, min(stride, size - 1)):
+        end = min(start + size, length)
+        if end > done:
+            yield start, end, done - start - 1
+            done = end
+
+
+@torch.no_grad()
+def _losses(model: LanguageModel, ids: Tensor) -> Tensor:
+    """-log p of each token of ids [tokens] but the first: [tokens - 1], in nats."""
+    logits = model.model(input_ids=ids[None].to(model.device), use_cache=False).logits[0, :-1].float()
+    return torch.nn.functional.cross_entropy(logits, ids[1:].to(logits.device), reduction="none").cpu()

@@ -1,0 +1,91 @@
+"""How a model is asked a question, and what it may answer: the fixed forms of the portability metrics."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+
+from kg_edit.datasets.record import BenchmarkRecord, Query, as_record
+from kg_edit.edits.edit import Edit, Question
+from kg_edit.text.matching import normalised
+
+ANSWER = "Answer:"
+CHOICES = 10
+
+# They show the form only: two steps each, about things that are in no benchmark's record.
+SHOTS = (
+    ("What colour is the fruit that lemonade is made from?", "Yellow"),
+    ("Which drink comes from the animal whose young is called a calf?", "Milk"),
+    ("Who built the boat that carried two of every kind of animal?", "Noah"),
+    ("In which season does the tree that bears acorns lose its leaves?", "Autumn"),
+)
+
+
+def asked(question: str, facts: str = "") -> str:
+    """The question in the plain form, after ``facts`` (sentences) where there are any; its answer comes next."""
+    return "\n".join(filter(None, [facts, f"Question: {question}", ANSWER]))
+
+
+def asked_with_shots(question: str, facts: str = "") -> str:
+    """The question in the few-shot form: the answered `SHOTS` first, an empty line after each."""
+    shots = [f"{asked(shot)} {answer}" for shot, answer in SHOTS]
+    return "\n\n".join([*shots, asked(question, facts)])
+
+
+def generated_from(query: Query) -> str:
+    """What the model goes on with to answer a query: a question in the few-shot form, a sentence as it stands."""
+    return asked_with_shots(query.prompt) if query.form == "question" else query.prompt.rstrip()
+
+
+def scored_after(query: Query) -> str:
+    """The prompt after which a query's answers are scored: a question in the plain form, a sentence as it stands."""
+    return asked(query.prompt) if query.form == "question" else query.prompt.rstrip()
+
+
+def fact(edit: Edit) -> str:
+    """The edited fact as a sentence."""
+    return f"{edit.text} {edit.target_new}."
+
+
+def recalled_fact(recalled_relation: str) -> str:
+    """CounterFactPlus's "(s, r, o)" as a plain sentence: "s r o."; an object with commas keeps them.
+
+    A limit of this plain rule: of the 46 of 530 dev records with more than two commas most have such an object, but
+    seven chain two facts, and the second is taken for a part of the object: "(Miguel de Cervantes, notable work, Don
+    Quixote, language, Spanish)" becomes "Miguel de Cervantes notable work Don Quixote, language, Spanish.".
+    """
+    inner = recalled_relation.strip().removeprefix("(").removesuffix(")")
+    return " ".join(part.strip() for part in inner.split(",", 2)) + "."
+
+
+Form = tuple[str, ...]
+
+
+def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Form, str]:
+    """All distinct answers of ``records`` by their normal form, in its order, whatever the records' order."""
+    edits = (edit for record in records for edit in as_record(record).edits)
+    found = sorted((question.answer for edit in edits for question in edit.portability), reverse=True)
+    return dict(sorted({normalised(answer): answer for answer in found}.items()))
+
+
+def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: int) -> tuple[tuple[str, ...], ...]:
+    """For each portability question of ``record``'s edits ten answers: the right one, then nine of other records.
+
+    Drawn from ``pool`` (of `answers`) without replacement, seeded by ``seed`` and the edit's id; none is equal after
+    normalisation to another, or to any right answer of the edit. Empty for a question if the pool has too few.
+    """
+    return tuple(drawn for edit in as_record(record).edits for drawn in _of_edit(edit, pool, seed))
+
+
+def _of_edit(edit: Edit, pool: Mapping[Form, str], seed: int) -> Iterator[tuple[str, ...]]:
+    right = {form for question in edit.portability for form in map(normalised, right_answers(question))}
+    wrong = [answer for form, answer in pool.items() if form not in right]
+    for place, question in enumerate(edit.portability):
+        rng = random.Random(f"{seed}/{edit.id}/{place}")  # noqa: S311 - nothing secret
+        enough = len(wrong) >= CHOICES - 1
+        yield (question.answer, *rng.sample(wrong, CHOICES - 1)) if enough else ()
+
+
+def right_answers(question: Question) -> tuple[str, ...]:
+    """The answer and its aliases."""
+    return (question.answer, *question.aliases)

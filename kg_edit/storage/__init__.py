@@ -1,0 +1,1 @@
+"""Files: replaced atomically, tensors, JSON lines, one run a folder."""

@@ -1,0 +1,105 @@
+"""Whose an output folder is: ``run.json`` holds all that decides a result; a run goes on only with the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from kg_edit.errors import OutputError
+from kg_edit.storage.atomic import write_json
+
+Settings = dict[str, Any]
+_RUN = "run.json"
+
+
+def check_folder(folder: Path, settings: Settings | None = None) -> None:
+    """Refuse now, without writing anything, what `claim` would refuse later; without ``settings``, what is sure.
+
+    Raises:
+        OutputError: as `claim`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give --out a folder")
+    if not _writable(folder):
+        raise OutputError(f"can't write into {folder}: no folder can be made or changed there; give another --out")
+    names = _names(folder)
+    if names and _RUN not in names:
+        raise OutputError(f"{folder} is not empty and holds no run of ours; give another --out")
+    if names - {_RUN} and settings is not None:
+        _refuse_another(folder, settings)
+
+
+def claim(folder: Path, settings: Settings) -> None:
+    """Write ``run.json`` into an empty folder, or check that it holds the same settings.
+
+    A run that left nothing but its ``run.json`` has nothing to lose, so another one may take its place.
+
+    Raises:
+        OutputError: the folder belongs to another run, holds files of something else, or can't be written.
+    """
+    check_folder(folder, settings)
+    if _names(folder) <= {_RUN}:
+        write_json(folder / _RUN, settings)
+
+
+def read_settings(folder: Path) -> Settings:
+    """What `claim` wrote.
+
+    Raises:
+        OutputError: the folder holds no run that can be read.
+    """
+    file = folder / _RUN
+    try:
+        found: Settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{folder} holds no run: can't read {file}; give another folder") from error
+    return found
+
+
+def digest(value: Any) -> str:
+    """The SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def difference(there: Any, here: Any, name: str = "") -> str | None:
+    """Name the first field that differs, and both its values; None if there is none."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = dict.fromkeys([*here, *there])
+        found = (difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+        return next(filter(None, found), None)
+    return None if there == here else f"{name}: {_short(there)} there, {_short(here)} here"
+
+
+def _refuse_another(folder: Path, settings: Settings) -> None:
+    found = difference(_by_content(read_settings(folder)), _by_content(json.loads(json.dumps(settings))))
+    if found:
+        raise OutputError(f"{folder} holds another run ({found}); give another --out, or delete {folder} to start anew")
+
+
+def _by_content(settings: Settings) -> Settings:
+    """``settings``, but that a model is known by its fingerprint alone: ``model`` and ``./model`` are one."""
+    model = settings.get("model") if isinstance(settings, dict) else None
+    if not isinstance(model, dict) or "fingerprint" not in model:
+        return settings
+    return {**settings, "model": {key: value for key, value in model.items() if key != "name"}}
+
+
+def _names(folder: Path) -> set[str]:
+    """The files of a folder, but for hidden ones: a scratch file of a killed process, a file manager's notes."""
+    try:
+        return {file.name for file in folder.iterdir() if not file.name.startswith(".")} if folder.is_dir() else set()
+    except OSError as error:
+        raise OutputError(f"can't read {folder}: {error.strerror}; give another --out") from error
+
+
+def _writable(folder: Path) -> bool:
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

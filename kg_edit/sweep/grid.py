@@ -1,0 +1,113 @@
+"""The file that says what is swept: a TOML file whose every key is documented in ``data/sweep.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+from kg_edit.errors import ConfigError, faults_of, unknown_name
+from kg_edit.evaluate.metrics.catalogue import CATALOGUE
+
+METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.nll", "portability.choice")
+
+
+class SweepData(BaseModel):
+    """The records on which every cell is scored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = Field("counterfact-plus", description="the benchmark's name, as for kg-edit evaluate")
+    file: Path | None = Field(None, description="its file")
+    limit: PositiveInt | None = Field(20, description="the first so many records")
+
+
+class SweepSettings(BaseModel):
+    """A sweep: what is the same in all cells, and the ``grid`` of what is not.
+
+    ``grid`` maps an axis to its values: a setting of the method (a dot goes one level down), ``method`` or ``preset``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("smollm2-135m", description="named model, hub id, folder or .gguf file")
+    dtype: str = Field("auto", description="auto, float32, bfloat16 or float16")
+    device: str = Field("auto", description="auto, cpu, cuda, ...")
+    graph: tuple[str, ...] = Field((), description="a list of graph files, folders or SPARQL URLs")
+    method: str = Field("glame", description="the method of all cells, unless it is an axis")
+    preset: str = Field("default", description="named settings of the method, unless it is an axis")
+    schedule: str = Field("single", description="how edits meet, as for kg-edit evaluate")
+    seed: int = Field(0, description="of choices and intervals")
+    metrics: tuple[str, ...] = Field(METRICS, min_length=1, description="a list of metrics, for table and picture")
+    data: SweepData = Field(SweepData(), description="the table [data]")
+    settings: dict[str, Any] = Field({}, description="the table [settings]: the same in all cells")
+    grid: dict[str, tuple[Any, ...]] = Field(
+        min_length=1, description="the table [grid]: an axis, and a list of values"
+    )
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _flat(cls, grid: object) -> object:
+        """``covariance.tokens = [...]`` is a table in a table for TOML, and an axis for us."""
+        return dict(_flattened(grid)) if isinstance(grid, Mapping) else grid
+
+    @field_validator("grid")
+    @classmethod
+    def _distinct(cls, grid: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for axis, values in grid.items():
+            if not values:
+                raise ValueError(f"the axis {axis} has no value; give it some, or leave it out")
+            if len({repr(value) for value in values}) < len(values):
+                raise ValueError(f"the axis {axis} has a value twice: {list(values)}; keep one")
+        return grid
+
+
+def read_sweep(path: Path) -> SweepSettings:
+    """Read a sweep's file.
+
+    Raises:
+        ConfigError: it can't be read, is no TOML, or holds an unknown key or a value that does not fit.
+        UnknownNameError: there is no such metric; suggests the nearest.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"can't read {path}: {error}; kg-edit sweep --example prints such a file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no TOML: {error}; kg-edit sweep --example prints such a file") from error
+    return checked_sweep(found, name=str(path))
+
+
+def checked_sweep(fields: Mapping[str, Any], *, name: str) -> SweepSettings:
+    """The sweep with these fields, from the file ``name``.
+
+    Raises:
+        ConfigError: a key is unknown, or a value does not fit.
+        UnknownNameError: there is no such metric; suggests the nearest.
+    """
+    try:
+        settings = SweepSettings.model_validate(fields)
+    except ValidationError as error:
+        said = "\n".join(f"{name}: key {fault.field}: {fault.message}" for fault in faults_of(error, SweepSettings))
+        raise ConfigError(said) from error
+    for metric in settings.metrics:
+        if metric not in CATALOGUE:
+            raise unknown_name("metric", metric, CATALOGUE)
+    return settings
+
+
+def example() -> str:
+    """A sweep's file with every key explained."""
+    return (files("kg_edit") / "data" / "sweep.toml").read_text(encoding="utf-8")
+
+
+def _flattened(grid: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in grid.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{start}{name}.")
+        else:
+            yield f"{start}{name}", value

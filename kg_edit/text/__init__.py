@@ -1,0 +1,1 @@
+"""Comparing texts: answers with targets, and prompts with prompts."""

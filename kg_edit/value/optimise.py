@@ -1,0 +1,97 @@
+"""The descent that all methods of this family share: minimise the objective over whatever makes the changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kg_edit.errors import PatchError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.value.objective import Losses, Objective
+
+
+class Proposal(Protocol):
+    """What makes one edit's change, and learns."""
+
+    def change(self) -> Tensor:
+        """m* - m as it stands, [d]; differentiable in what is learned."""
+
+    def learn(self) -> None:
+        """One step of the optimiser, after the gradient of `change` was computed."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Descent:
+    """What a descent found for one edit: ``change`` [d], and (total, nll, kl) at every step."""
+
+    change: Tensor
+    losses: tuple[tuple[float, float, float], ...]
+
+    def check_finite(self) -> None:
+        """Raise PatchError if what was found is no number, or its loss is none."""
+        if not (math.isfinite(self.losses[-1][0]) and torch.isfinite(self.change).all()):
+            raise PatchError("the loss or the value found is not finite; lower the learning rate, or use float32")
+
+    @property
+    def summary(self) -> dict[str, float | int]:
+        """Steps, and the loss before and after."""
+        (total, nll, _), (last_total, last_nll, last_kl) = self.losses[0], self.losses[-1]
+        return {
+            "steps": len(self.losses),
+            "loss_before": round(total, 6),
+            "loss_after": round(last_total, 6),
+            "nll_before": round(nll, 6),
+            "nll_after": round(last_nll, 6),
+            "kl_after": round(last_kl, 6),
+        }
+
+
+def descend(objective: Objective, proposals: Sequence[Proposal], *, steps: int, stop_below: float) -> list[Descent]:
+    """At most ``steps`` evaluations of the objective for each edit, with an update between two.
+
+    An edit whose loss is below ``stop_below``, or no number, is done and soon costs nothing more. As in the published
+    code the last evaluation makes no update: the change returned is one whose loss was seen.
+    """
+    running = dict(enumerate(proposals))
+    changes = [proposal.change() for proposal in proposals]
+    seen: list[list[tuple[float, float, float]]] = [[] for _ in proposals]
+    for step in range(steps):
+        losses, gradient = objective.gradient(torch.stack([change.detach() for change in changes]))
+        for edit in running:
+            seen[edit].append(_numbers(losses, edit))
+        done = {edit for edit in running if not seen[edit][-1][0] >= stop_below}  # or not a number
+        running = {edit: proposal for edit, proposal in running.items() if edit not in done}
+        if not running or step == steps - 1:
+            break
+        objective.drop(range(len(changes)) - running.keys())
+        for edit, proposal in running.items():
+            changes[edit].backward(gradient[edit])
+            proposal.learn()
+            changes[edit] = proposal.change()
+    return [Descent(change=change.detach(), losses=tuple(own)) for change, own in zip(changes, seen, strict=True)]
+
+
+def _numbers(losses: Losses, edit: int) -> tuple[float, float, float]:
+    return float(losses.total[edit]), float(losses.nll[edit]), float(losses.kl[edit])
+
+
+@contextmanager
+def untouched(model: LanguageModel) -> Iterator[None]:
+    """For the length of the block the model is frozen and in evaluation mode; then flags, modes, RNG are as before."""
+    modes = {module: module.training for module in model.model.modules()}
+    flags = {parameter: parameter.requires_grad for parameter in model.model.parameters()}
+    with torch.random.fork_rng(devices=model.cuda_devices), torch.enable_grad():
+        try:
+            model.model.eval().requires_grad_(False)
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            for parameter, flag in flags.items():
+                parameter.requires_grad_(flag)

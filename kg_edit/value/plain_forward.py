@@ -1,0 +1,87 @@
+"""The plain way to ask what a change does: every row through the whole model at every step. The fast way's oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kg_edit.models.hooks import added, beside, watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, left_pad
+
+
+class PlainForward:
+    """Rows of prompts through the whole model, with a change at the subject's last token.
+
+    ``keys`` [rows, d_ff] and ``values`` [rows, d] are the clean input and output of the down-projection there.
+    """
+
+    def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt]) -> None:
+        self._model, self._layer, self._rows = model, layer, rows
+        self._batch = left_pad([row.ids for row in rows], device=model.device)
+        length = self._batch.ids.shape[1]
+        pads = torch.tensor([length - len(row.ids) for row in rows], device=model.device)
+        last = torch.tensor([row.edited_at for row in rows], device=model.device)
+        self._at = (torch.arange(len(rows), device=model.device), pads + last)
+        self._reads = read_index(rows, pads.tolist(), model.device)
+        self.keys, self.values = self._clean()
+
+    def kept(self, rows: Sequence[int]) -> PlainForward:
+        """The same for some of the rows."""
+        return PlainForward(self._model, self._layer, [self._rows[row] for row in rows])
+
+    @torch.no_grad()
+    def _clean(self) -> tuple[Tensor, Tensor]:
+        seen: list[Tensor] = []
+        module = self._model.down_projection(self._layer)
+        with watched(module, lambda key, value: seen.extend((key, value))):
+            self._forward()
+        rows, length = self._batch.ids.shape
+        key, value = (state.reshape(rows, length, -1)[self._at] for state in seen)
+        return key, value
+
+    def _forward(self) -> Tensor:
+        batch = self._batch
+        output = self._model.model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    def logits(self, change: Tensor | None = None) -> Tensor:
+        """Logits [reads, vocabulary] wherever the loss reads them, with ``change`` [rows, d] (None: the clean model).
+
+        Read are, row after row: each position that predicts a target token; for a row without target, the subject's
+        last token.
+        """
+        if change is None:
+            return self._forward()[self._reads]
+        shift = change
+
+        def shifted(output: Tensor) -> Tensor:
+            rows, length = self._batch.ids.shape
+            addend = torch.zeros(rows, length, output.shape[-1], dtype=shift.dtype, device=shift.device)
+            return output + addend.index_put(beside(self._at, shift), shift).to(output).reshape(output.shape)
+
+        with added(self._model.down_projection(self._layer), shifted):
+            return self._forward()[self._reads]
+
+
+def read_positions(row: Prompt) -> list[int]:
+    """Positions in ``row`` whose logits the loss reads: those that predict the target, or the subject's end."""
+    if row.target_ids:
+        return list(range(row.target_start - 1, len(row.ids) - 1))
+    return [row.edited_at]
+
+
+def read_index(rows: Sequence[Prompt], shifts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(row, position) of each logit that the loss reads, row after row; ``shifts`` is added to a row's positions."""
+    pairs = [
+        (index, shift + position)
+        for index, (row, shift) in enumerate(zip(rows, shifts, strict=True))
+        for position in read_positions(row)
+    ]
+    row_index, position_index = zip(*pairs, strict=True)
+    return torch.tensor(row_index, device=device), torch.tensor(position_index, device=device)

@@ -1,0 +1,125 @@
+"""One string (or several paths) to one source."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from wikidata_cache.answers.cached_source import CachedSource
+from wikidata_cache.answers.modes import Mode, cache_file, pack_files, settle_mode
+from wikidata_cache.answers.over_graph import CacheOverGraph
+from wikidata_cache.answers.packs import open_pack
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.endpoints.chain import EndpointChain
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.endpoints.later import LaterSource
+from wikidata_cache.endpoints.rate_limit import Pace
+from wikidata_cache.errors import GraphFileError, SourceStringError
+from wikidata_cache.sources.graph_files import SUFFIXES, is_graph_file
+from wikidata_cache.sources.oxigraph import OxigraphSource
+from wikidata_cache.sources.source import Source
+from wikidata_cache.stores.manifest import is_store
+
+SourceSpec = str | Path | Sequence[str | Path]
+
+_FORMS = (
+    "a graph file (FILE.nt.gz, .nt, .tsv, .tsv.gz), a folder of them, several separated by commas, memory:FILE, "
+    "a store made by `wikidata-cache load`, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint (or several)"
+)
+REMOTE = ("http://", "https://")
+
+
+def open_source(
+    spec: SourceSpec | None,
+    *,
+    contact: str | None = None,
+    timeout: float = 90.0,
+    cache: str | Path | None = None,
+    mode: Mode | None = None,
+    packs: Sequence[str | Path] = (),
+    as_of: str | None = None,
+    graph_name: str = "wikidata",
+) -> Source:
+    """Open a source of statements and labels.
+
+    `spec` is a graph file, a folder of graph files, several of these (comma-separated, or a sequence),
+    "memory:FILE" (the same as FILE), a store made by `wikidata-cache load`, "oxigraph:FOLDER" for an on-disk
+    store, the URL of a SPARQL endpoint, or several URLs of endpoints of one graph, the best first.
+    `contact` (an e-mail address or URL of yours) and `timeout` (seconds a request) are for endpoints. What
+    they answer is kept in the file `cache` (else KG_CACHE, else a file in the user's cache folder) under
+    `graph_name`; `mode`, `packs` (read-only cache files below it, else KG_PACKS) and `as_of` (ISO 8601) are
+    explained at `CachedSource`. None is the cache alone, offline.
+
+    Raises SourceStringError, GraphFileError, MissingContactError (with a cache first when an endpoint would be
+    asked), BadOptionError, CacheFileError or StoreError.
+    """
+    parts = _parts(spec) if spec is not None else []
+    urls = [part for part in parts if part.startswith(REMOTE)]
+    others = [part for part in parts if part not in urls]
+    alone = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part))]
+    if (urls or alone) and len(others) + bool(urls) > 1:
+        raise SourceStringError(f"{(alone or urls)[0]} cannot be joined with other sources; give it alone.")
+    if alone:
+        return OxigraphSource.from_store(Path(alone[0].removeprefix("oxigraph:")))
+    if others:
+        return OxigraphSource.from_files([file for part in others for file in _files(part)])
+    settled = settle_mode(mode, endpoint=bool(urls), as_of=as_of)
+    store = AnswerStore(cache_file(cache))
+    book = None if settled == "online" else store.paces
+    make = partial(_endpoints, urls, contact=contact, timeout=timeout, pace=Pace(book))
+    inner: Source | None = None
+    if settled == "cache_first":  # which may have nothing to ask
+        inner = LaterSource(", ".join(urls), make)
+    elif settled != "offline":
+        inner = make()
+    opened = [open_pack(pack) for pack in pack_files(packs)]
+    return CachedSource(inner, store, mode=settled, graph=graph_name, packs=opened, as_of=as_of, urls=urls)
+
+
+def open_over(
+    graph: Path, *, cache: str | Path | None = None, packs: Sequence[str | Path] = (), graph_name: str = "wikidata"
+) -> CacheOverGraph:
+    """The cache, and below it a graph file that says what the cache lacks; nothing is written and nobody asked.
+
+    The options are those of `open_source`. Raises GraphFileError or CacheFileError.
+    """
+    store = AnswerStore(cache_file(cache), read_only=True)
+    opened = [open_pack(pack) for pack in pack_files(packs)]
+    return CacheOverGraph(CachedSource(None, store, graph=graph_name, packs=opened), OxigraphSource.from_files([graph]))
+
+
+def _endpoints(urls: Sequence[str], *, contact: str | None, timeout: float, pace: Pace) -> Source:
+    endpoints = [EndpointSource(url, contact=contact, timeout=timeout, pace=pace) for url in urls]
+    return endpoints[0] if len(endpoints) == 1 else EndpointChain(endpoints)
+
+
+def _parts(spec: SourceSpec) -> list[str]:
+    if isinstance(spec, Path):
+        return [str(spec)]
+    if isinstance(spec, str) and not spec.strip():  # Path("") would be the current folder
+        raise SourceStringError(f"An empty source; expected {_FORMS}.")
+    if not isinstance(spec, str):
+        parts = [part for item in spec for part in _parts(item)]
+    elif spec.startswith(REMOTE):
+        parts = re.split(r"\s*,\s*(?=https?://)", spec.strip())  # any other comma belongs to the URL
+    elif Path(spec).exists():
+        parts = [spec]  # a comma here belongs to the name
+    else:
+        parts = [part.strip().removeprefix("memory:") for part in spec.split(",") if part.strip()]
+    if not parts:
+        raise SourceStringError(f"An empty source; expected {_FORMS}.")
+    return parts
+
+
+def _files(part: str) -> list[Path]:
+    path = Path(part).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if is_graph_file(file))
+        if not files:
+            raise SourceStringError(f"{path} holds no graph file; expected names ending in {', '.join(SUFFIXES)}.")
+        return files
+    if not path.exists() and not is_graph_file(path):
+        raise SourceStringError(f"{part!r} is no source; expected {_FORMS}.")
+    if not path.exists():
+        raise GraphFileError(path, "does not exist; check the path")
+    return [path]

@@ -1,0 +1,63 @@
+"""The options of a subgraph, checked once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Literal, get_args
+
+from wikidata_cache.errors import BadOptionError
+from wikidata_cache.subgraphs.leakage import Leakage
+from wikidata_cache.subgraphs.sampling import Policy
+
+Root = Literal["target_new", "subject", "target_true"]
+Direction = Literal["out", "both"]
+Statements = Literal["truthy", "all"]
+
+_LEAST = {"hops": 1, "per_node": 0, "max_edges": 1}
+_CHOICES = {"policy": get_args(Policy), "direction": get_args(Direction), "statements": get_args(Statements)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a subgraph is made; `WikidataCache.subgraph` says what each option means. Raises BadOptionError."""
+
+    hops: int = 2
+    per_node: int = 20
+    seed: int = 0
+    roots: Sequence[Root] = ("target_new",)
+    max_edges: int | None = None
+    policy: Policy = "uniform"
+    direction: Direction = "out"
+    statements: Statements = "truthy"
+    leakage: Leakage = field(default_factory=Leakage)
+
+    def __post_init__(self) -> None:
+        for name in ("hops", "per_node", "seed", "max_edges"):
+            value = getattr(self, name)
+            if not (isinstance(value, Integral) or (value is None and name == "max_edges")):
+                raise BadOptionError(f"{name}={value!r}: expected a whole number.")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise BadOptionError(f"{name}={value}: expected at least {least}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise BadOptionError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}.")
+        if isinstance(self.roots, str) or not set(self.roots) <= set(get_args(Root)):
+            raise BadOptionError(f"roots={self.roots!r}: expected a sequence from {', '.join(get_args(Root))}.")
+        if not isinstance(self.leakage, Leakage):
+            raise BadOptionError(f"leakage={self.leakage!r}: expected a Leakage, such as Leakage(answers=('Q65',)).")
+
+    @property
+    def incoming(self) -> bool:
+        """Whether nodes are expanded along their incoming statements too."""
+        return self.direction == "both"
+
+    @property
+    def claims(self) -> bool:
+        """Whether statements of every rank are wanted, with ranks and times."""
+        return self.statements == "all"
+
+    def provenance(self) -> dict[str, object]:
+        """The options as plain JSON values."""
+        return vars(self) | {"roots": list(self.roots), "leakage": self.leakage.provenance()}
