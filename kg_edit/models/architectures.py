@@ -1,6 +1,6 @@
 """Where a model family keeps what an edit needs: one row a ``model_type``, open to plug-ins.
 
-A third party adds a family by an entry point in the group ``kg_edit.models.architectures`` (name: the ``model_type``, value: a
+A third party adds a family by an entry point in the group ``kg_edit.architectures`` (name: the ``model_type``, value: a
 `ModelSpec`), or passes a `ModelSpec` to `LanguageModel.load`.
 """
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from kg_edit.errors import UnsupportedModelError
 
-ENTRY_POINTS = "kg_edit.models.architectures"
+ENTRY_POINTS = "kg_edit.architectures"
 
 
 @dataclass(frozen=True, kw_only=True)
