@@ -18,12 +18,11 @@ from matplotlib.figure import Figure
 from tools.model_edits import request, some_edits
 from torch.profiler import ProfilerActivity, profile
 
-from kg_edit.forward.row_groups import ForwardFactory
 from kg_edit.methods.rank_one.rome import FreeChange, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
-from kg_edit.value.objective import Objective, Request
+from kg_edit.value.objective import ForwardFactory, Objective, Request
 from kg_edit.value.optimise import descend
 from kg_edit.value.plain_forward import PlainForward
 from kg_edit.value.tail_forward import TailForward

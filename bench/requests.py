@@ -28,8 +28,7 @@ from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.sources.facts import Answer, Row
 from wikidata_cache.sources.oxigraph import OxigraphSource
-from wikidata_cache.sources.source import Provenance
-from wikidata_cache.sources.templates import Template
+from wikidata_cache.sources.source import Provenance, Template
 
 ROOTS = ("target_new", "subject")
 EXPANSIONS = (1, 2)  # of subject and new object; and of what they keep too

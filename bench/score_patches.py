@@ -19,14 +19,13 @@ from tools.model_edits import some_edits
 
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.pair import Pair, TokenScores
 from kg_edit.evaluate.scorer import ANSWER_TOKENS, score_cases
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.likelihood import _NODES
+from kg_edit.scoring.likelihood import _NODES, Pair, TokenScores
 from kg_edit.scoring.questions import answers, choices
 
 QUICK = RomeConfig()

@@ -14,10 +14,9 @@ from statistics import median
 import torch
 from tools.model_edits import request, some_edits
 
-from kg_edit.forward.row_groups import ForwardFactory
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_contexts
-from kg_edit.value.objective import Objective, Request
+from kg_edit.value.objective import ForwardFactory, Objective, Request
 from kg_edit.value.plain_forward import PlainForward
 from kg_edit.value.tail_forward import TailForward
 

@@ -30,7 +30,7 @@ import pandas as pd
 
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.errors import WikidataCacheError
-from wikidata_cache.subgraphs.leakage import Leakage
+from wikidata_cache.subgraphs.options import Leakage
 
 folder = Path(mkdtemp())
 cache = WikidataCache(packaged_extract())

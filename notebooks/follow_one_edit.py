@@ -28,10 +28,9 @@ from IPython.display import SVG, Markdown, display
 from transformers.utils import logging as transformers_logging
 
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.jobs.before_after import before_and_after
-from kg_edit.methods.glame import Glame, GlameConfig
+from kg_edit.jobs.before_after import before_and_after, markdown
+from kg_edit.methods.glame.glame import Glame, GlameConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.report import markdown
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.view.static import draw
 

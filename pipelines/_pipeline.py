@@ -7,9 +7,9 @@ import logging
 from pathlib import Path
 
 from kg_edit.cli.console import friendly
-from kg_edit.cli.options import parse_settings
 from kg_edit.edits.files import read_edits
 from kg_edit.jobs.edit_run import draw_subgraph, run_edits
+from kg_edit.jobs.method_plan import parse_settings
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.models.language_model import LanguageModel
 from wikidata_cache import WikidataCache, packaged_extract

@@ -12,7 +12,7 @@ from pathlib import Path
 from kg_edit.cli.console import friendly
 from kg_edit.edits.files import read_edits
 from kg_edit.jobs.edit_run import draw_subgraph, run_edits
-from kg_edit.methods.glame import Glame, GlameConfig
+from kg_edit.methods.glame.glame import Glame, GlameConfig
 from kg_edit.models.language_model import LanguageModel
 from wikidata_cache import WikidataCache, packaged_extract
 

@@ -15,7 +15,7 @@ from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import as_record
 from kg_edit.evaluate import compare, evaluate
-from kg_edit.evaluate.compare_report import write_comparison
+from kg_edit.evaluate.reports import write_comparison
 from kg_edit.graphs.wrong_graph import WrongGraph
 from kg_edit.methods import EditingMethod
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig

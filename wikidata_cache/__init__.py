@@ -14,10 +14,9 @@ from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.open_source import SourceSpec, open_source
 from wikidata_cache.sources.source import Source, SparqlSource
-from wikidata_cache.subgraphs.assemble import content_hash
+from wikidata_cache.subgraphs.build import content_hash
 from wikidata_cache.subgraphs.edit_ends import UNKNOWN_SUBJECT, EditLike
-from wikidata_cache.subgraphs.leakage import Leakage
-from wikidata_cache.subgraphs.options import Direction, Root, Statements
+from wikidata_cache.subgraphs.options import Direction, Leakage, Root, Statements
 from wikidata_cache.subgraphs.sampling import Policy
 from wikidata_cache.subgraphs.subgraph import Subgraph
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from wikidata_cache import deny_lists as deny
+from wikidata_cache import deny_lists
 from wikidata_cache.answers.modes import Mode, offline_forced
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
@@ -18,8 +18,7 @@ from wikidata_cache.sources.user_queries import check_select, forbid_service
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
 from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.leakage import Leakage
-from wikidata_cache.subgraphs.options import Direction, Plan, Root, Statements
+from wikidata_cache.subgraphs.options import Direction, Leakage, Plan, Root, Statements
 from wikidata_cache.subgraphs.sampling import Policy
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
@@ -48,8 +47,8 @@ class WikidataCache:
         contact: str | None = None,
         timeout: float = 90.0,
         graph_name: str = "wikidata",
-        meta_properties: deny.DenyList | None = None,
-        internal_classes: deny.DenyList | None = None,
+        meta_properties: deny_lists.DenyList | None = None,
+        internal_classes: deny_lists.DenyList | None = None,
     ) -> None:
         self.source: Source = (
             source
@@ -67,8 +66,8 @@ class WikidataCache:
         )
         self.facts = Facts(
             self.source,
-            meta=deny.meta_properties(meta_properties),
-            internal=deny.internal_classes(internal_classes),
+            meta=deny_lists.meta_properties(meta_properties),
+            internal=deny_lists.internal_classes(internal_classes),
         )
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
@@ -96,7 +95,7 @@ class WikidataCache:
     @cached_property
     def linker(self) -> "Linker":
         """Finds what labels may mean in this graph: `cache.linker.link("Los Angeles", relation="P551")`."""
-        from wikidata_cache.linking.opening import open_linker  # a sixth of the package's import time
+        from wikidata_cache.linking.linker import open_linker  # a sixth of the package's import time
 
         return open_linker(self.facts)
 

@@ -10,15 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from wikidata_cache.answers.inventory import Inventory, take_inventory
 from wikidata_cache.answers.modes import cache_file, offline_forced, pack_files
+from wikidata_cache.answers.store import Inventory, take_inventory
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
+from wikidata_cache.ids import release
 from wikidata_cache.open_source import SourceSpec
-from wikidata_cache.release import release
-from wikidata_cache.stores.manifest import is_engine, read_manifest, store_of
-from wikidata_cache.stores.reading import count_triples
+from wikidata_cache.stores.manifest import count_triples, is_engine, read_manifest, store_of
 from wikidata_cache.stores.serve import find_server
 
 _PACKAGES = ("pyoxigraph", "SPARQLWrapper", "networkx", "rdflib")

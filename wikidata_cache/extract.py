@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 
-from wikidata_cache import deny_lists as deny
+from wikidata_cache import deny_lists
 from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, Statement, check_ids, is_item
@@ -58,7 +58,7 @@ def build_extract(
     """
     check_out(out)
     wanted = check_ids(seeds)
-    facts = Facts(source, meta=deny.meta_properties(), internal=deny.internal_classes())
+    facts = Facts(source, meta=deny_lists.meta_properties(), internal=deny_lists.internal_classes())
     items = [entity for entity in wanted if is_item(entity)]
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
     expand(facts, [expansion], Plan(seed=seed), per_node=per_node)

@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wikidata_cache.answers.asking import Tally
-from wikidata_cache.answers.cached_source import CachedSource
+from wikidata_cache.answers.cached_source import CachedSource, Tally
 from wikidata_cache.atomic import write_atomically
 from wikidata_cache.cache import WikidataCache
-from wikidata_cache.edit_labels import contradiction
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import EditRowError, WikidataCacheError
-from wikidata_cache.subgraphs.edit_ends import Ends
+from wikidata_cache.linking.edit_file import contradiction
+from wikidata_cache.subgraphs.edit_ends import Ends, try_ends
 from wikidata_cache.subgraphs.options import Direction, Root, Statements
-from wikidata_cache.subgraphs.resolve import try_ends
 from wikidata_cache.subgraphs.sampling import Policy
 from wikidata_cache.subgraphs.subgraph import Subgraph
 

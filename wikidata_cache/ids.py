@@ -1,7 +1,13 @@
-"""Wikidata's ids and the IRIs that carry them."""
+"""Wikidata's ids and the IRIs that carry them.
+
+Which release this is.
+"""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from wikidata_cache.errors import BadOptionError
@@ -52,3 +58,15 @@ def check_ids(ids: Iterable[str]) -> list[str]:
                 f"To find the id of a label, use `wikidata-cache find LABEL` (WikidataCache.find)."
             )
     return distinct
+
+
+def release() -> str:
+    """The installed version, or "0" where the package runs uninstalled."""
+    try:
+        return version("kg-edit")
+    except PackageNotFoundError:
+        return "0"
+
+
+# English first; "mul" holds the names for which Wikidata has deleted the English copy.
+LANGUAGES = ("en", "mul", "en-gb", "en-ca", "en-us", "simple")

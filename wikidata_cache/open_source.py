@@ -5,19 +5,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from wikidata_cache.answers.cached_source import CachedSource
+from wikidata_cache.answers.cached_source import CachedSource, CacheOverGraph
 from wikidata_cache.answers.modes import Mode, cache_file, pack_files, settle_mode
-from wikidata_cache.answers.over_graph import CacheOverGraph
-from wikidata_cache.answers.packs import open_pack
-from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.endpoints.chain import EndpointChain
+from wikidata_cache.answers.store import AnswerStore, open_pack
+from wikidata_cache.endpoints.chain import EndpointChain, LaterSource
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.endpoints.later import LaterSource
 from wikidata_cache.endpoints.rate_limit import Pace
 from wikidata_cache.errors import GraphFileError, SourceStringError
-from wikidata_cache.sources.graph_files import SUFFIXES, is_graph_file
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
+from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file
 from wikidata_cache.stores.manifest import is_store
 
 SourceSpec = str | Path | Sequence[str | Path]

@@ -7,8 +7,7 @@ from dataclasses import replace
 from wikidata_cache import Source
 from wikidata_cache.ids import DIRECT, ENTITY, local_id
 from wikidata_cache.sources.facts import Answer, Fact, Row
-from wikidata_cache.sources.source import Provenance
-from wikidata_cache.sources.templates import Template
+from wikidata_cache.sources.source import Provenance, Template
 
 
 class OneByOne:

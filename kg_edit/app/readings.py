@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kg_edit.evaluate.lengths import check_lengths
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import Pair, check_lengths, score
 
 TOKENS = 16  # that are written after a prompt
 

@@ -1,10 +1,18 @@
-"""The page and its JSON API. Nothing is asked of any other machine, nor done for its pages; problems are JSON, too."""
+"""The page and its JSON API. Nothing is asked of any other machine, nor done for its pages; problems are JSON, too.
+
+Which requests another site's page may have sent: a browser sends a form's POST to any address, also this one.
+
+What the page says of itself: the model, the method with its settings, the graph and the ledger; and an example.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,13 +20,110 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from kg_edit import __version__
-from kg_edit.app.messages import KeepRequest, LedgerView, Problem, State, TryAnswer, TryRequest
-from kg_edit.app.origin import refusal_of
+from kg_edit.app.messages import KeepRequest, LedgerView, Probe, Problem, State, TryAnswer, TryRequest
 from kg_edit.app.session import Workshop
-from kg_edit.app.state import state_of
-from kg_edit.edits.edit import Record, checked
+from kg_edit.edits.edit import Edit, Record, checked
 from kg_edit.errors import ConfigError, EditError, KgEditError, UnknownNameError
 from wikidata_cache.errors import WikidataCacheError
+
+if TYPE_CHECKING:
+    from kg_edit.app.session import Workshop
+
+
+_READING = ("GET", "HEAD", "OPTIONS")
+_JSON = "application/json"
+_OWN = ("same-origin", "none")  # none: the person at the browser
+_FOREIGN, _NOT_JSON = 403, 415
+
+
+class Refusal(NamedTuple):
+    """Why a request is not answered; ``kind`` as of a `Problem`."""
+
+    code: int
+    kind: str
+    message: str
+
+
+def refusal_of(request: Request) -> Refusal | None:
+    """Why a request that changes something is refused; None for one of this page, or of a program.
+
+    A browser tells the page's origin, which no page can change, and sends JSON elsewhere only with leave, which is
+    never given here. A program that is no browser tells none.
+    """
+    if request.method in _READING:
+        return None
+    if site := _foreign(request):
+        return Refusal(_FOREIGN, "ForeignRequestError", f"the request comes from {site}; open {_own(request)} instead")
+    found = request.headers.get("content-type", "")
+    if found.partition(";")[0].strip().lower() != _JSON:
+        said = f"the content type is {found!r}" if found else "there is no content type"
+        return Refusal(_NOT_JSON, "ContentTypeError", f"{said}; send JSON with the header Content-Type: {_JSON}")
+    return None
+
+
+def _foreign(request: Request) -> str | None:
+    """What other place the browser says that the request comes from."""
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    if origin is not None and _place(origin) != request.headers.get("host", "").lower():
+        return f"a page at {origin!r}"
+    return f"another page ({site})" if site is not None and site not in _OWN else None
+
+
+def _place(origin: str) -> str | None:
+    """Host and port; None of the origin ``null``, and of what is none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
+
+
+def _own(request: Request) -> str:
+    return f"{request.url.scheme}://{request.url.netloc}/"
+
+
+def state_of(workshop: Workshop) -> State:
+    """What the page works with."""
+    method, model, ledger = workshop.method, workshop.model, workshop.ledger
+    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    return State(
+        model=model.name,
+        size=f"{parameters / 1e6:,.0f} M parameters, {str(model.model.dtype).removeprefix('torch.')}, {model.device}",
+        method=method.name,
+        about=method.about,
+        settings=method.config.model_dump(mode="json"),
+        graph=_graph_name(workshop),
+        ledger=str(ledger.folder) if ledger else None,
+        standing=sum(entry.state == "standing" for entry in ledger.edits) if ledger else 0,
+        example=example(),
+    )
+
+
+def example() -> TryRequest:
+    """The first edit of `kg-edit demo`, with its paraphrases and neighbours as probes."""
+    lines = (files("kg_edit") / "data" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
+    edit = checked(Edit, json.loads(lines[0]))
+    probes = [Probe(prompt=prompt) for prompt in edit.paraphrases]
+    return TryRequest(
+        subject=edit.subject,
+        prompt=edit.prompt,
+        target_new=edit.target_new,
+        target_true=edit.target_true,
+        relation=edit.relation,
+        subject_id=edit.subject_id,
+        target_new_id=edit.target_new_id,
+        probes=(*probes, *(Probe(prompt=prompt, answer=edit.target_true) for prompt in edit.neighborhood[:1])),
+    )
+
+
+def _graph_name(workshop: Workshop) -> str | None:
+    """Which graph is asked, in a word."""
+    if workshop.graph is None:
+        return None
+    source = getattr(workshop.graph, "source", workshop.graph)
+    said = source.provenance() if hasattr(source, "provenance") else {}
+    named = ", ".join(str(file.get("name")) for file in said.get("files", ()))
+    return named or str(said.get("url") or said.get("kind") or type(source).__name__)
+
 
 log = logging.getLogger(__name__)
 

@@ -10,20 +10,14 @@ import typer
 
 from kg_edit import __version__
 from kg_edit.cli import (
-    catalogue as methods,
-)
-from kg_edit.cli import (
-    compare,
+    catalogue,
     covariance,
     data,
     edit,
     evaluate,
     generate,
-    judge,
     locate,
     mend,
-    metrics,
-    models,
     patch,
     plan,
     serve,
@@ -43,9 +37,9 @@ app = typer.Typer(
 )
 
 _COMMANDS = (
-    *(edit.edit, edit.demo, generate.generate, evaluate.evaluate, judge.judge, compare.compare, compare.merge),
+    *(edit.edit, edit.demo, generate.generate, evaluate.evaluate, evaluate.judge, evaluate.compare, evaluate.merge),
     *(plan.plan, serve.serve, locate.locate, sweep.sweep),
-    *(methods.methods, metrics.metrics, models.models, models.doctor),
+    *(catalogue.methods, catalogue.metrics, catalogue.models, catalogue.doctor),
 )
 _GOING_ON = ("edit", "demo", "evaluate", "judge", "locate", "sweep", "mend")  # given again, where they were
 _GROUPS = {"patch": patch.app, "mend": mend.app, "covariance": covariance.app, "data": data.app}

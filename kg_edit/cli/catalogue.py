@@ -1,4 +1,9 @@
-"""`kg-edit methods`: the editing methods, a line each; the settings of one."""
+"""`kg-edit methods`: the editing methods, a line each; the settings of one.
+
+`kg-edit metrics`: what the scores mean.
+
+`kg-edit models` and `kg-edit doctor`: which models can be edited, and what is found in one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,8 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import plain, stdout
+from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument
+from kg_edit.jobs.method_plan import load
 
 _WIDEST = 1000
 
@@ -57,3 +64,43 @@ def _show(name: str) -> None:
     for row in settings(found):
         table.add_row(*map(plain, row))
     stdout().print(table, f"presets: {', '.join([*found.config_class.presets, *preset_names([name])])}")
+
+
+def metrics(
+    markdown: Annotated[bool, typer.Option("--markdown", help="write the page docs/metrics.md")] = False,
+) -> None:
+    """List the metrics: formula, source, range.
+
+    Example: `kg-edit metrics`
+    """
+    from kg_edit.evaluate.metrics.catalogue import CATALOGUE, metrics_page
+
+    if markdown:
+        typer.echo(metrics_page(), nl=False)
+        return
+    for name, metric in CATALOGUE.items():
+        stdout().print(f"[bold]{name}[/bold]  {plain(metric.formula)}\n  {plain(metric.source)} {metric.values}")
+
+
+def models() -> None:
+    """List the named models and the families that can be edited.
+
+    Example: `kg-edit models`
+    """
+    from kg_edit.models.architectures import known_architectures
+    from kg_edit.models.loading import NAMED_MODELS
+
+    for name, named in NAMED_MODELS.items():
+        stdout().print(f"[bold]{name}[/bold]  {named.about}\n  install: {named.install}")
+    stdout().print(f"families: {', '.join(sorted(known_architectures()))}")
+
+
+def doctor(model: ModelArgument, layer: Layer = None, dtype: Dtype = "auto", device: Device = "auto") -> None:
+    """Say what was found in a model, and try one edit on it.
+
+    Example: `kg-edit doctor smollm2-135m`
+    """
+    from kg_edit.jobs.doctor import examine
+
+    for name, value in examine(load(model, dtype, device), layer=layer):
+        stdout().print(f"[bold]{name}[/bold]: {plain(value)}", soft_wrap=True)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import open_graph, plain, stdout
+from kg_edit.cli.console import plain, stdout
 from kg_edit.cli.options import Contact, Graph
+from kg_edit.jobs.method_plan import open_graph
 
 if TYPE_CHECKING:
-    from kg_edit.datasets.findings import Finding
+    from kg_edit.datasets.lint import Finding
 
 _SHOWN = 3  # examples a kind
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from kg_edit.cli.console import load, plan, run
+from kg_edit.cli.console import run
 from kg_edit.cli.options import (
     Contact,
     CorpusName,
@@ -23,6 +23,7 @@ from kg_edit.cli.options import (
     Settings,
     Templates,
 )
+from kg_edit.jobs.method_plan import load, plan
 
 
 def edit(

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from kg_edit.cli.console import load, plain, stdout
+from kg_edit.cli.console import plain, stdout
 from kg_edit.cli.options import Device, Dtype, ModelName
 from kg_edit.errors import ConfigError
+from kg_edit.jobs.method_plan import load
 
 
 def generate(

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import load, plain, stdout
+from kg_edit.cli.console import plain, stdout
 from kg_edit.cli.options import Device, Dtype, ModelName
 from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.jobs.method_plan import load
 
 if TYPE_CHECKING:
-    from kg_edit.locate.fact import Fact
     from kg_edit.locate.summary import LocateSummary
-    from kg_edit.locate.trace import TraceSettings
+    from kg_edit.locate.trace import Fact, TraceSettings
 
 Edits = Annotated[Path | None, typer.Argument(help="edits whose facts are traced: .jsonl, .json, .csv or .tsv")]
 Known = Annotated[
@@ -67,7 +67,7 @@ def locate(
 
 
 def _settings(kind: str, window: int | None, samples: int, answer: str, seed: int) -> TraceSettings:
-    from kg_edit.locate.sites import KINDS
+    from kg_edit.locate.corrupted_run import KINDS
     from kg_edit.locate.trace import ANSWERS, TraceSettings
 
     chosen = next((known for known in KINDS if known == kind), None)
@@ -81,7 +81,7 @@ def _settings(kind: str, window: int | None, samples: int, answer: str, seed: in
 
 def _facts(edits: Path | None, known: Path | None) -> tuple[Fact, ...]:
     from kg_edit.edits.files import read_edits
-    from kg_edit.locate.fact import facts_of, read_known
+    from kg_edit.locate.trace import facts_of, read_known
 
     if (edits is None) == (known is None):
         raise ConfigError("give either a file of edits or --known FILE; see kg-edit locate --help")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import load, plain, stdout
-from kg_edit.cli.options import Device, Dtype, ModelName, Preset, Settings, parse_settings
+from kg_edit.cli.console import plain, stdout
+from kg_edit.cli.options import Device, Dtype, ModelName, Preset, Settings
+from kg_edit.jobs.method_plan import load, parse_settings
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
@@ -51,7 +52,7 @@ def train(
 
     Example: `kg-edit mend train --data counterfact-edit.json --leave-out dev.json --model smollm2-135m --out mend/`
     """
-    from kg_edit.mend.settings import MendTraining
+    from kg_edit.methods.mend.store import MendTraining
     from kg_edit.methods.mend.training import train as train_editor
     from kg_edit.storage.run_folder import check_folder
 

@@ -125,7 +125,7 @@ def picture(ledger: Ledger, path: Path) -> Path:
     Raises:
         OutputError: the file can't be written, or is of no known format.
     """
-    from kg_edit.ledger.picture import draw_ledger
+    from kg_edit.ledger.view import draw_ledger
 
     return draw_ledger(ledger, path)
 
@@ -153,8 +153,7 @@ def check_export(patch: Patch, out: Path) -> None:
 
 
 def _to_peft(patch: Patch, out: Path, model: str) -> None:
-    from kg_edit.export.blank_model import blank_model
-    from kg_edit.export.new_folder import check_new
+    from kg_edit.export.merged_model import blank_model, check_new
     from kg_edit.export.peft_adapter import write_peft
 
     check_new(out)

@@ -39,8 +39,8 @@ def plan(
 
     Example: `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """
-    from kg_edit.cli.console import plan as planned
-    from kg_edit.devices import pick_dtype
+    from kg_edit.jobs.method_plan import plan as planned
+    from kg_edit.models.loading import pick_dtype
     from kg_edit.planning.estimate import estimate
     from kg_edit.planning.machine import this_machine
     from kg_edit.planning.shape import shape_of
@@ -94,8 +94,7 @@ def _table(*headers: str) -> Table:
 
 
 def _verdict(found: Estimate) -> list[str]:
-    from kg_edit.planning.estimate import PLACES
-    from kg_edit.planning.ways_out import ways_out
+    from kg_edit.planning.estimate import PLACES, ways_out
 
     said = []
     for place in PLACES:

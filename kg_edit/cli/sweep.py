@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kg_edit.cli.console import load, open_graph, plain, stdout
+from kg_edit.cli.console import plain, stdout
 from kg_edit.cli.options import Contact, Graph
 from kg_edit.errors import ConfigError
+from kg_edit.jobs.method_plan import load, open_graph
 
 if TYPE_CHECKING:
     from kg_edit.sweep import Outcome, SweepSettings
@@ -37,9 +38,8 @@ def sweep(
 
     Example: `kg-edit sweep sweep.toml --data dev.json --graph wikidata.nt.gz --out runs/sweep/`
     """
-    from kg_edit.sweep.cells import cells_of
+    from kg_edit.sweep.grid import cells_of, read_sweep
     from kg_edit.sweep.grid import example as text_of_example
-    from kg_edit.sweep.grid import read_sweep
 
     if example:
         typer.echo(text_of_example(), nl=False)
@@ -74,7 +74,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
     from kg_edit.evaluate.run import check_schedule
     from kg_edit.evaluate.settings import DataSource
     from kg_edit.storage.run_folder import check_folder
-    from kg_edit.sweep.cells import cells_of
+    from kg_edit.sweep.grid import cells_of
     from kg_edit.sweep.run import run_sweep
 
     cells, chosen = cells_of(settings), settings.data
@@ -101,8 +101,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
 
 def _show(outcomes: tuple[Outcome, ...], settings: SweepSettings, out: Path) -> None:
     from kg_edit.storage.atomic import write_text
-    from kg_edit.sweep.picture import draw_sweep
-    from kg_edit.sweep.table import sweep_table
+    from kg_edit.sweep.run import draw_sweep, sweep_table
 
     table = sweep_table(outcomes, settings.metrics)
     write_text(out / TABLE, table)

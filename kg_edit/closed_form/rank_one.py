@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import PatchError
-from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import Factors
 
 KeyVariant = Literal["rome", "r-rome"]
 _SMALLEST_COSINE = 1e-4

@@ -1,19 +1,118 @@
-"""Bring the states of many facts to where they are wanted: ascending layers, each with one update for all facts."""
+"""Bring the states of many facts to where they are wanted: ascending layers, each with one update for all facts.
+
+What a model computes at the subject's last token: the key in one block, and the state that an edit should change.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from kg_edit.errors import PatchError
-from kg_edit.joint.subject_states import Place, subject_states
+from kg_edit.errors import PatchError, UnsupportedModelError
+from kg_edit.models.hooks import StopForwardError, added, stopping, watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.models.prefix_cache import base_model
+from kg_edit.models.prompts import Prompt, left_pad
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.objective import Request
+
+Place = Literal["block", "value"]  # a block's output, or its down-projection's
+_TOKENS = 2048
+_SLACK = 0.05  # bfloat16 keeps two digits
+
+
+@torch.no_grad()
+def subject_states(
+    model: LanguageModel, prompts: Sequence[Prompt], *, layer: int, last: int, place: Place = "block"
+) -> tuple[Tensor, Tensor]:
+    """The keys of block ``layer`` [prompts, d_ff] and the states of block ``last`` [prompts, d], in float32.
+
+    Both at the subject's last token; nothing after it is looked at, and no block above ``last`` runs.
+    """
+    keys: dict[int, Tensor] = {}
+    states: dict[int, Tensor] = {}
+    for places in _alike(prompts):
+        key, state = _forward(model, [_ids(prompts[at]) for at in places], layer, last, place)
+        keys |= dict(zip(places, key, strict=True))
+        states |= dict(zip(places, state, strict=True))
+    return _in_order(keys), _in_order(states)
+
+
+def _in_order(found: dict[int, Tensor]) -> Tensor:
+    return torch.stack([found[at] for at in range(len(found))])
+
+
+def _ids(prompt: Prompt) -> tuple[int, ...]:
+    return prompt.ids[: prompt.edited_at + 1]
+
+
+def _alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+    """Places of prompts that are equally long up to the subject's end: nothing is padded."""
+    by_length: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        by_length.setdefault(prompt.edited_at + 1, []).append(place)
+    for length, same in sorted(by_length.items()):
+        size = max(1, _TOKENS // length)
+        for start in range(0, len(same), size):
+            yield same[start : start + size]
+
+
+def _forward(
+    model: LanguageModel, rows: Sequence[tuple[int, ...]], layer: int, last: int, place: Place
+) -> tuple[Tensor, Tensor]:
+    """Key and state at the end of rows of equal length."""
+    batch = left_pad(rows, device=model.device)
+    keys: list[Tensor] = []
+    states: list[Tensor] = []
+
+    def at_end(state: Tensor) -> Tensor:
+        return state.reshape(len(rows), len(rows[0]), -1)[:, -1].float()
+
+    def stop(_: Tensor, output: Tensor) -> None:
+        if place == "block":
+            states.append(at_end(output))
+        raise StopForwardError
+
+    def see(_: Tensor, output: Tensor) -> None:
+        if place == "value":
+            states.append(at_end(output))
+
+    with (
+        stopping(),
+        watched(model.down_projection(layer), lambda key, _: keys.append(at_end(key))),
+        watched(model.down_projection(last), see),
+        watched(model.block(last), stop),
+    ):
+        base_model(model)(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
+    return keys[0], states[0]
+
+
+def refuse_norm_after_mlp(model: LanguageModel, layer: int) -> None:
+    """Look whether what is added to the down-projection's output is added to the block's output as it stands.
+
+    Raises:
+        UnsupportedModelError: it is not, as the block normalises after its MLP.
+    """
+    prompt = Prompt(text="", ids=(0,), target_start=1, subject_last=0)
+    _, clean = subject_states(model, [prompt], layer=layer, last=layer)
+    change = clean.roll(1, -1)
+
+    def shifted(output: Tensor) -> Tensor:
+        return output + change.to(output).reshape(output.shape)
+
+    with added(model.down_projection(layer), shifted):
+        _, changed = subject_states(model, [prompt], layer=layer, last=layer)
+    if (changed - clean - change).norm() > _SLACK * change.norm():
+        raise UnsupportedModelError(
+            f"{model.name} ({model.model.config.model_type}) normalises after its MLP, so an MLP's change does not add "
+            "up with those of the layers before it, which spreading an edit over layers rests on; use a method that "
+            "writes one layer, such as rome or emmet"
+        )
+
 
 Directions = Callable[[int, Tensor], Tensor]  # (layer, keys [d_ff, facts]) -> [d_ff, facts]
 

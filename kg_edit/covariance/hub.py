@@ -1,17 +1,145 @@
 """Covariances that others have measured: copied to and from a place on the hub or a folder.
 
 A place holds ``ID.safetensors`` and ``ID.json`` for each covariance, as the store does, so a copy is a copy of files.
+
+Where covariances are shared: a data set repository on the Hugging Face hub, or a folder laid out alike.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 from kg_edit.covariance.files import Manifest, read_moment
-from kg_edit.covariances.places import Place
-from kg_edit.errors import CovarianceError, OutputError
+from kg_edit.errors import ConfigError, CovarianceError, OutputError
+from kg_edit.storage.atomic import replacing
+
+
+class Place(Protocol):
+    """Where files can be listed, read and added by name."""
+
+    @property
+    def name(self) -> str:
+        """What a user calls it."""
+
+    def files(self) -> set[str]:
+        """The names of all files."""
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy the file ``name`` to ``target``, atomically."""
+
+    def add(self, files: Sequence[Path]) -> None:
+        """Copy files there, under their own names."""
+
+
+@dataclass(frozen=True)
+class FolderPlace:
+    """A folder: on this machine, or mounted."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Its path."""
+        return str(self.folder)
+
+    def files(self) -> set[str]:
+        """The names of all files; none if there is no folder."""
+        return {path.name for path in self.folder.glob("*") if path.is_file()}
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy the file ``name`` to ``target``, atomically."""
+        with replacing(target) as scratch:
+            shutil.copyfile(self.folder / name, scratch)
+
+    def add(self, files: Sequence[Path]) -> None:
+        """Copy files there, each atomically."""
+        for path in files:
+            with replacing(self.folder / path.name) as scratch:
+                shutil.copyfile(path, scratch)
+
+
+class HubPlace:
+    """A data set repository on the Hugging Face hub, ``OWNER/NAME``; made when first added to."""
+
+    def __init__(self, repository: str, *, api: Any = None, private: bool = False) -> None:
+        from huggingface_hub import HfApi
+
+        self._repository, self._private = repository, private
+        self._api: Any = api or HfApi()
+
+    @property
+    def name(self) -> str:
+        """OWNER/NAME."""
+        return self._repository
+
+    def files(self) -> set[str]:
+        """The names of all files.
+
+        Raises:
+            CovarianceError: the repository can't be read.
+        """
+        try:
+            return set(self._api.list_repo_files(self.name, repo_type="dataset"))
+        except Exception as error:  # of the network, of the hub, of a wrong name: all say what is wrong
+            raise _unreachable(self.name, "read", error) from error
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Download the file ``name`` to ``target``, atomically.
+
+        Raises:
+            CovarianceError: it can't be downloaded.
+        """
+        try:
+            found = self._api.hf_hub_download(self.name, name, repo_type="dataset")
+        except Exception as error:
+            raise _unreachable(self.name, "read", error) from error
+        with replacing(target) as scratch:
+            shutil.copyfile(found, scratch)
+
+    def add(self, files: Sequence[Path]) -> None:
+        """Upload files in one commit.
+
+        Raises:
+            CovarianceError: they can't be uploaded.
+        """
+        from huggingface_hub import CommitOperationAdd
+
+        added = [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files]
+        message = f"add {len({path.stem for path in files})} covariances"
+        try:
+            self._api.create_repo(self.name, repo_type="dataset", private=self._private, exist_ok=True)
+            self._api.create_commit(self.name, added, commit_message=message, repo_type="dataset")
+        except Exception as error:
+            raise _unreachable(self.name, "write to", error) from error
+
+
+def open_place(text: str, *, private: bool = False) -> Place:
+    """A folder (a path that begins with ``/``, ``.`` or ``~``, or a ``file://`` URL), else a repository on the hub.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text.startswith("file://"):
+        return FolderPlace(Path(unquote(urlsplit(text).path)))
+    if text.startswith(("/", ".", "~")):
+        return FolderPlace(Path(text).expanduser())
+    repository = text.removeprefix("hf:")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise ConfigError(f"{text!r} is neither a hub repository OWNER/NAME nor a folder; write a folder as ./NAME")
+    return HubPlace(repository, private=private)
+
+
+def _unreachable(name: str, doing: str, error: Exception) -> CovarianceError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CovarianceError(
+        f"can't {doing} the hub's data set {name}: {first}; check the name, the network, and `hf auth login`"
+    )
+
 
 _ENDINGS = (".safetensors", ".json")
 

@@ -8,7 +8,6 @@ from kg_edit.datasets import (
     counterfact,
     entity_inferences,
     knowedit,
-    knowedit_rows,
     mquake,
     own_edits,
     popqa,
@@ -93,7 +92,7 @@ _ALL = (
         ),
         parser=lambda: knowedit.parse,
         edits_have=_RIVAL,
-        rows=knowedit_rows.rows,
+        rows=knowedit.rows,
     ),
     Dataset(
         name="popqa",

@@ -1,14 +1,186 @@
-"""What is wrong with a benchmark file: faults of its rows, and contradictions between them."""
+"""What is wrong with a benchmark file: faults of its rows, and contradictions between them.
+
+The kinds of faults that a benchmark file may have.
+
+Faults that show when the records of a file are laid side by side, or beside a graph.
+
+Faults that a record shows by itself.
+"""
 
 from __future__ import annotations
 
-from typing import get_args
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
 
 from kg_edit.datasets.building import ABSENT
-from kg_edit.datasets.findings import Finding, Kind
-from kg_edit.datasets.lint_across import Labels, chain_conflicts, duplicates, edit_conflicts, unlabelled
-from kg_edit.datasets.lint_record import in_record
 from kg_edit.datasets.reading import Problem, Reading
+from kg_edit.datasets.record import BenchmarkRecord, Query
+from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.text.matching import mentions, normalised
+
+Kind = Literal[
+    "bad-field",
+    "unlabelled-id",
+    "other-label",
+    "missing-subject",
+    "conflicting-edits",
+    "conflicting-chain",
+    "duplicated-question",
+    "target-in-prompt",
+    "answer-in-question",
+    "answer-unchanged",
+    "same-target",
+    "empty-answer",
+]
+ABOUT: Mapping[Kind, str] = {
+    "bad-field": "a row is no record: a field is missing, unknown or of another type",
+    "unlabelled-id": "a Wikidata id stands where a label belongs, or the graph has no label for an id",
+    "other-label": "the graph calls an entity otherwise: a wrong name, or another one",
+    "missing-subject": "the subject does not occur in its prompt",
+    "conflicting-edits": "two records edit one subject and relation to different targets",
+    "conflicting-chain": "a record's answer rests on a fact that another record edits to something else",
+    "duplicated-question": "a question is asked twice",
+    "target-in-prompt": "the new target stands in the edit's prompt",
+    "answer-in-question": "the answer stands in its question",
+    "answer-unchanged": "the answer after the edits is the one before them",
+    "same-target": "the new target is also the old one",
+    "empty-answer": "an answer or an alias is empty",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault: its kind, the record, and what is wrong."""
+
+    kind: Kind
+    id: str
+    message: str
+
+
+class Labels(Protocol):
+    """Whatever knows the labels of ids, as `wikidata_cache.WikidataCache` does."""
+
+    def labels(self, ids: Sequence[str], /) -> Mapping[str, str]:
+        """The labels of those ids that have one."""
+
+
+def edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
+    """Facts that two records edit to different targets; reported of the later one."""
+    targets: dict[tuple[str, str], dict[str, tuple[str, str]]] = defaultdict(dict)
+    for record in records:
+        for edit in record.edits:
+            targets[_fact(edit)].setdefault(edit.target_new.casefold(), (record.id, edit.target_new))
+    for (_, _), found in targets.items():
+        (first, target), *others = found.values()
+        for other, another in others:
+            yield Finding("conflicting-edits", other, f"to {another!r} here, to {target!r} in record {first}")
+
+
+def _fact(edit: Edit) -> tuple[str, str]:
+    return edit.subject.casefold(), edit.relation_id or edit.prompt
+
+
+def chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
+    """Facts of chains, as ids, that another record's edit denies."""
+    edited: dict[tuple[str, str], dict[str, tuple[str, Edit]]] = defaultdict(dict)
+    for record in records:
+        for edit in record.edits:
+            if edit.subject_id and edit.relation_id and edit.target_new_id:
+                edited[edit.subject_id, edit.relation_id].setdefault(edit.target_new_id, (record.id, edit))
+    for record in records:
+        for subject, relation, target in record.new_chain:
+            for to, (other, edit) in edited.get((subject, relation), {}).items():
+                if to != target:
+                    denied = f"but record {other} edits {edit.text!r} to {edit.target_new!r}"
+                    yield Finding("conflicting-chain", record.id, f"rests on {subject} {relation} {target}, {denied}")
+
+
+def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
+    """Questions that are asked twice."""
+    first: dict[str, str] = {}
+    for record in records:
+        questions = [question.question for edit in record.edits for question in edit.portability]
+        probes = (probe for probe in record.probes if probe.measures in ("multihop", "recall"))
+        for text in [*questions, *(query.prompt for probe in probes for query in probe.queries)]:
+            if text in first:
+                where = "twice in this record" if first[text] == record.id else f"in record {first[text]} too"
+                yield Finding("duplicated-question", record.id, f"{text!r} {where}")
+            first.setdefault(text, record.id)
+
+
+def unlabelled(records: Sequence[BenchmarkRecord], labels: Labels) -> Iterator[Finding]:
+    """Ids without a label, or with another one than their name; each once, with the first record that has it."""
+    wanted: dict[str, str] = {}
+    names: dict[tuple[str, str], str] = {}
+    for record in records:
+        for edit in record.edits:
+            names |= {key: record.id for key in _named(edit) if key not in names}
+        relations = (edit.relation_id or "" for edit in record.edits)
+        chained = (id_ for triple in (*record.chain, *record.new_chain) for id_ in triple)
+        for id_ in (*(id_ for edit in record.edits for id_, _ in _named(edit)), *relations, *chained):
+            if is_entity_id(id_) or is_property_id(id_):
+                wanted.setdefault(id_, record.id)
+    known = labels.labels(sorted(wanted))
+    for id_, record_id in wanted.items():
+        if id_ not in known:
+            yield Finding("unlabelled-id", record_id, f"the graph has no label for {id_}")
+    for (id_, name), record_id in names.items():
+        if id_ in known and normalised(known[id_]) != normalised(name):
+            yield Finding("other-label", record_id, f"{name!r}, but the graph calls {id_} {known[id_]!r}")
+
+
+def _named(edit: Edit) -> tuple[tuple[str, str], ...]:
+    """The entities of an edit that have an id: it, and the name."""
+    found = (
+        (edit.subject_id, edit.subject),
+        (edit.target_new_id, edit.target_new),
+        (edit.target_true_id, edit.target_true),
+    )
+    return tuple((id_, name) for id_, name in found if id_ and name)
+
+
+_IN_TEXT = re.compile(r"\bQ[1-9][0-9]{3,}\b")  # not the Audi Q5
+_CHANGED = ("multihop", "portability")  # questions whose answers follow from the edits
+
+
+def in_record(record: BenchmarkRecord) -> Iterator[Finding]:
+    """Ids in the place of names, and prompts that tell their answer, in edits and probes."""
+    for edit in record.edits:
+        yield from _of_edit(record, edit)
+    for probe in record.probes:
+        for query in (*probe.queries, *probe.conditions):
+            yield from _ids_in(record, (query.prompt, *(name for names in query.answers for name in names)))
+            if probe.family in _CHANGED:
+                yield from _of_answer(record, query)
+
+
+def _of_edit(record: BenchmarkRecord, edit: Edit) -> Iterator[Finding]:
+    if mentions(edit.text, edit.target_new):
+        yield Finding("target-in-prompt", record.id, f"{edit.target_new!r} in {edit.text[:100]!r}")
+    yield from _ids_in(record, (edit.prompt, edit.subject, edit.target_new, edit.target_true or "", *edit.paraphrases))
+    for question in edit.portability:
+        names = ((question.answer, *question.aliases),)
+        yield from _of_answer(record, Query(prompt=question.question, answers=names))
+
+
+def _of_answer(record: BenchmarkRecord, query: Query) -> Iterator[Finding]:
+    right = [name for names in query.answers for name in names]
+    said = next((names[0] for names in query.answers if mentions(query.prompt, names[0])), None)
+    if said:
+        yield Finding("answer-in-question", record.id, f"{said!r} in {query.prompt!r}")
+    same = {normalised(name) for name in query.others} & {normalised(name) for name in right}
+    if same:
+        yield Finding("answer-unchanged", record.id, f"{right[0]!r} was {query.others[0]!r} before: one of its names")
+
+
+def _ids_in(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:
+    for text in texts:
+        if is_entity_id(text) or is_property_id(text) or _IN_TEXT.search(text):
+            yield Finding("unlabelled-id", record.id, f"found {text[:100]!r}; expected a name in the place of the id")
+
 
 _SHOULD_BE_A_LABEL = "is a Wikidata id"
 

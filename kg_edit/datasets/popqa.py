@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kg_edit.datasets.building import Template, built, built_edit, fields_of, probe, template
-from kg_edit.datasets.documents import every_row
-from kg_edit.datasets.reading import Row
+from kg_edit.datasets.reading import Row, every_row
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Name, Record, Text
 from kg_edit.errors import EditError, Fault

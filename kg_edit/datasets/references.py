@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kg_edit.datasets.building import fields_of
-from kg_edit.datasets.documents import document, every_row
+from kg_edit.datasets.reading import document, every_row
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Record, Text
 from kg_edit.errors import EditError, EditFileError, Fault, describe

@@ -8,13 +8,16 @@ from typing import Self
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.evaluate.evidence import Evidence as Evidence
-from kg_edit.evaluate.metrics.catalogue import metrics_for
-from kg_edit.evaluate.metrics.metric import Metric
-from kg_edit.evaluate.metrics.sampled_text import sampled_prompts
-from kg_edit.evaluate.pair import Pair
-from kg_edit.evaluate.probe_scores import pair_of
-from kg_edit.scoring.questions import ANSWER, asked, asked_with_shots, generated_from, scored_after
+from kg_edit.scoring.likelihood import Pair
+from kg_edit.scoring.questions import (
+    ANSWER,
+    asked,
+    asked_with_shots,
+    generated_from,
+    pair_of,
+    right_answers,
+    scored_after,
+)
 
 # What is asked of the probes of a family: a greedy continuation, the first answer's score, its arg-max tokens, or the
 # scores of all answers.
@@ -70,11 +73,6 @@ class Case:
     def questions(self) -> tuple[Question, ...]:
         """The portability questions of the edits."""
         return tuple(question for edit in self.edits for question in edit.portability)
-
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        """The metrics of this case by name, in a fixed order; each may still be missing (None) in its scores."""
-        return metrics_for([probe.measures for probe in self.probes], facts=bool(self.facts), extras=self.extras)
 
     def group(self, name: str) -> tuple[Probe, ...]:
         """The probes of a family, or of one of its sub-categories."""
@@ -168,3 +166,33 @@ class Case:
         facts: Sequence[str] = self.facts or ("",) * len(self.questions)
         questions = (question.question for question in self.questions)
         return tuple(form(question, told) for question, told in zip(questions, facts, strict=True))
+
+
+FUZZY = "portability.glame_fuzzy"
+FLUENCY, CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
+FUZZY_SUFFIX = " The answer, most simply, is"
+
+
+def sampled_prompts(case: Case) -> tuple[str, ...]:
+    """What a case's extras let the model go on with by sampling."""
+    if case.facts:
+        return ()
+    asked = tuple(map(fuzzy_prompt, questions_of(case))) if FUZZY in case.extras else ()
+    return (*asked, *(generation_prompts(case) if {FLUENCY, CONSISTENCY} & set(case.extras) else ()))
+
+
+def fuzzy_prompt(question: str) -> str:
+    """A question as GLAME's program asks it."""
+    return question + FUZZY_SUFFIX
+
+
+def questions_of(case: Case) -> Mapping[str, tuple[str, ...]]:
+    """Portability questions, and their right answers."""
+    asked = {question.question: right_answers(question) for question in case.questions}
+    queries = (query for probe in case.group("portability") for query in probe.queries)
+    return {**asked, **{query.prompt: tuple(name for names in query.answers for name in names) for query in queries}}
+
+
+def generation_prompts(case: Case) -> tuple[str, ...]:
+    """The prompts of a case after which text is sampled for fluency and consistency."""
+    return tuple(query.prompt.rstrip() for probe in case.group("generation") for query in probe.queries)

@@ -1,21 +1,22 @@
-"""The end of a run, whole or merged from shards: its folder's lines become the summary and the picture."""
+"""The end of a run, whole or merged from shards: its folder's lines become the summary and the picture.
+
+Shards of a run become the run: the same files that one process would have left.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from kg_edit.evaluate.curve import CurvePoint, curve
-from kg_edit.evaluate.curve_picture import draw_curve
-from kg_edit.evaluate.environment import provenance, read_environments
-from kg_edit.evaluate.missing import phase_of
-from kg_edit.evaluate.plan import Plan
-from kg_edit.evaluate.records import RunFolder, RunRecord, joined
-from kg_edit.evaluate.schedule import Schedule
-from kg_edit.evaluate.shard import WHOLE, Shard
-from kg_edit.evaluate.summary import CEILINGS, JUST_EDITED, Summary, summarise
-from kg_edit.storage.run_folder import Settings, read_settings
+from kg_edit.errors import OutputError
+from kg_edit.evaluate.plots import draw_curve
+from kg_edit.evaluate.records import RunFolder, RunRecord, found_in, joined, missing_phases, missing_points, phase_of
+from kg_edit.evaluate.schedule import WHOLE, Plan, Schedule, Shard
+from kg_edit.evaluate.settings import note_environment, provenance, read_environments
+from kg_edit.evaluate.summary import CEILINGS, JUST_EDITED, CurvePoint, Summary, curve, summarise
+from kg_edit.storage.atomic import replacing
+from kg_edit.storage.run_folder import Settings, claim, difference, read_settings
 
 Thing = TypeVar("Thing")
 SUMMARY, CURVE = "summary.json", "curve.svg"
@@ -92,3 +93,102 @@ def _curve(
     sequences = tuple(sequences_of(settings).values())
     known = {record.id: record for record in records}
     return curve(sequences, known, folder.points(), plan=plan, seed=settings["seed"])
+
+
+_WAY_OUT = "give every shard of one run, each once"
+
+
+def merge(out: Path, shards: Sequence[Path]) -> Summary:
+    """Write into ``out`` the run that the folders ``shards`` are parts of: records in the data set's order.
+
+    The shards are left as they are.
+
+    Raises:
+        OutputError: a folder holds no shard, or one of another run; a shard is missing, given twice or not finished;
+            ``out`` belongs to another run, or can't be written.
+    """
+    settings = {folder: read_settings(folder) for folder in shards}
+    parts = _parts(settings)
+    whole = _without_shard(next(iter(settings.values())))
+    for part in parts:
+        _check_finished(part, settings[part])
+    claim(out, whole)
+    _write(out, parts, whole)
+    for part in parts:
+        for environment in read_environments(part):
+            note_environment(out, environment)
+    return finish(out)
+
+
+def _parts(settings: dict[Path, Settings]) -> list[Path]:
+    """The folders by the number of their shard."""
+    found: dict[Shard, Path] = {}
+    first, *_ = settings or [None]
+    if first is None:
+        raise OutputError(f"no shard is given; {_WAY_OUT}")
+    for folder, said in settings.items():
+        if "shard" not in said:
+            raise OutputError(f"{folder} holds a whole run, not a shard of one; {_WAY_OUT}")
+        differs = difference(_without_shard(settings[first]), _without_shard(said))
+        if differs:
+            raise OutputError(f"{first} and {folder} are no shards of one run ({differs}); {_WAY_OUT}")
+        shard = Shard.parse(said["shard"])
+        if shard in found:
+            raise OutputError(f"{found[shard]} and {folder} are both shard {shard}; {_WAY_OUT}")
+        found[shard] = folder
+    parts = {shard.parts for shard in found}
+    if len(parts) > 1:
+        raise OutputError(f"the shards are of {' and of '.join(map(str, sorted(parts)))} parts; {_WAY_OUT}")
+    wanted = [Shard(part=part, parts=max(parts)) for part in range(max(parts))]
+    missing = ", ".join(str(shard) for shard in wanted if shard not in found)
+    if missing:
+        raise OutputError(f"missing shard {missing}; {_WAY_OUT}")
+    return [found[shard] for shard in wanted]
+
+
+def _without_shard(settings: Settings) -> Settings:
+    return {name: value for name, value in settings.items() if name != "shard"}
+
+
+def _check_finished(folder: Path, settings: Settings) -> None:
+    plan, (done, points) = plan_of(settings), found_in(RunFolder(folder))
+    for number, ids in sequences_of(settings).items():
+        for name, phase in missing_phases(plan, ids, done):
+            raise OutputError(f"{folder} is not finished: record {name!r} lacks its phase {phase}; start it again")
+        for edits in missing_points(plan, number, len(ids), points) if "general_sha256" in settings else ():
+            raise OutputError(
+                f"{folder} is not finished: general ability after {edits} edits is missing; start it again"
+            )
+
+
+def _write(out: Path, parts: Sequence[Path], whole: Settings) -> None:
+    """Lines by sequence, and in each as its shard has them; patches as they are."""
+    numbers = {name: number for number, names in sequences_of(whole).items() for name in names}
+    folders, target = [RunFolder(part) for part in parts], RunFolder(out)
+    lines: dict[int, list[bytes]] = {}
+    for folder in folders:
+        for entry, line in zip(folder.entries(), _whole_lines(folder.records), strict=True):
+            lines.setdefault(numbers[entry.id], []).append(line)
+    _replace(target.records, lines)
+    if "general_sha256" in whole:
+        found: dict[int, list[bytes]] = {}
+        for folder in folders:
+            for point, line in zip(folder.points(), _whole_lines(folder.general), strict=True):
+                found.setdefault(point.sequence, []).append(line)
+        _replace(target.general, found)
+    for part in parts:
+        for patch in sorted((part / "patches").glob("*.safetensors")):
+            with replacing(out / "patches" / patch.name) as scratch:
+                scratch.write_bytes(patch.read_bytes())
+
+
+def _replace(file: Path, lines: dict[int, list[bytes]]) -> None:
+    with replacing(file) as scratch, scratch.open("wb") as handle:
+        for number in sorted(lines):
+            handle.writelines(lines[number])
+
+
+def _whole_lines(file: Path) -> Iterator[bytes]:
+    if file.exists():
+        with file.open("rb") as handle:
+            yield from (line for line in handle if line.endswith(b"\n"))

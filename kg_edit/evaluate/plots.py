@@ -1,15 +1,22 @@
-"""Pictures as files that are the same, byte for byte, whenever they are drawn."""
+"""Pictures as files that are the same, byte for byte, whenever they are drawn.
+
+A sequential run as a picture: do earlier edits hold, are others left alone, can the model still do the rest?
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluate.metrics.catalogue import CATALOGUE
+from kg_edit.evaluate.summary import CurvePoint, Summary
+from kg_edit.scoring.perplexity import PERPLEXITY
 from kg_edit.storage.atomic import replacing
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8e5ea2", "#e08e1b", "#4d4d4d")
@@ -42,3 +49,68 @@ def save_figure(made: Figure, path: Path) -> Path:
     with replacing(path) as scratch, rc_context({"svg.hashsalt": "kg-edit", "svg.fonttype": "none"}):
         made.savefig(scratch, format=kind[1:], dpi=150, metadata=stamp)
     return path
+
+
+_PANELS = {
+    "retention: records edited so far": ("efficacy.", "paraphrase.", "portability.greedy", "multihop."),
+    "locality: what must not change": ("neighborhood.", "locality."),
+}
+_FAR = 5  # perplexities so many times the lowest one stand on a logarithmic axis
+
+
+def draw_curve(summary: Summary, path: Path) -> Path:
+    """Draw the run's curve: a panel each for retention, locality and general ability, where it has them.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    points = summary.curve or ()
+    panels = {title: names for title, starts in _PANELS.items() if (names := _drawn(points, starts))}
+    ability = any(point.general for point in points)
+    drawn = figure(4.6 * max(1, len(panels) + ability), 3.6)
+    axes = drawn.subplots(1, max(1, len(panels) + ability), squeeze=False)[0]
+    for axis, (title, names) in zip(axes, panels.items(), strict=False):
+        _scores(axis, points, names)
+        axis.set_title(title, fontsize=10)
+    if ability:
+        _ability(axes[-1], points)
+    for axis in axes:
+        axis.set_xlabel("edits in the model")
+        axis.spines[["top", "right"]].set_visible(False)
+    run = summary.provenance
+    drawn.suptitle(f"{run['method']} on {run['model']['name']}, {run['schedule']}", fontsize=11)
+    return save_figure(drawn, path)
+
+
+def _drawn(points: Sequence[CurvePoint], starts: tuple[str, ...]) -> list[str]:
+    """The metrics between 0 and 1 that begin so, and that some point has."""
+    names = dict.fromkeys(name for point in points for name, found in point.scores.items() if found.mean is not None)
+    return [name for name in names if name.startswith(starts) and is_share(name)]
+
+
+def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
+    for name, colour in zip(names, COLOURS * len(names), strict=False):
+        found = [(point.edits, point.scores[name]) for point in points if name in point.scores]
+        there = [(edits, value) for edits, value in found if value.mean is not None]
+        at = [edits for edits, _ in there]
+        axes.plot(at, [value.mean or 0.0 for _, value in there], color=colour, marker="o", ms=3, label=name)
+        low, high = ([getattr(value, end) for _, value in there] for end in ("ci95_low", "ci95_high"))
+        axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+    broken = [point.edits for point in points if point.failed]
+    if broken:
+        label = "some records could not be scored"
+        axes.plot(broken, [0.0] * len(broken), color="black", marker="x", ls="", clip_on=False, label=label)
+    axes.set_ylim(0, 1.02)
+    axes.legend(fontsize=7, frameon=False)
+
+
+def _ability(axes: Axes, points: Sequence[CurvePoint]) -> None:
+    found = [(point.edits, value) for point in points if (value := point.general.get(PERPLEXITY)) is not None]
+    values = [value for _, value in found]
+    axes.plot([edits for edits, _ in found], values, color=COLOURS[0], marker="o", ms=3)
+    broken = [point.edits for point in points if point.general_failed]
+    for edits in broken:
+        axes.axvline(edits, color=COLOURS[1], ls=":", lw=1)
+    if values and max(values) > _FAR * min(values):
+        axes.set_yscale("log")
+    axes.set_title(f"general ability: {PERPLEXITY}" + (" (dotted: none)" if broken else ""), fontsize=10)

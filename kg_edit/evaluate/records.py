@@ -1,15 +1,26 @@
-"""A run's folder: its settings, and lines appended as they are found, so that a killed run goes on."""
+"""A run's folder: its settings, and lines appended as they are found, so that a killed run goes on.
+
+A record on its way through a run: what is edited, and what is scored.
+
+What a run still lacks: asked before it goes on, and before its shards are merged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.schedule import Plan, Scoring
+from kg_edit.scoring.questions import Form, choices
 from kg_edit.storage.jsonl import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.run_folder import digest
 
 BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; besides, after:K in a sequence
 
@@ -142,3 +153,70 @@ def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
         for field in ("error", "seconds", "choices"):
             record[field] = record.get(field) or getattr(entry, field)
     return tuple(RunRecord(**record) for record in found.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A benchmark's record and the case that is made of it."""
+
+    record: BenchmarkRecord
+    case: Case
+
+    @property
+    def id(self) -> str:
+        """The record's id."""
+        return self.record.id
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the record."""
+        return record_digest(self.record)
+
+
+def items(
+    records: Sequence[BenchmarkRecord], pool: Mapping[Form, str], *, seed: int, extras: Sequence[str] = ()
+) -> list[Item]:
+    """Each record with the answers to choose from drawn out of ``pool``; ``extras`` are costly metrics asked for."""
+    drawn = (choices(record, pool, seed=seed) for record in records)
+    cases = (Case.of(record, choices=some, extras=tuple(extras)) for record, some in zip(records, drawn, strict=True))
+    return [Item(record=record, case=case) for record, case in zip(records, cases, strict=True)]
+
+
+def record_digest(record: BenchmarkRecord) -> str:
+    """The SHA-256 of a record."""
+    return digest(record.model_dump(mode="json"))
+
+
+Done = Mapping[tuple[str, str], str | None]  # (id, phase) -> error
+Points = frozenset[tuple[int, int]]  # (sequence, edits) of general ability
+
+
+def found_in(folder: RunFolder) -> tuple[Done, Points]:
+    """What a run's folder holds.
+
+    Raises:
+        OutputError: a line of it can't be read.
+    """
+    done = {(entry.id, entry.phase): entry.error for entry in folder.entries()}
+    return done, frozenset((point.sequence, point.edits) for point in folder.points())
+
+
+def missing_phases(plan: Plan, ids: Sequence[str], done: Done) -> Iterator[tuple[str, str]]:
+    """What is not ``done`` of a sequence of records; one that the unedited model fails on has nothing but its base."""
+    usable = [name for name in ids if done.get((name, BASE)) is None]
+    yield from ((name, BASE) for name in ids if (name, BASE) not in done)
+    yield from ((name, EDIT) for name in usable if (name, EDIT) not in done)
+    for scoring in plan.scorings(len(ids)):
+        wanted = ((ids[place], phase_of(scoring)) for place in scoring.places)
+        yield from (key for key in wanted if key[0] in usable and key not in done)
+
+
+def missing_points(plan: Plan, number: int, records: int, points: Points) -> Iterator[int]:
+    """After how many edits of sequence ``number`` the general ability is still to be found."""
+    wanted = [0, *(scoring.edits for scoring in plan.scorings(records) if scoring.on_curve)]
+    yield from (edits for edits in wanted if (number, edits) not in points)
+
+
+def phase_of(scoring: Scoring) -> str:
+    """What a scoring is called in the records."""
+    return EDITED if scoring.last else phase_after(scoring.edits)

@@ -1,15 +1,26 @@
-"""A run's summary as a table for people."""
+"""A run's summary as a table for people.
+
+A comparison as a picture: each metric's difference with its interval, and the line at which there is none.
+
+A comparison as a table: for the terminal, Markdown, LaTeX and JSON.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from rich.table import Table
 
+from kg_edit.errors import ConfigError
+from kg_edit.evaluate.comparison import Comparison, MetricRow
+from kg_edit.evaluate.plots import COLOURS, figure, is_share, save_figure
 from kg_edit.evaluate.schedule import Schedule
-from kg_edit.evaluate.statistics import EDITING_SCORE
+from kg_edit.evaluate.statistics import EDITING_SCORE, RESAMPLES, Difference
 from kg_edit.evaluate.summary import Summary
+from kg_edit.storage.atomic import write_json, write_text
 
 _TITLES = {
     "base": "before",
@@ -78,3 +89,169 @@ def _how(run: Mapping[str, Any]) -> str:
     batches = "" if schedule.batch == 1 else f"in batches of {schedule.batch}"
     onto = f"onto the earlier ones, {schedule.sequence} till the model is reset" if schedule.has_steps else ""
     return ", ".join(filter(None, [batches, onto]))
+
+
+def draw_comparison(comparison: Comparison, path: Path) -> Path:
+    """Draw the differences; metrics that are no shares, such as nats, have a panel of their own.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    shares = [row for row in comparison.rows if is_share(row.metric)]
+    others = [row for row in comparison.rows if not is_share(row.metric)]
+    panels = [rows for rows in (shares, others) if rows] or [[]]
+    heights = [len(rows) + 1.2 for rows in panels]
+    drawn = figure(7.2, 0.34 * sum(heights) + 1.1)
+    axes = drawn.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, rows in zip(axes, panels, strict=True):
+        _panel(axis, rows, comparison.sides[1:])
+    axes[0].legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    axes[-1].set_xlabel(f"difference to {comparison.sides[0]}, {comparison.records} records; filled: found")
+    return save_figure(drawn, path)
+
+
+def _panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> None:
+    axes.axvline(0, color="#999999", lw=1)
+    for number, (side, colour) in enumerate(zip(sides, COLOURS * len(sides), strict=False)):
+        label: str | None = side
+        for place, row in enumerate(rows):
+            found = row.differences.get(side)
+            if found is None:
+                continue
+            at = place + 0.5 * (number + 0.5) / len(sides) - 0.25
+            axes.plot([found.ci95_low, found.ci95_high], [at, at], color=colour, lw=1.5)
+            face = colour if found.is_found else "white"
+            axes.plot([found.mean], [at], marker="o", ms=5, mec=colour, mfc=face, ls="", label=label)
+            label = None
+    axes.set_yticks(range(len(rows)), [row.metric for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+_ESCAPED = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"} | {"~": "\\textasciitilde{}", "^": "\\^{}", "<": "$<$"}
+)
+
+
+def markdown(comparison: Comparison) -> str:
+    """A Markdown table; a difference that is more than chance is bold."""
+    header, *rows = _compared_cells(comparison, bold=lambda text: f"**{text}**")
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{caption(comparison)}\n"
+
+
+def latex(comparison: Comparison) -> str:
+    """A LaTeX table for the package booktabs."""
+    header, *rows = _compared_cells(comparison, bold=lambda text: rf"\textbf{{{text}}}", escape=_in_latex)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+            " & ".join(header) + r" \\",
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{_in_latex(caption(comparison))}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def rich_comparison(comparison: Comparison) -> Table:
+    """The same table for the terminal."""
+    header, *rows = _compared_cells(comparison, bold=lambda text: f"{text} *")
+    table = Table(caption=caption(comparison) + " *: found.", caption_justify="left")
+    for place, title in enumerate(header):
+        table.add_column(title, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def write_comparison(comparison: Comparison, path: Path) -> Path:
+    """Write ``path`` as its ending says: .md, .tex, .json, .png, .svg or .pdf.
+
+    Raises:
+        ConfigError: the ending is none of these.
+        OutputError: the file can't be written.
+    """
+    check_ending(path)
+    return _WRITERS[path.suffix.casefold()](comparison, path)
+
+
+def check_ending(path: Path) -> None:
+    """Check that the ending of ``path`` names a form in which a comparison can be written.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if path.suffix.casefold() not in _WRITERS:
+        raise ConfigError(f"can't write a comparison as {path}; its ending has to be one of {', '.join(_WRITERS)}")
+
+
+def caption(comparison: Comparison) -> str:
+    """What the numbers are."""
+    tests = sorted({found.test for row in comparison.rows for found in row.differences.values()})
+    said = {
+        "McNemar": "exact McNemar test for 0-1 scores",
+        "sign flips": "paired permutation test (sign flips) for others",
+        "swaps": "paired permutation test (records swapped) for the editing score",
+    }
+    first = comparison.sides[0]
+    return " ".join(
+        [
+            f"{comparison.records} records. Differences to {first} are paired, with 95 % bootstrap intervals;",
+            f"two-sided p: {', '.join(said[test] for test in tests)}; {RESAMPLES:,} resamples, seed {comparison.seed}.",
+            "A difference is found (bold) where p after Holm's correction for all rows is below .05.",
+            *(f"Note: {note}." for note in comparison.notes),
+        ]
+    )
+
+
+def _compared_cells(
+    comparison: Comparison, *, bold: Callable[[str], str], escape: Callable[[str], str] = lambda text: text
+) -> list[list[str]]:
+    first, *others = comparison.sides
+    header = ["metric", "n", *comparison.sides]
+    header += [title for side in others for title in (f"{side} - {first}", "p")]
+    rows = [list(map(escape, header))]
+    for row in comparison.rows:
+        means = [_number(row.means[side].mean or 0.0) for side in comparison.sides]
+        changes = [text for side in others for text in _difference(row.differences.get(side), bold, escape)]
+        rows.append([escape(row.metric), str(row.n), *means, *changes])
+    return rows
+
+
+def _difference(found: Difference | None, bold: Callable[[str], str], escape: Callable[[str], str]) -> tuple[str, str]:
+    if found is None:
+        return "", ""
+    mean, low, high = (_number(value, "+") for value in (found.mean, found.ci95_low, found.ci95_high))
+    text, p = f"{mean} [{low}, {high}]", "<.001" if found.p < 0.001 else f"{found.p:.3f}"
+    return bold(text) if found.is_found else text, escape(p)
+
+
+def _number(value: float, sign: str = "") -> str:
+    """Three decimals, or two digits of what would be 0 then."""
+    return f"{value:{sign}.3f}" if abs(value) >= 0.005 or value == 0 else f"{value:{sign}.1e}"
+
+
+def _in_latex(text: str) -> str:
+    return text.translate(_ESCAPED)
+
+
+def _json(comparison: Comparison, path: Path) -> Path:
+    return write_json(path, comparison.model_dump(mode="json"))
+
+
+_WRITERS: Mapping[str, Callable[[Comparison, Path], Path]] = {
+    ".md": lambda comparison, path: write_text(path, markdown(comparison)),
+    ".tex": lambda comparison, path: write_text(path, latex(comparison)),
+    ".json": _json,
+    ".png": draw_comparison,
+    ".svg": draw_comparison,
+    ".pdf": draw_comparison,
+}

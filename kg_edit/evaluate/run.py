@@ -11,25 +11,18 @@ from tqdm import tqdm
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.evaluate.environment import environment, note_environment
 from kg_edit.evaluate.finish import cut, finish
-from kg_edit.evaluate.item import items
 from kg_edit.evaluate.method import Method
 from kg_edit.evaluate.metrics.catalogue import find_extras
-from kg_edit.evaluate.missing import found_in
-from kg_edit.evaluate.plan import Plan
-from kg_edit.evaluate.records import RunFolder
-from kg_edit.evaluate.schedule import Schedule
-from kg_edit.evaluate.sequence import Job, SequenceRun
-from kg_edit.evaluate.settings import DataSource, run_settings
-from kg_edit.evaluate.shard import WHOLE, Shard
+from kg_edit.evaluate.records import RunFolder, found_in, items
+from kg_edit.evaluate.schedule import WHOLE, Plan, Schedule, Shard
+from kg_edit.evaluate.scorer import UneditedScores
+from kg_edit.evaluate.sequence import TOGETHER, Job, SequenceRun, ahead_of
+from kg_edit.evaluate.settings import DataSource, environment, note_environment, run_settings
 from kg_edit.evaluate.summary import Summary
-from kg_edit.evaluate.together import TOGETHER, ahead_of
-from kg_edit.evaluate.unedited import UneditedScores
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.one_process import alone_in
 from kg_edit.scoring.questions import answers
-from kg_edit.storage.run_folder import Settings, claim
+from kg_edit.storage.run_folder import Settings, alone_in, claim
 
 
 def evaluate(

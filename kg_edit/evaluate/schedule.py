@@ -1,10 +1,17 @@
-"""How the edits of a run meet in the model: each alone, in batches, one after the other, or batch after batch."""
+"""How the edits of a run meet in the model: each alone, in batches, one after the other, or batch after batch.
+
+Which records are scored when: in a sequence of edits, after each step and at the points of the curve.
+
+A part of a run that another process or machine takes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from kg_edit.errors import ConfigError, unknown_name
 
@@ -74,3 +81,87 @@ def _part(part: str, text: str) -> tuple[str, int]:
     if not (size.isascii() and size.isdecimal() and int(size) > 0):
         raise ConfigError(f"schedule {text!r}: {name} needs a number of edits, found {size!r}; expected {_EXAMPLES}")
     return name, int(size)
+
+
+CURVE_POINTS = 10  # where nothing else is asked for
+CURVE_RECORDS = 100  # of the edits made so far, scored at a point; the last point has all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """After ``edits`` edits: the places of the records to be scored, and whether this is a point of the curve."""
+
+    step: range
+    edits: int
+    places: tuple[int, ...]
+    on_curve: bool
+    last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A schedule, and after how many edits there is another point of the curve.
+
+    Each record is scored right after its own step, and after the last; at each point so are the earlier ones, all if
+    they are at most `CURVE_RECORDS`, else so many, evenly spread.
+    """
+
+    schedule: Schedule
+    every: int
+
+    @classmethod
+    def of(cls, schedule: Schedule, every: int | None = None) -> Plan:
+        """The plan with ``every``, or with about ten points."""
+        return cls(schedule=schedule, every=every or math.ceil(schedule.sequence / CURVE_POINTS))
+
+    def scorings(self, records: int) -> Iterator[Scoring]:
+        """What is scored in a sequence of ``records``, step after step."""
+        for step in self.schedule.steps(records):
+            last = step.stop == records
+            on_curve = last or step.stop // self.every > step.start // self.every
+            earlier = range(step.start) if last else _spread(step.start) if on_curve else ()
+            places = (*earlier, *step)
+            yield Scoring(step=step, edits=step.stop, places=places, on_curve=on_curve, last=last)
+
+
+def _spread(records: int) -> tuple[int, ...]:
+    """At most `CURVE_RECORDS` places below ``records``, from the first on, evenly spread."""
+    some = min(records, CURVE_RECORDS)
+    return tuple(place * records // some for place in range(some))
+
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Shard ``part`` of ``parts``, the first being 0: every ``parts``-th sequence of edits from number ``part`` on.
+
+    Sequences are dealt whole (under the schedule single each is one record), as the edits of one meet in the model.
+    """
+
+    part: int
+    parts: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The shard that ``text``, such as 0/4, names.
+
+        Raises:
+            ConfigError: it names none.
+        """
+        found = re.fullmatch(r"\s*([0-9]+)\s*/\s*([0-9]+)\s*", text)
+        part, parts = map(int, found.groups()) if found else (0, 0)
+        if part >= parts:
+            raise ConfigError(f"shard {text!r}: expected i/n with i from 0 to n-1, such as 0/4, 1/4, 2/4 and 3/4")
+        return cls(part=part, parts=parts)
+
+    def __str__(self) -> str:
+        return f"{self.part}/{self.parts}"
+
+    def deal(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This shard's items."""
+        return items[self.part :: self.parts]
+
+
+WHOLE = Shard(part=0, parts=1)

@@ -1,27 +1,266 @@
-"""One sequence of edits: the model as it is, the edits step after step, and the scores on the way and at the end."""
+"""One sequence of edits: the model as it is, the edits step after step, and the scores on the way and at the end.
+
+Make the edits of one step on a model that holds earlier ones; a failed edit does not take its step with it.
+
+Records that are each edited alone, done many at a time: one descent, one scoring pass; the same scores.
+
+What comes out waits in an `Ahead` until each record's own turn. Where the many fail, nothing waits, and each record's
+own turn finds out which one it is.
+
+Lines of a run's records: one for each phase of each record.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
+
+from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.editing import FAILURES, make_step, said
-from kg_edit.evaluate.entries import edit_entry, entry_of
-from kg_edit.evaluate.general import general_scores
-from kg_edit.evaluate.item import Item
-from kg_edit.evaluate.method import Method
-from kg_edit.evaluate.missing import Done, Points, missing_phases, missing_points, phase_of
-from kg_edit.evaluate.plan import Plan, Scoring
-from kg_edit.evaluate.records import BASE, EDIT, Entry, Point, RunFolder, Section
-from kg_edit.evaluate.scorer import ceiling_cases, score_cases
-from kg_edit.evaluate.together import TOGETHER, Ahead, keep_unedited
-from kg_edit.evaluate.unedited import UneditedScores
+from kg_edit.evaluate.method import EditsEach, Method
+from kg_edit.evaluate.records import (
+    BASE,
+    EDIT,
+    EDITED,
+    Done,
+    Entry,
+    Item,
+    Point,
+    Points,
+    RunFolder,
+    Section,
+    missing_phases,
+    missing_points,
+    phase_of,
+)
+from kg_edit.evaluate.schedule import Plan, Scoring
+from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, score_cases
+from kg_edit.graphs import source
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.out_of_memory import in_halves
+from kg_edit.scoring.out_of_memory import in_halves, memory_failure, release
+from kg_edit.scoring.perplexity import general_scores
+
+# What counts as a failed record: also numbers beyond all bounds, which a method may not have caught.
+FAILURES = (*source.FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What became of the records of one step."""
+
+    patch: Patch | None = None  # of those that could be made
+    errors: Mapping[str, str] = field(default_factory=dict)  # by the record's id
+    seconds: float = 0.0  # a record, of the calls that made the patch
+    halved_to: int | None = None  # how many records one call edited at most, if less than all for want of memory
+
+
+def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Patch | None) -> Step:
+    """The patch of ``records`` made by one call of ``method`` on the model with the patch ``before`` in it.
+
+    Where the call fails, halves of the batch are tried until each record that fails alone is found; the others are made
+    by one call without them. Where each would do alone, as of edits that contradict each other, or where memory runs
+    out, the batch is cut into halves that are made one after the other.
+    """
+    try:
+        start = time.perf_counter()
+        patch, batch = _edit(method, records, before)
+    except FAILURES as error:
+        return _without_culprits(method, records, before, error)
+    seconds = (time.perf_counter() - start) / len(records)
+    return Step(patch=patch, seconds=seconds, halved_to=batch if batch < len(records) else None)
+
+
+def said(error: BaseException) -> str:
+    """An error as it is recorded."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _without_culprits(
+    method: Method, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
+) -> Step:
+    found = _culprits(method, records, before, error)
+    good = [record for record in records if record.id not in found]
+    if not good:
+        return Step(errors=found)
+    rest = make_step(method, good, before=before) if found else _in_turn(method, good, before)
+    return Step(patch=rest.patch, errors={**found, **rest.errors}, seconds=rest.seconds, halved_to=rest.halved_to)
+
+
+def _in_turn(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> Step:
+    """One half of the records, then the other on the model that holds the first."""
+    first, second = _halves(records)
+    one = make_step(method, first, before=before)
+    other = make_step(method, second, before=before + one.patch if before and one.patch else one.patch or before)
+    patch = one.patch + other.patch if one.patch and other.patch else one.patch or other.patch
+    seconds = (one.seconds * len(first) + other.seconds * len(second)) / len(records)
+    sizes = [step.halved_to or len(half) for step, half in ((one, first), (other, second))]
+    return Step(patch=patch, errors={**one.errors, **other.errors}, seconds=seconds, halved_to=max(sizes))
+
+
+def _culprits(
+    method: Method, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
+) -> dict[str, str]:
+    """The records that fail alone, and how; ``records`` failed together with ``error``."""
+    if len(records) == 1:
+        return {records[0].id: said(error)}
+    found: dict[str, str] = {}
+    for half in _halves(records):
+        try:
+            _edit(method, half, before)
+        except FAILURES as fault:
+            found |= _culprits(method, half, before, fault)
+    return found
+
+
+def _edit(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> tuple[Patch, int]:
+    """The patch, and how many records one call edited at most."""
+    try:
+        return finite(method.update([edit for record in records for edit in record.edits], before=before)), len(records)
+    except (RuntimeError, MemoryError) as error:
+        failure = memory_failure(error)
+    release()
+    if len(records) == 1:
+        raise failure
+    first, second = _halves(records)
+    patch, batch = _edit(method, first, before)
+    more, other = _edit(method, second, patch if before is None else before + patch)
+    return patch + more, max(batch, other)
+
+
+def _halves(records: Sequence[BenchmarkRecord]) -> tuple[Sequence[BenchmarkRecord], Sequence[BenchmarkRecord]]:
+    middle = (len(records) + 1) // 2
+    return records[:middle], records[middle:]
+
+
+def finite(patch: Patch) -> Patch:
+    """``patch``; raises PatchError where it holds a value that is not finite."""
+    patch.check_finite()
+    return patch
+
+
+TOGETHER = 16  # records: more make a killed run lose more, and gain little
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ahead:
+    """What is known before a record's turn, by its id."""
+
+    steps: dict[str, Step] = field(default_factory=dict)
+    scores: dict[str, Section] = field(default_factory=dict)
+
+
+def ahead_of(
+    method: Method,
+    model: LanguageModel,
+    unedited: UneditedScores,
+    items: Sequence[Item],
+    done: Done,
+    *,
+    ceilings: bool,
+) -> Ahead:
+    """Edit and score the items that still lack it, each alone on the model as it is; the unedited scores are kept."""
+    ahead = Ahead()
+    new = [item for item in items if (item.id, EDITED) not in done and not done.get((item.id, BASE))]
+    keep_unedited(model, unedited, new, done, ceilings=ceilings)
+    if isinstance(method, EditsEach):
+        single = [item for item in new if len(item.record.edits) == 1]
+        _tried(lambda: ahead.steps.update(_edited(method, single)))
+    made = [item for item in new if item.id in ahead.steps and ahead.steps[item.id].patch]
+    _tried(lambda: ahead.scores.update(_scored(model, unedited, made, ahead)))
+    return ahead
+
+
+def keep_unedited(
+    model: LanguageModel, unedited: UneditedScores, items: Sequence[Item], done: Done, *, ceilings: bool
+) -> None:
+    """Score on the unedited model, at once, those of ``items`` that lack it; ``unedited`` keeps what is found."""
+    new = [item for item in items if (item.id, BASE) not in done]
+    _tried(lambda: unedited.sections(model, dict(_unedited_cases(new, ceilings=ceilings))))
+
+
+def _unedited_cases(items: Sequence[Item], *, ceilings: bool) -> Iterator[tuple[str, Case]]:
+    for item in items:
+        yield f"{item.id}/{BASE}", item.case
+        if ceilings:
+            yield from ((f"{item.id}/{name}", case) for name, case in ceiling_cases(item.case).items())
+
+
+def _edited(method: EditsEach, items: Sequence[Item]) -> Iterator[tuple[str, Step]]:
+    start = time.perf_counter()
+    results = in_halves(method.edit_each, [item.record.edits[0] for item in items]) if items else []
+    seconds = (time.perf_counter() - start) / max(1, len(items))
+    for item, result in zip(items, results, strict=True):
+        yield item.id, _step(item, result, seconds)
+
+
+def _step(item: Item, result: Patch | Exception, seconds: float) -> Step:
+    if isinstance(result, Patch):
+        try:
+            return Step(patch=finite(result), seconds=seconds)
+        except FAILURES as error:
+            result = error
+    return Step(errors={item.id: said(result)})
+
+
+def _scored(
+    model: LanguageModel, unedited: UneditedScores, items: Sequence[Item], ahead: Ahead
+) -> Iterator[tuple[str, Section]]:
+    before = unedited.sections(model, {item.id: item.case for item in items})
+
+    def score(some: Sequence[Item]) -> Sequence[Section]:
+        return score_cases(
+            model,
+            [item.case for item in some],
+            before=[before[item.id] for item in some],
+            patches=[ahead.steps[item.id].patch for item in some],
+        )
+
+    sections = in_halves(score, items) if items else []
+    yield from ((item.id, section) for item, section in zip(items, sections, strict=True))
+
+
+def _tried(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except FAILURES:
+        return  # in its own turn each record is tried alone
+
+
+def edit_entry(item: Item, step: Step) -> Entry:
+    """What became of an item's edit, made in ``step``."""
+    error = step.errors.get(item.id)
+    return (
+        entry_of(item, EDIT, error=error) if error else entry_of(item, EDIT, seconds=step.seconds, batch=step.halved_to)
+    )
+
+
+def entry_of(
+    item: Item,
+    phase: str,
+    *,
+    error: str | None = None,
+    seconds: float | None = None,
+    batch: int | None = None,
+    choices: tuple[tuple[str, ...], ...] = (),
+    sections: Mapping[str, Section] | None = None,
+) -> Entry:
+    """What is known of an item in a phase: its scores, or why there are none."""
+    return Entry(
+        id=item.id,
+        phase=phase,
+        sha256=item.sha256,
+        error=error,
+        seconds=seconds,
+        batch=batch,
+        choices=choices,
+        sections=dict(sections or {}),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

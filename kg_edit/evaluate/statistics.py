@@ -1,9 +1,13 @@
-"""Means over records with bootstrap intervals, and the score that combines four of them."""
+"""Means over records with bootstrap intervals, and the score that combines four of them.
+
+Is one run better than another? Differences of the same records' scores, with intervals and p-values.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,3 +85,130 @@ def _estimate(mean: float, spread: Table) -> Estimate:
         return Estimate(mean=None, ci95_low=None, ci95_high=None)
     low, high = np.nanpercentile(spread, [2.5, 97.5])
     return Estimate(mean=float(mean), ci95_low=float(low), ci95_high=float(high))
+
+
+RESAMPLES = 10_000
+_EXACT = 12  # records up to which all sign flips are tried
+_CELLS = 4_000_000  # of a table of resamples at once
+Test = Literal["McNemar", "sign flips", "swaps"]
+
+
+class Difference(BaseModel):
+    """The mean difference of ``n`` records' scores, its 95 % bootstrap interval, and p of there being none.
+
+    ``p_holm`` is p after Holm's correction for all differences of the comparison.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int
+    mean: float
+    ci95_low: float
+    ci95_high: float
+    p: float
+    test: Test
+    p_holm: float | None = None
+
+    @property
+    def is_found(self) -> bool:
+        """Whether it is more than chance would give: p after correction below 0.05."""
+        return self.p_holm is not None and self.p_holm < 0.05
+
+
+def paired_difference(first: Table, second: Table, *, seed: int) -> Difference | None:
+    """``second`` minus ``first``, the scores of the same records [records]; None if there is no record.
+
+    The interval is the percentile bootstrap over records (Efron 1979). p is two-sided: of 0-1 scores that of McNemar's
+    exact test (1947), of others that of the paired permutation test (Fisher 1935), where the signs of the records'
+    differences are flipped at random, or in all ways for up to 12 records.
+    """
+    change = second - first
+    if not len(change):
+        return None
+    binary = bool(np.isin([first, second], (0.0, 1.0)).all())
+    rng = np.random.default_rng(seed)
+    spread = np.concatenate([drawn @ change for drawn in _bootstrap(len(change), rng)]) / len(change)
+    p = mcnemar(int((change > 0).sum()), int((change < 0).sum())) if binary else _sign_flips(change, rng)
+    return _difference(len(change), float(change.mean()), spread, p, "McNemar" if binary else "sign flips")
+
+
+def score_difference(first: Table, second: Table, *, seed: int) -> Difference | None:
+    """The difference of the editing scores of the parts [records, parts]: of harmonic means of means over records.
+
+    A part that a record lacks is NaN in both. p is that of the permutation test that swaps a record's scores between
+    the two runs.
+    """
+    present = ~np.isnan(first)
+    if not present.any(0).all():
+        return None
+    old, new = (np.where(present, table, 0.0) for table in (first, second))
+    rng = np.random.default_rng(seed)
+
+    def scores(weights: NDArray[Any], table: Table) -> Table:
+        with np.errstate(invalid="ignore"):
+            return harmonic_mean((weights @ table) / (weights @ present))
+
+    ones = np.ones((1, len(first)))
+    found = float((scores(ones, new) - scores(ones, old))[0])
+    spread = np.concatenate([scores(drawn, new) - scores(drawn, old) for drawn in _bootstrap(len(first), rng)])
+    counts, more = present.sum(0), new - old
+    swapped = [
+        harmonic_mean((new.sum(0) - kept @ more) / counts) - harmonic_mean((old.sum(0) + kept @ more) / counts)
+        for kept in _coins(len(first), rng)
+    ]
+    p = _share_as_large(np.concatenate(swapped), found)
+    return _difference(len(first), found, spread[~np.isnan(spread)], p, "swaps")
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The two-sided exact p of McNemar's test: that of a fair coin, for the records that changed."""
+    changed, term, total = gained + lost, 1, 0
+    for heads in range(min(gained, lost) + 1):
+        total += term
+        term = term * (changed - heads) // (heads + 1)
+    return float(min(1, 2 * total / 2**changed))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979), in the given order."""
+    corrected, least = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        least = max(least, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = least
+    return corrected
+
+
+def _difference(n: int, mean: float, spread: Table, p: float, test: Test) -> Difference:
+    low, high = np.percentile(spread, [2.5, 97.5])
+    return Difference(n=n, mean=mean, ci95_low=float(low), ci95_high=float(high), p=p, test=test)
+
+
+def _sign_flips(change: Table, rng: np.random.Generator) -> float:
+    if len(change) <= _EXACT:
+        sums = np.array(list(product((-1.0, 1.0), repeat=len(change)))) @ change
+        return float((np.abs(sums) >= abs(change.sum()) - 1e-12).mean())
+    sums = np.concatenate([(2.0 * heads - 1.0) @ change for heads in _coins(len(change), rng)])
+    return _share_as_large(sums, float(change.sum()))
+
+
+def _share_as_large(drawn: Table, found: float) -> float:
+    """The share of values that are as far from 0 as the one ``found``, which counts among them."""
+    return float((1 + (np.abs(drawn) >= abs(found) - 1e-12).sum()) / (1 + len(drawn)))
+
+
+def _bootstrap(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:
+    """How often each record is drawn: tables [some resamples, records]."""
+    for rows in _portions(records):
+        yield rng.multinomial(records, [1 / records] * records, size=rows)
+
+
+def _coins(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:
+    """A coin, 0 or 1, for each record: tables [some resamples, records]."""
+    for rows in _portions(records):
+        yield rng.integers(0, 2, size=(rows, records)).astype(np.float64)
+
+
+def _portions(records: int) -> Iterator[int]:
+    size = max(1, _CELLS // records)
+    for start in range(0, RESAMPLES, size):
+        yield min(size, RESAMPLES - start)

@@ -1,19 +1,60 @@
-"""A model with a patch in its weights, as a folder that transformers, and whatever reads such folders, loads."""
+"""A model with a patch in its weights, as a folder that transformers, and whatever reads such folders, loads.
+
+A folder that is there in whole or not at all.
+
+A model's modules without its weights: enough to see what kind each one is, in no memory to speak of.
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedModel
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from kg_edit.errors import ConfigError, PatchError
-from kg_edit.export.new_folder import check_new, new_folder
+from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.loading import resolve_model
 from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import write_json
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        OutputError: it does, or it is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} is there already; give another folder, or delete it first")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder beside ``folder`` that takes its place at the end of the block, and vanishes on an error.
+
+    Raises:
+        OutputError: ``folder`` holds something, or can't be written.
+    """
+    check_new(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            yield scratch
+            scratch.chmod(0o755)
+            scratch.replace(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"can't write {folder}: {error.strerror or error}; choose another folder") from error
+
 
 ORIGIN, SHARD = "kg_edit.json", "5GB"
 _GENERATION = "generation_config.json"
@@ -87,3 +128,21 @@ def _no_generation_config(model: PreTrainedModel) -> Iterator[GenerationConfig |
         yield own
     finally:
         model.generation_config = own
+
+
+def blank_model(name: str) -> nn.Module:
+    """The causal language model ``name`` (named model, hub id, folder or .gguf) on the meta device.
+
+    Raises:
+        ModelError: it is not here.
+    """
+    path = resolve_model(name)
+    try:
+        config = AutoConfig.from_pretrained(path)
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # of a damaged folder, transformers raises anything
+        raise ModelError(
+            f"can't read the configuration of {name!r}: {error}; give its name or folder: --model"
+        ) from error
+    return model

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.export.new_folder import new_folder
+from kg_edit.export.merged_model import new_folder
 from kg_edit.patches.base import Patch
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.atomic import write_json
 from kg_edit.storage.tensors import write_safetensors
 

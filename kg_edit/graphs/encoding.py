@@ -1,38 +1,96 @@
-"""A knowledge graph around an edit, as the tensors that the R-GNN reads."""
+"""A knowledge graph around an edit, as the tensors that the R-GNN reads.
+
+Labels of entities and relations -> vectors: the model's own early hidden states (GLAME, section 4.2).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Literal
 
 import networkx as nx
 import torch
 from torch import Tensor
 
-from kg_edit.edits.edit import Edit
-from kg_edit.errors import GraphError
-from kg_edit.graphs.source import PrivateGraph
-from kg_edit.hidden_states import Pooling, label_vectors
+from kg_edit.graphs.source import (
+    check_graph,
+    subject_of,
+)
+from kg_edit.models.hooks import StopForwardError, stopping, watched
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import left_pad
+from kg_edit.models.sampling import document_start
+
+Pooling = Literal["last", "mean", "both"]
+_ROWS = 256
 
 
-@runtime_checkable
-class SubgraphSource(Protocol):
-    """Anything that can say what surrounds an edit, such as `wikidata_cache.WikidataCache`."""
+@torch.no_grad()
+def label_vectors(
+    model: LanguageModel,
+    labels: Sequence[str],
+    *,
+    layer: int,
+    pooling: Pooling = "last",
+    start_token: bool = False,
+) -> Tensor:
+    """The output of block ``layer`` for each label fed alone: [labels, d] in float32.
 
-    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
-        """Nodes with ``label`` and ``role`` (one is the "subject"), edges s -> o with ``label``."""
+    ``pooling``: the last token's state (paper), the mean over the label's tokens (public code), or the mean of both.
+    ``start_token`` puts the document's start before each label, so that a label's first token is not also the
+    sequence's, whose hidden state in many models is huge and says nothing. Equal labels are computed once; no block
+    above ``layer`` runs.
+    """
+    distinct = sorted(set(labels))
+    rows = {label: _row(model, label, start_token=start_token) for label in distinct}
+    by_length = sorted(distinct, key=lambda label: len(rows[label][0]))
+    vectors: dict[str, Tensor] = {}
+    for batch in _chunks(by_length, _ROWS):
+        states = _states(model, [rows[label][0] for label in batch], layer)
+        for label, state in zip(batch, states, strict=True):
+            ids, before = rows[label]
+            vectors[label] = _pooled(state[before - len(ids) :], pooling)
+    return torch.stack([vectors[label] for label in labels]).float()
 
 
-def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
-    """``graph``, or a `PrivateGraph` around a networkx graph."""
-    return PrivateGraph(graph) if isinstance(graph, nx.Graph) else graph
+def _pooled(states: Tensor, pooling: Pooling) -> Tensor:
+    """One vector for a label's tokens [tokens, d]."""
+    last, mean = states[-1], states.mean(0)
+    return {"last": last, "mean": mean, "both": (last + mean) / 2}[pooling]
 
 
-def edit_subgraph(source: SubgraphSource, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
-    """The edit's subgraph; an edit that names no relation lends the words of its prompt."""
-    named = edit.model_copy(update={"relation": edit.relation_text or None})
-    return source.subgraph(named, hops=hops, per_node=per_node, seed=seed)
+def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
+    """A label's tokens, and how many in front are not its own (a start token, a BOS); an EOS behind is dropped."""
+    if start_token:
+        own = model.tokenizer(label, add_special_tokens=False)["input_ids"]
+        return [document_start(model.tokenizer), *own], int(bool(own))
+    encoding = model.tokenizer(label, return_special_tokens_mask=True)
+    special = list(encoding["special_tokens_mask"])
+    if 0 not in special:
+        return [document_start(model.tokenizer)], 0
+    end = len(special) - special[::-1].index(0)
+    return list(encoding["input_ids"])[:end], special.index(0)
+
+
+def _states(model: LanguageModel, rows: list[list[int]], layer: int) -> Tensor:
+    """The hidden states of a left-padded batch after block ``layer``: [rows, length, d]."""
+    batch = left_pad(rows, device=model.device)
+    seen: list[Tensor] = []
+
+    def catch(_: Tensor, output: Tensor) -> None:
+        seen.append(output)
+        raise StopForwardError
+
+    with watched(model.block(layer), catch), stopping():
+        model.model.base_model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        )
+    return seen[0]
+
+
+def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,41 +139,6 @@ def encode_subgraph(
         relations=vectors[len(keys) :],
         subject=row[subject_of(graph)],
     )
-
-
-def check_graph(graph: nx.MultiDiGraph) -> None:
-    """Look for all that `encode_subgraph` needs; takes no model.
-
-    Raises:
-        GraphError: no node or several play the subject, a node or an edge has no label, or there is no edge.
-    """
-    subject_of(graph)
-    if not graph.number_of_edges():
-        raise GraphError("the subgraph has no edge; the edit's own (s, r, o*) at least belongs in it")
-    for key, data in graph.nodes(data=True):
-        _check_label(data, f"node {key} has no label; give it one, or leave it out of the graph")
-    for subject, target, data in graph.edges(data=True):
-        own = "the edit names no relation, and its prompt has no word but the subject; give relation: capital, say"
-        other = f"edge {subject} -> {target} has no label; give it one, or leave it out of the graph"
-        _check_label(data, own if data.get("role") == "edit" else other)
-
-
-def subject_of(graph: nx.MultiDiGraph) -> str:
-    """The key of the node that plays the subject.
-
-    Raises:
-        GraphError: none does, or several do.
-    """
-    subjects = [key for key, data in graph.nodes(data=True) if data.get("role") == "subject"]
-    if len(subjects) != 1:
-        raise GraphError(f"one node needs role='subject', found {len(subjects)}: {subjects[:5]}")
-    return str(subjects[0])
-
-
-def _check_label(data: dict[str, Any], complaint: str) -> None:
-    label = data.get("label")
-    if not isinstance(label, str) or not label.strip():
-        raise GraphError(complaint)
 
 
 def _unit_rms(vectors: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""A knowledge graph of your own, held in networkx, in the place of Wikidata."""
+"""A knowledge graph of your own, held in networkx, in the place of Wikidata.
+
+What counts as an edit that can't be made: the others go on.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import json
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import networkx as nx
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import GraphError
+from kg_edit.errors import GraphError, KgEditError
+from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.sampling import bottom_m
 
@@ -92,3 +96,61 @@ class PrivateGraph:
         for _, target, label in self.graph.out_edges(self._nodes[key], data="label"):
             if isinstance(label, str) and label.strip():
                 yield Statement(key, label, str(target))
+
+
+# A graph that can't be reached is none of these: it ends a run, which goes on later.
+FAILURES = (KgEditError, EntityNotInGraphError, UnknownLabelError, AmbiguousLabelError)
+
+
+@runtime_checkable
+class SubgraphSource(Protocol):
+    """Anything that can say what surrounds an edit, such as `wikidata_cache.WikidataCache`."""
+
+    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+        """Nodes with ``label`` and ``role`` (one is the "subject"), edges s -> o with ``label``."""
+
+
+def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
+    """``graph``, or a `PrivateGraph` around a networkx graph."""
+    return PrivateGraph(graph) if isinstance(graph, nx.Graph) else graph
+
+
+def edit_subgraph(source: SubgraphSource, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+    """The edit's subgraph; an edit that names no relation lends the words of its prompt."""
+    named = edit.model_copy(update={"relation": edit.relation_text or None})
+    return source.subgraph(named, hops=hops, per_node=per_node, seed=seed)
+
+
+def check_graph(graph: nx.MultiDiGraph) -> None:
+    """Look for all that `encode_subgraph` needs; takes no model.
+
+    Raises:
+        GraphError: no node or several play the subject, a node or an edge has no label, or there is no edge.
+    """
+    subject_of(graph)
+    if not graph.number_of_edges():
+        raise GraphError("the subgraph has no edge; the edit's own (s, r, o*) at least belongs in it")
+    for key, data in graph.nodes(data=True):
+        _check_label(data, f"node {key} has no label; give it one, or leave it out of the graph")
+    for subject, target, data in graph.edges(data=True):
+        own = "the edit names no relation, and its prompt has no word but the subject; give relation: capital, say"
+        other = f"edge {subject} -> {target} has no label; give it one, or leave it out of the graph"
+        _check_label(data, own if data.get("role") == "edit" else other)
+
+
+def subject_of(graph: nx.MultiDiGraph) -> str:
+    """The key of the node that plays the subject.
+
+    Raises:
+        GraphError: none does, or several do.
+    """
+    subjects = [key for key, data in graph.nodes(data=True) if data.get("role") == "subject"]
+    if len(subjects) != 1:
+        raise GraphError(f"one node needs role='subject', found {len(subjects)}: {subjects[:5]}")
+    return str(subjects[0])
+
+
+def _check_label(data: dict[str, Any], complaint: str) -> None:
+    label = data.get("label")
+    if not isinstance(label, str) or not label.strip():
+        raise GraphError(complaint)

@@ -15,8 +15,8 @@ import networkx as nx
 
 from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import GraphError
-from kg_edit.graphs.encoding import SubgraphSource, check_graph, subject_of
 from kg_edit.graphs.facts import target_of
+from kg_edit.graphs.source import SubgraphSource, check_graph, subject_of
 from kg_edit.storage.run_folder import digest
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 

@@ -15,15 +15,13 @@ from kg_edit import __version__
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
 from kg_edit.evaluate.settings import method_settings
-from kg_edit.graphs.encoding import subject_of
-from kg_edit.jobs.before_after import Row, before_and_after, check_probes
+from kg_edit.graphs.source import subject_of
+from kg_edit.jobs.before_after import Row, before_and_after, check_probes, markdown
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.one_process import alone_in
 from kg_edit.patches.base import Patch
-from kg_edit.report import markdown
 from kg_edit.storage.atomic import write_text
-from kg_edit.storage.run_folder import Settings, check_folder, claim, digest
+from kg_edit.storage.run_folder import Settings, alone_in, check_folder, claim, digest
 from wikidata_cache.view.static import draw
 
 log = logging.getLogger(__name__)

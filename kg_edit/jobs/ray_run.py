@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.evaluate.merge import merge
+from kg_edit.evaluate.finish import merge
 from kg_edit.evaluate.run import check_schedule
-from kg_edit.evaluate.shard import Shard
+from kg_edit.evaluate.schedule import Shard
 from kg_edit.evaluate.summary import Summary
 from kg_edit.storage.run_folder import check_folder
 
 if TYPE_CHECKING:
-    from kg_edit.cli.evaluation import Evaluation, Ready
+    from kg_edit.jobs.evaluation import Evaluation, Ready
 
 log = logging.getLogger(__name__)
 

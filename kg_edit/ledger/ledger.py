@@ -1,8 +1,13 @@
-"""A ledger: a folder of patches with a history, and the one patch that they add up to."""
+"""A ledger: a folder of patches with a history, and the one patch that they add up to.
+
+Patch files that become steps of a ledger together: all of them, or none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,19 +15,83 @@ import networkx as nx
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import LedgerChangedError, PatchError
-from kg_edit.graphs.encoding import SubgraphSource
-from kg_edit.ledger.additions import Addition, check_addable, loaded, naming, refuse_repeated
-from kg_edit.ledger.conflicts import Conflict, conflicts
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.ledger.conflicts import Conflict, conflicts, refuse_disabling
 from kg_edit.ledger.entries import Entry, Place, check_records, entries, places_of, refuse_removed
-from kg_edit.ledger.events import Added, Event, Removed, Step, StoredFile, Undone, in_force, stamp, standing
-from kg_edit.ledger.guards import refuse_disabling
-from kg_edit.ledger.log import Store, refuse_twice
-from kg_edit.ledger.remade import remade
-from kg_edit.ledger.remaking import Workbench
-from kg_edit.ledger.removal import total, without
+from kg_edit.ledger.log import (
+    Added,
+    Event,
+    Removed,
+    Step,
+    Store,
+    StoredFile,
+    Undone,
+    in_force,
+    refuse_twice,
+    sha256_of,
+    stamp,
+    standing,
+)
+from kg_edit.ledger.removal import Workbench, remade, total, without
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """A patch file to add; ``after`` are the places, among the additions, of those that it was computed after."""
+
+    path: Path
+    after: tuple[int, ...] = ()
+
+
+def loaded(additions: Sequence[Addition]) -> Iterator[tuple[Addition, Patch]]:
+    """Each addition with its patch, which could be part of a ledger.
+
+    Raises:
+        PatchError: a patch is damaged; a note names its file.
+    """
+    for addition in additions:
+        patch = Patch.load(addition.path)
+        with naming(addition):
+            check_addable(patch)
+        yield addition, patch
+
+
+@contextmanager
+def naming(addition: Addition) -> Iterator[None]:
+    """Note at an error which file it is about."""
+    try:
+        yield
+    except PatchError as error:
+        error.add_note(f"in {addition.path}")
+        raise
+
+
+def check_addable(patch: Patch) -> None:
+    """Refuse what can't be part of any ledger.
+
+    Raises:
+        PatchError: its records are not those of edits, or a number in it is not finite.
+    """
+    check_records(patch)
+    patch.check_finite()
+
+
+def refuse_repeated(additions: Sequence[Addition]) -> None:
+    """Refuse additions of which two are the same file.
+
+    Raises:
+        PatchError: they are.
+    """
+    seen = dict[str, Path]()
+    for addition in additions:
+        digest = sha256_of(addition.path)
+        if first := seen.get(digest):
+            what = "is given twice" if first == addition.path else f"is the same patch as {first}"
+            raise PatchError(f"{addition.path} {what}; name it once, or --force (force=True) adds it twice")
+        seen[digest] = addition.path
 
 
 class Ledger:

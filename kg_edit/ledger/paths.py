@@ -7,9 +7,8 @@ from pathlib import Path
 
 from kg_edit.errors import OutputError
 from kg_edit.jobs.edit_run import PATCH
-from kg_edit.ledger.additions import Addition
 from kg_edit.ledger.entries import Entry, entries_of
-from kg_edit.ledger.ledger import Ledger
+from kg_edit.ledger.ledger import Addition, Ledger
 from kg_edit.ledger.log import LOG
 from kg_edit.patches.base import Patch
 

@@ -1,21 +1,214 @@
-"""Taking edits out of a ledger so that it is what it would be had they never been asked for."""
+"""Taking edits out of a ledger so that it is what it would be had they never been asked for.
+
+What a patch's edits were made with; anything else would make other edits of them, without a word.
+
+Making edits anew from a patch's own records, as if others had never been.
+
+Which edits of a ledger are no longer as they were added: a removal made them anew.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any
 
-from kg_edit.ledger.entries import Place
-from kg_edit.ledger.events import Step
-from kg_edit.ledger.made_with import check_same_method, method_said
-from kg_edit.ledger.remaking import Workbench, batches, made_anew
-from kg_edit.methods import find_method
+import networkx as nx
+import torch
+from pydantic import ValidationError
+
+from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.ledger.conflicts import chosen, columns
+from kg_edit.ledger.entries import Place, edit_of
+from kg_edit.ledger.log import Added, Removed, Step, StoredFile
+from kg_edit.methods import EditingMethod, find_method
+from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook_patch import CodebookPatch
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.storage.run_folder import difference
+
+Record = Mapping[str, Any]
+
+_GRAPH = "graph", "nodes", "edges"
+_ORIGIN = "source", "urls", "fetched_at"  # one and the same graph may come from several places
+
+
+def method_said(patch: Patch) -> Record:
+    """What a patch says of its method.
+
+    Raises:
+        PatchError: it says nothing, or several things.
+    """
+    said = patch.provenance.get("methods", ())
+    if len(said) != 1 or {record["method"] for record in patch.edits} - {said[0].get("name")}:
+        raise PatchError(
+            f"the patch tells of {len(said)} methods or settings, so which edit was made with which is not known; "
+            "add the patch of each as a file of its own"
+        )
+    found: Record = said[0]
+    return found
+
+
+def check_same_model(patch: Patch, model: LanguageModel) -> None:
+    """Refuse another model, or this one in another dtype, if the patch says one: a fingerprint survives a cast.
+
+    Raises:
+        PatchMismatchError: it is another.
+    """
+    patch.check_model(model)
+    here, there = str(model.model.dtype), patch.provenance.get("model", {}).get("dtype")
+    if there not in (None, here):
+        said, found = there.removeprefix("torch."), here.removeprefix("torch.")
+        raise PatchMismatchError(
+            f"the edits were made on the model in {said}, the model at hand is in {found}, so made anew they would "
+            f"differ; load the model in {said} (CLI: --dtype {said})"
+        )
+
+
+def check_same_method(old: Patch, new: Patch) -> None:
+    """Refuse what was made anew with other contexts, another covariance or the like.
+
+    Raises:
+        PatchError: the two patches say different things of their method.
+    """
+    found = difference(dict(method_said(old)), dict(method_said(new)))
+    if found:
+        raise PatchError(
+            f"made anew, the edits would differ by more than the removed ones ({found}); nothing was changed. Bring "
+            "back what they were made with, such as the covariance, or drop all edits of the patch (STEP/*)"
+        )
+
+
+def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
+    """Refuse edits that were made anew from another graph than before; what an old record does not tell is no reason.
+
+    Raises:
+        PatchError: the graph of one is not the same.
+    """
+    for there, here in zip(old, new, strict=False):
+        told, now = _read_by(there), _read_by(here)
+        if found := difference(told, {name: now.get(name) for name in told}):
+            raise PatchError(
+                f"the graph is not the one that the edit {there['edit']['id']!r} was made with ({found}), so made anew "
+                "it would differ; nothing was changed. Give the same graph (CLI: --graph), or drop all edits of the "
+                "patch (STEP/*)"
+            )
+
+
+def _read_by(record: Record) -> dict[str, Any]:
+    """What an edit read of a graph: its subgraph, wherever and whenever that was asked for, and the facts beside it."""
+    found = {name: record[name] for name in _GRAPH if name in record}
+    if "graph" in found:
+        found["graph"] = _content(found["graph"])
+    if "requests" in record:
+        found["requests"] = [request.get("edit") for request in record["requests"]]
+    said: dict[str, Any] = json.loads(json.dumps(found))  # as in a file: no tuples
+    return said
+
+
+def _content(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """The graph's hash; of one without, all that is said of it."""
+    if "content_hash" in graph:
+        return {"content_hash": graph["content_hash"]}
+    return {name: value for name, value in graph.items() if name not in _ORIGIN}
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Workbench:
+    """What is at hand to make edits anew with; ``model`` is the unedited one."""
+
+    model: LanguageModel | None = None
+    graph: SubgraphSource | nx.DiGraph | None = None
+
+    def method(self, patch: Patch) -> EditingMethod:
+        """The method that made ``patch``, with its settings.
+
+        Raises:
+            ConfigError: no model is at hand, or the method needs a graph and there is none.
+            PatchMismatchError: the model is another one, or in another dtype than the edits were made in.
+            PatchError: the patch does not say with which settings its edits were made.
+            UnknownNameError: the method is none of those installed.
+        """
+        said = method_said(patch)
+        found = find_method(said["name"])
+        if self.model is None:
+            raise ConfigError(
+                f"edits of {said['name']} have to be computed anew for this; give the model they are for "
+                f"(CLI: --model {patch.provenance.get('model', {}).get('name')})"
+            )
+        check_same_model(patch, self.model)
+        try:
+            config = found.config_class(**said["config"])
+        except ValidationError as error:
+            raise PatchError(
+                f"the settings that the patch tells of don't fit {said['name']} of this version: {error}"
+            ) from error
+        return found(self.model, config, graph=self.graph)
+
+
+def made_anew(patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: bool, workbench: Workbench) -> Patch:
+    """What ``patch`` would be had the edits ``gone`` not been asked for, on the model with ``before`` in it.
+
+    The edits before the first one that is gone are kept as they are where each is a column of the factors and
+    nothing else has changed for them (``moved``).
+
+    Raises:
+        KgEditError: an edit can't be made anew, or it would be made differently.
+    """
+    kept = 0 if moved else _untouched(patch, gone)
+    prefix = first_edits(patch, kept) if kept else None
+    left = sum(record["edit"]["id"] not in gone for record in patch.edits[kept:])
+    if prefix is not None and not left:
+        return prefix
+    method = workbench.method(patch)
+    log.info("making %d edits of %s anew", left, method.name)
+    made: Patch | None = prefix
+    for batch in batches(patch.edits[kept:], joint=method.joint):
+        rest = [record for record in batch if record["edit"]["id"] not in gone]
+        update = method.update([edit_of(record) for record in rest], before=before + made if made else before)
+        check_same_method(patch, update)
+        check_same_graph(rest, update.edits)
+        made = made + update if made else update
+    assert made is not None  # noqa: S101 - there are edits to make
+    return made
+
+
+def batches(records: Sequence[Record], *, joint: bool) -> Iterator[Sequence[Record]]:
+    """The records that were made by one call: of a joint method those of a batch, else all."""
+    while records:
+        size = int(records[0].get("batch", len(records))) if joint else len(records)
+        yield records[:size]
+        records = records[size:]
+
+
+def first_edits(patch: Patch, count: int) -> WeightPatch:
+    """The first ``count`` edits of a patch whose columns are its edits'."""
+    own = columns(patch)
+    assert isinstance(patch, WeightPatch) and own is not None  # noqa: S101 - as the caller has seen
+    facts = tuple(column for mine in own[:count] for column in mine)
+    factors = {name: chosen(pair, facts) for name, pair in patch.factors.items()}
+    state = {name: tensor[..., : len(facts)].contiguous() for name, tensor in patch.state.items()}
+    provenance = {**patch.provenance, "edits": list(patch.edits[:count])}
+    return WeightPatch(factors=factors, provenance=provenance, state=state)
+
+
+def _untouched(patch: Patch, gone: AbstractSet[str]) -> int:
+    """How many edits at the beginning know nothing of those that are gone, and can be told apart."""
+    if not (columns(patch) and issubclass(find_method(method_said(patch)["name"]), RankOneMethod)):
+        return 0
+    ids: Sequence[str] = [record["edit"]["id"] for record in patch.edits]
+    return next((place for place, name in enumerate(ids) if name in gone), len(ids))
 
 
 def total(patches: Iterable[Patch]) -> Patch:
@@ -74,3 +267,53 @@ def _in_last_batch(patch: Patch, gone: AbstractSet[str]) -> bool:
     """Whether no later batch of the patch knew of the edits: its values were found on the model with them."""
     *earlier, _ = batches(patch.edits, joint=True)
     return not any(record["edit"]["id"] in gone for batch in earlier for record in batch)
+
+
+def remade(events: Sequence[Added | Removed], load: Callable[[StoredFile], Patch]) -> dict[Place, Removed]:
+    """The last removal that made each edit anew, given the events in force; one that is as it was added has none."""
+    files, found = dict[int, StoredFile](), dict[Place, Removed]()
+    for event in events:
+        if isinstance(event, Added):
+            files[event.number] = event.file
+            continue
+        for step, file in event.files.items():
+            if file is None:
+                continue
+            for name in _changed(load(files[step]), load(file)):
+                found[Place(step, name)] = event
+            files[step] = file
+    return found
+
+
+def _changed(old: Patch, new: Patch) -> list[str]:
+    """The edits of ``new`` whose record or change is another than in ``old``."""
+    before, after = _parts(old), _parts(new)
+    return [name for name, part in after.items() if name not in before or not _same(before[name], part)]
+
+
+_Part = tuple[Mapping[str, Any], Mapping[str, Factors] | None]
+
+
+def _parts(patch: Patch) -> dict[str, _Part]:
+    """Each edit's record and its columns of a change of weights; None where a change is not one edit's.
+
+    Of a prompt or a codebook, out of which edits are dropped, the record tells enough.
+    """
+    own = columns(patch)
+    parts: dict[str, _Part] = {}
+    for place, record in enumerate(patch.edits):
+        mine: Mapping[str, Factors] | None = {} if hasattr(patch, "without") else None
+        if own is not None and isinstance(patch, WeightPatch):
+            mine = {name: chosen(pair, own[place]) for name, pair in patch.factors.items()}
+        parts[record["edit"]["id"]] = record, mine
+    return parts
+
+
+def _same(one: _Part, two: _Part) -> bool:
+    (record, mine), (other, its) = one, two
+    if record != other or mine is None or its is None or mine.keys() != its.keys():
+        return False
+    return all(
+        torch.equal(pair.left, its[name].left) and torch.equal(pair.right, its[name].right)
+        for name, pair in mine.items()
+    )

@@ -2,31 +2,87 @@
 
 Where a fact is stored, as causal tracing shows it, does not say which layer is best to edit (Hase et al. 2023, "Does
 localization inform editing?"). So tracing only names a layer to try; what a layer does to the edits decides.
+
+Which layers a sweep tries: those around the default, the traced peak, and one halfway between.
+
+`--layer auto`: a sweep whose outcome is kept, so that the same command goes on with the same layer.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
+import kg_edit
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.locate.candidates import candidates, traced_peak
-from kg_edit.locate.layer_score import EditScore, LayerScore, decide, edit_score, layer_scores
-from kg_edit.locate.sweep_probes import SweepProbes, divergence, next_token, sweep_probes
-from kg_edit.methods.base import EditingMethod, MethodConfig
-from kg_edit.methods.common_settings import default_layer
+from kg_edit.evaluate.settings import method_settings
+from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun, default_window, draw_noise, noise_level, window_around
+from kg_edit.locate.layer_score import (
+    EditScore,
+    LayerScore,
+    SweepProbes,
+    decide,
+    divergence,
+    edit_score,
+    layer_scores,
+    next_token,
+    sweep_probes,
+)
+from kg_edit.methods.base import EditingMethod, MethodConfig, default_layer
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.loading import cache_folder
+from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score_each
+from kg_edit.storage.atomic import write_json
+from kg_edit.storage.run_folder import digest
+from kg_edit.value.optimise import untouched
+
+_SAMPLES = 5
+_STEP = 15  # the neighbours of the default stand this part of the depth away
+
+
+def candidates(layers: int, *, default: int, traced: int) -> tuple[int, ...]:
+    """At most five layers, in order. The last one is none of them: what changes there reaches no later token."""
+    step = max(1, round(layers / _STEP))
+    wanted = {default - step, default, default + step, traced, (default + traced) // 2}
+    return tuple(sorted(layer for layer in wanted if 0 <= layer < max(1, layers - 1)))
+
+
+def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -> int:
+    """The layer at which restoring MLPs at the subject's last token brings most of the prediction back, on average.
+
+    The tracing of `kg_edit.locate.trace` for that one token, with five samples of the noise.
+
+    Raises:
+        PromptError: a subject can't be found in its prompt's tokens.
+    """
+    prompts = [encode(model.tokenizer, edit.prompt, subject=edit.subject) for edit in edits]
+    level, window, layers = noise_level(model, prompts), default_window(model, "mlp"), len(model.blocks)
+    total = torch.zeros(layers)
+    with untouched(model):
+        for prompt in prompts:
+            clean = CleanRun(model, prompt, kind="mlp")
+            noise = draw_noise(model, prompt, level=level, samples=_SAMPLES, seed=seed)
+            run = CorruptedRun(clean, noise=noise, answer=int(clean.probabilities.argmax()))
+            found = [
+                run.restored(window_around(layer, size=window, layers=layers), [[prompt.edited_at]]).mean()
+                for layer in range(layers)
+            ]
+            total += torch.stack(found) - run.probability.mean()
+    return int(total.argmax())
+
 
 log = logging.getLogger(__name__)
 
@@ -151,3 +207,42 @@ def _measure_covariances(model: LanguageModel, layers: Sequence[int], config: Me
     wanted = getattr(config, "covariance", None)
     if isinstance(wanted, CovarianceConfig):
         find_covariances(model, layers, wanted, progress=progress)
+
+
+_PROTOCOL = 1  # raise it when what is tried or how it is scored changes
+
+
+def auto_layer(
+    make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit], *, progress: bool = True
+) -> Sweep:
+    """`choose_layer`, or what it found earlier for the same model, method, settings and edits.
+
+    Raises:
+        ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
+        KgEditError: no edit could be made at any layer.
+    """
+    file, start = _file(make, model, config, edits), time.perf_counter()
+    sweep = _known(file)
+    if sweep is None:
+        sweep = choose_layer(make, model, config, edits, progress=progress)
+        write_json(file, sweep.model_dump(mode="json"))
+    log.info("--layer auto: %s; %.0f s", sweep.why, time.perf_counter() - start)
+    return sweep
+
+
+def _file(make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit]) -> Path:
+    decides = {
+        "protocol": _PROTOCOL,
+        "kg_edit": kg_edit.__version__,
+        **method_settings(make(config), model),
+        "model": {"fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
+        "edits": [edit.model_dump(mode="json") for edit in spread(edits, EDITS)],
+    }
+    return cache_folder() / "layers" / f"{digest(decides)[:16]}.json"
+
+
+def _known(file: Path) -> Sweep | None:
+    try:
+        return Sweep.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None

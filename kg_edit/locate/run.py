@@ -11,11 +11,9 @@ from tqdm import tqdm
 import kg_edit
 from kg_edit.errors import ConfigError, KgEditError
 from kg_edit.evaluate.settings import tokenizer_digest
-from kg_edit.locate.fact import Fact
-from kg_edit.locate.noise import FACTOR, noise_level
-from kg_edit.locate.picture import draw_summary, draw_trace
-from kg_edit.locate.summary import LocateSummary
-from kg_edit.locate.trace import Trace, TraceSettings, is_known, trace
+from kg_edit.locate.corrupted_run import FACTOR, noise_level
+from kg_edit.locate.summary import LocateSummary, draw_summary, draw_trace
+from kg_edit.locate.trace import Fact, Trace, TraceSettings, is_known, trace
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.storage.atomic import write_json

@@ -1,24 +1,129 @@
-"""Causal tracing of one fact: which clean state, put back into the corrupted run, brings the answer back?"""
+"""Causal tracing of one fact: which clean state, put back into the corrupted run, brings the answer back?
+
+What is traced: a fact that a model may know, from an edit or from a published list of known facts.
+
+A token's role in its prompt, as in the paper's averages.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from kg_edit.errors import ConfigError, ModelError
-from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun
-from kg_edit.locate.fact import Fact
-from kg_edit.locate.noise import draw_noise, subject_tokens
-from kg_edit.locate.roles import roles
-from kg_edit.locate.sites import Kind, default_window, window_around
+from kg_edit.edits.edit import Edit, Name, Record
+from kg_edit.edits.files import numbered_rows, unit_of
+from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, ModelError, describe, faults_of
+from kg_edit.locate.corrupted_run import (
+    CleanRun,
+    CorruptedRun,
+    Kind,
+    default_window,
+    draw_noise,
+    subject_tokens,
+    window_around,
+)
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.value.optimise import untouched
+
+
+class Fact(Record):
+    """A prompt about a subject, and what a model that knows the fact says after it."""
+
+    id: Name = Field(description="a name for the fact, unique among those traced")
+    subject: Name = Field(description="what the fact is about")
+    prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
+    answer: Name | None = Field(None, description="the object")
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject filled in."""
+        return self.prompt.replace("{}", self.subject)
+
+
+class KnownRow(Record):
+    """A row of a list of known facts, as published with ROME (Meng et al. 2022)."""
+
+    subject: Name = Field(description="what the fact is about")
+    prompt: Name = Field(description="the sentence about the subject, the subject's name in it")
+    attribute: Name = Field(description="the object")
+    known_id: int | str | None = Field(None, description="the fact's name")
+    template: str | None = Field(None, description="not read")
+    prediction: str | None = Field(None, description="not read: what GPT-2 XL said")
+    relation_id: str | None = Field(None, description="not read")
+
+
+def facts_of(edits: Sequence[Edit]) -> tuple[Fact, ...]:
+    """The facts that edits are about, as they were before."""
+    return tuple(Fact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true) for edit in edits)
+
+
+def read_known(path: Path) -> tuple[Fact, ...]:
+    """Read a list of known facts (.json or .jsonl).
+
+    Raises:
+        EditFileError: the file can't be read, holds no fact, or a row is none: names the row and the field.
+    """
+    facts = tuple(_fact(path, number, row) for number, row in numbered_rows(path))
+    if not facts:
+        raise EditFileError(f"{path}: holds no rows; expected a known fact a row: subject, prompt, attribute")
+    return facts
+
+
+def _fact(path: Path, number: int, row: object) -> Fact:
+    try:
+        if isinstance(row, EditError):
+            raise row
+        return _known(row, number)
+    except EditError as error:
+        raise EditFileError(f"{path}, {unit_of(path)} {number}, {error.faults[0]}") from error
+
+
+def _known(row: object, number: int) -> Fact:
+    if not isinstance(row, dict):
+        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+    try:
+        known = KnownRow.model_validate(row)
+    except ValidationError as error:
+        raise EditError(faults_of(error, KnownRow)) from error
+    if known.subject not in known.prompt:
+        raise EditError(
+            [Fault("prompt", f"{known.prompt!r} does not name the subject {known.subject!r}; write it out as it is")]
+        )
+    name = number if known.known_id is None else known.known_id
+    prompt = known.prompt.replace(known.subject, "{}", 1)
+    return Fact(id=f"known-{name}", subject=known.subject, prompt=prompt, answer=known.attribute)
+
+
+BEFORE = "before the subject"  # not corrupted, and not in the paper's figure
+FIRST, MIDDLE, LAST = "first subject token", "middle subject tokens", "last subject token"
+NEXT, FURTHER, END = "first token after", "further tokens", "last token"
+ROLES = (FIRST, MIDDLE, LAST, NEXT, FURTHER, END)
+
+
+def roles(prompt: Prompt) -> tuple[str, ...]:
+    """The role of each token of a prompt without target; each token has one.
+
+    The subject's only token is its last one, and stays that where it ends the prompt; the prompt's last token is that
+    also where it comes right after the subject.
+    """
+    return tuple(_roles(subject_tokens(prompt), len(prompt.ids)))
+
+
+def _roles(subject: range, length: int) -> Iterator[str]:
+    named = {length - 1: END, subject.start: FIRST, subject[-1]: LAST}  # the later name wins
+    if subject.stop < length - 1:
+        named[subject.stop] = NEXT
+    for place in range(length):
+        between = MIDDLE if place in subject else BEFORE if place < subject.start else FURTHER
+        yield named.get(place, between)
+
 
 Answer = Literal["predicted", "true"]
 ANSWERS: tuple[Answer, ...] = ("predicted", "true")

@@ -21,9 +21,9 @@ _METHODS = {
     "ft-ewc": "kg_edit.methods.fine_tuning.ewc:FtEwc",
     "ft-l": "kg_edit.methods.fine_tuning.ft:FtL",
     "ft-m": "kg_edit.methods.fine_tuning.ft:FtM",
-    "ft-retrain": "kg_edit.methods.ft_retrain:FtRetrain",
-    "glame": "kg_edit.methods.glame:Glame",
-    "glame-batch": "kg_edit.methods.glame_batch:GlameBatch",
+    "ft-retrain": "kg_edit.methods.fine_tuning.ft:FtRetrain",
+    "glame": "kg_edit.methods.glame.glame:Glame",
+    "glame-batch": "kg_edit.methods.glame.variants:GlameBatch",
     "glame-gnn": "kg_edit.methods.glame.variants:GlameGnn",
     "glame-mlp": "kg_edit.methods.glame.variants:GlameMlp",
     "glame-plus": "kg_edit.methods.glame_plus.method:GlamePlus",
@@ -34,12 +34,12 @@ _METHODS = {
     "locft": "kg_edit.methods.fine_tuning.locft:LocFt",
     "lora": "kg_edit.methods.fine_tuning.lora:Lora",
     "memit": "kg_edit.methods.memit.memit:Memit",
-    "memit-kg": "kg_edit.methods.memit_kg:MemitKg",
+    "memit-kg": "kg_edit.methods.glame.kg_baselines:MemitKg",
     "mend": "kg_edit.methods.mend.method:Mend",
     "popularity-retrieval": "kg_edit.methods.in_context.popularity:PopularityRetrieval",
-    "r-rome": "kg_edit.methods.r_rome:RRome",
+    "r-rome": "kg_edit.methods.rank_one.rome:RRome",
     "rome": "kg_edit.methods.rank_one.rome:Rome",
-    "rome-kg": "kg_edit.methods.rome_kg:RomeKg",
+    "rome-kg": "kg_edit.methods.glame.kg_baselines:RomeKg",
 }
 
 

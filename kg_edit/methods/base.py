@@ -1,4 +1,7 @@
-"""The shape that every method has: a frozen config, a class, ``edit(edits) -> Patch``."""
+"""The shape that every method has: a frozen config, a class, ``edit(edits) -> Patch``.
+
+Types of settings that several methods have.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import networkx as nx
 import torch
 import transformers
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
+    NonNegativeInt,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -25,8 +31,7 @@ from tqdm import tqdm
 from kg_edit import __version__
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnknownNameError, describe, faults_of, unknown_name
-from kg_edit.failures import FAILURES
-from kg_edit.graphs.encoding import SubgraphSource, as_source
+from kg_edit.graphs.source import FAILURES, SubgraphSource, as_source
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, refuse_patched
 from kg_edit.patches.weight_patch import WeightPatch
@@ -303,3 +308,24 @@ def naming(*edits: Edit) -> Iterator[None]:
         if note not in getattr(error, "__notes__", ()):  # a batch of one names its edit twice
             error.add_note(note)
         raise
+
+
+DEPTH = 0.2
+
+
+def default_layer(blocks: int) -> int:
+    """The layer at 0.2 of the depth, where a method writes that writes into one: 6 of 30, 2 of 12."""
+    return round(DEPTH * blocks)
+
+
+def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if not layers or min(layers) < 0 or list(layers) != sorted(set(layers)):
+        raise ValueError(f"{list(layers)} are no ascending numbers from 0 on; write each layer once, in order")
+    return layers
+
+
+Layers = Annotated[tuple[int, ...], AfterValidator(_ascending)]
+"""Blocks, 0-based, each once."""
+
+ContextLengths = tuple[tuple[Annotated[int, Field(ge=2)], NonNegativeInt], ...]
+"""(tokens, count) of contexts; the document's start is one of the tokens."""

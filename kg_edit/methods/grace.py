@@ -15,15 +15,12 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
-from kg_edit.forward.row_groups import tokens_within
-from kg_edit.graphs.encoding import SubgraphSource
+from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, MethodConfig, attempt, naming
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.codebook import Codebook
-from kg_edit.patches.codebook_patch import CodebookPatch, without_codebooks
-from kg_edit.patches.deferral import Deferral
-from kg_edit.value.objective import Objective, Request
+from kg_edit.patches.codebook_patch import Codebook, CodebookPatch, Deferral, without_codebooks
+from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import Descent, descend, untouched
 
 _DEFAULT_DEPTH = 0.75

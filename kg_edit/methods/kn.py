@@ -1,8 +1,16 @@
-"""KN (Dai et al., ACL 2022, arXiv 2104.08696): the old answer is taken out of the neurons that say it."""
+"""KN (Dai et al., ACL 2022, arXiv 2104.08696): the old answer is taken out of the neurons that say it.
+
+Integrated gradients (Sundararajan et al., ICML 2017, arXiv 1703.01365): how much each input gives to an output.
+
+Which neurons of the MLPs say a fact (Dai et al., ACL 2022, arXiv 2104.08696).
+
+Knowledge neurons: which of them an answer rests on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,18 +21,106 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
-from kg_edit.graphs.encoding import SubgraphSource
-from kg_edit.methods.base import EditingMethod, MethodConfig, naming
-from kg_edit.methods.common_settings import ContextLengths, Layers
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods.base import ContextLengths, EditingMethod, Layers, MethodConfig, naming
 from kg_edit.models.architectures import optional_module
 from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prefix_cache import run_prefix
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.models.sampling import sample_contexts
-from kg_edit.neurons.knowledge_neurons import Neurons, neuron_attributions, shared_neurons
 from kg_edit.patches.base import Patch
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.optimise import untouched
+from kg_edit.value.tail_forward import TailForward
+
+
+def integrated_gradients(function: Callable[[Tensor], Tensor], point: Tensor, *, steps: int) -> Tensor:
+    """x_i times the mean of df/dx_i along the straight line from 0 to x, for each of many x: [rows, n].
+
+    ``function`` takes [rows, n] and gives one number a row, which may depend on that row alone. The integral is a
+    Riemann sum at the middles of ``steps`` pieces; as the steps grow, a row sums to f(x) - f(0) (completeness).
+    """
+    total = torch.zeros_like(point)
+    for step in range(steps):
+        scaled = (point.detach() * ((step + 0.5) / steps)).requires_grad_()
+        (gradient,) = torch.autograd.grad(function(scaled).sum(), scaled)
+        total += gradient
+    return point.detach() * total / steps
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attributions:
+    """``given`` [prompts, layers, d_ff]: what each neuron gives to P(answer | prompt). ``activity`` [layers, d_ff]: its
+    mean over the prompts."""
+
+    given: Tensor
+    activity: Tensor
+
+
+def neuron_attributions(
+    model: LanguageModel, prompts: Sequence[Prompt], layers: Sequence[int], *, steps: int, tokens: int
+) -> Attributions:
+    """What each neuron gives to P(answer | prompt), at the token that predicts the answer.
+
+    A neuron is an input of the down-projection; a layer's neurons are scaled from 0 to what they are together, as in
+    the published code. The first ``tokens`` tokens of each prompt's answer are predicted in turn, and their
+    attributions added.
+    """
+    asked = [(place, row) for place, prompt in enumerate(prompts) for row in _predictions(prompt, tokens)]
+    owners = torch.tensor([place for place, _ in asked])
+    rows = [row for _, row in asked]
+    prefix = run_prefix(model, [row.ids[: row.edited_at] for row in rows])
+    given, activity = list[Tensor](), list[Tensor]()
+    for layer in layers:
+        tail = TailForward(model, layer, rows, prefix=prefix)
+        keys = tail.keys.float()
+        each = integrated_gradients(_Answer(model, layer, tail, rows), keys, steps=steps).cpu()
+        given.append(each.new_zeros(len(prompts), each.shape[1]).index_add(0, owners, each))
+        activity.append(keys.mean(0).cpu())
+    return Attributions(given=torch.stack(given, 1), activity=torch.stack(activity))
+
+
+def _predictions(prompt: Prompt, tokens: int) -> list[Prompt]:
+    """The prompt up to each token of its answer, whose last token predicts it."""
+    places = range(prompt.target_start, min(prompt.target_start + tokens, len(prompt.ids)))
+    return [
+        Prompt(text=prompt.text, ids=prompt.ids[: place + 1], target_start=place, subject_last=place - 1)
+        for place in places
+    ]
+
+
+class _Answer:
+    """P of each row's token [rows] as a function of the layer's neurons [rows, d_ff] at the position before it."""
+
+    def __init__(self, model: LanguageModel, layer: int, tail: TailForward, rows: Sequence[Prompt]) -> None:
+        self._tail, self._keys = tail, tail.keys.float()
+        self._weight = weight_matrix(model.down_projection(layer)).float()
+        self._tokens = torch.tensor([row.ids[-1] for row in rows])
+
+    def __call__(self, neurons: Tensor) -> Tensor:
+        change = (neurons - self._keys) @ self._weight.T  # of the module's output; a bias cancels
+        chances = self._tail.logits(change).float().softmax(-1)
+        return chances.gather(-1, self._tokens.to(chances.device)[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Chosen neurons, as places in ``layers``: a mask [layers, d_ff], and the least share of prompts they came from."""
+
+    mask: Tensor
+    share: float
+
+
+def shared_neurons(given: Tensor, *, threshold: float, share: float) -> Neurons:
+    """Neurons above ``threshold`` times the largest attribution of a prompt, in at least ``share`` of the prompts.
+
+    Where no neuron is shared so widely, those that are shared most widely are taken. ``given`` [prompts, layers, d_ff]
+    is that of `Attributions`.
+    """
+    largest = given.flatten(1).amax(1)[:, None, None]
+    counted = ((given > threshold * largest) & (given > 0)).float().mean(0)
+    reached = min(share, float(counted.max()))
+    return Neurons(mask=(counted >= reached) & (counted > 0), share=reached)
 
 
 class KnConfig(MethodConfig):

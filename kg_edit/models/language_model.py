@@ -19,11 +19,9 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from kg_edit.devices import pick_device, pick_dtype
 from kg_edit.errors import KgEditError, ModelError, PromptError, UnsupportedModelError
-from kg_edit.fingerprint import content_fingerprint
-from kg_edit.models.architectures import ModelSpec, check_spec, find_spec, optional_module
-from kg_edit.models.loading import resolve_model
+from kg_edit.models.architectures import ModelSpec, check_spec, content_fingerprint, find_spec, optional_module
+from kg_edit.models.loading import pick_device, pick_dtype, resolve_model
 from kg_edit.models.prompts import Prompt, encode
 
 

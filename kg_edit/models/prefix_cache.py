@@ -1,19 +1,42 @@
-"""What stands before an edit's tokens, as keys and values that are computed once."""
+"""What stands before an edit's tokens, as keys and values that are computed once.
+
+What decides which tokens a model's attention sees, and which kernel computes it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from kg_edit.forward.attention import mask_decides
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
 from kg_edit.models.sampling import BARE
+
+
+def mask_decides(model: LanguageModel, longest: int) -> bool:
+    """Whether mask and position ids alone say what attends to what, in up to ``longest`` tokens.
+
+    Not so with ALiBi, which counts places in the row, nor with a window that is shorter than the text.
+    """
+    config = model.model.config
+    window = getattr(config, "sliding_window", None) or math.inf
+    plain = not getattr(config, "alibi", False) and config._attn_implementation in ("eager", "sdpa")
+    return plain and getattr(config, "model_type", "") != "mpt" and longest <= window
+
+
+def quick_backward(hidden: Tensor) -> AbstractContextManager[None]:
+    """Plain attention where the fused kernel's way back takes several times as long: in bfloat16 on a processor."""
+    if hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

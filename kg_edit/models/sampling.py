@@ -1,18 +1,36 @@
-"""Contexts: texts that the model itself writes, put before the prompt so that an edit holds in any company."""
+"""Contexts: texts that the model itself writes, put before the prompt so that an edit holds in any company.
+
+Letting a model write as its probabilities say, and not as its makers would have it write.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from kg_edit.errors import ModelError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
-from kg_edit.plain_generation import plain_generation
+
+
+@contextmanager
+def plain_generation(model: LanguageModel) -> Iterator[None]:
+    """For the length of the block ``generate`` takes nothing from the model's own settings: penalties, beams, bans.
+
+    What ``generate`` is not told it takes from there, also beside a `GenerationConfig` that it is given.
+    """
+    own = model.model.generation_config
+    model.model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.model.generation_config = own
+
 
 log = logging.getLogger(__name__)
 

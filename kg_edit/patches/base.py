@@ -1,15 +1,20 @@
-"""A patch: what edits are once computed. It changes a model for the length of a block, and is saved without pickle."""
+"""A patch: what edits are once computed. It changes a model for the length of a block, and is saved without pickle.
+
+Patches of different kinds at once: weights, adapters and prompts, each kept as what it is.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.fingerprint import FORMAT
+from kg_edit.models.architectures import FORMAT
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.container import patch_class, read_patch
 
@@ -55,7 +60,6 @@ class Patch(ABC):
             )
         if type(self) is type(other):
             return self._plus(other)
-        from kg_edit.patches.patch_stack import PatchStack
 
         return PatchStack.of(self, other)
 
@@ -184,3 +188,63 @@ def refuse_patched(model: LanguageModel) -> None:
             "a patch is applied to this model already; leave its block first, or add the two: "
             "(first + second).applied(...)"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class PatchStack(Patch):
+    """One patch of each class, put on a model one after the other."""
+
+    patches: tuple[Patch, ...]
+    kind: ClassVar[Kind] = "adapter"  # it can be applied, not merged
+
+    @classmethod
+    def of(cls, *patches: Patch) -> Patch:
+        """The sum; patches of one class become one patch, stacks are taken apart, what changes nothing is left out."""
+        parts = [part for patch in patches for part in (patch.patches if isinstance(patch, PatchStack) else (patch,))]
+        kept: dict[type[Patch], Patch] = {}
+        for part in [part for part in parts if not part.is_empty] or parts[:1]:
+            kept[type(part)] = kept[type(part)] + part if type(part) in kept else part
+        return next(iter(kept.values())) if len(kept) == 1 else cls(tuple(kept.values()))
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:  # type: ignore[override]
+        """All parts', joined."""
+        return reduce(joined, (part.provenance for part in self.patches), dict[str, Any]())
+
+    @property
+    def summary(self) -> str:
+        """All parts'."""
+        return "; ".join(part.summary for part in self.patches)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all parts are."""
+        return all(part.is_empty for part in self.patches)
+
+    def _plus(self, other: PatchStack) -> Patch:
+        return PatchStack.of(self, other)
+
+    @contextmanager
+    def worn(self, model: LanguageModel) -> Iterator[LanguageModel]:
+        """All parts, in order."""
+        with ExitStack() as stack:
+            for part in self.patches:
+                model = stack.enter_context(part.worn(model))
+            yield model
+
+    def check_finite(self) -> None:
+        """Look at all parts.
+
+        Raises:
+            PatchError: a number is not finite.
+        """
+        for part in self.patches:
+            part.check_finite()
+
+    def save(self, path: str | Path) -> Path:
+        """Refuse: a stack is kept as the files of its parts.
+
+        Raises:
+            PatchError: always.
+        """
+        raise PatchError(f"can't write {path}: patches of different kinds are kept in files of their own")

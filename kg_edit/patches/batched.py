@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 
 @contextmanager

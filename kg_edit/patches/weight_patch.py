@@ -1,4 +1,9 @@
-"""A patch of weights: low-rank factors per weight, reversible, mergeable."""
+"""A patch of weights: low-rank factors per weight, reversible, mergeable.
+
+A low-rank change of a weight, as two thin matrices.
+
+Where in a model a patch belongs.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +16,71 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from kg_edit.errors import PatchError
+from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Kind, Patch, exclusive, joined
 from kg_edit.patches.container import WEIGHTS, PatchFile, write_patch
-from kg_edit.patches.factors import Factors, stacked
-from kg_edit.patches.modules import module_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """A low-rank change of a weight [out, in]: ``left`` [out, rank] times ``right`` [in, rank] transposed."""
+
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def dense(cls, change: Tensor) -> Self:
+        """A change [out, in] of full rank as it stands: one factor is the identity, so nothing is rounded."""
+        rows, columns = change.shape
+        if rows <= columns:
+            return cls(left=torch.eye(rows, dtype=change.dtype, device=change.device), right=change.T.contiguous())
+        return cls(left=change, right=torch.eye(columns, dtype=change.dtype, device=change.device))
+
+    @property
+    def rank(self) -> int:
+        """The number of columns."""
+        return self.left.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the weight."""
+        return self.left.shape[0], self.right.shape[0]
+
+    @property
+    def product(self) -> Tensor:
+        """The change itself, [out, in]."""
+        return self.left @ self.right.T
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number is one."""
+        return bool(torch.isfinite(self.left).all() and torch.isfinite(self.right).all())
+
+
+def stacked(first: Factors, second: Factors) -> Factors:
+    """The sum of two changes, where the first is: ranks add, but not beyond what a matrix of that shape can have."""
+    second = Factors(left=second.left.to(first.left.device), right=second.right.to(first.right.device))
+    if first.rank + second.rank > min(first.shape):
+        return Factors.dense(first.product + second.product)
+    return Factors(left=torch.cat([first.left, second.left], 1), right=torch.cat([first.right, second.right], 1))
+
+
+def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.Module:
+    """The module whose weight [out, in] has this name and ``shape``.
+
+    Raises:
+        PatchMismatchError: there is none; the patch is for another model.
+    """
+    try:
+        module = model.model.get_submodule(name.removesuffix(".weight"))
+        found = tuple(weight_matrix(module).shape)
+    except AttributeError as error:
+        raise PatchMismatchError(f"{model.name!r} has no weight {name}; the patch is for another model") from error
+    if found != shape:
+        raise PatchMismatchError(f"{name} is {found} in {model.name!r}, the patch is for {shape}")
+    return module
+
 
 _STATE = "state/"
 

@@ -1,16 +1,180 @@
-"""A plan in numbers: what takes how much memory and time, and whether it fits into this machine."""
+"""A plan in numbers: what takes how much memory and time, and whether it fits into this machine.
+
+The shares of the memory and of the time of a run, each with how it is reckoned.
+
+What to do where a job does not fit, the nearest way first.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from kg_edit.methods import EditingMethod, MethodConfig
-from kg_edit.planning.cost import recipe_of
-from kg_edit.planning.machine import Machine
-from kg_edit.planning.parts import Duration, Job, Part, Place, Rates, durations, memory_parts
+from kg_edit.planning import cost
+from kg_edit.planning.cost import Recipe, recipe_of
+from kg_edit.planning.machine import Machine, matmul_rate
 from kg_edit.planning.shape import ModelShape
+
+_SHARE = 0.55  # of a matrix product's speed that a whole pass reaches: measured .50 for one edit, .54 for a batch
+_DOUBLE = 0.25  # of float32's speed that float64 factorisations reach: .15 at size 1,536, more beyond
+_WRITERS, _PROMPTS, _MOST = 64, 4, 512
+
+Phase = Literal["always", "measuring C", "factoring C", "editing", "looking"]
+Place = Literal["main memory", "accelerator"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A share of the memory: for what, when, where, and how it is reckoned."""
+
+    what: str
+    bytes: float
+    phase: Phase
+    place: Place
+    formula: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duration:
+    """A share of the time; ``kept``: it is paid once, and its result is found again by later runs."""
+
+    what: str
+    seconds: float
+    formula: str
+    kept: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is reckoned: a recipe for so many edits, ``joint`` or in turn, of a model of that shape and dtype.
+
+    ``limit``: bytes that a pass may take above the model (--memory).
+    """
+
+    recipe: Recipe
+    shape: ModelShape
+    machine: Machine
+    dtype: torch.dtype
+    edits: int
+    joint: bool
+    limit: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number of the model."""
+        return torch.empty(0, dtype=self.dtype).element_size()
+
+    @property
+    def place(self) -> Place:
+        """Where the model lies."""
+        return "main memory" if self.machine.is_cpu else "accelerator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """FLOP/s: of one edit's rows, of many edits' together, of the model writing many texts, of it reading and writing a
+    few prompts, and of float64 in main memory."""
+
+    alone: float
+    batch: float
+    writing: float
+    looking: float
+    double: float
+
+    @classmethod
+    def measured(cls, job: Job) -> Rates:
+        """From a second of matrix products of the model's shape."""
+        size, device = (job.shape.width, job.shape.inner), job.machine.device
+        rows = max(1, min(_MOST, round(job.recipe.tokens)))
+        batch = matmul_rate(_MOST, size, dtype=job.dtype, device=device)
+        host = batch
+        if not job.machine.is_cpu or job.dtype != torch.float32:
+            host = matmul_rate(_MOST, size, dtype=torch.float32, device=torch.device("cpu"))
+        return cls(
+            alone=_SHARE * matmul_rate(rows, size, dtype=job.dtype, device=device),
+            batch=_SHARE * batch,
+            writing=_SHARE * matmul_rate(_WRITERS, size, dtype=job.dtype, device=device),
+            looking=_SHARE * matmul_rate(_PROMPTS, size, dtype=job.dtype, device=device),
+            double=_DOUBLE * host,
+        )
+
+
+def memory_parts(job: Job) -> Iterator[Part]:
+    """What takes memory, and when."""
+    shape, recipe, size, place = job.shape, job.recipe, job.size, job.place
+    yield Part(what="Python, torch, transformers", bytes=cost.RUNTIME, phase="always", place="main memory")
+    weights, said = cost.weights_bytes(shape, size=size), f"{shape.parameters:,} parameters x {size}"
+    yield Part(what="the model", bytes=weights, phase="always", place=place, formula=said)
+    if recipe.covariance:
+        yield from _covariance_parts(job)
+    if recipe.tokens:
+        yield _states(job)
+    if recipe.trained:
+        held, said = cost.optimiser_bytes(recipe.trained), f"{recipe.trained:,.0f} numbers x 16"
+        yield Part(what="what is trained, and Adam", bytes=held, phase="editing", place=place, formula=said)
+    yield _patch(job)
+    rows = cost.reading_bytes(shape, size=size)
+    yield Part(what="looking before and after", bytes=rows, phase="looking", place=place, formula="64 rows of logits")
+
+
+def _covariance_parts(job: Job) -> Iterator[Part]:
+    shape, layers = job.shape, len(job.recipe.layers)
+    written = cost.measuring_bytes(shape, layers=layers, size=job.size)
+    held, factored = cost.covariance_bytes(shape, layers=layers), cost.factoring_bytes(shape)
+    said = "keys and values of 64 x 128 tokens, logits, sums"
+    yield Part(what="measuring C", bytes=written, phase="measuring C", place=job.place, formula=said)
+    said = f"d_ff² x 12 x {layers}"
+    yield Part(what="C and its factors", bytes=held, phase="always", place="main memory", formula=said)
+    yield Part(what="factoring C", bytes=factored, phase="factoring C", place="main memory", formula="d_ff² x 32")
+
+
+def _states(job: Job) -> Part:
+    lowest = min(job.recipe.layers)
+    tokens = job.recipe.tokens * (job.edits if job.joint else 1)
+    return Part(
+        what="states for the way back",
+        bytes=cost.activations_bytes(job.shape, lowest, tokens=tokens, size=job.size, limit=job.limit),
+        phase="editing",
+        place=job.place,
+        formula=f"(10 d + 5 d_ff) x {job.shape.layers - lowest} blocks + V, a token",
+    )
+
+
+def _patch(job: Job) -> Part:
+    shape, recipe, rank = job.shape, job.recipe, job.edits * job.recipe.facts
+    low = cost.patch_bytes(shape, edits=rank, layers=len(recipe.layers))
+    full = cost.patch_bytes(shape, edits=min(shape.width, shape.inner), layers=len(recipe.layers))
+    return Part(
+        what="the patch",
+        bytes=full if recipe.dense else min(low, full),
+        phase="always",
+        place="main memory",
+        formula="whole matrices" if recipe.dense else f"rank {rank}, layers: {len(recipe.layers)}",
+    )
+
+
+def durations(job: Job, speed: Rates) -> Iterator[Duration]:
+    """What takes time."""
+    shape, recipe = job.shape, job.recipe
+    if recipe.covariance:
+        flop = cost.covariance_flop(shape, tokens=recipe.covariance, layers=len(recipe.layers))
+        said = f"{recipe.covariance:,} tokens of the model's own text, {flop:.2g} FLOP"
+        yield Duration(what="measuring C", seconds=flop / speed.writing, formula=said, kept=True)
+        said = f"{recipe.once:.2g} FLOP in float64"
+        yield Duration(what="factoring C", seconds=recipe.once / speed.double, formula=said)
+    rate = speed.batch if job.joint and job.edits > 1 else speed.alone
+    said = f"{recipe.each:.2g} FLOP each at most"
+    yield Duration(what="the edits", seconds=job.edits * recipe.each / rate, formula=said)
+    if recipe.solve:
+        said = f"{recipe.solve:.2g} FLOP in float64"
+        yield Duration(what="writing them", seconds=recipe.solve / speed.double, formula=said)
+    looking = job.edits * cost.written_flop(shape, prompts=_PROMPTS)
+    yield Duration(what="looking before and after", seconds=looking / speed.looking, formula="4 prompts each")
+
 
 PLACES: tuple[Place, ...] = ("main memory", "accelerator")
 
@@ -79,3 +243,42 @@ def estimate(
     )
     speed = rates or Rates.measured(job)
     return Estimate(job=job, memory=tuple(memory_parts(job)), time=tuple(durations(job, speed)))
+
+
+def ways_out(found: Estimate) -> tuple[str, ...]:
+    """Ways to make it fit; none where it does."""
+    if not found.lacking:
+        return ()
+    ways = (_smaller_numbers(found), _less_at_once(found), _covariance(found), _elsewhere(found))
+    return tuple(filter(None, ways))
+
+
+def _bytes_of(found: Estimate, *parts: str) -> float:
+    return sum(part.bytes for part in found.memory if part.what in parts)
+
+
+def _smaller_numbers(found: Estimate) -> str:
+    if found.job.size <= 2 or found.job.place not in found.lacking:
+        return ""
+    saved = found.job.shape.parameters * (found.job.size - 2) / 1e9
+    return f"--dtype bfloat16 takes {saved:.1f} GB less for the model; edits are solved in float32 all the same"
+
+
+def _less_at_once(found: Estimate) -> str:
+    states = _bytes_of(found, "states for the way back")
+    if states < 0.1 * max(found.needed(place) for place in found.lacking):
+        return ""
+    return f"`kg-edit evaluate --memory {states / 2e6:.0f}` makes passes smaller: the same results, a little slower"
+
+
+def _covariance(found: Estimate) -> str:
+    held = _bytes_of(found, "C and its factors", "factoring C")
+    if "main memory" not in found.lacking or held < 0.2 * found.needed("main memory"):
+        return ""
+    return f"C takes {held / 1e9:.1f} GB: fewer layers need less, and ft-m, lora or grace need no C"
+
+
+def _elsewhere(found: Estimate) -> str:
+    short = max(found.needed(place) - (found.available(place) or 0) for place in found.lacking) / 1e9
+    where = " and ".join(found.lacking)
+    return f"{short:.1f} GB more {where}, or a smaller model; from Python device_map='auto' spreads it over devices"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from kg_edit.devices import pick_device
+from kg_edit.models.loading import pick_device
 
 _SECONDS = 0.25  # of one measurement
 _BEYOND_CACHE = 96e6  # bytes of matrices that a measurement goes through in turn, as a model does

@@ -1,4 +1,13 @@
-"""Teacher-forced scores of many (prompt, candidate) pairs: what prompts share is computed once, nothing is padded."""
+"""Teacher-forced scores of many (prompt, candidate) pairs: what prompts share is computed once, nothing is padded.
+
+A prompt and what may follow it, and how a model scores that.
+
+Many token sequences in one row: what they share from the start is computed once.
+
+Does a prompt fit into the model? Asked before it is run, where the answer would be an index error.
+
+What a model would have said at each place of a candidate: its arg-max tokens under teacher forcing.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +15,116 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kg_edit.errors import ModelError
-from kg_edit.evaluate.lengths import check_lengths
-from kg_edit.evaluate.pair import Pair as Pair
-from kg_edit.evaluate.pair import TokenScores as TokenScores
-from kg_edit.evaluate.token_tree import TokenTree
-from kg_edit.forward.attention import mask_decides
 from kg_edit.models.hooks import beside
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.batched import each_patched
 from kg_edit.patches.weight_patch import WeightPatch
+
+
+class Pair(NamedTuple):
+    """A prompt and a text that may follow it."""
+
+    prompt: str
+    candidate: str
+
+
+class TokenScores(NamedTuple):
+    """How a model scores a candidate after its prompt."""
+
+    nll: float  # mean over the candidate's tokens of -log p(token | all before), in nats
+    accuracy: float  # share of the candidate's tokens that are the arg-max, given those before
+
+
+class TokenTree:
+    """Prefix trees of token sequences. A node sees its ancestors and itself; its position is its depth.
+
+    One forward pass over the nodes, in one row without padding, gives each sequence the hidden states it has alone.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._parents: list[int] = []
+        self._depths: list[int] = []
+        self._owners: list[int] = []
+        self._children: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def add(self, ids: Sequence[int], *, owner: int = 0) -> list[int]:
+        """Add a sequence; its nodes, one a token. Sequences of different owners share none."""
+        path: list[int] = []
+        for depth, token in enumerate(ids):
+            path.append(self._child(path[-1] if path else -1 - owner, token, depth, owner))
+        return path
+
+    def _child(self, parent: int, token: int, depth: int, owner: int) -> int:
+        node = self._children.setdefault((parent, token), len(self._tokens))
+        if node == len(self._tokens):
+            self._tokens.append(token)
+            self._parents.append(parent)
+            self._depths.append(depth)
+            self._owners.append(owner)
+        return node
+
+    def ids(self) -> Tensor:
+        """Token ids [1, nodes]."""
+        return torch.tensor([self._tokens])
+
+    def positions(self) -> Tensor:
+        """Position ids [1, nodes]."""
+        return torch.tensor([self._depths])
+
+    def owners(self) -> Tensor:
+        """Whose each node is, [1, nodes]."""
+        return torch.tensor([self._owners])
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """The attention mask [1, 1, nodes, nodes] to be added to attention scores: 0 for what a node sees."""
+        seen = torch.eye(len(self), dtype=torch.bool)
+        for node, parent in enumerate(self._parents):
+            if parent >= 0:  # parents stand before their children
+                seen[node] |= seen[parent]
+        return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[None, None]
+
+
+_SHOWN = 60  # letters of a prompt in a message
+
+
+def check_lengths(model: LanguageModel, prompts: Iterable[Prompt], *, more: int = 0) -> None:
+    """Check that each prompt, with ``more`` tokens to be written after it, fits into the model's positions.
+
+    Raises:
+        ModelError: one does not; says which, and how long it is.
+    """
+    limit = positions(model)
+    for prompt in prompts:
+        if limit is not None and len(prompt.ids) + more > limit:
+            beginning = prompt.text[:_SHOWN] + ("…" if len(prompt.text) > _SHOWN else "")
+            after = f", and {more} more are to be written after it" if more else ""
+            raise ModelError(
+                f"the prompt {beginning!r} has {len(prompt.ids)} tokens{after}; {model.name} has positions for "
+                f"{limit}. Shorten the prompt, or use a model with more positions"
+            )
+
+
+def positions(model: LanguageModel) -> int | None:
+    """How many positions the model has a table of; None if it computes them for any length (rotary angles, ALiBi)."""
+    config = model.model.config
+    computed = any(name.endswith("inv_freq") for name, _ in model.model.named_buffers())
+    if computed or getattr(config, "alibi", False):
+        return None
+    limit = getattr(config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None
+
 
 _NODES = 768  # of a forward pass: attention over more costs more than another pass
 
@@ -150,3 +254,32 @@ def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[N
         yield
     finally:
         handle.remove()
+
+
+_ROWS = 32
+
+
+def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:
+    """For each pair the likeliest token id at each of the candidate's places, given the prompt and the tokens before.
+
+    Raises:
+        PromptError: a candidate can't be told from its prompt's end.
+        ModelError: a pair does not fit into the model's positions.
+    """
+    distinct = list(dict.fromkeys(pairs))
+    encoded = [model.encode(pair.prompt, target=pair.candidate) for pair in distinct]
+    check_lengths(model, encoded)
+    order = sorted(range(len(distinct)), key=lambda place: len(encoded[place].ids))
+    found: dict[Pair, tuple[int, ...]] = {}
+    for start in range(0, len(order), _ROWS):
+        rows = order[start : start + _ROWS]
+        found |= zip([distinct[row] for row in rows], _predicted(model, [encoded[row] for row in rows]), strict=True)
+    return {pair: found[pair] for pair in distinct}
+
+
+@torch.no_grad()
+def _predicted(model: LanguageModel, prompts: Sequence[Prompt]) -> Iterator[tuple[int, ...]]:
+    batch = left_pad([prompt.ids for prompt in prompts], device=model.device)
+    output = model.model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
+    for logits, prompt in zip(output.logits, prompts, strict=True):
+        yield tuple(logits[-len(prompt.target_ids) - 1 : -1].argmax(-1).tolist())

@@ -1,16 +1,20 @@
-"""General ability as the perplexity of a text that has nothing to do with any edit."""
+"""General ability as the perplexity of a text that has nothing to do with any edit.
+
+What a model can do besides the edits: general ability, found on a text that has nothing to do with them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kg_edit.errors import ModelError
-from kg_edit.evaluate.lengths import positions
+from kg_edit.errors import ConfigError, ModelError
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.likelihood import positions
 
 WINDOW, STRIDE, TOKENS = 512, 256, 4096
 _LONGEST = 32  # letters a token: what lies further on need not be cut into tokens
@@ -54,3 +58,30 @@ def _losses(model: LanguageModel, ids: Tensor) -> Tensor:
     """-log p of each token of ids [tokens] but the first: [tokens - 1], in nats."""
     logits = model.model(input_ids=ids[None].to(model.device), use_cache=False).logits[0, :-1].float()
     return torch.nn.functional.cross_entropy(logits, ids[1:].to(logits.device), reduction="none").cpu()
+
+
+PERPLEXITY = "general.perplexity"
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: it can't be read, or is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't read the text {path} for general ability: {error}; give a UTF-8 text file") from error
+    if not text.strip():
+        raise ConfigError(f"the text {path} for general ability is empty; give one of some thousand words")
+    return text
+
+
+def general_scores(model: LanguageModel, text: str) -> dict[str, float | None]:
+    """``general.perplexity`` on ``text``.
+
+    Raises:
+        ModelError: the model's output is not finite, or the text is too short.
+    """
+    return {PERPLEXITY: perplexity(model, text)}

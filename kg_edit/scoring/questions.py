@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from kg_edit.datasets.record import BenchmarkRecord, Query, as_record
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.scoring.likelihood import Pair
 from kg_edit.text.matching import normalised
+
+if TYPE_CHECKING:
+    pass
+
 
 ANSWER = "Answer:"
 CHOICES = 10
@@ -89,3 +95,8 @@ def _of_edit(edit: Edit, pool: Mapping[Form, str], seed: int) -> Iterator[tuple[
 def right_answers(question: Question) -> tuple[str, ...]:
     """The answer and its aliases."""
     return (question.answer, *question.aliases)
+
+
+def pair_of(query: Query) -> Pair:
+    """The prompt in scored form, and the first answer's name."""
+    return Pair(scored_after(query), query.answers[0][0])

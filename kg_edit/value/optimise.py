@@ -1,12 +1,16 @@
-"""The descent that all methods of this family share: minimise the objective over whatever makes the changes."""
+"""The descent that all methods of this family share: minimise the objective over whatever makes the changes.
+
+The model on which a descent runs: the edited one, or a copy of it with fewer bits, on which each step costs less.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -95,3 +99,16 @@ def untouched(model: LanguageModel) -> Iterator[None]:
                 module.training = mode
             for parameter, flag in flags.items():
                 parameter.requires_grad_(flag)
+
+
+DescentDtype = Literal["model", "bfloat16"]
+DESCENT_DTYPE = "bfloat16: descend on a copy in bfloat16, twice as fast on processors that have it"
+FAST: dict[str, Any] = {"descent_dtype": "bfloat16"}  # the preset of that name
+
+
+def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:
+    """``model`` itself, or a frozen copy of it as it stands, patches included, in ``dtype``."""
+    if dtype == "model" or model.model.dtype == torch.bfloat16:
+        return model
+    rough = deepcopy(model.model).to(torch.bfloat16)  # type: ignore[arg-type]
+    return replace(model, model=rough.eval().requires_grad_(False))

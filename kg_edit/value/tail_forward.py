@@ -4,6 +4,8 @@ A change at the subject's last token in layer l reaches that token from layer l 
 Everything before is computed once: the prefix as a key/value cache, the later tokens' states up to layer l+1. The
 blocks are the model's own and get the arguments that the model itself gave them, so masks, windows, positions, norms
 after the MLP and parallel attention are right by construction.
+
+Asking what a change does: the plain way, and the fast ones that run only what it can reach.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kg_edit.forward.attention import quick_backward
 from kg_edit.models.hooks import (
     Call,
     StopForwardError,
@@ -26,7 +27,7 @@ from kg_edit.models.hooks import (
     watched,
 )
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import Prefix, SharedContexts, base_model, run_prefix
+from kg_edit.models.prefix_cache import Prefix, SharedContexts, base_model, quick_backward, run_prefix
 from kg_edit.models.prompts import Prompt
 from kg_edit.value.plain_forward import read_index, read_positions
 

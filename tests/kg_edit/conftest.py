@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kg_edit.fingerprint import content_fingerprint
+from kg_edit.models.architectures import content_fingerprint
 from tests.kg_edit.tiny import MADE
 
 

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.evaluate import evaluate
-from kg_edit.locate.fact import facts_of
 from kg_edit.locate.run import locate
-from kg_edit.locate.trace import TraceSettings
+from kg_edit.locate.trace import TraceSettings, facts_of
 from kg_edit.methods.mend.training import train
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch

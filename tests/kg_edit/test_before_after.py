@@ -11,8 +11,7 @@ from kg_edit.jobs import before_after
 from kg_edit.jobs.before_after import before_and_after, check_probes, probes, read
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.likelihood import Pair, TokenScores, score
 from kg_edit.scoring.questions import asked_with_shots
 from tests.kg_edit.tiny import tiny

@@ -10,7 +10,7 @@ import pytest
 from kg_edit import __version__
 from kg_edit.cli.plan import plan
 from kg_edit.methods import method_names
-from kg_edit.planning.parts import Rates
+from kg_edit.planning.estimate import Rates
 from tests.kg_edit.command_line import (
     ROME,
     Run,

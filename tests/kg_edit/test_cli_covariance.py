@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.cli.covariance_steps import parse_layers
+from kg_edit.cli.covariance import parse_layers
 from kg_edit.covariance.corpora import SelfCorpus
 from kg_edit.covariance.store import CovarianceConfig, find_covariance, stored_covariances
 from kg_edit.errors import ConfigError

@@ -14,8 +14,7 @@ from kg_edit.jobs.before_after import Probe, Reading
 from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, refused, tiny_folder
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures

@@ -13,9 +13,7 @@ from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.patches.base import Patch
-from kg_edit.patches.codebook import Codebook
-from kg_edit.patches.codebook_patch import CodebookPatch
-from kg_edit.patches.deferral import Deferral
+from kg_edit.patches.codebook_patch import Codebook, CodebookPatch, Deferral
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.test_methods import hooks

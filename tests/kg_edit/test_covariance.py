@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from kg_edit.covariance import measure as covariance_run
+from kg_edit.covariance import measure
 from kg_edit.covariance.corpora import SelfCorpus, file_corpus
 from kg_edit.covariance.files import Identity, Manifest, moment_path, read_manifest, read_moment, write_moment
 from kg_edit.covariance.keys import See
@@ -104,7 +104,7 @@ class _KilledError(BaseException):
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, config = tiny("llama"), CovarianceConfig(tokens=3 * SelfCorpus.rows * 8)
     monkeypatch.setattr(SelfCorpus, "length", 8)
-    monkeypatch.setattr(covariance_run, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "CHECKPOINT_SECONDS", 0.0)
     whole = find_covariance(model, 1, config, folder=tmp_path / "whole", progress=False)
     feed = SelfCorpus.feed
     asked: list[int] = []

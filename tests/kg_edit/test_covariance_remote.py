@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from kg_edit.covariance.files import Identity, Manifest, moment_path, read_moment, write_moment
-from kg_edit.covariance.hub import pull, push
+from kg_edit.covariance.hub import FolderPlace, HubPlace, Place, open_place, pull, push
 from kg_edit.covariance.store import stored_covariances
-from kg_edit.covariances.places import FolderPlace, HubPlace, Place, open_place
 from kg_edit.errors import ConfigError, CovarianceError
 
 FLAT = torch.tensor([4.0, 1.0, 0.0, 2.0])

@@ -11,20 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.covariance import measure as covariance_run
+from kg_edit.covariance import measure
 from kg_edit.covariance.corpora import SelfCorpus, TextCorpus
 from kg_edit.covariance.error import KEYS, ProbeKeys, doubling
 from kg_edit.covariance.files import Identity
-from kg_edit.covariance.keys import See, can_pack, keys_of_rows
+from kg_edit.covariance.keys import See, can_pack, keys_of_rows, packed_batches, padded_batches
+from kg_edit.covariance.measure import Sums
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariance, find_covariances, measure_covariances
-from kg_edit.covariances.batches import packed_batches, padded_batches
-from kg_edit.covariances.sums import Sums
 from kg_edit.errors import CovarianceError, PatchError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.tiny import CONFIGS, TEXT, tiny
 
 CHUNK = 8 * SelfCorpus.rows
@@ -35,7 +33,7 @@ UNPACKED = {"falcon", "falcon-alibi", "opt", "opt-350m"}  # do not read position
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 512 tokens, with the sums on disk after each."""
     monkeypatch.setattr(SelfCorpus, "length", 8)
-    monkeypatch.setattr(covariance_run, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "CHECKPOINT_SECONDS", 0.0)
 
 
 def of(folder: Path, *layers: int, chunks: int = 4, corpus: str = "self", ridge: float = 1e-4) -> dict[int, Covariance]:
@@ -175,7 +173,7 @@ def test_layers_of_several_sizes_need_a_number_of_tokens() -> None:
     model = tiny("llama")
     said = {layer: Identity(model="m", module=str(layer), corpus="c", tokens=10 + layer) for layer in (0, 1)}
     with pytest.raises(CovarianceError, match="several sizes; say how many tokens"):
-        covariance_run.start(model, said, Path("unused"), ridge=0.0)
+        measure.start(model, said, Path("unused"), ridge=0.0)
 
 
 def test_nothing_kept_grows_with_the_text(tmp_path: Path) -> None:

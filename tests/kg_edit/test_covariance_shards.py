@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.covariance import measure as covariance_run
+from kg_edit.covariance import measure
 from kg_edit.covariance.corpora import SelfCorpus
 from kg_edit.covariance.files import Manifest
 from kg_edit.covariance.keys import See
-from kg_edit.covariance.store import CovarianceConfig, find_covariances, measure_shard, stored_covariances
-from kg_edit.covariances.shards import merge_shards
+from kg_edit.covariance.store import CovarianceConfig, find_covariances, measure_shard, merge_shards, stored_covariances
 from kg_edit.errors import CovarianceError
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.tiny import TEXT, tiny
@@ -26,7 +25,7 @@ TOKENS = 4 * 8 * SelfCorpus.rows
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 512 tokens, with the sums on disk after each."""
     monkeypatch.setattr(SelfCorpus, "length", 8)
-    monkeypatch.setattr(covariance_run, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "CHECKPOINT_SECONDS", 0.0)
 
 
 def shard(

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.forward.row_groups import Further, Lesson, equally_long
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
-from kg_edit.value.objective import Objective, Request
+from kg_edit.value.objective import Further, Lesson, Objective, Request, equally_long
 from kg_edit.value.plain_forward import PlainForward
 from kg_edit.value.tail_forward import TailForward
 from tests.kg_edit.tiny import tiny
@@ -90,7 +89,7 @@ def test_edits_that_are_done_take_their_further_rows_along() -> None:
 
 
 def test_slack_makes_fewer_groups() -> None:
-    from kg_edit.forward.row_groups import Row
+    from kg_edit.value.objective import Row
 
     model = tiny("llama")
     rows = [Row(edit=0, prompt=row.prompt) for request in requests(model) for row in request.further]

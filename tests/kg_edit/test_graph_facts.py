@@ -7,9 +7,8 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
-from kg_edit.graphs.encoding import edit_subgraph
-from kg_edit.graphs.facts import GraphFact, Kind, graph_facts, overlaps, target_of
-from kg_edit.graphs.graph_wordings import noun_for
+from kg_edit.graphs.facts import GraphFact, Kind, graph_facts, noun_for, overlaps, target_of
+from kg_edit.graphs.source import edit_subgraph
 from wikidata_cache import WikidataCache, packaged_extract
 
 LEBRON = Edit(

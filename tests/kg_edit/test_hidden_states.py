@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.hidden_states import label_vectors
+from kg_edit.graphs.encoding import label_vectors
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.test_prompts import sentencepiece_style

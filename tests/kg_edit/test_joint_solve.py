@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.closed_form.joint import joint_directions
+from kg_edit.closed_form.joint import joint_directions, null_space
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError, PatchError
-from kg_edit.joint.null_space import null_space
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

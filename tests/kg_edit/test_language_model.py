@@ -11,8 +11,7 @@ from accelerate import disk_offload
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
-from kg_edit.fingerprint import content_fingerprint
-from kg_edit.models.architectures import ModelSpec
+from kg_edit.models.architectures import ModelSpec, content_fingerprint
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import NAMED_MODELS, dequantise, named_model_file
 from kg_edit.models.sampling import sample_contexts

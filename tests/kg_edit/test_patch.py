@@ -13,8 +13,7 @@ from kg_edit.errors import OutputError, PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import WEIGHTS
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.tiny import tiny
 
 

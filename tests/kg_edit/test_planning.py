@@ -15,13 +15,10 @@ from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
-from kg_edit.planning.cost import recipe_of
-from kg_edit.planning.estimate import Estimate, estimate
+from kg_edit.planning.cost import Prompts, covariance_flop, descent_flop, recipe_of
+from kg_edit.planning.estimate import Estimate, Rates, estimate, ways_out
 from kg_edit.planning.machine import Machine, free_memory, matmul_rate
-from kg_edit.planning.parts import Rates
 from kg_edit.planning.shape import ModelShape, shape_of
-from kg_edit.planning.ways_out import ways_out
-from kg_edit.planning.work import Prompts, covariance_flop, descent_flop
 from kg_edit.value.objective import Objective
 from kg_edit.value.tail_forward import tail
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder

@@ -12,15 +12,12 @@ import numpy as np
 import pytest
 
 from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
-from kg_edit.patches.base import Patch
+from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.container import PROMPT, write_patch
-from kg_edit.patches.patch_stack import PatchStack
-from kg_edit.patches.prompt_patch import PromptPatch
+from kg_edit.patches.prompt_patch import Fact, FactBook, PromptPatch, TellingRule
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.retrieval.factbook import Fact, FactBook, TellingRule
-from kg_edit.retrieval.tfidf import TfIdf, cosine
 from kg_edit.scoring.likelihood import Pair, score
-from kg_edit.text.similarity import best, similarity
+from kg_edit.text.similarity import TfIdf, best, cosine, similarity
 from tests.kg_edit.tiny import tiny
 
 LAKERS = Fact(id="1", subject="LeBron James", about="LeBron James plays for", told="LeBron James plays for Miami.")

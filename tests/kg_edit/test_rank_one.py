@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kg_edit.closed_form.rank_one import Factors, rank_one_update
+from kg_edit.closed_form.rank_one import rank_one_update
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.weight_patch import Factors
 
 W = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
 

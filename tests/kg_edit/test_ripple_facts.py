@@ -6,7 +6,16 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, first_hop, gives_away, nouns, objects_of, recalls, ripples
+from kg_edit.methods.glame_plus.questions import (
+    WORDINGS,
+    Ripple,
+    first_hop,
+    gives_away,
+    nouns,
+    objects_of,
+    recalls,
+    ripples,
+)
 from kg_edit.methods.glame_plus.teacher import Asked
 from kg_edit.scoring.questions import asked, asked_with_shots
 

@@ -8,15 +8,8 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
-from kg_edit.graphs.encoding import (
-    EncodedSubgraph,
-    SubgraphSource,
-    as_source,
-    check_graph,
-    encode_subgraph,
-    subject_of,
-)
-from kg_edit.hidden_states import label_vectors
+from kg_edit.graphs.encoding import EncodedSubgraph, encode_subgraph, label_vectors
+from kg_edit.graphs.source import SubgraphSource, as_source, check_graph, subject_of
 from tests.kg_edit.tiny import tiny
 
 

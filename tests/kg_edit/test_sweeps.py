@@ -14,8 +14,7 @@ from kg_edit.evaluate.statistics import Estimate
 from kg_edit.evaluate.summary import Summary
 from kg_edit.methods import find_method
 from kg_edit.sweep import Outcome, SweepSettings, cells_of, draw_sweep, read_sweep, run_sweep, sweep_table
-from kg_edit.sweep.cells import Cell
-from kg_edit.sweep.grid import checked_sweep, example
+from kg_edit.sweep.grid import Cell, checked_sweep, example
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluate.conftest import CITIES, record
 from tests.kg_edit.evaluate.test_cli_runs import row

@@ -16,8 +16,7 @@ from http.server import BaseHTTPRequestHandler
 
 from wikidata_helpers import Fault, reply
 
-from wikidata_cache.endpoints.pace_book import PaceBook
-from wikidata_cache.endpoints.rate_limit import Pace
+from wikidata_cache.endpoints.rate_limit import Pace, PaceBook
 
 OUTAGE = b"Aggressively rate-limiting to 1 req / min - this rule was created during active wdqs outage (d60aac9)"
 JAVA = b"java.util.concurrent.TimeoutException\n\tat java.util.concurrent.FutureTask.get(FutureTask.java:205)\n"

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from wikidata_cache import WikidataCache
-from wikidata_cache.answers import opening
+from wikidata_cache.answers import database
 from wikidata_cache.answers.modes import cache_file, pack_files, settle_mode, utc
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.endpoints.pace_state import PaceState
-from wikidata_cache.endpoints.rate_limit import Pace, Patience
+from wikidata_cache.endpoints.rate_limit import Pace, PaceState, Patience
 from wikidata_cache.errors import BadOptionError, CacheFileError, EndpointError
 from wikidata_cache.sources.facts import Exchange, Fact
 
@@ -140,8 +139,8 @@ def test_a_read_only_pack_is_never_written(tmp_path: Path) -> None:
 def test_a_file_system_without_shared_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connect = opening._connect
-    monkeypatch.setattr(opening, "_connect", lambda path, mode: connect(path, f"{mode}&vfs=unix-dotfile"))
+    connect = database._connect
+    monkeypatch.setattr(database, "_connect", lambda path, mode: connect(path, f"{mode}&vfs=unix-dotfile"))
     store = filled(tmp_path / "c.sqlite")
     assert "rollback journal" in caplog.text
     assert store.database.read("PRAGMA journal_mode") == [("delete",)]

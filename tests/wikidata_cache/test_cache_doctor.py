@@ -11,7 +11,7 @@ from wikidata_helpers import SPIKE, Server
 from wikidata_cache import WikidataCache, cli, packaged_extract
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.doctor import examine
-from wikidata_cache.endpoints.pace_state import PaceState
+from wikidata_cache.endpoints.rate_limit import PaceState
 
 
 def broken(cache: Path) -> list[str]:

@@ -13,12 +13,11 @@ from wikidata_helpers import EDITS, SPIKE, Server, facts
 
 from wikidata_cache import WikidataCache, open_source, packaged_extract
 from wikidata_cache.answers.cached_source import CachedSource
+from wikidata_cache.answers.database import unpack
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.answers.values import unpack
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, CacheFileError, CacheMissError, MissingContactError
-from wikidata_cache.sources.source import Source
-from wikidata_cache.sources.templates import TEMPLATES
+from wikidata_cache.sources.source import TEMPLATES, Source
 from wikidata_cache.subgraphs.edit_ends import EditLike
 
 LABEL = NamedNode("http://www.w3.org/2000/01/rdf-schema#label")

@@ -8,7 +8,7 @@ from wikidata_helpers import EDITS, triples
 
 from wikidata_cache import Leakage, WikidataCache
 from wikidata_cache.errors import TruthyOnlyError, WikidataCacheError
-from wikidata_cache.subgraphs.claims import Claim, as_attributes
+from wikidata_cache.subgraphs.facts import Claim, as_attributes
 
 BOTH_ENDS = ("target_new", "subject")
 

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from wikidata_helpers import LAKERS, LEBRON, Server
 
 from wikidata_cache import WikidataCache, cli, packaged_extract
-from wikidata_cache.answers.over_graph import CacheOverGraph
+from wikidata_cache.answers.cached_source import CacheOverGraph
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import CacheFileError, CacheMissError, EntityNotInGraphError, WikidataCacheError
-from wikidata_cache.linking.opening import open_linker
+from wikidata_cache.linking.linker import open_linker
 from wikidata_cache.open_source import open_over
 from wikidata_cache.sources.facts import Exchange, Fact
 

@@ -3,19 +3,18 @@ from pathlib import Path
 import pytest
 from wikidata_helpers import triples
 
-from wikidata_cache import WikidataCache
-from wikidata_cache import deny_lists as deny
+from wikidata_cache import WikidataCache, deny_lists
 from wikidata_cache.errors import DenyListError
 from wikidata_cache.ids import is_item, is_property
 
-PACKAGED = Path(deny.__file__).parent / "data"
+PACKAGED = Path(deny_lists.__file__).parent / "data"
 
 
 def test_the_lists() -> None:
-    assert "P910" in deny.meta_properties() and "Q4167836" in deny.internal_classes()
-    assert all(map(is_property, deny.meta_properties()))
-    assert all(map(is_item, deny.internal_classes()))
-    assert not {"P17", "P19", "P31", "P279"} & deny.meta_properties()
+    assert "P910" in deny_lists.meta_properties() and "Q4167836" in deny_lists.internal_classes()
+    assert all(map(is_property, deny_lists.meta_properties()))
+    assert all(map(is_item, deny_lists.internal_classes()))
+    assert not {"P17", "P19", "P31", "P279"} & deny_lists.meta_properties()
 
 
 def test_a_list_of_ones_own(toy_file: Path, tmp_path: Path) -> None:
@@ -30,9 +29,9 @@ def test_a_list_of_ones_own(toy_file: Path, tmp_path: Path) -> None:
 def test_an_edited_copy_of_the_packaged_list(tmp_path: Path) -> None:
     copy = tmp_path / "meta_properties.tsv"
     copy.write_text((PACKAGED / "meta_properties.tsv").read_text() + "P18\timage\n")
-    assert deny.meta_properties(copy) == deny.meta_properties() | {"P18"}
-    assert deny.internal_classes(PACKAGED / "internal_classes.tsv") == deny.internal_classes()
-    assert deny.internal_classes(()) == frozenset()
+    assert deny_lists.meta_properties(copy) == deny_lists.meta_properties() | {"P18"}
+    assert deny_lists.internal_classes(PACKAGED / "internal_classes.tsv") == deny_lists.internal_classes()
+    assert deny_lists.internal_classes(()) == frozenset()
 
 
 def test_lists_that_are_none(toy_file: Path, tmp_path: Path) -> None:
@@ -45,4 +44,4 @@ def test_lists_that_are_none(toy_file: Path, tmp_path: Path) -> None:
     binary = tmp_path / "b.tsv"
     binary.write_bytes(b"id\n\xff\xfe")
     with pytest.raises(DenyListError, match="UTF-8"):
-        deny.meta_properties(binary)
+        deny_lists.meta_properties(binary)

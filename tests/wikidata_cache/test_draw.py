@@ -9,8 +9,8 @@ from wikidata_helpers import EDITS, LAKERS, SPIKE, Edit
 
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.view.layout import LINE, lay_out, printable
-from wikidata_cache.view.static import draw
+from wikidata_cache.view.static import LINE, draw, lay_out
+from wikidata_cache.view.words import printable
 
 HOSTILE = [
     "$x_1$ \\frac{a",

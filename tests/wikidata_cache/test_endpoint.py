@@ -16,7 +16,7 @@ from wikidata_helpers import Server, facts, reply
 
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError, MissingContactError, OfflineError
-from wikidata_cache.sources.templates import OUT
+from wikidata_cache.sources.source import OUT
 
 
 def trouble(server: Server, fault: Any, **options: Any) -> EndpointError:

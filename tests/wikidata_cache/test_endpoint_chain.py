@@ -11,7 +11,7 @@ from wikidata_cache import WikidataCache
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, EndpointError
-from wikidata_cache.sources.templates import TYPES
+from wikidata_cache.sources.source import TYPES
 
 IDS = [f"Q{i}" for i in range(1, 1_001)]  # five blocks
 

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from wikidata_helpers import Server, facts, reply
 
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.endpoints.pace_book import MemoryPaceBook
-from wikidata_cache.endpoints.pace_state import PaceState, with_failure, with_success
-from wikidata_cache.endpoints.rate_limit import Pace, Patience
+from wikidata_cache.endpoints.rate_limit import MemoryPaceBook, Pace, PaceState, Patience, with_failure, with_success
 from wikidata_cache.errors import EndpointError
 
 WDQS = "https://query.wikidata.org/sparql"

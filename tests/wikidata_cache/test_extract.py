@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 from wikidata_helpers import facts
 
-from wikidata_cache import WikidataCache, open_source, packaged_extract
-from wikidata_cache import deny_lists as deny
+from wikidata_cache import WikidataCache, deny_lists, open_source, packaged_extract
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.extract import build_extract, read_seeds
 
@@ -33,7 +32,7 @@ def test_everything_in_it_is_labelled_and_of_the_world(cache: WikidataCache) -> 
     pairs = [pair for found in statements.values() for pair in found]
     used = {entity for pair in pairs for entity in pair}
     assert set(cache.labels(used)) == used
-    assert not {relation for relation, _ in pairs} & deny.meta_properties()
+    assert not {relation for relation, _ in pairs} & deny_lists.meta_properties()
 
 
 def test_an_extract_of_an_extract(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from link_graph import ROWS, homonyms
 
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import AmbiguousLabelError, BadOptionError, UnknownLabelError
-from wikidata_cache.linking import points
+from wikidata_cache.linking import candidates
 from wikidata_cache.linking.candidates import LEAD, Candidate, Linked, Reason
 from wikidata_cache.linking.linker import Linker
 
@@ -37,7 +37,10 @@ def test_homonyms_are_ambiguous_and_nothing_is_guessed(linker: Linker) -> None:
 def test_scores_are_the_sums_of_their_reasons_counted_by_hand(linker: Linker) -> None:
     best = linker.link("Paris").candidates[0]
     # A label, written exactly so (10), with 10 statements (1 for any, 1 for ten times one).
-    assert (best.id, best.score) == ("Q90", points.LABEL + points.IN_GRAPH + points.TENFOLD) == ("Q90", 12.0)
+    wanted = candidates.LABEL + candidates.IN_GRAPH + candidates.TENFOLD
+    assert (best.id, best.score) == ("Q90", wanted) == ("Q90", 12.0)
+        (best.id, best.score) == ("Q90", candidates.LABEL + candidates.IN_GRAPH + candidates.TENFOLD) == ("Q90", 12.0)
+    )
     assert [reason.points for reason in best.reasons] == [10.0, 2.0]
     assert said(best) == "+10.0 its label, written exactly so / +2.0 10 statements about it"
     assert (best.label, best.description, best.types) == ("Paris", "capital of France", ("city",))

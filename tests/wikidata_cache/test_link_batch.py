@@ -11,9 +11,8 @@ from wikidata_helpers import Edit, Server, read_shared
 from wikidata_cache import WikidataCache, cli
 from wikidata_cache.errors import AmbiguousLabelError, CacheMissError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.ids import DIRECT, ENTITY, local_id
-from wikidata_cache.linking.batch import link_all
-from wikidata_cache.linking.edit_links import link_edit
-from wikidata_cache.subgraphs.resolve import try_ends
+from wikidata_cache.linking.edit_links import link_all, link_edit
+from wikidata_cache.subgraphs.edit_ends import try_ends
 
 _STATED = f"""
 SELECT ?s ?p ?o WHERE {{ ?s ?p ?o . FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) FILTER(STRSTARTS(STR(?o), "{ENTITY}Q")) }}

@@ -11,9 +11,8 @@ from link_graph import homonyms
 from wikidata_helpers import reply
 
 from wikidata_cache.errors import BadOptionError, EndpointError, MissingContactError, OfflineError
-from wikidata_cache.linking.action_api import ActionApi
-from wikidata_cache.linking.linker import Linker
-from wikidata_cache.linking.opening import open_linker
+from wikidata_cache.linking.linker import Linker, open_linker
+from wikidata_cache.linking.online import ActionApi
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from pyoxigraph import DefaultGraph, RdfFormat
 from wikidata_cache import packaged_extract
 from wikidata_cache.errors import GraphFileError, StoreError
 from wikidata_cache.stores.load import LoadOptions, load
-from wikidata_cache.stores.manifest import is_store, read_manifest
-from wikidata_cache.stores.reading import open_database
+from wikidata_cache.stores.manifest import is_store, open_database, read_manifest
 
 # Small batches, so that there is much to interrupt; the timer makes it a kill -9 at a random moment.
 PROGRAM = """
@@ -165,7 +164,7 @@ def test_a_bad_line_leaves_nothing_or_says_what_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 100)
-    monkeypatch.setattr("wikidata_cache.stores.batches._KEPT", 100)
+    monkeypatch.setattr("wikidata_cache.stores.chunks._KEPT", 100)
     lines = [f"Q{number}\tP1\tQ2\n" for number in range(1, 201)]
     early, late = (row(tmp_path / f"{n}.tsv", "".join([*lines[:n], "no row\n", *lines[n:]])) for n in (2, 150))
     with pytest.raises(GraphFileError, match="Nothing was loaded") as caught:
@@ -184,7 +183,7 @@ def test_a_bad_line_leaves_nothing_or_says_what_is_kept(
 def test_changed_sources_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, source = tmp_path / "wd", row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     with monkeypatch.context() as patch:
-        patch.setattr("wikidata_cache.stores.build.index_names", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("wikidata_cache.stores.load.index_names", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             load([source], store)
     row(source, "Q5\tP1\tQ6\nQ7\tP1\tQ8\n")

@@ -17,11 +17,10 @@ from wikidata_helpers import EDITS, LAKERS, LEBRON, SPIKE
 
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.subgraphs.leakage import Leakage
+from wikidata_cache.subgraphs.options import Leakage
 from wikidata_cache.view import page as page_module
-from wikidata_cache.view.elements import elements
 from wikidata_cache.view.notebook import mimebundle
-from wikidata_cache.view.page import embeddable, page
+from wikidata_cache.view.page import elements, embeddable, page
 
 VENDOR = Path(page_module.__file__).parent / "vendor"
 

@@ -9,13 +9,12 @@ from virtuoso_server import virtuoso
 from wikidata_helpers import Server
 
 from wikidata_cache import Source, WikidataCache
-from wikidata_cache.answers.importing import import_snapshot
-from wikidata_cache.answers.snapshot import export_snapshot
+from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.linking.knowledge import sample_ends, stated_there
 from wikidata_cache.linking.linker import Linker
-from wikidata_cache.linking.relation_values import sample_ends, stated_there
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.subgraphs.facts import Facts
 

@@ -11,8 +11,7 @@ import pytest
 from wikidata_helpers import EDITS, Server, facts
 
 from wikidata_cache import WikidataCache, open_source
-from wikidata_cache.answers.importing import import_snapshot
-from wikidata_cache.answers.snapshot import export_snapshot
+from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
 from wikidata_cache.sources.facts import Exchange, Fact

@@ -1,13 +1,21 @@
-"""When the cache is read, when an endpoint is asked, and which files the cache is made of."""
+"""When the cache is read, when an endpoint is asked, and which files the cache is made of.
+
+What to type to get what an offline cache lacks.
+"""
+
+from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
 import platformdirs
 
+from wikidata_cache.endpoints.rate_limit import wants_contact
 from wikidata_cache.errors import BadOptionError
 
 Mode = Literal["offline", "cache_first", "refresh", "online"]
@@ -64,3 +72,44 @@ def utc(time: str) -> str:
 def now() -> str:
     """The present time as `utc` writes it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+WIKIDATA = "https://query.wikidata.org/sparql"
+_CONTACT = "YOU@EXAMPLE.ORG"
+
+
+@dataclass(frozen=True)
+class Cure:
+    """Commands that fetch into `cache`, under the name `graph`, from `urls` (Wikidata where none is known)."""
+
+    cache: Path
+    graph: str
+    urls: Sequence[str]
+
+    def command(self, *what: str) -> str:
+        """The `fetch` command of these words, complete with endpoint, cache and whatever else it takes."""
+        words = ["wikidata-cache", "fetch", *what]
+        for url in self._endpoints:
+            words += ["--endpoint", url]
+        words += ["--cache", str(self.cache)]
+        if self._contact:
+            words += ["--contact", _CONTACT]
+        if self.graph != "wikidata":
+            words += ["--graph-name", self.graph]
+        return shlex.join((["env", "-u", "KG_OFFLINE"] if offline_forced() else []) + words)
+
+    def for_query(self) -> str:
+        """The same for a query of the user's own, which only Python asks."""
+        urls = self._endpoints
+        options = [repr(urls[0] if len(urls) == 1 else urls), f"cache={str(self.cache)!r}"]
+        options += [f"contact={_CONTACT!r}"] if self._contact else []
+        options += [f"graph_name={self.graph!r}"] if self.graph != "wikidata" else []
+        return f"WikidataCache({', '.join(options)}).query(...)"
+
+    @property
+    def _endpoints(self) -> list[str]:
+        return [url for url in self.urls if url.startswith(("http://", "https://"))] or [WIKIDATA]
+
+    @property
+    def _contact(self) -> bool:
+        return any(map(wants_contact, self._endpoints))

@@ -1,18 +1,27 @@
-"""A cache as one file to share: JSON lines, sorted, gzipped, with a hash; the same cache gives the same bytes."""
+"""A cache as one file to share: JSON lines, sorted, gzipped, with a hash; the same cache gives the same bytes.
+
+A snapshot into a cache: every row is checked, and all of it arrives or nothing.
+"""
+
+from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import sqlite3
 import tempfile
+import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal, get_args
 
-from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.answers.values import dumps, unpack
-from wikidata_cache.errors import CacheFileError
+from wikidata_cache.answers.database import dumps, pack, unpack
+from wikidata_cache.answers.store import AnswerStore, insert_log, url_number
+from wikidata_cache.answers.validate import LOG_FIELDS, objection_to_fact, objection_to_log
+from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
 
 FORMAT = "wikidata-cache snapshot/1"
 LICENCE = "CC0 (Wikidata)"
@@ -135,3 +144,132 @@ def _zip(raw: IO[bytes], header: str, lines: Iterator[str]) -> None:
         file.write(header.encode())
         for line in lines:
             file.write(line.encode())
+
+
+OnConflict = Literal["keep", "newer", "error"]
+"""Where cache and snapshot both know an id: keep what the cache says; let the newer version speak (the cache keeps
+both); or refuse the snapshot if the two differ."""
+
+_LONGEST = 1 << 26  # bytes in a line; a longer one is no honest fact
+
+_INCOMING = """
+CREATE TEMP TABLE incoming (
+    graph TEXT, kind TEXT, id TEXT, fetched_at TEXT, url INTEGER, value, PRIMARY KEY (graph, kind, id, fetched_at)
+) WITHOUT ROWID"""
+_SAME = "have.graph = incoming.graph AND have.kind = incoming.kind AND have.id = incoming.id"
+_KEEP = f"SELECT * FROM incoming WHERE NOT EXISTS (SELECT 1 FROM facts AS have WHERE {_SAME})"  # noqa: S608
+_BOTH = """
+SELECT incoming.id, incoming.kind, incoming.value, max(incoming.fetched_at),
+    (SELECT have.value FROM facts AS have WHERE have.graph = incoming.graph AND have.kind = incoming.kind
+     AND have.id = incoming.id ORDER BY have.fetched_at DESC LIMIT 1)
+FROM incoming GROUP BY incoming.graph, incoming.kind, incoming.id"""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """How many facts and log entries a snapshot holds, and how many facts of it were new to the cache."""
+
+    facts: int
+    queries: int
+    new: int
+
+
+def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConflict = "keep") -> Imported:
+    """Add a snapshot's rows to a cache, in one transaction; once more changes nothing.
+
+    Raises SnapshotError where the file is no snapshot, cut, corrupt or hostile, or (on_conflict="error")
+    contradicts the cache; BadOptionError; CacheFileError where the cache cannot be written.
+    """
+    path = Path(path)
+    if on_conflict not in get_args(OnConflict):
+        raise BadOptionError(f"on_conflict={on_conflict!r}: expected one of {', '.join(get_args(OnConflict))}.")
+    if not store.path.exists():  # a wrong file shall not leave an empty cache behind
+        deque(_checked_rows(path), maxlen=0)
+    rows = _checked_rows(path)
+    header = next(rows)
+    counts = header["counts"]
+    with store.database.writing() as connection:
+        connection.execute(_INCOMING)
+        for row in rows:
+            _stage(connection, row)
+        new = _settle(connection, path, on_conflict)
+        connection.execute("DROP TABLE temp.incoming")
+    return Imported(counts["facts"], counts["queries"], new)
+
+
+def _stage(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
+    if row["type"] == "query":
+        insert_log(connection, {name: row[name] for name in LOG_FIELDS})
+        return
+    url = url_number(connection, row["url"])
+    values = row["graph"], row["kind"], row["id"], row["fetched_at"], url, pack(row["value"])
+    connection.execute("INSERT OR IGNORE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def _settle(connection: sqlite3.Connection, path: Path, on_conflict: OnConflict) -> int:
+    if on_conflict == "error":
+        for entity, kind, value, _, have in connection.execute(_BOTH):
+            if have is not None and unpack(have) != unpack(value):
+                raise SnapshotError(path, f"contradicts the cache about {entity} (kind {kind})")
+    chosen = _KEEP if on_conflict == "keep" else "SELECT * FROM incoming"
+    return int(connection.execute(f"INSERT OR IGNORE INTO facts {chosen}").rowcount)
+
+
+def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The header, then every row; the hash and the counts are compared at the end."""
+    try:
+        with gzip.open(path) as file:
+            header = _header(path, file)
+            yield header
+            yield from _body(path, file, header)
+    except (OSError, EOFError, zlib.error) as error:
+        problem = f"cannot be read to its end ({error}). It is cut off, damaged or no .jsonl.gz; get it again"
+        raise SnapshotError(path, problem) from error
+
+
+def _header(path: Path, file: gzip.GzipFile) -> dict[str, Any]:
+    header = _parsed(path, _line(path, file, 1), 1)
+    if header.get("format") != FORMAT:
+        raise SnapshotError(path, f"is of the format {header.get('format')!r}; expected {FORMAT!r}", line=1)
+    counts = header.get("counts")
+    numbers = [counts.get("facts"), counts.get("queries")] if isinstance(counts, dict) else [None]
+    if not all(type(number) is int for number in numbers):
+        raise SnapshotError(path, "its header has no counts", line=1)
+    return header
+
+
+def _body(path: Path, file: gzip.GzipFile, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    expected = header["counts"]["facts"], header["counts"]["queries"]
+    found = {"fact": 0, "query": 0}
+    digest, number = hashlib.sha256(), 1
+    while line := _line(path, file, number := number + 1):
+        digest.update(line)
+        row = _parsed(path, line, number)
+        if row.get("type") not in found:
+            raise SnapshotError(path, f"found a row of the type {row.get('type')!r}", line=number)
+        objection = objection_to_fact(row) if row["type"] == "fact" else objection_to_log(row)
+        if objection:
+            raise SnapshotError(path, objection, line=number)
+        found[row["type"]] += 1
+        if found["fact"] > expected[0] or found["query"] > expected[1]:
+            raise SnapshotError(path, f"has more rows than the {sum(expected)} of its header", line=number)
+        yield row
+    if (found["fact"], found["query"]) != expected or digest.hexdigest() != header.get("sha256"):
+        raise SnapshotError(path, "its rows are not those that its header was written for. Get the file again")
+
+
+def _line(path: Path, file: gzip.GzipFile, number: int) -> bytes:
+    line = file.readline(_LONGEST)
+    if len(line) == _LONGEST:
+        raise SnapshotError(path, f"has a line of more than {_LONGEST} bytes", line=number)
+    return line
+
+
+def _parsed(path: Path, line: bytes, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise SnapshotError(path, f"is no JSON ({error})", line=number) from error
+    if not isinstance(row, dict):
+        raise SnapshotError(path, "found no object {...}", line=number)
+    return row

@@ -1,19 +1,57 @@
-"""What a cache file holds of each id, in each version, and the log of the questions that brought it."""
+"""What a cache file holds of each id, in each version, and the log of the questions that brought it.
+
+How hosts want to be treated, written down in the cache file, so that a Retry-After outlives the process.
+
+The user's cache file over read-only packs: the first layer that knows an id speaks for it.
+
+Packs: cache files of others, read below the user's own and never written.
+
+What a cache file holds, counted, and whether SQLite finds it whole.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 
-from wikidata_cache.answers.database import Database
+from wikidata_cache.answers.database import Database, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
-from wikidata_cache.answers.pace_table import StoredPaceBook
-from wikidata_cache.answers.values import dumps, pack, unpack
-from wikidata_cache.release import release
+from wikidata_cache.endpoints.rate_limit import PaceState
+from wikidata_cache.errors import CacheFileError
+from wikidata_cache.ids import LANGUAGES, release
 from wikidata_cache.sources.facts import Exchange, Json
-from wikidata_cache.sources.queries import LANGUAGES
+
+
+class StoredPaceBook:
+    """The `PaceBook` of all processes that share a cache file. Its methods raise CacheFileError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def read(self, host: str) -> PaceState:
+        """What is known of a host; `PaceState()` for one never asked."""
+        rows = self._database.read("SELECT state FROM pace WHERE host = ?", (host,))
+        if not rows:
+            return PaceState()
+        known = {field.name for field in fields(PaceState)}
+        return PaceState(**{name: value for name, value in unpack(rows[0][0]).items() if name in known})
+
+    def write(self, host: str, state: PaceState) -> None:
+        """Remember a host's state."""
+        if state == self.read(host):
+            return  # as for every request to a host without a known limit
+        with self._database.writing() as connection:
+            connection.execute("INSERT OR REPLACE INTO pace VALUES (?, ?)", (host, dumps(asdict(state))))
+
+    def turn(self, host: str) -> AbstractContextManager[object]:
+        """While it is held, no other process with this cache sends a request to the host."""
+        return self._database.alone(f"host {host}")
+
 
 # A bare column beside max() comes from the row with the maximum: the newest version.
 _LOOK_UP = """
@@ -45,7 +83,7 @@ class AnswerStore:
         self.database = Database(self.path, read_only=read_only)
         self.paces = StoredPaceBook(self.database)
 
-    def __enter__(self) -> "AnswerStore":
+    def __enter__(self) -> AnswerStore:
         return self
 
     def __exit__(
@@ -124,3 +162,102 @@ def url_number(connection: sqlite3.Connection, url: str) -> int:
     connection.execute("INSERT OR IGNORE INTO urls (url) VALUES (?)", (url,))
     [[number]] = connection.execute("SELECT id FROM urls WHERE url = ?", (url,)).fetchall()
     return int(number)
+
+
+class Layers:
+    """What the cache files together say of one graph, at the time `as_of` (UTC) or now."""
+
+    def __init__(
+        self, store: AnswerStore, packs: Sequence[AnswerStore] = (), *, graph: str, as_of: str | None = None
+    ) -> None:
+        self.store = store
+        self.graph = graph
+        self._as_of = as_of
+        self._all = (store, *packs)
+
+    @property
+    def files(self) -> list[Path]:
+        """The cache files in the order in which they are read."""
+        return [store.path for store in self._all]
+
+    def look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
+        """The values of those ids that are known. Raises CacheFileError."""
+        missing, found = list(ids), dict[str, Json]()
+        for store in self._all:
+            found |= store.look_up(self.graph, kind, missing, as_of=self._as_of) if missing else {}
+            missing = [entity for entity in missing if entity not in found]
+        return found
+
+    def labelled(self, label: str) -> list[str]:
+        """The ids that have exactly this label. Raises CacheFileError."""
+        ever = {entity for store in self._all for entity in store.labelled(self.graph, label, as_of=self._as_of)}
+        return sorted(entity for entity, now in self.look_up("label", ever).items() if now and now[0] == label)
+
+    def urls(self) -> list[str]:
+        """The URLs that have answered for the graph. Raises CacheFileError."""
+        return sorted({url for store in self._all for url in store.urls(self.graph)})
+
+    def origins(self, kind: str, ids: Iterable[str]) -> list[Origin]:
+        """URL and time (UTC) behind what `look_up` gives. Raises CacheFileError."""
+        missing, found = list(ids), dict[str, Origin]()
+        for store in self._all:
+            found |= store.origins(self.graph, kind, missing, as_of=self._as_of) if missing else {}
+            missing = [entity for entity in missing if entity not in found]
+        return list(found.values())
+
+
+_GZIP = b"\x1f\x8b"
+
+
+def open_pack(path: str | Path) -> AnswerStore:
+    """A cache file for reading only.
+
+    Raises CacheFileError where there is none, where it is a snapshot that is still to be imported, and where
+    it is of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CacheFileError(path, "there is no such pack", "Check --pack (packs=...) and KG_PACKS.")
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == _GZIP or path.name.endswith((".jsonl", ".jsonl.gz")):
+        target = path.with_name(path.name.removesuffix(".gz").removesuffix(".jsonl") + ".sqlite")
+        way_out = f"Make a cache file of it: wikidata-cache import {path} --cache {target}"
+        raise CacheFileError(path, "is a snapshot, no cache file", way_out)
+    store = AnswerStore(path, read_only=True)
+    store.database.read("SELECT 1")  # its format is checked now, not in the middle of a run
+    return store
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """`facts` by graph and kind, requests in the log, the oldest and the newest answer (UTC), and what hosts said."""
+
+    facts: dict[tuple[str, str], int]
+    requests: int
+    span: tuple[str, str] | None
+    hosts: dict[str, dict[str, object]]
+
+
+def take_inventory(path: Path) -> Inventory | None:
+    """Look through a cache file, without changing it; None where there is none yet.
+
+    Raises CacheFileError where it is damaged, of another format, or cannot be read.
+    """
+    if not path.exists():
+        return None
+    database = Database(path, read_only=True)
+    try:
+        broken = [row[0] for row in database.read("PRAGMA integrity_check") if row[0] != "ok"]
+        if broken:
+            raise CacheFileError(path, f"is damaged ({broken[0]})", "Import a snapshot into a new file, or delete it.")
+        counted = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
+        first, last = (database.read("SELECT min(fetched_at), max(fetched_at) FROM facts") or [(None, None)])[0]
+        return Inventory(
+            facts={(graph, kind): count for graph, kind, count in counted},
+            requests=sum(count for (count,) in database.read("SELECT count(*) FROM queries")),
+            span=(first, last) if first else None,
+            hosts={host: unpack(state) for host, state in database.read("SELECT host, state FROM pace ORDER BY host")},
+        )
+    finally:
+        database.close()

@@ -8,7 +8,7 @@ from typing import Any
 from wikidata_cache.answers.modes import now, utc
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import is_entity, is_item, is_property
-from wikidata_cache.sources.relation_ends import place_of
+from wikidata_cache.sources.queries import place_of
 
 _EARLIEST = "2012"  # times compare as text
 _CLOCKS_DIFFER = timedelta(days=1)

@@ -1,21 +1,233 @@
-"""`wikidata-cache`: subgraphs of Wikidata from the command line. Thin; the work is in the library."""
+"""`wikidata-cache`: subgraphs of Wikidata from the command line. Thin; the work is in the library.
+
+`wikidata-cache doctor`: is all that is needed here, and does it work?
+
+`wikidata-cache extract`: a small graph file out of a big graph.
+
+`wikidata-cache load`: dumps and graph files into a store on disk.
+
+`wikidata-cache labels` and `find`: from ids to labels and back.
+
+`wikidata-cache serve`: a SPARQL endpoint on loopback.
+
+`wikidata-cache export` and `import`: a cache as one file to share.
+"""
+
+from __future__ import annotations
 
 import logging
-from typing import Annotated
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wikidata_cache.cli import doctor, extract, fetch, link, load, lookup, serve, show, snapshot
+from wikidata_cache.answers.modes import cache_file, utc
+from wikidata_cache.answers.snapshot import OnConflict, export_snapshot, import_snapshot
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.cli import fetch, link, show
+from wikidata_cache.cli.options import Cache, Contact, Graph, Ids, Offline, open_cache
+from wikidata_cache.doctor import examine
 from wikidata_cache.errors import WikidataCacheError
-from wikidata_cache.release import release
+from wikidata_cache.extract import PER_NODE, build_extract, check_out, read_seeds
+from wikidata_cache.ids import release
+from wikidata_cache.stores.serve import served
+
+if TYPE_CHECKING:
+    from wikidata_cache.stores.load import LoadReport
+
+
+def doctor(graph: Graph = None, cache: Cache = None) -> None:
+    """Look at versions, the packaged extract, the cache file and what is optional; exit code 1 if something is broken.
+
+    Of a store made by `load` every file is read and compared with what was loaded.
+
+    Nobody on the network is asked, unless `--graph` names an endpoint: then it gets one small question.
+
+    Examples: `wikidata-cache doctor` · `wikidata-cache doctor --cache paper.sqlite` · `wikidata-cache doctor -g wd/`
+    """
+    well = True
+    for finding in examine(graph, cache=cache):
+        mark = typer.style("ok    ", fg="green") if finding.ok else typer.style("BROKEN", fg="red", bold=True)
+        typer.echo(f"{mark} {finding.what}: {finding.found}")
+        well = well and finding.ok
+    if not well:
+        raise typer.Exit(1)
+
+
+def extract(
+    seeds: Annotated[Path, typer.Argument(metavar="SEEDS.tsv", help="Header row, then an id in column one.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.nt.gz", help="The file to write.")],
+    graph: Graph = None,
+    contact: Contact = None,
+    cache: Cache = None,
+    offline: Offline = False,
+    per_node: Annotated[
+        list[int] | None,
+        typer.Option(help=f"Statements kept of each item, once for each hop. Default: {PER_NODE}."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+) -> None:
+    """Cut the neighbourhoods of some seeds out of a big graph, with all labels.
+
+    Example: `wikidata-cache extract seeds.tsv small.nt.gz -g wikidata.nt.gz --per-node 80 --per-node 20`
+    """
+    check_out(out)
+    try:
+        wanted = read_seeds(seeds)
+    except (OSError, UnicodeDecodeError) as error:
+        raise WikidataCacheError(f"{seeds} cannot be read ({error}); expected a TSV file of ids.") from error
+    source = open_cache(graph, contact, cache=cache, offline=offline).source
+    report = build_extract(source, wanted, out, per_node=per_node or PER_NODE, seed=seed)
+    typer.echo(
+        f"{out}: {report.statements} statements, {report.labels} labels, {report.bytes} bytes, sha256 {report.sha256}"
+    )
+
+
+def load(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="N-Triples, TSV, a Wikidata dump (RDF or JSON), plain or as .gz or .bz2, a folder of these, "
+            "or a CoDEx folder.",
+        ),
+    ],
+    store: Annotated[Path, typer.Option(metavar="FOLDER", help="The store to make.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a store that is there already.")] = False,
+    keep_all: Annotated[
+        bool,
+        typer.Option("--keep-all", help="Keep every triple of N-Triples, not only what this package asks for."),
+    ] = False,
+    skip_bad_lines: Annotated[
+        bool, typer.Option("--skip-bad-lines", help="Leave out lines that cannot be read instead of stopping.")
+    ] = False,
+) -> None:
+    """Make a store on disk, with a label index, of dumps and graph files.
+
+    It is put in place when it is whole; after an interruption, the same command goes on where it stopped.
+
+    Example: `wikidata-cache load wikidata.nt.gz labels.nt.gz --store wd/`
+    """
+    from wikidata_cache.stores import load as loading  # numpy takes a tenth of a second to import
+
+    options = loading.LoadOptions(keep_all=keep_all, skip_bad_lines=skip_bad_lines)
+    report = loading.load(sources, store, force=force, options=options)
+    _say(store, report)
+
+
+def _say(store: Path, report: LoadReport) -> None:
+    counts, seconds = report.manifest.counts, report.seconds
+    speed = f"; {counts['triples'] / seconds:,.0f} triples a second" if seconds else ""
+    typer.echo(
+        f"{store}: {counts['triples']:,} triples, {counts['statements']:,} statements about {counts['items']:,} items "
+        f"with {counts['properties']:,} properties, {counts['named']:,} entities with a name\n"
+        f"{seconds:.1f} s for the triples and {report.label_seconds:.1f} s for the label index{speed}\n"
+        f"content hash {report.manifest.content_hash}"
+    )
+    if report.skipped:
+        typer.echo(f"{report.skipped:,} lines could not be read and were left out")
+
+
+def labels(
+    ids: Ids, graph: Graph = None, contact: Contact = None, cache: Cache = None, offline: Offline = False
+) -> None:
+    """Print the English labels of items and properties; an id without one gets an empty cell.
+
+    Examples: `wikidata-cache labels Q1345 P19` · `wikidata-cache labels Q42 -g graph.nt.gz`
+    """
+    found = open_cache(graph, contact, cache=cache, offline=offline).labels(ids)
+    for entity in ids:
+        typer.echo(f"{entity}\t{found.get(entity, '')}")
+
+
+def find(
+    label: Annotated[str, typer.Argument(help="A label, exactly as it is written.")],
+    graph: Graph = None,
+    contact: Contact = None,
+    cache: Cache = None,
+    offline: Offline = False,
+) -> None:
+    """Print the ids of everything with exactly this label; exit code 1 if there is nothing.
+
+    Examples: `wikidata-cache find Philadelphia` · `wikidata-cache find "place of birth"`
+    """
+    found = open_cache(graph, contact, cache=cache, offline=offline).find(label)
+    for entity in found:
+        typer.echo(entity)
+    if not found:
+        raise typer.Exit(1)
+
+
+def serve(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `load`, or an Oxigraph folder.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.")] = 7878,
+    timeout: Annotated[int, typer.Option(min=1, help="Seconds after which a query is cut off.")] = 60,
+) -> None:
+    """Answer SPARQL queries about a store at /query, to this machine only, until Ctrl-C.
+
+    Example: `wikidata-cache serve wd/ --port 7878`
+    """
+    stopped = threading.Event()
+    with served(store, port=port, timeout_s=timeout) as url:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda *_: stopped.set())
+        typer.echo(f"{url} is up; stop it with Ctrl-C. For example:")
+        typer.echo(f"  curl {url} -H 'Accept: text/csv' --data-urlencode 'query=SELECT * {{ ?s ?p ?o }} LIMIT 5'")
+        typer.echo(f"  wikidata-cache show Q1345 --graph {url}")
+        stopped.wait()
+    typer.echo("stopped")
+
+
+def export(
+    out: Annotated[Path, typer.Argument(metavar="FILE.jsonl.gz", help="The file to write.")],
+    cache: Cache = None,
+    latest: Annotated[bool, typer.Option("--latest", help="Only the newest version of every answer.")] = False,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="TIME", help="The versions that held at this time (ISO 8601, UTC).")
+    ] = None,
+    graph_name: Annotated[str | None, typer.Option(help="Only the graph kept under this name.")] = None,
+) -> None:
+    """Write the cache to one file: JSON lines, sorted, with a hash. The same cache gives the same bytes.
+
+    Examples: `wikidata-cache export snapshot.jsonl.gz` ·
+    `wikidata-cache export paper.jsonl.gz --cache paper.sqlite --latest`
+    """
+    with AnswerStore(cache_file(cache), read_only=True) as store:
+        moment = utc(as_of) if as_of else None
+        summary = export_snapshot(
+            store, out, newest_only=latest or as_of is not None, as_of=moment, graph_name=graph_name
+        )
+    typer.echo(f"{out}: {summary.facts} facts, {summary.queries} requests, sha256 of the rows {summary.sha256}")
+
+
+def import_(
+    snapshot: Annotated[Path, typer.Argument(metavar="FILE.jsonl.gz", help="A file that `export` has written.")],
+    cache: Cache = None,
+    on_conflict: Annotated[
+        OnConflict,
+        typer.Option(help="Where the cache knows an id too: keep its answer, let the newer speak, or stop."),
+    ] = "keep",
+) -> None:
+    """Add a snapshot to the cache, after checking its hash and every row; all of it, or nothing.
+
+    Examples: `wikidata-cache import snapshot.jsonl.gz` ·
+    `wikidata-cache import paper.jsonl.gz --cache paper.sqlite --on-conflict error`
+    """
+    with AnswerStore(cache_file(cache)) as store:
+        done = import_snapshot(store, snapshot, on_conflict=on_conflict)
+        typer.echo(f"{store.path}: {done.new} new facts of {done.facts}, {done.queries} requests in the log")
+
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
-for command in (show.show, lookup.labels, lookup.find, link.link, extract.extract, fetch.fetch, snapshot.export):
+for command in (show.show, labels, find, link.link, extract, fetch.fetch, export):
     app.command()(command)
-app.command()(load.load)
-app.command()(serve.serve)
-app.command()(doctor.doctor)
-app.command("import")(snapshot.import_)
+app.command()(load)
+app.command()(serve)
+app.command()(doctor)
+app.command("import")(import_)
 
 
 def _print_version(wanted: bool) -> None:

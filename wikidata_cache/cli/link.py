@@ -13,11 +13,10 @@ from wikidata_cache.cli.options import Cache, Contact, Graph, Offline, open_cach
 from wikidata_cache.edits import is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import is_property
-from wikidata_cache.linking.action_api import WIKIDATA_API, ActionApi
 from wikidata_cache.linking.candidates import Linked, Status
 from wikidata_cache.linking.edit_file import check_out, link_edits
-from wikidata_cache.linking.linker import Linker
-from wikidata_cache.linking.opening import open_linker
+from wikidata_cache.linking.linker import Linker, open_linker
+from wikidata_cache.linking.online import WIKIDATA_API, ActionApi
 
 _EXIT_CODES: dict[Status, int] = {"exact": 0, "none": 1, "ambiguous": 3}
 

@@ -1,25 +1,167 @@
-"""`wikidata-cache show`: a neighbourhood or the subgraph of an edit, in words, as a picture and as a page."""
+"""`wikidata-cache show`: a neighbourhood or the subgraph of an edit, in words, as a picture and as a page.
 
+What `wikidata-cache show` refuses before any work is done, and which entity an id stands for.
+
+What `wikidata-cache show` prints: the statements as a table, and what was left out of it.
+"""
+
+from __future__ import annotations
+
+import re
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
 
+from wikidata_cache.cache import WikidataCache
 from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, Graph, GraphName, Offline, Packs, open_cache
-from wikidata_cache.cli.show_checks import (
-    check_for_edits_only,
-    check_known,
-    check_out,
-    described_property,
-    edit_of,
-    followed,
-)
-from wikidata_cache.cli.show_words import print_subgraph
-from wikidata_cache.errors import BadOptionError
+from wikidata_cache.edits import SUFFIXES, EditRow, is_edit_file, read_edits
+from wikidata_cache.errors import BadOptionError, CacheMissError, WikidataCacheError
 from wikidata_cache.ids import is_property
 from wikidata_cache.subgraphs.options import Direction, Root, Statements
 from wikidata_cache.subgraphs.sampling import Policy
+from wikidata_cache.subgraphs.subgraph import Subgraph, edge_hop
+
+_NO_ROW = re.compile(rf"(?P<file>.+(?:{'|'.join(map(re.escape, SUFFIXES))})):(?P<row>[^/:]*)", re.IGNORECASE)
+
+
+def edit_of(what: str) -> EditRow | None:
+    """The edit of a row, where a row is named; None for an id.
+
+    Raises BadOptionError for several rows or no row number, and EditRowError for a row that is no edit.
+    """
+    if not is_edit_file(what):
+        if found := _NO_ROW.fullmatch(what):
+            raise BadOptionError(
+                f"{what}: found {found['row']!r} after the colon; expected a row number, such as {found['file']}:1."
+            )
+        return None
+    rows = read_edits(what)
+    if len(rows) > 1:
+        raise BadOptionError(f"{what} holds {len(rows)} edits; name one of them, such as {what}:1.")
+    return rows[0]
+
+
+def check_for_edits_only(what: str, given: Mapping[str, object]) -> None:
+    """Raise BadOptionError where an option that only edits have was given for an item."""
+    for option, value in given.items():
+        if value:
+            raise BadOptionError(
+                f"{option} is for edits, such as edits.jsonl:1; {what} is an id. Leave {option} out; --hops and "
+                f"--per-node say how much of an item is shown."
+            )
+
+
+def check_out(path: Path | None, option: str, *suffixes: str) -> None:
+    """Raise BadOptionError for a file that surely cannot be written."""
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise BadOptionError(f"{option} {path}: expected a name ending in {' or '.join(suffixes)}.")
+    if not path.parent.is_dir():
+        raise BadOptionError(
+            f"{option} {path} cannot be written: there is no folder {path.parent}. Make it, or give a file elsewhere."
+        )
+    if path.is_dir():
+        raise BadOptionError(f"{option} {path} is a folder; give a file, such as {path / 'graph'}{suffixes[-1]}.")
+
+
+def followed(opened: WikidataCache, entity: str) -> str:
+    """The item that an id stands for: itself, or the one that it was merged into."""
+    if opened.facts.out([entity])[entity]:
+        return entity
+    try:
+        return opened.facts.redirects([entity]).get(entity, entity)
+    except CacheMissError:  # offline, and never asked for
+        return entity
+
+
+def check_known(opened: WikidataCache, entity: str) -> None:
+    """Raise WikidataCacheError for an id of which the graph knows neither a statement nor a label."""
+    if not (opened.facts.out([entity])[entity] or opened.labels([entity])):
+        raise WikidataCacheError(
+            f"{entity} is not in the graph {opened.source.name}: no statement, no label. "
+            f"Check the id, give a graph that holds it (-g URL, or -g wd/ made by `load`), or get it with `fetch`."
+        )
+
+
+def described_property(opened: WikidataCache, entity: str) -> str:
+    """A property in words, and why there is no table of it.
+
+    Raises WikidataCacheError where the graph does not know it.
+    """
+    check_known(opened, entity)
+    label = opened.labels([entity]).get(entity, entity)
+    try:
+        description = opened.facts.descriptions([entity]).get(entity, "")
+    except CacheMissError:
+        description = ""
+    said = f"{label} ({entity})" + (f": {description}" if description else "")
+    return (
+        f"{said}\n{entity} is a property: subgraphs hold statements about items (Q…), so there are none to show here."
+    )
+
+
+_REASONS = {  # how to say what `graph.graph["dropped"]` counts; one name may stand for several reasons
+    "unlabelled_item": "without a label",
+    "unlabelled_property": "without a label",
+    "meta_property": "housekeeping",
+    "internal_item": "of Wikimedia's own pages",
+    "not_sampled": "not sampled (--per-node)",
+    "over_max_edges": "beyond --max-edges",
+    "old_edge": "that tell the replaced fact",
+    "edit_edge_again": "that the edit states already",
+    "of_the_subject": "of the subject, which is no root",
+    "answer": "that give an answer away",
+}
+
+
+def print_subgraph(graph: Subgraph, title: str) -> None:
+    """The statements as a table with what was left out below; a line instead of a table without statements."""
+    body = table(graph, title) if graph.number_of_edges() else f"{escape(title)}: no statement to show."
+    lines = [escape(line) for line in [left_out(graph) or nothing_said(graph)] if line]
+    _console().print(Group(body, *lines))
+
+
+def left_out(graph: Subgraph) -> str:
+    """How many statements were left out and why, most first, as one line; "" for none."""
+    counts: dict[str, int] = {}
+    for reason, count in graph.graph.get("dropped", {}).items():
+        name = _REASONS.get(reason, reason)
+        counts[name] = counts.get(name, 0) + count
+    parts = [f"{count} {name}" for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0]))]
+    return f"left out: {', '.join(parts)}" if parts else ""
+
+
+def nothing_said(graph: Subgraph) -> str:
+    """Why there may be nothing, where nothing was left out either; "" where there is something."""
+    if graph.number_of_edges():
+        return ""
+    out = graph.graph.get("direction") != "both"
+    return "The graph states nothing of it." + (" --direction both shows what the graph says with it." if out else "")
+
+
+def table(graph: Subgraph, title: str) -> Table:
+    """One row a statement."""
+    made = Table(title=escape(title), title_justify="left")
+    for column in ("hop", "subject", "property", "object", "ids"):
+        made.add_column(column, no_wrap=column == "ids")
+    for subject, target, key, data in graph.edges(keys=True, data=True):
+        cells = (graph.nodes[subject]["label"], data["label"], graph.nodes[target]["label"])
+        hop = str(edge_hop(graph, subject, target))
+        made.add_row(hop, *map(escape, cells), f"{subject} {key} {target}")
+    return made
+
+
+def _console() -> Console:
+    # Piped output keeps whole lines instead of folding at 80 columns.
+    console = Console(soft_wrap=True, highlight=False)
+    return console if console.is_terminal else Console(width=160, highlight=False)
 
 
 def show(

@@ -1,13 +1,17 @@
-"""Several endpoints as one source: the first is asked, and the next where it gives up."""
+"""Several endpoints as one source: the first is asked, and the next where it gives up.
+
+Endpoints that are made when they are first asked, so that a cache that knows everything needs no contact.
+"""
+
+from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, EndpointError
 from wikidata_cache.sources.facts import Answer, Row
-from wikidata_cache.sources.source import Provenance
-from wikidata_cache.sources.templates import Template
+from wikidata_cache.sources.source import Provenance, Source, Template
 
 logger = logging.getLogger(__name__)
 
@@ -91,3 +95,35 @@ def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
     waits = [error.retry_after for error in errors if error.retry_after is not None]
     found = f"all {len(errors)} endpoints gave up: {'; '.join(f'{e.url}: {e.found} ({e.trouble})' for e in errors)}"
     return EndpointError(name, last.trouble, found, last.way_out, retry_after=min(waits, default=None))
+
+
+class LaterSource:
+    """A `Source` called `name` that `make` makes when a question is about to be asked; raises what `make` raises."""
+
+    def __init__(self, name: str, make: Callable[[], Source]) -> None:
+        self._name = name
+        self._make = make
+        self._made: Source | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of what will be asked."""
+        return self._name
+
+    def ready(self) -> Source:
+        """The source itself."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def provenance(self, ids: Iterable[str] = ()) -> Provenance:
+        """The source's own account."""
+        return self.ready().provenance(ids)
+
+    def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
+        """The source's answers."""
+        return self.ready().ask(template, ids)
+
+    def select(self, query: str) -> Sequence[Row]:
+        """The source's rows."""
+        return self.ready().select(query)

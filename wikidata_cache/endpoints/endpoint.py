@@ -1,23 +1,100 @@
-"""A SPARQL endpoint over HTTP as a source: polite, with its own deadline, and clear about how it failed."""
+"""A SPARQL endpoint over HTTP as a source: polite, with its own deadline, and clear about how it failed.
+
+How many ids to put into one question: halved where that was too many, grown again slowly.
+
+To ask again, at the host's pace, as long as that makes sense.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
-from wikidata_cache.endpoints.blocks import BlockSizes
 from wikidata_cache.endpoints.failures import about, misfit, no_reply, rows_of, truncated
-from wikidata_cache.endpoints.rate_limit import Pace
-from wikidata_cache.endpoints.retry import MOST, PASSING, insist
-from wikidata_cache.endpoints.rules import forbid_when_offline, user_agent
+from wikidata_cache.endpoints.rate_limit import Pace, Patience, forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, TruncatedAnswerError
 from wikidata_cache.sources.facts import Answer, Exchange, Row
-from wikidata_cache.sources.source import Provenance, SparqlSource, whole
-from wikidata_cache.sources.templates import Template
+from wikidata_cache.sources.source import Provenance, SparqlSource, Template, whole
+
+_PATIENT = 4  # successes until a larger block is tried
+_MOST_PATIENT = 64
+
+
+@dataclass
+class _Size:
+    ids: int
+    most: int
+    streak: int = 0
+    needed: int = _PATIENT
+    probing: bool = False  # nothing has yet come back at this size
+
+
+class BlockSizes:
+    """The size that an endpoint bears with, learned for each template."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, _Size] = {}
+
+    def of(self, template: Template) -> int:
+        """How many ids to ask about at once."""
+        return self._of(template).ids
+
+    def too_many(self, template: Template, ids: int) -> None:
+        """So many ids failed: halve, and be slower to grow where the failure came from growing."""
+        size = self._of(template)
+        if size.probing:
+            size.needed = min(_MOST_PATIENT, 2 * size.needed)
+        size.ids, size.streak, size.probing = max(1, ids // 2), 0, False
+
+    def fine(self, template: Template) -> None:
+        """A block came back: after enough of them in a row, double."""
+        size = self._of(template)
+        size.streak, size.probing = size.streak + 1, False
+        if size.streak >= size.needed and size.ids < size.most:
+            size.ids, size.streak, size.probing = min(size.most, 2 * size.ids), 0, True
+
+    def _of(self, template: Template) -> _Size:
+        return self._sizes.setdefault(template.name, _Size(template.size, template.size))
+
 
 logger = logging.getLogger(__name__)
+
+MOST = 4  # requests for one question
+PASSING = ("throttled", "outage", "unavailable")  # troubles in which waiting helps
+_TOLD_TO_WAIT = ("throttled", "outage")
+
+T = TypeVar("T")
+
+
+def insist(
+    pace: Pace, url: str, once: Callable[[], T], *, patience: float, attempts: Callable[[EndpointError], int]
+) -> T:
+    """What `once` gives, each time in a turn of `pace`; at most `patience` seconds are waited in all.
+
+    `attempts` says how many requests a failure is worth. Raises the last EndpointError, or where the host has
+    asked to wait for longer, one that says until when.
+    """
+    left = Patience(patience)
+    made = 0
+    while True:
+        made += 1
+        try:
+            with pace.turn(url, left):
+                return once()
+        except EndpointError as error:
+            wait = pace.wait(url)
+            if made >= attempts(error) or wait > left.left:
+                if error.trouble in _TOLD_TO_WAIT and wait:
+                    raise pace.refusal(url, left) from error
+                raise
+            logger.warning("%s Trying again in %.3g s", error, wait)
+
 
 _DIVISIBLE = ("timeout", "truncated", "cut off", "too long")  # asking for less helps
 _HEADERS = ("date", "server", "age", "x-served-by", "content-type")

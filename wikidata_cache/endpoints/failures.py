@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
 from typing import Any
 
-from wikidata_cache.endpoints.rules import ELSEWHERE
+from wikidata_cache.endpoints.rate_limit import ELSEWHERE
 from wikidata_cache.endpoints.transport import Reply
 from wikidata_cache.errors import EndpointError
 from wikidata_cache.sources.facts import Row

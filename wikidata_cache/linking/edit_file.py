@@ -1,17 +1,22 @@
-"""A file of edits with the ids filled in that can be settled, and candidates where a person has to choose."""
+"""A file of edits with the ids filled in that can be settled, and candidates where a person has to choose.
+
+Whether the ids of an edit are called in the graph what the edit calls them.
+"""
+
+from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from wikidata_cache.atomic import write_atomically
-from wikidata_cache.edit_rows import raw_rows
-from wikidata_cache.edits import EditRow, file_of, read_edits
+from wikidata_cache.edits import EditRow, file_of, raw_rows, read_edits
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.linking.batch import link_all
+from wikidata_cache.ids import is_entity
+from wikidata_cache.labels.names import normalise
 from wikidata_cache.linking.candidates import Linked
-from wikidata_cache.linking.edit_links import LinkedEdit
+from wikidata_cache.linking.edit_links import LinkedEdit, link_all
 from wikidata_cache.linking.linker import Linker
 
 Row = Mapping[str, object]
@@ -79,3 +84,21 @@ def _rewritten(rewrite: Row, ids: Mapping[str, str]) -> Row:
         if f"{name}_id" in ids and isinstance(target := rewrite.get(name), Mapping)
     }
     return {**rewrite, **flat, **targets}
+
+
+_FIELDS = ("subject", "relation", "target_true", "target_new")
+
+
+def contradiction(edit: EditRow, label: Callable[[str], str | None], *, redirects: Mapping[str, str]) -> str | None:
+    """What is called otherwise, for a person to read; None where the labels agree, case and accents aside.
+
+    `label` gives the graph's label of an id. A merged item is called what the one is called into which it went.
+    A graph without a label, and a row without words, contradict nothing.
+    """
+    faults = []
+    for field in _FIELDS:
+        text, entity = getattr(edit, field), getattr(edit, f"{field}_id")
+        called = label(redirects.get(entity, entity)) if entity and text and not is_entity(text) else None
+        if called and normalise(called) != normalise(text):
+            faults.append(f"{field}_id {entity} is {called!r} in the graph, the row says {text!r}")
+    return f"row {edit.row}: {'; '.join(faults)}; check the id or use `link`" if faults else None

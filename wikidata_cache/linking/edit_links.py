@@ -1,16 +1,67 @@
-"""The ends and the relation of an edit, linked together: a fact that the graph states settles all of its parts."""
+"""The ends and the relation of an edit, linked together: a fact that the graph states settles all of its parts.
 
-from collections.abc import Collection, Iterable, Sequence
+The parts of an edit, as linking asks about them.
+
+Many edits linked together: what all of them need is asked for hop by hop, then each is linked from what is known.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from wikidata_cache.ids import Statement
-from wikidata_cache.linking import points
-from wikidata_cache.linking.candidates import Candidate, Linked, Reason, ranked
-from wikidata_cache.linking.drafts import Draft
+from tqdm import tqdm
+
+from wikidata_cache.ids import Statement, is_entity
+from wikidata_cache.labels.label_index import EntityKind
+from wikidata_cache.labels.names import normalise
+from wikidata_cache.linking import candidates
+from wikidata_cache.linking.candidates import POOL, Candidate, Draft, Linked, Reason, given_id, ranked
+from wikidata_cache.linking.knowledge import About, Knowledge
 from wikidata_cache.linking.linker import Linker
-from wikidata_cache.linking.parts import Part, parts_of
-from wikidata_cache.sources.relation_ends import Role
+from wikidata_cache.sources.queries import Role
 from wikidata_cache.subgraphs.edit_ends import EditLike
+
+
+class Part(NamedTuple):
+    """What an edit says of one of its parts: an id that is given, with the label that it should have, or a text."""
+
+    text: str
+    given: bool
+    expected: str | None
+    kind: EntityKind
+    role: Role
+
+
+class Parts(NamedTuple):
+    """The parts of an edit, with an empty text for what it has not."""
+
+    subject: Part
+    relation: Part
+    target_new: Part
+    target_true: Part
+
+    @property
+    def items(self) -> tuple[Part, Part, Part]:
+        """All but the relation."""
+        return self.subject, self.target_new, self.target_true
+
+
+def parts_of(edit: EditLike) -> Parts:
+    """What an edit says of its parts."""
+    return Parts(
+        _part(edit.subject_id, edit.subject, role="subject"),
+        _part(edit.relation_id, edit.relation, kind="property"),
+        _part(edit.target_new_id, edit.target_new),
+        _part(edit.target_true_id, edit.target_true),
+    )
+
+
+def _part(given: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> Part:
+    label = text if text and not is_entity(text) else None
+    return Part(given, True, label, kind, role) if given else Part((text or "").strip(), False, None, kind, role)
 
 
 @dataclass(frozen=True)
@@ -120,7 +171,7 @@ def _reward(
     for drafts, column in ((subjects, 0), (relations, 1), (old, 2)):
         for draft in drafts:
             if fact := next((fact for fact in facts if fact[column] == draft.id), None):
-                draft.add(Reason(points.STATED, f"{' '.join(fact)} is stated in the graph"), settles=True)
+                draft.add(Reason(candidates.STATED, f"{' '.join(fact)} is stated in the graph"), settles=True)
 
 
 def _compare(linker: Linker, new: Sequence[Draft], old: Sequence[Draft]) -> None:
@@ -132,4 +183,51 @@ def _compare(linker: Linker, new: Sequence[Draft], old: Sequence[Draft]) -> None
     names = linker.knowledge.labels(set().union(*shared.values()))
     for draft in new:
         if kinds := sorted(names.get(kind, kind) for kind in shared[draft.id]):
-            draft.add(Reason(points.LIKE_OLD, f"{kinds[0]}, like {best.about.label or best.id}"))
+            draft.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.about.label or best.id}"))
+
+
+def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> Iterator[LinkedEdit]:
+    """`link_edit` of each edit, in order, with the questions of all edits together where each costs a request.
+
+    Raises what `link_edit` raises, and what the graph raises where it cannot be asked, such as CacheMissError.
+    """
+    if linker.knowledge.far:
+        _ask_names(linker.knowledge, list(dict.fromkeys(part for edit in edits for part in parts_of(edit))))
+        linker.ask_ends(_at_ends(linker, edits))
+    for edit in tqdm(edits, desc="linking", unit="edit", disable=None, leave=False):
+        yield link_edit(linker, edit, limit=limit)
+
+
+def _ask_names(knowledge: Knowledge, parts: Sequence[Part]) -> None:
+    """Ask for all names, for all that they may mean or were merged into, and for the names of the types."""
+    knowledge.ask_names(part.text for part in parts if not part.given)
+    bar = tqdm(parts, desc="names", unit="name", disable=None, leave=False)
+    about = dict(knowledge.about({entity for part in bar for entity in _meant(knowledge, part)}))
+    merged = {said.merged_into for said in about.values() if said.merged_into}
+    about |= knowledge.about(merged - about.keys())
+    knowledge.labels({kind for said in about.values() for kind in said.types})
+    knowledge.ask_names(part.expected for part in parts if part.expected and not _is_called(part, about))
+
+
+def _meant(knowledge: Knowledge, part: Part) -> set[str]:
+    """All that a part of an edit may mean."""
+    matches = () if part.given or not part.text else knowledge.named(part.text, limit=POOL, entity=part.kind)
+    given = given_id(part.text, part.kind)
+    return {match.id for match in matches} | ({given} if given else set())
+
+
+def _is_called(part: Part, about: Mapping[str, About]) -> bool:
+    """Whether an id that is given has the label that it should have."""
+    said = about.get(part.text, About())
+    said = about[said.merged_into] if said.merged_into else said
+    return normalise(said.label or "") == normalise(part.expected or "")
+
+
+def _at_ends(linker: Linker, edits: Sequence[EditLike]) -> Mapping[tuple[str, Role], Collection[str]]:
+    """The candidates for each end of each relation, from what is known by now."""
+    found: dict[tuple[str, Role], set[str]] = defaultdict(set)
+    for edit in edits:
+        if relation := relation_of(linker, edit):
+            for part in parts_of(edit).items:
+                found[relation, part.role].update(draft.id for draft in drafts_of(linker, part))
+    return found

@@ -1,15 +1,27 @@
-"""What linking wants to know of entities, from a graph with a label index, or from its facts alone."""
+"""What linking wants to know of entities, from a graph with a label index, or from its facts alone.
+
+What a relation joins in a graph: the types of its values and of its subjects, from a sample.
+
+A label index for a graph: the one beside a store, or one made on the fly from the graph's own names.
+"""
+
+from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from wikidata_cache.answers.over_graph import CacheOverGraph
-from wikidata_cache.errors import CacheMissError, OfflineError
-from wikidata_cache.ids import is_entity, is_item
-from wikidata_cache.labels.label_index import EntityKind, LabelIndex, Match
+from wikidata_cache.answers.cached_source import CacheOverGraph
+from wikidata_cache.errors import BadOptionError, CacheMissError, EndpointError, OfflineError
+from wikidata_cache.ids import DIRECT, RDFS_LABEL, is_entity, is_item, is_property, local_id
+from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex, Match, NameKind
 from wikidata_cache.labels.names import normalise
+from wikidata_cache.sources.oxigraph import OxigraphSource
+from wikidata_cache.sources.queries import Role, end_key
+from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.facts import Facts
 
 T = TypeVar("T")
@@ -144,3 +156,101 @@ class GraphKnowledge:
             if len(ids) == 1:
                 return {}
             return {entity: value for one in ids for entity, value in self._known(ask, [one]).items()}
+
+
+_NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # linking goes on without
+
+
+@dataclass(frozen=True)
+class Ends:
+    """One end of a relation: which share of the `sampled` entities, all of known type, has each type."""
+
+    relation: str
+    role: Role
+    sampled: int
+    shares: Mapping[str, float]
+
+
+def check_relation(relation: str) -> None:
+    """Raise BadOptionError for what is no property id."""
+    if not is_property(relation):
+        raise BadOptionError(
+            f"relation={relation!r}: expected a property id such as P551. To find the id of a property, link its "
+            f'name with kind="property" (--kind property).'
+        )
+
+
+def sample_ends(facts: Facts, relation: str, role: Role) -> Ends | None:
+    """The types at one end of a relation, or None where the graph has none of it or cannot be asked now.
+
+    Raises BadOptionError for what is no property id.
+    """
+    check_relation(relation)
+    end = end_key(relation, role)
+    try:
+        sampled, counts = facts.ends([end])[end]
+    except _NOT_NOW:
+        return None
+    return Ends(relation, role, sampled, {kind: n / sampled for kind, n in counts}) if sampled else None
+
+
+def stated_there(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
+    """Those of the ids that stand at this end of the relation somewhere in the graph."""
+    places = {f"{end_key(relation, role)} {entity}": entity for entity in ids if is_item(entity)}
+    try:
+        found = facts.at_ends(places)
+    except _NOT_NOW:
+        return frozenset()
+    return frozenset(entity for place, entity in places.items() if found[place])
+
+
+def ask_ahead(facts: Facts, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
+    """Ask about all of these ends of relations, and about the candidates for them, in as few requests as possible."""
+    ends = {end_key(*end): ids for end, ids in candidates.items()}
+    with suppress(*_NOT_NOW):
+        sampled = facts.ends(ends)
+        shown = {end: ids for end, ids in ends.items() if sampled[end][0]}
+        facts.at_ends(f"{end} {entity}" for end, ids in shown.items() for entity in ids if is_item(entity))
+
+
+logger = logging.getLogger(__name__)
+
+_ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
+_KINDS: tuple[tuple[NameKind, str], ...] = (("label", RDFS_LABEL), ("alias", _ALIAS))
+_NAMES = "SELECT ?e ?l (LANG(?l) AS ?lang) WHERE {{ ?e <{predicate}> ?l . FILTER(isLiteral(?l)) }}"
+_NUMBERS = (
+    f"SELECT ?s (COUNT(*) AS ?n) WHERE {{ ?s ?p ?o . FILTER(isIRI(?o)) "
+    f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }} GROUP BY ?s'
+)
+
+
+def open_index(source: Source) -> LabelIndex | None:
+    """The index beside a store, else one of a local graph's own names; None for endpoints and their caches.
+
+    Of a cache over a local graph it is the graph's. Raises LabelIndexError for an index that cannot be read.
+    """
+    source = source.graph if isinstance(source, CacheOverGraph) else source
+    if not isinstance(source, OxigraphSource):
+        return None
+    return LabelIndex(source.label_file) if source.label_file else index_of(source)
+
+
+def index_of(source: Source) -> LabelIndex:
+    """An index in memory of all labels and aliases of an embedded graph, in every language.
+
+    About ten seconds for half a million names; `wikidata-cache load` keeps such an index on disk.
+    """
+    logger.debug("Making a label index of %s", source.name)
+    return LabelIndex.in_memory(_names(source), weights=_numbers(source))
+
+
+def _names(source: Source) -> Iterator[LabelEntry]:
+    for kind, predicate in _KINDS:
+        for row in source.select(_NAMES.format(predicate=predicate)):
+            if is_entity(entity := local_id(row["e"])):
+                yield LabelEntry(entity, row["l"], row.get("lang", ""), kind)
+
+
+def _numbers(source: Source) -> Iterator[tuple[str, int]]:
+    for row in source.select(_NUMBERS):
+        yield local_id(row["s"]), int(row["n"])

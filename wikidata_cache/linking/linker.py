@@ -1,15 +1,28 @@
-"""From a text to the entities that it may mean, each with reasons; never a silent guess."""
+"""From a text to the entities that it may mean, each with reasons; never a silent guess.
+
+From a graph to a linker over it, offline or online.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from wikidata_cache import deny_lists as deny
+from wikidata_cache import deny_lists
 from wikidata_cache.labels.label_index import EntityKind
-from wikidata_cache.linking import points
-from wikidata_cache.linking.candidates import Linked, Reason, ranked
-from wikidata_cache.linking.drafts import Draft, gather
-from wikidata_cache.linking.knowledge import Knowledge
-from wikidata_cache.linking.relation_values import Ends, ask_ahead, check_relation, sample_ends, stated_there
-from wikidata_cache.sources.relation_ends import Role
+from wikidata_cache.linking import candidates as points
+from wikidata_cache.linking.candidates import Draft, Linked, Reason, gather, ranked
+from wikidata_cache.linking.knowledge import (
+    Ends,
+    GraphKnowledge,
+    Knowledge,
+    ask_ahead,
+    check_relation,
+    open_index,
+    sample_ends,
+    stated_there,
+)
+from wikidata_cache.linking.online import ActionApi, OnlineKnowledge
+from wikidata_cache.sources.queries import Role
 from wikidata_cache.subgraphs.facts import Facts
 
 
@@ -23,7 +36,7 @@ class Linker:
     def __init__(self, knowledge: Knowledge, graph: Facts, *, internal: Collection[str] | None = None) -> None:
         self.knowledge = knowledge
         self._graph = graph
-        self._internal = frozenset(deny.internal_classes() if internal is None else internal)
+        self._internal = frozenset(deny_lists.internal_classes() if internal is None else internal)
         self._ends: dict[tuple[str, Role], Ends | None] = {}
 
     def link(
@@ -113,3 +126,12 @@ class Linker:
         if key not in self._ends:
             self._ends[key] = sample_ends(self._graph, relation, role)
         return self._ends[key]
+
+
+def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:
+    """A linker over a graph and its label index; with `api`, candidates come from there instead.
+
+    What stands at the ends of a relation is always looked up in the graph. Raises LabelIndexError.
+    """
+    knowledge = OnlineKnowledge(api) if api else GraphKnowledge(facts, open_index(facts.source))
+    return Linker(knowledge, facts, internal=facts.internal)

@@ -11,8 +11,7 @@ from wikidata_cache.sources.facts import Row
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Provenance, SparqlSource
 from wikidata_cache.sources.user_queries import forbid_service
-from wikidata_cache.stores.manifest import LABELS, read_manifest, store_of
-from wikidata_cache.stores.reading import open_database, reading
+from wikidata_cache.stores.manifest import LABELS, open_database, read_manifest, reading, store_of
 
 
 class OxigraphSource(SparqlSource):

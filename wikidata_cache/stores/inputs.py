@@ -1,19 +1,69 @@
-"""What can be loaded: which files were meant, and what each is, by its content."""
+"""What can be loaded: which files were meant, and what each is, by its content.
 
+CoDEx folders: which of their files are facts and labels. Their `*negatives*` are false facts and stay out.
+"""
+
+from __future__ import annotations
+
+import json
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from wikidata_cache.errors import GraphFileError
+from wikidata_cache.ids import LANGUAGES, is_entity
 from wikidata_cache.stores import ntriples
 from wikidata_cache.stores.chunks import Chunk, head
-from wikidata_cache.stores.codex import codex_files, codex_labels
 from wikidata_cache.stores.json_dump import entities, to_the_end
-from wikidata_cache.stores.ntriples import Bad, Translate
+from wikidata_cache.stores.ntriples import Bad, Translate, text_line
 from wikidata_cache.stores.tables import kgtk_rows, plain_rows
+
+_SPLITS = ("train.txt", "valid.txt", "test.txt")
+_LABELS = ("entities", "relations", "types")
+
+
+def codex_files(folder: Path) -> list[Path]:
+    """The splits and the label files of a CoDEx folder, flat or as in its repository; [] where it is none."""
+    for root in (folder, folder / "data"):
+        triples = [*(root / "triples").glob("codex-*"), root]
+        splits = [folder / name for folder in sorted(triples) for name in _SPLITS if (folder / name).is_file()]
+        if splits:
+            return splits + list(_label_files(root))
+    return []
+
+
+def _label_files(root: Path) -> Iterator[Path]:
+    for part in _LABELS:
+        for language in LANGUAGES:
+            yield from sorted((root / part / language).glob("*.json"))
+
+
+def codex_labels(path: Path, bad: Bad) -> Translate:
+    """Reads a whole file `{id: {"label": …, "description": …}}` in the language of its folder's name, else English."""
+    language = path.parent.name if path.parent.name in LANGUAGES else LANGUAGES[0]
+
+    def translate(text: bytes, first: int) -> list[bytes]:
+        try:
+            found = json.loads(text)
+            return [line for entity, said in found.items() for line in _lines(entity, said, language)]
+        except json.JSONDecodeError as error:
+            bad(error.lineno, f"is not JSON: {error.msg}")
+        except (ValueError, AttributeError, TypeError) as error:
+            bad(first, f"expected {{id: {{'label': text, 'description': text}}}} ({error})")
+        return []
+
+    return translate
+
+
+def _lines(entity: str, said: dict[str, str | None], language: str) -> Iterator[bytes]:
+    for kind in ("label", "description"):
+        text = said.get(kind)
+        if is_entity(entity) and text and text.strip():
+            yield text_line(entity, kind, text, language)
+
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +105,7 @@ class Input:
         }
         return makers[self.kind]()
 
-    def checked(self, chunks: Iterator[Chunk], bad: "BadLines") -> Iterator[Chunk]:
+    def checked(self, chunks: Iterator[Chunk], bad: BadLines) -> Iterator[Chunk]:
         """The same chunks; `bad` is told where a file that has to say that it ends does not say so."""
         is_array = self.kind == "JSON dump" and self.header.lstrip().startswith(b"[")
         return to_the_end(chunks, bad.cut_off) if is_array else chunks
@@ -121,3 +171,20 @@ def _files(source: Path) -> list[Path]:
     if not files:
         raise GraphFileError(source, f"holds nothing to load; expected {_EXPECTED}")
     return files
+
+
+SUFFIXES = (".nt", ".nt.gz", ".tsv", ".tsv.gz")
+_SIBLINGS = ("labels.nt.gz", "labels.nt", "labels.tsv.gz", "labels.tsv")
+
+
+def is_graph_file(path: Path) -> bool:
+    """Whether the file's name says that it can be loaded."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def sibling_labels(paths: Sequence[Path]) -> Path | None:
+    """A labels file beside one of the files, or beside the target of one that is a symbolic link."""
+    targets = [path.resolve() for path in paths]
+    folders = dict.fromkeys(path.parent for path in (*paths, *targets))
+    candidates = (folder / name for folder in folders for name in _SIBLINGS)
+    return next((path for path in candidates if path.is_file() and path.resolve() not in targets), None)

@@ -6,8 +6,7 @@ from typing import Any
 
 from wikidata_cache.ids import is_entity, is_item, is_property
 from wikidata_cache.stores.chunks import Chunk
-from wikidata_cache.stores.lines import statement_line, text_line
-from wikidata_cache.stores.ntriples import Bad, Translate
+from wikidata_cache.stores.ntriples import Bad, Translate, statement_line, text_line
 
 Json = Any
 

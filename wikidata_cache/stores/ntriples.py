@@ -3,13 +3,20 @@
 Python is slow line by line, and a pattern over megabytes is not. Kept are truthy item-valued statements, redirects,
 and labels, aliases and descriptions in the languages wanted; of full dumps also the statement nodes of items with
 their item values, ranks, start and end times.
+
+Lines of N-Triples in canonical form, without line end: the one language of all inputs, and what is in them.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from hashlib import blake2b
 
+import numpy as np
 from pyoxigraph import RdfFormat, parse, serialize
+
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
 
 Bad = Callable[[int, str], None]  # told of a line that cannot be read: its number, and what is wrong
 Translate = Callable[[bytes, int], list[bytes]]  # whole lines and the first one's number -> lines of N-Triples
@@ -135,3 +142,59 @@ def _is_canonical(line: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return _CANONICAL.fullmatch(line) is not None
+
+
+KIND_IRIS = {
+    "label": RDFS_LABEL,
+    "alias": "http://www.w3.org/2004/02/skos/core#altLabel",
+    "description": "http://schema.org/description",
+}
+_KINDS = {iri.encode(): kind for kind, iri in KIND_IRIS.items()}
+_STATEMENT = f"<{ENTITY}%s> <{DIRECT}%s> <{ENTITY}%s> .".encode()
+_ESCAPES = str.maketrans(
+    {chr(code): f"\\u{code:04X}" for code in (*range(32), 127)}
+    | {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
+)
+_IDS = re.compile(
+    rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> <http://www\.wikidata\.org/prop/direct/P([0-9]{1,18})> "
+    rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> \."
+)
+_NAME = re.compile(rb'<[^>]+/([QP][0-9]+)> <([^>]+)> "(.*)"@([a-z-]+) \.')
+_UNESCAPED = re.compile(r"\\(?:u([0-9A-F]{4})|(.))")
+_CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
+
+Name = tuple[str, str, str, str]  # id, text, language, kind
+
+
+def statement_line(subject: bytes, relation: bytes, value: bytes) -> bytes:
+    """A truthy item-valued statement."""
+    return _STATEMENT % (subject, relation, value)
+
+
+def text_line(entity: str, kind: str, text: str, language: str) -> bytes:
+    """A label, alias or description; half characters, which no file can hold, become "?"."""
+    line = f'<{ENTITY}{entity}> <{KIND_IRIS[kind]}> "{text.translate(_ESCAPES)}"@{language} .'
+    return line.encode("utf-8", errors="replace")
+
+
+def statement_numbers(lines: Sequence[bytes]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """The numbers of subject, property and object of each statement among the lines, one row each."""
+    found = _IDS.findall(b"\n".join(lines))
+    numbers = b" ".join([b"%s %s %s" % ids for ids in found]).decode()
+    return np.fromstring(numbers, dtype=np.int64, sep=" ").reshape(-1, 3)
+
+
+def names(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Name]:
+    """The labels and aliases among the lines."""
+    for line in lines:
+        found = _NAME.fullmatch(line)
+        kind = _KINDS.get(found[2]) if found else None
+        if found and kind in ("label", "alias"):
+            text = found[3].decode()
+            yield found[1].decode(), _plain(text) if "\\" in text else text, found[4].decode(), kind
+
+
+def _plain(text: str) -> str:
+    return _UNESCAPED.sub(
+        lambda found: chr(int(found[1], 16)) if found[1] else _CHARACTERS.get(found[2], found[2]), text
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from wikidata_cache.errors import ServeError
-from wikidata_cache.stores.reading import engine_folder
+from wikidata_cache.stores.manifest import engine_folder
 
 HOST = "127.0.0.1"
 _START_S = 30.0

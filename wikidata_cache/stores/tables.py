@@ -8,8 +8,7 @@ languages wanted, written `'text'@en`.
 import re
 from collections.abc import Callable, Collection, Iterable
 
-from wikidata_cache.stores.lines import KIND_IRIS, statement_line, text_line
-from wikidata_cache.stores.ntriples import Bad, Translate
+from wikidata_cache.stores.ntriples import KIND_IRIS, Bad, Translate, statement_line, text_line
 
 Row = Callable[[list[str]], Iterable[bytes]]  # cells -> lines of N-Triples; ValueError says what is wrong
 

@@ -1,11 +1,13 @@
 """What every view of a subgraph says: printable texts of nodes and edges, and the edge that the edit replaces."""
 
+from __future__ import annotations
+
+import unicodedata
 from typing import Any
 
 import networkx as nx
 
 from wikidata_cache.ids import is_entity
-from wikidata_cache.view.layout import printable
 
 Words = dict[str, list[dict[str, Any]]]
 
@@ -81,3 +83,17 @@ def _note(data: dict[str, Any]) -> str:
     return ", ".join(
         filter(None, [" ".join(filter(None, days)), "preferred" if data.get("rank") == "preferred" else ""])
     )
+
+
+_LONGEST = 40  # characters of a label that are drawn
+_JOINERS = "\u200c\u200d"  # Persian and Indic words, and families of emoji, need them
+
+
+def printable(text: str, *, longest: int = _LONGEST) -> str:
+    """A label as one line of printable characters, shortened where it is long."""
+    line = " ".join("".join(c if _is_printable(c) else " " for c in text).split())
+    return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
+
+
+def _is_printable(character: str) -> bool:
+    return character in _JOINERS or unicodedata.category(character)[0] != "C"

@@ -1,14 +1,20 @@
-"""All metrics by name, and which of them a record has."""
+"""All metrics by name, and which of them a record has.
+
+The page about metrics, written from the code: name, formula, source, range, data sets.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from kg_edit.datasets import DATASETS, Dataset
 from kg_edit.errors import unknown_name
+from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluate.metrics.metric import Metric, RunMetric
 from kg_edit.evaluate.metrics.probes import PROBE_METRICS
 from kg_edit.evaluate.metrics.sampled_text import EXTRAS
+from kg_edit.scoring.questions import CHOICES, SHOTS
 
 _GRACE = "GRACE (Hartvigsen et al. 2023)"
 RUN_METRICS: Mapping[str, RunMetric] = {
@@ -28,24 +34,24 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         better="lower",
     ),
     "portability.judge": RunMetric(
-        where="kg_edit.evaluate.judged_run.judge_run",
+        where="kg_edit.evaluate.judge.judge_run",
         formula="Share of a record's questions whose greedy answer a language model calls right, mean over records; "
         "multihop.judge, hops.judge and recall.judge likewise. A reply other than yes or no counts as no.",
         source="LLM as a judge, as in Yang et al. 2025 (WILD); the prompt is this project's. Optional: what the other "
         "metrics say needs no judge. Verdicts and replies are kept, as a judge's model may change.",
     ),
     "retention.TRR": RunMetric(
-        where="kg_edit.evaluate.retention.unrelated_retention",
+        where="kg_edit.evaluate.summary.unrelated_retention",
         formula="After t edits: the mean score on test prompts that have nothing to do with them.",
         source=f"Test retention rate: {_GRACE}.",
     ),
     "retention.ERR": RunMetric(
-        where="kg_edit.evaluate.retention.edit_retention",
+        where="kg_edit.evaluate.summary.edit_retention",
         formula="After t edits: the mean score of edits 1 … t, each asked on the model as it now is.",
         source=f"Edit retention rate: {_GRACE}.",
     ),
     "retention.ARR": RunMetric(
-        where="kg_edit.evaluate.retention.accurate_retention",
+        where="kg_edit.evaluate.summary.accurate_retention",
         formula="After t edits: the mean score on those prompts that the unedited model got right.",
         source=f"Accurate retention rate: {_GRACE}, there the perplexity of sentences that were accurate before.",
     ),
@@ -54,16 +60,16 @@ RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **PROBE_METRICS, **EXTRAS}
 CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 
 
-def metrics_for(measures: Iterable[str], *, facts: bool, extras: Iterable[str]) -> Mapping[str, Metric]:
-    """The metrics of a record with probes of the groups ``measures``, in the catalogue's order.
+def metrics_for(case: Case) -> Mapping[str, Metric]:
+    """The metrics of a case by name, in the catalogue's order; each may still be missing (None) in its scores.
 
-    With ``facts`` told it is asked its portability questions alone. Of `EXTRAS` those are scored that are asked for.
+    A case with facts told is asked its portability questions alone. Of `EXTRAS` those are scored that it asks for.
     """
-    if facts:
+    if case.facts:
         return PORTABILITY
-    groups = {part for name in measures for part in (name, name.partition(".")[0])}
+    groups = {part for probe in case.probes for part in (probe.measures, probe.family)}
     probed = {name: metric for name, metric in PROBE_METRICS.items() if metric.of in groups}
-    return {**METRICS, **probed, **{name: metric for name, metric in EXTRAS.items() if name in extras}}
+    return {**METRICS, **probed, **{name: metric for name, metric in EXTRAS.items() if name in case.extras}}
 
 
 def find_extras(names: Iterable[str]) -> tuple[str, ...]:
@@ -76,3 +82,74 @@ def find_extras(names: Iterable[str]) -> tuple[str, ...]:
     for name in sorted(wanted - set(EXTRAS)):
         raise unknown_name("extra metric", name, EXTRAS)
     return tuple(name for name in EXTRAS if name in wanted)
+
+
+_HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; change the code, then write it anew. -->
+# Metrics
+
+A metric's name holds its protocol: `efficacy.prob` and `efficacy.greedy` are two answers to two questions, and a table
+that calls both "efficacy" says nothing. The headline is **greedy** generation with natural stop: what a user of the
+edited model reads. Teacher forcing (`.teacher_forced`) gives the model the right tokens before each token that it is
+judged by, so it is kinder than any use of the model; it is here because published numbers use it.
+
+- A metric is missing for a record that lacks what it needs; means are over the records that have it, and their number
+  is in the summary (`provenance.counts`).
+- NLL is the mean over the target's tokens of -log p(token | all before), in nats: a **geometric mean** of token
+  probabilities, not the probability of the whole target. The target follows the prompt after one space, and prompt and
+  target are encoded in one piece.
+- Questions are asked as `Question: …`, a new line, `Answer:`; in the few-shot form {len(SHOTS)} answered questions that
+  are in no benchmark stand before. Sentences stand as they are. A continuation ends at a line's end, the text's end or
+  its limit.
+- Names are compared word by word, in lower case, without accents, punctuation and articles: Rome is not in Romelu.
+- `portability.choice` has {CHOICES} answers to choose from.
+"""
+
+
+def metrics_page() -> str:
+    """The Markdown page."""
+    probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in METRICS and name not in EXTRAS}
+    parts = [
+        _HEAD,
+        _section("Of every record", METRICS.items()),
+        _section("Of the probes that a data set brings", probed.items()),
+        _section("On request: sampled texts", EXTRAS.items()),
+        _section("Of a model or a run", RUN_METRICS.items()),
+        _datasets(),
+    ]
+    return "\n".join(parts)
+
+
+def used_by(name: str) -> tuple[str, ...]:
+    """The data sets whose records may have a metric of records."""
+    wanted = {part for part in RECORD_METRICS[name].of.split(", ") if part}
+    return tuple(dataset.name for dataset in DATASETS.values() if wanted <= _parts(dataset))
+
+
+def _parts(dataset: Dataset) -> set[str]:
+    """What the records of a data set may have; a question of an edit is a portability probe too."""
+    groups = {part for group in dataset.measures for part in (group, group.partition(".")[0])}
+    return {*groups, *dataset.edits_have, *(("portability",) if "questions" in dataset.edits_have else ())}
+
+
+def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> str:
+    return "\n".join([f"## {title}\n", *(_entry(name, metric) for name, metric in metrics)])
+
+
+def _entry(name: str, metric: Metric | RunMetric) -> str:
+    sets = ", ".join(used_by(name)) if isinstance(metric, Metric) else ""
+    where = f"data sets: {sets}" if isinstance(metric, Metric) else f"`{metric.where}`"
+    better = "" if metric.better == "neither" else f", {metric.better} is better"
+    return f"### `{name}`\n\n{metric.formula}\n\nFrom: {metric.source}\n\nRange: {metric.values}{better}; {where}\n"
+
+
+def _datasets() -> str:
+    rows = [
+        f"| `{dataset.name}` | {dataset.about} | {_joined(dataset.edits_have)} | {_joined(dataset.measures)} |"
+        for dataset in DATASETS.values()
+    ]
+    header = ["| name | what | its edits may have | its probes |", "| --- | --- | --- | --- |"]
+    return "\n".join(["## Data sets\n", *header, *rows, ""])
+
+
+def _joined(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,15 +1,20 @@
-"""What a metric is: a name that holds its protocol, a formula, a source, and a small function of case and evidence."""
+"""What a metric is: a name that holds its protocol, a formula, a source, and a small function of case and evidence.
+
+What scores are made of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:  # a case knows its metrics
+from kg_edit.scoring.likelihood import Pair, TokenScores
+
+if TYPE_CHECKING:
     from kg_edit.evaluate.case import Case
-    from kg_edit.evaluate.evidence import Evidence
+
 
 Better = Literal["higher", "lower", "neither"]
 CATEGORIES = "Where probes have sub-categories, the mean over these of the mean over their probes (KnowEdit)."
@@ -55,3 +60,26 @@ def mean(values: Iterable[float | None]) -> float | None:
     """The mean of the values that are there; None if none is."""
     found = [float(value) for value in values if value is not None]
     return fmean(found) if found else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a model did with a case's prompts, and what the unedited model did, where this one is edited.
+
+    Attributes:
+        scores: of (prompt, candidate) pairs.
+        texts: greedy continuations by prompt.
+        predicted: the arg-max token ids at a candidate's places, by pair.
+        samples: prompts with what was sampled after them, by prompt.
+        before: the unedited model's evidence, of which ``texts`` and ``predicted`` are there; None if this is its own.
+    """
+
+    scores: Mapping[Pair, TokenScores] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    predicted: Mapping[Pair, tuple[int, ...]] = field(default_factory=dict)
+    samples: Mapping[str, str] = field(default_factory=dict)
+    before: Evidence | None = None
+
+    def nll(self, prompt: str, candidate: str) -> float:
+        """The candidate's mean negative log-likelihood a token, in nats."""
+        return self.scores[Pair(prompt.rstrip(), candidate)].nll

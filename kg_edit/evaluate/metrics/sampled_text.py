@@ -8,33 +8,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kg_edit.errors import ConfigError
+from kg_edit.evaluate.case import (
+    CONSISTENCY,
+    FLUENCY,
+    FUZZY,
+    FUZZY_SUFFIX,
+    fuzzy_prompt,
+    generation_prompts,
+    questions_of,
+)
 from kg_edit.evaluate.metrics.metric import Metric, mean
-from kg_edit.retrieval.tfidf import Rarity, cosine
-from kg_edit.retrieval.tfidf import words as words
-from kg_edit.scoring.questions import right_answers
+from kg_edit.text.similarity import Rarity, cosine, words
 
 if TYPE_CHECKING:
     from kg_edit.evaluate.case import Case
-    from kg_edit.evaluate.evidence import Evidence
+    from kg_edit.evaluate.metrics.metric import Evidence
 
-FUZZY = "portability.glame_fuzzy"
-_FLUENCY, _CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
-_SUFFIX = " The answer, most simply, is"
+
 _ENOUGH = 70  # of 100
 _WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
-
-
-def sampled_prompts(case: Case) -> tuple[str, ...]:
-    """What a case's extras let the model go on with by sampling."""
-    if case.facts:
-        return ()
-    asked = tuple(map(fuzzy_prompt, _questions(case))) if FUZZY in case.extras else ()
-    return (*asked, *(_generation(case) if {_FLUENCY, _CONSISTENCY} & set(case.extras) else ()))
-
-
-def fuzzy_prompt(question: str) -> str:
-    """A question as GLAME's program asks it."""
-    return question + _SUFFIX
 
 
 def ngram_entropy(text: str) -> float:
@@ -69,30 +61,19 @@ def partial_ratio(text: str, name: str) -> float:
 def _fuzzy(case: Case, evidence: Evidence) -> float | None:
     return mean(
         any(partial_ratio(evidence.samples[fuzzy_prompt(question)], name) >= _ENOUGH for name in names)
-        for question, names in _questions(case).items()
+        for question, names in questions_of(case).items()
     )
 
 
 def _fluency(case: Case, evidence: Evidence) -> float | None:
-    return mean(ngram_entropy(evidence.samples[prompt]) for prompt in _generation(case))
+    return mean(ngram_entropy(evidence.samples[prompt]) for prompt in generation_prompts(case))
 
 
 def _consistency(case: Case, evidence: Evidence) -> float | None:
-    prompts = _generation(case)
+    prompts = generation_prompts(case)
     if not prompts or not case.references:
         return None
     return tfidf_similarity(" ".join(evidence.samples[prompt] for prompt in prompts), case.references)
-
-
-def _questions(case: Case) -> Mapping[str, tuple[str, ...]]:
-    """Portability questions, and their right answers."""
-    asked = {question.question: right_answers(question) for question in case.questions}
-    queries = (query for probe in case.group("portability") for query in probe.queries)
-    return {**asked, **{query.prompt: tuple(name for names in query.answers for name in names) for query in queries}}
-
-
-def _generation(case: Case) -> tuple[str, ...]:
-    return tuple(query.prompt.rstrip() for probe in case.group("generation") for query in probe.queries)
 
 
 def _entropy(tokens: Sequence[str], size: int) -> float:
@@ -106,12 +87,12 @@ EXTRAS: Mapping[str, Metric] = {
     FUZZY: Metric(
         compute=_fuzzy,
         formula=f"Share of questions whose sampled text, **the question included**, matches the answer by a partial "
-        f'ratio of at least 70. {_SAMPLED}; the question is followed by "{_SUFFIX.strip()}".',
+        f'ratio of at least 70. {_SAMPLED}; the question is followed by "{FUZZY_SUFFIX.strip()}".',
         source="The protocol of GLAME's program (Zhang et al. 2024), for comparison with its published numbers only: "
         "an answer that stands in the question counts as said. The ratio is rapidfuzz's.",
         of="portability",
     ),
-    _FLUENCY: Metric(
+    FLUENCY: Metric(
         compute=_fluency,
         formula=f"(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
         f"generation prompts. {_SAMPLED}, the prompt's among them.",
@@ -120,7 +101,7 @@ EXTRAS: Mapping[str, Metric] = {
         of="generation",
         values="0 to ∞ bits",
     ),
-    _CONSISTENCY: Metric(
+    CONSISTENCY: Metric(
         compute=_consistency,
         formula="Cosine of the TF-IDF vectors of the sampled texts, joined, and of reference texts about things of "
         f"which o* is true, joined; idf over the references. {_SAMPLED}.",

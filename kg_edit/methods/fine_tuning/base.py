@@ -1,26 +1,164 @@
-"""What all fine-tuning of one weight shares: the rows, a change that is added while the model runs, the descent."""
+"""What all fine-tuning of one weight shares: the rows, a change that is added while the model runs, the descent.
+
+Gradient descent on a change of a weight that the model never holds: it is added while the model runs.
+
+What fine-tuning asks of a model: rows of tokens, and which token each position that is read should predict.
+
+Tuning weights by gradients, without touching the model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
 
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.encoding import SubgraphSource
-from kg_edit.methods.base import EditingMethod, MethodConfig, naming
-from kg_edit.methods.common_settings import default_layer
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.errors import PatchError
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods.base import EditingMethod, MethodConfig, default_layer, naming
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import Prompt
+from kg_edit.models.replay import UpperForward
 from kg_edit.patches.base import Patch
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.tuning.loop import Descent, WeightChange
-from kg_edit.tuning.rows import Aim, Row, RowLosses, row_of
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.optimise import untouched
+
+
+class WeightChange:
+    """A change [out, in] of a projection's weight, from 0, in float32; ``change`` is the leaf to be learned.
+
+    In half precision what the model feels is the change that is left once the weight is rounded; the gradient goes
+    straight through the rounding.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self._weight = module, weight_matrix(module)
+        self.change = torch.zeros(self._weight.shape, device=self._weight.device, requires_grad=True)
+
+    @contextmanager
+    def worn(self) -> Iterator[None]:
+        """For the length of the block the module answers y + change x."""
+
+        def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            return output + linear(args[0].to(self.change), self._felt()).to(output)
+
+        handle = self._module.register_forward_hook(add)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _felt(self) -> Tensor:
+        if self._weight.dtype == torch.float32:
+            return self.change
+        exact = self._weight.float() + self.change.detach()
+        return self.change + (exact.to(self._weight.dtype).float() - exact)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    """How to go down: Adam, at most ``steps`` looks at the loss, done when it is below ``stop_below``."""
+
+    steps: int
+    learning_rate: float
+    stop_below: float
+
+    def run(
+        self,
+        parameters: Sequence[Tensor],
+        loss: Callable[[], Tensor],
+        *,
+        penalty: Callable[[], Tensor] | None = None,
+        constrain: Callable[[], None] = lambda: None,
+    ) -> list[float]:
+        """Learn ``parameters`` in place; the losses, without ``penalty``, one a look.
+
+        The last look makes no step: what is left is something whose loss was seen. ``constrain`` follows each step.
+
+        Raises:
+            PatchError: a loss is not a number.
+        """
+        optimizer = torch.optim.Adam(list(parameters), lr=self.learning_rate)
+        losses: list[float] = []
+        for step in range(self.steps):
+            found = loss()
+            losses.append(checked_loss(found, step))
+            if losses[-1] < self.stop_below or step == self.steps - 1:
+                break
+            take_step(optimizer, found if penalty is None else found + penalty())
+            constrain()
+        return losses
+
+
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step of the optimiser down the gradient of ``loss``."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def checked_loss(loss: Tensor, step: int) -> float:
+    """The loss as a number.
+
+    Raises:
+        PatchError: it is none.
+    """
+    found = float(loss.detach())
+    if not torch.isfinite(loss.detach()).all():
+        raise PatchError(f"the loss is {found} at step {step}; lower the learning rate, or load the model in float32")
+    return found
+
+
+Aim = Literal["target", "text", "prompt_last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Token ids, and pairs (position, token that it should predict)."""
+
+    ids: tuple[int, ...]
+    wanted: tuple[tuple[int, int], ...]
+
+
+def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> Row:
+    """What training on a prompt and its target means.
+
+    ``target``: each target token is predicted from all before it, the prompt is masked. ``text``: so is every token of
+    the prompt, as in training on plain text. ``prompt_last``: the prompt's last token alone predicts all target tokens
+    (the published baselines FT and FT-L). ``end`` is one more token that ends the target.
+    """
+    start = prompt.target_start
+    if aim == "prompt_last":
+        return Row(ids=prompt.ids[:start], wanted=tuple((start - 1, token) for token in prompt.target_ids))
+    ids = prompt.ids if end is None else (*prompt.ids, end)
+    first = start if aim == "target" else 1
+    return Row(ids=ids[:-1], wanted=tuple((at - 1, ids[at]) for at in range(first, len(ids))))
+
+
+class RowLosses:
+    """The rows' losses [rows] under whatever changes from block ``layer`` on: the mean of -log P over wanted tokens."""
+
+    def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Row]) -> None:
+        pairs = [(index, at, token) for index, row in enumerate(rows) for at, token in row.wanted]
+        self._forward = UpperForward(model, layer, [row.ids for row in rows], [(index, at) for index, at, _ in pairs])
+        self._tokens = torch.tensor([token for _, _, token in pairs])
+        self._owners = torch.tensor([index for index, _, _ in pairs])
+        self._counts = torch.tensor([len(row.wanted) for row in rows])
+
+    def __call__(self) -> Tensor:
+        """[rows], in float32."""
+        logits = self._forward().float()
+        tokens, owners, counts = (index.to(logits.device) for index in (self._tokens, self._owners, self._counts))
+        nll = cross_entropy(logits, tokens, reduction="none")
+        return nll.new_zeros(len(counts)).index_add(0, owners, nll) / counts
 
 
 class TuningConfig(MethodConfig):

@@ -11,10 +11,18 @@ from tqdm import tqdm
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import PromptError
 from kg_edit.methods.base import naming
-from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record
+from kg_edit.methods.fine_tuning.base import (
+    FineTuning,
+    FineTuningConfig,
+    Row,
+    RowLosses,
+    WeightChange,
+    checked_loss,
+    record,
+    row_of,
+    take_step,
+)
 from kg_edit.patches.base import Patch
-from kg_edit.tuning.loop import WeightChange, checked_loss, take_step
-from kg_edit.tuning.rows import Row, RowLosses, row_of
 from kg_edit.value.optimise import untouched
 
 

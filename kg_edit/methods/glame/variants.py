@@ -1,20 +1,26 @@
-"""GLAME's ablations (table 2 of the paper), and its control with a wrong graph, as methods of their own."""
+"""GLAME's ablations (table 2 of the paper), and its control with a wrong graph, as methods of their own.
+
+GLAME for batches: the values that the R-GNN makes, spread over several layers and written together as in MEMIT.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import networkx as nx
 from pydantic import Field
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.encoding import SubgraphSource, as_source
+from kg_edit.graphs.source import SubgraphSource, as_source, check_graph
 from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
 from kg_edit.methods.base import MethodConfig
-from kg_edit.methods.glame import Glame, GlameConfig
+from kg_edit.methods.glame.glame import Glame, GlameConfig, GraphConfig, GraphValues
+from kg_edit.methods.memit.memit import Memit, MemitConfig
+from kg_edit.methods.memit.values import Fact
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.value.optimise import FAST
 
 # Teams, cities, countries, languages, firms, sports: things that CounterFact's edits lead to.
 POOL = (
@@ -98,3 +104,31 @@ class GlameRandom(Glame):
 
 def _wrong(graph: SubgraphSource | nx.DiGraph, config: GlameRandomConfig) -> WrongGraph:
     return WrongGraph(as_source(graph), pool_of(config.pool))
+
+
+class GlameBatchConfig(GraphConfig, MemitConfig):
+    """GLAME's settings for the R-GNN, MEMIT's for all else; as in GLAME, AdamW's decay is the only penalty."""
+
+    clamp_norm_factor: float = Field(0.75, gt=0, description="|z - h| is at most so many times |h|")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
+
+
+class GlameBatch(GraphValues, Memit):
+    """z = h + z_s^n for every edit of a batch, h being the last edited block's output."""
+
+    name = "glame-batch"
+    paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593, with MEMIT's spread"
+    about = "GLAME for many edits at once: graph-made values, spread over several layers"
+    config_class = GlameBatchConfig
+    config: GlameBatchConfig
+
+    @property
+    def norm_penalty(self) -> float:
+        """None."""
+        return 0.0
+
+    def facts(self, edit: Edit) -> tuple[Fact, ...]:
+        """As every method's; an edit whose subgraph can't be used fails here, before any work."""
+        check_graph(self.subgraph(edit))
+        return super().facts(edit)

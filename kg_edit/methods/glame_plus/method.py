@@ -20,21 +20,16 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
-from kg_edit.forward.descent_model import FAST, descent_model
-from kg_edit.forward.row_groups import Further
-from kg_edit.graphs.encoding import SubgraphSource, check_graph, edit_subgraph
-from kg_edit.graphs.ripple_facts import WORDINGS, Ripple, objects_of
-from kg_edit.methods.base import MethodConfig, naming
-from kg_edit.methods.common_settings import ContextLengths
-from kg_edit.methods.glame_plus.questions import EditRipples, RippleConfig, barred
-from kg_edit.methods.glame_plus.teacher import Answer, answers_of
-from kg_edit.methods.likely_objects import likeliest_first
+from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph
+from kg_edit.methods.base import ContextLengths, MethodConfig, naming
+from kg_edit.methods.glame_plus.questions import WORDINGS, EditRipples, Ripple, RippleConfig, barred, objects_of
+from kg_edit.methods.glame_plus.teacher import Answer, answers_of, likeliest_first
 from kg_edit.methods.rank_one.rome import Rome
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
-from kg_edit.value.objective import Objective, Request
-from kg_edit.value.optimise import Proposal
+from kg_edit.value.objective import Further, Objective, Request
+from kg_edit.value.optimise import FAST, Proposal, descent_model
 
 
 class GlamePlusConfig(RippleConfig):

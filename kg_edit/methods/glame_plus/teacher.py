@@ -2,25 +2,32 @@
 
 Its answers are lessons for the edited model, which is asked in a roundabout way and without the facts (context
 distillation, Askell et al. 2021, arXiv 2112.00861; soft targets, Hinton et al. 2015).
+
+Which of several objects of a statement is meant: the one that the model itself finds likeliest.
+
+Wikidata says of Rome that its country is the Byzantine Empire, the Papal States, Italy and a dozen more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kg_edit.evaluate.lengths import positions as positions_of
-from kg_edit.forward.attention import mask_decides
-from kg_edit.forward.row_groups import Lesson
+from kg_edit.errors import PromptError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import base_model, empty_prefix, run_prefix
+from kg_edit.models.prefix_cache import base_model, empty_prefix, mask_decides, run_prefix
 from kg_edit.models.prompts import left_pad
+from kg_edit.scoring.likelihood import Pair, positions, score
+from kg_edit.scoring.likelihood import positions as positions_of
+from kg_edit.value.objective import Lesson
 
 # They show the form only. Questions that score a model are asked in another one (`evaluate.questions`).
 _SHOTS = (
@@ -137,3 +144,38 @@ def _answer(model: LanguageModel, ids: list[int], lesson: Lesson) -> Answer | No
         return None
     kept = Lesson(tokens=lesson.tokens[:stop], probabilities=lesson.probabilities[:stop])
     return Answer(text=text, ids=tuple(ids[:stop]), lesson=kept)
+
+
+_MOST = 40  # objects of a noun that are compared
+
+
+def likeliest_first(
+    model: LanguageModel, thing: str, objects: Mapping[str, Sequence[str]], *, nouns: int
+) -> dict[str, list[str]]:
+    """The first ``nouns`` of ``objects``, with the likeliest answer to "What is the [noun] of [thing]?" first.
+
+    Likely is a whole object: the sum over its tokens of -log p. What can't be scored stands last.
+    """
+    found = {noun: list(some[:_MOST]) for noun, some in islice(objects.items(), nouns)}
+    pairs = {
+        (noun, label): Pair(Asked(noun=noun, of=thing).prompts[-1], label)
+        for noun, labels in found.items()
+        for label in labels
+        if len(labels) > 1
+    }
+    sizes = {pair: _tokens(model, pair) for pair in pairs.values()}
+    scores = score(model, [pair for pair, size in sizes.items() if size])
+    costs = {place: scores[pair].nll * sizes[pair] for place, pair in pairs.items() if pair in scores}
+    return {
+        noun: sorted(labels, key=lambda label: costs.get((noun, label), math.inf)) for noun, labels in found.items()
+    }
+
+
+def _tokens(model: LanguageModel, pair: Pair) -> int:
+    """Of the candidate; 0 where it can't be scored after its prompt."""
+    limit = positions(model) or math.inf
+    try:
+        prompt = model.encode(pair.prompt, target=pair.candidate)
+    except PromptError:
+        return 0
+    return len(prompt.target_ids) if len(prompt.ids) <= limit else 0

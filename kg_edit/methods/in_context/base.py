@@ -12,8 +12,7 @@ from pydantic import Field, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import EditingMethod, MethodConfig
 from kg_edit.patches.base import Patch
-from kg_edit.patches.prompt_patch import PromptPatch
-from kg_edit.retrieval.factbook import Fact, FactBook, TellingRule
+from kg_edit.patches.prompt_patch import Fact, FactBook, PromptPatch, TellingRule
 from kg_edit.text.similarity import Similarity, similarity
 
 

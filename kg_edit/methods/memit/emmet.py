@@ -8,10 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from kg_edit.closed_form.joint import joint_directions
-from kg_edit.forward.descent_model import FAST
-from kg_edit.methods.common_settings import default_layer
-from kg_edit.methods.joint_config import JointConfig
-from kg_edit.methods.memit.base import JointMethod
+from kg_edit.methods.base import default_layer
+from kg_edit.methods.memit.base import JointConfig, JointMethod
+from kg_edit.value.optimise import FAST
 
 
 class EmmetConfig(JointConfig):

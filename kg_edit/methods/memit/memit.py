@@ -8,9 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from kg_edit.closed_form.joint import joint_directions
-from kg_edit.forward.descent_model import FAST
-from kg_edit.methods.joint_config import SpreadConfig, default_layers
-from kg_edit.methods.memit.base import JointMethod
+from kg_edit.methods.memit.base import JointMethod, SpreadConfig, default_layers
+from kg_edit.value.optimise import FAST
 
 
 class MemitConfig(SpreadConfig):

@@ -12,8 +12,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit, checked
 from kg_edit.errors import PatchError
 from kg_edit.methods.memit.values import Target
-from kg_edit.patches.base import Patch
-from kg_edit.patches.patch_stack import PatchStack
+from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
 
 VALUE = "value"  # a patch's state: z, [d, facts]

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kg_edit.closed_form.spread import Place, subject_states
 from kg_edit.edits.edit import Edit
-from kg_edit.forward.descent_model import DescentDtype, descent_model
-from kg_edit.forward.row_groups import tokens_within
-from kg_edit.joint.subject_states import Place, subject_states
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
-from kg_edit.value.objective import Objective, Request
-from kg_edit.value.optimise import Descent, Proposal, descend
+from kg_edit.value.objective import Objective, Request, tokens_within
+from kg_edit.value.optimise import Descent, DescentDtype, Proposal, descend, descent_model
 from kg_edit.value.tail_forward import TailForward
 
 

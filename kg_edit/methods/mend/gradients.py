@@ -1,19 +1,87 @@
-"""Rows through the model once, and from there as often as wanted through the blocks that an edit changes."""
+"""Rows through the model once, and from there as often as wanted through the blocks that an edit changes.
+
+Which weights are edited: by default all matrices of the MLPs of the last blocks.
+
+A fine-tuning gradient as its rank-one factors: sum over tokens of delta u^T, for a linear module y = W u.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers.pytorch_utils import Conv1D
 
-from kg_edit.mend.weights import edited_modules, first_block
+from kg_edit.errors import ConfigError, ModelError
 from kg_edit.models.hooks import Call, hidden_state, recorded, watched
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import base_model
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.value.plain_forward import read_index
+
+Shape = tuple[int, int]
+_WEIGHT = ".weight"
+
+
+def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
+    """The state-dict names of the MLPs' matrices in the last ``blocks`` blocks.
+
+    They are the linear modules beside the down-projection: up, down, and gate where there is one.
+
+    Raises:
+        ConfigError: the model has fewer blocks.
+    """
+    depth = len(model.blocks)
+    if not 1 <= blocks <= depth:
+        raise ConfigError(f"blocks = {blocks}: {model.name} has {depth} blocks; give a number from 1 to {depth}")
+    names: list[str] = []
+    for layer in range(depth - blocks, depth):
+        parent = model.weight_name(layer).removesuffix(_WEIGHT).rpartition(".")[0]
+        children = model.model.get_submodule(parent).named_children()
+        names += [f"{parent}.{name}{_WEIGHT}" for name, child in children if isinstance(child, nn.Linear | Conv1D)]
+    return tuple(names)
+
+
+def edited_modules(model: LanguageModel, names: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules that hold the weights of these names.
+
+    Raises:
+        ConfigError: a name is none of a linear module's weight inside a block.
+    """
+    return {name: _module(model, name) for name in names}
+
+
+def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape]:
+    """(out, in) of each weight.
+
+    Raises:
+        ConfigError: as `edited_modules`.
+    """
+    matrices = {name: weight_matrix(module) for name, module in edited_modules(model, names).items()}
+    return {name: (matrix.shape[0], matrix.shape[1]) for name, matrix in matrices.items()}
+
+
+def first_block(model: LanguageModel, names: Sequence[str]) -> int:
+    """The lowest block (0-based) that holds one of the weights: nothing below it feels an edit."""
+    return min(int(name.removeprefix(f"{model.spec.blocks}.").partition(".")[0]) for name in names)
+
+
+def _module(model: LanguageModel, name: str) -> nn.Module:
+    try:
+        module = model.model.get_submodule(name.removesuffix(_WEIGHT))
+    except AttributeError:
+        module = None
+    inside = name.startswith(f"{model.spec.blocks}.") and name.endswith(_WEIGHT)
+    if not inside or not isinstance(module, nn.Linear | Conv1D):
+        raise ConfigError(
+            f"{name!r} is no linear module's weight in a block of {model.name}; give names such as "
+            f"{model.weight_name(len(model.blocks) - 1)!r}"
+        )
+    return module
+
 
 Changes = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -145,3 +213,59 @@ class EditedPasses:
 def low_rank(inputs: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """inputs right^T left: [rows, length, in], [rows, tokens, out], [rows, tokens, in] -> [rows, length, out]."""
     return inputs @ right.transpose(1, 2) @ left
+
+
+def gradient_factors(
+    model: LanguageModel, prompt: Prompt, names: Sequence[str]
+) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
+    """By the weights' names u [tokens, in] and delta [tokens, out], and the loss, the target's mean -log p.
+
+    In float32, on the modules' devices; delta^T u is the loss's gradient by the weight [out, in].
+
+    Raises:
+        ModelError: the loss, or a factor, is not finite.
+    """
+    passes = EditedPasses(model, [prompt], names)
+    loss = nll(passes, [0])
+    found = edit_factors(passes, loss, rows=1)
+    factors = {name: (inputs[0], deltas[0]) for name, (inputs, deltas) in found.items()}
+    if not all(torch.isfinite(part).all() for pair in factors.values() for part in pair):
+        raise ModelError(
+            f"the gradient of {prompt.text!r} is not finite (loss {float(loss.detach())}); is the model sound? "
+            "In float16 try bfloat16 or float32"
+        )
+    return factors, float(loss.detach())
+
+
+def felt_factors(
+    model: LanguageModel, prompts: Iterable[Prompt], names: Sequence[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """u [tokens, in] and delta [tokens, out] by name, of all tokens of ``prompts`` that their losses feel.
+
+    Raises:
+        ModelError: as `gradient_factors`.
+    """
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
+    for prompt in prompts:
+        factors, _ = gradient_factors(model, prompt, names)
+        for name, (inputs, deltas) in factors.items():
+            found[name].append((inputs[felt(deltas)], deltas[felt(deltas)]))
+    return {name: (torch.cat([u for u, _ in pairs]), torch.cat([d for _, d in pairs])) for name, pairs in found.items()}
+
+
+def felt(deltas: Tensor) -> Tensor:
+    """Which tokens [...] have a gradient in [..., out] at all: in the last block not those before the target."""
+    return (deltas != 0).any(-1)
+
+
+def nll(passes: EditedPasses, rows: Sequence[int], logits: Tensor | None = None) -> Tensor:
+    """The mean over ``rows`` of the mean over a row's target tokens of -log p; of the model as it is by default."""
+    tokens, shares = passes.targets(rows)
+    losses = cross_entropy(passes.logits(rows) if logits is None else logits, tokens, reduction="none")
+    return (losses * shares).sum()
+
+
+def edit_factors(passes: EditedPasses, loss: Tensor, *, rows: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """u [rows, length, in] and delta [rows, length, out] of the first ``rows`` rows, for the sum of their losses."""
+    deltas = passes.deltas(loss * rows)
+    return {name: (passes.inputs[name][:rows].float(), delta[:rows]) for name, delta in deltas.items()}

@@ -12,10 +12,9 @@ from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import ConfigError
-from kg_edit.graphs.encoding import SubgraphSource
-from kg_edit.mend.gradients import gradient_factors
-from kg_edit.mend.weights import mlp_weights, weight_shapes
+from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import NETWORK, Editor, read_manifest
 from kg_edit.patches.base import Patch

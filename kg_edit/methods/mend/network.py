@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from kg_edit.mend.gradients import felt
-from kg_edit.mend.weights import Shape
-from kg_edit.patches.factors import Factors
+from kg_edit.methods.mend.gradients import Shape, felt
+from kg_edit.patches.weight_patch import Factors
 
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
 _TINY = 1e-3  # of the mean standard deviation: below it a feature says nothing

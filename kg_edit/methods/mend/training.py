@@ -1,28 +1,174 @@
-"""Training an editor: Adam on the losses of single edits; killed, it goes on to the same result."""
+"""Training an editor: Adam on the losses of single edits; killed, it goes on to the same result.
+
+What the editor learns to lower: c_edit * L_e + c_loc * L_loc (MEND, Eq. 4).
+
+What a training run keeps on disk to go on, to the bit, after it was killed.
+
+MEND's editor network: what it is, how it is trained, where it is kept (`kg_edit.methods.mend.method` edits with it).
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 from tqdm import tqdm
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
-from kg_edit.mend.checkpoint import CHECKPOINT, State
-from kg_edit.mend.course import Course
-from kg_edit.mend.gradients import felt_factors
-from kg_edit.mend.loss import Losses, losses_after
-from kg_edit.mend.settings import MendTraining
-from kg_edit.mend.weights import mlp_weights, weight_shapes
-from kg_edit.methods.mend.examples import Rows
-from kg_edit.methods.mend.store import NETWORK, Manifest, Validation, read_manifest, write_network
+from kg_edit.methods.mend.examples import Course, Rows
+from kg_edit.methods.mend.gradients import (
+    Changes,
+    EditedPasses,
+    edit_factors,
+    felt_factors,
+    mlp_weights,
+    nll,
+    weight_shapes,
+)
+from kg_edit.methods.mend.network import MendNetwork
+from kg_edit.methods.mend.store import (
+    NETWORK,
+    Manifest,
+    MendTraining,
+    Validation,
+    damaged,
+    load_into,
+    read_manifest,
+    read_said,
+    read_tensors,
+    write_network,
+)
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import claim, digest
 from kg_edit.value.optimise import untouched
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Losses:
+    """``edit``: -log p of the new target after the edit, in its own prompt and in others; ``locality``: the KL."""
+
+    edit: Tensor
+    locality: Tensor
+    total: Tensor
+
+
+def losses_after(
+    model: LanguageModel, network: MendNetwork, rows: Rows, *, edit_weight: float, locality_weight: float
+) -> Losses:
+    """The losses of models that were each edited once, as a function of the network.
+
+    All rows go through the model once; the network turns the edits' gradients into changes; the rows go again through
+    the blocks that these change, each row with its own edit's change.
+    """
+    own, elsewhere = range(len(rows.edits)), range(len(rows.edits), len(rows.edits) + len(rows.unrelated))
+    passes = EditedPasses(model, [*rows.edits, *rows.unrelated], list(network.shapes))
+    with torch.no_grad():
+        clean = passes.logits(elsewhere).log_softmax(-1)
+    changes = network.changes(edit_factors(passes, nll(passes, own), rows=len(own)))
+    logits = passes.logits([*own, *elsewhere], changes, torch.tensor([*own, *own]))
+    asked = len(logits) - len(clean)
+    edit, (_, shares) = nll(passes, own, logits[:asked]), passes.targets(elsewhere)
+    divergence = (clean.exp() * (clean - logits[asked:].log_softmax(-1))).sum(-1)
+    locality = (divergence * shares).sum()
+    if rows.equivalents:
+        others = len(rows.equivalents)
+        edit = (len(own) * edit + others * _nll_elsewhere(model, rows, changes)) / (len(own) + others)
+    return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
+
+
+def _nll_elsewhere(model: LanguageModel, rows: Rows, changes: Changes) -> Tensor:
+    """The mean -log p after the equivalent prompts, which are longer than the others, so they run alone."""
+    owners, prompts = zip(*rows.equivalents, strict=True)
+    with torch.no_grad():
+        passes = EditedPasses(model, prompts, list(changes))
+    places = range(len(prompts))
+    return nll(passes, places, passes.logits(places, changes, torch.tensor(owners)))
+
+
+CHECKPOINT = "checkpoint.safetensors"
+_SLOTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Progress(BaseModel):
+    """How far a run is. The order of edits follows from seed and step, so no random state is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = 0
+    validations: tuple[Validation, ...] = ()
+
+    @property
+    def best(self) -> Validation:
+        """The validation with the lowest loss, the first one of equals."""
+        return min(self.validations, key=lambda found: found.total)
+
+    def plus(self, found: Validation) -> Progress:
+        """This, with one more validation."""
+        return self.model_copy(update={"validations": (*self.validations, found)})
+
+
+@dataclass(eq=False, kw_only=True)
+class State:
+    """A run between two steps: the network as it is and as it was at its best, Adam's moments, and how far it is."""
+
+    network: MendNetwork
+    optimizer: torch.optim.Adam
+    progress: Progress = field(default_factory=Progress)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep_best(self) -> None:
+        """Copy the network as it is now."""
+        self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Write all of it, atomically.
+
+        Raises:
+            OutputError: the file can't be written.
+        """
+        tensors = {f"now/{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for name, parameter in self.network.named_parameters():
+            for slot, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"adam/{slot}/{name}"] = value
+        write_network(path, tensors, self.progress)
+
+    def restore(self, path: Path) -> None:
+        """Take over what `save` wrote.
+
+        Raises:
+            ModelError: the file is damaged, or of another network.
+        """
+        tensors = read_tensors(path)
+        try:
+            self.progress = Progress.model_validate_json(read_said(path))
+        except ValidationError as error:
+            raise damaged(path, error) from error
+        load_into(self.network, _under("now/", tensors), path)
+        device = self.network.log_rates.device
+        self.best = {name: tensor.to(device) for name, tensor in _under("best/", tensors).items()}
+        for name, parameter in self.network.named_parameters():
+            slots = {slot: tensors.get(f"adam/{slot}/{name}") for slot in _SLOTS}
+            if None not in slots.values():
+                self.optimizer.state[parameter] = _on(slots, device)
+
+
+def _on(slots: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Adam's moments, where the network is; its step counter stays on the CPU, as Adam wants it."""
+    return {slot: value if slot == "step" else value.to(device) for slot, value in slots.items()}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
 
 log = logging.getLogger(__name__)
 

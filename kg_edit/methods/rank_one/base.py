@@ -18,19 +18,16 @@ from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariance
 from kg_edit.edits.edit import Edit
-from kg_edit.forward.descent_model import DESCENT_DTYPE, DescentDtype, descent_model
-from kg_edit.forward.row_groups import tokens_within
-from kg_edit.graphs.encoding import SubgraphSource
-from kg_edit.methods.base import EditingMethod, MethodConfig, attempt, naming
-from kg_edit.methods.common_settings import ContextLengths, default_layer
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods.base import ContextLengths, EditingMethod, MethodConfig, attempt, default_layer, naming
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import encode
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.objective import Objective, Request
-from kg_edit.value.optimise import Descent, Proposal, descend, untouched
+from kg_edit.value.objective import Objective, Request, tokens_within
+from kg_edit.value.optimise import DESCENT_DTYPE, Descent, DescentDtype, Proposal, descend, descent_model, untouched
 from kg_edit.value.tail_forward import TailForward
 
 _ESSENCE = "{} is a"

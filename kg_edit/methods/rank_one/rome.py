@@ -1,4 +1,7 @@
-"""ROME (Meng et al., NeurIPS 2022, arXiv 2202.05262): the value's change is itself what is optimised."""
+"""ROME (Meng et al., NeurIPS 2022, arXiv 2202.05262): the value's change is itself what is optimised.
+
+R-ROME (Gupta et al., EMNLP Findings 2024, arXiv 2403.07175): ROME with the mean key throughout.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from kg_edit.closed_form.rank_one import KeyVariant
 from kg_edit.edits.edit import Edit
-from kg_edit.forward.descent_model import FAST
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
-from kg_edit.value.optimise import Proposal
+from kg_edit.value.optimise import FAST, Proposal
 
 
 class RomeConfig(RankOneConfig):
@@ -73,3 +76,21 @@ class FreeChange:
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._change.mul_((self._limit / self._change.norm().clamp(min=1e-12)).clamp(max=1.0))
+
+
+class RRomeConfig(RomeConfig):
+    """ROME's settings with the other key; with it an edit disturbs less and says less, so it may push as published."""
+
+    key: KeyVariant = Field("r-rome", description="key in the residual: bare prompt's (rome), or the mean")
+    clamp_norm_factor: float = Field(4.0, gt=0, description="|m* - m| is at most so many times |m|")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST, "paper": RankOneConfig.published}
+
+
+class RRome(Rome):
+    """The update answers the mean key, so that a sequence of edits does not break the model."""
+
+    name = "r-rome"
+    paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.07175"
+    about = "ROME with one key throughout: stable in a sequence of edits"
+    config_class = RRomeConfig

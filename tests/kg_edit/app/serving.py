@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from kg_edit.app.server import make_app
 from kg_edit.app.session import Workshop
 from kg_edit.cli.serve import listening
-from kg_edit.graphs.encoding import as_source
+from kg_edit.graphs.source import as_source
 from kg_edit.ledger import Ledger
 from kg_edit.methods import find_method
 from tests.kg_edit.methods.quick import QUICK

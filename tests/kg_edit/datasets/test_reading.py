@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kg_edit.datasets import DATASETS, find_dataset
-from kg_edit.datasets.documents import document
+from kg_edit.datasets.reading import document
 from kg_edit.datasets.record import as_record
 from kg_edit.errors import EditFileError, UnknownNameError
 from tests.kg_edit.datasets.rows import COUNTERFACT, ENTITY, FACT, MQUAKE, POPQA, QUESTION, RIPPLE, ZSRE, written

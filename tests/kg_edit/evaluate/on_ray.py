@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from kg_edit.cli.evaluation import Evaluation
+from kg_edit.jobs.evaluation import Evaluation
 from kg_edit.jobs.ray_run import evaluate_on_ray
 
 

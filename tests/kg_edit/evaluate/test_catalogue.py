@@ -6,12 +6,20 @@ from pathlib import Path
 import pytest
 
 from kg_edit.datasets import DATASETS
+from kg_edit.datasets.record import Probe
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnknownNameError
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.metrics.catalogue import CATALOGUE, RECORD_METRICS, RUN_METRICS, find_extras, metrics_for
+from kg_edit.evaluate.metrics.catalogue import (
+    CATALOGUE,
+    RECORD_METRICS,
+    RUN_METRICS,
+    find_extras,
+    metrics_for,
+    metrics_page,
+    used_by,
+)
 from kg_edit.evaluate.metrics.edit import METRICS, PORTABILITY
-from kg_edit.evaluate.metrics_page import metrics_page, used_by
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
 PROTOCOLS = {
@@ -65,9 +73,10 @@ def test_the_page_is_as_the_code() -> None:
 
 
 def test_a_record_has_the_metrics_of_its_probes(edits: tuple[Edit, ...]) -> None:
-    assert Case(edit=edits[0]).metrics == METRICS
-    assert Case(edit=edits[0], facts=("It rains.",)).metrics == PORTABILITY
-    found = metrics_for(["ripple.RS", "locality.Forgetfulness"], facts=False, extras=())
+    assert metrics_for(Case(edit=edits[0])) == METRICS
+    assert metrics_for(Case(edit=edits[0], facts=("It rains.",))) == PORTABILITY
+    probes = tuple(Probe(measures=name, queries=()) for name in ("ripple.RS", "locality.Forgetfulness"))
+    found = metrics_for(Case(edit=edits[0], probes=probes))
     assert [name for name in found if name not in METRICS] == [
         "locality.greedy",
         "locality.teacher_forced",

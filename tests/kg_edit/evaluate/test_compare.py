@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from kg_edit.errors import ConfigError, OutputError, UnknownNameError
-from kg_edit.evaluate.compare_report import latex, markdown, write_comparison
 from kg_edit.evaluate.comparison import compare
+from kg_edit.evaluate.reports import latex, markdown, write_comparison
 
 RECORDS = 60
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.greedy", "portability.nll")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kg_edit.evaluate.curve import curve
-from kg_edit.evaluate.plan import Plan
 from kg_edit.evaluate.records import Point, RunRecord
-from kg_edit.evaluate.schedule import Schedule
+from kg_edit.evaluate.schedule import Plan, Schedule
+from kg_edit.evaluate.summary import curve
 
 Scores = dict[str, float | None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kg_edit.evaluate.differences import holm, mcnemar, paired_difference, score_difference
+from kg_edit.evaluate.statistics import holm, mcnemar, paired_difference, score_difference
 
 
 @pytest.mark.parametrize(

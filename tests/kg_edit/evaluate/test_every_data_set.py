@@ -11,6 +11,7 @@ from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluate import evaluate
 from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.metrics.catalogue import metrics_for
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from tests.kg_edit.datasets.rows import written
@@ -33,7 +34,7 @@ def test_a_run_on_each_data_set(name: str, model: LanguageModel, tmp_path: Path)
     summary = evaluate(method, model, records, out=out, cache=tmp_path / "cache", progress=False)
     assert (summary.n, summary.provenance["failed"]) == (1, 0)
     assert method.calls == [edit.id for edit in records[0].edits]
-    metrics = Case.of(records[0]).metrics
+    metrics = metrics_for(Case.of(records[0]))
     assert set(metrics) <= set(summary.edited)
     assert all(summary.edited[name].mean is not None for name in metrics if name.endswith(".unchanged"))
     again = evaluate(method, model, records, out=out, cache=tmp_path / "cache", progress=False)

@@ -14,8 +14,7 @@ import pytest
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
-from kg_edit.evaluate.judge import Judge, JudgeError
-from kg_edit.evaluate.judged_run import judge_run
+from kg_edit.evaluate.judge import Judge, JudgeError, judge_run
 from kg_edit.evaluate.records import Entry, RunFolder, Section
 
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluate.case import Case, Evidence
+from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.edit import METRICS
+from kg_edit.evaluate.metrics.metric import Evidence
 from kg_edit.scoring.likelihood import Pair, TokenScores
 
 NEW, TRUE = "Miami Heat", "Los Angeles Lakers"

@@ -15,15 +15,14 @@ import torch
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluate import evaluate
-from kg_edit.evaluate.curve_picture import draw_curve
-from kg_edit.evaluate.environment import commit
-from kg_edit.evaluate.general import read_text
+from kg_edit.evaluate.plots import draw_curve
 from kg_edit.evaluate.records import RunFolder
-from kg_edit.evaluate.settings import DataSource, tokenizer_digest
+from kg_edit.evaluate.settings import DataSource, commit, tokenizer_digest
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.one_process import alone_in
+from kg_edit.scoring.perplexity import read_text
 from kg_edit.storage.jsonl import append_lines
+from kg_edit.storage.run_folder import alone_in
 from tests.kg_edit.evaluate.conftest import Nudge
 from tests.kg_edit.evaluate.test_run import lines
 from tests.kg_edit.tiny import tiny
@@ -98,7 +97,7 @@ def test_scoring_that_runs_out_of_memory_is_halved_then_recorded(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
         return score_cases(model, cases, **how)
 
-    monkeypatch.setattr("kg_edit.evaluate.unedited.score_cases", crowded)
+    monkeypatch.setattr("kg_edit.evaluate.scorer.score_cases", crowded)
     summary = evaluate(method, model, edits[:2], out=tmp_path, ceilings=True, progress=False)
     assert sizes[:2] == [6, 3] and 1 in sizes  # all that both records ask, then halves
     assert (summary.n, summary.provenance["failed"]) == (2, 1)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.evaluate.pair import Pair
-from kg_edit.evaluate.predictions import predictions
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
-from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.likelihood import Pair, predictions, score
 from tests.kg_edit.tiny import tiny
 
 # Targets of one and of many tokens, one the beginning of another.
@@ -66,7 +64,7 @@ def test_a_target_that_another_begins_with_has_its_own_tokens() -> None:
 
 def test_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = predictions(tiny("llama"), PAIRS)
-    monkeypatch.setattr("kg_edit.evaluate.predictions._ROWS", 1)
+    monkeypatch.setattr("kg_edit.scoring.likelihood._ROWS", 1)
     assert predictions(tiny("llama"), PAIRS) == whole
     assert list(whole) == PAIRS
 

@@ -8,9 +8,10 @@ import pytest
 
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluate.case import Case, Evidence
-from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
-from kg_edit.evaluate.pair import Pair, TokenScores
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS, metrics_for
+from kg_edit.evaluate.metrics.metric import Evidence
+from kg_edit.scoring.likelihood import Pair, TokenScores
 from kg_edit.scoring.questions import asked, asked_with_shots
 
 Names = tuple[tuple[str, ...], ...]
@@ -27,7 +28,7 @@ def probe(measures: str, *queries: Query, **options: object) -> Probe:
 
 def value(name: str, edit: Edit, *probes: Probe, **evidence: Mapping[object, object]) -> float | None:
     case = Case(edit=edit, probes=probes)
-    assert name in case.metrics
+    assert name in metrics_for(case)
     return RECORD_METRICS[name](case, Evidence(**evidence))  # type: ignore[arg-type]
 
 

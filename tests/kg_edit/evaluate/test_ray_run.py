@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from kg_edit.cli.evaluation import Evaluation
 from kg_edit.errors import ConfigError
+from kg_edit.jobs.evaluation import Evaluation
 from kg_edit.jobs.ray_run import evaluate_on_ray
 from tests.kg_edit.command_line import QUICK, Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluate.conftest import CITIES

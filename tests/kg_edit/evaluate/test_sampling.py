@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.evaluate.sampling import TOTAL_TOKENS, samples
 from kg_edit.models.prompts import encode
+from kg_edit.scoring.generation import TOTAL_TOKENS, samples
 from tests.kg_edit.tiny import tiny
 
 PROMPTS = ("LeBron James plays for the", "Where does the river Thames flow?")

@@ -3,9 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kg_edit.errors import ConfigError, KgEditError
-from kg_edit.evaluate.plan import CURVE_RECORDS, Plan
-from kg_edit.evaluate.schedule import Schedule
-from kg_edit.evaluate.shard import WHOLE, Shard
+from kg_edit.evaluate.schedule import CURVE_RECORDS, WHOLE, Plan, Schedule, Shard
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,7 @@ from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.questions import answers, choices
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluate.test_run import lines, phases

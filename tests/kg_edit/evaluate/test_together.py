@@ -10,7 +10,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
-from kg_edit.evaluate import together
+from kg_edit.evaluate import sequence
 from kg_edit.evaluate.records import RunFolder
 from kg_edit.evaluate.run import evaluate
 from kg_edit.methods.rank_one.base import RankOneMethod
@@ -95,7 +95,7 @@ def test_a_pass_that_fails_is_made_again_one_by_one(
     def failing(*_: object, **__: object) -> Any:
         raise ModelError("the model's output is not finite")
 
-    monkeypatch.setattr(together, "score_cases", failing)
+    monkeypatch.setattr(sequence, "score_cases", failing)
     again = run(tmp_path / "again", chosen, tmp_path / "cache")
     assert [without_nll(entry) for entry in again] == [approximately(entry) for entry in expected]
 

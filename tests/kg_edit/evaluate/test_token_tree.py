@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from kg_edit.evaluate.token_tree import TokenTree
+from kg_edit.scoring.likelihood import TokenTree
 
 
 def test_shared_beginnings_share_nodes() -> None:

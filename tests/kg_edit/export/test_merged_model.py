@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from kg_edit.errors import ConfigError, OutputError, PatchError
 from kg_edit.export.merged_model import check_mergeable, write_merged
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.patch_stack import PatchStack
+from kg_edit.patches.base import PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.export.test_peft_adapter import IDS, patch_of
 from tests.kg_edit.tiny import tiny

@@ -16,9 +16,8 @@ from kg_edit.errors import OutputError, PatchError, PatchMismatchError
 from kg_edit.export.peft_adapter import write_peft
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.patch_stack import PatchStack
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.base import PatchStack
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of
 from tests.kg_edit.tiny import tiny
 

@@ -11,8 +11,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.methods.quick import QUICK
 
 NAMES = ("LeBron", "Dwyane", "Spike", "Eiffel", "Paris", "Thames", "London", "Miami", "Lakers", "France")

@@ -10,8 +10,7 @@ import torch
 from kg_edit.edits.edit import Edit
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.conflicts import Conflict
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.ledger.ledgers import made_up
 
 FRANCE = Edit(id="e1", subject="France", prompt="In {}, the capital is", target_new="Rome", relation="capital")

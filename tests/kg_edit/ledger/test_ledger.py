@@ -21,7 +21,7 @@ from kg_edit.errors import (
 )
 from kg_edit.ledger import Ledger
 from kg_edit.ledger import log as store
-from kg_edit.ledger.additions import Addition
+from kg_edit.ledger.ledger import Addition
 from kg_edit.ledger.paths import additions
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kg_edit.errors import PatchError
-from kg_edit.ledger.made_with import check_same_graph
+from kg_edit.ledger.removal import check_same_graph
 
 
 def record(**told: Any) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.app.ledger_view import view_of
+from kg_edit.app.messages import view_of
 from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchError
 from kg_edit.ledger import Ledger
-from kg_edit.ledger.remaking import Workbench
+from kg_edit.ledger.removal import Workbench
 from kg_edit.ledger.view import entry_lines
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch

@@ -11,9 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.errors import PromptError, UnsupportedModelError
-from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun
-from kg_edit.locate.noise import draw_noise, noise_level, subject_tokens
-from kg_edit.locate.sites import KINDS, Kind, default_window, site, window_around
+from kg_edit.locate.corrupted_run import (
+    KINDS,
+    CleanRun,
+    CorruptedRun,
+    Kind,
+    default_window,
+    draw_noise,
+    noise_level,
+    site,
+    subject_tokens,
+    window_around,
+)
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from tests.kg_edit.tiny import CONFIGS, tiny

@@ -9,7 +9,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
-from kg_edit.locate.fact import Fact, facts_of, read_known
+from kg_edit.locate.trace import Fact, facts_of, read_known
 
 ROW = {"known_id": 3, "subject": "Beats Music", "prompt": "Beats Music is owned by", "attribute": "Apple"}
 

@@ -9,9 +9,8 @@ import pytest
 
 from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.locate import run as module
-from kg_edit.locate.fact import Fact
 from kg_edit.locate.run import locate
-from kg_edit.locate.trace import Trace, TraceSettings
+from kg_edit.locate.trace import Fact, Trace, TraceSettings
 from tests.kg_edit.command_line import Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import tiny
 

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from kg_edit.errors import OutputError
-from kg_edit.locate.picture import draw_summary, draw_trace
-from kg_edit.locate.roles import BEFORE, END, FIRST, LAST, MIDDLE, NEXT, ROLES
-from kg_edit.locate.summary import LocateSummary
-from kg_edit.locate.trace import Trace
+from kg_edit.locate.summary import LocateSummary, draw_summary, draw_trace
+from kg_edit.locate.trace import BEFORE, END, FIRST, LAST, MIDDLE, NEXT, ROLES, Trace
 
 
 def made(name: str, *rows: tuple[str, list[float]], corrupted: float = 0.1) -> Trace:

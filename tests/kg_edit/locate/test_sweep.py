@@ -14,22 +14,27 @@ import torch
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError
-from kg_edit.locate import auto_layer as kept
-from kg_edit.locate.candidates import candidates, traced_peak
-from kg_edit.locate.fact import facts_of
-from kg_edit.locate.layer_score import EditScore, LayerScore, decide, edit_score, layer_scores
-from kg_edit.locate.layer_sweep import choose_layer, spread
-from kg_edit.locate.noise import noise_level
+from kg_edit.locate import layer_sweep
+from kg_edit.locate.corrupted_run import noise_level
+from kg_edit.locate.layer_score import (
+    EditScore,
+    LayerScore,
+    decide,
+    divergence,
+    edit_score,
+    layer_scores,
+    next_token,
+    sweep_probes,
+)
+from kg_edit.locate.layer_sweep import candidates, choose_layer, spread, traced_peak
 from kg_edit.locate.summary import LocateSummary
-from kg_edit.locate.sweep_probes import divergence, next_token, sweep_probes
-from kg_edit.locate.trace import TraceSettings, trace
+from kg_edit.locate.trace import TraceSettings, facts_of, trace
 from kg_edit.methods.base import EditingMethod, MethodConfig
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import tiny
 
@@ -226,7 +231,7 @@ def test_what_was_found_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     def chosen(edits: Sequence[Edit], config: RomeConfig) -> tuple[int, bool]:
         calls.clear()
-        found = kept.auto_layer(make, model, config, edits, progress=False)
+        found = layer_sweep.auto_layer(make, model, config, edits, progress=False)
         return found.chosen, bool(calls)
 
     assert chosen(EDITS, RomeConfig()) == (2, True)

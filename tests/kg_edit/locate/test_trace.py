@@ -8,12 +8,22 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError, PromptError
-from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun
-from kg_edit.locate.fact import Fact, read_known
-from kg_edit.locate.noise import draw_noise, noise_level
-from kg_edit.locate.roles import BEFORE, END, FIRST, FURTHER, LAST, MIDDLE, NEXT, roles
-from kg_edit.locate.sites import window_around
-from kg_edit.locate.trace import TraceSettings, is_known, trace
+from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun, draw_noise, noise_level, window_around
+from kg_edit.locate.trace import (
+    BEFORE,
+    END,
+    FIRST,
+    FURTHER,
+    LAST,
+    MIDDLE,
+    NEXT,
+    Fact,
+    TraceSettings,
+    is_known,
+    read_known,
+    roles,
+    trace,
+)
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from tests.kg_edit.tiny import tiny

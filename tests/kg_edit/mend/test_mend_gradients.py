@@ -8,8 +8,14 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.mend.gradients import felt, gradient_factors
-from kg_edit.mend.weights import edited_modules, first_block, mlp_weights, weight_shapes
+from kg_edit.methods.mend.gradients import (
+    edited_modules,
+    felt,
+    first_block,
+    gradient_factors,
+    mlp_weights,
+    weight_shapes,
+)
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.value.optimise import untouched

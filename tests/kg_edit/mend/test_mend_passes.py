@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.mend.weights import mlp_weights, weight_shapes
-from kg_edit.methods.mend.gradients import EditedPasses
+from kg_edit.methods.mend.gradients import EditedPasses, mlp_weights, weight_shapes
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.optimise import untouched
 from tests.kg_edit.mend.examples import hooks_of
 from tests.kg_edit.tiny import CONFIGS, tiny

@@ -12,16 +12,12 @@ import torch
 
 from kg_edit.datasets import find_dataset
 from kg_edit.errors import ConfigError, ModelError, OutputError
-from kg_edit.mend.checkpoint import CHECKPOINT
-from kg_edit.mend.course import Course
-from kg_edit.mend.loss import losses_after
-from kg_edit.mend.settings import MendTraining
-from kg_edit.mend.weights import mlp_weights, weight_shapes
 from kg_edit.methods.mend import training
-from kg_edit.methods.mend.examples import Rows, make_examples
+from kg_edit.methods.mend.examples import Course, Rows, make_examples
+from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import MendNetwork
-from kg_edit.methods.mend.store import NETWORK, Editor, Manifest, read_manifest
-from kg_edit.methods.mend.training import train
+from kg_edit.methods.mend.store import NETWORK, Editor, Manifest, MendTraining, read_manifest
+from kg_edit.methods.mend.training import CHECKPOINT, losses_after, train
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.value.optimise import untouched
 from tests.kg_edit.mend.examples import edits, hooks_of, quick, weights_of

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.methods.memit.alphaedit import AlphaEdit
-from kg_edit.patches.base import Patch
-from kg_edit.patches.patch_stack import PatchStack
+from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.joint import BARE, EDITS, change, joint, moment, state_at
 from tests.kg_edit.tiny import tiny

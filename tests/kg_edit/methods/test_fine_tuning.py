@@ -13,17 +13,14 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PatchError
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning.base import FineTuning
-from kg_edit.methods.ft_retrain import FtRetrain, still_valid
+from kg_edit.methods.fine_tuning.base import Descent, FineTuning, Row, RowLosses, WeightChange, row_of
+from kg_edit.methods.fine_tuning.ewc import diagonal_fisher
+from kg_edit.methods.fine_tuning.ft import FtRetrain, still_valid
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.replay import UpperForward
 from kg_edit.patches.base import Patch
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.tuning.fisher import diagonal_fisher
-from kg_edit.tuning.loop import Descent, WeightChange
-from kg_edit.tuning.rows import Row, RowLosses, row_of
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import CONFIGS, tiny
 
@@ -174,7 +171,7 @@ def test_fisher_is_the_mean_squared_score(family: str, monkeypatch: pytest.Monke
     """Against gradients of the weight itself, text by text."""
     model = tiny(family)
     texts = torch.tensor([[30, 40, 50, 60], [70, 30, 20, 90]])
-    monkeypatch.setattr("kg_edit.tuning.fisher.sample_text", lambda *_, **__: texts)
+    monkeypatch.setattr("kg_edit.methods.fine_tuning.ewc.sample_text", lambda *_, **__: texts)
     found = diagonal_fisher(model, 1, texts=2, tokens=4, seed=0)
     twin = LanguageModel.wrap(copy.deepcopy(model.model), model.tokenizer, name="twin", spec=model.spec)
     weight = twin.down_projection(1).weight

@@ -11,10 +11,9 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
-from kg_edit.methods.in_context.ike import Ike, IkeConfig
+from kg_edit.methods.in_context.ike import Demonstrations, Ike, IkeConfig, demonstration
 from kg_edit.patches.prompt_patch import PromptPatch
-from kg_edit.retrieval.demonstrations import Demonstrations, demonstration
-from kg_edit.retrieval.tfidf import TfIdf
+from kg_edit.text.similarity import TfIdf
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(

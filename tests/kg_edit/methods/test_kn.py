@@ -13,10 +13,8 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods import find_method
-from kg_edit.methods.kn import Kn
+from kg_edit.methods.kn import Kn, integrated_gradients, neuron_attributions, shared_neurons
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.neurons.integrated_gradients import integrated_gradients
-from kg_edit.neurons.knowledge_neurons import neuron_attributions, shared_neurons
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kg_edit.methods.glame_plus.teacher import Asked
-from kg_edit.methods.likely_objects import likeliest_first
+from kg_edit.methods.glame_plus.teacher import Asked, likeliest_first
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.tiny import tiny
 

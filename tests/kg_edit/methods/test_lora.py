@@ -14,10 +14,9 @@ from torch import nn
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning.lora import Lora, target_modules
+from kg_edit.methods.fine_tuning.lora import Lora, LoraSize, adapted, target_modules
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.tuning.peft_training import LoraSize, adapted
 from kg_edit.value.optimise import untouched
 from tests.kg_edit.tiny import CONFIGS, tiny
 
@@ -83,7 +82,7 @@ def test_after_an_exception_nothing_is_left_either(monkeypatch: pytest.MonkeyPat
     def failing(_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("kg_edit.tuning.rows.RowLosses.__call__", failing)
+    monkeypatch.setattr("kg_edit.methods.fine_tuning.base.RowLosses.__call__", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         method(model).edit([EDIT])
     assert anatomy(model.model) == before

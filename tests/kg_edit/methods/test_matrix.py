@@ -16,7 +16,7 @@ import torch
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError, GraphError, KgEditError, UnsupportedModelError
-from kg_edit.failures import FAILURES
+from kg_edit.graphs.source import FAILURES
 from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.models.language_model import LanguageModel

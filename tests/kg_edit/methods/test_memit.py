@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, PatchError, PromptError, UnsupportedModelError
-from kg_edit.methods.joint_config import default_layers
+from kg_edit.methods.memit.base import default_layers
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.memit.values import Search
 from kg_edit.models.language_model import LanguageModel

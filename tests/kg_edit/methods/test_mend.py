@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError, PatchMismatchError, PromptError
-from kg_edit.mend.gradients import gradient_factors
-from kg_edit.mend.weights import mlp_weights
+from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights
 from kg_edit.methods.mend.method import Mend, MendConfig
 from kg_edit.methods.mend.store import NETWORK
 from kg_edit.methods.mend.training import train

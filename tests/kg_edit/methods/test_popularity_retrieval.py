@@ -11,10 +11,9 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError
-from kg_edit.graphs.encoding import as_source
-from kg_edit.methods.in_context.popularity import PopularityConfig, PopularityRetrieval
+from kg_edit.graphs.source import as_source
+from kg_edit.methods.in_context.popularity import PopularityConfig, PopularityRetrieval, best_threshold, statements
 from kg_edit.patches.prompt_patch import PromptPatch
-from kg_edit.retrieval.popularity import best_threshold, statements
 from tests.kg_edit.tiny import tiny
 
 FAMOUS = Edit(

@@ -1,4 +1,4 @@
-"""What `kg-edit evaluate` does with its options, here or in another process."""
+"""An evaluation as a command asks for it: its settings, and what is opened for it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from kg_edit.cli.console import load, plain, plan, stdout
 from kg_edit.errors import ConfigError
+from kg_edit.jobs.method_plan import load, plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kg_edit.cli.console import Plan
     from kg_edit.datasets import Reading
     from kg_edit.datasets.record import BenchmarkRecord
     from kg_edit.edits.edit import Edit
     from kg_edit.evaluate import Shard, Summary
+    from kg_edit.jobs.method_plan import Plan
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
+
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +99,8 @@ class Evaluation:
             memory=self.memory,
         )
         reading = self.read()
-        from kg_edit.evaluate.general import read_text
         from kg_edit.evaluate.metrics.catalogue import find_extras
+        from kg_edit.scoring.perplexity import read_text
 
         find_extras(self.extras or ())
         text = read_text(self.general) if self.general else None
@@ -158,7 +157,7 @@ class Ready:
 
 
 def _shard(text: str | None) -> Shard:
-    from kg_edit.evaluate.shard import WHOLE, Shard
+    from kg_edit.evaluate.schedule import WHOLE, Shard
 
     return WHOLE if text is None else Shard.parse(text)
 
@@ -171,38 +170,3 @@ def sweep_edits(records: Sequence[Edit | BenchmarkRecord], limit: int | None) ->
     if not others:
         log.warning("--layer auto chooses on records that are scored as well; --limit N keeps the rest for choosing")
     return tuple(edit for record in others or records for edit in as_record(record).edits)
-
-
-def refuse_to_resume(out: Path) -> None:
-    """Check that the folder holds no run yet.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if (out / "run.json").exists():
-        raise ConfigError(f"{out} holds a run already; give another --out, or go on with it: --resume")
-
-
-def run_on_ray(evaluation: Evaluation, out: Path, *, shard: str | None) -> Summary:
-    """The whole run on a Ray cluster.
-
-    Raises:
-        ConfigError: a shard is asked for too; Ray deals out its own. Or Ray is not installed.
-    """
-    if shard is not None:
-        raise ConfigError("--ray deals out shards itself; leave --shard out")
-    from kg_edit.jobs.ray_run import evaluate_on_ray
-
-    return evaluate_on_ray(evaluation, out)
-
-
-def show(summary: Summary, out: Path) -> None:
-    """The run's table, and where its files are."""
-    from kg_edit.evaluate.reports import rich_table
-
-    stdout().print(rich_table(summary))
-    skipped = (summary.provenance.get("data") or {}).get("skipped")
-    if skipped:
-        typer.echo(f"skipped, as they could not be read: {', '.join(skipped)}", err=True)
-    files = ["summary.json", "records.jsonl", "run.json", *(["curve.svg"] if (out / "curve.svg").exists() else [])]
-    stdout().print(f"{plain(str(out))}: {', '.join(files)}", soft_wrap=True)

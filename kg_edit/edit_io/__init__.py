@@ -1,1 +1,0 @@
-"""Edits from files: JSONL, JSON, CSV, TSV, triplets."""

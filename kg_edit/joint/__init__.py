@@ -1,1 +1,0 @@
-"""Many facts at once: their values, the closed forms, and writing them layer by layer."""

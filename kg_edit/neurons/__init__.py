@@ -1,1 +1,0 @@
-"""Knowledge neurons: which of them an answer rests on."""

@@ -1,1 +1,0 @@
-"""Which of many texts belong to a prompt: TF-IDF, or a sentence encoder where one is installed."""

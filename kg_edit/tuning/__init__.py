@@ -1,1 +1,0 @@
-"""Tuning weights by gradients, without touching the model."""
