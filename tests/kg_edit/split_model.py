@@ -26,7 +26,7 @@ from kg_edit.methods.mend.training import train
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from tests.kg_edit import second_device
-from tests.kg_edit.mend.examples import edits, quick
+from tests.kg_edit.methods.mend.examples import edits, quick
 from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, asked, method, weights_of
 from tests.kg_edit.tiny import tiny
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
-from wikidata_helpers import reply
+from tests.wikidata_cache.wikidata_helpers import reply
 
 Spoil = Callable[[BaseHTTPRequestHandler], bool]  # True: the answer has been given
 

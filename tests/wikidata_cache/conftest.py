@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from pyoxigraph import Store
-from wikidata_helpers import TOY, Server
 
+from tests.wikidata_cache.wikidata_helpers import TOY, Server
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.sources.graph_files import load_files
 

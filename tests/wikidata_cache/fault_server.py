@@ -14,8 +14,7 @@ from email.utils import formatdate
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 
-from wikidata_helpers import Fault, reply
-
+from tests.wikidata_cache.wikidata_helpers import Fault, reply
 from wikidata_cache.endpoints.rate_limit import Pace, PaceBook
 
 OUTAGE = b"Aggressively rate-limiting to 1 req / min - this rule was created during active wdqs outage (d60aac9)"

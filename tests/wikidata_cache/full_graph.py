@@ -1,6 +1,6 @@
 """A small graph in the shapes of Wikidata's full dump, with everything that engines and samplers trip over."""
 
-from wikidata_helpers import Edit
+from tests.wikidata_cache.wikidata_helpers import Edit
 
 WD = "http://www.wikidata.org/entity/"
 PROP = "http://www.wikidata.org/prop/"

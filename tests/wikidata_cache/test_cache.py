@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from wikidata_helpers import EDITS, LAKERS, LEBRON, SPIKE, Edit, as_json, read_shared, triples
 
+from tests.wikidata_cache.wikidata_helpers import EDITS, LAKERS, LEBRON, SPIKE, Edit, as_json, read_shared, triples
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.errors import (
     AmbiguousLabelError,

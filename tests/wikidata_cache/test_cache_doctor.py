@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from wikidata_helpers import SPIKE, Server
 
+from tests.wikidata_cache.wikidata_helpers import SPIKE, Server
 from wikidata_cache import WikidataCache, cli, packaged_extract
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.doctor import examine

@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from wikidata_helpers import triples
 
+from tests.wikidata_cache.wikidata_helpers import triples
 from wikidata_cache import WikidataCache, deny_lists
 from wikidata_cache.errors import DenyListError
 from wikidata_cache.ids import is_item, is_property

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from wikidata_helpers import read_shared
 
+from tests.wikidata_cache.wikidata_helpers import read_shared
 from wikidata_cache.edits import EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import EditRowError
 

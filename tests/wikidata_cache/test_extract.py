@@ -2,8 +2,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from wikidata_helpers import facts
 
+from tests.wikidata_cache.wikidata_helpers import facts
 from wikidata_cache import WikidataCache, deny_lists, open_source, packaged_extract
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.extract import build_extract, read_seeds

@@ -18,8 +18,8 @@ from pathlib import Path
 import networkx as nx
 import pytest
 from typer.testing import CliRunner
-from wikidata_helpers import EDITS, LEBRON, Edit, Server, reply
 
+from tests.wikidata_cache.wikidata_helpers import EDITS, LEBRON, Edit, Server, reply
 from wikidata_cache import cli
 from wikidata_cache.answers.store import AnswerStore
 

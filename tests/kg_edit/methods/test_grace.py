@@ -13,7 +13,7 @@ from kg_edit.methods.grace import Grace, GraceConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook_patch import Codebook, CodebookPatch
-from tests.kg_edit.test_patch import patch_of
+from tests.kg_edit.patches.test_base import patch_of
 from tests.kg_edit.tiny import tiny
 
 EDITS = (

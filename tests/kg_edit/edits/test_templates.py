@@ -1,0 +1,92 @@
+"""The packaged relation templates, and a user's own on top of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kg_edit.edits.templates import RelationTemplates
+from kg_edit.errors import EditFileError
+
+COUNTERFACT = Path(__file__).parents[4] / "shared" / "data" / "counterfact_plus" / "dev.json"
+HEADER = "property\tlabel\ttemplate\n"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return tmp_path / "own.tsv"
+
+
+def test_the_packaged_templates_cover_counterfact() -> None:
+    if not COUNTERFACT.exists():
+        pytest.skip(f"needs CounterFactPlus records in {COUNTERFACT}")
+    records = json.loads(COUNTERFACT.read_text(encoding="utf-8"))
+    templates = RelationTemplates.load()
+    ids = {record["requested_rewrite"]["relation_id"] for record in records}
+    assert len(ids) == 34
+    assert not [id_ for id_ in ids if templates.find(id_) is None]
+
+
+def test_each_template_ends_before_the_object() -> None:
+    for row in RelationTemplates.load().by_name.values():
+        assert row.template.count("{}") == 1
+        assert not row.template.endswith(("{}", ".", "?", " ")), row
+
+
+def test_a_relation_is_found_by_id_and_by_label_in_any_case() -> None:
+    templates = RelationTemplates.load()
+    row = templates.find("P54")
+    assert row is not None
+    assert row.template == "{} plays for"
+    assert templates.find(" Member of Sports Team ") == row
+    assert templates.find("p54") == row
+    assert templates.find("P999999") is templates.find(None) is templates.find("") is None
+
+
+def test_own_templates_come_on_top(own: Path) -> None:
+    own.write_text(
+        f"# ours\n{HEADER}P54\tplays for\t{{}} is a player of\n\n\tpet\tThe pet of {{}} is a\n",
+        encoding="utf-8-sig",
+    )
+    templates = RelationTemplates.load(own)
+    row = templates.find("P54")
+    assert row is not None
+    assert row.template == "{} is a player of"
+    assert templates.find("plays for") == templates.find("member of sports team") == row
+    pet = templates.find("pet")
+    assert pet is not None
+    assert pet.property_id == ""
+    assert templates.find("P19") == RelationTemplates.load().find("P19")
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("P54\tplays for", "line 3: found 2 cells; expected 3 with tabs between"),
+        ("Q54\tplays for\t{} plays for", "line 3: property: found 'Q54'; expected an id such as P54"),
+        ("P54\t\t{} plays for", "line 3: label: is empty"),
+        ("P54\tplays for\tplays for", "line 3: template: found 'plays for'; expected one {} for the subject"),
+        ("P54\tplays for\t{} and {}", "line 3: template: found '{} and {}'"),
+        ("P17\tplays for\t{} plays for", "line 3: p17: has a template above already; keep one"),
+    ],
+)
+def test_a_wrong_row_is_named(own: Path, row: str, message: str) -> None:
+    own.write_text(f"{HEADER}P17\tcountry\t{{}} is in\n{row}\n", encoding="utf-8")
+    with pytest.raises(EditFileError) as raised:
+        RelationTemplates.load(own)
+    assert str(raised.value).startswith(f"{own}, {message}")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "P54\tplays for\t{} plays for\n", "property,label,template\n"])
+def test_a_file_without_header(own: Path, text: str) -> None:
+    own.write_text(text, encoding="utf-8")
+    with pytest.raises(EditFileError, match="expected the columns property, label, template"):
+        RelationTemplates.load(own)
+
+
+def test_a_file_that_cannot_be_read(own: Path) -> None:
+    with pytest.raises(EditFileError, match="no such file; check the path"):
+        RelationTemplates.load(own)
+    own.write_bytes(HEADER.encode() + b"P1\tcaf\xe9\t{} is")
+    with pytest.raises(EditFileError, match="line 2, byte offset 30: found the byte 0xe9, which is not UTF-8"):
+        RelationTemplates.load(own)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from kg_edit.datasets import DATASETS
+from kg_edit.datasets.record import Probe
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import UnknownNameError
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.metrics.catalogue import (
+    CATALOGUE,
+    RECORD_METRICS,
+    RUN_METRICS,
+    find_extras,
+    metrics_for,
+    metrics_page,
+    used_by,
+)
+from kg_edit.evaluate.metrics.edit import METRICS, PORTABILITY
+
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "metrics.md"
+PROTOCOLS = {
+    "prob",
+    "greedy",
+    "magnitude",
+    "teacher_forced",
+    "nll",
+    "choice",
+    "unchanged",
+    "substring",
+    "any_of_3",
+    "edit_wise",
+    "instance_wise",
+    "glame_fuzzy",
+    "ngram_entropy",
+    "tfidf",
+}
+
+
+def test_names_hold_their_protocol() -> None:
+    for name in RECORD_METRICS:
+        assert name.rpartition(".")[2] in PROTOCOLS or name.startswith("ripple."), name
+
+
+def test_every_metric_is_used_by_a_data_set_and_documented() -> None:
+    page = metrics_page()
+    for name, metric in CATALOGUE.items():
+        assert f"### `{name}`" in page
+        assert metric.formula in page
+        assert metric.source in page
+    assert all(used_by(name) for name in RECORD_METRICS)
+
+
+def test_every_group_of_probes_has_a_metric() -> None:
+    for dataset in DATASETS.values():
+        for group in dataset.measures:
+            assert any(metric.of in (group, group.partition(".")[0]) for metric in RECORD_METRICS.values()), group
+
+
+def test_run_metrics_name_the_function_that_computes_them() -> None:
+    for metric in RUN_METRICS.values():
+        module, _, name = metric.where.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_page_is_as_the_code() -> None:
+    assert PAGE.read_text(encoding="utf-8") == metrics_page(), (
+        "write it anew: kg-edit metrics --markdown > docs/metrics.md"
+    )
+
+
+def test_a_record_has_the_metrics_of_its_probes(edits: tuple[Edit, ...]) -> None:
+    assert metrics_for(Case(edit=edits[0])) == METRICS
+    assert metrics_for(Case(edit=edits[0], facts=("It rains.",))) == PORTABILITY
+    probes = tuple(Probe(measures=name, queries=()) for name in ("ripple.RS", "locality.Forgetfulness"))
+    found = metrics_for(Case(edit=edits[0], probes=probes))
+    assert [name for name in found if name not in METRICS] == [
+        "locality.greedy",
+        "locality.teacher_forced",
+        "locality.unchanged",
+        "locality.Forgetfulness.greedy",
+        "locality.Forgetfulness.unchanged",
+        "ripple.RS",
+    ]
+
+
+def test_extras_by_name() -> None:
+    assert find_extras(["consistency.tfidf", "fluency.ngram_entropy"]) == ("fluency.ngram_entropy", "consistency.tfidf")
+    with pytest.raises(UnknownNameError, match=r"did you mean 'consistency\.tfidf'"):
+        find_extras(["consistency.tfid"])

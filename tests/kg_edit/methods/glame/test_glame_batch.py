@@ -1,0 +1,62 @@
+"""GLAME for batches: graph-made values, written as MEMIT writes them."""
+
+from __future__ import annotations
+
+import networkx as nx
+import pytest
+import torch
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, GraphError
+from kg_edit.methods import find_method
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.methods.memit.joint import BARE, change, joint, state_at
+from tests.kg_edit.methods.test_methods import EDIT, SECOND
+from tests.kg_edit.tiny import tiny
+
+EDITS = (EDIT, SECOND)
+
+
+def test_the_values_are_the_graphs_and_are_met() -> None:
+    model = tiny("llama")
+    patch = joint("glame-batch", model, contexts=BARE, mom2_weight=1e-8).edit(EDITS)
+    assert isinstance(patch, WeightPatch)
+    assert patch.factors.keys() == {model.weight_name(1), model.weight_name(2)}
+    for number, edit in enumerate(EDITS):
+        record, wanted = patch.edits[number], patch.state["value"][:, number]
+        assert record["nodes"] >= 2 and record["loss_after"] < record["loss_before"]
+        assert 0 < record["norms"]["change"] <= 0.7501 * record["norms"]["value"]
+        with patch.applied(model):
+            *_, edited = state_at(model, edit, 2)
+        assert (edited - wanted).norm() < 1e-3 * wanted.norm()
+
+
+def test_it_starts_from_the_unedited_model_and_the_graph_matters() -> None:
+    model = tiny("llama")
+    still = joint("glame-batch", model, steps=1).edit(EDITS)
+    assert [record["norms"]["change"] for record in still.edits] == [0, 0]
+    found = change(joint("glame-batch", model).edit(EDITS), model, 2)
+    for ablated in (joint("glame-batch", model, relations=False), joint("glame-batch", model, use_graph=False)):
+        assert not torch.allclose(change(ablated.edit(EDITS), model, 2), found)
+
+
+def test_some_can_be_left_out_without_the_graph_being_asked() -> None:
+    model = tiny("llama")
+    method = joint("glame-batch", model)
+    patch = method.edit(EDITS)
+    left = method.without(patch, [EDIT.id])
+    expected = change(method.edit([SECOND]), model, 2)
+    assert (change(left, model, 2) - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_a_graph_is_needed_and_has_to_know_the_edit() -> None:
+    model = tiny("llama")
+    with pytest.raises(ConfigError, match="needs a knowledge graph"):
+        find_method("glame-batch")(model, find_method("glame-batch").config_class())
+    broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")
+    first, failed = joint("glame-batch", model).edit_each([EDIT, broken])
+    assert isinstance(failed, GraphError) and isinstance(first, WeightPatch)
+    with pytest.raises(GraphError):
+        joint("glame-batch", model).check([broken])
+    subgraph = joint("glame-batch", model).subgraph(EDIT)
+    assert isinstance(subgraph, nx.MultiDiGraph) and subgraph.number_of_edges() > 0

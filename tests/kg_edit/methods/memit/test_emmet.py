@@ -1,0 +1,88 @@
+"""EMMET: every key of a batch is answered with its value; R-ROME's key as a method of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kg_edit.errors import PatchError
+from kg_edit.methods import find_method
+from kg_edit.methods.memit.emmet import Emmet, EmmetConfig
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.methods.memit.joint import BARE, CONTEXTS, EDITS, change, joint, state_at
+from tests.kg_edit.methods.test_methods import delta, method
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_value_of_a_batch_is_met(family: str) -> None:
+    """In every family, as only the MLP's own output is asked for."""
+    model = tiny(family)
+    patch = joint("emmet", model, contexts=BARE, relaxation=0.0).edit(EDITS)
+    assert isinstance(patch, WeightPatch)
+    for number, edit in enumerate(EDITS):
+        record, wanted = patch.edits[number], patch.state["value"][:, number]
+        assert record["nll_after"] < record["nll_before"]
+        assert record["norms"]["change"] <= 2.001 * record["norms"]["value"]
+        with patch.applied(model):
+            _, edited, _ = state_at(model, edit, 1)
+        assert (edited - wanted).norm() < 1e-4 * wanted.norm()
+
+
+def test_mean_keys_are_answered_with_the_change() -> None:
+    """D K = R with the keys that are the mean of the bare prompt's and of the contexts' mean."""
+    model = tiny("llama")
+    patch = joint("emmet", model, relaxation=0.0).edit(EDITS)
+    assert isinstance(patch, WeightPatch)
+    for number, edit in enumerate(EDITS):
+        bare, *others = (state_at(model, edit, 1, context=context) for context in CONTEXTS)
+        key = (bare[0] + torch.stack([key for key, *_ in others]).mean(0)) / 2
+        wanted = patch.state["value"][:, number] - bare[1]
+        assert (change(patch, model, 1) @ key - wanted).norm() < 1e-4 * wanted.norm()
+
+
+def test_two_facts_of_one_subject_need_some_slack() -> None:
+    model = tiny("llama")
+    other = {"id": "4", "prompt": "{} is paid by", "target_new": "Miami Heat"}  # the same key
+    twice = (*EDITS, EDITS[0].model_copy(update=other))
+    with pytest.raises(PatchError, match="depend on each other") as caught:
+        joint("emmet", model, relaxation=0.0).edit(twice)
+    assert "in a batch of 4 edits, '1' to '4'" in caught.value.__notes__
+    relaxed = joint("emmet", model).edit(twice)  # the default
+    assert change(relaxed, model, 1).norm() < 10 * change(joint("emmet", model).edit(EDITS), model, 1).norm()
+
+
+def test_slack_is_relative() -> None:
+    """The same relaxation whatever the scale of C."""
+    model = tiny("llama")
+    small = joint("emmet", model, relaxation=0.5)
+    large = joint("emmet", model, relaxation=0.5)
+    moments = {
+        layer: type(found)(moment=1000 * found.moment, tokens=1, ridge=0.0, id=found.id)
+        for layer, found in small.covariances.items()
+    }
+    large = Emmet(
+        model, EmmetConfig.preset("default", large.config.model_dump()), contexts=CONTEXTS, covariances=moments
+    )
+    expected = change(small.edit(EDITS), model, 1)
+    torch.testing.assert_close(change(large.edit(EDITS), model, 1), expected, rtol=1e-3, atol=1e-6)
+    exact = change(joint("emmet", model, relaxation=0.0).edit(EDITS), model, 1)
+    assert expected.norm() < 0.9 * exact.norm()
+
+
+def test_the_layer_is_one_setting() -> None:
+    model = tiny("llama")
+    assert joint("emmet", model).layers == (1,)
+    default = Emmet(model, EmmetConfig())
+    assert default.layers == (1,) and default.layer == 1
+    assert EmmetConfig.preset("paper").relaxation == 0.0
+
+
+def test_r_rome_is_rome_with_the_mean_key() -> None:
+    model = tiny("llama")
+    own = method("r-rome", model, clamp_norm_factor=2.0).edit([*EDITS[:1]])
+    same = method("rome", model, key="r-rome").edit([*EDITS[:1]])
+    torch.testing.assert_close(delta(own), delta(same))
+    assert not torch.allclose(delta(own), delta(method("rome", model).edit([*EDITS[:1]])))
+    assert own.edits[0]["method"] == "r-rome"
+    assert find_method("r-rome").config_class.preset("paper").model_dump()["key"] == "r-rome"

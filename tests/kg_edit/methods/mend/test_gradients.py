@@ -1,0 +1,126 @@
+"""The factors are the gradient that autograd gives the weight; nothing of the model is touched on the way."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.methods.mend.gradients import (
+    edited_modules,
+    felt,
+    first_block,
+    gradient_factors,
+    mlp_weights,
+    weight_shapes,
+)
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from kg_edit.value.optimise import untouched
+from tests.kg_edit.methods.mend.examples import hooks_of, weights_of
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+TEXT, TARGET = "LeBron James plays for", "Los Angeles Lakers"
+
+
+def prompt(model: LanguageModel) -> Prompt:
+    return model.encode(TEXT, target=TARGET)
+
+
+def autograd(model: LanguageModel, names: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], float]:
+    """The weights' gradients [out, in] of the target's mean -log p, from one plain backward pass."""
+    twin = copy.deepcopy(model)
+    asked = prompt(model)
+    logits = twin.model(torch.tensor([asked.ids])).logits[0, asked.target_start - 1 : -1]
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(asked.target_ids))
+    loss.backward()
+    found: dict[str, torch.Tensor] = {}
+    for name, module in edited_modules(twin, names).items():
+        grad = module.weight.grad
+        assert isinstance(grad, torch.Tensor)
+        found[name] = grad if isinstance(module, torch.nn.Linear) else grad.T
+    return found, float(loss.detach())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_factors_are_the_weights_gradient(family: str) -> None:
+    """Linear and Conv1D, gated and plain MLPs, MLPs on flattened rows."""
+    model = tiny(family)
+    names = mlp_weights(model, 2)
+    with untouched(model):
+        factors, loss = gradient_factors(model, prompt(model), names)
+    expected, plain = autograd(model, names)
+    assert loss == pytest.approx(plain, rel=1e-5)
+    for name, (inputs, deltas) in factors.items():
+        error = (deltas.T @ inputs - expected[name]).norm() / expected[name].norm()
+        assert error < 1e-5, name
+
+
+def test_other_weights_can_be_named() -> None:
+    model = tiny("llama")
+    names = ("model.layers.0.self_attn.v_proj.weight", "model.layers.2.mlp.up_proj.weight")
+    with untouched(model):
+        factors, _ = gradient_factors(model, prompt(model), names)
+    expected, _ = autograd(model, names)
+    for name, (inputs, deltas) in factors.items():
+        assert (deltas.T @ inputs - expected[name]).norm() < 1e-4 * expected[name].norm()
+    assert first_block(model, names) == 0
+
+
+def test_the_last_block_feels_the_target_alone() -> None:
+    model = tiny("llama")
+    asked = prompt(model)
+    down, below = "model.layers.3.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"
+    with untouched(model):
+        factors, _ = gradient_factors(model, asked, [below, down])
+    predicting = list(range(asked.target_start - 1, len(asked.ids) - 1))
+    assert felt(factors[down][1]).nonzero()[:, 0].tolist() == predicting
+    assert felt(factors[below][1]).all()
+
+
+def test_the_model_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    names, weights, hooks = mlp_weights(model, 2), weights_of(model), hooks_of(model)
+    with untouched(model):
+        gradient_factors(model, prompt(model), names)
+    failing = type(model.block(3))
+    monkeypatch.setattr(failing, "forward", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"), untouched(model):
+        gradient_factors(model, prompt(model), names)
+    assert hooks_of(model) == hooks
+    assert all(parameter.grad is None for parameter in model.model.parameters())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+
+
+def test_a_model_of_nonsense_is_an_error() -> None:
+    model = copy.deepcopy(tiny("llama"))
+    with torch.no_grad():
+        model.block(1).mlp.down_proj.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match=r"LeBron James.*not finite"), untouched(model):
+        gradient_factors(model, prompt(model), mlp_weights(model, 1))
+
+
+@pytest.mark.parametrize(
+    ("family", "found"),
+    [("gpt2", ("c_fc", "c_proj")), ("llama", ("gate_proj", "up_proj", "down_proj")), ("opt", ("fc1", "fc2"))],
+)
+def test_the_weights_of_an_mlp(family: str, found: tuple[str, ...]) -> None:
+    names = mlp_weights(tiny(family), 1)
+    assert tuple(name.split(".")[-2] for name in names) == found
+    assert weight_shapes(tiny(family), names)[names[-1]][0] == 32
+    assert len(mlp_weights(tiny(family), 3)) == 3 * len(names)
+
+
+@pytest.mark.parametrize("name", ["model.layers.9.mlp.up_proj.weight", "lm_head.weight", "model.layers.1.mlp"])
+def test_a_name_that_is_no_such_weight(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"{name}' is no linear module's weight.*model.layers.3.mlp.down_proj.weight"
+    ):
+        edited_modules(tiny("llama"), [name])
+
+
+def test_more_blocks_than_there_are() -> None:
+    with pytest.raises(ConfigError, match="has 4 blocks; give a number from 1 to 4"):
+        mlp_weights(tiny("llama"), 5)

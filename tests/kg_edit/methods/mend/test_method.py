@@ -1,0 +1,134 @@
+"""MEND as a method: which editor it takes, what its patch is, and what a batch is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.errors import ConfigError, ModelError, PatchMismatchError, PromptError
+from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights
+from kg_edit.methods.mend.method import Mend, MendConfig
+from kg_edit.methods.mend.store import NETWORK
+from kg_edit.methods.mend.training import train
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.value.optimise import untouched
+from tests.kg_edit.methods.mend.examples import edits, quick
+from tests.kg_edit.methods.test_methods import EDIT, SECOND
+from tests.kg_edit.tiny import tiny
+
+
+def method(model: LanguageModel, **settings: Any) -> Mend:
+    return Mend(model, MendConfig.preset("default", settings))
+
+
+def patch_of(chosen: Mend, *wanted: Any) -> WeightPatch:
+    patch = chosen.edit(wanted or (EDIT,))
+    assert isinstance(patch, WeightPatch)
+    return patch
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with an editor for the tiny Llama."""
+    folder = tmp_path_factory.mktemp("editor")
+    train(tiny("llama"), edits(), quick(steps=2), folder, progress=False)
+    return str(folder)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_without_an_editor_it_is_a_step_of_gradient_descent(family: str) -> None:
+    model = tiny(family)
+    patch = patch_of(method(model, untrained=True, edit_lr=0.25, blocks=2))
+    names = mlp_weights(model, 2)
+    with untouched(model):
+        factors, loss = gradient_factors(model, model.encode(EDIT.text, target=EDIT.target_new), names)
+    assert set(patch.factors) == set(names)
+    for name, (inputs, deltas) in factors.items():
+        torch.testing.assert_close(patch.factors[name].product, -0.25 * deltas.T @ inputs, rtol=1e-5, atol=1e-8)
+    assert patch.edits[0]["nll_before"] == pytest.approx(loss, abs=1e-5)
+    assert patch.provenance["methods"][0]["editor"] == {"digest": "untrained"}
+
+
+def test_the_step_makes_the_target_likelier() -> None:
+    model = tiny("llama")
+    chosen = method(model, untrained=True, edit_lr=1e-3)
+    patch = patch_of(chosen)
+    again = chosen.update([EDIT], before=patch)
+    assert again.edits[0]["nll_before"] < patch.edits[0]["nll_before"]
+
+
+def test_an_editors_patch(editor: str) -> None:
+    """Another change than the plain step, of the editor's weights, with a rank of one a token that the loss feels."""
+    model = tiny("llama")
+    patch, prompt = patch_of(method(model, network=editor)), model.encode(EDIT.text, target=EDIT.target_new)
+    assert set(patch.factors) == set(mlp_weights(model, 2))
+    ranks = {name: pair.rank for name, pair in patch.factors.items()}
+    assert ranks["model.layers.2.mlp.up_proj.weight"] == len(prompt.ids) - 1
+    assert ranks["model.layers.3.mlp.up_proj.weight"] == len(prompt.target_ids)
+    said = patch.provenance["methods"][0]["editor"]
+    assert len(said["digest"]) == 64 and said["steps"] in (0, 2) and said["examples"] == 14
+    for name, pair in patch.factors.items():
+        assert patch.edits[0]["norms"][name] == pytest.approx(float(pair.product.norm()), rel=1e-4)
+
+
+def test_strength_scales_the_change(editor: str) -> None:
+    model = tiny("llama")
+    whole, half = (patch_of(method(model, network=editor, strength=strength)) for strength in (1.0, 0.5))
+    for name, pair in whole.factors.items():
+        torch.testing.assert_close(half.factors[name].product, 0.5 * pair.product)
+
+
+def test_a_batch_is_the_sum_of_its_edits(editor: str) -> None:
+    """Each gradient is that of the model before the batch."""
+    chosen = method(tiny("llama"), network=editor)
+    both, first, second = (patch_of(chosen, *wanted) for wanted in ((EDIT, SECOND), (EDIT,), (SECOND,)))
+    for name, pair in both.factors.items():
+        torch.testing.assert_close(pair.product, first.factors[name].product + second.factors[name].product)
+    assert [edit["edit"]["id"] for edit in both.edits] == ["1", "2"]
+
+
+def test_a_later_call_sees_the_earlier_edits(editor: str) -> None:
+    chosen = method(tiny("llama"), network=editor)
+    first = patch_of(chosen)
+    fresh, later = chosen.update([SECOND]), chosen.update([SECOND], before=first)
+    assert fresh.edits[0]["nll_before"] != later.edits[0]["nll_before"]
+
+
+def test_an_editor_for_another_model(editor: str) -> None:
+    with pytest.raises(PatchMismatchError, match=r"trained for 'tiny-llama'.*train one for it: kg-edit mend train"):
+        method(tiny("mistral"), network=editor).prepare()
+
+
+@pytest.mark.parametrize("settings", [{}, {"network": "somewhere", "untrained": True}])
+def test_which_editor_has_to_be_said(settings: dict[str, Any]) -> None:
+    """Also before a model is loaded."""
+    config = MendConfig.preset("default", settings)
+    with pytest.raises(ConfigError, match="kg-edit mend train --data EDITS"):
+        Mend.check_inputs(config, None, [EDIT])
+    with pytest.raises(ConfigError, match="kg-edit mend train --data EDITS"):
+        Mend(tiny("llama"), config).edit([EDIT])
+
+
+def test_a_folder_without_an_editor_and_a_damaged_one(tmp_path: Path, editor: str) -> None:
+    with pytest.raises(ModelError, match=r"there is no trained editor: .* is missing; train one"):
+        Mend.check_inputs(MendConfig(network=str(tmp_path)), None, [EDIT])
+    whole = (Path(editor) / NETWORK).read_bytes()
+    (tmp_path / NETWORK).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="is damaged"):
+        Mend.check_inputs(MendConfig(network=str(tmp_path)), None, [EDIT])
+
+
+def test_an_edit_that_cannot_be_encoded_takes_none_with_it(editor: str) -> None:
+    chosen, broken = (
+        method(tiny("llama"), network=editor),
+        EDIT.model_copy(update={"prompt": "{} is ", "target_new": ""}),
+    )
+    with pytest.raises(PromptError, match="has no token of its own"):
+        chosen.check([SECOND, broken])
+    failed, made = chosen.edit_each([broken, SECOND])
+    assert isinstance(failed, PromptError) and "'LeBron James is '" in "".join(failed.__notes__)
+    assert isinstance(made, WeightPatch)

@@ -1,0 +1,191 @@
+"""Training an editor: it learns, it can be killed, and the same inputs give the same file."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.datasets import find_dataset
+from kg_edit.errors import ConfigError, ModelError, OutputError
+from kg_edit.methods.mend import training
+from kg_edit.methods.mend.examples import Course, Rows, make_examples
+from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
+from kg_edit.methods.mend.network import MendNetwork
+from kg_edit.methods.mend.store import NETWORK, Editor, Manifest, MendTraining, read_manifest
+from kg_edit.methods.mend.training import CHECKPOINT, losses_after, train
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.value.optimise import untouched
+from tests.kg_edit.methods.mend.examples import edits, hooks_of, quick, weights_of
+from tests.kg_edit.tiny import tiny
+
+SAME = Random(0)  # noqa: S311 - each edit has one prompt of a kind, so nothing is left to chance
+WEIGHTS = {"edit_weight": 0.1, "locality_weight": 1.0}
+
+
+def made(out: Path, **settings: Any) -> Manifest:
+    return train(tiny("llama"), edits(), quick(**settings), out, progress=False, checkpoint_seconds=0.0)
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    manifest = made(tmp_path, steps=30, learning_rate=0.02, validate_every=10)
+    first, best = manifest.validations[0], min(found.total for found in manifest.validations)
+    assert first.step == 0 and best < 0.9 * first.total
+    assert manifest.steps == next(found.step for found in manifest.validations if found.total == best)
+    assert manifest.examples == 14
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_on_other_families(family: str, tmp_path: Path) -> None:
+    manifest = train(tiny(family), edits(), quick(), tmp_path, progress=False)
+    assert len(manifest.validations) == 4
+    assert manifest.validations[-1].total != manifest.validations[0].total
+
+
+def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "whole")
+    whole, calls = losses_after, []
+
+    def killed(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:  # after a validation and three steps, in the middle of the fourth
+            raise KeyboardInterrupt
+        return whole(*args, **options)
+
+    monkeypatch.setattr(training, "losses_after", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path / "part")
+    assert (tmp_path / "part" / CHECKPOINT).is_file() and not (tmp_path / "part" / NETWORK).exists()
+    monkeypatch.setattr(training, "losses_after", whole)
+    made(tmp_path / "part")
+    for name in (NETWORK, "run.json"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "part" / CHECKPOINT).exists()
+
+
+def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = made(tmp_path)
+    monkeypatch.setattr(training, "losses_after", None)
+    assert made(tmp_path) == first == read_manifest(tmp_path / NETWORK)
+
+
+def test_the_same_inputs_give_the_same_file(tmp_path: Path) -> None:
+    for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
+        torch.rand(3)
+        made(tmp_path / folder, seed=seed)
+    one, same, other = ((tmp_path / name / NETWORK).read_bytes() for name in ("one", "same", "other"))
+    assert one == same != other
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    model = copy.deepcopy(tiny("llama"))
+    model.model.train()
+    weights, random = weights_of(model), torch.get_rng_state()
+    train(model, edits(neighbours=False), quick(steps=2), tmp_path, progress=False)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.model.parameters()) and model.model.training
+    assert hooks_of(model) == 0 and torch.equal(torch.get_rng_state(), random)
+
+
+def test_it_stops_where_nothing_gets_better_and_keeps_the_best(tmp_path: Path) -> None:
+    manifest = made(tmp_path, steps=40, learning_rate=0.3, rate_learning_rate=0.3, patience=2, validate_every=1)
+    totals = [found.total for found in manifest.validations]
+    best = totals.index(min(totals))
+    assert len(totals) == best + 3 < 40
+    assert manifest.steps == best
+    network = Editor.load(tmp_path, tiny("llama")).network
+    with untouched(tiny("llama")):
+        course = Course.of(tiny("llama"), edits(), manifest.training)
+        again = [losses_after(tiny("llama"), network, rows, **WEIGHTS) for rows in course.validation()]
+    assert float(again[0].total) == pytest.approx(totals[best], rel=1e-4)
+
+
+def test_the_losses_gradient_is_the_slope() -> None:
+    """The change is a function of the network: its gradient against a difference quotient."""
+    model = tiny("llama")
+    names = mlp_weights(model, 2)
+    network = MendNetwork(weight_shapes(model, names), rank=4, edit_lr=0.05)
+    with untouched(model):
+        rows = Rows.of(make_examples(model, edits())[:3], (), SAME)
+
+        def loss() -> torch.Tensor:
+            return losses_after(model, network, rows, **WEIGHTS).total
+
+        loss().backward()
+        slope, step = network.log_rates.grad, 1e-2
+        assert slope is not None
+        for place in (0, len(names) - 1):
+            values = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    network.log_rates[place] += sign * step
+                values.append(float(loss().detach()))
+                with torch.no_grad():
+                    network.log_rates[place] -= sign * step
+            assert float(slope[place]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=0.02, abs=1e-5)
+
+
+def test_losses_are_those_of_edits_made_alone() -> None:
+    """Four edits in a step, or one after the other: the means of the same numbers."""
+    model = tiny("llama")
+    network = MendNetwork(weight_shapes(model, mlp_weights(model, 2)), rank=4, edit_lr=0.05)
+    examples = make_examples(model, edits())[:4]
+    with untouched(model):
+        together = losses_after(model, network, Rows.of(examples, (), SAME), **WEIGHTS)
+        alone = [losses_after(model, network, Rows.of([one], (), SAME), **WEIGHTS) for one in examples]
+    for name in ("edit", "locality", "total"):
+        mean = sum(float(getattr(losses, name).detach()) for losses in alone) / 4
+        assert float(getattr(together, name).detach()) == pytest.approx(mean, rel=1e-4)
+
+
+def test_each_pass_sees_every_example_once_in_its_own_order() -> None:
+    settings = quick(batch=7, validation=4)
+    model = tiny("llama")
+    course = Course.of(model, edits(), settings)
+    orders = [[*course.rows(step).edits, *course.rows(step + 1).edits] for step in (0, 2)]
+    assert orders[0] != orders[1] and set(orders[0]) == set(orders[1]) and len(set(orders[0])) == 14
+    held_out = {prompt for rows in course.validation() for prompt in rows.edits}
+    assert len(held_out) == 4 and not held_out & set(orders[0])
+
+
+def test_without_neighbours_the_models_own_texts_are_kept() -> None:
+    model = tiny("llama")
+    course = Course.of(model, edits(neighbours=False), quick(text_tokens=5))
+    assert {len(row.target_ids) for step in range(3) for row in course.rows(step).unrelated} == {5}
+
+
+def test_too_few_edits(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="18 edits can be used, and 38 are needed: validation = 30"):
+        made(tmp_path, validation=30)
+
+
+def test_a_folder_of_another_run(tmp_path: Path) -> None:
+    made(tmp_path, steps=1)
+    with pytest.raises(OutputError, match=r"another run \(training.steps: 1 there, 2 here\)"):
+        made(tmp_path, steps=2)
+
+
+def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the loss is not finite; train with a lower"):
+        made(tmp_path, edit_lr=1e30, rate_learning_rate=100.0)
+
+
+def test_a_damaged_checkpoint(tmp_path: Path) -> None:
+    made(tmp_path, steps=1)
+    (tmp_path / NETWORK).unlink()
+    (tmp_path / CHECKPOINT).write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match=r"checkpoint.safetensors is damaged .* delete it"):
+        made(tmp_path, steps=1)
+
+
+@pytest.mark.slow
+def test_on_a_real_model(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
+    records = find_dataset("counterfact")(shared / "counterfact" / "counterfact-edit.json", limit=120)
+    settings = MendTraining(steps=20, normalise_on=32, validation=16, validate_every=20)
+    manifest = train(smollm2, [record.edits[0] for record in records], settings, tmp_path, progress=False)
+    before, after = manifest.validations
+    assert after.total < before.total

@@ -1,0 +1,230 @@
+"""Sweeps: the file, the cells, the runs, the table and the picture."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg_edit.errors import ConfigError, KgEditError, ModelError, OutputError, UnknownNameError
+from kg_edit.evaluate.statistics import Estimate
+from kg_edit.evaluate.summary import Summary
+from kg_edit.methods import find_method
+from kg_edit.sweep import Outcome, SweepSettings, cells_of, draw_sweep, read_sweep, run_sweep, sweep_table
+from kg_edit.sweep.grid import Cell, checked_sweep, example
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.evaluate.conftest import CITIES, record
+from tests.kg_edit.evaluate.test_cli_runs import row
+from tests.kg_edit.tiny import tiny
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+FILES = sorted((Path(__file__).resolve().parents[3] / "sweeps").glob("*.toml"))
+FAST = {"steps": 2, "context_lengths": [[4, 1]], "covariance": {"tokens": 200}}
+METRICS = ("efficacy.prob", "portability.nll")
+
+
+def settings(**fields: Any) -> SweepSettings:
+    return checked_sweep({"method": "rome", "grid": {"layer": [1, 2]}, **fields}, name="sweep.toml")
+
+
+def test_the_example_has_every_key_with_its_default() -> None:
+    told = tomllib.loads(example())
+    assert told.keys() == SweepSettings.model_fields.keys()
+    assert told["data"].keys() == SweepSettings.model_fields["data"].get_default().model_dump().keys()
+    for name, info in SweepSettings.model_fields.items():
+        if name not in ("graph", "settings", "grid", "data"):
+            default = info.get_default()
+            assert told[name] == (list(default) if isinstance(default, tuple) else default), name
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_papers_own_sweeps_can_be_read(file: Path) -> None:
+    cells = cells_of(read_sweep(file))
+    assert {cell.method.name for cell in cells} >= {"glame", "glame-random"}
+    assert {file.stem[-1]: "hops"}.get("n", "per_node") in cells[0].values
+
+
+def test_there_are_files_for_both() -> None:
+    assert {"glame_m", "glame_n"} <= {file.stem for file in FILES}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("grid = {layer = [1]}\nmethd = 'rome'", "did you mean 'method'"),
+        ("[data]\nfiel = 'x'\n[grid]\nlayer = [1]", "did you mean 'file'"),
+        ("method = 'rome'", "grid: is missing"),
+        ("[grid]\nlayer = []", "no value"),
+        ("[grid]\nlayer = [1, 1]", "twice"),
+        ("[grid]\nlayer = 3", "a list"),
+        ("[grid", "no TOML"),
+        ("metrics = ['efficacy.pro']\n[grid]\nlayer = [1]", "did you mean 'efficacy.prob'"),
+    ],
+)
+def test_a_file_that_is_wrong_says_where(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text(text)
+    with pytest.raises(KgEditError, match=said):
+        read_sweep(file)
+    with pytest.raises(ConfigError, match="--example"):
+        read_sweep(tmp_path / "absent.toml")
+
+
+def test_a_cell_for_every_combination() -> None:
+    found = settings(
+        grid={"method": ["rome", "glame"], "layer": [1, 2], "covariance": {"tokens": [100, 200]}},
+        settings={"steps": 3, "covariance": {"seed": 5}},
+    )
+    cells = cells_of(found)
+    assert len(cells) == 8
+    assert [list(cell.values.values()) for cell in cells[:3]] == [["rome", 1, 100], ["rome", 1, 200], ["rome", 2, 100]]
+    last = cells[-1]
+    assert last.method is find_method("glame")
+    dumped = last.config.model_dump()
+    assert (dumped["layer"], dumped["steps"]) == (2, 3)
+    assert (dumped["covariance"]["tokens"], dumped["covariance"]["seed"]) == (200, 5)
+    assert len({cell.folder for cell in cells}) == 8 and cells[0].folder == "method=rome layer=1 covariance.tokens=100"
+
+
+def test_folders_differ_where_their_readable_part_does_not() -> None:
+    values = [["a b"], ["a-b"], ["x" * 200], ["x" * 199 + "y"]]
+    config = find_method("rome").config_class()
+    folders = [Cell(values={"v": value}, method=find_method("rome"), config=config).folder for value in values]
+    assert len(set(folders)) == 4 and max(map(len, folders)) < 140
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"grid": {"layr": [1]}}, "did you mean 'layer'"),
+        ({"grid": {"method": ["roem"]}}, "did you mean 'rome'"),
+        ({"grid": {"preset": ["papr"]}}, "did you mean 'paper'"),
+        ({"grid": {"steps": [0]}}, "steps"),
+        ({"settings": {"layer": 3}}, "keep one"),
+        (
+            {"settings": {"covariance": "self"}, "grid": {"covariance": {"tokens": [1, 2]}}},
+            r"covariance\.tokens is an axis of the grid, and covariance stands in \[settings\] as a whole; keep one",
+        ),
+        ({"grid": {"layer": [1], "layer.x": [2]}}, r"layer and layer\.x are axes .* keep one"),
+        ({"grid": {"a.b.c": [1], "a": [{"b": 2}]}}, r"a and a\.b\.c are axes .* keep one"),
+    ],
+)
+def test_a_cell_that_can_not_be_says_why(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises((ConfigError, UnknownNameError), match=said):
+        cells_of(settings(**fields))
+
+
+@pytest.fixture
+def records() -> list[Any]:
+    return [record(place, answer) for place, answer in enumerate(CITIES[:2])]
+
+
+def test_each_cell_is_a_run_that_is_not_done_twice(
+    tmp_path: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "cache"))
+    model, found = tiny("llama"), settings(settings=FAST)
+    out = tmp_path / "out"
+
+    def run(some: SweepSettings) -> tuple[Outcome, ...]:
+        return run_sweep(cells_of(some), model, records, out=out, progress=False)
+
+    outcomes = run(found)
+    assert [outcome.summary.provenance["config"]["layer"] for outcome in outcomes] == [1, 2]
+    assert {path.name for path in out.iterdir()} == {"run.json", "layer=1", "layer=2"}
+    lines = {path: path.read_bytes() for path in out.rglob("records.jsonl")}
+    assert len(lines) == 2
+
+    grown = run(settings(settings=FAST, grid={"layer": [1, 2, 3]}))
+    assert [outcome.summary for outcome in grown[:2]] == [outcome.summary for outcome in outcomes]
+    assert all(path.read_bytes() == content for path, content in lines.items())
+
+    with pytest.raises(ModelError, match="layer 9"):
+        run(settings(settings=FAST, grid={"layer": [0, 9]}))
+    assert not (out / "layer=0").exists()  # nothing is run before all can be
+    with pytest.raises(OutputError, match="another run"):
+        run_sweep(cells_of(found), model, records[:1], out=out, progress=False)
+    with pytest.raises(OutputError, match="another run"):
+        run(settings(settings={**FAST, "steps": 3}))
+
+
+def outcome(values: dict[str, Any], mean: float | None) -> Outcome:
+    """A cell that scored ``mean`` on every metric."""
+    low, high = (None, None) if mean is None else (mean - 0.1, mean + 0.1)
+    estimate = Estimate(mean=mean, ci95_low=low, ci95_high=high)
+    base = Estimate(mean=0.2, ci95_low=0.1, ci95_high=0.3)
+    summary = Summary(
+        n=7,
+        base=dict.fromkeys(METRICS, base),
+        edited=dict.fromkeys(METRICS, estimate),
+        seconds_per_edit=1.25,
+        provenance={"method": "rome", "model": {"name": "toy"}, "schedule": "single", "failed": 1},
+    )
+    return Outcome(
+        cell=Cell(values=values, method=find_method("rome"), config=find_method("rome").config_class()),
+        summary=summary,
+    )
+
+
+def test_the_table() -> None:
+    table = sweep_table([outcome({"layer": 1, "steps": 5}, 0.5), outcome({"layer": 2, "steps": 5}, None)], METRICS)
+    assert table.splitlines() == [
+        "| layer | steps | efficacy.prob | portability.nll | s an edit | failed |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| unedited |  | 0.200 [0.100, 0.300] | 0.200 [0.100, 0.300] |  |  |",
+        "| 1 | 5 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] | 1.2 | 1 |",
+        "| 2 | 5 | \N{EN DASH} | \N{EN DASH} | 1.2 | 1 |",
+        "",
+        "rome on toy, 7 records, edits made single",
+    ]
+
+
+GRIDS: dict[str, list[dict[str, Any]]] = {
+    "one cell": [{"layer": 1}],
+    "lines": [{"layer": layer} for layer in (1, 4, 6)],
+    "names": [{"method": name} for name in ("rome", "glame")],
+    "a line a name": [{"method": name, "layer": layer} for name in ("rome", "glame") for layer in (1, 4)],
+    "heat map": [{"layer": layer, "steps": steps} for layer in (1, 4) for steps in (5, 10, 20)],
+    "lists": [{"layers": layers, "steps": steps, "fixed": 1} for layers in ([1], [1, 2]) for steps in (5, 10)],
+    "three axes": [{"a": a, "b": b, "c": c} for a in (1, 2) for b in ("x", "y") for c in (True, False)],
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_grid_can_be_drawn(name: str, tmp_path: Path) -> None:
+    cells = [outcome(values, None if place == 1 else place / 9) for place, values in enumerate(GRIDS[name])]
+    file = draw_sweep(cells, METRICS, tmp_path / "picture.svg")
+    text = file.read_text()
+    assert "portability.nll (lower is better)" in text
+    assert ("unedited" in text) is (name in ("one cell", "lines", "names", "a line a name", "lists"))
+    if name == "heat map":
+        assert all(f"{place / 9:.3g}" in text for place in (2, 3, 4, 5)) and "steps" in text
+    if name == "three axes":
+        assert text.count("c True") == text.count("c False") == len(METRICS)
+    again = draw_sweep(cells, METRICS, tmp_path / "again.svg")
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_from_the_command_line(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    printed = kg_edit("sweep", "--example")
+    assert printed.code == 0 and printed.out == example()
+    (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:3])]))
+    (place / "sweep.toml").write_text(
+        "method = 'rome'\n[settings]\nsteps = 2\ncontext_lengths = [[5, 2]]\ncovariance.tokens = 500\n"
+        "[grid]\nlayer = [1, 2]\n"
+    )
+    given = ("sweep", "sweep.toml", "--model", tiny_folder, "--out", "out")
+    listed = kg_edit(*given, "--cells")
+    assert listed.out.split("\n")[:2] == ["layer=1", "layer=2"] and not (place / "out").exists()
+    missing = kg_edit(*given)
+    assert missing.code == 2 and "--data" in missing.err
+    made = kg_edit(*given, "--data", "data.json", "--limit", "2")
+    assert made.code == 0, made.err
+    table = (place / "out" / "table.md").read_text()
+    assert table in made.out and "2 records" in table and table.count("\n| ") == 4
+    assert (place / "out" / "picture.svg").is_file()
+    assert kg_edit("sweep").code == 2

@@ -1,0 +1,305 @@
+"""Answers kept and given again: modes, other batches, packs, versions, provenance, and faults that leave no trace."""
+
+import gzip
+import socket
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
+
+from tests.wikidata_cache.fault_server import FAULTS, SkippedTime, first, hasty, in_turn, row_cap, time_limit
+from tests.wikidata_cache.wikidata_helpers import EDITS, SPIKE, Server, facts
+from wikidata_cache import WikidataCache, open_source, packaged_extract
+from wikidata_cache.answers.cached_source import CachedSource
+from wikidata_cache.answers.database import unpack
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.errors import BadOptionError, CacheFileError, CacheMissError, MissingContactError
+from wikidata_cache.sources.source import TEMPLATES, Source
+from wikidata_cache.subgraphs.edit_ends import EditLike
+
+LABEL = NamedNode("http://www.w3.org/2000/01/rdf-schema#label")
+
+
+def hashes(cache: WikidataCache, edits: Iterable[EditLike] = EDITS, **options: object) -> list[str]:
+    return [graph.graph["content_hash"] for graph in cache.subgraphs(list(edits), per_node=5, **options)]  # type: ignore[arg-type]
+
+
+def stored(path: str | Path) -> list[tuple[str, str]]:
+    with sqlite3.connect(path) as connection:
+        return connection.execute("SELECT DISTINCT kind, id FROM facts ORDER BY kind, id").fetchall()
+
+
+def assert_no_bad_row(path: str | Path, truth: Source) -> None:
+    """Whatever the cache file holds is what the graph itself says."""
+    store = AnswerStore(path)
+    for kind, entity in stored(path) if Path(path).exists() else []:
+        [value] = store.look_up("wikidata", kind, [entity]).values()
+        answers = truth.ask(TEMPLATES[kind], [entity])  # type: ignore[index]
+        found = [fact.value for answer in answers for fact in answer.facts if (fact.kind, fact.id) == (kind, entity)]
+        assert found == [value], (kind, entity)
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[str]:
+    return hashes(WikidataCache(packaged_extract()))
+
+
+def test_the_second_run_asks_nothing(server: Server, cache_path: str, truth: list[str]) -> None:
+    assert hashes(WikidataCache(server.url, cache=cache_path)) == truth
+    asked = len(server.requests)
+    assert asked > 0
+    assert hashes(WikidataCache(server.url, cache=cache_path)) == truth
+    assert hashes(WikidataCache(cache=cache_path)) == truth
+    assert len(server.requests) == asked
+
+
+def test_other_batches_still_hit(server: Server, cache_path: str, truth: list[str]) -> None:
+    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, per_node=5)
+    asked = len(server.requests)
+    one_by_one = [hashes(WikidataCache(server.url, cache=cache_path), [edit])[0] for edit in reversed(EDITS)]
+    assert one_by_one == truth[::-1]
+    assert len(server.requests) == asked
+
+
+def test_only_what_is_missing_is_asked(server: Server, cache_path: str) -> None:
+    facts(open_source(server.url, cache=cache_path)).types(["Q65", "Q1345"])
+    found = facts(open_source(server.url, cache=cache_path)).types(["Q65", "Q1345", "Q30"])
+    assert found == facts(open_source(packaged_extract())).types(["Q65", "Q1345", "Q30"])
+    assert "wd:Q30 " in server.requests[-1][2] and "wd:Q65 " not in server.requests[-1][2]
+
+
+def test_offline_opens_no_socket(
+    server: Server, cache_path: str, truth: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, per_node=5)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert hashes(WikidataCache("https://query.wikidata.org/sparql", mode="offline", cache=cache_path)) == truth
+    monkeypatch.setenv("KG_OFFLINE", "1")
+    assert hashes(WikidataCache(server.url, mode="refresh", cache=cache_path)) == truth
+
+
+def test_a_miss_says_what_where_and_how(cache_path: str) -> None:
+    cache = WikidataCache(cache=cache_path, graph_name="my graph")
+    with pytest.raises(CacheMissError) as caught:
+        cache.labels([f"Q{number}" for number in range(1, 13)])
+    said = str(caught.value)
+    assert "kind label, 12 missing: Q1, Q10, Q11, Q12, Q2, Q3, Q4, Q5, Q6, Q7 and 2 more" in said
+    assert f"{cache_path} (no such file)" in said
+    assert "`wikidata-cache fetch --kind label Q1 Q10 Q11" in said
+    assert f"--cache {cache_path} --contact YOU@EXAMPLE.ORG --graph-name 'my graph'`" in said
+    with pytest.raises(CacheMissError, match=r"fetch EDITS\.jsonl"):
+        cache.labels([f"Q{number}" for number in range(1, 100)])
+
+
+def test_online_leaves_the_cache_alone(server: Server, cache_path: str, truth: list[str]) -> None:
+    for _ in range(2):
+        before = len(server.requests)
+        assert hashes(WikidataCache(server.url, cache=cache_path, mode="online")) == truth
+        assert len(server.requests) > before
+    assert not Path(cache_path).exists()
+
+
+def rename(store: Store, entity: str, name: str) -> None:
+    subject = NamedNode(f"http://www.wikidata.org/entity/{entity}")
+    for quad in list(store.quads_for_pattern(subject, LABEL, None, None)):
+        store.remove(quad)
+    store.add(Quad(subject, LABEL, Literal(name, language="en")))
+
+
+@pytest.fixture
+def own_server() -> Iterable[Server]:
+    """A server whose graph a test may change."""
+    store = Store()
+    with gzip.open(packaged_extract()) as file:
+        store.bulk_load(file, RdfFormat.N_TRIPLES)
+    running = Server(store)
+    yield running
+    running.close()
+
+
+def test_refresh_adds_versions_that_as_of_replays(own_server: Server, cache_path: str) -> None:
+    cache = WikidataCache(own_server.url, cache=cache_path)
+    before = hashes(cache, [SPIKE])
+    [(first_time, rows)] = AnswerStore(cache_path).database.read("SELECT max(fetched_at), count(*) FROM facts")
+    rename(own_server.store, "Q1345", "Philly")
+    assert (
+        hashes(WikidataCache(own_server.url, cache=cache_path), [SPIKE]) == before
+    )  # cache_first: the world stands still
+    after = hashes(WikidataCache(own_server.url, cache=cache_path, mode="refresh"), [SPIKE])
+    assert after != before
+    assert hashes(WikidataCache(cache=cache_path), [SPIKE]) == after
+    assert hashes(WikidataCache(cache=cache_path, as_of=first_time), [SPIKE]) == before
+    [(more,)] = AnswerStore(cache_path).database.read("SELECT count(*) FROM facts")
+    assert more > rows
+    with pytest.raises(CacheMissError):
+        hashes(WikidataCache(cache=cache_path, as_of="2001-01-01"), [SPIKE])
+
+
+def test_facts_met_on_the_way_never_change_what_is_kept(own_server: Server, cache_path: str) -> None:
+    labels = facts(open_source(own_server.url, cache=cache_path)).labels(["Q30"])
+    rename(own_server.store, "Q30", "USA")
+    known = facts(open_source(own_server.url, cache=cache_path))
+    known.out(["Q65"])  # brings the new label of Q30 along
+    assert known.labels(["Q30"]) == facts(open_source(None, cache=cache_path)).labels(["Q30"]) == labels
+
+
+def test_packs_lie_below_the_users_own_file(own_server: Server, cache_path: str, tmp_path: Path) -> None:
+    pack = tmp_path / "pack.sqlite"
+    expected = hashes(WikidataCache(own_server.url, cache=pack))
+    before, asked = pack.read_bytes(), len(own_server.requests)
+    assert hashes(WikidataCache(own_server.url, cache=cache_path, packs=[pack])) == expected
+    assert hashes(WikidataCache(cache=cache_path, packs=[pack])) == expected
+    assert len(own_server.requests) == asked
+    rename(own_server.store, "Q65", "L.A.")
+    WikidataCache(own_server.url, cache=cache_path, mode="refresh").labels(["Q65"])
+    assert WikidataCache(cache=cache_path, packs=[pack]).labels(["Q65"]) == {"Q65": "L.A."}
+    assert WikidataCache(cache=pack).labels(["Q65"]) == {"Q65": "Los Angeles"}
+    assert pack.read_bytes() == before
+
+
+def test_packs_that_are_none(tmp_path: Path, cache_path: str) -> None:
+    snapshot = tmp_path / "paper.jsonl.gz"
+    snapshot.write_bytes(gzip.compress(b"{}\n"))
+    with pytest.raises(
+        CacheFileError, match=r"is a snapshot.*wikidata-cache import .*paper\.jsonl\.gz --cache .*paper\.sqlite"
+    ):
+        WikidataCache(cache=cache_path, packs=[snapshot])
+    with pytest.raises(CacheFileError, match="no such pack"):
+        WikidataCache(cache=cache_path, packs=[tmp_path / "absent.sqlite"])
+    (tmp_path / "x.sqlite").write_text("not a database, certainly not one")
+    with pytest.raises(CacheFileError, match="no cache file"):
+        WikidataCache(cache=cache_path, packs=[tmp_path / "x.sqlite"])
+
+
+def test_provenance_is_the_same_online_and_offline(server: Server, cache_path: str) -> None:
+    online = open_source(server.url, cache=cache_path)
+    facts(online).out(["Q65", "Q1345"])
+    said = online.provenance(["Q65", "Q1345", "Q30"])
+    assert said == open_source(None, cache=cache_path).provenance(["Q65", "Q1345", "Q30"])
+    assert (said["kind"], said["graph"], said["urls"]) == ("cache", "wikidata", [server.url])
+    first_time, last_time = said["fetched_at"]  # type: ignore[misc]
+    assert first_time == last_time and first_time.startswith("20") and first_time.endswith("+00:00")
+    assert online.provenance(["Q30"])["fetched_at"] == []
+
+
+def test_graphs_of_other_names_are_kept_apart(server: Server, cache_path: str) -> None:
+    WikidataCache(server.url, cache=cache_path, graph_name="mine").labels(["Q65"])
+    assert WikidataCache(cache=cache_path, graph_name="mine").labels(["Q65"])
+    with pytest.raises(CacheMissError):
+        WikidataCache(cache=cache_path).labels(["Q65"])
+
+
+def test_the_log_tells_where_rows_came_from(server: Server, cache_path: str) -> None:
+    WikidataCache(server.url, cache=cache_path, contact="a@b.org").labels(["Q65"])
+    [(record,)] = AnswerStore(cache_path).database.read("SELECT record FROM queries")
+    entry = unpack(record)
+    assert entry["url"] == server.url and entry["query"] == server.requests[0][2]
+    assert entry["rows"] == 1 and len(entry["sha256"]) == 64 and entry["library"].startswith("wikidata-cache ")
+    assert entry["template"].startswith("labels/") and "content-type" in {name.lower() for name in entry["headers"]}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_after_a_fault_the_subgraphs_are_right_or_the_run_stops(
+    name: str, server: Server, cache_path: str, truth: list[str]
+) -> None:
+    graph, clock = open_source(packaged_extract()), SkippedTime()
+
+    def run(times: int | None) -> list[str] | str:
+        server.fault = FAULTS[name]() if times is None else first(times, FAULTS[name]())
+        clock.sleep(7_200)  # the cache remembers for how long a host did not want to be asked
+        with AnswerStore(cache_path) as store:
+            endpoint = EndpointSource(server.url, timeout=0.3, pace=hasty(store.paces, clock=clock))
+            try:
+                return hashes(WikidataCache(CachedSource(endpoint, store)))
+            except Exception as error:
+                return f"{type(error).__name__} {error}"
+
+    always = run(None)
+    assert isinstance(always, str) and always.startswith("EndpointError"), always
+    assert not Path(cache_path).exists() or stored(cache_path) == []
+    once = run(1)
+    assert once == truth or (isinstance(once, str) and once.startswith("EndpointError"))
+    assert_no_bad_row(cache_path, graph)
+    assert run(0) == truth
+    assert_no_bad_row(cache_path, graph)
+    assert hashes(WikidataCache(cache=cache_path)) == truth
+
+
+@pytest.mark.parametrize("fault", [row_cap(40), time_limit(ids=3)], ids=["row cap", "time limit"])
+def test_what_has_to_be_asked_in_pieces_is_kept_whole(
+    fault: object, server: Server, cache_path: str, truth: list[str]
+) -> None:
+    server.fault = fault  # type: ignore[assignment]
+    with AnswerStore(cache_path) as store:
+        endpoint = EndpointSource(server.url, pace=hasty(store.paces))
+        try:
+            hashes(WikidataCache(CachedSource(endpoint, store)))
+        except Exception as error:
+            assert "rows" in str(error)  # one id alone may have too many
+    assert_no_bad_row(cache_path, open_source(packaged_extract()))
+    server.fault = None
+    assert hashes(WikidataCache(server.url, cache=cache_path)) == truth
+
+
+def test_pieces_that_came_before_a_failure_are_kept(server: Server, cache_path: str) -> None:
+    server.fault = in_turn([None, FAULTS["403"]()])
+    ids = [f"Q{number}" for number in range(1, 401)]
+    with pytest.raises(Exception, match="403"):
+        facts(open_source(server.url, cache=cache_path)).types(ids)
+    assert len(facts(open_source(server.url, cache=cache_path)).types(ids)) == 400
+    asked = [query.count("wd:Q") for _, _, query in server.requests]
+    assert asked == [200, 200, 200]
+
+
+def test_a_wikimedia_host_wants_a_contact_except_offline(cache_path: str) -> None:
+    wikidata = "https://query.wikidata.org/sparql"
+    with pytest.raises(MissingContactError):
+        WikidataCache(wikidata, cache=cache_path).labels(["Q65"])
+    assert not Path(cache_path).parent.exists()  # nothing was asked, so there is nothing to keep
+    with pytest.raises(MissingContactError):
+        WikidataCache(wikidata, cache=cache_path, mode="refresh")
+    WikidataCache(wikidata, cache=cache_path, mode="offline")
+
+
+def test_what_the_cache_holds_needs_no_contact(server: Server, cache_path: str, truth: list[str]) -> None:
+    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, per_node=5)
+    known = WikidataCache("https://query.wikidata.org/sparql", cache=cache_path)
+    assert hashes(known) == truth
+    with pytest.raises(MissingContactError):
+        known.labels(["Q999999999"])
+
+
+def test_a_miss_names_the_endpoints_that_have_answered(server: Server, cache_path: str) -> None:
+    WikidataCache(server.url, cache=cache_path).labels(["Q65"])
+    with pytest.raises(CacheMissError) as caught:
+        WikidataCache(cache=cache_path).labels(["Q1"])
+    assert caught.value.command == (
+        f"wikidata-cache fetch --kind label Q1 --endpoint {server.url} --cache {cache_path}"
+    )
+    with pytest.raises(CacheMissError) as caught:
+        WikidataCache("https://qlever.dev/api/wikidata", cache=cache_path, mode="offline").labels(["Q1"])
+    assert "--endpoint https://qlever.dev/api/wikidata --cache" in caught.value.command
+    with pytest.raises(CacheMissError) as caught:
+        WikidataCache(cache=cache_path).query("SELECT ?s { ?s ?p ?o }")
+    assert caught.value.command == f"WikidataCache({server.url!r}, cache={cache_path!r}).query(...)"
+
+
+def test_a_chain_is_one_string(server: Server, cache_path: str) -> None:
+    down = "http://127.0.0.1:9/sparql"
+    for spec in (f"{server.url}, {down}", [server.url, down]):
+        assert open_source(spec, cache=cache_path).name == f"{server.url}, {down}"
+    assert WikidataCache([server.url, down], cache=cache_path).labels(["Q65"]) == {"Q65": "Los Angeles"}
+
+
+def test_local_graphs_take_no_notice_of_the_cache(cache_path: str, truth: list[str]) -> None:
+    assert hashes(WikidataCache(packaged_extract(), cache=cache_path)) == truth
+    assert not Path(cache_path).exists()
+    with pytest.raises(BadOptionError, match="asks an endpoint"):
+        WikidataCache(mode="refresh", cache=cache_path)

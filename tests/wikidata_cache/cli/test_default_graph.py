@@ -1,0 +1,145 @@
+"""Which graph a command reads that is not told: the cache, and below it the packaged extract."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.wikidata_cache.wikidata_helpers import LAKERS, LEBRON, Server
+from wikidata_cache import WikidataCache, cli, packaged_extract
+from wikidata_cache.answers.cached_source import CacheOverGraph
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.errors import CacheFileError, CacheMissError, EntityNotInGraphError, WikidataCacheError
+from wikidata_cache.linking.linker import open_linker
+from wikidata_cache.open_source import open_over
+from wikidata_cache.sources.facts import Exchange, Fact
+
+NOON = "2026-11-20T12:00:00.000+00:00"
+FACTS = (
+    Fact("label", "Q1", ["Universe", "en"]),
+    Fact("label", "P19", ["born at", "en"]),  # the extract says: place of birth
+    Fact("label", "Q2", ["Terra", "en"]),
+    Fact("out", "Q1", [["P19", "Q65"]]),
+    Fact("types", "Q65", []),
+)
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli.app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    """A cache with facts of its own."""
+    path = tmp_path / "small.sqlite"
+    with AnswerStore(path) as store:
+        store.keep("wikidata", "labels/1", FACTS, Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {}))
+    return str(path)
+
+
+def test_the_cache_first_then_the_extract(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Path(small).read_bytes()
+    assert run("labels", "Q1", "P19", "Q1345", "--cache", small) == "Q1\tUniverse\nP19\tborn at\nQ1345\tPhiladelphia\n"
+    monkeypatch.setenv("KG_CACHE", small)
+    assert run("labels", "Q1", "Q1345") == "Q1\tUniverse\nQ1345\tPhiladelphia\n"
+    output = run("show", "Q1")
+    assert "born at" in output and "Los Angeles" in output and "Q1 P19 Q65" in output
+    assert run("find", "Terra") == "Q2\n" and run("find", "Philadelphia") == "Q1345\n"
+    assert Path(small).read_bytes() == before
+
+
+def test_the_cache_in_its_usual_place(server: Server) -> None:
+    assert run("labels", "Q1345") == "Q1345\tPhiladelphia\n"
+    run("fetch", "--kind", "label", "Q999999999", "--endpoint", server.url)
+    assert run("labels", "Q1345") == "Q1345\tPhiladelphia\n"  # which offline the cache alone cannot say
+    with pytest.raises(CacheMissError):
+        run("labels", "Q1345", "--offline")
+
+
+def test_offline(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("labels", "Q1345", "--offline") == "Q1345\tPhiladelphia\n"  # there is no cache at all
+    assert run("labels", "Q1", "--offline", "--cache", small) == "Q1\tUniverse\n"
+    for cache in (small, str(tmp_path / "absent.sqlite")):
+        with pytest.raises(CacheMissError):
+            run("labels", "Q1345", "--offline", "--cache", cache)
+    monkeypatch.setenv("KG_OFFLINE", "1")
+    assert run("labels", "Q1345") == "Q1345\tPhiladelphia\n"
+    with pytest.raises(CacheMissError):
+        run("labels", "Q1345", "--cache", small)
+    with pytest.raises(CacheMissError):  # what was to be fetched is never taken from the extract
+        run("fetch", "--kind", "label", "Q1345")
+
+
+def test_what_was_fetched_is_shown(server: Server, tmp_path: Path) -> None:
+    edits, cache, page = tmp_path / "edits.jsonl", str(tmp_path / "c.sqlite"), tmp_path / "g.html"
+    edits.write_text("".join(json.dumps(vars(edit)) + "\n" for edit in (LEBRON, LAKERS)))
+    run("fetch", str(edits), "--endpoint", server.url, "--cache", cache)
+    asked = len(server.requests)
+    shown = run("show", f"{edits}:2", "--cache", cache, "--html", str(page))
+    assert shown == run("show", f"{edits}:2", "--cache", cache, "--offline")
+    assert page.exists() and len(server.requests) == asked
+
+
+def test_a_new_cache_links_from_the_extract(tmp_path: Path) -> None:
+    edits, out, cache = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl", tmp_path / "new" / "paper.sqlite"
+    edits.write_text(json.dumps({"subject": "LeBron James", "target_new": "Miami Heat"}) + "\n")
+    assert "1 of 1 edits settled" in run("link", str(edits), "--out", str(out), "--cache", str(cache))
+    assert json.loads(out.read_text())["target_new_id"] == "Q169138"
+    assert not cache.parent.exists()
+
+
+def test_links_find_what_either_knows(small: str) -> None:
+    cache = WikidataCache(open_over(packaged_extract(), cache=small))
+    linker = open_linker(cache.facts)
+    assert linker.link("Terra").candidates[0].id == "Q2"
+    assert linker.link("heat, Miami").candidates[0].id == "Q169138"  # by its words, from the extract's index
+    assert linker.link("born at", kind="property").candidates[0].id == "P19"
+
+
+def test_what_the_extract_says_by_the_way_is_not_believed(small: str) -> None:
+    with AnswerStore(small) as store:
+        exchange = Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {})
+        store.keep("wikidata", "labels/1", [Fact("label", "Q65", ["L.A.", "en"])], exchange)
+    cache = WikidataCache(open_over(packaged_extract(), cache=small))
+    assert ("P159", "Q65") in cache.facts.out(["Q121783"])["Q121783"]  # comes with the label of Q65
+    assert cache.labels(["Q65"]) == {"Q65": "L.A."}
+
+
+def test_a_label_that_has_changed_names_nothing(small: str) -> None:
+    with AnswerStore(small) as store:
+        later = Exchange("http://e/", "SELECT", "2026-11-20T13:00:00.000+00:00", 1, 1, "0" * 64, {})
+        store.keep("wikidata", "labels/1", [Fact("label", "Q2", ["Earth", "en"])], later)
+    cache = WikidataCache(open_over(packaged_extract(), cache=small))
+    assert (cache.find("Terra"), cache.find("Earth")) == ((), ("Q2",))
+
+
+def test_an_id_that_neither_knows(small: str, tmp_path: Path) -> None:
+    with pytest.raises(WikidataCacheError, match=r"small\.sqlite.*extract\.nt\.gz.*-g URL.*-g wd/.*`fetch`"):
+        run("show", "Q999999999", "--cache", small)
+    (tmp_path / "e.jsonl").write_text('{"subject": "A", "target_new": "B", "target_new_id": "Q999999999"}')
+    ways_out = r"--graph URL.*--graph wd/.*`wikidata-cache fetch`"
+    with pytest.raises(EntityNotInGraphError, match=rf"small\.sqlite.*extract\.nt\.gz.*{ways_out}"):
+        run("show", str(tmp_path / "e.jsonl"), "--cache", small)
+
+
+def test_both_are_named_as_the_source(small: str) -> None:
+    source = open_over(packaged_extract(), cache=small)
+    assert isinstance(source, CacheOverGraph)
+    said = source.provenance(["Q1"])
+    assert said["kind"] == "cache over graph"
+    assert "http://e/" in str(said["cache"]) and "extract.nt.gz" in str(said["graph"])
+
+
+def test_packs_are_read_too(small: str, tmp_path: Path) -> None:
+    assert run("show", "Q1", "--pack", small, "--cache", str(tmp_path / "none.sqlite"))
+    with pytest.raises(CacheFileError, match="no such pack"):
+        run("show", "Q1", "--pack", "absent.sqlite")
+
+
+def test_the_help_says_so() -> None:
+    said = re.sub(r"[\s│]+", " ", CliRunner().invoke(cli.app, ["show", "--help"]).output)
+    assert "by default the cache file, if there is one" in said

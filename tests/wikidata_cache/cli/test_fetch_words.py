@@ -1,0 +1,163 @@
+"""What `fetch` says to its user: the cure of a miss, labels that differ, options that contradict each other."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.wikidata_cache.wikidata_helpers import EDITS, Server
+from wikidata_cache import cli, packaged_extract
+from wikidata_cache.errors import BadOptionError, CacheMissError
+
+MAIN = "from wikidata_cache.cli import main; main()"
+
+
+def written(path: Path, *rows: dict[str, object]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def edits(tmp_path: Path) -> str:
+    return written(tmp_path / "my edits.jsonl", *map(vars, EDITS))
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli.app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--hops 4 --per-node 30",
+        "--hops 3 --per-node 6 --policy inverse-hub",
+        "--hops 3 --per-node 9 --seed 5 --direction both --root target_new --root subject",
+        "--hops 2 --descriptions",
+    ],
+)
+def test_the_command_that_a_miss_of_fetch_names_cures_it(
+    options: str, edits: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = str(tmp_path / "c.sqlite")
+    run("fetch", edits, "--endpoint", server.url, "--cache", cache, "--hops", "2", "--per-node", "2")
+    offline = ["fetch", edits, *options.split(), "--cache", cache]
+    with pytest.raises(CacheMissError) as caught:
+        run(*offline, "--offline")
+    command = shlex.split(caught.value.command)
+    assert (
+        command[:3] == ["wikidata-cache", "fetch", edits] and command[3 : 3 + len(options.split())] == options.split()
+    )
+    assert "--contact" not in command and "--offline" not in command  # nobody at Wikimedia is asked
+    monkeypatch.setenv("KG_OFFLINE", "1")
+    with pytest.raises(CacheMissError) as forced:
+        run(*offline)
+    assert shlex.split(forced.value.command) == ["env", "-u", "KG_OFFLINE", *command]
+    monkeypatch.delenv("KG_OFFLINE")
+    digests = [re.findall("digest .*", run(*command[1:])), re.findall("digest .*", run(*offline, "--offline"))]
+    assert digests[0] == digests[1]
+
+
+def test_the_ids_of_a_long_miss_are_all_named(server: Server, tmp_path: Path) -> None:
+    ids = [f"Q{number}" for number in range(60, 90)]
+    with pytest.raises(CacheMissError) as caught:
+        run("fetch", "--kind", "label", *ids, "--offline", "--cache", str(tmp_path / "c.sqlite"))
+    assert all(entity in shlex.split(caught.value.command) for entity in ids)
+
+
+def test_labels_that_contradict_their_ids(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wrong = {"subject": "The Louvre", "target_new": "Paris", "target_new_id": "Q65", "target_true_id": "Q1345"}
+    right = {"subject": "x", "target_new": "los  ANGELES", "target_new_id": "Q65", "target_true": "Q1345"}
+    rows = written(tmp_path / "e.jsonl", right, right, wrong)
+    output = run("fetch", rows, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite"))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "row 3: target_new_id Q65 is 'Los Angeles' in the graph, the row says 'Paris'; check the id or use `link`"
+    ]
+    assert re.search(r"labels that differ +│ +1 ", output)
+    written(tmp_path / "e.jsonl", right)
+    assert "labels that differ" not in run(
+        "fetch", rows, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")
+    )
+
+
+def test_a_merged_id_is_called_what_it_was_merged_into(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    graph = tmp_path / "g.nt"
+    wikidata, same = "http://www.wikidata.org", "http://www.w3.org/2002/07/owl#sameAs"
+    label = "http://www.w3.org/2000/01/rdf-schema#label"
+    graph.write_text(
+        f"<{wikidata}/entity/Q1> <{same}> <{wikidata}/entity/Q2> .\n"
+        f'<{wikidata}/entity/Q2> <{label}> "Two"@en .\n<{wikidata}/entity/P1> <{label}> "knows"@en .\n'
+        f"<{wikidata}/entity/Q2> <{wikidata}/prop/direct/P1> <{wikidata}/entity/Q2> .\n"
+    )
+    row = {"subject": "s", "target_new": "Two", "target_new_id": "Q1", "relation": "Likes", "relation_id": "P1"}
+    rows = written(tmp_path / "e.jsonl", row, row | {"target_new": "One", "relation": "Knows"})
+    assert "labels that differ" in run("fetch", rows, "--endpoint", str(graph))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "row 1: relation_id P1 is 'knows' in the graph, the row says 'Likes'; check the id or use `link`",
+        "row 2: target_new_id Q1 is 'Two' in the graph, the row says 'One'; check the id or use `link`",
+    ]
+
+
+def test_a_local_graph_takes_no_options_of_a_cache(edits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = ["fetch", edits, "--endpoint", str(packaged_extract()), "--out", str(tmp_path / "s.jsonl")]
+    for option in (["--cache", "c.sqlite"], ["--offline"], ["--mode", "refresh"], ["--pack", "p.sqlite"]):
+        with pytest.raises(BadOptionError, match=f"extract.nt.gz is a local graph .* leave out {option[0]}.*serve"):
+            run(*local, *option)
+    monkeypatch.setenv("KG_CACHE", str(tmp_path / "c.sqlite"))  # is meant for other commands
+    assert "digest" in run(*local)
+    assert (tmp_path / "s.jsonl").read_text().count("\n") == len(EDITS)
+
+
+def test_what_contradicts_is_named(edits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadOptionError, match="--offline and --mode refresh disagree"):
+        run("fetch", edits, "--offline", "--mode", "refresh")
+    with pytest.raises(BadOptionError, match="as_of='2026-01-01'"):
+        run("fetch", edits, "--as-of", "2026-01-01", "--mode", "refresh")
+    monkeypatch.setenv("KG_OFFLINE", "1")
+    with pytest.raises(BadOptionError, match="--mode refresh asks an endpoint, and KG_OFFLINE is set"):
+        run("fetch", edits, "--mode", "refresh")
+
+
+def test_all_of_it_in_the_cache_needs_no_contact(edits: str, server: Server, tmp_path: Path) -> None:
+    cache = str(tmp_path / "c.sqlite")
+    first = run("fetch", edits, "--endpoint", server.url, "--cache", cache)
+    again = run("fetch", edits, "--cache", cache)  # from Wikidata, if there were anything to ask
+    assert re.findall("digest .*", first) == re.findall("digest .*", again)
+
+
+def test_roots(edits: str, server: Server, tmp_path: Path) -> None:
+    cache, out = str(tmp_path / "c.sqlite"), tmp_path / "s.jsonl"
+    common = ["fetch", f"{edits}:2", "--endpoint", server.url, "--cache", cache, "--out", str(out)]
+    run(*common)
+    few = json.loads(out.read_text())
+    run(*common, "--root", "target_new", "--root", "subject")
+    more = json.loads(out.read_text())
+    assert more["graph"]["roots"] == ["target_new", "subject"] and len(more["edges"]) > len(few["edges"])
+    with pytest.raises(BadOptionError, match="expected a sequence from"):
+        run(*common, "--root", "everything")
+
+
+def test_stopped_by_the_user(edits: str, server: Server, tmp_path: Path) -> None:
+    server.fault = lambda handler, body: time.sleep(0.2) is not None  # type: ignore[func-returns-value]
+    line = ["fetch", edits, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+    while len(server.requests) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate()
+    assert (process.returncode, output) == (130, ""), errors
+    assert errors.splitlines()[-1] == "stopped; what was fetched is kept, the same command goes on"
+    assert "Traceback" not in errors
+    server.fault = None
+    assert "digest" in run(*line)

@@ -1,0 +1,124 @@
+import json
+import webbrowser
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.wikidata_cache.wikidata_helpers import LAKERS, LEBRON
+from wikidata_cache import cli
+from wikidata_cache.errors import BadOptionError, WikidataCacheError
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def edits(tmp_path: Path) -> Path:
+    path = tmp_path / "edits.jsonl"
+    path.write_text("".join(json.dumps({k: v for k, v in asdict(e).items() if v}) + "\n" for e in (LEBRON, LAKERS)))
+    return path
+
+
+def run(*arguments: str) -> str:
+    result = runner.invoke(cli.app, ["show", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_row_of_edits_as_words_page_and_picture(edits: Path, tmp_path: Path) -> None:
+    html, svg = tmp_path / "graph.html", tmp_path / "graph.svg"
+    output = run(f"{edits}:2", "--per-node", "5", "--html", str(html), "--draw", str(svg))
+    assert "Los Angeles Lakers: Miami instead of Los Angeles" in output
+    assert "Q121783 P159 Q8652" in output and "headquarters location" in output
+    assert "<title>Los Angeles Lakers — headquarters location → Miami</title>" in html.read_text()
+    assert "headquarters location" in svg.read_text()
+
+
+def test_options_reach_the_subgraph(edits: Path) -> None:
+    few, both = run(f"{edits}:1", "--per-node", "1"), run(f"{edits}:1", "--per-node", "1", "--root", "subject")
+    assert few.count("Q169138") == 2  # the edit, and one statement of o*
+    assert few != both and "Q36159" in both
+    assert run("Q1345", "--policy", "inverse-hub", "--direction", "both")
+
+
+def test_an_item_as_a_page(tmp_path: Path) -> None:
+    run("Q1345", "--per-node", "3", "--html", str(tmp_path / "a.html"))
+    assert "<title>Philadelphia</title>" in (tmp_path / "a.html").read_text()
+
+
+def test_the_browser_opens_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", seen.append)
+    run("Q1345", "--html", str(tmp_path / "a.html"))
+    assert not seen
+    run("Q1345", "--html", str(tmp_path / "a.html"), "--open")
+    assert seen == [(tmp_path / "a.html").as_uri()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{edits}"], "holds 2 edits; name one of them"),
+        (["{edits}:3"], "no such row"),
+        (["Q1345", "--open"], "give --html"),
+        (["{edits}:1", "--root", "everything"], "expected a sequence from"),
+        (["Philadelphia"], "not a Wikidata id"),
+        (["{edits}:x"], "found 'x' after the colon; expected a row number"),
+        (["{edits}:"], "expected a row number"),
+        (["Q1345", "--max-edges", "3"], "--max-edges is for edits"),
+        (["Q1345", "--root", "subject"], "--root is for edits"),
+        (["Q1345", "--html", "{edits}-none/a.html"], r"there is no folder .*-none. Make it"),
+        (["Q1345", "--draw", "{edits}-none/a.svg"], r"there is no folder .*-none. Make it"),
+        (["Q1345", "--draw", "a.pdf"], "ending in .svg or .png"),
+        (["P31", "--html", "a.html"], "is a property"),
+        (["P3111111"], "not in the graph"),
+        (["Q3111111"], "not in the graph"),
+    ],
+)
+def test_what_cannot_be_shown(edits: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises((BadOptionError, WikidataCacheError), match=message):
+        run(*(argument.format(edits=edits) for argument in arguments))
+
+
+WD, WDT = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
+LABEL, DESCRIPTION = "http://www.w3.org/2000/01/rdf-schema#label", "http://schema.org/description"
+
+
+@pytest.fixture
+def adams(tmp_path: Path) -> str:
+    """Two statements of Q42 to show, one without a label and one housekeeping; Q99 was merged into Q42."""
+    names = {"Q42": "Douglas Adams", "Q5": "human", "P31": "instance of", "P50": "author", "Q7": "Category:Adams"}
+    lines = [
+        *(
+            f"<{WD}Q42> <{WDT}{p}> <{WD}{o}> ."
+            for p, o in (("P31", "Q5"), ("P50", "Q42"), ("P31", "Q8"), ("P910", "Q7"))
+        ),
+        *(f'<{WD}{entity}> <{LABEL}> "{name}"@en .' for entity, name in names.items()),
+        f'<{WD}P31> <{DESCRIPTION}> "type of the subject"@en .',
+        f"<{WD}Q99> <http://www.w3.org/2002/07/owl#sameAs> <{WD}Q42> .",
+    ]
+    path = tmp_path / "adams.nt"
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_a_merged_id_is_followed_and_said(adams: str, tmp_path: Path) -> None:
+    output = run("Q99", "-g", adams, "--html", str(tmp_path / "a.html"))
+    assert "Douglas Adams (Q42); Q99 was merged into it" in output and "Q42 P31 Q5" in output
+    assert "Q99 was merged into Q42" in (tmp_path / "a.html").read_text()
+
+
+def test_what_was_left_out_is_said_with_reasons(adams: str, edits: Path) -> None:
+    assert "left out: 1 housekeeping, 1 without a label" in run("Q42", "-g", adams)
+    output = run("Q42", "-g", adams, "--per-node", "0")
+    assert "no statement to show" in output and "2 not sampled (--per-node)" in output and "hop" not in output
+    assert "beyond --max-edges" in run(f"{edits}:1", "--max-edges", "2")
+    silent = run("Q5", "-g", adams)
+    assert "states nothing of it" in silent and "--direction both" in silent
+    assert "Q42 P31 Q5" in run("Q5", "-g", adams, "--direction", "both")
+
+
+def test_a_property_is_described(adams: str) -> None:
+    output = run("P31", "-g", adams)
+    assert "instance of (P31): type of the subject" in output and "about items" in output and "hop" not in output

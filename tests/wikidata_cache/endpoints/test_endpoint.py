@@ -1,0 +1,241 @@
+"""An endpoint as a source: how it is asked, what comes with its answers, and how its failures are told apart."""
+
+import gzip
+import hashlib
+import json
+import socket
+import time
+from datetime import datetime
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from tests.wikidata_cache.fault_server import FAULTS, first, hasty, status
+from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.errors import EndpointError, MissingContactError, OfflineError
+from wikidata_cache.sources.source import OUT
+
+
+def trouble(server: Server, fault: Any, **options: Any) -> EndpointError:
+    server.fault = fault
+    with pytest.raises(EndpointError) as caught:
+        facts(EndpointSource(server.url, pace=hasty(), **options)).out(["Q1345"])
+    assert server.url in str(caught.value)
+    return caught.value
+
+
+def test_it_answers_like_the_file(server: Server) -> None:
+    source = EndpointSource(server.url)
+    assert ("P17", "Q30") in facts(source).out(["Q1345", "Q65"])["Q65"]
+    assert facts(source).labels(["Q65", "P19"]) == {"P19": "place of birth", "Q65": "Los Angeles"}
+    assert "Q65" in facts(source).named(["Los Angeles"])["Los Angeles"]
+    assert facts(source).mentioned(["Q30", "Q1632204"]) == {"Q30"}
+
+
+def test_who_asks_and_how(server: Server) -> None:
+    facts(EndpointSource(server.url, contact="tests@example.org")).out([f"Q{i}" for i in range(1, 401)])
+    assert [method for method, _, _ in server.requests] == ["GET", "GET"]
+    headers = server.requests[0][1]
+    assert headers["User-Agent"].startswith("wikidata-cache/")
+    assert "(tests@example.org)" in headers["User-Agent"]
+    assert "sparql-results+json" in headers["Accept"]
+    assert headers["Accept-Encoding"] == "gzip"
+
+
+def test_a_long_question_goes_by_post(server: Server) -> None:
+    for label in ("x" * 2_000, "名" * 200):  # six languages each, and nine characters of URL for every 名
+        assert facts(EndpointSource(server.url)).named([label]) == {label: ()}
+        assert server.requests[-1][0] == "POST"
+
+
+def test_what_is_too_long_for_a_url_goes_by_post_from_then_on(server: Server) -> None:
+    server.fault = first(1, FAULTS["414"]())
+    source = facts(EndpointSource(server.url))
+    assert source.out(["Q65"])["Q65"] and source.types(["Q65"])["Q65"]
+    assert [method for method, _, _ in server.requests] == ["GET", "POST", "POST"]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_every_answer_tells_its_exchange(server: Server, zipped: bool) -> None:
+    bodies = []
+
+    def noted(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+        bodies.append(body)
+        headers = {"Age": "12", "X-Served-By": "cp1", "Set-Cookie": "secret"}
+        packed = {"Content-Encoding": "gzip", **headers}
+        return (
+            reply(handler, 200, gzip.compress(body), headers=packed)
+            if zipped
+            else reply(handler, 200, body, headers=headers)
+        )
+
+    server.fault = noted
+    (answer,) = EndpointSource(server.url).ask(OUT, ["Q65"])
+    exchange = answer.exchange
+    assert exchange is not None
+    assert exchange.url == server.url and exchange.query == OUT.query(["Q65"])
+    assert exchange.sha256 == hashlib.sha256(bodies[0]).hexdigest()
+    assert exchange.rows == len(json.loads(bodies[0])["results"]["bindings"]) - 1  # without the answer's end
+    assert datetime.fromisoformat(exchange.fetched_at).utcoffset() is not None
+    assert exchange.elapsed_ms >= 0
+    assert exchange.headers.keys() == {"date", "server", "age", "x-served-by", "content-type"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "hint", "requests"),
+    [
+        ("429 with Retry-After", "throttled", "not to be asked before", 4),
+        ("outage", "outage", "not to be asked before", 2),
+        ("429 that is a timeout", "timeout", "longer timeout", 1),
+        ("500 Java timeout, gzip", "timeout", "longer timeout", 1),
+        ("504", "timeout", "longer timeout", 4),
+        ("503", "unavailable", "try again later", 4),
+        ("403", "refused", "User-Agent", 1),
+        ("400", "rejected", "SPARQL 1.1 query endpoint", 1),
+        ("401", "rejected", "SPARQL 1.1 query endpoint", 1),
+        ("404", "rejected", "SPARQL 1.1 query endpoint", 1),
+        ("html", "unavailable", "proxy", 4),
+        ("cut JSON", "cut off", "broke off", 4),
+        ("cut JSON with Java trace", "timeout", "time limit of the server", 1),
+        ("cut JSON, cancelled", "timeout", "time limit of the server", 1),
+        ("empty", "cut off", "after 0 bytes", 4),
+        ("short read", "cut off", "broke off", 4),
+        ("short chunks", "cut off", "broke off", 4),
+        ("short gzip", "cut off", "broke off", 4),
+        ("short of a last space", "cut off", "broke off", 4),
+        ("short of a checksum", "cut off", "broke off", 4),
+        ("corrupt gzip", "cut off", "broke off", 4),
+        ("hang-up", "unavailable", "no connection", 4),
+        ("no sentinel", "truncated", "after 0 rows", 1),
+        ("sorted top", "truncated", "SR353", 1),
+        ("anytime", "timeout", "S1TAT", 1),
+        ("414", "too long", "too long for it", 2),
+    ],
+)
+def test_failures_are_told_apart(server: Server, name: str, kind: str, hint: str, requests: int) -> None:
+    error = trouble(server, FAULTS[name]())
+    assert error.trouble == kind
+    assert hint in str(error)
+    assert len(server.requests) == requests
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"<html>Welcome</html>", "text/html"),
+        (b'{"head": {}, "error": "x"}', "application/json"),
+        (b"[]", "application/json"),
+        (b'{"head": {}, "boolean": true}', "application/sparql-results+json"),
+        (b'{"results": {"bindings": [{"end": {"value": "true"}}, {"o": {"value": "1"}}]}}', "application/json"),
+    ],
+)
+def test_what_is_no_answer_at_all_is_not_asked_for_again(server: Server, body: bytes, kind: str) -> None:
+    assert trouble(server, status(200, body, kind=kind)).trouble == "bad answer"
+    assert len(server.requests) == 1
+
+
+def test_who_has_moved_says_where(server: Server) -> None:
+    server.fault = status(308, b"", {"Location": "https://example.org/new"})
+    with pytest.raises(EndpointError, match=r"moved to https://example\.org/new"):
+        facts(EndpointSource(server.url)).named(["x" * 5_000])  # by POST, which is not sent on by itself
+
+
+def test_throttling_for_longer_than_patience_is_an_error_at_once(server: Server) -> None:
+    error = trouble(server, status(429, b"", {"Retry-After": formatdate(time.time() + 3_600, usegmt=True)}))
+    assert error.trouble == "throttled"
+    assert error.retry_after == pytest.approx(3_600, abs=5)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("asked", ["soon", "", "-5", "9" * 40, "Fri, 31 Dec 9999 23:59:59 GMT", "1 Jan 1 0:0:0"])
+def test_a_senseless_retry_after(server: Server, asked: str) -> None:
+    error = trouble(server, status(429, b"", {"Retry-After": asked}))
+    assert error.trouble == "throttled"
+    assert 0 < (error.retry_after or 0) <= 30 * 86_400
+
+
+@pytest.mark.parametrize("code", [200, 400, 429, 500])
+def test_what_a_server_says_is_harmless_on_a_terminal(server: Server, code: int) -> None:
+    evil = "\x1b[2J\x07gone\u202e\r\n".encode() + b"\xff" * 9
+    error = trouble(server, status(code, evil, kind="text/plain"))
+    assert "gone" in str(error)
+    assert str(error).isprintable()
+
+
+def test_json_without_bottom(server: Server) -> None:
+    assert trouble(server, status(200, b"[" * 200_000, kind="application/json")).trouble == "cut off"
+
+
+@pytest.mark.parametrize("name", ["silence", "drip", "drip from the first byte"])
+def test_our_own_deadline(server: Server, name: str) -> None:
+    error = trouble(server, FAULTS[name](), timeout=0.2)
+    assert error.trouble == "timeout" and "0.2 s" in str(error)
+
+
+@pytest.mark.parametrize("name", ["outage", "503", "html", "short gzip"])
+def test_a_users_query_is_repeated_too(server: Server, name: str) -> None:
+    source = EndpointSource(server.url, pace=hasty())
+    server.fault = first(1, FAULTS[name]())
+    assert len(source.select("SELECT * { ?s ?p ?o } LIMIT 7")) == 7
+
+
+def test_nobody_listens(server: Server) -> None:
+    server.close()
+    assert trouble(server, None).trouble == "unavailable"
+    assert "Connection refused" in str(trouble(server, None))
+
+
+def test_nobody_answers_the_call() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for caller in waiting:
+            caller.setblocking(False)
+            caller.connect_ex(deaf.getsockname())
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/query"
+        with pytest.raises(EndpointError, match="no connection: timed out") as caught:
+            facts(EndpointSource(url, pace=hasty(), timeout=0.1)).types([f"Q{i}" for i in range(1, 201)])
+        for caller in waiting:
+            caller.close()
+    assert caught.value.trouble == "unavailable"  # so that 200 ids are not split
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "hint"),
+    [
+        ("http://no-such-host.invalid/sparql", "unavailable", "Check the URL and the network"),
+        ("http://127.0.0.1:9/a b", "rejected", "no URL"),
+        ("http://127.0.0.1:9/ü", "rejected", "no URL"),
+    ],
+)
+def test_a_wrong_url(url: str, kind: str, hint: str) -> None:
+    with pytest.raises(EndpointError, match=hint) as caught:
+        facts(EndpointSource(url, pace=hasty())).types(["Q1"])
+    assert caught.value.trouble == kind
+
+
+@pytest.mark.parametrize("contact", [None, "me", "a@b.org\r\nX-Evil: 1"])
+def test_wikimedia_wants_to_know_who_asks(contact: str | None) -> None:
+    with pytest.raises(MissingContactError, match=r"query\.wikidata\.org asks.*KG_EDIT_CONTACT"):
+        EndpointSource("https://query.wikidata.org/sparql", contact=contact)
+
+
+def test_contact_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KG_EDIT_CONTACT", "you@example.org")
+    assert EndpointSource("https://query.wikidata.org/sparql").name == "https://query.wikidata.org/sparql"
+
+
+def test_offline_forbids_endpoints(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = EndpointSource(server.url)
+    monkeypatch.setenv("KG_OFFLINE", "0")
+    assert facts(source).out(["Q65"])
+    monkeypatch.setenv("KG_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="Unset KG_OFFLINE"):
+        facts(source).out(["Q65"])
+    with pytest.raises(OfflineError):
+        EndpointSource(server.url)
+    assert len(server.requests) == 1

@@ -1,0 +1,130 @@
+"""Several endpoints as one: who is asked, who takes over, and what is said when nobody can."""
+
+from collections.abc import Iterator
+
+import pytest
+from pyoxigraph import Store
+
+from tests.wikidata_cache.fault_server import FAULTS, OUTAGE, SkippedTime, first, hasty, in_turn, row_cap, status
+from tests.wikidata_cache.wikidata_helpers import EDITS, Server, facts
+from wikidata_cache import WikidataCache
+from wikidata_cache.endpoints.chain import EndpointChain
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.errors import BadOptionError, EndpointError
+from wikidata_cache.sources.source import TYPES
+
+IDS = [f"Q{i}" for i in range(1, 1_001)]  # five blocks
+
+
+@pytest.fixture
+def spare(store: Store) -> Iterator[Server]:
+    running = Server(store)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def clock() -> SkippedTime:
+    return SkippedTime()
+
+
+@pytest.fixture
+def chain(server: Server, spare: Server, clock: SkippedTime) -> EndpointChain:
+    pace = hasty(clock=clock)
+    return EndpointChain([EndpointSource(each.url, pace=pace) for each in (server, spare)])
+
+
+TAKEN_OVER = ["429 with Retry-After", "outage", "503", "403", "500 Java timeout", "504", "cut JSON", "hang-up", "html"]
+
+
+@pytest.mark.parametrize("name", [*TAKEN_OVER, "no sentinel", "sorted top", "414"])
+def test_the_second_takes_over(name: str, chain: EndpointChain, server: Server, spare: Server) -> None:
+    right = [graph.graph["content_hash"] for graph in WikidataCache(EndpointSource(spare.url)).subgraphs(EDITS)]
+    server.fault = FAULTS[name]()
+    assert [graph.graph["content_hash"] for graph in WikidataCache(chain).subgraphs(EDITS)] == right
+
+
+def test_the_first_is_asked_as_long_as_it_answers(chain: EndpointChain, server: Server, spare: Server) -> None:
+    server.fault = first(1, FAULTS["503"]())
+    assert facts(chain).out(["Q65"])["Q65"]
+    assert (len(server.requests), len(spare.requests)) == (2, 0)
+
+
+def test_only_the_rest_goes_to_the_second(
+    chain: EndpointChain, server: Server, spare: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.fault = in_turn([None, None, status(429, OUTAGE)])
+    answers = list(chain.ask(TYPES, IDS))
+    assert [fact.id for answer in answers for fact in answer.facts] == IDS
+    assert (len(server.requests), len(spare.requests)) == (3, 3)
+    assert [answer.exchange and answer.exchange.url for answer in answers] == [server.url] * 2 + [spare.url] * 3
+    assert "outage" in caplog.text and "Asking the next endpoint" in caplog.text
+
+
+def test_back_to_the_first_when_its_time_has_come(
+    chain: EndpointChain, server: Server, spare: Server, clock: SkippedTime
+) -> None:
+    server.fault = first(1, status(429, OUTAGE))
+    source = facts(chain)
+    source.types(["Q1"])
+    source.types(["Q2"])
+    assert (len(server.requests), len(spare.requests)) == (1, 2)  # left alone
+    clock.time += 66
+    source.types(["Q3"])
+    assert (len(server.requests), len(spare.requests)) == (2, 2)
+    assert clock.slept == []  # nobody waited
+
+
+def test_who_refuses_is_never_asked_again(chain: EndpointChain, server: Server, spare: Server) -> None:
+    server.fault = FAULTS["403"]()
+    for entity in ("Q1", "Q2", "Q3"):
+        facts(chain).types([entity])
+    assert (len(server.requests), len(spare.requests)) == (1, 3)
+
+
+@pytest.mark.parametrize("name", ["400", "401", "404"])
+def test_a_mistake_in_the_question_is_not_passed_on(
+    name: str, chain: EndpointChain, server: Server, spare: Server
+) -> None:
+    server.fault = FAULTS[name]()
+    with pytest.raises(EndpointError, match="Check that the URL is a SPARQL"):
+        facts(chain).types(["Q1"])
+    assert (len(server.requests), len(spare.requests)) == (1, 0)
+
+
+def test_all_wait_so_the_soonest_is_waited_for(
+    chain: EndpointChain, server: Server, spare: Server, clock: SkippedTime
+) -> None:
+    server.fault = first(1, status(429, b"", {"Retry-After": "100"}))
+    spare.fault = first(1, status(429, b"", {"Retry-After": "20"}))
+    assert facts(chain).out(["Q65"])["Q65"]
+    assert clock.slept == [pytest.approx(20)]
+    assert (len(server.requests), len(spare.requests)) == (1, 2)
+
+
+def test_when_nobody_can_all_are_named(chain: EndpointChain, server: Server, spare: Server) -> None:
+    server.fault = FAULTS["403"]()
+    spare.fault = status(429, b"", {"Retry-After": "7200"})
+    with pytest.raises(EndpointError) as caught:
+        facts(chain).out(["Q65"])
+    for part in (server.url, "banned until tomorrow", spare.url, "7200 s", "FILE.nt.gz"):
+        assert part in str(caught.value)
+    assert caught.value.retry_after == pytest.approx(7_200)
+    assert (len(server.requests), len(spare.requests)) == (1, 1)
+
+
+def test_users_own_queries(chain: EndpointChain, server: Server, spare: Server) -> None:
+    server.fault = row_cap(5)
+    assert len(chain.select("SELECT ?s { ?s ?p ?o } LIMIT 50")) == 5  # nobody can tell
+    server.fault = FAULTS["cut JSON"]()
+    assert len(chain.select("SELECT ?s { ?s ?p ?o } LIMIT 50")) == 50
+    spare.fault = FAULTS["404"]()
+    with pytest.raises(EndpointError, match=spare.url):
+        chain.select("SELECT ?s { ?s ?p ?o } LIMIT 50")
+
+
+def test_names(chain: EndpointChain, server: Server, spare: Server) -> None:
+    assert chain.name == f"{server.url}, {spare.url}"
+    assert chain.provenance()["url"] == chain.name
+    with pytest.raises(BadOptionError, match="at least one"):
+        EndpointChain([])

@@ -1,0 +1,113 @@
+"""Each fault of a real server on loopback: the subgraphs come out as without it, or an error says what to do."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyoxigraph import Store
+
+from tests.wikidata_cache.fault_server import (
+    FATAL,
+    FAULTS,
+    JAVA,
+    Fault,
+    first,
+    hasty,
+    in_turn,
+    row_cap,
+    status,
+    time_limit,
+)
+from tests.wikidata_cache.wikidata_helpers import EDITS, Server
+from wikidata_cache import WikidataCache
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.errors import EndpointError
+
+DRIPS = ("drip", "drip from the first byte", "silence")
+PASSING = sorted(set(FAULTS) - set(FATAL))
+WAY_OUT = "FILE.nt.gz"  # every error ends with something that works without this endpoint
+
+
+@pytest.fixture(scope="module")
+def right(store: Store) -> list[str]:
+    """The content hashes that a faultless endpoint gives."""
+    server = Server(store)
+    hashes = fetched(server, None)
+    server.close()
+    return hashes
+
+
+def fetched(server: Server, fault: Fault | None, *, timeout: float = 30.0) -> list[str]:
+    server.fault = fault
+    source = EndpointSource(server.url, timeout=timeout, patience=600.0, pace=hasty())
+    return [graph.graph["content_hash"] for graph in WikidataCache(source).subgraphs(EDITS, hops=3)]
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_a_fault_that_passes_leaves_no_trace(name: str, server: Server, right: list[str]) -> None:
+    timeout = 0.4 if name in DRIPS else 30.0
+    assert fetched(server, first(1, FAULTS[name]()), timeout=timeout) == right
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in DRIPS])
+def test_a_fault_that_stays_stops_the_run_with_a_way_out(name: str, server: Server) -> None:
+    with pytest.raises(EndpointError) as caught:
+        fetched(server, FAULTS[name]())
+    assert str(caught.value).startswith(server.url)
+    assert WAY_OUT in str(caught.value)
+    assert len(server.requests) < 30
+    assert len(server.requests) == 1 or name not in FATAL
+
+
+@pytest.mark.parametrize("rows", [200, 300, 1_000])
+def test_a_cap_on_rows_is_met_by_asking_for_less(rows: int, server: Server, right: list[str]) -> None:
+    assert fetched(server, row_cap(rows)) == right
+    assert len(server.requests) > 5  # as many as without a cap
+
+
+@pytest.mark.parametrize("rows", [1, 10, 100])
+def test_a_cap_below_what_one_id_needs_is_an_error(rows: int, server: Server) -> None:
+    with pytest.raises(EndpointError, match=r"about 'Q\d+' alone .* lacks its end after \d+ rows.* ResultSetMaxRows"):
+        fetched(server, row_cap(rows))
+
+
+@pytest.mark.parametrize("ids", [1, 3, 17])
+@pytest.mark.parametrize(
+    "name", ["500 Java timeout", "429 that is a timeout", "cut JSON, cancelled", "sorted top", "414"]
+)
+def test_what_is_too_much_is_asked_in_parts(ids: int, name: str, server: Server, right: list[str]) -> None:
+    assert fetched(server, time_limit(ids=ids, fault=FAULTS[name]())) == right
+    assert len(server.requests) > 5
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from([None, None, *(name for name in PASSING if name not in DRIPS)]), max_size=20))
+def test_any_sequence_of_faults(store: Store, right: list[str], names: list[str | None]) -> None:
+    server = Server(store)
+    try:
+        assert fetched(server, in_turn(name and FAULTS[name]() for name in names)) == right
+    except EndpointError as error:
+        assert WAY_OUT in str(error)
+        assert len(server.requests) <= len(names)  # it may give up, but not after the last fault
+    finally:
+        server.close()
+
+
+def test_the_error_of_a_lone_id_names_it(server: Server) -> None:
+    source = EndpointSource(server.url, pace=hasty())
+    server.fault = status(500, JAVA)
+    with pytest.raises(EndpointError, match=r"about 'Q1345' alone \(out\): HTTP 500 .*longer timeout") as caught:
+        WikidataCache(source).facts.out(["Q1345"])
+    assert (caught.value.trouble, caught.value.status) == ("timeout", 500)
+
+
+def test_a_smaller_size_is_remembered_and_grows_again(server: Server) -> None:
+    source = EndpointSource(server.url, pace=hasty())
+    cache = WikidataCache(source)
+    server.fault = time_limit(ids=50)
+    cache.facts.types([f"Q{i}" for i in range(1, 401)])
+    asked = len(server.requests)
+    assert asked <= 15  # 2 that were too large, 8 of 50, and one or two tries at growing
+    server.fault = None
+    server.requests.clear()
+    cache.facts.types([f"Q{i}" for i in range(1_000, 5_000)])
+    assert len(server.requests) < 40  # of 50 it would be 80, of 200 just 20

@@ -1,0 +1,268 @@
+"""The label index: what people type finds what they mean, homonyms come ranked, and no text breaks it."""
+
+import gzip
+import itertools
+import resource
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyoxigraph import RdfFormat, parse
+
+from tests.wikidata_cache.wikidata_helpers import read_shared
+from wikidata_cache.errors import LabelIndexError
+from wikidata_cache.labels.label_index import LabelEntry, LabelIndex, build_label_index
+from wikidata_cache.labels.names import normalise
+
+NAMES = [
+    LabelEntry("Q65", "Los Angeles", "en", "label"),
+    LabelEntry("Q65", "LA", "en", "alias"),
+    LabelEntry("Q65", "L.A.", "en", "alias"),
+    LabelEntry("Q6681932", "Los Ángeles", "en", "label"),
+    LabelEntry("Q121783", "Los Angeles Lakers", "en", "label"),
+    LabelEntry("Q1588", "LA", "en", "alias"),
+    LabelEntry("Q900", "LA", "en", "label"),
+    LabelEntry("Q29108", "Зенит", "ru", "label"),
+    LabelEntry("Q1490", "東京", "ja", "label"),
+    LabelEntry("Q80", "تيم بيرنرز لي", "ar", "label"),
+    LabelEntry("Q2", "🌍", "en", "alias"),
+    LabelEntry("Q174", "São  Paulo", "en", "label"),
+    LabelEntry("Q5", "STRASSE", "en", "label"),
+    LabelEntry("Q19", 'the "quoted" AND* NEAR(x)', "en", "label"),
+    LabelEntry("P19", "place of birth", "en", "label"),
+    LabelEntry("Q7", " \t", "en", "label"),
+    LabelEntry("Q1", "Portal", "en", "label"),
+    LabelEntry("Q30", "Portal", "en", "label"),
+    LabelEntry("Q4", "Portal", "en", "label"),
+]
+WEIGHTS = [("Q65", 5), ("Q1588", 20), ("Q4", 2), ("Q65", 7), ("Q30", 2)]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[LabelIndex]:
+    path = tmp_path / "labels.sqlite"
+    build_label_index(path, NAMES, weights=WEIGHTS)
+    with LabelIndex(path) as opened:
+        yield opened
+
+
+def ids(found: list) -> list[str]:
+    return [match.id for match in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "entity"),
+    [
+        ("los  ANGELES ", "Q65"),
+        ("зенит", "Q29108"),
+        ("東京", "Q1490"),
+        ("\u200fتيم بيرنرز لي\u200e", "Q80"),  # wrapped in direction marks
+        ("🌍\ufe0f", "Q2"),
+        ("sao paulo", "Q174"),
+        ("Sa\u0303o Paulo", "Q174"),  # decomposed
+        ("straße", "Q5"),
+        ("\uff2c\uff0e\uff21\uff0e", "Q65"),  # full-width letters
+        ("PLACE OF BIRTH", "P19"),
+    ],
+)
+def test_case_accents_spaces_and_scripts_do_not_hide_a_name(index: LabelIndex, text: str, entity: str) -> None:
+    assert index.exact(text)[0].id == entity
+
+
+def test_the_spelling_asked_for_comes_first(index: LabelIndex) -> None:
+    assert ids(index.exact("Los Ángeles")) == ["Q6681932", "Q65"]
+    assert ids(index.exact("Los Angeles")) == ["Q65", "Q6681932"]
+    assert index.exact("Los Ángeles")[0].text == "Los Ángeles"
+
+
+def test_labels_rank_before_aliases_then_the_most_stated_then_the_lowest_number(index: LabelIndex) -> None:
+    assert ids(index.exact("LA")) == ["Q900", "Q1588", "Q65"]
+    assert [match.weight for match in index.exact("LA")] == [0, 20, 12]  # the numbers of one id add up
+    assert ids(index.exact("Portal")) == ["Q4", "Q30", "Q1"]
+    assert ids(index.exact("Portal", limit=2)) == ["Q4", "Q30"]
+
+
+def test_an_entity_comes_once_with_its_best_name(index: LabelIndex) -> None:
+    assert [(match.id, match.text) for match in index.tokens("angeles los")] == [
+        ("Q65", "Los Angeles"),
+        ("Q121783", "Los Angeles Lakers"),
+        ("Q6681932", "Los Ángeles"),
+    ]
+
+
+def test_items_and_properties_can_be_asked_for_apart(index: LabelIndex) -> None:
+    assert ids(index.tokens("birth", entity="property")) == ["P19"]
+    assert index.tokens("birth", entity="item") == []
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\x00", "\u200f", "\u0301"])
+def test_nothing_asked_is_nothing_found(index: LabelIndex, text: str) -> None:
+    assert index.exact(text) == []
+    assert index.tokens(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"',
+        "'",
+        "*",
+        "AND",
+        "NEAR(los angeles)",
+        "los NOT angeles",
+        "name : los",
+        "^los",
+        "los + angeles",
+        "{name}: los",
+        "-los",
+        "') OR 1=1 --",
+        "'; DROP TABLE names; --",
+        '"los" OR "portal"',
+        "\\",
+        "los\x00angeles'",
+        "\ud83d",
+        "?e ?p ?o } #",
+    ],
+)
+def test_no_text_is_a_command(index: LabelIndex, text: str) -> None:
+    before = index.counts
+    index.exact(text)
+    # All words of the text are demanded as words, so none of these finds what its operators would find.
+    assert ids(index.tokens(text)) in ([], ["Q65", "Q121783", "Q6681932"] if text in PLAIN else ["Q19"])
+    assert index.counts == before
+
+
+PLAIN = ("^los", "los + angeles", "-los", "los\x00angeles'")  # signs are no words: "los" and "angeles" are found
+
+
+def test_operators_in_a_name_are_found_as_words(index: LabelIndex) -> None:
+    assert ids(index.tokens('NEAR(x) "quoted" and')) == ["Q19"]
+    assert ids(index.exact('THE "QUOTED" AND* NEAR(X)')) == ["Q19"]
+
+
+def test_a_very_long_text_is_no_name(index: LabelIndex) -> None:
+    assert index.exact("los " * 100_000) == []
+    assert index.tokens("los " * 100_000) == []
+    assert index.tokens("x" * 1_000_000) == []
+
+
+@given(st.text(max_size=60))
+def test_any_name_is_found_by_itself(text: str) -> None:
+    with LabelIndex.in_memory([LabelEntry("Q1", text, "en", "label")]) as index:
+        visible = bool(normalise(text))
+        assert ids(index.exact(text)) == ["Q1"] * visible
+        assert index.counts.entities == visible
+        assert set(ids(index.tokens(text))) <= {"Q1"}
+        assert normalise(normalise(text)) == normalise(text)
+
+
+def test_counts(index: LabelIndex) -> None:
+    assert index.counts == (16, 14, 4)  # " \t" is no name
+
+
+def test_the_same_names_in_another_order_give_the_same_answers() -> None:
+    with (
+        LabelIndex.in_memory(NAMES, weights=WEIGHTS) as one,
+        LabelIndex.in_memory(NAMES[::-1] + NAMES, weights=WEIGHTS[::-1]) as other,
+    ):
+        assert one.counts == other.counts
+        for entry in NAMES:
+            assert one.exact(entry.text) == other.exact(entry.text)
+            assert one.tokens(entry.text) == other.tokens(entry.text)
+
+
+def test_a_failed_build_leaves_the_old_index_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    build_label_index(path, NAMES)
+
+    def broken() -> Iterator[LabelEntry]:
+        yield from NAMES[:3]
+        raise RuntimeError("the dump ends here")
+
+    with pytest.raises(RuntimeError, match="the dump ends here"):
+        build_label_index(path, broken())
+    assert list(tmp_path.iterdir()) == [path]
+    with LabelIndex(path) as index:
+        assert index.counts.labels == 14
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LabelIndexError, match=r"no-such-folder.*cannot be written"):
+        build_label_index(tmp_path / "no-such-folder" / "labels.sqlite", NAMES)
+
+
+def test_a_disk_that_fills_up_leaves_the_old_index_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    build_label_index(path, NAMES)
+    many = [LabelEntry(f"Q{n}", f"name {n}", "en", "label") for n in range(1, 20_000)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # bytes of a file: no more can be written
+    try:
+        with pytest.raises(LabelIndexError, match=r"labels\.sqlite: cannot be written"):
+            build_label_index(path, many)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [path]
+    with LabelIndex(path) as index:
+        assert index.counts.labels == 14
+
+
+def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    with pytest.raises(LabelIndexError, match="there is no such file"):
+        LabelIndex(path)
+    path.write_text("Q65\tlabel\tLos Angeles\n" * 100)
+    with pytest.raises(LabelIndexError, match="is no label index"):
+        LabelIndex(path)
+    path.unlink()
+    sqlite3.connect(path).execute("CREATE TABLE counts (format)").connection.close()
+    with pytest.raises(LabelIndexError, match="is no label index"):
+        LabelIndex(path)
+
+
+def test_an_index_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    build_label_index(path, NAMES)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE counts SET format = 'wikidata-cache labels/99'")
+    connection.close()
+    with pytest.raises(LabelIndexError, match="labels/99"):
+        LabelIndex(path)
+
+
+def test_an_index_in_a_read_only_folder_can_be_read_by_many(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder?with #signs"
+    folder.mkdir()
+    path = folder / "labels.sqlite"
+    build_label_index(path, NAMES)
+    before = sorted(folder.iterdir())
+    folder.chmod(0o555)
+    try:
+        with LabelIndex(path) as one, LabelIndex(path) as other:
+            assert one.exact("LA") == other.exact("LA") != []
+        assert sorted(folder.iterdir()) == before
+    finally:
+        folder.chmod(0o755)
+
+
+def test_real_names(tmp_path: Path) -> None:
+    entries = [*shared_names("labels", "label", 20_000), *shared_names("aliases", "alias", 20_000)]
+    assert len(entries) == 40_000
+    path = tmp_path / "labels.sqlite"
+    build_label_index(path, entries)
+    with LabelIndex(path) as index:
+        for entry in entries[::97]:
+            assert entry.id in ids(index.exact(entry.text.upper(), limit=1_000)), entry
+            reversed_words = " ".join(entry.text.split()[::-1])
+            if normalise(entry.text).replace(" ", "").isalnum():
+                assert entry.id in ids(index.tokens(reversed_words, limit=10_000)), entry
+
+
+def shared_names(name: str, kind: str, number: int) -> Iterator[LabelEntry]:
+    with gzip.open(read_shared(f"wikidata/{name}.nt.gz")) as file:
+        for quad in itertools.islice(parse(file, RdfFormat.N_TRIPLES), number):
+            entity = quad.subject.value.rpartition("/")[2]
+            yield LabelEntry(entity, quad.object.value, quad.object.language, kind)

@@ -1,0 +1,166 @@
+"""Linking many edits against an endpoint: the same as one by one, in a handful of requests; and labels to fetch."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.wikidata_cache.wikidata_helpers import Edit, Server, read_shared
+from wikidata_cache import WikidataCache, cli
+from wikidata_cache.errors import AmbiguousLabelError, CacheMissError, EntityNotInGraphError, UnknownLabelError
+from wikidata_cache.ids import DIRECT, ENTITY, local_id
+from wikidata_cache.linking.edit_links import link_all, link_edit
+from wikidata_cache.subgraphs.edit_ends import try_ends
+
+_STATED = f"""
+SELECT ?s ?p ?o WHERE {{ ?s ?p ?o . FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) FILTER(STRSTARTS(STR(?o), "{ENTITY}Q")) }}
+ORDER BY ?p ?s ?o
+"""
+
+
+def in_words(cache: WikidataCache, number: int, *, relations: int) -> list[Edit]:
+    """Edits of facts that the extract states: labels alone, the new target from the next fact of the relation."""
+    rows = [[local_id(row[name]) for name in "spo"] for row in cache.source.select(_STATED)]
+    labels = cache.labels({entity for row in rows for entity in row})
+    named = [row for row in rows if all(entity in labels for entity in row)]
+    found = {
+        (relation, subject): Edit(labels[subject], labels[other], labels[old], labels[relation])
+        for (subject, relation, old), (_, same, other) in pairwise(named)
+        if relation == same and other != old
+    }
+    by_relation: dict[str, list[Edit]] = {}
+    for (relation, _), edit in sorted(found.items()):
+        by_relation.setdefault(relation, []).append(edit)
+    largest = sorted(by_relation.values(), key=len, reverse=True)[:relations]
+    return [edit for some in largest for edit in some[: number // relations]]
+
+
+@pytest.fixture(scope="module")
+def edits(cache: WikidataCache) -> list[Edit]:
+    return in_words(cache, 30, relations=5)
+
+
+def test_many_edits_are_linked_as_one_by_one(edits: list[Edit], server: Server, tmp_path: Path) -> None:
+    together, alone = (WikidataCache(server.url, cache=tmp_path / f"{n}.sqlite").linker for n in "ab")
+    mixed = [*edits[:6], Edit(edits[0].subject, "Nowhere at all", subject_id="Q1345", relation_id="P17")]
+    assert list(link_all(together, mixed)) == [link_edit(alone, edit) for edit in mixed]
+    assert any(linked.stated for linked in link_all(together, mixed))
+
+
+def test_thirty_edits_take_a_dozen_requests(edits: list[Edit], server: Server, cache_path: str) -> None:
+    assert len(edits) == 30
+    linked = list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits))
+    assert sum(one.stated is not None for one in linked) >= 15
+    assert len(server.requests) <= 12
+    asked = len(server.requests)
+    assert list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits)) == linked
+    offline = list(link_all(WikidataCache(cache=cache_path, mode="offline").linker, edits))
+    assert [one.settled() for one in offline] == [one.settled() for one in linked]
+    alone = WikidataCache(cache=cache_path, mode="offline").linker  # what a batch has asked is known to each
+    assert [link_edit(alone, edit).settled() for edit in edits] == [one.settled() for one in linked]
+    assert len(server.requests) == asked
+
+
+def test_what_a_cache_lacks_is_said_of_all_names_at_once(edits: list[Edit], server: Server, cache_path: str) -> None:
+    list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits[:3]))
+    offline = WikidataCache(cache=cache_path, mode="offline").linker
+    with pytest.raises(CacheMissError, match="kind named, 2 missing"):
+        list(link_all(offline, [*edits[:3], Edit("Nobody", "Nowhere")]))
+
+
+def test_labels_without_ids_are_fetched_in_batches(edits: list[Edit], server: Server, cache_path: str) -> None:
+    """Good, unknown and ambiguous ones: what a row costs must not depend on another row's fault."""
+    wrong = [Edit("x", f"Nowhere {number}") for number in range(20)] + [Edit("x", "gone", target_new_id="Q999999999")]
+    facts = WikidataCache(server.url, cache=cache_path).facts
+    ends = try_ends([*wrong, *edits], facts)
+    kinds = {type(end).__name__ for end in ends}
+    assert [type(end) for end in ends[:21]] == [UnknownLabelError] * 20 + [EntityNotInGraphError]
+    assert "Ends" in kinds
+    assert len(server.requests) <= 10
+
+
+def test_homonyms_to_fetch_are_described_in_one_request(tmp_path: Path) -> None:
+    rows = [f"Q{n}\tP31\tQ{900 + n % 3}\nQ{n}\tlabel\tName {n // 2}\n" for n in range(100, 160)]
+    types = [f"Q{n}\tlabel\tkind {n}\n" for n in range(900, 903)]
+    graph = tmp_path / "graph.tsv"
+    graph.write_text("".join([*rows, *types]), encoding="utf-8")
+    store = WikidataCache(graph).source._store  # type: ignore[attr-defined]
+    server = Server(store)
+    try:
+        facts = WikidataCache(server.url, cache=tmp_path / "a.sqlite").facts
+        ends = try_ends([Edit("x", f"Name {n}") for n in range(50, 80)], facts)
+        assert all(isinstance(end, AmbiguousLabelError) for end in ends)
+        assert "Q100 (kind 901); Q101 (kind 902)" in str(ends[0])
+        assert len(server.requests) <= 6
+    finally:
+        server.close()
+
+
+def test_the_command_refuses_before_it_works(tmp_path: Path) -> None:
+    edits = tmp_path / "edits.jsonl"
+    edits.write_text(json.dumps({"subject": "Spike Hughes", "target_new": "Philadelphia"}) + "\n")
+    before = edits.read_bytes()
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "other name.jsonl").hardlink_to(edits)
+    for out, said in {
+        "edits.jsonl": "holds the edits themselves; give another name",
+        "other name.jsonl": "holds the edits themselves",
+        "absent/linked.jsonl": f"there is no folder {tmp_path / 'absent'}. Make it",
+        "folder.jsonl": "is a folder",
+    }.items():
+        # A graph that does not exist: nothing may be opened before the names are looked at.
+        result = CliRunner().invoke(cli.app, ["link", str(edits), "--out", str(tmp_path / out), "-g", "absent.nt"])
+        assert said in str(result.exception), out
+    assert edits.read_bytes() == before
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    result = CliRunner().invoke(cli.app, ["link", str(empty), "--out", str(tmp_path / "o.jsonl"), "-g", "absent.nt"])
+    assert 'holds no rows; expected one edit a row, such as {"subject"' in str(result.exception)
+
+
+def test_one_row_of_a_file_and_rows_that_are_twice_there(tmp_path: Path) -> None:
+    edits, out = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl"
+    rows = [{"subject": "x", "target_new": "y"}, *[{"subject": "LeBron James", "target_new": "Miami Heat"}] * 2]
+    edits.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = CliRunner().invoke(cli.app, ["link", f"{edits}:2", "--out", str(out)])
+    assert result.output.endswith("1 of 1 edits settled\n")
+    [line] = out.read_text().splitlines()
+    CliRunner().invoke(cli.app, ["link", str(edits), "--out", str(out)])
+    assert out.read_text().splitlines()[1:] == [line, line]
+
+
+def test_relations_that_have_no_such_name_or_number() -> None:
+    def link(relation: str) -> tuple[str, int, str]:
+        result = CliRunner().invoke(cli.app, ["link", "Los Angeles", "--relation", relation])
+        return str(result.exception), result.exit_code, result.stderr
+
+    said = link("place of brith")[0]
+    assert "no property of extract.nt.gz has this name. The nearest names: 'place of birth' (P19)" in said
+    assert "target_new_id" not in said
+    ambiguous = link("place of")[0]
+    assert "may mean P" in ambiguous and "P19 (place of birth)" in ambiguous
+    _, code, warning = link("P99999999")
+    assert code == 0
+    assert "warning: extract.nt.gz knows no property P99999999" in warning
+    assert link("P551")[2] == ""
+
+
+@pytest.mark.slow
+def test_three_hundred_edits_of_a_benchmark(server: Server, cache_path: str) -> None:
+    records = json.loads(read_shared("counterfact_plus/dev.json").read_text(encoding="utf-8"))[:300]
+    edits = [
+        Edit(one["subject"], one["target_new"]["str"], one["target_true"]["str"], None, None, one["relation_id"])
+        for one in (record["requested_rewrite"] for record in records)
+    ]
+    list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits))
+    assert len(server.requests) <= 60
+
+
+def test_the_command_speaks_of_commands() -> None:
+    wikidata = "https://query.wikidata.org/sparql"
+    said = CliRunner().invoke(cli.app, ["link", "Rome", "-g", wikidata]).exception
+    assert "Give --contact you@example.org (in Python contact='you@example.org')" in str(said)
+    said = CliRunner().invoke(cli.app, ["labels", "Rome"]).exception
+    assert "use `wikidata-cache find LABEL`" in str(said)

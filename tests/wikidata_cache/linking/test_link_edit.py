@@ -1,0 +1,159 @@
+"""Linking an edit: a fact that the graph states settles its parts, and a file of edits gets its ids."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.wikidata_cache.link_graph import ROWS, homonyms
+from tests.wikidata_cache.wikidata_helpers import Edit, read_shared
+from wikidata_cache import WikidataCache
+from wikidata_cache.edits import read_edits
+from wikidata_cache.errors import BadOptionError, EditRowError
+from wikidata_cache.ids import Statement
+from wikidata_cache.linking.candidates import Linked
+from wikidata_cache.linking.edit_file import link_edits
+from wikidata_cache.linking.edit_links import link_edit
+from wikidata_cache.linking.linker import Linker
+
+ANNA = Edit(subject="Anna", relation="place of birth", target_true="Paris", target_new="Rome")
+
+
+@pytest.fixture
+def linker(tmp_path: Path) -> Linker:
+    return homonyms(tmp_path).linker
+
+
+def reasons(linked: Linked | None) -> str:
+    assert linked is not None
+    return " / ".join(map(str, linked.candidates[0].reasons))
+
+
+def test_a_stated_fact_settles_subject_relation_and_old_target_together(linker: Linker) -> None:
+    # Two Annas and three Parises: alone, each is ambiguous, and the famous Paris leads.
+    assert linker.link("Anna").status == linker.link("Paris").status == "ambiguous"
+    linked = link_edit(linker, ANNA)
+    assert linked.stated == Statement("Q11", "P19", "Q830149")
+    assert {name: one.id for name, one in linked.settled().items()} == {
+        "subject_id": "Q11",
+        "relation_id": "P19",
+        "target_new_id": "Q300",
+        "target_true_id": "Q830149",
+    }
+    assert "+20.0 Q11 P19 Q830149 is stated in the graph" in reasons(linked.subject)
+    assert "+20.0 Q11 P19 Q830149 is stated in the graph" in reasons(linked.target_true)
+    assert "+1.0 city, like Paris" in reasons(linked.target_new)
+
+
+def test_what_the_graph_does_not_state_settles_nothing(linker: Linker) -> None:
+    linked = link_edit(linker, Edit(subject="Anna", relation="place of death", target_true="Paris", target_new="Rome"))
+    assert linked.stated is None
+    assert linked.subject.status == "ambiguous"
+    assert linked.parts()["target_true_id"].status == "ambiguous"
+    assert linked.settled().keys() == {"relation_id", "target_new_id"}
+
+
+def test_two_readings_that_are_both_stated_stay_ambiguous(tmp_path: Path) -> None:
+    linker = homonyms(tmp_path, ROWS + "Q12 | P19 | Q90\n").linker
+    linked = link_edit(linker, ANNA)
+    assert linked.stated is None
+    assert linked.subject.status == "ambiguous"
+
+
+def test_a_relation_in_other_words_is_found_through_the_fact(linker: Linker) -> None:
+    edit = Edit(subject="Anna", relation="first saw the light of day in", target_true="Paris", target_new="Rome")
+    linked = link_edit(linker, edit)
+    assert linked.relation is not None
+    assert linked.relation.status == "none"
+    assert linked.stated == Statement("Q11", "P19", "Q830149")
+    assert linked.settled()["subject_id"].id == "Q11"
+
+
+def test_ids_that_are_given_are_kept_and_checked(linker: Linker) -> None:
+    given = Edit(subject="Anna", subject_id="Q12", relation_id="P19", target_new="Rome", target_new_id="Q300")
+    linked = link_edit(linker, given)
+    assert {name: one.id for name, one in linked.settled().items()} == {
+        "subject_id": "Q12",
+        "relation_id": "P19",
+        "target_new_id": "Q300",
+    }
+    wrong = link_edit(linker, Edit(subject="Anna", subject_id="Q300", target_new="Rome"))
+    assert wrong.subject.status == "ambiguous"
+    assert "its label is 'Rome', not 'Anna'" in reasons(wrong.subject)
+
+
+def test_an_edit_of_which_nothing_is_known(linker: Linker) -> None:
+    linked = link_edit(linker, Edit(subject="Nobody", relation="does", target_new="nothing", target_true=""))
+    assert {name: part.status for name, part in linked.parts().items()} == {
+        "subject_id": "none",
+        "relation_id": "none",
+        "target_new_id": "none",
+    }
+    assert linked.settled() == {}
+
+
+def written(path: Path, rows: Sequence[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_file_of_edits_gets_its_ids_and_keeps_everything_else(linker: Linker, tmp_path: Path) -> None:
+    rows = [
+        {"subject": "Anna", "relation": "place of birth", "object": "Paris", "target_new": "Rome", "note": "été"},
+        {"subject": "Nobody", "target_new": "French", "relation_id": "P19"},
+    ]
+    edits, out = written(tmp_path / "edits.jsonl", rows), tmp_path / "linked.jsonl"
+    report = link_edits(linker, edits, out)
+    assert (report.edits, report.settled) == (2, 1)
+    assert [(row, field) for row, field, _ in report.open] == [(2, "subject_id"), (2, "target_new_id")]
+    first, second = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+    ids = {"subject_id": "Q11", "relation_id": "P19", "target_new_id": "Q300", "target_true_id": "Q830149"}
+    assert first == rows[0] | ids
+    assert {name: second[name] for name in rows[1]} == rows[1]
+    assert second["candidates"]["subject_id"] == []
+    assert [one["id"] for one in second["candidates"]["target_new_id"]] == ["Q150", "Q121842"]
+    again = read_edits(out)  # what was written is a file of edits
+    assert (again[0].subject_id, again[0].target_true_id) == ("Q11", "Q830149")
+    twice = tmp_path / "twice.jsonl"
+    link_edits(linker, out, twice)
+    assert twice.read_bytes() == out.read_bytes()
+
+
+def test_counterfact_records_stay_counterfact_records(linker: Linker, tmp_path: Path) -> None:
+    rewrite = {"prompt": "{} was born in", "subject": "Anna", "relation_id": "P19"}
+    rewrite |= {"target_new": {"str": "Rome"}, "target_true": {"str": "Paris"}}
+    edits = written(tmp_path / "edits.jsonl", [{"case_id": 7, "requested_rewrite": rewrite}])
+    link_edits(linker, edits, tmp_path / "linked.jsonl")
+    linked = json.loads((tmp_path / "linked.jsonl").read_text())
+    assert linked["case_id"] == 7
+    assert linked["requested_rewrite"]["target_true"] == {"str": "Paris", "id": "Q830149"}
+    assert linked["requested_rewrite"]["prompt"] == "{} was born in"
+    (edit,) = read_edits(tmp_path / "linked.jsonl")
+    assert (edit.subject_id, edit.target_new_id, edit.target_true_id) == ("Q11", "Q300", "Q830149")
+
+
+def test_a_bad_file_writes_nothing(linker: Linker, tmp_path: Path) -> None:
+    edits, out = written(tmp_path / "edits.jsonl", [{"subject": "Anna"}]), tmp_path / "linked.jsonl"
+    with pytest.raises(EditRowError, match=r"edits.jsonl, row 1, field target_new"):
+        link_edits(linker, edits, out)
+    with pytest.raises(BadOptionError, match=r"ending in \.jsonl"):
+        link_edits(linker, edits, tmp_path / "linked.csv")
+    assert not out.exists()
+
+
+def test_real_edits_against_the_packaged_extract(cache: WikidataCache, tmp_path: Path) -> None:
+    """Never a wrong id where the status is exact, and most targets that the extract has are settled."""
+    records = json.loads(read_shared("counterfact_plus/dev.json").read_text(encoding="utf-8"))
+    right = 0
+    for record in records[:60]:
+        rewrite = record["requested_rewrite"]
+        target = rewrite["target_true"]
+        if target["id"] not in cache.labels([target["id"]]):
+            continue
+        linked = cache.linker.link(target["str"], relation=rewrite["relation_id"])
+        assert target["id"] in [candidate.id for candidate in linked.candidates], rewrite
+        if linked.status == "exact":
+            assert linked.only().id == target["id"], rewrite
+            right += 1
+    assert right >= 20

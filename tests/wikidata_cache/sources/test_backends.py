@@ -1,0 +1,192 @@
+"""One subgraph from every engine: the same SPARQL, the same hash."""
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import rdflib
+from pyoxigraph import RdfFormat, Store
+
+from tests.wikidata_cache.full_graph import EVERYWHERE, FULL_EDITS, full_graph
+from tests.wikidata_cache.virtuoso_server import virtuoso
+from tests.wikidata_cache.wikidata_helpers import EDITS, Server, triples
+from wikidata_cache import Source, SparqlSource, WikidataCache, content_hash, open_source, packaged_extract
+from wikidata_cache.answers.cached_source import CachedSource
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.errors import ServeError
+from wikidata_cache.sources.facts import Row
+from wikidata_cache.sources.graph_files import load_files
+from wikidata_cache.sources.oxigraph import OxigraphSource
+from wikidata_cache.sources.source import Provenance
+from wikidata_cache.stores.serve import find_server, served
+
+BOTH_ENDS = ("target_new", "subject")
+REAL = [
+    {"hops": 3, "per_node": 9, "seed": 5, "roots": BOTH_ENDS},
+    {"hops": 3, "per_node": 4, "direction": "both"},
+    {"hops": 3, "per_node": 5, "policy": "relation-stratified", "roots": BOTH_ENDS},
+    {"hops": 2, "per_node": 5, "policy": "inverse-hub", "direction": "both"},
+]
+ODD = [
+    {"hops": 4, "roots": EVERYWHERE, "direction": "both"},
+    {"hops": 3, "roots": EVERYWHERE, "statements": "all"},
+    {"hops": 3, "per_node": 4, "statements": "all", "direction": "both", "policy": "inverse-hub"},
+]
+
+
+class RdflibSource(SparqlSource):
+    """An independent SPARQL engine, in pure Python."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._graph = rdflib.Graph()
+        for path in files:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                self._graph.parse(file, format="nt")
+
+    @property
+    def name(self) -> str:
+        return "rdflib"
+
+    def provenance(self, ids: Iterable[str] = ()) -> Provenance:
+        return {"kind": "rdflib"}
+
+    def select(self, query: str) -> list[Row]:
+        rows = self._graph.query(query).bindings
+        return [{str(name): str(term) for name, term in row.items()} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    path = tmp_path_factory.mktemp("world") / "full.nt"
+    path.write_text(full_graph(), encoding="utf-8")
+    return [packaged_extract(), path]
+
+
+def hashes(source: Source, *, real: bool = True) -> list[str]:
+    found = []
+    for edits, settings in ((FULL_EDITS, ODD), *([(EDITS, REAL)] if real else [])):
+        for options in settings:
+            graphs = WikidataCache(source).subgraphs(edits, **options)  # type: ignore[arg-type]
+            found += [graph.graph["content_hash"] for graph in graphs]
+    return found
+
+
+@pytest.fixture(scope="module")
+def golden(files: list[Path]) -> list[str]:
+    found = hashes(OxigraphSource.from_files(files))
+    assert len(set(found)) == len(found)  # no setting that says the same as another
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An Oxigraph store on disk."""
+    path = tmp_path_factory.mktemp("disk") / "store"
+    store = Store(str(path))
+    for file in files:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+            store.bulk_load(opened, RdfFormat.N_TRIPLES)
+    store.flush()
+    del store
+    return path
+
+
+@pytest.fixture
+def loopback(files: list[Path]) -> Iterator[Server]:
+    running = Server(load_files(files)[0])
+    yield running
+    running.close()
+
+
+def test_what_has_been_published_stays(cache: WikidataCache) -> None:
+    """These hashes stand in records of earlier runs."""
+    assert [graph.graph["content_hash"] for graph in cache.subgraphs(EDITS)] == [
+        "54410aa1f9201734a2adcac65f92d82582c5b813e1a18779fd6da57ec95c8e41",
+        "95effe9e37758ce6ac5857af53d8c8fdfbebc3ebf896915a4091ac5b3be59f7b",
+        "cdd37d960414c08a9e91bf4831c9887ecbe66de9f113ddf4c504643ecf4c6655",
+    ]
+
+
+def test_rdflib(golden: list[str], files: list[Path]) -> None:
+    found = hashes(RdflibSource(files[1:]), real=False)
+    assert found == golden[: len(found)]
+
+
+@pytest.mark.slow
+def test_rdflib_on_the_extract(golden: list[str], files: list[Path]) -> None:
+    assert hashes(RdflibSource(files)) == golden
+
+
+def test_our_own_loopback_server(golden: list[str], loopback: Server) -> None:
+    assert hashes(EndpointSource(loopback.url)) == golden
+
+
+def test_the_cache_and_the_cache_alone(golden: list[str], loopback: Server, cache_path: str) -> None:
+    with AnswerStore(cache_path) as answers:
+        assert hashes(CachedSource(EndpointSource(loopback.url), answers)) == golden
+        asked = len(loopback.requests)
+        assert hashes(CachedSource(None, answers)) == golden
+        assert len(loopback.requests) == asked
+
+
+def test_on_disk(golden: list[str], folder: Path) -> None:
+    assert hashes(open_source(f"oxigraph:{folder}")) == golden
+
+
+def test_the_oxigraph_server(golden: list[str], folder: Path) -> None:
+    try:
+        find_server()
+    except ServeError as error:
+        pytest.skip(str(error))
+    with served(folder) as url:
+        assert hashes(EndpointSource(url)) == golden
+
+
+@pytest.mark.slow
+def test_virtuoso(golden: list[str], files: list[Path], tmp_path: Path) -> None:
+    with virtuoso(files, tmp_path, rows=1_000_000) as url:
+        assert hashes(EndpointSource(url)) == golden
+
+
+@pytest.mark.slow
+def test_virtuoso_that_silently_cuts_answers_off(golden: list[str], files: list[Path], tmp_path: Path) -> None:
+    with virtuoso(files, tmp_path, rows=600) as url:  # one hub fits, a block of ids does not
+        assert hashes(EndpointSource(url)) == golden
+
+
+def test_requests_are_batched(server: Server, cache_path: str) -> None:
+    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, hops=3, per_node=9, roots=BOTH_ENDS)
+    assert len(server.requests) < 10  # the three edits touch hundreds of nodes
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_load_order(golden: list[str], files: list[Path], tmp_path: Path, seed: int) -> None:
+    text = gzip.decompress(files[0].read_bytes()) + files[1].read_bytes()
+    lines = sorted(text.splitlines(keepends=True), key=lambda line: zlib.crc32(line, seed))
+    half = len(lines) // 2
+    (tmp_path / "a.nt").write_bytes(b"".join(lines[:half]))
+    (tmp_path / "b.nt.gz").write_bytes(gzip.compress(b"".join(lines[half:])))
+    assert hashes(open_source(tmp_path)) == golden
+
+
+def test_an_endpoint_signs_with_its_url_and_time(server: Server) -> None:
+    source = WikidataCache(EndpointSource(server.url)).subgraph(EDITS[0]).graph["source"]
+    assert source["url"] == server.url
+    assert source["fetched_at"].endswith("+00:00")
+
+
+def test_the_hash_sees_every_triple_label_and_claim(cache: WikidataCache, files: list[Path]) -> None:
+    graph = cache.subgraph(EDITS[0])
+    before = content_hash(graph)
+    assert before == graph.graph["content_hash"]
+    graph.nodes["Q1345"]["label"] = "Filadelfia"
+    changed = content_hash(graph)
+    graph.remove_edge(*sorted((u, v) for u, _, v in triples(graph) if u == "Q1345")[0])
+    assert len({before, changed, content_hash(graph)}) == 3
+    full = WikidataCache(files[1]).subgraph(FULL_EDITS[0], statements="all")
+    claimed = content_hash(full)
+    next(data for *_, data in full.edges(data=True) if "claims" in data)["claims"].append({"rank": "normal"})
+    assert content_hash(full) != claimed

@@ -1,0 +1,114 @@
+import gzip
+import hashlib
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.wikidata_cache.wikidata_helpers import facts
+from wikidata_cache import open_source
+from wikidata_cache.errors import GraphFileError
+from wikidata_cache.sources.graph_files import load_files
+
+WIKIDATA = b"http://www.wikidata.org/"
+LINE = b"<%sentity/Q%%d> <%sprop/direct/P1> <%sentity/Q2> .\n" % (WIKIDATA, WIKIDATA, WIKIDATA)
+MANY = b"".join(LINE % number for number in range(1, 20_000))
+
+
+def test_tsv_with_and_without_header(tmp_path: Path) -> None:
+    rows = "Q1\tP1\tQ2\r\n\nQ1\tlabel\tOne, and only\nP1\tlabel\tborders\n"
+    for name, text in {"a.tsv": rows, "b.tsv": "\ufeffSubject\tproperty\tobject\n" + rows}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        source = open_source(tmp_path / name)
+        assert facts(source).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
+        assert facts(source).labels(["Q1", "P1"]) == {"Q1": "One, and only", "P1": "borders"}
+    (tmp_path / "c.tsv.gz").write_bytes(gzip.compress(rows.encode()))
+    assert facts(open_source(tmp_path / "c.tsv.gz")).named(["borders"]) == {"borders": ("P1",)}
+
+
+def test_hashes_are_those_of_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "g.nt.gz"
+    path.write_bytes(gzip.compress(MANY))
+    store, hashes = load_files([path])
+    assert len(store) == 19_999
+    assert hashes == {"g.nt.gz": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_labels_beside_a_graph_without_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "graph.tsv").write_text("Q1\tP1\tQ2\n")
+    (tmp_path / "labels.tsv").write_text("Q1\tlabel\tOne\n")
+    with caplog.at_level(logging.INFO, logger="wikidata_cache"):
+        source = open_source(tmp_path / "graph.tsv")
+    assert facts(source).labels(["Q1"]) == {"Q1": "One"}
+    assert "loading labels.tsv beside it" in caplog.text
+    (tmp_path / "graph.tsv").write_text("Q1\tP1\tQ2\nQ1\tlabel\tits own\n")
+    assert facts(open_source(tmp_path / "graph.tsv")).labels(["Q1"]) == {"Q1": "its own"}
+
+
+def test_labels_beside_the_target_of_a_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in ("data", "work"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data" / "wikidata.nt.gz").write_bytes(gzip.compress(LINE % 1))
+    label = b'<%sentity/Q1> <http://www.w3.org/2000/01/rdf-schema#label> "One"@en .\n' % WIKIDATA
+    (tmp_path / "data" / "labels.nt.gz").write_bytes(gzip.compress(label))
+    link = tmp_path / "work" / "wikidata.nt.gz"
+    link.symlink_to(tmp_path / "data" / "wikidata.nt.gz")
+    assert facts(open_source(link)).labels(["Q1"]) == {"Q1": "One"}
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    (tmp_path / "work" / "labels.tsv").write_text("Q1\tlabel\tnearer\n")
+    assert facts(open_source(link)).labels(["Q1"]) == {"Q1": "nearer"}
+
+
+def test_a_graph_without_any_label_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "graph.tsv").write_text("Q1\tP1\tQ2\n")
+    load_files([tmp_path / "graph.tsv"])
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("wikidata_cache.sources.graph_files", "WARNING")
+    assert "graph.tsv: no labels in this graph" in caplog.text
+    assert "Put labels.nt.gz beside it, or give it too" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem", "line"),
+    [
+        ("empty.nt", b"", "is empty", None),
+        ("empty.tsv", b"", "is empty", None),
+        ("empty.nt.gz", gzip.compress(b""), "is empty", None),
+        ("comments.nt", b"# nothing\n", "holds no statement", None),
+        ("prose.nt", LINE % 1 + b"this is prose\n", "is not N-Triples", 2),
+        ("latin.nt", LINE % 1 + b'<http://a> <http://b> "caf\xe9"@en .\n', "UTF-8", 2),
+        ("latin.tsv", b"Q1\tP1\tQ2\nQ1\tlabel\tcaf\xe9\n", "is not UTF-8", 2),
+        ("columns.tsv", b"Q1\tP1\tQ2\nQ1\tP1\n", "expected three tab-separated cells", 2),
+        ("names.tsv", b"Paris\tcapital of\tFrance\n", "expected three tab-separated cells", 1),
+        ("nolabel.tsv", b"Q1\tlabel\t \n", "expected three", 1),
+        ("unzipped.nt.gz", MANY, "corrupt or cut-off gzip", 1),
+    ],
+)
+def test_bad_files_are_named_with_their_line(
+    tmp_path: Path, name: str, content: bytes, problem: str, line: int | None
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(GraphFileError, match=problem) as caught:
+        open_source(path)
+    assert caught.value.path == path
+    assert caught.value.line == line
+    assert str(path) in str(caught.value)
+
+
+def test_a_cut_off_download(tmp_path: Path) -> None:
+    for name, content in {"g.nt.gz": MANY, "g.tsv.gz": b"Q1\tP1\tQ2\n" * 300_000}.items():
+        whole = gzip.compress(content)
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(GraphFileError, match=r"cut-off gzip.*fetch the file again") as caught:
+            open_source(tmp_path / name)
+        assert caught.value.line is not None
+
+
+def test_a_flipped_bit(tmp_path: Path) -> None:
+    damaged = bytearray(gzip.compress(MANY))
+    damaged[len(damaged) // 2] ^= 0x55
+    (tmp_path / "g.nt.gz").write_bytes(damaged)
+    with pytest.raises(GraphFileError) as caught:
+        open_source(tmp_path / "g.nt.gz")
+    assert caught.value.line is not None

@@ -1,0 +1,84 @@
+import gzip
+import shutil
+from pathlib import Path
+
+import pytest
+from pyoxigraph import RdfFormat, Store
+
+from tests.wikidata_cache.wikidata_helpers import facts
+from wikidata_cache import open_source, packaged_extract
+from wikidata_cache.errors import GraphFileError, SourceStringError
+
+WIKIDATA = "http://www.wikidata.org"
+LINE = f"<{WIKIDATA}/entity/Q1> <{WIKIDATA}/prop/direct/P1> <{WIKIDATA}/entity/Q2> .\n"
+
+
+def test_the_same_file_in_four_forms(tmp_path: Path) -> None:
+    plain, zipped = tmp_path / "a" / "g.nt", tmp_path / "b" / "g.nt.gz"
+    for path in (plain, zipped):
+        path.parent.mkdir()
+    plain.write_text(LINE)
+    zipped.write_bytes(gzip.compress(LINE.encode()))
+    for spec in (
+        plain,
+        str(zipped),
+        f"memory:{plain}",
+        str(plain.parent),
+        [plain, zipped],
+        f"{plain}, {zipped}",
+    ):
+        assert facts(open_source(spec)).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
+
+
+def test_a_comma_in_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "a,b.nt"
+    path.write_text(LINE)
+    assert open_source(str(path)).name == "a,b.nt"
+
+
+def test_a_folder_loads_all_its_graph_files(tmp_path: Path) -> None:
+    (tmp_path / "a.nt").write_text(LINE)
+    (tmp_path / "b.tsv").write_text("Q1\tP2\tQ3\n")
+    (tmp_path / "notes.md").write_text("no graph")
+    source = open_source(tmp_path)
+    assert facts(source).out(["Q1"]) == {"Q1": [("P1", "Q2"), ("P2", "Q3")]}
+    files = source.provenance()["files"]
+    assert isinstance(files, list)
+    assert [entry["name"] for entry in files] == ["a.nt", "b.tsv"]
+
+
+def test_a_store_on_disk(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    writer = Store(str(folder))
+    with gzip.open(packaged_extract()) as file:
+        writer.bulk_load(file, RdfFormat.N_TRIPLES)
+    writer.flush()
+    del writer
+    on_disk, again = open_source(f"oxigraph:{folder}"), open_source(f"oxigraph:{folder}")
+    memory = open_source(packaged_extract())
+    assert facts(on_disk).out(["Q1345"]) == facts(again).out(["Q1345"]) == facts(memory).out(["Q1345"]) != {}
+    assert on_disk.provenance()["kind"] == "oxigraph"
+
+
+def test_what_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(SourceStringError, match="no Oxigraph store"):
+        open_source(f"oxigraph:{tmp_path / 'none'}")
+    Store(str(tmp_path / "empty")).flush()
+    with pytest.raises(SourceStringError, match="holds no triples"):
+        open_source(f"oxigraph:{tmp_path / 'empty'}")
+    with pytest.raises(SourceStringError, match="no graph file"):
+        open_source(tmp_path)
+    with pytest.raises(SourceStringError, match="is no source; expected a graph file"):
+        open_source("wikidata")
+    with pytest.raises(SourceStringError, match="empty source"):
+        open_source(" , ")
+    for empty in ("", " ", [packaged_extract(), ""]):  # and not the current folder
+        with pytest.raises(SourceStringError, match="empty source"):
+            open_source(empty)
+    with pytest.raises(SourceStringError, match="joined"):
+        open_source([packaged_extract(), "http://127.0.0.1:1/query"])
+    with pytest.raises(GraphFileError, match=r"absent\.nt\.gz: does not exist"):
+        open_source(str(tmp_path / "absent.nt.gz"))
+    shutil.copy(packaged_extract(), tmp_path / "graph.ttl")
+    with pytest.raises(GraphFileError, match=r"graph\.ttl: is no graph file"):
+        open_source(tmp_path / "graph.ttl")

@@ -1,0 +1,111 @@
+import pytest
+
+from tests.wikidata_cache.wikidata_helpers import Server
+from wikidata_cache import WikidataCache
+from wikidata_cache.errors import CacheMissError, ServiceForbiddenError, UserQueryError
+from wikidata_cache.sources.user_queries import canonical, check_select, forbid_service
+
+AWAY = "http://127.0.0.1:9/sparql"
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("SELECT  *\n\tWHERE {\n ?s ?p ?o }  # all\n", "SELECT * WHERE { ?s ?p ?o }"),
+        ("SELECT ?s { ?s <http://e/x#y>  'a  # b' }", "SELECT ?s { ?s <http://e/x#y> 'a  # b' }"),
+        ("SELECT * { ?s ?p '''it''s  # a\n\n\"text\"'''  } #", "SELECT * { ?s ?p '''it''s  # a\n\n\"text\"''' }"),
+        ('SELECT * { ?s ?p "a \\" #  b"@en }# c', 'SELECT * { ?s ?p "a \\" #  b"@en }'),
+        ("SELECT * { FILTER(?a < 3)  # ?b > 4\n}", "SELECT * { FILTER(?a < 3) }"),
+        ("select * {}", "select * {}"),
+    ],
+)
+def test_equal_questions_have_one_text(query: str, text: str) -> None:
+    assert canonical(query) == canonical(text) == text
+
+
+def test_what_an_engine_may_read_as_a_comment_is_kept() -> None:
+    query = "SELECT * { FILTER(?a<e:b#>\n) }"
+    assert canonical(f" {query}\n") == query
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"SELECT * {{ SERVICE <{AWAY}> {{ ?s ?p ?o }} }}",
+        f"select*{{sErViCe<{AWAY}>{{}}}}",
+        f"SELECT * {{ SERVICE # where\n SILENT\t<{AWAY}> {{ }} }}",
+        f"SELECT * {{ ?s ?p 1SERVICE<{AWAY}>{{}} }}",
+        f"PREFIX : <{AWAY}> SELECT * {{ SERVICE:x{{}} }}",
+        f"SELECT * {{ \\u0053ERVICE <{AWAY}> {{}} }}",
+        f"SELECT * {{ ?s ?p 'a' }} # '\nSERVICE <{AWAY}> {{}}",
+        f'SELECT * {{ ?s ?p "\\\\" SERVICE <{AWAY}> {{}} ?a ?b "x" }}',
+        f'PREFIX e: <http://e/> SELECT * {{ FILTER(?a<e:b#> """\n) SERVICE <{AWAY}> {{}} #"""\n}}',
+        "SELECT * { FILTER(?a<?b)SERVICE?g#>\n{?s ?p ?o} }",
+    ],
+)
+def test_service_is_found_however_it_hides(query: str) -> None:
+    with pytest.raises(ServiceForbiddenError, match="nothing may go out"):
+        forbid_service(query, "nothing may go out")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT ?service { ?service <http://www.w3.org/ns/sparql-service-description#x> 'SERVICE <x> {}' }",
+        "SELECT * { ?s ?p ?o } # SERVICE <x> {}",
+        'SELECT * { ?s ex:service """\nSERVICE <x> {}"""@service }',
+        "SELECT $SERVICE { VALUES $SERVICE { <http://e/SERVICE/a_(b)> <urn:service:x> } }",
+    ],
+)
+def test_service_in_names_texts_and_comments_is_harmless(query: str) -> None:
+    forbid_service(query, "nothing may go out")
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("ASK { ?s ?p ?o }", "of the form ASK"),
+        ("PREFIX select: <http://e/> CONSTRUCT { } WHERE { }", "of the form CONSTRUCT"),
+        ("# SELECT\nDELETE WHERE { ?s ?p ?o }", "is an update"),
+        ("LOAD <http://e/select>", "is an update"),
+        ("hello", "has no SELECT"),
+    ],
+)
+def test_only_select_is_answered(query: str, found: str, toy: WikidataCache) -> None:
+    with pytest.raises(UserQueryError, match=found):
+        check_select(query)
+    with pytest.raises(UserQueryError, match=found):
+        toy.query(query)
+
+
+def test_a_local_graph_answers_and_refuses_service(toy: WikidataCache) -> None:
+    assert toy.query("SELECT ?o { <http://www.wikidata.org/entity/Q3> ?p ?o FILTER(isIRI(?o)) }") == [
+        {"o": "http://www.wikidata.org/entity/Q5"}
+    ]
+    with pytest.raises(ServiceForbiddenError, match="on this machine"):
+        toy.query(f"SELECT * {{ SERVICE <{AWAY}> {{ ?s ?p ?o }} }}")
+    with pytest.raises(UserQueryError, match="is not SPARQL"):
+        toy.query("SELECT * { ?s undeclared:p ?o }")
+
+
+def test_an_endpoints_rows_are_kept_by_the_question(server: Server, cache_path: str) -> None:
+    query = "SELECT ?l { <http://www.wikidata.org/entity/Q65> <http://www.w3.org/2000/01/rdf-schema#label> ?l }"
+    online = WikidataCache(server.url, cache=cache_path)
+    rows = online.query(query)
+    assert {"l": "Los Angeles"} in rows
+    assert online.query(query.replace(" ", "\n  ") + " # again") == rows
+    assert len(server.requests) == 1
+    offline = WikidataCache(cache=cache_path)
+    assert offline.query(query) == rows
+    with pytest.raises(CacheMissError, match="kind query"):
+        offline.query("SELECT ?s { ?s ?p ?o }")
+    with pytest.raises(ServiceForbiddenError, match="offline"):
+        offline.query(f"SELECT * {{ SERVICE <{AWAY}> {{ ?s ?p ?o }} }}")
+    assert len(WikidataCache(server.url, cache=cache_path, mode="refresh").query(query)) == len(rows)
+    assert len(server.requests) == 2
+
+
+def test_kg_offline_forbids_service_too(toy: WikidataCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KG_OFFLINE", "1")
+    with pytest.raises(ServiceForbiddenError, match="KG_OFFLINE"):
+        toy.query(f"SELECT * {{ SERVICE <{AWAY}> {{ ?s ?p ?o }} }}")

@@ -1,0 +1,282 @@
+"""What `load` keeps of each kind of source."""
+
+import bz2
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from pyoxigraph import DefaultGraph, RdfFormat
+from typer.testing import CliRunner
+
+from tests.wikidata_cache.wikidata_helpers import facts
+from wikidata_cache import open_source
+from wikidata_cache.cli import app
+from wikidata_cache.errors import StoreError
+from wikidata_cache.labels.label_index import LabelIndex
+from wikidata_cache.sources import source as templates
+from wikidata_cache.stores.load import LoadOptions, load
+from wikidata_cache.stores.manifest import open_database, read_manifest
+
+WD = "http://www.wikidata.org/entity/"
+P = "http://www.wikidata.org/prop/"
+LABEL = "<http://www.w3.org/2000/01/rdf-schema#label>"
+ALIAS = "<http://www.w3.org/2004/02/skos/core#altLabel>"
+ABOUT = "<http://schema.org/description>"
+SAME = "<http://www.w3.org/2002/07/owl#sameAs>"
+TIME = "<http://www.w3.org/2001/XMLSchema#dateTime>"
+RANK = "<http://wikiba.se/ontology#rank>"
+NODE = f"<{WD}statement/Q1-AB>"
+OLD = f"<{WD}statement/Q1-CD>"
+TEXT = f"<{WD}statement/Q1-EF>"
+
+WANTED = f"""\
+<{WD}Q1> <{P}direct/P31> <{WD}Q2> .
+<{WD}Q1> {LABEL} "One"@en .
+<{WD}Q1> {LABEL} "Onë \\"1\\" \\\\ 东 😀"@mul .
+<{WD}Q1> {ALIAS} "Uno"@en-gb .
+<{WD}Q1> {ABOUT} "a number"@en .
+<{WD}P31> {LABEL} "instance of"@en .
+<{WD}Q9> {SAME} <{WD}Q1> .
+<{WD}Q1> <{P}P31> {NODE} .
+{NODE} <{P}statement/P31> <{WD}Q2> .
+{NODE} {RANK} <http://wikiba.se/ontology#NormalRank> .
+{NODE} <{P}qualifier/P580> "2003-01-01T00:00:00Z"^^{TIME} .
+<{WD}Q1> <{P}P31> {OLD} .
+{OLD} <{P}statement/P31> <{WD}Q3> .
+{OLD} {RANK} <http://wikiba.se/ontology#DeprecatedRank> .
+"""
+UNWANTED = f"""\
+<https://www.wikidata.org/wiki/Special:EntityData/Q1> <http://schema.org/version> "12"^^<http://a/integer> .
+<{WD}Q1> <http://www.w3.org/1999/02/22-rdf-syntax-ns#type> <http://wikiba.se/ontology#Item> .
+<{WD}Q1> {LABEL} "Eins"@de .
+<{WD}Q1> {LABEL} "Ein \\"Name\\"@en"@de .
+<{WD}Q1> <http://www.w3.org/2004/02/skos/core#prefLabel> "One"@en .
+<{WD}Q1> <{P}direct/P569> "1903-00-00T00:00:00Z"^^{TIME} .
+<{WD}Q1> <{P}direct/P570> _:b0 .
+<{WD}Q1> <{P}direct/P571> <http://www.wikidata.org/.well-known/genid/00ff> .
+<{WD}Q1> <{P}direct/P1659> <{WD}P31> .
+<{WD}Q1> <{P}direct-normalized/P227> <https://d-nb.info/gnd/1> .
+<{WD}Q1> <{P}direct/P856> <http://bad.example/a b|c{{}}> .
+_:b1 <http://www.w3.org/2002/07/owl#onProperty> <{P}direct/P31> .
+{NODE} <{P}qualifier/P1545> "3" .
+{NODE} <{P}statement/P569> "1903-01-01T00:00:00Z"^^{TIME} .
+<https://en.wikipedia.org/wiki/One> <http://schema.org/about> <{WD}Q1> .
+<{WD}L1> {LABEL} "lexeme"@en .
+"""
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def stored(store: Path) -> set[str]:
+    triples = open_database(store, read_manifest(store)).dump(format=RdfFormat.N_TRIPLES, from_graph=DefaultGraph())
+    return set((triples or b"").decode().splitlines())
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Path:
+    return write(tmp_path / "dump.nt", WANTED + UNWANTED)
+
+
+def test_of_a_dump_only_what_is_asked_for_is_kept(dump: Path, tmp_path: Path) -> None:
+    report = load([dump], tmp_path / "wd")
+    assert stored(tmp_path / "wd") == set(WANTED.splitlines())
+    counts = {"triples": 14, "statements": 1, "items": 2, "properties": 1, "named": 2, "labels": 3, "aliases": 1}
+    assert report.manifest.counts == counts
+    [source] = report.manifest.sources
+    assert (source["lines"], source["kept"], source["kind"]) == (30, 14, "N-Triples")
+
+
+def test_deprecated_statements_and_other_ranks_answer_as_on_an_endpoint(dump: Path, tmp_path: Path) -> None:
+    load([dump], tmp_path / "wd")
+    source = open_source(tmp_path / "wd")
+    [answer] = source.ask(templates.CLAIMS, ["Q1"])
+    [claims] = [fact.value for fact in answer.facts if fact.kind == "claims"]
+    assert claims == [["P31", "Q2", "normal", "2003-01-01T00:00:00Z", ""]]
+    [redirect] = next(iter(source.ask(templates.REDIRECTS, ["Q9"]))).facts
+    assert redirect.value == "Q1"
+    assert facts(source).labels(["Q1"]) == {"Q1": "One"}
+
+
+def test_keep_all_keeps_bad_iris_too_and_gives_blank_nodes_names(dump: Path, tmp_path: Path) -> None:
+    load([dump], tmp_path / "wd", options=LoadOptions(keep_all=True))
+    kept = stored(tmp_path / "wd")
+    assert len(kept) == 30
+    assert set(WANTED.splitlines()) < kept
+    assert not any("_:" in line for line in kept)
+    assert sum("/.well-known/genid/" in line for line in kept) == 3
+    assert any("<http://bad.example/a b|c{}>" in line for line in kept)
+
+
+def test_blank_nodes_of_two_files_are_not_one(tmp_path: Path) -> None:
+    for name in ("a.nt", "b.nt"):
+        write(tmp_path / name, "_:x <http://p> <http://o> .\n")
+    load([tmp_path / "a.nt", tmp_path / "b.nt"], tmp_path / "wd", options=LoadOptions(keep_all=True))
+    assert len(stored(tmp_path / "wd")) == 2
+
+
+@pytest.mark.parametrize(
+    ("spelling", "change"),
+    [
+        ("escapes", lambda text: text.replace("ë", "\\u00EB").replace("东", "\\u4E1C").replace("😀", "\\U0001F600")),
+        ("capitals", lambda text: text.replace("@en-gb", "@en-GB").replace("@mul", "@MUL")),
+        ("tabs", lambda text: text.replace("> ", ">\t")),
+        ("carriage returns", lambda text: text.replace("\n", "\r\n")),
+        ("comments", lambda text: "# a dump\n\n" + text.replace(" .\n", ". # said\n")),
+        ("no last line end", lambda text: text.rstrip("\n")),
+        ("twice", lambda text: text + text),
+        ("backwards", lambda text: "\n".join(text.splitlines()[::-1]) + "\n"),
+    ],
+)
+def test_one_graph_has_one_hash_however_it_is_written(tmp_path: Path, spelling: str, change: object) -> None:
+    plain = load([write(tmp_path / "plain.nt", WANTED)], tmp_path / "wd").manifest
+    other = load([write(tmp_path / "other.nt", change(WANTED))], tmp_path / "wd2").manifest  # type: ignore[operator]
+    assert other.content_hash == plain.content_hash, spelling
+    assert other.counts == plain.counts
+    assert stored(tmp_path / "wd2") == set(WANTED.splitlines())
+
+
+def test_triples_that_come_in_two_files_count_once(tmp_path: Path) -> None:
+    first, second = (write(tmp_path / f"{name}.nt", WANTED) for name in "ab")
+    once = load([first], tmp_path / "one").manifest
+    twice = load([first, second], tmp_path / "two").manifest
+    assert twice.content_hash == once.content_hash
+    assert (twice.counts["triples"], twice.counts["statements"]) == (14, 1)
+
+
+@pytest.mark.parametrize("squeeze", [gzip.compress, bz2.compress])
+def test_what_a_file_is_shows_in_its_content(tmp_path: Path, squeeze: object) -> None:
+    plain = load([write(tmp_path / "g.nt", WANTED)], tmp_path / "wd").manifest
+    (tmp_path / "unnamed").write_bytes(squeeze(WANTED.encode()))  # type: ignore[operator]
+    assert load([tmp_path / "unnamed"], tmp_path / "wd2").manifest.content_hash == plain.content_hash
+
+
+TSV = 'Q1\tP31\tQ2\nQ1\tlabel\tOne "1" \\ half\nQ2\tlabel\tTwo\nP31\tlabel\tinstance of\n'
+KGTK = """\
+id\tnode1\tlabel\tnode2
+E1\tQ1\tP31\tQ2
+E2\tQ1\tlabel\t'One "1" \\\\ half'@en
+E3\tQ2\tlabel\t'Two'@en
+E4\tP31\tlabel\t'instance of'@en
+E5\tQ1\tlabel\t'Eins'@de
+E6\tQ1\tP569\t^1903-01-01T00:00:00Z/11
+E7\tE1\tP580\t^2003-01-01T00:00:00Z/11
+"""
+
+
+def test_tables_and_codex_folders_make_the_same_graph(tmp_path: Path) -> None:
+    codex = tmp_path / "codex" / "data"
+    for name, rows in {"train": "Q1\tP31\tQ2\n", "valid": "Q1\tP31\tQ2\n", "test_negatives": "Q1\tP31\tQ7\n"}.items():
+        write(codex / "triples" / "codex-m" / f"{name}.txt", rows)
+    said = {"Q1": {"label": 'One "1" \\ half', "description": None, "wiki": None}, "Q2": {"label": "Two", "wiki": "x"}}
+    write(codex / "entities" / "en" / "entities.json", json.dumps(said, indent=1))
+    write(codex / "entities" / "de" / "entities.json", json.dumps({"Q1": {"label": "Eins"}}))
+    write(codex / "relations" / "en" / "relations.json", json.dumps({"P31": {"label": "instance of"}}))
+    hashes = {
+        load([source], tmp_path / f"wd{number}").manifest.content_hash
+        for number, source in enumerate(
+            [write(tmp_path / "a.tsv", TSV), write(tmp_path / "b.tsv", KGTK), tmp_path / "codex", codex]
+        )
+    }
+    assert len(hashes) == 1
+    assert open_source(tmp_path / "a.tsv").select("SELECT * { ?s ?p ?o }").__len__() == 4
+    assert facts(open_source(tmp_path / "wd2")).labels(["Q1"]) == {"Q1": 'One "1" \\ half'}
+
+
+def test_a_flat_codex_folder_without_labels(tmp_path: Path) -> None:
+    for name in ("train", "valid", "test"):
+        write(tmp_path / "flat" / f"{name}.txt", f"Q1\tP31\tQ{len(name)}\n")
+    assert load([tmp_path / "flat"], tmp_path / "wd").manifest.counts["statements"] == 2
+
+
+def claim(value: object, rank: str = "normal", kind: str = "wikibase-entityid") -> dict[str, object]:
+    snak = {"snaktype": "value", "datavalue": {"type": kind, "value": value}} if value else {"snaktype": "somevalue"}
+    return {"mainsnak": snak, "type": "statement", "rank": rank}
+
+
+def item(number: int) -> dict[str, object]:
+    return {"entity-type": "item", "numeric-id": number, "id": f"Q{number}"}
+
+
+def test_a_json_dump_gives_what_the_truthy_dump_gives(tmp_path: Path) -> None:
+    english = {"language": "en", "value": 'The "One"\nof them'}
+    one = {
+        "type": "item",
+        "id": "Q1",
+        "labels": {"en": english, "de": {"language": "de", "value": "Eins"}},
+        "descriptions": {"mul": {"language": "mul", "value": "a number"}},
+        "aliases": {"en": [{"language": "en", "value": "Uno"}, {"language": "en", "value": "I"}]},
+        "claims": {
+            "P31": [claim(item(2)), claim(item(3), "deprecated"), claim(item(2))],
+            "P36": [claim(item(4)), claim(item(5), "preferred")],
+            "P37": [claim(item(6), "deprecated")],
+            "P40": [claim(None), claim({"entity-type": "item", "numeric-id": 7})],
+            "P1": [claim("text", kind="string"), claim({"entity-type": "property", "id": "P9", "numeric-id": 9})],
+        },
+    }
+    bare = {"type": "item", "id": "Q2", "labels": [], "descriptions": [], "aliases": [], "claims": []}
+    relation = {"type": "property", "id": "P31", "labels": {"en": {"language": "en", "value": "instance of"}}}
+    lexeme = {"type": "lexeme", "id": "L1", "lemmas": {}}
+    lines = ",\n".join(json.dumps(entity) for entity in (one, bare, relation, lexeme))
+    (tmp_path / "latest-all.json.gz").write_bytes(gzip.compress(f"[\n{lines}\n]\n".encode()))
+    load([tmp_path / "latest-all.json.gz"], tmp_path / "wd")
+    assert stored(tmp_path / "wd") == {
+        f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> .",
+        f"<{WD}Q1> <{P}direct/P36> <{WD}Q5> .",
+        f"<{WD}Q1> <{P}direct/P40> <{WD}Q7> .",
+        f'<{WD}Q1> {LABEL} "The \\"One\\"\\nof them"@en .',
+        f'<{WD}Q1> {ABOUT} "a number"@mul .',
+        f'<{WD}Q1> {ALIAS} "Uno"@en .',
+        f'<{WD}Q1> {ALIAS} "I"@en .',
+        f'<{WD}P31> {LABEL} "instance of"@en .',
+    }
+
+
+def test_names_reach_the_label_index(dump: Path, tmp_path: Path) -> None:
+    load([dump], tmp_path / "wd")
+    with LabelIndex(tmp_path / "wd" / "labels.sqlite") as index:
+        assert [(m.id, m.text, m.language, m.kind, m.weight) for m in index.exact("uno")] == [
+            ("Q1", "Uno", "en-gb", "alias", 1)
+        ]
+        assert [match.text for match in index.exact('one "1" \\ 东 😀')] == ['Onë "1" \\ 东 😀']
+        assert [(m.id, m.weight) for m in index.exact("Instance of")] == [("P31", 1)]
+
+
+def test_labels_beside_a_graph_without_labels_are_loaded_too(tmp_path: Path) -> None:
+    graph = write(tmp_path / "graph.tsv", "Q1\tP31\tQ2\n")
+    write(tmp_path / "labels.tsv", "Q1\tlabel\tOne\n")
+    manifest = load([graph], tmp_path / "wd").manifest
+    assert [source["name"] for source in manifest.sources] == ["graph.tsv", "labels.tsv"]
+    assert facts(open_source(tmp_path / "wd")).labels(["Q1"]) == {"Q1": "One"}
+
+
+def test_a_folder_of_graph_files(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.nt", WANTED)
+    write(tmp_path / "in" / "b.tsv", "Q5\tP31\tQ6\n")
+    write(tmp_path / "in" / "README.md", "no graph")
+    assert load([tmp_path / "in"], tmp_path / "wd").manifest.counts["statements"] == 2
+
+
+def test_the_command_says_what_it_made(dump: Path, tmp_path: Path) -> None:
+    runner, command = CliRunner(), ["load", str(dump), "--store", str(tmp_path / "wd")]
+    made = runner.invoke(app, command)
+    assert made.exit_code == 0, made.output
+    assert "14 triples, 1 statements about 2 items with 1 properties, 2 entities with a name" in made.output
+    assert read_manifest(tmp_path / "wd").content_hash in made.output
+    again = runner.invoke(app, command)
+    assert isinstance(again.exception, StoreError)
+    assert runner.invoke(app, [*command, "--force", "--keep-all"]).exit_code == 0
+    assert read_manifest(tmp_path / "wd").keep_all
+
+
+def test_a_link_to_a_store_stays_a_link(dump: Path, tmp_path: Path) -> None:
+    load([dump], tmp_path / "real")
+    (tmp_path / "wd").symlink_to(tmp_path / "real")
+    write(tmp_path / "new.tsv", "Q8\tP31\tQ9\n")
+    load([tmp_path / "new.tsv"], tmp_path / "wd", force=True)
+    assert (tmp_path / "wd").is_symlink()
+    assert read_manifest(tmp_path / "real").counts["triples"] == 1

@@ -1,0 +1,238 @@
+"""Stores on disk: opened as sources, and never trusted when something is missing."""
+
+import json
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.wikidata_cache.wikidata_helpers import EDITS, read_shared
+from wikidata_cache import WikidataCache, cli, open_source, packaged_extract
+from wikidata_cache.doctor import examine
+from wikidata_cache.errors import LabelIndexError, SourceStringError, StoreError
+from wikidata_cache.stores import manifest as checksums
+from wikidata_cache.stores.load import load
+from wikidata_cache.stores.manifest import LABELS, engine_folder, is_store, read_manifest
+from wikidata_cache.stores.serve import served
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store") / "wd"
+    load([packaged_extract()], store)
+    return store
+
+
+@pytest.fixture
+def copy(loaded: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(loaded, tmp_path / "wd"))
+
+
+def hashes(cache: WikidataCache) -> list[str]:
+    return [str(graph.graph["content_hash"]) for graph in cache.subgraphs(EDITS, hops=3, per_node=10)]
+
+
+def test_subgraphs_are_those_of_the_file(cache: WikidataCache, loaded: Path) -> None:
+    expected = hashes(cache)
+    assert len(set(expected)) == len(EDITS)
+    for spec in (loaded, f"{loaded}/", f"oxigraph:{loaded}", f"oxigraph:{loaded}/oxigraph"):
+        assert hashes(WikidataCache(spec)) == expected, spec
+
+
+def test_a_subgraph_says_which_store_it_is_from(loaded: Path) -> None:
+    graph = WikidataCache(loaded).subgraph(EDITS[0])
+    content_hash = read_manifest(loaded).content_hash
+    assert graph.graph["source"] == {"kind": "store", "folder": "wd", "content_hash": content_hash}
+
+
+def test_a_store_can_be_moved_and_two_processes_may_read_it(copy: Path, tmp_path: Path) -> None:
+    moved = copy.rename(tmp_path / "elsewhere")
+    one, two = open_source(moved), open_source(moved)
+    assert one.select("SELECT (COUNT(*) AS ?n) { ?s ?p ?o }") == two.select("SELECT (COUNT(*) AS ?n) { ?s ?p ?o }")
+
+
+def test_the_manifest_is_plain_json_with_counts_and_hashes(loaded: Path) -> None:
+    manifest = json.loads((loaded / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["format"] == "wikidata-cache store/2"
+    assert manifest["counts"] == {
+        "triples": 25_726,
+        "statements": 19_793,
+        "items": 5_694,
+        "properties": 237,
+        "named": 5_933,
+        "labels": 5_933,
+        "aliases": 0,
+    }
+    [source] = manifest["sources"]
+    assert source["sha256"] == "0bc5a45c9a6f38082bb22ed8ebb3d788f3ff318e2d8d9c151a57ae079ae5f0e9"
+    assert "CC0" in manifest["licence"]
+
+
+def change(store: Path, **values: object) -> None:
+    path = store / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def table(store: Path) -> Path:
+    return max((store / "oxigraph").glob("*.sst"), key=lambda path: path.stat().st_size)
+
+
+def scribble(path: Path, *, keep_time: bool = False) -> None:
+    """47 bytes in the middle of a file are overwritten, and its size stays."""
+    said, content = path.stat(), bytearray(path.read_bytes())
+    start = len(content) // 2
+    content[start : start + 47] = bytes(byte ^ 0xA5 for byte in content[start : start + 47])
+    path.write_bytes(content)
+    if keep_time:
+        os.utime(path, ns=(said.st_atime_ns, said.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("harm", "problem"),
+    [
+        (lambda store: change(store, format="wikidata-cache store/9"), r"store/9.*Load it again.*extract\.nt\.gz"),
+        (lambda store: change(store, format="wikidata-cache store/1"), r"store/1.*Load it again.*extract\.nt\.gz"),
+        (lambda store: change(store, files={"labels.sqlite": 7}), "manifest.json cannot be read"),
+        (lambda store: (store / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda store: (store / "manifest.json").write_text("[1]"), "manifest.json cannot be read"),
+        (lambda store: (store / "labels.sqlite").unlink(), "is not whole: labels.sqlite is missing"),
+        (lambda store: table(store).unlink(), r"is not whole: oxigraph/\d+.sst is missing"),
+        (lambda store: table(store).write_bytes(table(store).read_bytes()[:-9]), r"has \d+ bytes instead of \d+"),
+        (lambda store: (store / "oxigraph" / "CURRENT").unlink(), "is not whole: oxigraph/CURRENT is missing"),
+        (lambda store: scribble(table(store)), r"is damaged: the content of oxigraph/\d+.sst.*load it again.*--force"),
+        (lambda store: scribble(store / LABELS), r"is damaged: the content of labels.sqlite"),
+        (
+            lambda store: change(store, probes=["<http://a> <http://b> <http://c> ."]),
+            "1 of 1 triples that were looked for are not there.*local disk",
+        ),
+    ],
+)
+def test_a_store_that_is_not_whole_is_refused(copy: Path, harm: object, problem: str) -> None:
+    harm(copy)  # type: ignore[operator]
+    for spec in (str(copy), f"oxigraph:{copy}", f"oxigraph:{copy}/oxigraph"):
+        with pytest.raises(StoreError, match=problem) as caught:
+            open_source(spec)
+        assert caught.value.folder == copy
+
+
+def test_every_table_and_every_file_of_the_engine_is_under_watch(copy: Path) -> None:
+    known = set(read_manifest(copy).files)
+    there = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    assert there - known == {"manifest.json", "oxigraph/LOCK", "oxigraph/LOG"}
+    for name in sorted(known):
+        content = (copy / name).read_bytes()
+        if content:
+            scribble(copy / name)
+            with pytest.raises(StoreError, match=f"is damaged: the content of {name} "):
+                open_source(copy)
+            (copy / name).write_bytes(content)
+    open_source(copy)
+
+
+def test_files_of_the_same_time_are_trusted_and_copied_ones_are_read(
+    loaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read: list[str] = []
+    hashed = checksums._hashed
+    monkeypatch.setattr(checksums, "_hashed", lambda path, bar: read.append(path.name) or hashed(path, bar))
+    monkeypatch.setattr(checksums, "_SLOW_S", -1)
+    with caplog.at_level(logging.INFO, logger="wikidata_cache"):
+        open_source(loaded)
+        assert read == []
+        copied = shutil.copytree(loaded, tmp_path / "new", copy_function=shutil.copyfile)
+        for _ in range(2):  # nothing is remembered
+            assert open_source(copied).select("SELECT * { ?s ?p ?o } LIMIT 1")
+            assert len(read) == len(read_manifest(loaded).files)
+            read.clear()
+    assert "files that were copied or touched since they were loaded are whole" in caplog.text
+
+
+def test_the_doctor_reads_every_file(copy: Path) -> None:
+    found = {finding.what: finding for finding in examine(f"oxigraph:{copy}")}
+    assert found[f"store {copy}"].ok and "whole: the sha256 of all" in found[f"store {copy}"].found
+    scribble(table(copy), keep_time=True)  # as a failing disk does it
+    [broken] = [finding for finding in examine(copy) if not finding.ok]
+    assert broken.what == f"store {copy}"
+    assert f"is damaged: the content of oxigraph/{table(copy).name} is not what was loaded" in broken.found
+
+
+def test_the_doctor_reads_a_plain_folder_before_it_asks_it_anything(copy: Path, tmp_path: Path) -> None:
+    plain = copy.joinpath("oxigraph").rename(tmp_path / "plain")
+    found = {finding.what: finding for finding in examine(f"oxigraph:{plain}")}
+    assert "all 25,726 triples can be read" in found[f"store {plain}"].found
+    scribble(next(p for p in sorted(plain.glob("*.sst")) if b"Philadelphia" in p.read_bytes()))
+    [broken] = [finding for finding in examine(f"oxigraph:{plain}") if not finding.ok]
+    assert broken.what == f"store {plain}" and "so it is damaged" in broken.found
+
+
+def test_a_label_index_that_only_a_search_finds_damaged_is_named(copy: Path) -> None:
+    index, found = copy / LABELS, WikidataCache(copy).linker
+    content = bytearray(index.read_bytes())
+    half = len(content) // 8192 * 4096
+    content[half - 40960 : half + 40960] = b"\xff" * 81920
+    index.write_bytes(content)
+    with pytest.raises(LabelIndexError, match=r"labels.sqlite: is damaged \(.*load the store again"):
+        for number in range(100):
+            found.link(f"{chr(97 + number % 26)}{number}")
+            found.link(["Philadelphia", "Los Angeles", "Miami", "London", "New York City"][number % 5])
+
+
+def test_a_damaged_store_is_not_served(copy: Path) -> None:
+    scribble(table(copy))
+    for folder in (copy, copy / "oxigraph"):
+        with pytest.raises(StoreError, match="is damaged"), served(folder):
+            pass
+
+
+@pytest.mark.parametrize("as_store", [True, False])
+def test_damage_that_only_a_query_meets_has_a_way_out_too(copy: Path, tmp_path: Path, as_store: bool) -> None:
+    folder = copy if as_store else copy.joinpath("oxigraph").rename(tmp_path / "plain")
+    engine = folder / "oxigraph" if as_store else folder
+    texts = next(p for p in sorted(engine.glob("*.sst")) if b"Philadelphia" in p.read_bytes())
+    cache = WikidataCache(f"oxigraph:{folder}")
+    scribble(texts, keep_time=True)
+    with pytest.raises(StoreError, match=rf"{folder}: its database cannot be read.*load it again") as caught:
+        cache.query("SELECT * { ?s ?p ?o }")
+    assert caught.value.folder == folder
+
+
+@pytest.mark.parametrize("command", [["show", "Q1345", "-g"], ["find", "Philadelphia", "-g"], ["serve"]])
+def test_a_damaged_store_is_one_line_and_exit_code_2(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    scribble(table(copy))
+    monkeypatch.setattr(sys, "argv", ["wikidata-cache", *command, str(copy)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.startswith(f"error: {copy}: is damaged") and error.count("\n") == 1
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no such folder"):
+        engine_folder(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match=r"no manifest.json in it"):
+        read_manifest(tmp_path)
+    (tmp_path / "wd.loading").mkdir()
+    with pytest.raises(StoreError, match="run the same command again to finish it"):
+        read_manifest(tmp_path / "wd.loading")
+    with pytest.raises(SourceStringError, match="is no Oxigraph store"):
+        open_source(f"oxigraph:{tmp_path}")
+    assert not is_store(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_whole_shared_graph_in_bounded_memory_gives_the_same_subgraphs(tmp_path: Path) -> None:
+    sources = [read_shared(f"wikidata/{name}.nt.gz") for name in ("wikidata", "labels", "aliases", "descriptions")]
+    manifest = load(sources, tmp_path / "wd").manifest
+    # The numbers that come with the data.
+    assert manifest.counts["statements"] == 1_071_994
+    assert (manifest.counts["items"], manifest.counts["properties"]) == (403_191, 541)
+    assert manifest.counts["labels"] == 194_563 + 11_118
+    assert manifest.counts["aliases"] == 296_917 - 5  # five have no visible character
+    assert manifest.counts["triples"] == sum(source["kept"] for source in manifest.sources)
+    assert hashes(WikidataCache(tmp_path / "wd")) == hashes(WikidataCache(sources))

@@ -1,0 +1,105 @@
+"""What stands at the ends of relations: the same from every engine, kept, shipped, and safe to ask for."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.wikidata_cache.sources.test_backends import RdflibSource
+from tests.wikidata_cache.virtuoso_server import virtuoso
+from tests.wikidata_cache.wikidata_helpers import Server
+from wikidata_cache import Source, WikidataCache
+from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.errors import BadOptionError
+from wikidata_cache.linking.knowledge import sample_ends, stated_there
+from wikidata_cache.linking.linker import Linker
+from wikidata_cache.sources.oxigraph import OxigraphSource
+from wikidata_cache.subgraphs.facts import Facts
+
+# Three are born somewhere, two of them in Rome; one place has two types, one has none.
+PLACES = """\
+Q1\tP19\tQ10
+Q2\tP19\tQ10
+Q3\tP19\tQ11
+Q4\tP19\tQ12
+Q1\tP31\tQ5
+Q2\tP31\tQ5
+Q10\tP31\tQ515
+Q10\tP31\tQ1549591
+Q11\tP31\tQ515
+Q4\tP20\tQ13
+"""
+ENDS = {
+    "P19 object": [2, [["Q1549591", 1], ["Q515", 2]]],
+    "P19 subject": [2, [["Q5", 2]]],
+    "P20 object": [0, []],
+}
+SMUGGLED = 'P19 object" AS ?r) { ?s ?p ?o } #'
+PRESENT = {"P19 object Q10": True, "P19 object Q13": False, "P19 subject Q4": True, "P20 object Q13": True}
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    path = tmp_path / "places.tsv"
+    path.write_text(PLACES, encoding="utf-8")
+    return path
+
+
+def as_ntriples(folder: Path) -> Path:
+    wd, direct = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
+    rows = [line.split("\t") for line in PLACES.splitlines()]
+    path = folder / "places.nt"
+    path.write_text("".join(f"<{wd}{s}> <{direct}{p}> <{wd}{o}> .\n" for s, p, o in rows))
+    return path
+
+
+def facts(source: Source) -> Facts:
+    return Facts(source, meta=(), internal=())
+
+
+def test_ends_are_counted_by_hand(places: Path) -> None:
+    asked = facts(OxigraphSource.from_files([places]))
+    assert asked.ends(ENDS) == ENDS
+    assert asked.at_ends(PRESENT) == PRESENT
+    objects = sample_ends(asked, "P19", "object")
+    assert objects is not None
+    assert (objects.sampled, objects.shares) == (2, {"Q1549591": 0.5, "Q515": 1.0})
+    assert sample_ends(asked, "P20", "object") is None
+    assert stated_there(asked, "P19", "object", ["Q10", "Q13", "P19"]) == {"Q10"}
+
+
+def test_another_engine_says_the_same(tmp_path: Path) -> None:
+    asked = facts(RdflibSource([as_ntriples(tmp_path)]))
+    assert (asked.ends(ENDS), asked.at_ends(PRESENT)) == (ENDS, PRESENT)
+
+
+@pytest.mark.slow
+def test_virtuoso_says_the_same(tmp_path: Path) -> None:
+    (tmp_path / "virtuoso").mkdir()
+    with virtuoso([as_ntriples(tmp_path)], tmp_path / "virtuoso", rows=10_000) as url:
+        asked = facts(EndpointSource(url))
+        assert (asked.ends(ENDS), asked.at_ends(PRESENT)) == (ENDS, PRESENT)
+
+
+def test_a_snapshot_carries_them(places: Path, server: Server, tmp_path: Path) -> None:
+    server.store = OxigraphSource.from_files([places])._store
+    asked = WikidataCache(server.url, cache=tmp_path / "a.sqlite").facts
+    assert (asked.ends(ENDS), asked.at_ends(PRESENT)) == (ENDS, PRESENT)
+    export_snapshot(AnswerStore(tmp_path / "a.sqlite"), tmp_path / "s.jsonl.gz")
+    import_snapshot(AnswerStore(tmp_path / "b.sqlite"), tmp_path / "s.jsonl.gz")
+    told = WikidataCache(cache=tmp_path / "b.sqlite", mode="offline").facts
+    assert (told.ends(ENDS), told.at_ends(PRESENT)) == (ENDS, PRESENT)
+    assert Counter(len(query) < 8_000 for _, _, query in server.requests) == {True: 2}
+
+
+@pytest.mark.parametrize("bad", ["P19 objects", "Q19 object", SMUGGLED, "P19 object Q65 ", "P19 owner"])
+def test_no_end_smuggles_sparql(places: Path, bad: str) -> None:
+    cache = WikidataCache(places)
+    with pytest.raises(BadOptionError, match="no place at an end of a relation"):
+        cache.facts.ends([bad])
+    with pytest.raises(BadOptionError, match="no place at an end of a relation"):
+        cache.facts.at_ends([bad])
+    with pytest.raises(BadOptionError):
+        Linker(cache.linker.knowledge, cache.facts).link("x", relation=bad)
