@@ -28,9 +28,10 @@ test: $(READY)  ## the tests, under 15 minutes on 2 cores
 test-all: $(READY)  ## the tests and the slow benchmark checks
 	$(BIN)/pytest
 
-check: $(READY)  ## formatting, lint, types
+check: $(READY)  ## formatting, lint, layers, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 bench: $(READY)  ## speed ratios, one JSON line each

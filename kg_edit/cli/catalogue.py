@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from kg_edit.cli.console import plain, stdout
+from kg_edit.cli.console import stdout
 from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument
 from kg_edit.jobs.method_plan import load
+from kg_edit.jobs.progress import plain
 
 _WIDEST = 1000
 

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from kg_edit.errors import KgEditError
+from kg_edit.jobs.progress import plain
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
@@ -28,14 +29,6 @@ def stdout() -> Console:
     return Console(highlight=False, emoji=False)
 
 
-@contextmanager
-def doing(what: str) -> Iterator[None]:
-    """Say on a terminal what takes its time; elsewhere nothing, not even the empty line that rich would write."""
-    console = Console(stderr=True)
-    with console.status(plain(what)) if console.is_terminal else nullcontext():
-        yield
-
-
 def run(method: EditingMethod, model: LanguageModel, edits: tuple[Edit, ...], out: Path) -> None:
     """Make the edits, draw the first one's subgraph, show what changed."""
     from kg_edit.jobs.before_after import terminal_table
@@ -46,15 +39,6 @@ def run(method: EditingMethod, model: LanguageModel, edits: tuple[Edit, ...], ou
     stdout().print(terminal_table(rows))
     files = [PATCH, RECORDS, REPORT, *([picture.name] if picture else [])]
     stdout().print(f"{plain(str(out))}: {', '.join(files)}", soft_wrap=True)
-
-
-def plain(text: str) -> str:
-    """``text`` for a rich console, with nothing in it taken for markup."""
-    from rich.markup import escape
-
-    from kg_edit.jobs.before_after import one_line
-
-    return escape(one_line(text))
 
 
 @contextmanager

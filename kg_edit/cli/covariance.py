@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import plain, stdout
+from kg_edit.cli.console import stdout
 from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import load
+from kg_edit.jobs.progress import plain
 
 if TYPE_CHECKING:
     from kg_edit.covariance.files import Manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -50,8 +51,13 @@ def edit(
     from kg_edit.edits.templates import RelationTemplates
 
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
-    file = read_edits(edits, labels=planned.graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
-    usable = planned.check(file.edits, out, keep_going=keep_going)
+    file = read_edits(
+        edits,
+        labels=planned.graph,
+        templates=RelationTemplates.load(templates),
+        keep_going=keep_going,
+    )
+    usable = planned.check(file.edits, out, keep_going=keep_going, say=partial(typer.echo, err=True))
     language_model = load(model, dtype, device)
     settled = planned.settled(language_model, usable)
     run(settled.on(language_model), language_model, usable, out)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import plain, stdout
+from kg_edit.cli.console import stdout
 from kg_edit.cli.options import (
     Contact,
     CorpusName,
@@ -33,6 +33,7 @@ from kg_edit.cli.options import (
 )
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.evaluation import Evaluation
+from kg_edit.jobs.progress import plain
 
 if TYPE_CHECKING:
     from kg_edit.evaluate import Summary

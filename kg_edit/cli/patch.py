@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from kg_edit.cli.console import plain, stdout
+from kg_edit.cli.console import stdout
 from kg_edit.cli.options import (
     Contact,
     Device,
@@ -38,6 +38,7 @@ from kg_edit.cli.patch_output import (
     show_ledger,
 )
 from kg_edit.jobs.method_plan import load, open_graph, plan
+from kg_edit.jobs.progress import plain
 
 Standing = Annotated[
     Path, typer.Argument(metavar="LEDGER", help="the ledger's folder, one patch file, or a folder of kg-edit edit")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kg_edit.cli.console import plain, stdout
+from kg_edit.cli.console import stdout
 from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
+from kg_edit.jobs.progress import plain
 
 if TYPE_CHECKING:
     from kg_edit.jobs.before_after import Kind

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import doing, plain, stdout
+from kg_edit.cli.console import stdout
 from kg_edit.cli.options import CorpusName, Device, Dtype, Memory, MethodName, ModelName, Preset, Settings
+from kg_edit.jobs.progress import doing, plain
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -27,9 +27,9 @@ from kg_edit.covariance.measure import Sums, finish, run, start
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError
 from kg_edit.models.architectures import content_fingerprint
+from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import cache_folder
-from kg_edit.patches.base import refuse_patched
 from kg_edit.storage.input_hashes import NAMES_A_FILE
 
 _WAY_OUT = "give every shard of one run, each once"

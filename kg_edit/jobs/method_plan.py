@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from kg_edit.cli.console import doing
 from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.jobs.progress import doing
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 
 AUTO = "auto"
+
+log = logging.getLogger(__name__)
 
 
 def parse_layer(text: str | int | None) -> int | None:
@@ -81,8 +82,16 @@ class Plan:
     sweep: Sweep | None = None  # how it was chosen
     memory: float | None = None  # MB above the model that a pass may take
 
-    def check(self, edits: Sequence[Edit], out: Path, *, keep_going: bool = False) -> tuple[Edit, ...]:
+    def check(
+        self, edits: Sequence[Edit], out: Path, *, keep_going: bool = False, say: Callable[[str], None] = log.warning
+    ) -> tuple[Edit, ...]:
         """All that can be said without a model about the edits and the output folder; the edits that can be made.
+
+        Args:
+            edits: those that are asked for.
+            out: the folder that the run is to write.
+            keep_going: leave out edits that can't be made.
+            say: is called with a line for each edit that is left out.
 
         Raises:
             KgEditError, WikidataCacheError: something can't work; with ``keep_going`` only if no edit can be made.
@@ -98,7 +107,7 @@ class Plan:
         if len(faults) == len(edits):
             raise next(iter(faults.values()))
         for edit, fault in faults.items():
-            typer.echo(f"skipped: {edit.id}: {fault}", err=True)
+            say(f"skipped: {edit.id}: {fault}")
         return tuple(edit for edit in edits if edit not in faults)
 
     def _fault(self, edit: Edit) -> Exception | None:

@@ -32,8 +32,11 @@ from kg_edit import __version__
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnknownNameError, describe, faults_of, unknown_name
 from kg_edit.graphs.source import FAILURES, SubgraphSource, as_source
+from kg_edit.methods.presets import preset_names, published_settings
+from kg_edit.methods.registry import find_method, method_names
+from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Kind, Patch, refuse_patched
+from kg_edit.patches.base import Kind, Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.input_hashes import input_files
 
@@ -96,18 +99,12 @@ class MethodConfig(BaseModel):
 
     @classmethod
     def _published(cls, name: str, method: str | None) -> dict[str, Any]:
-        from kg_edit.methods import find_method, method_names
-        from kg_edit.methods.presets import published_settings
-
         mine = [method] if method else [known for known in method_names() if find_method(known).config_class is cls]
         cls._refuse_preset_of_others(name, mine)
         return published_settings(name, mine, own=cls.presets)
 
     @classmethod
     def _refuse_preset_of_others(cls, name: str, mine: Sequence[str]) -> None:
-        from kg_edit.methods import method_names
-        from kg_edit.methods.presets import preset_names
-
         known = preset_names(mine)
         having = [other for other in method_names() if name not in known and name in preset_names([other])]
         if having:

@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import Size, Tensor, nn
 
+from kg_edit.errors import PatchError
+from kg_edit.models.language_model import LanguageModel
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -95,3 +98,34 @@ def stopping() -> Iterator[None]:
         yield
     except StopForwardError:
         return
+
+
+_APPLIED = "_kg_edit_applied_patch"
+
+
+@contextmanager
+def exclusive(model: LanguageModel) -> Iterator[None]:
+    """Only one patch at a time: which weights a nested one would restore is anybody's guess.
+
+    Raises:
+        PatchError: a patch is applied already.
+    """
+    refuse_patched(model)
+    setattr(model.model, _APPLIED, True)
+    try:
+        yield
+    finally:
+        delattr(model.model, _APPLIED)
+
+
+def refuse_patched(model: LanguageModel) -> None:
+    """For what is to be seen on the model as it is.
+
+    Raises:
+        PatchError: a patch is applied to it at the moment.
+    """
+    if getattr(model.model, _APPLIED, False):
+        raise PatchError(
+            "a patch is applied to this model already; leave its block first, or add the two: "
+            "(first + second).applied(...)"
+        )

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Literal
 
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.models.architectures import FORMAT
+from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.container import patch_class, read_patch
 
 Kind = Literal["weights", "adapter", "prompt"]
-_APPLIED = "_kg_edit_applied_patch"
 
 
 class Patch(ABC):
@@ -160,34 +160,6 @@ def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     methods += [method for method in second.get("methods", ()) if method not in methods]
     edits = [*first.get("edits", ()), *second.get("edits", ())]
     return {**second, **first, "methods": methods, "edits": edits}
-
-
-@contextmanager
-def exclusive(model: LanguageModel) -> Iterator[None]:
-    """Only one patch at a time: which weights a nested one would restore is anybody's guess.
-
-    Raises:
-        PatchError: a patch is applied already.
-    """
-    refuse_patched(model)
-    setattr(model.model, _APPLIED, True)
-    try:
-        yield
-    finally:
-        delattr(model.model, _APPLIED)
-
-
-def refuse_patched(model: LanguageModel) -> None:
-    """For what is to be seen on the model as it is.
-
-    Raises:
-        PatchError: a patch is applied to it at the moment.
-    """
-    if getattr(model.model, _APPLIED, False):
-        raise PatchError(
-            "a patch is applied to this model already; leave its block first, or add the two: "
-            "(first + second).applied(...)"
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.base import Kind, Patch, exclusive, joined
+from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.container import WEIGHTS, PatchFile, write_patch
 
 

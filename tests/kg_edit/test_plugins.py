@@ -6,9 +6,8 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
-from kg_edit import methods
 from kg_edit.errors import UnsupportedModelError
-from kg_edit.methods import find_method, method_names
+from kg_edit.methods import find_method, method_names, registry
 from kg_edit.methods.rank_one.rome import Rome
 from kg_edit.models import architectures
 from kg_edit.models.architectures import ModelSpec, find_spec
@@ -42,7 +41,7 @@ def test_a_plug_in_neither_overrides_nor_lies(name: str, value: str, monkeypatch
 
 
 def test_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = plug_in("mine", "Mine", methods.ENTRY_POINTS)
-    monkeypatch.setattr(methods, "entry_points", lambda group: found.select(group=group))
+    found = plug_in("mine", "Mine", registry.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "entry_points", lambda group: found.select(group=group))
     assert {"glame", "mine", "rome"} < set(method_names())
     assert find_method("mine") is Mine

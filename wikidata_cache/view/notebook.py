@@ -7,19 +7,18 @@ from collections.abc import Callable, Collection
 from html import escape
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import networkx as nx
 
 from wikidata_cache.atomic import write_atomically
 from wikidata_cache.view.page import headline, page, statement_rows, subtitle
 from wikidata_cache.view.words import with_old_edge, words
 
-if TYPE_CHECKING:
-    from wikidata_cache.subgraphs.subgraph import Subgraph
-
 _FRAME = "width:100%;height:640px;border:1px solid #8884;border-radius:8px;background:#fff"
 
 
-def html(graph: "Subgraph") -> str:
+def html(graph: nx.MultiDiGraph) -> str:
     """The interactive page, sandboxed in a frame, above the statements as a folded table.
 
     Where frames are stripped, as on GitHub and in untrusted notebooks, the table is what remains.
@@ -35,7 +34,7 @@ def html(graph: "Subgraph") -> str:
     return f"{frame}{_table(graph, title)}"
 
 
-def _table(graph: "Subgraph", title: str) -> str:
+def _table(graph: nx.MultiDiGraph, title: str) -> str:
     shown = words(with_old_edge(graph))
     rows = statement_rows(shown).replace("<button ", "<span ").replace("</button>", "</span>")
     head = "<tr><th>subject</th><th>property</th><th>object</th><th>ids</th></tr>"
@@ -44,7 +43,7 @@ def _table(graph: "Subgraph", title: str) -> str:
 
 
 def mimebundle(
-    graph: "Subgraph", *, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    graph: nx.MultiDiGraph, *, include: Collection[str] | None = None, exclude: Collection[str] | None = None
 ) -> dict[str, str]:
     """The page, the drawing as SVG and one line of text: each front end takes the best that it can show."""
     from wikidata_cache.view.static import svg
@@ -60,7 +59,7 @@ def mimebundle(
     return {kind: make() for kind, make in makers.items() if kind in wanted}
 
 
-def show(graph: "Subgraph", *, static: bool = False) -> None:
+def show(graph: nx.MultiDiGraph, *, static: bool = False) -> None:
     """Show a graph in the notebook that runs this, else in a browser from a temporary file."""
     kind = "image/svg+xml" if static else "text/html"
     if _is_notebook():

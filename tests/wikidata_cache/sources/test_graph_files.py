@@ -28,7 +28,7 @@ def test_tsv_with_and_without_header(tmp_path: Path) -> None:
 
 def test_hashes_are_those_of_the_files(tmp_path: Path) -> None:
     path = tmp_path / "g.nt.gz"
-    path.write_bytes(gzip.compress(MANY))
+    path.write_bytes(gzip.compress(MANY, mtime=0))
     store, hashes = load_files([path])
     assert len(store) == 19_999
     assert hashes == {"g.nt.gz": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -48,9 +48,9 @@ def test_labels_beside_a_graph_without_labels(tmp_path: Path, caplog: pytest.Log
 def test_labels_beside_the_target_of_a_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for folder in ("data", "work"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "data" / "wikidata.nt.gz").write_bytes(gzip.compress(LINE % 1))
+    (tmp_path / "data" / "wikidata.nt.gz").write_bytes(gzip.compress(LINE % 1, mtime=0))
     label = b'<%sentity/Q1> <http://www.w3.org/2000/01/rdf-schema#label> "One"@en .\n' % WIKIDATA
-    (tmp_path / "data" / "labels.nt.gz").write_bytes(gzip.compress(label))
+    (tmp_path / "data" / "labels.nt.gz").write_bytes(gzip.compress(label, mtime=0))
     link = tmp_path / "work" / "wikidata.nt.gz"
     link.symlink_to(tmp_path / "data" / "wikidata.nt.gz")
     assert facts(open_source(link)).labels(["Q1"]) == {"Q1": "One"}
@@ -73,7 +73,7 @@ def test_a_graph_without_any_label_is_said_to_be_one(tmp_path: Path, caplog: pyt
     [
         ("empty.nt", b"", "is empty", None),
         ("empty.tsv", b"", "is empty", None),
-        ("empty.nt.gz", gzip.compress(b""), "is empty", None),
+        ("empty.nt.gz", gzip.compress(b"", mtime=0), "is empty", None),
         ("comments.nt", b"# nothing\n", "holds no statement", None),
         ("prose.nt", LINE % 1 + b"this is prose\n", "is not N-Triples", 2),
         ("latin.nt", LINE % 1 + b'<http://a> <http://b> "caf\xe9"@en .\n', "UTF-8", 2),
@@ -98,7 +98,7 @@ def test_bad_files_are_named_with_their_line(
 
 def test_a_cut_off_download(tmp_path: Path) -> None:
     for name, content in {"g.nt.gz": MANY, "g.tsv.gz": b"Q1\tP1\tQ2\n" * 300_000}.items():
-        whole = gzip.compress(content)
+        whole = gzip.compress(content, mtime=0)
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
         with pytest.raises(GraphFileError, match=r"cut-off gzip.*fetch the file again") as caught:
             open_source(tmp_path / name)
@@ -106,7 +106,7 @@ def test_a_cut_off_download(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit(tmp_path: Path) -> None:
-    damaged = bytearray(gzip.compress(MANY))
+    damaged = bytearray(gzip.compress(MANY, mtime=0))
     damaged[len(damaged) // 2] ^= 0x55
     (tmp_path / "g.nt.gz").write_bytes(damaged)
     with pytest.raises(GraphFileError) as caught:

@@ -1,0 +1,65 @@
+"""All methods by name; a third party adds one by an entry point in the group ``kg_edit.methods``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from kg_edit.errors import unknown_name
+
+if TYPE_CHECKING:
+    from kg_edit.methods.base import EditingMethod
+
+ENTRY_POINTS = "kg_edit.methods"
+
+_METHODS = {
+    "alphaedit": "kg_edit.methods.memit.alphaedit:AlphaEdit",
+    "definition": "kg_edit.methods.in_context.definition:Definition",
+    "emmet": "kg_edit.methods.memit.emmet:Emmet",
+    "ft": "kg_edit.methods.fine_tuning.ft:Ft",
+    "ft-constrained": "kg_edit.methods.fine_tuning.ft:FtConstrained",
+    "ft-ewc": "kg_edit.methods.fine_tuning.ewc:FtEwc",
+    "ft-l": "kg_edit.methods.fine_tuning.ft:FtL",
+    "ft-m": "kg_edit.methods.fine_tuning.ft:FtM",
+    "ft-retrain": "kg_edit.methods.fine_tuning.ft:FtRetrain",
+    "glame": "kg_edit.methods.glame.glame:Glame",
+    "glame-batch": "kg_edit.methods.glame.variants:GlameBatch",
+    "glame-gnn": "kg_edit.methods.glame.variants:GlameGnn",
+    "glame-mlp": "kg_edit.methods.glame.variants:GlameMlp",
+    "glame-plus": "kg_edit.methods.glame_plus.method:GlamePlus",
+    "glame-random": "kg_edit.methods.glame.variants:GlameRandom",
+    "grace": "kg_edit.methods.grace:Grace",
+    "ike": "kg_edit.methods.in_context.ike:Ike",
+    "kn": "kg_edit.methods.kn:Kn",
+    "locft": "kg_edit.methods.fine_tuning.locft:LocFt",
+    "lora": "kg_edit.methods.fine_tuning.lora:Lora",
+    "memit": "kg_edit.methods.memit.memit:Memit",
+    "memit-kg": "kg_edit.methods.glame.kg_baselines:MemitKg",
+    "mend": "kg_edit.methods.mend.method:Mend",
+    "popularity-retrieval": "kg_edit.methods.in_context.popularity:PopularityRetrieval",
+    "r-rome": "kg_edit.methods.rank_one.rome:RRome",
+    "rome": "kg_edit.methods.rank_one.rome:Rome",
+    "rome-kg": "kg_edit.methods.glame.kg_baselines:RomeKg",
+}
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all methods, plug-ins included."""
+    return tuple(sorted({*_METHODS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))}))
+
+
+def find_method(name: str) -> type[EditingMethod]:
+    """The class of a method, imported only now.
+
+    Raises:
+        UnknownNameError: there is none of that name; suggests a near one.
+    """
+    if name not in method_names():
+        raise unknown_name("method", name, method_names())
+    if name not in _METHODS:
+        plugin: type[EditingMethod] = entry_points(group=ENTRY_POINTS)[name].load()
+        return plugin
+    module, _, attribute = _METHODS[name].partition(":")
+    found: type[EditingMethod] = getattr(import_module(module), attribute)
+    return found
