@@ -18,12 +18,12 @@ import torch
 from tools.machine import matmul_peak, useful_flop, watched_memory
 from tools.model_edits import request, some_edits
 
-from kg_edit.methods.rank_one.rome import FreeChange, RomeConfig
+from kg_edit.methods.rank_one.rome import FreeDelta, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.value.objective import ForwardFactory, Objective, Request
-from kg_edit.value.optimise import Descent, descend
+from kg_edit.value.optimise import Descent, optimise_values
 from kg_edit.value.plain_forward import PlainForward
 from kg_edit.value.tail_forward import TailForward
 
@@ -34,8 +34,8 @@ SETTINGS = RomeConfig.preset("paper", {"stop_below": 0.0})  # no edit stops earl
 def values(model: LanguageModel, asked: list[Request], forward: ForwardFactory) -> list[Descent]:
     """m* of all edits."""
     objective = Objective(model, LAYER, asked, kl_weight=SETTINGS.kl_weight, weight_decay=0.5, forward=forward)
-    proposals = [FreeChange(value, SETTINGS) for value in objective.value]
-    return descend(objective, proposals, steps=SETTINGS.steps, stop_below=SETTINGS.stop_below)
+    proposals = [FreeDelta(value, SETTINGS) for value in objective.value]
+    return optimise_values(objective, proposals, steps=SETTINGS.steps, stop_below=SETTINGS.stop_below)
 
 
 def main() -> None:

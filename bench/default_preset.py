@@ -18,11 +18,11 @@ from tools.model_edits import request, some_edits
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
-from kg_edit.methods.rank_one.rome import FreeChange, Rome, RomeConfig
+from kg_edit.methods.rank_one.rome import FreeDelta, Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.value.objective import Objective
-from kg_edit.value.optimise import descend
+from kg_edit.value.optimise import optimise_values
 from kg_edit.value.plain_forward import PlainForward
 
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob")
@@ -43,8 +43,8 @@ def plain_seconds(model: LanguageModel, rome: Rome, edit: Edit) -> float:
     objective = Objective(
         model, rome.layer, [asked], kl_weight=config.kl_weight, weight_decay=config.weight_decay, forward=PlainForward
     )
-    proposals = [FreeChange(objective.value[0], config)]
-    descend(objective, proposals, steps=config.steps, stop_below=config.stop_below)
+    proposals = [FreeDelta(objective.value[0], config)]
+    optimise_values(objective, proposals, steps=config.steps, stop_below=config.stop_below)
     return time.perf_counter() - start
 
 

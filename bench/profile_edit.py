@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from tools.model_edits import request, some_edits
 from torch.profiler import ProfilerActivity, profile
 
-from kg_edit.methods.rank_one.rome import FreeChange, RomeConfig
+from kg_edit.methods.rank_one.rome import FreeDelta, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.value.objective import ForwardFactory, Objective, Request
-from kg_edit.value.optimise import descend
+from kg_edit.value.optimise import optimise_values
 from kg_edit.value.plain_forward import PlainForward
 from kg_edit.value.tail_forward import TailForward
 
@@ -59,8 +59,8 @@ def shares(work: Callable[[], object], edits: int) -> dict[str, float]:
 def values(model: LanguageModel, asked: list[Request], forward: ForwardFactory) -> None:
     """m* of the edits."""
     objective = Objective(model, LAYER, asked, kl_weight=SETTINGS.kl_weight, weight_decay=0.5, forward=forward)
-    proposals = [FreeChange(value, SETTINGS) for value in objective.value]
-    descend(objective, proposals, steps=SETTINGS.steps, stop_below=0.0)
+    proposals = [FreeDelta(value, SETTINGS) for value in objective.value]
+    optimise_values(objective, proposals, steps=SETTINGS.steps, stop_below=0.0)
 
 
 def fast(model: LanguageModel, asked: list[Request], contexts: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ from wikidata_cache import WikidataCache
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.sources.facts import Answer, Row
+from wikidata_cache.sources.facts import Answer, Binding
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Provenance, Template
 
@@ -56,7 +56,7 @@ class Counting:
             self.kinds[template.kind] += 1
             yield answer
 
-    def select(self, query: str) -> Sequence[Row]:
+    def select(self, query: str) -> Sequence[Binding]:
         """The endpoint's rows."""
         return self._inner.select(query)
 

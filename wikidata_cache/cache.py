@@ -12,13 +12,13 @@ from wikidata_cache.answers.modes import Mode, offline_forced
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
 from wikidata_cache.open_source import SourceSpec, open_source
-from wikidata_cache.sources.facts import Row
+from wikidata_cache.sources.facts import Binding
 from wikidata_cache.sources.source import Source
 from wikidata_cache.sources.user_queries import check_select, forbid_service
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
 from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.options import Direction, Leakage, Plan, Root, Statements
+from wikidata_cache.subgraphs.options import Direction, Leakage, Root, Statements, SubgraphPlan
 from wikidata_cache.subgraphs.sampling import Policy
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
@@ -99,7 +99,7 @@ class WikidataCache:
 
         return open_linker(self.facts)
 
-    def query(self, sparql: str) -> list[Row]:
+    def query(self, sparql: str) -> list[Binding]:
         """The rows of a SELECT query of your own; an endpoint's answer is kept in the cache like any other.
 
         Raises UserQueryError where it is no SELECT query, ServiceForbiddenError for SERVICE in a graph of
@@ -146,7 +146,7 @@ class WikidataCache:
         Raises EntityNotInGraphError where the graph does not know o*; UnknownLabelError or AmbiguousLabelError
         where o* has no id and its label does not settle it; TruthyOnlyError; BadOptionError.
         """
-        plan = Plan(hops, per_node, seed, roots, max_edges, policy, direction, statements)
+        plan = SubgraphPlan(hops, per_node, seed, roots, max_edges, policy, direction, statements)
         return self._subgraphs([edit], plan, leakage or Leakage())[0]
 
     def subgraphs(
@@ -168,7 +168,7 @@ class WikidataCache:
         `leakage` may be one for all, or one for each edit. Raises what `subgraph` raises, such as
         BadOptionError for another number of them.
         """
-        plan = Plan(hops, per_node, seed, roots, max_edges, policy, direction, statements)
+        plan = SubgraphPlan(hops, per_node, seed, roots, max_edges, policy, direction, statements)
         return self._subgraphs(list(edits), plan, Leakage() if leakage is None else leakage)
 
     def neighbourhood(
@@ -187,10 +187,12 @@ class WikidataCache:
         An item of which the graph says nothing gives a lone node. Raises BadOptionError or TruthyOnlyError.
         """
         check_ids([entity])
-        plan = Plan(hops, per_node, seed, (), None, policy, direction, statements)
+        plan = SubgraphPlan(hops, per_node, seed, (), None, policy, direction, statements)
         return self._with_source(item_subgraph(entity, self.facts, plan))
 
-    def _subgraphs(self, edits: list[EditLike], plan: Plan, leakage: Leakage | Sequence[Leakage]) -> list[Subgraph]:
+    def _subgraphs(
+        self, edits: list[EditLike], plan: SubgraphPlan, leakage: Leakage | Sequence[Leakage]
+    ) -> list[Subgraph]:
         for edit in edits:
             check_edit(edit)
         each = [leakage] * len(edits) if isinstance(leakage, Leakage) else leakage

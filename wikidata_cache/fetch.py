@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wikidata_cache.answers.cached_source import CachedSource, Tally
+from wikidata_cache.answers.cached_source import CachedSource, RequestCounts
 from wikidata_cache.atomic import write_atomically
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.edits import EditRow
@@ -34,7 +34,7 @@ class Fetched:
     graphs: Sequence[Subgraph]
     skipped: Sequence[EditRowError]
     contradictions: Sequence[str]
-    tally: Tally
+    tally: RequestCounts
 
     @property
     def digest(self) -> str:
@@ -78,7 +78,7 @@ def fetch_edits(
         direction=direction,
         statements=statements,
     )
-    tally = cache.source.tally if isinstance(cache.source, CachedSource) else Tally()
+    tally = cache.source.tally if isinstance(cache.source, CachedSource) else RequestCounts()
     return Fetched(good, graphs, skipped, _contradictions(cache, good, graphs), tally)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from wikidata_cache import Source
 from wikidata_cache.ids import DIRECT, ENTITY, local_id
-from wikidata_cache.sources.facts import Answer, Fact, Row
+from wikidata_cache.sources.facts import Answer, Binding, Fact
 from wikidata_cache.sources.source import Provenance, Template
 
 
@@ -38,7 +38,7 @@ class OneByOne:
             self.asked[template.kind] += 1
             yield from self._inner.ask(alone, [entity])
 
-    def select(self, query: str) -> Sequence[Row]:
+    def select(self, query: str) -> Sequence[Binding]:
         """The other source's answer."""
         return self._inner.select(query)
 
@@ -51,5 +51,5 @@ def _out_query(ids: Sequence[str]) -> str:
     )
 
 
-def _read_out(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("out", ids[0], sorted([local_id(row["p"]), local_id(row["o"])] for row in rows))]

@@ -24,7 +24,7 @@ Answer = Annotated[Name, Field(max_length=200)]
 Prompt = Annotated[Text, Field(max_length=2000)]
 
 
-class Probe(Record):
+class PromptToTry(Record):
     """A prompt of the user's own, and an answer whose probability is of interest."""
 
     prompt: Prompt = Field(description="a text that the model goes on with")
@@ -41,7 +41,7 @@ class TryRequest(Record):
     relation: Answer | None = Field(None, description="the relation's name")
     subject_id: EntityId | None = Field(None, description="the Wikidata id of s")
     target_new_id: EntityId | None = Field(None, description="the Wikidata id of o*")
-    probes: Annotated[tuple[Probe, ...], Field(strict=False, max_length=PROBES)] = Field(
+    probes: Annotated[tuple[PromptToTry, ...], Field(strict=False, max_length=PROBES)] = Field(
         (), description="prompts to look at beside the edit's own"
     )
     on_ledger: bool = Field(False, description="make the edit on the model with what stands in the ledger")

@@ -20,14 +20,14 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from kg_edit import __version__
-from kg_edit.app.messages import KeepRequest, LedgerView, Probe, Problem, State, TryAnswer, TryRequest
-from kg_edit.app.session import Workshop
+from kg_edit.app.messages import KeepRequest, LedgerView, Problem, PromptToTry, State, TryAnswer, TryRequest
+from kg_edit.app.session import EditDesk
 from kg_edit.edits.edit import Edit, Record, checked
 from kg_edit.errors import ConfigError, EditError, KgEditError, UnknownNameError
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
-    from kg_edit.app.session import Workshop
+    from kg_edit.app.session import EditDesk
 
 
 _READING = ("GET", "HEAD", "OPTIONS")
@@ -81,7 +81,7 @@ def _own(request: Request) -> str:
     return f"{request.url.scheme}://{request.url.netloc}/"
 
 
-def state_of(workshop: Workshop) -> State:
+def state_of(workshop: EditDesk) -> State:
     """What the page works with."""
     method, model, ledger = workshop.method, workshop.model, workshop.ledger
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
@@ -102,7 +102,7 @@ def example() -> TryRequest:
     """The first edit of `kg-edit demo`, with its paraphrases and neighbours as probes."""
     lines = (files("kg_edit") / "data" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
     edit = checked(Edit, json.loads(lines[0]))
-    probes = [Probe(prompt=prompt) for prompt in edit.paraphrases]
+    probes = [PromptToTry(prompt=prompt) for prompt in edit.paraphrases]
     return TryRequest(
         subject=edit.subject,
         prompt=edit.prompt,
@@ -111,11 +111,11 @@ def example() -> TryRequest:
         relation=edit.relation,
         subject_id=edit.subject_id,
         target_new_id=edit.target_new_id,
-        probes=(*probes, *(Probe(prompt=prompt, answer=edit.target_true) for prompt in edit.neighborhood[:1])),
+        probes=(*probes, *(PromptToTry(prompt=prompt, answer=edit.target_true) for prompt in edit.neighborhood[:1])),
     )
 
 
-def _graph_name(workshop: Workshop) -> str | None:
+def _graph_name(workshop: EditDesk) -> str | None:
     """Which graph is asked, in a word."""
     if workshop.graph is None:
         return None
@@ -137,7 +137,7 @@ _REQUESTS: dict[str, type[Record]] = {"/api/try": TryRequest, "/api/ledger": Kee
 _FAILED, _UNKNOWN, _WRONG = 500, 404, 422
 
 
-def make_app(workshop: Workshop, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> FastAPI:
+def make_app(workshop: EditDesk, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> FastAPI:
     """The application; ``hosts`` are the names under which it answers, so that no other site's name leads here."""
     app = FastAPI(title="kg-edit", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
@@ -157,7 +157,7 @@ def _add_page(app: FastAPI) -> None:
         app.get(f"/{name}", include_in_schema=False)(serve(name, kind))
 
 
-def _add_api(app: FastAPI, workshop: Workshop) -> None:
+def _add_api(app: FastAPI, workshop: EditDesk) -> None:
     @app.get("/api/state")
     def state() -> State:
         """What the page works with."""

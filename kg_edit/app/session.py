@@ -29,7 +29,7 @@ from wikidata_cache.view.page import page
 
 if TYPE_CHECKING:
     from kg_edit.ledger import Ledger
-    from kg_edit.ledger.log import Step
+    from kg_edit.ledger.log import PatchStep
 
 
 REMEMBERED = 20
@@ -45,7 +45,7 @@ class Try:
     """
 
     patch: Patch
-    base: tuple[Step, ...] | None
+    base: tuple[PatchStep, ...] | None
     graph: nx.MultiDiGraph | None
     kept: tuple[int, ...] = ()
 
@@ -55,7 +55,7 @@ class Try:
         return tuple(step.number for step in self.base or ())
 
 
-class Tries:
+class RecentEdits:
     """The last tries by their ids."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Tries:
         self._tries[key] = replace(tried, kept=(*tried.kept, step))
 
 
-def is_kept(tried: Try, steps: Collection[Step]) -> bool:
+def is_kept(tried: Try, steps: Collection[PatchStep]) -> bool:
     """Whether one of the steps is this try."""
     return any(step.number in tried.kept for step in steps)
 
@@ -95,7 +95,7 @@ def is_kept(tried: Try, steps: Collection[Step]) -> bool:
 _HOPS, _PER_NODE = 2, 12  # of a drawing, where the method looks at no graph itself
 
 
-class Workshop:
+class EditDesk:
     """Makes edits on request. Others wait while one is computed, as the model is changed for that time.
 
     ``graph`` is drawn where the method itself looks at none; ``ledger`` is where edits can be kept.
@@ -107,7 +107,7 @@ class Workshop:
         self.method, self.model, self.ledger = method, method.model, ledger
         self.graph = graph or method.graph
         self._alone = threading.Lock()
-        self._tries = Tries()
+        self._tries = RecentEdits()
         self._count = 0
 
     def try_edit(self, wanted: TryRequest) -> TryAnswer:
@@ -208,7 +208,7 @@ class Workshop:
         except (KgEditError, WikidataCacheError) as error:  # nothing that the edit needs
             return None, str(error)
 
-    def _standing(self) -> tuple[tuple[Step, ...], Patch]:
+    def _standing(self) -> tuple[tuple[PatchStep, ...], Patch]:
         """The steps that stand and their sum, which belong together: another process may write meanwhile."""
         ledger = self._ledger()
         steps, patch = ledger.steps, ledger.patch

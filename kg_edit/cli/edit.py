@@ -59,7 +59,7 @@ def edit(
     )
     usable = planned.check(file.edits, out, keep_going=keep_going, say=partial(typer.echo, err=True))
     language_model = load(model, dtype, device)
-    settled = planned.settled(language_model, usable)
+    settled = planned.with_layer(language_model, usable)
     run(settled.on(language_model), language_model, usable, out)
     settled.note_layer(out)
     for problem in file.problems:

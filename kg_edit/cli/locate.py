@@ -15,7 +15,7 @@ from kg_edit.jobs.progress import plain
 
 if TYPE_CHECKING:
     from kg_edit.locate.summary import LocateSummary
-    from kg_edit.locate.trace import Fact, TraceSettings
+    from kg_edit.locate.trace import TracedFact, TraceSettings
 
 Edits = Annotated[Path | None, typer.Argument(help="edits whose facts are traced: .jsonl, .json, .csv or .tsv")]
 Known = Annotated[
@@ -80,7 +80,7 @@ def _settings(kind: str, window: int | None, samples: int, answer: str, seed: in
     return TraceSettings(kind=chosen, window=window, samples=samples, answer=asked, seed=seed)
 
 
-def _facts(edits: Path | None, known: Path | None) -> tuple[Fact, ...]:
+def _facts(edits: Path | None, known: Path | None) -> tuple[TracedFact, ...]:
     from kg_edit.edits.files import read_edits
     from kg_edit.locate.trace import facts_of, read_known
 

@@ -95,7 +95,7 @@ def _table(*headers: str) -> Table:
 
 
 def _verdict(found: Estimate) -> list[str]:
-    from kg_edit.planning.estimate import PLACES, ways_out
+    from kg_edit.planning.estimate import PLACES, suggestions
 
     said = []
     for place in PLACES:
@@ -104,7 +104,7 @@ def _verdict(found: Estimate) -> list[str]:
             have = "how much is free is not known" if free is None else f"{_bytes(free)} are free"
             verdict = "it does not fit" if place in found.lacking else "look yourself" if free is None else "it fits"
             said.append(f"{place}: {_bytes(needed)} at the worst moment, {have}: {verdict}")
-    return [*said, *(f"way out: {way}" for way in ways_out(found))]
+    return [*said, *(f"way out: {way}" for way in suggestions(found))]
 
 
 def _bytes(number: float) -> str:

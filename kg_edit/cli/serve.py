@@ -50,7 +50,7 @@ def serve(
     """
     _check_installed()
     from kg_edit.app.server import make_app
-    from kg_edit.app.session import Workshop
+    from kg_edit.app.session import EditDesk
     from kg_edit.ledger import Ledger
 
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
@@ -60,7 +60,7 @@ def serve(
         made = planned.on(load(model, dtype, device))
         with doing(f"preparing {method}"):
             made.prepare()
-        app = make_app(Workshop(made, graph=planned.graph, ledger=opened), hosts=_names(host))
+        app = make_app(EditDesk(made, graph=planned.graph, ledger=opened), hosts=_names(host))
         typer.echo(f"http://{host}:{place.getsockname()[1]}/ is up; stop it with Ctrl-C")
         run(app, place)
     typer.echo("stopped")

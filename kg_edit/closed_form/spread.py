@@ -20,14 +20,14 @@ from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.objective import Request
 
-Place = Literal["block", "value"]  # a block's output, or its down-projection's
+SpreadSite = Literal["block", "value"]  # a block's output, or its down-projection's
 _TOKENS = 2048
 _SLACK = 0.05  # bfloat16 keeps two digits
 
 
 @torch.no_grad()
 def subject_states(
-    model: LanguageModel, prompts: Sequence[Prompt], *, layer: int, last: int, place: Place = "block"
+    model: LanguageModel, prompts: Sequence[Prompt], *, layer: int, last: int, place: SpreadSite = "block"
 ) -> tuple[Tensor, Tensor]:
     """The keys of block ``layer`` [prompts, d_ff] and the states of block ``last`` [prompts, d], in float32.
 
@@ -62,7 +62,7 @@ def _alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
 
 
 def _forward(
-    model: LanguageModel, rows: Sequence[tuple[int, ...]], layer: int, last: int, place: Place
+    model: LanguageModel, rows: Sequence[tuple[int, ...]], layer: int, last: int, place: SpreadSite
 ) -> tuple[Tensor, Tensor]:
     """Key and state at the end of rows of equal length."""
     batch = left_pad(rows, device=model.device)
@@ -137,7 +137,7 @@ def write_jointly(
     wanted: Tensor,
     *,
     layers: Sequence[int],
-    place: Place,
+    place: SpreadSite,
     directions: Directions,
 ) -> Written:
     """Updates of ``layers`` after which the state of the last one, in the bare prompts, is about ``wanted``.
@@ -159,7 +159,7 @@ def write_jointly(
     done = WeightPatch(factors={})
     keys = dict[str, Tensor]()
     for number, layer in enumerate(layers):
-        with done.worn(model):
+        with done.stacked_on(model):
             key, state = _mean_keys(model, requests, layer, layers[-1], place)
         missing = (wanted.to(state.device) - state) / (len(layers) - number)
         right = directions(layer, key.double()).float()
@@ -172,7 +172,7 @@ def write_jointly(
 
 
 def _mean_keys(
-    model: LanguageModel, requests: Sequence[Request], layer: int, last: int, place: Place
+    model: LanguageModel, requests: Sequence[Request], layer: int, last: int, place: SpreadSite
 ) -> tuple[Tensor, Tensor]:
     """The facts' keys [d_ff, facts] in block ``layer``, and their states [facts, d] in the bare prompts.
 

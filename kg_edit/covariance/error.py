@@ -23,7 +23,7 @@ KEYS = 16
 _KEYS_A_CALL = 4
 
 
-class Doubling(BaseModel):
+class ConvergenceCheck(BaseModel):
     """The angle in degrees between C^-1 k from ``tokens_before`` and from ``tokens`` tokens, over ``keys`` keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +36,7 @@ class Doubling(BaseModel):
     max_degrees: float
 
 
-def doubling(before: Covariance, after: Covariance, keys: Tensor) -> Doubling | None:
+def doubling(before: Covariance, after: Covariance, keys: Tensor) -> ConvergenceCheck | None:
     """Compare C^-1 k of both for ``keys`` [n, d_ff]; None where there is no key or C can't be solved with."""
     if len(keys) == 0:
         return None
@@ -45,7 +45,7 @@ def doubling(before: Covariance, after: Covariance, keys: Tensor) -> Doubling | 
     except CovarianceError:  # too few tokens for a ridge of 0: nothing to compare yet
         return None
     degrees = torch.tensor(found, dtype=torch.float64)
-    return Doubling(
+    return ConvergenceCheck(
         tokens_before=before.tokens,
         tokens=after.tokens,
         keys=len(keys),

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kg_edit.covariance.error import Doubling
+from kg_edit.covariance.error import ConvergenceCheck
 from kg_edit.covariance.moment import flat_size, square
 from kg_edit.errors import CovarianceError, OutputError
 from kg_edit.storage.atomic import write_json
@@ -56,7 +56,7 @@ class Manifest(Identity):
     chunks: int
     model_name: str = ""
     size: int = 0
-    doublings: tuple[Doubling, ...] = ()
+    doublings: tuple[ConvergenceCheck, ...] = ()
 
     @classmethod
     def parse(cls, text: str, path: Path) -> Self:
@@ -189,7 +189,7 @@ class Position(BaseModel):
     seen: int = 0
     count: int = 0
     half_count: int = 0
-    doublings: dict[int, tuple[Doubling, ...]] = {}
+    doublings: dict[int, tuple[ConvergenceCheck, ...]] = {}
     finished: bool = False
 
     @property

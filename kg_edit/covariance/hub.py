@@ -19,7 +19,7 @@ from kg_edit.errors import ConfigError, CovarianceError, OutputError
 from kg_edit.storage.atomic import replacing
 
 
-class Place(Protocol):
+class RemoteFolder(Protocol):
     """Where files can be listed, read and added by name."""
 
     @property
@@ -118,7 +118,7 @@ class HubPlace:
             raise _unreachable(self.name, "write to", error) from error
 
 
-def open_place(text: str, *, private: bool = False) -> Place:
+def open_place(text: str, *, private: bool = False) -> RemoteFolder:
     """A folder (a path that begins with ``/``, ``.`` or ``~``, or a ``file://`` URL), else a repository on the hub.
 
     Raises:
@@ -144,7 +144,7 @@ def _unreachable(name: str, doing: str, error: Exception) -> CovarianceError:
 _ENDINGS = (".safetensors", ".json")
 
 
-def push(place: Place, manifests: Sequence[Manifest], folder: Path) -> list[Manifest]:
+def push(place: RemoteFolder, manifests: Sequence[Manifest], folder: Path) -> list[Manifest]:
     """Copy covariances from the store ``folder`` to ``place``; the manifests of those that were not there yet.
 
     Raises:
@@ -159,7 +159,7 @@ def push(place: Place, manifests: Sequence[Manifest], folder: Path) -> list[Mani
     return new
 
 
-def pull(place: Place, folder: Path, *, ids: Sequence[str] = (), model: str | None = None) -> list[Manifest]:
+def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: str | None = None) -> list[Manifest]:
     """Copy covariances from ``place`` to the store ``folder``, and check them; the manifests of those that are new.
 
     ``ids``: these alone, by id or its beginning. ``model``: only those measured on a model of that name or fingerprint.
@@ -175,7 +175,7 @@ def pull(place: Place, folder: Path, *, ids: Sequence[str] = (), model: str | No
     return [_pull(place, name, folder) for name in wanted]
 
 
-def _pull(place: Place, name: str, folder: Path) -> Manifest:
+def _pull(place: RemoteFolder, name: str, folder: Path) -> Manifest:
     """The matrix is checked under a name that nobody looks for, before it gets its own."""
     manifest = _manifest(place, name, folder)
     incoming = folder / ".incoming" / f"{name}.safetensors"
@@ -193,7 +193,7 @@ def _pull(place: Place, name: str, folder: Path) -> Manifest:
     return found
 
 
-def _manifest(place: Place, name: str, folder: Path) -> Manifest:
+def _manifest(place: RemoteFolder, name: str, folder: Path) -> Manifest:
     path = folder / ".incoming" / f"{name}.json"
     place.fetch(path.name, path)
     try:

@@ -20,7 +20,7 @@ from kg_edit.models.prompts import left_pad
 _BATCH_TOKENS = 2048
 _LEAST_TOKENS, _SLACK = 256, 1.05  # a batch of so many tokens ends where more than 5 % would be padding
 
-Row = Sequence[int]
+TokenRow = Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class TokenBatch:
     mask: Tensor | None
 
 
-def packed_batches(rows: Sequence[Row], device: torch.device) -> Iterator[TokenBatch]:
+def packed_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[TokenBatch]:
     """Texts side by side in rows as long as the longest text."""
     width = max(map(len, rows), default=0)
     bins = _fill(rows, width)
@@ -45,14 +45,14 @@ def packed_batches(rows: Sequence[Row], device: torch.device) -> Iterator[TokenB
         yield pack(bins[start : start + size], width, device)
 
 
-def padded_batches(rows: Sequence[Row], device: torch.device) -> Iterator[TokenBatch]:
+def padded_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[TokenBatch]:
     """Texts of like length, a text a row, padded on the left."""
     for group in _alike(sorted(rows, key=len)):
         batch = left_pad(group, device=device)
         yield TokenBatch(ids=batch.ids, positions=batch.positions, real=batch.mask.bool(), mask=batch.mask)
 
 
-def pack(bins: Sequence[Sequence[Row]], width: int, device: torch.device) -> TokenBatch:
+def pack(bins: Sequence[Sequence[TokenRow]], width: int, device: torch.device) -> TokenBatch:
     """Rows that hold the texts of one bin each; filled up with texts of one token."""
     ids, positions, real = [], [], []
     for texts in bins:
@@ -69,9 +69,9 @@ def pack(bins: Sequence[Sequence[Row]], width: int, device: torch.device) -> Tok
     )
 
 
-def _fill(rows: Sequence[Row], width: int) -> list[list[Row]]:
+def _fill(rows: Sequence[TokenRow], width: int) -> list[list[TokenRow]]:
     """Put each row, the longest first, into the first bin that still has room for it."""
-    bins: list[list[Row]] = []
+    bins: list[list[TokenRow]] = []
     room: list[int] = []
     for row in sorted(rows, key=len, reverse=True):
         place = next((place for place, free in enumerate(room) if free >= len(row)), len(bins))
@@ -83,9 +83,9 @@ def _fill(rows: Sequence[Row], width: int) -> list[list[Row]]:
     return bins
 
 
-def _alike(rows: Sequence[Row]) -> Iterator[list[Row]]:
+def _alike(rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
     """Runs of rows, sorted by length, of which little is padding."""
-    group: list[Row] = []
+    group: list[TokenRow] = []
     tokens = 0
     for row in rows:
         padded = (len(group) + 1) * len(row)
@@ -118,7 +118,7 @@ def keys_seen(model: LanguageModel, layers: Sequence[int], see: See) -> Iterator
 
 @torch.no_grad()
 def keys_of_rows(
-    model: LanguageModel, layers: Sequence[int], rows: Sequence[Row], see: See, *, packed: bool = False
+    model: LanguageModel, layers: Sequence[int], rows: Sequence[TokenRow], see: See, *, packed: bool = False
 ) -> None:
     """Show ``see`` the keys of token rows, each a text of its own; ``packed``: next to nothing is padded.
 

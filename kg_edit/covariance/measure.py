@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kg_edit.covariance.corpora import Corpus
-from kg_edit.covariance.error import Doubling, ProbeKeys, doubling
+from kg_edit.covariance.error import ConvergenceCheck, ProbeKeys, doubling
 from kg_edit.covariance.files import (
     Identity,
     Manifest,
@@ -133,7 +133,7 @@ class Sums:
         self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
         self._move(half_count=self.position.count)
 
-    def _doubling(self, layer: int) -> tuple[Doubling, ...]:
+    def _doubling(self, layer: int) -> tuple[ConvergenceCheck, ...]:
         moment = self.moments[layer]
         if layer not in self.halves or not 0 < self.position.half_count < moment.count:
             return ()

@@ -14,7 +14,7 @@ from kg_edit.datasets import (
     ripple_edits,
     zsre,
 )
-from kg_edit.datasets.reading import Dataset, Problem, Reading
+from kg_edit.datasets.reading import Dataset, FileContent, Problem
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.errors import unknown_name
 
@@ -22,10 +22,10 @@ __all__ = [
     "DATASETS",
     "BenchmarkRecord",
     "Dataset",
+    "FileContent",
     "Probe",
     "Problem",
     "Query",
-    "Reading",
     "as_record",
     "find_dataset",
 ]

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template, without_null
-from kg_edit.datasets.reading import Parse, Row
+from kg_edit.datasets.reading import Parse, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text
 from kg_edit.edits.rows import to_edit
@@ -46,7 +46,7 @@ def plus_parser() -> Parse:
     return partial(parse_plus, templates=RelationTemplates.load())
 
 
-def parse(row: Row, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
+def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
     """The record of a row of CounterFact, or of its flat form.
 
     Raises:
@@ -58,7 +58,7 @@ def parse(row: Row, name: str, *, templates: RelationTemplates) -> BenchmarkReco
     return built(edit.id, [edit], _generation(row.get("generation_prompts")), form="CounterFact")
 
 
-def parse_plus(row: Row, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
+def parse_plus(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
     """The record of a row of CounterFactPlus.
 
     Raises:
@@ -70,7 +70,7 @@ def parse_plus(row: Row, name: str, *, templates: RelationTemplates) -> Benchmar
     return record
 
 
-def parse_flat(row: Row, name: str) -> BenchmarkRecord:
+def parse_flat(row: RawRecord, name: str) -> BenchmarkRecord:
     """The record of a row of EasyEdit's flat form.
 
     The locality prompt counts as a neighbour where its answer is the edit's old target, as CounterFact's do; besides

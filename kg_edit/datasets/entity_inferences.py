@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from kg_edit.datasets.building import Template, built, built_edit, fields_of, template
-from kg_edit.datasets.reading import Row
+from kg_edit.datasets.reading import RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, Fault
@@ -53,7 +53,7 @@ class Masked(NamedTuple):
     after: str
 
 
-def parse(row: Row, name: str) -> BenchmarkRecord:
+def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     """The record of a row: probes inference (labels to choose from) or span (the masked text).
 
     A label is scored together with the rest of its sentence. Where the definition does not name the entity before

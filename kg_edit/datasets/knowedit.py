@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from kg_edit.datasets.building import answers, built, built_edit, fields_of, form_of, old_target, probe, template
-from kg_edit.datasets.reading import Row, every_row
+from kg_edit.datasets.reading import RawRecord, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Remark
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, Fault
@@ -103,7 +103,7 @@ def _pair(row: object) -> tuple[str, str]:
 _OPINION = "What do you think of {}?"
 
 
-def parse(row: Row, name: str) -> BenchmarkRecord:
+def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     """The record of a row of any subset.
 
     Raises:
@@ -116,7 +116,7 @@ def parse(row: Row, name: str) -> BenchmarkRecord:
     raise EditError([Fault("subject", f"is missing; expected a row of KnowEdit, which has {known}")])
 
 
-def _fact(raw: Row, name: str) -> BenchmarkRecord:
+def _fact(raw: RawRecord, name: str) -> BenchmarkRecord:
     row = fields_of(FactRow, raw)
     rephrase = row.rephrase_prompt or row.rephrase
     truth = answers(row.ground_truth) if row.ground_truth else ()
@@ -141,7 +141,7 @@ def _fact(raw: Row, name: str) -> BenchmarkRecord:
     return built(name, [edit], probes, form="KnowEdit, facts", remarks=(*remarks, *_unanswered(row)))
 
 
-def _biography(raw: Row, name: str) -> BenchmarkRecord:
+def _biography(raw: RawRecord, name: str) -> BenchmarkRecord:
     row = fields_of(BiographyRow, raw)
     place = template(row.text, row.concept, field="text")
     fields = {"id": name, "subject": place.subject, "prompt": place.prompt, "target_new": row.labels}
@@ -150,7 +150,7 @@ def _biography(raw: Row, name: str) -> BenchmarkRecord:
     return built(name, [edit], probes, form="KnowEdit, WikiBio", remarks=_unanswered(row))
 
 
-def _opinion(raw: Row, name: str) -> BenchmarkRecord:
+def _opinion(raw: RawRecord, name: str) -> BenchmarkRecord:
     """The edit is the first good reply to a fixed question; the data set has replies alone."""
     row = fields_of(OpinionRow, raw)
     good, bad = ([reply.strip() for reply in replies] for replies in (row.pos, row.neg))
@@ -161,7 +161,7 @@ def _opinion(raw: Row, name: str) -> BenchmarkRecord:
     return built(name, [edit], probes, form=f"KnowEdit, ConvSent; asked {_OPINION!r}, edited towards pos[0]")
 
 
-def _forgotten(raw: Row, name: str) -> BenchmarkRecord:
+def _forgotten(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Where a row names no subject, as the test file's do not, the whole question but for its mark is the subject."""
     row = fields_of(ForgottenRow, raw)
     old, remarks = old_target(row.target_new, row.ground_truth)

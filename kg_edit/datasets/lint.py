@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 from kg_edit.datasets.building import ABSENT
-from kg_edit.datasets.reading import Problem, Reading
+from kg_edit.datasets.reading import FileContent, Problem
 from kg_edit.datasets.record import BenchmarkRecord, Query
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
 from kg_edit.text.matching import mentions, normalised
@@ -185,7 +185,7 @@ def _ids_in(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:
 _SHOULD_BE_A_LABEL = "is a Wikidata id"
 
 
-def lint(reading: Reading, *, labels: Labels | None = None) -> tuple[Finding, ...]:
+def lint(reading: FileContent, *, labels: Labels | None = None) -> tuple[Finding, ...]:
     """The faults of what was read from a file, by kind, then in the file's order.
 
     With ``labels`` also the ids of edits and chains that have no label there, or another one than the edit's name.

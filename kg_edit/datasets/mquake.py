@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kg_edit.datasets.building import built_edit, fields_of, old_target
-from kg_edit.datasets.reading import Row
+from kg_edit.datasets.reading import RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, Remark, Triple
 from kg_edit.edits.edit import Edit, Name, PropertyId, Record, Text, Texts
 from kg_edit.edits.rows import Target
@@ -77,7 +77,7 @@ _FLAT = {f"orig_{field}": field for field in ("triples", "triples_labeled")} | {
 }
 
 
-def nested(row: Row) -> Row:
+def nested(row: RawRecord) -> RawRecord:
     """A row of the remastered set in the form of the others.
 
     Raises:
@@ -101,7 +101,7 @@ def _nested_targets(rewrite: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def parse(row: Row, name: str) -> BenchmarkRecord:
+def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     """The record of a case: multihop (three wordings of one question), edit (a statement an edit), hops (all facts).
 
     An edit's subject id is that of its triple. Several edits of a case are called ``ID.0``, ``ID.1``, ….

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from kg_edit.datasets.building import built, without_null
-from kg_edit.datasets.reading import Parse, Row
+from kg_edit.datasets.reading import Parse, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
@@ -16,7 +16,7 @@ def parser() -> Parse:
     return partial(parse, templates=RelationTemplates.load())
 
 
-def parse(row: Row, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
+def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
     """The record of an edit or a triplet; ids are not looked up.
 
     Raises:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kg_edit.datasets.building import Template, built, built_edit, fields_of, probe, template
-from kg_edit.datasets.reading import Row, every_row
+from kg_edit.datasets.reading import RawRecord, every_row
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Name, Record, Text
 from kg_edit.errors import EditError, Fault
@@ -78,7 +78,7 @@ def rows(document: object) -> Iterable[object]:
     return every_row(document)
 
 
-def parse(row: Row, name: str) -> BenchmarkRecord:
+def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     """The record of a row in either form: the edit towards its first answer, and the probe recall with all of them.
 
     Raises:
@@ -87,7 +87,7 @@ def parse(row: Row, name: str) -> BenchmarkRecord:
     return _asked(row, name) if "input" in row else _full(row, name)
 
 
-def _full(raw: Row, name: str) -> BenchmarkRecord:
+def _full(raw: RawRecord, name: str) -> BenchmarkRecord:
     row = fields_of(PopqaRow, raw)
     ids = {"subject_id": _entity(row.s_uri), "target_new_id": _entity(row.o_uri)}
     place = template(row.question, row.subj, field="question")
@@ -95,7 +95,7 @@ def _full(raw: Row, name: str) -> BenchmarkRecord:
     return _record(name, place, row.prop, (row.obj, *right), ids)
 
 
-def _asked(raw: Row, name: str) -> BenchmarkRecord:
+def _asked(raw: RawRecord, name: str) -> BenchmarkRecord:
     row = fields_of(AskedRow, raw)
     for relation, question in QUESTIONS.items():
         if found := re.fullmatch(re.escape(question).replace(r"\{\}", "(.+)"), row.input.strip()):

@@ -82,8 +82,8 @@ def _is_list(value: Sequence[Any]) -> bool:
     return not isinstance(value, str | bytes)
 
 
-Row = Mapping[str, Any]
-Parse = Callable[[Row, str], BenchmarkRecord]
+RawRecord = Mapping[str, Any]
+Parse = Callable[[RawRecord, str], BenchmarkRecord]
 
 
 class Problem(NamedTuple):
@@ -99,7 +99,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
+class FileContent:
     """What a file holds: its records, and what is wrong with the rows that are none."""
 
     records: tuple[BenchmarkRecord, ...]
@@ -138,7 +138,7 @@ class Dataset:
             raise EditFileError(f"{found.problems[0]}{more}")
         return found.records
 
-    def read(self, path: Path, *, limit: int | None = None) -> Reading:
+    def read(self, path: Path, *, limit: int | None = None) -> FileContent:
         """The same of the first ``limit`` rows, but that rows with faults are reported and left out.
 
         Raises:
@@ -157,7 +157,7 @@ class Dataset:
                 records[record.id] = record
         if not records and not problems:
             raise EditFileError(f"{path}: holds no records; expected those of {self.name}: {self.about}")
-        return Reading(tuple(records.values()), tuple(problems))
+        return FileContent(tuple(records.values()), tuple(problems))
 
 
 def _record(parse: Parse, row: object, name: str, taken: Mapping[str, BenchmarkRecord]) -> BenchmarkRecord:

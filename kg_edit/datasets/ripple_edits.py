@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
 from pydantic import AliasChoices, Field
 
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe
-from kg_edit.datasets.reading import Parse, Row
+from kg_edit.datasets.reading import Parse, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, Remark
 from kg_edit.edits.edit import Edit, Name, Record, Text, is_entity_id
 from kg_edit.errors import EditError, Fault, did_you_mean
@@ -51,14 +51,14 @@ class Test(Record):
     condition_queries: Annotated[tuple[Asked, ...], Field(strict=False)] = ()
 
 
-class Fact(Record):
+class RippleFact(Record):
     """A fact as a sentence, with its ids."""
 
     prompt: Text
     relation: Name
     subject_id: str | None = None
     target_id: object = None
-    original_fact: Fact | None = Field(None, validation_alias=AliasChoices("original_fact", "previous_fact"))
+    original_fact: RippleFact | None = Field(None, validation_alias=AliasChoices("original_fact", "previous_fact"))
 
 
 Tests = Annotated[tuple[Test, ...], Field(strict=False)]
@@ -68,7 +68,7 @@ class RippleRow(Record):
     """A row as published, in either spelling of its first criterion."""
 
     example_type: str = ""
-    edit: Fact
+    edit: RippleFact
     relation_specificity: Tests = Field((), validation_alias=AliasChoices("Relation_Specificity", "Relation_Specifity"))
     logical_generalization: Tests = Field((), alias="Logical_Generalization")
     subject_aliasing: Tests = Field((), alias="Subject_Aliasing")
@@ -99,7 +99,7 @@ def parser() -> Parse:
     return partial(parse, known=relations())
 
 
-def parse(raw: Row, name: str, *, known: Mapping[str, Relation]) -> BenchmarkRecord:
+def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> BenchmarkRecord:
     """The record of a row, with a probe for each test.
 
     Raises:
@@ -117,7 +117,7 @@ def parse(raw: Row, name: str, *, known: Mapping[str, Relation]) -> BenchmarkRec
     return built(name, [edit], [*efficacy, *probes], form=form, remarks=(*remarks, *missing))
 
 
-def _edit(fact: Fact, name: str, known: Mapping[str, Relation]) -> tuple[Edit, tuple[Remark, ...]]:
+def _edit(fact: RippleFact, name: str, known: Mapping[str, Relation]) -> tuple[Edit, tuple[Remark, ...]]:
     subject, target, relation = _read(fact, known, field="edit")
     before = fact.original_fact
     stated = _read(before, known, field="edit.original_fact")[1] if before else None
@@ -143,7 +143,7 @@ def relations() -> Mapping[str, Relation]:
     return {name: Relation(property_, template) for name, property_, template in lines[1:]}
 
 
-def _read(fact: Fact, known: Mapping[str, Relation], *, field: str) -> tuple[str, str, Relation]:
+def _read(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tuple[str, str, Relation]:
     """The subject and the target that a fact's sentence names."""
     if fact.relation not in known:
         found = f"unknown relation {fact.relation!r}{did_you_mean(fact.relation, map(str.lower, known))}"

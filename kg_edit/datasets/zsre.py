@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kg_edit.datasets.building import answers, built, built_edit, fields_of, old_target, probe, template
-from kg_edit.datasets.reading import Row
+from kg_edit.datasets.reading import RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe
 from kg_edit.edits.edit import Name, Question, Record, Text
 from kg_edit.edits.rows import Portability
@@ -52,7 +52,7 @@ class EasyEditRow(Record):
     cond: str = ""
 
 
-def parse(row: Row, name: str, *, towards: Towards = "answers") -> BenchmarkRecord:
+def parse(row: RawRecord, name: str, *, towards: Towards = "answers") -> BenchmarkRecord:
     """The record of a row, edited ``towards`` its answer (ROME, MEMIT) or its alternative (EasyEdit).
 
     EasyEdit's form names its target itself.
@@ -63,7 +63,7 @@ def parse(row: Row, name: str, *, towards: Towards = "answers") -> BenchmarkReco
     return _easy_edit(row, name) if "prompt" in row else _rome(fields_of(ZsreRow, row), name, towards)
 
 
-def parse_alt(row: Row, name: str) -> BenchmarkRecord:
+def parse_alt(row: RawRecord, name: str) -> BenchmarkRecord:
     """The same towards ``alt``.
 
     Raises:
@@ -92,7 +92,7 @@ def _rome(row: ZsreRow, name: str, towards: Towards) -> BenchmarkRecord:
     return built(name, [edit], probes, form=f"zsRE, MEND/ROME form; the target is {chosen}", remarks=remarks)
 
 
-def _easy_edit(raw: Row, name: str) -> BenchmarkRecord:
+def _easy_edit(raw: RawRecord, name: str) -> BenchmarkRecord:
     row = fields_of(EasyEditRow, raw)
     old, remarks = old_target(row.target_new, row.ground_truth or None)
     place = template(row.prompt, row.subject, field="prompt")

@@ -11,8 +11,8 @@ from kg_edit.edits.edit import Edit, Question
 from kg_edit.scoring.likelihood import Pair
 from kg_edit.scoring.questions import (
     ANSWER,
-    asked,
-    asked_with_shots,
+    format_question,
+    format_question_with_shots,
     generated_from,
     pair_of,
     right_answers,
@@ -81,12 +81,12 @@ class Case:
     @property
     def prompts(self) -> tuple[str, ...]:
         """Each question in the plain form."""
-        return self._ask(asked)
+        return self._ask(format_question)
 
     @property
     def few_shot_prompts(self) -> tuple[str, ...]:
         """Each question in the few-shot form."""
-        return self._ask(asked_with_shots)
+        return self._ask(format_question_with_shots)
 
     @property
     def answer_pairs(self) -> list[Pair]:
@@ -188,9 +188,12 @@ def fuzzy_prompt(question: str) -> str:
 
 def questions_of(case: Case) -> Mapping[str, tuple[str, ...]]:
     """Portability questions, and their right answers."""
-    asked = {question.question: right_answers(question) for question in case.questions}
+    answers = {question.question: right_answers(question) for question in case.questions}
     queries = (query for probe in case.group("portability") for query in probe.queries)
-    return {**asked, **{query.prompt: tuple(name for names in query.answers for name in names) for query in queries}}
+    return {
+        **answers,
+        **{query.prompt: tuple(name for names in query.answers for name in names) for query in queries},
+    }
 
 
 def generation_prompts(case: Case) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from kg_edit.errors import OutputError
 from kg_edit.evaluate.plots import draw_curve
 from kg_edit.evaluate.records import RunFolder, RunRecord, found_in, joined, missing_phases, missing_points, phase_of
-from kg_edit.evaluate.schedule import WHOLE, Plan, Schedule, Shard
+from kg_edit.evaluate.schedule import WHOLE, CurvePlan, Schedule, Shard
 from kg_edit.evaluate.settings import note_environment, provenance, read_environments
 from kg_edit.evaluate.summary import CEILINGS, JUST_EDITED, CurvePoint, Summary, curve, summarise
 from kg_edit.storage.atomic import replacing
@@ -45,9 +45,9 @@ def finish(out: Path) -> Summary:
     return summary
 
 
-def plan_of(settings: Settings) -> Plan:
+def plan_of(settings: Settings) -> CurvePlan:
     """The plan that a run's settings name."""
-    return Plan.of(Schedule.parse(settings["schedule"]), settings.get("evaluate_every"))
+    return CurvePlan.of(Schedule.parse(settings["schedule"]), settings.get("evaluate_every"))
 
 
 def sequences_of(settings: Settings) -> dict[int, tuple[str, ...]]:
@@ -62,13 +62,13 @@ def cut(items: Sequence[Thing], size: int) -> list[tuple[Thing, ...]]:
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def _sections(settings: Settings, plan: Plan) -> tuple[str, ...]:
+def _sections(settings: Settings, plan: CurvePlan) -> tuple[str, ...]:
     between = (JUST_EDITED,) if plan.schedule.has_steps else ()
     return ("base", *between, "edited", *(CEILINGS if settings["ceilings"] else ()))
 
 
 def _with_just_edited(
-    records: Sequence[RunRecord], sequences: dict[int, tuple[str, ...]], plan: Plan
+    records: Sequence[RunRecord], sequences: dict[int, tuple[str, ...]], plan: CurvePlan
 ) -> tuple[RunRecord, ...]:
     """The records, each with the scores right after its own step as a section of its own."""
     own = {
@@ -86,7 +86,7 @@ def _with_just_edited(
 
 
 def _curve(
-    settings: Settings, plan: Plan, records: Sequence[RunRecord], folder: RunFolder
+    settings: Settings, plan: CurvePlan, records: Sequence[RunRecord], folder: RunFolder
 ) -> tuple[CurvePoint, ...] | None:
     if not plan.schedule.has_steps and "general_sha256" not in settings:
         return None

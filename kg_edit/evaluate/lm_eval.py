@@ -31,6 +31,6 @@ def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_siz
     except ImportError as error:
         raise ConfigError("this needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'") from error
     with patch.applied(model) if patch else nullcontext(model) as edited:
-        if edited.told:
+        if edited.prompt_transform:
             raise ConfigError("the harness asks the model itself, which a patch of the prompt does not change")
         yield HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)

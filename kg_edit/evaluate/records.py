@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.schedule import Plan, Scoring
+from kg_edit.evaluate.schedule import CurvePlan, Scoring
 from kg_edit.scoring.questions import Form, choices
 from kg_edit.storage.jsonl import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest
@@ -201,7 +201,7 @@ def found_in(folder: RunFolder) -> tuple[Done, Points]:
     return done, frozenset((point.sequence, point.edits) for point in folder.points())
 
 
-def missing_phases(plan: Plan, ids: Sequence[str], done: Done) -> Iterator[tuple[str, str]]:
+def missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[tuple[str, str]]:
     """What is not ``done`` of a sequence of records; one that the unedited model fails on has nothing but its base."""
     usable = [name for name in ids if done.get((name, BASE)) is None]
     yield from ((name, BASE) for name in ids if (name, BASE) not in done)
@@ -211,7 +211,7 @@ def missing_phases(plan: Plan, ids: Sequence[str], done: Done) -> Iterator[tuple
         yield from (key for key in wanted if key[0] in usable and key not in done)
 
 
-def missing_points(plan: Plan, number: int, records: int, points: Points) -> Iterator[int]:
+def missing_points(plan: CurvePlan, number: int, records: int, points: Points) -> Iterator[int]:
     """After how many edits of sequence ``number`` the general ability is still to be found."""
     wanted = [0, *(scoring.edits for scoring in plan.scorings(records) if scoring.on_curve)]
     yield from (edits for edits in wanted if (number, edits) not in points)

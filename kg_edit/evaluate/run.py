@@ -15,14 +15,14 @@ from kg_edit.evaluate.finish import cut, finish
 from kg_edit.evaluate.method import Method
 from kg_edit.evaluate.metrics.catalogue import find_extras
 from kg_edit.evaluate.records import RunFolder, found_in, items
-from kg_edit.evaluate.schedule import WHOLE, Plan, Schedule, Shard
+from kg_edit.evaluate.schedule import WHOLE, CurvePlan, Schedule, Shard
 from kg_edit.evaluate.scorer import UneditedScores
 from kg_edit.evaluate.sequence import TOGETHER, Job, SequenceRun, ahead_of
 from kg_edit.evaluate.settings import DataSource, environment, note_environment, run_settings
 from kg_edit.evaluate.summary import Summary
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import answers
-from kg_edit.storage.run_folder import Settings, alone_in, claim
+from kg_edit.storage.run_folder import Settings, claim, folder_lock
 
 
 def evaluate(
@@ -88,7 +88,7 @@ def evaluate(
         seed=seed,
     )
     claim(out, settings)
-    with alone_in(out):
+    with folder_lock(out):
         job = _job(method, model, RunFolder(out), plan, settings, general=general, cache=cache, ceilings=ceilings)
         runs = [
             SequenceRun(job=job, number=number, items=items(part, known, seed=seed, extras=extras))
@@ -102,7 +102,7 @@ def _job(
     method: Method,
     model: LanguageModel,
     folder: RunFolder,
-    plan: Plan,
+    plan: CurvePlan,
     settings: Settings,
     *,
     general: str | None,
@@ -150,7 +150,7 @@ def _batches(job: Job, runs: Sequence[SequenceRun]) -> Iterator[list[SequenceRun
         yield list(some)
 
 
-def check_schedule(schedule: str, every: int | None = None) -> Plan:
+def check_schedule(schedule: str, every: int | None = None) -> CurvePlan:
     """What is scored when under a schedule, with a point of the curve ``every`` so many edits.
 
     Raises:
@@ -163,7 +163,7 @@ def check_schedule(schedule: str, every: int | None = None) -> Plan:
             f"evaluate every {every} edits under the schedule {found}: expected a number from 1 on, and a schedule "
             "under which edits accumulate, such as sequential:100"
         )
-    return Plan.of(found, every)
+    return CurvePlan.of(found, every)
 
 
 def _distinct(records: Sequence[Edit | BenchmarkRecord]) -> tuple[BenchmarkRecord, ...]:

@@ -99,7 +99,7 @@ class Scoring:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class CurvePlan:
     """A schedule, and after how many edits there is another point of the curve.
 
     Each record is scored right after its own step, and after the last; at each point so are the earlier ones, all if
@@ -110,7 +110,7 @@ class Plan:
     every: int
 
     @classmethod
-    def of(cls, schedule: Schedule, every: int | None = None) -> Plan:
+    def of(cls, schedule: Schedule, every: int | None = None) -> CurvePlan:
         """The plan with ``every``, or with about ten points."""
         return cls(schedule=schedule, every=every or math.ceil(schedule.sequence / CURVE_POINTS))
 

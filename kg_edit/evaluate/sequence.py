@@ -38,7 +38,7 @@ from kg_edit.evaluate.records import (
     missing_points,
     phase_of,
 )
-from kg_edit.evaluate.schedule import Plan, Scoring
+from kg_edit.evaluate.schedule import CurvePlan, Scoring
 from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, score_cases
 from kg_edit.graphs import source
 from kg_edit.models.language_model import LanguageModel
@@ -51,7 +51,7 @@ FAILURES = (*source.FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class StepOutcome:
     """What became of the records of one step."""
 
     patch: Patch | None = None  # of those that could be made
@@ -60,7 +60,7 @@ class Step:
     halved_to: int | None = None  # how many records one call edited at most, if less than all for want of memory
 
 
-def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Patch | None) -> Step:
+def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Patch | None) -> StepOutcome:
     """The patch of ``records`` made by one call of ``method`` on the model with the patch ``before`` in it.
 
     Where the call fails, halves of the batch are tried until each record that fails alone is found; the others are made
@@ -73,7 +73,7 @@ def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Pat
     except FAILURES as error:
         return _without_culprits(method, records, before, error)
     seconds = (time.perf_counter() - start) / len(records)
-    return Step(patch=patch, seconds=seconds, halved_to=batch if batch < len(records) else None)
+    return StepOutcome(patch=patch, seconds=seconds, halved_to=batch if batch < len(records) else None)
 
 
 def said(error: BaseException) -> str:
@@ -83,16 +83,18 @@ def said(error: BaseException) -> str:
 
 def _without_culprits(
     method: Method, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
-) -> Step:
+) -> StepOutcome:
     found = _culprits(method, records, before, error)
     good = [record for record in records if record.id not in found]
     if not good:
-        return Step(errors=found)
+        return StepOutcome(errors=found)
     rest = make_step(method, good, before=before) if found else _in_turn(method, good, before)
-    return Step(patch=rest.patch, errors={**found, **rest.errors}, seconds=rest.seconds, halved_to=rest.halved_to)
+    return StepOutcome(
+        patch=rest.patch, errors={**found, **rest.errors}, seconds=rest.seconds, halved_to=rest.halved_to
+    )
 
 
-def _in_turn(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> Step:
+def _in_turn(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> StepOutcome:
     """One half of the records, then the other on the model that holds the first."""
     first, second = _halves(records)
     one = make_step(method, first, before=before)
@@ -100,7 +102,7 @@ def _in_turn(method: Method, records: Sequence[BenchmarkRecord], before: Patch |
     patch = one.patch + other.patch if one.patch and other.patch else one.patch or other.patch
     seconds = (one.seconds * len(first) + other.seconds * len(second)) / len(records)
     sizes = [step.halved_to or len(half) for step, half in ((one, first), (other, second))]
-    return Step(patch=patch, errors={**one.errors, **other.errors}, seconds=seconds, halved_to=max(sizes))
+    return StepOutcome(patch=patch, errors={**one.errors, **other.errors}, seconds=seconds, halved_to=max(sizes))
 
 
 def _culprits(
@@ -151,7 +153,7 @@ TOGETHER = 16  # records: more make a killed run lose more, and gain little
 class Ahead:
     """What is known before a record's turn, by its id."""
 
-    steps: dict[str, Step] = field(default_factory=dict)
+    steps: dict[str, StepOutcome] = field(default_factory=dict)
     scores: dict[str, Section] = field(default_factory=dict)
 
 
@@ -191,7 +193,7 @@ def _unedited_cases(items: Sequence[Item], *, ceilings: bool) -> Iterator[tuple[
             yield from ((f"{item.id}/{name}", case) for name, case in ceiling_cases(item.case).items())
 
 
-def _edited(method: EditsEach, items: Sequence[Item]) -> Iterator[tuple[str, Step]]:
+def _edited(method: EditsEach, items: Sequence[Item]) -> Iterator[tuple[str, StepOutcome]]:
     start = time.perf_counter()
     results = in_halves(method.edit_each, [item.record.edits[0] for item in items]) if items else []
     seconds = (time.perf_counter() - start) / max(1, len(items))
@@ -199,13 +201,13 @@ def _edited(method: EditsEach, items: Sequence[Item]) -> Iterator[tuple[str, Ste
         yield item.id, _step(item, result, seconds)
 
 
-def _step(item: Item, result: Patch | Exception, seconds: float) -> Step:
+def _step(item: Item, result: Patch | Exception, seconds: float) -> StepOutcome:
     if isinstance(result, Patch):
         try:
-            return Step(patch=finite(result), seconds=seconds)
+            return StepOutcome(patch=finite(result), seconds=seconds)
         except FAILURES as error:
             result = error
-    return Step(errors={item.id: said(result)})
+    return StepOutcome(errors={item.id: said(result)})
 
 
 def _scored(
@@ -232,7 +234,7 @@ def _tried(work: Callable[[], object]) -> None:
         return  # in its own turn each record is tried alone
 
 
-def edit_entry(item: Item, step: Step) -> Entry:
+def edit_entry(item: Item, step: StepOutcome) -> Entry:
     """What became of an item's edit, made in ``step``."""
     error = step.errors.get(item.id)
     return (
@@ -270,7 +272,7 @@ class Job:
     method: Method
     model: LanguageModel
     folder: RunFolder
-    plan: Plan
+    plan: CurvePlan
     unedited: UneditedScores
     general: str | None
     ceilings: bool

@@ -23,7 +23,7 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluate.method import Method
 from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
-from kg_edit.evaluate.schedule import CURVE_RECORDS, WHOLE, Plan, Shard
+from kg_edit.evaluate.schedule import CURVE_RECORDS, WHOLE, CurvePlan, Shard
 from kg_edit.evaluate.scorer import ANSWER_TOKENS
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import SHOTS
@@ -70,7 +70,7 @@ def run_settings(
     records: Sequence[BenchmarkRecord],
     pool: Sequence[str],
     *,
-    plan: Plan,
+    plan: CurvePlan,
     shard: Shard,
     general: str | None,
     data: DataSource | None,

@@ -17,7 +17,7 @@ EDITING_SCORE = "editing_score"
 SCORED = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.greedy")
 _RESAMPLES = 1000
 
-Row = Mapping[str, float | None]
+MetricRow = Mapping[str, float | None]
 Table = NDArray[np.float64]
 
 
@@ -31,7 +31,7 @@ class Estimate(BaseModel):
     ci95_high: float | None
 
 
-def estimates(rows: Sequence[Row], *, names: Sequence[str], seed: int) -> dict[str, Estimate]:
+def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> dict[str, Estimate]:
     """The mean of each metric over ``rows`` (one a record), and the editing score where ``names`` holds its parts.
 
     The interval is the percentile bootstrap over records (Efron 1979); all metrics share the same resamples.
@@ -50,7 +50,7 @@ def estimates(rows: Sequence[Row], *, names: Sequence[str], seed: int) -> dict[s
     return {name: _estimate(means[0, i], spread[:, i]) for i, name in enumerate(shown)}
 
 
-def counts(rows: Sequence[Row], *, names: Sequence[str]) -> dict[str, int]:
+def counts(rows: Sequence[MetricRow], *, names: Sequence[str]) -> dict[str, int]:
     """How many of ``rows`` have each metric of `estimates`; for the editing score the rarest of its parts."""
     found = {name: sum(row.get(name) is not None for row in rows) for name in names}
     if set(SCORED) <= set(names):
@@ -58,7 +58,7 @@ def counts(rows: Sequence[Row], *, names: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def metric_names(rows: Iterable[Row]) -> tuple[str, ...]:
+def metric_names(rows: Iterable[MetricRow]) -> tuple[str, ...]:
     """All metrics of ``rows``, in the order in which they first come."""
     return tuple(dict.fromkeys(name for row in rows for name in row))
 

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kg_edit.errors import OutputError
 from kg_edit.evaluate.metrics.metric import mean
 from kg_edit.evaluate.records import BASE, Point, RunRecord, phase_of
-from kg_edit.evaluate.schedule import Plan
-from kg_edit.evaluate.statistics import Estimate, Row, counts, estimates, metric_names
+from kg_edit.evaluate.schedule import CurvePlan
+from kg_edit.evaluate.statistics import Estimate, MetricRow, counts, estimates, metric_names
 from kg_edit.storage.atomic import write_json
 
 Scores = Mapping[str, float | None]  # by the id of a record or a prompt
@@ -41,7 +41,7 @@ def accurate_retention(now: Scores, before: Scores) -> float | None:
     return mean(now.get(name) for name, score in before.items() if score == 1)
 
 
-Rows = Mapping[str, Row]
+Rows = Mapping[str, MetricRow]
 _EDIT, _NEIGHBOUR = "efficacy.greedy", "neighborhood.prob"
 
 
@@ -71,7 +71,7 @@ def curve(
     records: Mapping[str, RunRecord],
     points: Iterable[Point],
     *,
-    plan: Plan,
+    plan: CurvePlan,
     seed: int,
 ) -> tuple[CurvePoint, ...]:
     """The points of the curve of a run with these ``sequences`` of ids; the first has no edits, and all records."""

@@ -22,14 +22,14 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
-from kg_edit.scoring.questions import asked, asked_with_shots, right_answers
+from kg_edit.scoring.questions import format_question, format_question_with_shots, right_answers
 from kg_edit.text.matching import begins_with, mentions
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
 _TOKENS, _ROWS = 10, 32
 
 
-class Probe(BaseModel):
+class ReportProbe(BaseModel):
     """A prompt to look at: what should be said after it, and what is compared with that.
 
     ``ask`` is what the model continues (a question in its few-shot form); ``score`` what the answer is scored after.
@@ -74,29 +74,29 @@ class _Cost(NamedTuple):
         return self.tokens * self.mean
 
 
-class Row(BaseModel):
+class ReportRow(BaseModel):
     """A probe before and after the patch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     edit: str
-    probe: Probe
+    probe: ReportProbe
     before: Reading
     after: Reading
 
 
-def probes(edit: Edit) -> tuple[Probe, ...]:
+def probes(edit: Edit) -> tuple[ReportProbe, ...]:
     """All that an edit's row asks to check."""
     new, old = edit.target_new, edit.target_true
     return (
         _statement("rewrite", edit.text, new, old),
         *(_statement("paraphrase", prompt, new, old) for prompt in edit.paraphrases),
         *(
-            Probe(
+            ReportProbe(
                 kind="follows",
                 prompt=question.question,
-                ask=asked_with_shots(question.question),
-                score=asked(question.question),
+                ask=format_question_with_shots(question.question),
+                score=format_question(question.question),
                 wanted=question.answer,
                 aliases=right_answers(question),
             )
@@ -128,19 +128,19 @@ def check_probes(model: LanguageModel, edits: Sequence[Edit]) -> None:
 
 def before_and_after(
     model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, progress: bool = False
-) -> tuple[Row, ...]:
+) -> tuple[ReportRow, ...]:
     """Every probe of every edit, on the model without and with the one patch."""
     asked_of = [(edit, probe) for edit in edits for probe in probes(edit)]
     before = read(model, [probe for _, probe in asked_of], progress="before" if progress else None)
     with patch.applied(model) as edited:
         after = read(edited, [probe for _, probe in asked_of], progress="after" if progress else None)
     return tuple(
-        Row(edit=edit.id, probe=probe, before=old, after=new)
+        ReportRow(edit=edit.id, probe=probe, before=old, after=new)
         for (edit, probe), old, new in zip(asked_of, before, after, strict=True)
     )
 
 
-def read(model: LanguageModel, wanted: Sequence[Probe], *, progress: str | None = None) -> tuple[Reading, ...]:
+def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str | None = None) -> tuple[Reading, ...]:
     """What the model as it stands does with each probe; ``progress`` is the title of a progress bar."""
     readings: list[Reading] = []
     shown = None if progress else True  # None: on a terminal
@@ -151,7 +151,7 @@ def read(model: LanguageModel, wanted: Sequence[Probe], *, progress: str | None 
     return tuple(readings)
 
 
-def _read_batch(model: LanguageModel, wanted: Sequence[Probe]) -> Iterator[Reading]:
+def _read_batch(model: LanguageModel, wanted: Sequence[ReportProbe]) -> Iterator[Reading]:
     texts = continuations(model, [probe.ask for probe in wanted], limits=[_TOKENS] * len(wanted))
     costs = {pair: _Cost(scores.nll, _tokens(model, pair)) for pair, scores in score(model, _pairs(wanted)).items()}
     return (_reading(probe, text, costs) for probe, text in zip(wanted, texts, strict=True))
@@ -161,23 +161,23 @@ def _tokens(model: LanguageModel, pair: Pair) -> int:
     return len(model.encode(pair.prompt, target=pair.candidate).target_ids)
 
 
-def _pairs(wanted: Sequence[Probe]) -> list[Pair]:
+def _pairs(wanted: Sequence[ReportProbe]) -> list[Pair]:
     return [Pair(probe.score, name) for probe in wanted for name in (probe.wanted, probe.unwanted) if name]
 
 
-def _statement(kind: Kind, prompt: str, wanted: str | None, unwanted: str | None) -> Probe:
+def _statement(kind: Kind, prompt: str, wanted: str | None, unwanted: str | None) -> ReportProbe:
     text = prompt.rstrip()
-    return Probe(kind=kind, prompt=text, ask=text, score=text, wanted=wanted or "", unwanted=unwanted)
+    return ReportProbe(kind=kind, prompt=text, ask=text, score=text, wanted=wanted or "", unwanted=unwanted)
 
 
-def _reading(probe: Probe, text: str, costs: dict[Pair, _Cost]) -> Reading:
+def _reading(probe: ReportProbe, text: str, costs: dict[Pair, _Cost]) -> Reading:
     own = costs[Pair(probe.score, probe.wanted)]
     said = _said(probe, text)
     right = said if probe.unwanted is None else own.total < costs[Pair(probe.score, probe.unwanted)].total
     return Reading(text=text.strip(), nats=round(own.mean, 4), said=said, right=right)
 
 
-def _said(probe: Probe, text: str) -> bool:
+def _said(probe: ReportProbe, text: str) -> bool:
     if probe.kind == "follows":
         return any(mentions(text, name) for name in probe.aliases or (probe.wanted,))
     return begins_with(text, probe.wanted)
@@ -199,7 +199,7 @@ _HARMLESS = {"Zl": " ", "Zp": " ", "Cc": " "}
 _OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
-def terminal_table(rows: Sequence[Row]) -> Table:
+def terminal_table(rows: Sequence[ReportRow]) -> Table:
     """A rich table, a section an edit."""
     table = Table(title="before → after", caption=_NOTE, caption_justify="left", expand=True, box=SIMPLE_HEAD)
     for name, share in zip(_SHORT_HEADER, (None, 6, 4, 5, 5, None), strict=True):
@@ -212,7 +212,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def markdown(rows: Sequence[Row], patch: Patch) -> str:
+def markdown(rows: Sequence[ReportRow], patch: Patch) -> str:
     """The same as Markdown, under a line that says what was done."""
     methods = ", ".join(sorted({str(edit["method"]) for edit in patch.provenance["edits"]}))
     ranks = patch.summary
@@ -224,7 +224,7 @@ def markdown(rows: Sequence[Row], patch: Patch) -> str:
     return "\n".join([*lines, "", _escaped(_NOTE), ""])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ReportRow) -> tuple[str, ...]:
     probe = row.probe
     nats = f"{row.before.nats:.1f} → {row.after.nats:.1f}"
     cells = (_TITLES[probe.kind], probe.prompt, probe.wanted, _mark(row.before), _mark(row.after), nats)

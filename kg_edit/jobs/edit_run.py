@@ -16,12 +16,12 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
 from kg_edit.evaluate.settings import method_settings
 from kg_edit.graphs.source import subject_of
-from kg_edit.jobs.before_after import Row, before_and_after, check_probes, markdown
+from kg_edit.jobs.before_after import ReportRow, before_and_after, check_probes, markdown
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import write_text
-from kg_edit.storage.run_folder import Settings, alone_in, check_folder, claim, digest
+from kg_edit.storage.run_folder import Settings, check_folder, claim, digest, folder_lock
 from wikidata_cache.view.static import draw
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ PATCH, PARTIAL, RECORDS, REPORT = "patch.safetensors", "patch.partial.safetensor
 
 def run_edits(
     method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], out: str | Path, *, progress: bool = True
-) -> tuple[Row, ...]:
+) -> tuple[ReportRow, ...]:
     """Make ``edits`` in turn and write ``out``: patch.safetensors, records.jsonl, report.md, run.json.
 
     Started again with the same settings it goes on where it was killed, and does nothing twice. Nothing is written
@@ -50,7 +50,7 @@ def run_edits(
         method.prepare()
     with suppress(OSError):  # `claim` says why it can't be made
         out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out):
+    with folder_lock(out):
         claim(out, settings)
         return _rows(method, model, edits, out, progress=progress)
 
@@ -85,7 +85,7 @@ def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
 
 def _rows(
     method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], out: Path, *, progress: bool
-) -> tuple[Row, ...]:
+) -> tuple[ReportRow, ...]:
     """What the edits changed, after all files are written."""
     patch = _patch(method, edits, out, progress=progress)
     rows = _known_rows(out / RECORDS, edits) or before_and_after(model, patch, edits, progress=progress)
@@ -116,11 +116,11 @@ def _patch(method: EditingMethod, edits: Sequence[Edit], out: Path, *, progress:
     return patch
 
 
-def _known_rows(path: Path, edits: Sequence[Edit]) -> tuple[Row, ...]:
+def _known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
     """What an earlier start of the same run found; nothing if it did not come so far."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-        rows = tuple(Row.model_validate_json(line) for line in lines if line)
+        rows = tuple(ReportRow.model_validate_json(line) for line in lines if line)
     except (OSError, ValueError, ValidationError):
         return ()
     return rows if {row.edit for row in rows} == {edit.id for edit in edits} else ()

@@ -13,11 +13,11 @@ from kg_edit.jobs.method_plan import load, plan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kg_edit.datasets import Reading
+    from kg_edit.datasets import FileContent
     from kg_edit.datasets.record import BenchmarkRecord
     from kg_edit.edits.edit import Edit
     from kg_edit.evaluate import Shard, Summary
-    from kg_edit.jobs.method_plan import Plan
+    from kg_edit.jobs.method_plan import MethodPlan
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
 
@@ -61,23 +61,23 @@ class Evaluation:
         part = _shard(shard)
         return self.ready(out).run(out, part)
 
-    def read(self) -> Reading:
+    def read(self) -> FileContent:
         """The data set's records, all of them, and what is wrong with the rows that are none.
 
         Raises:
             ConfigError: an extra metric lacks the texts that it compares with.
             KgEditError: there is no such data set, it can't be read, or a row of it can't and that ends all.
         """
-        from kg_edit.datasets import Reading, find_dataset
+        from kg_edit.datasets import FileContent, find_dataset
         from kg_edit.datasets.references import read_references, with_references
 
         if "consistency.tfidf" in (self.extras or ()) and not self.references:
             raise ConfigError("consistency.tfidf compares with texts: give --references attribute_snippets.json")
         dataset = find_dataset(self.dataset)
-        reading = dataset.read(self.data) if self.keep_going else Reading(dataset(self.data))
+        reading = dataset.read(self.data) if self.keep_going else FileContent(dataset(self.data))
         if not self.references:
             return reading
-        return Reading(with_references(reading.records, read_references(self.references)), reading.problems)
+        return FileContent(with_references(reading.records, read_references(self.references)), reading.problems)
 
     def ready(self, out: Path) -> Ready:
         """All that is there before the first record is scored; ``out`` is looked at, not written.
@@ -106,7 +106,7 @@ class Evaluation:
         text = read_text(self.general) if self.general else None
         planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
         model = load(self.model, self.dtype, self.device)
-        settled = planned.settled(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
+        settled = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
         return Ready(options=self, plan=settled, method=settled.on(model), model=model, reading=reading, text=text)
 
 
@@ -115,10 +115,10 @@ class Ready:
     """An evaluation with its model in memory."""
 
     options: Evaluation
-    plan: Plan
+    plan: MethodPlan
     method: EditingMethod
     model: LanguageModel
-    reading: Reading
+    reading: FileContent
     text: str | None
 
     @property

@@ -72,7 +72,7 @@ def _value(text: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MethodPlan:
     """A method with its settings and graph, for which no model is loaded yet."""
 
     method: type[EditingMethod]
@@ -117,7 +117,7 @@ class Plan:
             return error
         return None
 
-    def settled(self, model: LanguageModel, edits: Sequence[Edit]) -> Plan:
+    def with_layer(self, model: LanguageModel, edits: Sequence[Edit]) -> MethodPlan:
         """The plan with its layer chosen on a few of ``edits``, where that was asked for (--layer auto).
 
         Raises:
@@ -154,7 +154,7 @@ def plan(
     graph: list[str] | None = None,
     contact: str | None = None,
     memory: float | None = None,
-) -> Plan:
+) -> MethodPlan:
     """Find the method, check its settings, open the graph.
 
     Raises:
@@ -170,7 +170,7 @@ def plan(
         from kg_edit.locate.layer_sweep import check_choosable
 
         check_choosable(config)
-    return Plan(found, config, open_graph(graph, contact), auto=layer == AUTO, memory=memory)
+    return MethodPlan(found, config, open_graph(graph, contact), auto=layer == AUTO, memory=memory)
 
 
 def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:

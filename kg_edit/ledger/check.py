@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from kg_edit.jobs.before_after import Kind, Probe, Reading, check_probes, probes, read
+from kg_edit.jobs.before_after import Kind, Reading, ReportProbe, check_probes, probes, read
 from kg_edit.ledger.entries import Entry
 from kg_edit.models.language_model import LanguageModel
 
@@ -17,13 +17,13 @@ class Checked:
     """A standing edit, its prompts and what the model does with each."""
 
     entry: Entry
-    readings: tuple[tuple[Probe, Reading], ...]
+    readings: tuple[tuple[ReportProbe, Reading], ...]
 
     def of(self, kind: Kind) -> tuple[Reading, ...]:
         """The readings of one kind of prompt."""
         return tuple(reading for probe, reading in self.readings if probe.kind == kind)
 
-    def failures(self, wanted: Sequence[Kind] = ("rewrite",)) -> Iterator[tuple[Probe, Reading]]:
+    def failures(self, wanted: Sequence[Kind] = ("rewrite",)) -> Iterator[tuple[ReportProbe, Reading]]:
         """The prompts of the wanted kinds that are not answered as they should be."""
         return ((probe, reading) for probe, reading in self.readings if probe.kind in wanted and not reading.right)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
-from kg_edit.ledger.entries import Entry, Place
+from kg_edit.ledger.entries import EditPosition, Entry
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -171,7 +171,7 @@ def _keys(entries: Sequence[Entry], patches: Mapping[int, Patch]) -> dict[str, t
         own = columns(patch)
         if own is None or not isinstance(patch, WeightPatch):
             continue
-        rows = [row[Place(step, record["edit"]["id"])] for record in patch.edits]
+        rows = [row[EditPosition(step, record["edit"]["id"])] for record in patch.edits]
         firsts = [mine[0] for mine in own]  # the edit itself; further facts are about other subjects
         for name, pair in patch.factors.items():
             places.setdefault(name, []).extend(rows)

@@ -18,7 +18,7 @@ State = Literal["standing", "removed"]
 _NEEDED = "edit", "method"
 
 
-class Place(NamedTuple):
+class EditPosition(NamedTuple):
     """An edit in a ledger: the step that it is part of, and its id there."""
 
     step: int
@@ -32,7 +32,7 @@ class Entry:
     ``record`` is that of what stands, or of what was added where the edit is removed.
     """
 
-    place: Place
+    place: EditPosition
     name: str
     state: State
     edit: Edit
@@ -42,9 +42,13 @@ class Entry:
 
 def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[int, Patch]) -> tuple[Entry, ...]:
     """An entry for every record of every step as it was added, given which patch stands in its place now."""
-    added = [(Place(step, record["edit"]["id"]), record) for step, records in steps.items() for record in records]
+    added = [
+        (EditPosition(step, record["edit"]["id"]), record) for step, records in steps.items() for record in records
+    ]
     ids = Counter(place.id for place, _ in added)
-    here = {Place(step, record["edit"]["id"]): record for step, patch in standing.items() for record in patch.edits}
+    here = {
+        EditPosition(step, record["edit"]["id"]): record for step, patch in standing.items() for record in patch.edits
+    }
     now = [(place, here.get(place, record)) for place, record in added]
     return tuple(
         Entry(
@@ -117,14 +121,14 @@ def check_records(patch: Patch) -> None:
         raise PatchError(f"the patch has several edits of the id {twice[0]!r}; give each an id of its own")
 
 
-def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[Place, ...]:
+def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosition, ...]:
     """Where the edits of some names are; ``3/*`` is all of step 3.
 
     Raises:
         UnknownNameError: there is none of a name.
         PatchError: a name fits several edits.
     """
-    found: list[Place] = []
+    found: list[EditPosition] = []
     for name in names:
         fitting = [entry for entry in known if _is_called(entry, name)]
         if not fitting:

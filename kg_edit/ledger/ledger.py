@@ -17,12 +17,12 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.ledger.conflicts import Conflict, conflicts, refuse_disabling
-from kg_edit.ledger.entries import Entry, Place, check_records, entries, places_of, refuse_removed
+from kg_edit.ledger.entries import EditPosition, Entry, check_records, entries, places_of, refuse_removed
 from kg_edit.ledger.log import (
     Added,
     Event,
+    PatchStep,
     Removed,
-    Step,
     Store,
     StoredFile,
     Undone,
@@ -32,7 +32,7 @@ from kg_edit.ledger.log import (
     stamp,
     standing,
 )
-from kg_edit.ledger.removal import Workbench, remade, total, without
+from kg_edit.ledger.removal import RecomputeContext, recomputed_edits, total, without
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -54,13 +54,13 @@ def loaded(additions: Sequence[Addition]) -> Iterator[tuple[Addition, Patch]]:
     """
     for addition in additions:
         patch = Patch.load(addition.path)
-        with naming(addition):
+        with annotate_errors(addition):
             check_addable(patch)
         yield addition, patch
 
 
 @contextmanager
-def naming(addition: Addition) -> Iterator[None]:
+def annotate_errors(addition: Addition) -> Iterator[None]:
     """Note at an error which file it is about."""
     try:
         yield
@@ -129,7 +129,7 @@ class Ledger:
         return self._store.events()
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[PatchStep, ...]:
         """The patches that stand."""
         return standing(self.events)
 
@@ -150,13 +150,13 @@ class Ledger:
         return entries({event.number: self._store.get(event.file).edits for event in added}, self.patches)
 
     @property
-    def remade(self) -> dict[Place, Removed]:
+    def remade(self) -> dict[EditPosition, Removed]:
         """The removal that made an edit anew, for each standing edit that is not as it was added."""
         here = {entry.place for entry in self.edits if entry.state == "standing"}
-        found = remade(in_force(self.events), self._store.get)
+        found = recomputed_edits(in_force(self.events), self._store.get)
         return {place: event for place, event in found.items() if place in here}
 
-    def file(self, step: Step) -> Path:
+    def file(self, step: PatchStep) -> Path:
         """Where a step's patch is."""
         return self._store.path(step.file)
 
@@ -169,7 +169,7 @@ class Ledger:
         patch: Patch | str | Path,
         *,
         after: Sequence[int] = (),
-        on: Sequence[Step] | None = None,
+        on: Sequence[PatchStep] | None = None,
         force: bool = False,
         model: LanguageModel | None = None,
     ) -> int:
@@ -251,7 +251,7 @@ class Ledger:
             refuse_removed(wanted, every)
             known = [entry for entry in every if entry.state == "standing"]
             taken = frozenset(places_of(wanted, known))
-            found = without(self.steps, self.patches, taken, Workbench(model=model, graph=graph))
+            found = without(self.steps, self.patches, taken, RecomputeContext(model=model, graph=graph))
             first = self._store.next_file()
             files: dict[int, StoredFile | None] = {}
             for offset, (number, patch) in enumerate(found.items()):
@@ -279,7 +279,7 @@ class Ledger:
         for addition, patch in read:
             if not force:
                 refuse_twice(addition.path, steps)
-            with naming(addition):
+            with annotate_errors(addition):
                 self._check(patch, others, force=force, model=model)
             others.append(patch)
 

@@ -22,7 +22,7 @@ from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import replacing
 from kg_edit.storage.jsonl import append_lines, drop_cut_line
-from kg_edit.storage.run_folder import alone_in
+from kg_edit.storage.run_folder import folder_lock
 
 
 class _Said(BaseModel):
@@ -80,7 +80,7 @@ class Line(RootModel[Annotated[Event, Field(discriminator="event")]]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class PatchStep:
     """A patch of the ledger as it stands: its number, its file, and the steps that it was computed after."""
 
     number: int
@@ -100,16 +100,16 @@ def in_force(events: Iterable[Event]) -> tuple[Added | Removed, ...]:
     return tuple(event for event in listed if not isinstance(event, Undone) and event.number not in undone)
 
 
-def standing(events: Iterable[Event]) -> tuple[Step, ...]:
+def standing(events: Iterable[Event]) -> tuple[PatchStep, ...]:
     """The steps whose sum the ledger is, in the order in which they were added.
 
     Raises:
         PatchError: a removal is about a step that is not there.
     """
-    steps = dict[int, Step]()
+    steps = dict[int, PatchStep]()
     for event in in_force(events):
         if isinstance(event, Added):
-            steps[event.number] = Step(number=event.number, file=event.file, after=event.after)
+            steps[event.number] = PatchStep(number=event.number, file=event.file, after=event.after)
             continue
         for number, file in event.files.items():
             if number not in steps:
@@ -170,7 +170,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"can't make {self.folder}: {error.strerror}; give another folder") from error
-        with alone_in(self.folder, wait=_WAIT):
+        with folder_lock(self.folder, wait=_WAIT):
             self._check_log()
             yield
 
@@ -254,7 +254,7 @@ class Store:
         return self._loaded[file.sha256]
 
 
-def refuse_twice(source: Path, steps: Iterable[Step]) -> None:
+def refuse_twice(source: Path, steps: Iterable[PatchStep]) -> None:
     """Refuse a file that is one of the steps already.
 
     Raises:

@@ -25,8 +25,8 @@ from pydantic import ValidationError
 from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.ledger.conflicts import chosen, columns
-from kg_edit.ledger.entries import Place, edit_of
-from kg_edit.ledger.log import Added, Removed, Step, StoredFile
+from kg_edit.ledger.entries import EditPosition, edit_of
+from kg_edit.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.rank_one.base import RankOneMethod
 from kg_edit.models.language_model import LanguageModel
@@ -125,7 +125,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Workbench:
+class RecomputeContext:
     """What is at hand to make edits anew with; ``model`` is the unedited one."""
 
     model: LanguageModel | None = None
@@ -157,7 +157,9 @@ class Workbench:
         return found(self.model, config, graph=self.graph)
 
 
-def made_anew(patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: bool, workbench: Workbench) -> Patch:
+def made_anew(
+    patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: bool, workbench: RecomputeContext
+) -> Patch:
     """What ``patch`` would be had the edits ``gone`` not been asked for, on the model with ``before`` in it.
 
     The edits before the first one that is gone are kept as they are where each is a column of the factors and
@@ -217,7 +219,10 @@ def total(patches: Iterable[Patch]) -> Patch:
 
 
 def without(
-    steps: Sequence[Step], patches: Mapping[int, Patch], taken: AbstractSet[Place], workbench: Workbench
+    steps: Sequence[PatchStep],
+    patches: Mapping[int, Patch],
+    taken: AbstractSet[EditPosition],
+    workbench: RecomputeContext,
 ) -> dict[int, Patch | None]:
     """What every step that changes becomes once the edits ``taken`` are gone; None where nothing of it is left.
 
@@ -243,7 +248,7 @@ def without(
     return changed
 
 
-def _rest(patch: Patch, gone: AbstractSet[str], before: Patch, moved: bool, workbench: Workbench) -> Patch:
+def _rest(patch: Patch, gone: AbstractSet[str], before: Patch, moved: bool, workbench: RecomputeContext) -> Patch:
     if moved:
         return made_anew(patch, gone, before=before, moved=True, workbench=workbench)
     own: Any = getattr(patch, "without", None)  # a patch of the prompt, or a codebook
@@ -269,9 +274,11 @@ def _in_last_batch(patch: Patch, gone: AbstractSet[str]) -> bool:
     return not any(record["edit"]["id"] in gone for batch in earlier for record in batch)
 
 
-def remade(events: Sequence[Added | Removed], load: Callable[[StoredFile], Patch]) -> dict[Place, Removed]:
+def recomputed_edits(
+    events: Sequence[Added | Removed], load: Callable[[StoredFile], Patch]
+) -> dict[EditPosition, Removed]:
     """The last removal that made each edit anew, given the events in force; one that is as it was added has none."""
-    files, found = dict[int, StoredFile](), dict[Place, Removed]()
+    files, found = dict[int, StoredFile](), dict[EditPosition, Removed]()
     for event in events:
         if isinstance(event, Added):
             files[event.number] = event.file
@@ -280,7 +287,7 @@ def remade(events: Sequence[Added | Removed], load: Callable[[StoredFile], Patch
             if file is None:
                 continue
             for name in _changed(load(files[step]), load(file)):
-                found[Place(step, name)] = event
+                found[EditPosition(step, name)] = event
             files[step] = file
     return found
 

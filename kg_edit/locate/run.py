@@ -13,7 +13,7 @@ from kg_edit.errors import ConfigError, KgEditError
 from kg_edit.evaluate.settings import tokenizer_digest
 from kg_edit.locate.corrupted_run import FACTOR, noise_level
 from kg_edit.locate.summary import LocateSummary, draw_summary, draw_trace
-from kg_edit.locate.trace import Fact, Trace, TraceSettings, is_known, trace
+from kg_edit.locate.trace import Trace, TracedFact, TraceSettings, is_known, trace
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.storage.atomic import write_json
@@ -37,7 +37,7 @@ class Entry(BaseModel):
 
 def locate(
     model: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Sequence[TracedFact],
     settings: TraceSettings | None = None,
     *,
     out: Path,
@@ -73,7 +73,7 @@ def locate(
 
 def _entries(
     model: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Sequence[TracedFact],
     settings: TraceSettings,
     file: Path,
     *,
@@ -94,7 +94,7 @@ def _entries(
     return done
 
 
-def _entry(model: LanguageModel, fact: Fact, settings: TraceSettings, *, level: float, known_only: bool) -> Entry:
+def _entry(model: LanguageModel, fact: TracedFact, settings: TraceSettings, *, level: float, known_only: bool) -> Entry:
     try:
         if known_only and is_known(model, fact) is False:
             return Entry(id=fact.id, unknown=True)
@@ -103,7 +103,7 @@ def _entry(model: LanguageModel, fact: Fact, settings: TraceSettings, *, level: 
         return Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
 
 
-def _level(model: LanguageModel, facts: Sequence[Fact]) -> float:
+def _level(model: LanguageModel, facts: Sequence[TracedFact]) -> float:
     """The noise of all facts whose subject can be found; the others fail one by one, where they are traced."""
     prompts = list[Prompt]()
     for fact in facts:
@@ -132,7 +132,7 @@ def _draw(summary: LocateSummary, entries: Sequence[Entry], out: Path, *, model:
 
 
 def _run_settings(
-    model: LanguageModel, facts: Sequence[Fact], settings: TraceSettings, *, known_only: bool
+    model: LanguageModel, facts: Sequence[TracedFact], settings: TraceSettings, *, known_only: bool
 ) -> Settings:
     """All that decides the traces."""
     return {

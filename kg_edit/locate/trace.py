@@ -33,7 +33,7 @@ from kg_edit.models.prompts import Prompt, encode
 from kg_edit.value.optimise import untouched
 
 
-class Fact(Record):
+class TracedFact(Record):
     """A prompt about a subject, and what a model that knows the fact says after it."""
 
     id: Name = Field(description="a name for the fact, unique among those traced")
@@ -59,12 +59,14 @@ class KnownRow(Record):
     relation_id: str | None = Field(None, description="not read")
 
 
-def facts_of(edits: Sequence[Edit]) -> tuple[Fact, ...]:
+def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
     """The facts that edits are about, as they were before."""
-    return tuple(Fact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true) for edit in edits)
+    return tuple(
+        TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true) for edit in edits
+    )
 
 
-def read_known(path: Path) -> tuple[Fact, ...]:
+def read_known(path: Path) -> tuple[TracedFact, ...]:
     """Read a list of known facts (.json or .jsonl).
 
     Raises:
@@ -76,7 +78,7 @@ def read_known(path: Path) -> tuple[Fact, ...]:
     return facts
 
 
-def _fact(path: Path, number: int, row: object) -> Fact:
+def _fact(path: Path, number: int, row: object) -> TracedFact:
     try:
         if isinstance(row, EditError):
             raise row
@@ -85,7 +87,7 @@ def _fact(path: Path, number: int, row: object) -> Fact:
         raise EditFileError(f"{path}, {unit_of(path)} {number}, {error.faults[0]}") from error
 
 
-def _known(row: object, number: int) -> Fact:
+def _known(row: object, number: int) -> TracedFact:
     if not isinstance(row, dict):
         raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
     try:
@@ -98,7 +100,7 @@ def _known(row: object, number: int) -> Fact:
         )
     name = number if known.known_id is None else known.known_id
     prompt = known.prompt.replace(known.subject, "{}", 1)
-    return Fact(id=f"known-{name}", subject=known.subject, prompt=prompt, answer=known.attribute)
+    return TracedFact(id=f"known-{name}", subject=known.subject, prompt=prompt, answer=known.attribute)
 
 
 BEFORE = "before the subject"  # not corrupted, and not in the paper's figure
@@ -176,7 +178,7 @@ class Trace(BaseModel):
 
 def trace(
     model: LanguageModel,
-    fact: Fact,
+    fact: TracedFact,
     settings: TraceSettings | None = None,
     *,
     level: float,
@@ -220,7 +222,7 @@ def trace(
     )
 
 
-def is_known(model: LanguageModel, fact: Fact) -> bool | None:
+def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
     """Whether the model's own next token is the first one of the fact's answer; None where the fact names none.
 
     Raises:
@@ -233,13 +235,13 @@ def is_known(model: LanguageModel, fact: Fact) -> bool | None:
     return None if wanted is None else int(found.argmax()) == wanted
 
 
-def _first_token(model: LanguageModel, fact: Fact) -> int | None:
+def _first_token(model: LanguageModel, fact: TracedFact) -> int | None:
     if fact.answer is None:
         return None
     return encode(model.tokenizer, fact.prompt, subject=fact.subject, target=fact.answer).target_ids[0]
 
 
-def _named(fact: Fact, token: int | None) -> int:
+def _named(fact: TracedFact, token: int | None) -> int:
     """The first token of the fact's answer, if there is one."""
     if token is None:
         raise ConfigError(

@@ -155,10 +155,10 @@ class EditingMethod(ABC):
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
         self._prepare_unpatched()  # also where ``start`` is applied below: the same patch either way
-        patch = start or self.nothing()
+        patch = start or self.empty_patch()
         with tqdm(total=len(edits), desc=self.name, unit="edit", disable=None if progress else True) as bar:
             for batch in self._batches(edits):
-                with naming(*batch):
+                with annotate_errors(*batch):
                     patch = patch + self._made(batch, patch)
                     after_each(patch)
                 bar.update(len(batch))
@@ -171,9 +171,9 @@ class EditingMethod(ABC):
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
         self._prepare_unpatched()
-        update = self.nothing()
+        update = self.empty_patch()
         for batch in self._batches(edits):
-            with naming(*batch):
+            with annotate_errors(*batch):
                 update = update + self._made(batch, before + update if before else update)
         return update
 
@@ -183,14 +183,14 @@ class EditingMethod(ABC):
         The same patches as from one call of `edit` an edit, to rounding; methods that can make them together.
         """
         self._prepare_unpatched()
-        return tuple(attempt(edit, partial(self.make, (edit,), before=self.nothing())) for edit in edits)
+        return tuple(attempt(edit, partial(self.make, (edit,), before=self.empty_patch())) for edit in edits)
 
     def _prepare_unpatched(self) -> None:
         """`prepare` on the model as it is: what is measured there is kept under the model's name."""
         refuse_patched(self.model)
         self.prepare()
 
-    def nothing(self) -> Patch:
+    def empty_patch(self) -> Patch:
         """The patch of no edit."""
         return WeightPatch(factors={}, provenance=self.provenance())
 
@@ -284,14 +284,14 @@ class EditingMethod(ABC):
 def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
     """What ``make`` gives, or the failure that it raised, with a note of the edit."""
     try:
-        with naming(edit):
+        with annotate_errors(edit):
             return make()
     except FAILURES as error:
         return error
 
 
 @contextmanager
-def naming(*edits: Edit) -> Iterator[None]:
+def annotate_errors(*edits: Edit) -> Iterator[None]:
     """Note on whatever goes wrong which edit it was, or between which two of a batch."""
     try:
         yield

@@ -16,12 +16,12 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, MethodConfig, attempt, naming
+from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors, attempt
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook_patch import Codebook, CodebookPatch, Deferral, without_codebooks
 from kg_edit.value.objective import Objective, Request, tokens_within
-from kg_edit.value.optimise import Descent, descend, untouched
+from kg_edit.value.optimise import Descent, optimise_values, untouched
 
 _DEFAULT_DEPTH = 0.75
 _TOGETHER = 32  # edits: each is trained as if it were alone, so this decides the speed only
@@ -69,14 +69,14 @@ class Grace(EditingMethod):
         self.layer = round(_DEFAULT_DEPTH * len(model.blocks)) if config.layer is None else config.layer
         model.block(self.layer)  # refuses a layer that is not there before any work is done
 
-    def nothing(self) -> Patch:
+    def empty_patch(self) -> Patch:
         """A codebook without entries."""
         return CodebookPatch(codebooks={}, provenance=self.provenance())
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt once."""
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 self._request(edit)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -85,7 +85,7 @@ class Grace(EditingMethod):
         for patch in patches:
             if isinstance(patch, Exception):
                 raise patch
-        return reduce(add, (patch for patch in patches if isinstance(patch, Patch)), self.nothing())
+        return reduce(add, (patch for patch in patches if isinstance(patch, Patch)), self.empty_patch())
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """All edits' values in one descent; each edit's patch is its own."""
@@ -103,7 +103,7 @@ class Grace(EditingMethod):
         yield from (edits[start : start + _TOGETHER] for start in range(0, len(edits), _TOGETHER))
 
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
-        return super()._made(edits, without_codebooks(before) or self.nothing())
+        return super()._made(edits, without_codebooks(before) or self.empty_patch())
 
     def _request(self, edit: Edit) -> Request:
         """The prompt and its target; what is replaced stands at the prompt's last token."""
@@ -117,7 +117,7 @@ class Grace(EditingMethod):
         objective = Objective(self.model, self.layer, requests, kl_weight=0.0, tokens=size)
         proposals = [_FreeValue(edit, output, self.config) for edit, output in zip(edits, objective.value, strict=True)]
         steps, enough = self.config.steps, self.config.stop_below
-        descents = descend(objective, proposals, steps=steps, stop_below=enough)
+        descents = optimise_values(objective, proposals, steps=steps, stop_below=enough)
         entries = zip(edits, objective.bare_key, objective.value, descents, strict=True)
         for edit, key, output, descent in entries:
             yield attempt(edit, partial(self._entry, edit, key, output, descent))

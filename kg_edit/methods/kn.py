@@ -22,7 +22,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import ContextLengths, EditingMethod, Layers, MethodConfig, naming
+from kg_edit.methods.base import ContextLengths, EditingMethod, Layers, MethodConfig, annotate_errors
 from kg_edit.models.architectures import optional_module
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import run_prefix
@@ -191,7 +191,7 @@ class Kn(EditingMethod):
             PromptError: an edit names no old answer, or one that begins like the new one.
         """
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 self._answers(edit)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:

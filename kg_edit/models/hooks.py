@@ -51,7 +51,7 @@ def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[Non
 
 
 @contextmanager
-def only_at(module: nn.Module | None, places: tuple[Tensor, ...]) -> Iterator[None]:
+def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> Iterator[None]:
     """Run ``module``, which takes each token alone, at (rows, columns) of [rows, columns, d]; elsewhere it gives 0."""
     shapes: list[Size] = []
 

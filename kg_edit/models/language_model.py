@@ -29,8 +29,8 @@ from kg_edit.models.prompts import Prompt, encode
 class LanguageModel:
     """A Hugging Face causal language model, its tokenizer, and where its parts live.
 
-    ``name`` is what the user typed; ``fingerprint`` tells models apart by content, whatever their path. ``told`` is
-    what a patch of the prompt makes of a text before the model reads it.
+    ``name`` is what the user typed; ``fingerprint`` tells models apart by content, whatever their path.
+    ``prompt_transform`` is what a patch of the prompt makes of a text before the model reads it.
     """
 
     model: PreTrainedModel
@@ -38,7 +38,7 @@ class LanguageModel:
     spec: ModelSpec
     name: str
     fingerprint: str
-    told: Callable[[str], str] | None = None
+    prompt_transform: Callable[[str], str] | None = None
 
     @classmethod
     def load(
@@ -116,7 +116,7 @@ class LanguageModel:
         Raises:
             PromptError: the target's first token would merge with the text's last one, or it has none.
         """
-        return encode(self.tokenizer, self.told(text) if self.told else text, target=target)
+        return encode(self.tokenizer, self.prompt_transform(text) if self.prompt_transform else text, target=target)
 
     @cached_property
     def blocks(self) -> nn.ModuleList:

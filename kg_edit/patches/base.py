@@ -75,7 +75,7 @@ class Patch(ABC):
         """
         with exclusive(model):
             self.check_model(model)
-            with self.worn(model) as edited:
+            with self.stacked_on(model) as edited:
                 yield edited
 
     def merge_into(self, model: LanguageModel) -> None:
@@ -118,7 +118,7 @@ class Patch(ABC):
         """Whether it changes nothing."""
 
     @abstractmethod
-    def worn(self, model: LanguageModel) -> AbstractContextManager[LanguageModel]:
+    def stacked_on(self, model: LanguageModel) -> AbstractContextManager[LanguageModel]:
         """`applied`, without looking at what else is applied: for a stack of patches."""
 
     @abstractmethod
@@ -197,11 +197,11 @@ class PatchStack(Patch):
         return PatchStack.of(self, other)
 
     @contextmanager
-    def worn(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """All parts, in order."""
         with ExitStack() as stack:
             for part in self.patches:
-                model = stack.enter_context(part.worn(model))
+                model = stack.enter_context(part.stacked_on(model))
             yield model
 
     def check_finite(self) -> None:

@@ -293,7 +293,7 @@ class CodebookPatch(Patch):
         return CodebookPatch(codebooks=books, provenance=joined(self.provenance, other.provenance))
 
     @contextmanager
-    def worn(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """The model, with a look into the codebook after each of the modules; no weight moves."""
         self.check_model(model)
         modules = {name: module_of(model, name, shape=book.shape) for name, book in self.codebooks.items()}

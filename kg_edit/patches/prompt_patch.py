@@ -23,7 +23,7 @@ from kg_edit.patches.container import PROMPT, PatchFile, write_patch
 from kg_edit.text.similarity import Index, Similarity, TfIdf, best, similarity
 
 
-class Fact(BaseModel):
+class PromptFact(BaseModel):
     """What an edit has to tell.
 
     ``about`` is what a prompt is compared with: the edit's own prompt, without its target. Of two facts about the same
@@ -66,7 +66,7 @@ class FactBook:
     """Facts in the order of their edits, under one rule."""
 
     rule: TellingRule
-    facts: tuple[Fact, ...]
+    facts: tuple[PromptFact, ...]
     alike: Similarity | None = field(default=None, compare=False, repr=False)  # one made before, to be used again
 
     def __add__(self, other: FactBook) -> FactBook:
@@ -78,7 +78,7 @@ class FactBook:
         kept = tuple(fact for fact in self.facts if fact.id not in ids)
         return FactBook(rule=self.rule, facts=kept, alike=self.alike)
 
-    def relevant(self, prompt: str) -> tuple[Fact, ...]:
+    def relevant(self, prompt: str) -> tuple[PromptFact, ...]:
         """The facts that are told before ``prompt``, most alike first, of equals the earlier one.
 
         A prompt of several paragraphs is compared by its last one: those before it are examples that it brought along.
@@ -93,7 +93,7 @@ class FactBook:
         chosen = best([scores[place] for place in fits], self.rule.most)
         return tuple(self._current[fits[place]] for place in chosen)
 
-    def told(self, prompt: str) -> str:
+    def prompt_transform(self, prompt: str) -> str:
         """``prompt`` with what belongs to it in front: examples, then facts, each with the most alike one last.
 
         Raises:
@@ -107,7 +107,7 @@ class FactBook:
         lines = "".join(f"{rule.before_fact}{fact.told}\n" for fact in reversed(facts))
         return f"{examples}{lines}{rule.before_prompt}{prompt}"
 
-    def _examples(self, facts: tuple[Fact, ...]) -> list[str]:
+    def _examples(self, facts: tuple[PromptFact, ...]) -> list[str]:
         """The first fact's own examples, then other facts of the book, each repeated after itself."""
         rule, others = self.rule, [n for n, fact in enumerate(self._current) if fact not in facts]
         scores = self._index.scores(facts[0].about) if rule.own_examples else []
@@ -116,7 +116,7 @@ class FactBook:
         return [*facts[0].examples, *(f"{rule.before_fact}{told}\n{rule.before_prompt}{told}" for told in shown)]
 
     @cached_property
-    def _current(self) -> tuple[Fact, ...]:
+    def _current(self) -> tuple[PromptFact, ...]:
         """What may be told: the last fact about each thing, at its own place."""
         last = {fact.about.casefold(): place for place, fact in enumerate(self.facts)}
         return tuple(self.facts[place] for place in sorted(last.values()) if not self.facts[place].withheld)
@@ -162,7 +162,7 @@ class PromptPatch(Patch):
         """Whether there is no fact."""
         return not any(book.facts for book in self.books)
 
-    def told(self, text: str) -> str:
+    def prompt_transform(self, text: str) -> str:
         """What the model reads where it is asked ``text``: the facts that belong to it, then the text.
 
         Raises:
@@ -170,7 +170,7 @@ class PromptPatch(Patch):
         """
         whole = text
         for book in self.books:
-            whole = book.told(text).removesuffix(text) + whole
+            whole = book.prompt_transform(text).removesuffix(text) + whole
         return whole
 
     def without(self, ids: Collection[str]) -> PromptPatch:
@@ -194,10 +194,10 @@ class PromptPatch(Patch):
         return PromptPatch(books=tuple(books.values()), provenance=joined(self.provenance, other.provenance))
 
     @contextmanager
-    def worn(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Another view of the model, which is told the facts; the model itself reads as before."""
         self.check_model(model)
-        yield replace(model, told=_after(self.told, model.told))
+        yield replace(model, prompt_transform=_after(self.prompt_transform, model.prompt_transform))
 
     def check_finite(self) -> None:
         """Nothing to look at: there are no numbers."""
@@ -231,7 +231,7 @@ class PromptPatch(Patch):
 
 
 def _book(said: Mapping[str, Any]) -> FactBook:
-    facts = tuple(Fact.model_validate(fact) for fact in said["facts"])
+    facts = tuple(PromptFact.model_validate(fact) for fact in said["facts"])
     return FactBook(rule=TellingRule.model_validate(said["rule"]), facts=facts)
 
 

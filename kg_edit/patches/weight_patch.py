@@ -136,7 +136,7 @@ class WeightPatch(Patch):
         return WeightPatch(factors=factors, provenance={**self.provenance, "edits": edits}, state=self.state)
 
     @contextmanager
-    def worn(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """The weights with this change in them; then the very tensors as before."""
         modules = self.modules(model)
         originals = {name: module.weight.detach().clone() for name, module in modules.items()}

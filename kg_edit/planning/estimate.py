@@ -24,7 +24,7 @@ _DOUBLE = 0.25  # of float32's speed that float64 factorisations reach: .15 at s
 _WRITERS, _PROMPTS, _MOST = 64, 4, 512
 
 Phase = Literal["always", "measuring C", "factoring C", "editing", "looking"]
-Place = Literal["main memory", "accelerator"]
+MemoryPlace = Literal["main memory", "accelerator"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Part:
     what: str
     bytes: float
     phase: Phase
-    place: Place
+    place: MemoryPlace
     formula: str = ""
 
 
@@ -69,7 +69,7 @@ class Job:
         return torch.empty(0, dtype=self.dtype).element_size()
 
     @property
-    def place(self) -> Place:
+    def place(self) -> MemoryPlace:
         """Where the model lies."""
         return "main memory" if self.machine.is_cpu else "accelerator"
 
@@ -176,7 +176,7 @@ def durations(job: Job, speed: Rates) -> Iterator[Duration]:
     yield Duration(what="looking before and after", seconds=looking / speed.looking, formula="4 prompts each")
 
 
-PLACES: tuple[Place, ...] = ("main memory", "accelerator")
+PLACES: tuple[MemoryPlace, ...] = ("main memory", "accelerator")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ class Estimate:
     memory: tuple[Part, ...]
     time: tuple[Duration, ...]
 
-    def needed(self, place: Place) -> float:
+    def needed(self, place: MemoryPlace) -> float:
         """Bytes at the worst moment: what is there always, and the largest of the phases."""
         phases: dict[str, float] = {}
         for part in self.memory:
@@ -195,12 +195,12 @@ class Estimate:
                 phases[part.phase] = phases.get(part.phase, 0.0) + part.bytes
         return phases.pop("always", 0.0) + max(phases.values(), default=0.0)
 
-    def available(self, place: Place) -> int | None:
+    def available(self, place: MemoryPlace) -> int | None:
         """Bytes that are free now; None: not known."""
         return self.job.machine.host if place == "main memory" else self.job.machine.accelerator
 
     @property
-    def lacking(self) -> tuple[Place, ...]:
+    def lacking(self) -> tuple[MemoryPlace, ...]:
         """Where it does not fit."""
         free = {place: self.available(place) for place in PLACES}
         return tuple(place for place, has in free.items() if has is not None and self.needed(place) > has)
@@ -245,7 +245,7 @@ def estimate(
     return Estimate(job=job, memory=tuple(memory_parts(job)), time=tuple(durations(job, speed)))
 
 
-def ways_out(found: Estimate) -> tuple[str, ...]:
+def suggestions(found: Estimate) -> tuple[str, ...]:
     """Ways to make it fit; none where it does."""
     if not found.lacking:
         return ()

@@ -27,25 +27,25 @@ SHOTS = (
 )
 
 
-def asked(question: str, facts: str = "") -> str:
+def format_question(question: str, facts: str = "") -> str:
     """The question in the plain form, after ``facts`` (sentences) where there are any; its answer comes next."""
     return "\n".join(filter(None, [facts, f"Question: {question}", ANSWER]))
 
 
-def asked_with_shots(question: str, facts: str = "") -> str:
+def format_question_with_shots(question: str, facts: str = "") -> str:
     """The question in the few-shot form: the answered `SHOTS` first, an empty line after each."""
-    shots = [f"{asked(shot)} {answer}" for shot, answer in SHOTS]
-    return "\n\n".join([*shots, asked(question, facts)])
+    shots = [f"{format_question(shot)} {answer}" for shot, answer in SHOTS]
+    return "\n\n".join([*shots, format_question(question, facts)])
 
 
 def generated_from(query: Query) -> str:
     """What the model goes on with to answer a query: a question in the few-shot form, a sentence as it stands."""
-    return asked_with_shots(query.prompt) if query.form == "question" else query.prompt.rstrip()
+    return format_question_with_shots(query.prompt) if query.form == "question" else query.prompt.rstrip()
 
 
 def scored_after(query: Query) -> str:
     """The prompt after which a query's answers are scored: a question in the plain form, a sentence as it stands."""
-    return asked(query.prompt) if query.form == "question" else query.prompt.rstrip()
+    return format_question(query.prompt) if query.form == "question" else query.prompt.rstrip()
 
 
 def fact(edit: Edit) -> str:

@@ -113,7 +113,7 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def alone_in(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Keep other processes out of ``folder``, which is there; a killed process keeps none out.
 
     ``wait``: seconds that another process is given to end.

@@ -57,7 +57,7 @@ class ForwardFactory(Protocol):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Lesson:
+class SoftTarget:
     """What a teacher expects at each of a row's target tokens: its likeliest ``tokens`` [target tokens, k], and their
     ``probabilities``, which sum to 1 a token."""
 
@@ -66,30 +66,30 @@ class Lesson:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Further:
+class ExtraTarget:
     """A row besides an edit's rewrites: its target should become likely, or what a teacher expects there."""
 
     prompt: Prompt
     weight: float
-    taught: Lesson | None = None
+    taught: SoftTarget | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TargetRow:
     """A prompt of the edit with the index ``edit``; ``weight``: its share in that edit's loss."""
 
     edit: int
     prompt: Prompt
     weight: float = 1.0
-    taught: Lesson | None = None
+    taught: SoftTarget | None = None
 
 
-def equally_long(rows: Sequence[Row], *, tokens: int, slack: int = 1) -> Iterator[list[Row]]:
+def equally_long(rows: Sequence[TargetRow], *, tokens: int, slack: int = 1) -> Iterator[list[TargetRow]]:
     """Groups of rows with equally long tails, of about ``tokens`` tokens; an edit's rows stay in their order.
 
     With ``slack`` tails of a group differ by less than that, and are padded: more work, in fewer and larger pieces.
     """
-    by_length: dict[int, list[Row]] = {}
+    by_length: dict[int, list[TargetRow]] = {}
     for row in rows:
         by_length.setdefault(-(-len(tail(row.prompt)) // slack), []).append(row)
     for _, same in sorted(by_length.items()):
@@ -103,7 +103,7 @@ def equally_long(rows: Sequence[Row], *, tokens: int, slack: int = 1) -> Iterato
 class RowGroup(ABC):
     """Rows and their forward. The loss [edits] of a group is its rows' part in the loss of each edit."""
 
-    def __init__(self, rows: Sequence[Row], forward: Forward, *, edits: int) -> None:
+    def __init__(self, rows: Sequence[TargetRow], forward: Forward, *, edits: int) -> None:
         self.rows, self.forward, self._edits = rows, forward, edits
         self._edit_of_row = torch.tensor([row.edit for row in rows])
 
@@ -132,7 +132,7 @@ class RowGroup(ABC):
 class Rewrites(RowGroup):
     """L_p: the mean over an edit's rows of the mean over a row's target tokens of -log p."""
 
-    def __init__(self, rows: Sequence[Row], forward: Forward, *, edits: int) -> None:
+    def __init__(self, rows: Sequence[TargetRow], forward: Forward, *, edits: int) -> None:
         super().__init__(rows, forward, edits=edits)
         sizes = torch.tensor([len(row.prompt.target_ids) for row in rows])
         self._row_of_read = torch.repeat_interleave(torch.arange(len(rows)), sizes)
@@ -150,7 +150,7 @@ class Rewrites(RowGroup):
 class Essences(RowGroup):
     """L_a: KL(edited || unedited) of the next-token distribution at the subject's last token."""
 
-    def __init__(self, rows: Sequence[Row], forward: Forward, *, edits: int) -> None:
+    def __init__(self, rows: Sequence[TargetRow], forward: Forward, *, edits: int) -> None:
         super().__init__(rows, forward, edits=edits)
         with torch.no_grad():
             self._clean = forward.logits().float().log_softmax(-1)
@@ -162,13 +162,13 @@ class Essences(RowGroup):
         return self._of_edits(torch.arange(len(kl)), kl)
 
 
-class Taught(Rewrites):
+class DistillationRows(Rewrites):
     """The mean over a row's target tokens of -sum q log p, where q is the row's lesson (Hinton et al. 2015).
 
     Its gradient is that of KL(q || p), as q does not change.
     """
 
-    def __init__(self, rows: Sequence[Row], forward: Forward, *, edits: int) -> None:
+    def __init__(self, rows: Sequence[TargetRow], forward: Forward, *, edits: int) -> None:
         super().__init__(rows, forward, edits=edits)
         lessons = [row.taught for row in rows if row.taught is not None]
         self._tokens = torch.cat([lesson.tokens for lesson in lessons])
@@ -192,7 +192,7 @@ class Request:
 
     rewrites: tuple[Prompt, ...]
     essence: Prompt | None = None
-    further: tuple[Further, ...] = ()
+    further: tuple[ExtraTarget, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,11 +231,13 @@ class Objective:
         self.kl_weight, self.weight_decay = kl_weight, weight_decay
         count = len(requests)
         rewrites = [
-            Row(edit=edit, prompt=row, weight=1 / len(request.rewrites))
+            TargetRow(edit=edit, prompt=row, weight=1 / len(request.rewrites))
             for edit, request in enumerate(requests)
             for row in request.rewrites
         ]
-        essences = [Row(edit=edit, prompt=own) for edit, request in enumerate(requests) if (own := request.essence)]
+        essences = [
+            TargetRow(edit=edit, prompt=own) for edit, request in enumerate(requests) if (own := request.essence)
+        ]
         self._rewrites = [
             Rewrites(rows, forward(model, layer, [row.prompt for row in rows]), edits=count)
             for rows in equally_long(rewrites, tokens=tokens, slack=slack)
@@ -245,7 +247,7 @@ class Objective:
             for rows in equally_long(essences, tokens=tokens, slack=slack)
         ]
         further = [
-            Row(edit=edit, prompt=row.prompt, weight=row.weight, taught=row.taught)
+            TargetRow(edit=edit, prompt=row.prompt, weight=row.weight, taught=row.taught)
             for edit, request in enumerate(requests)
             for row in request.further
         ]
@@ -253,7 +255,7 @@ class Objective:
             kind(rows, forward(model, layer, [row.prompt for row in rows]), edits=count)
             for kind, alike in (
                 (Rewrites, [row for row in further if row.taught is None]),
-                (Taught, [row for row in further if row.taught is not None]),
+                (DistillationRows, [row for row in further if row.taught is not None]),
             )
             for rows in equally_long(alike, tokens=tokens, slack=slack)
         ]

@@ -20,7 +20,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.value.objective import Losses, Objective
 
 
-class Proposal(Protocol):
+class DeltaParameters(Protocol):
     """What makes one edit's change, and learns."""
 
     def change(self) -> Tensor:
@@ -56,7 +56,9 @@ class Descent:
         }
 
 
-def descend(objective: Objective, proposals: Sequence[Proposal], *, steps: int, stop_below: float) -> list[Descent]:
+def optimise_values(
+    objective: Objective, proposals: Sequence[DeltaParameters], *, steps: int, stop_below: float
+) -> list[Descent]:
     """At most ``steps`` evaluations of the objective for each edit, with an update between two.
 
     An edit whose loss is below ``stop_below``, or no number, is done and soon costs nothing more. As in the published

@@ -21,8 +21,8 @@ from kg_edit.models.hooks import (
     added,
     beside,
     hidden_state,
-    only_at,
     recorded,
+    run_at_positions,
     stopping,
     watched,
 )
@@ -122,7 +122,7 @@ class TailForward:
         hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
         last = len(self._model.blocks) - 1
         for index, call in enumerate(self._calls, start=self._layer + 1):
-            with only_at(self._model.mlp(last) if index == last else None, self._reads):
+            with run_at_positions(self._model.mlp(last) if index == last else None, self._reads):
                 hidden = self._call(index, call, hidden)
         return hidden
 

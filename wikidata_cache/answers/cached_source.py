@@ -19,11 +19,11 @@ from functools import cached_property
 from tqdm import tqdm
 
 from wikidata_cache.answers.database import dumps
-from wikidata_cache.answers.modes import Cure, Mode, now, settle_mode, utc
+from wikidata_cache.answers.modes import FetchHint, Mode, now, settle_mode, utc
 from wikidata_cache.answers.store import AnswerStore, Layers
 from wikidata_cache.endpoints.chain import LaterSource
 from wikidata_cache.errors import CacheMissError
-from wikidata_cache.sources.facts import Answer, Exchange, Fact, Json, Kind, Row
+from wikidata_cache.sources.facts import Answer, Binding, Exchange, Fact, Json, Kind
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Provenance, Source, Template
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key
@@ -42,7 +42,7 @@ def known_of(facts: Iterable[Fact], layers: Layers) -> Known:
     return {(kind, entity): value for kind, values in found.items() for entity, value in values.items()}
 
 
-def settled(facts: Iterable[Fact], known: Known) -> list[Fact]:
+def checked_answers(facts: Iterable[Fact], known: Known) -> list[Fact]:
     """The facts, with the cache's own value where it has one: one run and the next must read the same."""
     return [Fact(kind, entity, known.get((kind, entity), value)) for kind, entity, value in facts]
 
@@ -61,7 +61,7 @@ def renewed(facts: Iterable[Fact], known: Known, *, kind: str, asked: Collection
     ]
 
 
-def timed_select(source: Source, query: str) -> tuple[Sequence[Row], Exchange]:
+def timed_select(source: Source, query: str) -> tuple[Sequence[Binding], Exchange]:
     """The rows of a user's query, and an account of the exchange. Raises what the source raises."""
     fetched_at, start = now(), time.monotonic()
     rows = [dict(row) for row in source.select(query)]
@@ -78,7 +78,7 @@ def plain_exchange(
 
 
 @dataclass
-class Tally:
+class RequestCounts:
     """What a `CachedSource` has done: ids found in the cache, ids asked for, and answers to requests."""
 
     found: int = 0
@@ -86,10 +86,10 @@ class Tally:
     requests: int = 0
 
 
-class Asker:
+class CacheFiller:
     """Asks `inner` on behalf of a `CachedSource`, and writes what it says before anybody sees it."""
 
-    def __init__(self, inner: Source, layers: Layers, *, mode: Mode, tally: Tally) -> None:
+    def __init__(self, inner: Source, layers: Layers, *, mode: Mode, tally: RequestCounts) -> None:
         self.inner = inner
         self._layers = layers
         self._mode = mode
@@ -109,7 +109,7 @@ class Asker:
                 bar.update(len(done))
                 yield from answers
 
-    def select(self, query: str, key: str) -> Sequence[Row]:
+    def select(self, query: str, key: str) -> Sequence[Binding]:
         """The rows of a user's query; raises CacheFileError, and whatever the inner source raises."""
         self._get_ready()
         if self._mode == "online":
@@ -154,7 +154,7 @@ class Asker:
             facts: Sequence[Fact] = answer.facts
             new = renewed(facts, known, kind=template.kind, asked=set(block))
         else:
-            facts, new = settled(answer.facts, known), unknown(answer.facts, known)
+            facts, new = checked_answers(answer.facts, known), unknown(answer.facts, known)
         exchange = answer.exchange or plain_exchange(self.inner, template.query(block), answer.facts)
         self._layers.store.keep(self._layers.graph, answer.template, new, exchange)
         return Answer(answer.template, facts, exchange)
@@ -169,7 +169,7 @@ def from_cache(template: Template, known: dict[str, Json]) -> Answer:
     return Answer(template.name, [Fact(template.kind, entity, value) for entity, value in known.items()])
 
 
-def rows_of(value: Json) -> list[Row]:
+def rows_of(value: Json) -> list[Binding]:
     """A user's rows as the cache holds them."""
     return [dict(row) for row in value]
 
@@ -201,11 +201,11 @@ class CachedSource:
     ) -> None:
         self.mode = settle_mode(mode, endpoint=inner is not None, as_of=as_of)
         self.graph = graph
-        self.tally = Tally()
+        self.tally = RequestCounts()
         self._layers = Layers(store, packs, graph=graph, as_of=utc(as_of) if as_of else None)
         self._urls = tuple(urls)
         online = None if self.mode == "offline" else inner
-        self._asker = None if online is None else Asker(online, self._layers, mode=self.mode, tally=self.tally)
+        self._asker = None if online is None else CacheFiller(online, self._layers, mode=self.mode, tally=self.tally)
 
     @property
     def name(self) -> str:
@@ -245,7 +245,7 @@ class CachedSource:
         if missing and self._asker is not None:
             yield from self._asker.fetch(template, missing)
 
-    def select(self, query: str) -> Sequence[Row]:
+    def select(self, query: str) -> Sequence[Binding]:
         """The rows of a user's SELECT query, kept like other answers.
 
         Raises ServiceForbiddenError and CacheMissError offline, CacheFileError, and what the inner source raises.
@@ -257,7 +257,7 @@ class CachedSource:
         if key in rows:
             return rows_of(rows[key])
         if self._asker is None:
-            raise CacheMissError("query", [canonical(query)[:200]], self._layers.files, self.cure.for_query())
+            raise CacheMissError("query", [canonical(query)[:200]], self._layers.files, self.fetch_hint.for_query())
         return self._asker.select(query, key)
 
     def close(self) -> None:
@@ -275,13 +275,13 @@ class CachedSource:
         return self._layers.labelled(label)
 
     @cached_property
-    def cure(self) -> Cure:
+    def fetch_hint(self) -> FetchHint:
         """Commands that fetch what is missing. Raises CacheFileError."""
-        return Cure(self._layers.store.path, self.graph, self._urls or self._layers.urls())
+        return FetchHint(self._layers.store.path, self.graph, self._urls or self._layers.urls())
 
     def _command(self, kind: str, ids: Sequence[str]) -> str:
         """What to type to get these ids."""
-        return self.cure.command(*(["--kind", kind, *ids] if len(ids) <= _LISTED else ["EDITS.jsonl"]))
+        return self.fetch_hint.command(*(["--kind", kind, *ids] if len(ids) <= _LISTED else ["EDITS.jsonl"]))
 
 
 class CacheOverGraph:
@@ -312,7 +312,7 @@ class CacheOverGraph:
             # What the graph says by the way, of other ids, may be better known to the cache.
             yield Answer(template.name, [self._joined(fact) for fact in answer.facts if fact.kind == template.kind])
 
-    def select(self, query: str) -> Sequence[Row]:
+    def select(self, query: str) -> Sequence[Binding]:
         """The rows that the cache has kept, else those of the graph. Raises what the graph raises."""
         try:
             return self.cache.select(query)

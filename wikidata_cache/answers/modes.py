@@ -79,7 +79,7 @@ _CONTACT = "YOU@EXAMPLE.ORG"
 
 
 @dataclass(frozen=True)
-class Cure:
+class FetchHint:
     """Commands that fetch into `cache`, under the name `graph`, from `urls` (Wikidata where none is known)."""
 
     cache: Path

@@ -27,7 +27,7 @@ from wikidata_cache.sources.source import TEMPLATES, Source
 from wikidata_cache.subgraphs.options import Direction, Root, Statements
 from wikidata_cache.subgraphs.sampling import Policy
 
-# What keeps it offline, and what a `Cure` knows itself.
+# What keeps it offline, and what a `FetchHint` knows itself.
 _LEFT_OUT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
 _OF_A_CACHE = {"cache": "--cache", "offline": "--offline", "mode": "--mode", "pack": "--pack", "as_of": "--as-of"}
 
@@ -40,7 +40,7 @@ def naming_the_cure(context: typer.Context, source: Source) -> Iterator[None]:
     except CacheMissError as miss:
         if not isinstance(source, CachedSource):
             raise
-        command = source.cure.command(*context.params["edits"], *_options(context))
+        command = source.fetch_hint.command(*context.params["edits"], *_options(context))
         raise CacheMissError(miss.kind, miss.ids, miss.searched, command) from miss
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, EndpointError
-from wikidata_cache.sources.facts import Answer, Row
+from wikidata_cache.sources.facts import Answer, Binding
 from wikidata_cache.sources.source import Provenance, Source, Template
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class EndpointChain:
                 self._note(error, troubles)
         raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in self._endpoints])
 
-    def select(self, query: str) -> Sequence[Row]:
+    def select(self, query: str) -> Sequence[Binding]:
         """The rows of a SELECT query; raises EndpointError, naming every endpoint, where none answers."""
         troubles = dict(self._refusals)
         for endpoint, patience in self._turns(troubles):
@@ -124,6 +124,6 @@ class LaterSource:
         """The source's answers."""
         return self.ready().ask(template, ids)
 
-    def select(self, query: str) -> Sequence[Row]:
+    def select(self, query: str) -> Sequence[Binding]:
         """The source's rows."""
         return self.ready().select(query)

@@ -19,7 +19,7 @@ from wikidata_cache.endpoints.failures import about, misfit, no_reply, rows_of, 
 from wikidata_cache.endpoints.rate_limit import Pace, Patience, forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, TruncatedAnswerError
-from wikidata_cache.sources.facts import Answer, Exchange, Row
+from wikidata_cache.sources.facts import Answer, Binding, Exchange
 from wikidata_cache.sources.source import Provenance, SparqlSource, Template, whole
 
 _PATIENT = 4  # successes until a larger block is tried
@@ -151,7 +151,7 @@ class EndpointSource(SparqlSource):
             del left[: len(block)]
             yield answer
 
-    def select(self, query: str, *, patience: float | None = None) -> list[Row]:
+    def select(self, query: str, *, patience: float | None = None) -> list[Binding]:
         """The rows of a SELECT query; waits and retries where that can help, else raises EndpointError."""
         return self._rows(query, patience, alone=True)[0]
 
@@ -178,7 +178,7 @@ class EndpointSource(SparqlSource):
         exchange = Exchange(self.name, query, fetched_at, reply.elapsed_ms, len(rows), digest, headers)
         return Answer(template.name, facts, exchange)
 
-    def _rows(self, query: str, patience: float | None, *, alone: bool) -> tuple[list[Row], Reply]:
+    def _rows(self, query: str, patience: float | None, *, alone: bool) -> tuple[list[Binding], Reply]:
         """The rows of a query and the reply they came in, after as many attempts as make sense."""
         forbid_when_offline(self.name)
         return insist(
@@ -198,7 +198,7 @@ class EndpointSource(SparqlSource):
             return MOST
         return 2 if error.trouble == "cut off" else 1  # what passes is gone by then; else split
 
-    def _once(self, query: str) -> tuple[list[Row], Reply]:
+    def _once(self, query: str) -> tuple[list[Binding], Reply]:
         try:
             reply = self._transport.send(query)
         except Exception as error:  # urllib, http.client and socket share no base class

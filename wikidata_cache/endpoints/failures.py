@@ -10,7 +10,7 @@ from typing import Any
 from wikidata_cache.endpoints.rate_limit import ELSEWHERE
 from wikidata_cache.endpoints.transport import Reply
 from wikidata_cache.errors import EndpointError
-from wikidata_cache.sources.facts import Row
+from wikidata_cache.sources.facts import Binding
 
 _FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"
 _TIMEOUT_SIGNS = ("timeoutexception", "timed out", "timeout", "time-out", "operation has been cancelled")
@@ -31,7 +31,7 @@ def no_reply(error: Exception, url: str, timeout: float) -> EndpointError:
     raise error
 
 
-def rows_of(reply: Reply, url: str) -> list[Row]:
+def rows_of(reply: Reply, url: str) -> list[Binding]:
     """The rows of SPARQL 1.1 JSON results; raises EndpointError for every other reply."""
     if reply.status != 200:
         raise _from_status(reply, url)
@@ -74,7 +74,7 @@ def about(error: EndpointError, kind: str, name: str) -> EndpointError:
     return EndpointError(error.url, error.trouble, found, way_out, status=error.status, retry_after=error.retry_after)
 
 
-def _rows(found: Any, reply: Reply, url: str) -> list[Row]:
+def _rows(found: Any, reply: Reply, url: str) -> list[Binding]:
     try:
         bindings: list[Mapping[str, Mapping[str, Any]]] = found["results"]["bindings"]
         return [{name: str(term["value"]) for name, term in row.items()} for row in bindings]

@@ -19,7 +19,7 @@ from wikidata_cache.linking.candidates import Linked
 from wikidata_cache.linking.edit_links import LinkedEdit, link_all
 from wikidata_cache.linking.linker import Linker
 
-Row = Mapping[str, object]
+LinkRow = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10)
     """
     check_out(edits, out)
     read, raw = read_edits(edits), list(raw_rows(file_of(edits)))
-    rows: list[Row] = []
+    rows: list[LinkRow] = []
     unsettled: list[tuple[int, str, Linked]] = []
     for edit, linked in zip(read, link_all(linker, read, limit=limit), strict=True):
         row = raw[edit.row - 1]
@@ -67,7 +67,7 @@ def _open(edit: EditRow, linked: LinkedEdit) -> Iterator[tuple[str, Linked]]:
     return ((name, part) for name, part in linked.parts().items() if part.status != "exact")
 
 
-def _filled(row: Row, edit: EditRow, linked: LinkedEdit) -> Row:
+def _filled(row: LinkRow, edit: EditRow, linked: LinkedEdit) -> LinkRow:
     ids = {name: candidate.id for name, candidate in linked.settled().items()}
     candidates = {name: part.to_json()["candidates"] for name, part in _open(edit, linked)}
     rewrite = row.get("requested_rewrite")
@@ -75,7 +75,7 @@ def _filled(row: Row, edit: EditRow, linked: LinkedEdit) -> Row:
     return {**row, **filled, **({"candidates": candidates} if candidates else {})}
 
 
-def _rewritten(rewrite: Row, ids: Mapping[str, str]) -> Row:
+def _rewritten(rewrite: LinkRow, ids: Mapping[str, str]) -> LinkRow:
     """The same for the part of a CounterFact record that says what is edited."""
     flat = {name: ids[name] for name in ("subject_id", "relation_id") if name in ids}
     targets = {

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-Row = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
+Binding = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
 Json = Any  # plain JSON: None, bool, str, or lists of these
 
 Kind = Literal[

@@ -7,7 +7,7 @@ from pathlib import Path
 from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
 
 from wikidata_cache.errors import SourceStringError, UserQueryError
-from wikidata_cache.sources.facts import Row
+from wikidata_cache.sources.facts import Binding
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Provenance, SparqlSource
 from wikidata_cache.sources.user_queries import forbid_service
@@ -85,7 +85,7 @@ class OxigraphSource(SparqlSource):
         """File names with sha256, a store's content hash, or a plain folder with its time of change in nanoseconds."""
         return dict(self._provenance)
 
-    def select(self, query: str) -> list[Row]:
+    def select(self, query: str) -> list[Binding]:
         """The rows of a SELECT query.
 
         Raises UserQueryError where it is no SELECT query, ServiceForbiddenError for SERVICE: the engine would
@@ -95,7 +95,7 @@ class OxigraphSource(SparqlSource):
         with reading(self._folder) if self._folder else nullcontext():
             return self._rows(query)
 
-    def _rows(self, query: str) -> list[Row]:
+    def _rows(self, query: str) -> list[Binding]:
         try:
             solutions = self._store.query(query)
         except SyntaxError as error:

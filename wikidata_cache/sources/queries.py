@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, local_id
-from wikidata_cache.sources.facts import Fact, Row
+from wikidata_cache.sources.facts import Binding, Fact
 
 Role = Literal["object", "subject"]
 
@@ -30,7 +30,7 @@ _PLACES = re.compile(_END + " (Q[1-9][0-9]*)", re.ASCII)
 _TRIPLES = {"object": "?s <{direct}{relation}> ?e .", "subject": "?e <{direct}{relation}> ?o ."}
 
 
-class Place(NamedTuple):
+class RelationEnd(NamedTuple):
     """An end of a relation, and an item where one is asked about, else ""."""
 
     relation: str
@@ -43,13 +43,13 @@ def end_key(relation: str, role: Role) -> str:
     return f"{relation} {role}"
 
 
-def place_of(key: str, *, item: bool) -> Place:
+def place_of(key: str, *, item: bool) -> RelationEnd:
     """What "P19 object", or with `item` "P19 object Q65", says; raises BadOptionError where it is none."""
     found = (_PLACES if item else _ENDS).fullmatch(key)
     if found is None:
         expected = "P19 object Q65" if item else "P19 object"
         raise BadOptionError(f"{key!r} is no place at an end of a relation: expected something like {expected!r}.")
-    return Place(*found.groups())
+    return RelationEnd(*found.groups())
 
 
 def ends_parts(ends: Sequence[str]) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def at_end_parts(keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def read_ends(ends: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     """Facts [number of entities of known type, [[type, how many are of it], ...]]."""
     types: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
@@ -84,7 +84,7 @@ def read_ends(ends: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
     return [Fact("ends", end, _counted(types[end])) for end in ends]
 
 
-def read_at_end(keys: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     """Facts that say whether an item stands there."""
     found = {f"{row['r']} {local_id(row['e'])}" for row in rows if "e" in row}
     return [Fact("at_end", key, key in found) for key in keys]
@@ -95,7 +95,7 @@ def _counted(pairs: set[tuple[str, str]]) -> list[object]:
     return [len({entity for entity, _ in pairs}), [[kind, n] for kind, n in sorted(counts.items())]]
 
 
-def _triple(place: Place) -> str:
+def _triple(place: RelationEnd) -> str:
     return _TRIPLES[place.role].format(direct=DIRECT, relation=place.relation)
 
 

@@ -15,12 +15,12 @@ from typing import Protocol, runtime_checkable
 from wikidata_cache.errors import TruncatedAnswerError
 from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property, local_id
 from wikidata_cache.sources import queries
-from wikidata_cache.sources.facts import Answer, Fact, Json, Kind, Row
+from wikidata_cache.sources.facts import Answer, Binding, Fact, Json, Kind
 from wikidata_cache.sources.queries import read_at_end, read_ends
 
 _TIME = re.compile(r"\+?(?P<sign>-?)(?P<year>\d+)-(?P<rest>\d\d-\d\dT\d\d:\d\d:\d\d)(\.0+)?(Z|\+00:00)?", re.ASCII)
 
-Reader = Callable[[Sequence[str], Sequence[Row]], list[Fact]]
+Reader = Callable[[Sequence[str], Sequence[Binding]], list[Fact]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Template:
     size: int = 200  # ids in a query: 5 kB, well under the common 8 kB limit of a URL
 
 
-def _read_out(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     statements: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         if "o" in row:
@@ -50,7 +50,7 @@ def _read_out(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
     return own + _read_labels(objects, of_objects) + _types(objects, of_objects, "e", "t")
 
 
-def _read_in(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     found: dict[str, list[list[str]]] = defaultdict(list)
     for row in rows:
         found[local_id(row["e"])].append([local_id(row["s"]), local_id(row["p"])])
@@ -63,12 +63,12 @@ def _incoming(pairs: list[list[str]]) -> Json:
     return sorted([s, p] for s, p in {tuple(pair) for pair in pairs} if is_item(s) and is_property(p))
 
 
-def _read_degrees(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     counts = {local_id(row["e"]): int(row["n"]) for row in rows if "n" in row}
     return [Fact("degree", entity, counts.get(entity, 0)) for entity in ids]
 
 
-def _read_claims(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     found: dict[str, set[tuple[str, str, str, str, str]]] = defaultdict(set)
     for row in rows:
         relation, target = local_id(row["p"]), local_id(row["o"])
@@ -85,24 +85,24 @@ def _time(text: str) -> str:
     return f"{found['sign']}{int(found['year']):04d}-{found['rest']}Z" if found else text
 
 
-def _read_types(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_types(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return _types(ids, rows, "s", "o")
 
 
-def _types(ids: Iterable[str], rows: Sequence[Row], subject: str, kind: str) -> list[Fact]:
+def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str, kind: str) -> list[Fact]:
     found = _gathered(rows, subject, kind)  # half of all rows: checked here, since a FILTER costs more
     return [Fact("types", entity, sorted(filter(is_item, found[entity]))) for entity in ids]
 
 
-def _read_labels(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_labels(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("label", entity, best) for entity, best in _best_wordings(ids, rows)]
 
 
-def _read_descriptions(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_descriptions(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("description", entity, best and best[0]) for entity, best in _best_wordings(ids, rows)]
 
 
-def _best_wordings(ids: Iterable[str], rows: Sequence[Row]) -> list[tuple[str, list[str] | None]]:
+def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[str, list[str] | None]]:
     """[text, language] of each id: en, else mul, en-gb, en-ca, en-us, simple; None without one."""
     ranked: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for row in rows:
@@ -112,24 +112,24 @@ def _best_wordings(ids: Iterable[str], rows: Sequence[Row]) -> list[tuple[str, l
     return [(e, [best[e][1], LANGUAGES[best[e][0]]] if e in best else None) for e in ids]
 
 
-def _read_named(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_named(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     found: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         found[row["l"]].add(local_id(row["e"]))
     return [Fact("named", label, sorted(filter(is_entity, found[label]))) for label in ids]
 
 
-def _read_mentioned(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_mentioned(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     found = {local_id(row["e"]) for row in rows}
     return [Fact("mentioned", entity, entity in found) for entity in ids]
 
 
-def _read_redirects(ids: Sequence[str], rows: Sequence[Row]) -> list[Fact]:
+def _read_redirects(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     found = _gathered(rows, "s", "o")
     return [Fact("redirect", entity, min(found[entity], default=None)) for entity in ids]
 
 
-def _gathered(rows: Sequence[Row], subject: str, value: str) -> dict[str, set[str]]:
+def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if value in row:
@@ -172,7 +172,7 @@ class Source(Protocol):
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Answers that together have a fact of `template.kind` for every id, each as soon as it is there."""
 
-    def select(self, query: str) -> Sequence[Row]:
+    def select(self, query: str) -> Sequence[Binding]:
         """The rows of a user's own SELECT query."""
 
 
@@ -189,7 +189,7 @@ class SparqlSource(ABC):
         """Where the statements of these ids came from, as plain JSON values."""
 
     @abstractmethod
-    def select(self, query: str) -> Sequence[Row]:
+    def select(self, query: str) -> Sequence[Binding]:
         """The rows of a SELECT query, in any order."""
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
@@ -205,7 +205,7 @@ def batches(ids: Sequence[str], *, size: int) -> Iterator[Sequence[str]]:
         yield ids[start : start + size]
 
 
-def whole(rows: Sequence[Row], name: str) -> list[Row]:
+def whole(rows: Sequence[Binding], name: str) -> list[Binding]:
     """The rows without the one that marks the answer's end; raises TruncatedAnswerError where that is missing."""
     kept = [row for row in rows if "end" not in row]
     if len(kept) == len(rows):

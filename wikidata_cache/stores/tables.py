@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from wikidata_cache.stores.ntriples import KIND_IRIS, Bad, Translate, statement_line, text_line
 
-Row = Callable[[list[str]], Iterable[bytes]]  # cells -> lines of N-Triples; ValueError says what is wrong
+RowConverter = Callable[[list[str]], Iterable[bytes]]  # cells -> lines of N-Triples; ValueError says what is wrong
 
 _ROW = re.compile(rb"(Q[1-9][0-9]*)\t(P[1-9][0-9]*)\t(Q[1-9][0-9]*)\r?")
 _ID = re.compile(r"[QP][1-9][0-9]*", re.ASCII)
@@ -36,7 +36,7 @@ def kgtk_rows(header: bytes, languages: Collection[str], bad: Bad) -> Translate:
     return _translator(row, bad)
 
 
-def _translator(row: Row, bad: Bad) -> Translate:
+def _translator(row: RowConverter, bad: Bad) -> Translate:
     def translate(lines: bytes, first: int) -> list[bytes]:
         kept: list[bytes] = []
         for number, line in enumerate(lines.removesuffix(b"\n").split(b"\n"), start=first):

@@ -18,9 +18,9 @@ import networkx as nx
 from wikidata_cache.errors import TruthyOnlyError
 from wikidata_cache.ids import Statement, is_item, is_property
 from wikidata_cache.subgraphs.edit_ends import EditLike, Ends, find_ends, objection
-from wikidata_cache.subgraphs.expand import Expansion, Step, expand
+from wikidata_cache.subgraphs.expand import Expansion, SampledStatement, expand
 from wikidata_cache.subgraphs.facts import Facts, as_attributes
-from wikidata_cache.subgraphs.options import Leakage, Plan, Root
+from wikidata_cache.subgraphs.options import Leakage, Root, SubgraphPlan
 from wikidata_cache.subgraphs.sampling import priority
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
@@ -38,7 +38,7 @@ class Anchors:
     edit_text: str = ""
 
 
-def assemble(facts: Facts, anchors: Anchors, steps: Sequence[Step], *, claims: bool = False) -> Subgraph:
+def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], *, claims: bool = False) -> Subgraph:
     """A Subgraph in a fixed order of nodes and edges: anchors first, then by hop and id.
 
     With `claims`, statements carry rank and times. Raises TruthyOnlyError where the source has none of one.
@@ -76,7 +76,7 @@ def _add_edit_edge(graph: nx.MultiDiGraph, facts: Facts, edge: Statement, text: 
     graph.add_edge(subject, target, key=relation, property=relation, label=label, role="edit")
 
 
-def nearest(steps: Sequence[Step], limit: int | None, *, seed: int) -> list[Step]:
+def nearest(steps: Sequence[SampledStatement], limit: int | None, *, seed: int) -> list[SampledStatement]:
     """The first `limit` steps by hop, then by sampling priority: what is left always hangs together."""
     if limit is None or limit >= len(steps):
         return list(steps)
@@ -96,7 +96,9 @@ def content_hash(graph: nx.MultiDiGraph) -> str:
 logger = logging.getLogger(__name__)
 
 
-def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, plan: Plan, leakages: Sequence[Leakage]) -> list[Subgraph]:
+def edit_subgraphs(
+    edits: Sequence[EditLike], facts: Facts, plan: SubgraphPlan, leakages: Sequence[Leakage]
+) -> list[Subgraph]:
     """The subgraph of each edit under the plan and its own leakage guards, with shared requests.
 
     Raises what `find_ends` and `expand` raise.
@@ -109,7 +111,7 @@ def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, plan: Plan, leakages
     return [_subgraph(*parts, facts) for parts in zip(ends, expansions, plans, strict=True)]
 
 
-def item_subgraph(entity: str, facts: Facts, plan: Plan) -> Subgraph:
+def item_subgraph(entity: str, facts: Facts, plan: SubgraphPlan) -> Subgraph:
     """What the graph says about one item, without any edit; raises TruthyOnlyError as `expand` does."""
     expansion = Expansion(frontier=[entity], hops={entity: 0})
     _grow(facts, [expansion], plan, rounds=plan.hops, also=[entity])
@@ -118,14 +120,16 @@ def item_subgraph(entity: str, facts: Facts, plan: Plan) -> Subgraph:
     return _signed(assemble(facts, anchors, steps, claims=plan.claims), plan, expansion)
 
 
-def _grow(facts: Facts, expansions: Sequence[Expansion], plan: Plan, *, rounds: int, also: Collection[str]) -> None:
+def _grow(
+    facts: Facts, expansions: Sequence[Expansion], plan: SubgraphPlan, *, rounds: int, also: Collection[str]
+) -> None:
     expand(facts, expansions, plan, per_node=[plan.per_node] * rounds, also=also)
     facts.labels(also)  # one request for all edits, where no round has asked for them
     if plan.claims:
         facts.claims({statement.subject for expansion in expansions for statement in expansion.steps})
 
 
-def _expansion(ends: Ends, plan: Plan, facts: Facts) -> Expansion:
+def _expansion(ends: Ends, plan: SubgraphPlan, facts: Facts) -> Expansion:
     roots = [node for root in plan.roots if (node := _root_node(ends, root)) is not None]
     open_subject = "subject" in plan.roots
     return Expansion(
@@ -141,7 +145,7 @@ def _root_node(ends: Ends, root: Root) -> str | None:
     return {"target_new": ends.target_new, "subject": ends.subject_id, "target_true": ends.target_true_id}[root]
 
 
-def _subgraph(ends: Ends, expansion: Expansion, plan: Plan, facts: Facts) -> Subgraph:
+def _subgraph(ends: Ends, expansion: Expansion, plan: SubgraphPlan, facts: Facts) -> Subgraph:
     room = None if plan.max_edges is None else plan.max_edges - 1
     steps = nearest(list(expansion.steps.values()), room, seed=plan.seed)
     expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
@@ -159,7 +163,7 @@ def _subgraph(ends: Ends, expansion: Expansion, plan: Plan, facts: Facts) -> Sub
     return _signed(graph, plan, expansion)
 
 
-def _anchors(ends: Ends, plan: Plan) -> Anchors:
+def _anchors(ends: Ends, plan: SubgraphPlan) -> Anchors:
     hops = {ends.subject: 0, ends.target_new: 1}
     old = ends.target_true_id
     if old and "target_true" in plan.roots:
@@ -170,7 +174,7 @@ def _anchors(ends: Ends, plan: Plan) -> Anchors:
     return Anchors(hops, roles, ends.words, ends.new_edge, ends.edit.relation or "")
 
 
-def _warn_where_unlabelled(ends: Ends, facts: Facts, plan: Plan) -> None:
+def _warn_where_unlabelled(ends: Ends, facts: Facts, plan: SubgraphPlan) -> None:
     """Say, once for each expanded o*, that all its statements were dropped for want of labels."""
     dropped: Counter[str] = Counter()
     node = ends.target_new
@@ -186,7 +190,7 @@ def _warn_where_unlabelled(ends: Ends, facts: Facts, plan: Plan) -> None:
     )
 
 
-def _signed(graph: Subgraph, plan: Plan, expansion: Expansion) -> Subgraph:
+def _signed(graph: Subgraph, plan: SubgraphPlan, expansion: Expansion) -> Subgraph:
     dropped = {reason: count for reason, count in sorted(expansion.dropped.items()) if count}
     graph.graph |= {**plan.provenance(), "hubs": sorted(set(expansion.hubs)), "dropped": dropped}
     graph.graph["content_hash"] = content_hash(graph)

@@ -20,7 +20,7 @@ from wikidata_cache.errors import (
 )
 from wikidata_cache.ids import Statement, is_item, is_property
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.options import Plan
+from wikidata_cache.subgraphs.options import SubgraphPlan
 
 _PARTS = ("subject", "relation", "target_new", "target_true")
 _ATTRIBUTES = (*_PARTS, *(f"{part}_id" for part in _PARTS))
@@ -266,7 +266,7 @@ def _malformed(edit: EditLike) -> BadOptionError | None:
     return None
 
 
-def objection(ends: Ends, plan: Plan, facts: Facts) -> Callable[[Statement], str | None]:
+def objection(ends: Ends, plan: SubgraphPlan, facts: Facts) -> Callable[[Statement], str | None]:
     """A function that gives the reason against a statement, or None.
 
     - "edit_edge_again": it is the edit's own edge, which is there already.

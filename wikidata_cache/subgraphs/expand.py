@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.options import Plan
+from wikidata_cache.subgraphs.options import SubgraphPlan
 from wikidata_cache.subgraphs.sampling import other_end, sample
 
 
-class Step(NamedTuple):
+class SampledStatement(NamedTuple):
     """A sampled statement, the hop it belongs to, and the node that was expanded along it (one of its ends)."""
 
     hop: int
@@ -38,18 +38,18 @@ class Expansion:
     closed: Callable[[str], bool] = lambda node: False
     forbidden: Callable[[Statement], str | None] = lambda statement: None
     named: Collection[str] = ()
-    steps: dict[Statement, Step] = field(default_factory=dict)
+    steps: dict[Statement, SampledStatement] = field(default_factory=dict)
     hubs: list[str] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
-    def offers(self, facts: Facts, plan: Plan) -> dict[str, list[Statement]]:
+    def offers(self, facts: Facts, plan: SubgraphPlan) -> dict[str, list[Statement]]:
         """What may be taken of each node of the frontier, from prefetched facts."""
         if plan.incoming:
             self.hubs += filter(facts.is_hub, self.frontier)
         return {node: self._allowed(self._usable(node, facts, plan)) for node in self.frontier}
 
     def advance(
-        self, offers: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], plan: Plan, m: int
+        self, offers: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], plan: SubgraphPlan, m: int
     ) -> None:
         """Take m statements of each node of the frontier; what was reached is the next frontier."""
         reached: dict[str, None] = {}
@@ -57,10 +57,10 @@ class Expansion:
             chosen = sample(offered, m, node=node, seed=plan.seed, policy=plan.policy, degrees=degrees)
             self.dropped["not_sampled"] += len(offered) - len(chosen)
             for statement in chosen:
-                self._take(Step(self.hops[node] + 1, statement, node), reached)
+                self._take(SampledStatement(self.hops[node] + 1, statement, node), reached)
         self.frontier = list(reached)
 
-    def _usable(self, node: str, facts: Facts, plan: Plan) -> list[Statement]:
+    def _usable(self, node: str, facts: Facts, plan: SubgraphPlan) -> list[Statement]:
         named, dropped = self.named, self.dropped
         return facts.usable(node, incoming=plan.incoming, claims=plan.claims, named=named, dropped=dropped)
 
@@ -69,7 +69,7 @@ class Expansion:
         self.dropped.update(reason for reason in reasons if reason is not None)
         return [s for s, reason in zip(statements, reasons, strict=True) if reason is None]
 
-    def _take(self, step: Step, reached: dict[str, None]) -> None:
+    def _take(self, step: SampledStatement, reached: dict[str, None]) -> None:
         self.steps.setdefault(step.statement, step)  # both ends may have been expanded along it
         if step.reached not in self.hops:
             self.hops[step.reached] = step.hop
@@ -80,7 +80,7 @@ class Expansion:
 def expand(
     facts: Facts,
     expansions: Sequence[Expansion],
-    plan: Plan,
+    plan: SubgraphPlan,
     *,
     per_node: Sequence[int],
     also: Collection[str] = (),

@@ -62,7 +62,7 @@ _CHOICES = {"policy": get_args(Policy), "direction": get_args(Direction), "state
 
 
 @dataclass(frozen=True)
-class Plan:
+class SubgraphPlan:
     """How a subgraph is made; `WikidataCache.subgraph` says what each option means. Raises BadOptionError."""
 
     hops: int = 2

@@ -37,13 +37,13 @@ _NARROW, _WIDE = set(" ijlftr.,;:'|!()-I1"), set("mwMW@%—…")
 
 
 @dataclass
-class Place:
+class DrawnNode:
     """A node drawn at the end of one edge. `again` marks every place of a node but its first."""
 
     node: str
     role: str
     text: str
-    parent: Place | None = None
+    parent: DrawnNode | None = None
     edge_text: str = ""
     edge_role: str = ""
     again: bool = False
@@ -62,9 +62,9 @@ def text_width(text: str, *, bold: bool = False) -> float:
     return sum(map(_glyph_width, text)) * (1.13 if bold else 1.0)
 
 
-def lay_out(graph: nx.MultiDiGraph) -> tuple[list[Place], tuple[float, float]]:
+def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float]]:
     """The places of a subgraph, each parent before its children, and the picture's width and height."""
-    places: list[Place] = []
+    places: list[DrawnNode] = []
     seen: set[str] = set()
     for root in graph.nodes:
         if root not in seen:
@@ -75,10 +75,10 @@ def lay_out(graph: nx.MultiDiGraph) -> tuple[list[Place], tuple[float, float]]:
     return places, (right + _MARGIN, (count + 1) * LINE)
 
 
-def _tree(graph: nx.MultiDiGraph, root: str, seen: set[str]) -> list[Place]:
+def _tree(graph: nx.MultiDiGraph, root: str, seen: set[str]) -> list[DrawnNode]:
     """Breadth first, so that a node is expanded where it is nearest to the root."""
     data = graph.nodes[root]
-    queue = [Place(root, data["role"], printable(data["label"]), column=data["hop"])]
+    queue = [DrawnNode(root, data["role"], printable(data["label"]), column=data["hop"])]
     seen.add(root)
     for place in queue:
         if not place.again:
@@ -89,20 +89,20 @@ def _tree(graph: nx.MultiDiGraph, root: str, seen: set[str]) -> list[Place]:
     return queue
 
 
-def _children(graph: nx.MultiDiGraph, place: Place) -> list[Place]:
+def _children(graph: nx.MultiDiGraph, place: DrawnNode) -> list[DrawnNode]:
     """The edit's edge first, the one it replaces last; else by property, so that equal ones stand together."""
     children = []
     for _, target, data in graph.out_edges(place.node, data=True):
         node = graph.nodes[target]
         ends = target, node["role"], printable(node["label"])
-        children.append(Place(*ends, place, printable(data["label"]), data["role"], column=place.column + 1))
+        children.append(DrawnNode(*ends, place, printable(data["label"]), data["role"], column=place.column + 1))
     rank = {"edit": 0, "old": 2}
     return sorted(children, key=lambda child: (rank.get(child.edge_role, 1), child.edge_text, child.text, child.node))
 
 
-def _set_lines(places: list[Place]) -> int:
+def _set_lines(places: list[DrawnNode]) -> int:
     """Give leaves consecutive lines from the top and parents the middle of theirs; returns the line count."""
-    below: dict[int, list[Place]] = {id(place): [] for place in places}
+    below: dict[int, list[DrawnNode]] = {id(place): [] for place in places}
     roots = [place for place in places if place.parent is None]
     for place in places:
         if place.parent is not None:
@@ -121,7 +121,7 @@ def _set_lines(places: list[Place]) -> int:
     return len(leaves)
 
 
-def _set_columns(places: list[Place]) -> None:
+def _set_columns(places: list[DrawnNode]) -> None:
     """Each column begins behind the one before it and the longest edge label between them."""
     count = max((place.column for place in places), default=0) + 1
     nodes, edges = [0.0] * count, [0.0] * count
@@ -223,7 +223,7 @@ def _figure(graph: nx.MultiDiGraph, title: str | None) -> Figure:
     return figure
 
 
-def _draw_node(axes: Axes, place: Place) -> None:
+def _draw_node(axes: Axes, place: DrawnNode) -> None:
     face, ink, _ = _COLOURS[place.role]
     if place.again:
         outline = _LINE if place.role == "neighbour" else face
@@ -239,7 +239,7 @@ def _draw_node(axes: Axes, place: Place) -> None:
     axes.text(*at, place.text, color=ink, weight=weight, ha="center", va="center_baseline", zorder=4)
 
 
-def _draw_edge(axes: Axes, place: Place, parent: Place) -> None:
+def _draw_edge(axes: Axes, place: DrawnNode, parent: DrawnNode) -> None:
     """In an S from the parent to the place's line, then straight through the label to the place."""
     is_edit, is_plain = place.edge_role == "edit", place.edge_role not in ("edit", "old")
     start, end = parent.left + parent.width, place.left
@@ -257,7 +257,7 @@ def _draw_edge(axes: Axes, place: Place, parent: Place) -> None:
     axes.text(*at, place.edge_text, ha="center", va="center", fontsize=8, weight=weight, bbox=box, zorder=2.5, **text)
 
 
-def _draw_legend(axes: Axes, places: list[Place]) -> None:
+def _draw_legend(axes: Axes, places: list[DrawnNode]) -> None:
     roles = {place.role for place in places}
     dot: Any = {"marker": "o", "ls": "", "ms": 8}
     marks = [

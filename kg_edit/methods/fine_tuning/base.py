@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, linear
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, MethodConfig, default_layer, naming
+from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors, default_layer
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.replay import UpperForward
@@ -44,7 +44,7 @@ class WeightChange:
         self.change = torch.zeros(self._weight.shape, device=self._weight.device, requires_grad=True)
 
     @contextmanager
-    def worn(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """For the length of the block the module answers y + change x."""
 
         def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -121,14 +121,14 @@ Aim = Literal["target", "text", "prompt_last"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TrainingRow:
     """Token ids, and pairs (position, token that it should predict)."""
 
     ids: tuple[int, ...]
     wanted: tuple[tuple[int, int], ...]
 
 
-def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> Row:
+def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
     """What training on a prompt and its target means.
 
     ``target``: each target token is predicted from all before it, the prompt is masked. ``text``: so is every token of
@@ -137,16 +137,16 @@ def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> Row:
     """
     start = prompt.target_start
     if aim == "prompt_last":
-        return Row(ids=prompt.ids[:start], wanted=tuple((start - 1, token) for token in prompt.target_ids))
+        return TrainingRow(ids=prompt.ids[:start], wanted=tuple((start - 1, token) for token in prompt.target_ids))
     ids = prompt.ids if end is None else (*prompt.ids, end)
     first = start if aim == "target" else 1
-    return Row(ids=ids[:-1], wanted=tuple((at - 1, ids[at]) for at in range(first, len(ids))))
+    return TrainingRow(ids=ids[:-1], wanted=tuple((at - 1, ids[at]) for at in range(first, len(ids))))
 
 
 class RowLosses:
     """The rows' losses [rows] under whatever changes from block ``layer`` on: the mean of -log P over wanted tokens."""
 
-    def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Row]) -> None:
+    def __init__(self, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
         pairs = [(index, at, token) for index, row in enumerate(rows) for at, token in row.wanted]
         self._forward = UpperForward(model, layer, [row.ids for row in rows], [(index, at) for index, at, _ in pairs])
         self._tokens = torch.tensor([token for _, _, token in pairs])
@@ -195,14 +195,14 @@ class FineTuning(EditingMethod):
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt once."""
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 self.row(edit)
 
-    def row(self, edit: Edit) -> Row:
+    def row(self, edit: Edit) -> TrainingRow:
         """What one edit asks."""
         return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim)
 
-    def rows(self, edit: Edit, before: Patch) -> list[Row]:
+    def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
         """All rows that are trained on for ``edit``; its own comes first."""
         return [self.row(edit)]
 
@@ -222,7 +222,7 @@ class FineTuning(EditingMethod):
             rows = self.rows(edit, before)
             tuned = WeightChange(self.model.down_projection(self.layer))
             losses = RowLosses(self.model, self.layer, rows)
-            with tuned.worn():
+            with tuned.applied():
                 seen = self.config.descent.run(
                     [tuned.change],
                     lambda: losses().mean(),

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, Row, RowLosses, WeightChange
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, RowLosses, TrainingRow, WeightChange
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import document_start, sample_text
 from kg_edit.value.optimise import untouched
@@ -29,10 +29,10 @@ def diagonal_fisher(model: LanguageModel, layer: int, *, texts: int, tokens: int
     written = sample_text(model, rows=texts, tokens=tokens, seed=seed).tolist()
     change = WeightChange(model.down_projection(layer))
     total = torch.zeros_like(change.change)
-    with change.worn():
+    with change.applied():
         for text in written:
             ids = (start, *text)
-            row = Row(ids=ids[:-1], wanted=tuple(enumerate(text)))
+            row = TrainingRow(ids=ids[:-1], wanted=tuple(enumerate(text)))
             (score,) = torch.autograd.grad(tokens * RowLosses(model, layer, [row])().sum(), change.change)
             total += score.square()
     mean = total.mean()

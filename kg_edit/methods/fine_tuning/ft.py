@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit, checked
-from kg_edit.methods.fine_tuning.base import Aim, FineTuning, FineTuningConfig, Row
+from kg_edit.methods.fine_tuning.base import Aim, FineTuning, FineTuningConfig, TrainingRow
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
 
@@ -123,7 +123,7 @@ class FtRetrain(FineTuning):
     config_class = FtRetrainConfig
     config: FtRetrainConfig
 
-    def rows(self, edit: Edit, before: Patch) -> list[Row]:
+    def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
         """The edit's own, then earlier ones', in their order."""
         earlier = still_valid(before, edit)
         if len(earlier) > self.config.replayed:

@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import PromptError
-from kg_edit.methods.base import naming
+from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.fine_tuning.base import (
     FineTuning,
     FineTuningConfig,
-    Row,
     RowLosses,
+    TrainingRow,
     WeightChange,
     checked_loss,
     record,
@@ -45,7 +45,7 @@ class LocFt(FineTuning):
     config_class = LocFtConfig
     config: LocFtConfig
 
-    def row(self, edit: Edit) -> Row:
+    def row(self, edit: Edit) -> TrainingRow:
         """The target and the end of text.
 
         Raises:
@@ -60,18 +60,18 @@ class LocFt(FineTuning):
         """Tune the weight on all rows."""
         refuse_clash(edits)
         with untouched(self.model):
-            rows = list[Row]()
+            rows = list[TrainingRow]()
             for edit in edits:
-                with naming(edit):
+                with annotate_errors(edit):
                     rows.append(self.row(edit))
             tuned = WeightChange(self.model.down_projection(self.layer))
-            with tuned.worn():
+            with tuned.applied():
                 epochs = self._tune(tuned, rows)
         seen = torch.stack(epochs, 1).tolist()
         records = [record(self, edit, change=tuned.change, losses=own) for edit, own in zip(edits, seen, strict=True)]
         return self.patch(tuned.change.detach(), records)
 
-    def _tune(self, tuned: WeightChange, rows: Sequence[Row]) -> list[torch.Tensor]:
+    def _tune(self, tuned: WeightChange, rows: Sequence[TrainingRow]) -> list[torch.Tensor]:
         """Each epoch's losses [rows], seen right before the step that a row was part of."""
         config, epochs = self.config, list[torch.Tensor]()
         optimizer = torch.optim.Adam([tuned.change], lr=config.learning_rate)

@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, Layers, MethodConfig, naming
-from kg_edit.methods.fine_tuning.base import Aim, Row, RowLosses, TuningConfig, row_of
+from kg_edit.methods.base import EditingMethod, Layers, MethodConfig, annotate_errors
+from kg_edit.methods.fine_tuning.base import Aim, RowLosses, TrainingRow, TuningConfig, row_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -171,10 +171,10 @@ class Lora(EditingMethod):
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt once."""
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 self.row(edit)
 
-    def row(self, edit: Edit) -> Row:
+    def row(self, edit: Edit) -> TrainingRow:
         """What one edit asks."""
         return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim)
 

@@ -18,10 +18,10 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.rgnn import RGNN, Aggregation
 from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph
-from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
 from kg_edit.value.objective import Request
-from kg_edit.value.optimise import FAST, Proposal
+from kg_edit.value.optimise import FAST, DeltaParameters
 
 _REPRESENTATION_DEPTH = 0.1
 
@@ -58,7 +58,7 @@ class GraphValues(EditingMethod):
     def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
         return {}
 
-    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """A fresh R-GNN on the edit's subgraph."""
         subgraph, notes = self.encode(edit)
         made = _GraphValue(subgraph.to(value.device), self.config, size=value.norm())
@@ -70,7 +70,7 @@ class GraphValues(EditingMethod):
         super().check_inputs(config, graph, edits)
         assert isinstance(config, GraphConfig) and graph is not None  # noqa: S101 - needs_graph
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 check_graph(_ask(graph, edit, config))
 
     def check(self, edits: Sequence[Edit]) -> None:
@@ -78,7 +78,7 @@ class GraphValues(EditingMethod):
         super().check(edits)
         self.model.block(self._representation_layer)
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 check_graph(self.subgraph(edit))
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import GraphFact, Kind, graph_facts
 from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph
-from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.rank_one.base import RankOneConfig
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
@@ -101,7 +101,7 @@ class GraphRequestMethod(EditingMethod):
         assert isinstance(config, GraphRequestConfig) and graph is not None  # noqa: S101 - needs_graph
         requests = GraphRequests(graph, config)
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 requests.edits(edit)
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
@@ -148,7 +148,7 @@ class RomeKg(GraphRequestMethod, Rome):
         (edit,) = edits
         facts, made = self.requests.edits(edit), self._alone(edit)
         for fact in facts:
-            with made.worn(self.model):
+            with made.stacked_on(self.model):
                 update = self._alone(fact)
             made = made + update
         first, *rest = made.edits
@@ -170,7 +170,7 @@ class RomeKg(GraphRequestMethod, Rome):
     def check(self, edits: Sequence[Edit]) -> None:
         """Also encode the prompts of the facts."""
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 super().check((edit, *self.requests.edits(edit)))
 
 

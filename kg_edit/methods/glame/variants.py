@@ -18,7 +18,7 @@ from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
 from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.glame.glame import Glame, GlameConfig, GraphConfig, GraphValues
 from kg_edit.methods.memit.memit import Memit, MemitConfig
-from kg_edit.methods.memit.values import Fact
+from kg_edit.methods.memit.values import WriteRequest
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.value.optimise import FAST
 
@@ -128,7 +128,7 @@ class GlameBatch(GraphValues, Memit):
         """None."""
         return 0.0
 
-    def facts(self, edit: Edit) -> tuple[Fact, ...]:
+    def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:
         """As every method's; an edit whose subgraph can't be used fails here, before any work."""
         check_graph(self.subgraph(edit))
         return super().facts(edit)

@@ -21,15 +21,22 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
 from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph
-from kg_edit.methods.base import ContextLengths, MethodConfig, naming
-from kg_edit.methods.glame_plus.questions import WORDINGS, EditRipples, Ripple, RippleConfig, barred, objects_of
+from kg_edit.methods.base import ContextLengths, MethodConfig, annotate_errors
+from kg_edit.methods.glame_plus.questions import (
+    WORDINGS,
+    ComposedFact,
+    RippleConfig,
+    RippleTargets,
+    excluded_answers,
+    objects_of,
+)
 from kg_edit.methods.glame_plus.teacher import Answer, answers_of, likeliest_first
 from kg_edit.methods.rank_one.rome import Rome
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
-from kg_edit.value.objective import Further, Objective, Request
-from kg_edit.value.optimise import FAST, Proposal, descent_model
+from kg_edit.value.objective import ExtraTarget, Objective, Request
+from kg_edit.value.optimise import FAST, DeltaParameters, descent_model
 
 
 class GlamePlusConfig(RippleConfig):
@@ -63,7 +70,7 @@ class GlamePlus(Rome):
         super().check_inputs(config, graph, edits)
         assert isinstance(config, GlamePlusConfig) and graph is not None  # noqa: S101 - needs_graph
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 check_graph(_asked(graph, edit, config))
 
     @cached_property
@@ -78,16 +85,16 @@ class GlamePlus(Rome):
         return self._subgraphs[edit]
 
     @cached_property
-    def _ripples(self) -> dict[Edit, EditRipples]:
+    def _ripples(self) -> dict[Edit, RippleTargets]:
         return {}
 
-    def ripples(self, edit: Edit) -> EditRipples:
+    def ripples(self, edit: Edit) -> RippleTargets:
         """What is asked about the edit; found once, on the model as it stands when edits are made."""
         if edit not in self._ripples:
-            objects = objects_of(edit, self.subgraph(edit), exclude=barred(edit, self.config))
+            objects = objects_of(edit, self.subgraph(edit), exclude=excluded_answers(edit, self.config))
             nouns = max(self.config.stated, self.config.statements_told)
             ranked = likeliest_first(self.model, edit.target_new, objects, nouns=nouns)
-            self._ripples[edit] = EditRipples(edit=edit, objects=ranked, config=self.config)
+            self._ripples[edit] = RippleTargets(edit=edit, objects=ranked, config=self.config)
         return self._ripples[edit]
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
@@ -95,7 +102,7 @@ class GlamePlus(Rome):
         self._ripples.clear()
         return super().edit_each(edits)
 
-    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """ROME's; the notes say which graph was read, and what of it the teacher was told."""
         free, notes = super().proposal(edit, value)
         return free, {**notes, "graph": dict(self.subgraph(edit).graph), "told": self.ripples(edit).told}
@@ -117,29 +124,29 @@ class GlamePlus(Rome):
         ]
         return self.loss_on(student, whole)
 
-    def _taught(self, edits: Sequence[Edit], model: LanguageModel) -> list[list[tuple[Ripple, Answer | None]]]:
+    def _taught(self, edits: Sequence[Edit], model: LanguageModel) -> list[list[tuple[ComposedFact, Answer | None]]]:
         """What the unedited model answers about each edit's o*."""
         found = [self.ripples(edit) for edit in edits]
         asked = [(place, one) for place, of_edit in enumerate(found) for one in of_edit.asks]
-        rows: list[list[tuple[Ripple, Answer | None]]] = [[] for _ in edits]
+        rows: list[list[tuple[ComposedFact, Answer | None]]] = [[] for _ in edits]
         said = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens)
         for (place, one), answer in zip(asked, said, strict=True):
             if fact := found[place].learned(one, answer):
                 rows[place].append((fact, answer))
         return rows
 
-    def _rows(self, edit: Edit, rows: Sequence[tuple[Ripple, Answer | None]]) -> tuple[Further, ...]:
+    def _rows(self, edit: Edit, rows: Sequence[tuple[ComposedFact, Answer | None]]) -> tuple[ExtraTarget, ...]:
         prompts = [
             self._encoded(edit, fact.prompt(WORDINGS[place % len(WORDINGS)]), fact, answer)
             for place, (fact, answer) in enumerate(rows)
         ]
         return tuple(
-            Further(prompt=prompt, weight=1.0, taught=answer.lesson if answer else None)
+            ExtraTarget(prompt=prompt, weight=1.0, taught=answer.lesson if answer else None)
             for prompt, (_, answer) in zip(prompts, rows, strict=True)
             if prompt
         )
 
-    def _encoded(self, edit: Edit, template: str, fact: Ripple, answer: Answer | None) -> Prompt | None:
+    def _encoded(self, edit: Edit, template: str, fact: ComposedFact, answer: Answer | None) -> Prompt | None:
         """The sentence up to its target, and the target; a teacher's answer keeps the tokens in which it was given."""
         tokenizer = self.model.tokenizer
         if answer:
@@ -150,7 +157,7 @@ class GlamePlus(Rome):
         except PromptError:  # this wording does not fit the target
             return None
 
-    def _shared(self, rows: tuple[Further, ...]) -> tuple[Further, ...]:
+    def _shared(self, rows: tuple[ExtraTarget, ...]) -> tuple[ExtraTarget, ...]:
         """The rows, each with its share of the weight."""
         return tuple(replace(row, weight=self.config.ripple_weight / len(rows)) for row in rows)
 

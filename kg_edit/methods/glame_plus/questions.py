@@ -20,7 +20,7 @@ from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import overlaps, target_of
-from kg_edit.methods.glame_plus.teacher import Answer, Asked
+from kg_edit.methods.glame_plus.teacher import Answer, TeacherQuestion
 from kg_edit.methods.rank_one.rome import RomeConfig
 from kg_edit.scoring.questions import right_answers
 
@@ -63,7 +63,7 @@ _ASKED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ripple:
+class ComposedFact:
     """A composed fact: ``hop`` ("currency of the country of origin") of s is ``target``."""
 
     hop: str
@@ -104,11 +104,13 @@ def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) ->
     return {noun: list(dict.fromkeys(found[noun])) for noun in order}
 
 
-def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[Ripple]:
+def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[ComposedFact]:
     """At most ``limit`` composed facts, of each noun the first ``a_relation`` objects."""
     first = first_hop(edit)
     told = (
-        Ripple(hop=f"{noun} of the {first}", target=label) for noun in objects for label in objects[noun][:a_relation]
+        ComposedFact(hop=f"{noun} of the {first}", target=label)
+        for noun in objects
+        for label in objects[noun][:a_relation]
     )
     return list(islice(told, limit))
 
@@ -148,7 +150,7 @@ class RippleConfig(RomeConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditRipples:
+class RippleTargets:
     """An edit, what the graph says of its o* (objects by noun, the likeliest first), and what is made of them."""
 
     edit: Edit
@@ -157,18 +159,18 @@ class EditRipples:
 
     @property
     def barred(self) -> list[str]:
-        """What may not be learned, see `barred`."""
-        return barred(self.edit, self.config)
+        """What may not be learned, see `excluded_answers`."""
+        return excluded_answers(self.edit, self.config)
 
     @property
-    def own(self) -> list[Ripple]:
+    def own(self) -> list[ComposedFact]:
         """The edit itself, to be asked for; not where o* gives a test question's answer away."""
         if gives_away(self.edit.target_new, self.barred):
             return []
-        return [Ripple(hop=first_hop(self.edit), target=self.edit.target_new)] * self.config.own
+        return [ComposedFact(hop=first_hop(self.edit), target=self.edit.target_new)] * self.config.own
 
     @property
-    def stated(self) -> list[Ripple]:
+    def stated(self) -> list[ComposedFact]:
         """Composed facts of the graph, which are learned as they are."""
         limit, most = self.config.stated, self.config.per_relation
         return ripples(self.edit, self.objects, limit=limit, a_relation=most)
@@ -181,7 +183,7 @@ class EditRipples:
         return " ".join(f"{fact.noun.capitalize()} of {self.edit.target_new}: {fact.target}." for fact in facts)
 
     @property
-    def asks(self) -> list[Asked]:
+    def asks(self) -> list[TeacherQuestion]:
         """Each relation twice: of o*, the graph's statements before it, and of r of s, the new fact before it.
 
         Relations that are learned from the graph are not asked for.
@@ -193,19 +195,19 @@ class EditRipples:
             asked
             for noun in asked_for[: self.config.recalled]
             for asked in (
-                Asked(noun=noun, of=edit.target_new, facts=told),
-                Asked(noun=noun, of=first, facts=f"{edit.text} {edit.target_new}."),
+                TeacherQuestion(noun=noun, of=edit.target_new, facts=told),
+                TeacherQuestion(noun=noun, of=first, facts=f"{edit.text} {edit.target_new}."),
             )
         ]
 
-    def learned(self, asked: Asked, answer: Answer | None) -> Ripple | None:
+    def learned(self, asked: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
         """What the edited model is to say in turn; None if the teacher said nothing, or a test question's answer."""
         if not answer or gives_away(answer.text, self.barred):
             return None
-        return Ripple(hop=f"{asked.noun} of the {first_hop(self.edit)}", target=answer.text)
+        return ComposedFact(hop=f"{asked.noun} of the {first_hop(self.edit)}", target=answer.text)
 
 
-def barred(edit: Edit, config: RippleConfig) -> list[str]:
+def excluded_answers(edit: Edit, config: RippleConfig) -> list[str]:
     """Answers of test questions, of which nothing may be learned; they serve for nothing else."""
     answers = [answer for question in edit.portability for answer in right_answers(question)]
     return answers if config.exclude_answers else []

@@ -27,7 +27,7 @@ from kg_edit.models.prefix_cache import base_model, empty_prefix, mask_decides, 
 from kg_edit.models.prompts import left_pad
 from kg_edit.scoring.likelihood import Pair, positions, score
 from kg_edit.scoring.likelihood import positions as positions_of
-from kg_edit.value.objective import Lesson
+from kg_edit.value.objective import SoftTarget
 
 # They show the form only. Questions that score a model are asked in another one (`evaluate.questions`).
 _SHOTS = (
@@ -45,7 +45,7 @@ class Answer:
 
     text: str
     ids: tuple[int, ...]
-    lesson: Lesson
+    lesson: SoftTarget
 
 
 def examples() -> str:
@@ -54,7 +54,7 @@ def examples() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class TeacherQuestion:
     """A question for the ``noun`` of a thing; ``facts`` are told before it."""
 
     noun: str
@@ -70,7 +70,7 @@ class Asked:
 
 
 @torch.no_grad()
-def answers_of(model: LanguageModel, asked: Sequence[Asked], *, most: int) -> list[Answer | None]:
+def answers_of(model: LanguageModel, asked: Sequence[TeacherQuestion], *, most: int) -> list[Answer | None]:
     """The model's greedy answer to each question, of at most ``most`` tokens; None where it says nothing.
 
     A question takes the first of its prompts that fits into the model's positions; where none does, it has no answer.
@@ -86,13 +86,15 @@ def answers_of(model: LanguageModel, asked: Sequence[Asked], *, most: int) -> li
     return [next(found) if ids else None for ids in fitting]
 
 
-def _fitting(model: LanguageModel, asked: Asked, most: int) -> tuple[int, ...] | None:
+def _fitting(model: LanguageModel, asked: TeacherQuestion, most: int) -> tuple[int, ...] | None:
     limit = positions_of(model)
     encoded = (model.encode(prompt).ids for prompt in asked.prompts)
     return next((ids for ids in encoded if limit is None or len(ids) + most <= limit), None)
 
 
-def _greedy(model: LanguageModel, rows: Sequence[tuple[int, ...]], most: int) -> tuple[list[list[int]], list[Lesson]]:
+def _greedy(
+    model: LanguageModel, rows: Sequence[tuple[int, ...]], most: int
+) -> tuple[list[list[int]], list[SoftTarget]]:
     """The arg-max tokens after each row, and what was expected at each; what all rows begin with is computed once."""
     shared = _shared(model, rows, most)
     start = run_prefix(model, [rows[0][:shared]]) if shared else empty_prefix(model, 1)
@@ -114,7 +116,7 @@ def _greedy(model: LanguageModel, rows: Sequence[tuple[int, ...]], most: int) ->
         mask, positions = torch.cat([mask, torch.ones_like(ids)], -1), positions[:, -1:] + 1
     tokens, shares = (torch.stack([getattr(best, part) for best in expected], 1) for part in ("indices", "values"))
     shares = shares / shares.sum(-1, keepdim=True)
-    lessons = [Lesson(tokens=own, probabilities=share) for own, share in zip(tokens, shares, strict=True)]
+    lessons = [SoftTarget(tokens=own, probabilities=share) for own, share in zip(tokens, shares, strict=True)]
     return torch.cat(written, -1).tolist(), lessons
 
 
@@ -131,7 +133,7 @@ def _shared(model: LanguageModel, rows: Sequence[tuple[int, ...]], most: int) ->
     return min(count, min(map(len, rows)) - 1)
 
 
-def _answer(model: LanguageModel, ids: list[int], lesson: Lesson) -> Answer | None:
+def _answer(model: LanguageModel, ids: list[int], lesson: SoftTarget) -> Answer | None:
     """The first line of what was written; None if it is empty."""
     texts = [str(model.tokenizer.decode([token])) for token in ids]
     specials = set(model.tokenizer.all_special_ids)
@@ -142,7 +144,7 @@ def _answer(model: LanguageModel, ids: list[int], lesson: Lesson) -> Answer | No
     text = str(model.tokenizer.decode(ids[:stop])).strip()
     if not text:
         return None
-    kept = Lesson(tokens=lesson.tokens[:stop], probabilities=lesson.probabilities[:stop])
+    kept = SoftTarget(tokens=lesson.tokens[:stop], probabilities=lesson.probabilities[:stop])
     return Answer(text=text, ids=tuple(ids[:stop]), lesson=kept)
 
 
@@ -158,7 +160,7 @@ def likeliest_first(
     """
     found = {noun: list(some[:_MOST]) for noun, some in islice(objects.items(), nouns)}
     pairs = {
-        (noun, label): Pair(Asked(noun=noun, of=thing).prompts[-1], label)
+        (noun, label): Pair(TeacherQuestion(noun=noun, of=thing).prompts[-1], label)
         for noun, labels in found.items()
         for label in labels
         if len(labels) > 1

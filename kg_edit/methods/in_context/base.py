@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import EditingMethod, MethodConfig
 from kg_edit.patches.base import Patch
-from kg_edit.patches.prompt_patch import Fact, FactBook, PromptPatch, TellingRule
+from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, TellingRule
 from kg_edit.text.similarity import Similarity, similarity
 
 
@@ -32,7 +32,7 @@ class PromptConfig(MethodConfig):
 
 
 class PromptMethod(EditingMethod):
-    """Makes a `Fact` of each edit. It needs no pass of the model, and the model's weights stay as they are."""
+    """Makes a `PromptFact` of each edit. It needs no pass of the model, and the model's weights stay as they are."""
 
     kind = "prompt"
     separable = True
@@ -50,10 +50,10 @@ class PromptMethod(EditingMethod):
         return TellingRule(gate=config.gate, threshold=config.threshold, most=config.most, encoder=config.encoder)
 
     @abstractmethod
-    def fact(self, edit: Edit) -> tuple[Fact, dict[str, Any]]:
+    def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """What there is to tell of an edit, and what to note of it."""
 
-    def nothing(self) -> Patch:
+    def empty_patch(self) -> Patch:
         """No facts."""
         return PromptPatch(books=(), provenance=self.provenance())
 

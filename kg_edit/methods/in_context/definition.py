@@ -13,7 +13,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.methods.in_context.ike import new_fact
-from kg_edit.patches.prompt_patch import Fact
+from kg_edit.patches.prompt_patch import PromptFact
 
 
 class Descriptions(Protocol):
@@ -68,12 +68,12 @@ class Definition(PromptMethod):
         """Whether descriptions are looked up."""
         return _descriptions(self.graph) is not None and self.config.tell != "fact"
 
-    def fact(self, edit: Edit) -> tuple[Fact, dict[str, Any]]:
+    def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """Definitions first, then the fact."""
         defined = self._definitions(edit)
         sentences = [] if self.config.tell == "definition" else [f"{new_fact(edit)}."]
         told = " ".join([*defined, *sentences])
-        fact = Fact(id=edit.id, subject=edit.subject, about=edit.text, told=told, withheld=not told)
+        fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=told, withheld=not told)
         return fact, {"told": told}
 
     def _definitions(self, edit: Edit) -> list[str]:

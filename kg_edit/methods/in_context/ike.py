@@ -20,7 +20,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.models.prompts import join
-from kg_edit.patches.prompt_patch import Fact, TellingRule
+from kg_edit.patches.prompt_patch import PromptFact, TellingRule
 from kg_edit.storage.input_hashes import NAMES_A_FILE
 from kg_edit.text.similarity import Index, Similarity, best, similarity
 
@@ -148,10 +148,10 @@ class Ike(PromptMethod):
     def _pool(self) -> Demonstrations | None:
         return read_demonstrations(self.config.demonstrations, self.alike) if self.config.demonstrations else None
 
-    def fact(self, edit: Edit) -> tuple[Fact, dict[str, Any]]:
+    def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """The fact without a full stop, and its demonstrations."""
         count, seed = self.config.count, self.config.seed
         examples = self._pool.examples(edit, count=count, seed=seed) if self._pool else ()
         told = new_fact(edit)
-        fact = Fact(id=edit.id, subject=edit.subject, about=edit.text, told=told, examples=examples)
+        fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=told, examples=examples)
         return fact, {"demonstrations": len(examples)}

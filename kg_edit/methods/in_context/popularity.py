@@ -21,7 +21,7 @@ from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.methods.in_context.ike import new_fact
-from kg_edit.patches.prompt_patch import Fact
+from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.storage.input_hashes import NAMES_A_FILE
 
 _MOST_STATEMENTS = 10_000
@@ -168,11 +168,11 @@ class PopularityRetrieval(PromptMethod):
     def _table(self) -> Mapping[str, float] | None:
         return read_popularity(self.config.popularity) if self.config.popularity else None
 
-    def fact(self, edit: Edit) -> tuple[Fact, dict[str, Any]]:
+    def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """The fact as a sentence, withheld where its subject is popular."""
         popularity, limit = self._popularity(edit), self._limit(edit)
         withheld, told = popularity > limit, f"{new_fact(edit)}."
-        fact = Fact(id=edit.id, subject=edit.subject, about=edit.text, told=told, withheld=withheld)
+        fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=told, withheld=withheld)
         return fact, {"popularity": popularity, "limit": limit, "withheld": withheld}
 
     def _popularity(self, edit: Edit) -> float:

@@ -18,22 +18,22 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from kg_edit.closed_form.spread import Place, refuse_norm_after_mlp, write_jointly
+from kg_edit.closed_form.spread import SpreadSite, refuse_norm_after_mlp, write_jointly
 from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, Layers, MethodConfig, attempt, default_layer, naming
+from kg_edit.methods.base import EditingMethod, Layers, MethodConfig, annotate_errors, attempt, default_layer
 from kg_edit.methods.memit.records import VALUE, Record, batches_without, facts_of, new_record, state_of, with_updates
-from kg_edit.methods.memit.values import Fact, Search, Target
+from kg_edit.methods.memit.values import Search, Target, WriteRequest
 from kg_edit.methods.rank_one.base import request_of
-from kg_edit.methods.rank_one.rome import FreeChange
+from kg_edit.methods.rank_one.rome import FreeDelta
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.optimise import DESCENT_DTYPE, DescentDtype, Proposal, untouched
+from kg_edit.value.optimise import DESCENT_DTYPE, DeltaParameters, DescentDtype, untouched
 
 _MOST_BESIDE = 2
 
@@ -74,7 +74,7 @@ class JointSetup(EditingMethod):
     """What a batch is written with. Subclasses say in which layers, and with which closed form."""
 
     keeps_keys: ClassVar[bool] = False  # whether later batches need the keys of earlier ones
-    place: ClassVar[Place] = "block"  # of which output z speaks
+    place: ClassVar[SpreadSite] = "block"  # of which output z speaks
     config: JointConfig
 
     def __init__(
@@ -114,9 +114,9 @@ class JointSetup(EditingMethod):
         """The facts that are written for an edit, all in one batch: itself, and what a subclass puts after it."""
         return (edit,)
 
-    def proposal(self, edit: Edit, state: Tensor) -> tuple[Proposal, dict[str, Any]]:
+    def proposal(self, edit: Edit, state: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """What makes z - h for a fact, given h [d], and what to note of it."""
-        return FreeChange(state, self.config), {}
+        return FreeDelta(state, self.config), {}
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
@@ -152,16 +152,16 @@ class JointSetup(EditingMethod):
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every fact's prompt once."""
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 self.facts(edit)
 
-    def facts(self, edit: Edit) -> tuple[Fact, ...]:
+    def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:
         """What is written for an edit, with its prompts."""
         return tuple(map(self.fact, self.requests_of(edit)))
 
-    def fact(self, request: Edit) -> Fact:
+    def fact(self, request: Edit) -> WriteRequest:
         """A request with its prompts."""
-        return Fact(edit=request, prompts=request_of(self.model, request, self.contexts))
+        return WriteRequest(edit=request, prompts=request_of(self.model, request, self.contexts))
 
     def provenance(self) -> dict[str, Any]:
         """As every method's, with the layers, the contexts and the covariances."""
@@ -195,7 +195,7 @@ class JointMethod(JointSetup):
             self.prepare()
             asked = []
             for edit in edits:
-                with naming(edit):
+                with annotate_errors(edit):
                     asked.append(_unopposed(self.facts(edit), edits))
             return self._new(edits, asked, self._targets(asked), before)
 
@@ -206,7 +206,7 @@ class JointMethod(JointSetup):
             asked = [attempt(edit, partial(self.facts, edit)) for edit in edits]
             targets = iter(self._targets([facts for facts in asked if isinstance(facts, tuple)]))
             return tuple(
-                attempt(edit, partial(self._new, [edit], [facts], [next(targets)], self.nothing()))
+                attempt(edit, partial(self._new, [edit], [facts], [next(targets)], self.empty_patch()))
                 if isinstance(facts, tuple)
                 else facts
                 for edit, facts in zip(edits, asked, strict=True)
@@ -231,7 +231,7 @@ class JointMethod(JointSetup):
                 left = left._plus(self._written(facts, batch.values.T, batch.records, held))
         return left
 
-    def _targets(self, asked: Sequence[tuple[Fact, ...]]) -> list[list[Target]]:
+    def _targets(self, asked: Sequence[tuple[WriteRequest, ...]]) -> list[list[Target]]:
         """A target for each fact of each edit."""
         config = self.config
         search = Search(
@@ -249,17 +249,21 @@ class JointMethod(JointSetup):
         return [[next(found) for _ in facts] for facts in asked]
 
     def _new(
-        self, edits: Sequence[Edit], asked: Sequence[tuple[Fact, ...]], targets: Sequence[list[Target]], before: Patch
+        self,
+        edits: Sequence[Edit],
+        asked: Sequence[tuple[WriteRequest, ...]],
+        targets: Sequence[list[Target]],
+        before: Patch,
     ) -> WeightPatch:
         records = []
         for edit, facts, own in zip(edits, asked, targets, strict=True):
-            with naming(edit):
+            with annotate_errors(edit):
                 records.append(new_record(self.name, edit, [fact.edit for fact in facts], own))
         wanted = torch.stack([target.wanted for target in chain(*targets)])
         return self._written(asked, wanted, records, before)
 
     def _written(
-        self, asked: Sequence[tuple[Fact, ...]], wanted: Tensor, records: Sequence[Record], before: Patch
+        self, asked: Sequence[tuple[WriteRequest, ...]], wanted: Tensor, records: Sequence[Record], before: Patch
     ) -> WeightPatch:
         """The patch that brings the model, which holds ``before``, to ``wanted`` [facts, d]."""
 
@@ -280,7 +284,7 @@ class JointMethod(JointSetup):
         return WeightPatch(factors=written.factors, provenance=provenance, state={VALUE: wanted.T, **keys})
 
 
-def _unopposed(facts: Sequence[Fact], edits: Sequence[Edit]) -> tuple[Fact, ...]:
+def _unopposed(facts: Sequence[WriteRequest], edits: Sequence[Edit]) -> tuple[WriteRequest, ...]:
     """Without what was added to an edit against another edit of the batch, whose word counts."""
     wanted = {edit.text: edit.target_new for edit in edits}
     return tuple(fact for fact in facts if wanted.get(fact.edit.text, fact.edit.target_new) == fact.edit.target_new)

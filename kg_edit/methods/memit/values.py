@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kg_edit.closed_form.spread import Place, subject_states
+from kg_edit.closed_form.spread import SpreadSite, subject_states
 from kg_edit.edits.edit import Edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.value.objective import Objective, Request, tokens_within
-from kg_edit.value.optimise import Descent, DescentDtype, Proposal, descend, descent_model
+from kg_edit.value.optimise import DeltaParameters, Descent, DescentDtype, descent_model, optimise_values
 from kg_edit.value.tail_forward import TailForward
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Fact:
+class WriteRequest:
     """One request of an edit: what is to be said, and its prompts."""
 
     edit: Edit
@@ -46,7 +46,7 @@ class Search:
     """How targets are found: in which layer, at which ``place`` of it, with which loss, in which precision."""
 
     layer: int
-    place: Place
+    place: SpreadSite
     contexts: tuple[str, ...]
     steps: int
     stop_below: float
@@ -58,8 +58,8 @@ class Search:
     def targets(
         self,
         model: LanguageModel,
-        facts: Sequence[Fact],
-        proposal: Callable[[Edit, Tensor], tuple[Proposal, dict[str, Any]]],
+        facts: Sequence[WriteRequest],
+        proposal: Callable[[Edit, Tensor], tuple[DeltaParameters, dict[str, Any]]],
     ) -> list[Target]:
         """A target a fact, whatever the others are: as many in one descent as ``memory`` (MB) holds."""
         rough = descent_model(model, self.dtype)
@@ -73,8 +73,8 @@ class Search:
         self,
         model: LanguageModel,
         rough: LanguageModel,
-        facts: Sequence[Fact],
-        proposal: Callable[[Edit, Tensor], tuple[Proposal, dict[str, Any]]],
+        facts: Sequence[WriteRequest],
+        proposal: Callable[[Edit, Tensor], tuple[DeltaParameters, dict[str, Any]]],
         shared: SharedContexts,
     ) -> list[Target]:
         bare = [fact.prompts.rewrites[0] for fact in facts]
@@ -92,16 +92,16 @@ class Search:
         proposals, notes = zip(
             *(proposal(fact.edit, state) for fact, state in zip(facts, states, strict=True)), strict=True
         )
-        descents = descend(objective, proposals, steps=self.steps, stop_below=self.stop_below)
+        descents = optimise_values(objective, proposals, steps=self.steps, stop_below=self.stop_below)
         return [
             Target(state=state, descent=descent, notes=said)
             for state, descent, said in zip(states, descents, notes, strict=True)
         ]
 
-    def _portions(self, model: LanguageModel, facts: Sequence[Fact]) -> Iterator[list[Fact]]:
+    def _portions(self, model: LanguageModel, facts: Sequence[WriteRequest]) -> Iterator[list[WriteRequest]]:
         """Facts whose prefixes, as keys and values of every block, stay within ``memory``."""
         token = 2 * model.width * len(model.blocks) * torch.finfo(model.model.dtype).bits // 8
-        some: list[Fact] = []
+        some: list[WriteRequest] = []
         held = 0
         for fact in facts:
             size = token * sum(len(row.ids) for row in fact.prompts.rewrites)

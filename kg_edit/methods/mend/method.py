@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, MethodConfig, naming
+from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import NETWORK, Editor, read_manifest
@@ -73,7 +73,7 @@ class Mend(EditingMethod):
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt once."""
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 self.model.encode(edit.text, target=edit.target_new)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -90,7 +90,7 @@ class Mend(EditingMethod):
 
     def _patch(self, edit: Edit) -> WeightPatch:
         network, _ = self._editor
-        with naming(edit):
+        with annotate_errors(edit):
             prompt = self.model.encode(edit.text, target=edit.target_new)
             gradient, loss = gradient_factors(self.model, prompt, list(network.shapes))
         factors = network.factors(gradient)

@@ -19,7 +19,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import ContextLengths, EditingMethod, MethodConfig, attempt, default_layer, naming
+from kg_edit.methods.base import ContextLengths, EditingMethod, MethodConfig, annotate_errors, attempt, default_layer
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import encode
@@ -27,7 +27,15 @@ from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.value.objective import Objective, Request, tokens_within
-from kg_edit.value.optimise import DESCENT_DTYPE, Descent, DescentDtype, Proposal, descend, descent_model, untouched
+from kg_edit.value.optimise import (
+    DESCENT_DTYPE,
+    DeltaParameters,
+    Descent,
+    DescentDtype,
+    descent_model,
+    optimise_values,
+    untouched,
+)
 from kg_edit.value.tail_forward import TailForward
 
 _ESSENCE = "{} is a"
@@ -115,7 +123,7 @@ class RankOneMethod(EditingMethod):
         return 0.0
 
     @abstractmethod
-    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """What makes m* - m for the edit, given m [d], and what to note of it."""
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -142,7 +150,7 @@ class RankOneMethod(EditingMethod):
             return []
         objective = self.objective(edits, requests)
         proposals, notes = zip(*map(self.proposal, edits, objective.value), strict=True)
-        descents = descend(objective, proposals, steps=self.config.steps, stop_below=self.config.stop_below)
+        descents = optimise_values(objective, proposals, steps=self.config.steps, stop_below=self.config.stop_below)
         return [
             _Value(
                 clean=objective.value[place],
@@ -194,7 +202,7 @@ class RankOneMethod(EditingMethod):
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt once."""
         for edit in edits:
-            with naming(edit):
+            with annotate_errors(edit):
                 encode(self.model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new)
 
     def request(self, edit: Edit) -> Request:

@@ -14,7 +14,7 @@ from torch import Tensor
 from kg_edit.closed_form.rank_one import KeyVariant
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
-from kg_edit.value.optimise import FAST, Proposal
+from kg_edit.value.optimise import FAST, DeltaParameters
 
 
 class RomeConfig(RankOneConfig):
@@ -41,13 +41,13 @@ class Rome(RankOneMethod):
         """ROME's own regulariser."""
         return self.config.weight_decay
 
-    def proposal(self, edit: Edit, value: Tensor) -> tuple[Proposal, dict[str, Any]]:
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """The change itself, from 0."""
-        return FreeChange(value, self.config), {}
+        return FreeDelta(value, self.config), {}
 
 
 class StepSettings(Protocol):
-    """How far `FreeChange` goes in a step, and in all."""
+    """How far `FreeDelta` goes in a step, and in all."""
 
     @property
     def learning_rate(self) -> float:
@@ -58,7 +58,7 @@ class StepSettings(Protocol):
         """In norms of the value."""
 
 
-class FreeChange:
+class FreeDelta:
     """Adam on the change itself, which is kept within ``clamp_norm_factor`` times |m|."""
 
     def __init__(self, value: Tensor, config: StepSettings) -> None:

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from kg_edit.app.server import make_app
-from kg_edit.app.session import Workshop
+from kg_edit.app.session import EditDesk
 from kg_edit.cli.serve import listening
 from kg_edit.graphs.source import as_source
 from kg_edit.ledger import Ledger
@@ -37,12 +37,12 @@ def toy_graph() -> nx.MultiDiGraph:
     return made
 
 
-def workshop(ledger: Path | None = None, *, method: str = "rome", graph: bool = True, **settings: Any) -> Workshop:
+def workshop(ledger: Path | None = None, *, method: str = "rome", graph: bool = True, **settings: Any) -> EditDesk:
     chosen = find_method(method)
     source = as_source(toy_graph()) if graph else None
     config = chosen.config_class.preset("default", {**QUICK[method], **settings})
     opened = Ledger.open(ledger) if ledger else None
-    return Workshop(chosen(tiny("llama"), config, graph=source), graph=source, ledger=opened)
+    return EditDesk(chosen(tiny("llama"), config, graph=source), graph=source, ledger=opened)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Served:
     """Where it answers, and what it works with."""
 
     url: str
-    workshop: Workshop
+    workshop: EditDesk
 
     def get(self, path: str) -> tuple[int, str, dict[str, str]]:
         """Status, text and headers."""
@@ -73,7 +73,7 @@ class Served:
 
 
 @contextmanager
-def served(made: Workshop) -> Iterator[Served]:
+def served(made: EditDesk) -> Iterator[Served]:
     """A real uvicorn at a free port."""
     with listening("127.0.0.1", 0) as place, answering(make_app(made), place):
         yield Served(f"http://127.0.0.1:{place.getsockname()[1]}", made)

@@ -15,7 +15,7 @@ import pytest
 import torch
 import uvicorn
 
-from kg_edit.app.messages import Probe, TryRequest
+from kg_edit.app.messages import PromptToTry, TryRequest
 from kg_edit.app.readings import Question, read
 from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.ledger import Ledger
@@ -273,7 +273,7 @@ def test_a_tries_id_can_not_be_guessed(server: Served) -> None:
 @pytest.mark.parametrize("method", ["grace", "definition", "ft-m", "glame"])
 def test_patches_of_every_kind_are_shown(method: str) -> None:
     before, made = weights(), workshop(method=method)
-    answer = made.try_edit(TryRequest(**EDIT, target_new_id="Q2", probes=(Probe(prompt="The river"),)))
+    answer = made.try_edit(TryRequest(**EDIT, target_new_id="Q2", probes=(PromptToTry(prompt="The river"),)))
     assert [one.kind for one in answer.outcomes] == ["edit", "probe"]
     assert answer.outcomes[0].chances[0].before != answer.outcomes[0].chances[0].after
     assert answer.subgraph

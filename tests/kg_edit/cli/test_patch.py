@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.jobs.before_after import Probe, Reading
+from kg_edit.jobs.before_after import Reading, ReportProbe
 from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
@@ -170,7 +170,7 @@ def test_a_check_fails_where_standing_edits_contradict_each_other(
 ) -> None:
     """Both targets are likelier than the old one, as far as the readings go; one of them is said."""
 
-    def read(model: object, asked: Sequence[Probe], *, progress: str | None) -> tuple[Reading, ...]:
+    def read(model: object, asked: Sequence[ReportProbe], *, progress: str | None) -> tuple[Reading, ...]:
         return tuple(
             Reading(text=HEAT.target_new, nats=1.0, said=probe.wanted == HEAT.target_new, right=True) for probe in asked
         )

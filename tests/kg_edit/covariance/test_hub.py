@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kg_edit.covariance.files import Identity, Manifest, moment_path, read_moment, write_moment
-from kg_edit.covariance.hub import FolderPlace, HubPlace, Place, open_place, pull, push
+from kg_edit.covariance.hub import FolderPlace, HubPlace, RemoteFolder, open_place, pull, push
 from kg_edit.covariance.store import stored_covariances
 from kg_edit.errors import ConfigError, CovarianceError
 
@@ -55,13 +55,13 @@ class FolderApi:
 
 
 @pytest.fixture(params=["folder", "hub"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> RemoteFolder:
     """A folder, or a hub repository that lies in one."""
     folder = tmp_path / "place"
     return FolderPlace(folder) if request.param == "folder" else HubPlace("someone/covariances", api=FolderApi(folder))
 
 
-def test_pushed_and_pulled_is_the_same(place: Place, store: Path, tmp_path: Path) -> None:
+def test_pushed_and_pulled_is_the_same(place: RemoteFolder, store: Path, tmp_path: Path) -> None:
     assert len(push(place, stored_covariances(store), store)) == 3
     assert push(place, stored_covariances(store), store) == [], "what is there is not sent again"
     pulled = pull(place, tmp_path / "mine")
@@ -75,7 +75,7 @@ def test_pushed_and_pulled_is_the_same(place: Place, store: Path, tmp_path: Path
     assert torch.equal(moment, torch.tensor([[4.0, 1.0], [1.0, 2.0]]))
 
 
-def test_some_of_them(place: Place, store: Path, tmp_path: Path) -> None:
+def test_some_of_them(place: RemoteFolder, store: Path, tmp_path: Path) -> None:
     push(place, stored_covariances(store), store)
     one = stored_covariances(store)[0].id
     assert [found.id for found in pull(place, tmp_path / "one", ids=[one[:6]])] == [one]

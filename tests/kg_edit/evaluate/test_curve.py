@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kg_edit.evaluate.records import Point, RunRecord
-from kg_edit.evaluate.schedule import Plan, Schedule
+from kg_edit.evaluate.schedule import CurvePlan, Schedule
 from kg_edit.evaluate.summary import curve
 
 Scores = dict[str, float | None]
@@ -32,7 +32,7 @@ POINTS = [
 
 
 def test_a_curve_by_hand() -> None:
-    plan = Plan.of(Schedule.parse("sequential:2"))
+    plan = CurvePlan.of(Schedule.parse("sequential:2"))
     before, first, last = curve([("a", "b"), ("c", "d")], RECORDS, POINTS, plan=plan, seed=0)
     assert [(point.edits, point.n) for point in (before, first, last)] == [(0, 4), (1, 2), (2, 4)]
     efficacy = [point.scores["efficacy.greedy"].mean for point in (before, first, last)]
@@ -46,7 +46,7 @@ def test_a_curve_by_hand() -> None:
 
 def test_a_record_without_its_score_is_counted_as_failed() -> None:
     broken = {**RECORDS, "b": RunRecord(id="b", sha256="s", error="ModelError", scores={"base": row(0, 1)})}
-    plan = Plan.of(Schedule.parse("sequential:2"))
+    plan = CurvePlan.of(Schedule.parse("sequential:2"))
     last = curve([("a", "b")], broken, [], plan=plan, seed=0)[-1]
     assert (last.n, last.failed) == (2, 1)
     assert last.scores["efficacy.greedy"].mean == 0
@@ -55,7 +55,7 @@ def test_a_record_without_its_score_is_counted_as_failed() -> None:
 
 def test_a_record_that_even_the_unedited_model_fails_on_is_in_no_point() -> None:
     broken = {**RECORDS, "b": RunRecord(id="b", sha256="s", error="PromptError")}
-    plan = Plan.of(Schedule.parse("sequential:2"))
+    plan = CurvePlan.of(Schedule.parse("sequential:2"))
     points = curve([("a", "b")], broken, [], plan=plan, seed=0)
     assert [(point.edits, point.n, point.failed) for point in points] == [(0, 1, 0), (1, 1, 0), (2, 1, 0)]
     assert points[-1].retention["retention.TRR"] == pytest.approx(0.5)

@@ -22,7 +22,7 @@ from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.perplexity import read_text
 from kg_edit.storage.jsonl import append_lines
-from kg_edit.storage.run_folder import alone_in
+from kg_edit.storage.run_folder import folder_lock
 from tests.kg_edit.evaluate.conftest import Nudge
 from tests.kg_edit.evaluate.test_run import lines
 from tests.kg_edit.tiny import tiny
@@ -180,6 +180,6 @@ def test_two_processes_do_not_work_on_one_folder(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     evaluate(method, model, edits[:1], out=tmp_path, progress=False)
-    with alone_in(tmp_path), pytest.raises(OutputError, match="another process works on"):
+    with folder_lock(tmp_path), pytest.raises(OutputError, match="another process works on"):
         evaluate(method, model, edits[:1], out=tmp_path, progress=False)
     evaluate(method, model, edits[:1], out=tmp_path, progress=False)

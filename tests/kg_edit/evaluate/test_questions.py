@@ -4,15 +4,24 @@ from pathlib import Path
 
 from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
-from kg_edit.scoring.questions import CHOICES, SHOTS, answers, asked, asked_with_shots, choices, fact, recalled_fact
+from kg_edit.scoring.questions import (
+    CHOICES,
+    SHOTS,
+    answers,
+    choices,
+    fact,
+    format_question,
+    format_question_with_shots,
+    recalled_fact,
+)
 from kg_edit.text.matching import mentions, normalised
 from tests.kg_edit.evaluate.conftest import record
 
 
 def test_forms() -> None:
-    assert asked("Who?") == "Question: Who?\nAnswer:"
-    assert asked("Who?", "It rains.") == "It rains.\nQuestion: Who?\nAnswer:"
-    form = asked_with_shots("Who?", "It rains.")
+    assert format_question("Who?") == "Question: Who?\nAnswer:"
+    assert format_question("Who?", "It rains.") == "It rains.\nQuestion: Who?\nAnswer:"
+    form = format_question_with_shots("Who?", "It rains.")
     assert form.endswith("\n\nIt rains.\nQuestion: Who?\nAnswer:")
     assert form.count("Question:") == len(SHOTS) + 1
 

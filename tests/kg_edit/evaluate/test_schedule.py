@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kg_edit.errors import ConfigError, KgEditError
-from kg_edit.evaluate.schedule import CURVE_RECORDS, WHOLE, Plan, Schedule, Shard
+from kg_edit.evaluate.schedule import CURVE_RECORDS, WHOLE, CurvePlan, Schedule, Shard
 
 
 @pytest.mark.parametrize(
@@ -49,17 +49,17 @@ def test_what_is_no_schedule(text: str, message: str) -> None:
 
 
 def test_a_single_record_is_scored_once() -> None:
-    (scoring,) = Plan.of(Schedule.parse("single")).scorings(1)
+    (scoring,) = CurvePlan.of(Schedule.parse("single")).scorings(1)
     assert (list(scoring.step), scoring.places, scoring.edits, scoring.last) == ([0], (0,), 1, True)
 
 
 def test_a_batch_is_scored_after_all_of_it() -> None:
-    (scoring,) = Plan.of(Schedule.parse("batch:3")).scorings(3)
+    (scoring,) = CurvePlan.of(Schedule.parse("batch:3")).scorings(3)
     assert scoring.places == (0, 1, 2)
 
 
 def test_sequences_are_scored_after_each_edit_at_points_and_after_all() -> None:
-    found = list(Plan.of(Schedule.parse("sequential:7"), 3).scorings(7))
+    found = list(CurvePlan.of(Schedule.parse("sequential:7"), 3).scorings(7))
     assert [(scoring.edits, scoring.places, scoring.on_curve) for scoring in found] == [
         (1, (0,), False),
         (2, (1,), False),
@@ -72,19 +72,19 @@ def test_sequences_are_scored_after_each_edit_at_points_and_after_all() -> None:
 
 
 def test_batches_that_reach_a_point_within_them_are_one() -> None:
-    found = list(Plan.of(Schedule.parse("batch:4,sequential:10"), 5).scorings(10))
+    found = list(CurvePlan.of(Schedule.parse("batch:4,sequential:10"), 5).scorings(10))
     assert [(scoring.edits, scoring.on_curve) for scoring in found] == [(4, False), (8, True), (10, True)]
     assert [list(scoring.step) for scoring in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_about_ten_points_where_nothing_is_asked_for() -> None:
-    on_curve = [s.edits for s in Plan.of(Schedule.parse("sequential:1000")).scorings(1000) if s.on_curve]
+    on_curve = [s.edits for s in CurvePlan.of(Schedule.parse("sequential:1000")).scorings(1000) if s.on_curve]
     assert on_curve == list(range(100, 1001, 100))
-    assert [s.edits for s in Plan.of(Schedule.parse("sequential:4")).scorings(4) if s.on_curve] == [1, 2, 3, 4]
+    assert [s.edits for s in CurvePlan.of(Schedule.parse("sequential:4")).scorings(4) if s.on_curve] == [1, 2, 3, 4]
 
 
 def test_of_many_earlier_records_some_are_scored_evenly_spread() -> None:
-    found = {s.edits: s.places for s in Plan.of(Schedule.parse("sequential:1000")).scorings(1000)}
+    found = {s.edits: s.places for s in CurvePlan.of(Schedule.parse("sequential:1000")).scorings(1000)}
     assert found[101] == (100,)
     assert len(found[500]) == CURVE_RECORDS + 1  # its own one too
     assert (found[500][0], found[500][-1]) == (0, 499)

@@ -13,7 +13,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.likelihood import Pair, TokenScores, score
-from kg_edit.scoring.questions import asked_with_shots
+from kg_edit.scoring.questions import format_question_with_shots
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(
@@ -41,7 +41,7 @@ def test_every_field_of_an_edit_is_looked_at() -> None:
     rewrite, paraphrase, follows, neighbour, _ = probes(EDIT)
     assert (rewrite.prompt, rewrite.wanted, rewrite.unwanted) == (EDIT.text, "Los Angeles Lakers", "Miami Heat")
     assert paraphrase.score == "LeBron James is on the team of"  # a space at the end would change the target's tokens
-    assert follows.ask == asked_with_shots("Where is his team?")
+    assert follows.ask == format_question_with_shots("Where is his team?")
     assert (neighbour.wanted, neighbour.unwanted) == ("Miami Heat", "Los Angeles Lakers")
 
 

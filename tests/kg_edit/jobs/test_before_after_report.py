@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from kg_edit.jobs.before_after import Probe, Reading, Row, markdown, one_line, terminal_table
+from kg_edit.jobs.before_after import Reading, ReportProbe, ReportRow, markdown, one_line, terminal_table
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 NASTY = {
@@ -31,10 +31,10 @@ PATCH = WeightPatch(
 )
 
 
-def row(text: str, *, edit: str = "1", right: bool = True, said: bool = True) -> Row:
-    probe = Probe(kind="rewrite", prompt=text, ask=text, score=text, wanted=text)
+def row(text: str, *, edit: str = "1", right: bool = True, said: bool = True) -> ReportRow:
+    probe = ReportProbe(kind="rewrite", prompt=text, ask=text, score=text, wanted=text)
     reading = Reading(text=text, nats=1.25, said=said, right=right)
-    return Row(edit=edit, probe=probe, before=reading, after=reading)
+    return ReportRow(edit=edit, probe=probe, before=reading, after=reading)
 
 
 def cells(line: str) -> list[str]:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError, KgEditError, OutputError, PatchError
 from kg_edit.jobs import edit_run
-from kg_edit.jobs.before_after import Row
+from kg_edit.jobs.before_after import ReportRow
 from kg_edit.jobs.edit_run import PARTIAL, PATCH, RECORDS, REPORT, draw_subgraph, run_edits
 from kg_edit.methods.rank_one.base import RankOneMethod
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
@@ -21,14 +21,14 @@ from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage import tensors
-from kg_edit.storage.run_folder import alone_in
+from kg_edit.storage.run_folder import folder_lock
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
 
 EDITS = (EDIT, SECOND)
 
 
-def run(out: Path, *, name: str = "rome", **settings: object) -> tuple[Row, ...]:
+def run(out: Path, *, name: str = "rome", **settings: object) -> tuple[ReportRow, ...]:
     model = tiny("llama")
     return run_edits(method(name, model, **settings), model, EDITS, out, progress=False)
 
@@ -36,7 +36,7 @@ def run(out: Path, *, name: str = "rome", **settings: object) -> tuple[Row, ...]
 def test_the_files_hold_what_is_returned(tmp_path: Path) -> None:
     rows = run(tmp_path)
     lines = (tmp_path / RECORDS).read_text().splitlines()
-    assert tuple(Row.model_validate_json(line) for line in lines) == rows
+    assert tuple(ReportRow.model_validate_json(line) for line in lines) == rows
     assert "# 2 edits of tiny-llama by rome" in (tmp_path / REPORT).read_text()
     assert [edit["edit"]["id"] for edit in Patch.load(tmp_path / PATCH).provenance["edits"]] == ["1", "2"]
     settings = json.loads((tmp_path / "run.json").read_text())
@@ -103,7 +103,7 @@ def test_two_processes_do_not_work_on_one_folder(tmp_path: Path) -> None:
     """Also with other settings, which must not take the place of those of the run that is at work."""
     (tmp_path / "run.json").write_text("the other's")
     for settings in ({}, {"steps": 2}):
-        with alone_in(tmp_path), pytest.raises(OutputError, match=r"another process works on .*; wait for it"):
+        with folder_lock(tmp_path), pytest.raises(OutputError, match=r"another process works on .*; wait for it"):
             run(tmp_path, **settings)
     assert (tmp_path / "run.json").read_text() == "the other's"
     assert run(tmp_path) == run(tmp_path)
@@ -111,7 +111,7 @@ def test_two_processes_do_not_work_on_one_folder(tmp_path: Path) -> None:
 
 def test_the_folder_is_locked_until_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused_here(*_: object) -> str:
-        with pytest.raises(OutputError, match="another process works on"), alone_in(tmp_path / "new"):
+        with pytest.raises(OutputError, match="another process works on"), folder_lock(tmp_path / "new"):
             pass
         return "the report"
 

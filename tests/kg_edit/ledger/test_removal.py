@@ -12,7 +12,7 @@ import torch
 from kg_edit.app.messages import view_of
 from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchError
 from kg_edit.ledger import Ledger
-from kg_edit.ledger.removal import Workbench
+from kg_edit.ledger.removal import RecomputeContext
 from kg_edit.ledger.view import entry_lines
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -154,7 +154,7 @@ def test_a_model_in_another_dtype_is_refused_where_the_patch_says_its_own(record
     torch.nn.Module.to(cast, torch.bfloat16)
     half = LanguageModel.wrap(cast, model.tokenizer, name="half")
     assert half.fingerprint == made.fingerprint, "it survives a cast"
-    workbench = Workbench(model=half)
+    workbench = RecomputeContext(model=half)
     if recorded:
         with pytest.raises(PatchMismatchError, match=r"in float32, .* in bfloat16.*--dtype float32"):
             ledger.remove(["e0"], model=half)

@@ -9,7 +9,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
-from kg_edit.locate.trace import Fact, facts_of, read_known
+from kg_edit.locate.trace import TracedFact, facts_of, read_known
 
 ROW = {"known_id": 3, "subject": "Beats Music", "prompt": "Beats Music is owned by", "attribute": "Apple"}
 
@@ -23,14 +23,14 @@ def written(folder: Path, *rows: object) -> Path:
 def test_an_edits_fact_is_the_old_one() -> None:
     edit = Edit(id="1", subject="France", prompt="In {}, the capital is", target_new="Rome", target_true="Paris")
     (fact,) = facts_of([edit])
-    assert fact == Fact(id="1", subject="France", prompt="In {}, the capital is", answer="Paris")
+    assert fact == TracedFact(id="1", subject="France", prompt="In {}, the capital is", answer="Paris")
     assert fact.text == "In France, the capital is"
 
 
 def test_the_prompt_names_the_subject_once_more_at_most(tmp_path: Path) -> None:
     twice = {"subject": "Apple", "prompt": "Apple, which is not Apple Records, is", "attribute": "a company"}
     found = read_known(written(tmp_path, ROW, twice))
-    assert found[0] == Fact(id="known-3", subject="Beats Music", prompt="{} is owned by", answer="Apple")
+    assert found[0] == TracedFact(id="known-3", subject="Beats Music", prompt="{} is owned by", answer="Apple")
     assert (found[1].id, found[1].text) == ("known-2", twice["prompt"])
 
 

@@ -10,16 +10,16 @@ import pytest
 from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.locate import run as module
 from kg_edit.locate.run import locate
-from kg_edit.locate.trace import Fact, Trace, TraceSettings
+from kg_edit.locate.trace import Trace, TracedFact, TraceSettings
 from tests.kg_edit.command_line import Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import tiny
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 FACTS = (
-    Fact(id="a", subject="LeBron James", prompt="{} plays for", answer="Miami Heat"),
-    Fact(id="b", subject="France", prompt="In {}, the capital is"),
-    Fact(id="c", subject="Spike Hughes", prompt="{} originates from", answer="London"),
+    TracedFact(id="a", subject="LeBron James", prompt="{} plays for", answer="Miami Heat"),
+    TracedFact(id="b", subject="France", prompt="In {}, the capital is"),
+    TracedFact(id="c", subject="Spike Hughes", prompt="{} originates from", answer="London"),
 )
 SETTINGS = TraceSettings(samples=2)
 
@@ -46,7 +46,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, cut: int, monkeypatch: pytest.Monk
     lines = (tmp_path / "cut" / "records.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "cut" / "records.jsonl").write_text(lines[0] + lines[1][:cut])
 
-    def counted(model: object, fact: Fact, *args: object, **kwargs: object) -> Trace:
+    def counted(model: object, fact: TracedFact, *args: object, **kwargs: object) -> Trace:
         traced.append(fact.id)
         return whole(model, fact, *args, **kwargs)  # type: ignore[arg-type]
 
@@ -65,7 +65,7 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
 def test_what_fails_is_counted_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken, whole = FACTS[1], module.trace
 
-    def failing(model: object, fact: Fact, *args: object, **kwargs: object) -> Trace:
+    def failing(model: object, fact: TracedFact, *args: object, **kwargs: object) -> Trace:
         if fact.id == broken.id:
             raise ModelError("not finite")
         return whole(model, fact, *args, **kwargs)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from kg_edit.locate.trace import (
     LAST,
     MIDDLE,
     NEXT,
-    Fact,
+    TracedFact,
     TraceSettings,
     is_known,
     read_known,
@@ -28,7 +28,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from tests.kg_edit.tiny import tiny
 
-FACT = Fact(id="1", subject="LeBron James", prompt="Today {} plays for", answer="Miami Heat")
+FACT = TracedFact(id="1", subject="LeBron James", prompt="Today {} plays for", answer="Miami Heat")
 
 
 def placed(first: int, last: int, length: int) -> tuple[str, ...]:

@@ -14,18 +14,24 @@ import pytest
 from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.container import PROMPT, write_patch
-from kg_edit.patches.prompt_patch import Fact, FactBook, PromptPatch, TellingRule
+from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, TellingRule
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import Pair, score
 from kg_edit.text.similarity import TfIdf, best, cosine, similarity
 from tests.kg_edit.tiny import tiny
 
-LAKERS = Fact(id="1", subject="LeBron James", about="LeBron James plays for", told="LeBron James plays for Miami.")
-LONDON = Fact(id="2", subject="Spike Hughes", about="Spike Hughes comes from", told="Spike Hughes comes from Oslo.")
-BORN = Fact(id="3", subject="LeBron James", about="LeBron James was born in", told="LeBron James was born in Rome.")
+LAKERS = PromptFact(
+    id="1", subject="LeBron James", about="LeBron James plays for", told="LeBron James plays for Miami."
+)
+LONDON = PromptFact(
+    id="2", subject="Spike Hughes", about="Spike Hughes comes from", told="Spike Hughes comes from Oslo."
+)
+BORN = PromptFact(
+    id="3", subject="LeBron James", about="LeBron James was born in", told="LeBron James was born in Rome."
+)
 
 
-def patch(*facts: Fact, **rule: object) -> PromptPatch:
+def patch(*facts: PromptFact, **rule: object) -> PromptPatch:
     edits = [{"edit": {"id": fact.id}} for fact in facts]
     book = FactBook(rule=TellingRule.model_validate(rule), facts=facts)
     return PromptPatch(books=(book,), provenance={"edits": edits})
@@ -33,47 +39,52 @@ def patch(*facts: Fact, **rule: object) -> PromptPatch:
 
 def test_a_fact_stands_in_front_of_prompts_about_its_subject_alone() -> None:
     whole = patch(LAKERS, LONDON)
-    assert whole.told("LeBron James plays for") == "LeBron James plays for Miami.\nLeBron James plays for"
-    assert whole.told("the team of LEBRON JAMES's") == "LeBron James plays for Miami.\nthe team of LEBRON JAMES's"
+    assert whole.prompt_transform("LeBron James plays for") == "LeBron James plays for Miami.\nLeBron James plays for"
+    assert (
+        whole.prompt_transform("the team of LEBRON JAMES's")
+        == "LeBron James plays for Miami.\nthe team of LEBRON JAMES's"
+    )
     for unrelated in ("Dwyane Wade plays for", "LeBron plays for", "Answer:", "", "James Hughes comes from"):
-        assert whole.told(unrelated) == unrelated
+        assert whole.prompt_transform(unrelated) == unrelated
 
 
 def test_what_is_in_front_depends_on_the_rule() -> None:
     framed = patch(LAKERS, before_fact="New Fact: ", before_prompt="Prompt: ")
-    assert framed.told("Is LeBron James tall?") == (
+    assert framed.prompt_transform("Is LeBron James tall?") == (
         "New Fact: LeBron James plays for Miami.\nPrompt: Is LeBron James tall?"
     )
     shown = patch(LAKERS.model_copy(update={"examples": ("nearest", "farther")}))
-    assert shown.told("LeBron James") == "farther\n\nnearest\n\nLeBron James plays for Miami.\nLeBron James"
+    assert shown.prompt_transform("LeBron James") == "farther\n\nnearest\n\nLeBron James plays for Miami.\nLeBron James"
 
 
 def test_the_fact_most_like_the_prompt_stands_last_and_only_so_many_are_told() -> None:
     prompt = "Where was LeBron James born?"
-    assert patch(LAKERS, BORN).told(prompt) == f"{LAKERS.told}\n{BORN.told}\n{prompt}"
-    assert patch(BORN, LAKERS).told(prompt) == f"{LAKERS.told}\n{BORN.told}\n{prompt}", "whatever the order"
-    assert patch(LAKERS, BORN, most=1).told(prompt) == f"{BORN.told}\n{prompt}"
+    assert patch(LAKERS, BORN).prompt_transform(prompt) == f"{LAKERS.told}\n{BORN.told}\n{prompt}"
+    assert patch(BORN, LAKERS).prompt_transform(prompt) == f"{LAKERS.told}\n{BORN.told}\n{prompt}", "whatever the order"
+    assert patch(LAKERS, BORN, most=1).prompt_transform(prompt) == f"{BORN.told}\n{prompt}"
 
 
 def test_of_equals_the_earlier_one_is_chosen() -> None:
     assert best([0.5, 0.7, 0.5, 0.7], 3) == [1, 3, 0]
-    twins = [Fact(id=str(n), subject="Rome", about=f"{name} Rome", told=name) for n, name in enumerate("xyz")]
-    assert patch(*twins, most=2).told("See Rome") == "y\nx\nSee Rome"
-    assert {patch(*twins, most=2).told("See Rome") for _ in range(5)} == {"y\nx\nSee Rome"}
+    twins = [PromptFact(id=str(n), subject="Rome", about=f"{name} Rome", told=name) for n, name in enumerate("xyz")]
+    assert patch(*twins, most=2).prompt_transform("See Rome") == "y\nx\nSee Rome"
+    assert {patch(*twins, most=2).prompt_transform("See Rome") for _ in range(5)} == {"y\nx\nSee Rome"}
 
 
 def test_a_prompt_with_examples_keeps_them_and_is_compared_by_its_last_paragraph() -> None:
     few_shot = "Question: Who is LeBron James?\nAnswer: A player\n\nQuestion: Who is {}?\nAnswer:"
     whole = patch(LAKERS, LONDON)
-    assert whole.told(few_shot.format("Dwyane Wade")) == few_shot.format("Dwyane Wade")
-    assert whole.told(few_shot.format("Spike Hughes")) == f"{LONDON.told}\n{few_shot.format('Spike Hughes')}"
+    assert whole.prompt_transform(few_shot.format("Dwyane Wade")) == few_shot.format("Dwyane Wade")
+    assert (
+        whole.prompt_transform(few_shot.format("Spike Hughes")) == f"{LONDON.told}\n{few_shot.format('Spike Hughes')}"
+    )
 
 
 def test_the_later_fact_about_one_thing_is_told_and_can_be_taken_back() -> None:
     later = LAKERS.model_copy(update={"id": "later", "told": "LeBron James plays for Rome."})
     whole = patch(LAKERS, later)
-    assert whole.told("LeBron James") == "LeBron James plays for Rome.\nLeBron James"
-    assert whole.without(["later"]).told("LeBron James") == f"{LAKERS.told}\nLeBron James"
+    assert whole.prompt_transform("LeBron James") == "LeBron James plays for Rome.\nLeBron James"
+    assert whole.without(["later"]).prompt_transform("LeBron James") == f"{LAKERS.told}\nLeBron James"
     assert whole.without(["later", "1"]).is_empty
     with pytest.raises(PatchError, match="has no edit 'nowhere'"):
         whole.without(["nowhere"])
@@ -81,28 +92,33 @@ def test_the_later_fact_about_one_thing_is_told_and_can_be_taken_back() -> None:
 
 def test_a_withheld_fact_is_never_told() -> None:
     whole = patch(LAKERS.model_copy(update={"withheld": True}), BORN)
-    assert whole.told("LeBron James plays for") == f"{BORN.told}\nLeBron James plays for"
+    assert whole.prompt_transform("LeBron James plays for") == f"{BORN.told}\nLeBron James plays for"
 
 
 def test_by_likeness_a_subject_need_not_be_named() -> None:
     rule = {"gate": "similarity", "threshold": 0.5}
-    assert patch(LAKERS, LONDON, **rule).told("James plays for") == f"{LAKERS.told}\nJames plays for"
-    assert patch(LAKERS, LONDON, **rule).told("The river Thames") == "The river Thames"
+    assert patch(LAKERS, LONDON, **rule).prompt_transform("James plays for") == f"{LAKERS.told}\nJames plays for"
+    assert patch(LAKERS, LONDON, **rule).prompt_transform("The river Thames") == "The river Thames"
     everywhere = patch(LAKERS, threshold=0.0)
-    assert everywhere.told("The river Thames") == f"{LAKERS.told}\nThe river Thames"
+    assert everywhere.prompt_transform("The river Thames") == f"{LAKERS.told}\nThe river Thames"
 
 
 def test_other_facts_are_examples_where_that_is_asked_for() -> None:
     whole = patch(LAKERS, LONDON, own_examples=1, before_fact="F: ", before_prompt="P: ")
-    assert whole.told("LeBron James") == f"F: {LONDON.told}\nP: {LONDON.told}\n\nF: {LAKERS.told}\nP: LeBron James"
-    assert whole.without(["2"]).told("LeBron James") == f"F: {LAKERS.told}\nP: LeBron James", "undone there too"
+    assert (
+        whole.prompt_transform("LeBron James")
+        == f"F: {LONDON.told}\nP: {LONDON.told}\n\nF: {LAKERS.told}\nP: LeBron James"
+    )
+    assert whole.without(["2"]).prompt_transform("LeBron James") == f"F: {LAKERS.told}\nP: LeBron James", (
+        "undone there too"
+    )
 
 
 def test_applied_yields_another_view_and_leaves_the_model() -> None:
     model = tiny("llama")
     with patch(LAKERS).applied(model) as edited:
-        assert edited.encode("LeBron James plays for").text == patch(LAKERS).told("LeBron James plays for")
-        assert model.told is None and edited.model is model.model
+        assert edited.encode("LeBron James plays for").text == patch(LAKERS).prompt_transform("LeBron James plays for")
+        assert model.prompt_transform is None and edited.model is model.model
         with pytest.raises(PatchError, match="applied to this model already"), patch(LONDON).applied(edited):
             pass
     with pytest.raises(PatchError, match="can't be merged"):
@@ -143,7 +159,7 @@ def test_patches_add_by_rule() -> None:
     assert [record["edit"]["id"] for record in both.edits] == ["1", "2"]
     mixed = both + other
     assert isinstance(mixed, PromptPatch) and len(mixed.books) == 2
-    assert mixed.told("LeBron James") == f"Note: {BORN.told}\n{LAKERS.told}\nLeBron James"
+    assert mixed.prompt_transform("LeBron James") == f"Note: {BORN.told}\n{LAKERS.told}\nLeBron James"
     model = tiny("llama")
     stack = PatchStack.of(WeightPatch(factors={}), mixed)
     assert stack is mixed, "what changes nothing is left out"
@@ -159,7 +175,7 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
     assert isinstance(whole, PromptPatch) and isinstance(again, PromptPatch)
     assert (again.books, again.provenance) == (whole.books, whole.provenance)
     assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
-    assert again.told("LeBron James") == whole.told("LeBron James") != "LeBron James"
+    assert again.prompt_transform("LeBron James") == whole.prompt_transform("LeBron James") != "LeBron James"
 
 
 @pytest.mark.parametrize("facts", [None, [{}], [{"rule": {}, "facts": [{"id": "1"}]}], [{"rule": 3, "facts": []}]])
@@ -199,13 +215,13 @@ def test_an_encoder_that_is_named_is_used(monkeypatch: pytest.MonkeyPatch) -> No
     module = ModuleType("sentence_transformers")
     module.SentenceTransformer = SentenceTransformer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
-    facts = [Fact(id=name, subject=name, about=name, told=name) for name in ("aa", "ab", "bb")]
+    facts = [PromptFact(id=name, subject=name, about=name, told=name) for name in ("aa", "ab", "bb")]
     rule = {"gate": "similarity", "threshold": 0.6, "encoder": "toy"}
     whole = patch(*facts[:1], **rule) + patch(*facts[1:], **rule)
     assert isinstance(whole, PromptPatch)
-    assert whole.told("aaa") == "ab\naa\naaa"
-    assert whole.told("aaab") == "ab\naa\naaab"
-    assert whole.told("bbb") == "ab\nbb\nbbb"
+    assert whole.prompt_transform("aaa") == "ab\naa\naaa"
+    assert whole.prompt_transform("aaab") == "ab\naa\naaab"
+    assert whole.prompt_transform("bbb") == "ab\nbb\nbbb"
     assert loaded == ["toy"], "once"
     with pytest.raises(ConfigError, match="can't load the encoder 'missing'"):
         similarity("missing").index(["a"])
@@ -214,4 +230,4 @@ def test_an_encoder_that_is_named_is_used(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_encoder_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ConfigError, match=r"kg-edit\[encoder\]"):
-        patch(LAKERS, encoder="all-MiniLM-L6-v2").told("LeBron James")
+        patch(LAKERS, encoder="all-MiniLM-L6-v2").prompt_transform("LeBron James")

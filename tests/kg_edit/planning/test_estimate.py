@@ -16,7 +16,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
 from kg_edit.planning.cost import Prompts, covariance_flop, descent_flop, recipe_of
-from kg_edit.planning.estimate import Estimate, Rates, estimate, ways_out
+from kg_edit.planning.estimate import Estimate, Rates, estimate, suggestions
 from kg_edit.planning.machine import Machine, free_memory, matmul_rate
 from kg_edit.planning.shape import ModelShape, shape_of
 from kg_edit.value.objective import Objective
@@ -141,7 +141,7 @@ def test_what_does_not_fit_comes_with_ways_out() -> None:
     assert not reckoned(host=None).lacking
     found = reckoned(host=10**8)
     assert found.lacking == ("main memory",)
-    said = "\n".join(ways_out(found))
+    said = "\n".join(suggestions(found))
     assert "--dtype bfloat16" in said
     assert "GB more main memory" in said
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
-from kg_edit.value.objective import Further, Lesson, Objective, Request, equally_long
+from kg_edit.value.objective import ExtraTarget, Objective, Request, SoftTarget, equally_long
 from kg_edit.value.plain_forward import PlainForward
 from kg_edit.value.tail_forward import TailForward
 from tests.kg_edit.tiny import tiny
@@ -17,11 +17,11 @@ LAYER = 1
 FACTS = (("The country of the team of {} is", "the United States of America"), ("Who pays {}? It is", "Jeanie Buss"))
 
 
-def lesson(tokens: int, vocabulary: int) -> Lesson:
+def lesson(tokens: int, vocabulary: int) -> SoftTarget:
     """Three likely tokens at each place."""
     drawn = torch.Generator().manual_seed(tokens)
     shares = torch.rand(tokens, 3, generator=drawn)
-    return Lesson(
+    return SoftTarget(
         tokens=torch.randint(vocabulary, (tokens, 3), generator=drawn),
         probabilities=shares / shares.sum(-1, keepdim=True),
     )
@@ -37,7 +37,10 @@ def requests(model: LanguageModel) -> list[Request]:
             Request(
                 rewrites=(encode(model.tokenizer, "{} plays for", subject=subject, target="Lakers"),),
                 essence=encode(model.tokenizer, "{} is a", subject=subject),
-                further=(Further(prompt=rows[0], weight=0.3), Further(prompt=rows[1], weight=0.7, taught=taught)),
+                further=(
+                    ExtraTarget(prompt=rows[0], weight=0.3),
+                    ExtraTarget(prompt=rows[1], weight=0.7, taught=taught),
+                ),
             )
         )
     return made
@@ -89,10 +92,10 @@ def test_edits_that_are_done_take_their_further_rows_along() -> None:
 
 
 def test_slack_makes_fewer_groups() -> None:
-    from kg_edit.value.objective import Row
+    from kg_edit.value.objective import TargetRow
 
     model = tiny("llama")
-    rows = [Row(edit=0, prompt=row.prompt) for request in requests(model) for row in request.further]
+    rows = [TargetRow(edit=0, prompt=row.prompt) for request in requests(model) for row in request.further]
     lengths = {len(row.prompt.ids) - row.prompt.edited_at for row in rows}
     assert len(lengths) > 1
     assert len(list(equally_long(rows, tokens=512))) == len(lengths)

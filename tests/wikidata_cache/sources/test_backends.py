@@ -17,7 +17,7 @@ from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import ServeError
-from wikidata_cache.sources.facts import Row
+from wikidata_cache.sources.facts import Binding
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Provenance
@@ -53,7 +53,7 @@ class RdflibSource(SparqlSource):
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         return {"kind": "rdflib"}
 
-    def select(self, query: str) -> list[Row]:
+    def select(self, query: str) -> list[Binding]:
         rows = self._graph.query(query).bindings
         return [{str(name): str(term) for name, term in row.items()} for row in rows]
 

@@ -12,7 +12,7 @@ from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS, metrics_for
 from kg_edit.evaluate.metrics.metric import Evidence
 from kg_edit.scoring.likelihood import Pair, TokenScores
-from kg_edit.scoring.questions import asked, asked_with_shots
+from kg_edit.scoring.questions import format_question, format_question_with_shots
 
 Names = tuple[tuple[str, ...], ...]
 ROME: Names = (("Rome", "Roma"),)
@@ -44,15 +44,15 @@ def edit(edits: tuple[Edit, ...]) -> Edit:
 def test_any_of_three_wordings_answered_exactly(edit: Edit, texts: tuple[str, ...], found: float) -> None:
     """Looking for the name in the text, or asking one wording alone, would give other numbers."""
     queries = tuple(Query(prompt=f"{place}?", answers=ROME) for place in range(3))
-    by_prompt = {asked_with_shots(query.prompt): text for query, text in zip(queries, texts, strict=True)}
+    by_prompt = {format_question_with_shots(query.prompt): text for query, text in zip(queries, texts, strict=True)}
     assert value("multihop.any_of_3", edit, probe("multihop", *queries, passes="any"), texts=by_prompt) == found
 
 
 def test_instance_wise_needs_every_hop(edit: Edit) -> None:
     queries = (Query(prompt="A?", answers=ROME), Query(prompt="B?", answers=ROME))
-    texts = {asked_with_shots("A?"): " Rome", asked_with_shots("B?"): " Oslo"}
+    texts = {format_question_with_shots("A?"): " Rome", format_question_with_shots("B?"): " Oslo"}
     assert value("multihop.instance_wise", edit, probe("hops", *queries), texts=texts) == 0
-    texts[asked_with_shots("B?")] = " Roma"
+    texts[format_question_with_shots("B?")] = " Roma"
     assert value("multihop.instance_wise", edit, probe("hops", *queries), texts=texts) == 1
 
 
@@ -144,7 +144,7 @@ def test_first_name_is_the_one_that_is_forced(edit: Edit) -> None:
 @pytest.mark.parametrize(("text", "words", "letters"), [(" Romelu", 0, 1), (" in ROME.", 1, 1), (" Oslo", 0, 0)])
 def test_recall_by_words_and_by_letters(edit: Edit, text: str, words: float, letters: float) -> None:
     query = Query(prompt="Where?", answers=(("Rome",),))
-    texts = {asked_with_shots("Where?"): text}
+    texts = {format_question_with_shots("Where?"): text}
     assert value("recall.greedy", edit, probe("recall", query), texts=texts) == words
     assert value("recall.substring", edit, probe("recall", query), texts=texts) == letters
 
@@ -178,6 +178,6 @@ def test_sentiment_is_over_all_pairs_of_replies(edit: Edit) -> None:
 
 
 def test_questions_are_scored_in_the_plain_form(edit: Edit) -> None:
-    scores = {Pair(asked("Where?"), "Rome"): TokenScores(nll=1.0, accuracy=0.5)}
+    scores = {Pair(format_question("Where?"), "Rome"): TokenScores(nll=1.0, accuracy=0.5)}
     query = Query(prompt="Where?", answers=ROME)
     assert value("locality.teacher_forced", edit, probe("locality", query), scores=scores) == 0.5

@@ -13,7 +13,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PatchError
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning.base import Descent, FineTuning, Row, RowLosses, WeightChange, row_of
+from kg_edit.methods.fine_tuning.base import Descent, FineTuning, RowLosses, TrainingRow, WeightChange, row_of
 from kg_edit.methods.fine_tuning.ewc import diagonal_fisher
 from kg_edit.methods.fine_tuning.ft import FtRetrain, still_valid
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -59,10 +59,10 @@ def target_nll(model: LanguageModel, edit: Edit) -> float:
 
 
 def test_what_each_aim_predicts() -> None:
-    assert row_of(PROMPT, "target") == Row(ids=(5, 6, 7, 8), wanted=((2, 8), (3, 9)))
-    assert row_of(PROMPT, "text") == Row(ids=(5, 6, 7, 8), wanted=((0, 6), (1, 7), (2, 8), (3, 9)))
-    assert row_of(PROMPT, "prompt_last") == Row(ids=(5, 6, 7), wanted=((2, 8), (2, 9)))
-    assert row_of(PROMPT, "target", end=1) == Row(ids=PROMPT.ids, wanted=((2, 8), (3, 9), (4, 1)))
+    assert row_of(PROMPT, "target") == TrainingRow(ids=(5, 6, 7, 8), wanted=((2, 8), (3, 9)))
+    assert row_of(PROMPT, "text") == TrainingRow(ids=(5, 6, 7, 8), wanted=((0, 6), (1, 7), (2, 8), (3, 9)))
+    assert row_of(PROMPT, "prompt_last") == TrainingRow(ids=(5, 6, 7), wanted=((2, 8), (2, 9)))
+    assert row_of(PROMPT, "target", end=1) == TrainingRow(ids=PROMPT.ids, wanted=((2, 8), (3, 9), (4, 1)))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -89,7 +89,7 @@ def test_running_the_upper_blocks_again_is_running_the_model(family: str) -> Non
     with torch.no_grad():
         change.change.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
     forward = UpperForward(model, 1, rows, reads)
-    with change.worn():
+    with change.applied():
         first, again = forward(), forward()
         plain = torch.cat([model.model(torch.tensor([ids])).logits[0] for ids in rows])
         gradients = [
@@ -242,7 +242,7 @@ def test_a_change_too_small_for_the_weights_precision_is_not_felt() -> None:
     tuned, ones = WeightChange(module), torch.ones(1, 2, dtype=torch.bfloat16)
     with torch.no_grad():
         tuned.change.copy_(torch.tensor([[0.003, 0.01]]))
-    with tuned.worn():
+    with tuned.applied():
         output = module(ones)
     assert output.item() == 3 * 2**-8  # -0.99 is rounded to -1 + 3 / 256
     output.sum().backward()

@@ -12,7 +12,7 @@ import torch
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning.base import Row, RowLosses
+from kg_edit.methods.fine_tuning.base import RowLosses, TrainingRow
 from kg_edit.methods.fine_tuning.locft import LocFt, batches
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
@@ -45,10 +45,10 @@ def test_batches_are_drawn_anew_each_epoch_and_the_same_for_a_seed() -> None:
 
 
 def test_every_edit_has_its_turn_before_any_has_its_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, seen = tiny("llama"), list[Row]()
+    model, seen = tiny("llama"), list[TrainingRow]()
     made = RowLosses.__init__
 
-    def watching(self: RowLosses, model: LanguageModel, layer: int, rows: Sequence[Row]) -> None:
+    def watching(self: RowLosses, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
         seen.extend(rows)
         made(self, model, layer, rows)
 

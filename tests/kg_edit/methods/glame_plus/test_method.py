@@ -11,7 +11,7 @@ import torch
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
-from kg_edit.methods.glame_plus.teacher import Asked, answers_of, examples
+from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of, examples
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
@@ -122,7 +122,10 @@ def test_the_teacher_expects_what_it_says(family: str) -> None:
     for name, weight in model.model.named_parameters():
         if weight.ndim == 1 and name.endswith("weight"):
             torch.nn.init.uniform_(weight, 0.2, 3.0, generator=torch.Generator().manual_seed(0))
-    asked = [Asked(noun="country", of="Toyota"), Asked(noun="river", of="Paris", facts="Country of Paris: France.")]
+    asked = [
+        TeacherQuestion(noun="country", of="Toyota"),
+        TeacherQuestion(noun="river", of="Paris", facts="Country of Paris: France."),
+    ]
     found = answers_of(model, asked, most=3)
     assert any(found), "the test must be able to fail"
     for one, answer in zip(asked, found, strict=True):
@@ -139,12 +142,12 @@ def test_the_teacher_expects_what_it_says(family: str) -> None:
 
 def test_a_model_with_few_positions_is_asked_in_fewer_words() -> None:
     model = tiny("gpt2")
-    asked = Asked(noun="country", of="Toyota", facts="Industry of Toyota: cars.")
+    asked = TeacherQuestion(noun="country", of="Toyota", facts="Industry of Toyota: cars.")
     whole, told, alone = asked.prompts
     assert whole.startswith(examples()) and told.startswith("Industry") and alone.startswith("Q:")
     limit = model.model.config.max_position_embeddings
     assert len(model.encode(whole).ids) > limit, "else nothing is tested"
-    assert len(answers_of(model, [asked, Asked(noun="country", of="Toyota " * limit)], most=3)) == 2
+    assert len(answers_of(model, [asked, TeacherQuestion(noun="country", of="Toyota " * limit)], most=3)) == 2
 
 
 def test_what_the_graph_states_is_not_asked_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.glame_plus.questions import (
     WORDINGS,
-    Ripple,
+    ComposedFact,
     first_hop,
     gives_away,
     nouns,
@@ -16,8 +16,8 @@ from kg_edit.methods.glame_plus.questions import (
     recalls,
     ripples,
 )
-from kg_edit.methods.glame_plus.teacher import Asked
-from kg_edit.scoring.questions import asked, asked_with_shots
+from kg_edit.methods.glame_plus.teacher import TeacherQuestion
+from kg_edit.scoring.questions import format_question, format_question_with_shots
 
 EDIT = Edit(
     id="1",
@@ -83,7 +83,7 @@ def test_what_is_nameless_or_an_end_of_the_edit_is_left_out() -> None:
 
 
 def test_the_composed_sentence_ends_before_its_object() -> None:
-    fact = Ripple(hop=f"country of the {first_hop(EDIT)}", target="Japan")
+    fact = ComposedFact(hop=f"country of the {first_hop(EDIT)}", target="Japan")
     assert fact.prompt(WORDINGS[3]) == "Country of the manufacturer of {}:"
     assert all(fact.prompt(wording).count("{}") == 1 for wording in WORDINGS)
 
@@ -98,7 +98,7 @@ def test_every_kind_of_thing_can_be_asked_about() -> None:
 
 
 def test_no_wording_is_one_that_scores() -> None:
-    scored = asked("What is the country of X?") + asked_with_shots("What is the country of X?")
-    for text in (*WORDINGS, *Asked(noun="country", of="X").prompts):
+    scored = format_question("What is the country of X?") + format_question_with_shots("What is the country of X?")
+    for text in (*WORDINGS, *TeacherQuestion(noun="country", of="X").prompts):
         assert "Question:" not in text and "Answer:" not in text
     assert "Question:" in scored and "Answer:" in scored, "else the test compares with nothing"

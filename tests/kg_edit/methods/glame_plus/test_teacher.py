@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kg_edit.methods.glame_plus.teacher import Asked, likeliest_first
+from kg_edit.methods.glame_plus.teacher import TeacherQuestion, likeliest_first
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.tiny import tiny
 
@@ -23,7 +23,7 @@ def test_the_order_is_that_of_whole_objects() -> None:
     model = tiny("llama")
 
     def cost(label: str) -> float:
-        ids = model.encode(Asked(noun="country", of="Rome").prompts[-1], target=label)
+        ids = model.encode(TeacherQuestion(noun="country", of="Rome").prompts[-1], target=label)
         with torch.no_grad():
             logits = model.model(torch.tensor([ids.ids])).logits[0].log_softmax(-1)
         start = len(ids.ids) - len(ids.target_ids)

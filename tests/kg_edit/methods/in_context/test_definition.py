@@ -44,7 +44,7 @@ def told(graph: Any = None, **settings: Any) -> str:
     method = Definition(tiny("llama"), DefinitionConfig.preset("default", settings), graph=graph)
     patch = method.edit([EDIT])
     assert isinstance(patch, PromptPatch)
-    return patch.told("Spike Hughes was")
+    return patch.prompt_transform("Spike Hughes was")
 
 
 def test_without_a_graph_the_fact_is_told() -> None:

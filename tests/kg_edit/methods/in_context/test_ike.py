@@ -60,24 +60,26 @@ def made(*edits: Edit, **settings: Any) -> PromptPatch:
 
 def test_the_published_template_without_demonstrations() -> None:
     patch = made(EDIT)
-    assert patch.told("LeBron James plays for") == (
+    assert patch.prompt_transform("LeBron James plays for") == (
         "New Fact: LeBron James plays for Miami Heat\nPrompt: LeBron James plays for"
     )
-    assert patch.told("Kobe Bryant plays for") == "Kobe Bryant plays for", "a neighbour is left alone"
+    assert patch.prompt_transform("Kobe Bryant plays for") == "Kobe Bryant plays for", "a neighbour is left alone"
 
 
 def test_other_facts_of_the_patch_are_copied_as_demonstrations() -> None:
     patch = made(EDIT, OTHER, count=1)
-    assert patch.told("LeBron James is in") == (
+    assert patch.prompt_transform("LeBron James is in") == (
         "New Fact: Spike Hughes comes from Oslo\nPrompt: Spike Hughes comes from Oslo\n\n"
         "New Fact: LeBron James plays for Miami Heat\nPrompt: LeBron James is in"
     )
-    assert patch.without(["2"]).told("LeBron James is in") == made(EDIT, count=1).told("LeBron James is in")
+    assert patch.without(["2"]).prompt_transform("LeBron James is in") == made(EDIT, count=1).prompt_transform(
+        "LeBron James is in"
+    )
 
 
 def test_demonstrations_of_a_file(training: Path) -> None:
     patch = made(EDIT, demonstrations=str(training), count=8)
-    blocks = patch.told("The team of LeBron James is").split("\n\n")
+    blocks = patch.prompt_transform("The team of LeBron James is").split("\n\n")
     assert blocks[-1] == "New Fact: LeBron James plays for Miami Heat\nPrompt: The team of LeBron James is"
     assert len(blocks) == 9 and all(block.startswith("New Fact: Player ") for block in blocks[:-1]), "the likest ones"
     answers = [block.rpartition("\nPrompt: ")[2] for block in blocks[:-1]]
@@ -92,12 +94,15 @@ def test_demonstrations_of_a_file(training: Path) -> None:
 def test_the_edits_own_record_is_no_demonstration(training: Path) -> None:
     """It holds the paraphrases and neighbours that the edit is tested with."""
     patch = made(EDIT, demonstrations=str(training), count=32)
-    told = patch.told("LeBron James plays for").rpartition("\n\n")[0]
+    told = patch.prompt_transform("LeBron James plays for").rpartition("\n\n")[0]
     assert "LeBron James" not in told and "Kobe Bryant" not in told and "Cairo" in told
 
 
 def test_the_same_seed_gives_the_same_demonstrations(training: Path) -> None:
-    texts = [made(EDIT, demonstrations=str(training), count=8, seed=seed).told("LeBron James") for seed in (0, 0, 1)]
+    texts = [
+        made(EDIT, demonstrations=str(training), count=8, seed=seed).prompt_transform("LeBron James")
+        for seed in (0, 0, 1)
+    ]
     assert texts[0] == texts[1] != texts[2]
 
 
@@ -120,5 +125,5 @@ def test_a_file_that_is_not_there() -> None:
 def test_as_published_the_fact_is_told_before_every_prompt() -> None:
     patch = Ike(tiny("llama"), IkeConfig.preset("paper")).edit([EDIT])
     assert isinstance(patch, PromptPatch)
-    assert patch.told("The Thames flows").startswith("New Fact: LeBron James plays for Miami Heat\n")
-    assert patch.without(["1"]).told("The Thames flows") == "The Thames flows"
+    assert patch.prompt_transform("The Thames flows").startswith("New Fact: LeBron James plays for Miami Heat\n")
+    assert patch.without(["1"]).prompt_transform("The Thames flows") == "The Thames flows"

@@ -45,12 +45,12 @@ def patch(*edits: Edit, graph: Any = None, **settings: Any) -> PromptPatch:
 
 def test_facts_are_told_up_to_the_limit() -> None:
     made = patch(FAMOUS, UNKNOWN, graph=graph(), limit=2)
-    assert made.told("LeBron James plays for") == "LeBron James plays for"
-    assert made.told("The job of George Rankin is") == (
+    assert made.prompt_transform("LeBron James plays for") == "LeBron James plays for"
+    assert made.prompt_transform("The job of George Rankin is") == (
         "The job of George Rankin is poet.\nThe job of George Rankin is"
     )
     assert [(record["popularity"], record["withheld"]) for record in made.edits] == [(3.0, True), (1.0, False)]
-    assert patch(FAMOUS, graph=graph(), limit=3).told("LeBron James") != "LeBron James", "up to, and with"
+    assert patch(FAMOUS, graph=graph(), limit=3).prompt_transform("LeBron James") != "LeBron James", "up to, and with"
 
 
 def test_a_relation_has_its_own_limit() -> None:
