@@ -1,0 +1,64 @@
+"""Tables as text: GitHub-flavoured Markdown, and the same cells as a table for the terminal.
+
+Cells are taken as they are: the caller escapes what would mean something in Markdown, ``|`` above all, or in the
+terminal's markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int | None = None) -> str:
+    """A Markdown table: header, ruler and rows, a line each, with no line break at the end.
+
+    Columns from index ``numbers_from`` on are aligned to the right, those before it (all, where it is None) are left
+    as the reader's style has them.
+
+    Raises:
+        ValueError: a row has another number of cells than the header.
+    """
+    first = len(header) if numbers_from is None else numbers_from
+    ruler = ["---" if column < first else "---:" for column in range(len(header))]
+    return "\n".join(map(markdown_row, [header, ruler, *_checked(header, rows)]))
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """One line of a Markdown table: ``| a | b |``."""
+    return f"| {' | '.join(cells)} |"
+
+
+def terminal_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers_from: int | None = None,
+    caption: str | None = None,
+    caption_left: bool = False,
+) -> Table:
+    """The same table for a rich console; cells may have rich's markup.
+
+    Raises:
+        ValueError: a row has another number of cells than the header.
+    """
+    from rich.table import Table
+
+    first = len(header) if numbers_from is None else numbers_from
+    table = Table(caption=caption, caption_justify="left" if caption_left else "center")
+    for column, title in enumerate(header):
+        table.add_column(title, justify="left" if column < first else "right")
+    for row in _checked(header, rows):
+        table.add_row(*row)
+    return table
+
+
+def _checked(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Sequence[str]]:
+    found = list(rows)
+    uneven = next((row for row in found if len(row) != len(header)), None)
+    if uneven is not None:
+        raise ValueError(f"a row has {len(uneven)} cells ({', '.join(uneven)}), the header {len(header)}")
+    return found
