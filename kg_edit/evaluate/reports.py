@@ -1,18 +1,16 @@
-"""A run's summary as a table for people.
+"""The summary of a run, and the comparison of several, for people.
 
-A comparison as a picture: each metric's difference with its interval, and the line at which there is none.
-
-A comparison as a table: for the terminal, Markdown, LaTeX and JSON.
+A summary becomes a table for the terminal or in Markdown. A comparison becomes a table for the terminal, in Markdown,
+LaTeX or JSON, or a picture: each metric's difference with its interval, beside the line of no difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
-from rich.table import Table
 
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.comparison import Comparison, MetricRow
@@ -21,6 +19,10 @@ from kg_edit.evaluate.schedule import Schedule
 from kg_edit.evaluate.statistics import EDITING_SCORE, RESAMPLES, Difference
 from kg_edit.evaluate.summary import Summary
 from kg_edit.storage.atomic import write_json, write_text
+from kg_edit.text.tables import markdown_table, terminal_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _TITLES = {
     "base": "before",
@@ -37,19 +39,13 @@ def render(summary: Summary) -> str:
     Where only some records have a metric, their number stands in its cell.
     """
     header, *rows = _cells(summary)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_caption(summary)}\n"
+    return f"{markdown_table(header, rows, numbers_from=1)}\n\n{_caption(summary)}\n"
 
 
 def rich_table(summary: Summary) -> Table:
     """The same table for the terminal."""
     header, *rows = _cells(summary)
-    table = Table(caption=_caption(summary))
-    for place, title in enumerate(header):
-        table.add_column(title, justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return terminal_table(header, rows, numbers_from=1, caption=_caption(summary))
 
 
 def _cells(summary: Summary) -> list[list[str]]:
@@ -136,8 +132,7 @@ _ESCAPED = str.maketrans(
 def markdown(comparison: Comparison) -> str:
     """A Markdown table; a difference that is more than chance is bold."""
     header, *rows = _compared_cells(comparison, bold=lambda text: f"**{text}**")
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{caption(comparison)}\n"
+    return f"{markdown_table(header, rows, numbers_from=1)}\n\n{caption(comparison)}\n"
 
 
 def latex(comparison: Comparison) -> str:
@@ -164,12 +159,8 @@ def latex(comparison: Comparison) -> str:
 def rich_comparison(comparison: Comparison) -> Table:
     """The same table for the terminal."""
     header, *rows = _compared_cells(comparison, bold=lambda text: f"{text} *")
-    table = Table(caption=caption(comparison) + " *: found.", caption_justify="left")
-    for place, title in enumerate(header):
-        table.add_column(title, justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    said = f"{caption(comparison)} *: found."
+    return terminal_table(header, rows, numbers_from=1, caption=said, caption_left=True)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.base import EditingMethod
+from kg_edit.text.tables import markdown_table
 
 HEADER = ("method", "kind", "batch", "sequence", "undo", "graph", "what it does", "paper")
 
@@ -40,19 +41,18 @@ def settings(found: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
 
 def methods_page() -> str:
     """The Markdown page."""
-    table = [HEADER, ("---",) * len(HEADER), *overview()]
-    return "\n".join([_HEAD, *map(_line, table), "", *map(_section, method_names())])
+    return "\n".join([_HEAD, _table(HEADER, overview()), "", *map(_section, method_names())])
 
 
 def _section(name: str) -> str:
     found = find_method(name)
-    rows = [("setting", "default", "meaning"), ("---",) * 3]
-    rows += [(f"`{field}`", f"`{default}`", meaning) for field, default, meaning in settings(found)]
+    rows = [(f"`{field}`", f"`{default}`", meaning) for field, default, meaning in settings(found)]
+    table = _table(("setting", "default", "meaning"), rows)
     presets = ", ".join(f"`{preset}`" for preset in found.config_class.presets)
     said = " ".join((found.__doc__ or found.about).split())
-    return "\n".join([f"## `{name}`\n", f"{said}\n", *map(_line, rows), f"\nPresets: {presets}\n"])
+    return "\n".join([f"## `{name}`\n", f"{said}\n", table, f"\nPresets: {presets}\n"])
 
 
-def _line(cells: tuple[str, ...]) -> str:
-    escaped = (cell.replace("|", "\\|").replace("*", "\\*") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    escaped = ([cell.replace("|", "\\|").replace("*", "\\*") for cell in row] for row in rows)
+    return markdown_table(header, escaped)

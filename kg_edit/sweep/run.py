@@ -1,8 +1,7 @@
-"""Evaluate every cell of a grid on the same records; what is done is not done again.
+"""Evaluate the method with the settings of every cell of a grid, on the same records, and show the outcomes.
 
-A sweep as a Markdown table: a cell a row, the unedited model on top.
-
-A sweep as a picture: lines over one axis of numbers, a heat map over two axes.
+`sweep` runs the cells that have no summary yet. `sweep_table` writes the outcomes as a Markdown table (a cell a row,
+the unedited model on top), `draw_sweep` as a picture: lines over one axis of numbers, a heat map over two axes.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import claim, digest
 from kg_edit.sweep.grid import Cell
+from kg_edit.text.tables import markdown_table
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +98,7 @@ def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
     base = outcomes[0].summary.base
     rows = [["unedited", *[""] * (len(axes) - 1), *(_cell(base.get(metric)) for metric in metrics), "", ""]]
     rows += [_row(outcome, metrics) for outcome in outcomes]
-    ruler = ["---"] * len(axes) + ["---:"] * (len(header) - len(axes))
-    body = "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
-    return f"{body}\n\n{caption(outcomes)}\n"
+    return f"{markdown_table(header, rows, numbers_from=len(axes))}\n\n{caption(outcomes)}\n"
 
 
 def caption(outcomes: Sequence[Outcome]) -> str:

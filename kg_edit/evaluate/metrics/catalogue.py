@@ -1,6 +1,6 @@
-"""All metrics by name, and which of them a record has.
+"""All metrics by name, which of them a record has, and the page about them, ``docs/metrics.md``.
 
-The page about metrics, written from the code: name, formula, source, range, data sets.
+The page is written from the code: of each metric its name, formula, source and range, and the data sets that have it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kg_edit.evaluate.metrics.metric import Metric, RunMetric
 from kg_edit.evaluate.metrics.probes import PROBE_METRICS
 from kg_edit.evaluate.metrics.sampled_text import EXTRAS
 from kg_edit.scoring.questions import CHOICES, SHOTS
+from kg_edit.text.tables import markdown_table
 
 _GRACE = "GRACE (Hartvigsen et al. 2023)"
 RUN_METRICS: Mapping[str, RunMetric] = {
@@ -143,12 +144,12 @@ def _entry(name: str, metric: Metric | RunMetric) -> str:
 
 
 def _datasets() -> str:
+    header = ("name", "what", "its edits may have", "its probes")
     rows = [
-        f"| `{dataset.name}` | {dataset.about} | {_joined(dataset.edits_have)} | {_joined(dataset.measures)} |"
+        (f"`{dataset.name}`", dataset.about, _joined(dataset.edits_have), _joined(dataset.measures))
         for dataset in DATASETS.values()
     ]
-    header = ["| name | what | its edits may have | its probes |", "| --- | --- | --- | --- |"]
-    return "\n".join(["## Data sets\n", *header, *rows, ""])
+    return f"## Data sets\n\n{markdown_table(header, rows)}\n"
 
 
 def _joined(names: Iterable[str]) -> str:
