@@ -9,16 +9,39 @@
 `Subgraph` says how a graph shows and exports itself; `errors.WikidataCacheError` is the base of all errors.
 """
 
-from wikidata_cache.cache import WikidataCache
-from wikidata_cache.errors import WikidataCacheError
-from wikidata_cache.extract import packaged_extract
-from wikidata_cache.open_source import SourceSpec, open_source
-from wikidata_cache.sources.source import Source, SparqlSource
-from wikidata_cache.subgraphs.build import content_hash
-from wikidata_cache.subgraphs.edit_ends import UNKNOWN_SUBJECT, EditLike
-from wikidata_cache.subgraphs.options import Direction, Leakage, Root, Statements
-from wikidata_cache.subgraphs.sampling import Policy
-from wikidata_cache.subgraphs.subgraph import Subgraph
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wikidata_cache.cache import WikidataCache
+    from wikidata_cache.errors import WikidataCacheError
+    from wikidata_cache.extract import packaged_extract
+    from wikidata_cache.open_source import SourceSpec, open_source
+    from wikidata_cache.sources.source import Source, SparqlSource
+    from wikidata_cache.subgraphs.build import content_hash
+    from wikidata_cache.subgraphs.edit_ends import UNKNOWN_SUBJECT, EditLike
+    from wikidata_cache.subgraphs.options import Direction, Leakage, Root, Statements
+    from wikidata_cache.subgraphs.sampling import Policy
+    from wikidata_cache.subgraphs.subgraph import Subgraph
+
+_HOMES = {
+    "WikidataCache": "wikidata_cache.cache",
+    "WikidataCacheError": "wikidata_cache.errors",
+    "packaged_extract": "wikidata_cache.extract",
+    "SourceSpec": "wikidata_cache.open_source",
+    "open_source": "wikidata_cache.open_source",
+    "Source": "wikidata_cache.sources.source",
+    "SparqlSource": "wikidata_cache.sources.source",
+    "content_hash": "wikidata_cache.subgraphs.build",
+    "UNKNOWN_SUBJECT": "wikidata_cache.subgraphs.edit_ends",
+    "EditLike": "wikidata_cache.subgraphs.edit_ends",
+    "Direction": "wikidata_cache.subgraphs.options",
+    "Leakage": "wikidata_cache.subgraphs.options",
+    "Root": "wikidata_cache.subgraphs.options",
+    "Statements": "wikidata_cache.subgraphs.options",
+    "Policy": "wikidata_cache.subgraphs.sampling",
+    "Subgraph": "wikidata_cache.subgraphs.subgraph",
+}
 
 __all__ = [
     "UNKNOWN_SUBJECT",
@@ -38,3 +61,17 @@ __all__ = [
     "open_source",
     "packaged_extract",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a name of `__all__` when it is first asked for: `import wikidata_cache` alone stays cheap."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wikidata_cache' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    found: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The module's own names and those that are imported when asked for."""
+    return sorted({*globals(), *__all__})

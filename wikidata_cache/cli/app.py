@@ -28,11 +28,9 @@ from wikidata_cache.answers.snapshot import OnConflict, export_snapshot, import_
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli import fetch, link, show
 from wikidata_cache.cli.options import Cache, Contact, Graph, Ids, Offline, open_cache
-from wikidata_cache.doctor import examine
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import PER_NODE, build_extract, check_out, read_seeds
 from wikidata_cache.ids import release
-from wikidata_cache.stores.serve import served
 
 if TYPE_CHECKING:
     from wikidata_cache.stores.load import LoadReport
@@ -47,6 +45,8 @@ def doctor(graph: Graph = None, cache: Cache = None) -> None:
 
     Examples: `wikidata-cache doctor` · `wikidata-cache doctor --cache paper.sqlite` · `wikidata-cache doctor -g wd/`
     """
+    from wikidata_cache.doctor import examine
+
     well = True
     for finding in examine(graph, cache=cache):
         mark = typer.style("ok    ", fg="green") if finding.ok else typer.style("BROKEN", fg="red", bold=True)
@@ -169,6 +169,8 @@ def serve(
 
     Example: `wikidata-cache serve wd/ --port 7878`
     """
+    from wikidata_cache.stores.serve import served
+
     stopped = threading.Event()
     with served(store, port=port, timeout_s=timeout) as url:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP

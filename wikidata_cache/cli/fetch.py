@@ -8,24 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.modes import WIKIDATA
-from wikidata_cache.cache import WikidataCache
 from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, GraphName, Offline, Packs, settled_mode
 from wikidata_cache.edits import read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
-from wikidata_cache.fetch import Fetched, fetch_edits, write_subgraphs
 from wikidata_cache.ids import check_ids, is_item
 from wikidata_cache.sources.facts import Kind
-from wikidata_cache.sources.source import TEMPLATES, Source
 from wikidata_cache.subgraphs.options import Direction, Root, Statements
 from wikidata_cache.subgraphs.sampling import Policy
+
+if TYPE_CHECKING:
+    from wikidata_cache.cache import WikidataCache
+    from wikidata_cache.fetch import Fetched
+    from wikidata_cache.sources.source import Source
 
 # What keeps it offline, and what a `FetchHint` knows itself.
 _LEFT_OUT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
@@ -35,6 +34,8 @@ _OF_A_CACHE = {"cache": "--cache", "offline": "--offline", "mode": "--mode", "pa
 @contextmanager
 def naming_the_cure(context: typer.Context, source: Source) -> Iterator[None]:
     """Let a miss name the very command that was typed, without what kept it offline."""
+    from wikidata_cache.answers.cached_source import CachedSource
+
     try:
         yield
     except CacheMissError as miss:
@@ -56,6 +57,8 @@ def stopped_politely() -> Iterator[None]:
 
 def check_cached(context: typer.Context, source: Source) -> None:
     """Raise BadOptionError for options of the cache with a graph on this machine, which has none."""
+    from wikidata_cache.answers.cached_source import CachedSource
+
     given = [option for name, option in _OF_A_CACHE.items() if _is_typed(context, name)]
     if given and not isinstance(source, CachedSource):
         raise BadOptionError(
@@ -66,6 +69,9 @@ def check_cached(context: typer.Context, source: Source) -> None:
 
 def report(fetched: Fetched) -> None:
     """Print the counts and the digest."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
@@ -148,6 +154,9 @@ def fetch(
     `wikidata-cache fetch edits.jsonl --offline --out subgraphs.jsonl.gz` ·
     `wikidata-cache fetch --kind label Q1345 P19 --contact me@uni.edu`
     """
+    from wikidata_cache.cache import WikidataCache
+    from wikidata_cache.fetch import fetch_edits, write_subgraphs
+
     settled = settled_mode(mode, offline=offline)
     remote = settled != "offline" and not as_of
     opened = WikidataCache(
@@ -187,6 +196,8 @@ def fetch(
 
 
 def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
+    from wikidata_cache.sources.source import TEMPLATES
+
     template = TEMPLATES[kind]
     if kind not in ("named", "ends", "at_end"):  # whose ids are labels or places
         check_ids(ids)

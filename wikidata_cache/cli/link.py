@@ -1,22 +1,23 @@
 """`wikidata-cache link`: from labels to ids, with candidates, scores and reasons."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from wikidata_cache.cli.options import Cache, Contact, Graph, Offline, open_cache
 from wikidata_cache.edits import is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.ids import is_property
-from wikidata_cache.linking.candidates import Linked, Status
-from wikidata_cache.linking.edit_file import check_out, link_edits
-from wikidata_cache.linking.linker import Linker, open_linker
-from wikidata_cache.linking.online import WIKIDATA_API, ActionApi
+from wikidata_cache.ids import WIKIDATA_API, is_property
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from wikidata_cache.linking.candidates import Linked, Status
+    from wikidata_cache.linking.linker import Linker
 
 _EXIT_CODES: dict[Status, int] = {"exact": 0, "none": 1, "ambiguous": 3}
 
@@ -47,6 +48,9 @@ def link(
     Examples: `wikidata-cache link "Los Angeles" --relation P551` · `wikidata-cache link Q65 --label "Los Angeles"` ·
     `wikidata-cache link "place of birth" --kind property` · `wikidata-cache link edits.jsonl --out linked.jsonl`
     """
+    from wikidata_cache.linking.linker import open_linker
+    from wikidata_cache.linking.online import ActionApi
+
     if online and offline:
         raise BadOptionError("--online and --offline disagree; give one of them.")
     is_file = out is not None or is_edit_file(text)
@@ -84,6 +88,8 @@ def _property(linker: Linker, relation: str) -> str:
 
 def _check_files(edits: str, out: Path | None) -> None:
     """Raise BadOptionError or EditRowError for what cannot be read or written."""
+    from wikidata_cache.linking.edit_file import check_out
+
     if out is None:
         raise BadOptionError(f"{edits} is a file of edits; say where the linked edits go: --out linked.jsonl")
     check_out(edits, out)
@@ -91,6 +97,8 @@ def _check_files(edits: str, out: Path | None) -> None:
 
 
 def _link_file(linker: Linker, edits: str, out: Path, limit: int) -> int:
+    from wikidata_cache.linking.edit_file import link_edits
+
     report = link_edits(linker, edits, out, limit=limit)
     for row, field, linked in report.open:
         best = "; ".join(str(candidate) for candidate in linked.candidates[:3]) or "no candidate"
@@ -100,6 +108,9 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int) -> int:
 
 
 def _show(linked: Linked) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
     console = Console(soft_wrap=True)
     console = console if console.is_terminal else Console(width=160)
     if linked.candidates:
@@ -114,6 +125,9 @@ def _show(linked: Linked) -> None:
 
 
 def _table(linked: Linked) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(title=escape(f"{linked.text!r} in {linked.source}"), title_justify="left")
     for column in ("score", "id", "label", "description", "types", "reasons"):
         table.add_column(column, no_wrap=column in ("score", "id"))

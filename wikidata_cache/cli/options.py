@@ -1,16 +1,19 @@
 """Options that several commands share, and what they open."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wikidata_cache.answers.modes import Mode, cache_file, offline_forced, pack_files
-from wikidata_cache.cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.extract import packaged_extract
-from wikidata_cache.open_source import SourceSpec, open_over
+
+if TYPE_CHECKING:
+    from wikidata_cache.cache import WikidataCache
+    from wikidata_cache.open_source import SourceSpec
 
 Graph = Annotated[
     str | None,
@@ -67,6 +70,10 @@ def open_cache(
     Offline the cache speaks alone, and the extract only where there is no cache at all. Raises BadOptionError
     as `settled_mode` does, and what `open_source` raises.
     """
+    from wikidata_cache.cache import WikidataCache
+    from wikidata_cache.extract import packaged_extract
+    from wikidata_cache.open_source import open_over
+
     mode, packs = settled_mode(mode, offline=offline), tuple(packs or ())
     if graph is None and not as_of and mode in (None, "offline"):
         if not (cache or pack_files(packs) or cache_file().exists()):

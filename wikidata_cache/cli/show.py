@@ -11,21 +11,23 @@ import re
 import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.console import Console, Group
-from rich.markup import escape
-from rich.table import Table
 
-from wikidata_cache.cache import WikidataCache
 from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, Graph, GraphName, Offline, Packs, open_cache
 from wikidata_cache.edits import SUFFIXES, EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError, WikidataCacheError
 from wikidata_cache.ids import is_property
 from wikidata_cache.subgraphs.options import Direction, Root, Statements
 from wikidata_cache.subgraphs.sampling import Policy
-from wikidata_cache.subgraphs.subgraph import Subgraph, edge_hop
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from wikidata_cache.cache import WikidataCache
+    from wikidata_cache.subgraphs.subgraph import Subgraph
 
 _NO_ROW = re.compile(rf"(?P<file>.+(?:{'|'.join(map(re.escape, SUFFIXES))})):(?P<row>[^/:]*)", re.IGNORECASE)
 
@@ -123,6 +125,9 @@ _REASONS = {  # how to say what `graph.graph["dropped"]` counts; one name may st
 
 def print_subgraph(graph: Subgraph, title: str) -> None:
     """The statements as a table with what was left out below; a line instead of a table without statements."""
+    from rich.console import Group
+    from rich.markup import escape
+
     body = table(graph, title) if graph.number_of_edges() else f"{escape(title)}: no statement to show."
     lines = [escape(line) for line in [left_out(graph) or nothing_said(graph)] if line]
     _console().print(Group(body, *lines))
@@ -148,6 +153,11 @@ def nothing_said(graph: Subgraph) -> str:
 
 def table(graph: Subgraph, title: str) -> Table:
     """One row a statement."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from wikidata_cache.subgraphs.subgraph import edge_hop
+
     made = Table(title=escape(title), title_justify="left")
     for column in ("hop", "subject", "property", "object", "ids"):
         made.add_column(column, no_wrap=column == "ids")
@@ -159,6 +169,8 @@ def table(graph: Subgraph, title: str) -> Table:
 
 
 def _console() -> Console:
+    from rich.console import Console
+
     # Piped output keeps whole lines instead of folding at 80 columns.
     console = Console(soft_wrap=True, highlight=False)
     return console if console.is_terminal else Console(width=160, highlight=False)

@@ -18,13 +18,11 @@ from wikidata_cache.endpoints.failures import no_reply, rows_of
 from wikidata_cache.endpoints.rate_limit import Pace, forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
-from wikidata_cache.ids import LANGUAGES, is_entity, is_item
+from wikidata_cache.ids import LANGUAGES, WIKIDATA_API, is_entity, is_item
 from wikidata_cache.labels.label_index import EntityKind, Match, NameKind
 from wikidata_cache.linking.candidates import for_name
 from wikidata_cache.linking.knowledge import About
 from wikidata_cache.sources.source import batches
-
-WIKIDATA_API = "https://www.wikidata.org/w/api.php"
 
 Json = Any
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wikidata_cache.sources.test_backends import RdflibSource
+from tests.wikidata_cache.sources.test_sparql_engines import RdflibSource
 from tests.wikidata_cache.virtuoso_server import virtuoso
 from tests.wikidata_cache.wikidata_helpers import Server
 from wikidata_cache import Source, WikidataCache

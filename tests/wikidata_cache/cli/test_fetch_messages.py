@@ -1,4 +1,4 @@
-"""What `fetch` says to its user: the cure of a miss, labels that differ, options that contradict each other."""
+"""What `fetch` says to its user: the command that fetches what is missing, labels that differ, options that contradict each other."""
 
 import json
 import os
