@@ -1,6 +1,7 @@
-"""The work behind the page: one model, one method, one edit at a time; the model is as it was in between.
+"""The work behind the served page: edits are made on request, one at a time, and the model is restored after each.
 
-The last tries: edits that were made and can still be kept or drawn.
+`EditDesk` holds the model and the method, makes an edit, reads its prompts without and with it, and puts it into the
+ledger when asked to. `RecentEdits` remembers the last edits made, so that they can still be kept or drawn.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING
 import networkx as nx
 
 from kg_edit.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest, view_of
-from kg_edit.app.readings import Question, Reading, check_questions, read
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, KgEditError, LedgerChangedError, UnknownNameError
 from kg_edit.graphs.source import SubgraphSource
+from kg_edit.jobs.before_after import Query, Response, check_queries, responses
 from kg_edit.methods import EditingMethod
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 REMEMBERED = 20
 _BYTES = 8  # of chance in a try's id: another site's page can't guess it
+_TOKENS = 16  # written after a prompt
+_HOPS, _PER_NODE = 2, 12  # of a drawing, where the method looks at no graph itself
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,9 +95,6 @@ def is_kept(tried: Try, steps: Collection[PatchStep]) -> bool:
     return any(step.number in tried.kept for step in steps)
 
 
-_HOPS, _PER_NODE = 2, 12  # of a drawing, where the method looks at no graph itself
-
-
 class EditDesk:
     """Makes edits on request. Others wait while one is computed, as the model is changed for that time.
 
@@ -121,17 +121,17 @@ class EditDesk:
             self._count += 1
             name, start = f"{_slug(wanted.subject)}-{self._count}", time.perf_counter()
             edit = wanted.edit(name)
-            questions = _questions(wanted, edit)
-            self._check(edit, questions)
+            queries = _queries(wanted, edit)
+            self._check(edit, queries)
             base, standing = self._standing() if wanted.on_ledger else (None, WeightPatch(factors={}))
-            before, patch, after = self._made(edit, questions, standing)
+            before, patch, after = self._made(edit, queries, standing)
             graph, why_not = self._subgraph(edit)
             key = self._tries.put(name, Try(patch=patch, base=base, graph=graph))
         record = {key: value for key, value in patch.edits[0].items() if key not in ("edit", "graph")}
         return TryAnswer(
             id=key,
             fact=f"{edit.text} {edit.target_new}",
-            outcomes=tuple(map(_outcome, range(len(questions)), questions, before, after)),
+            outcomes=tuple(map(_outcome, range(len(queries)), queries, before, after)),
             said=begins_with(after[0].text, edit.target_new),
             seconds=round(time.perf_counter() - start, 2),
             patch=patch.summary,
@@ -180,21 +180,21 @@ class EditDesk:
             raise ConfigError(f"there is no subgraph of {name!r}; start kg-edit serve with --graph")
         return page(graph)
 
-    def _check(self, edit: Edit, questions: Sequence[Question]) -> None:
-        """All that can be said before work is done."""
+    def _check(self, edit: Edit, queries: Sequence[Query]) -> None:
+        """Raise what can be known to be wrong before anything is computed."""
         self.method.check_inputs(self.method.config, self.method.graph, [edit])
         self.method.check([edit])
-        check_questions(self.model, questions)
+        check_queries(self.model, queries, tokens=_TOKENS)
 
     def _made(
-        self, edit: Edit, questions: Sequence[Question], standing: Patch
-    ) -> tuple[Sequence[Reading], Patch, Sequence[Reading]]:
+        self, edit: Edit, queries: Sequence[Query], standing: Patch
+    ) -> tuple[Sequence[Response], Patch, Sequence[Response]]:
         with standing.applied(self.model) as model:
-            before = read(model, questions)
+            before = responses(model, queries, tokens=_TOKENS)
         patch = self.method.update([edit], before=None if standing.is_empty else standing)
         patch.check_finite()
         with (standing + patch).applied(self.model) as model:
-            return before, patch, read(model, questions)
+            return before, patch, responses(model, queries, tokens=_TOKENS)
 
     def _subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
         """What the method looked at, else what the graph says; or why there is nothing."""
@@ -222,29 +222,26 @@ class EditDesk:
         return self.ledger
 
 
-def _questions(wanted: TryRequest, edit: Edit) -> list[Question]:
+def _queries(wanted: TryRequest, edit: Edit) -> list[Query]:
     """The edit's own prompt with both answers, then the user's probes."""
     both = tuple(filter(None, (edit.target_new, edit.target_true)))
-    probes = [
-        Question(prompt=probe.prompt.rstrip(), candidates=(probe.answer,) if probe.answer else both)
-        for probe in wanted.probes
-    ]
-    return [Question(prompt=edit.text, candidates=both), *probes]
+    probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in wanted.probes]
+    return [Query(ask=prompt, score=prompt, candidates=names) for prompt, names in [(edit.text, both), *probes]]
 
 
-def _outcome(place: int, question: Question, before: Reading, after: Reading) -> Outcome:
+def _outcome(place: int, query: Query, before: Response, after: Response) -> Outcome:
     return Outcome(
         kind="probe" if place else "edit",
-        prompt=question.prompt,
+        prompt=query.ask,
         before=before.text,
         after=after.text,
         chances=tuple(
-            Chance(candidate=name, before=old, after=new)
-            for name, old, new in zip(question.candidates, before.chances, after.chances, strict=True)
+            Chance(candidate=name, before=old.probability, after=new.probability)
+            for name, old, new in zip(query.candidates, before.costs, after.costs, strict=True)
         ),
     )
 
 
 def _slug(name: str) -> str:
-    """A name that is one in an address too."""
+    """``name`` as a part of an address: lower case, letters and digits with dashes between."""
     return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")[:40] or "edit"

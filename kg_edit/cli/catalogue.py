@@ -14,7 +14,7 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument
 from kg_edit.jobs.method_plan import load
-from kg_edit.jobs.progress import plain
+from kg_edit.text.safe_text import plain
 
 _WIDEST = 1000
 

@@ -33,7 +33,7 @@ from kg_edit.cli.options import (
 )
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.evaluation import Evaluation
-from kg_edit.jobs.progress import plain
+from kg_edit.text.safe_text import plain
 
 if TYPE_CHECKING:
     from kg_edit.evaluate import Summary

@@ -38,7 +38,7 @@ from kg_edit.cli.patch_output import (
     show_ledger,
 )
 from kg_edit.jobs.method_plan import load, open_graph, plan
-from kg_edit.jobs.progress import plain
+from kg_edit.text.safe_text import plain
 
 Standing = Annotated[
     Path, typer.Argument(metavar="LEDGER", help="the ledger's folder, one patch file, or a folder of kg-edit edit")

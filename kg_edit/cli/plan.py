@@ -8,7 +8,8 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.options import CorpusName, Device, Dtype, Memory, MethodName, ModelName, Preset, Settings
-from kg_edit.jobs.progress import doing, plain
+from kg_edit.jobs.progress import doing
+from kg_edit.text.safe_text import plain
 
 if TYPE_CHECKING:
     from rich.table import Table

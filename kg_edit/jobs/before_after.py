@@ -1,14 +1,16 @@
-"""What a patch changed, prompt by prompt: the rewrite, its paraphrases, what follows, and the neighbours.
+"""What a model says, without and with a patch: the one reader behind the report, `patch check` and the served page.
 
-Before and after as a table: for the terminal, and as Markdown.
+`responses` asks a model queries: what it continues a prompt with, and how likely the candidates are after it. `read`
+asks the probes of an edit (the rewrite, its paraphrases, what follows from it, and its neighbours) and judges the
+responses; `before_and_after` does so without and with a patch. `terminal_table` and `markdown` show the outcome.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 from rich.box import SIMPLE_HEAD
@@ -24,9 +26,96 @@ from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import format_question, format_question_with_shots, right_answers
 from kg_edit.text.matching import begins_with, mentions
+from kg_edit.text.safe_text import escaped_markdown, one_line
+from kg_edit.text.tables import markdown_row
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
-_TOKENS, _ROWS = 10, 32
+_TOKENS = 10  # written after a probe
+_ROWS = 32  # queries in a batch: one of all prompts of a long file would fill the memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """``ask`` is what the model continues, ``score`` the prompt after which ``candidates`` are scored."""
+
+    ask: str
+    score: str
+    candidates: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateCost:
+    """-log p of a candidate after a prompt, in nats: ``mean`` over its ``tokens``."""
+
+    mean: float
+    tokens: int
+
+    @property
+    def total(self) -> float:
+        """-log p of the whole candidate."""
+        return self.tokens * self.mean
+
+    @property
+    def probability(self) -> float:
+        """p of the whole candidate, exp(-total)."""
+        return math.exp(-self.total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """What a model does with a query: its greedy continuation, and the cost of each candidate."""
+
+    text: str
+    costs: tuple[CandidateCost, ...]
+
+
+def check_queries(model: LanguageModel, queries: Sequence[Query], *, tokens: int) -> None:
+    """Encode every query, so that one that can't be asked is known before an edit is computed.
+
+    Raises:
+        PromptError: a prompt's end and a candidate can't be told apart.
+        ModelError: a prompt with a candidate, or with ``tokens`` more tokens, doesn't fit into the model's positions.
+    """
+    check_lengths(model, [model.encode(pair.prompt, target=pair.candidate) for pair in _pairs(queries)])
+    check_lengths(model, [model.encode(query.ask) for query in queries], more=tokens)
+
+
+def responses(
+    model: LanguageModel, queries: Sequence[Query], *, tokens: int, progress: str | None = None
+) -> tuple[Response, ...]:
+    """What the model as it stands does with each query; texts are ``tokens`` long, or shorter where they end.
+
+    ``progress`` is the title of a progress bar.
+
+    Raises:
+        PromptError: a prompt's end and a candidate can't be told apart.
+        ModelError: the model's output is not finite, or a query does not fit into its positions.
+    """
+    found: list[Response] = []
+    hidden = None if progress else True  # None: shown on a terminal
+    with tqdm(total=len(queries), desc=progress, unit="prompt", disable=hidden, leave=False) as bar:
+        for start in range(0, len(queries), _ROWS):
+            found += _batch(model, queries[start : start + _ROWS], tokens)
+            bar.update(len(found) - start)
+    return tuple(found)
+
+
+def _batch(model: LanguageModel, queries: Sequence[Query], tokens: int) -> list[Response]:
+    texts = continuations(model, [query.ask for query in queries], limits=[tokens] * len(queries))
+    scores = score(model, _pairs(queries))
+
+    def cost(pair: Pair) -> CandidateCost:
+        count = len(model.encode(pair.prompt, target=pair.candidate).target_ids)
+        return CandidateCost(mean=scores[pair].nll, tokens=count)
+
+    return [
+        Response(text=text.strip(), costs=tuple(map(cost, _pairs([query]))))
+        for query, text in zip(queries, texts, strict=True)
+    ]
+
+
+def _pairs(queries: Sequence[Query]) -> list[Pair]:
+    return [Pair(query.score, name) for query in queries for name in query.candidates]
 
 
 class ReportProbe(BaseModel):
@@ -45,6 +134,11 @@ class ReportProbe(BaseModel):
     unwanted: str | None = None
     aliases: tuple[str, ...] = ()
 
+    @property
+    def query(self) -> Query:
+        """What a model is asked: the wanted candidate first, then the unwanted one if there is one."""
+        return Query(ask=self.ask, score=self.score, candidates=tuple(filter(None, (self.wanted, self.unwanted))))
+
 
 class Reading(BaseModel):
     """What a model does with a probe: its greedy continuation, and the wanted answer's nats a token.
@@ -60,18 +154,6 @@ class Reading(BaseModel):
     nats: float
     said: bool
     right: bool
-
-
-class _Cost(NamedTuple):
-    """Nats a token of a candidate, and how many tokens it has."""
-
-    mean: float
-    tokens: int
-
-    @property
-    def total(self) -> float:
-        """-log p of the whole candidate."""
-        return self.tokens * self.mean
 
 
 class ReportRow(BaseModel):
@@ -116,11 +198,8 @@ def check_probes(model: LanguageModel, edits: Sequence[Edit]) -> None:
         ModelError: a prompt and what follows it don't fit into the model's positions.
     """
     for edit in edits:
-        asked = probes(edit)
         try:
-            pairs = [model.encode(pair.prompt, target=pair.candidate) for pair in _pairs(asked)]
-            check_lengths(model, pairs)
-            check_lengths(model, [model.encode(probe.ask) for probe in asked], more=_TOKENS)
+            check_queries(model, [probe.query for probe in probes(edit)], tokens=_TOKENS)
         except KgEditError as error:
             error.add_note(f"in a prompt of the edit {edit.id!r}")
             raise
@@ -141,28 +220,13 @@ def before_and_after(
 
 
 def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str | None = None) -> tuple[Reading, ...]:
-    """What the model as it stands does with each probe; ``progress`` is the title of a progress bar."""
-    readings: list[Reading] = []
-    shown = None if progress else True  # None: on a terminal
-    with tqdm(total=len(wanted), desc=progress, unit="prompt", disable=shown, leave=False) as bar:
-        for start in range(0, len(wanted), _ROWS):  # a batch of all prompts of a long file would fill the memory
-            readings += _read_batch(model, wanted[start : start + _ROWS])
-            bar.update(len(readings) - start)
-    return tuple(readings)
+    """What the model as it stands does with each probe; ``progress`` is the title of a progress bar.
 
-
-def _read_batch(model: LanguageModel, wanted: Sequence[ReportProbe]) -> Iterator[Reading]:
-    texts = continuations(model, [probe.ask for probe in wanted], limits=[_TOKENS] * len(wanted))
-    costs = {pair: _Cost(scores.nll, _tokens(model, pair)) for pair, scores in score(model, _pairs(wanted)).items()}
-    return (_reading(probe, text, costs) for probe, text in zip(wanted, texts, strict=True))
-
-
-def _tokens(model: LanguageModel, pair: Pair) -> int:
-    return len(model.encode(pair.prompt, target=pair.candidate).target_ids)
-
-
-def _pairs(wanted: Sequence[ReportProbe]) -> list[Pair]:
-    return [Pair(probe.score, name) for probe in wanted for name in (probe.wanted, probe.unwanted) if name]
+    Raises:
+        PromptError, ModelError: as of `responses`.
+    """
+    found = responses(model, [probe.query for probe in wanted], tokens=_TOKENS, progress=progress)
+    return tuple(map(_reading, wanted, found))
 
 
 def _statement(kind: Kind, prompt: str, wanted: str | None, unwanted: str | None) -> ReportProbe:
@@ -170,11 +234,11 @@ def _statement(kind: Kind, prompt: str, wanted: str | None, unwanted: str | None
     return ReportProbe(kind=kind, prompt=text, ask=text, score=text, wanted=wanted or "", unwanted=unwanted)
 
 
-def _reading(probe: ReportProbe, text: str, costs: dict[Pair, _Cost]) -> Reading:
-    own = costs[Pair(probe.score, probe.wanted)]
-    said = _said(probe, text)
-    right = said if probe.unwanted is None else own.total < costs[Pair(probe.score, probe.unwanted)].total
-    return Reading(text=text.strip(), nats=round(own.mean, 4), said=said, right=right)
+def _reading(probe: ReportProbe, response: Response) -> Reading:
+    said = _said(probe, response.text)
+    wanted, *unwanted = response.costs
+    right = wanted.total < unwanted[0].total if unwanted else said
+    return Reading(text=response.text, nats=round(wanted.mean, 4), said=said, right=right)
 
 
 def _said(probe: ReportProbe, text: str) -> bool:
@@ -192,11 +256,6 @@ _NOTE = (
     "the answer is in the text. ~: it is more likely than the other target, but not said. ✗: anything else. "
     "Nats a token of what should be said, before → after: less is better."
 )
-
-
-# Line and paragraph separators, and control characters, line breaks among them.
-_HARMLESS = {"Zl": " ", "Zp": " ", "Cc": " "}
-_OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def terminal_table(rows: Sequence[ReportRow]) -> Table:
@@ -218,10 +277,10 @@ def markdown(rows: Sequence[ReportRow], patch: Patch) -> str:
     ranks = patch.summary
     count = len(patch.provenance["edits"])
     title = f"{count} edit{'s' if count > 1 else ''} of {patch.provenance['model']['name']} by {methods}"
-    lines = [f"# {_escaped(one_line(title))}", "", _escaped(ranks), ""]
-    lines += ["| " + " | ".join(_HEADER) + " |", "|---" * len(_HEADER) + "|"]
-    lines += ["| " + " | ".join(_escaped(cell) for cell in _cells(row)) + " |" for row in rows]
-    return "\n".join([*lines, "", _escaped(_NOTE), ""])
+    lines = [f"# {escaped_markdown(one_line(title))}", "", escaped_markdown(ranks), ""]
+    lines += [markdown_row(_HEADER), "|---" * len(_HEADER) + "|"]
+    lines += [markdown_row(map(escaped_markdown, _cells(row))) for row in rows]
+    return "\n".join([*lines, "", escaped_markdown(_NOTE), ""])
 
 
 def _cells(row: ReportRow) -> tuple[str, ...]:
@@ -240,16 +299,3 @@ def _sign(reading: Reading) -> str:
     if not reading.right:
         return "✗"
     return "✓" if reading.said else "~"
-
-
-def one_line(text: str) -> str:
-    """``text`` without what would move a terminal's cursor, break a line, or turn the text around it.
-
-    Scripts that run from right to left stay as they are, joiners too; only control characters go.
-    """
-    return "".join(_HARMLESS.get(unicodedata.category(letter), letter) for letter in _OVERRIDES.sub("", text))
-
-
-def _escaped(cell: str) -> str:
-    """The same letters as Markdown, whatever they are: a backslash before all that could mean something there."""
-    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", cell)

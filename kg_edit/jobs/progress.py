@@ -1,4 +1,4 @@
-"""What a job says while it works: a line on a terminal, nothing where there is none."""
+"""What a job says on a terminal while it works."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 
+from kg_edit.text.safe_text import plain
+
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Say on a terminal what takes its time; elsewhere nothing, not even the empty line that rich would write."""
+    """Show ``what`` beside a spinner on stderr for as long as the block runs; nothing where stderr is no terminal.
+
+    Elsewhere rich's own status would still write an empty line.
+    """
     console = Console(stderr=True)
     with console.status(plain(what)) if console.is_terminal else nullcontext():
         yield
-
-
-def plain(text: str) -> str:
-    """``text`` for a rich console, with nothing in it taken for markup."""
-    from rich.markup import escape
-
-    from kg_edit.jobs.before_after import one_line
-
-    return escape(one_line(text))

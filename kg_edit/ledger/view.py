@@ -1,6 +1,7 @@
-"""A ledger for the terminal: its edits as a table, one edit in full, what happened, and what a check found.
+"""A ledger for people: tables for the terminal, and a picture.
 
-A ledger as a picture: how strong each standing edit is, and which ones are in each other's way.
+The tables list its edits, its events and what a check found; `entry_lines` is one edit in full. The picture shows how
+large the change of each standing edit is, and which edits are in conflict.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kg_edit.evaluate.plots import COLOURS, figure, save_figure
-from kg_edit.jobs.before_after import Kind, Reading, one_line
+from kg_edit.jobs.before_after import Kind, Reading
 from kg_edit.ledger.check import KINDS, Checked
 from kg_edit.ledger.conflicts import MEDIANS, Conflict, ConflictKind, division_factor, edit_norms
 from kg_edit.ledger.entries import Entry
 from kg_edit.ledger.ledger import Ledger
 from kg_edit.ledger.log import Added, Event, Removed
+from kg_edit.text.safe_text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

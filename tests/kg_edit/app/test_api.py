@@ -16,8 +16,8 @@ import torch
 import uvicorn
 
 from kg_edit.app.messages import PromptToTry, TryRequest
-from kg_edit.app.readings import Question, read
 from kg_edit.errors import LedgerChangedError, PatchError
+from kg_edit.jobs.before_after import Query, responses
 from kg_edit.ledger import Ledger
 from kg_edit.patches.base import Patch
 from tests.kg_edit.app.serving import EDIT, Served, answering, served, workshop
@@ -71,9 +71,9 @@ def test_a_probability_is_the_product_over_the_candidates_tokens() -> None:
         logits = model.model(torch.tensor([encoded.ids])).logits[0].double().log_softmax(-1)
     places = range(encoded.target_start, len(encoded.ids))
     expected = float(sum(logits[at - 1, encoded.ids[at]] for at in places).exp())
-    (reading,) = read(model, [Question(prompt=prompt, candidates=(name,))])
+    (response,) = responses(model, [Query(ask=prompt, score=prompt, candidates=(name,))], tokens=1)
     assert len(encoded.target_ids) > 1
-    assert reading.chances[0] == pytest.approx(expected, rel=1e-3)
+    assert response.costs[0].probability == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from kg_edit.jobs.before_after import Reading, ReportProbe, ReportRow, markdown, one_line, terminal_table
+from kg_edit.jobs.before_after import Reading, ReportProbe, ReportRow, markdown, terminal_table
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 NASTY = {
@@ -62,10 +62,6 @@ def test_markdown_letters_are_escaped() -> None:
     made = markdown([row(NASTY["markup"])], PATCH)
     assert r"\<b\>\*a\*\</b\> \_b\_ \[c\](d) \# e \~\~f\~\~ \$g\$ \&amp;" in made
     assert made.startswith("# 1 edit of a\\_folder/with\\|pipe by rome\n")
-
-
-def test_one_line_has_no_control_character() -> None:
-    assert one_line("a\x1b[31m\nb\u202ec\u2029d") == "a [31m bc d"
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
