@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 SOURCES = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.py"))
 
 

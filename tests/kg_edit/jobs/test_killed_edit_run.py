@@ -13,6 +13,8 @@ import pytest
 
 from tests.kg_edit.command_line import EDITS, QUICK, cache, place, tiny_folder
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["cache", "place", "tiny_folder"]  # fixtures
 FILES = ("patch.safetensors", "records.jsonl", "report.md")
 

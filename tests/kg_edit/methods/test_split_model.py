@@ -13,6 +13,8 @@ import pytest
 
 from tests.kg_edit.split_model import JOBS, SPLITS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 Outcomes = dict[str, dict[str, Any]]
 
