@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores are many times slower
 
 from kg_edit.models.language_model import LanguageModel
 
