@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import PatchError, UnsupportedModelError
-from kg_edit.models.hooks import StopForwardError, added, stopping, watched
+from kg_edit.models.hooks import added, watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import base_model
 from kg_edit.models.prompts import Prompt, left_pad
+from kg_edit.models.replay import block_output
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.objective import Request
 
@@ -65,30 +65,18 @@ def _forward(
     model: LanguageModel, rows: Sequence[tuple[int, ...]], layer: int, last: int, place: SpreadSite
 ) -> tuple[Tensor, Tensor]:
     """Key and state at the end of rows of equal length."""
-    batch = left_pad(rows, device=model.device)
     keys: list[Tensor] = []
-    states: list[Tensor] = []
+    values: list[Tensor] = []
 
     def at_end(state: Tensor) -> Tensor:
         return state.reshape(len(rows), len(rows[0]), -1)[:, -1].float()
 
-    def stop(_: Tensor, output: Tensor) -> None:
-        if place == "block":
-            states.append(at_end(output))
-        raise StopForwardError
-
-    def see(_: Tensor, output: Tensor) -> None:
-        if place == "value":
-            states.append(at_end(output))
-
     with (
-        stopping(),
         watched(model.down_projection(layer), lambda key, _: keys.append(at_end(key))),
-        watched(model.down_projection(last), see),
-        watched(model.block(last), stop),
+        watched(model.down_projection(last), lambda _, value: values.append(at_end(value))),
     ):
-        base_model(model)(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
-    return keys[0], states[0]
+        output = block_output(model, left_pad(rows, device=model.device), last)
+    return keys[0], at_end(output) if place == "block" else values[0]
 
 
 def refuse_norm_after_mlp(model: LanguageModel, layer: int) -> None:

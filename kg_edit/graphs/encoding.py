@@ -17,9 +17,9 @@ from kg_edit.graphs.source import (
     check_graph,
     subject_of,
 )
-from kg_edit.models.hooks import StopForwardError, stopping, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
+from kg_edit.models.replay import block_output
 from kg_edit.models.sampling import document_start
 
 Pooling = Literal["last", "mean", "both"]
@@ -47,7 +47,8 @@ def label_vectors(
     by_length = sorted(distinct, key=lambda label: len(rows[label][0]))
     vectors: dict[str, Tensor] = {}
     for batch in _chunks(by_length, _ROWS):
-        states = _states(model, [rows[label][0] for label in batch], layer)
+        padded = left_pad([rows[label][0] for label in batch], device=model.device)
+        states = block_output(model, padded, layer)  # [labels, tokens, d]
         for label, state in zip(batch, states, strict=True):
             ids, before = rows[label]
             vectors[label] = _pooled(state[before - len(ids) :], pooling)
@@ -71,22 +72,6 @@ def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[i
         return [document_start(model.tokenizer)], 0
     end = len(special) - special[::-1].index(0)
     return list(encoding["input_ids"])[:end], special.index(0)
-
-
-def _states(model: LanguageModel, rows: list[list[int]], layer: int) -> Tensor:
-    """The hidden states of a left-padded batch after block ``layer``: [rows, length, d]."""
-    batch = left_pad(rows, device=model.device)
-    seen: list[Tensor] = []
-
-    def catch(_: Tensor, output: Tensor) -> None:
-        seen.append(output)
-        raise StopForwardError
-
-    with watched(model.block(layer), catch), stopping():
-        model.model.base_model(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        )
-    return seen[0]
 
 
 def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.errors import PromptError, UnsupportedModelError
-from kg_edit.models.hooks import Call, hidden_state, recorded
+from kg_edit.models.hooks import hidden_state
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import base_model
 from kg_edit.models.prompts import Prompt, left_pad
+from kg_edit.models.replay import RecordedBlocks, block_output
 
 Kind = Literal["hidden", "mlp", "attention"]
 KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attention")
@@ -137,7 +137,7 @@ class CleanRun:
             found[layer] = state.reshape(len(prompt.ids), -1).clone()  # Falcon adds its attention to it in place
 
         with outputs(self.sites, keep):
-            hidden = _hidden(model, [prompt.ids])
+            hidden = block_output(model, left_pad([prompt.ids], device=model.device), len(model.blocks) - 1)
         self.states = [found[layer] for layer in range(len(self.sites))]
         self.probabilities = model.logits(hidden[0, -1]).float().softmax(-1).cpu()
 
@@ -154,9 +154,8 @@ class CorruptedRun:
         self._clean, self._noise, self._answer = clean, noise, answer
         self._samples = len(noise)
         self._entries = max(1, tokens // (self._samples * len(clean.prompt.ids)))
-        calls, self.probability = self._run(1)
-        self._inputs = [_input(call) for call in calls]
-        self._calls = {1: [_without_input(call) for call in calls]}
+        one_entry, self.probability = self._run(1)
+        self._recorded = {1: one_entry}
 
     @torch.no_grad()
     def restored(self, layers: range, places: Sequence[Sequence[int]]) -> Tensor:
@@ -193,20 +192,22 @@ class CorruptedRun:
         return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
 
     def _from_layer(self, first: int, entries: int) -> Tensor:
-        if entries not in self._calls:
-            self._calls[entries] = [_without_input(call) for call in self._run(entries)[0]]
-        hidden = self._inputs[first].repeat(entries, 1, 1)
-        for layer in range(first, len(self._inputs)):
-            hidden = _block(self._clean.model, layer, self._calls[entries][layer], hidden)
-        return hidden
+        if entries not in self._recorded:
+            self._recorded[entries], _ = self._run(entries)
+        hidden = self._recorded[1].inputs[first].repeat(entries, 1, 1)
+        return self._recorded[entries].run(hidden, first=first)
 
     @torch.no_grad()
-    def _run(self, entries: int) -> tuple[list[Call], Tensor]:
-        """The corrupted run with ``entries`` rows a sample: each block's call, and the answer's probability."""
-        model, calls = self._clean.model, dict[int, Call]()
-        with outputs([model.model.get_input_embeddings()], self._corrupt), recorded(model.blocks, calls):
-            hidden = _hidden(model, [self._clean.prompt.ids] * (entries * self._samples))
-        return [calls[layer] for layer in range(len(model.blocks))], self._read(hidden)
+    def _run(self, entries: int) -> tuple[RecordedBlocks, Tensor]:
+        """The corrupted run with ``entries`` rows a sample: each block's call, and the answer's probability.
+
+        With one row a sample also what goes into each block, as any of them may be the lowest restored one.
+        """
+        model = self._clean.model
+        batch = left_pad([self._clean.prompt.ids] * (entries * self._samples), device=model.device)
+        with outputs([model.model.get_input_embeddings()], self._corrupt):
+            recorded, hidden = RecordedBlocks.record(model, batch, range(len(model.blocks)), all_inputs=entries == 1)
+        return recorded, self._read(hidden)
 
     def _corrupt(self, _: int, embedded: Tensor) -> Tensor:
         places = subject_tokens(self._clean.prompt)
@@ -217,29 +218,3 @@ class CorruptedRun:
 
     def _read(self, hidden: Tensor) -> Tensor:
         return self._clean.model.logits(hidden[:, -1]).float().softmax(-1)[:, self._answer].cpu()
-
-
-def _hidden(model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
-    """The last block's output [rows, tokens, d] for equally long rows."""
-    batch, found = left_pad(rows, device=model.device), list[Tensor]()
-    with outputs([model.blocks[-1]], lambda _, state: found.append(state)):
-        base_model(model)(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
-    return found[0]
-
-
-def _input(call: Call) -> Tensor:
-    args, kwargs = call
-    state: Tensor = args[0] if args else kwargs["hidden_states"]
-    return state
-
-
-def _without_input(call: Call) -> Call:
-    args, kwargs = call
-    return args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}
-
-
-def _block(model: LanguageModel, layer: int, call: Call, hidden: Tensor) -> Tensor:
-    args, kwargs = call
-    found = model.blocks[layer](hidden, *args, **kwargs)
-    state: Tensor = found[0] if isinstance(found, tuple) else found
-    return state

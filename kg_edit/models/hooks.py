@@ -11,8 +11,6 @@ from torch import Size, Tensor, nn
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-
 
 class StopForwardError(Exception):
     """Ends a forward pass once all that is wanted has been seen."""
@@ -64,26 +62,6 @@ def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> It
         return whole.index_put(beside(places, output), output)
 
     handles = [module.register_forward_pre_hook(pick), module.register_forward_hook(put)] if module else []
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def recorded(modules: nn.ModuleList, calls: dict[int, Call]) -> Iterator[None]:
-    """Record the arguments with which each of ``modules`` is called, under the module's index."""
-
-    def recorder(index: int) -> Callable[..., None]:
-        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            calls[index] = (args, kwargs)
-
-        return record
-
-    handles = [
-        module.register_forward_pre_hook(recorder(index), with_kwargs=True) for index, module in enumerate(modules)
-    ]
     try:
         yield
     finally:

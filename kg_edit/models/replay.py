@@ -1,71 +1,134 @@
-"""Token rows through a model of which only the blocks from one on change between two passes."""
+"""Run some of a model's blocks again: one recorded forward pass, then as many runs of its upper blocks as are wanted.
+
+A change in block l leaves all below it as it is. So rows of tokens go through the whole model once, and from then on
+only through the blocks from l on, which get the hidden states that are asked about and, besides these, what the model
+itself gave them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kg_edit.models.hooks import Call, beside, hidden_state, recorded, watched
+from kg_edit.models.hooks import StopForwardError, hidden_state, stopping, watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import base_model
-from kg_edit.models.prompts import left_pad
+from kg_edit.models.prefix_cache import Prefix, base_model
+from kg_edit.models.prompts import Batch
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # a block's positional and keyword arguments, without the hidden state
 
 
-class UpperForward:
-    """Logits [reads, vocabulary] at chosen positions, differentiable in whatever changes from block ``layer`` on.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RecordedBlocks:
+    """The calls of consecutive blocks in one forward pass, which can be made again with other hidden states.
 
-    The first pass runs the whole model and records how it called its blocks; later ones start from block ``layer``,
-    as nothing below it changes. The blocks get the arguments that the model itself gave them, so masks, windows and
-    positions are right by construction.
+    A call is what a block got besides its hidden state: attention mask, position embeddings, the cache with a prefix.
+    As the model computed them for these rows, masks, windows and positions are right in every family; so are the
+    devices, as accelerate's hooks move a call's tensors to its block again. A call fits all states [rows, tokens, d].
+
+    ``calls`` holds the blocks' calls from block ``first`` on. ``inputs`` holds, by block, the hidden states
+    [rows, tokens, d] that went in, without their graph: that of ``first``, of other blocks where it was asked for.
+
+    Memory: [rows, tokens, d] for each input that is kept. The arguments are mostly the same tensors for all blocks.
     """
 
-    def __init__(
-        self, model: LanguageModel, layer: int, rows: Sequence[Sequence[int]], reads: Sequence[tuple[int, int]]
-    ) -> None:
-        """``reads``: (row, position in that row) of each logit that is wanted."""
-        self._model, self._layer = model, layer
-        self._batch = left_pad(rows, device=model.device)
-        pads = [self._batch.ids.shape[1] - len(row) for row in rows]
-        self._reads = tuple(torch.tensor(index) for index in zip(*((r, pads[r] + at) for r, at in reads), strict=True))
-        self._calls: list[Call] = []
+    model: LanguageModel
+    first: int
+    calls: tuple[Call, ...]
+    inputs: Mapping[int, Tensor]
 
-    def __call__(self) -> Tensor:
-        """The logits, read after read."""
-        hidden = self._again() if self._calls else self._first()
-        return self._model.logits(hidden[beside(self._reads, hidden)])
+    @classmethod
+    def record(
+        cls,
+        model: LanguageModel,
+        batch: Batch,
+        layers: range,
+        *,
+        prefix: Prefix | None = None,
+        all_inputs: bool = False,
+    ) -> tuple[RecordedBlocks, Tensor]:
+        """Run ``batch`` through the model up to the last of ``layers``; their calls, and that last block's output.
 
-    def _first(self) -> Tensor:
-        blocks, batch = self._model.blocks, self._batch
-        calls: dict[int, Call] = {}
-        final: list[Tensor] = []
-        with recorded(blocks, calls), watched(blocks[-1], lambda _, output: final.append(output)):
-            base_model(self._model)(
-                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-            )
-        self._start = state_of(calls[self._layer]).detach()
-        self._calls = [_without_state(calls[index]) for index in range(self._layer, len(blocks))]
-        return final[0]
+        The output [rows, tokens, d] is not kept in the record, as it may hold the graph of what hooks changed.
 
-    def _again(self) -> Tensor:
-        hidden = self._start
-        for block, (args, kwargs) in zip(self._model.blocks[self._layer :], self._calls, strict=True):
-            if args:
-                hidden = hidden_state(block(hidden, *args[1:], **kwargs))
-            else:
-                hidden = hidden_state(block(**{**kwargs, "hidden_states": hidden}))
+        Args:
+            model: with whatever hooks the caller has put on its modules.
+            batch: rows of tokens; with ``prefix`` those that come after the same rows of it.
+            layers: consecutive blocks (0-based). Empty for a change after the last block: its output is then the input
+                of what would come next, and nothing is left to run.
+            prefix: keys and values of earlier tokens.
+            all_inputs: keep the input of each of ``layers``, not of the first one alone.
+        """
+        calls, inputs = list[Call](), dict[int, Tensor]()
+
+        def see(layer: int, state: Tensor, call: Call) -> None:
+            calls.append(call)
+            if all_inputs or layer == layers.start:
+                inputs[layer] = state.detach()
+
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.enter_context(_call_seen(model.block(layer), layer, see))
+            output = block_output(model, batch, layers.stop - 1, prefix=prefix)
+        inputs = inputs or {layers.start: output.detach()}
+        return cls(model=model, first=layers.start, calls=tuple(calls), inputs=inputs), output
+
+    @property
+    def start(self) -> Tensor:
+        """What went into block ``first``, [rows, tokens, d]."""
+        return self.inputs[self.first]
+
+    def run(self, hidden: Tensor, *, first: int | None = None) -> Tensor:
+        """The last recorded block's output [rows, tokens, d] for ``hidden`` [rows, tokens, d] into block ``first``.
+
+        By default from the first recorded block. Differentiable in ``hidden`` and in what hooks change.
+        """
+        first = self.first if first is None else first
+        for layer, (args, kwargs) in enumerate(self.calls[first - self.first :], start=first):
+            hidden = hidden_state(self.model.blocks[layer](hidden, *args, **kwargs))
         return hidden
 
 
-def state_of(call: Call) -> Tensor:
-    """The hidden state that a block was called with."""
-    args, kwargs = call
-    state: Tensor = args[0] if args else kwargs["hidden_states"]
-    return state
+def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Prefix | None = None) -> Tensor:
+    """The output of block ``layer`` (0-based) for a batch of token rows, [rows, tokens, d]; no block above it runs.
+
+    With ``prefix`` the rows come after the same rows of it, and their positions count on from there.
+
+    Raises:
+        ModelError: the model has no such layer.
+    """
+    seen: list[Tensor] = []
+
+    def stop(_: Tensor, output: Tensor) -> None:
+        seen.append(output)
+        raise StopForwardError
+
+    with stopping(), watched(model.block(layer), stop):
+        base_model(model)(
+            input_ids=batch.ids,
+            attention_mask=batch.mask if prefix is None else torch.cat([prefix.mask, batch.mask], -1),
+            position_ids=batch.positions if prefix is None else prefix.lengths + batch.positions,
+            past_key_values=None if prefix is None else prefix.frozen(len(model.blocks)),
+            use_cache=prefix is not None,
+        )
+    return seen[0]
 
 
-def _without_state(call: Call) -> Call:
-    """The call but for its hidden state, which is replaced anyway, and holds a graph."""
-    args, kwargs = call
-    return ((None, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": None})
+@contextmanager
+def _call_seen(block: nn.Module, layer: int, see: Callable[[int, Tensor, Call], None]) -> Iterator[None]:
+    """Call ``see(layer, hidden state, the other arguments)`` whenever ``block`` is about to run."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        see(layer, args[0] if args else kwargs["hidden_states"], (args[1:], rest))
+
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,11 +1,9 @@
 """The fast way to ask what a change does: run only what it can reach.
 
 A change at the subject's last token in layer l reaches that token from layer l on, and later tokens from layer l+1 on.
-Everything before is computed once: the prefix as a key/value cache, the later tokens' states up to layer l+1. The
-blocks are the model's own and get the arguments that the model itself gave them, so masks, windows, positions, norms
-after the MLP and parallel attention are right by construction.
-
-Asking what a change does: the plain way, and the fast ones that run only what it can reach.
+All before is computed once: the tokens in front of the subject's last one as keys and values (`prefix_cache`), the
+later tokens' states up to layer l+1. A step then runs block l on one token a row, and the blocks above on the tail
+tokens alone (`RecordedBlocks`). `PlainForward` is its oracle: the same logits from the whole model.
 """
 
 from __future__ import annotations
@@ -15,20 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kg_edit.models.hooks import (
-    Call,
-    StopForwardError,
-    added,
-    beside,
-    hidden_state,
-    recorded,
-    run_at_positions,
-    stopping,
-    watched,
-)
+from kg_edit.models.hooks import added, beside, run_at_positions, watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import Prefix, SharedContexts, base_model, quick_backward, run_prefix
-from kg_edit.models.prompts import Prompt
+from kg_edit.models.prefix_cache import Prefix, SharedContexts, quick_backward, run_prefix
+from kg_edit.models.prompts import Batch, Prompt
+from kg_edit.models.replay import RecordedBlocks
 from kg_edit.value.plain_forward import read_index, read_positions
 
 
@@ -47,6 +36,7 @@ class TailForward:
         contexts: SharedContexts | None = None,
         prefix: Prefix | None = None,
     ) -> None:
+        """``contexts``: what rows begin with, computed once for many forwards; ``prefix``: all before the tails."""
         starts = [row.ids[: row.edited_at] for row in rows]
         tails = [tail(row) for row in rows]
         if prefix is None:
@@ -63,47 +53,21 @@ class TailForward:
         prefix = self._prefix.rows(torch.tensor(rows, device=self._model.device))
         return TailForward(self._model, self._layer, [self._rows[row] for row in rows], prefix=prefix)
 
-    def _record_edited_block(self, tails: list[Sequence[int]]) -> None:
+    def _record_edited_block(self, tails: Sequence[Sequence[int]]) -> None:
         """The edited block's call with the subject's last token alone; key and value there."""
         seen: list[Tensor] = []
-
-        def stop(*_: Tensor) -> None:
-            raise StopForwardError
-
-        down, block = self._model.down_projection(self._layer), self._model.blocks[self._layer]
-        with watched(down, lambda key, value: seen.extend((key, value))), watched(block, stop):
-            calls, _ = self._record([tail[:1] for tail in tails])
+        with watched(self._model.down_projection(self._layer), lambda key, value: seen.extend((key, value))):
+            self._edited, _ = self._record([tail[:1] for tail in tails], range(self._layer, self._layer + 1))
         self.keys, self.values = (state.reshape(len(tails), -1) for state in seen)
-        self._edited_call = calls[self._layer]
 
-    def _record_blocks_above(self, tails: list[Sequence[int]]) -> None:
-        calls, final = self._record(tails)
-        above = [calls[index] for index in range(self._layer + 1, len(self._model.blocks))]
-        self._clean_final = final[0]
-        self._clean_later = (_first(above[0]) if above else final[0])[:, 1:]
-        self._calls = [_without_first(call) for call in above]
+    def _record_blocks_above(self, tails: Sequence[Sequence[int]]) -> None:
+        """The calls of the blocks above with the whole tails, and the clean states that go in and come out."""
+        self._above, self._clean_final = self._record(tails, range(self._layer + 1, len(self._model.blocks)))
+        self._clean_later = self._above.start[:, 1:]
 
-    def _record(self, tails: Sequence[Sequence[int]]) -> tuple[dict[int, Call], list[Tensor]]:
-        """Run the model over the tails; the blocks' calls, and the last block's output unless a watcher stops it."""
-        width = max(len(tail) for tail in tails)
-        device = self._model.device
-        ids = torch.tensor([[*tail, *[0] * (width - len(tail))] for tail in tails], device=device)
-        real = torch.tensor([[1] * len(tail) + [0] * (width - len(tail)) for tail in tails], device=device)
-        calls: dict[int, Call] = {}
-        final: list[Tensor] = []
-        with (
-            stopping(),
-            recorded(self._model.blocks, calls),
-            watched(self._model.blocks[-1], lambda _, out: final.append(out)),
-        ):
-            base_model(self._model)(
-                input_ids=ids,
-                attention_mask=torch.cat([self._prefix.mask, real], -1),
-                position_ids=self._prefix.lengths + torch.arange(width, device=device),
-                past_key_values=self._prefix.frozen(len(self._model.blocks)),
-                use_cache=True,
-            )
-        return calls, final
+    def _record(self, tails: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
+        batch = _right_pad(tails, self._model.device)
+        return RecordedBlocks.record(self._model, batch, layers, prefix=self._prefix)
 
     def logits(self, change: Tensor | None = None) -> Tensor:
         """Logits [reads, vocabulary] wherever the loss reads them, with ``change`` [rows, d] (None: the clean model).
@@ -116,21 +80,13 @@ class TailForward:
         return self._model.logits(hidden[beside(self._reads, hidden)])
 
     def _changed(self, change: Tensor) -> Tensor:
+        """The last block's output [rows, tail, d] under ``change`` [rows, d]."""
         module = self._model.down_projection(self._layer)
         with added(module, lambda output: output + change.to(output).reshape(output.shape)):
-            first = self._call(self._layer, self._edited_call, _first(self._edited_call))
+            first = self._edited.run(self._edited.start)
         hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
-        last = len(self._model.blocks) - 1
-        for index, call in enumerate(self._calls, start=self._layer + 1):
-            with run_at_positions(self._model.mlp(last) if index == last else None, self._reads):
-                hidden = self._call(index, call, hidden)
-        return hidden
-
-    def _call(self, index: int, call: Call, hidden: Tensor) -> Tensor:
-        args, kwargs = call
-        if args:
-            return hidden_state(self._model.blocks[index](hidden, *args[1:], **kwargs))
-        return hidden_state(self._model.blocks[index](**{**kwargs, "hidden_states": hidden}))
+        with run_at_positions(self._model.mlp(len(self._model.blocks) - 1), self._reads):
+            return self._above.run(hidden)
 
 
 def tail(row: Prompt) -> Sequence[int]:
@@ -138,13 +94,9 @@ def tail(row: Prompt) -> Sequence[int]:
     return row.ids[row.edited_at : read_positions(row)[-1] + 1]
 
 
-def _without_first(call: Call) -> Call:
-    """The call but for its hidden state, which is replaced anyway, and whose memory is wanted."""
-    args, kwargs = call
-    return ((None, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": None})
-
-
-def _first(call: Call) -> Tensor:
-    args, kwargs = call
-    state: Tensor = args[0] if args else kwargs["hidden_states"]
-    return state
+def _right_pad(rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
+    """Tails all begin at the subject's last token, so that the column says how far behind it a token is."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return Batch(ids=ids, mask=mask, positions=torch.arange(width, device=device).expand(len(rows), -1))

@@ -23,10 +23,12 @@ from torch.nn.functional import cross_entropy, linear
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors, default_layer
+from kg_edit.methods.base import EditingMethod, LayerConfig, MethodConfig, annotate_errors
+from kg_edit.methods.workload import Workload
+from kg_edit.models.hooks import beside
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.prompts import Prompt
-from kg_edit.models.replay import UpperForward
+from kg_edit.models.prompts import Prompt, left_pad
+from kg_edit.models.replay import RecordedBlocks
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.optimise import untouched
@@ -144,21 +146,34 @@ def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
 
 
 class RowLosses:
-    """The rows' losses [rows] under whatever changes from block ``layer`` on: the mean of -log P over wanted tokens."""
+    """The rows' losses [rows] under whatever changes from block ``layer`` on: the mean of -log P over wanted tokens.
+
+    The first call runs the whole model, later ones the blocks from ``layer`` on alone, as nothing changes below.
+    """
 
     def __init__(self, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
-        pairs = [(index, at, token) for index, row in enumerate(rows) for at, token in row.wanted]
-        self._forward = UpperForward(model, layer, [row.ids for row in rows], [(index, at) for index, at, _ in pairs])
-        self._tokens = torch.tensor([token for _, _, token in pairs])
-        self._owners = torch.tensor([index for index, _, _ in pairs])
+        self._model, self._layers = model, range(layer, len(model.blocks))
+        self._batch = left_pad([row.ids for row in rows], device=model.device)
+        pads = [self._batch.ids.shape[1] - len(row.ids) for row in rows]
+        wanted = [(index, pads[index] + at, token) for index, row in enumerate(rows) for at, token in row.wanted]
+        self._owners, self._columns, self._tokens = (torch.tensor(part) for part in zip(*wanted, strict=True))
         self._counts = torch.tensor([len(row.wanted) for row in rows])
+        self._recorded: RecordedBlocks | None = None
 
     def __call__(self) -> Tensor:
-        """[rows], in float32."""
-        logits = self._forward().float()
-        tokens, owners, counts = (index.to(logits.device) for index in (self._tokens, self._owners, self._counts))
+        """[rows], in float32; differentiable in whatever hooks change."""
+        logits = self.logits().float()
+        tokens, owners, counts = beside((self._tokens, self._owners, self._counts), logits)
         nll = cross_entropy(logits, tokens, reduction="none")
         return nll.new_zeros(len(counts)).index_add(0, owners, nll) / counts
+
+    def logits(self) -> Tensor:
+        """Logits [wanted tokens, vocabulary] where the rows' wanted tokens are predicted, row after row."""
+        if self._recorded is None:
+            self._recorded, hidden = RecordedBlocks.record(self._model, self._batch, self._layers)
+        else:
+            hidden = self._recorded.run(self._recorded.start)
+        return self._model.logits(hidden[beside((self._owners, self._columns), hidden)])
 
 
 class TuningConfig(MethodConfig):
@@ -173,8 +188,12 @@ class TuningConfig(MethodConfig):
         """The descent with these settings."""
         return Descent(steps=self.steps, learning_rate=self.learning_rate, stop_below=self.stop_below)
 
+    def workload(self, *, edits: int) -> Workload:
+        """A descent on the edit's own row."""
+        return Workload(steps=self.steps)
 
-class FineTuningConfig(TuningConfig):
+
+class FineTuningConfig(LayerConfig, TuningConfig):
     """Settings of fine-tuning one down-projection."""
 
     layer: int | None = Field(None, ge=0, description="tuned layer, 0-based; default 0.2 of the depth")
@@ -184,13 +203,16 @@ class FineTuningConfig(TuningConfig):
 class FineTuning(EditingMethod):
     """Adam on the down-projection of one block. Subclasses add rows, a penalty, or a bound."""
 
+    family = "fine-tuning"
+    trains = "weight"
     config: FineTuningConfig
 
     def __init__(
         self, model: LanguageModel, config: FineTuningConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
         super().__init__(model, config, graph=graph)
-        self.layer = tuned_layer(model, config.layer)
+        self.layer = config.layer_in(len(model.blocks))
+        model.block(self.layer)  # refuses a layer that is not there before any work is done
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt once."""
@@ -244,17 +266,6 @@ class FineTuning(EditingMethod):
         said = super().provenance()
         said["methods"][0] |= {"layer": self.layer}
         return said
-
-
-def tuned_layer(model: LanguageModel, layer: int | None) -> int:
-    """The layer to tune.
-
-    Raises:
-        ModelError: the model has no such layer.
-    """
-    chosen = default_layer(len(model.blocks)) if layer is None else layer
-    model.block(chosen)
-    return chosen
 
 
 @torch.no_grad()

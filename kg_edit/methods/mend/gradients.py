@@ -16,10 +16,9 @@ from torch.nn.functional import cross_entropy
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.models.hooks import Call, hidden_state, recorded, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.prefix_cache import base_model
 from kg_edit.models.prompts import Prompt, left_pad
+from kg_edit.models.replay import RecordedBlocks
 from kg_edit.value.plain_forward import read_index
 
 Shape = tuple[int, int]
@@ -99,32 +98,15 @@ class EditedPasses:
 
     def __init__(self, model: LanguageModel, prompts: Sequence[Prompt], names: Sequence[str]) -> None:
         self._model, self._modules = model, edited_modules(model, names)
-        self._first = first_block(model, names)
         rows = [prompt.ids[:-1] for prompt in prompts]  # nothing is asked after the last token
         self._batch = left_pad(rows, device=model.device)
         length = self._batch.ids.shape[1]
         self._prompts, self._shifts = prompts, [length - len(row) for row in rows]
         self._padding = ~self._batch.mask.bool()[..., None]
         self.inputs, self.leaves = dict[str, Tensor](), dict[str, Tensor]()
-        self._calls: dict[int, Call] = {}
-        self._clean = self._run()
-
-    def _run(self) -> Tensor:
-        """The last block's output."""
-        seen: list[Tensor] = []
-        last = self._model.blocks[-1]
-        with (
-            self._with_leaves(),
-            recorded(self._model.blocks, self._calls),
-            watched(last, lambda _, output: seen.append(output)),
-        ):
-            base_model(self._model)(
-                input_ids=self._batch.ids,
-                attention_mask=self._batch.mask,
-                position_ids=self._batch.positions,
-                use_cache=False,
-            )
-        return seen[0]
+        layers = range(first_block(model, names), len(model.blocks))
+        with self._with_leaves():
+            self._blocks, self._clean = RecordedBlocks.record(model, self._batch, layers)
 
     @contextmanager
     def _with_leaves(self) -> Iterator[None]:
@@ -152,7 +134,10 @@ class EditedPasses:
         ``changes`` by name are (left [edits, tokens, out], right [edits, tokens, in]); row r is read with those of the
         edit ``owners[r]``, and gradients flow back to them. None: the model as it is.
         """
-        hidden = self._clean if changes is None or owners is None else self._again(changes, owners)
+        hidden = self._clean
+        if changes is not None and owners is not None:
+            with self._changed(changes, owners):
+                hidden = self._blocks.run(self._blocks.start)
         return self._model.logits(hidden[self._reads(rows)]).float()
 
     def targets(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -169,18 +154,6 @@ class EditedPasses:
             [self._prompts[row] for row in rows], [self._shifts[row] for row in rows], device
         )
         return torch.tensor(list(rows), device=device)[of_rows], positions
-
-    def _again(self, changes: Changes, owners: Tensor) -> Tensor:
-        """The blocks from the first changed one on, with the arguments that the model itself gave them."""
-        args, kwargs = self._calls[self._first]
-        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-        with self._changed(changes, owners):
-            for index in range(self._first, len(self._model.blocks)):
-                args, kwargs = self._calls[index]
-                block = self._model.blocks[index]
-                out = block(hidden, *args[1:], **kwargs) if args else block(**{**kwargs, "hidden_states": hidden})
-                hidden = hidden_state(out)
-        return hidden
 
     @contextmanager
     def _changed(self, changes: Changes, owners: Tensor) -> Iterator[None]:

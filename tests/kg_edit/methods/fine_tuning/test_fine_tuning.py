@@ -18,7 +18,6 @@ from kg_edit.methods.fine_tuning.ewc import diagonal_fisher
 from kg_edit.methods.fine_tuning.ft import FtRetrain, still_valid
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
-from kg_edit.models.replay import UpperForward
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.methods.quick import QUICK
@@ -84,13 +83,13 @@ def test_running_the_upper_blocks_again_is_running_the_model(family: str) -> Non
     model = tiny(family)
     texts = [EDIT.text, "Where does the quick brown fox flow?", "Rome"]
     rows = [model.encode(text).ids for text in texts]
-    reads = [(row, at) for row, ids in enumerate(rows) for at in range(len(ids))]
+    everywhere = [TrainingRow(ids=ids, wanted=tuple((at, 0) for at in range(len(ids)))) for ids in rows]
     change = WeightChange(model.down_projection(1))
     with torch.no_grad():
         change.change.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
-    forward = UpperForward(model, 1, rows, reads)
+    losses = RowLosses(model, 1, everywhere)
     with change.applied():
-        first, again = forward(), forward()
+        first, again = losses.logits(), losses.logits()
         plain = torch.cat([model.model(torch.tensor([ids])).logits[0] for ids in rows])
         gradients = [
             torch.autograd.grad(logits.log_softmax(-1)[:, 7].sum(), change.change)[0]
