@@ -1,0 +1,106 @@
+"""Every joint method's patch solves that method's own equation, written out plainly, on every family.
+
+K [d_ff, facts] and the states before a layer is written are read in plain forwards of the model with the layers before
+it; R [d, facts] is what was missing there, divided by the number of layers left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import UnsupportedModelError
+from kg_edit.methods import find_method, method_names
+from kg_edit.methods.memit.base import JointMethod
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.methods.memit.joint import CONTEXTS, EDITS, change, joint, moment, state_at
+from tests.kg_edit.methods.refusals import POST_NORM
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+NAMES = [name for name in method_names() if issubclass(find_method(name), JointMethod)]
+LAMBDA, RIDGE, RELAXATION = 3.0, 0.5, 1e-2
+SETTINGS: dict[str, dict[str, Any]] = {
+    "alphaedit": {"ridge": RIDGE},
+    "emmet": {"relaxation": RELAXATION},
+    "glame-batch": {"mom2_weight": LAMBDA},
+    "memit": {"mom2_weight": LAMBDA},
+    "memit-kg": {"mom2_weight": LAMBDA, "statements": 1, "composed": 1},
+}
+EVERYWHERE = [
+    pytest.param(family, name, marks=() if family == "gpt2" else pytest.mark.slow)
+    for family in CONFIGS
+    for name in NAMES
+]
+TOY = (  # of which the toy graph has the new objects
+    EDITS[0],
+    Edit(id="2", subject="France", prompt="In {}, the capital is", target_new="Rome", target_new_id="Q4"),
+)
+
+
+def test_every_joint_method_is_looked_at() -> None:
+    assert set(SETTINGS) == set(NAMES)
+
+
+@pytest.mark.parametrize(("family", "name"), EVERYWHERE)
+def test_the_patch_solves_the_equation(family: str, name: str) -> None:
+    """``|D - D*| < 1e-3 |D*|`` in each layer, where D* is the equation's solution by `expected_change`."""
+    model, emmet = tiny(family), name == "emmet"
+    method = joint(name, model, **{"steps": 3, "stop_below": -1.0, **SETTINGS[name]})
+    if family in POST_NORM and not emmet:
+        with pytest.raises(UnsupportedModelError, match="normalises after its MLP"):
+            method.edit(TOY)
+        return
+    patch = method.edit(TOY)
+    assert isinstance(patch, WeightPatch)
+    facts, wanted, done = facts_of(patch), patch.state["value"].double(), WeightPatch(factors={})
+    assert wanted.shape[1] == len(facts) and (len(facts) > 2) == (name == "memit-kg")
+    for left, layer in zip(range(len(method.layers), 0, -1), method.layers, strict=True):
+        with done.applied(model):
+            keys = torch.stack([mean_key(model, fact, layer) for fact in facts], 1).double()
+            states = torch.stack([state_at(model, fact, method.layers[-1])[1 if emmet else 2] for fact in facts], 1)
+        update = expected_change(name, (wanted - states) / left, keys, layer)
+        assert (change(patch, model, layer) - update).norm() < 1e-3 * update.norm() and update.norm() > 0.01
+        weight = model.weight_name(layer)
+        done = WeightPatch(factors={**done.factors, weight: patch.factors[weight]})
+
+
+def expected_change(name: str, missing: Tensor, keys: Tensor, layer: int) -> Tensor:
+    """D [d, d_ff] of one layer, by the published equation and a dense solve of size d_ff.
+
+    MEMIT: D (lambda C + K K^T) = R K^T. AlphaEdit, P the projection on C's null space: D (K K^T P + ridge I) = R K^T P.
+    EMMET, eps relative to K^T C^-1 K's diagonal: D C = R (K^T C^-1 K + eps I)^-1 K^T.
+    """
+    size = len(keys)
+    if name == "alphaedit":
+        values, vectors = torch.linalg.eigh(moment(size, seed=layer, rank=size // 2).moment.double())
+        free = vectors[:, values < 0.02 * values.mean()]
+        projection = free @ free.T
+        return solved(missing @ keys.T @ projection, keys @ keys.T @ projection + RIDGE * torch.eye(size))
+    weights = moment(size, seed=layer).moment.double()
+    if name == "emmet":
+        gram = keys.T @ torch.linalg.inv(weights) @ keys
+        slack = RELAXATION * gram.diagonal().mean() * torch.eye(len(gram))
+        return solved(missing @ torch.linalg.inv(gram + slack) @ keys.T, weights)
+    return solved(missing @ keys.T, LAMBDA * weights + keys @ keys.T)
+
+
+def solved(right: Tensor, system: Tensor) -> Tensor:
+    """X with X ``system`` = ``right``."""
+    return torch.linalg.solve(system.T.double(), right.T.double()).T
+
+
+def facts_of(patch: WeightPatch) -> Sequence[Edit]:
+    """All that a patch was to write, in the order of its values."""
+    return [Edit(**record["edit"]) for whole in patch.edits for record in (whole, *whole.get("requests", ()))]
+
+
+def mean_key(model: LanguageModel, edit: Edit, layer: int) -> Tensor:
+    """Half the bare prompt's key, half the mean of the other contexts', as in the published code."""
+    bare, *others = (state_at(model, edit, layer, context=context)[0] for context in CONTEXTS)
+    return (bare + torch.stack(others).mean(0)) / 2

@@ -1,0 +1,110 @@
+"""Which error a method raises for which odd input, and what the error names: what the matrix expects of each method.
+
+Found from what a method's class declares (joint, needs a graph, spreads over layers), so that a new method is held to
+the same; what a method refuses for reasons of its own is listed by name.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kg_edit.errors import (
+    ConfigError,
+    EditError,
+    GraphError,
+    KgEditError,
+    ModelError,
+    PatchError,
+    PromptError,
+    UnsupportedModelError,
+)
+from kg_edit.methods import find_method
+from kg_edit.methods.memit.base import SpreadConfig
+
+POST_NORM = {"gemma2", "gemma3_text", "olmo2", "opt-350m"}  # families that normalise after the MLP
+
+
+class Refusal(NamedTuple):
+    """The exact class of an error, what its message has in it, and what its last note has, which names the edit;
+    none where nothing is said of an edit."""
+
+    error: type[KgEditError]
+    message: str
+    note: str = ""
+
+
+_BATCH = "in a batch of 2 edits, '1' to 'other'"
+_CLASH = Refusal(
+    EditError,
+    "field target_new: one batch can't make both 'LeBron James plays for' -> 'Los Angeles Lakers' (edit '1') "
+    "and -> 'Paris' (edit 'other')",
+    _BATCH,
+)
+_NOT_THERE = "the graph has no node {!r}; add it, or give its key as target_new_id"
+_ABSENT = {  # mishaps whose new object the toy graph does not have
+    "contradictory edits": Refusal(GraphError, _NOT_THERE.format("Paris"), "in the edit 'other': "),
+    "a subject at the end": Refusal(GraphError, _NOT_THERE.format("later"), "in the edit '1': 'Go to Rome' -> "),
+}
+_OWN = {
+    ("kn", "a subject at the end"): Refusal(
+        PromptError, "'now' and 'later' begin with the same token, which KN can't tell apart", "in the edit '1': "
+    ),
+    ("kn", "no old target"): Refusal(
+        PromptError, "the edit names none; give target_true", "in the edit '1': 'In France, the capital is' -> 'Rome'"
+    ),
+}
+_FIRST = "in the edit '1': 'LeBron James plays for' -> 'Los Angeles Lakers'"
+_EMPTY = {
+    "nothing is said of o*": None,
+    "o* is not there": Refusal(GraphError, _NOT_THERE.format("Los Angeles Lakers"), _FIRST),
+    "not even the edit's edge": Refusal(GraphError, "one node needs role='subject', found 0: []", _FIRST),
+}
+_NO_COUNT = Refusal(
+    ConfigError, "popularity is counted in a networkx graph or a WikidataCache, not in a Nothing; give such", _FIRST
+)
+_NO_NUMBER = {
+    "grace": Refusal(ModelError, "the loss of the value is not finite; edit with a lower learning_rate", _FIRST),
+    "kn": Refusal(PatchError, "no neuron speaks for 'Miami Heat' after 'LeBron James plays for'", _FIRST),
+    "mend": Refusal(ModelError, "the gradient of 'LeBron James plays for Los Angeles Lakers' is not finite", _FIRST),
+}
+
+
+def refusal_of_mishap(name: str, mishap: str) -> Refusal | None:
+    """What the method ``name`` raises for the edits of ``mishap``; None if it makes them."""
+    method = find_method(name)
+    if (name, mishap) in _OWN:
+        return _OWN[name, mishap]
+    if mishap == "contradictory edits" and method.joint:
+        return _CLASH
+    return _ABSENT.get(mishap) if method.needs_graph else None
+
+
+def refusal_of_graph(name: str, empty: str) -> Refusal | None:
+    """What the method ``name`` raises for a graph in which there is too little; None if it makes the edit."""
+    if name == "popularity-retrieval":
+        return _NO_COUNT if empty == "not even the edit's edge" else None
+    return _EMPTY[empty] if find_method(name).needs_graph else None
+
+
+def refusal_of_no_number(name: str) -> Refusal | None:
+    """What the method ``name`` raises for a model whose logits are not finite; None where no loss is computed."""
+    if find_method(name).kind == "prompt":
+        return None
+    tuned = "ft" in name.split("-") or name in ("locft", "lora")
+    said = "the loss is nan at step 0; lower" if tuned else "the loss or the value found is not finite; lower"
+    return _NO_NUMBER.get(name, Refusal(PatchError, said, _FIRST))
+
+
+def refusal_of_family(name: str, family: str) -> Refusal | None:
+    """What the method ``name`` raises for a model of ``family``; None if it edits such models."""
+    if family not in POST_NORM or not issubclass(find_method(name).config_class, SpreadConfig):
+        return None
+    return Refusal(UnsupportedModelError, f"tiny-{family} (")
+
+
+def check_refusal(error: BaseException, expected: Refusal) -> None:
+    """``error`` is exactly what is expected: its class, what it names, and its last note."""
+    assert type(error) is expected.error
+    assert expected.message in str(error)
+    notes = getattr(error, "__notes__", [])
+    assert expected.note in notes[-1] if expected.note else notes == []
