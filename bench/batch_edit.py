@@ -16,26 +16,14 @@ from statistics import fmean
 
 import torch
 from tools.machine import matmul_peak, useful_flop, watched_memory
-from tools.model_edits import request, some_edits
+from tools.model_edits import LAYER, SETTINGS, some_edits, values
 
-from kg_edit.methods.rank_one.rome import FreeDelta, RomeConfig
+from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
-from kg_edit.value.objective import ForwardFactory, Objective, Request
-from kg_edit.value.optimise import Descent, optimise_values
 from kg_edit.value.plain_forward import PlainForward
 from kg_edit.value.tail_forward import TailForward
-
-LAYER = 6
-SETTINGS = RomeConfig.preset("paper", {"stop_below": 0.0})  # no edit stops early, so that both ways do the same
-
-
-def values(model: LanguageModel, asked: list[Request], forward: ForwardFactory) -> list[Descent]:
-    """m* of all edits."""
-    objective = Objective(model, LAYER, asked, kl_weight=SETTINGS.kl_weight, weight_decay=0.5, forward=forward)
-    proposals = [FreeDelta(value, SETTINGS) for value in objective.value]
-    return optimise_values(objective, proposals, steps=SETTINGS.steps, stop_below=SETTINGS.stop_below)
 
 
 def main() -> None:
@@ -48,7 +36,7 @@ def main() -> None:
     model = LanguageModel.load(options.model)
     model.model.requires_grad_(False)
     contexts = sample_contexts(model, lengths=SETTINGS.context_lengths)
-    asked = [request(model, edit, contexts) for edit in some_edits(options.edits)]
+    asked = [request_of(model, edit, contexts) for edit in some_edits(options.edits)]
     places = range(0, options.edits, max(1, options.edits // options.plain_edits))
     plain_seconds, apart = [], []
     with watched_memory() as memory:

@@ -13,11 +13,12 @@ import time
 from statistics import fmean
 
 import torch
-from tools.model_edits import request, some_edits
+from tools.model_edits import some_edits
 
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
+from kg_edit.methods.rank_one.base import request_of
 from kg_edit.methods.rank_one.rome import FreeDelta, Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -39,7 +40,7 @@ def plain_seconds(model: LanguageModel, rome: Rome, edit: Edit) -> float:
     """One value, the whole model over every row."""
     start = time.perf_counter()
     config = rome.config
-    asked = request(model, edit, rome.contexts)
+    asked = request_of(model, edit, rome.contexts)
     objective = Objective(
         model, rome.layer, [asked], kl_weight=config.kl_weight, weight_decay=config.weight_decay, forward=PlainForward
     )

@@ -15,20 +15,18 @@ from pathlib import Path
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tools.model_edits import request, some_edits
+from tools.model_edits import SETTINGS, some_edits, values
 from torch.profiler import ProfilerActivity, profile
 
-from kg_edit.methods.rank_one.rome import FreeDelta, RomeConfig
+from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
-from kg_edit.value.objective import ForwardFactory, Objective, Request
-from kg_edit.value.optimise import optimise_values
+from kg_edit.value.objective import Request
 from kg_edit.value.plain_forward import PlainForward
 from kg_edit.value.tail_forward import TailForward
 
-LAYER, BATCH = 6, 8
-SETTINGS = RomeConfig.preset("paper", {"stop_below": 0.0})
+BATCH = 8
 KINDS: Mapping[str, tuple[str, ...]] = {
     "matrix products": ("mm", "addmm", "bmm", "linear"),
     "attention": ("scaled_dot_product",),
@@ -54,13 +52,6 @@ def shares(work: Callable[[], object], edits: int) -> dict[str, float]:
         kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "the rest")
         found[kind] += event.self_cpu_time_total / 1e6 / edits
     return found
-
-
-def values(model: LanguageModel, asked: list[Request], forward: ForwardFactory) -> None:
-    """m* of the edits."""
-    objective = Objective(model, LAYER, asked, kl_weight=SETTINGS.kl_weight, weight_decay=0.5, forward=forward)
-    proposals = [FreeDelta(value, SETTINGS) for value in objective.value]
-    optimise_values(objective, proposals, steps=SETTINGS.steps, stop_below=0.0)
 
 
 def fast(model: LanguageModel, asked: list[Request], contexts: tuple[str, ...]) -> None:
@@ -97,7 +88,7 @@ def main() -> None:
     model = LanguageModel.load("smollm2-135m")
     model.model.requires_grad_(False)
     contexts = sample_contexts(model, lengths=SETTINGS.context_lengths)
-    asked = [request(model, edit, contexts) for edit in some_edits(BATCH)]
+    asked = [request_of(model, edit, contexts) for edit in some_edits(BATCH)]
     bars = {
         "plain, one edit": shares(lambda: values(model, asked[:1], PlainForward), 1),
         f"fast, {BATCH} edits": shares(lambda: fast(model, asked, contexts), BATCH),

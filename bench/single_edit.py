@@ -12,15 +12,15 @@ import time
 from statistics import median
 
 import torch
-from tools.model_edits import request, some_edits
+from tools.model_edits import LAYER, some_edits
 
+from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.value.objective import ForwardFactory, Objective, Request
 from kg_edit.value.plain_forward import PlainForward
 from kg_edit.value.tail_forward import TailForward
 
-LAYER = 6
 EDITS = 6
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     contexts = sample_contexts(model)  # the published ones
     fast, plain = [], []
     for edit in some_edits(EDITS):
-        asked = request(model, edit, contexts)
+        asked = request_of(model, edit, contexts)
         slow_time, slow_loss = seconds(model, asked, options.steps, PlainForward)
         fast_time, fast_loss = seconds(model, asked, options.steps, TailForward)
         fast.append(fast_time)

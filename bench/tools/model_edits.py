@@ -1,19 +1,26 @@
-"""Edits for the measurements of the engine: CounterFactPlus records where they are, else the packaged demonstration."""
+"""What the measurements of the engine share: edits, and the descent to their values.
+
+The edits are CounterFactPlus records where these are, else the packaged demonstration.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
 from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
+from kg_edit.methods.rank_one.rome import FreeDelta, RomeConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import encode
-from kg_edit.value.objective import Request
+from kg_edit.value.objective import ForwardFactory, Objective, Request
+from kg_edit.value.optimise import Descent, optimise_values
 
 RECORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"
 DEMO = Path(__file__).resolve().parents[2] / "kg_edit" / "data" / "demo.jsonl"
+LAYER = 6
+SETTINGS = RomeConfig.preset("paper", {"stop_below": 0.0})  # no edit stops early, so that all ways do the same
 
 
 def some_edits(count: int) -> list[Edit]:
@@ -23,10 +30,8 @@ def some_edits(count: int) -> list[Edit]:
     return list(islice(cycle(read_edits(DEMO).edits), count))
 
 
-def request(model: LanguageModel, edit: Edit, contexts: tuple[str, ...]) -> Request:
-    """The rows of one edit, as ROME asks for them."""
-    rewrites = tuple(
-        encode(model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new, context=context)
-        for context in contexts
-    )
-    return Request(rewrites=rewrites, essence=encode(model.tokenizer, "{} is a", subject=edit.subject))
+def values(model: LanguageModel, asked: Sequence[Request], forward: ForwardFactory) -> list[Descent]:
+    """m* of all edits by ROME's descent, with the forward that is measured."""
+    objective = Objective(model, LAYER, asked, kl_weight=SETTINGS.kl_weight, weight_decay=0.5, forward=forward)
+    proposals = [FreeDelta(value, SETTINGS) for value in objective.value]
+    return optimise_values(objective, proposals, steps=SETTINGS.steps, stop_below=SETTINGS.stop_below)
