@@ -6,7 +6,8 @@ import ast
 import builtins
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, wraps
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,28 @@ FILES = sorted([*(ROOT / "kg_edit").rglob("*.py"), *(ROOT / "wikidata_cache").rg
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "numpy.load", "np.load", "eval", "exec", "print"}
 LIGHT = ("wikidata_cache", "wikidata_cache.cli", "kg_edit", "kg_edit.cli.app", "kg_edit.edits.files")
-every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@cache
 def tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def every_file(check: Callable[[Path], None]) -> Callable[[], None]:
+    """A test of all files in one: it fails with the name of the file at fault, and goes no further."""
+
+    @wraps(check)
+    def test() -> None:
+        for file in FILES:
+            try:
+                check(file)
+            except AssertionError as error:
+                raise AssertionError(f"{file.relative_to(ROOT)}: {error}") from error
+
+    del test.__wrapped__  # else pytest sees the argument of the check
+    return test
 
 
 def public_functions(module: ast.Module) -> Iterator[tuple[Function, str]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -38,6 +41,14 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {**_LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}),
     "qwen3": ("qwen3", {**_LLAMA, "head_dim": 8}),
 }
+
+# One of each kind: a gated MLP; Conv1D; parallel attention; norms after the MLP; a projection behind the embedding
+KINDS_OF_FAMILY = ("llama", "gpt2", "gptj", "gemma2", "opt-350m")
+
+
+def families(everyday: Collection[str] = KINDS_OF_FAMILY) -> list[ParameterSet]:
+    """All families for `parametrize`; those that are not in ``everyday`` are slow."""
+    return [pytest.param(name, marks=() if name in everyday else pytest.mark.slow) for name in CONFIGS]
 
 
 def byte_level(*, bos: bool = False) -> PreTrainedTokenizerFast:

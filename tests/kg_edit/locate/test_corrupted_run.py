@@ -25,7 +25,7 @@ from kg_edit.locate.corrupted_run import (
 )
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import families, tiny
 
 SAMPLES, ANSWER = 3, 77
 
@@ -115,7 +115,7 @@ def plainly(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families())
 def test_equals_one_whole_forward_a_state(family: str, kind: Kind) -> None:
     model = tiny(family)
     prompt, noise, _, run = runs(model, kind)
