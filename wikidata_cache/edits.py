@@ -1,118 +1,39 @@
-"""Edits as rows of a file, read for their subgraphs: JSONL, JSON, CSV and TSV.
+"""Files of edits: JSONL, JSON, CSV or TSV, one edit a row, read into `EditRow`s with labels and Wikidata ids.
 
-The raw rows of a file: JSONL, JSON, CSV or TSV.
+Rows have the fields subject, relation, target_true and target_new, each with an id field such as subject_id; the
+names of triplet files (object, new_object) and CounterFact's `requested_rewrite` records are understood as well.
+"edits.jsonl:3" names the third row of a file.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from wikidata_cache.errors import EditRowError
-from wikidata_cache.ids import is_item, is_property
+from wikidata_cache.ids import bare_id, is_item, is_property
+from wikidata_cache.row_files import SUFFIXES, RowFault, raw_rows
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
-
-
-def raw_rows(path: Path) -> Iterable[object]:
-    """Each row as JSON gives it; of a table, the filled cells by column. Blank lines are no rows.
-
-    Raises EditRowError where the file cannot be read, or a row is not JSON or does not fit the header.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise EditRowError(path, f"ends in {suffix!r}; expected a file of edits in {', '.join(SUFFIXES)}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise EditRowError(path, f"cannot be read ({error}); expected a file of edits in UTF-8") from error
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from error
-    if suffix in (".csv", ".tsv"):
-        return _table(path, text, _separator(text, usual="," if suffix == ".csv" else "\t"))
-    return _list(path, text) if suffix == ".json" else _lines(path, text)
-
-
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> EditRowError:
-    """The error for a byte that is no UTF-8, with the row that it stands in (of a .json file the line)."""
-    before = error.object[: error.start].decode() + "?"
-    found = f"cannot be read (byte 0x{error.object[error.start]:02x} is no UTF-8)"
-    number = sum(bool(line.strip()) for line in before.split("\n"))
-    if path.suffix.lower() in (".csv", ".tsv"):
-        reader = csv.reader(io.StringIO(before, newline=""), delimiter=_separator(before, usual=","))
-        number = sum(any(map(str.strip, cells)) for cells in reader) - 1  # the header is no row
-    is_row = path.suffix.lower() != ".json" and number > 0
-    where = "" if is_row else f" in line {before.count(chr(10)) + 1}"
-    problem = f"{found}{where}; save the file as UTF-8"
-    return EditRowError(path, problem, row=number if is_row else None)
-
-
-def _separator(text: str, *, usual: str) -> str:
-    """What separates a table's columns: the usual separator, or where that is not in its header one that is."""
-    header = next((line for line in text.splitlines() if line.strip()), "")
-    return next((separator for separator in (usual, ",", ";", "\t") if separator in header), usual)
-
-
-def _lines(path: Path, text: str) -> Iterator[object]:
-    # Not splitlines(): JSON texts may hold U+2028 and its like.
-    for number, line in enumerate((line for line in text.split("\n") if line.strip()), 1):
-        try:
-            yield json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise EditRowError(path, f"is not JSON ({error}); expected one object {{...}} a line", row=number) from None
-
-
-def _list(path: Path, text: str) -> list[object]:
-    try:
-        found = json.loads(text) if text.strip() else []
-    except (ValueError, RecursionError) as error:
-        raise EditRowError(path, f"is not JSON ({error}); expected a list of objects") from None
-    return found if isinstance(found, list) else [found]
-
-
-def _table(path: Path, text: str, delimiter: str) -> Iterator[object]:
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header, number = None, 0
-    try:
-        for cells in ([cell.strip() for cell in row] for row in rows):
-            if not any(cells):
-                continue
-            if header is None:
-                header = cells
-                continue
-            number += 1
-            if len(cells) != len(header):
-                problem = f"found {len(cells)} cells; expected {len(header)}. Put a cell with the separator in quotes"
-                raise EditRowError(path, problem, row=number)
-            yield {name: cell for name, cell in zip(header, cells, strict=True) if cell}
-    except csv.Error as error:
-        problem = f"is no row of a table ({error}); close the quotes around a cell, and double those inside it"
-        raise EditRowError(path, problem, row=number + 1) from None
-
-
-# What triplets call the fields.
-_OTHER_NAMES = {
+# Field names of triplet files, and ours.
+TRIPLET_NAMES = {
     "object": "target_true",
     "object_id": "target_true_id",
     "new_object": "target_new",
     "new_object_id": "target_new_id",
 }
-_ADDRESS = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
 _EXAMPLE = '{"subject": "Spike Hughes", "relation": "place of birth", "target_new": "Philadelphia"}'
 _ROW = re.compile(r"(?P<file>.+):(?P<row>[0-9]+)")
+_FOREIGN = ("id", "prompt", "paraphrases", "neighborhood", "portability")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditRow:
-    """The edit (subject, relation, target_true -> target_new) of row `row` of a file, counted from 1.
+    """One edit (subject, relation, target_true -> target_new): labels, and Wikidata ids where they are known.
 
-    In a table the header is no row; blank lines are none either.
+    `row` counts from 1; the header of a table and blank lines are not counted.
     """
 
     row: int
@@ -127,8 +48,8 @@ class EditRow:
 
 
 _FIELDS = tuple(field.name for field in fields(EditRow) if field.name != "row")
-_KNOWN = (*_FIELDS, *_OTHER_NAMES)
-_FOREIGN = ("id", "prompt", "paraphrases", "neighborhood", "portability")
+
+_KNOWN = (*_FIELDS, *TRIPLET_NAMES)
 
 
 def read_edits(place: str | Path) -> list[EditRow]:
@@ -139,7 +60,7 @@ def read_edits(place: str | Path) -> list[EditRow]:
     (`requested_rewrite`). Other fields are passed over. Raises EditRowError, which names file, row and field.
     """
     path, wanted = _split(str(place))
-    rows = list(enumerate(raw_rows(path), 1))
+    rows = list(enumerate(json_rows(path), 1))
     if wanted is not None and not 1 <= wanted <= len(rows):
         raise EditRowError(path, f"there is no such row; the file has {len(rows)}, counted from 1", row=wanted)
     if not rows:
@@ -148,12 +69,12 @@ def read_edits(place: str | Path) -> list[EditRow]:
 
 
 def is_edit_file(place: str) -> bool:
-    """Whether a text names a file of edits, or a row of one, and no id."""
+    """Whether a text is the name of a file of edits, or of a row such as "edits.jsonl:3"; an id is not."""
     return _split(place)[0].suffix.lower() in SUFFIXES
 
 
 def file_of(place: str | Path) -> Path:
-    """The file of a place such as "edits.jsonl:3"."""
+    """The path without the row number: "edits.jsonl:3" gives edits.jsonl."""
     return _split(str(place))[0]
 
 
@@ -174,12 +95,11 @@ def _edit(path: Path, number: int, row: object) -> EditRow:
     for name, value in _flat(row).items():
         if near := _misspelt(name):
             raise refuse(f"unknown; did you mean {near!r}?", name)
-        field = _OTHER_NAMES.get(name, name)
+        field = TRIPLET_NAMES.get(name, name)
         if field in _FIELDS and value is not None:
             if not (isinstance(value, str) and value.strip()):
                 raise refuse(f"found {value!r}; expected a text", name)
-            address = _ADDRESS.fullmatch(value.strip())
-            found[field] = address[1] if address else value.strip()
+            found[field] = bare_id(value.strip())
     _move_ids(found)
     for field in ("subject", "target_new"):
         if field not in found:
@@ -192,7 +112,7 @@ def _edit(path: Path, number: int, row: object) -> EditRow:
 
 
 def _flat(row: Mapping[str, object]) -> Mapping[str, object]:
-    """A record of CounterFact under our own names; any other row as it is."""
+    """A CounterFact record with its `requested_rewrite` under our field names; any other row unchanged."""
     rewrite = row.get("requested_rewrite")
     if not isinstance(rewrite, Mapping):
         return row
@@ -205,14 +125,14 @@ def _flat(row: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _misspelt(name: str) -> str | None:
-    """The known field that a name was likely meant to be; others are another tool's business."""
+    """The field name that an unknown name was likely meant to be, or None: other tools' fields are ignored."""
     if name in _KNOWN or name in _FOREIGN:
         return None
     return next(iter(difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.85)), None)
 
 
 def _move_ids(found: dict[str, str]) -> None:
-    """An id where a label may stand is the field's id; an id without a label stands for it."""
+    """Move ids that stand in label fields to the id fields; where only an id is given, it is used as the label too."""
     for field in ("subject", "target_true", "target_new"):
         if is_item(found.get(field, "")):
             found.setdefault(f"{field}_id", found[field])
@@ -220,3 +140,15 @@ def _move_ids(found: dict[str, str]) -> None:
             found.setdefault(field, found[f"{field}_id"])
     if is_property(found.get("relation", "")):
         found.setdefault("relation_id", found.pop("relation"))
+
+
+def json_rows(path: Path) -> list[object]:
+    """The rows of a file unchecked: JSON values, or of a table {column: cell} without empty cells; no blank lines.
+
+    Raises EditRowError where the file or a row cannot be read.
+    """
+    rows = raw_rows(path, expected="a file of edits")
+    for number, row in enumerate(rows, 1):
+        if isinstance(fault := row.value, RowFault):
+            raise EditRowError(path, fault.message, row=number, field=fault.field or None)
+    return [row.value for row in rows]

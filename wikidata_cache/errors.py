@@ -1,4 +1,4 @@
-"""What can go wrong, each with what was found, what was expected and the way out."""
+"""The errors of this package; each message names what was found, what was expected, and what to do about it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +111,7 @@ class TruthyOnlyError(WikidataCacheError, LookupError):
 
 
 class TruncatedAnswerError(WikidataCacheError):
-    """An answer came without its end: a source gives out no more than so many rows."""
+    """An answer lacks its end mark: the source has a limit on rows; `rows` is how many came."""
 
     def __init__(self, source: str, rows: int) -> None:
         super().__init__(
@@ -122,7 +122,7 @@ class TruncatedAnswerError(WikidataCacheError):
 
 
 class LabelIndexError(WikidataCacheError):
-    """A label index cannot be read or written; names the file."""
+    """A label index cannot be read or written; `path` is the file."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}. `wikidata-cache load` makes a label index beside its store.")
@@ -130,7 +130,7 @@ class LabelIndexError(WikidataCacheError):
 
 
 class StoreError(WikidataCacheError):
-    """A store on disk is missing, incomplete, damaged, of another version or in the way; names folder and way out."""
+    """A store on disk is missing, incomplete, damaged, of another version, or stands where one is to be written."""
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(f"{folder}: {problem}")
@@ -142,23 +142,26 @@ class ServeError(WikidataCacheError):
 
 
 class EndpointError(WikidataCacheError):
-    """A SPARQL endpoint failed; `trouble` classifies how, `status` is the HTTP status where there was one."""
+    """A SPARQL endpoint failed: `trouble` is the kind of failure, `suggestion` what to do about it.
+
+    `status` is the HTTP status where there was one, `retry_after` the seconds that the server asks to wait.
+    """
 
     def __init__(
         self,
         url: str,
         trouble: EndpointTrouble,
         found: str,
-        way_out: str,
+        suggestion: str,
         *,
         status: int | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(f"{url}: {found} ({trouble}). {way_out}")
+        super().__init__(f"{url}: {found} ({trouble}). {suggestion}")
         self.url = url
         self.trouble = trouble
         self.found = found
-        self.way_out = way_out
+        self.suggestion = suggestion
         self.status = status
         self.retry_after = retry_after
 
@@ -166,8 +169,8 @@ class EndpointError(WikidataCacheError):
 class CacheFileError(WikidataCacheError):
     """A cache file cannot be read or written: another format, damaged, read-only, or no space left."""
 
-    def __init__(self, path: Path, problem: str, way_out: str) -> None:
-        super().__init__(f"{path}: {problem}. {way_out}")
+    def __init__(self, path: Path, problem: str, suggestion: str) -> None:
+        super().__init__(f"{path}: {problem}. {suggestion}")
         self.path = path
 
 
@@ -188,7 +191,7 @@ class CacheMissError(WikidataCacheError, LookupError):
 
 
 class SnapshotError(WikidataCacheError):
-    """A snapshot file is no snapshot, cut, corrupt, or contradicts the cache; the cache is left as it was."""
+    """A snapshot file is malformed, cut off, corrupt, or contradicts the cache; the cache is left as it was."""
 
     def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
         where = f"{path}, line {line}" if line is not None else f"{path}"
@@ -198,20 +201,33 @@ class SnapshotError(WikidataCacheError):
 
 
 class UserQueryError(WikidataCacheError, ValueError):
-    """A query that is not one SELECT query."""
+    """A user's query is not a single SELECT query."""
 
 
 class ServiceForbiddenError(WikidataCacheError, ValueError):
-    """A query holds SERVICE, which would open a connection where none may be opened."""
+    """A query uses SERVICE (SPARQL federation) where no connection may be opened."""
 
 
 class EditRowError(WikidataCacheError, ValueError):
-    """A row of an edit file is no edit, or an edit of which the graph knows nothing; names file, row and field."""
+    """A file of edits can't be read, or a row of it is no edit, or one of which the graph knows nothing.
 
-    def __init__(self, path: Path, problem: str, *, row: int | None = None, field: str | None = None) -> None:
-        places = (str(path), row is not None and f"row {row}", field and f"field {field}")
-        super().__init__(f"{', '.join(place for place in places if place)}: {problem}")
+    Names the file, the row (else the `place` in the text, such as "line 3") and the field.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        problem: str,
+        *,
+        row: int | None = None,
+        field: str | None = None,
+        place: str | None = None,
+    ) -> None:
+        places = (str(path), place if row is None else f"row {row}", field and f"field {field}")
+        super().__init__(f"{', '.join(part for part in places if part)}: {problem}")
         self.path = path
+        self.problem = problem
+        self.place = place
         self.problem = problem
         self.row = row
         self.field = field

@@ -1,6 +1,6 @@
-"""Wikidata's ids and the IRIs that carry them.
+"""Wikidata's ids, the IRIs that carry them, and what every module agrees on: languages, API address, release.
 
-Which release this is.
+Items are Q and a number, properties P and a number (https://www.wikidata.org/wiki/Wikidata:Identifiers).
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ WIKIDATA_API = "https://www.wikidata.org/w/api.php"
 
 _ITEM = re.compile(r"Q[1-9][0-9]*", re.ASCII)
 _PROPERTY = re.compile(r"P[1-9][0-9]*", re.ASCII)
+_ADDRESS = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
+
+
+# Languages of labels, best first; "mul" holds the names for which Wikidata has deleted the English copy.
+LANGUAGES = ("en", "mul", "en-gb", "en-ca", "en-us", "simple")
 
 
 class Statement(NamedTuple):
@@ -44,13 +49,8 @@ def is_entity(text: str) -> bool:
     return is_item(text) or is_property(text)
 
 
-def local_id(iri: str) -> str:
-    """The id at the end of a Wikidata IRI."""
-    return iri.rpartition("/")[2]
-
-
 def check_ids(ids: Iterable[str]) -> list[str]:
-    """The distinct ids, sorted; BadOptionError where one is neither Q.. nor P.. (as a label would be)."""
+    """The distinct ids, sorted as text; raises BadOptionError where one is no item or property id, such as a label."""
     distinct = sorted(set(ids))
     for entity in distinct:
         if not is_entity(entity):
@@ -61,13 +61,20 @@ def check_ids(ids: Iterable[str]) -> list[str]:
     return distinct
 
 
+def bare_id(text: str) -> str:
+    """The id in the address of an entity, such as https://www.wikidata.org/wiki/Q42; any other text as it is."""
+    address = _ADDRESS.fullmatch(text)
+    return address[1] if address else text
+
+
+def local_id(iri: str) -> str:
+    """The id at the end of a Wikidata IRI: "http://www.wikidata.org/entity/Q42" gives "Q42"."""
+    return iri.rpartition("/")[2]
+
+
 def release() -> str:
-    """The installed version, or "0" where the package runs uninstalled."""
+    """The installed version of the distribution kg-edit, or "0" where it is not installed."""
     try:
         return version("kg-edit")
     except PackageNotFoundError:
         return "0"
-
-
-# English first; "mul" holds the names for which Wikidata has deleted the English copy.
-LANGUAGES = ("en", "mul", "en-gb", "en-ca", "en-us", "simple")

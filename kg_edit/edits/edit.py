@@ -18,8 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from kg_edit.errors import EditError, Fault, faults_of
-
-_ENTITY, _PROPERTY = "Q[1-9][0-9]*", "P[1-9][0-9]*"
+from wikidata_cache.ids import is_item, is_property
 
 
 def _readable(text: str) -> str:
@@ -35,8 +34,8 @@ _BARE_ID = (
     "{field}_id, or give the fact as subject, relation, object, new_object, where ids are looked up"
 )
 
-EntityId = Annotated[str, StringConstraints(pattern=f"^{_ENTITY}$")]
-PropertyId = Annotated[str, StringConstraints(pattern=f"^{_PROPERTY}$")]
+EntityId = Annotated[str, StringConstraints(pattern="^Q[1-9][0-9]*$")]
+PropertyId = Annotated[str, StringConstraints(pattern="^P[1-9][0-9]*$")]
 Text = Annotated[str, AfterValidator(_readable)]
 Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_readable)]
 
@@ -132,12 +131,12 @@ def _place_subject(prompt: str, subject: str | None) -> str:
 
 def is_entity_id(name: object) -> TypeGuard[str]:
     """Tell whether `name` is the id of a Wikidata entity, as Q36159 is."""
-    return isinstance(name, str) and bool(re.fullmatch(_ENTITY, name))
+    return isinstance(name, str) and is_item(name)
 
 
 def is_property_id(name: object) -> TypeGuard[str]:
     """Tell whether `name` is the id of a Wikidata property, as P54 is."""
-    return isinstance(name, str) and bool(re.fullmatch(_PROPERTY, name))
+    return isinstance(name, str) and is_property(name)
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)

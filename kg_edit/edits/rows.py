@@ -5,7 +5,6 @@
 - a record of CounterFact or CounterFactPlus.
 """
 
-import re
 from collections.abc import Mapping
 
 from pydantic import Field
@@ -25,17 +24,14 @@ from kg_edit.edits.edit import (
 )
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditError, Fault, did_you_mean
+from wikidata_cache.edits import TRIPLET_NAMES
+from wikidata_cache.ids import bare_id
 
 Row = Mapping[str, object]
 Labels = Mapping[str, str]
 
 # What a triplet and what CounterFact call the fields of an Edit.
-_TRIPLET = {
-    "target_true": "object",
-    "target_new": "new_object",
-    "target_true_id": "object_id",
-    "target_new_id": "new_object_id",
-}
+_TRIPLET = {own: theirs for theirs, own in TRIPLET_NAMES.items()}
 _COUNTERFACT = {
     "id": "case_id",
     "subject": "requested_rewrite.subject",
@@ -47,7 +43,6 @@ _EDIT_FIELDS = tuple(Edit.model_fields)
 _TRIPLET_FIELDS = tuple(_TRIPLET.get(name, name) for name in _EDIT_FIELDS)
 _ENTITIES = ("subject", "target_true", "target_new")
 FIELDS = tuple(dict.fromkeys(_EDIT_FIELDS + _TRIPLET_FIELDS))
-_URI = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
 
 
 class Target(Record):
@@ -167,9 +162,7 @@ def _renamed(row: Row) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return address[1] if (address := _URI.fullmatch(value.strip())) else value.strip()
+    return bare_id(value.strip()) if isinstance(value, str) else value
 
 
 def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates) -> Row:

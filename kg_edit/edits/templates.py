@@ -8,6 +8,8 @@ from typing import NamedTuple, Self
 
 from kg_edit.edits.edit import is_property_id
 from kg_edit.errors import EditFileError
+from wikidata_cache import row_files
+from wikidata_cache.errors import EditRowError
 
 _PACKAGED = Path("data", "relation_templates.tsv")
 _HEADER = ("property", "label", "template")
@@ -57,17 +59,9 @@ def utf8_text(file: Path) -> str:
         EditFileError: it cannot be read or is not UTF-8; names the line and the byte.
     """
     try:
-        data = file.read_bytes()
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except FileNotFoundError:
-        raise EditFileError(f"{file}: no such file; check the path, seen from {Path.cwd()}") from None
-    except OSError as error:
-        raise EditFileError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        place = f"{file}, line {line}, byte offset {error.start}"
-        found = f"found the byte 0x{data[error.start]:02x}, which is not UTF-8"
-        raise EditFileError(f"{place}: {found}; save the file as UTF-8") from None
+        return row_files.utf8_text(file)
+    except EditRowError as error:
+        raise EditFileError(str(error)) from None
 
 
 def _table(file: Path, text: str) -> dict[str, RelationTemplate]:

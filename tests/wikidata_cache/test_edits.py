@@ -95,11 +95,11 @@ def test_files_that_other_tools_read_too() -> None:
         ("a.jsonl", '{"subject": "A", "targetnew": "B"}', "field targetnew: unknown; did you mean 'target_new'"),
         ("a.jsonl", '{"subject": "A", "target_new": "B", "target_new_id": "B"}', "expected an id such as Q42"),
         ("a.jsonl", '{"subject": "A", "target_new": "B", "relation_id": "Q19"}', "expected an id such as P19"),
-        ("a.jsonl", "{oops", "row 1: is not JSON"),
+        ("a.jsonl", "{oops", "row 1: not JSON, column 2"),
         ("a.jsonl", "3", "row 1: found int"),
-        ("a.json", "[" * 100_000, "is not JSON"),
+        ("a.json", "[" * 100_000, "not JSON: .*; expected one list of objects"),
         ("a.csv", "subject,target_new\nA,B,C\n", "row 1: found 3 cells; expected 2"),
-        ("a.csv", 'subject,target_new\nA,"B\n', "row 1: is no row of a table"),
+        ("a.csv", 'subject,target_new\nA,"B\n', "row 1: not a row of a table"),
         ("a.txt", "A B", r"ends in '\.txt'; expected a file of edits in \.jsonl"),
         ("a.jsonl", "\n", "holds no rows"),
     ],
@@ -112,9 +112,11 @@ def test_errors_name_file_row_and_field(name: str, text: str, said: str, tmp_pat
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("subject,target_new\nJosé,B\n".encode("latin-1"))
-    for name in ("latin.csv", "absent.jsonl"):
-        with pytest.raises(EditRowError, match="cannot be read"):
+    for name, said in (("latin.csv", "row 1: found the byte 0xe9"), ("absent.jsonl", "no such file; check the path")):
+        with pytest.raises(EditRowError, match=said):
             read_edits(tmp_path / name)
+    with pytest.raises(EditRowError, match="is a folder; expected a file of edits"):
+        read_edits(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "separator"), [("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", ","), ("a.tsv", ";")])
@@ -131,8 +133,8 @@ def test_bytes_that_are_no_utf8_are_found_by_their_row(name: str, tmp_path: Path
     lines = "\n".join(['{"subject": "A"}', ""] * 4_000 + ['{"subject": "José"}', "{}"])
     text = {"a.csv": table, "a.tsv": table.replace(",", "\t"), "a.jsonl": lines}[name]
     (tmp_path / name).write_bytes(text.encode("latin-1"))
-    with pytest.raises(EditRowError, match=r"row 4001: cannot be read \(byte 0xe9 is no UTF-8\); save the file as"):
+    with pytest.raises(EditRowError, match=r"row 4001: found the byte 0xe9, which is not UTF-8; save the file as"):
         read_edits(tmp_path / name)
     (tmp_path / "head.csv").write_bytes("sujét,target_new\nA,B\n".encode("latin-1"))
-    with pytest.raises(EditRowError, match="in line 1; save the file as UTF-8"):
+    with pytest.raises(EditRowError, match="line 1, byte offset 3: found the byte 0xe9, which is not UTF-8"):
         read_edits(tmp_path / "head.csv")

@@ -1,8 +1,6 @@
-"""`wikidata-cache show`: a neighbourhood or the subgraph of an edit, in words, as a picture and as a page.
+"""`wikidata-cache show`: a neighbourhood or the subgraph of an edit, as a table, a picture and a page.
 
-What `wikidata-cache show` refuses before any work is done, and which entity an id stands for.
-
-What `wikidata-cache show` prints: the statements as a table, and what was left out of it.
+What the command refuses is refused before any work is done; below the table stands what was left out of it, and why.
 """
 
 from __future__ import annotations
@@ -16,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, Graph, GraphName, Offline, Packs, open_cache
-from wikidata_cache.edits import SUFFIXES, EditRow, is_edit_file, read_edits
+from wikidata_cache.edits import EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError, WikidataCacheError
 from wikidata_cache.ids import is_property
-from wikidata_cache.subgraphs.options import Direction, Root, Statements
+from wikidata_cache.row_files import SUFFIXES
+from wikidata_cache.subgraphs.options import Direction, Root, Statements, SubgraphPlan
 from wikidata_cache.subgraphs.sampling import Policy
 
 if TYPE_CHECKING:
@@ -31,9 +30,145 @@ if TYPE_CHECKING:
 
 _NO_ROW = re.compile(rf"(?P<file>.+(?:{'|'.join(map(re.escape, SUFFIXES))})):(?P<row>[^/:]*)", re.IGNORECASE)
 
+_REASONS = {  # texts for the reasons in `graph.graph["dropped"]`; several reasons may share one
+    "unlabelled_item": "without a label",
+    "unlabelled_property": "without a label",
+    "meta_property": "housekeeping",
+    "internal_item": "of Wikimedia's own pages",
+    "not_sampled": "not sampled (--per-node)",
+    "over_max_edges": "beyond --max-edges",
+    "old_edge": "that tell the replaced fact",
+    "edit_edge_again": "that the edit states already",
+    "of_the_subject": "of the subject, which is no root",
+    "answer": "that give an answer away",
+}
+
+
+def show(
+    what: Annotated[str, typer.Argument(metavar="QID | EDITS:ROW", help="Q1345, or a row such as edits.jsonl:3.")],
+    graph: Graph = None,
+    contact: Contact = None,
+    hops: Annotated[
+        int | None, typer.Option(min=1, help="Of an item 1 (its statements), of an edit 2 (those of o*).")
+    ] = None,
+    per_node: Annotated[int, typer.Option(min=0, help="Statements kept of each item.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    policy: Annotated[Policy, typer.Option(help="How statements are sampled.")] = "uniform",
+    direction: Annotated[Direction, typer.Option(help="both: expand along incoming statements too.")] = "out",
+    statements: Annotated[Statements, typer.Option(help="all: statements of every rank but deprecated.")] = "truthy",
+    root: Annotated[
+        list[str] | None,
+        typer.Option(help="Of an edit: expand target_new (default), subject, target_true; may be repeated."),
+    ] = None,
+    max_edges: Annotated[int | None, typer.Option(min=1, help="Of an edit: keep the nearest edges only.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write an interactive page too.")] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page of --html in a browser.")] = False,
+    draw: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it to FILE.svg or FILE.png.")] = None,
+    cache: Cache = None,
+    offline: Offline = False,
+    mode: CacheMode = None,
+    pack: Packs = None,
+    as_of: AsOf = None,
+    graph_name: GraphName = "wikidata",
+) -> None:
+    """Print what the graph says about an item or around an edit, in words; draw it, or make a page of it.
+
+    Examples: `wikidata-cache show Q1345` · `wikidata-cache show edits.jsonl:3 --html graph.html` ·
+    `wikidata-cache show Q65 --hops 2 --per-node 5 --draw la.svg`
+    """
+    _check_files(html, draw, open_it=open_it)
+    edit = edit_of(what)
+    if edit is None:
+        check_for_edits_only(what, {"--max-edges": max_edges, "--root": root})
+    opened = open_cache(
+        graph, contact, cache=cache, offline=offline, mode=mode, packs=pack, as_of=as_of, graph_name=graph_name
+    )
+    if is_property(what):
+        _show_property(opened, what, drawn=bool(html or draw))
+        return
+    options = SubgraphPlan(
+        hops=hops or (1 if edit is None else 2),
+        per_node=per_node,
+        seed=seed,
+        roots=cast(list[Root], root) or ("target_new",),
+        max_edges=max_edges,
+        policy=policy,
+        direction=direction,
+        statements=statements,
+    )
+    subgraph, title = _of_item(opened, what, options) if edit is None else _of_edit(opened, edit, options)
+    print_subgraph(subgraph, title)
+    _write_views(opened, subgraph, html, draw, open_it=open_it)
+
+
+def _check_files(html: Path | None, draw: Path | None, *, open_it: bool) -> None:
+    """Raise BadOptionError for files that cannot be written, or a page to open that is not written."""
+    if open_it and html is None:
+        raise BadOptionError("--open opens the page of --html; give --html FILE.html too.")
+    check_out(html, "--html", ".htm", ".html")
+    check_out(draw, "--draw", ".svg", ".png")
+
+
+def _show_property(opened: WikidataCache, entity: str, *, drawn: bool) -> None:
+    if drawn:
+        raise BadOptionError(f"{entity} is a property, of which there is no graph to draw; give an item, such as Q42.")
+    typer.echo(described_property(opened, entity))
+
+
+def _of_item(opened: WikidataCache, what: str, options: SubgraphPlan) -> tuple[Subgraph, str]:
+    """The neighbourhood of an item, redirects followed, and its title."""
+    entity = followed(opened, what)
+    subgraph = opened.neighbourhood(
+        entity,
+        hops=options.hops,
+        per_node=options.per_node,
+        seed=options.seed,
+        policy=options.policy,
+        direction=options.direction,
+        statements=options.statements,
+    )
+    if not subgraph.edges:
+        check_known(opened, entity)
+    title = f"{subgraph.nodes[entity]['label']} ({entity})"
+    if entity != what:
+        subgraph.graph["redirects"] = {what: entity}
+        title += f"; {what} was merged into it"
+    return subgraph, title
+
+
+def _of_edit(opened: WikidataCache, edit: EditRow, options: SubgraphPlan) -> tuple[Subgraph, str]:
+    """The subgraph of an edit, and its title."""
+    subgraph = opened.subgraph(
+        edit,
+        hops=options.hops,
+        per_node=options.per_node,
+        seed=options.seed,
+        roots=options.roots,
+        max_edges=options.max_edges,
+        policy=options.policy,
+        direction=options.direction,
+        statements=options.statements,
+    )
+    return subgraph, f"{edit.subject}: {edit.target_new} instead of {edit.target_true or 'what is known'}"
+
+
+def _write_views(
+    opened: WikidataCache, subgraph: Subgraph, html: Path | None, draw: Path | None, *, open_it: bool
+) -> None:
+    """Write the page and the drawing, where they are wanted, and open the page."""
+    if html is not None:
+        opened.describe(subgraph)
+        subgraph.to_html(html)
+        if open_it:
+            webbrowser.open(html.resolve().as_uri())
+    if draw is not None:
+        from wikidata_cache.view.static import draw as draw_graph  # matplotlib takes a second to import
+
+        draw_graph(subgraph, draw)
+
 
 def edit_of(what: str) -> EditRow | None:
-    """The edit of a row, where a row is named; None for an id.
+    """The edit of a row such as "edits.jsonl:3"; None for an id.
 
     Raises BadOptionError for several rows or no row number, and EditRowError for a row that is no edit.
     """
@@ -74,7 +209,7 @@ def check_out(path: Path | None, option: str, *suffixes: str) -> None:
 
 
 def followed(opened: WikidataCache, entity: str) -> str:
-    """The item that an id stands for: itself, or the one that it was merged into."""
+    """The id itself, or that of the item into which it was merged."""
     if opened.facts.out([entity])[entity]:
         return entity
     try:
@@ -93,7 +228,7 @@ def check_known(opened: WikidataCache, entity: str) -> None:
 
 
 def described_property(opened: WikidataCache, entity: str) -> str:
-    """A property in words, and why there is no table of it.
+    """A property's label and description, and why there is no table of it.
 
     Raises WikidataCacheError where the graph does not know it.
     """
@@ -109,22 +244,8 @@ def described_property(opened: WikidataCache, entity: str) -> str:
     )
 
 
-_REASONS = {  # how to say what `graph.graph["dropped"]` counts; one name may stand for several reasons
-    "unlabelled_item": "without a label",
-    "unlabelled_property": "without a label",
-    "meta_property": "housekeeping",
-    "internal_item": "of Wikimedia's own pages",
-    "not_sampled": "not sampled (--per-node)",
-    "over_max_edges": "beyond --max-edges",
-    "old_edge": "that tell the replaced fact",
-    "edit_edge_again": "that the edit states already",
-    "of_the_subject": "of the subject, which is no root",
-    "answer": "that give an answer away",
-}
-
-
 def print_subgraph(graph: Subgraph, title: str) -> None:
-    """The statements as a table with what was left out below; a line instead of a table without statements."""
+    """Print the statements as a table, or a line where there are none, and below it what was left out."""
     from rich.console import Group
     from rich.markup import escape
 
@@ -133,26 +254,8 @@ def print_subgraph(graph: Subgraph, title: str) -> None:
     _console().print(Group(body, *lines))
 
 
-def left_out(graph: Subgraph) -> str:
-    """How many statements were left out and why, most first, as one line; "" for none."""
-    counts: dict[str, int] = {}
-    for reason, count in graph.graph.get("dropped", {}).items():
-        name = _REASONS.get(reason, reason)
-        counts[name] = counts.get(name, 0) + count
-    parts = [f"{count} {name}" for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0]))]
-    return f"left out: {', '.join(parts)}" if parts else ""
-
-
-def nothing_said(graph: Subgraph) -> str:
-    """Why there may be nothing, where nothing was left out either; "" where there is something."""
-    if graph.number_of_edges():
-        return ""
-    out = graph.graph.get("direction") != "both"
-    return "The graph states nothing of it." + (" --direction both shows what the graph says with it." if out else "")
-
-
 def table(graph: Subgraph, title: str) -> Table:
-    """One row a statement."""
+    """A table with one row a statement: hop, labels of subject, property and object, and the three ids."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -168,100 +271,27 @@ def table(graph: Subgraph, title: str) -> Table:
     return made
 
 
+def left_out(graph: Subgraph) -> str:
+    """How many statements were left out and why, most first, as one line; "" for none."""
+    counts: dict[str, int] = {}
+    for reason, count in graph.graph.get("dropped", {}).items():
+        name = _REASONS.get(reason, reason)
+        counts[name] = counts.get(name, 0) + count
+    parts = [f"{count} {name}" for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0]))]
+    return f"left out: {', '.join(parts)}" if parts else ""
+
+
+def nothing_said(graph: Subgraph) -> str:
+    """Why a graph may have no statements although none was left out; "" where it has some."""
+    if graph.number_of_edges():
+        return ""
+    out = graph.graph.get("direction") != "both"
+    return "The graph states nothing of it." + (" --direction both shows what the graph says with it." if out else "")
+
+
 def _console() -> Console:
     from rich.console import Console
 
     # Piped output keeps whole lines instead of folding at 80 columns.
     console = Console(soft_wrap=True, highlight=False)
     return console if console.is_terminal else Console(width=160, highlight=False)
-
-
-def show(
-    what: Annotated[str, typer.Argument(metavar="QID | EDITS:ROW", help="Q1345, or a row such as edits.jsonl:3.")],
-    graph: Graph = None,
-    contact: Contact = None,
-    hops: Annotated[
-        int | None, typer.Option(min=1, help="Of an item 1 (its statements), of an edit 2 (those of o*).")
-    ] = None,
-    per_node: Annotated[int, typer.Option(min=0, help="Statements kept of each item.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    policy: Annotated[Policy, typer.Option(help="How statements are sampled.")] = "uniform",
-    direction: Annotated[Direction, typer.Option(help="both: expand along incoming statements too.")] = "out",
-    statements: Annotated[Statements, typer.Option(help="all: statements of every rank but deprecated.")] = "truthy",
-    root: Annotated[
-        list[str] | None,
-        typer.Option(help="Of an edit: expand target_new (default), subject, target_true; may be repeated."),
-    ] = None,
-    max_edges: Annotated[int | None, typer.Option(min=1, help="Of an edit: keep the nearest edges only.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write an interactive page too.")] = None,
-    open_it: Annotated[bool, typer.Option("--open", help="Open the page of --html in a browser.")] = False,
-    draw: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it to FILE.svg or FILE.png.")] = None,
-    cache: Cache = None,
-    offline: Offline = False,
-    mode: CacheMode = None,
-    pack: Packs = None,
-    as_of: AsOf = None,
-    graph_name: GraphName = "wikidata",
-) -> None:
-    """Print what the graph says about an item or around an edit, in words; draw it, or make a page of it.
-
-    Examples: `wikidata-cache show Q1345` · `wikidata-cache show edits.jsonl:3 --html graph.html` ·
-    `wikidata-cache show Q65 --hops 2 --per-node 5 --draw la.svg`
-    """
-    if open_it and html is None:
-        raise BadOptionError("--open opens the page of --html; give --html FILE.html too.")
-    check_out(html, "--html", ".htm", ".html")
-    check_out(draw, "--draw", ".svg", ".png")
-    edit = edit_of(what)
-    if edit is None:
-        check_for_edits_only(what, {"--max-edges": max_edges, "--root": root})
-    opened = open_cache(
-        graph, contact, cache=cache, offline=offline, mode=mode, packs=pack, as_of=as_of, graph_name=graph_name
-    )
-    if is_property(what):
-        if html or draw:
-            raise BadOptionError(
-                f"{what} is a property, of which there is no graph to draw; give an item, such as Q42."
-            )
-        typer.echo(described_property(opened, what))
-        return
-    if edit is None:
-        entity = followed(opened, what)
-        subgraph = opened.neighbourhood(
-            entity,
-            hops=hops or 1,
-            per_node=per_node,
-            seed=seed,
-            policy=policy,
-            direction=direction,
-            statements=statements,
-        )
-        if not subgraph.edges:
-            check_known(opened, entity)
-        title = f"{subgraph.nodes[entity]['label']} ({entity})"
-        if entity != what:
-            subgraph.graph["redirects"] = {what: entity}
-            title += f"; {what} was merged into it"
-    else:
-        subgraph = opened.subgraph(
-            edit,
-            hops=hops or 2,
-            per_node=per_node,
-            seed=seed,
-            roots=cast(list[Root], root) or ("target_new",),  # checked by the subgraph's own options
-            max_edges=max_edges,
-            policy=policy,
-            direction=direction,
-            statements=statements,
-        )
-        title = f"{edit.subject}: {edit.target_new} instead of {edit.target_true or 'what is known'}"
-    print_subgraph(subgraph, title)
-    if html is not None:
-        opened.describe(subgraph)
-        subgraph.to_html(html)
-    if open_it and html is not None:
-        webbrowser.open(html.resolve().as_uri())
-    if draw is not None:
-        from wikidata_cache.view.static import draw as draw_graph  # matplotlib takes a second to import
-
-        draw_graph(subgraph, draw)

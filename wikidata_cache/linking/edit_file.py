@@ -1,6 +1,6 @@
-"""A file of edits with the ids filled in that can be settled, and candidates where a person has to choose.
+"""Linking a file of edits: ids are filled in where one candidate clearly leads, candidates listed where none does.
 
-Whether the ids of an edit are called in the graph what the edit calls them.
+Also here: `contradiction`, which says where an edit's ids and labels disagree in the graph.
 """
 
 from __future__ import annotations
@@ -11,24 +11,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wikidata_cache.atomic import write_atomically
-from wikidata_cache.edits import EditRow, file_of, raw_rows, read_edits
+from wikidata_cache.edits import EditRow, file_of, json_rows, read_edits
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import is_entity
-from wikidata_cache.labels.names import normalise
-from wikidata_cache.linking.candidates import Linked
+from wikidata_cache.labels.label_index import normalise
+from wikidata_cache.linking.candidates import LinkResult
 from wikidata_cache.linking.edit_links import LinkedEdit, link_all
 from wikidata_cache.linking.linker import Linker
 
 LinkRow = Mapping[str, object]
 
+_FIELDS = ("subject", "relation", "target_true", "target_new")
+
 
 @dataclass(frozen=True)
 class LinkReport:
-    """How many edits were read, how many have all of their ids now, and what is open: row, field, candidates."""
+    """Numbers of edits read and of those that are `complete`; `open` parts as (row, field, candidates)."""
 
     edits: int
-    settled: int
-    open: tuple[tuple[int, str, Linked], ...]
+    complete: int
+    open: tuple[tuple[int, str, LinkResult], ...]
+
+
+def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10) -> LinkReport:
+    """Write the edits as JSONL to `out`, with an id for each part that one candidate clearly leads.
+
+    Where none does, the row gets `candidates`, lists by field. Whatever else stands in a row is kept;
+    "edits.jsonl:3" is the third row alone. Raises EditRowError for what is no edit, and BadOptionError where
+    `out` is no name for JSONL, has no folder, or is the file of edits itself.
+    """
+    check_out(edits, out)
+    read, raw = read_edits(edits), json_rows(file_of(edits))
+    rows: list[LinkRow] = []
+    unsettled: list[tuple[int, str, LinkResult]] = []
+    for edit, linked in zip(read, link_all(linker, read, limit=limit), strict=True):
+        row = raw[edit.row - 1]
+        rows.append(_filled(row if isinstance(row, dict) else {}, edit, linked))
+        unsettled += [(edit.row, name, part) for name, part in _open(edit, linked)]
+    write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return LinkReport(len(rows), len(rows) - len({row for row, _, _ in unsettled}), tuple(unsettled))
 
 
 def check_out(edits: str | Path, out: Path) -> None:
@@ -43,32 +64,13 @@ def check_out(edits: str | Path, out: Path) -> None:
         raise BadOptionError(f"{out} holds the edits themselves; give another name, such as linked.jsonl.")
 
 
-def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10) -> LinkReport:
-    """Write the edits as JSONL to `out`, with an id for each part that one candidate clearly leads.
-
-    Where none does, the row gets `candidates`, lists by field. Whatever else stands in a row is kept;
-    "edits.jsonl:3" is the third row alone. Raises EditRowError for what is no edit, and BadOptionError where
-    `out` is no name for JSONL, has no folder, or is the file of edits itself.
-    """
-    check_out(edits, out)
-    read, raw = read_edits(edits), list(raw_rows(file_of(edits)))
-    rows: list[LinkRow] = []
-    unsettled: list[tuple[int, str, Linked]] = []
-    for edit, linked in zip(read, link_all(linker, read, limit=limit), strict=True):
-        row = raw[edit.row - 1]
-        rows.append(_filled(row if isinstance(row, dict) else {}, edit, linked))
-        unsettled += [(edit.row, name, part) for name, part in _open(edit, linked)]
-    write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return LinkReport(len(rows), len(rows) - len({row for row, _, _ in unsettled}), tuple(unsettled))
-
-
-def _open(edit: EditRow, linked: LinkedEdit) -> Iterator[tuple[str, Linked]]:
-    """The fields without an id that nothing settles, and ids that their own label contradicts."""
+def _open(edit: EditRow, linked: LinkedEdit) -> Iterator[tuple[str, LinkResult]]:
+    """The fields without a clear candidate, and ids that the row's own label contradicts."""
     return ((name, part) for name, part in linked.parts().items() if part.status != "exact")
 
 
 def _filled(row: LinkRow, edit: EditRow, linked: LinkedEdit) -> LinkRow:
-    ids = {name: candidate.id for name, candidate in linked.settled().items()}
+    ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()}
     candidates = {name: part.to_json()["candidates"] for name, part in _open(edit, linked)}
     rewrite = row.get("requested_rewrite")
     filled = {"requested_rewrite": _rewritten(rewrite, ids)} if isinstance(rewrite, Mapping) else ids
@@ -76,7 +78,7 @@ def _filled(row: LinkRow, edit: EditRow, linked: LinkedEdit) -> LinkRow:
 
 
 def _rewritten(rewrite: LinkRow, ids: Mapping[str, str]) -> LinkRow:
-    """The same for the part of a CounterFact record that says what is edited."""
+    """A CounterFact record's `requested_rewrite` with the ids filled in."""
     flat = {name: ids[name] for name in ("subject_id", "relation_id") if name in ids}
     targets = {
         name: {**target, "id": ids[f"{name}_id"]}
@@ -86,14 +88,11 @@ def _rewritten(rewrite: LinkRow, ids: Mapping[str, str]) -> LinkRow:
     return {**rewrite, **flat, **targets}
 
 
-_FIELDS = ("subject", "relation", "target_true", "target_new")
-
-
 def contradiction(edit: EditRow, label: Callable[[str], str | None], *, redirects: Mapping[str, str]) -> str | None:
-    """What is called otherwise, for a person to read; None where the labels agree, case and accents aside.
+    """Which ids of an edit have another label in the graph than in the row, in words; None where none has.
 
-    `label` gives the graph's label of an id. A merged item is called what the one is called into which it went.
-    A graph without a label, and a row without words, contradict nothing.
+    `label` gives the graph's label of an id; `redirects` maps merged items to those that replace them, whose labels
+    count. Case and accents are ignored, and so are missing labels.
     """
     faults = []
     for field in _FIELDS:

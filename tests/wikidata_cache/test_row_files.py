@@ -1,0 +1,63 @@
+"""Files as rows, before anybody asks what their fields mean."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wikidata_cache.errors import EditRowError
+from wikidata_cache.row_files import RawRow, RowFault, raw_rows
+
+
+def rows(folder: Path, name: str, text: str) -> list[RawRow]:
+    path = folder / name
+    path.write_bytes(text.encode("utf-8"))
+    return raw_rows(path)
+
+
+def test_a_row_knows_the_line_it_begins_on(tmp_path: Path) -> None:
+    assert rows(tmp_path, "a.jsonl", '\n{"a": 1}\r\n\r\n{"a": "\u2028"}') == [
+        RawRow(2, {"a": 1}),
+        RawRow(4, {"a": "\u2028"}),
+    ]
+    table = 'a,b\n"one\ntwo",x\n\ny,\n'
+    assert rows(tmp_path, "a.csv", table) == [RawRow(2, {"a": "one\ntwo", "b": "x"}), RawRow(5, {"a": "y"})]
+    assert rows(tmp_path, "a.json", json.dumps([[1], None])) == [RawRow(1, [1]), RawRow(2, None)]
+    assert rows(tmp_path, "b.json", '\ufeff{"a": 1}') == [RawRow(1, {"a": 1})]
+
+
+def test_a_bad_row_is_a_fault_and_the_others_are_read(tmp_path: Path) -> None:
+    first, cut, last = rows(tmp_path, "a.jsonl", '{"a": 1}\n{"a": \n3')
+    assert (first.value, last) == ({"a": 1}, RawRow(3, 3))
+    assert isinstance(cut.value, RowFault) and cut.value.message.startswith("not JSON, column ")
+    _, long, open_quote = rows(tmp_path, "a.tsv", 'a\tb\nx\ty\nx\ty\tz\nx\t"y\nz')
+    assert long.line == 3 and isinstance(long.value, RowFault) and "found 3 cells; expected 2" in long.value.message
+    assert isinstance(open_quote.value, RowFault) and "close the quotes" in open_quote.value.message
+
+
+def test_a_name_that_stands_twice_is_a_fault_however_deep(tmp_path: Path) -> None:
+    (row,) = rows(tmp_path, "a.jsonl", '{"a": [{"b": 1}, {"b": {"c": 1, "c": 2}}]}')
+    assert row.value == RowFault("a[1].b.c", "stands there twice; keep one")
+
+
+def test_the_columns_of_a_table_can_be_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\nsubject;target\nA;B\n", encoding="utf-8")
+    seen: list[list[str]] = []
+
+    def refuse(header: object) -> str:
+        seen.append(header)  # type: ignore[arg-type]
+        return "no such column"
+
+    with pytest.raises(EditRowError, match=r"a\.csv, line 2: no such column") as caught:
+        raw_rows(path, header_fault=refuse)
+    assert seen == [["subject", "target"]]
+    assert (caught.value.place, caught.value.row) == ("line 2", None)
+
+
+def test_a_file_that_is_cut_off_within_a_letter_is_named_with_its_row_and_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"a": 1}\n\n{"a": "é'.encode()[:-1])
+    with pytest.raises(EditRowError, match=r"row 2: found the byte 0xc3, which is not UTF-8") as caught:
+        raw_rows(path)
+    assert caught.value.place == "line 3, byte offset 17"
