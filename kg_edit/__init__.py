@@ -1,3 +1,75 @@
-"""Change facts in a trained language model, together with what follows from them."""
+"""Change facts in a trained language model, together with what follows from them.
+
+    from kg_edit import Edit, LanguageModel, find_method
+
+    model = LanguageModel.load("smollm2-135m")
+    rome = find_method("rome")
+    patch = rome(model, rome.config_class.preset()).edit([edit])
+    with patch.applied(model) as edited:
+        ...
+
+The names of `__all__` are the front door; each is imported when it is first asked for, so `import kg_edit` alone
+imports no torch. All else is in the subpackages; CONTRIBUTING.md names them in the order in which an edit flows.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kg_edit.datasets import find_dataset
+    from kg_edit.edits.edit import Edit, Question
+    from kg_edit.edits.files import read_edits
+    from kg_edit.errors import KgEditError
+    from kg_edit.methods.glame.glame import Glame, GlameConfig
+    from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+    from kg_edit.methods.registry import find_method, method_names
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.patches.base import Patch
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Edit": "kg_edit.edits.edit",
+    "Glame": "kg_edit.methods.glame.glame",
+    "GlameConfig": "kg_edit.methods.glame.glame",
+    "KgEditError": "kg_edit.errors",
+    "LanguageModel": "kg_edit.models.language_model",
+    "Patch": "kg_edit.patches.base",
+    "Question": "kg_edit.edits.edit",
+    "Rome": "kg_edit.methods.rank_one.rome",
+    "RomeConfig": "kg_edit.methods.rank_one.rome",
+    "find_dataset": "kg_edit.datasets",
+    "find_method": "kg_edit.methods.registry",
+    "method_names": "kg_edit.methods.registry",
+    "read_edits": "kg_edit.edits.files",
+}
+
+__all__ = [
+    "Edit",
+    "Glame",
+    "GlameConfig",
+    "KgEditError",
+    "LanguageModel",
+    "Patch",
+    "Question",
+    "Rome",
+    "RomeConfig",
+    "find_dataset",
+    "find_method",
+    "method_names",
+    "read_edits",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a name of `__all__` when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kg_edit' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    found: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The module's own names and those that are imported when asked for."""
+    return sorted({*globals(), *__all__})

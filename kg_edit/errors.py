@@ -1,11 +1,14 @@
 """Errors that a user can put right. Each message says what was found, what was expected and the way out."""
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterable
-from typing import NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+    from pydantic_core import ErrorDetails
 
 
 class KgEditError(Exception):
@@ -127,6 +130,8 @@ _EXPECTED = {
 
 def _model_at(place: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel]:
     """Return the model of the record that stands at `place` inside a record of `model`."""
+    from pydantic import BaseModel
+
     for step in place:
         if isinstance(step, str) and (field := model.model_fields.get(step)):
             inside = (field.annotation, *get_args(field.annotation))
