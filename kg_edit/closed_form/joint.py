@@ -1,8 +1,7 @@
-"""Writing many values under many keys at once: the closed forms of MEMIT, EMMET and AlphaEdit are one formula.
+"""The closed form that writes many values under many keys in one layer: MEMIT, EMMET and AlphaEdit (Eq. 9-11).
 
-The directions of keys that a model hardly uses, in which an update changes nothing else (AlphaEdit, Eq. 9-11).
-
-Many facts at once: their values, the closed forms, and writing them layer by layer.
+The three are one formula, `joint_directions`; they differ in a matrix and a number. `null_space` is AlphaEdit's matrix:
+the projection on the directions of keys that a model hardly uses, in which an update changes nothing else.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class NullSpace:
 
     @property
     def free(self) -> int:
-        """How many directions are left."""
+        """How many directions P keeps: d_ff less those that are used."""
         return self.used.shape[0] - self.used.shape[1]
 
     def project(self, keys: Tensor) -> Tensor:

@@ -1,6 +1,11 @@
-"""Bring the states of many facts to where they are wanted: ascending layers, each with one update for all facts.
+"""MEMIT's spread: bring the states of many facts to where they are wanted, in ascending layers (arXiv 2210.07229).
 
-What a model computes at the subject's last token: the key in one block, and the state that an edit should change.
+In the layers l_1 < ... < l_n, with the updates of the earlier ones in the model (section 4.3, Algorithm 1):
+
+    r_i = (z_i - h_i) / (n - j + 1)  [d],   W_{l_j} += R directions(l_j, K)^T  [d, d_ff]
+
+where z_i is the wanted state of fact i, h_i its present state in the last layer, K [d_ff, facts] the facts' keys in
+layer l_j. ``directions`` is the closed form of a method (`closed_form.joint`). One layer alone is EMMET's case.
 """
 
 from __future__ import annotations
@@ -23,97 +28,18 @@ from kg_edit.value.objective import Request
 SpreadSite = Literal["block", "value"]  # a block's output, or its down-projection's
 _TOKENS = 2048
 _SLACK = 0.05  # bfloat16 keeps two digits
-
-
-@torch.no_grad()
-def subject_states(
-    model: LanguageModel, prompts: Sequence[Prompt], *, layer: int, last: int, place: SpreadSite = "block"
-) -> tuple[Tensor, Tensor]:
-    """The keys of block ``layer`` [prompts, d_ff] and the states of block ``last`` [prompts, d], in float32.
-
-    Both at the subject's last token; nothing after it is looked at, and no block above ``last`` runs.
-    """
-    keys: dict[int, Tensor] = {}
-    states: dict[int, Tensor] = {}
-    for places in _alike(prompts):
-        key, state = _forward(model, [_ids(prompts[at]) for at in places], layer, last, place)
-        keys |= dict(zip(places, key, strict=True))
-        states |= dict(zip(places, state, strict=True))
-    return _in_order(keys), _in_order(states)
-
-
-def _in_order(found: dict[int, Tensor]) -> Tensor:
-    return torch.stack([found[at] for at in range(len(found))])
-
-
-def _ids(prompt: Prompt) -> tuple[int, ...]:
-    return prompt.ids[: prompt.edited_at + 1]
-
-
-def _alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Places of prompts that are equally long up to the subject's end: nothing is padded."""
-    by_length: dict[int, list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        by_length.setdefault(prompt.edited_at + 1, []).append(place)
-    for length, same in sorted(by_length.items()):
-        size = max(1, _TOKENS // length)
-        for start in range(0, len(same), size):
-            yield same[start : start + size]
-
-
-def _forward(
-    model: LanguageModel, rows: Sequence[tuple[int, ...]], layer: int, last: int, place: SpreadSite
-) -> tuple[Tensor, Tensor]:
-    """Key and state at the end of rows of equal length."""
-    keys: list[Tensor] = []
-    values: list[Tensor] = []
-
-    def at_end(state: Tensor) -> Tensor:
-        return state.reshape(len(rows), len(rows[0]), -1)[:, -1].float()
-
-    with (
-        watched(model.down_projection(layer), lambda key, _: keys.append(at_end(key))),
-        watched(model.down_projection(last), lambda _, value: values.append(at_end(value))),
-    ):
-        output = block_output(model, left_pad(rows, device=model.device), last)
-    return keys[0], at_end(output) if place == "block" else values[0]
-
-
-def refuse_norm_after_mlp(model: LanguageModel, layer: int) -> None:
-    """Look whether what is added to the down-projection's output is added to the block's output as it stands.
-
-    Raises:
-        UnsupportedModelError: it is not, as the block normalises after its MLP.
-    """
-    prompt = Prompt(text="", ids=(0,), target_start=1, subject_last=0)
-    _, clean = subject_states(model, [prompt], layer=layer, last=layer)
-    change = clean.roll(1, -1)
-
-    def shifted(output: Tensor) -> Tensor:
-        return output + change.to(output).reshape(output.shape)
-
-    with added(model.down_projection(layer), shifted):
-        _, changed = subject_states(model, [prompt], layer=layer, last=layer)
-    if (changed - clean - change).norm() > _SLACK * change.norm():
-        raise UnsupportedModelError(
-            f"{model.name} ({model.model.config.model_type}) normalises after its MLP, so an MLP's change does not add "
-            "up with those of the layers before it, which spreading an edit over layers rests on; use a method that "
-            "writes one layer, such as rome or emmet"
-        )
-
-
 Directions = Callable[[int, Tensor], Tensor]  # (layer, keys [d_ff, facts]) -> [d_ff, facts]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Written:
-    """Updates by weight, of one column a fact each, and the keys [d_ff, facts] under which they were written."""
+    """What was written, by the weights' names: ``factors`` with a column for each fact, ``keys`` K [d_ff, facts]."""
 
     factors: Mapping[str, Factors]
     keys: Mapping[str, Tensor]
 
     def norms(self) -> Tensor:
-        """The size of each fact's share, over all weights: [facts]."""
+        """The Frobenius norm of each fact's share in the updates of all weights together, [facts]."""
         squares = [pair.left.norm(dim=0).square() * pair.right.norm(dim=0).square() for pair in self.factors.values()]
         return torch.stack([square.cpu() for square in squares]).sum(0).sqrt()
 
@@ -175,3 +101,80 @@ def _mean_keys(
 
 def _mean(keys: Tensor) -> Tensor:
     return keys[0] if len(keys) == 1 else (keys[0] + keys[1:].mean(0)) / 2
+
+
+@torch.no_grad()
+def subject_states(
+    model: LanguageModel, prompts: Sequence[Prompt], *, layer: int, last: int, place: SpreadSite = "block"
+) -> tuple[Tensor, Tensor]:
+    """The keys of block ``layer`` [prompts, d_ff] and the states of block ``last`` [prompts, d], in float32.
+
+    Both at the subject's last token; nothing after it is looked at, and no block above ``last`` runs.
+    """
+    keys: dict[int, Tensor] = {}
+    states: dict[int, Tensor] = {}
+    for places in _alike(prompts):
+        key, state = _forward(model, [_ids(prompts[at]) for at in places], layer, last, place)
+        keys |= dict(zip(places, key, strict=True))
+        states |= dict(zip(places, state, strict=True))
+    return _in_order(keys), _in_order(states)
+
+
+def _forward(
+    model: LanguageModel, rows: Sequence[tuple[int, ...]], layer: int, last: int, place: SpreadSite
+) -> tuple[Tensor, Tensor]:
+    """Keys [rows, d_ff] and states [rows, d] at the last token of rows of equal length, in float32."""
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+
+    def at_end(state: Tensor) -> Tensor:
+        return state.reshape(len(rows), len(rows[0]), -1)[:, -1].float()
+
+    with (
+        watched(model.down_projection(layer), lambda key, _: keys.append(at_end(key))),
+        watched(model.down_projection(last), lambda _, value: values.append(at_end(value))),
+    ):
+        output = block_output(model, left_pad(rows, device=model.device), last)
+    return keys[0], at_end(output) if place == "block" else values[0]
+
+
+def _alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+    """Indices of prompts that are equally long up to the subject's end, in groups: nothing is padded."""
+    by_length: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        by_length.setdefault(prompt.edited_at + 1, []).append(place)
+    for length, same in sorted(by_length.items()):
+        size = max(1, _TOKENS // length)
+        for start in range(0, len(same), size):
+            yield same[start : start + size]
+
+
+def _ids(prompt: Prompt) -> tuple[int, ...]:
+    return prompt.ids[: prompt.edited_at + 1]
+
+
+def _in_order(found: dict[int, Tensor]) -> Tensor:
+    return torch.stack([found[at] for at in range(len(found))])
+
+
+def refuse_norm_after_mlp(model: LanguageModel, layer: int) -> None:
+    """Look whether what is added to the down-projection's output is added to the block's output as it stands.
+
+    Raises:
+        UnsupportedModelError: it is not, as the block normalises after its MLP.
+    """
+    prompt = Prompt(text="", ids=(0,), target_start=1, subject_last=0)
+    _, clean = subject_states(model, [prompt], layer=layer, last=layer)
+    change = clean.roll(1, -1)
+
+    def shifted(output: Tensor) -> Tensor:
+        return output + change.to(output).reshape(output.shape)
+
+    with added(model.down_projection(layer), shifted):
+        _, changed = subject_states(model, [prompt], layer=layer, last=layer)
+    if (changed - clean - change).norm() > _SLACK * change.norm():
+        raise UnsupportedModelError(
+            f"{model.name} ({model.model.config.model_type}) normalises after its MLP, so an MLP's change does not add "
+            "up with those of the layers before it, which spreading an edit over layers rests on; use a method that "
+            "writes one layer, such as rome or emmet"
+        )

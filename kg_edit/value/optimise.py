@@ -1,6 +1,7 @@
-"""The descent that all methods of this family share: minimise the objective over whatever makes the changes.
+"""The descent to the values: minimise `Objective` over whatever parameters make each edit's change m* - m.
 
-The model on which a descent runs: the edited one, or a copy of it with fewer bits, on which each step costs less.
+ROME optimises the change itself (`FreeDelta`), GLAME a relational GNN whose output it is; both are `DeltaParameters`.
+The descent may run on a copy of the model in bfloat16 (`descent_model`); the model itself stays as it is (`untouched`).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from kg_edit.value.objective import Losses, Objective
 
 
 class DeltaParameters(Protocol):
-    """What makes one edit's change, and learns."""
+    """The parameters of one edit's change m* - m, with their optimiser."""
 
     def change(self) -> Tensor:
-        """m* - m as it stands, [d]; differentiable in what is learned."""
+        """The current change m* - m, [d]; differentiable in the parameters."""
 
     def learn(self) -> None:
-        """One step of the optimiser, after the gradient of `change` was computed."""
+        """One step of the optimiser, after the parameters got their gradient."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,13 +39,17 @@ class Descent:
     losses: tuple[tuple[float, float, float], ...]
 
     def check_finite(self) -> None:
-        """Raise PatchError if what was found is no number, or its loss is none."""
+        """Look whether the change and its last loss are numbers.
+
+        Raises:
+            PatchError: one of them is infinite or not a number.
+        """
         if not (math.isfinite(self.losses[-1][0]) and torch.isfinite(self.change).all()):
             raise PatchError("the loss or the value found is not finite; lower the learning rate, or use float32")
 
     @property
     def summary(self) -> dict[str, float | int]:
-        """Steps, and the loss before and after."""
+        """What a patch records of the descent: its steps, and the loss and its parts at the first and last one."""
         (total, nll, _), (last_total, last_nll, last_kl) = self.losses[0], self.losses[-1]
         return {
             "steps": len(self.losses),
@@ -59,10 +64,11 @@ class Descent:
 def optimise_values(
     objective: Objective, proposals: Sequence[DeltaParameters], *, steps: int, stop_below: float
 ) -> list[Descent]:
-    """At most ``steps`` evaluations of the objective for each edit, with an update between two.
+    """Descend for all edits of ``objective`` at once; ``proposals``: each one's parameters. A `Descent` an edit.
 
-    An edit whose loss is below ``stop_below``, or no number, is done and soon costs nothing more. As in the published
-    code the last evaluation makes no update: the change returned is one whose loss was seen.
+    There are at most ``steps`` evaluations of the objective, with an update between two. An edit whose loss is below
+    ``stop_below``, or no number, is done and soon costs nothing more. As in the published code the last evaluation
+    makes no update: the change returned is one whose loss was seen.
     """
     running = dict(enumerate(proposals))
     changes = [proposal.change() for proposal in proposals]
@@ -89,7 +95,7 @@ def _numbers(losses: Losses, edit: int) -> tuple[float, float, float]:
 
 @contextmanager
 def untouched(model: LanguageModel) -> Iterator[None]:
-    """For the length of the block the model is frozen and in evaluation mode; then flags, modes, RNG are as before."""
+    """Freeze the model, in evaluation mode, for a ``with`` block; then modes, flags and random state are as before."""
     modes = {module: module.training for module in model.model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.model.parameters()}
     with torch.random.fork_rng(devices=model.cuda_devices), torch.enable_grad():

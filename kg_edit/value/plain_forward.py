@@ -1,4 +1,7 @@
-"""The plain way to ask what a change does: every row through the whole model at every step. The fast way's oracle."""
+"""The plain way to ask what a change does: every row through the whole model at every step, nothing kept.
+
+It is the oracle of the fast way, `TailForward`: tests hold their logits and gradients to each other in every family.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class PlainForward:
         self.keys, self.values = self._clean()
 
     def kept(self, rows: Sequence[int]) -> PlainForward:
-        """The same for some of the rows."""
+        """The forward of the rows with these indices alone."""
         return PlainForward(self._model, self._layer, [self._rows[row] for row in rows])
 
     @torch.no_grad()

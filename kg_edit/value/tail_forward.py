@@ -22,7 +22,7 @@ from kg_edit.value.plain_forward import read_index, read_positions
 
 
 class TailForward:
-    """Same answers as `PlainForward`, from the tail tokens alone.
+    """Rows of prompts with a change at the subject's last token in block ``layer``; only their tails are run.
 
     ``keys`` [rows, d_ff] and ``values`` [rows, d] are the clean input and output of the down-projection there.
     """
@@ -90,12 +90,12 @@ class TailForward:
 
 
 def tail(row: Prompt) -> Sequence[int]:
-    """The tokens that the loss can feel: from the subject's last one to the last one that predicts something."""
+    """The tokens that a change can reach and the loss reads: from the subject's last one to the last that predicts."""
     return row.ids[row.edited_at : read_positions(row)[-1] + 1]
 
 
 def _right_pad(rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
-    """Tails all begin at the subject's last token, so that the column says how far behind it a token is."""
+    """Tails as a batch: all begin at the subject's last token, so that a column is a distance from it."""
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
