@@ -26,9 +26,8 @@ from wikidata_cache import WikidataCache
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.sources.facts import Answer, Binding
 from wikidata_cache.sources.oxigraph import OxigraphSource
-from wikidata_cache.sources.source import Provenance, Template
+from wikidata_cache.sources.source import Answer, Binding, Provenance, Template
 
 ROOTS = ("target_new", "subject")
 EXPANSIONS = (1, 2)  # of subject and new object; and of what they keep too

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.errors import WikidataCacheError
     from wikidata_cache.extract import packaged_extract
-    from wikidata_cache.open_source import SourceSpec, open_source
+    from wikidata_cache.source_spec import SourceSpec, open_source
     from wikidata_cache.sources.source import Source, SparqlSource
     from wikidata_cache.subgraphs.build import content_hash
     from wikidata_cache.subgraphs.edit_ends import UNKNOWN_SUBJECT, EditLike
@@ -28,8 +28,8 @@ _HOMES = {
     "WikidataCache": "wikidata_cache.cache",
     "WikidataCacheError": "wikidata_cache.errors",
     "packaged_extract": "wikidata_cache.extract",
-    "SourceSpec": "wikidata_cache.open_source",
-    "open_source": "wikidata_cache.open_source",
+    "SourceSpec": "wikidata_cache.source_spec",
+    "open_source": "wikidata_cache.source_spec",
     "Source": "wikidata_cache.sources.source",
     "SparqlSource": "wikidata_cache.sources.source",
     "content_hash": "wikidata_cache.subgraphs.build",

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, never half of one."""
+"""Replacing files atomically: a reader sees the old file or the complete new one, also after a crash."""
 
 import os
 import tempfile
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
-    """Write a whole file (text as UTF-8, what UTF-8 cannot hold as "?"), and return its path.
+    """Write a whole file by way of a temporary one beside it, and return its path.
 
-    An OSError names the file that was asked for; what stood there before is then untouched.
+    Text is encoded as UTF-8, lone surrogates as "?". Raises OSError naming `path`; an older file is then unchanged.
     """
     path = Path(path)
     body = content if isinstance(content, bytes) else content.encode("utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""The package's front: subgraphs of edits, from any source."""
+"""`WikidataCache`, the class to start with: subgraphs of edits, labels, ids and linking, from any source."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -11,9 +11,8 @@ from wikidata_cache import deny_lists
 from wikidata_cache.answers.modes import Mode, offline_forced
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
-from wikidata_cache.open_source import SourceSpec, open_source
-from wikidata_cache.sources.facts import Binding
-from wikidata_cache.sources.source import Source
+from wikidata_cache.source_spec import SourceSpec, open_source
+from wikidata_cache.sources.source import Binding, Source
 from wikidata_cache.sources.user_queries import check_select, forbid_service
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
 from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
@@ -31,7 +30,7 @@ class WikidataCache:
 
     `source` is whatever `open_source` takes, or a `Source`; the options from `cache` to `graph_name` are
     explained there. Without a source the cache file is read offline. `contact` is for Wikimedia endpoints.
-    `meta_properties` and `internal_classes` replace the packaged deny-lists (`deny.py`): the ids, or the path of
+    `meta_properties` and `internal_classes` replace the packaged deny-lists (`deny_lists.py`): the ids, or the path of
     a TSV file (id, label) such as `data/meta_properties.tsv`; () switches one off.
     Answers are kept in memory as long as the object lives.
     """
@@ -94,7 +93,7 @@ class WikidataCache:
 
     @cached_property
     def linker(self) -> "Linker":
-        """Finds what labels may mean in this graph: `cache.linker.link("Los Angeles", relation="P551")`."""
+        """The `Linker` over this graph, as in `cache.linker.link("Los Angeles", relation="P551")`."""
         from wikidata_cache.linking.linker import open_linker  # a sixth of the package's import time
 
         return open_linker(self.facts)
@@ -127,7 +126,7 @@ class WikidataCache:
         """The new fact s -r-> o* with what the graph says about o*, for GLAME's relational GNN.
 
         The edit's own edge is hop 1, the statements of o* are hop 2: each root is expanded `hops - 1` times,
-        and each expanded node keeps `per_node` statements, chosen by `policy` (`subgraphs/sample.py`). `roots`
+        and each expanded node keeps `per_node` statements, chosen by `policy` (`subgraphs/sampling.py`). `roots`
         may add "subject" (without it the subject's statements stay out) and "target_true". `max_edges` keeps
         the nearest edges, the edit's own always.
 
@@ -201,7 +200,7 @@ class WikidataCache:
         return [self._with_source(graph) for graph in edit_subgraphs(edits, self.facts, plan, each)]
 
     def _with_source(self, graph: Subgraph) -> Subgraph:
-        # Of the outermost nodes no statements were read; another run may have kept some since.
+        # Statements of the outermost nodes were not read, so they are no part of the provenance.
         read = (node for node, hop in graph.nodes(data="hop") if hop < graph.graph["hops"])
         graph.graph["source"] = self.source.provenance(sorted(filter(is_item, read)))
         return graph

@@ -1,6 +1,6 @@
-"""Statements that say nothing about the world: deny-lists that ship as readable data files.
+"""Deny-lists: properties and classes of Wikimedia housekeeping, whose statements stay out of subgraphs.
 
-A list is a TSV file with a header row, ids in the first column and labels in the second, for people. To edit
+A list is a TSV file with a header row, ids in the first column and labels, for people, in the second. To change
 one, copy `data/meta_properties.tsv` or `data/internal_classes.tsv`, and give its path to `WikidataCache`.
 """
 
@@ -15,7 +15,7 @@ DenyList = Collection[str] | Path  # ids, or the path of a TSV file (a str is a 
 
 
 def meta_properties(given: DenyList | None = None) -> frozenset[str]:
-    """Properties that serve Wikimedia's housekeeping, such as "topic's main category" (P910).
+    """Property ids of Wikimedia's housekeeping, such as "topic's main category" (P910); `given` replaces the list.
 
     Raises DenyListError where `given` cannot be read, or holds what is no property id.
     """
@@ -23,7 +23,7 @@ def meta_properties(given: DenyList | None = None) -> frozenset[str]:
 
 
 def internal_classes(given: DenyList | None = None) -> frozenset[str]:
-    """Classes of Wikimedia-internal items, such as "Wikimedia category" (Q4167836).
+    """Item ids of classes of Wikimedia-internal items, such as "Wikimedia category" (Q4167836); `given` replaces them.
 
     Raises DenyListError where `given` cannot be read, or holds what is no item id.
     """

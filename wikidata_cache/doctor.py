@@ -1,4 +1,7 @@
-"""Is all that is needed here, and does it work? Looked at without asking anybody on the network."""
+"""`examine`: versions, packaged extract, cache files, hosts, extras and sources, each found in order or broken.
+
+Nobody on the network is asked, unless a source to be examined is an endpoint.
+"""
 
 import os
 import platform
@@ -16,7 +19,7 @@ from wikidata_cache.cache import WikidataCache
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import release
-from wikidata_cache.open_source import SourceSpec
+from wikidata_cache.source_spec import SourceSpec
 from wikidata_cache.stores.manifest import count_triples, is_engine, read_manifest, store_of
 from wikidata_cache.stores.serve import find_server
 
@@ -28,7 +31,7 @@ _FAILURES = (WikidataCacheError, OSError, RuntimeError, ValueError, sqlite3.Erro
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was found, and whether it is as it should be."""
+    """One thing examined: `what` it is, what was `found` in words, and whether that is `ok`."""
 
     what: str
     found: str
@@ -36,7 +39,7 @@ class Finding:
 
 
 def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> Iterator[Finding]:
-    """Versions, the packaged extract, the cache file and its packs, how hosts treat us, what is optional.
+    """Examine versions, the packaged extract, the cache file and its packs, rate limits of hosts, and extras.
 
     With `graph` also whether that source opens and answers; of a store made by `load`, every file is compared with
     what was loaded; an endpoint is asked one small question.
@@ -51,7 +54,7 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
     yield from _surroundings()
     if graph is not None:
         whole = yield from _store(graph)
-        if not whole:  # its engine may ask for any amount of memory
+        if not whole:  # the engine may allocate any amount of memory on a damaged database
             return
         yield _tried(f"source {graph}", lambda: _answers(WikidataCache(graph, cache=cache)))
 

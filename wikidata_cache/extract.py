@@ -1,4 +1,4 @@
-"""A small extract of a big graph: the neighbourhoods of some seeds, with all labels they need.
+"""Extracts: a small graph file out of a big graph, with the neighbourhoods of some seeds and all labels they need.
 
 The packaged extract (`data/extract.nt.gz`, described in `data/extract.md`) was made by this module from
 `data/extract_seeds.tsv`.
@@ -27,7 +27,7 @@ PER_NODE = (80, 20, 4)  # statements kept of each seed, of each of its neighbour
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """What an extract holds."""
+    """Sizes of an extract that was written: statements, labels, bytes of the file, and its sha256 as hex."""
 
     statements: int
     labels: int
@@ -36,7 +36,7 @@ class ExtractReport:
 
 
 def packaged_extract() -> Path:
-    """The extract that ships with the package (CC0), for demonstrations and tests without network."""
+    """The path of the extract that ships with the package (CC0), for demonstrations and tests without network."""
     return Path(__file__).parent / "data" / "extract.nt.gz"
 
 
@@ -68,7 +68,7 @@ def build_extract(
 
 
 def check_out(out: Path) -> None:
-    """Raise BadOptionError for a file that surely cannot be written, before any work is done for it."""
+    """Raise BadOptionError for a file of another name, or in a missing folder, before any work is done for it."""
     if not out.name.endswith(".nt.gz"):
         raise BadOptionError(f"{out}: expected a name ending in .nt.gz.")
     if not out.parent.is_dir():

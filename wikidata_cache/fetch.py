@@ -1,4 +1,4 @@
-"""All subgraphs of a file of edits, with as few requests as possible, and what that came to."""
+"""Fetching the subgraphs of a file of edits in as few requests as possible, and writing them as JSON lines."""
 
 import gzip
 import hashlib
@@ -15,7 +15,7 @@ from wikidata_cache.cache import WikidataCache
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import EditRowError, WikidataCacheError
 from wikidata_cache.linking.edit_file import contradiction
-from wikidata_cache.subgraphs.edit_ends import Ends, try_ends
+from wikidata_cache.subgraphs.edit_ends import EditEnds, try_ends
 from wikidata_cache.subgraphs.options import Direction, Root, Statements
 from wikidata_cache.subgraphs.sampling import Policy
 from wikidata_cache.subgraphs.subgraph import Subgraph
@@ -25,20 +25,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fetched:
-    """The edits that have a subgraph, their subgraphs in the same order, and the rows that were skipped.
+    """The edits that have a subgraph, their subgraphs in the same order, and the errors of the rows that were skipped.
 
-    `contradictions` are one text a row whose ids are called otherwise in the graph than in the row.
+    `contradictions` has one text for each row whose ids have other labels in the graph than in the row;
+    `request_counts` says what was asked and what was in the cache.
     """
 
     edits: Sequence[EditRow]
     graphs: Sequence[Subgraph]
     skipped: Sequence[EditRowError]
     contradictions: Sequence[str]
-    tally: RequestCounts
+    request_counts: RequestCounts
 
     @property
     def digest(self) -> str:
-        """The sha256 over the content hashes of all subgraphs: equal for equal subgraphs, wherever they came from."""
+        """The sha256, as hex, over the content hashes of all subgraphs: equal for equal subgraphs from any source."""
         return hashlib.sha256("\n".join(str(graph.graph["content_hash"]) for graph in self.graphs).encode()).hexdigest()
 
 
@@ -58,11 +59,11 @@ def fetch_edits(
 ) -> Fetched:
     """The subgraphs of all edits of the file `path`, fetched hop by hop in batches over all of them.
 
-    An id that the graph calls otherwise than its row does is warned of. Raises EditRowError for an edit whose
+    Logs a warning where the graph's label of an id differs from the row's. Raises EditRowError for an edit whose
     new object the graph does not know; with `keep_going` such rows are skipped instead, unless there is nothing
     else. Raises what `WikidataCache.subgraphs` raises.
     """
-    good, skipped = _sorted_out(cache, edits, path)
+    good, skipped = _by_ends(cache, edits, path)
     if skipped and not (keep_going and good):
         more = f" ({len(skipped) - 1} more rows like it; --keep-going skips them)" if len(skipped) > 1 else ""
         raise EditRowError(path, f"{skipped[0].problem}{more}", row=skipped[0].row)
@@ -78,8 +79,8 @@ def fetch_edits(
         direction=direction,
         statements=statements,
     )
-    tally = cache.source.tally if isinstance(cache.source, CachedSource) else RequestCounts()
-    return Fetched(good, graphs, skipped, _contradictions(cache, good, graphs), tally)
+    request_counts = cache.source.request_counts if isinstance(cache.source, CachedSource) else RequestCounts()
+    return Fetched(good, graphs, skipped, _contradictions(cache, good, graphs), request_counts)
 
 
 def write_subgraphs(path: Path, fetched: Fetched) -> None:
@@ -98,7 +99,7 @@ def write_subgraphs(path: Path, fetched: Fetched) -> None:
 
 
 def _contradictions(cache: WikidataCache, edits: Sequence[EditRow], graphs: Sequence[Subgraph]) -> list[str]:
-    """What the graph calls otherwise than the rows do; each is logged, too."""
+    """The contradictions between labels in the rows and in the graph, each of which is logged as a warning."""
     pairs = zip(edits, graphs, strict=True)
     each = (contradiction(edit, cache.facts.label, redirects=graph.graph["redirects"]) for edit, graph in pairs)
     found = [said for said in each if said]
@@ -107,12 +108,12 @@ def _contradictions(cache: WikidataCache, edits: Sequence[EditRow], graphs: Sequ
     return found
 
 
-def _sorted_out(cache: WikidataCache, edits: Sequence[EditRow], path: Path) -> tuple[list[EditRow], list[EditRowError]]:
-    """The edits whose ends the graph knows, and why the others are none."""
+def _by_ends(cache: WikidataCache, edits: Sequence[EditRow], path: Path) -> tuple[list[EditRow], list[EditRowError]]:
+    """The edits whose ends the graph knows, and the errors of the others."""
     ends = try_ends(edits, cache.facts)
     pairs = list(zip(edits, ends, strict=True))
     faults = [EditRowError(path, str(end), row=edit.row) for edit, end in pairs if isinstance(end, WikidataCacheError)]
-    return [edit for edit, end in pairs if isinstance(end, Ends)], faults
+    return [edit for edit, end in pairs if isinstance(end, EditEnds)], faults
 
 
 def _line(edit: EditRow, graph: Subgraph) -> str:

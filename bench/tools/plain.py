@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from wikidata_cache import Source
 from wikidata_cache.ids import DIRECT, ENTITY, local_id
-from wikidata_cache.sources.facts import Answer, Binding, Fact
-from wikidata_cache.sources.source import Provenance, Template
+from wikidata_cache.sources.source import Answer, Binding, Fact, Provenance, Template
 
 
 class OneByOne:

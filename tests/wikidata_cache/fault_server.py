@@ -15,7 +15,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler
 
 from tests.wikidata_cache.wikidata_helpers import Fault, reply
-from wikidata_cache.endpoints.rate_limit import Pace, PaceBook
+from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitStore
 
 OUTAGE = b"Aggressively rate-limiting to 1 req / min - this rule was created during active wdqs outage (d60aac9)"
 JAVA = b"java.util.concurrent.TimeoutException\n\tat java.util.concurrent.FutureTask.get(FutureTask.java:205)\n"
@@ -23,7 +23,7 @@ SR353 = b"Virtuoso 22023 Error SR353: Sorted TOP clause specifies more then 1000
 
 
 class SkippedTime:
-    """A clock for `Pace` that goes on only while somebody sleeps, which takes no time; `slept` remembers how long."""
+    """A clock for `RateLimiter` that only advances in `sleep`, which takes no time; `slept` records how long."""
 
     def __init__(self) -> None:
         self.time = time.time()
@@ -37,9 +37,9 @@ class SkippedTime:
         self.time += seconds
 
 
-def hasty(book: PaceBook | None = None, *, clock: SkippedTime | None = None) -> Pace:
-    """A pace that keeps all the rules and never really waits: `EndpointSource(url, pace=hasty())`."""
-    return Pace(book, clock=clock or SkippedTime())
+def hasty(book: RateLimitStore | None = None, *, clock: SkippedTime | None = None) -> RateLimiter:
+    """A pace that keeps all the rules and never really waits: `EndpointSource(url, limiter=hasty())`."""
+    return RateLimiter(book, clock=clock or SkippedTime())
 
 
 def status(code: int, text: bytes, headers: Mapping[str, str] | None = None, *, kind: str = "text/plain") -> Fault:

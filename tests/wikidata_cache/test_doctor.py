@@ -11,7 +11,7 @@ from tests.wikidata_cache.wikidata_helpers import SPIKE, Server
 from wikidata_cache import WikidataCache, cli, packaged_extract
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.doctor import examine
-from wikidata_cache.endpoints.rate_limit import PaceState
+from wikidata_cache.endpoints.rate_limit import RateLimitState
 
 
 def broken(cache: Path) -> list[str]:
@@ -30,7 +30,9 @@ def test_all_is_well_without_and_with_a_cache(cache_path: str, server: Server) -
 
 def test_it_says_that_a_host_wants_to_be_left_alone(cache_path: str) -> None:
     with AnswerStore(cache_path) as store:
-        store.paces.write("query.wikidata.org", PaceState(not_before=time.time() + 500, reason="Too many requests"))
+        store.rate_limits.write(
+            "query.wikidata.org", RateLimitState(not_before=time.time() + 500, reason="Too many requests")
+        )
     (found,) = [f.found for f in examine(cache=Path(cache_path)) if f.what == "host query.wikidata.org"]
     assert "wait" in found and "Too many requests" in found
 

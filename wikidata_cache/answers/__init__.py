@@ -1,1 +1,1 @@
-"""The cache file: answers of endpoints, kept for ever, shared as snapshots."""
+"""Cached answers: cache files, modes, snapshots, and the sources that read and fill a cache."""

@@ -1,10 +1,8 @@
-"""A source that remembers: answers from the cache, and from an endpoint what the cache lacks.
+"""Sources that remember: `CachedSource` answers from a cache file, and asks an endpoint only for what the file lacks.
 
-From an answer to what the cache keeps of it.
-
-Asking an endpoint for what the cache lacks: one request at a time over all processes, each answer kept at once.
-
-A cache over a local graph: the cache is read first, and the graph says what the cache lacks. Nothing is written.
+`CacheFiller` asks one request at a time over all processes that share the file, and keeps each answer before anybody
+sees it; a fact that is already cached keeps its value, so that this run and the next read the same. `FallbackSource`
+reads a cache over a local graph and writes nothing.
 """
 
 from __future__ import annotations
@@ -19,169 +17,35 @@ from functools import cached_property
 from tqdm import tqdm
 
 from wikidata_cache.answers.database import dumps
-from wikidata_cache.answers.modes import FetchHint, Mode, now, settle_mode, utc
-from wikidata_cache.answers.store import AnswerStore, Layers
-from wikidata_cache.endpoints.chain import LaterSource
+from wikidata_cache.answers.modes import FetchHint, Mode, effective_mode, now, utc
+from wikidata_cache.answers.store import AnswerStore, CacheLayers
+from wikidata_cache.endpoints.chain import LazySource
 from wikidata_cache.errors import CacheMissError
-from wikidata_cache.sources.facts import Answer, Binding, Exchange, Fact, Json, Kind
 from wikidata_cache.sources.oxigraph import OxigraphSource
-from wikidata_cache.sources.source import Provenance, Source, Template
+from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Json, Kind, Provenance, Source, Template
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key
 
 _NOTHING = object()
 
 Known = dict[tuple[str, str], Json]  # (kind, id) -> value
 
-
-def known_of(facts: Iterable[Fact], layers: Layers) -> Known:
-    """What the cache already holds of the ids that some facts are about."""
-    ids: dict[str, list[str]] = defaultdict(list)
-    for fact in facts:
-        ids[fact.kind].append(fact.id)
-    found = {kind: layers.look_up(kind, entities) for kind, entities in ids.items()}
-    return {(kind, entity): value for kind, values in found.items() for entity, value in values.items()}
-
-
-def checked_answers(facts: Iterable[Fact], known: Known) -> list[Fact]:
-    """The facts, with the cache's own value where it has one: one run and the next must read the same."""
-    return [Fact(kind, entity, known.get((kind, entity), value)) for kind, entity, value in facts]
-
-
-def unknown(facts: Iterable[Fact], known: Known) -> list[Fact]:
-    """The facts that the cache lacks."""
-    return [fact for fact in facts if (fact.kind, fact.id) not in known]
-
-
-def renewed(facts: Iterable[Fact], known: Known, *, kind: str, asked: Collection[str]) -> list[Fact]:
-    """The facts that were asked for, and those met on the way that have changed."""
-    return [
-        fact
-        for fact in facts
-        if (fact.kind == kind and fact.id in asked) or known.get((fact.kind, fact.id), _NOTHING) != fact.value
-    ]
-
-
-def timed_select(source: Source, query: str) -> tuple[Sequence[Binding], Exchange]:
-    """The rows of a user's query, and an account of the exchange. Raises what the source raises."""
-    fetched_at, start = now(), time.monotonic()
-    rows = [dict(row) for row in source.select(query)]
-    elapsed = round(1000 * (time.monotonic() - start))
-    return rows, plain_exchange(source, query, rows, fetched_at=fetched_at, elapsed_ms=elapsed)
-
-
-def plain_exchange(
-    source: Source, query: str, found: Sequence[Json], *, fetched_at: str | None = None, elapsed_ms: int = 0
-) -> Exchange:
-    """The account of an answer whose source gives none."""
-    digest = hashlib.sha256(dumps(found).encode()).hexdigest()
-    return Exchange(source.name, query, fetched_at or now(), elapsed_ms, len(found), digest, {})
+_LISTED = 20  # missing ids that the command to fetch them names one by one
+_STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims")
 
 
 @dataclass
 class RequestCounts:
-    """What a `CachedSource` has done: ids found in the cache, ids asked for, and answers to requests."""
+    """Counts of a `CachedSource`: ids `found` in the cache, ids `asked` of the endpoint, answered `requests`."""
 
     found: int = 0
     asked: int = 0
     requests: int = 0
 
 
-class CacheFiller:
-    """Asks `inner` on behalf of a `CachedSource`, and writes what it says before anybody sees it."""
-
-    def __init__(self, inner: Source, layers: Layers, *, mode: Mode, tally: RequestCounts) -> None:
-        self.inner = inner
-        self._layers = layers
-        self._mode = mode
-        self._tally = tally
-
-    def fetch(self, template: Template, missing: list[str]) -> Iterator[Answer]:
-        """An answer for each request; before each, a look at what other processes have written by now.
-
-        Raises CacheFileError, and whatever the inner source raises.
-        """
-        self._get_ready()
-        quiet = True if len(missing) <= template.size else None
-        with tqdm(total=len(missing), desc=template.kind, unit="id", leave=False, disable=quiet) as bar:
-            while missing:
-                answers, done = self._next(template, missing)
-                missing = [entity for entity in missing if entity not in done]
-                bar.update(len(done))
-                yield from answers
-
-    def select(self, query: str, key: str) -> Sequence[Binding]:
-        """The rows of a user's query; raises CacheFileError, and whatever the inner source raises."""
-        self._get_ready()
-        if self._mode == "online":
-            return self.inner.select(query)
-        with self._layers.store.asking():
-            rows = self._layers.look_up("query", [key]) if self._mode != "refresh" else {}
-            if key in rows:  # another process was faster
-                return rows_of(rows[key])
-            found, exchange = timed_select(self.inner, query)
-            self._layers.store.keep(self._layers.graph, "query", [("query", key, found)], exchange)
-            self._tally.requests += 1
-            return found
-
-    def _next(self, template: Template, missing: list[str]) -> tuple[list[Answer], Collection[str]]:
-        """What others have fetched meanwhile, else the answers to the next block; and which ids that settles."""
-        block = missing[: template.size]
-        if self._mode == "online":
-            self._tally.asked += len(block)
-            return list(self._counted(self.inner.ask(template, block))), block
-        with self._layers.store.asking():
-            known = self._layers.look_up(template.kind, missing) if self._mode == "cache_first" else {}
-            if known:
-                return [self._shared(template, known)], known
-            answers = self._counted(self.inner.ask(template, block))
-            self._tally.asked += len(block)
-            return [self._keep(template, block, answer) for answer in answers], block
-
-    def _get_ready(self) -> None:
-        """Let a source that may not be asked say so before a cache file is made for its answers."""
-        if isinstance(self.inner, LaterSource):
-            self.inner.ready()
-
-    def _counted(self, answers: Iterable[Answer]) -> Iterator[Answer]:
-        for answer in answers:
-            self._tally.requests += 1
-            yield answer
-
-    def _keep(self, template: Template, block: Sequence[str], answer: Answer) -> Answer:
-        """Write an answer, and give it as the cache would from now on."""
-        known = known_of(answer.facts, self._layers)
-        if self._mode == "refresh":
-            facts: Sequence[Fact] = answer.facts
-            new = renewed(facts, known, kind=template.kind, asked=set(block))
-        else:
-            facts, new = checked_answers(answer.facts, known), unknown(answer.facts, known)
-        exchange = answer.exchange or plain_exchange(self.inner, template.query(block), answer.facts)
-        self._layers.store.keep(self._layers.graph, answer.template, new, exchange)
-        return Answer(answer.template, facts, exchange)
-
-    def _shared(self, template: Template, known: dict[str, Json]) -> Answer:
-        self._tally.found += len(known)
-        return from_cache(template, known)
-
-
-def from_cache(template: Template, known: dict[str, Json]) -> Answer:
-    """What the cache knows, as an answer."""
-    return Answer(template.name, [Fact(template.kind, entity, value) for entity, value in known.items()])
-
-
-def rows_of(value: Json) -> list[Binding]:
-    """A user's rows as the cache holds them."""
-    return [dict(row) for row in value]
-
-
-_LISTED = 20  # missing ids that the command to fetch them names one by one
-_STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims")
-
-
 class CachedSource:
     """A `Source` over a cache file, read-only packs below it, and an inner source for what they lack.
 
-    `mode` is explained at `Mode`; without an inner source it is "offline". `graph` is the name under which
+    `mode` is cache_file_errors at `Mode`; without an inner source it is "offline". `graph` is the name under which
     answers are kept: two endpoints with one name answer for each other. `as_of` (ISO 8601) replays what the
     cache held at that time. `urls` are the endpoints that a miss names, else those that have answered before.
     An answer is written before anybody sees it, and errors never are. Raises
@@ -199,26 +63,30 @@ class CachedSource:
         as_of: str | None = None,
         urls: Sequence[str] = (),
     ) -> None:
-        self.mode = settle_mode(mode, endpoint=inner is not None, as_of=as_of)
+        self.mode = effective_mode(mode, endpoint=inner is not None, as_of=as_of)
         self.graph = graph
-        self.tally = RequestCounts()
-        self._layers = Layers(store, packs, graph=graph, as_of=utc(as_of) if as_of else None)
+        self.request_counts = RequestCounts()
+        self._layers = CacheLayers(store, packs, graph=graph, as_of=utc(as_of) if as_of else None)
         self._urls = tuple(urls)
         online = None if self.mode == "offline" else inner
-        self._asker = None if online is None else CacheFiller(online, self._layers, mode=self.mode, tally=self.tally)
+        self._filler = (
+            None
+            if online is None
+            else CacheFiller(online, self._layers, mode=self.mode, request_counts=self.request_counts)
+        )
 
     @property
     def name(self) -> str:
-        """The inner source's name; offline the graph's and the cache file's."""
-        return f"{self.graph} ({self._layers.store.path})" if self._asker is None else self._asker.inner.name
+        """The name of the inner source; offline the graph's name and the cache file."""
+        return f"{self.graph} ({self._layers.store.path})" if self._filler is None else self._filler.inner.name
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """The graph's name, the URLs that spoke of the ids, and the first and last time (UTC) they were asked.
+        """The graph's name, the URLs that answered about the ids, and the first and last time (UTC) of these answers.
 
-        The same online and offline. Raises CacheFileError.
+        The same online and offline; in mode "online" that of the inner source. Raises CacheFileError.
         """
-        if self._asker is not None and self.mode == "online":
-            return self._asker.inner.provenance(ids)
+        if self._filler is not None and self.mode == "online":
+            return self._filler.inner.provenance(ids)
         wanted = list(ids)
         origins = [origin for kind in _STATEMENTS for origin in self._layers.origins(kind, wanted)]
         times = [fetched_at for _, fetched_at in origins]
@@ -231,43 +99,43 @@ class CachedSource:
         }
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """What the cache knows first, then an answer for each request.
+        """Cached facts first, then one answer a request for the others.
 
         Raises CacheMissError offline, CacheFileError, and whatever the inner source raises.
         """
         known = self._layers.look_up(template.kind, ids) if self.mode in ("offline", "cache_first") else {}
         missing = [entity for entity in ids if entity not in known]
-        if missing and self._asker is None:
+        if missing and self._filler is None:
             raise CacheMissError(template.kind, missing, self._layers.files, self._command(template.kind, missing))
         if known:
-            self.tally.found += len(known)
-            yield from_cache(template, known)
-        if missing and self._asker is not None:
-            yield from self._asker.fetch(template, missing)
+            self.request_counts.found += len(known)
+            yield cached_answer(template, known)
+        if missing and self._filler is not None:
+            yield from self._filler.fetch(template, missing)
 
     def select(self, query: str) -> Sequence[Binding]:
         """The rows of a user's SELECT query, kept like other answers.
 
         Raises ServiceForbiddenError and CacheMissError offline, CacheFileError, and what the inner source raises.
         """
-        if self._asker is None:
+        if self._filler is None:
             forbid_service(query, "the cache is offline")
         key = query_key(query)
         rows = self._layers.look_up("query", [key]) if self.mode in ("offline", "cache_first") else {}
         if key in rows:
-            return rows_of(rows[key])
-        if self._asker is None:
+            return _as_rows(rows[key])
+        if self._filler is None:
             raise CacheMissError("query", [canonical(query)[:200]], self._layers.files, self.fetch_hint.for_query())
-        return self._asker.select(query, key)
+        return self._filler.select(query, key)
 
     def close(self) -> None:
-        """Let go of the cache file; the next use opens it again."""
+        """Close the cache file; the next use opens it again."""
         self._layers.store.close()
 
     def known(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
-        """What the cache knows of these ids, and nothing else. Raises CacheFileError."""
+        """{id: value} of these ids from the cache alone, without asking. Raises CacheFileError."""
         found = self._layers.look_up(template.kind, ids)
-        self.tally.found += len(found)
+        self.request_counts.found += len(found)
         return found
 
     def labelled(self, label: str) -> list[str]:
@@ -280,12 +148,144 @@ class CachedSource:
         return FetchHint(self._layers.store.path, self.graph, self._urls or self._layers.urls())
 
     def _command(self, kind: str, ids: Sequence[str]) -> str:
-        """What to type to get these ids."""
+        """The command that fetches these ids."""
         return self.fetch_hint.command(*(["--kind", kind, *ids] if len(ids) <= _LISTED else ["EDITS.jsonl"]))
 
 
-class CacheOverGraph:
-    """A `Source` of an offline `cache` and a `graph` on this machine."""
+class CacheFiller:
+    """Asks `inner` for what the cache lacks, and writes each answer to the cache before returning it."""
+
+    def __init__(self, inner: Source, layers: CacheLayers, *, mode: Mode, request_counts: RequestCounts) -> None:
+        self.inner = inner
+        self._layers = layers
+        self._mode = mode
+        self.request_counts = request_counts
+
+    def fetch(self, template: Template, missing: list[str]) -> Iterator[Answer]:
+        """One answer a request; before each, the cache is read again for what other processes have written.
+
+        Raises CacheFileError, and whatever the inner source raises.
+        """
+        self._get_ready()
+        quiet = True if len(missing) <= template.size else None
+        with tqdm(total=len(missing), desc=template.kind, unit="id", leave=False, disable=quiet) as bar:
+            while missing:
+                answers, done = self._next(template, missing)
+                missing = [entity for entity in missing if entity not in done]
+                bar.update(len(done))
+                yield from answers
+
+    def select(self, query: str, key: str) -> Sequence[Binding]:
+        """The rows of a user's query; raises CacheFileError, and whatever the inner source raises."""
+        self._get_ready()
+        if self._mode == "online":
+            return self.inner.select(query)
+        with self._layers.store.request_lock():
+            rows = self._layers.look_up("query", [key]) if self._mode != "refresh" else {}
+            if key in rows:  # another process was faster
+                return _as_rows(rows[key])
+            found, exchange = timed_select(self.inner, query)
+            self._layers.store.keep(self._layers.graph, "query", [("query", key, found)], exchange)
+            self.request_counts.requests += 1
+            return found
+
+    def _next(self, template: Template, missing: list[str]) -> tuple[list[Answer], Collection[str]]:
+        """What other processes have cached meanwhile, else the answers to the next block; and the ids they cover."""
+        block = missing[: template.size]
+        if self._mode == "online":
+            self.request_counts.asked += len(block)
+            return list(self._counted(self.inner.ask(template, block))), block
+        with self._layers.store.request_lock():
+            known = self._layers.look_up(template.kind, missing) if self._mode == "cache_first" else {}
+            if known:
+                return [self._shared(template, known)], known
+            answers = self._counted(self.inner.ask(template, block))
+            self.request_counts.asked += len(block)
+            return [self._keep(template, block, answer) for answer in answers], block
+
+    def _get_ready(self) -> None:
+        """Open a lazy source, so that its errors (no contact, offline) come before a cache file is created."""
+        if isinstance(self.inner, LazySource):
+            self.inner.ready()
+
+    def _counted(self, answers: Iterable[Answer]) -> Iterator[Answer]:
+        for answer in answers:
+            self.request_counts.requests += 1
+            yield answer
+
+    def _keep(self, template: Template, block: Sequence[str], answer: Answer) -> Answer:
+        """Write an answer to the cache, and return it with the values that the cache gives from now on."""
+        known = cached_values(answer.facts, self._layers)
+        if self._mode == "refresh":
+            facts: Sequence[Fact] = answer.facts
+            new = changed_facts(facts, known, kind=template.kind, asked=set(block))
+        else:
+            facts, new = with_cached_values(answer.facts, known), missing_facts(answer.facts, known)
+        exchange = answer.exchange or plain_exchange(self.inner, template.query(block), answer.facts)
+        self._layers.store.keep(self._layers.graph, answer.template, new, exchange)
+        return Answer(answer.template, facts, exchange)
+
+    def _shared(self, template: Template, known: dict[str, Json]) -> Answer:
+        self.request_counts.found += len(known)
+        return cached_answer(template, known)
+
+
+def cached_answer(template: Template, known: dict[str, Json]) -> Answer:
+    """Cached values ({id: value}) of a template's kind as an answer without exchange."""
+    return Answer(template.name, [Fact(template.kind, entity, value) for entity, value in known.items()])
+
+
+def cached_values(facts: Iterable[Fact], layers: CacheLayers) -> Known:
+    """The cached values of these facts' ids, by (kind, id); ids that the cache lacks are absent."""
+    ids: dict[str, list[str]] = defaultdict(list)
+    for fact in facts:
+        ids[fact.kind].append(fact.id)
+    found = {kind: layers.look_up(kind, entities) for kind, entities in ids.items()}
+    return {(kind, entity): value for kind, values in found.items() for entity, value in values.items()}
+
+
+def with_cached_values(facts: Iterable[Fact], known: Known) -> list[Fact]:
+    """The facts with the cached value where there is one, so that this run and the next read the same."""
+    return [Fact(kind, entity, known.get((kind, entity), value)) for kind, entity, value in facts]
+
+
+def missing_facts(facts: Iterable[Fact], known: Known) -> list[Fact]:
+    """The facts that the cache lacks."""
+    return [fact for fact in facts if (fact.kind, fact.id) not in known]
+
+
+def changed_facts(facts: Iterable[Fact], known: Known, *, kind: str, asked: Collection[str]) -> list[Fact]:
+    """The facts that were asked for, and of the others in the answer those whose value differs from the cached one."""
+    return [
+        fact
+        for fact in facts
+        if (fact.kind == kind and fact.id in asked) or known.get((fact.kind, fact.id), _NOTHING) != fact.value
+    ]
+
+
+def timed_select(source: Source, query: str) -> tuple[Sequence[Binding], Exchange]:
+    """The rows of a user's query, and its `Exchange` with the time taken. Raises what the source raises."""
+    fetched_at, start = now(), time.monotonic()
+    rows = [dict(row) for row in source.select(query)]
+    elapsed = round(1000 * (time.monotonic() - start))
+    return rows, plain_exchange(source, query, rows, fetched_at=fetched_at, elapsed_ms=elapsed)
+
+
+def plain_exchange(
+    source: Source, query: str, found: Sequence[Json], *, fetched_at: str | None = None, elapsed_ms: int = 0
+) -> Exchange:
+    """An `Exchange` for an answer whose source gives none; `found` is hashed as canonical JSON."""
+    digest = hashlib.sha256(dumps(found).encode()).hexdigest()
+    return Exchange(source.name, query, fetched_at or now(), elapsed_ms, len(found), digest, {})
+
+
+def _as_rows(value: Json) -> list[Binding]:
+    """The cached rows of a user's query as bindings."""
+    return [dict(row) for row in value]
+
+
+class FallbackSource:
+    """A `Source` that reads an offline `cache`, and a local `graph` for what the cache lacks. Nothing is written."""
 
     def __init__(self, cache: CachedSource, graph: OxigraphSource) -> None:
         self.cache = cache
@@ -293,27 +293,27 @@ class CacheOverGraph:
 
     @property
     def name(self) -> str:
-        """The names of both."""
+        """The names of the cache and of the graph, as in "wikidata (cache.sqlite) over extract.nt.gz"."""
         return f"{self.cache.name} over {self.graph.name}"
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """Where both have their statements from; the cache's part is about the ids."""
+        """The provenance of the cache for these ids, and of the graph."""
         return {"kind": "cache over graph", "cache": self.cache.provenance(ids), "graph": self.graph.provenance()}
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """What the cache knows, then what the graph says of the rest. Raises CacheFileError.
+        """Cached facts, then the graph's facts of the other ids. Raises CacheFileError.
 
-        A label that was never looked up names what either of them calls so.
+        For a label that was never looked up ("named"), the entities of both with this label.
         """
         known = self.cache.known(template, ids)
         if known:
-            yield from_cache(template, known)
+            yield cached_answer(template, known)
         for answer in self.graph.ask(template, [entity for entity in ids if entity not in known]):
-            # What the graph says by the way, of other ids, may be better known to the cache.
+            # Facts of other kinds are left out: the cache may have other values for them.
             yield Answer(template.name, [self._joined(fact) for fact in answer.facts if fact.kind == template.kind])
 
     def select(self, query: str) -> Sequence[Binding]:
-        """The rows that the cache has kept, else those of the graph. Raises what the graph raises."""
+        """The cached rows, else the rows of the graph. Raises what the graph raises."""
         try:
             return self.cache.select(query)
         except CacheMissError:

@@ -1,6 +1,8 @@
-"""When the cache is read, when an endpoint is asked, and which files the cache is made of.
+"""The rules of caching: modes (offline, cache_first, refresh, online), cache files and packs, times, and fetch hints.
 
-What to type to get what an offline cache lacks.
+Environment: KG_OFFLINE forbids the network, KG_CACHE names the cache file, KG_PACKS the read-only caches below it.
+Times are ISO 8601 in UTC with milliseconds, so that they compare as text. A `FetchHint` is the command that fetches
+what an offline cache lacks.
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ Mode = Literal["offline", "cache_first", "refresh", "online"]
 """offline: read the cache, open no socket; cache_first: ask for what the cache lacks, and keep it; refresh: ask
 for everything again and keep the new versions; online: ask, and neither read nor write the cache."""
 
+WIKIDATA = "https://query.wikidata.org/sparql"
+_CONTACT = "YOU@EXAMPLE.ORG"
 
-def settle_mode(mode: Mode | None, *, endpoint: bool, as_of: str | None = None) -> Mode:
-    """The mode that holds: offline where KG_OFFLINE is set, where there is no endpoint, and to replay `as_of`.
+
+def effective_mode(mode: Mode | None, *, endpoint: bool, as_of: str | None = None) -> Mode:
+    """The mode in effect: offline where KG_OFFLINE or `as_of` is set, or there is no endpoint.
 
     Raises BadOptionError for an unknown mode, or one that needs an endpoint where there is none.
     """
@@ -70,12 +75,8 @@ def utc(time: str) -> str:
 
 
 def now() -> str:
-    """The present time as `utc` writes it."""
+    """The present time in the form of `utc`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-WIKIDATA = "https://query.wikidata.org/sparql"
-_CONTACT = "YOU@EXAMPLE.ORG"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class FetchHint:
     urls: Sequence[str]
 
     def command(self, *what: str) -> str:
-        """The `fetch` command of these words, complete with endpoint, cache and whatever else it takes."""
+        """The shell command `wikidata-cache fetch WHAT...` with endpoint, cache, contact and graph name."""
         words = ["wikidata-cache", "fetch", *what]
         for url in self._endpoints:
             words += ["--endpoint", url]
@@ -99,7 +100,7 @@ class FetchHint:
         return shlex.join((["env", "-u", "KG_OFFLINE"] if offline_forced() else []) + words)
 
     def for_query(self) -> str:
-        """The same for a query of the user's own, which only Python asks."""
+        """The Python call that keeps the rows of a user's own query, for which there is no command."""
         urls = self._endpoints
         options = [repr(urls[0] if len(urls) == 1 else urls), f"cache={str(self.cache)!r}"]
         options += [f"contact={_CONTACT!r}"] if self._contact else []

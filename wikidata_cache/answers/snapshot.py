@@ -1,6 +1,7 @@
-"""A cache as one file to share: JSON lines, sorted, gzipped, with a hash; the same cache gives the same bytes.
+"""Snapshots: a cache as one file to share, exported with a hash and imported row by row or not at all.
 
-A snapshot into a cache: every row is checked, and all of it arrives or nothing.
+The format is gzipped JSON lines: a header (format, newest time, graphs, URLs, licence, counts, sha256 of all other
+lines), then facts, then the query log, each sorted. The same cache always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import IO, Any, Literal, get_args
 
 from wikidata_cache.answers.database import dumps, pack, unpack
 from wikidata_cache.answers.store import AnswerStore, insert_log, url_number
-from wikidata_cache.answers.validate import LOG_FIELDS, objection_to_fact, objection_to_log
+from wikidata_cache.answers.validate import LOG_FIELDS, fact_problem, log_entry_problem
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
 
 FORMAT = "wikidata-cache snapshot/1"
@@ -37,30 +38,23 @@ _LOG = """
 SELECT record FROM queries
 WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of ORDER BY graph, fetched_at, key"""
 
+OnConflict = Literal["keep", "newer", "error"]
+"""Where cache and snapshot both know an id: keep what the cache says; let the newer version speak (the cache keeps
+both); or refuse the snapshot if the two differ."""
 
-@dataclass
-class Summary:
-    """What a snapshot holds; the header says the same."""
+_LONGEST = 1 << 26  # bytes in a line; protects memory against hostile files
 
-    created: str = ""  # the newest fetched_at in it
-    graphs: set[str] = field(default_factory=set)
-    urls: set[str] = field(default_factory=set)
-    facts: int = 0
-    queries: int = 0
-    sha256: str = ""
-
-    def header(self) -> str:
-        """The first line of the file."""
-        said = {
-            "format": FORMAT,
-            "created": self.created,
-            "graphs": sorted(self.graphs),
-            "urls": sorted(self.urls),
-            "licence": LICENCE,
-            "counts": {"facts": self.facts, "queries": self.queries},
-            "sha256": self.sha256,
-        }
-        return dumps(said) + "\n"
+_INCOMING = """
+CREATE TEMP TABLE incoming (
+    graph TEXT, kind TEXT, id TEXT, fetched_at TEXT, url INTEGER, value, PRIMARY KEY (graph, kind, id, fetched_at)
+) WITHOUT ROWID"""
+_SAME = "have.graph = incoming.graph AND have.kind = incoming.kind AND have.id = incoming.id"
+_KEEP = f"SELECT * FROM incoming WHERE NOT EXISTS (SELECT 1 FROM facts AS have WHERE {_SAME})"  # noqa: S608
+_BOTH = """
+SELECT incoming.id, incoming.kind, incoming.value, max(incoming.fetched_at),
+    (SELECT have.value FROM facts AS have WHERE have.graph = incoming.graph AND have.kind = incoming.kind
+     AND have.id = incoming.id ORDER BY have.fetched_at DESC LIMIT 1)
+FROM incoming GROUP BY incoming.graph, incoming.kind, incoming.id"""
 
 
 def export_snapshot(
@@ -80,7 +74,7 @@ def export_snapshot(
     with store.database.reading() as connection:
         if connection is None:
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
-        chosen = _Choice(connection, newest_only, {"graph": graph_name, "as_of": as_of or "9999"})
+        chosen = _ExportQuery(connection, newest_only, {"graph": graph_name, "as_of": as_of or "9999"})
         summary = chosen.summary()
         if not summary.facts:
             raise CacheFileError(store.path, "holds nothing of that to export", "Check the graph's name and the time.")
@@ -89,26 +83,53 @@ def export_snapshot(
 
 
 @dataclass
-class _Choice:
-    """The rows to export; they are read twice, once for the hash in the header."""
+class Summary:
+    """Contents of a snapshot, as its header states them; `created` is the newest `fetched_at`, `sha256` of its rows."""
+
+    created: str = ""  # the newest fetched_at in it
+    graphs: set[str] = field(default_factory=set)
+    urls: set[str] = field(default_factory=set)
+    facts: int = 0
+    queries: int = 0
+    sha256: str = ""
+
+    def header(self) -> str:
+        """The first line of the file: canonical JSON, with a line end."""
+        said = {
+            "format": FORMAT,
+            "created": self.created,
+            "graphs": sorted(self.graphs),
+            "urls": sorted(self.urls),
+            "licence": LICENCE,
+            "counts": {"facts": self.facts, "queries": self.queries},
+            "sha256": self.sha256,
+        }
+        return dumps(said) + "\n"
+
+
+@dataclass
+class _ExportQuery:
+    """The rows to export, read twice in one transaction: for the hash in the header, then for the file."""
 
     connection: sqlite3.Connection
     newest_only: bool
     wanted: dict[str, str | None]
 
     def lines(self, summary: Summary | None = None) -> Iterator[str]:
+        """The lines of facts, then of the query log; counts them in `summary`."""
         summary = summary or Summary()
         urls: dict[int, str] = dict(self.connection.execute("SELECT id, url FROM urls"))
         for row in self.connection.execute(_NEWEST_FACTS if self.newest_only else _FACTS, self.wanted):
             graph, kind, entity, fetched_at, url, value = row
             fact = {"graph": graph, "kind": kind, "id": entity, "fetched_at": fetched_at, "url": urls[url]}
             summary.facts += 1
-            yield _noted(fact | {"type": "fact", "value": unpack(value)}, summary)
+            yield _counted_line(fact | {"type": "fact", "value": unpack(value)}, summary)
         for (record,) in self.connection.execute(_LOG, self.wanted):
             summary.queries += 1
-            yield _noted(unpack(record) | {"type": "query"}, summary)
+            yield _counted_line(unpack(record) | {"type": "query"}, summary)
 
     def summary(self) -> Summary:
+        """Counts and sha256 of all lines."""
         summary, digest = Summary(), hashlib.sha256()
         for line in self.lines(summary):
             digest.update(line.encode())
@@ -116,7 +137,7 @@ class _Choice:
         return summary
 
 
-def _noted(row: dict[str, object], summary: Summary) -> str:
+def _counted_line(row: dict[str, object], summary: Summary) -> str:
     summary.created = max(summary.created, str(row["fetched_at"]))
     summary.graphs.add(str(row["graph"]))
     summary.urls.add(str(row["url"]))
@@ -134,8 +155,8 @@ def _write(path: Path, header: str, lines: Iterator[str]) -> None:
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
-        way_out = "Check its folder and the space on its disk, or give another name."
-        raise CacheFileError(path, f"cannot be written ({error.strerror or error})", way_out) from error
+        suggestion = "Check its folder and the space on its disk, or give another name."
+        raise CacheFileError(path, f"cannot be written ({error.strerror or error})", suggestion) from error
 
 
 def _zip(raw: IO[bytes], header: str, lines: Iterator[str]) -> None:
@@ -146,36 +167,8 @@ def _zip(raw: IO[bytes], header: str, lines: Iterator[str]) -> None:
             file.write(line.encode())
 
 
-OnConflict = Literal["keep", "newer", "error"]
-"""Where cache and snapshot both know an id: keep what the cache says; let the newer version speak (the cache keeps
-both); or refuse the snapshot if the two differ."""
-
-_LONGEST = 1 << 26  # bytes in a line; a longer one is no honest fact
-
-_INCOMING = """
-CREATE TEMP TABLE incoming (
-    graph TEXT, kind TEXT, id TEXT, fetched_at TEXT, url INTEGER, value, PRIMARY KEY (graph, kind, id, fetched_at)
-) WITHOUT ROWID"""
-_SAME = "have.graph = incoming.graph AND have.kind = incoming.kind AND have.id = incoming.id"
-_KEEP = f"SELECT * FROM incoming WHERE NOT EXISTS (SELECT 1 FROM facts AS have WHERE {_SAME})"  # noqa: S608
-_BOTH = """
-SELECT incoming.id, incoming.kind, incoming.value, max(incoming.fetched_at),
-    (SELECT have.value FROM facts AS have WHERE have.graph = incoming.graph AND have.kind = incoming.kind
-     AND have.id = incoming.id ORDER BY have.fetched_at DESC LIMIT 1)
-FROM incoming GROUP BY incoming.graph, incoming.kind, incoming.id"""
-
-
-@dataclass(frozen=True)
-class Imported:
-    """How many facts and log entries a snapshot holds, and how many facts of it were new to the cache."""
-
-    facts: int
-    queries: int
-    new: int
-
-
 def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConflict = "keep") -> Imported:
-    """Add a snapshot's rows to a cache, in one transaction; once more changes nothing.
+    """Add a snapshot's rows to a cache in one transaction; importing it again changes nothing.
 
     Raises SnapshotError where the file is no snapshot, cut, corrupt or hostile, or (on_conflict="error")
     contradicts the cache; BadOptionError; CacheFileError where the cache cannot be written.
@@ -183,7 +176,7 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
     path = Path(path)
     if on_conflict not in get_args(OnConflict):
         raise BadOptionError(f"on_conflict={on_conflict!r}: expected one of {', '.join(get_args(OnConflict))}.")
-    if not store.path.exists():  # a wrong file shall not leave an empty cache behind
+    if not store.path.exists():  # checked first, so that a wrong file does not leave an empty cache
         deque(_checked_rows(path), maxlen=0)
     rows = _checked_rows(path)
     header = next(rows)
@@ -192,9 +185,18 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
         connection.execute(_INCOMING)
         for row in rows:
             _stage(connection, row)
-        new = _settle(connection, path, on_conflict)
+        new = _resolve_conflicts(connection, path, on_conflict)
         connection.execute("DROP TABLE temp.incoming")
     return Imported(counts["facts"], counts["queries"], new)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Numbers of facts and log entries in a snapshot, and of facts that were new to the cache."""
+
+    facts: int
+    queries: int
+    new: int
 
 
 def _stage(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
@@ -206,7 +208,7 @@ def _stage(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
     connection.execute("INSERT OR IGNORE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
-def _settle(connection: sqlite3.Connection, path: Path, on_conflict: OnConflict) -> int:
+def _resolve_conflicts(connection: sqlite3.Connection, path: Path, on_conflict: OnConflict) -> int:
     if on_conflict == "error":
         for entity, kind, value, _, have in connection.execute(_BOTH):
             if have is not None and unpack(have) != unpack(value):
@@ -247,7 +249,7 @@ def _body(path: Path, file: gzip.GzipFile, header: dict[str, Any]) -> Iterator[d
         row = _parsed(path, line, number)
         if row.get("type") not in found:
             raise SnapshotError(path, f"found a row of the type {row.get('type')!r}", line=number)
-        objection = objection_to_fact(row) if row["type"] == "fact" else objection_to_log(row)
+        objection = fact_problem(row) if row["type"] == "fact" else log_entry_problem(row)
         if objection:
             raise SnapshotError(path, objection, line=number)
         found[row["type"]] += 1

@@ -1,12 +1,7 @@
-"""What a cache file holds of each id, in each version, and the log of the questions that brought it.
+"""A cache file in terms of facts: what it holds of each id in every version, its query log, and hosts' rate limits.
 
-How hosts want to be treated, written down in the cache file, so that a Retry-After outlives the process.
-
-The user's cache file over read-only packs: the first layer that knows an id speaks for it.
-
-Packs: cache files of others, read below the user's own and never written.
-
-What a cache file holds, counted, and whether SQLite finds it whole.
+`AnswerStore` reads and writes one file. `CacheLayers` reads the user's file over read-only packs (`open_pack`): the
+first that knows an id is used. `take_inventory` counts and checks a file without changing it.
 """
 
 from __future__ import annotations
@@ -21,37 +16,10 @@ from types import TracebackType
 
 from wikidata_cache.answers.database import Database, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
-from wikidata_cache.endpoints.rate_limit import PaceState
+from wikidata_cache.endpoints.rate_limit import RateLimitState
 from wikidata_cache.errors import CacheFileError
 from wikidata_cache.ids import LANGUAGES, release
-from wikidata_cache.sources.facts import Exchange, Json
-
-
-class StoredPaceBook:
-    """The `PaceBook` of all processes that share a cache file. Its methods raise CacheFileError."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def read(self, host: str) -> PaceState:
-        """What is known of a host; `PaceState()` for one never asked."""
-        rows = self._database.read("SELECT state FROM pace WHERE host = ?", (host,))
-        if not rows:
-            return PaceState()
-        known = {field.name for field in fields(PaceState)}
-        return PaceState(**{name: value for name, value in unpack(rows[0][0]).items() if name in known})
-
-    def write(self, host: str, state: PaceState) -> None:
-        """Remember a host's state."""
-        if state == self.read(host):
-            return  # as for every request to a host without a known limit
-        with self._database.writing() as connection:
-            connection.execute("INSERT OR REPLACE INTO pace VALUES (?, ?)", (host, dumps(asdict(state))))
-
-    def turn(self, host: str) -> AbstractContextManager[object]:
-        """While it is held, no other process with this cache sends a request to the host."""
-        return self._database.alone(f"host {host}")
-
+from wikidata_cache.sources.source import Exchange, Json
 
 # A bare column beside max() comes from the row with the maximum: the newest version.
 _LOOK_UP = """
@@ -69,9 +37,11 @@ _ANY_TIME = "9999"  # later than every ISO time
 
 Origin = tuple[str, str]  # the URL that said it, and when
 
+_GZIP = b"\x1f\x8b"
+
 
 class AnswerStore:
-    """A cache file: facts by graph, kind and id in all their versions, the query log, and the hosts' paces.
+    """A cache file: facts by graph, kind and id in all their versions, the query log, and the hosts' rate limits.
 
     The file is made by the first write. Many processes may share it, and any of them may be killed at any
     time. `read_only` is for packs, which are never written. Its methods raise CacheFileError where the file
@@ -81,7 +51,7 @@ class AnswerStore:
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
         self.path = Path(path)
         self.database = Database(self.path, read_only=read_only)
-        self.paces = StoredPaceBook(self.database)
+        self.rate_limits = CacheRateLimitStore(self.database)
 
     def __enter__(self) -> AnswerStore:
         return self
@@ -92,22 +62,22 @@ class AnswerStore:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; the next use opens it again."""
+        """Close the file; the next use opens it again."""
         self.database.close()
 
     def look_up(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Json]:
-        """The newest values of those ids that are known; with `as_of`, what was the newest at that time."""
+        """{id: value} of the known ids, in the newest version, or the newest at the time `as_of` (UTC text)."""
         rows = self.database.read(_LOOK_UP, (graph, kind, dumps(list(ids)), as_of or _ANY_TIME))
         return {entity: unpack(value) for entity, value, _ in rows}
 
     def origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
-        """The URL and the time (UTC) behind what `look_up` gives for each known id."""
+        """{id: (URL, time in UTC)} of the answers that `look_up` gives."""
         rows = self.database.read(_ORIGIN, (graph, kind, dumps(list(ids)), as_of or _ANY_TIME))
         urls = dict(self.database.read("SELECT id, url FROM urls")) if rows else {}
         return {entity: (urls[url], fetched_at) for entity, url, fetched_at in rows}
 
     def labelled(self, graph: str, label: str, *, as_of: str | None = None) -> list[str]:
-        """The ids that have had exactly this label, in whatever version."""
+        """The ids that have had exactly this label in any version."""
         texts = dumps([pack([label, language]) for language in LANGUAGES])
         return [entity for (entity,) in self.database.read(_LABELLED, (graph, texts, as_of or _ANY_TIME))]
 
@@ -116,7 +86,7 @@ class AnswerStore:
         return [url for (url,) in self.database.read(_URLS, (graph,))]
 
     def keep(self, graph: str, template: str, facts: Iterable[Sequence[Json]], exchange: Exchange) -> None:
-        """Write an answer's facts (kind, id, value) and its log entry in one transaction."""
+        """Write an answer's facts, as (kind, id, value), and its log entry in one transaction."""
         fetched_at = utc(exchange.fetched_at)
         record = log_record(graph, template, exchange)
         with self.database.writing() as connection:
@@ -126,16 +96,16 @@ class AnswerStore:
             connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     @contextmanager
-    def asking(self) -> Iterator[None]:
-        """The right to ask an endpoint and write its answer, one process at a time. Needs a file to write to."""
-        with self.database.alone("asking"):
+    def request_lock(self) -> Iterator[None]:
+        """A lock over all processes for asking an endpoint and keeping its answer; creates the file first."""
+        with self.database.exclusive("asking"):
             with self.database.writing():
-                pass  # better to fail before the request than after it
+                pass  # an unwritable file fails before the request is sent
             yield
 
 
 def log_record(graph: str, template: str, exchange: Exchange) -> dict[str, Json]:
-    """An exchange as the log keeps it: plain JSON values."""
+    """An exchange as an entry of the log: plain JSON values, with `LOG_FIELDS` of `validate.py`."""
     return {
         "graph": graph,
         "template": template,
@@ -151,21 +121,21 @@ def log_record(graph: str, template: str, exchange: Exchange) -> dict[str, Json]
 
 
 def insert_log(connection: sqlite3.Connection, record: dict[str, Json]) -> None:
-    """Add an entry to the log, once."""
+    """Add an entry to the query log; an equal one is kept once."""
     text = dumps(record)
     row = hashlib.sha256(text.encode()).hexdigest(), record["graph"], record["fetched_at"], pack(record)
     connection.execute("INSERT OR IGNORE INTO queries VALUES (?, ?, ?, ?)", row)
 
 
 def url_number(connection: sqlite3.Connection, url: str) -> int:
-    """The number that stands for a URL in `facts`."""
+    """The row id of a URL in the table `urls`, which `facts` refers to; added if it is new."""
     connection.execute("INSERT OR IGNORE INTO urls (url) VALUES (?)", (url,))
     [[number]] = connection.execute("SELECT id FROM urls WHERE url = ?", (url,)).fetchall()
     return int(number)
 
 
-class Layers:
-    """What the cache files together say of one graph, at the time `as_of` (UTC) or now."""
+class CacheLayers:
+    """The user's cache file and packs below it, read as one for one graph, at the time `as_of` (UTC text) or now."""
 
     def __init__(
         self, store: AnswerStore, packs: Sequence[AnswerStore] = (), *, graph: str, as_of: str | None = None
@@ -181,7 +151,7 @@ class Layers:
         return [store.path for store in self._all]
 
     def look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
-        """The values of those ids that are known. Raises CacheFileError."""
+        """{id: value} of the known ids, from the first file that knows each. Raises CacheFileError."""
         missing, found = list(ids), dict[str, Json]()
         for store in self._all:
             found |= store.look_up(self.graph, kind, missing, as_of=self._as_of) if missing else {}
@@ -198,7 +168,7 @@ class Layers:
         return sorted({url for store in self._all for url in store.urls(self.graph)})
 
     def origins(self, kind: str, ids: Iterable[str]) -> list[Origin]:
-        """URL and time (UTC) behind what `look_up` gives. Raises CacheFileError."""
+        """(URL, time in UTC) of each answer that `look_up` gives. Raises CacheFileError."""
         missing, found = list(ids), dict[str, Origin]()
         for store in self._all:
             found |= store.origins(self.graph, kind, missing, as_of=self._as_of) if missing else {}
@@ -206,11 +176,8 @@ class Layers:
         return list(found.values())
 
 
-_GZIP = b"\x1f\x8b"
-
-
 def open_pack(path: str | Path) -> AnswerStore:
-    """A cache file for reading only.
+    """Open another's cache file for reading only, and check its format.
 
     Raises CacheFileError where there is none, where it is a snapshot that is still to be imported, and where
     it is of another format.
@@ -222,16 +189,42 @@ def open_pack(path: str | Path) -> AnswerStore:
         start = file.read(2)
     if start == _GZIP or path.name.endswith((".jsonl", ".jsonl.gz")):
         target = path.with_name(path.name.removesuffix(".gz").removesuffix(".jsonl") + ".sqlite")
-        way_out = f"Make a cache file of it: wikidata-cache import {path} --cache {target}"
-        raise CacheFileError(path, "is a snapshot, no cache file", way_out)
+        suggestion = f"Make a cache file of it: wikidata-cache import {path} --cache {target}"
+        raise CacheFileError(path, "is a snapshot, no cache file", suggestion)
     store = AnswerStore(path, read_only=True)
-    store.database.read("SELECT 1")  # its format is checked now, not in the middle of a run
+    store.database.read("SELECT 1")  # checks the format now, not in the middle of a run
     return store
+
+
+class CacheRateLimitStore:
+    """A `RateLimitStore` in a cache file, for all processes that share it. Its methods raise CacheFileError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def read(self, host: str) -> RateLimitState:
+        """The state of a host (name and port); `RateLimitState()` for one never asked."""
+        rows = self._database.read("SELECT state FROM pace WHERE host = ?", (host,))
+        if not rows:
+            return RateLimitState()
+        known = {field.name for field in fields(RateLimitState)}
+        return RateLimitState(**{name: value for name, value in unpack(rows[0][0]).items() if name in known})
+
+    def write(self, host: str, state: RateLimitState) -> None:
+        """Keep the state of a host, replacing the older one."""
+        if state == self.read(host):
+            return  # the usual case for a host without a known limit
+        with self._database.writing() as connection:
+            connection.execute("INSERT OR REPLACE INTO pace VALUES (?, ?)", (host, dumps(asdict(state))))
+
+    def slot(self, host: str) -> AbstractContextManager[object]:
+        """A lock on the host: while it is held, no other process with this cache sends it a request."""
+        return self._database.exclusive(f"host {host}")
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """`facts` by graph and kind, requests in the log, the oldest and the newest answer (UTC), and what hosts said."""
+    """A cache file in figures: facts by (graph, kind), requests logged, first and last time (UTC), states of hosts."""
 
     facts: dict[tuple[str, str], int]
     requests: int
@@ -240,7 +233,7 @@ class Inventory:
 
 
 def take_inventory(path: Path) -> Inventory | None:
-    """Look through a cache file, without changing it; None where there is none yet.
+    """Check and count a cache file without changing it; None where there is no file yet.
 
     Raises CacheFileError where it is damaged, of another format, or cannot be read.
     """

@@ -1,4 +1,8 @@
-"""Whether a row of a snapshot, which anybody may have written, has the shape that its kind asks for."""
+"""Checks of the rows of a snapshot file, which anybody may have written: fields, ids, shapes of values, times.
+
+The shapes of values are those of `Fact`, by kind. Times must lie between 2012, when Wikidata began, and one day from
+now (clocks differ).
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,7 +12,7 @@ from typing import Any
 from wikidata_cache.answers.modes import now, utc
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import is_entity, is_item, is_property
-from wikidata_cache.sources.queries import place_of
+from wikidata_cache.sources.queries import parse_relation_end
 
 _EARLIEST = "2012"  # times compare as text
 _CLOCKS_DIFFER = timedelta(days=1)
@@ -29,8 +33,8 @@ LOG_FIELDS: Mapping[str, type] = {
 }
 
 
-def objection_to_fact(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with a row of kind, id and value; None for nothing."""
+def fact_problem(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with a fact's row (a JSON object with `FACT_FIELDS`), in words; None for a valid one."""
     if set(row) != {"type", *FACT_FIELDS}:
         return f"found the fields {sorted(row)}; expected {', '.join(('type', *FACT_FIELDS))}"
     if not all(isinstance(row[name], str) for name in FACT_FIELDS if name != "value"):
@@ -43,11 +47,11 @@ def objection_to_fact(row: Mapping[str, Any]) -> str | None:
         return f"{row['id']!r} is no id for the kind {row['kind']}"
     if not is_value(row["value"]):
         return f"the value of {row['id']} has not the shape of the kind {row['kind']}"
-    return _objection_to_origin(row)
+    return _origin_problem(row)
 
 
-def objection_to_log(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with an entry of the query log; None for nothing."""
+def log_entry_problem(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with an entry of the query log (`LOG_FIELDS` by type), in words; None for a valid one."""
     if set(row) != {"type", *LOG_FIELDS}:
         return f"found the fields {sorted(row)}; expected type, {', '.join(LOG_FIELDS)}"
     for name, expected in LOG_FIELDS.items():
@@ -55,10 +59,10 @@ def objection_to_log(row: Mapping[str, Any]) -> str | None:
             return f"the field {name} is no {expected.__name__}"
     if not all(isinstance(value, str) for value in row["headers"].values()):
         return "a header is no text"
-    return _objection_to_origin(row)
+    return _origin_problem(row)
 
 
-def _objection_to_origin(row: Mapping[str, Any]) -> str | None:
+def _origin_problem(row: Mapping[str, Any]) -> str | None:
     """What is wrong with the graph's name or the time of an answer."""
     if not row["graph"].strip():
         return "the graph has no name"
@@ -105,10 +109,10 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-def _is_place(text: str, *, item: bool) -> bool:
+def _is_relation_end(text: str, *, item: bool) -> bool:
     """Whether a text is an end of a relation, with or without an item there."""
     try:
-        place_of(text, item=item)
+        parse_relation_end(text, item=item)
     except BadOptionError:
         return False
     return True
@@ -144,7 +148,7 @@ _CHECKS: Mapping[str, tuple[Callable[[str], bool], Callable[[Any], bool]]] = {
     "named": (lambda label: True, _list_of(is_entity)),
     "mentioned": (is_entity, lambda value: isinstance(value, bool)),
     "redirect": (is_entity, lambda value: value is None or (isinstance(value, str) and is_item(value))),
-    "ends": (lambda end: _is_place(end, item=False), _is_sample),
-    "at_end": (lambda place: _is_place(place, item=True), lambda value: isinstance(value, bool)),
+    "ends": (lambda end: _is_relation_end(end, item=False), _is_sample),
+    "at_end": (lambda place: _is_relation_end(place, item=True), lambda value: isinstance(value, bool)),
     "query": (lambda key: _SHA256.fullmatch(key) is not None, _is_rows),
 }

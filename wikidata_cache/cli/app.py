@@ -1,16 +1,7 @@
-"""`wikidata-cache`: subgraphs of Wikidata from the command line. Thin; the work is in the library.
+"""`wikidata-cache`: the command-line application. Thin; the work is in the library.
 
-`wikidata-cache doctor`: is all that is needed here, and does it work?
-
-`wikidata-cache extract`: a small graph file out of a big graph.
-
-`wikidata-cache load`: dumps and graph files into a store on disk.
-
-`wikidata-cache labels` and `find`: from ids to labels and back.
-
-`wikidata-cache serve`: a SPARQL endpoint on loopback.
-
-`wikidata-cache export` and `import`: a cache as one file to share.
+The short commands are here: doctor, extract, load, labels, find, serve, export, import. `show`, `fetch` and `link` have
+files of their own. `main` is the console entry point.
 """
 
 from __future__ import annotations
@@ -47,12 +38,12 @@ def doctor(graph: Graph = None, cache: Cache = None) -> None:
     """
     from wikidata_cache.doctor import examine
 
-    well = True
+    is_sound = True
     for finding in examine(graph, cache=cache):
         mark = typer.style("ok    ", fg="green") if finding.ok else typer.style("BROKEN", fg="red", bold=True)
         typer.echo(f"{mark} {finding.what}: {finding.found}")
-        well = well and finding.ok
-    if not well:
+        is_sound = is_sound and finding.ok
+    if not is_sound:
         raise typer.Exit(1)
 
 
@@ -114,10 +105,10 @@ def load(
 
     options = loading.LoadOptions(keep_all=keep_all, skip_bad_lines=skip_bad_lines)
     report = loading.load(sources, store, force=force, options=options)
-    _say(store, report)
+    _print_report(store, report)
 
 
-def _say(store: Path, report: LoadReport) -> None:
+def _print_report(store: Path, report: LoadReport) -> None:
     counts, seconds = report.manifest.counts, report.seconds
     speed = f"; {counts['triples'] / seconds:,.0f} triples a second" if seconds else ""
     typer.echo(
@@ -223,6 +214,8 @@ def import_(
         typer.echo(f"{store.path}: {done.new} new facts of {done.facts}, {done.queries} requests in the log")
 
 
+_HELP = "`wikidata-cache`: subgraphs of Wikidata from the command line. Thin; the work is in the library."
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 for command in (show.show, labels, find, link.link, extract, fetch.fetch, export):
     app.command()(command)
@@ -238,7 +231,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(help=__doc__)
+@app.callback(help=_HELP)
 def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")

@@ -1,6 +1,6 @@
-"""`wikidata-cache fetch`: the subgraphs of a file of edits, once from the network.
+"""`wikidata-cache fetch`: the subgraphs of a file of edits into the cache, in as few requests as possible.
 
-What `fetch` says: its table, and the command that gets what an offline cache lacks.
+Offline, what the cache lacks is an error with the command that fetches it, which is the one typed, without --offline.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from wikidata_cache.answers.modes import WIKIDATA
-from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, GraphName, Offline, Packs, settled_mode
+from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, GraphName, Offline, Packs, mode_from_options
 from wikidata_cache.edits import read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
-from wikidata_cache.sources.facts import Kind
+from wikidata_cache.sources.source import Kind
 from wikidata_cache.subgraphs.options import Direction, Root, Statements
 from wikidata_cache.subgraphs.sampling import Policy
 
@@ -26,88 +26,10 @@ if TYPE_CHECKING:
     from wikidata_cache.fetch import Fetched
     from wikidata_cache.sources.source import Source
 
-# What keeps it offline, and what a `FetchHint` knows itself.
+
+# Options that keep a command offline, and those that `FetchHint` adds itself.
 _LEFT_OUT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
 _OF_A_CACHE = {"cache": "--cache", "offline": "--offline", "mode": "--mode", "pack": "--pack", "as_of": "--as-of"}
-
-
-@contextmanager
-def naming_the_cure(context: typer.Context, source: Source) -> Iterator[None]:
-    """Let a miss name the very command that was typed, without what kept it offline."""
-    from wikidata_cache.answers.cached_source import CachedSource
-
-    try:
-        yield
-    except CacheMissError as miss:
-        if not isinstance(source, CachedSource):
-            raise
-        command = source.fetch_hint.command(*context.params["edits"], *_options(context))
-        raise CacheMissError(miss.kind, miss.ids, miss.searched, command) from miss
-
-
-@contextmanager
-def stopped_politely() -> Iterator[None]:
-    """End with one line and exit code 130 on Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("stopped; what was fetched is kept, the same command goes on", err=True)
-        raise typer.Exit(130) from None
-
-
-def check_cached(context: typer.Context, source: Source) -> None:
-    """Raise BadOptionError for options of the cache with a graph on this machine, which has none."""
-    from wikidata_cache.answers.cached_source import CachedSource
-
-    given = [option for name, option in _OF_A_CACHE.items() if _is_typed(context, name)]
-    if given and not isinstance(source, CachedSource):
-        raise BadOptionError(
-            f"{source.name} is a local graph and needs no cache, so leave out {', '.join(given)}. For a smaller graph "
-            f"use `wikidata-cache extract`; to fill a cache from it, `wikidata-cache serve` it and fetch from there."
-        )
-
-
-def report(fetched: Fetched) -> None:
-    """Print the counts and the digest."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    rows = {
-        "edits": len(fetched.graphs),
-        "skipped": len(fetched.skipped),
-        "labels that differ": len(fetched.contradictions),
-        "nodes": sum(len(graph) for graph in fetched.graphs),
-        "edges": sum(graph.number_of_edges() for graph in fetched.graphs),
-        "requests": fetched.tally.requests,
-        "ids asked for": fetched.tally.asked,
-        "ids from the cache": fetched.tally.found,
-    }
-    for name, count in rows.items():
-        if count or name not in ("skipped", "labels that differ"):
-            table.add_row(name, f"{count:,}")
-    Console().print(table)
-    typer.echo(f"digest {fetched.digest}")
-
-
-def _options(context: typer.Context) -> Iterator[str]:
-    """The options that were typed, word by word."""
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name in _LEFT_OUT or not _is_typed(context, name):
-            continue
-        value = context.params[name]
-        for one in value if isinstance(value, list | tuple) else [value]:
-            yield parameter.opts[0]
-            if one is not True:
-                yield str(one)
-
-
-def _is_typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def fetch(
@@ -157,19 +79,19 @@ def fetch(
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.fetch import fetch_edits, write_subgraphs
 
-    settled = settled_mode(mode, offline=offline)
-    remote = settled != "offline" and not as_of
+    mode = mode_from_options(mode, offline=offline)
+    is_online = mode != "offline" and not as_of
     opened = WikidataCache(
-        endpoint or ([WIKIDATA] if remote else None),
+        endpoint or ([WIKIDATA] if is_online else None),
         contact=contact,
         cache=cache,
-        mode=settled,
+        mode=mode,
         packs=tuple(pack or ()),
         as_of=as_of,
         graph_name=graph_name,
     )
     check_cached(context, opened.source)
-    with stopped_politely(), naming_the_cure(context, opened.source):
+    with exit_on_interrupt(), add_fetch_hint(context, opened.source):
         if kind is not None:
             _fetch_ids(opened, kind, edits)
             return
@@ -196,10 +118,89 @@ def fetch(
 
 
 def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
-    from wikidata_cache.sources.source import TEMPLATES
+    from wikidata_cache.sources.templates import TEMPLATES
 
     template = TEMPLATES[kind]
-    if kind not in ("named", "ends", "at_end"):  # whose ids are labels or places
+    if kind not in ("named", "ends", "at_end"):  # their ids are labels, or ends of relations
         check_ids(ids)
     found = sum(len(answer.facts) for answer in opened.source.ask(template, sorted(set(ids))))
     typer.echo(f"{len(set(ids))} ids of kind {kind}: {found} facts in the cache")
+
+
+def report(fetched: Fetched) -> None:
+    """Print the counts of edits, graphs and requests, and the digest over all subgraphs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    rows = {
+        "edits": len(fetched.graphs),
+        "skipped": len(fetched.skipped),
+        "labels that differ": len(fetched.contradictions),
+        "nodes": sum(len(graph) for graph in fetched.graphs),
+        "edges": sum(graph.number_of_edges() for graph in fetched.graphs),
+        "requests": fetched.request_counts.requests,
+        "ids asked for": fetched.request_counts.asked,
+        "ids from the cache": fetched.request_counts.found,
+    }
+    for name, count in rows.items():
+        if count or name not in ("skipped", "labels that differ"):
+            table.add_row(name, f"{count:,}")
+    Console().print(table)
+    typer.echo(f"digest {fetched.digest}")
+
+
+def check_cached(context: typer.Context, source: Source) -> None:
+    """Raise BadOptionError for options of the cache with a graph on this machine, which has none."""
+    from wikidata_cache.answers.cached_source import CachedSource
+
+    given = [option for name, option in _OF_A_CACHE.items() if _is_typed(context, name)]
+    if given and not isinstance(source, CachedSource):
+        raise BadOptionError(
+            f"{source.name} is a local graph and needs no cache, so leave out {', '.join(given)}. For a smaller graph "
+            f"use `wikidata-cache extract`; to fill a cache from it, `wikidata-cache serve` it and fetch from there."
+        )
+
+
+@contextmanager
+def add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
+    """Let a CacheMissError name the command as it was typed, without the options that kept it offline."""
+    from wikidata_cache.answers.cached_source import CachedSource
+
+    try:
+        yield
+    except CacheMissError as miss:
+        if not isinstance(source, CachedSource):
+            raise
+        command = source.fetch_hint.command(*context.params["edits"], *_options(context))
+        raise CacheMissError(miss.kind, miss.ids, miss.searched, command) from miss
+
+
+@contextmanager
+def exit_on_interrupt() -> Iterator[None]:
+    """End with one line and exit code 130 on Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was fetched is kept, the same command goes on", err=True)
+        raise typer.Exit(130) from None
+
+
+def _options(context: typer.Context) -> Iterator[str]:
+    """The options that were typed, word by word."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in _LEFT_OUT or not _is_typed(context, name):
+            continue
+        value = context.params[name]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            yield parameter.opts[0]
+            if one is not True:
+                yield str(one)
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

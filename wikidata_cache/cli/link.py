@@ -1,4 +1,4 @@
-"""`wikidata-cache link`: from labels to ids, with candidates, scores and reasons."""
+"""`wikidata-cache link`: from labels to ids, with candidates, scores and reasons; for one text or a file of edits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wikidata_cache.ids import WIKIDATA_API, is_property
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from wikidata_cache.linking.candidates import Linked, Status
+    from wikidata_cache.linking.candidates import LinkResult, Status
     from wikidata_cache.linking.linker import Linker
 
 _EXIT_CODES: dict[Status, int] = {"exact": 0, "none": 1, "ambiguous": 3}
@@ -80,7 +80,7 @@ def _property(linker: Linker, relation: str) -> str:
     meant = [f"{candidate.id} ({candidate.label or 'without a label'})" for candidate in linked.candidates[:5]]
     if meant:
         raise BadOptionError(f"--relation {relation!r} may mean {', '.join(meant)}; give the id of the one you mean.")
-    near = [f"{match.text!r} ({match.id})" for match in linker.knowledge.near_properties(relation)]
+    near = [f"{match.text!r} ({match.id})" for match in linker.knowledge.similar_properties(relation)]
     nearest = f" The nearest names: {', '.join(near)}." if near else ""
     found = f"--relation {relation!r}: no property of {linked.source} has this name."
     raise BadOptionError(f"{found}{nearest} Give the id, such as P551.")
@@ -103,11 +103,11 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int) -> int:
     for row, field, linked in report.open:
         best = "; ".join(str(candidate) for candidate in linked.candidates[:3]) or "no candidate"
         typer.echo(f"row {row}, {field}, {linked.text!r}: {best}")
-    typer.echo(f"{out}: {report.settled} of {report.edits} edits settled")
-    return 0 if report.settled == report.edits else 3
+    typer.echo(f"{out}: {report.complete} of {report.edits} edits settled")
+    return 0 if report.complete == report.edits else 3
 
 
-def _show(linked: Linked) -> None:
+def _show(linked: LinkResult) -> None:
     from rich.console import Console
     from rich.markup import escape
 
@@ -124,7 +124,7 @@ def _show(linked: Linked) -> None:
         console.print(escape(line))
 
 
-def _table(linked: Linked) -> Table:
+def _table(linked: LinkResult) -> Table:
     from rich.markup import escape
     from rich.table import Table
 

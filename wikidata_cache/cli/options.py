@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they open."""
+"""Options that several commands share, and `open_cache`, which opens the graph that they name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wikidata_cache.errors import BadOptionError
 
 if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache
-    from wikidata_cache.open_source import SourceSpec
+    from wikidata_cache.source_spec import SourceSpec
 
 Graph = Annotated[
     str | None,
@@ -65,21 +65,23 @@ def open_cache(
     as_of: str | None = None,
     graph_name: str = "wikidata",
 ) -> WikidataCache:
-    """The graph that was asked for; without one the cache, and for what it lacks the packaged extract.
+    """Open the given graph; without one the cache, with the packaged extract for what it lacks.
 
-    Offline the cache speaks alone, and the extract only where there is no cache at all. Raises BadOptionError
-    as `settled_mode` does, and what `open_source` raises.
+    Offline it is the cache alone, and the extract only where there is no cache file. Raises BadOptionError
+    as `mode_from_options` does, and what `open_source` raises.
     """
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.extract import packaged_extract
-    from wikidata_cache.open_source import open_over
+    from wikidata_cache.source_spec import open_with_fallback
 
-    mode, packs = settled_mode(mode, offline=offline), tuple(packs or ())
+    mode, packs = mode_from_options(mode, offline=offline), tuple(packs or ())
     if graph is None and not as_of and mode in (None, "offline"):
         if not (cache or pack_files(packs) or cache_file().exists()):
             return WikidataCache(packaged_extract(), contact=contact)
         if mode is None:
-            return WikidataCache(open_over(packaged_extract(), cache=cache, packs=packs, graph_name=graph_name))
+            return WikidataCache(
+                open_with_fallback(packaged_extract(), cache=cache, packs=packs, graph_name=graph_name)
+            )
     return WikidataCache(
         graph,
         cache=cache,
@@ -91,8 +93,8 @@ def open_cache(
     )
 
 
-def settled_mode(mode: Mode | None, *, offline: bool) -> Mode | None:
-    """What --mode, --offline and KG_OFFLINE come to; raises BadOptionError where they contradict each other."""
+def mode_from_options(mode: Mode | None, *, offline: bool) -> Mode | None:
+    """The mode from --mode, --offline and KG_OFFLINE; raises BadOptionError where they contradict each other."""
     if offline and mode not in (None, "offline"):
         raise BadOptionError(f"--offline and --mode {mode} disagree; give one of them.")
     if offline_forced() and mode in ("refresh", "online"):

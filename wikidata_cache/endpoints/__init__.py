@@ -1,1 +1,1 @@
-"""SPARQL endpoints over HTTP: asked politely, and clear about how they failed."""
+"""SPARQL endpoints as sources: one request, its failures, retries at the host's rate, and chains of endpoints."""

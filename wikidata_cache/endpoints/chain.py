@@ -1,6 +1,7 @@
-"""Several endpoints as one source: the first is asked, and the next where it gives up.
+"""Several endpoints of one graph as one source, and a source that is only opened when it is asked.
 
-Endpoints that are made when they are first asked, so that a cache that knows everything needs no contact.
+`EndpointChain` asks the first endpoint that is free, and passes the remaining ids on where it fails. `LazySource`
+puts off making an endpoint, so that a cache that holds every answer needs no contact address.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, EndpointError
-from wikidata_cache.sources.facts import Answer, Binding
-from wikidata_cache.sources.source import Provenance, Source, Template
+from wikidata_cache.sources.source import Answer, Binding, Provenance, Source, Template
 
 logger = logging.getLogger(__name__)
 
 _SHORT = 5.0  # seconds to wait for an endpoint while another one may be free
-_FOR_GOOD = ("refused",)  # asking again would be rude
+_FOR_GOOD = ("refused",)  # never asked again by this object
 _WAITING = ("throttled", "outage", "unavailable")  # asking again later may help
-_OURS = ("rejected",)  # a wrong URL or query is to be mended, not to be worked around
+_OURS = ("rejected",)  # a wrong URL or query: the error is raised, no other endpoint is asked
 
 
 class EndpointChain:
@@ -71,7 +71,7 @@ class EndpointChain:
         raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in self._endpoints])
 
     def _turns(self, troubles: dict[str, EndpointError]) -> Iterator[tuple[EndpointSource, float]]:
-        """Whom to ask, and how long to wait for them: everybody at once, then those who may be free later."""
+        """Endpoints to try, each with the longest wait in seconds: all of them briefly, then those that may recover."""
         for endpoint in self._endpoints:
             if endpoint.name not in troubles:
                 yield endpoint, min(_SHORT, self._patience)
@@ -94,11 +94,11 @@ def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
         return last
     waits = [error.retry_after for error in errors if error.retry_after is not None]
     found = f"all {len(errors)} endpoints gave up: {'; '.join(f'{e.url}: {e.found} ({e.trouble})' for e in errors)}"
-    return EndpointError(name, last.trouble, found, last.way_out, retry_after=min(waits, default=None))
+    return EndpointError(name, last.trouble, found, last.suggestion, retry_after=min(waits, default=None))
 
 
-class LaterSource:
-    """A `Source` called `name` that `make` makes when a question is about to be asked; raises what `make` raises."""
+class LazySource:
+    """A `Source` called `name` that `make` opens when the first question is asked; raises what `make` raises."""
 
     def __init__(self, name: str, make: Callable[[], Source]) -> None:
         self._name = name
@@ -107,23 +107,23 @@ class LaterSource:
 
     @property
     def name(self) -> str:
-        """The name of what will be asked."""
+        """The name that was given for the source."""
         return self._name
 
     def ready(self) -> Source:
-        """The source itself."""
+        """The source, opened if it is not open yet."""
         if self._made is None:
             self._made = self._make()
         return self._made
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """The source's own account."""
+        """`provenance` of the source, opened if it is not open yet."""
         return self.ready().provenance(ids)
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """The source's answers."""
+        """`ask` of the source, opened if it is not open yet."""
         return self.ready().ask(template, ids)
 
     def select(self, query: str) -> Sequence[Binding]:
-        """The source's rows."""
+        """`select` of the source, opened if it is not open yet."""
         return self.ready().select(query)

@@ -1,8 +1,8 @@
-"""A SPARQL endpoint over HTTP as a source: polite, with its own deadline, and clear about how it failed.
+"""A SPARQL 1.1 endpoint over HTTP as a source: rate-limited, retried, and asked in blocks that it can answer.
 
-How many ids to put into one question: halved where that was too many, grown again slowly.
-
-To ask again, at the host's pace, as long as that makes sense.
+`EndpointSource` sends each question as a block of ids. A block that times out or comes back cut off is halved, down to
+one id; after successes it grows again (`BlockSizes`). Failures in which waiting helps are retried (`with_retries`) at
+the host's own rate (`rate_limit.py`). Every answer keeps an account of its request (`Exchange`).
 """
 
 from __future__ import annotations
@@ -15,88 +15,30 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
-from wikidata_cache.endpoints.failures import about, misfit, no_reply, rows_of, truncated
-from wikidata_cache.endpoints.rate_limit import Pace, Patience, forbid_when_offline, user_agent
+from wikidata_cache.endpoints.failures import (
+    connection_error,
+    for_single_id,
+    parse_reply,
+    truncated_answer,
+    unreadable_rows,
+)
+from wikidata_cache.endpoints.rate_limit import RateLimiter, WaitBudget, forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, TruncatedAnswerError
-from wikidata_cache.sources.facts import Answer, Binding, Exchange
-from wikidata_cache.sources.source import Provenance, SparqlSource, Template, whole
+from wikidata_cache.sources.source import Answer, Binding, Exchange, Provenance, SparqlSource, Template, whole
+
+logger = logging.getLogger(__name__)
 
 _PATIENT = 4  # successes until a larger block is tried
 _MOST_PATIENT = 64
 
-
-@dataclass
-class _Size:
-    ids: int
-    most: int
-    streak: int = 0
-    needed: int = _PATIENT
-    probing: bool = False  # nothing has yet come back at this size
-
-
-class BlockSizes:
-    """The size that an endpoint bears with, learned for each template."""
-
-    def __init__(self) -> None:
-        self._sizes: dict[str, _Size] = {}
-
-    def of(self, template: Template) -> int:
-        """How many ids to ask about at once."""
-        return self._of(template).ids
-
-    def too_many(self, template: Template, ids: int) -> None:
-        """So many ids failed: halve, and be slower to grow where the failure came from growing."""
-        size = self._of(template)
-        if size.probing:
-            size.needed = min(_MOST_PATIENT, 2 * size.needed)
-        size.ids, size.streak, size.probing = max(1, ids // 2), 0, False
-
-    def fine(self, template: Template) -> None:
-        """A block came back: after enough of them in a row, double."""
-        size = self._of(template)
-        size.streak, size.probing = size.streak + 1, False
-        if size.streak >= size.needed and size.ids < size.most:
-            size.ids, size.streak, size.probing = min(size.most, 2 * size.ids), 0, True
-
-    def _of(self, template: Template) -> _Size:
-        return self._sizes.setdefault(template.name, _Size(template.size, template.size))
-
-
-logger = logging.getLogger(__name__)
-
-MOST = 4  # requests for one question
-PASSING = ("throttled", "outage", "unavailable")  # troubles in which waiting helps
+MAX_ATTEMPTS = 4  # requests for one question
+TRANSIENT = ("throttled", "outage", "unavailable")  # failures in which waiting helps
 _TOLD_TO_WAIT = ("throttled", "outage")
 
 T = TypeVar("T")
 
-
-def insist(
-    pace: Pace, url: str, once: Callable[[], T], *, patience: float, attempts: Callable[[EndpointError], int]
-) -> T:
-    """What `once` gives, each time in a turn of `pace`; at most `patience` seconds are waited in all.
-
-    `attempts` says how many requests a failure is worth. Raises the last EndpointError, or where the host has
-    asked to wait for longer, one that says until when.
-    """
-    left = Patience(patience)
-    made = 0
-    while True:
-        made += 1
-        try:
-            with pace.turn(url, left):
-                return once()
-        except EndpointError as error:
-            wait = pace.wait(url)
-            if made >= attempts(error) or wait > left.left:
-                if error.trouble in _TOLD_TO_WAIT and wait:
-                    raise pace.refusal(url, left) from error
-                raise
-            logger.warning("%s Trying again in %.3g s", error, wait)
-
-
-_DIVISIBLE = ("timeout", "truncated", "cut off", "too long")  # asking for less helps
+_SPLITTABLE = ("timeout", "truncated", "cut off", "too long")  # asking for less helps
 _HEADERS = ("date", "server", "age", "x-served-by", "content-type")
 
 
@@ -104,7 +46,7 @@ class EndpointSource(SparqlSource):
     """A `Source` over a SPARQL endpoint, asked through SPARQLWrapper, one request at a time.
 
     `timeout` is the wall-clock limit of one request, and `patience` the longest total wait for the right to
-    send one, both in seconds. `pace` is shared by sources whose hosts count their requests together. Raises
+    send one, both in seconds. `limiter` is shared by sources that count their requests together. Raises
     OfflineError when KG_OFFLINE is set, MissingContactError for a Wikimedia host without `contact` (or
     KG_EDIT_CONTACT), and EndpointError for whatever the endpoint does wrong.
     """
@@ -116,17 +58,17 @@ class EndpointSource(SparqlSource):
         contact: str | None = None,
         timeout: float = 90.0,
         patience: float = 180.0,
-        pace: Pace | None = None,
+        limiter: RateLimiter | None = None,
     ) -> None:
         forbid_when_offline(url)
         self._transport = Transport(url, user_agent(url, contact), timeout)
         self._patience = patience
-        self._pace = pace or Pace()
+        self._limiter = limiter or RateLimiter()
         self._sizes = BlockSizes()
 
     @property
     def name(self) -> str:
-        """The endpoint's URL."""
+        """The endpoint's URL, as it was given."""
         return self._transport.url
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
@@ -136,7 +78,7 @@ class EndpointSource(SparqlSource):
     def ask(self, template: Template, ids: Sequence[str], *, patience: float | None = None) -> Iterator[Answer]:
         """An answer for each block of ids, in smaller blocks where the endpoint cannot manage larger ones.
 
-        `patience` replaces the source's for these questions. Raises EndpointError where waiting, retrying
+        `patience` (seconds) replaces the source's for these questions. Raises EndpointError where waiting, retrying
         and splitting down to one id do not help.
         """
         left = list(ids)
@@ -156,10 +98,10 @@ class EndpointSource(SparqlSource):
         return self._rows(query, patience, alone=True)[0]
 
     def _split(self, template: Template, block: Sequence[str], error: EndpointError) -> None:
-        if error.trouble not in _DIVISIBLE:
+        if error.trouble not in _SPLITTABLE:
             raise error
         if len(block) == 1:
-            raise about(error, template.kind, block[0]) from error
+            raise for_single_id(error, template.kind, block[0]) from error
         self._sizes.too_many(template, len(block))
         logger.info("%s Asking about %d instead of %d at a time.", error, self._sizes.of(template), len(block))
 
@@ -170,9 +112,9 @@ class EndpointSource(SparqlSource):
             rows = whole(rows, self.name)
             facts = template.read(block, rows)
         except TruncatedAnswerError as error:
-            raise truncated(self.name, error.rows) from error
+            raise truncated_answer(self.name, error.rows) from error
         except (KeyError, ValueError) as error:
-            raise misfit(self.name, error) from error
+            raise unreadable_rows(self.name, error) from error
         headers = {name: reply.headers[name] for name in _HEADERS if name in reply.headers}
         digest = hashlib.sha256(reply.body).hexdigest()
         exchange = Exchange(self.name, query, fetched_at, reply.elapsed_ms, len(rows), digest, headers)
@@ -181,8 +123,8 @@ class EndpointSource(SparqlSource):
     def _rows(self, query: str, patience: float | None, *, alone: bool) -> tuple[list[Binding], Reply]:
         """The rows of a query and the reply they came in, after as many attempts as make sense."""
         forbid_when_offline(self.name)
-        return insist(
-            self._pace,
+        return with_retries(
+            self._limiter,
             self.name,
             partial(self._once, query),
             patience=self._patience if patience is None else patience,
@@ -190,20 +132,81 @@ class EndpointSource(SparqlSource):
         )
 
     def _attempts(self, error: EndpointError, *, alone: bool) -> int:
-        """How often to ask in all, now that this has happened."""
+        """How many attempts to make in all after this failure; switches to POST after HTTP 414."""
         if error.status == 414 and not self._transport.post:
             self._transport.post = True
-            return MOST
-        if error.trouble in PASSING or (alone and (error.trouble == "cut off" or error.status in (503, 504))):
-            return MOST
-        return 2 if error.trouble == "cut off" else 1  # what passes is gone by then; else split
+            return MAX_ATTEMPTS
+        if error.trouble in TRANSIENT or (alone and (error.trouble == "cut off" or error.status in (503, 504))):
+            return MAX_ATTEMPTS
+        return 2 if error.trouble == "cut off" else 1  # one retry for what was transient; else the block is split
 
     def _once(self, query: str) -> tuple[list[Binding], Reply]:
         try:
             reply = self._transport.send(query)
         except Exception as error:  # urllib, http.client and socket share no base class
-            raise no_reply(error, self.name, self._transport.timeout) from error
-        return rows_of(reply, self.name), reply
+            raise connection_error(error, self.name, self._transport.timeout) from error
+        return parse_reply(reply, self.name), reply
+
+
+class BlockSizes:
+    """The ids to ask for in one query, learned for each template: halved on failure, doubled after successes."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, _Size] = {}
+
+    def of(self, template: Template) -> int:
+        """The number of ids to put into the next query."""
+        return self._of(template).ids
+
+    def too_many(self, template: Template, ids: int) -> None:
+        """A block of `ids` ids failed: halve the size; if it had just grown, grow it more slowly from now on."""
+        size = self._of(template)
+        if size.probing:
+            size.needed = min(_MOST_PATIENT, 2 * size.needed)
+        size.ids, size.streak, size.probing = max(1, ids // 2), 0, False
+
+    def fine(self, template: Template) -> None:
+        """A block was answered: double the size after enough of them in a row, up to the template's."""
+        size = self._of(template)
+        size.streak, size.probing = size.streak + 1, False
+        if size.streak >= size.needed and size.ids < size.most:
+            size.ids, size.streak, size.probing = min(size.most, 2 * size.ids), 0, True
+
+    def _of(self, template: Template) -> _Size:
+        return self._sizes.setdefault(template.name, _Size(template.size, template.size))
+
+
+@dataclass
+class _Size:
+    ids: int
+    most: int
+    streak: int = 0
+    needed: int = _PATIENT
+    probing: bool = False  # no block of this size has been answered yet
+
+
+def with_retries(
+    limiter: RateLimiter, url: str, once: Callable[[], T], *, patience: float, attempts: Callable[[EndpointError], int]
+) -> T:
+    """The result of `once`, called again after failures, each time in a slot of `limiter`.
+
+    At most `patience` seconds are waited in all; `attempts` gives the total of attempts that a failure allows.
+    Raises the last EndpointError, or where the host asks to wait longer than that, one that says until when.
+    """
+    left = WaitBudget(patience)
+    made = 0
+    while True:
+        made += 1
+        try:
+            with limiter.slot(url, left):
+                return once()
+        except EndpointError as error:
+            wait = limiter.wait(url)
+            if made >= attempts(error) or wait > left.left:
+                if error.trouble in _TOLD_TO_WAIT and wait:
+                    raise limiter.too_soon_error(url, left) from error
+                raise
+            logger.warning("%s Trying again in %.3g s", error, wait)
 
 
 def _utc() -> str:

@@ -1,4 +1,8 @@
-"""From what an endpoint did to an EndpointError that says what to do about it."""
+"""From what an endpoint did to an `EndpointError` with the kind of failure and what to do about it.
+
+Statuses, headers and bodies of Wikidata's query service (Blazegraph), QLever, Virtuoso and proxies are told apart here;
+`parse_reply` reads SPARQL 1.1 JSON results (https://www.w3.org/TR/sparql11-results-json/) and refuses anything else.
+"""
 
 import json
 import time
@@ -10,7 +14,7 @@ from typing import Any
 from wikidata_cache.endpoints.rate_limit import ELSEWHERE
 from wikidata_cache.endpoints.transport import Reply
 from wikidata_cache.errors import EndpointError
-from wikidata_cache.sources.facts import Binding
+from wikidata_cache.sources.source import Binding
 
 _FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"
 _TIMEOUT_SIGNS = ("timeoutexception", "timed out", "timeout", "time-out", "operation has been cancelled")
@@ -19,24 +23,12 @@ _TRUNCATION_SIGNS = ("sr353", "sorted top clause")  # Virtuoso cannot sort more 
 _OVERLOAD_SIGNS = ("gateway", "unavailable", "overload", "maintenance", "too many", "try again", "outage")
 
 
-def no_reply(error: Exception, url: str, timeout: float) -> EndpointError:
-    """The EndpointError for a request that urllib or http.client gave up; raises what is no network's fault."""
-    if isinstance(error, TimeoutError):
-        return too_slow(url, f"no complete answer within the time limit of {timeout:g} s here")
-    if isinstance(error, InvalidURL | UnicodeError):
-        return EndpointError(url, "rejected", f"no URL: {error}", f"Correct it. {ELSEWHERE}")
-    if isinstance(error, HTTPException | OSError):  # URLError with a TimeoutError inside: nobody answered the call
-        found = f"no connection: {getattr(error, 'reason', '') or type(error).__name__}"
-        return EndpointError(url, "unavailable", found, f"Check the URL and the network. {ELSEWHERE}")
-    raise error
-
-
-def rows_of(reply: Reply, url: str) -> list[Binding]:
+def parse_reply(reply: Reply, url: str) -> list[Binding]:
     """The rows of SPARQL 1.1 JSON results; raises EndpointError for every other reply."""
     if reply.status != 200:
         raise _from_status(reply, url)
     if "x-sql-state" in reply.headers:  # Virtuoso says so when it stops early
-        raise too_slow(url, f"stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
+        raise timed_out(url, f"stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
     if "json" not in reply.headers.get("content-type", ""):
         raise _foreign(reply, url)
     try:
@@ -46,32 +38,6 @@ def rows_of(reply: Reply, url: str) -> list[Binding]:
     if found is None:
         raise _broken_off(reply, url)
     return _rows(found, reply, url)
-
-
-def too_slow(url: str, found: str, *, status: int | None = None) -> EndpointError:
-    """A query that ran past the server's limit or ours."""
-    return EndpointError(url, "timeout", found, _FEWER, status=status)
-
-
-def truncated(url: str, rows: int) -> EndpointError:
-    """A well-formed answer without its last rows."""
-    found = f"the answer lacks its end after {rows} rows: the endpoint gives out no more"
-    way_out = f"Raise its limit on rows (Virtuoso: ResultSetMaxRows). {ELSEWHERE}"
-    return EndpointError(url, "truncated", found, way_out, status=200)
-
-
-def misfit(url: str, error: Exception) -> EndpointError:
-    """SPARQL JSON that answers some other question."""
-    found = f"rows that do not fit the query ({type(error).__name__}: {error})"
-    return EndpointError(url, "bad answer", found, f"Check what stands between you and the endpoint. {ELSEWHERE}")
-
-
-def about(error: EndpointError, kind: str, name: str) -> EndpointError:
-    """The same error, saying that it befalls a single id."""
-    found = f"asked about {name!r} alone ({kind}): {error.found}"
-    quiet = f"Give a longer timeout, or come back when the endpoint is less busy. {ELSEWHERE}"
-    way_out = quiet if error.trouble == "timeout" else error.way_out
-    return EndpointError(error.url, error.trouble, found, way_out, status=error.status, retry_after=error.retry_after)
 
 
 def _rows(found: Any, reply: Reply, url: str) -> list[Binding]:
@@ -84,7 +50,7 @@ def _rows(found: Any, reply: Reply, url: str) -> list[Binding]:
 
 def _broken_off(reply: Reply, url: str) -> EndpointError:
     if _has(reply.body[-4_000:], _TIMEOUT_SIGNS):
-        return too_slow(url, "the answer was cut off by a time limit of the server", status=200)
+        return timed_out(url, "the answer was cut off by a time limit of the server", status=200)
     found = f"the answer broke off after {len(reply.body)} bytes"
     return EndpointError(url, "cut off", found, f"Try again later, or ask for fewer edits at a time. {ELSEWHERE}")
 
@@ -97,8 +63,8 @@ def _foreign(reply: Reply, url: str) -> EndpointError:
         return EndpointError(
             url, "unavailable", found, f"A proxy is in trouble; try again later. {ELSEWHERE}", status=200
         )
-    way_out = f"It may be a proxy's page, or the wrong URL (often it ends in /sparql or /query). {ELSEWHERE}"
-    return EndpointError(url, "bad answer", found, way_out, status=200)
+    suggestion = f"It may be a proxy's page, or the wrong URL (often it ends in /sparql or /query). {ELSEWHERE}"
+    return EndpointError(url, "bad answer", found, suggestion, status=200)
 
 
 def _from_status(reply: Reply, url: str) -> EndpointError:
@@ -109,7 +75,7 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
     if status in (400, 500) and _has(text, _TRUNCATION_SIGNS):
         return EndpointError(url, "truncated", found, _FEWER, status=status)
     if status in (206, 504) or (status in (400, 429, 500, 503) and _has(text, _TIMEOUT_SIGNS)):
-        return too_slow(url, found, status=status)
+        return timed_out(url, found, status=status)
     if status in (413, 414, 431):
         return EndpointError(url, "too long", found, f"The query is too long for it. {_FEWER}", status=status)
     if status == 429:
@@ -130,19 +96,59 @@ def _throttling(text: bytes, wait: float | None) -> tuple[Any, str]:
     return "throttled", f"Wait {'a minute' if wait is None else f'{wait:.0f} s'} before asking again."
 
 
+def connection_error(error: Exception, url: str, timeout: float) -> EndpointError:
+    """The EndpointError for an exception of urllib or http.client; raises other exceptions again."""
+    if isinstance(error, TimeoutError):
+        return timed_out(url, f"no complete answer within the time limit of {timeout:g} s here")
+    if isinstance(error, InvalidURL | UnicodeError):
+        return EndpointError(url, "rejected", f"no URL: {error}", f"Correct it. {ELSEWHERE}")
+    if isinstance(error, HTTPException | OSError):  # URLError with a TimeoutError inside: nobody answered the call
+        found = f"no connection: {getattr(error, 'reason', '') or type(error).__name__}"
+        return EndpointError(url, "unavailable", found, f"Check the URL and the network. {ELSEWHERE}")
+    raise error
+
+
+def timed_out(url: str, found: str, *, status: int | None = None) -> EndpointError:
+    """The error for a query that exceeded the server's time limit or ours; `found` says which."""
+    return EndpointError(url, "timeout", found, _FEWER, status=status)
+
+
+def truncated_answer(url: str, rows: int) -> EndpointError:
+    """The error for a well-formed answer that lacks its end mark after `rows` rows."""
+    found = f"the answer lacks its end after {rows} rows: the endpoint gives out no more"
+    suggestion = f"Raise its limit on rows (Virtuoso: ResultSetMaxRows). {ELSEWHERE}"
+    return EndpointError(url, "truncated", found, suggestion, status=200)
+
+
+def unreadable_rows(url: str, error: Exception) -> EndpointError:
+    """The error for SPARQL JSON whose rows lack the variables or values of the query."""
+    found = f"rows that do not fit the query ({type(error).__name__}: {error})"
+    return EndpointError(url, "bad answer", found, f"Check what stands between you and the endpoint. {ELSEWHERE}")
+
+
+def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
+    """The same error for a question about the single id `name`, which cannot be split further."""
+    found = f"asked about {name!r} alone ({kind}): {error.found}"
+    quiet = f"Give a longer timeout, or come back when the endpoint is less busy. {ELSEWHERE}"
+    suggestion = quiet if error.trouble == "timeout" else error.suggestion
+    return EndpointError(
+        error.url, error.trouble, found, suggestion, status=error.status, retry_after=error.retry_after
+    )
+
+
 def _has(text: bytes, signs: tuple[str, ...]) -> bool:
     lowered = _text(text).lower()
     return any(sign in lowered for sign in signs)
 
 
 def _text(body: bytes) -> str:
-    """The words of a body, on one line and harmless to a terminal."""
+    """A body as one line of printable characters."""
     text = body.decode("utf-8", "replace")
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header in seconds, a month at most; it holds a number or an HTTP date."""
+    """A Retry-After header (seconds or an HTTP date) in seconds, a month at most; None where it is neither."""
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():

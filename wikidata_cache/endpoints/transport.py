@@ -1,4 +1,8 @@
-"""One HTTP request to a SPARQL endpoint and its whole reply, whatever the status, within a wall-clock deadline."""
+"""One HTTP request to a SPARQL endpoint and its reply of whatever status, within a wall-clock deadline.
+
+SPARQLWrapper builds the request (SPARQL 1.1 Protocol: GET, or POST for long queries); sending is done here, because
+the deadline must cover name look-up and slow bodies, and all statuses, headers and gzip bodies are needed.
+"""
 
 import threading
 import time
@@ -17,7 +21,7 @@ _GET_LIMIT = 7_500  # bytes of URL; longer questions go by POST
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back: header names in lower case, the body unzipped; `whole` is false where it breaks off."""
+    """An HTTP reply: header names in lower case, the body unzipped; `whole` is False where the body is incomplete."""
 
     status: int
     reason: str
@@ -29,7 +33,7 @@ class Reply:
 
 @dataclass
 class Transport:
-    """Sends queries to `url`; `timeout` is in seconds of wall clock. `post` makes every query go by POST."""
+    """Sends queries to `url` with User-Agent `agent`; `timeout` is in wall-clock seconds; `post` forces POST."""
 
     url: str
     agent: str
@@ -39,15 +43,15 @@ class Transport:
     def send(self, query: str) -> Reply:
         """The reply to a query; raises TimeoutError, or what urllib and http.client raise without a reply.
 
-        Looking up a name, and a server that dribbles bytes, escape a socket's timeout; so a thread does the
-        talking, and is left to itself (it ends with its connection) when time is up.
+        A socket's timeout covers neither name look-up nor a server that sends byte by byte. So a daemon thread
+        makes the exchange, and is abandoned at the deadline (it ends with its connection).
         """
         outcome: SimpleQueue[Reply | Exception] = SimpleQueue()
 
         def talk() -> None:
             try:
                 outcome.put(self._exchange(query))
-            except Exception as error:  # goes to whoever waits
+            except Exception as error:  # raised by the waiting thread below
                 outcome.put(error)
 
         threading.Thread(target=talk, daemon=True).start()
@@ -91,7 +95,7 @@ class Transport:
 
 
 def _read(response: HTTPResponse, deadline: float) -> tuple[bytes, bool]:
-    """The body, and whether all that was promised has come; raises TimeoutError."""
+    """The body, and whether it is as long as was announced; raises TimeoutError at the deadline (monotonic seconds)."""
     chunks = []
     try:
         while chunk := response.read1(1 << 16):
@@ -104,7 +108,7 @@ def _read(response: HTTPResponse, deadline: float) -> tuple[bytes, bool]:
 
 
 def _gunzip(body: bytes) -> tuple[bytes, bool]:
-    """The unzipped text, and whether the stream has its end; as much as there is where it has not."""
+    """The unzipped bytes, as far as they go, and whether the stream is complete."""
     text = b""
     try:
         while body:

@@ -1,12 +1,15 @@
-"""A SQLite file from names to ids: exact on the normalised name, and by its words (FTS5). Read-only once built.
+"""An index of labels and aliases in one SQLite file: exact lookup by normalised name, and by words (FTS5).
 
-How a label index is built: names stream into a table, are ranked once, and are then written in that order.
+`build_label_index` streams names into a staging table, ranks them once and writes them in that order, so that row
+numbers are ranks and queries need no sorting. `LabelIndex` reads a finished index, which is never changed in place.
+`normalise` is the form in which names are compared here and in `linking`.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +17,6 @@ from types import TracebackType
 from typing import Literal, NamedTuple
 
 from wikidata_cache.errors import LabelIndexError
-from wikidata_cache.labels.names import normalise, words
 
 FORMAT = "wikidata-cache labels/1"
 
@@ -44,9 +46,144 @@ _ROOM = "; room is needed there, and for sorting in the folder for temporary fil
 
 Entry = tuple[str, str, str, str]  # id, text, language, "label" or "alias"
 
+NameKind = Literal["label", "alias"]
+EntityKind = Literal["item", "property"]
+
+_LETTERS = {"item": "Q", "property": "P"}
+_EXACT = """
+SELECT id, text, language, kind, weight FROM names WHERE name = ? ORDER BY text = ? DESC, rank
+"""
+_WORDS = """
+SELECT id, text, language, kind, weight FROM words JOIN names ON names.rank = words.rowid
+WHERE words MATCH ? ORDER BY words.rowid
+"""
+_PROPERTIES = """
+SELECT id, text, language, kind, weight FROM names WHERE id LIKE 'P%' ORDER BY rank
+"""
+_MOST_WORDS = 32  # Wikidata's names have at most 250 characters; a longer text is no name
+
+_INVISIBLE = ("Cf", "Cs")  # direction marks, joiners, half characters
+_VARIATION = range(0xFE00, 0xFE10)  # selectors that only choose a glyph: text or emoji
+
+
+class LabelEntry(NamedTuple):
+    """A name to put into an index: `text` as it is written, in `language` ("en"), of item or property `id`."""
+
+    id: str
+    text: str
+    language: str
+    kind: NameKind
+
+
+class Match(NamedTuple):
+    """A name that a query found; `weight` is the entity's number of statements, 0 where the index has none."""
+
+    id: str
+    text: str
+    language: str
+    kind: NameKind
+    weight: int
+
+
+class LabelCounts(NamedTuple):
+    """Sizes of an index: entities with a name, labels and aliases (one for each language and text)."""
+
+    entities: int
+    labels: int
+    aliases: int
+
+
+class LabelIndex:
+    """Reads an index file. Results are ordered: labels before aliases, then most statements, then lowest id number.
+
+    Use as a context manager, or call `close`. Threads and processes may read one file at the same time.
+    Raises LabelIndexError for a file that is missing, no index, of another version, or found damaged when it is read.
+    """
+
+    def __init__(self, path: Path | sqlite3.Connection) -> None:
+        self._path = path if isinstance(path, Path) else Path(":memory:")
+        self._connection = path if isinstance(path, sqlite3.Connection) else _open(path)
+
+    @classmethod
+    def in_memory(cls, entries: Iterable[LabelEntry], *, weights: Iterable[tuple[str, int]] = ()) -> LabelIndex:
+        """An index in memory, for graphs that have no index file; it lives as long as the object."""
+        connection = sqlite3.connect(":memory:", check_same_thread=False)
+        fill(connection, entries, weights)
+        return cls(connection)
+
+    def __enter__(self) -> LabelIndex:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database connection; the index cannot be queried afterwards."""
+        self._connection.close()
+
+    @property
+    def counts(self) -> LabelCounts:
+        """Numbers of entities, labels and aliases in the index."""
+        return LabelCounts(*self._connection.execute("SELECT entities, labels, aliases FROM counts").fetchone())
+
+    def exact(self, name: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
+        """At most `limit` entities with this name, each with its best match; case, accents and spacing are ignored.
+
+        Names that equal the text exactly come first. Raises LabelIndexError for a damaged file.
+        """
+        written = name.encode("utf-8", "ignore").decode()  # SQLite takes no lone surrogate
+        return self._found(_EXACT, (normalise(name), written), limit, entity)
+
+    def tokens(self, text: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
+        """At most `limit` entities whose name holds all words of the text in any order, each with its best match.
+
+        Raises LabelIndexError for a damaged file.
+        """
+        asked = name_words(normalise(text))
+        if not 0 < len(asked) <= _MOST_WORDS:
+            return []
+        # Quoted, every word is literal: no *, NEAR, AND or column filter of FTS5 is left in it.
+        query = " ".join('"' + word.replace('"', '""') + '"' for word in asked)
+        return self._found(_WORDS, (query,), limit, entity)
+
+    def properties(self) -> list[Match]:
+        """All labels and aliases of properties, best first; scans the whole index."""
+        with closing(self._connection.cursor()) as cursor:
+            return list(map(Match._make, cursor.execute(_PROPERTIES)))
+
+    def _found(self, query: str, values: tuple[str, ...], limit: int, entity: EntityKind | None) -> list[Match]:
+        best: dict[str, Match] = {}
+        try:
+            with closing(self._connection.cursor()) as cursor:
+                for match in map(Match._make, cursor.execute(query, values)):
+                    if entity is None or match.id.startswith(_LETTERS[entity]):
+                        best.setdefault(match.id, match)
+                    if len(best) >= limit:
+                        break
+        except sqlite3.DatabaseError as error:
+            raise LabelIndexError(self._path, f"is damaged ({error}); load the store again") from error
+        return list(best.values())
+
+
+def build_label_index(
+    path: Path, entries: Iterable[LabelEntry], *, weights: Iterable[tuple[str, int]] = ()
+) -> LabelCounts:
+    """Write the index of these names to `path` and return its sizes; memory stays bounded, the file appears whole.
+
+    `weights` are pairs (id, number of statements), which rank homonyms; numbers of the same id add up. They are
+    read after `entries`. Names without a visible character are left out.
+
+    Raises LabelIndexError where the file cannot be written.
+    """
+    write_index(path, entries, weights)
+    with LabelIndex(path) as index:
+        return index.counts
+
 
 def write_index(path: Path, entries: Iterable[Entry], weights: Iterable[tuple[str, int]]) -> None:
-    """Build an index beside `path` and put it there when it is whole; raises LabelIndexError where that fails."""
+    """Build an index in a temporary file beside `path` and move it there when complete; raises LabelIndexError."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with closing(sqlite3.connect(unfinished)) as connection:
@@ -63,7 +200,7 @@ def write_index(path: Path, entries: Iterable[Entry], weights: Iterable[tuple[st
 
 
 def fill(connection: sqlite3.Connection, entries: Iterable[Entry], weights: Iterable[tuple[str, int]]) -> None:
-    """Make an empty database an index of these names."""
+    """Create the tables of an index in an empty database: stage all names, rank them once, write them in rank order."""
     connection.executescript(_STAGE)
     connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?)", _named(entries))
     connection.executemany(_WEIGH, weights)
@@ -85,136 +222,6 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-NameKind = Literal["label", "alias"]
-EntityKind = Literal["item", "property"]
-
-_LETTERS = {"item": "Q", "property": "P"}
-_EXACT = """
-SELECT id, text, language, kind, weight FROM names WHERE name = ? ORDER BY text = ? DESC, rank
-"""
-_WORDS = """
-SELECT id, text, language, kind, weight FROM words JOIN names ON names.rank = words.rowid
-WHERE words MATCH ? ORDER BY words.rowid
-"""
-_PROPERTIES = """
-SELECT id, text, language, kind, weight FROM names WHERE id LIKE 'P%' ORDER BY rank
-"""
-_MOST_WORDS = 32  # Wikidata's names have at most 250 characters; a longer text is no name
-
-
-class LabelEntry(NamedTuple):
-    """A name of an item or property: `text` as it is written, in `language`."""
-
-    id: str
-    text: str
-    language: str
-    kind: NameKind
-
-
-class Match(NamedTuple):
-    """A name that was found; `weight` is the number of statements that the index was told of the entity."""
-
-    id: str
-    text: str
-    language: str
-    kind: NameKind
-    weight: int
-
-
-class LabelCounts(NamedTuple):
-    """What an index holds."""
-
-    entities: int
-    labels: int
-    aliases: int
-
-
-def build_label_index(
-    path: Path, entries: Iterable[LabelEntry], *, weights: Iterable[tuple[str, int]] = ()
-) -> LabelCounts:
-    """Write the index of these names to `path`, all or nothing; memory stays bounded however many they are.
-
-    `weights` are numbers of statements by id, which rank homonyms; an id may come several times, and its
-    numbers add up. They are read after `entries`. Names without a visible character are left out.
-
-    Raises LabelIndexError where the file cannot be written.
-    """
-    write_index(path, entries, weights)
-    with LabelIndex(path) as index:
-        return index.counts
-
-
-class LabelIndex:
-    """Reads an index: labels before aliases, then the most stated entity, then the lowest number.
-
-    Use as a context manager, or call `close`. Threads and processes may read one file at once.
-    Raises LabelIndexError for a file that is missing, no index, of another version, or found damaged when it is read.
-    """
-
-    def __init__(self, path: Path | sqlite3.Connection) -> None:
-        self._path = path if isinstance(path, Path) else Path(":memory:")
-        self._connection = path if isinstance(path, sqlite3.Connection) else _open(path)
-
-    @classmethod
-    def in_memory(cls, entries: Iterable[LabelEntry], *, weights: Iterable[tuple[str, int]] = ()) -> LabelIndex:
-        """An index that is gone with the object, for graphs that come without one."""
-        connection = sqlite3.connect(":memory:", check_same_thread=False)
-        fill(connection, entries, weights)
-        return cls(connection)
-
-    def __enter__(self) -> LabelIndex:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
-
-    @property
-    def counts(self) -> LabelCounts:
-        """How many entities, labels and aliases it holds."""
-        return LabelCounts(*self._connection.execute("SELECT entities, labels, aliases FROM counts").fetchone())
-
-    def exact(self, name: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
-        """The best name of each of at most `limit` entities that are called so: case, accents and spaces aside.
-
-        A name that is written exactly so comes first.
-        """
-        written = name.encode("utf-8", "ignore").decode()  # half of an emoji is no text for SQLite
-        return self._found(_EXACT, (normalise(name), written), limit, entity)
-
-    def tokens(self, text: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
-        """The best name of each of at most `limit` entities whose name has all words of the text, in any order."""
-        asked = words(normalise(text))
-        if not 0 < len(asked) <= _MOST_WORDS:
-            return []
-        # Quoted, every word is literal: no *, NEAR, AND or column filter of FTS5 is left in it.
-        query = " ".join('"' + word.replace('"', '""') + '"' for word in asked)
-        return self._found(_WORDS, (query,), limit, entity)
-
-    def properties(self) -> list[Match]:
-        """All names of properties, the best first; a scan of the whole index."""
-        with closing(self._connection.cursor()) as cursor:
-            return list(map(Match._make, cursor.execute(_PROPERTIES)))
-
-    def _found(self, query: str, values: tuple[str, ...], limit: int, entity: EntityKind | None) -> list[Match]:
-        best: dict[str, Match] = {}
-        try:
-            with closing(self._connection.cursor()) as cursor:
-                for match in map(Match._make, cursor.execute(query, values)):
-                    if entity is None or match.id.startswith(_LETTERS[entity]):
-                        best.setdefault(match.id, match)
-                    if len(best) >= limit:
-                        break
-        except sqlite3.DatabaseError as error:
-            raise LabelIndexError(self._path, f"is damaged ({error}); load the store again") from error
-        return list(best.values())
-
-
 def _open(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise LabelIndexError(path, "there is no such file")
@@ -230,3 +237,28 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.close()
         raise LabelIndexError(path, f"has the format {found!r}, and {FORMAT!r} is expected")
     return connection
+
+
+def normalise(text: str) -> str:
+    """The form in which names are compared: NFKD, casefolded, no marks or invisible characters, single spaces.
+
+    "São  Paulo" and "SAO PAULO" have the same form; "Зенит" and "東京" stay as they are.
+    """
+    if text.isascii() and text.isprintable():
+        return " ".join(text.lower().split())
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return " ".join("".join(map(_kept, decomposed)).split())
+
+
+def name_words(name: str) -> list[str]:
+    """The space-separated words of a normalised name, without those that are punctuation only."""
+    return [word for word in name.split() if any(character.isalnum() for character in word)]
+
+
+def _kept(character: str) -> str:
+    if character.isascii() and character.isprintable():
+        return character
+    if unicodedata.combining(character) or ord(character) in _VARIATION:
+        return ""
+    kind = unicodedata.category(character)
+    return "" if kind in _INVISIBLE else " " if kind == "Cc" else character

@@ -1,1 +1,1 @@
-"""From a label to the items that it may mean."""
+"""From labels to the items and properties that they may mean: candidates, scores, and whole files of edits."""

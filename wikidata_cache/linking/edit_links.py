@@ -1,8 +1,7 @@
-"""The ends and the relation of an edit, linked together: a fact that the graph states settles all of its parts.
+"""Linking all parts of an edit together: a fact that the graph states outweighs everything else.
 
-The parts of an edit, as linking asks about them.
-
-Many edits linked together: what all of them need is asked for hop by hop, then each is linked from what is known.
+`link_edit` scores subject, relation, old and new object separately, then rewards candidates that form a stated fact,
+and new objects of the old one's type. `link_all` does so for many edits, with the requests of all edits together.
 """
 
 from __future__ import annotations
@@ -15,70 +14,30 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from wikidata_cache.ids import Statement, is_entity
-from wikidata_cache.labels.label_index import EntityKind
-from wikidata_cache.labels.names import normalise
+from wikidata_cache.labels.label_index import EntityKind, normalise
 from wikidata_cache.linking import candidates
-from wikidata_cache.linking.candidates import POOL, Candidate, Draft, Linked, Reason, given_id, ranked
-from wikidata_cache.linking.knowledge import About, Knowledge
+from wikidata_cache.linking.candidates import POOL, Candidate, CandidateBuilder, LinkResult, Reason, given_id, ranked
+from wikidata_cache.linking.knowledge import EntityInfo, Knowledge
 from wikidata_cache.linking.linker import Linker
 from wikidata_cache.sources.queries import Role
 from wikidata_cache.subgraphs.edit_ends import EditLike
 
 
-class Part(NamedTuple):
-    """What an edit says of one of its parts: an id that is given, with the label that it should have, or a text."""
-
-    text: str
-    given: bool
-    expected: str | None
-    kind: EntityKind
-    role: Role
-
-
-class Parts(NamedTuple):
-    """The parts of an edit, with an empty text for what it has not."""
-
-    subject: Part
-    relation: Part
-    target_new: Part
-    target_true: Part
-
-    @property
-    def items(self) -> tuple[Part, Part, Part]:
-        """All but the relation."""
-        return self.subject, self.target_new, self.target_true
-
-
-def parts_of(edit: EditLike) -> Parts:
-    """What an edit says of its parts."""
-    return Parts(
-        _part(edit.subject_id, edit.subject, role="subject"),
-        _part(edit.relation_id, edit.relation, kind="property"),
-        _part(edit.target_new_id, edit.target_new),
-        _part(edit.target_true_id, edit.target_true),
-    )
-
-
-def _part(given: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> Part:
-    label = text if text and not is_entity(text) else None
-    return Part(given, True, label, kind, role) if given else Part((text or "").strip(), False, None, kind, role)
-
-
 @dataclass(frozen=True)
 class LinkedEdit:
-    """What each part of an edit may mean. `relation` and `target_true` are None where the edit has none.
+    """The candidates for each part of an edit; `relation` and `target_true` are None where the edit has none.
 
-    `stated` is the fact subject, relation, target_true where exactly one reading of it is in the graph.
+    `stated` is the fact (subject, relation, target_true) where the graph states exactly one combination of candidates.
     """
 
-    subject: Linked
-    relation: Linked | None
-    target_new: Linked
-    target_true: Linked | None
+    subject: LinkResult
+    relation: LinkResult | None
+    target_new: LinkResult
+    target_true: LinkResult | None
     stated: Statement | None
 
-    def parts(self) -> dict[str, Linked]:
-        """The parts that the edit has, by the name of the field for their id."""
+    def parts(self) -> dict[str, LinkResult]:
+        """The parts that the edit has, by the field name of their id, such as "subject_id"."""
         found = {
             "subject_id": self.subject,
             "relation_id": self.relation,
@@ -87,8 +46,8 @@ class LinkedEdit:
         }
         return {name: linked for name, linked in found.items() if linked is not None}
 
-    def settled(self) -> dict[str, Candidate]:
-        """The parts of which one candidate clearly leads."""
+    def clear_candidates(self) -> dict[str, Candidate]:
+        """The leading candidate of each part that has a clear one, by the field name of its id."""
         return {name: linked.candidates[0] for name, linked in self.parts().items() if linked.status == "exact"}
 
 
@@ -99,17 +58,17 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     new target gains where it has a type of the old one. Raises BadOptionError for a malformed relation id.
     """
     parts = parts_of(edit)
-    relations = drafts_of(linker, parts.relation)
-    relation = edit.relation_id or _leader(relations)
-    subjects = drafts_of(linker, parts.subject, relation)
-    old = drafts_of(linker, parts.target_true, relation)
-    new = drafts_of(linker, parts.target_new, relation)
-    facts = _stated(subjects, {draft.id for draft in relations}, old)
+    relations = builders_for(linker, parts.relation)
+    relation = edit.relation_id or _clear_property(relations)
+    subjects = builders_for(linker, parts.subject, relation)
+    old = builders_for(linker, parts.target_true, relation)
+    new = builders_for(linker, parts.target_new, relation)
+    facts = _stated(subjects, {builder.id for builder in relations}, old)
     _reward(facts, subjects, relations, old)
     _compare(linker, new, old)
 
-    def done(text: str | None, drafts: Sequence[Draft], role: Role = "object") -> Linked:
-        return linker.finished(text or "", drafts, relation=relation, role=role, limit=limit)
+    def done(text: str | None, builders: Sequence[CandidateBuilder], role: Role = "object") -> LinkResult:
+        return linker.result(text or "", builders, relation=relation, role=role, limit=limit)
 
     return LinkedEdit(
         subject=done(edit.subject, subjects, "subject"),
@@ -120,11 +79,70 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     )
 
 
-def drafts_of(linker: Linker, part: Part, relation: str | None = None) -> list[Draft]:
+def _stated(
+    subjects: Sequence[CandidateBuilder], relations: Iterable[str], old: Sequence[CandidateBuilder]
+) -> list[Statement]:
+    """The facts of the graph that a subject, a relation and an old target make; any relation where none is known.
+
+    EditParts of names count only where whole names make no fact.
+    """
+    wanted = set(relations)
+    whole = _facts([one for one in subjects if one.is_whole], wanted, [one for one in old if one.is_whole])
+    return whole or _facts(subjects, wanted, old)
+
+
+def _facts(
+    subjects: Sequence[CandidateBuilder], relations: Collection[str], old: Sequence[CandidateBuilder]
+) -> list[Statement]:
+    targets = {builder.id for builder in old}
+    return [
+        Statement(subject.id, relation, target)
+        for subject in subjects
+        for relation, target in sorted(subject.info.statements or ())
+        if target in targets - {subject.id} and (relation in relations or not relations)
+    ]
+
+
+def _reward(
+    facts: Sequence[Statement],
+    subjects: Sequence[CandidateBuilder],
+    relations: Sequence[CandidateBuilder],
+    old: Sequence[CandidateBuilder],
+) -> None:
+    for builders, column in ((subjects, 0), (relations, 1), (old, 2)):
+        for builder in builders:
+            if fact := next((fact for fact in facts if fact[column] == builder.id), None):
+                builder.add(Reason(candidates.STATED, f"{' '.join(fact)} is stated in the graph"), can_settle=True)
+
+
+def _compare(linker: Linker, new: Sequence[CandidateBuilder], old: Sequence[CandidateBuilder]) -> None:
+    """Reward new objects that share a type with the best candidate for the old object."""
+    if not old:
+        return
+    best = max(old, key=lambda builder: builder.score)
+    shared = {builder.id: builder.info.types & best.info.types for builder in new}
+    names = linker.knowledge.labels(set().union(*shared.values()))
+    for builder in new:
+        if kinds := sorted(names.get(kind, kind) for kind in shared[builder.id]):
+            builder.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.info.label or best.id}"))
+
+
+def _clear_property(relations: Sequence[CandidateBuilder]) -> str | None:
+    """The id of the property that clearly leads among the candidates, or None."""
+    linked = LinkResult("", tuple(builder.candidate({}) for builder in ranked(relations)), "")
+    return linked.candidates[0].id if linked.status == "exact" else None
+
+
+def relation_of(linker: Linker, edit: EditLike) -> str | None:
+    """The property of an edit: its id, or the one that its words clearly name."""
+    return edit.relation_id or _clear_property(builders_for(linker, parts_of(edit).relation))
+
+
+def builders_for(linker: Linker, part: EditPart, relation: str | None = None) -> list[CandidateBuilder]:
     """Candidates for one part: the id that is given, checked by its label, else whatever the text may mean."""
     if not part.text:
         return []
-    return linker.drafts(
+    return linker.builders(
         part.text,
         relation=relation,
         role=part.role,
@@ -134,56 +152,45 @@ def drafts_of(linker: Linker, part: Part, relation: str | None = None) -> list[D
     )
 
 
-def relation_of(linker: Linker, edit: EditLike) -> str | None:
-    """The property of an edit: its id, or the one that its words clearly name."""
-    return edit.relation_id or _leader(drafts_of(linker, parts_of(edit).relation))
+class EditPart(NamedTuple):
+    """What an edit says of one part: `text` is a label, or where `given` an id whose label should be `expected`."""
+
+    text: str
+    given: bool
+    expected: str | None
+    kind: EntityKind
+    role: Role
 
 
-def _leader(relations: Sequence[Draft]) -> str | None:
-    """The property that the relation's words clearly name."""
-    linked = Linked("", tuple(draft.candidate({}) for draft in ranked(relations)), "")
-    return linked.candidates[0].id if linked.status == "exact" else None
+class EditParts(NamedTuple):
+    """The parts of an edit; those that it lacks have an empty text."""
+
+    subject: EditPart
+    relation: EditPart
+    target_new: EditPart
+    target_true: EditPart
+
+    @property
+    def items(self) -> tuple[EditPart, EditPart, EditPart]:
+        """The parts that are items: subject, new object, old object."""
+        return self.subject, self.target_new, self.target_true
 
 
-def _stated(subjects: Sequence[Draft], relations: Iterable[str], old: Sequence[Draft]) -> list[Statement]:
-    """The facts of the graph that a subject, a relation and an old target make; any relation where none is known.
-
-    Parts of names count only where whole names make no fact.
-    """
-    wanted = set(relations)
-    whole = _facts([one for one in subjects if one.is_whole], wanted, [one for one in old if one.is_whole])
-    return whole or _facts(subjects, wanted, old)
-
-
-def _facts(subjects: Sequence[Draft], relations: Collection[str], old: Sequence[Draft]) -> list[Statement]:
-    targets = {draft.id for draft in old}
-    return [
-        Statement(subject.id, relation, target)
-        for subject in subjects
-        for relation, target in sorted(subject.about.statements or ())
-        if target in targets - {subject.id} and (relation in relations or not relations)
-    ]
+def parts_of(edit: EditLike) -> EditParts:
+    """The parts of an edit, as they are to be linked."""
+    return EditParts(
+        _part(edit.subject_id, edit.subject, role="subject"),
+        _part(edit.relation_id, edit.relation, kind="property"),
+        _part(edit.target_new_id, edit.target_new),
+        _part(edit.target_true_id, edit.target_true),
+    )
 
 
-def _reward(
-    facts: Sequence[Statement], subjects: Sequence[Draft], relations: Sequence[Draft], old: Sequence[Draft]
-) -> None:
-    for drafts, column in ((subjects, 0), (relations, 1), (old, 2)):
-        for draft in drafts:
-            if fact := next((fact for fact in facts if fact[column] == draft.id), None):
-                draft.add(Reason(candidates.STATED, f"{' '.join(fact)} is stated in the graph"), settles=True)
-
-
-def _compare(linker: Linker, new: Sequence[Draft], old: Sequence[Draft]) -> None:
-    """A new target mostly is of the old one's type."""
-    if not old:
-        return
-    best = max(old, key=lambda draft: draft.score)
-    shared = {draft.id: draft.about.types & best.about.types for draft in new}
-    names = linker.knowledge.labels(set().union(*shared.values()))
-    for draft in new:
-        if kinds := sorted(names.get(kind, kind) for kind in shared[draft.id]):
-            draft.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.about.label or best.id}"))
+def _part(given: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> EditPart:
+    label = text if text and not is_entity(text) else None
+    return (
+        EditPart(given, True, label, kind, role) if given else EditPart((text or "").strip(), False, None, kind, role)
+    )
 
 
 def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> Iterator[LinkedEdit]:
@@ -191,43 +198,43 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
 
     Raises what `link_edit` raises, and what the graph raises where it cannot be asked, such as CacheMissError.
     """
-    if linker.knowledge.far:
-        _ask_names(linker.knowledge, list(dict.fromkeys(part for edit in edits for part in parts_of(edit))))
+    if linker.knowledge.is_remote:
+        _prefetch_names(linker.knowledge, list(dict.fromkeys(part for edit in edits for part in parts_of(edit))))
         linker.ask_ends(_at_ends(linker, edits))
     for edit in tqdm(edits, desc="linking", unit="edit", disable=None, leave=False):
         yield link_edit(linker, edit, limit=limit)
 
 
-def _ask_names(knowledge: Knowledge, parts: Sequence[Part]) -> None:
+def _prefetch_names(knowledge: Knowledge, parts: Sequence[EditPart]) -> None:
     """Ask for all names, for all that they may mean or were merged into, and for the names of the types."""
-    knowledge.ask_names(part.text for part in parts if not part.given)
+    knowledge.prefetch_names(part.text for part in parts if not part.given)
     bar = tqdm(parts, desc="names", unit="name", disable=None, leave=False)
-    about = dict(knowledge.about({entity for part in bar for entity in _meant(knowledge, part)}))
+    about = dict(knowledge.info({entity for part in bar for entity in _meant(knowledge, part)}))
     merged = {said.merged_into for said in about.values() if said.merged_into}
-    about |= knowledge.about(merged - about.keys())
+    about |= knowledge.info(merged - about.keys())
     knowledge.labels({kind for said in about.values() for kind in said.types})
-    knowledge.ask_names(part.expected for part in parts if part.expected and not _is_called(part, about))
+    knowledge.prefetch_names(part.expected for part in parts if part.expected and not _is_called(part, about))
 
 
-def _meant(knowledge: Knowledge, part: Part) -> set[str]:
-    """All that a part of an edit may mean."""
+def _meant(knowledge: Knowledge, part: EditPart) -> set[str]:
+    """The ids of all entities that a part of an edit may mean."""
     matches = () if part.given or not part.text else knowledge.named(part.text, limit=POOL, entity=part.kind)
     given = given_id(part.text, part.kind)
     return {match.id for match in matches} | ({given} if given else set())
 
 
-def _is_called(part: Part, about: Mapping[str, About]) -> bool:
-    """Whether an id that is given has the label that it should have."""
-    said = about.get(part.text, About())
+def _is_called(part: EditPart, about: Mapping[str, EntityInfo]) -> bool:
+    """Whether the entity of a given id has the expected label."""
+    said = about.get(part.text, EntityInfo())
     said = about[said.merged_into] if said.merged_into else said
     return normalise(said.label or "") == normalise(part.expected or "")
 
 
 def _at_ends(linker: Linker, edits: Sequence[EditLike]) -> Mapping[tuple[str, Role], Collection[str]]:
-    """The candidates for each end of each relation, from what is known by now."""
+    """The ids of the candidates for each end (property, role) of a relation, without further requests."""
     found: dict[tuple[str, Role], set[str]] = defaultdict(set)
     for edit in edits:
         if relation := relation_of(linker, edit):
             for part in parts_of(edit).items:
-                found[relation, part.role].update(draft.id for draft in drafts_of(linker, part))
+                found[relation, part.role].update(builder.id for builder in builders_for(linker, part))
     return found

@@ -1,8 +1,7 @@
-"""What linking wants to know of entities, from a graph with a label index, or from its facts alone.
+"""What linking asks of a graph: names, facts of entities, and which types stand at the ends of a relation.
 
-What a relation joins in a graph: the types of its values and of its subjects, from a sample.
-
-A label index for a graph: the one beside a store, or one made on the fly from the graph's own names.
+`Knowledge` is the interface; `GraphKnowledge` answers from a graph with a label index (`open_index`), or from exact
+labels alone; `online.py` has one for Wikidata's API. What cannot be answered offline counts as unknown.
 """
 
 from __future__ import annotations
@@ -14,27 +13,38 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from wikidata_cache.answers.cached_source import CacheOverGraph
+from wikidata_cache.answers.cached_source import FallbackSource
 from wikidata_cache.errors import BadOptionError, CacheMissError, EndpointError, OfflineError
 from wikidata_cache.ids import DIRECT, RDFS_LABEL, is_entity, is_item, is_property, local_id
-from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex, Match, NameKind
-from wikidata_cache.labels.names import normalise
+from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex, Match, NameKind, normalise
 from wikidata_cache.sources.oxigraph import OxigraphSource
-from wikidata_cache.sources.queries import Role, end_key
+from wikidata_cache.sources.queries import Role, relation_end_key
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.facts import Facts
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _TYPE = "P31"
 _SCANNED = 5_000_000  # labels that are looked through in about a second
 
+_NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # errors without which linking goes on
+
+_ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
+_KINDS: tuple[tuple[NameKind, str], ...] = (("label", RDFS_LABEL), ("alias", _ALIAS))
+_NAMES = "SELECT ?e ?l (LANG(?l) AS ?lang) WHERE {{ ?e <{predicate}> ?l . FILTER(isLiteral(?l)) }}"
+_NUMBERS = (
+    f"SELECT ?s (COUNT(*) AS ?n) WHERE {{ ?s ?p ?o . FILTER(isIRI(?o)) "
+    f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }} GROUP BY ?s'
+)
+
 
 @dataclass(frozen=True)
-class About:
-    """What is said of an entity: `types` and the values in `statements` are ids; `merged_into` a redirect's end.
+class EntityInfo:
+    """What is known of an entity: `types` (P31) are ids, `statements` are pairs (property, item).
 
-    `statements` is None where an offline cache does not hold them.
+    `statements` is None where an offline cache lacks them; `merged_into` is the item that replaces a merged one.
     """
 
     label: str | None = None
@@ -45,26 +55,26 @@ class About:
 
 
 class Knowledge(Protocol):
-    """Where candidates come from, and what is known of them."""
+    """A provider of candidates for names, and of facts about them."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """The provider as messages name it."""
 
     @property
-    def far(self) -> bool:
-        """Whether a question costs a request, so that many are better asked together."""
+    def is_remote(self) -> bool:
+        """Whether a question costs a request, so that many should be asked together."""
 
-    def ask_names(self, texts: Iterable[str]) -> None:
-        """Ask for all of these names together, where that can be done, so that `named` knows them."""
+    def prefetch_names(self, texts: Iterable[str]) -> None:
+        """Ask for all of these names together, where that is possible, so that `named` needs no request."""
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
-        """The entities that have the text as a name, and where there are fewer than `limit`, such with its words."""
+        """At most `limit` entities with this name; where there are fewer, also those whose name has all its words."""
 
-    def near_properties(self, text: str) -> Sequence[Match]:
-        """The properties with a name most like the text, where all names are at hand."""
+    def similar_properties(self, text: str) -> Sequence[Match]:
+        """The properties whose names are most similar to the text; () where names cannot be scanned."""
 
-    def about(self, ids: Iterable[str]) -> Mapping[str, About]:
+    def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
         """What is known of each of the ids."""
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
@@ -81,25 +91,25 @@ class GraphKnowledge:
     def __init__(self, facts: Facts, index: LabelIndex | None = None) -> None:
         self.facts = facts
         self._index = index
-        self._is_layered = isinstance(facts.source, CacheOverGraph)
+        self._is_layered = isinstance(facts.source, FallbackSource)
 
     @property
     def name(self) -> str:
-        """The graph's name."""
+        """The name of the graph's source."""
         return self.facts.source.name
 
     @property
-    def far(self) -> bool:
-        """Whether there is no index, as there is for every graph of this machine."""
+    def is_remote(self) -> bool:
+        """Whether there is no index: graphs on this machine have one, endpoints do not."""
         return self._index is None
 
-    def ask_names(self, texts: Iterable[str]) -> None:
-        """Ask for labels, many in a request; nothing is to be asked of an index."""
+    def prefetch_names(self, texts: Iterable[str]) -> None:
+        """Fetch the entities with these labels, many in a request; does nothing where there is an index."""
         if self._index is None:
             self.facts.named(text for text in texts if text)
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
-        """The entities that have the text as a name, and where there are fewer than `limit`, such with its words."""
+        """At most `limit` entities with this name; where there are fewer, also those whose name has all its words."""
         if self._index is None:
             return self._labelled(text, entity)
         found = {match.id: match for match in self._index.exact(text, limit=limit, entity=entity)}
@@ -110,16 +120,16 @@ class GraphKnowledge:
             found = {match.id: match for match in self._labelled(text, entity)} | found
         return list(found.values())[:limit]
 
-    def near_properties(self, text: str) -> Sequence[Match]:
-        """The properties with a name most like the text; none without an index, or with one of millions of names."""
+    def similar_properties(self, text: str) -> Sequence[Match]:
+        """The properties whose names are most similar to the text (difflib); () without an index or with a huge one."""
         if self._index is None or self._index.counts.labels > _SCANNED:
             return ()
         names = {normalise(match.text): match for match in reversed(self._index.properties())}  # the best one stays
         nearest = difflib.get_close_matches(normalise(text), names, n=5)
         return list({names[name].id: names[name] for name in nearest}.values())
 
-    def about(self, ids: Iterable[str]) -> Mapping[str, About]:
-        """What is known of each of the ids; nothing is an answer, too."""
+    def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
+        """What is known of each of the ids; an empty `EntityInfo` for unknown ones."""
         wanted = sorted(set(ids))
         items = [entity for entity in wanted if is_item(entity)]
         labels, descriptions = self._known(self.facts.labels, wanted), self._known(self.facts.descriptions, wanted)
@@ -127,7 +137,7 @@ class GraphKnowledge:
         types = {entity: frozenset(o for p, o in pairs if p == _TYPE) for entity, pairs in statements.items()}
         untold = self._known(self.facts.types, [entity for entity in items if entity not in types])
         return {
-            entity: About(
+            entity: EntityInfo(
                 labels.get(entity),
                 descriptions.get(entity),
                 types.get(entity) or untold.get(entity, frozenset()),
@@ -146,7 +156,7 @@ class GraphKnowledge:
         return [Match(e, text, "", "label", 0) for e in found if is_entity(e) and is_item(e) == (entity == "item")]
 
     def _known(self, ask: Callable[[Iterable[str]], Mapping[str, T]], ids: Sequence[str]) -> Mapping[str, T]:
-        """The facts of all ids; where a cache does not hold all of them, of those that it holds."""
+        """The answers of `ask` for the ids; of an offline cache for those ids that it holds."""
         try:
             return ask(ids)
         except CacheMissError as miss:
@@ -158,12 +168,9 @@ class GraphKnowledge:
             return {entity: value for one in ids for entity, value in self._known(ask, [one]).items()}
 
 
-_NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # linking goes on without
-
-
 @dataclass(frozen=True)
-class Ends:
-    """One end of a relation: which share of the `sampled` entities, all of known type, has each type."""
+class RelationEndTypes:
+    """The types at one end of a relation: the share, by type, of the `sampled` entities, all of known type."""
 
     relation: str
     role: Role
@@ -172,7 +179,7 @@ class Ends:
 
 
 def check_relation(relation: str) -> None:
-    """Raise BadOptionError for what is no property id."""
+    """Raise BadOptionError where `relation` is not a property id such as P551."""
     if not is_property(relation):
         raise BadOptionError(
             f"relation={relation!r}: expected a property id such as P551. To find the id of a property, link its "
@@ -180,23 +187,23 @@ def check_relation(relation: str) -> None:
         )
 
 
-def sample_ends(facts: Facts, relation: str, role: Role) -> Ends | None:
+def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndTypes | None:
     """The types at one end of a relation, or None where the graph has none of it or cannot be asked now.
 
     Raises BadOptionError for what is no property id.
     """
     check_relation(relation)
-    end = end_key(relation, role)
+    end = relation_end_key(relation, role)
     try:
         sampled, counts = facts.ends([end])[end]
     except _NOT_NOW:
         return None
-    return Ends(relation, role, sampled, {kind: n / sampled for kind, n in counts}) if sampled else None
+    return RelationEndTypes(relation, role, sampled, {kind: n / sampled for kind, n in counts}) if sampled else None
 
 
-def stated_there(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
-    """Those of the ids that stand at this end of the relation somewhere in the graph."""
-    places = {f"{end_key(relation, role)} {entity}": entity for entity in ids if is_item(entity)}
+def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
+    """Those of the ids that are at this end of the relation in some statement of the graph."""
+    places = {f"{relation_end_key(relation, role)} {entity}": entity for entity in ids if is_item(entity)}
     try:
         found = facts.at_ends(places)
     except _NOT_NOW:
@@ -204,24 +211,13 @@ def stated_there(facts: Facts, relation: str, role: Role, ids: Collection[str]) 
     return frozenset(entity for place, entity in places.items() if found[place])
 
 
-def ask_ahead(facts: Facts, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
-    """Ask about all of these ends of relations, and about the candidates for them, in as few requests as possible."""
-    ends = {end_key(*end): ids for end, ids in candidates.items()}
+def prefetch_ends(facts: Facts, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
+    """Fetch the types at these ends, and which candidates (ids by end) are there, in as few requests as possible."""
+    ends = {relation_end_key(*end): ids for end, ids in candidates.items()}
     with suppress(*_NOT_NOW):
         sampled = facts.ends(ends)
         shown = {end: ids for end, ids in ends.items() if sampled[end][0]}
         facts.at_ends(f"{end} {entity}" for end, ids in shown.items() for entity in ids if is_item(entity))
-
-
-logger = logging.getLogger(__name__)
-
-_ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
-_KINDS: tuple[tuple[NameKind, str], ...] = (("label", RDFS_LABEL), ("alias", _ALIAS))
-_NAMES = "SELECT ?e ?l (LANG(?l) AS ?lang) WHERE {{ ?e <{predicate}> ?l . FILTER(isLiteral(?l)) }}"
-_NUMBERS = (
-    f"SELECT ?s (COUNT(*) AS ?n) WHERE {{ ?s ?p ?o . FILTER(isIRI(?o)) "
-    f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }} GROUP BY ?s'
-)
 
 
 def open_index(source: Source) -> LabelIndex | None:
@@ -229,7 +225,7 @@ def open_index(source: Source) -> LabelIndex | None:
 
     Of a cache over a local graph it is the graph's. Raises LabelIndexError for an index that cannot be read.
     """
-    source = source.graph if isinstance(source, CacheOverGraph) else source
+    source = source.graph if isinstance(source, FallbackSource) else source
     if not isinstance(source, OxigraphSource):
         return None
     return LabelIndex(source.label_file) if source.label_file else index_of(source)
@@ -238,7 +234,7 @@ def open_index(source: Source) -> LabelIndex | None:
 def index_of(source: Source) -> LabelIndex:
     """An index in memory of all labels and aliases of an embedded graph, in every language.
 
-    About ten seconds for half a million names; `wikidata-cache load` keeps such an index on disk.
+    EntityInfo ten seconds for half a million names; `wikidata-cache load` keeps such an index on disk.
     """
     logger.debug("Making a label index of %s", source.name)
     return LabelIndex.in_memory(_names(source), weights=_numbers(source))

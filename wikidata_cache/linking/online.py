@@ -1,6 +1,7 @@
-"""Knowledge from Wikidata itself, through its Action API; only for those who ask for it.
+"""Knowledge from Wikidata's Action API (https://www.wikidata.org/w/api.php), for those who ask for it with --online.
 
-Wikidata's Action API, one polite request at a time: two searches, and what is said of up to 50 entities.
+`ActionApi` uses wbsearchentities, search, and wbgetentities (50 ids a request), rate-limited and retried as endpoints
+are. `OnlineKnowledge` keeps the answers in memory only.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import Request
 
-from wikidata_cache.endpoints.endpoint import MOST, PASSING, insist
-from wikidata_cache.endpoints.failures import no_reply, rows_of
-from wikidata_cache.endpoints.rate_limit import Pace, forbid_when_offline, user_agent
+from wikidata_cache.endpoints.endpoint import MAX_ATTEMPTS, TRANSIENT, with_retries
+from wikidata_cache.endpoints.failures import connection_error, parse_reply
+from wikidata_cache.endpoints.rate_limit import RateLimiter, forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
 from wikidata_cache.ids import LANGUAGES, WIKIDATA_API, is_entity, is_item
 from wikidata_cache.labels.label_index import EntityKind, Match, NameKind
 from wikidata_cache.linking.candidates import for_name
-from wikidata_cache.linking.knowledge import About
+from wikidata_cache.linking.knowledge import EntityInfo
 from wikidata_cache.sources.source import batches
 
 Json = Any
@@ -35,13 +36,16 @@ _PASSING: Mapping[str, EndpointTrouble] = {
 }
 _PROPS = "labels|aliases|descriptions|claims"
 _NAMESPACES = {"item": "0", "property": "120"}
-_WAY_OUT = "Check the URL (api.php of a Wikibase), or link offline."
+_SUGGESTION = "Check the URL (api.php of a Wikibase), or link offline."
+
+_PER_SEARCH = 15  # the entities of both searches go in one request, with all their statements
+_RANKS = ("preferred", "normal")  # the best one that is there is truthy; deprecated never is
 
 
 class ActionApi:
     """The Action API of Wikidata or of another Wikibase, at `url`.
 
-    `contact`, `timeout`, `patience` and `pace` are what they are for `EndpointSource`. Raises OfflineError when
+    `contact`, `timeout`, `patience` and `limiter` are what they are for `EndpointSource`. Raises OfflineError when
     KG_OFFLINE is set, MissingContactError for a Wikimedia host without `contact` (or KG_EDIT_CONTACT), and
     EndpointError for whatever goes wrong.
     """
@@ -53,16 +57,16 @@ class ActionApi:
         contact: str | None = None,
         timeout: float = 30.0,
         patience: float = 180.0,
-        pace: Pace | None = None,
+        limiter: RateLimiter | None = None,
     ) -> None:
         forbid_when_offline(url)
         self.url = url
         self._transport = _Get(url, user_agent(url, contact), timeout)
         self._patience = patience
-        self._pace = pace or Pace()
+        self._limiter = limiter or RateLimiter()
 
     def search(self, text: str, *, limit: int = 10, kind: EntityKind = "item") -> list[str]:
-        """The ids that either search gives: by the beginnings of names (at most 50), then by words anywhere."""
+        """Ids from two searches: by the beginnings of names (at most 50), then by words anywhere."""
         if not text.strip() or len(text) > _LONGEST:
             return []
         by_name = {"action": "wbsearchentities", "search": text, "language": "en", "uselang": "en", "type": kind}
@@ -87,22 +91,22 @@ class ActionApi:
         return {entity: said for entity, said in found.items() if "missing" not in said}
 
     def _get(self, parameters: Mapping[str, str], wanted: str) -> Json:
-        """What one question's answer has under `wanted`, after as many attempts as make sense."""
+        """The field `wanted` of the answer to one request, retried where waiting helps."""
         forbid_when_offline(self.url)
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
-        return insist(
-            self._pace,
+        return with_retries(
+            self._limiter,
             self.url,
             lambda: self._once(query, wanted),
             patience=self._patience,
-            attempts=lambda error: MOST if error.trouble in (*PASSING, "cut off") else 1,
+            attempts=lambda error: MAX_ATTEMPTS if error.trouble in (*TRANSIENT, "cut off") else 1,
         )
 
     def _once(self, query: str, wanted: str) -> Json:
         try:
             reply = self._transport.send(query)
         except Exception as error:  # urllib, http.client and socket share no base class
-            raise no_reply(error, self.url, self._transport.timeout) from error
+            raise connection_error(error, self.url, self._transport.timeout) from error
         return self._answer(reply, wanted)
 
     def _answer(self, reply: Reply, wanted: str) -> Json:
@@ -114,8 +118,8 @@ class ActionApi:
             return answer[wanted]
         if isinstance(answer, dict) and "error" in answer:
             raise self._refusal(answer["error"], reply)
-        rows_of(reply, self.url)  # raises for every reply that is no SPARQL answer
-        raise EndpointError(self.url, "bad answer", "found SPARQL results", _WAY_OUT)
+        parse_reply(reply, self.url)  # raises for every reply that is no SPARQL answer
+        raise EndpointError(self.url, "bad answer", "found SPARQL results", _SUGGESTION)
 
     def _refusal(self, error: Json, reply: Reply) -> EndpointError:
         code = str(error.get("code", "unknown"))
@@ -123,24 +127,20 @@ class ActionApi:
         wait = reply.headers.get("retry-after", "")
         after = float(wait) if wait.isdecimal() else None
         found = f"the API says {code}: {error.get('info', '')}"
-        return EndpointError(self.url, trouble, found, _WAY_OUT, status=reply.status, retry_after=after)
+        return EndpointError(self.url, trouble, found, _SUGGESTION, status=reply.status, retry_after=after)
 
 
 @dataclass
 class _Get(Transport):
-    """Sends parameters, not SPARQL."""
+    """A `Transport` that sends URL parameters by GET instead of SPARQL."""
 
     def _request(self, query: str) -> Request:
         headers = {"User-Agent": self.agent.replace("SPARQLWrapper/2", "urllib"), "Accept-Encoding": "gzip"}
         return Request(f"{self.url}?{query}", headers=headers)  # noqa: S310 it is http
 
 
-_PER_SEARCH = 15  # the entities of both searches go in one request, with all their statements
-_RANKS = ("preferred", "normal")  # the best one that is there is truthy; deprecated never is
-
-
 class OnlineKnowledge:
-    """Knowledge of an `ActionApi`. Searches and entities are asked for once; nothing is written to disk."""
+    """`Knowledge` from an `ActionApi`; each search and entity is asked for once, nothing is written to disk."""
 
     def __init__(self, api: ActionApi) -> None:
         self._api = api
@@ -149,23 +149,23 @@ class OnlineKnowledge:
 
     @property
     def name(self) -> str:
-        """The API's URL."""
+        """The URL of the API."""
         return self._api.url
 
     @property
-    def far(self) -> bool:
-        """Every question is a request."""
+    def is_remote(self) -> bool:
+        """True: every question is a request."""
         return True
 
-    def ask_names(self, texts: Iterable[str]) -> None:
-        """Nothing: a search takes one name."""
+    def prefetch_names(self, texts: Iterable[str]) -> None:
+        """Does nothing: a search takes one name."""
 
-    def near_properties(self, text: str) -> Sequence[Match]:
-        """None: the searches have found whatever is near."""
+    def similar_properties(self, text: str) -> Sequence[Match]:
+        """Always (): the searches find similar names themselves."""
         return ()
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
-        """What either search gives for the text, each with the name that agrees best; raises EndpointError."""
+        """The entities that either search finds, each with its name that agrees best; raises EndpointError."""
         asked = text, entity, min(limit, _PER_SEARCH)
         if asked not in self._searches:
             self._searches[asked] = self._api.search(text, limit=asked[2], kind=entity)
@@ -173,11 +173,11 @@ class OnlineKnowledge:
         said = self._said(ids)
         return [best for one in ids if one in said and (best := _best(one, said[one], text))]
 
-    def about(self, ids: Iterable[str]) -> Mapping[str, About]:
-        """What Wikidata says of each of the ids; raises EndpointError."""
+    def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
+        """What Wikidata states of each of the ids; raises EndpointError."""
         wanted = sorted(set(ids))
         said = self._said(wanted)
-        return {entity: _about(entity, said[entity]) if entity in said else About() for entity in wanted}
+        return {entity: _entity_info(entity, said[entity]) if entity in said else EntityInfo() for entity in wanted}
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """The labels of those ids that have one; raises EndpointError."""
@@ -205,15 +205,15 @@ def _names(said: Json) -> Iterator[tuple[str, str, NameKind]]:
             yield alias["value"], language, "alias"
 
 
-def _about(entity: str, said: Json) -> About:
+def _entity_info(entity: str, said: Json) -> EntityInfo:
     pairs = frozenset((relation, value) for relation, value in _truthy(said.get("claims") or {}))
     types = frozenset(value for relation, value in pairs if relation == "P31")
     merged = said["id"] if said["id"] != entity else None
-    return About(_first(said.get("labels")), _first(said.get("descriptions")), types, pairs, merged)
+    return EntityInfo(_first(said.get("labels")), _first(said.get("descriptions")), types, pairs, merged)
 
 
 def _truthy(claims: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
-    """The item-valued statements of best rank."""
+    """Pairs (property, item) of the statements of best rank."""
     for relation, statements in claims.items():
         ranks = {statement["rank"] for statement in statements}
         best = next((rank for rank in _RANKS if rank in ranks), None)
@@ -225,6 +225,6 @@ def _truthy(claims: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
 
 
 def _first(texts: Json) -> str | None:
-    """The text in the first of our languages."""
+    """The text in the first of LANGUAGES that has one, or None."""
     found: list[str] = [texts[language]["value"] for language in LANGUAGES if language in (texts or {})]
     return found[0] if found else None

@@ -1,1 +1,1 @@
-"""Where statements and labels come from: graph files, stores on disk and (`wikidata_cache.endpoints`) endpoints."""
+"""Where statements and labels come from: graph files, stores on disk, and what all sources (endpoints too) share."""

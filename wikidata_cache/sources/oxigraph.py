@@ -1,4 +1,4 @@
-"""Embedded Oxigraph: graph files in memory, or a store on disk opened for reading only."""
+"""Embedded Oxigraph (pyoxigraph) as a source: graph files in memory, or a store on disk opened for reading only."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -7,15 +7,17 @@ from pathlib import Path
 from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
 
 from wikidata_cache.errors import SourceStringError, UserQueryError
-from wikidata_cache.sources.facts import Binding
 from wikidata_cache.sources.graph_files import load_files
-from wikidata_cache.sources.source import Provenance, SparqlSource
+from wikidata_cache.sources.source import Binding, Provenance, SparqlSource
 from wikidata_cache.sources.user_queries import forbid_service
-from wikidata_cache.stores.manifest import LABELS, open_database, read_manifest, reading, store_of
+from wikidata_cache.stores.manifest import LABELS, open_database, read_manifest, store_of, store_read_errors
 
 
 class OxigraphSource(SparqlSource):
-    """A `Source` over a pyoxigraph store, on disk in `folder`. Make one with `from_files` or `from_store`."""
+    """A `Source` over a pyoxigraph store; make one with `from_files` or `from_store`.
+
+    `folder` is the store on disk, None in memory; `label_file` is its label index, where `load` has made one.
+    """
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class OxigraphSource(SparqlSource):
                 f"oxigraph:{folder} is no Oxigraph store ({error}). Make one with "
                 f"`wikidata-cache load SOURCE --store FOLDER`, or give the graph file itself."
             ) from error
-        with reading(folder):
+        with store_read_errors(folder):
             some = next(store.quads_for_pattern(None, None, None, None), None)
             changed = (folder / "CURRENT").stat().st_mtime_ns
         if some is None:
@@ -78,7 +80,7 @@ class OxigraphSource(SparqlSource):
 
     @property
     def name(self) -> str:
-        """The file names, or the store's folder."""
+        """The names of the files, or of the store's folder."""
         return self._name
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
@@ -92,7 +94,7 @@ class OxigraphSource(SparqlSource):
         open a connection; and StoreError where the database turns out to be damaged.
         """
         forbid_service(query, "a graph on this machine opens none")
-        with reading(self._folder) if self._folder else nullcontext():
+        with store_read_errors(self._folder) if self._folder else nullcontext():
             return self._rows(query)
 
     def _rows(self, query: str) -> list[Binding]:

@@ -2,102 +2,28 @@
 
 No label service, no hints, no RAND, no implicit prefixes, no empty VALUES, and no LIMIT where the choice of
 rows would matter. Ids inside VALUES are sorted, so equal questions are equal texts. Every answer ends with a
-row of its own (`?end`), which sorts last: where it is missing, somebody has cut the answer off.
+row of its own (`?end`), which sorts last: where it is missing, the answer was cut off on the way.
 
-Questions about the ends of relations: what stands there as a rule, and whether an item does.
-
-An end is written "P19 object", an item at an end "P19 object Q65".
+An end of a relation is written "P19 object", an item at an end "P19 object Q65".
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, local_id
-from wikidata_cache.sources.facts import Binding, Fact
+from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL
 
 Role = Literal["object", "subject"]
 
-_SAMPLE = 1_000  # entities; their types are counted
+_SAMPLE = 1_000  # entities at an end of a relation whose types are counted
 _END = r"(P[1-9][0-9]*) (object|subject)"
 _ENDS = re.compile(_END + "()", re.ASCII)
 _PLACES = re.compile(_END + " (Q[1-9][0-9]*)", re.ASCII)
 _TRIPLES = {"object": "?s <{direct}{relation}> ?e .", "subject": "?e <{direct}{relation}> ?o ."}
-
-
-class RelationEnd(NamedTuple):
-    """An end of a relation, and an item where one is asked about, else ""."""
-
-    relation: str
-    role: str
-    item: str
-
-
-def end_key(relation: str, role: Role) -> str:
-    """How an end is written."""
-    return f"{relation} {role}"
-
-
-def place_of(key: str, *, item: bool) -> RelationEnd:
-    """What "P19 object", or with `item` "P19 object Q65", says; raises BadOptionError where it is none."""
-    found = (_PLACES if item else _ENDS).fullmatch(key)
-    if found is None:
-        expected = "P19 object Q65" if item else "P19 object"
-        raise BadOptionError(f"{key!r} is no place at an end of a relation: expected something like {expected!r}.")
-    return RelationEnd(*found.groups())
-
-
-def ends_parts(ends: Sequence[str]) -> tuple[str, ...]:
-    """The parts of a query for the types (r, e, t) of a sample of the entities at these ends.
-
-    Which entities are in the sample is up to the engine; the types are the same for all but the rarest.
-    """
-    return tuple(
-        f'{{ SELECT ("{end}" AS ?r) ?e ?t WHERE {{ {{ SELECT DISTINCT ?e WHERE {{ {_triple(place_of(end, item=False))} '
-        f"FILTER(isIRI(?e)) }} LIMIT {_SAMPLE} }} ?e <{DIRECT}P31> ?t . FILTER(isIRI(?t)) }} }}"
-        for end in sorted(ends)
-    )
-
-
-def at_end_parts(keys: Sequence[str]) -> tuple[str, ...]:
-    """The parts of a query for those items (e) that stand at their end of a relation (r) somewhere."""
-    places = sorted(place_of(key, item=True) for key in keys)
-    parts = []
-    for (relation, role), group in groupby(places, key=lambda place: place[:2]):
-        items = list(group)
-        names = " ".join(f"wd:{place.item}" for place in items)
-        parts.append(f'VALUES ?e {{ {names} }} FILTER EXISTS {{ {_triple(items[0])} }} BIND("{relation} {role}" AS ?r)')
-    return tuple(parts)
-
-
-def read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    """Facts [number of entities of known type, [[type, how many are of it], ...]]."""
-    types: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for row in rows:
-        if "t" in row:
-            types[row["r"]].add((local_id(row["e"]), local_id(row["t"])))
-    return [Fact("ends", end, _counted(types[end])) for end in ends]
-
-
-def read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    """Facts that say whether an item stands there."""
-    found = {f"{row['r']} {local_id(row['e'])}" for row in rows if "e" in row}
-    return [Fact("at_end", key, key in found) for key in keys]
-
-
-def _counted(pairs: set[tuple[str, str]]) -> list[object]:
-    counts = Counter(kind for _, kind in pairs)
-    return [len({entity for entity, _ in pairs}), [[kind, n] for kind, n in sorted(counts.items())]]
-
-
-def _triple(place: RelationEnd) -> str:
-    return _TRIPLES[place.role].format(direct=DIRECT, relation=place.relation)
-
 
 HUB = 500  # an item with more incoming statements is not expanded along them
 
@@ -109,6 +35,28 @@ _DESCRIPTION = "<http://schema.org/description>"
 _SAME_AS = "<http://www.w3.org/2002/07/owl#sameAs>"
 _RANK = "http://wikiba.se/ontology#"
 _WIKIDATA = "http://www.wikidata.org/"
+
+
+class RelationEnd(NamedTuple):
+    """An end of a relation: property id, "object" or "subject", and an item id, "" where none is asked about."""
+
+    relation: str
+    role: str
+    item: str
+
+
+def relation_end_key(relation: str, role: Role) -> str:
+    """The key of an end of a relation, as in "P19 object"."""
+    return f"{relation} {role}"
+
+
+def parse_relation_end(key: str, *, item: bool) -> RelationEnd:
+    """Parse "P19 object", or with `item` "P19 object Q65"; raises BadOptionError for any other text."""
+    found = (_PLACES if item else _ENDS).fullmatch(key)
+    if found is None:
+        expected = "P19 object Q65" if item else "P19 object"
+        raise BadOptionError(f"{key!r} is no place at an end of a relation: expected something like {expected!r}.")
+    return RelationEnd(*found.groups())
 
 
 def out_query(ids: Sequence[str]) -> str:
@@ -157,7 +105,7 @@ def claims_query(ids: Sequence[str]) -> str:
 
 
 def types_query(ids: Sequence[str]) -> str:
-    """What these ids are instances of: rows s, o."""
+    """Classes of which these ids are instances (P31): rows s, o."""
     return _select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o")
 
 
@@ -193,9 +141,40 @@ def ends_query(ends: Sequence[str]) -> str:
     return _select("?r ?e ?t", *ends_parts(ends))
 
 
+def ends_parts(ends: Sequence[str]) -> tuple[str, ...]:
+    """SPARQL group patterns (variables r, e, t) for the types of a sample of the entities at these ends.
+
+    The engine chooses which 1,000 entities are sampled; shares of all but rare types agree between engines.
+    """
+    return tuple(
+        f'{{ SELECT ("{end}" AS ?r) ?e ?t WHERE {{ {{ SELECT DISTINCT ?e WHERE {{ {_end_triple(end)} '
+        f"FILTER(isIRI(?e)) }} LIMIT {_SAMPLE} }} ?e <{DIRECT}P31> ?t . FILTER(isIRI(?t)) }} }}"
+        for end in sorted(ends)
+    )
+
+
 def at_end_query(places: Sequence[str]) -> str:
     """Those of these items that stand at their end of a relation: rows r, e."""
     return _select("?r ?e", *at_end_parts(places))
+
+
+def at_end_parts(keys: Sequence[str]) -> tuple[str, ...]:
+    """SPARQL group patterns (variables r, e) for those items that are at their end of a relation somewhere."""
+    places = sorted(parse_relation_end(key, item=True) for key in keys)
+    parts = []
+    for (relation, role), group in groupby(places, key=lambda place: place[:2]):
+        items = list(group)
+        names = " ".join(f"wd:{place.item}" for place in items)
+        parts.append(f'VALUES ?e {{ {names} }} FILTER EXISTS {{ {_triple(items[0])} }} BIND("{relation} {role}" AS ?r)')
+    return tuple(parts)
+
+
+def _end_triple(end: str) -> str:
+    return _triple(parse_relation_end(end, item=False))
+
+
+def _triple(place: RelationEnd) -> str:
+    return _TRIPLES[place.role].format(direct=DIRECT, relation=place.relation)
 
 
 def _select(variables: str, *parts: str) -> str:

@@ -1,33 +1,93 @@
-"""Where statements and labels come from: one interface, and what every SPARQL engine shares.
+"""What every source of statements and labels answers: facts about ids, in one shape, through one interface.
 
-Each question that can be asked about ids: its SPARQL, and how its rows become facts.
+A `Template` is a question about many ids: its SPARQL, and how rows become `Fact`s (`sources/templates.py` has all of
+them). A `Source` answers templates; `SparqlSource` is the base for anything that answers SPARQL 1.1 SELECT. Answers
+are sorted and complete, so that answers of different engines compare equal.
 """
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from wikidata_cache.errors import TruncatedAnswerError
-from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property, local_id
-from wikidata_cache.sources import queries
-from wikidata_cache.sources.facts import Answer, Binding, Fact, Json, Kind
-from wikidata_cache.sources.queries import read_at_end, read_ends
 
-_TIME = re.compile(r"\+?(?P<sign>-?)(?P<year>\d+)-(?P<rest>\d\d-\d\dT\d\d:\d\d:\d\d)(\.0+)?(Z|\+00:00)?", re.ASCII)
+Binding = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
 
-Reader = Callable[[Sequence[str], Sequence[Binding]], list[Fact]]
+Json = Any  # plain JSON: None, bool, str, or lists of these
+
+Kind = Literal[
+    "out",
+    "in",
+    "degree",
+    "claims",
+    "types",
+    "label",
+    "description",
+    "named",
+    "mentioned",
+    "redirect",
+    "ends",
+    "at_end",
+]
+
+Provenance = dict[str, object]  # plain JSON values
+
+
+class Fact(NamedTuple):
+    """All that a source says of one id in one respect (`kind`): complete, so that "none" is a fact as well.
+
+    Values by kind, all sorted:
+    - "out": [[property, object], ...], the truthy item-valued statements of the id;
+    - "in": [[subject, property], ...], the same by their object, or None where there are too many (a hub);
+    - "degree": how many statements of "in" there are, counted up to one more than a hub has;
+    - "claims": [[property, object, rank, start, end], ...], statements of every rank but deprecated;
+    - "types": [item, ...], what the id is an instance of (P31);
+    - "label": [text, language] or None; "description": text or None;
+    - "named": [entity, ...] where `id` is a label; "mentioned": whether a statement has the id as its value;
+    - "redirect": the item into which the id was merged, or None;
+    - "ends": [n, [[type, count], ...]] of n entities at an end of a relation, where `id` is "P19 object";
+    - "at_end": whether an item stands there, where `id` is "P19 object Q65".
+    """
+
+    kind: Kind
+    id: str
+    value: Json
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request to an endpoint and its answer: time (UTC, ISO 8601), rows, sha256 of the body, headers."""
+
+    url: str
+    query: str
+    fetched_at: str
+    elapsed_ms: int
+    rows: int
+    sha256: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The complete answer to one query: the facts of every id asked for, and others that its rows hold as well."""
+
+    template: str
+    facts: Sequence[Fact]
+    exchange: Exchange | None = None  # None for what never left the machine
+
+
+Reader = Callable[[Sequence[str], Sequence[Binding]], list[Fact]]  # the ids asked for, the rows -> facts
 
 
 @dataclass(frozen=True)
 class Template:
-    """A question about up to `size` ids at once. `name` carries a version, for whoever reads the query log.
+    """A question about up to `size` ids in one query. `name` ends in a version, which the query log keeps.
 
-    `read` turns the rows into facts: one of kind `kind` for each id that was asked for, and maybe others.
+    `query` gives the SPARQL for some ids; `read` turns its rows into facts: one of `kind` for each id asked for, and
+    maybe others.
     """
 
     name: str
@@ -37,156 +97,35 @@ class Template:
     size: int = 200  # ids in a query: 5 kB, well under the common 8 kB limit of a URL
 
 
-def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    statements: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for row in rows:
-        if "o" in row:
-            pair = local_id(row["p"]), local_id(row["o"])
-            if is_property(pair[0]) and is_item(pair[1]):
-                statements[local_id(row["s"])].add(pair)
-    objects = sorted({target for pairs in statements.values() for _, target in pairs})
-    own = [Fact("out", entity, [list(pair) for pair in sorted(statements[entity])]) for entity in ids]
-    of_objects = [row for row in rows if "e" in row]
-    return own + _read_labels(objects, of_objects) + _types(objects, of_objects, "e", "t")
-
-
-def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found: dict[str, list[list[str]]] = defaultdict(list)
-    for row in rows:
-        found[local_id(row["e"])].append([local_id(row["s"]), local_id(row["p"])])
-    return [Fact("in", entity, _incoming(found[entity])) for entity in ids]
-
-
-def _incoming(pairs: list[list[str]]) -> Json:
-    if len(pairs) > queries.HUB:
-        return None
-    return sorted([s, p] for s, p in {tuple(pair) for pair in pairs} if is_item(s) and is_property(p))
-
-
-def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    counts = {local_id(row["e"]): int(row["n"]) for row in rows if "n" in row}
-    return [Fact("degree", entity, counts.get(entity, 0)) for entity in ids]
-
-
-def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found: dict[str, set[tuple[str, str, str, str, str]]] = defaultdict(set)
-    for row in rows:
-        relation, target = local_id(row["p"]), local_id(row["o"])
-        rank = row["rank"].rpartition("#")[2].removesuffix("Rank").lower()
-        if is_property(relation) and is_item(target):
-            claim = relation, target, rank, _time(row.get("start", "")), _time(row.get("end_time", ""))
-            found[local_id(row["s"])].add(claim)
-    return [Fact("claims", entity, [list(claim) for claim in sorted(found[entity])]) for entity in ids]
-
-
-def _time(text: str) -> str:
-    """An xsd:dateTime in the one form that Wikidata writes, since engines rewrite zones and years before our era."""
-    found = _TIME.fullmatch(text)
-    return f"{found['sign']}{int(found['year']):04d}-{found['rest']}Z" if found else text
-
-
-def _read_types(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    return _types(ids, rows, "s", "o")
-
-
-def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str, kind: str) -> list[Fact]:
-    found = _gathered(rows, subject, kind)  # half of all rows: checked here, since a FILTER costs more
-    return [Fact("types", entity, sorted(filter(is_item, found[entity]))) for entity in ids]
-
-
-def _read_labels(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    return [Fact("label", entity, best) for entity, best in _best_wordings(ids, rows)]
-
-
-def _read_descriptions(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    return [Fact("description", entity, best and best[0]) for entity, best in _best_wordings(ids, rows)]
-
-
-def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[str, list[str] | None]]:
-    """[text, language] of each id: en, else mul, en-gb, en-ca, en-us, simple; None without one."""
-    ranked: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for row in rows:
-        if row.get("l", "").strip():
-            ranked[local_id(row["e"])].append((LANGUAGES.index(row["lang"]), row["l"]))
-    best = {entity: min(found) for entity, found in ranked.items()}
-    return [(e, [best[e][1], LANGUAGES[best[e][0]]] if e in best else None) for e in ids]
-
-
-def _read_named(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        found[row["l"]].add(local_id(row["e"]))
-    return [Fact("named", label, sorted(filter(is_entity, found[label]))) for label in ids]
-
-
-def _read_mentioned(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found = {local_id(row["e"]) for row in rows}
-    return [Fact("mentioned", entity, entity in found) for entity in ids]
-
-
-def _read_redirects(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found = _gathered(rows, "s", "o")
-    return [Fact("redirect", entity, min(found[entity], default=None)) for entity in ids]
-
-
-def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        if value in row:
-            found[local_id(row[subject])].add(local_id(row[value]))
-    return found
-
-
-OUT = Template("out/1", "out", queries.out_query, _read_out)
-IN = Template("in/1", "in", queries.in_query, _read_in, size=20)
-DEGREE = Template("degree/1", "degree", queries.degree_query, _read_degrees, size=50)
-CLAIMS = Template("claims/1", "claims", queries.claims_query, _read_claims)
-TYPES = Template("types/1", "types", queries.types_query, _read_types)
-LABELS = Template("labels/1", "label", queries.labels_query, _read_labels)
-DESCRIPTIONS = Template("descriptions/1", "description", queries.descriptions_query, _read_descriptions)
-NAMED = Template("named/1", "named", queries.named_query, _read_named, size=25)
-MENTIONED = Template("mentioned/1", "mentioned", queries.mentioned_query, _read_mentioned)
-REDIRECTS = Template("redirects/1", "redirect", queries.redirects_query, _read_redirects)
-ENDS = Template("ends/1", "ends", queries.ends_query, read_ends, size=10)
-AT_END = Template("at_end/1", "at_end", queries.at_end_query, read_at_end)
-
-TEMPLATES = {
-    template.kind: template
-    for template in (OUT, IN, DEGREE, CLAIMS, TYPES, LABELS, DESCRIPTIONS, NAMED, MENTIONED, REDIRECTS, ENDS, AT_END)
-}
-
-Provenance = dict[str, object]  # plain JSON values
-
-
 @runtime_checkable
 class Source(Protocol):
-    """Whatever answers the questions of `templates.py`. Answers are sorted and whole, so backends compare."""
+    """Anything that answers the questions of `templates.py`; answers are sorted and complete."""
 
     @property
     def name(self) -> str:
-        """How messages call this source: file names, a folder, a URL."""
+        """The source as messages name it: file names, a folder, a URL."""
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """Where the statements of these ids came from, with hashes or times, as plain JSON values."""
+        """Where the statements of these ids come from, with hashes or times, as plain JSON values."""
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Answers that together have a fact of `template.kind` for every id, each as soon as it is there."""
+        """Answers that together hold a fact of `template.kind` for every id, each yielded as soon as it is known."""
 
     def select(self, query: str) -> Sequence[Binding]:
         """The rows of a user's own SELECT query."""
 
 
 class SparqlSource(ABC):
-    """A `Source` over anything that answers SPARQL SELECT; an engine adds only `select` and its names."""
+    """Base of sources that answer SPARQL 1.1 SELECT; a subclass adds `name`, `provenance` and `select`."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """How messages call this source."""
+        """The source as messages name it."""
 
     @abstractmethod
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """Where the statements of these ids came from, as plain JSON values."""
+        """Where the statements of these ids come from, as plain JSON values."""
 
     @abstractmethod
     def select(self, query: str) -> Sequence[Binding]:
@@ -200,13 +139,13 @@ class SparqlSource(ABC):
 
 
 def batches(ids: Sequence[str], *, size: int) -> Iterator[Sequence[str]]:
-    """Cut ids into blocks of at most `size`, in order."""
+    """The ids in blocks of at most `size`, in order."""
     for start in range(0, len(ids), size):
         yield ids[start : start + size]
 
 
 def whole(rows: Sequence[Binding], name: str) -> list[Binding]:
-    """The rows without the one that marks the answer's end; raises TruncatedAnswerError where that is missing."""
+    """The rows without the end mark (`?end`, `queries.py`); raises TruncatedAnswerError where it is missing."""
     kept = [row for row in rows if "end" not in row]
     if len(kept) == len(rows):
         raise TruncatedAnswerError(name, len(rows))

@@ -1,4 +1,8 @@
-"""SELECT queries that users write: one text for each question, and no SERVICE where nothing may go out."""
+"""SELECT queries written by users: their canonical text and cache key, and a check that forbids SERVICE.
+
+A small SPARQL 1.1 tokenizer (strings, IRIs, comments, names, words) is enough for both. Where engines could disagree
+about what is a comment or an IRI, the query counts as code and keeps its text.
+"""
 
 import hashlib
 import re
@@ -25,7 +29,7 @@ _UPDATES = ("insert", "delete", "load", "clear", "create", "drop", "copy", "move
 
 
 def check_select(query: str) -> str:
-    """The query without comments, its white space collapsed, and nothing else changed: equal questions, one key.
+    """The canonical text of a SELECT query: without comments, with single spaces, else unchanged.
 
     Raises UserQueryError where it is no SELECT query.
     """
@@ -43,7 +47,7 @@ def check_select(query: str) -> str:
 
 
 def canonical(query: str) -> str:
-    """A query without comments and with single spaces; strings and IRIs stay as they are."""
+    """A query without comments and with single spaces; strings and IRIs are kept, a doubtful query stays as it is."""
     tokens = list(_tokens(query))
     if any(_doubtful(kind, text) for kind, text in tokens):
         return query.strip()
@@ -88,7 +92,7 @@ def _doubtful(kind: str, text: str) -> bool:
 
 
 def _words(query: str) -> Iterator[str]:
-    """The words of the code in small letters; the names that a prologue declares are none of them."""
+    """The words of the code in lower case, without the prefix names that a prologue declares."""
     previous = ""
     for kind, text in _tokens(query):
         if kind == "word" and previous != "prefix":

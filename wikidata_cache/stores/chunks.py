@@ -1,6 +1,7 @@
-"""Big files by the chunk: unzipped, cut at line ends, hashed and counted on the way.
+"""Big files in chunks of whole lines: unzipped, hashed and counted on the way, and gathered into batches of triples.
 
-From a file to batches of triples that are ready for the database, read ahead in a thread of their own.
+`open_chunks` reads a file from any earlier position; `batches` translates chunks and prepares what the database, the
+label index and the manifest need of them; `read_ahead` does that in a thread while the batch before is stored.
 """
 
 from __future__ import annotations
@@ -20,57 +21,57 @@ import numpy as np
 from tqdm import tqdm
 
 from wikidata_cache.errors import GraphFileError
-from wikidata_cache.stores.ntriples import Translate, statement_numbers
+from wikidata_cache.stores.ntriples import LineTranslator, statement_numbers
 
 CHUNK = 16 << 20
 _HEAD = 1 << 16
 _CORRUPT = (gzip.BadGzipFile, EOFError, zlib.error)
 _OTHER = {b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 
+PARTS = 2  # of a batch, added at the same time
+_KEPT = 48 << 20  # bytes of kept lines in a batch: about 400,000 triples
+_READ = 512 << 20  # bytes read for one, however little was kept
+_MODULUS = 1 << 128
+
+Item = TypeVar("Item")
+
 
 class Chunk(NamedTuple):
-    """Whole lines; the number of the first one, and where in the unzipped file the next chunk starts."""
+    """Whole lines, the number of the first one (from 1), and where the next chunk starts (unzipped bytes)."""
 
     lines: bytes
     first: int
     end: int
 
 
-class _Hashed:
-    """A file as it lies on disk: hashed and shown as progress while it is read once, from start to end."""
-
-    def __init__(self, file: IO[bytes], bar: tqdm[None]) -> None:
-        self._file = file
-        self._bar = bar
-        self.digest = hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        return self._seen(self._file.read(size))
-
-    def readline(self) -> bytes:
-        return self._seen(self._file.readline())
-
-    def _seen(self, data: bytes) -> bytes:
-        self.digest.update(data)
-        self._bar.update(len(data))
-        return data
+@contextmanager
+def open_chunks(path: Path) -> Iterator[ChunkReader]:
+    """A reader of the file, with a progress bar on stderr; raises GraphFileError where it cannot be opened."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    size = path.stat().st_size
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False)
+    with closing(file), closing(bar):
+        yield ChunkReader(path, _HashingFile(file, bar))
 
 
 class ChunkReader:
-    """Reads one file of lines from wherever an earlier reading had come to. Use `open_chunks`."""
+    """Reads the lines of one file, from where an earlier run stopped. Made by `open_chunks`."""
 
-    def __init__(self, path: Path, raw: _Hashed) -> None:
+    def __init__(self, path: Path, raw: _HashingFile) -> None:
         self.path = path
         self._raw = raw
         self._file = _unzipped(cast(IO[bytes], raw), path)
 
     @property
     def sha256(self) -> str:
-        """The hash of the file as it lies on disk, once all of it has been read."""
+        """The sha256 of the file's bytes on disk, as hex; valid once all of it has been read."""
         return self._raw.digest.hexdigest()
 
     def chunks(self, *, start: int = 0, lines: int = 0) -> Iterator[Chunk]:
-        """The rest of the file after byte `start` of the unzipped text, of which `lines` lines are known.
+        """The chunks of the file after byte `start` of the unzipped text, before which there are `lines` lines.
 
         Raises GraphFileError where the file is corrupt, cut off or cannot be read.
         """
@@ -99,21 +100,28 @@ class ChunkReader:
             count -= read
 
 
-@contextmanager
-def open_chunks(path: Path) -> Iterator[ChunkReader]:
-    """A reader of the file, with a progress bar on stderr; raises GraphFileError where it cannot be opened."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    size = path.stat().st_size
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False)
-    with closing(file), closing(bar):
-        yield ChunkReader(path, _Hashed(file, bar))
+class _HashingFile:
+    """A raw file that is read once from start to end: hashed (sha256), and shown as a progress bar."""
+
+    def __init__(self, file: IO[bytes], bar: tqdm[None]) -> None:
+        self._file = file
+        self._bar = bar
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        return self._seen(self._file.read(size))
+
+    def readline(self) -> bytes:
+        return self._seen(self._file.readline())
+
+    def _seen(self, data: bytes) -> bytes:
+        self.digest.update(data)
+        self._bar.update(len(data))
+        return data
 
 
-def head(path: Path) -> bytes:
-    """The first bytes of the unzipped file; raises GraphFileError where there are none to read."""
+def read_head(path: Path) -> bytes:
+    """The first 64 KiB of the unzipped file; raises GraphFileError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return _unzipped(file, path).read(_HEAD)
@@ -124,7 +132,7 @@ def head(path: Path) -> bytes:
 
 
 def _unzipped(file: IO[bytes], path: Path) -> IO[bytes]:
-    """By what the file begins with, not by its name."""
+    """The file, unzipped if its first bytes say gzip or bzip2; raises GraphFileError for other compression."""
     with path.open("rb") as start:
         magic = start.read(4)
     if magic.startswith(b"\x1f\x8b"):
@@ -141,19 +149,12 @@ def _unreadable(path: Path, error: OSError) -> GraphFileError:
     return GraphFileError(path, problem)
 
 
-PARTS = 2  # of a batch, added at the same time
-_KEPT = 48 << 20  # bytes of kept lines in a batch: about 400,000 triples
-_READ = 512 << 20  # bytes read for one, however little was kept
-_MODULUS = 1 << 128
-
-Item = TypeVar("Item")
-
-
 class Batch(NamedTuple):
-    """Triples as N-Triples in a few parts, what is to be known of them, and where in the file the next batch starts.
+    """Triples to store, as N-Triples in a few parts, with what is counted of them.
 
-    `names` are those of the lines that hold texts, `weights` pairs of a number of an id (negative for properties)
-    and how many statements it is in.
+    `names` holds the lines with texts; `weights` pairs of little-endian int64: an id's number (negative for properties)
+    and how many statements it is in. `kept` counts triples, `probe` is one of them. `end` and `lines` are the position
+    after the batch: bytes of the unzipped file, and lines.
     """
 
     triples: tuple[bytes, ...]
@@ -167,8 +168,8 @@ class Batch(NamedTuple):
     lines: int
 
 
-def batches(chunks: Iterator[Chunk], translate: Translate) -> Iterator[Batch]:
-    """The kept lines of the chunks, many chunks in one batch where little is kept."""
+def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batch]:
+    """The translated chunks in batches of about 400,000 triples, or of 512 MiB read where fewer are kept."""
     kept: list[bytes] = []
     size = read = 0
     chunk = None
@@ -182,25 +183,6 @@ def batches(chunks: Iterator[Chunk], translate: Translate) -> Iterator[Batch]:
             kept, size, read = [], 0, 0
     if chunk is not None:
         yield _batch(kept, chunk)
-
-
-def content_hash(lines: Sequence[bytes]) -> int:
-    """The same for the same set of lines in any order; hashes of disjoint sets add up (`added`)."""
-    return sum([int.from_bytes(blake2b(line, digest_size=16).digest(), "little") for line in lines]) % _MODULUS
-
-
-def added(one: int, other: int) -> int:
-    """The content hash of two disjoint sets of lines."""
-    return (one + other) % _MODULUS
-
-
-def ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """The same items, each made in a thread while the one before is being used."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
 
 
 def _batch(kept: list[bytes], chunk: Chunk) -> Batch:
@@ -229,3 +211,22 @@ def _weights(numbers: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> bytes:
     properties, of_properties = np.unique(numbers[:, 1], return_counts=True)
     ids, counts = np.concatenate([items, -properties]), np.concatenate([of_items, of_properties])
     return np.column_stack([ids, counts]).astype("<i8").tobytes()
+
+
+def content_hash(lines: Sequence[bytes]) -> int:
+    """The sum of the lines' BLAKE2b-128 hashes modulo 2^128: independent of order, additive over disjoint sets."""
+    return sum([int.from_bytes(blake2b(line, digest_size=16).digest(), "little") for line in lines]) % _MODULUS
+
+
+def add_hashes(one: int, other: int) -> int:
+    """The content hash of the union of two disjoint sets of lines, from theirs."""
+    return (one + other) % _MODULUS
+
+
+def read_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """The same items, each produced in a thread while the one before is being used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

@@ -1,6 +1,6 @@
-"""The database of an unfinished store: adding triples, ordering them for good, going through all of them.
+"""The Oxigraph database of an unfinished store: adding, ordering and recounting triples; and its label index.
 
-The label index of a store and its counts, from what was spooled while the triples were loaded.
+The label index and the counts of ids are made from what was spooled while the triples were loaded (`load.py`).
 """
 
 from __future__ import annotations
@@ -16,28 +16,22 @@ from pyoxigraph import DefaultGraph, RdfFormat, Store
 
 from wikidata_cache.errors import StoreError
 from wikidata_cache.labels.label_index import LabelCounts, LabelEntry, build_label_index
-from wikidata_cache.stores.chunks import added, content_hash
+from wikidata_cache.stores.chunks import add_hashes, content_hash
 from wikidata_cache.stores.manifest import ENGINE
 from wikidata_cache.stores.ntriples import names, statement_numbers
 
 _BLOCK = 16 << 20
 _FULL = "free some space or give another --store, and run the same command again: it goes on where it stopped"
 
-
-@contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turn what the disk and the database complain of into a StoreError that names the target."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise StoreError(target, f"cannot be written ({error}); {_FULL}") from error
+_INDEX_BLOCK = 1 << 20  # pairs
+_COMMON = 1 << 28  # above the number of every item there is
 
 
 class Database:
     """An Oxigraph database that is being written. Use as a context manager.
 
-    The engine gives up its lock when its object is gone, and an error on its way up would keep that alive: so
-    nothing but this object holds it.
+    The engine releases its lock when its `Store` object is deleted, and a traceback would keep that alive. So only this
+    object holds a reference, and drops it on exit.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,14 +46,14 @@ class Database:
 
     @property
     def store(self) -> Store:
-        """The open database; not to be kept."""
+        """The open database. Do not keep a reference to it; raises RuntimeError once it is closed."""
         if self._store is None:
             raise RuntimeError("the database is closed")
         return self._store
 
     def add(self, parts: Sequence[bytes]) -> None:
-        """Add the triples of all parts, each on a core of its own; SyntaxError where one is no N-Triples."""
-        # The engine lets Python go on meanwhile, so the next batch is read in yet another thread.
+        """Add the triples of all parts (N-Triples), each in a thread; raises SyntaxError where one is malformed."""
+        # The engine releases the GIL, so the next batch can be read meanwhile (`read_ahead`).
         with ThreadPoolExecutor(len(parts) or 1) as threads:
             list(threads.map(self._add, parts))
         self.store.flush()
@@ -68,13 +62,13 @@ class Database:
         self.store.bulk_load(triples, RdfFormat.N_TRIPLES, lenient=True)
 
     def optimize(self) -> int:
-        """Order everything for reading; returns the number of triples."""
+        """Compact the database for reading; returns the number of distinct triples."""
         self.store.flush()
         self.store.optimize()
         return len(self.store)
 
-    def survey(self) -> tuple[int, int]:
-        """The content hash and the number of statements, from what is stored: slower than loading it."""
+    def recount(self) -> tuple[int, int]:
+        """(content hash, number of statements) of the stored triples, by dumping them all: slower than loading them."""
         counter = _Counter()
         self.store.dump(counter, RdfFormat.N_TRIPLES, from_graph=DefaultGraph())  # type: ignore[arg-type]
         counter.flush()
@@ -82,7 +76,7 @@ class Database:
 
 
 class _Counter:
-    """A file that keeps nothing of what is written into it but its hash and its number of statements."""
+    """A write-only file that keeps the content hash and the number of statements of the N-Triples written to it."""
 
     def __init__(self) -> None:
         self.content_hash = 0
@@ -90,6 +84,7 @@ class _Counter:
         self._rest = bytearray()
 
     def write(self, text: bytes) -> int:
+        """Count the whole lines of `text` and of what was left over; returns the number of bytes."""
         self._rest += text
         if len(self._rest) > _BLOCK:
             whole, _, rest = bytes(self._rest).rpartition(b"\n")
@@ -98,12 +93,13 @@ class _Counter:
         return len(text)
 
     def flush(self) -> None:
+        """Count the lines that are left over."""
         if self._rest.endswith(b"\n"):
             self._count(bytes(self._rest[:-1]).split(b"\n"))
             self._rest.clear()
 
     def _count(self, lines: Sequence[bytes]) -> None:
-        self.content_hash = added(self.content_hash, content_hash(lines))
+        self.content_hash = add_hashes(self.content_hash, content_hash(lines))
         self.statements += len(statement_numbers(lines))
 
 
@@ -117,24 +113,29 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-_INDEX_BLOCK = 1 << 20  # pairs
-_COMMON = 1 << 28  # above the number of every item there is
+@contextmanager
+def store_write_errors(target: Path) -> Iterator[None]:
+    """Raise StoreError, naming the target, for errors of the file system and the database inside the block."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise StoreError(target, f"cannot be written ({error}); {_FULL}") from error
+
+
+def index_names(path: Path, spooled: Path, weights: Path) -> LabelCounts:
+    """Write the label index to `path` from the spools of names and weights; raises LabelIndexError."""
+    return build_label_index(path, _entries(spooled), weights=_weights(weights))
 
 
 class IdCounts(NamedTuple):
-    """How many items and properties there are in statements."""
+    """Numbers of distinct items and properties in statements."""
 
     items: int
     properties: int
 
 
-def index_names(path: Path, spooled: Path, weights: Path) -> LabelCounts:
-    """Write the label index; raises LabelIndexError where it cannot be written."""
-    return build_label_index(path, _entries(spooled), weights=_weights(weights))
-
-
 def count_ids(weights: Path) -> IdCounts:
-    """The distinct ids of the spool, in bounded memory: a byte for each number that an item has."""
+    """Count the distinct ids of the spool, in bounded memory: one byte for each possible item number up to 2^28."""
     common = np.zeros(_COMMON, dtype=np.bool_)
     rare: set[int] = set()
     properties: set[int] = set()

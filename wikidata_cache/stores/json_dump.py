@@ -1,4 +1,8 @@
-"""Wikidata's JSON dump, an entity a line, into the N-Triples that its truthy RDF dump has for the same entity."""
+"""Wikidata's JSON dump, an entity a line, into the N-Triples that its truthy RDF dump has for the same entity.
+
+Format: https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html. Of the statements of a property only those
+of the best rank are kept (truthy), and of these the item-valued ones.
+"""
 
 import json
 from collections.abc import Collection, Iterator
@@ -6,15 +10,15 @@ from typing import Any
 
 from wikidata_cache.ids import is_entity, is_item, is_property
 from wikidata_cache.stores.chunks import Chunk
-from wikidata_cache.stores.ntriples import Bad, Translate, statement_line, text_line
+from wikidata_cache.stores.ntriples import BadLineHandler, LineTranslator, statement_line, text_line
 
 Json = Any
 
 _RANKS = ("preferred", "normal")  # the best one that is there is truthy; deprecated never is
 
 
-def entities(languages: Collection[str], bad: Bad) -> Translate:
-    """Reads lines of a JSON dump: item-valued statements of best rank, labels, aliases and descriptions."""
+def entities(languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
+    """A translator of lines of a JSON dump: item-valued statements of best rank, labels, aliases, descriptions."""
 
     def translate(lines: bytes, first: int) -> list[bytes]:
         kept: list[bytes] = []
@@ -31,8 +35,8 @@ def entities(languages: Collection[str], bad: Bad) -> Translate:
     return translate
 
 
-def to_the_end(chunks: Iterator[Chunk], cut_off: Bad) -> Iterator[Chunk]:
-    """The same chunks; `cut_off` is told before the last one where an array is never closed by a line `]`."""
+def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iterator[Chunk]:
+    """The same chunks; before the last one `cut_off` is called where no line `]` closes the array."""
     held: Chunk | None = None
     last, number = b"]", 0
     for chunk in chunks:

@@ -1,11 +1,9 @@
-"""What a store on disk says of itself, and whether it is all there.
+"""What a store on disk holds and where it came from (`manifest.json`), and checks that the store is whole.
 
-A store is a folder: `manifest.json`, `oxigraph/` (the triples) and `labels.sqlite` (the label index). The manifest
-is written last, so that a folder with a manifest was finished.
-
-Whether the files of a store are those that `load` wrote: their sizes, times and sha256.
-
-Opening a finished store, and a look whether it gives out what it holds.
+A store is a folder with `manifest.json`, `oxigraph/` (the triples) and `labels.sqlite` (the label index). The manifest
+is written last, so that a folder with one is finished. It has the size, time of change and sha256 of every file: a file
+whose time differs is read and compared when the store is opened. Some triples (`probes`) are looked up as well,
+because a network file system may return nothing without an error.
 """
 
 from __future__ import annotations
@@ -29,85 +27,7 @@ logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20
 _SLOW_S = 1.0
-AGAIN = "load it again: `wikidata-cache load SOURCE --store {folder} --force`"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredFile:
-    """A file of a finished store: its size, the time of its last change, and what is in it."""
-
-    bytes: int
-    mtime_ns: int
-    sha256: str
-
-
-def describe(path: Path) -> StoredFile:
-    """What is to be known of a file that nobody will change any more."""
-    said = path.stat()
-    return StoredFile(bytes=said.st_size, mtime_ns=said.st_mtime_ns, sha256=_sha256([path])[path])
-
-
-def check(folder: Path, files: Mapping[str, StoredFile], *, every: bool = False) -> None:
-    """Raise StoreError, naming the file, where one of the folder's files is missing or not what it was.
-
-    A file with its size and time of change is trusted; of one that was copied or touched, or of `every` one, the
-    content is compared.
-    """
-    doubtful = [name for name, known in files.items() if _stat_differs(folder, name, known) or every]
-    begun = time.monotonic()
-    try:
-        found = _sha256([folder / name for name in doubtful])
-    except OSError as error:
-        problem = f"is damaged, or its disk is: {error.filename or 'a file'} cannot be read ({error.strerror or error})"
-        raise StoreError(folder, f"{problem}. {_way_out(folder)}") from error
-    for name in doubtful:
-        if found[folder / name] != files[name].sha256:
-            raise StoreError(folder, f"is damaged: the content of {name} is not what was loaded. {_way_out(folder)}")
-    if not every and (seconds := time.monotonic() - begun) > _SLOW_S:
-        logger.info(
-            "%s: %d files that were copied or touched since they were loaded are whole (%.0f s to read them; "
-            "copies that keep times, as with cp -a or rsync -a, are not read)",
-            folder,
-            len(doubtful),
-            seconds,
-        )
-
-
-def _stat_differs(folder: Path, name: str, known: StoredFile) -> bool:
-    """Whether the time of change does; raises StoreError where the size does."""
-    try:
-        said = (folder / name).stat()
-    except FileNotFoundError as error:
-        raise StoreError(folder, f"is not whole: {name} is missing. {_way_out(folder)}") from error
-    except OSError as error:
-        raise StoreError(folder, f"{name} cannot be read ({error.strerror or error}). {_way_out(folder)}") from error
-    if said.st_size != known.bytes:
-        problem = f"is not whole: {name} has {said.st_size} bytes instead of {known.bytes}"
-        raise StoreError(folder, f"{problem}. {_way_out(folder)}")
-    return said.st_mtime_ns != known.mtime_ns
-
-
-def _sha256(paths: Iterable[Path]) -> dict[Path, str]:
-    """Of each file, with a progress bar where that takes more than a second."""
-    files = list(paths)
-    total = sum(path.stat().st_size for path in files)
-    bar = tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=None, leave=False, delay=_SLOW_S)
-    with closing(bar):
-        return {path: _hashed(path, bar) for path in files}
-
-
-def _hashed(path: Path, bar: tqdm[None]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
-
-
-def _way_out(folder: Path) -> str:
-    return f"Copy the folder again from where it came, or {AGAIN.format(folder=folder)}"
-
+RELOAD_HINT = "load it again: `wikidata-cache load SOURCE --store {folder} --force`"
 
 FORMAT = "wikidata-cache store/2"
 MANIFEST = "manifest.json"
@@ -117,6 +37,40 @@ LICENCE = "Wikidata's statements, labels, aliases and descriptions are CC0 1.0; 
 HASH_METHOD = "sum modulo 2^128 of the BLAKE2b-128 hashes of the triples as N-Triples lines without line end"
 
 _MAKE = "make one with `wikidata-cache load SOURCE --store FOLDER`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of manifest.json. `created` is UTC, ISO 8601; `package` the release that loaded the store.
+
+    Stores of the same triples have the same `content_hash`, in whatever order they were loaded. `files` are sizes,
+    times and sha256 by path, `probes` some of the triples as N-Triples.
+    """
+
+    created: str
+    package: str
+    content_hash: str
+    counts: Counts
+    sources: list[SourceFile]
+    keep_all: bool
+    languages: list[str]
+    files: dict[str, StoredFile]
+    probes: list[str]
+    licence: str = LICENCE
+    content_hash_method: str = HASH_METHOD
+
+    def as_json(self) -> str:
+        """The text of manifest.json, format version included."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file of a finished store: size in bytes, time of last change in nanoseconds, sha256 as hex."""
+
+    bytes: int
+    mtime_ns: int
+    sha256: str
 
 
 class SourceFile(TypedDict):
@@ -142,46 +96,9 @@ class Counts(TypedDict):
     aliases: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a store holds and where it came from. `created` is UTC, ISO 8601.
-
-    Two stores of the same triples have the same `content_hash`, whatever the order in which they were loaded.
-    `files` are sizes, times and sha256 by path, and `probes` some of the triples: with them a store that has lost
-    or damaged files, or a file system that gives out nothing, is noticed at once.
-    """
-
-    created: str
-    package: str
-    content_hash: str
-    counts: Counts
-    sources: list[SourceFile]
-    keep_all: bool
-    languages: list[str]
-    files: dict[str, StoredFile]
-    probes: list[str]
-    licence: str = LICENCE
-    content_hash_method: str = HASH_METHOD
-
-    def as_json(self) -> str:
-        """The text of manifest.json."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
-
-
-def is_store(folder: Path) -> bool:
-    """Whether the folder is a store that `load` has finished, of whatever version."""
-    return (folder / MANIFEST).is_file()
-
-
-def is_engine(folder: Path) -> bool:
-    """Whether the folder is an Oxigraph database."""
-    return (folder / "CURRENT").is_file()
-
-
 def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
-    """The manifest of a store of which no file is missing, cut off or damaged.
+    """The manifest of a store, after checking its files (`check_files`; `every` compares all of them).
 
-    Files with the size and the time of change that they had are trusted; the others are read, or `every` one.
     Raises StoreError where the folder is no store, not finished, of another version, damaged, or has lost something.
     """
     if not is_store(folder):
@@ -198,21 +115,142 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
         raise StoreError(
             folder, f"its {MANIFEST} cannot be read ({error}). Load the store again with --force"
         ) from error
-    check(folder, manifest.files, every=every)
+    check_files(folder, manifest.files, every=every)
     return manifest
 
 
+def is_store(folder: Path) -> bool:
+    """Whether the folder is a store that `load` has finished, of whatever version."""
+    return (folder / MANIFEST).is_file()
+
+
+def is_engine(folder: Path) -> bool:
+    """Whether the folder is an Oxigraph database."""
+    return (folder / "CURRENT").is_file()
+
+
 def store_of(folder: Path) -> Path | None:
-    """The store that a folder is, or whose database it is; None for any other folder."""
+    """The store for a folder that is one, or that is the database inside one; None for any other folder."""
     if is_store(folder):
         return folder
     return folder.parent if folder.name == ENGINE and is_store(folder.parent) else None
 
 
+def engine_folder(folder: Path) -> Path:
+    """The database folder of a store, after checking it, or the folder itself where it is one; raises StoreError."""
+    store = store_of(folder)
+    if store is None and is_engine(folder):
+        return folder
+    store = store or folder
+    open_database(store, read_manifest(store))
+    return store / ENGINE
+
+
+def open_database(folder: Path, manifest: Manifest) -> Store:
+    """Open the database of a store read-only, and look up the manifest's `probes`, in less than a millisecond.
+
+    Raises StoreError where it cannot be read, or a probe is not found: some network file systems return nothing.
+    """
+    with store_read_errors(folder):
+        store = Store.read_only(str(folder / ENGINE))
+        probes = parse("\n".join(manifest.probes), RdfFormat.N_TRIPLES, lenient=True)
+        known = [Quad(triple.subject, triple.predicate, triple.object) for triple in probes]
+        lost = sum(quad not in store for quad in known)
+    if lost:
+        problem = f"{lost} of {len(known)} triples that were looked for are not there"
+        raise StoreError(folder, f"{problem}. Copy the folder to a local disk, or load it again with --force")
+    return store
+
+
+def count_triples(folder: Path) -> int:
+    """The number of triples of an Oxigraph database, by reading each; raises StoreError where one cannot be read."""
+    with store_read_errors(folder):
+        return sum(1 for _ in Store.read_only(str(folder)))
+
+
+@contextmanager
+def store_read_errors(folder: Path) -> Iterator[None]:
+    """Raise StoreError, naming the folder, for errors of the engine and the file system while reading."""
+    try:
+        yield
+    except (OSError, RuntimeError, SyntaxError) as error:
+        suggestion = f"Copy it again from where it came, or {RELOAD_HINT.format(folder=folder)}"
+        problem = f"its database cannot be read, so it is damaged, or the disk is ({error})"
+        raise StoreError(folder, f"{problem}. {suggestion}") from error
+
+
 def stored_files(folder: Path) -> dict[str, StoredFile]:
-    """All files of a store that never change, by path: not the engine's lock and its diary."""
+    """All files of a store by path, but for the engine's LOCK and LOG files, which change."""
     engine = [path for path in sorted((folder / ENGINE).iterdir()) if not path.name.startswith("LO")]
-    return {path.relative_to(folder).as_posix(): describe(path) for path in (*engine, folder / LABELS)}
+    return {path.relative_to(folder).as_posix(): describe_file(path) for path in (*engine, folder / LABELS)}
+
+
+def describe_file(path: Path) -> StoredFile:
+    """Size, time and sha256 of a finished file."""
+    said = path.stat()
+    return StoredFile(bytes=said.st_size, mtime_ns=said.st_mtime_ns, sha256=_sha256([path])[path])
+
+
+def check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool = False) -> None:
+    """Raise StoreError, naming the file, where one of the folder's files is missing or not what it was.
+
+    A file with the recorded size and time of change is trusted; of others, or with `every` of all, the sha256 is
+    compared.
+    """
+    doubtful = [name for name, known in files.items() if _stat_differs(folder, name, known) or every]
+    begun = time.monotonic()
+    try:
+        found = _sha256([folder / name for name in doubtful])
+    except OSError as error:
+        problem = f"is damaged, or its disk is: {error.filename or 'a file'} cannot be read ({error.strerror or error})"
+        raise StoreError(folder, f"{problem}. {_suggestion(folder)}") from error
+    for name in doubtful:
+        if found[folder / name] != files[name].sha256:
+            raise StoreError(folder, f"is damaged: the content of {name} is not what was loaded. {_suggestion(folder)}")
+    if not every and (seconds := time.monotonic() - begun) > _SLOW_S:
+        logger.info(
+            "%s: %d files that were copied or touched since they were loaded are whole (%.0f s to read them; "
+            "copies that keep times, as with cp -a or rsync -a, are not read)",
+            folder,
+            len(doubtful),
+            seconds,
+        )
+
+
+def _stat_differs(folder: Path, name: str, known: StoredFile) -> bool:
+    """Whether the time of change differs; raises StoreError where the size does, or the file is missing."""
+    try:
+        said = (folder / name).stat()
+    except FileNotFoundError as error:
+        raise StoreError(folder, f"is not whole: {name} is missing. {_suggestion(folder)}") from error
+    except OSError as error:
+        raise StoreError(folder, f"{name} cannot be read ({error.strerror or error}). {_suggestion(folder)}") from error
+    if said.st_size != known.bytes:
+        problem = f"is not whole: {name} has {said.st_size} bytes instead of {known.bytes}"
+        raise StoreError(folder, f"{problem}. {_suggestion(folder)}")
+    return said.st_mtime_ns != known.mtime_ns
+
+
+def _sha256(paths: Iterable[Path]) -> dict[Path, str]:
+    """The sha256 of each file as hex, with a progress bar after one second."""
+    files = list(paths)
+    total = sum(path.stat().st_size for path in files)
+    bar = tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=None, leave=False, delay=_SLOW_S)
+    with closing(bar):
+        return {path: _hashed(path, bar) for path in files}
+
+
+def _hashed(path: Path, bar: tqdm[None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def _suggestion(folder: Path) -> str:
+    return f"Copy the folder again from where it came, or {RELOAD_HINT.format(folder=folder)}"
 
 
 def _no_store(folder: Path) -> StoreError:
@@ -229,47 +267,3 @@ def _again(found: dict[str, object]) -> str:
     sources = found.get("sources")
     names = [str(source.get("name")) for source in sources] if isinstance(sources, list) else []
     return f"Load it again with this version: wikidata-cache load {' '.join(names) or 'SOURCE'} --store FOLDER --force"
-
-
-def open_database(folder: Path, manifest: Manifest) -> Store:
-    """The database of a store, read-only, once it has given out some triples that the manifest knows to be there.
-
-    Counting all triples would take seconds for each ten millions; these take less than a millisecond. Raises
-    StoreError where one is not given out: some network file systems give out nothing, and say nothing.
-    """
-    with reading(folder):
-        store = Store.read_only(str(folder / ENGINE))
-        probes = parse("\n".join(manifest.probes), RdfFormat.N_TRIPLES, lenient=True)
-        known = [Quad(triple.subject, triple.predicate, triple.object) for triple in probes]
-        lost = sum(quad not in store for quad in known)
-    if lost:
-        problem = f"{lost} of {len(known)} triples that were looked for are not there"
-        raise StoreError(folder, f"{problem}. Copy the folder to a local disk, or load it again with --force")
-    return store
-
-
-def engine_folder(folder: Path) -> Path:
-    """The Oxigraph database of a store, or the folder itself where it is one; raises StoreError."""
-    store = store_of(folder)
-    if store is None and is_engine(folder):
-        return folder
-    store = store or folder
-    open_database(store, read_manifest(store))
-    return store / ENGINE
-
-
-def count_triples(folder: Path) -> int:
-    """The triples of an Oxigraph database, each of them read; raises StoreError where one cannot be."""
-    with reading(folder):
-        return sum(1 for _ in Store.read_only(str(folder)))
-
-
-@contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Turn what the engine complains of while it reads into a StoreError that names the folder."""
-    try:
-        yield
-    except (OSError, RuntimeError, SyntaxError) as error:
-        way_out = f"Copy it again from where it came, or {AGAIN.format(folder=folder)}"
-        problem = f"its database cannot be read, so it is damaged, or the disk is ({error})"
-        raise StoreError(folder, f"{problem}. {way_out}") from error

@@ -1,10 +1,9 @@
-"""N-Triples by the chunk: the lines that this package asks for, found by one pattern and in canonical form.
+"""N-Triples by the megabyte: one regular expression keeps the lines that this package asks for, in canonical form.
 
-Python is slow line by line, and a pattern over megabytes is not. Kept are truthy item-valued statements, redirects,
-and labels, aliases and descriptions in the languages wanted; of full dumps also the statement nodes of items with
-their item values, ranks, start and end times.
-
-Lines of N-Triples in canonical form, without line end: the one language of all inputs, and what is in them.
+Kept are truthy item-valued statements, redirects, and labels, aliases and descriptions in the languages wanted; of full
+dumps also the statement nodes of items with their item values, ranks, start and end times. All other inputs are turned
+into such lines (`statement_line`, `text_line`), so that equal triples are equal bytes in every store. Line endings are
+not part of a line. Format: https://www.w3.org/TR/n-triples/.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from pyoxigraph import RdfFormat, parse, serialize
 
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
 
-Bad = Callable[[int, str], None]  # told of a line that cannot be read: its number, and what is wrong
-Translate = Callable[[bytes, int], list[bytes]]  # whole lines and the first one's number -> lines of N-Triples
+BadLineHandler = Callable[[int, str], None]  # called with the number of an unreadable line, and what is wrong
+LineTranslator = Callable[[bytes, int], list[bytes]]  # whole lines and the first one's number -> lines of N-Triples
 
 _W = rb"http://www\.wikidata\.org/"
 _O = rb"http://wikiba\.se/ontology#"
@@ -37,112 +36,6 @@ _CONTROL = bytes([*range(10), *range(11, 32), 127])
 _CAPITALS = re.compile(rb'"@[a-z0-9-]*[A-Z]')
 _BLANK = re.compile(rb"(?m)(?:^|(?<=> ))_:([^\s<>\"]+)(?= )")
 _GENID = b"<http://www.wikidata.org/.well-known/genid/%s-%s>"
-
-
-def wanted_pattern(languages: Collection[str]) -> re.Pattern[bytes]:
-    """The pattern of a line that is kept; it starts at the line end before and gives the line."""
-    spoken = b"|".join(re.escape(language.encode()) for language in languages)
-    of_an_item = (
-        rb"<" + _W + rb"prop/direct/P[0-9]+> " + _ITEM,
-        _TEXTS + rb' "[^\n]*"@(?i:' + spoken + rb")",
-        rb"<http://www\.w3\.org/2002/07/owl#sameAs> <" + _W + rb"entity/[QP][0-9]+>",
-        rb"<" + _W + rb"prop/P[0-9]+> " + _NODE,
-    )
-    of_a_node = (
-        rb"<" + _W + rb"prop/statement/P[0-9]+> " + _ITEM,
-        rb"<" + _O + rb"rank> <" + _O + rb"[A-Za-z]+Rank>",
-        rb"<" + _W + rb"prop/qualifier/P58[02]> " + _TIME,
-    )
-    said = rb"[QP][0-9]+> (?:" + b"|".join(of_an_item) + rb")|statement/[^>\n]+> (?:" + b"|".join(of_a_node) + rb")"
-    return re.compile(rb"\n(<" + _W + rb"entity/(?:" + said + rb") \.)(?=\n)")
-
-
-def translator(languages: Collection[str], bad: Bad) -> Translate:
-    """Reads whole lines of N-Triples and keeps the wanted ones."""
-    pattern = wanted_pattern(languages)
-
-    def translate(lines: bytes, first: int) -> list[bytes]:
-        tidy = _tidy(lines, first, bad)
-        return _canonical(pattern.findall(b"\n" + tidy), tidy, first, bad)
-
-    return translate
-
-
-def keeper(name: str, bad: Bad) -> Translate:
-    """Reads whole lines of N-Triples and keeps them all.
-
-    Blank nodes become IRIs, as on Wikidata's own endpoint. They mean something else in each file, so these carry
-    a mark of the file's `name`.
-    """
-    mark = blake2b(name.encode(), digest_size=4).hexdigest().encode()
-
-    def translate(lines: bytes, first: int) -> list[bytes]:
-        tidy = _BLANK.sub(lambda found: _GENID % (mark, found[1]), _tidy(lines, first, bad))
-        return _canonical([line for line in tidy.split(b"\n") if line.startswith(b"<")], tidy, first, bad)
-
-    return translate
-
-
-def _tidy(lines: bytes, first: int, bad: Bad) -> bytes:
-    """The same number of lines, each a triple in the usual spacing or empty."""
-    count = lines.count(b"\n")
-    begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
-    spaced = not (b">\t" in lines or b">  " in lines)
-    if begun == count == lines.count(b" .\n") and spaced:
-        return lines
-    rows = lines.removesuffix(b"\n").split(b"\n")
-    return b"\n".join([_tidy_line(row, number, bad) for number, row in enumerate(rows, start=first)]) + b"\n"
-
-
-def _tidy_line(line: bytes, number: int, bad: Bad) -> bytes:
-    usual = line.startswith((b"<", b"_:")) and line.endswith(b" .") and b">\t" not in line and b">  " not in line
-    return line if usual else _parsed(line, number, bad)
-
-
-def _parsed(line: bytes, number: int, bad: Bad) -> bytes:
-    try:
-        triples = list(parse(line, RdfFormat.N_TRIPLES, lenient=True))
-    except SyntaxError as error:
-        bad(number, f"is not N-Triples: {error.msg}")
-        return b""
-    return (serialize(triples, format=RdfFormat.N_TRIPLES) or b"").removesuffix(b"\n")
-
-
-def _canonical(kept: list[bytes], tidy: bytes, first: int, bad: Bad) -> list[bytes]:
-    if _surely_canonical(b"\n".join(kept)):
-        return kept
-    return [line for found in kept if (line := _rewritten(found, tidy, first, bad))]
-
-
-def _surely_canonical(text: bytes) -> bool:
-    """A quick look that never says yes wrongly, and seldom says no where there is nothing to do."""
-    if any(escape in text for escape in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f")) or _CAPITALS.search(text):
-        return False
-    quotes = text.count(b'"') - text.count(rb"\"")
-    if quotes != 2 * text.count(b'> "') or len(text.translate(None, _CONTROL)) != len(text):
-        return False
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _rewritten(line: bytes, tidy: bytes, first: int, bad: Bad) -> bytes:
-    def at_fault(_: int, problem: str) -> None:  # only now is it worth looking where the line is
-        before = (b"\n" + tidy).find(b"\n" + line + b"\n")
-        bad(first + tidy.count(b"\n", 0, before), problem)
-
-    return line if _is_canonical(line) else _parsed(line, first, at_fault)
-
-
-def _is_canonical(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return _CANONICAL.fullmatch(line) is not None
-
 
 KIND_IRIS = {
     "label": RDFS_LABEL,
@@ -166,26 +59,131 @@ _CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 Name = tuple[str, str, str, str]  # id, text, language, kind
 
 
+def wanted_lines_translator(languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
+    """A translator of N-Triples that keeps the lines of `wanted_pattern`; `bad` is called for unreadable lines."""
+    pattern = wanted_pattern(languages)
+
+    def translate(lines: bytes, first: int) -> list[bytes]:
+        tidy = _tidy(lines, first, bad)
+        return _canonical(pattern.findall(b"\n" + tidy), tidy, first, bad)
+
+    return translate
+
+
+def wanted_pattern(languages: Collection[str]) -> re.Pattern[bytes]:
+    """The regular expression of a kept line: it begins with the line end before it, group 1 is the line."""
+    spoken = b"|".join(re.escape(language.encode()) for language in languages)
+    of_an_item = (
+        rb"<" + _W + rb"prop/direct/P[0-9]+> " + _ITEM,
+        _TEXTS + rb' "[^\n]*"@(?i:' + spoken + rb")",
+        rb"<http://www\.w3\.org/2002/07/owl#sameAs> <" + _W + rb"entity/[QP][0-9]+>",
+        rb"<" + _W + rb"prop/P[0-9]+> " + _NODE,
+    )
+    of_a_node = (
+        rb"<" + _W + rb"prop/statement/P[0-9]+> " + _ITEM,
+        rb"<" + _O + rb"rank> <" + _O + rb"[A-Za-z]+Rank>",
+        rb"<" + _W + rb"prop/qualifier/P58[02]> " + _TIME,
+    )
+    said = rb"[QP][0-9]+> (?:" + b"|".join(of_an_item) + rb")|statement/[^>\n]+> (?:" + b"|".join(of_a_node) + rb")"
+    return re.compile(rb"\n(<" + _W + rb"entity/(?:" + said + rb") \.)(?=\n)")
+
+
+def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
+    """A translator of N-Triples that keeps every triple; `bad` is called for unreadable lines.
+
+    Blank nodes become IRIs, as on Wikidata's own endpoint. Their labels are local to a file, so the IRIs hold a hash of
+    the file's `name`.
+    """
+    mark = blake2b(name.encode(), digest_size=4).hexdigest().encode()
+
+    def translate(lines: bytes, first: int) -> list[bytes]:
+        tidy = _BLANK.sub(lambda found: _GENID % (mark, found[1]), _tidy(lines, first, bad))
+        return _canonical([line for line in tidy.split(b"\n") if line.startswith(b"<")], tidy, first, bad)
+
+    return translate
+
+
+def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
+    """The same number of lines, each a triple with single spaces and " ." at its end, or empty."""
+    count = lines.count(b"\n")
+    begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
+    spaced = not (b">\t" in lines or b">  " in lines)
+    if begun == count == lines.count(b" .\n") and spaced:
+        return lines
+    rows = lines.removesuffix(b"\n").split(b"\n")
+    return b"\n".join([_tidy_line(row, number, bad) for number, row in enumerate(rows, start=first)]) + b"\n"
+
+
+def _tidy_line(line: bytes, number: int, bad: BadLineHandler) -> bytes:
+    usual = line.startswith((b"<", b"_:")) and line.endswith(b" .") and b">\t" not in line and b">  " not in line
+    return line if usual else _parsed(line, number, bad)
+
+
+def _parsed(line: bytes, number: int, bad: BadLineHandler) -> bytes:
+    try:
+        triples = list(parse(line, RdfFormat.N_TRIPLES, lenient=True))
+    except SyntaxError as error:
+        bad(number, f"is not N-Triples: {error.msg}")
+        return b""
+    return (serialize(triples, format=RdfFormat.N_TRIPLES) or b"").removesuffix(b"\n")
+
+
+def _canonical(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandler) -> list[bytes]:
+    if _surely_canonical(b"\n".join(kept)):
+        return kept
+    return [line for found in kept if (line := _rewritten(found, tidy, first, bad))]
+
+
+def _surely_canonical(text: bytes) -> bool:
+    """A fast sufficient test: True means that all lines are canonical, False that each must be looked at."""
+    if any(escape in text for escape in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f")) or _CAPITALS.search(text):
+        return False
+    quotes = text.count(b'"') - text.count(rb"\"")
+    if quotes != 2 * text.count(b'> "') or len(text.translate(None, _CONTROL)) != len(text):
+        return False
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _rewritten(line: bytes, tidy: bytes, first: int, bad: BadLineHandler) -> bytes:
+    def at_fault(_: int, problem: str) -> None:  # the line number is searched for only now: it is slow
+        before = (b"\n" + tidy).find(b"\n" + line + b"\n")
+        bad(first + tidy.count(b"\n", 0, before), problem)
+
+    return line if _is_canonical(line) else _parsed(line, first, at_fault)
+
+
+def _is_canonical(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return _CANONICAL.fullmatch(line) is not None
+
+
 def statement_line(subject: bytes, relation: bytes, value: bytes) -> bytes:
-    """A truthy item-valued statement."""
+    """The line of a truthy item-valued statement, from three ids such as b"Q42", b"P31", b"Q5"."""
     return _STATEMENT % (subject, relation, value)
 
 
 def text_line(entity: str, kind: str, text: str, language: str) -> bytes:
-    """A label, alias or description; half characters, which no file can hold, become "?"."""
+    """The line of a text of `kind` "label", "alias" or "description"; lone surrogates become "?"."""
     line = f'<{ENTITY}{entity}> <{KIND_IRIS[kind]}> "{text.translate(_ESCAPES)}"@{language} .'
     return line.encode("utf-8", errors="replace")
 
 
 def statement_numbers(lines: Sequence[bytes]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """The numbers of subject, property and object of each statement among the lines, one row each."""
+    """The id numbers (subject, property, object) of the truthy statements among the lines, int64 [statements, 3]."""
     found = _IDS.findall(b"\n".join(lines))
     numbers = b" ".join([b"%s %s %s" % ids for ids in found]).decode()
     return np.fromstring(numbers, dtype=np.int64, sep=" ").reshape(-1, 3)
 
 
 def names(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Name]:
-    """The labels and aliases among the lines."""
+    """The labels and aliases among the lines, as (id, text, language, kind)."""
     for line in lines:
         found = _NAME.fullmatch(line)
         kind = _KINDS.get(found[2]) if found else None

@@ -1,4 +1,4 @@
-"""A SPARQL endpoint on loopback over a store on disk: the `oxigraph` server of PyPI, reading only."""
+"""A SPARQL endpoint on 127.0.0.1 over a store on disk: starts the `oxigraph` server of PyPI, read-only."""
 
 import shutil
 import socket
@@ -21,10 +21,9 @@ _POLL_S = 0.02
 
 @contextmanager
 def served(folder: Path, *, port: int | None = None, timeout_s: int = 60) -> Iterator[str]:
-    """Serve a store made by `load`, or a plain Oxigraph folder, and give the URL of its endpoint (`…/query`).
+    """Serve a store made by `load`, or a plain Oxigraph folder, during the block; yields the URL (`…/query`).
 
-    `port` None or 0 takes a free one. A query is cut off after `timeout_s` seconds. The server is stopped when
-    the block ends. Nothing outside this machine can reach it.
+    `port` None or 0 takes a free one. Queries are cut off after `timeout_s` seconds. Only this machine can reach it.
 
     Raises ServeError where the server is not installed, the port is taken, or it does not start; StoreError
     where the folder holds no whole store, or a damaged one.
@@ -48,7 +47,7 @@ def find_server() -> str:
 
 @contextmanager
 def _running(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    # A session of its own, so that Ctrl-C reaches us alone and we stop the server ourselves.
+    # A session of its own: Ctrl-C then reaches this process only, which stops the server.
     process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
     try:
         yield process
@@ -62,7 +61,7 @@ def _running(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[b
 
 
 def _free_port(port: int) -> int:
-    """The port itself, or a free one for 0; asked for first, or another server there would be taken for ours."""
+    """The port itself, or a free one for 0; raises ServeError where another server already listens there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

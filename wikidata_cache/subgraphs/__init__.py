@@ -1,1 +1,1 @@
-"""From what a source says to the subgraph of an edit: ends, expansion, sampling, assembly."""
+"""Subgraphs around edits: options, ends of edits, sampling, expansion, assembly, and the graph class."""

@@ -1,6 +1,7 @@
-"""From edits to their subgraphs: settle the ends, expand the roots together, assemble, and say what was done.
+"""From edits to their subgraphs: resolve the ends, expand the roots of all edits together, assemble labelled graphs.
 
-From sampled statements to a labelled networkx graph with its content hash.
+Every subgraph carries its provenance in `.graph`: options, redirects, old edge, hubs, what was dropped and why, and a
+content hash that is equal for equal content from whatever source.
 """
 
 from __future__ import annotations
@@ -17,19 +18,88 @@ import networkx as nx
 
 from wikidata_cache.errors import TruthyOnlyError
 from wikidata_cache.ids import Statement, is_item, is_property
-from wikidata_cache.subgraphs.edit_ends import EditLike, Ends, find_ends, objection
+from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, find_ends, leakage_filter
 from wikidata_cache.subgraphs.expand import Expansion, SampledStatement, expand
 from wikidata_cache.subgraphs.facts import Facts, as_attributes
 from wikidata_cache.subgraphs.options import Leakage, Root, SubgraphPlan
 from wikidata_cache.subgraphs.sampling import priority
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
+logger = logging.getLogger(__name__)
+
 Role = Literal["subject", "target_new", "target_true", "neighbour"]
+
+
+def edit_subgraphs(
+    edits: Sequence[EditLike], facts: Facts, plan: SubgraphPlan, leakages: Sequence[Leakage]
+) -> list[Subgraph]:
+    """The subgraph of each edit under the plan and its own leakage guards, with shared requests.
+
+    Raises what `find_ends` and `expand` raise.
+    """
+    plans = [replace(plan, leakage=leakage) for leakage in leakages]
+    ends = find_ends(edits, facts)
+    expansions = [_expansion(end, own, facts) for end, own in zip(ends, plans, strict=True)]
+    ids = {entity for end in ends for entity in end.ids}
+    _grow(facts, expansions, plan, rounds=plan.hops - 1, also=ids)
+    return [_subgraph(*parts, facts) for parts in zip(ends, expansions, plans, strict=True)]
+
+
+def item_subgraph(entity: str, facts: Facts, plan: SubgraphPlan) -> Subgraph:
+    """What the graph says about one item, without any edit; raises TruthyOnlyError as `expand` does."""
+    expansion = Expansion(frontier=[entity], hops={entity: 0})
+    _grow(facts, [expansion], plan, rounds=plan.hops, also=[entity])
+    anchors = Anchors(hops={entity: 0}, roles={entity: "subject"}, words={})
+    steps = list(expansion.steps.values())
+    return _with_provenance(assemble(facts, anchors, steps, claims=plan.claims), plan, expansion)
+
+
+def _grow(
+    facts: Facts, expansions: Sequence[Expansion], plan: SubgraphPlan, *, rounds: int, also: Collection[str]
+) -> None:
+    expand(facts, expansions, plan, per_node=[plan.per_node] * rounds, also=also)
+    facts.labels(also)  # one request for all edits, if no round has fetched them
+    if plan.claims:
+        facts.claims({statement.subject for expansion in expansions for statement in expansion.steps})
+
+
+def _expansion(ends: EditEnds, plan: SubgraphPlan, facts: Facts) -> Expansion:
+    roots = [node for root in plan.roots if (node := _root_node(ends, root)) is not None]
+    open_subject = "subject" in plan.roots
+    return Expansion(
+        frontier=list(dict.fromkeys(roots)),
+        hops={**dict.fromkeys(roots, 1), ends.target_new: 1, ends.subject: 0},
+        closed=lambda node: not open_subject and ends.is_subject(node, facts.label(node)),
+        forbidden=leakage_filter(ends, plan, facts),
+        named=ends.words,
+    )
+
+
+def _root_node(ends: EditEnds, root: Root) -> str | None:
+    return {"target_new": ends.target_new, "subject": ends.subject_id, "target_true": ends.target_true_id}[root]
+
+
+def _subgraph(ends: EditEnds, expansion: Expansion, plan: SubgraphPlan, facts: Facts) -> Subgraph:
+    room = None if plan.max_edges is None else plan.max_edges - 1
+    steps = nearest(list(expansion.steps.values()), room, seed=plan.seed)
+    expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
+    graph = assemble(facts, _anchors(ends, plan), steps, claims=plan.claims)
+    graph.graph |= {
+        "target_new_resolved": None if ends.edit.target_new_id else ends.target_new,
+        "redirects": dict(ends.redirects),
+        "old_edge": ends.replaced(facts),
+        "old_edge_stated": ends.old_edge and facts.states(ends.old_edge),
+        "new_edge_stated": facts.states(ends.new_edge) if ends.subject_id else None,
+        "unexpanded_roots": [root for root in plan.roots if _root_node(ends, root) is None],
+    }
+    if plan.hops > 1 and "target_new" in plan.roots:
+        _warn_where_unlabelled(ends, facts, plan)
+    return _with_provenance(graph, plan, expansion)
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """The nodes that a subgraph hangs on: their hops, roles and own words; and the edit's edge if any."""
+    """The nodes a subgraph starts from: hops, roles and labels by node; and the edit's edge with its text, if any."""
 
     hops: Mapping[str, int]
     roles: Mapping[str, Role]
@@ -38,10 +108,21 @@ class Anchors:
     edit_text: str = ""
 
 
-def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], *, claims: bool = False) -> Subgraph:
-    """A Subgraph in a fixed order of nodes and edges: anchors first, then by hop and id.
+def _anchors(ends: EditEnds, plan: SubgraphPlan) -> Anchors:
+    hops = {ends.subject: 0, ends.target_new: 1}
+    old = ends.target_true_id
+    if old and "target_true" in plan.roots:
+        hops.setdefault(old, 1)
+    roles: dict[str, Role] = {ends.target_new: "target_new", ends.subject: "subject"}
+    if old:
+        roles.setdefault(old, "target_true")
+    return Anchors(hops, roles, ends.words, ends.new_edge, ends.edit.relation or "")
 
-    With `claims`, statements carry rank and times. Raises TruthyOnlyError where the source has none of one.
+
+def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], *, claims: bool = False) -> Subgraph:
+    """The Subgraph of the sampled statements, nodes and edges in a fixed order: anchors first, then by hop and id.
+
+    With `claims`, edges carry rank and times; raises TruthyOnlyError for a statement of which the source has none.
     """
     hops = dict(anchors.hops)
     for step in sorted(steps, key=lambda step: step.hop):
@@ -77,105 +158,14 @@ def _add_edit_edge(graph: nx.MultiDiGraph, facts: Facts, edge: Statement, text: 
 
 
 def nearest(steps: Sequence[SampledStatement], limit: int | None, *, seed: int) -> list[SampledStatement]:
-    """The first `limit` steps by hop, then by sampling priority: what is left always hangs together."""
+    """The first `limit` steps by hop, then by sampling priority, so that the rest is connected; None keeps all."""
     if limit is None or limit >= len(steps):
         return list(steps)
     return sorted(steps, key=lambda step: (step.hop, priority(step.statement, seed=seed)))[:limit]
 
 
-def content_hash(graph: nx.MultiDiGraph) -> str:
-    """The sha256 of a subgraph's sorted triples, labels and claims: equal for equal content, whatever the source."""
-    edges = sorted(
-        (u, key, v, data["label"], data["role"], *([data["claims"]] if "claims" in data else []))
-        for u, v, key, data in graph.edges(keys=True, data=True)
-    )
-    nodes = sorted((node, data["label"], data["role"]) for node, data in graph.nodes(data=True))
-    return hashlib.sha256(json.dumps([edges, nodes]).encode()).hexdigest()
-
-
-logger = logging.getLogger(__name__)
-
-
-def edit_subgraphs(
-    edits: Sequence[EditLike], facts: Facts, plan: SubgraphPlan, leakages: Sequence[Leakage]
-) -> list[Subgraph]:
-    """The subgraph of each edit under the plan and its own leakage guards, with shared requests.
-
-    Raises what `find_ends` and `expand` raise.
-    """
-    plans = [replace(plan, leakage=leakage) for leakage in leakages]
-    ends = find_ends(edits, facts)
-    expansions = [_expansion(end, own, facts) for end, own in zip(ends, plans, strict=True)]
-    ids = {entity for end in ends for entity in end.ids}
-    _grow(facts, expansions, plan, rounds=plan.hops - 1, also=ids)
-    return [_subgraph(*parts, facts) for parts in zip(ends, expansions, plans, strict=True)]
-
-
-def item_subgraph(entity: str, facts: Facts, plan: SubgraphPlan) -> Subgraph:
-    """What the graph says about one item, without any edit; raises TruthyOnlyError as `expand` does."""
-    expansion = Expansion(frontier=[entity], hops={entity: 0})
-    _grow(facts, [expansion], plan, rounds=plan.hops, also=[entity])
-    anchors = Anchors(hops={entity: 0}, roles={entity: "subject"}, words={})
-    steps = list(expansion.steps.values())
-    return _signed(assemble(facts, anchors, steps, claims=plan.claims), plan, expansion)
-
-
-def _grow(
-    facts: Facts, expansions: Sequence[Expansion], plan: SubgraphPlan, *, rounds: int, also: Collection[str]
-) -> None:
-    expand(facts, expansions, plan, per_node=[plan.per_node] * rounds, also=also)
-    facts.labels(also)  # one request for all edits, where no round has asked for them
-    if plan.claims:
-        facts.claims({statement.subject for expansion in expansions for statement in expansion.steps})
-
-
-def _expansion(ends: Ends, plan: SubgraphPlan, facts: Facts) -> Expansion:
-    roots = [node for root in plan.roots if (node := _root_node(ends, root)) is not None]
-    open_subject = "subject" in plan.roots
-    return Expansion(
-        frontier=list(dict.fromkeys(roots)),
-        hops={**dict.fromkeys(roots, 1), ends.target_new: 1, ends.subject: 0},
-        closed=lambda node: not open_subject and ends.is_subject(node, facts.label(node)),
-        forbidden=objection(ends, plan, facts),
-        named=ends.words,
-    )
-
-
-def _root_node(ends: Ends, root: Root) -> str | None:
-    return {"target_new": ends.target_new, "subject": ends.subject_id, "target_true": ends.target_true_id}[root]
-
-
-def _subgraph(ends: Ends, expansion: Expansion, plan: SubgraphPlan, facts: Facts) -> Subgraph:
-    room = None if plan.max_edges is None else plan.max_edges - 1
-    steps = nearest(list(expansion.steps.values()), room, seed=plan.seed)
-    expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
-    graph = assemble(facts, _anchors(ends, plan), steps, claims=plan.claims)
-    graph.graph |= {
-        "target_new_resolved": None if ends.edit.target_new_id else ends.target_new,
-        "redirects": dict(ends.redirects),
-        "old_edge": ends.replaced(facts),
-        "old_edge_stated": ends.old_edge and facts.states(ends.old_edge),
-        "new_edge_stated": facts.states(ends.new_edge) if ends.subject_id else None,
-        "unexpanded_roots": [root for root in plan.roots if _root_node(ends, root) is None],
-    }
-    if plan.hops > 1 and "target_new" in plan.roots:
-        _warn_where_unlabelled(ends, facts, plan)
-    return _signed(graph, plan, expansion)
-
-
-def _anchors(ends: Ends, plan: SubgraphPlan) -> Anchors:
-    hops = {ends.subject: 0, ends.target_new: 1}
-    old = ends.target_true_id
-    if old and "target_true" in plan.roots:
-        hops.setdefault(old, 1)
-    roles: dict[str, Role] = {ends.target_new: "target_new", ends.subject: "subject"}
-    if old:
-        roles.setdefault(old, "target_true")
-    return Anchors(hops, roles, ends.words, ends.new_edge, ends.edit.relation or "")
-
-
-def _warn_where_unlabelled(ends: Ends, facts: Facts, plan: SubgraphPlan) -> None:
-    """Say, once for each expanded o*, that all its statements were dropped for want of labels."""
+def _warn_where_unlabelled(ends: EditEnds, facts: Facts, plan: SubgraphPlan) -> None:
+    """Warn, once for each expanded o*, where all its statements were dropped because labels are missing."""
     dropped: Counter[str] = Counter()
     node = ends.target_new
     usable = facts.usable(node, incoming=plan.incoming, claims=plan.claims, named=ends.words, dropped=dropped)
@@ -190,8 +180,18 @@ def _warn_where_unlabelled(ends: Ends, facts: Facts, plan: SubgraphPlan) -> None
     )
 
 
-def _signed(graph: Subgraph, plan: SubgraphPlan, expansion: Expansion) -> Subgraph:
+def _with_provenance(graph: Subgraph, plan: SubgraphPlan, expansion: Expansion) -> Subgraph:
     dropped = {reason: count for reason, count in sorted(expansion.dropped.items()) if count}
     graph.graph |= {**plan.provenance(), "hubs": sorted(set(expansion.hubs)), "dropped": dropped}
     graph.graph["content_hash"] = content_hash(graph)
     return graph
+
+
+def content_hash(graph: nx.MultiDiGraph) -> str:
+    """The sha256 of a subgraph's sorted triples, labels and claims: equal for equal content, whatever the source."""
+    edges = sorted(
+        (u, key, v, data["label"], data["role"], *([data["claims"]] if "claims" in data else []))
+        for u, v, key, data in graph.edges(keys=True, data=True)
+    )
+    nodes = sorted((node, data["label"], data["role"]) for node, data in graph.nodes(data=True))
+    return hashlib.sha256(json.dumps([edges, nodes]).encode()).hexdigest()

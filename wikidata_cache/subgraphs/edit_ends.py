@@ -1,8 +1,7 @@
-"""What a subgraph needs to know of an edit, and the edit's ends as nodes of a graph.
+"""The ends of an edit as nodes of a graph: labels resolved to ids, merged items followed; and what may not be sampled.
 
-From edits as they are written to ends whose ids the graph knows: labels resolved, mergers followed.
-
-Why a statement may not be in an edit's subgraph: it tells the old fact, an answer, or what the subject says.
+`EditLike` is what an edit must offer. `find_ends` and `try_ends` turn edits into `EditEnds`, with the requests of all
+edits together. `leakage_filter` says which statements would tell the old fact, an answer, or what the subject says.
 """
 
 from __future__ import annotations
@@ -32,35 +31,35 @@ class EditLike(Protocol):
 
     @property
     def subject(self) -> str:
-        """The subject in words."""
+        """The subject's label (s)."""
 
     @property
     def relation(self) -> str | None:
-        """The relation in words."""
+        """The relation in words, None where the edit has none."""
 
     @property
     def target_new(self) -> str:
-        """The new object in words."""
+        """The new object's label (o*)."""
 
     @property
     def target_true(self) -> str | None:
-        """The old object in words."""
+        """The old object's label (o), None where it is unknown."""
 
     @property
     def subject_id(self) -> str | None:
-        """The subject's item id."""
+        """The subject's item id such as Q42, or None."""
 
     @property
     def relation_id(self) -> str | None:
-        """The relation's property id."""
+        """The relation's property id such as P19, or None."""
 
     @property
     def target_new_id(self) -> str | None:
-        """The new object's item id."""
+        """The new object's item id, or None."""
 
     @property
     def target_true_id(self) -> str | None:
-        """The old object's item id."""
+        """The old object's item id, or None."""
 
 
 def check_edit(edit: object) -> None:
@@ -75,10 +74,10 @@ def check_edit(edit: object) -> None:
 
 
 @dataclass(frozen=True)
-class Ends:
-    """An edit with its ids settled: node keys, and the edit's own words for them.
+class EditEnds:
+    """An edit with its ids resolved: the node keys of its ends, and the edit's own labels for them.
 
-    `redirects` says which of the edit's ids have been merged into another item; they are followed here.
+    `redirects` maps those of the edit's ids that were merged to the items that replace them, which are used here.
     """
 
     edit: EditLike
@@ -89,12 +88,12 @@ class Ends:
 
     @property
     def subject(self) -> str:
-        """The subject's node key."""
+        """The node key of the subject: its id, or `UNKNOWN_SUBJECT`."""
         return self.subject_id or UNKNOWN_SUBJECT
 
     @property
     def relation(self) -> str:
-        """The key of the edit's own edge."""
+        """The key of the edit's own edge: the property id, or "edit"."""
         return self.edit.relation_id or "edit"
 
     @property
@@ -115,7 +114,7 @@ class Ends:
 
     @property
     def new_edge(self) -> Statement:
-        """The edit's own edge."""
+        """The edit's own edge (s, r, o*), by node keys."""
         return Statement(self.subject, self.relation, self.target_new)
 
     @property
@@ -126,7 +125,7 @@ class Ends:
         return None
 
     def replaced(self, facts: Facts) -> dict[str, str | None] | None:
-        """What a picture shows of the old edge: ids, `label` and `object_label`; None without an old object."""
+        """The old edge for pictures: subject, property, object, label, object_label; None without an old object."""
         old, relation = self.target_true_id, self.edit.relation_id
         words = (old and facts.label(old)) or self.edit.target_true
         if not words:
@@ -154,104 +153,30 @@ class Ends:
         return forward or (self.is_subject(b, label(b)) and self.is_target_true(a, label(a)))
 
 
-def find_ends(edits: Sequence[EditLike], facts: Facts) -> list[Ends]:
-    """Settle the ids of every edit, follow those that were merged, and check that the graph knows the new object.
+def find_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds]:
+    """Resolve the ids of every edit, follow those that were merged, and check that the graph knows the new object.
 
     Raises AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, or BadOptionError for malformed ids.
     """
     return [_or_raise(end) for end in try_ends(edits, facts)]
 
 
-def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[Ends | WikidataCacheError]:
+def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | WikidataCacheError]:
     """What `find_ends` gives for each edit, or the error that it raises, with the requests of all edits together."""
-    objections = [_malformed(edit) for edit in edits]
-    sound = [edit for edit, objection in zip(edits, objections, strict=True) if objection is None]
+    errors = [_malformed(edit) for edit in edits]
+    sound = [edit for edit, error in zip(edits, errors, strict=True) if error is None]
     found = _resolved({edit.target_new for edit in sound if edit.target_new_id is None}, facts)
     targets = [edit.target_new_id or found[edit.target_new] for edit in sound]
     pairs = [(edit, target) for edit, target in zip(sound, targets, strict=True) if isinstance(target, str)]
     checked = iter(_checked(_followed(pairs, facts), facts))
-    settled = iter([next(checked) if isinstance(target, str) else target for target in targets])
-    return [objection or next(settled) for objection in objections]
+    resolved = iter([next(checked) if isinstance(target, str) else target for target in targets])
+    return [error or next(resolved) for error in errors]
 
 
-def _or_raise(end: Ends | WikidataCacheError) -> Ends:
+def _or_raise(end: EditEnds | WikidataCacheError) -> EditEnds:
     if isinstance(end, WikidataCacheError):
         raise end
     return end
-
-
-def _followed(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> list[Ends]:
-    """Edits and their new objects, after all mergers."""
-    stated = facts.out({node for edit, target in pairs for node in (target, edit.subject_id) if node})
-    doubtful = {entity for entity, said in stated.items() if not said}
-    doubtful.update(old for edit, _ in pairs if (old := edit.target_true_id) and not _states_old(edit, stated))
-    redirects = facts.redirects(doubtful)
-    return [_follow(edit, target, redirects) for edit, target in pairs]
-
-
-def _states_old(edit: EditLike, stated: Mapping[str, Sequence[tuple[str, str]]]) -> bool:
-    """Whether the graph states the old fact under the ids of the edit, so that they are surely current."""
-    return (edit.relation_id, edit.target_true_id) in stated.get(edit.subject_id or "", ())
-
-
-def _follow(edit: EditLike, target: str, redirects: Mapping[str, str]) -> Ends:
-    """The edit's ids after all mergers."""
-    subject, old = edit.subject_id, edit.target_true_id
-    followed = {entity: redirects[entity] for entity in (subject, target, old) if entity and entity in redirects}
-    return Ends(
-        edit,
-        target_new=followed.get(target, target),
-        subject_id=subject and followed.get(subject, subject),
-        target_true_id=old and followed.get(old, old),
-        redirects=followed,
-    )
-
-
-def _checked(ends: Sequence[Ends], facts: Facts) -> list[Ends | WikidataCacheError]:
-    """The ends, or an error where the graph does not know the new object."""
-    stated = facts.out({node for end in ends for node in (end.target_new, end.subject_id) if node})
-    silent = {end.target_new for end in ends if not stated[end.target_new]}
-    labelled = facts.labels(silent)
-    mentioned = facts.mentioned(silent - labelled.keys())
-    unknown = silent - labelled.keys() - mentioned
-    return [
-        EntityNotInGraphError(end.target_new, end.edit.target_new, facts.source.name)
-        if end.target_new in unknown
-        else end
-        for end in ends
-    ]
-
-
-def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCacheError]:
-    """The one item of the world with each label, or why there is none; disambiguation pages and the like are none."""
-    named = {label: list(filter(is_item, found)) for label, found in facts.named(labels).items()}
-    facts.types({entity for found in named.values() for entity in found})  # asked for together
-    worldly = {label: [entity for entity in found if not facts.is_internal(entity)] for label, found in named.items()}
-    facts.out({entity for found in worldly.values() if len(found) > 1 for entity in found})
-    return {label: _the_only(label, found, facts) for label, found in worldly.items()}
-
-
-def _the_only(label: str, candidates: Sequence[str], facts: Facts) -> str | WikidataCacheError:
-    if not candidates:
-        return UnknownLabelError(label, facts.source.name)
-    if len(candidates) > 1:
-        likeliest_first = _most_stated_first(candidates, facts)
-        return AmbiguousLabelError(label, likeliest_first, _described(likeliest_first, facts))
-    return candidates[0]
-
-
-def _most_stated_first(candidates: Sequence[str], facts: Facts) -> list[str]:
-    """What people mean is mostly what the graph says most about."""
-    stated = facts.out(candidates)
-    return sorted(candidates, key=lambda entity: (-len(stated[entity]), entity))
-
-
-def _described(candidates: Sequence[str], facts: Facts) -> list[str]:
-    """Each candidate with what it is an instance of, so that a person can choose."""
-    types = facts.types(candidates)
-    names = facts.labels(set().union(*types.values()))
-    kinds = {entity: sorted(names.get(kind, kind) for kind in types[entity]) for entity in candidates}
-    return [f"{entity} ({', '.join(kinds[entity]) or 'of no stated type'})" for entity in candidates]
 
 
 def _malformed(edit: EditLike) -> BadOptionError | None:
@@ -266,7 +191,81 @@ def _malformed(edit: EditLike) -> BadOptionError | None:
     return None
 
 
-def objection(ends: Ends, plan: SubgraphPlan, facts: Facts) -> Callable[[Statement], str | None]:
+def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCacheError]:
+    """The one item with each label, or the error where there is none or several; internal items do not count."""
+    named = {label: list(filter(is_item, found)) for label, found in facts.named(labels).items()}
+    facts.types({entity for found in named.values() for entity in found})  # one request for all of them
+    external = {label: [entity for entity in found if not facts.is_internal(entity)] for label, found in named.items()}
+    facts.out({entity for found in external.values() if len(found) > 1 for entity in found})
+    return {label: _the_only(label, found, facts) for label, found in external.items()}
+
+
+def _the_only(label: str, candidates: Sequence[str], facts: Facts) -> str | WikidataCacheError:
+    if not candidates:
+        return UnknownLabelError(label, facts.source.name)
+    if len(candidates) > 1:
+        most_stated_first = _most_stated_first(candidates, facts)
+        return AmbiguousLabelError(label, most_stated_first, _described(most_stated_first, facts))
+    return candidates[0]
+
+
+def _most_stated_first(candidates: Sequence[str], facts: Facts) -> list[str]:
+    """The candidates by number of statements, most first, then by id: a guess at what is meant."""
+    stated = facts.out(candidates)
+    return sorted(candidates, key=lambda entity: (-len(stated[entity]), entity))
+
+
+def _described(candidates: Sequence[str], facts: Facts) -> list[str]:
+    """Each candidate as "Q65 (city)", with the labels of its classes."""
+    types = facts.types(candidates)
+    names = facts.labels(set().union(*types.values()))
+    kinds = {entity: sorted(names.get(kind, kind) for kind in types[entity]) for entity in candidates}
+    return [f"{entity} ({', '.join(kinds[entity]) or 'of no stated type'})" for entity in candidates]
+
+
+def _followed(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> list[EditEnds]:
+    """The ends of edits with their new objects, redirects followed."""
+    stated = facts.out({node for edit, target in pairs for node in (target, edit.subject_id) if node})
+    doubtful = {entity for entity, said in stated.items() if not said}
+    doubtful.update(old for edit, _ in pairs if (old := edit.target_true_id) and not _states_old(edit, stated))
+    redirects = facts.redirects(doubtful)
+    return [_follow(edit, target, redirects) for edit, target in pairs]
+
+
+def _states_old(edit: EditLike, stated: Mapping[str, Sequence[tuple[str, str]]]) -> bool:
+    """Whether the graph states the old fact under the edit's ids, which are then not redirects."""
+    return (edit.relation_id, edit.target_true_id) in stated.get(edit.subject_id or "", ())
+
+
+def _follow(edit: EditLike, target: str, redirects: Mapping[str, str]) -> EditEnds:
+    """The ends of one edit, redirects followed."""
+    subject, old = edit.subject_id, edit.target_true_id
+    followed = {entity: redirects[entity] for entity in (subject, target, old) if entity and entity in redirects}
+    return EditEnds(
+        edit,
+        target_new=followed.get(target, target),
+        subject_id=subject and followed.get(subject, subject),
+        target_true_id=old and followed.get(old, old),
+        redirects=followed,
+    )
+
+
+def _checked(ends: Sequence[EditEnds], facts: Facts) -> list[EditEnds | WikidataCacheError]:
+    """The ends, with an EntityNotInGraphError in place of those whose new object the graph does not know."""
+    stated = facts.out({node for end in ends for node in (end.target_new, end.subject_id) if node})
+    silent = {end.target_new for end in ends if not stated[end.target_new]}
+    labelled = facts.labels(silent)
+    mentioned = facts.mentioned(silent - labelled.keys())
+    unknown = silent - labelled.keys() - mentioned
+    return [
+        EntityNotInGraphError(end.target_new, end.edit.target_new, facts.source.name)
+        if end.target_new in unknown
+        else end
+        for end in ends
+    ]
+
+
+def leakage_filter(ends: EditEnds, plan: SubgraphPlan, facts: Facts) -> Callable[[Statement], str | None]:
     """A function that gives the reason against a statement, or None.
 
     - "edit_edge_again": it is the edit's own edge, which is there already.

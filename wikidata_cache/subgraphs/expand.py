@@ -1,4 +1,8 @@
-"""Breadth-first expansion of many edits at once: one batch of requests a hop for all of them."""
+"""Breadth-first expansion of many edits at once: one batch of requests a hop for all of them.
+
+Each round asks for the statements of every frontier node, drops what an edit forbids, samples `per_node` statements of
+each node (`sampling.py`), and takes the nodes reached as the next frontier.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,17 +24,17 @@ class SampledStatement(NamedTuple):
 
     @property
     def reached(self) -> str:
-        """The statement's other end."""
+        """The node at the statement's other end."""
         return other_end(self.statement, self.node)
 
 
 @dataclass
 class Expansion:
-    """One edit's growing neighbourhood. `hops` maps each node to the hop at which it was first reached.
+    """The neighbourhood of one edit while it is expanded; `hops` maps each node to the hop at which it was reached.
 
-    Nodes in `closed` are reached but never expanded, statements that `forbidden` gives a reason against are
-    never taken, and `named` holds entities that the edit itself puts into words. `hubs` collects the nodes
-    that were not expanded along their incoming statements.
+    Nodes for which `closed` is true are reached but never expanded; statements for which `forbidden` gives a reason are
+    never taken; `named` holds entities that the edit itself puts into words. `steps` are the sampled statements, `hubs`
+    the nodes that were not expanded along their incoming statements, `dropped` counts what was left out by reason.
     """
 
     frontier: Sequence[str]
@@ -42,18 +46,21 @@ class Expansion:
     hubs: list[str] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
-    def offers(self, facts: Facts, plan: SubgraphPlan) -> dict[str, list[Statement]]:
-        """What may be taken of each node of the frontier, from prefetched facts."""
+    def eligible(self, facts: Facts, plan: SubgraphPlan) -> dict[str, list[Statement]]:
+        """The statements that may be sampled, by frontier node, from prefetched facts."""
         if plan.incoming:
             self.hubs += filter(facts.is_hub, self.frontier)
         return {node: self._allowed(self._usable(node, facts, plan)) for node in self.frontier}
 
     def advance(
-        self, offers: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], plan: SubgraphPlan, m: int
+        self, eligible: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], plan: SubgraphPlan, m: int
     ) -> None:
-        """Take m statements of each node of the frontier; what was reached is the next frontier."""
+        """Sample m of the `eligible` statements of each frontier node; the nodes reached are the next frontier.
+
+        `degrees` are in-degrees, which only the policy "inverse-hub" reads.
+        """
         reached: dict[str, None] = {}
-        for node, offered in offers.items():
+        for node, offered in eligible.items():
             chosen = sample(offered, m, node=node, seed=plan.seed, policy=plan.policy, degrees=degrees)
             self.dropped["not_sampled"] += len(offered) - len(chosen)
             for statement in chosen:
@@ -85,19 +92,19 @@ def expand(
     per_node: Sequence[int],
     also: Collection[str] = (),
 ) -> None:
-    """Grow the expansions in place, one round for each entry of `per_node` (statements a node keeps).
+    """Expand in place, one round for each entry of `per_node`, the number of statements to keep of a node.
 
-    `also` are ids whose labels are fetched on the way. Raises TruthyOnlyError as `Facts.prefetch` does.
+    `also` are ids whose labels are fetched in the same requests. Raises TruthyOnlyError as `Facts.prefetch` does.
     """
     for m in per_node:
         frontier = sorted({node for expansion in expansions for node in expansion.frontier})
         facts.prefetch(frontier, incoming=plan.incoming, claims=plan.claims, also=also)
-        offers = [expansion.offers(facts, plan) for expansion in expansions]
-        degrees = facts.degrees(_ends(offers)) if plan.policy == "inverse-hub" else {}
-        for expansion, offered in zip(expansions, offers, strict=True):
+        eligible = [expansion.eligible(facts, plan) for expansion in expansions]
+        degrees = facts.degrees(_ends(eligible)) if plan.policy == "inverse-hub" else {}
+        for expansion, offered in zip(expansions, eligible, strict=True):
             expansion.advance(offered, degrees, plan, m)
 
 
-def _ends(offers: Sequence[Mapping[str, Sequence[Statement]]]) -> set[str]:
+def _ends(eligible: Sequence[Mapping[str, Sequence[Statement]]]) -> set[str]:
     """The nodes to which the statements lead."""
-    return {other_end(s, node) for offered in offers for node, statements in offered.items() for s in statements}
+    return {other_end(s, node) for offered in eligible for node, statements in offered.items() for s in statements}

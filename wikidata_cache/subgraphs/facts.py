@@ -1,6 +1,7 @@
-"""What a source says about many ids, fetched in batches, kept, and stripped of housekeeping.
+"""`Facts`: a source's answers about many ids, asked in batches, kept in memory, and freed of housekeeping statements.
 
-Statements of every rank but deprecated, with the times for which they hold.
+Statements with a property or to a class of the deny-lists, and those that cannot be put into words, are filtered out
+(`usable`). `Claim` is a full statement, of any rank but deprecated, with the times for which it holds.
 """
 
 from __future__ import annotations
@@ -11,51 +12,22 @@ from typing import NamedTuple
 
 from wikidata_cache.errors import TruthyOnlyError
 from wikidata_cache.ids import Statement, check_ids
-from wikidata_cache.sources import source as templates
-from wikidata_cache.sources.facts import Json, Kind
-from wikidata_cache.sources.source import Source, Template
+from wikidata_cache.sources import templates
+from wikidata_cache.sources.source import Json, Kind, Source, Template
 from wikidata_cache.subgraphs.sampling import other_end
 
 
-class Claim(NamedTuple):
-    """One full statement of an item. Times are xsd:dateTime texts, "" where none is stated."""
-
-    property: str
-    object: str
-    rank: str
-    start: str
-    end: str
-
-
-def as_attributes(claims: Iterable[Claim]) -> dict[str, object]:
-    """Edge attributes: `rank`, `start` and `end` of the best claim, and all `claims`, the best first.
-
-    The best has the highest rank, then the latest start, then the latest end; one without an end lasts.
-    """
-    best_first = sorted(sorted(claims, key=_latest, reverse=True), key=lambda claim: claim.rank != "preferred")
-    said = [{"rank": c.rank, "start": c.start or None, "end": c.end or None} for c in best_first]
-    return {**said[0], "claims": said}
-
-
-def _latest(claim: Claim) -> tuple[object, ...]:
-    return _moment(claim.start), not claim.end, _moment(claim.end)
-
-
-def _moment(time: str) -> tuple[int, str]:
-    """Year, and the rest of an xsd:dateTime: years before our era begin with a minus."""
-    sign, digits = (-1, time[1:]) if time.startswith("-") else (1, time)
-    year, _, rest = digits.partition("-")
-    return (sign * int(year), rest) if year.isdigit() else (-(10**9), time)
-
-
 class Facts:
-    """A source's answers, each asked for once; absent answers are remembered too."""
+    """The answers of `source`, each asked for once; that there is none is remembered as well.
+
+    `meta` are properties and `internal` classes of items whose statements `usable` leaves out (`deny_lists.py`).
+    """
 
     def __init__(self, source: Source, *, meta: Container[str], internal: Collection[str]) -> None:
         self.source = source
         self._meta = meta
         self._internal = frozenset(internal)
-        self.warned: set[str] = set()  # new objects that were said to have no labelled statement
+        self.warned: set[str] = set()  # new objects for which a warning about missing labels was logged
         self._known: dict[Kind, dict[str, Json]] = {kind: {} for kind in templates.TEMPLATES}
 
     @property
@@ -95,7 +67,7 @@ class Facts:
         return {entity: text for entity, text in self._ask(templates.DESCRIPTIONS, ids).items() if text}
 
     def types(self, ids: Iterable[str]) -> dict[str, frozenset[str]]:
-        """What each id is an instance of; an empty set for none."""
+        """{id: classes of which it is an instance (P31)}; an empty set for none."""
         return {entity: frozenset(kinds) for entity, kinds in self._ask(templates.TYPES, ids).items()}
 
     def named(self, labels: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -103,23 +75,23 @@ class Facts:
         return {label: tuple(found) for label, found in self._fetch(templates.NAMED, set(labels)).items()}
 
     def mentioned(self, ids: Iterable[str]) -> frozenset[str]:
-        """Those of the ids that some statement has as its value."""
+        """Those of the ids that are the value of some statement."""
         return frozenset(entity for entity, is_so in self._ask(templates.MENTIONED, ids).items() if is_so)
 
     def redirects(self, ids: Iterable[str]) -> dict[str, str]:
-        """Where those of the ids went that were merged into another item."""
+        """{id: item into which it was merged}, for those that were."""
         return {entity: target for entity, target in self._ask(templates.REDIRECTS, ids).items() if target}
 
     def ends(self, ends: Iterable[str]) -> dict[str, Json]:
-        """The sampled types (`Fact`) at the ends of relations such as "P19 object"."""
+        """{end: [entities, [[type, count], ...]]} of ends of relations such as "P19 object" (`Fact`, kind "ends")."""
         return self._fetch(templates.ENDS, set(ends))
 
     def at_ends(self, places: Iterable[str]) -> dict[str, bool]:
-        """Whether items stand at ends of relations: "P19 object Q65"."""
+        """{place: whether the item is at that end of the relation}, for places such as "P19 object Q65"."""
         return self._fetch(templates.AT_END, set(places))
 
     def is_internal(self, entity: str) -> bool:
-        """Whether an item serves Wikimedia itself, such as a disambiguation page."""
+        """Whether an item is of an internal class of Wikimedia, such as a disambiguation page."""
         return not self._internal.isdisjoint(self.types([entity])[entity])
 
     def states(self, statement: Statement) -> bool:
@@ -127,7 +99,7 @@ class Facts:
         return statement[1:] in self.out([statement.subject])[statement.subject]
 
     def stated(self, node: str, *, incoming: bool, claims: bool) -> list[Statement]:
-        """The statements of a prefetched node, housekeeping included; no incoming ones for a hub."""
+        """All statements of a prefetched node, housekeeping included; of a hub without the incoming ones."""
         pairs = self._known["claims" if claims else "out"][node]
         found = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)
         for subject, relation in (self._known["in"][node] or ()) if incoming else ():
@@ -135,7 +107,7 @@ class Facts:
         return list(found)
 
     def is_hub(self, node: str) -> bool:
-        """Whether a node, asked for its incoming statements, has too many."""
+        """Whether a prefetched node has too many incoming statements to expand (`queries.HUB`)."""
         return self._known["in"].get(node, ()) is None
 
     def prefetch(self, ids: Collection[str], *, incoming: bool, claims: bool, also: Collection[str] = ()) -> None:
@@ -158,21 +130,21 @@ class Facts:
     def usable(
         self, node: str, *, incoming: bool, claims: bool, named: Container[str], dropped: Counter[str]
     ) -> list[Statement]:
-        """The statements of a prefetched node that speak of the world and can be put into words.
+        """The statements of a prefetched node that are no housekeeping and whose parts have labels.
 
         Statements with a housekeeping property, to a Wikimedia-internal item, or without a label are counted
-        in `dropped` instead; entities in `named` have a label from elsewhere.
+        in `dropped`, by reason; entities in `named` have a label from the edit.
         """
         kept = []
         for statement in self.stated(node, incoming=incoming, claims=claims):
-            reason = self._objection(statement.property, other_end(statement, node), named)
+            reason = self._drop_reason(statement.property, other_end(statement, node), named)
             if reason is None:
                 kept.append(statement)
             else:
                 dropped[reason] += 1
         return kept
 
-    def _objection(self, relation: str, other: str, named: Container[str]) -> str | None:
+    def _drop_reason(self, relation: str, other: str, named: Container[str]) -> str | None:
         if relation in self._meta:
             return "meta_property"
         if not self._internal.isdisjoint(self._known["types"][other]):
@@ -191,3 +163,34 @@ class Facts:
                 for kind, entity, value in answer.facts:
                     self._known[kind][entity] = value
         return {entity: known[entity] for entity in ids}
+
+
+class Claim(NamedTuple):
+    """A full statement of an item: `rank` "preferred" or "normal"; times are xsd:dateTime texts, "" for none."""
+
+    property: str
+    object: str
+    rank: str
+    start: str
+    end: str
+
+
+def as_attributes(claims: Iterable[Claim]) -> dict[str, object]:
+    """Edge attributes: `rank`, `start` and `end` of the best claim, and all `claims`, the best first.
+
+    The best has the highest rank, then the latest start, then the latest end; no end counts as latest.
+    """
+    best_first = sorted(sorted(claims, key=_latest, reverse=True), key=lambda claim: claim.rank != "preferred")
+    said = [{"rank": c.rank, "start": c.start or None, "end": c.end or None} for c in best_first]
+    return {**said[0], "claims": said}
+
+
+def _latest(claim: Claim) -> tuple[object, ...]:
+    return _moment(claim.start), not claim.end, _moment(claim.end)
+
+
+def _moment(time: str) -> tuple[int, str]:
+    """An xsd:dateTime as (year, rest), for comparison; years BCE begin with a minus."""
+    sign, digits = (-1, time[1:]) if time.startswith("-") else (1, time)
+    year, _, rest = digits.partition("-")
+    return (sign * int(year), rest) if year.isdigit() else (-(10**9), time)

@@ -1,7 +1,4 @@
-"""The options of a subgraph, checked once.
-
-What an edit's subgraph may not tell: the old fact, and the answers of the test questions.
-"""
+"""The options of a subgraph (`SubgraphPlan`) and its guards against giving the test away (`Leakage`), checked once."""
 
 from __future__ import annotations
 
@@ -15,10 +12,17 @@ from typing import Literal, get_args
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.subgraphs.sampling import Policy
 
+Root = Literal["target_new", "subject", "target_true"]
+Direction = Literal["out", "both"]
+Statements = Literal["truthy", "all"]
+
+_LEAST = {"hops": 1, "per_node": 0, "max_edges": 1}
+_CHOICES = {"policy": get_args(Policy), "direction": get_args(Direction), "statements": get_args(Statements)}
+
 
 @dataclass(frozen=True)
 class Leakage:
-    """Guards against a subgraph that gives the test away.
+    """What a subgraph must not contain, so that it does not give the answers of a test away.
 
     No statement leads to or from one of the `answers`, which are item ids, or labels (compared without case,
     width and surplus spaces); the edit's own subject and new object are exempt, as they are in the prompt.
@@ -48,22 +52,9 @@ class Leakage:
         return frozenset(folded(answer) for answer in self.answers)
 
 
-def folded(text: str) -> str:
-    """A label as it is compared with another: without case, width (NFKC) and surplus spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-Root = Literal["target_new", "subject", "target_true"]
-Direction = Literal["out", "both"]
-Statements = Literal["truthy", "all"]
-
-_LEAST = {"hops": 1, "per_node": 0, "max_edges": 1}
-_CHOICES = {"policy": get_args(Policy), "direction": get_args(Direction), "statements": get_args(Statements)}
-
-
 @dataclass(frozen=True)
 class SubgraphPlan:
-    """How a subgraph is made; `WikidataCache.subgraph` says what each option means. Raises BadOptionError."""
+    """How a subgraph is made; `WikidataCache.subgraph` documents each option. Raises BadOptionError for bad values."""
 
     hops: int = 2
     per_node: int = 20
@@ -105,3 +96,8 @@ class SubgraphPlan:
     def provenance(self) -> dict[str, object]:
         """The options as plain JSON values."""
         return vars(self) | {"roots": list(self.roots), "leakage": self.leakage.provenance()}
+
+
+def folded(text: str) -> str:
+    """A label as it is compared with another: without case, width (NFKC) and surplus spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

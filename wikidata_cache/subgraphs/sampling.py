@@ -1,7 +1,8 @@
-"""Sampling that any machine repeats: keep the m statements that come first in an order made of hashes.
+"""Reproducible sampling of a node's statements: keep the m that come first in an order made of hashes.
 
-A statement's priority is blake2b of seed, subject, property and object. No sample depends on the order of
-loading or on the engine, and a smaller sample is a prefix of a larger one. When the graph grows by a statement:
+A statement's priority is the BLAKE2b-128 hash of "seed|subject|property|object" (bottom-m sampling). No sample depends
+on the order of loading or on the engine, and a smaller sample is a prefix of a larger one. When the graph grows by one
+statement:
 
 - "uniform" (smallest hash first) and "relation-stratified" (the first of every relation, then the second of
   every relation, ...) change a node's sample by at most one statement, and only the new one can come in;
@@ -38,7 +39,7 @@ def bottom_m(statements: Iterable[Statement], m: int, *, seed: int) -> list[Stat
 def sample(
     statements: Iterable[Statement], m: int, *, node: str, seed: int, policy: Policy, degrees: Mapping[str, int]
 ) -> list[Statement]:
-    """At most m distinct statements of `node`, in the policy's order.
+    """At most m distinct statements of `node`, in the order of the policy (see the top of this file).
 
     `degrees` holds the in-degree of each node that the statements lead to; only "inverse-hub" reads it.
     """
@@ -52,12 +53,12 @@ def sample(
 
 
 def other_end(statement: Statement, node: str) -> str:
-    """Where a statement of `node` leads: to its object, or, from its object, to its subject."""
+    """The node at the other end of a statement of `node`: its object, or, where `node` is the object, its subject."""
     return statement.object if statement.subject == node else statement.subject
 
 
 def _turns(keyed: Mapping[Statement, bytes], node: str) -> dict[Statement, int]:
-    """How many statements of the same relation and direction come before each."""
+    """{statement: how many of the same relation and direction come before it}, by priority."""
     seen: Counter[tuple[str, bool]] = Counter()
     turns = {}
     for statement in sorted(keyed, key=keyed.__getitem__):
@@ -68,6 +69,6 @@ def _turns(keyed: Mapping[Statement, bytes], node: str) -> dict[Statement, int]:
 
 
 def _weighted(key: bytes, degree: int) -> float:
-    """An exponential variable of rate 1 / 2^bits: small where chance or a small in-degree favours it."""
+    """-ln(u) * 2^b, exponential of rate 1 / 2^b: u is uniform from the priority, b the bit length of the in-degree."""
     uniform = (int.from_bytes(key[:8], "big") + 1) / 2**64
     return -log(uniform) * 2.0 ** degree.bit_length()

@@ -1,6 +1,7 @@
-"""What `WikidataCache.subgraph` gives: a networkx graph that exports itself and shows itself in a notebook.
+"""What `WikidataCache.subgraph` returns: a networkx graph that exports itself and displays itself in a notebook.
 
-A subgraph in the formats of other libraries, each imported where it is used.
+Formats: PyTorch Geometric, pandas, rdflib, GraphML (http://graphml.graphdrawing.org), JSON, HTML, SVG. Libraries are
+imported where they are used; none of them is needed for the rest.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
     import pandas as pd
     import rdflib
 
+EDIT_IRI = "urn:wikidata-cache:edit"  # the property of an edit whose relation has no id
+COLUMNS = ("subject", "subject_label", "property", "property_label", "object", "object_label", "role", "hop")
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
 
 class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
     """A networkx.MultiDiGraph of Wikidata statements, with provenance in `.graph`.
 
     Nodes are item ids with `label`, `hop` and `role`; edge keys are property ids, with `property`, `label` and
     `role`. Everything of networkx works on it, and `copy`, `subgraph` and `reverse` give a `Subgraph` again. As
-    the last expression of a notebook cell it shows itself. The same graph always gives the same bytes.
+    the last expression of a notebook cell it displays itself. Equal graphs are exported as equal bytes.
     """
 
     def to_networkx(self) -> nx.MultiDiGraph:
@@ -44,7 +49,6 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
 
         Raises MissingExtraError where torch_geometric is not installed.
         """
-
         return to_pyg(self)
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -54,7 +58,6 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
 
         Raises MissingExtraError where pandas is not installed.
         """
-
         return to_dataframe(self)
 
     def to_rdflib(self) -> rdflib.Graph:
@@ -64,7 +67,6 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         without an id), and a subject without an id is a blank node. Labels carry the language that the node's
         `label_lang` names, else "en"; a node whose label is only its id has none.
         """
-
         return to_rdflib(self)
 
     def to_graphml(self, path: str | Path) -> Path:
@@ -73,7 +75,6 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         Edges get ids of their own such as "Q1345 P17 Q30". Lists, None and nested values become JSON text, and
         characters that XML cannot hold become spaces.
         """
-
         return write_atomically(path, to_graphml(self))
 
     def to_json(self) -> str:
@@ -144,36 +145,6 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         return html(self)
 
 
-EDIT_IRI = "urn:wikidata-cache:edit"  # the property of an edit whose relation has no id
-COLUMNS = ("subject", "subject_label", "property", "property_label", "object", "object_label", "role", "hop")
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-def rows(graph: nx.MultiDiGraph) -> list[tuple[Any, ...]]:
-    """One tuple an edge, in the graph's order: the values of `COLUMNS`."""
-    label = graph.nodes(data="label")
-    return [
-        (u, label[u], key, data.get("label", key), v, label[v], data.get("role", "statement"), edge_hop(graph, u, v))
-        for u, v, key, data in graph.edges(keys=True, data=True)
-    ]
-
-
-def edge_hop(graph: nx.MultiDiGraph, subject: str, target: str) -> int:
-    """One more than the hop of the end from which a statement was reached: its subject, or its nearer end."""
-    hops = [graph.nodes[end].get("hop", 0) for end in (subject, target)]
-    return 1 + int(min(hops) if graph.graph.get("direction") == "both" else hops[0])
-
-
-def to_dataframe(graph: nx.MultiDiGraph) -> pd.DataFrame:
-    """A pandas.DataFrame with `COLUMNS`, one row an edge.
-
-    Raises MissingExtraError where pandas is not installed.
-    """
-    pandas = _library("pandas", "to_dataframe", "kg-edit[notebooks]")
-    frame: pd.DataFrame = pandas.DataFrame(rows(graph), columns=list(COLUMNS))
-    return frame
-
-
 def to_pyg(graph: nx.MultiDiGraph) -> Any:
     """A torch_geometric.data.Data of ids and labels; see `Subgraph.to_pyg`.
 
@@ -198,6 +169,31 @@ def to_pyg(graph: nx.MultiDiGraph) -> Any:
         relation_ids=list(relations),
         relation_labels=list(relations.values()),
     )
+
+
+def to_dataframe(graph: nx.MultiDiGraph) -> pd.DataFrame:
+    """A pandas.DataFrame with `COLUMNS`, one row an edge.
+
+    Raises MissingExtraError where pandas is not installed.
+    """
+    pandas = _library("pandas", "to_dataframe", "kg-edit[notebooks]")
+    frame: pd.DataFrame = pandas.DataFrame(rows(graph), columns=list(COLUMNS))
+    return frame
+
+
+def rows(graph: nx.MultiDiGraph) -> list[tuple[Any, ...]]:
+    """One tuple an edge, in the graph's order: the values of `COLUMNS`."""
+    label = graph.nodes(data="label")
+    return [
+        (u, label[u], key, data.get("label", key), v, label[v], data.get("role", "statement"), edge_hop(graph, u, v))
+        for u, v, key, data in graph.edges(keys=True, data=True)
+    ]
+
+
+def edge_hop(graph: nx.MultiDiGraph, subject: str, target: str) -> int:
+    """One more than the hop of the end from which a statement was reached: its subject, or its nearer end."""
+    hops = [graph.nodes[end].get("hop", 0) for end in (subject, target)]
+    return 1 + int(min(hops) if graph.graph.get("direction") == "both" else hops[0])
 
 
 def to_rdflib(graph: nx.MultiDiGraph) -> rdflib.Graph:
@@ -248,6 +244,6 @@ def _scalar(value: object) -> object:
 
 def _library(module: str, wanted_by: str, requirement: str) -> Any:
     try:
-        return import_module(module)  # not an import statement: this package never depends on torch
+        return import_module(module)  # not an import statement: the package must not depend on torch
     except ImportError as error:
         raise MissingExtraError(module.partition(".")[0], wanted_by, requirement) from error

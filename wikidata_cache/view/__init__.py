@@ -1,1 +1,1 @@
-"""Pictures of subgraphs: a page to explore, and a still image."""
+"""Views of subgraphs: an interactive HTML page, a static picture, and their display in notebooks."""

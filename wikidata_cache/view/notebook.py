@@ -1,4 +1,4 @@
-"""A subgraph in a notebook: the page in a frame of its own, and what viewers show that strip frames."""
+"""A subgraph in a notebook: the interactive page in a sandboxed frame, and a table for viewers that strip frames."""
 
 import sys
 import tempfile
@@ -12,8 +12,8 @@ from typing import Any
 import networkx as nx
 
 from wikidata_cache.atomic import write_atomically
+from wikidata_cache.view.content import graph_content, with_old_edge
 from wikidata_cache.view.page import headline, page, statement_rows, subtitle
-from wikidata_cache.view.words import with_old_edge, words
 
 _FRAME = "width:100%;height:640px;border:1px solid #8884;border-radius:8px;background:#fff"
 
@@ -35,7 +35,7 @@ def html(graph: nx.MultiDiGraph) -> str:
 
 
 def _table(graph: nx.MultiDiGraph, title: str) -> str:
-    shown = words(with_old_edge(graph))
+    shown = graph_content(with_old_edge(graph))
     rows = statement_rows(shown).replace("<button ", "<span ").replace("</button>", "</span>")
     head = "<tr><th>subject</th><th>property</th><th>object</th><th>ids</th></tr>"
     summary = f"<summary>{title} · {escape(subtitle(graph, shown))}</summary>"
@@ -45,13 +45,13 @@ def _table(graph: nx.MultiDiGraph, title: str) -> str:
 def mimebundle(
     graph: nx.MultiDiGraph, *, include: Collection[str] | None = None, exclude: Collection[str] | None = None
 ) -> dict[str, str]:
-    """The page, the drawing as SVG and one line of text: each front end takes the best that it can show."""
+    """The page, the drawing as SVG and one line of text by MIME type: front ends choose (`_repr_mimebundle_`)."""
     from wikidata_cache.view.static import svg
 
     makers: dict[str, Callable[[], str]] = {
         "text/html": lambda: html(graph),
         "image/svg+xml": lambda: svg(graph),
-        "text/plain": lambda: f"{headline(graph)} ({subtitle(graph, words(with_old_edge(graph)))})",
+        "text/plain": lambda: f"{headline(graph)} ({subtitle(graph, graph_content(with_old_edge(graph)))})",
     }
     wanted = set(include or makers) - set(exclude or ())
     if not len(graph):

@@ -1,6 +1,6 @@
-"""A subgraph as one self-contained, interactive HTML page that asks for nothing from outside.
+"""A subgraph as one self-contained, interactive HTML page (cytoscape.js), which requests nothing from elsewhere.
 
-A subgraph as the data of its page: what it says, in boxes with places.
+The page holds its data as JSON (`elements`: boxes with texts, sizes and places) and the same statements as a table.
 """
 
 from __future__ import annotations
@@ -15,46 +15,14 @@ from typing import Any
 import networkx as nx
 
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.view.content import GraphContent, first_ring, graph_content, has_edit, printable, with_old_edge
 from wikidata_cache.view.page_layout import CROWD, LARGE, place_nodes
 from wikidata_cache.view.static import text_width
-from wikidata_cache.view.words import Words, first_ring, is_edit, printable, with_old_edge, words
 
 _CROWDED = {"s": 26, "new": 26, "old": 26, "near": 17}  # what to read first where all do not fit; else 12 pixels
 _FEW = 40  # neighbours that can be read at once beside a large graph's outer hops
 _OUTER = {"far": 6, "beyond": 3}  # pixels in a large graph: shapes at first, names as one zooms in
 _PER_LINE, _PIXELS = 22, 96.0  # characters; pixels an inch
-
-
-def elements(graph: nx.MultiDiGraph) -> Words:
-    """`words` of a graph and its old edge; each node with the lines and font of its box, its place and size."""
-    shown = with_old_edge(graph)
-    said = words(shown)
-    fonts = _fonts(said)
-    boxes = {node["id"]: _box(node["label"], fonts.get(node["kind"], 12)) for node in said["nodes"]}
-    places = place_nodes(shown, {node: (box["width"], box["height"]) for node, box in boxes.items()})
-    for node in said["nodes"]:
-        node |= boxes[node["id"]]
-        node["x"], node["y"] = places[node["id"]]
-    return said
-
-
-def _fonts(said: Words) -> dict[str, int]:
-    """The pixels of a name by the kind of its node, where they are not 12."""
-    if len(said["nodes"]) <= LARGE:
-        return _CROWDED if len(said["edges"]) > CROWD else {}
-    few = sum(node["kind"] == "near" for node in said["nodes"]) <= _FEW
-    return {**_CROWDED, "near": 22 if few else 12, **_OUTER}
-
-
-def _box(label: str, font: int) -> dict[str, Any]:
-    """A label in at most two lines, and the size of the box around them."""
-    whole = printable(label, longest=2 * _PER_LINE)
-    lines = textwrap.wrap(whole, _PER_LINE, max_lines=2, placeholder="…") or ["—"]
-    width = max(text_width(line, bold=True) for line in lines) * _PIXELS + 24
-    height = len(lines) * 15 + 14
-    size = {"width": round(width * font / 12), "height": round(height * font / 12)}
-    return {"lines": "\n".join(lines), "font": font, **size}
-
 
 _PLACE = re.compile("@@([A-Z]+)@@")
 _LEGEND = (  # class, name; shown where the page has such a thing
@@ -79,12 +47,12 @@ def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
     if not len(graph):
         raise BadOptionError("The graph is empty; there is nothing to show.")
     shown = elements(graph)
-    words = headline(graph) if title is None else printable(title, longest=200)
+    heading = headline(graph) if title is None else printable(title, longest=200)
     parts = {
-        "TITLE": escape(words),
-        "HEADING": escape(words) if title is not None else _heading(graph),
+        "TITLE": escape(heading),
+        "HEADING": escape(heading) if title is not None else _heading(graph),
         "SUBTITLE": escape(subtitle(graph, shown)),
-        "SUMMARY": escape(f"Graph, {', '.join(_counts(shown))}: {words}"),
+        "SUMMARY": escape(f"Graph, {', '.join(_counts(shown))}: {heading}"),
         "LEGEND": _legend(shown),
         "COUNT": f"All as text: {_counts(shown)[1]}",
         "ROWS": statement_rows(shown),
@@ -97,15 +65,15 @@ def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
 
 
 def headline(graph: nx.MultiDiGraph) -> str:
-    """The edit in words, or the first node's label."""
+    """The edit as "subject — relation → new object", or the first node's label."""
     for u, v, data in graph.edges(data=True):
         if data.get("role") == "edit":
             return f"{_label(graph, u)} — {printable(data['label'] or 'edit', longest=80)} → {_label(graph, v)}"
     return _label(graph, next(iter(graph)))
 
 
-def subtitle(graph: nx.MultiDiGraph, shown: Words) -> str:
-    """What was sampled, in one line; `shown` holds the graph's words, the replaced statement among them."""
+def subtitle(graph: nx.MultiDiGraph, shown: GraphContent) -> str:
+    """What was sampled, in one line; `shown` is the graph's content with the replaced statement."""
     about = graph.graph
     old = about.get("old_edge")
     parts = [f"instead of {printable(old['object_label'], longest=80)}"] if old else []
@@ -116,8 +84,8 @@ def subtitle(graph: nx.MultiDiGraph, shown: Words) -> str:
     return " · ".join(parts)
 
 
-def statement_rows(shown: Words) -> str:
-    """The statements as table rows, for readers without a picture."""
+def statement_rows(shown: GraphContent) -> str:
+    """The statements as HTML table rows: the page as text."""
     label = {node["id"]: node["label"] for node in shown["nodes"]}
 
     def cell(node: str) -> str:
@@ -135,26 +103,57 @@ def statement_rows(shown: Words) -> str:
     return "\n".join(rows)
 
 
+def elements(graph: nx.MultiDiGraph) -> GraphContent:
+    """`graph_content` of a graph and its old edge; each node with the lines and font of its box, its place and size."""
+    shown = with_old_edge(graph)
+    content = graph_content(shown)
+    fonts = _fonts(content)
+    boxes = {node["id"]: _box(node["label"], fonts.get(node["kind"], 12)) for node in content["nodes"]}
+    places = place_nodes(shown, {node: (box["width"], box["height"]) for node, box in boxes.items()})
+    for node in content["nodes"]:
+        node |= boxes[node["id"]]
+        node["x"], node["y"] = places[node["id"]]
+    return content
+
+
+def _fonts(content: GraphContent) -> dict[str, int]:
+    """Font sizes in pixels by kind of node, where they are not 12."""
+    if len(content["nodes"]) <= LARGE:
+        return _CROWDED if len(content["edges"]) > CROWD else {}
+    few = sum(node["kind"] == "near" for node in content["nodes"]) <= _FEW
+    return {**_CROWDED, "near": 22 if few else 12, **_OUTER}
+
+
+def _box(label: str, font: int) -> dict[str, Any]:
+    """A label in at most two lines, its font size, and the width and height of the box around it, in pixels."""
+    whole = printable(label, longest=2 * _PER_LINE)
+    lines = textwrap.wrap(whole, _PER_LINE, max_lines=2, placeholder="…") or ["—"]
+    width = max(text_width(line, bold=True) for line in lines) * _PIXELS + 24
+    height = len(lines) * 15 + 14
+    size = {"width": round(width * font / 12), "height": round(height * font / 12)}
+    return {"lines": "\n".join(lines), "font": font, **size}
+
+
 def embeddable(value: object) -> str:
-    """JSON that cannot end the script element around it, whatever the labels hold."""
+    """JSON as ASCII without &, < and >, so that it cannot end the script element around it."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))  # ASCII: U+2028 and its like are escaped
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _heading(graph: nx.MultiDiGraph) -> str:
-    words = headline(graph)
+    heading = headline(graph)
     for u, v, data in graph.edges(data=True):
         if data.get("role") == "edit":
             relation = escape(printable(data["label"] or "edit", longest=80))
             new = f'<bdi class="new">{escape(_label(graph, v))}</bdi>'
             return f'<bdi>{escape(_label(graph, u))}</bdi> <span class="property">{relation} →</span> {new}'
-    return f"<bdi>{escape(words)}</bdi>"
+    return f"<bdi>{escape(heading)}</bdi>"
 
 
-def _legend(shown: Words) -> str:
+def _legend(shown: GraphContent) -> str:
     edges = {edge["role"] for edge in shown["edges"]}
     first = first_ring(shown["edges"])
-    middle = "subject s" if is_edit(shown["edges"]) else "the item itself"
+    middle = "subject s" if has_edit(shown["edges"]) else "the item itself"
     kinds = {node["kind"] for node in shown["nodes"]}
     kinds |= {kind for role, kind in (("edit", "line"), ("old", "line dashed")) if role in edges}
     return "".join(
@@ -168,8 +167,8 @@ def _label(graph: nx.MultiDiGraph, node: str) -> str:
     return printable(str(graph.nodes[node].get("label", node)), longest=80) or node
 
 
-def _counts(shown: Words) -> list[str]:
-    """How much is shown, in the same words wherever the page says it."""
+def _counts(shown: GraphContent) -> list[str]:
+    """The numbers of entities and statements shown, as two texts."""
     replaced = sum(edge["role"] == "old" for edge in shown["edges"])
     statements = _count(len(shown["edges"]), "statement", "statements")
     return [

@@ -17,7 +17,8 @@ from wikidata_cache.answers.database import unpack
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, CacheFileError, CacheMissError, MissingContactError
-from wikidata_cache.sources.source import TEMPLATES, Source
+from wikidata_cache.sources.source import Source
+from wikidata_cache.sources.templates import TEMPLATES
 from wikidata_cache.subgraphs.edit_ends import EditLike
 
 LABEL = NamedNode("http://www.w3.org/2000/01/rdf-schema#label")
@@ -215,7 +216,7 @@ def test_after_a_fault_the_subgraphs_are_right_or_the_run_stops(
         server.fault = FAULTS[name]() if times is None else first(times, FAULTS[name]())
         clock.sleep(7_200)  # the cache remembers for how long a host did not want to be asked
         with AnswerStore(cache_path) as store:
-            endpoint = EndpointSource(server.url, timeout=0.3, pace=hasty(store.paces, clock=clock))
+            endpoint = EndpointSource(server.url, timeout=0.3, limiter=hasty(store.rate_limits, clock=clock))
             try:
                 return hashes(WikidataCache(CachedSource(endpoint, store)))
             except Exception as error:
@@ -238,7 +239,7 @@ def test_what_has_to_be_asked_in_pieces_is_kept_whole(
 ) -> None:
     server.fault = fault  # type: ignore[assignment]
     with AnswerStore(cache_path) as store:
-        endpoint = EndpointSource(server.url, pace=hasty(store.paces))
+        endpoint = EndpointSource(server.url, limiter=hasty(store.rate_limits))
         try:
             hashes(WikidataCache(CachedSource(endpoint, store)))
         except Exception as error:

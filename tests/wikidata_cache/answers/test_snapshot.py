@@ -14,7 +14,7 @@ from wikidata_cache import WikidataCache, open_source
 from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
-from wikidata_cache.sources.facts import Exchange, Fact
+from wikidata_cache.sources.source import Exchange, Fact
 
 EARLY, LATE = "2026-01-01T00:00:00.000+00:00", "2026-06-01T00:00:00.000+00:00"
 

@@ -15,11 +15,11 @@ import pytest
 
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers import database
-from wikidata_cache.answers.modes import cache_file, pack_files, settle_mode, utc
+from wikidata_cache.answers.modes import cache_file, effective_mode, pack_files, utc
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.endpoints.rate_limit import Pace, PaceState, Patience
+from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, WaitBudget
 from wikidata_cache.errors import BadOptionError, CacheFileError, EndpointError
-from wikidata_cache.sources.facts import Exchange, Fact
+from wikidata_cache.sources.source import Exchange, Fact
 
 NOON = "2026-11-20T12:00:00.000+00:00"
 LATER = "2026-11-20T12:00:01.500+00:00"
@@ -165,7 +165,7 @@ if os.getuid() == 0:
 store = AnswerStore(sys.argv[1])
 sys.stdout.write(f"read {store.look_up('wikidata', 'label', ['Q1'])}\\n")
 try:
-    with store.asking():
+    with store.request_lock():
         pass
 except CacheFileError as error:
     sys.stdout.write(f"refused: {error}\\n")
@@ -200,7 +200,7 @@ def test_what_may_not_be_read_is_no_matter_of_writing(open_to_all: Path, closed:
 def test_locks_lie_in_one_folder_that_others_may_use_too(open_to_all: Path) -> None:
     path = open_to_all / "c.sqlite"
     open_to_all.chmod(0o777)
-    with filled(path) as store, store.asking(), store.paces.turn("e:80"):
+    with filled(path) as store, store.request_lock(), store.rate_limits.slot("e:80"):
         locks = {file.name for file in (open_to_all / "c.sqlite.locks").iterdir()}
         assert locks == {"making.lock", "asking.lock", "host_e_80.lock"}
     assert {file.name for file in open_to_all.iterdir()} == {"c.sqlite", "c.sqlite.locks"}
@@ -211,7 +211,7 @@ _ON_A_FULL_DISK = """
 import resource, signal, sys
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import CacheFileError
-from wikidata_cache.sources.answer import Exchange, Fact
+from wikidata_cache.sources.source import Exchange, Fact
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 store = AnswerStore(sys.argv[1])
@@ -260,14 +260,14 @@ def test_an_open_store_goes_into_child_processes(tmp_path: Path, method: str) ->
 
 def test_what_a_host_has_said_outlives_the_process(tmp_path: Path) -> None:
     store = filled(tmp_path / "c.sqlite")
-    assert store.paces.read("e:80") == PaceState()
-    with pytest.raises(EndpointError), Pace(store.paces).turn("http://e:80/sparql", Patience(1.0)):
+    assert store.rate_limits.read("e:80") == RateLimitState()
+    with pytest.raises(EndpointError), RateLimiter(store.rate_limits).slot("http://e:80/sparql", WaitBudget(1.0)):
         raise EndpointError("http://e:80/sparql", "throttled", "HTTP 429", "Wait.", status=429, retry_after=3600.0)
     store.close()
-    again = Pace(AnswerStore(store.path).paces)
+    again = RateLimiter(AnswerStore(store.path).rate_limits)
     assert 3590 < again.wait("http://e:80/other") <= 3600
     assert again.wait("http://f:80/") == 0
-    with pytest.raises(EndpointError, match="not to be asked before"), again.turn("http://e:80/", Patience(10.0)):
+    with pytest.raises(EndpointError, match="not to be asked before"), again.slot("http://e:80/", WaitBudget(10.0)):
         pytest.fail("asked all the same")
 
 
@@ -282,14 +282,14 @@ def test_which_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_which_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settle_mode(None, endpoint=True) == "cache_first"
-    assert settle_mode(None, endpoint=False) == "offline"
-    assert settle_mode("refresh", endpoint=True) == "refresh"
-    assert settle_mode(None, endpoint=True, as_of=NOON) == "offline"
+    assert effective_mode(None, endpoint=True) == "cache_first"
+    assert effective_mode(None, endpoint=False) == "offline"
+    assert effective_mode("refresh", endpoint=True) == "refresh"
+    assert effective_mode(None, endpoint=True, as_of=NOON) == "offline"
     for mode, endpoint, as_of in (("online", False, None), ("refresh", True, NOON), ("cached", True, None)):
         with pytest.raises(BadOptionError, match=mode):
-            settle_mode(mode, endpoint=endpoint, as_of=as_of)  # type: ignore[arg-type]
+            effective_mode(mode, endpoint=endpoint, as_of=as_of)  # type: ignore[arg-type]
     with pytest.raises(BadOptionError, match="yesterday"):
         WikidataCache(as_of="yesterday")
     monkeypatch.setenv("KG_OFFLINE", "1")
-    assert settle_mode("refresh", endpoint=True) == "offline"
+    assert effective_mode("refresh", endpoint=True) == "offline"

@@ -1,4 +1,4 @@
-"""What `fetch` says to its user: the command that fetches what is missing, labels that differ, options that contradict each other."""
+"""Messages of `fetch`: the command that fetches what is missing, labels that differ, contradictory options."""
 
 import json
 import os

@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from tests.wikidata_cache.wikidata_helpers import LAKERS, LEBRON, Server
 from wikidata_cache import WikidataCache, cli, packaged_extract
-from wikidata_cache.answers.cached_source import CacheOverGraph
+from wikidata_cache.answers.cached_source import FallbackSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import CacheFileError, CacheMissError, EntityNotInGraphError, WikidataCacheError
 from wikidata_cache.linking.linker import open_linker
-from wikidata_cache.open_source import open_over
-from wikidata_cache.sources.facts import Exchange, Fact
+from wikidata_cache.source_spec import open_with_fallback
+from wikidata_cache.sources.source import Exchange, Fact
 
 NOON = "2026-11-20T12:00:00.000+00:00"
 FACTS = (
@@ -93,7 +93,7 @@ def test_a_new_cache_links_from_the_extract(tmp_path: Path) -> None:
 
 
 def test_links_find_what_either_knows(small: str) -> None:
-    cache = WikidataCache(open_over(packaged_extract(), cache=small))
+    cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
     linker = open_linker(cache.facts)
     assert linker.link("Terra").candidates[0].id == "Q2"
     assert linker.link("heat, Miami").candidates[0].id == "Q169138"  # by its words, from the extract's index
@@ -104,7 +104,7 @@ def test_what_the_extract_says_by_the_way_is_not_believed(small: str) -> None:
     with AnswerStore(small) as store:
         exchange = Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {})
         store.keep("wikidata", "labels/1", [Fact("label", "Q65", ["L.A.", "en"])], exchange)
-    cache = WikidataCache(open_over(packaged_extract(), cache=small))
+    cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
     assert ("P159", "Q65") in cache.facts.out(["Q121783"])["Q121783"]  # comes with the label of Q65
     assert cache.labels(["Q65"]) == {"Q65": "L.A."}
 
@@ -113,7 +113,7 @@ def test_a_label_that_has_changed_names_nothing(small: str) -> None:
     with AnswerStore(small) as store:
         later = Exchange("http://e/", "SELECT", "2026-11-20T13:00:00.000+00:00", 1, 1, "0" * 64, {})
         store.keep("wikidata", "labels/1", [Fact("label", "Q2", ["Earth", "en"])], later)
-    cache = WikidataCache(open_over(packaged_extract(), cache=small))
+    cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
     assert (cache.find("Terra"), cache.find("Earth")) == ((), ("Q2",))
 
 
@@ -127,8 +127,8 @@ def test_an_id_that_neither_knows(small: str, tmp_path: Path) -> None:
 
 
 def test_both_are_named_as_the_source(small: str) -> None:
-    source = open_over(packaged_extract(), cache=small)
-    assert isinstance(source, CacheOverGraph)
+    source = open_with_fallback(packaged_extract(), cache=small)
+    assert isinstance(source, FallbackSource)
     said = source.provenance(["Q1"])
     assert said["kind"] == "cache over graph"
     assert "http://e/" in str(said["cache"]) and "extract.nt.gz" in str(said["graph"])

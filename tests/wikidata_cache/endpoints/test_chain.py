@@ -11,7 +11,7 @@ from wikidata_cache import WikidataCache
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, EndpointError
-from wikidata_cache.sources.source import TYPES
+from wikidata_cache.sources.templates import TYPES
 
 IDS = [f"Q{i}" for i in range(1, 1_001)]  # five blocks
 
@@ -30,8 +30,8 @@ def clock() -> SkippedTime:
 
 @pytest.fixture
 def chain(server: Server, spare: Server, clock: SkippedTime) -> EndpointChain:
-    pace = hasty(clock=clock)
-    return EndpointChain([EndpointSource(each.url, pace=pace) for each in (server, spare)])
+    limiter = hasty(clock=clock)
+    return EndpointChain([EndpointSource(each.url, limiter=limiter) for each in (server, spare)])
 
 
 TAKEN_OVER = ["429 with Retry-After", "outage", "503", "403", "500 Java timeout", "504", "cut JSON", "hang-up", "html"]

@@ -16,13 +16,13 @@ from tests.wikidata_cache.fault_server import FAULTS, first, hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError, MissingContactError, OfflineError
-from wikidata_cache.sources.source import OUT
+from wikidata_cache.sources.templates import OUT
 
 
 def trouble(server: Server, fault: Any, **options: Any) -> EndpointError:
     server.fault = fault
     with pytest.raises(EndpointError) as caught:
-        facts(EndpointSource(server.url, pace=hasty(), **options)).out(["Q1345"])
+        facts(EndpointSource(server.url, limiter=hasty(), **options)).out(["Q1345"])
     assert server.url in str(caught.value)
     return caught.value
 
@@ -177,7 +177,7 @@ def test_our_own_deadline(server: Server, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["outage", "503", "html", "short gzip"])
 def test_a_users_query_is_repeated_too(server: Server, name: str) -> None:
-    source = EndpointSource(server.url, pace=hasty())
+    source = EndpointSource(server.url, limiter=hasty())
     server.fault = first(1, FAULTS[name]())
     assert len(source.select("SELECT * { ?s ?p ?o } LIMIT 7")) == 7
 
@@ -198,7 +198,7 @@ def test_nobody_answers_the_call() -> None:
             caller.connect_ex(deaf.getsockname())
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/query"
         with pytest.raises(EndpointError, match="no connection: timed out") as caught:
-            facts(EndpointSource(url, pace=hasty(), timeout=0.1)).types([f"Q{i}" for i in range(1, 201)])
+            facts(EndpointSource(url, limiter=hasty(), timeout=0.1)).types([f"Q{i}" for i in range(1, 201)])
         for caller in waiting:
             caller.close()
     assert caught.value.trouble == "unavailable"  # so that 200 ids are not split
@@ -214,7 +214,7 @@ def test_nobody_answers_the_call() -> None:
 )
 def test_a_wrong_url(url: str, kind: str, hint: str) -> None:
     with pytest.raises(EndpointError, match=hint) as caught:
-        facts(EndpointSource(url, pace=hasty())).types(["Q1"])
+        facts(EndpointSource(url, limiter=hasty())).types(["Q1"])
     assert caught.value.trouble == kind
 
 

@@ -23,7 +23,7 @@ from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError
 
 DRIPS = ("drip", "drip from the first byte", "silence")
-PASSING = sorted(set(FAULTS) - set(FATAL))
+TRANSIENT = sorted(set(FAULTS) - set(FATAL))
 WAY_OUT = "FILE.nt.gz"  # every error ends with something that works without this endpoint
 
 
@@ -38,11 +38,11 @@ def right(store: Store) -> list[str]:
 
 def fetched(server: Server, fault: Fault | None, *, timeout: float = 30.0) -> list[str]:
     server.fault = fault
-    source = EndpointSource(server.url, timeout=timeout, patience=600.0, pace=hasty())
+    source = EndpointSource(server.url, timeout=timeout, patience=600.0, limiter=hasty())
     return [graph.graph["content_hash"] for graph in WikidataCache(source).subgraphs(EDITS, hops=3)]
 
 
-@pytest.mark.parametrize("name", PASSING)
+@pytest.mark.parametrize("name", TRANSIENT)
 def test_a_fault_that_passes_leaves_no_trace(name: str, server: Server, right: list[str]) -> None:
     timeout = 0.4 if name in DRIPS else 30.0
     assert fetched(server, first(1, FAULTS[name]()), timeout=timeout) == right
@@ -80,7 +80,7 @@ def test_what_is_too_much_is_asked_in_parts(ids: int, name: str, server: Server,
 
 
 @settings(max_examples=25)
-@given(st.lists(st.sampled_from([None, None, *(name for name in PASSING if name not in DRIPS)]), max_size=20))
+@given(st.lists(st.sampled_from([None, None, *(name for name in TRANSIENT if name not in DRIPS)]), max_size=20))
 def test_any_sequence_of_faults(store: Store, right: list[str], names: list[str | None]) -> None:
     server = Server(store)
     try:
@@ -93,7 +93,7 @@ def test_any_sequence_of_faults(store: Store, right: list[str], names: list[str 
 
 
 def test_the_error_of_a_lone_id_names_it(server: Server) -> None:
-    source = EndpointSource(server.url, pace=hasty())
+    source = EndpointSource(server.url, limiter=hasty())
     server.fault = status(500, JAVA)
     with pytest.raises(EndpointError, match=r"about 'Q1345' alone \(out\): HTTP 500 .*longer timeout") as caught:
         WikidataCache(source).facts.out(["Q1345"])
@@ -101,7 +101,7 @@ def test_the_error_of_a_lone_id_names_it(server: Server) -> None:
 
 
 def test_a_smaller_size_is_remembered_and_grows_again(server: Server) -> None:
-    source = EndpointSource(server.url, pace=hasty())
+    source = EndpointSource(server.url, limiter=hasty())
     cache = WikidataCache(source)
     server.fault = time_limit(ids=50)
     cache.facts.types([f"Q{i}" for i in range(1, 401)])

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from tests.wikidata_cache.fault_server import FAULTS, OUTAGE, SkippedTime, first, hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.endpoints.rate_limit import MemoryPaceBook, Pace, PaceState, Patience, with_failure, with_success
+from wikidata_cache.endpoints.rate_limit import (
+    MemoryRateLimitStore,
+    RateLimiter,
+    RateLimitState,
+    WaitBudget,
+    with_failure,
+    with_success,
+)
 from wikidata_cache.errors import EndpointError
 
 WDQS = "https://query.wikidata.org/sparql"
@@ -22,12 +29,12 @@ THROTTLED = EndpointError(WDQS, "throttled", "HTTP 429", "Wait.", status=429, re
 OUT = EndpointError(WDQS, "outage", "HTTP 429 outage", "Come back.", status=429)
 
 
-def ask(pace: Pace, clock: SkippedTime, *, times: int, error: EndpointError | None = None) -> list[float]:
+def ask(limiter: RateLimiter, clock: SkippedTime, *, times: int, error: EndpointError | None = None) -> list[float]:
     """When each of so many requests went out, in seconds since the start."""
     start, sent = clock.now(), []
     for _ in range(times):
         try:
-            with pace.turn(WDQS, Patience(100_000.0)):
+            with limiter.slot(WDQS, WaitBudget(100_000.0)):
                 sent.append(clock.now() - start)
                 if error:
                     raise error
@@ -38,21 +45,21 @@ def ask(pace: Pace, clock: SkippedTime, *, times: int, error: EndpointError | No
 
 def test_wikidata_is_asked_once_a_second_after_a_small_burst() -> None:
     clock = SkippedTime()
-    assert ask(Pace(clock=clock), clock, times=8) == pytest.approx([0, 0, 0, 0, 0, 1, 2, 3])
+    assert ask(RateLimiter(clock=clock), clock, times=8) == pytest.approx([0, 0, 0, 0, 0, 1, 2, 3])
 
 
 def test_a_server_of_ones_own_is_not_slowed_down(server: Server) -> None:
     clock = SkippedTime()
-    facts(EndpointSource(server.url, pace=hasty(clock=clock))).types([f"Q{i}" for i in range(1, 8_000)])
+    facts(EndpointSource(server.url, limiter=hasty(clock=clock))).types([f"Q{i}" for i in range(1, 8_000)])
     assert len(server.requests) == 40
     assert clock.slept == []
 
 
 def test_a_refusal_halves_the_rate_and_successes_bring_it_back() -> None:
     clock = SkippedTime()
-    pace = Pace(clock=clock)
-    assert ask(pace, clock, times=1, error=THROTTLED) == [0]
-    sent = ask(pace, clock, times=40)
+    limiter = RateLimiter(clock=clock)
+    assert ask(limiter, clock, times=1, error=THROTTLED) == [0]
+    sent = ask(limiter, clock, times=40)
     assert sent[0] == pytest.approx(30)
     assert sent[5] - sent[4] == pytest.approx(2)  # half as fast
     assert sent[39] - sent[38] == pytest.approx(1)  # as before
@@ -60,18 +67,18 @@ def test_a_refusal_halves_the_rate_and_successes_bring_it_back() -> None:
 
 def test_during_an_outage_one_request_a_minute() -> None:
     clock = SkippedTime()
-    pace = Pace(clock=clock)
-    assert ask(pace, clock, times=3, error=OUT) == pytest.approx([0, 65, 195])  # the breaker's time doubles
-    sent = ask(pace, clock, times=5)
+    limiter = RateLimiter(clock=clock)
+    assert ask(limiter, clock, times=3, error=OUT) == pytest.approx([0, 65, 195])  # the breaker's time doubles
+    sent = ask(limiter, clock, times=5)
     assert sent == pytest.approx([260, 322, 384, 446, 508])
 
 
 @given(st.lists(st.sampled_from([None, THROTTLED, OUT]), min_size=1, max_size=60))
 def test_no_rule_is_ever_broken(lessons: list[EndpointError | None]) -> None:
     clock = SkippedTime()
-    pace, start, sent = Pace(clock=clock), clock.now(), [0.0]
+    limiter, start, sent = RateLimiter(clock=clock), clock.now(), [0.0]
     for error in lessons:
-        ask(pace, clock, times=1, error=error)
+        ask(limiter, clock, times=1, error=error)
         sent.append(clock.now() - start)
     for (before, after), error in zip(pairwise(sent[1:]), lessons, strict=False):
         assert after - before >= {None: 0, THROTTLED: 30, OUT: 65}[error] - 0.01
@@ -80,7 +87,7 @@ def test_no_rule_is_ever_broken(lessons: list[EndpointError | None]) -> None:
 
 
 def test_a_rate_learned_from_a_host_without_limits_goes_away_again() -> None:
-    state = with_failure(PaceState(), THROTTLED, 0.0, None, 1.0)
+    state = with_failure(RateLimitState(), THROTTLED, 0.0, None, 1.0)
     assert state.rate == 1.0
     for _ in range(100):
         state = with_success(state, None)
@@ -88,30 +95,30 @@ def test_a_rate_learned_from_a_host_without_limits_goes_away_again() -> None:
 
 
 def test_a_clock_that_is_set_back_stops_nobody() -> None:
-    book, clock = MemoryPaceBook(), SkippedTime()
-    book.write(HOST, PaceState(tokens=0.0, at=clock.now() + 86_400))
-    assert ask(Pace(book, clock=clock), clock, times=1) == pytest.approx([0])
+    book, clock = MemoryRateLimitStore(), SkippedTime()
+    book.write(HOST, RateLimitState(tokens=0.0, at=clock.now() + 86_400))
+    assert ask(RateLimiter(book, clock=clock), clock, times=1) == pytest.approx([0])
 
 
 def test_retry_after_outlives_the_process(server: Server) -> None:
-    book, clock = MemoryPaceBook(), SkippedTime()
+    book, clock = MemoryRateLimitStore(), SkippedTime()
     server.fault = first(1, status(429, b"", {"Retry-After": "3600"}))
     with pytest.raises(EndpointError, match=r"not to be asked before \d{4}-\d\d-\d\d .* UTC, 3600 s") as caught:
-        facts(EndpointSource(server.url, pace=hasty(book, clock=clock))).out(["Q65"])
+        facts(EndpointSource(server.url, limiter=hasty(book, clock=clock))).out(["Q65"])
     assert (caught.value.trouble, caught.value.retry_after) == ("throttled", pytest.approx(3600))
     clock.time += 600
     with pytest.raises(EndpointError, match=r"3000 s from now \(HTTP 429 .*asking sooner gets you banned"):
-        facts(EndpointSource(server.url, pace=hasty(book, clock=clock))).out(["Q65"])
+        facts(EndpointSource(server.url, limiter=hasty(book, clock=clock))).out(["Q65"])
     assert len(server.requests) == 1  # the second run did not even ask
     clock.time += 3_000
-    assert facts(EndpointSource(server.url, pace=hasty(book, clock=clock))).out(["Q65"])["Q65"]
+    assert facts(EndpointSource(server.url, limiter=hasty(book, clock=clock))).out(["Q65"])["Q65"]
 
 
 def test_an_outage_is_waited_for_as_long_as_patience_lasts(server: Server) -> None:
     clock = SkippedTime()
     server.fault = status(429, OUTAGE)
     with pytest.raises(EndpointError, match=r"not to be asked before.*wdqs outage.*Come back then") as caught:
-        facts(EndpointSource(server.url, pace=hasty(clock=clock))).out(["Q65"])
+        facts(EndpointSource(server.url, limiter=hasty(clock=clock))).out(["Q65"])
     assert caught.value.trouble == "outage"
     assert clock.slept == [65]  # the next 130 s would be more than 180 in all
     assert len(server.requests) == 2
@@ -120,12 +127,12 @@ def test_an_outage_is_waited_for_as_long_as_patience_lasts(server: Server) -> No
 def test_what_is_waited_for_is_said(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="wikidata_cache")
     server.fault = first(1, FAULTS["429 with Retry-After"]())
-    facts(EndpointSource(server.url, pace=hasty())).out(["Q65"])
+    facts(EndpointSource(server.url, limiter=hasty())).out(["Q65"])
     assert "waiting 7 s (HTTP 429 Too Many Requests" in caplog.text
 
 
 def test_one_request_in_flight(server: Server) -> None:
-    pace, together, most = Pace(), [0], [0]
+    limiter, together, most = RateLimiter(), [0], [0]
 
     def slow(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
         together[0] += 1
@@ -135,7 +142,7 @@ def test_one_request_in_flight(server: Server) -> None:
         return reply(handler, 200, body)
 
     server.fault = slow
-    sources = [EndpointSource(server.url, pace=pace) for _ in range(6)]
+    sources = [EndpointSource(server.url, limiter=limiter) for _ in range(6)]
     threads = [threading.Thread(target=source.select, args=("SELECT * {}",)) for source in sources]
     for thread in threads:
         thread.start()

@@ -14,8 +14,7 @@ from pyoxigraph import RdfFormat, parse
 
 from tests.wikidata_cache.wikidata_helpers import read_shared
 from wikidata_cache.errors import LabelIndexError
-from wikidata_cache.labels.label_index import LabelEntry, LabelIndex, build_label_index
-from wikidata_cache.labels.names import normalise
+from wikidata_cache.labels.label_index import LabelEntry, LabelIndex, build_label_index, normalise
 
 NAMES = [
     LabelEntry("Q65", "Los Angeles", "en", "label"),

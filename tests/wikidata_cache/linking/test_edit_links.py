@@ -1,4 +1,4 @@
-"""Linking an edit: a fact that the graph states settles its parts, and a file of edits gets its ids."""
+"""Linking an edit: a fact that the graph states can_settle its parts, and a file of edits gets its ids."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from wikidata_cache import WikidataCache
 from wikidata_cache.edits import read_edits
 from wikidata_cache.errors import BadOptionError, EditRowError
 from wikidata_cache.ids import Statement
-from wikidata_cache.linking.candidates import Linked
+from wikidata_cache.linking.candidates import LinkResult
 from wikidata_cache.linking.edit_file import link_edits
 from wikidata_cache.linking.edit_links import link_edit
 from wikidata_cache.linking.linker import Linker
@@ -25,7 +25,7 @@ def linker(tmp_path: Path) -> Linker:
     return homonyms(tmp_path).linker
 
 
-def reasons(linked: Linked | None) -> str:
+def reasons(linked: LinkResult | None) -> str:
     assert linked is not None
     return " / ".join(map(str, linked.candidates[0].reasons))
 
@@ -35,7 +35,7 @@ def test_a_stated_fact_settles_subject_relation_and_old_target_together(linker: 
     assert linker.link("Anna").status == linker.link("Paris").status == "ambiguous"
     linked = link_edit(linker, ANNA)
     assert linked.stated == Statement("Q11", "P19", "Q830149")
-    assert {name: one.id for name, one in linked.settled().items()} == {
+    assert {name: one.id for name, one in linked.clear_candidates().items()} == {
         "subject_id": "Q11",
         "relation_id": "P19",
         "target_new_id": "Q300",
@@ -51,7 +51,7 @@ def test_what_the_graph_does_not_state_settles_nothing(linker: Linker) -> None:
     assert linked.stated is None
     assert linked.subject.status == "ambiguous"
     assert linked.parts()["target_true_id"].status == "ambiguous"
-    assert linked.settled().keys() == {"relation_id", "target_new_id"}
+    assert linked.clear_candidates().keys() == {"relation_id", "target_new_id"}
 
 
 def test_two_readings_that_are_both_stated_stay_ambiguous(tmp_path: Path) -> None:
@@ -67,13 +67,13 @@ def test_a_relation_in_other_words_is_found_through_the_fact(linker: Linker) -> 
     assert linked.relation is not None
     assert linked.relation.status == "none"
     assert linked.stated == Statement("Q11", "P19", "Q830149")
-    assert linked.settled()["subject_id"].id == "Q11"
+    assert linked.clear_candidates()["subject_id"].id == "Q11"
 
 
 def test_ids_that_are_given_are_kept_and_checked(linker: Linker) -> None:
     given = Edit(subject="Anna", subject_id="Q12", relation_id="P19", target_new="Rome", target_new_id="Q300")
     linked = link_edit(linker, given)
-    assert {name: one.id for name, one in linked.settled().items()} == {
+    assert {name: one.id for name, one in linked.clear_candidates().items()} == {
         "subject_id": "Q12",
         "relation_id": "P19",
         "target_new_id": "Q300",
@@ -90,7 +90,7 @@ def test_an_edit_of_which_nothing_is_known(linker: Linker) -> None:
         "relation_id": "none",
         "target_new_id": "none",
     }
-    assert linked.settled() == {}
+    assert linked.clear_candidates() == {}
 
 
 def written(path: Path, rows: Sequence[object]) -> Path:
@@ -105,7 +105,7 @@ def test_a_file_of_edits_gets_its_ids_and_keeps_everything_else(linker: Linker, 
     ]
     edits, out = written(tmp_path / "edits.jsonl", rows), tmp_path / "linked.jsonl"
     report = link_edits(linker, edits, out)
-    assert (report.edits, report.settled) == (2, 1)
+    assert (report.edits, report.complete) == (2, 1)
     assert [(row, field) for row, field, _ in report.open] == [(2, "subject_id"), (2, "target_new_id")]
     first, second = map(json.loads, out.read_text(encoding="utf-8").splitlines())
     ids = {"subject_id": "Q11", "relation_id": "P19", "target_new_id": "Q300", "target_true_id": "Q830149"}

@@ -57,9 +57,9 @@ def test_thirty_edits_take_a_dozen_requests(edits: list[Edit], server: Server, c
     asked = len(server.requests)
     assert list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits)) == linked
     offline = list(link_all(WikidataCache(cache=cache_path, mode="offline").linker, edits))
-    assert [one.settled() for one in offline] == [one.settled() for one in linked]
+    assert [one.clear_candidates() for one in offline] == [one.clear_candidates() for one in linked]
     alone = WikidataCache(cache=cache_path, mode="offline").linker  # what a batch has asked is known to each
-    assert [link_edit(alone, edit).settled() for edit in edits] == [one.settled() for one in linked]
+    assert [link_edit(alone, edit).clear_candidates() for edit in edits] == [one.clear_candidates() for one in linked]
     assert len(server.requests) == asked
 
 
@@ -77,7 +77,7 @@ def test_labels_without_ids_are_fetched_in_batches(edits: list[Edit], server: Se
     ends = try_ends([*wrong, *edits], facts)
     kinds = {type(end).__name__ for end in ends}
     assert [type(end) for end in ends[:21]] == [UnknownLabelError] * 20 + [EntityNotInGraphError]
-    assert "Ends" in kinds
+    assert "EditEnds" in kinds
     assert len(server.requests) <= 10
 
 

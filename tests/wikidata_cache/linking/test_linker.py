@@ -8,7 +8,7 @@ from tests.wikidata_cache.link_graph import ROWS, homonyms
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import AmbiguousLabelError, BadOptionError, UnknownLabelError
 from wikidata_cache.linking import candidates
-from wikidata_cache.linking.candidates import LEAD, Candidate, Linked, Reason
+from wikidata_cache.linking.candidates import LEAD, Candidate, LinkResult, Reason
 from wikidata_cache.linking.linker import Linker
 
 
@@ -17,7 +17,7 @@ def linker(tmp_path: Path) -> Linker:
     return homonyms(tmp_path).linker
 
 
-def ids(linked: Linked) -> list[str]:
+def ids(linked: LinkResult) -> list[str]:
     return [candidate.id for candidate in linked.candidates]
 
 
@@ -201,10 +201,10 @@ def test_a_tie_goes_to_no_one() -> None:
     def candidate(entity: str, score: float, can_settle: bool = True) -> Candidate:
         return Candidate(entity, "x", None, (), (Reason(score, "because"),), can_settle)
 
-    assert Linked("x", (candidate("Q1", 10.0 + LEAD), candidate("Q2", 10.0)), "g").status == "exact"
-    assert Linked("x", (candidate("Q1", 2.1 + LEAD), candidate("Q2", 2.1)), "g").status == "exact"  # 4.1 - 2.1 < 2
-    assert Linked("x", (candidate("Q1", 9.9 + LEAD), candidate("Q2", 10.0)), "g").status == "ambiguous"
-    assert Linked("x", (candidate("Q1", 99.0, can_settle=False),), "g").status == "ambiguous"
+    assert LinkResult("x", (candidate("Q1", 10.0 + LEAD), candidate("Q2", 10.0)), "g").status == "exact"
+    assert LinkResult("x", (candidate("Q1", 2.1 + LEAD), candidate("Q2", 2.1)), "g").status == "exact"  # 4.1 - 2.1 < 2
+    assert LinkResult("x", (candidate("Q1", 9.9 + LEAD), candidate("Q2", 10.0)), "g").status == "ambiguous"
+    assert LinkResult("x", (candidate("Q1", 99.0, can_settle=False),), "g").status == "ambiguous"
 
 
 def test_the_packaged_extract(cache: WikidataCache) -> None:

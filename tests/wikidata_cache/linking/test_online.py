@@ -24,7 +24,7 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def client(api: ApiServer) -> ActionApi:
-    return ActionApi(api.url, contact="me@example.org", pace=hasty())
+    return ActionApi(api.url, contact="me@example.org", limiter=hasty())
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.linking.knowledge import sample_ends, stated_there
+from wikidata_cache.linking.knowledge import items_at_end, sample_end_types
 from wikidata_cache.linking.linker import Linker
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.subgraphs.facts import Facts
@@ -63,11 +63,11 @@ def test_ends_are_counted_by_hand(places: Path) -> None:
     asked = facts(OxigraphSource.from_files([places]))
     assert asked.ends(ENDS) == ENDS
     assert asked.at_ends(PRESENT) == PRESENT
-    objects = sample_ends(asked, "P19", "object")
+    objects = sample_end_types(asked, "P19", "object")
     assert objects is not None
     assert (objects.sampled, objects.shares) == (2, {"Q1549591": 0.5, "Q515": 1.0})
-    assert sample_ends(asked, "P20", "object") is None
-    assert stated_there(asked, "P19", "object", ["Q10", "Q13", "P19"]) == {"Q10"}
+    assert sample_end_types(asked, "P20", "object") is None
+    assert items_at_end(asked, "P19", "object", ["Q10", "Q13", "P19"]) == {"Q10"}
 
 
 def test_another_engine_says_the_same(tmp_path: Path) -> None:

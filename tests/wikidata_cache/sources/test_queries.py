@@ -7,7 +7,8 @@ from wikidata_cache.errors import BadOptionError, UnknownLabelError
 from wikidata_cache.ids import ENTITY, RDFS_LABEL
 from wikidata_cache.sources import queries
 from wikidata_cache.sources.oxigraph import OxigraphSource
-from wikidata_cache.sources.source import TEMPLATES, batches
+from wikidata_cache.sources.source import batches
+from wikidata_cache.sources.templates import TEMPLATES
 
 IDS = {"named": ["Philadelphia"], "ends": ["P19 object", "P19 subject"], "at_end": ["P19 object Q65", "P19 object Q84"]}
 

@@ -17,10 +17,9 @@ from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import ServeError
-from wikidata_cache.sources.facts import Binding
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.oxigraph import OxigraphSource
-from wikidata_cache.sources.source import Provenance
+from wikidata_cache.sources.source import Binding, Provenance
 from wikidata_cache.stores.serve import find_server, served
 
 BOTH_ENDS = ("target_new", "subject")

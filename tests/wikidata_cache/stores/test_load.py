@@ -14,7 +14,7 @@ from wikidata_cache import open_source
 from wikidata_cache.cli import app
 from wikidata_cache.errors import StoreError
 from wikidata_cache.labels.label_index import LabelIndex
-from wikidata_cache.sources import source as templates
+from wikidata_cache.sources import templates
 from wikidata_cache.stores.load import LoadOptions, load
 from wikidata_cache.stores.manifest import open_database, read_manifest
 

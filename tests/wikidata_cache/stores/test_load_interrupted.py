@@ -18,10 +18,10 @@ from wikidata_cache.stores.manifest import is_store, open_database, read_manifes
 # Small batches, so that there is much to interrupt; the timer makes it a kill -9 at a random moment.
 PROGRAM = """
 import os, resource, signal, sys, threading
-from wikidata_cache.stores import batches, chunks
+from wikidata_cache.stores import chunks
 from wikidata_cache.stores.load import load
 source, store, delay, limit = sys.argv[1:]
-chunks.CHUNK, batches._KEPT = 50_000, 100_000
+chunks.CHUNK, chunks._KEPT = 50_000, 100_000
 if float(delay):
     threading.Timer(float(delay), os.kill, (os.getpid(), signal.SIGKILL)).start()
 if int(limit):
@@ -135,7 +135,7 @@ def test_what_a_kill_leaves_of_files_in_the_making_is_swept_away(
             row(folder / name, "half")
         raise KeyboardInterrupt
 
-    for step in ("build.index_names", "load.swap_in"):
+    for step in ("load.index_names", "load.swap_in"):
         with monkeypatch.context() as patch:
             patch.setattr(f"wikidata_cache.stores.{step}", killed)
             with pytest.raises(KeyboardInterrupt):

@@ -9,8 +9,8 @@ import pytest
 from tests.wikidata_cache.wikidata_helpers import EDITS, LAKERS, SPIKE, Edit
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.view.content import printable
 from wikidata_cache.view.static import LINE, draw, lay_out
-from wikidata_cache.view.words import printable
 
 HOSTILE = [
     "$x_1$ \\frac{a",

@@ -1,4 +1,4 @@
-"""What every view of a subgraph says: printable texts of nodes and edges, and the edge that the edit replaces."""
+"""What every view of a subgraph shows: printable texts of nodes and edges, and the edge that the edit replaces."""
 
 from __future__ import annotations
 
@@ -9,48 +9,26 @@ import networkx as nx
 
 from wikidata_cache.ids import is_entity
 
-Words = dict[str, list[dict[str, Any]]]
+GraphContent = dict[str, list[dict[str, Any]]]
 
 OLD = "_:old"  # the node of an old object without an id
 _KINDS = {"subject": "s", "target_new": "new", "target_true": "old"}
 _ROLES = {"subject": "subject s", "target_new": "new object o*", "target_true": "old object o"}
 
-
-def with_old_edge(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
-    """A plain copy with the edge that the edit replaces (role "old"), and its object where that is missing.
-
-    It is not in a subgraph by design; `graph.graph["old_edge"]` remembers it.
-    """
-    shown = nx.MultiDiGraph(graph)
-    old = graph.graph.get("old_edge")
-    if old and old["subject"] in shown and old["object_label"]:
-        target, key = old["object"] or OLD, old["property"]
-        if target not in shown:
-            shown.add_node(target, label=old["object_label"], hop=1, role="target_true")
-        shown.add_edge(old["subject"], target, key=key, property=key, label=old["label"], role="old")
-    return shown
+_LONGEST = 40  # characters of a label that are drawn
+_JOINERS = "\u200c\u200d"  # Persian and Indic words, and families of emoji, need them
 
 
-def words(graph: nx.MultiDiGraph) -> Words:
+def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
     """`nodes` (id, label, description, kind, role, hop, url) and `edges` (ends, property, label, role, note)."""
     edges = [_edge(number, *edge) for number, edge in enumerate(graph.edges(keys=True, data=True))]
     return {"nodes": [_node(node, data, edges) for node, data in graph.nodes(data=True)], "edges": edges}
 
 
-def is_edit(edges: list[dict[str, Any]]) -> bool:
-    """Whether they hang around an edit, not an item."""
-    return any(edge["role"] == "edit" for edge in edges)
-
-
-def first_ring(edges: list[dict[str, Any]]) -> int:
-    """The hop of the nearest neighbours: 2 around an edit, whose own edge is hop 1; else 1."""
-    return 2 if is_edit(edges) else 1
-
-
 def _node(node: str, data: dict[str, Any], edges: list[dict[str, Any]]) -> dict[str, Any]:
     role, hop = data.get("role", "neighbour"), int(data.get("hop", 0))
     ring = hop - first_ring(edges)
-    names = _ROLES if is_edit(edges) else {}
+    names = _ROLES if has_edit(edges) else {}
     return {
         "id": node,
         "label": printable(str(data.get("label", node)), longest=300),
@@ -77,7 +55,7 @@ def _edge(number: int, source: str, target: str, key: str, data: dict[str, Any])
 
 
 def _note(data: dict[str, Any]) -> str:
-    """The days for which a statement holds, and a rank out of the ordinary, where the graph says so."""
+    """The days from and until which a statement holds, and "preferred" rank, where the graph states them; else ""."""
     start, end = (str(data.get(name) or "").partition("T")[0] for name in ("start", "end"))
     days = [f"from {start}" if start else "", f"until {end}" if end else ""]
     return ", ".join(
@@ -85,8 +63,29 @@ def _note(data: dict[str, Any]) -> str:
     )
 
 
-_LONGEST = 40  # characters of a label that are drawn
-_JOINERS = "\u200c\u200d"  # Persian and Indic words, and families of emoji, need them
+def with_old_edge(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
+    """A plain copy with the edge that the edit replaces (role "old"), and its object if it is not a node yet.
+
+    A subgraph itself never holds that edge; `graph.graph["old_edge"]` describes it.
+    """
+    shown = nx.MultiDiGraph(graph)
+    old = graph.graph.get("old_edge")
+    if old and old["subject"] in shown and old["object_label"]:
+        target, key = old["object"] or OLD, old["property"]
+        if target not in shown:
+            shown.add_node(target, label=old["object_label"], hop=1, role="target_true")
+        shown.add_edge(old["subject"], target, key=key, property=key, label=old["label"], role="old")
+    return shown
+
+
+def has_edit(edges: list[dict[str, Any]]) -> bool:
+    """Whether these edges include an edit's own (role "edit"): else the graph is an item's neighbourhood."""
+    return any(edge["role"] == "edit" for edge in edges)
+
+
+def first_ring(edges: list[dict[str, Any]]) -> int:
+    """The hop of the nearest neighbours: 2 around an edit, whose own edge is hop 1; else 1."""
+    return 2 if has_edit(edges) else 1
 
 
 def printable(text: str, *, longest: int = _LONGEST) -> str:

@@ -1,16 +1,20 @@
-"""One string (or several paths) to one source."""
+"""From what a user writes for a graph (`SourceSpec`: one string, a path, or several) to an open source.
+
+Graph files and folders open in memory, stores read-only from disk, URLs as endpoints behind the answer cache; None is
+the cache alone. docs/wikidata.md has the table of all forms.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from wikidata_cache.answers.cached_source import CachedSource, CacheOverGraph
-from wikidata_cache.answers.modes import Mode, cache_file, pack_files, settle_mode
+from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
+from wikidata_cache.answers.modes import Mode, cache_file, effective_mode, pack_files
 from wikidata_cache.answers.store import AnswerStore, open_pack
-from wikidata_cache.endpoints.chain import EndpointChain, LaterSource
+from wikidata_cache.endpoints.chain import EndpointChain, LazySource
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.endpoints.rate_limit import Pace
+from wikidata_cache.endpoints.rate_limit import RateLimiter
 from wikidata_cache.errors import GraphFileError, SourceStringError
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
@@ -53,40 +57,42 @@ def open_source(
     parts = _parts(spec) if spec is not None else []
     urls = [part for part in parts if part.startswith(REMOTE)]
     others = [part for part in parts if part not in urls]
-    alone = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part))]
-    if (urls or alone) and len(others) + bool(urls) > 1:
-        raise SourceStringError(f"{(alone or urls)[0]} cannot be joined with other sources; give it alone.")
-    if alone:
-        return OxigraphSource.from_store(Path(alone[0].removeprefix("oxigraph:")))
+    stores = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part))]
+    if (urls or stores) and len(others) + bool(urls) > 1:
+        raise SourceStringError(f"{(stores or urls)[0]} cannot be joined with other sources; give it alone.")
+    if stores:
+        return OxigraphSource.from_store(Path(stores[0].removeprefix("oxigraph:")))
     if others:
         return OxigraphSource.from_files([file for part in others for file in _files(part)])
-    settled = settle_mode(mode, endpoint=bool(urls), as_of=as_of)
+    mode = effective_mode(mode, endpoint=bool(urls), as_of=as_of)
     store = AnswerStore(cache_file(cache))
-    book = None if settled == "online" else store.paces
-    make = partial(_endpoints, urls, contact=contact, timeout=timeout, pace=Pace(book))
-    inner: Source | None = None
-    if settled == "cache_first":  # which may have nothing to ask
-        inner = LaterSource(", ".join(urls), make)
-    elif settled != "offline":
-        inner = make()
+    limiter = RateLimiter(None if mode == "online" else store.rate_limits)
+    inner = _inner_source(mode, urls, partial(_endpoints, urls, contact=contact, timeout=timeout, limiter=limiter))
     opened = [open_pack(pack) for pack in pack_files(packs)]
-    return CachedSource(inner, store, mode=settled, graph=graph_name, packs=opened, as_of=as_of, urls=urls)
+    return CachedSource(inner, store, mode=mode, graph=graph_name, packs=opened, as_of=as_of, urls=urls)
 
 
-def open_over(
+def open_with_fallback(
     graph: Path, *, cache: str | Path | None = None, packs: Sequence[str | Path] = (), graph_name: str = "wikidata"
-) -> CacheOverGraph:
-    """The cache, and below it a graph file that says what the cache lacks; nothing is written and nobody asked.
+) -> FallbackSource:
+    """The cache read offline, and a graph file for what the cache lacks; nothing is written, no endpoint is asked.
 
     The options are those of `open_source`. Raises GraphFileError or CacheFileError.
     """
     store = AnswerStore(cache_file(cache), read_only=True)
     opened = [open_pack(pack) for pack in pack_files(packs)]
-    return CacheOverGraph(CachedSource(None, store, graph=graph_name, packs=opened), OxigraphSource.from_files([graph]))
+    return FallbackSource(CachedSource(None, store, graph=graph_name, packs=opened), OxigraphSource.from_files([graph]))
 
 
-def _endpoints(urls: Sequence[str], *, contact: str | None, timeout: float, pace: Pace) -> Source:
-    endpoints = [EndpointSource(url, contact=contact, timeout=timeout, pace=pace) for url in urls]
+def _inner_source(mode: Mode, urls: Sequence[str], make: Callable[[], Source]) -> Source | None:
+    """What a cache in this mode asks for what it lacks: nothing offline, an endpoint opened when needed, or now."""
+    if mode == "offline":
+        return None
+    return LazySource(", ".join(urls), make) if mode == "cache_first" else make()
+
+
+def _endpoints(urls: Sequence[str], *, contact: str | None, timeout: float, limiter: RateLimiter) -> Source:
+    endpoints = [EndpointSource(url, contact=contact, timeout=timeout, limiter=limiter) for url in urls]
     return endpoints[0] if len(endpoints) == 1 else EndpointChain(endpoints)
 
 

@@ -1,0 +1,270 @@
+"""Placing boxes of given sizes so that none touches another: on rings around a centre, in rows, or in nested blocks.
+
+- `place_on_ring`: in order on the smallest ellipse that holds all boxes, no line to the centre under a box; where they
+  are too many for that, in rows above and below the centre.
+- `place_in_block`: a tree as rows of boxes below (or above) their parent, block in block.
+
+Pure arithmetic. Lengths are CSS pixels, y grows downwards, angles are radians, clockwise on the screen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+Size = tuple[float, float]  # width, height
+Point = tuple[float, float]  # x, y
+
+_STEP, _COARSE = math.radians(0.75), math.radians(1.5)  # steps of the search for a place; coarse with many boxes
+_STAGGERED, _STAGGER = 3, (150.0, 70.0)  # rings that a crowd is spread over, and how far apart (x, y) they are,
+_GROWTHS_BEFORE_STAGGER = 4  # after a single ring has grown so often
+_PADDINGS = (26.0, 15.0, 9.0)  # pixels between boxes, tried in this order
+_MAX_GROWTHS = 40  # a ring grows by an eighth each time
+_MOST, _MOST_BOXES, _MANY_BOXES = 72, 400, 72  # groups and boxes on rings; above the last, coarse steps
+_ROW_GAP, _CENTRE_GAP = 18.0, 70.0  # pixels between rows, and between rows and the centre
+_GAP = 0.4  # between boxes of a block, in heights of the smallest
+_SHAPE = 1.8  # width of a block for its height
+
+
+class Rectangle(NamedTuple):
+    """A rectangle around a point: its sides in pixels from the point."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def of(cls, size: tuple[float, float]) -> Rectangle:
+        """The rectangle of this (width, height) around its middle."""
+        return cls(-size[0] / 2, -size[1] / 2, size[0] / 2, size[1] / 2)
+
+    def at(self, x: float, y: float) -> Rectangle:
+        """The rectangle moved by (x, y)."""
+        return Rectangle(self.left + x, self.top + y, self.right + x, self.bottom + y)
+
+    def wider(self, padding: float) -> Rectangle:
+        """The rectangle with `padding` pixels added on each side."""
+        return Rectangle(self.left - padding, self.top - padding, self.right + padding, self.bottom + padding)
+
+    def joined(self, other: Rectangle) -> Rectangle:
+        """The smallest rectangle around both."""
+        return Rectangle(*map(min, self[:2], other[:2]), *map(max, self[2:], other[2:]))
+
+    def core(self) -> Rectangle:
+        """The middle half of the rectangle, which lines of other boxes should not cross."""
+        width, height = (self.right - self.left) / 4, (self.bottom - self.top) / 4
+        return Rectangle(self.left + width, self.top + height, self.right - width, self.bottom - height)
+
+    def meets(self, other: Rectangle) -> bool:
+        """Whether the rectangles share a point."""
+        apart = self.right < other.left or other.right < self.left
+        return not (apart or self.bottom < other.top or other.bottom < self.top)
+
+    def is_crossed(self, x: float, y: float) -> bool:
+        """Whether the line from (0, 0) to (x, y) enters the rectangle."""
+        enters, leaves = 0.0, 1.0
+        for way, low, high in ((x, self.left, self.right), (y, self.top, self.bottom)):
+            if way:
+                first, last = sorted((low / way, high / way))
+                enters, leaves = max(enters, first), min(leaves, last)
+            elif low > 0 or high < 0:
+                return False
+        return enters <= leaves
+
+
+class BoxGroup(NamedTuple):
+    """Boxes that are placed as one, relative to the middle of the first; `extent` is the rectangle around them all."""
+
+    boxes: Sequence[Rectangle]
+    extent: Rectangle
+
+    def at(self, x: float, y: float) -> BoxGroup:
+        """The same boxes moved by (x, y)."""
+        return BoxGroup([box.at(x, y) for box in self.boxes], self.extent.at(x, y))
+
+    def meets(self, other: BoxGroup, padding: float) -> bool:
+        """Whether any box of one comes nearer than `padding` to one of the other."""
+        if not self.extent.wider(padding).meets(other.extent):
+            return False
+        near = [box for box in other.boxes if box.meets(self.extent.wider(padding))]
+        return any(mine.wider(padding).meets(box) for mine in self.boxes for box in near)
+
+    def is_crossed(self, x: float, y: float) -> bool:
+        """Whether the line from (0, 0) to (x, y) crosses the core of any box."""
+        return self.extent.is_crossed(x, y) and any(box.core().is_crossed(x, y) for box in self.boxes)
+
+
+class Sector(NamedTuple):
+    """The part of a ring that may be used: from `start` over `sweep` radians; least `radii` (x, y); number of rings."""
+
+    start: float
+    sweep: float
+    radii: tuple[float, float]
+    rings: int = 1
+    step: float = _STEP
+
+
+def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) -> list[tuple[float, float]]:
+    """A place (x, y) for each group, in order, on the smallest ellipse that holds them, spread evenly."""
+    boxes = sum(len(part.boxes) for part in parts)
+    fits = len(parts) <= _MOST and boxes <= _MOST_BOXES
+    sector = sector._replace(step=_STEP if boxes <= _MANY_BOXES else _COARSE)
+    for growth in range(_MAX_GROWTHS if fits else 0):
+        radii = sector.radii[0] * 1.125**growth, sector.radii[1] * 1.125**growth
+        grown = sector._replace(radii=radii, rings=1 if growth < _GROWTHS_BEFORE_STAGGER else _STAGGERED)
+        for padding in _PADDINGS if boxes <= _MANY_BOXES else _PADDINGS[2:]:
+            if places := _fill(centre, parts, grown, padding, 0.0):
+                return _evened(centre, parts, grown, padding) or places
+    return _rows_around(centre, parts)
+
+
+def _evened(
+    centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float
+) -> list[tuple[float, float]] | None:
+    """Places with the widest least angle between neighbours for which all fit, by bisection; None if none do."""
+    low, high = 0.0, sector.sweep / len(parts)
+    best = _fill(centre, parts, sector, padding, high)
+    for _ in range(0 if best else 6):
+        angle = (low + high) / 2
+        if places := _fill(centre, parts, sector, padding, angle):
+            best, low = places, angle
+        else:
+            high = angle
+    return best
+
+
+def _fill(
+    centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float, least: float
+) -> list[tuple[float, float]] | None:
+    """Each group at the first free angle that is at least `least` after the one before; None where they do not fit."""
+    angle, end = sector.start + least / 2, sector.start + sector.sweep + 1e-9
+    places: list[tuple[float, float]] = []
+    taken: list[BoxGroup] = []
+    for part in parts:
+        while (spot := _free(centre, part, angle, sector, (taken, places), padding)) is None:
+            angle += sector.step
+            if angle > end:
+                return None
+        if angle > end:
+            return None
+        places.append(spot)
+        taken.append(part.at(*spot))
+        angle += max(least, sector.step / 4)
+    return places
+
+
+def _free(
+    centre: Rectangle,
+    part: BoxGroup,
+    angle: float,
+    sector: Sector,
+    held: tuple[list[BoxGroup], list[tuple[float, float]]],
+    padding: float,
+) -> tuple[float, float] | None:
+    """The place on the innermost ring with room in this direction, near side on the ring; None where there is none.
+
+    `held` are the groups placed so far and their places.
+    """
+    box = part.boxes[0]
+    across, down = math.cos(angle), math.sin(angle)
+    for number in range(sector.rings):
+        x = across * (sector.radii[0] + number * _STAGGER[0] + (-box.left if across > 0 else box.right))
+        y = down * (sector.radii[1] + number * _STAGGER[1] + (-box.top if down > 0 else box.bottom))
+        if any(box.at(x, y).wider(padding).meets(other.boxes[0]) for other in held[0]):
+            continue  # the cheap test rejects most places
+        area = part.at(x, y)
+        if area.meets(BoxGroup([centre], centre), padding) or any(area.meets(other, padding) for other in held[0]):
+            continue
+        if any(other.is_crossed(x, y) for other in held[0]):
+            continue
+        if not any(area.is_crossed(*place) for place in held[1]):
+            return x, y
+    return None
+
+
+def _rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[tuple[float, float]]:
+    """Places in rows above and below the centre, in a block about 1.6 times as wide as high."""
+    rows = _ring_rows([part.extent for part in parts])
+    heights = [max(extent.bottom - extent.top for extent in row) + _ROW_GAP for row in rows]
+    y = centre.top - _CENTRE_GAP - sum(heights[: len(rows) // 2])
+    places = []
+    for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
+        if number == len(rows) // 2:
+            y = centre.bottom + _CENTRE_GAP
+        x = -sum(extent.right - extent.left + _ROW_GAP for extent in row) / 2
+        for extent in row:
+            places.append((x - extent.left, y + (height - _ROW_GAP - extent.top - extent.bottom) / 2))
+            x += extent.right - extent.left + _ROW_GAP
+        y += height
+    return places
+
+
+def _ring_rows(extents: Sequence[Rectangle]) -> list[list[Rectangle]]:
+    sizes = [(e.right - e.left + _ROW_GAP, e.bottom - e.top + _ROW_GAP) for e in extents]
+    widest = math.sqrt(1.6 * sum(width * height for width, height in sizes))
+    return wrap_rows(extents, [width for width, _ in sizes], widest=widest)
+
+
+Block = tuple[dict[str, Point], Rectangle]
+
+
+def place_in_block(
+    root: str, children: Mapping[str, Sequence[str]], sizes: Mapping[str, Size], *, is_upwards: bool
+) -> Block:
+    """Places {node: (x, y)} relative to the root's middle, and the rectangle around all; rows are below or above it.
+
+    `sizes` are (width, height). Blocks are made from the leaves inwards, without recursion.
+    """
+    order = [root]
+    for node in order:
+        order += children[node]
+    blocks: dict[str, Block] = {}
+    for node in reversed(order):
+        parts = [blocks.pop(child) for child in children[node]]
+        gap = _GAP * min((sizes[child][1] for child in children[node]), default=0.0)
+        blocks[node] = _joined(node, parts, sizes[node], gap, is_upwards)
+    return blocks[root]
+
+
+def _joined(node: str, parts: Sequence[Block], size: Size, gap: float, is_upwards: bool) -> Block:
+    box = Rectangle.of(size)
+    places: dict[str, Point] = {node: (0.0, 0.0)}
+    if not parts:
+        return places, box
+    y, extent = box.bottom + 2 * gap, box
+    for row in _rows(parts, gap):
+        width = sum(each.right - each.left + gap for _, each in row) - gap
+        height = max(each.bottom - each.top for _, each in row)
+        x = -width / 2
+        for inner, each in row:
+            top = -y - each.bottom if is_upwards else y - each.top
+            places |= {name: (x - each.left + dx, top + dy) for name, (dx, dy) in inner.items()}
+            extent = extent.joined(each.at(x - each.left, top))
+            x += each.right - each.left + gap
+        y += height + gap
+    return places, extent.wider(gap)
+
+
+def _rows(parts: Sequence[Block], gap: float) -> list[list[Block]]:
+    """Leaves, then blocks, each in its order, in rows of about the same width."""
+    ordered = sorted(parts, key=lambda part: len(part[0]) > 1)
+    sizes = [(e.right - e.left + gap, e.bottom - e.top + gap) for _, e in ordered]
+    area = sum(width * height for width, height in sizes)
+    widest = max(math.sqrt(_SHAPE * area), max(width for width, _ in sizes))
+    return wrap_rows(ordered, [width for width, _ in sizes], widest=widest)
+
+
+def wrap_rows(items: Sequence[Item], widths: Sequence[float], *, widest: float) -> list[list[Item]]:
+    """The items in order, in rows no wider than `widest`, except for single items that are wider."""
+    rows: list[list[Item]] = [[]]
+    filled = 0.0
+    for item, width in zip(items, widths, strict=True):
+        if rows[-1] and filled + width > widest:
+            rows.append([])
+            filled = 0.0
+        rows[-1].append(item)
+        filled += width
+    return rows
