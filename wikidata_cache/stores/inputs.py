@@ -18,9 +18,8 @@ from wikidata_cache.errors import GraphFileError
 from wikidata_cache.ids import LANGUAGES, is_entity
 from wikidata_cache.stores import ntriples
 from wikidata_cache.stores.chunks import Chunk, read_head
-from wikidata_cache.stores.json_dump import check_array_closed, entities
 from wikidata_cache.stores.ntriples import BadLineHandler, LineTranslator, text_line
-from wikidata_cache.stores.tables import kgtk_rows, plain_rows
+from wikidata_cache.stores.translators import check_array_closed, json_entities, kgtk_rows, plain_rows
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ class Input:
             "N-Triples": lambda: ntriples.wanted_lines_translator(languages, bad),
             "TSV": lambda: plain_rows(bad),
             "KGTK": lambda: kgtk_rows(self.header, languages, bad),
-            "JSON dump": lambda: entities(languages, bad),
+            "JSON dump": lambda: json_entities(languages, bad),
             "CoDEx labels": lambda: codex_labels(self.path, bad),
         }
         return makers[self.kind]()

@@ -1,0 +1,160 @@
+"""Translators of other formats into lines of N-Triples: TSV and plain rows, KGTK's edges, and Wikidata's JSON dump.
+
+- Plain rows are `Q42 P31 Q5` and `Q42 label Douglas Adams` (English), tab-separated.
+- KGTK's have a header that names `node1`, `label` and `node2` (https://kgtk.readthedocs.io/en/latest/data_model/); kept
+  are item-valued edges and the labels, aliases and descriptions in the languages wanted, written `'text'@en`.
+- The JSON dump has an entity a line (https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html). Kept is what
+  its truthy RDF dump has: of each property the item-valued statements of the best rank; and the texts.
+
+A translator takes whole lines and the number of the first, and returns the N-Triples that are kept.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+from wikidata_cache.ids import is_entity, is_item, is_property
+from wikidata_cache.stores.chunks import Chunk
+from wikidata_cache.stores.ntriples import KIND_IRIS, BadLineHandler, LineTranslator, statement_line, text_line
+
+Json = Any
+
+_RANKS = ("preferred", "normal")  # the best one that is there is truthy; deprecated never is
+
+RowConverter = Callable[[list[str]], Iterable[bytes]]  # cells -> lines of N-Triples; ValueError says what is wrong
+
+_ROW = re.compile(rb"(Q[1-9][0-9]*)\t(P[1-9][0-9]*)\t(Q[1-9][0-9]*)\r?")
+_ID = re.compile(r"[QP][1-9][0-9]*", re.ASCII)
+_KGTK_TEXT = re.compile(r"'((?:[^'\\|]|\\.)*)'@([A-Za-z-]+)")
+_ESCAPED = re.compile(r"\\(.)")
+
+
+def plain_rows(bad: BadLineHandler) -> LineTranslator:
+    """A translator of this package's TSV and of plain rows of three ids; `bad` is called for unreadable rows."""
+    return _translator(_plain_row, bad)
+
+
+def _plain_row(cells: list[str]) -> Iterable[bytes]:
+    if len(cells) == 3:
+        if _ROW.fullmatch("\t".join(cells).encode()):
+            return [statement_line(*(cell.encode() for cell in cells))]
+        if cells[1] == "label" and cells[2] and _ID.fullmatch(cells[0]):
+            return [text_line(cells[0], "label", cells[2], "en")]
+    found = " | ".join(cells)
+    raise ValueError(f"found {found[:80]!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text")
+
+
+def kgtk_rows(header: bytes, languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
+    """A translator of KGTK edge files, whose first line is `header`; `bad` is called for unreadable rows."""
+    names = header.decode().strip("\ufeff\r\n").split("\t")
+    subject, relation, value = (names.index(name) for name in ("node1", "label", "node2"))
+
+    def row(cells: list[str]) -> Iterable[bytes]:
+        if len(cells) != len(names):
+            raise ValueError(f"found {len(cells)} cells where the header names {len(names)}")
+        return () if cells == names else _kgtk_edge(cells[subject], cells[relation], cells[value], languages)
+
+    return _translator(row, bad)
+
+
+def _kgtk_edge(subject: str, relation: str, value: str, languages: Collection[str]) -> Iterable[bytes]:
+    if not _ID.fullmatch(subject):
+        return ()
+    if _ROW.fullmatch(f"{subject}\t{relation}\t{value}".encode()):
+        return [statement_line(subject.encode(), relation.encode(), value.encode())]
+    text = _KGTK_TEXT.fullmatch(value)
+    if relation not in KIND_IRIS or not text or text[2].lower() not in languages:
+        return ()
+    return [text_line(subject, relation, _ESCAPED.sub(r"\1", text[1]), text[2].lower())]
+
+
+def _translator(row: RowConverter, bad: BadLineHandler) -> LineTranslator:
+    def translate(lines: bytes, first: int) -> list[bytes]:
+        kept: list[bytes] = []
+        for number, line in enumerate(lines.removesuffix(b"\n").split(b"\n"), start=first):
+            if found := _ROW.fullmatch(line):
+                kept.append(statement_line(*found.groups()))
+                continue
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
+                header = number == 1 and text.lower().startswith("subject\t")
+                kept += row([cell.strip() for cell in text.split("\t")]) if text.strip() and not header else ()
+            except ValueError as error:
+                bad(number, f"is not UTF-8 ({error.reason})" if isinstance(error, UnicodeDecodeError) else str(error))
+        return kept
+
+    return translate
+
+
+def json_entities(languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
+    """A translator of lines of a JSON dump: item-valued statements of best rank, labels, aliases, descriptions."""
+
+    def translate(lines: bytes, first: int) -> list[bytes]:
+        kept: list[bytes] = []
+        for number, line in enumerate(lines.split(b"\n"), start=first):
+            text = line.strip().rstrip(b",")
+            if text in (b"", b"[", b"]"):
+                continue
+            try:
+                kept += _entity(json.loads(text), languages)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                bad(number, f"is no entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
+        return kept
+
+    return translate
+
+
+def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iterator[Chunk]:
+    """The same chunks; before the last one `cut_off` is called where no line `]` closes the array."""
+    held: Chunk | None = None
+    last, number = b"]", 0
+    for chunk in chunks:
+        if text := chunk.lines.rstrip():
+            last, number = text[text.rfind(b"\n") + 1 :].strip(), chunk.first + text.count(b"\n")
+        if held:
+            yield held
+        held = chunk
+    if last != b"]":
+        problem = f"the file is cut off: a dump that begins with '[' ends with ']', and this one with {last[-40:]!r}"
+        cut_off(number, problem)
+    if held:
+        yield held
+
+
+def _entity(entity: Json, languages: Collection[str]) -> Iterator[bytes]:
+    name = entity["id"]
+    if is_entity(name):  # not a lexeme
+        yield from _texts(name, entity, languages)
+        if is_item(name):
+            yield from _statements(name, entity)
+
+
+def _statements(item: str, entity: Json) -> Iterator[bytes]:
+    claims = entity.get("claims") or {}  # PHP writes an empty map as []
+    for relation, statements in claims.items():
+        ranks = {statement["rank"] for statement in statements}
+        best = next((rank for rank in _RANKS if rank in ranks), None)
+        values = dict.fromkeys(_item_value(statement) for statement in statements if statement["rank"] == best)
+        for value in values:
+            if value and is_property(relation):
+                yield statement_line(item.encode(), relation.encode(), value.encode())
+
+
+def _item_value(statement: Json) -> str | None:
+    """The item that a statement has as its value; None for unknown values, no values and other types."""
+    snak = statement["mainsnak"]
+    if snak["snaktype"] != "value" or snak["datavalue"]["type"] != "wikibase-entityid":
+        return None
+    value = snak["datavalue"]["value"]
+    name = value.get("id") or f"{'Q' if value['entity-type'] == 'item' else 'P'}{value['numeric-id']}"
+    return name if is_item(name) else None
+
+
+def _texts(name: str, entity: Json, languages: Collection[str]) -> Iterator[bytes]:
+    for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
+        found = entity.get(key) or {}
+        for language in languages:
+            said = found.get(language) or ()
+            for text in said if kind == "alias" else [said] if said else ():
+                yield text_line(name, kind, text["value"], language)
