@@ -1,6 +1,7 @@
-"""A knowledge graph around an edit, as the tensors that the R-GNN reads.
+"""An edit's subgraph as the tensors that the R-GNN reads (GLAME, section 4.2).
 
-Labels of entities and relations -> vectors: the model's own early hidden states (GLAME, section 4.2).
+Entities and relations become vectors [d] by their labels: a label alone goes through the model's first blocks, and its
+vector is the hidden state after block k, of its last token or its tokens' mean.
 """
 
 from __future__ import annotations
@@ -13,17 +14,69 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from kg_edit.graphs.source import (
-    check_graph,
-    subject_of,
-)
+from kg_edit.graphs.source import check_graph, subject_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
 from kg_edit.models.sampling import document_start
 
 Pooling = Literal["last", "mean", "both"]
-_ROWS = 256
+_ROWS = 256  # labels of one pass
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EncodedSubgraph:
+    """A subgraph as tensors, on one device.
+
+    Attributes:
+        nodes: the entities' vectors, [nodes, d].
+        edges: [2, edges], rows of ``nodes``: the object, then the subject, as messages run.
+        relations: the edges' vectors, [edges, d].
+        subject: the row of the edit's subject in ``nodes``.
+    """
+
+    nodes: Tensor
+    edges: Tensor
+    relations: Tensor
+    subject: int
+
+    def normalised(self) -> EncodedSubgraph:
+        """Every vector scaled to root mean square 1: early hidden states differ in size by orders of magnitude."""
+        return EncodedSubgraph(
+            nodes=_unit_rms(self.nodes),
+            edges=self.edges,
+            relations=_unit_rms(self.relations),
+            subject=self.subject,
+        )
+
+    def to(self, device: torch.device) -> EncodedSubgraph:
+        """The same on another device: labels are read in an early block, the value is wanted beside a later one."""
+        moved = {name: getattr(self, name).to(device) for name in ("nodes", "edges", "relations")}
+        return EncodedSubgraph(**moved, subject=self.subject)
+
+
+def encode_subgraph(
+    model: LanguageModel, graph: nx.MultiDiGraph, *, layer: int, pooling: Pooling, start_token: bool
+) -> EncodedSubgraph:
+    """Nodes and relations as the model's hidden states of their labels, in one pass.
+
+    Raises:
+        GraphError: no node or several play the subject, a node or an edge has no label, or there is no edge.
+    """
+    keys = sorted(graph.nodes)
+    edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
+    check_graph(graph)
+    labels = [graph.nodes[key]["label"] for key in keys]
+    names = [data["label"] for _, _, _, data in edges]
+    vectors = label_vectors(model, labels + names, layer=layer, pooling=pooling, start_token=start_token)
+    row = {key: index for index, key in enumerate(keys)}
+    ends = [[row[target] for _, target, _, _ in edges], [row[subject] for subject, _, _, _ in edges]]
+    return EncodedSubgraph(
+        nodes=vectors[: len(keys)],
+        edges=torch.tensor(ends, device=vectors.device),
+        relations=vectors[len(keys) :],
+        subject=row[subject_of(graph)],
+    )
 
 
 @torch.no_grad()
@@ -76,54 +129,6 @@ def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[i
 
 def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EncodedSubgraph:
-    """``nodes`` [nodes, d], ``edges`` [2, edges] as (object, subject), ``relations`` [edges, d], the subject's row."""
-
-    nodes: Tensor
-    edges: Tensor
-    relations: Tensor
-    subject: int
-
-    def normalised(self) -> EncodedSubgraph:
-        """Every vector scaled to root mean square 1: early hidden states differ in size by orders of magnitude."""
-        return EncodedSubgraph(
-            nodes=_unit_rms(self.nodes),
-            edges=self.edges,
-            relations=_unit_rms(self.relations),
-            subject=self.subject,
-        )
-
-    def to(self, device: torch.device) -> EncodedSubgraph:
-        """The same on another device: labels are read in an early block, the value is wanted beside a later one."""
-        moved = {name: getattr(self, name).to(device) for name in ("nodes", "edges", "relations")}
-        return EncodedSubgraph(**moved, subject=self.subject)
-
-
-def encode_subgraph(
-    model: LanguageModel, graph: nx.MultiDiGraph, *, layer: int, pooling: Pooling, start_token: bool
-) -> EncodedSubgraph:
-    """Nodes and relations as the model's hidden states of their labels, in one pass.
-
-    Raises:
-        GraphError: no node or several play the subject, a node or an edge has no label, or there is no edge.
-    """
-    keys = sorted(graph.nodes)
-    edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
-    check_graph(graph)
-    labels = [graph.nodes[key]["label"] for key in keys]
-    names = [data["label"] for _, _, _, data in edges]
-    vectors = label_vectors(model, labels + names, layer=layer, pooling=pooling, start_token=start_token)
-    row = {key: index for index, key in enumerate(keys)}
-    ends = [[row[target] for _, target, _, _ in edges], [row[subject] for subject, _, _, _ in edges]]
-    return EncodedSubgraph(
-        nodes=vectors[: len(keys)],
-        edges=torch.tensor(ends, device=vectors.device),
-        relations=vectors[len(keys) :],
-        subject=row[subject_of(graph)],
-    )
 
 
 def _unit_rms(vectors: Tensor) -> Tensor:

@@ -1,4 +1,10 @@
-"""The relational GNN of GLAME's Eq. 5, on PyTorch Geometric, with the paper's ablations."""
+"""The relational GNN of GLAME's Eq. 5 (Zhang et al., EMNLP 2024, arXiv 2402.13593), on PyTorch Geometric.
+
+    z_s^(l+1) = g(W_1 aggr_{(r, o)} (z_o^l + z_r) + W_2 z_s^l),   z [nodes, d], z_r [edges, d], W_1, W_2 [d, d]
+
+for the statements s -r-> o of the subgraph, n times; aggr is the paper's sum, or the mean. The ablations of the
+paper's table 2 leave out z_r ("w/ GNN") or all messages ("w/ MLP").
+"""
 
 from __future__ import annotations
 
@@ -25,7 +31,7 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         self.itself = nn.Parameter(torch.empty(width, width))  # W_2
 
     def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> Tensor:
-        """[nodes, d], [2, edges] (object, subject), [edges, d] -> [nodes, d]."""
+        """``nodes`` [nodes, d], ``edges`` [2, edges] (object, subject), ``relations`` [edges, d] -> nodes [nodes, d]."""
         result = nodes @ self.itself.T
         if not self._graph:
             return result
@@ -33,7 +39,7 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         return result + received @ self.neighbours.T  # W_1 of a sum is the sum of W_1
 
     def message(self, nodes_j: Tensor, relations: Tensor) -> Tensor:
-        """z_o + z_r, or z_o alone."""
+        """An edge's message: z_o + z_r, or z_o alone without relations, [edges, d]."""
         return nodes_j + relations if self._relations else nodes_j
 
 
@@ -65,7 +71,7 @@ class RGNN(nn.Module):
             nn.init.xavier_uniform_(weight, gain=nn.init.calculate_gain("relu"), generator=generator)
 
     def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> Tensor:
-        """[nodes, d], [2, edges] (object, subject), [edges, d] -> z^n, [nodes, d]."""
+        """``nodes`` [nodes, d], ``edges`` [2, edges] (object, subject), ``relations`` [edges, d] -> z^n [nodes, d]."""
         for index, layer in enumerate(self.layers, start=1):
             nodes = layer(nodes, edges, relations)
             if index < len(self.layers) or self._final_activation:

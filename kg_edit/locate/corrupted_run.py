@@ -1,8 +1,10 @@
-"""A fact's clean run, its corrupted run, and the corrupted run with clean states put back.
+"""Causal tracing's runs of one fact (Meng et al. 2022, section 2.1): clean, corrupted, and with states restored.
 
-Where a clean state can be put back: a block's output, its MLP's, its attention's.
-
-The corruption: Gaussian noise on the input embeddings of the subject's tokens (Meng et al. 2022, section 2.1).
+- `CleanRun`: the model as it is; its states at every site and its next-token probabilities.
+- `CorruptedRun`: Gaussian noise on the input embeddings of the subject's tokens, for several samples of the noise, and
+  P(answer) once clean states are put back at chosen layers and tokens.
+- A site is a block's output, its MLP's or its attention's (`site`); neighbouring layers are restored together
+  (`default_window`).
 """
 
 from __future__ import annotations
@@ -24,100 +26,7 @@ from kg_edit.models.replay import RecordedBlocks, block_output
 Kind = Literal["hidden", "mlp", "attention"]
 KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attention")
 _PAPER_WINDOW, _PAPER_LAYERS = 10, 48  # GPT-2 XL's, in Meng et al. 2022
-
-
-def site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
-    """The module whose output is put back.
-
-    For an MLP it is the down-projection: what a block does to its output afterwards (dropout, a norm) looks at each
-    token alone, so that restoring one restores the other.
-
-    Raises:
-        ModelError: the model has no such layer.
-        UnsupportedModelError: the family's `ModelSpec` does not say where the attention is.
-    """
-    if kind == "hidden":
-        return model.block(layer)
-    if kind == "mlp":
-        return model.down_projection(layer)
-    try:
-        return model.block(layer).get_submodule(model.spec.attention)
-    except AttributeError as error:
-        raise UnsupportedModelError(
-            f"{model.name} has no attention at {model.spec.blocks}.{layer}.{model.spec.attention}; give its path in "
-            "ModelSpec(attention=...), or trace hidden states or MLPs"
-        ) from error
-
-
-def default_window(model: LanguageModel, kind: Kind) -> int:
-    """How many layers are restored together: 1 for hidden states; else 10 of 48 as in the paper, scaled to the depth.
-
-    One MLP or attention alone hardly moves the answer; a hidden state carries all that came before it.
-    """
-    return 1 if kind == "hidden" else max(1, round(_PAPER_WINDOW * len(model.blocks) / _PAPER_LAYERS))
-
-
-def window_around(layer: int, *, size: int, layers: int) -> range:
-    """The ``size`` layers around ``layer`` (one more below it where the size is even), cut at both ends."""
-    return range(max(0, layer - size // 2), min(layers, layer + (size + 1) // 2))
-
-
-@contextmanager
-def outputs(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
-    """Call ``see(place, output)`` whenever one of ``modules`` has run; what it returns takes the output's place."""
-    with ExitStack() as stack:
-        for place, module in enumerate(modules):
-            stack.callback(module.register_forward_hook(_hook(place, see)).remove)
-        yield
-
-
-def _hook(place: int, see: Callable[[int, Tensor], Tensor | None]) -> Callable[[nn.Module, Any, Any], Any]:
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        changed = see(place, hidden_state(output))
-        if changed is None:
-            return None
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    return hook
-
-
 FACTOR = 3.0  # standard deviations, the paper's choice
-
-
-def subject_tokens(prompt: Prompt) -> range:
-    """The places of the subject's tokens.
-
-    Raises:
-        PromptError: the prompt was encoded without its subject.
-    """
-    if prompt.subject_first is None:
-        raise PromptError(f"the prompt {prompt.text!r} was encoded without a subject; give subject=...")
-    return range(prompt.subject_first, prompt.edited_at + 1)
-
-
-@torch.no_grad()
-def noise_level(model: LanguageModel, prompts: Sequence[Prompt], *, factor: float = FACTOR) -> float:
-    """``factor`` times the standard deviation over all elements of the embeddings of all subjects' tokens.
-
-    The embeddings are what the embedding module gives, before positions are added.
-    """
-    ids = [token for prompt in prompts for token in prompt.ids[subject_tokens(prompt).start : prompt.edited_at + 1]]
-    embedded: Tensor = model.model.get_input_embeddings()(torch.tensor(ids, device=model.device))
-    return factor * float(embedded.float().std())
-
-
-def draw_noise(model: LanguageModel, prompt: Prompt, *, level: float, samples: int, seed: int) -> Tensor:
-    """[samples, subject tokens, width] with the standard deviation ``level``; float32, on the CPU.
-
-    The prompt's text is a part of the seed, so that a fact's noise does not depend on what else is traced.
-    """
-    said = hashlib.sha256(f"{seed} {prompt.text}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(said[:8]) >> 1)
-    table = model.model.get_input_embeddings().weight
-    assert isinstance(table, Tensor)  # noqa: S101 - true of every causal language model
-    return level * torch.randn(samples, len(subject_tokens(prompt)), table.shape[-1], generator=generator)
-
-
 _TOKENS = 1024  # of a forward pass
 
 
@@ -143,11 +52,11 @@ class CleanRun:
 
 
 class CorruptedRun:
-    """The same with noise [samples, subject tokens, width] on the subject's embeddings, and ways back.
+    """A `CleanRun`'s prompt with noise [samples, subject tokens, width] on the subject's embeddings, and ways back.
 
     ``probability`` [samples] is that of the token ``answer`` after the prompt. Rows of one batch are equally long, so
-    nothing is padded. What lies below the lowest restored layer is the corrupted run's own state, computed once: the
-    blocks from there on are called as the model itself calls them (masks, windows and positions are its own).
+    nothing is padded. What lies below the lowest restored layer is the corrupted run's own state, computed once; the
+    blocks from there on are run again (`RecordedBlocks`), on at most about ``tokens`` tokens in one pass.
     """
 
     def __init__(self, clean: CleanRun, *, noise: Tensor, answer: int, tokens: int = _TOKENS) -> None:
@@ -218,3 +127,92 @@ class CorruptedRun:
 
     def _read(self, hidden: Tensor) -> Tensor:
         return self._clean.model.logits(hidden[:, -1]).float().softmax(-1)[:, self._answer].cpu()
+
+
+def subject_tokens(prompt: Prompt) -> range:
+    """The places of the subject's tokens.
+
+    Raises:
+        PromptError: the prompt was encoded without its subject.
+    """
+    if prompt.subject_first is None:
+        raise PromptError(f"the prompt {prompt.text!r} was encoded without a subject; give subject=...")
+    return range(prompt.subject_first, prompt.edited_at + 1)
+
+
+@torch.no_grad()
+def noise_level(model: LanguageModel, prompts: Sequence[Prompt], *, factor: float = FACTOR) -> float:
+    """``factor`` times the standard deviation over all elements of the embeddings of all subjects' tokens.
+
+    The embeddings are what the embedding module gives, before positions are added.
+    """
+    ids = [token for prompt in prompts for token in prompt.ids[subject_tokens(prompt).start : prompt.edited_at + 1]]
+    embedded: Tensor = model.model.get_input_embeddings()(torch.tensor(ids, device=model.device))
+    return factor * float(embedded.float().std())
+
+
+def draw_noise(model: LanguageModel, prompt: Prompt, *, level: float, samples: int, seed: int) -> Tensor:
+    """[samples, subject tokens, width] with the standard deviation ``level``; float32, on the CPU.
+
+    The prompt's text is a part of the seed, so that a fact's noise does not depend on what else is traced.
+    """
+    said = hashlib.sha256(f"{seed} {prompt.text}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(said[:8]) >> 1)
+    table = model.model.get_input_embeddings().weight
+    assert isinstance(table, Tensor)  # noqa: S101 - true of every causal language model
+    return level * torch.randn(samples, len(subject_tokens(prompt)), table.shape[-1], generator=generator)
+
+
+def site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
+    """The module whose output is put back.
+
+    For an MLP it is the down-projection: what a block does to its output afterwards (dropout, a norm) looks at each
+    token alone, so that restoring one restores the other.
+
+    Raises:
+        ModelError: the model has no such layer.
+        UnsupportedModelError: the family's `ModelSpec` does not say where the attention is.
+    """
+    if kind == "hidden":
+        return model.block(layer)
+    if kind == "mlp":
+        return model.down_projection(layer)
+    try:
+        return model.block(layer).get_submodule(model.spec.attention)
+    except AttributeError as error:
+        raise UnsupportedModelError(
+            f"{model.name} has no attention at {model.spec.blocks}.{layer}.{model.spec.attention}; give its path in "
+            "ModelSpec(attention=...), or trace hidden states or MLPs"
+        ) from error
+
+
+def default_window(model: LanguageModel, kind: Kind) -> int:
+    """How many layers are restored together: 1 for hidden states; else 10 of 48 as in the paper, scaled to the depth.
+
+    One MLP or attention alone hardly moves the answer; a hidden state carries all that came before it.
+    """
+    return 1 if kind == "hidden" else max(1, round(_PAPER_WINDOW * len(model.blocks) / _PAPER_LAYERS))
+
+
+def window_around(layer: int, *, size: int, layers: int) -> range:
+    """The ``size`` layers around ``layer`` (one more below it where the size is even), cut at both ends."""
+    return range(max(0, layer - size // 2), min(layers, layer + (size + 1) // 2))
+
+
+@contextmanager
+def outputs(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+    """Call ``see(place, output)`` whenever one of ``modules`` has run; what it returns takes the output's place."""
+    with ExitStack() as stack:
+        for place, module in enumerate(modules):
+            stack.callback(module.register_forward_hook(_hook(place, see)).remove)
+        yield
+
+
+def _hook(place: int, see: Callable[[int, Tensor], Tensor | None]) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        changed = see(place, hidden_state(output))
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    return hook
