@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_ALL := $(VENV)/.ready-all
 WORKERS ?= 2  # processes that run tests, one thread each
 
 .PHONY: demo test test-all check bench results notebooks install clean
@@ -26,7 +27,12 @@ demo: $(READY)  ## edit three facts in SmolLM2-135M, offline; results in out/
 test: $(READY)  ## the everyday tests, under 4 minutes on 2 cores
 	$(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
-test-all: $(READY)  ## all tests, also the slow ones
+$(READY_ALL): $(READY)
+	@echo "Installing Ray and lm-eval into $(VENV), once: another minute or two, 1 GB."
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[ray,lm-eval]'
+	touch $@
+
+test-all: $(READY_ALL)  ## all tests, also the slow ones and those of Ray and lm-eval
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 check: $(READY)  ## formatting, lint, layers, types
