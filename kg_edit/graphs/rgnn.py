@@ -31,7 +31,7 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         self.itself = nn.Parameter(torch.empty(width, width))  # W_2
 
     def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> Tensor:
-        """``nodes`` [nodes, d], ``edges`` [2, edges] (object, subject), ``relations`` [edges, d] -> nodes [nodes, d]."""
+        """``nodes`` [nodes, d], ``edges`` [2, edges] (object, subject), ``relations`` [edges, d] -> [nodes, d]."""
         result = nodes @ self.itself.T
         if not self._graph:
             return result
