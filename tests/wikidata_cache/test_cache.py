@@ -250,6 +250,7 @@ def test_neighbourhood(toy: WikidataCache) -> None:
         toy.neighbourhood("Two")
 
 
+@pytest.mark.slow
 def test_the_big_graph_with_its_labels_beside_it() -> None:
     big = WikidataCache(read_shared("wikidata/wikidata.nt.gz"))
     assert len(big.find("Philadelphia")) == 3

@@ -121,6 +121,7 @@ def test_killed_and_resumed_twenty_times(edits: Path, server: Server, tmp_path: 
     killed_at_random(edits, server, tmp_path, kills=20)
 
 
+@pytest.mark.slow
 def test_eight_processes_fetch_into_one_cache(edits: Path, server: Server, tmp_path: Path) -> None:
     expected = fetched(edits, "--endpoint", server.url, "--cache", tmp_path / "alone.sqlite")
     recorder, cache = Recorder(server, delay=0.0), tmp_path / "shared.sqlite"

@@ -76,7 +76,7 @@ def test_a_corpus_that_is_too_short_writes_nothing(edit: Run, place: Path) -> No
     refused(edit, *ROME, "--set", "covariance.corpus=short.txt", message=message, out=place / "out")
 
 
-@pytest.mark.parametrize("method", [ROME, GLAME], ids=["rome", "glame"])
+@pytest.mark.parametrize("method", [ROME, pytest.param(GLAME, marks=pytest.mark.slow)], ids=["rome", "glame"])
 def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], edit: Run, place: Path) -> None:
     first = edit(*method)
     assert first.code == 0, first.err

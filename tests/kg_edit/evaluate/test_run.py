@@ -256,6 +256,7 @@ def test_two_edits_with_one_id_are_refused(
         evaluate(method, model, [edits[0], edits[0]], out=tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_a_real_record_before_after_and_with_the_facts_told(
     smollm2: LanguageModel, shared: Path, tmp_path: Path
 ) -> None:

@@ -170,6 +170,7 @@ class Overwhelming(Nudge):
         return WeightPatch(factors={name: Factors(left=pair.left * 1e30, right=pair.right * 1e8)})
 
 
+@pytest.mark.slow
 def test_a_sequence_goes_on_from_its_patches(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     """Cut in every third line: what was made is not made again, and the rest comes out the same."""
     whole, options = tmp_path / "whole", {"schedule": "batch:2,sequential:4", "general": TEXT, "progress": False}

@@ -30,7 +30,9 @@ def assert_untouched(model: LanguageModel, before: dict[str, torch.Tensor]) -> N
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.model.state_dict().items())
 
 
-@pytest.mark.parametrize("taken", [[0], [2], [1, 3], [0, 4]])
+@pytest.mark.parametrize(
+    "taken", [[1, 3], *(pytest.param(taken, marks=pytest.mark.slow) for taken in ([0], [2], [0, 4]))]
+)
 def test_a_sequence_without_some_of_its_edits(taken: list[int], tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(5)
     clean = weights(model)
@@ -42,7 +44,9 @@ def test_a_sequence_without_some_of_its_edits(taken: list[int], tmp_path: Path) 
     assert_untouched(model, clean)
 
 
-@pytest.mark.parametrize(("count", "steps"), [(50, 1), (30, 3)])
+@pytest.mark.parametrize(
+    ("count", "steps"), [(10, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((50, 1), (30, 3)))]
+)
 def test_a_random_fifth_of_the_edits(count: int, steps: int, tmp_path: Path) -> None:
     """Fifty are more than the rank of the weight, so that no edit has a column of its own any more."""
     model, edits, size = tiny("llama"), edits_of(count), count // steps

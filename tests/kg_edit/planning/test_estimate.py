@@ -58,6 +58,7 @@ def test_sizes_are_those_of_the_model(family: str, tmp_path: Path) -> None:
     assert 3 * found.cache == held
 
 
+@pytest.mark.slow
 def test_a_gguf_files_header_says_as_much_as_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     known = shape_of("smollm2-135m")
     monkeypatch.setattr(shapes, "preset_models", lambda: ())

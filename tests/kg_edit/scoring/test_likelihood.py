@@ -56,6 +56,7 @@ def test_trees_of_several_passes_equal_one_by_one(monkeypatch: pytest.MonkeyPatc
     check_equal(tiny("gpt2"), PAIRS)
 
 
+@pytest.mark.slow
 def test_real_records_equal_one_by_one(smollm2: LanguageModel, shared: Path) -> None:
     record = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[0]
     check_equal(smollm2, Case(edit=record.edits[0]).pairs)

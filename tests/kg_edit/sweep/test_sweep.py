@@ -209,6 +209,7 @@ def test_every_grid_can_be_drawn(name: str, tmp_path: Path) -> None:
     assert again.read_bytes() == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_from_the_command_line(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     printed = kg_edit("sweep", "--example")
     assert printed.code == 0 and printed.out == example()
