@@ -1,6 +1,7 @@
-"""What the editor learns from: an edit's prompt, prompts that mean the same, and prompts that have nothing to do.
+"""The training data of MEND: an edit's prompt, prompts that mean the same, and unrelated prompts (MEND, section 3).
 
-Which edits a training sees at which step: decided by the seed and the step's number alone.
+Which edits a step sees follows from the seed and the step's number alone (`BatchOrder`), so that a run that was killed
+goes on with the same ones.
 """
 
 from __future__ import annotations
@@ -89,8 +90,11 @@ def _encoded(model: LanguageModel, texts: Iterable[str], target: str) -> tuple[P
     return tuple(found)
 
 
-class Course:
-    """The examples to learn from, those held out, and texts for the ones without neighbours."""
+class BatchOrder:
+    """Which rows each step of a training sees, and which are held out for validation.
+
+    ``texts`` stand in for the unrelated prompts of edits without neighbours.
+    """
 
     def __init__(self, examples: Sequence[Example], texts: Sequence[Prompt], settings: MendTraining) -> None:
         self._settings, self._texts = settings, texts
@@ -98,8 +102,8 @@ class Course:
         self.examples, self._held_out = shuffled[settings.validation :], shuffled[: settings.validation]
 
     @classmethod
-    def of(cls, model: LanguageModel, edits: Sequence[Edit], settings: MendTraining) -> Course:
-        """The course of a model, which writes the texts itself.
+    def of(cls, model: LanguageModel, edits: Sequence[Edit], settings: MendTraining) -> BatchOrder:
+        """The order for a model, which writes the texts itself.
 
         Raises:
             ConfigError: there are too few edits.

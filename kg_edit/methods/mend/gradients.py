@@ -1,8 +1,12 @@
-"""Rows through the model once, and from there as often as wanted through the blocks that an edit changes.
+"""An edit's fine-tuning gradient as rank-one factors, and the loss under edits that are given as such factors.
 
-Which weights are edited: by default all matrices of the MLPs of the last blocks.
+For a linear module y = W u, W [out, in], the gradient of a loss L by W is a sum over tokens t (MEND, section 3.1):
 
-A fine-tuning gradient as its rank-one factors: sum over tokens of delta u^T, for a linear module y = W u.
+    dL/dW = sum_t delta_t u_t^T,   delta = dL/dy [tokens, out],   u [tokens, in]
+
+`gradient_factors` gives u and delta of one prompt; `EditedPasses` runs rows of prompts with each row under its own
+edit's low-rank change, again only from the first changed block on. Weights go by their state-dict names; by default
+they are all matrices of the MLPs of the last blocks (`mlp_weights`).
 """
 
 from __future__ import annotations
@@ -23,69 +27,64 @@ from kg_edit.value.plain_forward import read_index
 
 Shape = tuple[int, int]
 _WEIGHT = ".weight"
-
-
-def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
-    """The state-dict names of the MLPs' matrices in the last ``blocks`` blocks.
-
-    They are the linear modules beside the down-projection: up, down, and gate where there is one.
-
-    Raises:
-        ConfigError: the model has fewer blocks.
-    """
-    depth = len(model.blocks)
-    if not 1 <= blocks <= depth:
-        raise ConfigError(f"blocks = {blocks}: {model.name} has {depth} blocks; give a number from 1 to {depth}")
-    names: list[str] = []
-    for layer in range(depth - blocks, depth):
-        parent = model.weight_name(layer).removesuffix(_WEIGHT).rpartition(".")[0]
-        children = model.model.get_submodule(parent).named_children()
-        names += [f"{parent}.{name}{_WEIGHT}" for name, child in children if isinstance(child, nn.Linear | Conv1D)]
-    return tuple(names)
-
-
-def edited_modules(model: LanguageModel, names: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules that hold the weights of these names.
-
-    Raises:
-        ConfigError: a name is none of a linear module's weight inside a block.
-    """
-    return {name: _module(model, name) for name in names}
-
-
-def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape]:
-    """(out, in) of each weight.
-
-    Raises:
-        ConfigError: as `edited_modules`.
-    """
-    matrices = {name: weight_matrix(module) for name, module in edited_modules(model, names).items()}
-    return {name: (matrix.shape[0], matrix.shape[1]) for name, matrix in matrices.items()}
-
-
-def first_block(model: LanguageModel, names: Sequence[str]) -> int:
-    """The lowest block (0-based) that holds one of the weights: nothing below it feels an edit."""
-    return min(int(name.removeprefix(f"{model.spec.blocks}.").partition(".")[0]) for name in names)
-
-
-def _module(model: LanguageModel, name: str) -> nn.Module:
-    try:
-        module = model.model.get_submodule(name.removesuffix(_WEIGHT))
-    except AttributeError:
-        module = None
-    inside = name.startswith(f"{model.spec.blocks}.") and name.endswith(_WEIGHT)
-    if not inside or not isinstance(module, nn.Linear | Conv1D):
-        raise ConfigError(
-            f"{name!r} is no linear module's weight in a block of {model.name}; give names such as "
-            f"{model.weight_name(len(model.blocks) - 1)!r}"
-        )
-    return module
-
-
-Changes = Mapping[str, tuple[Tensor, Tensor]]
-
-
+Changes = Mapping[str, tuple[Tensor, Tensor]]  # by weight: left [edits, tokens, out], right [edits, tokens, in]
 _SCALE = 1024.0  # small gradients would vanish in half precision; a power of two rounds nothing
+
+
+def gradient_factors(
+    model: LanguageModel, prompt: Prompt, names: Sequence[str]
+) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
+    """By the weights' names u [tokens, in] and delta [tokens, out], and the loss, the target's mean -log p.
+
+    In float32, on the modules' devices; delta^T u is the loss's gradient by the weight [out, in].
+
+    Raises:
+        ModelError: the loss, or a factor, is not finite.
+    """
+    passes = EditedPasses(model, [prompt], names)
+    loss = nll(passes, [0])
+    found = edit_factors(passes, loss, rows=1)
+    factors = {name: (inputs[0], deltas[0]) for name, (inputs, deltas) in found.items()}
+    if not all(torch.isfinite(part).all() for pair in factors.values() for part in pair):
+        raise ModelError(
+            f"the gradient of {prompt.text!r} is not finite (loss {float(loss.detach())}); is the model sound? "
+            "In float16 try bfloat16 or float32"
+        )
+    return factors, float(loss.detach())
+
+
+def felt_factors(
+    model: LanguageModel, prompts: Iterable[Prompt], names: Sequence[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """u [tokens, in] and delta [tokens, out] by name, of all tokens of ``prompts`` that their losses feel.
+
+    Raises:
+        ModelError: as `gradient_factors`.
+    """
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
+    for prompt in prompts:
+        factors, _ = gradient_factors(model, prompt, names)
+        for name, (inputs, deltas) in factors.items():
+            found[name].append((inputs[felt(deltas)], deltas[felt(deltas)]))
+    return {name: (torch.cat([u for u, _ in pairs]), torch.cat([d for _, d in pairs])) for name, pairs in found.items()}
+
+
+def felt(deltas: Tensor) -> Tensor:
+    """Which tokens [...] have a gradient in [..., out] at all: in the last block not those before the target."""
+    return (deltas != 0).any(-1)
+
+
+def nll(passes: EditedPasses, rows: Sequence[int], logits: Tensor | None = None) -> Tensor:
+    """The mean over ``rows`` of the mean over a row's target tokens of -log p; of the model as it is by default."""
+    tokens, shares = passes.targets(rows)
+    losses = cross_entropy(passes.logits(rows) if logits is None else logits, tokens, reduction="none")
+    return (losses * shares).sum()
+
+
+def edit_factors(passes: EditedPasses, loss: Tensor, *, rows: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """u [rows, length, in] and delta [rows, length, out] of the first ``rows`` rows, for the sum of their losses."""
+    deltas = passes.deltas(loss * rows)
+    return {name: (passes.inputs[name][:rows].float(), delta[:rows]) for name, delta in deltas.items()}
 
 
 class EditedPasses:
@@ -110,7 +109,7 @@ class EditedPasses:
 
     @contextmanager
     def _with_leaves(self) -> Iterator[None]:
-        """Watch the modules' inputs, and add 0 to what they give: a leaf of the graph."""
+        """Keep the modules' inputs, and add zeros to their outputs: leaves, whose gradient is delta."""
         with ExitStack() as stack:
             for name, module in self._modules.items():
 
@@ -188,57 +187,58 @@ def low_rank(inputs: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return inputs @ right.transpose(1, 2) @ left
 
 
-def gradient_factors(
-    model: LanguageModel, prompt: Prompt, names: Sequence[str]
-) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
-    """By the weights' names u [tokens, in] and delta [tokens, out], and the loss, the target's mean -log p.
+def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
+    """The state-dict names of the MLPs' matrices in the last ``blocks`` blocks.
 
-    In float32, on the modules' devices; delta^T u is the loss's gradient by the weight [out, in].
+    They are the linear modules beside the down-projection: up, down, and gate where there is one.
 
     Raises:
-        ModelError: the loss, or a factor, is not finite.
+        ConfigError: the model has fewer blocks.
     """
-    passes = EditedPasses(model, [prompt], names)
-    loss = nll(passes, [0])
-    found = edit_factors(passes, loss, rows=1)
-    factors = {name: (inputs[0], deltas[0]) for name, (inputs, deltas) in found.items()}
-    if not all(torch.isfinite(part).all() for pair in factors.values() for part in pair):
-        raise ModelError(
-            f"the gradient of {prompt.text!r} is not finite (loss {float(loss.detach())}); is the model sound? "
-            "In float16 try bfloat16 or float32"
+    depth = len(model.blocks)
+    if not 1 <= blocks <= depth:
+        raise ConfigError(f"blocks = {blocks}: {model.name} has {depth} blocks; give a number from 1 to {depth}")
+    names: list[str] = []
+    for layer in range(depth - blocks, depth):
+        parent = model.weight_name(layer).removesuffix(_WEIGHT).rpartition(".")[0]
+        children = model.model.get_submodule(parent).named_children()
+        names += [f"{parent}.{name}{_WEIGHT}" for name, child in children if isinstance(child, nn.Linear | Conv1D)]
+    return tuple(names)
+
+
+def edited_modules(model: LanguageModel, names: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules that hold the weights of these names.
+
+    Raises:
+        ConfigError: a name is none of a linear module's weight inside a block.
+    """
+    return {name: _module(model, name) for name in names}
+
+
+def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape]:
+    """(out, in) of each weight.
+
+    Raises:
+        ConfigError: as `edited_modules`.
+    """
+    matrices = {name: weight_matrix(module) for name, module in edited_modules(model, names).items()}
+    return {name: (matrix.shape[0], matrix.shape[1]) for name, matrix in matrices.items()}
+
+
+def first_block(model: LanguageModel, names: Sequence[str]) -> int:
+    """The lowest block (0-based) that holds one of the weights: nothing below it feels an edit."""
+    return min(int(name.removeprefix(f"{model.spec.blocks}.").partition(".")[0]) for name in names)
+
+
+def _module(model: LanguageModel, name: str) -> nn.Module:
+    try:
+        module = model.model.get_submodule(name.removesuffix(_WEIGHT))
+    except AttributeError:
+        module = None
+    inside = name.startswith(f"{model.spec.blocks}.") and name.endswith(_WEIGHT)
+    if not inside or not isinstance(module, nn.Linear | Conv1D):
+        raise ConfigError(
+            f"{name!r} is no linear module's weight in a block of {model.name}; give names such as "
+            f"{model.weight_name(len(model.blocks) - 1)!r}"
         )
-    return factors, float(loss.detach())
-
-
-def felt_factors(
-    model: LanguageModel, prompts: Iterable[Prompt], names: Sequence[str]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """u [tokens, in] and delta [tokens, out] by name, of all tokens of ``prompts`` that their losses feel.
-
-    Raises:
-        ModelError: as `gradient_factors`.
-    """
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
-    for prompt in prompts:
-        factors, _ = gradient_factors(model, prompt, names)
-        for name, (inputs, deltas) in factors.items():
-            found[name].append((inputs[felt(deltas)], deltas[felt(deltas)]))
-    return {name: (torch.cat([u for u, _ in pairs]), torch.cat([d for _, d in pairs])) for name, pairs in found.items()}
-
-
-def felt(deltas: Tensor) -> Tensor:
-    """Which tokens [...] have a gradient in [..., out] at all: in the last block not those before the target."""
-    return (deltas != 0).any(-1)
-
-
-def nll(passes: EditedPasses, rows: Sequence[int], logits: Tensor | None = None) -> Tensor:
-    """The mean over ``rows`` of the mean over a row's target tokens of -log p; of the model as it is by default."""
-    tokens, shares = passes.targets(rows)
-    losses = cross_entropy(passes.logits(rows) if logits is None else logits, tokens, reduction="none")
-    return (losses * shares).sum()
-
-
-def edit_factors(passes: EditedPasses, loss: Tensor, *, rows: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """u [rows, length, in] and delta [rows, length, out] of the first ``rows`` rows, for the sum of their losses."""
-    deltas = passes.deltas(loss * rows)
-    return {name: (passes.inputs[name][:rows].float(), delta[:rows]) for name, delta in deltas.items()}
+    return module

@@ -1,6 +1,6 @@
-"""A trained editor on disk: safetensors with its manifest inside, read without pickle.
+"""A trained MEND editor on disk: settings of its training, and one safetensors file with the manifest inside.
 
-How an editor is trained: all that decides what comes out, but for the model and the edits.
+Files are read without pickle; the same tensors and manifest give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.mend.gradients import Shape
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.tensors import write_safetensors
+from kg_edit.storage.atomic import write_safetensors
+
+NETWORK = "network.safetensors"
+_KEY = "kg_edit_mend"
 
 
 class MendTraining(MethodConfig):
@@ -63,8 +66,32 @@ class MendTraining(MethodConfig):
     }
 
 
-NETWORK = "network.safetensors"
-_KEY = "kg_edit_mend"
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Editor:
+    """A network and what is known of it; ``digest`` is its file's SHA-256."""
+
+    network: MendNetwork
+    manifest: Manifest
+    digest: str
+
+    @classmethod
+    def load(cls, folder: Path, model: LanguageModel) -> Self:
+        """The editor that `kg-edit mend train` wrote to ``folder``, on the device of ``model``.
+
+        Raises:
+            ModelError: there is none, or its file is damaged.
+            PatchMismatchError: it was trained for another model.
+        """
+        manifest = read_manifest(folder / NETWORK)
+        if manifest.model != model.fingerprint:
+            raise PatchMismatchError(
+                f"the editor in {folder} was trained for {manifest.model_name!r} (fingerprint {manifest.model}), the "
+                f"model at hand is {model.name!r} ({model.fingerprint}); train one for it: kg-edit mend train"
+            )
+        network = manifest.network()
+        load_into(network, read_tensors(folder / NETWORK), folder / NETWORK)
+        digest = hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()
+        return cls(network=network.to(model.device).requires_grad_(False), manifest=manifest, digest=digest)
 
 
 class Validation(BaseModel):
@@ -101,34 +128,6 @@ class Manifest(BaseModel):
         """The network as it is before training."""
         training = self.training
         return MendNetwork(self.shapes, rank=training.rank, edit_lr=training.edit_lr, seed=training.seed)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Editor:
-    """A network and what is known of it; ``digest`` is its file's SHA-256."""
-
-    network: MendNetwork
-    manifest: Manifest
-    digest: str
-
-    @classmethod
-    def load(cls, folder: Path, model: LanguageModel) -> Self:
-        """The editor that `kg-edit mend train` wrote to ``folder``, on the device of ``model``.
-
-        Raises:
-            ModelError: there is none, or its file is damaged.
-            PatchMismatchError: it was trained for another model.
-        """
-        manifest = read_manifest(folder / NETWORK)
-        if manifest.model != model.fingerprint:
-            raise PatchMismatchError(
-                f"the editor in {folder} was trained for {manifest.model_name!r} (fingerprint {manifest.model}), the "
-                f"model at hand is {model.name!r} ({model.fingerprint}); train one for it: kg-edit mend train"
-            )
-        network = manifest.network()
-        load_into(network, read_tensors(folder / NETWORK), folder / NETWORK)
-        digest = hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()
-        return cls(network=network.to(model.device).requires_grad_(False), manifest=manifest, digest=digest)
 
 
 def write_network(path: Path, tensors: Mapping[str, Tensor], manifest: BaseModel) -> Path:

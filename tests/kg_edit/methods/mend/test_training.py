@@ -13,7 +13,7 @@ import torch
 from kg_edit.datasets import find_dataset
 from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.methods.mend import training
-from kg_edit.methods.mend.examples import Course, Rows, make_examples
+from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import NETWORK, Editor, Manifest, MendTraining, read_manifest
@@ -99,7 +99,7 @@ def test_it_stops_where_nothing_gets_better_and_keeps_the_best(tmp_path: Path) -
     assert manifest.steps == best
     network = Editor.load(tmp_path, tiny("llama")).network
     with untouched(tiny("llama")):
-        course = Course.of(tiny("llama"), edits(), manifest.training)
+        course = BatchOrder.of(tiny("llama"), edits(), manifest.training)
         again = [losses_after(tiny("llama"), network, rows, **WEIGHTS) for rows in course.validation()]
     assert float(again[0].total) == pytest.approx(totals[best], rel=1e-4)
 
@@ -139,13 +139,15 @@ def test_losses_are_those_of_edits_made_alone() -> None:
         alone = [losses_after(model, network, Rows.of([one], (), SAME), **WEIGHTS) for one in examples]
     for name in ("edit", "locality", "total"):
         mean = sum(float(getattr(losses, name).detach()) for losses in alone) / 4
-        assert float(getattr(together, name).detach()) == pytest.approx(mean, rel=1e-4)
+        assert float(getattr(together, name).detach()) == pytest.approx(
+            mean, rel=1e-4, abs=1e-6
+        )  # a KL of 1e-3 is a difference of rounded numbers
 
 
 def test_each_pass_sees_every_example_once_in_its_own_order() -> None:
     settings = quick(batch=7, validation=4)
     model = tiny("llama")
-    course = Course.of(model, edits(), settings)
+    course = BatchOrder.of(model, edits(), settings)
     orders = [[*course.rows(step).edits, *course.rows(step + 1).edits] for step in (0, 2)]
     assert orders[0] != orders[1] and set(orders[0]) == set(orders[1]) and len(set(orders[0])) == 14
     held_out = {prompt for rows in course.validation() for prompt in rows.edits}
@@ -154,7 +156,7 @@ def test_each_pass_sees_every_example_once_in_its_own_order() -> None:
 
 def test_without_neighbours_the_models_own_texts_are_kept() -> None:
     model = tiny("llama")
-    course = Course.of(model, edits(neighbours=False), quick(text_tokens=5))
+    course = BatchOrder.of(model, edits(neighbours=False), quick(text_tokens=5))
     assert {len(row.target_ids) for step in range(3) for row in course.rows(step).unrelated} == {5}
 
 
