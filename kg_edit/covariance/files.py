@@ -18,8 +18,7 @@ from torch import Tensor
 from kg_edit.covariance.error import ConvergenceCheck
 from kg_edit.covariance.moment import flat_size, square
 from kg_edit.errors import CovarianceError, OutputError
-from kg_edit.storage.atomic import write_json
-from kg_edit.storage.tensors import write_safetensors
+from kg_edit.storage.atomic import write_json, write_safetensors
 
 
 class Identity(BaseModel):

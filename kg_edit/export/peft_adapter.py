@@ -14,8 +14,7 @@ from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.export.merged_model import new_folder
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.storage.atomic import write_json
-from kg_edit.storage.tensors import write_safetensors
+from kg_edit.storage.atomic import write_json, write_safetensors
 
 CONFIG, WEIGHTS, ORIGIN = "adapter_config.json", "adapter_model.safetensors", "kg_edit.json"
 

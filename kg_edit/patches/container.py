@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kg_edit.errors import PatchError
-from kg_edit.storage.tensors import write_safetensors
+from kg_edit.storage.atomic import write_safetensors
 
 WEIGHTS, CODEBOOK, PROMPT = (f"kg-edit-{kind}/1" for kind in ("patch", "codebook", "prompt"))
 _CLASSES = {

@@ -19,7 +19,7 @@ from kg_edit.covariance.store import CovarianceConfig, find_covariance
 from kg_edit.errors import CovarianceError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.tensors import write_safetensors
+from kg_edit.storage.atomic import write_safetensors
 from tests.kg_edit.tiny import TEXT, tiny
 
 

@@ -20,7 +20,6 @@ from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.storage import tensors
 from kg_edit.storage.run_folder import folder_lock
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
@@ -91,7 +90,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
             raise SafetensorError("I/O error: No space left on device (os error 28)")
         save_file(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tensors, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OutputError, match="No space left on device") as caught:
         run(tmp_path)
     assert "the edits before it are kept" in caught.value.__notes__[-1]
