@@ -1,8 +1,12 @@
-"""Benchmarks by name, each read from its published file."""
+"""Benchmarks by name, each read from its published file; a third party adds one by an entry point.
+
+An entry point of the group ``kg_edit.datasets`` names a `Dataset`, under the data set's own name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 
 from kg_edit.datasets import (
     counterfact,
@@ -16,7 +20,7 @@ from kg_edit.datasets import (
 )
 from kg_edit.datasets.reading import Dataset, FileContent, Problem
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
-from kg_edit.errors import unknown_name
+from kg_edit.errors import ConfigError, unknown_name
 
 __all__ = [
     "DATASETS",
@@ -28,7 +32,10 @@ __all__ = [
     "Query",
     "as_record",
     "find_dataset",
+    "known_datasets",
 ]
+
+ENTRY_POINTS = "kg_edit.datasets"
 
 _ACCURACY = ("efficacy", "paraphrase", "locality")
 _PORTABILITY = tuple(
@@ -51,6 +58,7 @@ _ALL = (
         measures=("generation",),
         parser=counterfact.plus_parser,
         edits_have=(*_MENG, "questions"),
+        precedence=1,  # each record of it is one of CounterFact too
     ),
     Dataset(
         name="mquake",
@@ -113,17 +121,38 @@ _ALL = (
         measures=(),
         parser=own_edits.parser,
         edits_have=(*_MENG, "questions"),
+        precedence=-1,  # a benchmark's rows may look like edits
     ),
 )
 DATASETS: Mapping[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
 
 
+def known_datasets() -> Mapping[str, Dataset]:
+    """The table, and what plug-ins add to it.
+
+    Raises:
+        ConfigError: a plug-in's value is no `Dataset` of the entry point's name, or its name is taken.
+    """
+    known = dict(DATASETS)
+    for entry in entry_points(group=ENTRY_POINTS):
+        found = entry.load()
+        if entry.name in known or not isinstance(found, Dataset) or found.name != entry.name:
+            raise ConfigError(
+                f"entry point {entry.value!r} of group {ENTRY_POINTS}: expected a Dataset named {entry.name!r}, a name "
+                f"that is not taken; found {found!r:.80}; uninstall or mend that plug-in"
+            )
+        known[entry.name] = found
+    return known
+
+
 def find_dataset(name: str) -> Dataset:
-    """The benchmark of this name.
+    """The benchmark of this name, from the table or a plug-in.
 
     Raises:
         UnknownNameError: there is none; suggests the nearest.
+        ConfigError: a plug-in does not give what it should.
     """
-    if name not in DATASETS:
-        raise unknown_name("dataset", name, DATASETS)
-    return DATASETS[name]
+    known = known_datasets()
+    if name not in known:
+        raise unknown_name("dataset", name, known)
+    return known[name]

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kg_edit.datasets import DATASETS
+from kg_edit.datasets import known_datasets
 from kg_edit.datasets.reading import Dataset
 from kg_edit.errors import EditFileError
 
 _ROWS = 20
-# The ones that ask for more come first: each record of CounterFactPlus is one of CounterFact too.
-_ORDER = ("counterfact-plus", "counterfact", *(name for name in DATASETS if name != "edits"), "edits")
 
 
 def guess_dataset(path: Path) -> Dataset:
-    """The benchmark of which the first rows of a file have the fewest faults.
+    """The benchmark that reads most of the first rows of a file; of equals the one that declares higher precedence.
 
     Raises:
         EditFileError: the file can't be read, or no row can be read as a record of any benchmark.
     """
-    found = {name: DATASETS[name].read(path, limit=_ROWS) for name in dict.fromkeys(_ORDER)}
-    best = max(found, key=lambda name: len(found[name].records))
-    if not found[best].records:
+    known = known_datasets()
+    found = {name: len(dataset.read(path, limit=_ROWS).records) for name, dataset in known.items()}
+    best = max(found, key=lambda name: (found[name], known[name].precedence))
+    if not found[best]:
         raise EditFileError(f"{path}: holds records of no benchmark that is known; say which with --dataset")
-    return DATASETS[best]
+    return known[best]

@@ -1,7 +1,4 @@
-"""A benchmark's rows as records; faults name file, record and field.
-
-What a benchmark's file holds: JSON, JSON lines, or a data set of a hub.
-"""
+"""A benchmark's file read into records: JSON, JSON lines or a data set of a hub; faults name file, record and field."""
 
 from __future__ import annotations
 
@@ -117,6 +114,8 @@ class Dataset:
         edits_have: what their edits may bring: target_true, paraphrases, neighborhood, questions.
         parser: makes what turns a row, and a name for it, into a record; called once a file.
         rows: a JSON document to its rows.
+        precedence: of two benchmarks that can read a file equally well, the one with the higher number is taken where
+            nobody says which it is (`kg_edit.datasets.guess`).
     """
 
     name: str
@@ -125,6 +124,7 @@ class Dataset:
     parser: Callable[[], Parse]
     edits_have: tuple[str, ...] = ()
     rows: Callable[[object], Iterable[object]] = every_row
+    precedence: int = 0
 
     def __call__(self, path: Path, *, limit: int | None = None) -> tuple[BenchmarkRecord, ...]:
         """The records in the file's order, the first ``limit`` of them (None: all).

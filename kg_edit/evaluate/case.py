@@ -1,10 +1,13 @@
-"""What is scored: a record's edits and probes as prompts, and the metrics that it has."""
+"""A case, which is a record as it is scored: the prompts that the model is asked because of its edits and its probes.
+
+A case knows no metric: it says which texts are continued, scored, predicted or sampled; metrics read what comes back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.edits.edit import Edit, Question
@@ -19,12 +22,25 @@ from kg_edit.scoring.questions import (
     scored_after,
 )
 
-# What is asked of the probes of a family: a greedy continuation, the first answer's score, its arg-max tokens, or the
-# scores of all answers.
-_CONTINUED = {"portability", "locality", "paraphrase", "multihop", "edit", "hops", "ripple", "recall"}
-_SCORED = {"portability", "locality", "paraphrase", "efficacy", "span"}
-_COMPARED = {"inference", "sentiment"}
-_PREDICTED = {"locality"}
+Asked = Literal["continuation", "first answer", "all answers", "predicted tokens"]
+"""What a model is asked about a query: its greedy continuation, the likelihood of the first right answer, that of all
+right and rival answers, or the arg-max tokens at the first right answer's places."""
+
+EVIDENCE: Mapping[str, frozenset[Asked]] = {
+    "edit": frozenset({"continuation"}),
+    "efficacy": frozenset({"first answer"}),
+    "hops": frozenset({"continuation"}),
+    "inference": frozenset({"all answers"}),
+    "locality": frozenset({"continuation", "first answer", "predicted tokens"}),
+    "multihop": frozenset({"continuation"}),
+    "paraphrase": frozenset({"continuation", "first answer"}),
+    "portability": frozenset({"continuation", "first answer"}),
+    "recall": frozenset({"continuation"}),
+    "ripple": frozenset({"continuation"}),
+    "sentiment": frozenset({"all answers"}),
+    "span": frozenset({"first answer"}),
+}
+"""What is asked about the probes of each family; of a family that is not here (generation) the extras alone ask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +126,7 @@ class Case:
     @property
     def predicted_pairs(self) -> list[Pair]:
         """Those whose arg-max tokens are compared with the unedited model's."""
-        return [pair_of(query) for query in self._queries(_PREDICTED)]
+        return [pair_of(query) for query in self._queries("predicted tokens")]
 
     @property
     def continued(self) -> dict[str, str]:
@@ -137,7 +153,7 @@ class Case:
         if self.facts:
             return {}
         conditions = (query for probe in self.probes for query in probe.conditions)
-        return {generated_from(query): scored_after(query) for query in (*self._queries(_CONTINUED), *conditions)}
+        return {generated_from(query): scored_after(query) for query in (*self._queries("continuation"), *conditions)}
 
     @property
     def _fact_pairs(self) -> list[Pair]:
@@ -151,16 +167,16 @@ class Case:
 
     @property
     def _probe_pairs(self) -> list[Pair]:
-        first = [pair_of(query) for query in self._queries(_SCORED)]
+        first = [pair_of(query) for query in self._queries("first answer")]
         every = [
             Pair(scored_after(query), candidate)
-            for query in self._queries(_COMPARED)
+            for query in self._queries("all answers")
             for candidate in (*(names[0] for names in query.answers), *query.others)
         ]
         return [*first, *every]
 
-    def _queries(self, families: set[str]) -> Iterator[Query]:
-        return (query for probe in self.probes if probe.family in families for query in probe.queries)
+    def _queries(self, asked: Asked) -> Iterator[Query]:
+        return (query for probe in self.probes if asked in EVIDENCE.get(probe.family, ()) for query in probe.queries)
 
     def _ask(self, form: Callable[[str, str], str]) -> tuple[str, ...]:
         facts: Sequence[str] = self.facts or ("",) * len(self.questions)

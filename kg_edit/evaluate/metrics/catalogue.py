@@ -1,6 +1,7 @@
-"""All metrics by name, which of them a record has, and the page about them, ``docs/metrics.md``.
+"""All metrics by name, which of them a record has by what they need, and the page docs/metrics.md written from them.
 
-The page is written from the code: of each metric its name, formula, source and range, and the data sets that have it.
+Metrics of records are defined in `edit` (every record), `probes` (the probes that a data set brings) and `sampled_text`
+(on request); those of a whole run are listed here, with the function that computes each.
 """
 
 from __future__ import annotations
@@ -64,12 +65,13 @@ CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 def metrics_for(case: Case) -> Mapping[str, Metric]:
     """The metrics of a case by name, in the catalogue's order; each may still be missing (None) in its scores.
 
-    A case with facts told is asked its portability questions alone. Of `EXTRAS` those are scored that it asks for.
+    The metrics of `edit` are every case's; one of `probes` is a case's whose probes are of the groups that it needs; of
+    `EXTRAS` those are scored that the case asks for. A case with facts told is asked its portability questions alone.
     """
     if case.facts:
         return PORTABILITY
     groups = {part for probe in case.probes for part in (probe.measures, probe.family)}
-    probed = {name: metric for name, metric in PROBE_METRICS.items() if metric.of in groups}
+    probed = {name: metric for name, metric in PROBE_METRICS.items() if groups.issuperset(metric.needs)}
     return {**METRICS, **probed, **{name: metric for name, metric in EXTRAS.items() if name in case.extras}}
 
 
@@ -122,8 +124,8 @@ def metrics_page() -> str:
 
 def used_by(name: str) -> tuple[str, ...]:
     """The data sets whose records may have a metric of records."""
-    wanted = {part for part in RECORD_METRICS[name].of.split(", ") if part}
-    return tuple(dataset.name for dataset in DATASETS.values() if wanted <= _parts(dataset))
+    needs = set(RECORD_METRICS[name].needs)
+    return tuple(dataset.name for dataset in DATASETS.values() if needs <= _parts(dataset))
 
 
 def _parts(dataset: Dataset) -> set[str]:

@@ -1,7 +1,4 @@
-"""What a metric is: a name that holds its protocol, a formula, a source, and a small function of case and evidence.
-
-What scores are made of.
-"""
+"""A metric: what it needs of a record, its formula and source, and a function of the case and the model's evidence."""
 
 from __future__ import annotations
 
@@ -28,7 +25,8 @@ class Metric:
         compute: the function.
         formula: what it computes, in one sentence or two.
         source: where it comes from, and where this differs.
-        of: the group of probes, or the parts of an edit, that it needs; every record has it where there are none.
+        needs: the groups of probes (such as locality, ripple.RS) and the parts of an edit (target_true, paraphrases,
+            neighborhood, questions) without which a record lacks it; empty where every record has it.
         values: the range of its values, with the unit where there is one.
         better: which values are the better ones.
     """
@@ -36,12 +34,12 @@ class Metric:
     compute: Callable[[Case, Evidence], float | None]
     formula: str
     source: str
-    of: str
+    needs: tuple[str, ...]
     values: str = "0 to 1"
     better: Better = "higher"
 
     def __call__(self, case: Case, evidence: Evidence) -> float | None:
-        """The metric's value for a case."""
+        """The metric's value for a case, from what the model did with its prompts."""
         return self.compute(case, evidence)
 
 

@@ -147,7 +147,7 @@ def _accuracy(group: str) -> Metric:
         formula=f"Share of the right answer's tokens that are the arg-max after the prompt and those before, over the "
         f"prompts of {group}. {CATEGORIES}",
         source=f"{_ROME_ZSRE}. Teacher forcing: kinder than generation.",
-        of=group,
+        needs=(group,),
     )
 
 
@@ -156,7 +156,7 @@ def _says(group: str, what: str) -> Metric:
         compute=greedy(group),
         formula=f"Share of {what} whose {_SAYS}. {CATEGORIES}",
         source="Free generation in the place of teacher forcing (Yang et al. 2025).",
-        of=group,
+        needs=(group,),
     )
 
 
@@ -167,7 +167,7 @@ def _kept(group: str) -> Metric:
         "arg-max token is the unedited model's; the answer itself need not be right. Missing for the unedited model. "
         f"{CATEGORIES}",
         source="EasyEdit's locality (Yao et al. 2023).",
-        of=group,
+        needs=(group,),
     )
 
 
@@ -186,19 +186,19 @@ PROBE_METRICS: Mapping[str, Metric] = {
         formula="1 if at least one of the three wordings of the question is answered with the new answer or an alias: "
         "the greedy continuation in few-shot form equals it after normalisation.",
         source="MQuAKE's multi-hop accuracy (Zhong et al. 2023), with this project's four shots in the place of 16.",
-        of="multihop",
+        needs=("multihop",),
     ),
     "multihop.edit_wise": Metric(
         compute=share_passed("edit", begins_with),
         formula="Share of the edits whose statement, continued greedily, begins with the new object or an alias.",
         source="MQuAKE's edit-wise success rate (Zhong et al. 2023).",
-        of="edit",
+        needs=("edit",),
     ),
     "multihop.instance_wise": Metric(
         compute=share_passed("hops", is_exactly),
         formula="1 if every fact of the new chain is answered rightly, one question each, as in multihop.any_of_3.",
         source="MQuAKE's instance-wise accuracy (Zhong et al. 2023).",
-        of="hops",
+        needs=("hops",),
     ),
     **{
         f"ripple.{code}": Metric(
@@ -208,7 +208,7 @@ PROBE_METRICS: Mapping[str, Metric] = {
             "the unedited model fails is not counted.",
             source="RippleEdits (Cohen et al. 2024), which looks for names as substrings, and whose table is over "
             "records whose edit succeeded.",
-            of=f"ripple.{code}",
+            needs=(f"ripple.{code}",),
         )
         for code, about in _CRITERIA.items()
     },
@@ -217,21 +217,21 @@ PROBE_METRICS: Mapping[str, Metric] = {
         compute=share_passed("recall", substring),
         formula="Share of questions whose greedy continuation holds an answer as a substring, in any case.",
         source="PopQA's accuracy (Mallen et al. 2023): Rome is found in Romelu.",
-        of="recall",
+        needs=("recall",),
     ),
     "inference.choice": Metric(
         compute=inference_choice,
         formula="1 if of all labels of the sentence the right one, with the sentence's rest after it, has the lowest "
         "NLL a token.",
         source="Entity Inferences (Onoe et al. 2023); ties count as wrong.",
-        of="inference",
+        needs=("inference",),
     ),
     "span.nll": Metric(
         compute=span_nll,
         formula="-log p of the masked span after the sentence's beginning, mean over its tokens; exp of it is the "
         "perplexity.",
         source="ECBD (Onoe et al. 2022, 2023).",
-        of="span",
+        needs=("span",),
         values="0 to ∞ nats a token",
         better="lower",
     ),
@@ -240,6 +240,6 @@ PROBE_METRICS: Mapping[str, Metric] = {
         formula="Share of pairs of a positive and a negative reply of which the positive one has the lower NLL "
         "a token.",
         source="This project; KnowEdit and MEND judge ConvSent by a trained classifier.",
-        of="sentiment",
+        needs=("sentiment",),
     ),
 }

@@ -90,7 +90,7 @@ EXTRAS: Mapping[str, Metric] = {
         f'ratio of at least 70. {_SAMPLED}; the question is followed by "{FUZZY_SUFFIX.strip()}".',
         source="The protocol of GLAME's program (Zhang et al. 2024), for comparison with its published numbers only: "
         "an answer that stands in the question counts as said. The ratio is rapidfuzz's.",
-        of="portability",
+        needs=("portability",),
     ),
     FLUENCY: Metric(
         compute=_fluency,
@@ -98,7 +98,7 @@ EXTRAS: Mapping[str, Metric] = {
         f"generation prompts. {_SAMPLED}, the prompt's among them.",
         source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '
         "words are runs of letters and digits, other marks stand alone, so don't is three.",
-        of="generation",
+        needs=("generation",),
         values="0 to ∞ bits",
     ),
     CONSISTENCY: Metric(
@@ -106,6 +106,6 @@ EXTRAS: Mapping[str, Metric] = {
         formula="Cosine of the TF-IDF vectors of the sampled texts, joined, and of reference texts about things of "
         f"which o* is true, joined; idf over the references. {_SAMPLED}.",
         source='"Reference score" (RS) of Meng et al. 2022, whose idf is over Wikipedia. Missing without references.',
-        of="generation",
+        needs=("generation",),
     ),
 }

@@ -9,7 +9,7 @@ from kg_edit.datasets import DATASETS
 from kg_edit.datasets.record import Probe
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnknownNameError
-from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.case import EVIDENCE, Case
 from kg_edit.evaluate.metrics.catalogue import (
     CATALOGUE,
     RECORD_METRICS,
@@ -20,6 +20,7 @@ from kg_edit.evaluate.metrics.catalogue import (
     used_by,
 )
 from kg_edit.evaluate.metrics.edit import METRICS, PORTABILITY
+from kg_edit.evaluate.metrics.probes import PROBE_METRICS
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "metrics.md"
 PROTOCOLS = {
@@ -57,7 +58,20 @@ def test_every_metric_is_used_by_a_data_set_and_documented() -> None:
 def test_every_group_of_probes_has_a_metric() -> None:
     for dataset in DATASETS.values():
         for group in dataset.measures:
-            assert any(metric.of in (group, group.partition(".")[0]) for metric in RECORD_METRICS.values()), group
+            names = {group, group.partition(".")[0]}
+            assert any(names.intersection(metric.needs) for metric in RECORD_METRICS.values()), group
+
+
+def test_what_a_metric_needs_is_what_a_record_may_have() -> None:
+    parts = {part for dataset in DATASETS.values() for part in (*dataset.measures, *dataset.edits_have)}
+    families = {part.partition(".")[0] for part in parts}
+    for name, metric in RECORD_METRICS.items():
+        assert isinstance(metric.needs, tuple) and set(metric.needs) <= {*parts, *families, "portability"}, name
+
+
+def test_the_model_is_asked_about_every_family_that_a_metric_needs() -> None:
+    for name, metric in PROBE_METRICS.items():
+        assert {group.partition(".")[0] for group in metric.needs} <= EVIDENCE.keys(), name
 
 
 def test_run_metrics_name_the_function_that_computes_them() -> None:
