@@ -11,11 +11,13 @@ statement:
   Where one does, each statement that leads to this node may go out.
 
 With direction="both" a node that becomes a hub loses all its incoming statements at once.
+
+A policy is a function in `ORDERS` and its name in `Policy`; the options, the command line and the provenance follow.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from heapq import nsmallest
 from math import log
 from typing import Literal
@@ -23,6 +25,10 @@ from typing import Literal
 from wikidata_cache.ids import Statement
 
 Policy = Literal["uniform", "relation-stratified", "inverse-hub"]
+Keyed = Mapping[Statement, bytes]
+"""Statements with their priorities."""
+Rank = Callable[[Statement], float]
+"""What a policy makes of them: statements of lowest rank are kept first; of equal ranks, the smaller priority."""
 
 
 def priority(statement: Statement, *, seed: int) -> bytes:
@@ -33,7 +39,7 @@ def priority(statement: Statement, *, seed: int) -> bytes:
 
 def bottom_m(statements: Iterable[Statement], m: int, *, seed: int) -> list[Statement]:
     """The m distinct statements of smallest priority (all of them if there are fewer), smallest first."""
-    return nsmallest(m, set(statements), key=lambda statement: priority(statement, seed=seed))
+    return sample(statements, m, node="", seed=seed, policy="uniform", degrees={})
 
 
 def sample(
@@ -43,13 +49,9 @@ def sample(
 
     `degrees` holds the in-degree of each node that the statements lead to; only "inverse-hub" reads it.
     """
-    if policy == "uniform":
-        return bottom_m(statements, m, seed=seed)
     keyed = {statement: priority(statement, seed=seed) for statement in statements}
-    if policy == "relation-stratified":
-        turns = _turns(keyed, node)
-        return nsmallest(m, keyed, key=lambda statement: (turns[statement], keyed[statement]))
-    return nsmallest(m, keyed, key=lambda s: (_weighted(keyed[s], degrees[other_end(s, node)]), keyed[s]))
+    rank = ORDERS[policy](keyed, node, degrees)
+    return nsmallest(m, keyed, key=lambda statement: (rank(statement), keyed[statement]))
 
 
 def other_end(statement: Statement, node: str) -> str:
@@ -72,3 +74,23 @@ def _weighted(key: bytes, degree: int) -> float:
     """-ln(u) * 2^b, exponential of rate 1 / 2^b: u is uniform from the priority, b the bit length of the in-degree."""
     uniform = (int.from_bytes(key[:8], "big") + 1) / 2**64
     return -log(uniform) * 2.0 ** degree.bit_length()
+
+
+def _uniform(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
+    return lambda _: 0
+
+
+def _relation_stratified(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
+    return _turns(keyed, node).__getitem__
+
+
+def _inverse_hub(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
+    return lambda statement: _weighted(keyed[statement], degrees[other_end(statement, node)])
+
+
+ORDERS: Mapping[Policy, Callable[[Keyed, str, Mapping[str, int]], Rank]] = {
+    "uniform": _uniform,
+    "relation-stratified": _relation_stratified,
+    "inverse-hub": _inverse_hub,
+}
+"""Each policy, as a function of a node's statements with their priorities, the node, and {other end: its in-degree}."""

@@ -1,9 +1,11 @@
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wikidata_cache.ids import Statement
-from wikidata_cache.subgraphs.sampling import Policy, bottom_m, other_end, priority, sample
+from wikidata_cache.subgraphs.sampling import ORDERS, Policy, bottom_m, other_end, priority, sample
 
 statements = st.builds(
     Statement,
@@ -13,6 +15,10 @@ statements = st.builds(
 )
 seeds = st.integers(-5, 10**6)
 sizes = st.integers(0, 30)
+
+
+def test_every_policy_that_can_be_named_has_an_order() -> None:
+    assert set(ORDERS) == set(get_args(Policy))
 
 
 @given(st.lists(statements), st.randoms(use_true_random=False), sizes, seeds)
@@ -36,9 +42,8 @@ def test_one_more_statement_changes_at_most_one(found: set[Statement], extra: St
 
 @given(st.sets(statements), sizes, seeds)
 def test_the_size_and_the_members(found: set[Statement], m: int, seed: int) -> None:
-    sample = bottom_m(found, m, seed=seed)
-    assert len(sample) == min(m, len(found))
-    assert set(sample) <= found
+    kept = bottom_m(found, m, seed=seed)
+    assert kept == sorted(found, key=lambda statement: priority(statement, seed=seed))[:m]
 
 
 def test_the_hash_stays_what_it_is() -> None:
