@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -51,15 +51,18 @@ def families(everyday: Collection[str] = KINDS_OF_FAMILY) -> list[ParameterSet]:
     return [pytest.param(name, marks=() if name in everyday else pytest.mark.slow) for name in CONFIGS]
 
 
-def byte_level(*, bos: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE as GPT-2's; with ``bos`` it puts a BOS in front, as Llama's and Gemma's."""
+def byte_level(*, bos: bool = False, more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A byte-level BPE as GPT-2's; with ``bos`` it puts a BOS in front, as Llama's and Gemma's.
+
+    ``more`` are texts to learn from besides `TEXT`, before it: their words become one token each.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    core.train_from_iterator(TEXT, trainer)
+    core.train_from_iterator([*more] * 20 + TEXT, trainer)
     if bos:
         core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")

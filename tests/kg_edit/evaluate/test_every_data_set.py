@@ -1,41 +1,231 @@
-"""A run on a record of each data set, from its file to its summary."""
+"""A run on a record of each data set, from its file to its summary, whose every number can be told by hand.
+
+The model is a `parrot`: it says one phrase after every prompt, another one after the edit. So a greedy score is 1 where
+that phrase is an answer, a teacher-forced one the share of an answer's words that the phrase has in their place, and a
+preference is for what is said. Losses and differences of probabilities are those of a plain forward pass.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp
 from pathlib import Path
+from statistics import fmean
 
 import pytest
+import torch
 
 from kg_edit.datasets import find_dataset
-from kg_edit.edits.edit import Edit
 from kg_edit.evaluate import evaluate
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.catalogue import metrics_for
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch
 from tests.kg_edit.datasets.rows import written
 from tests.kg_edit.datasets.test_reading import ROWS
-from tests.kg_edit.evaluate.conftest import Nudge
+from tests.kg_edit.evaluate.conftest import NudgeConfig
+from tests.kg_edit.evaluate.parrot import Lesson, parrot
+
+Triple = tuple[str, str, str]  # prompt, the answer that adds, the answer that takes away
+Asked = tuple[str, str]  # prompt, answer
 
 
-class NudgeForEach(Nudge):
-    """The fixed change, as often as there are edits."""
+@dataclass(frozen=True)
+class Told:
+    """A run: what the model says before and after, and each score of it then and then; what is not named is missing.
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
-        first, *others = (super(NudgeForEach, self).update([edit], before=before) for edit in edits)
-        return sum(others, first)
+    ``leads``: metrics that are the mean over prompts of p(one answer) - p(another); ``losses``: metrics that are the
+    mean over categories of the mean of -log p(answer) a token. Both are computed here, with a plain forward pass.
+    """
+
+    name: str
+    says: tuple[str, str]
+    scores: Mapping[str, tuple[float | None, float | None]]
+    leads: Mapping[str, Sequence[Triple]] = field(default_factory=dict)
+    losses: Mapping[str, Sequence[Sequence[Asked]]] = field(default_factory=dict)
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_a_run_on_each_data_set(name: str, model: LanguageModel, tmp_path: Path) -> None:
-    records = find_dataset(name)(written(tmp_path, ROWS[name]))
-    out, method = tmp_path / "run", NudgeForEach(model)
+HEAT, LAKERS, FLORIDA = "Miami Heat", "Los Angeles Lakers", "In which state does LeBron James play?"
+UP, DOWN, YES, NO, NEVER = (0, 1), (1, 0), (1, 1), (0, 0), (None, 0)
+COUNTERFACT_LEADS: dict[str, Sequence[Triple]] = {
+    "efficacy.magnitude": [("LeBron James plays for the", HEAT, LAKERS)],
+    "paraphrase.magnitude": [("The team of LeBron James is the", HEAT, LAKERS)],
+    "neighborhood.magnitude": [("Anthony Davis plays for the", LAKERS, HEAT)],
+}
+MQUAKE_LEADS: dict[str, Sequence[Triple]] = {
+    "efficacy.magnitude": [
+        ("The author of Misery is", "Richard Dawkins", "Stephen King"),
+        ("Richard Dawkins is a citizen of", "Peru", "United Kingdom"),
+    ]
+}
+ZSRE_LEADS: dict[str, Sequence[Triple]] = {
+    "efficacy.magnitude": [("Who is Claire Clairmont's sister?", "Marian Clairmont", "Mary Shelley")],
+    "paraphrase.magnitude": [("Who's Claire Clairmont's sister?", "Marian Clairmont", "Mary Shelley")],
+}
+RIPPLE_LEADS: dict[str, Sequence[Triple]] = {
+    "efficacy.magnitude": [("The name of the spouse of Ada is", "Bob", "Carl Zell")]
+}
+COUNTRY = "The name of the country which Goursez Vreizh is associated with is"
+KNOWEDIT_LEADS: dict[str, Sequence[Triple]] = {"efficacy.magnitude": [(COUNTRY, "Franche-Comté", "France")]}
+KNOWEDIT_LOSSES: dict[str, Sequence[Sequence[Asked]]] = {
+    "portability.nll": [
+        [("Its capital is", "Besançon")],
+        [("Gorsedd's country is", "Franche-Comté"), ("Question: Where is it?\nAnswer:", "Franche-Comté")],
+    ]
+}
+TOLD = (
+    Told(
+        "counterfact",
+        (LAKERS, HEAT),
+        {"efficacy.prob": UP, "efficacy.greedy": UP, "paraphrase.prob": UP, "neighborhood.prob": DOWN},
+        COUNTERFACT_LEADS,
+    ),
+    Told(  # what follows is said, but not the edit: no score of the edit says so, and the score of all is 0
+        "counterfact-plus",
+        (HEAT, "Florida"),
+        {
+            **{"efficacy.prob": YES, "efficacy.greedy": DOWN, "paraphrase.prob": YES, "neighborhood.prob": NO},
+            **{"portability.greedy": UP, "portability.teacher_forced": UP, "editing_score": NO},
+        },
+        COUNTERFACT_LEADS,
+        {"portability.nll": [[(f"Question: {FLORIDA}\nAnswer:", "Florida")]]},
+    ),
+    Told(  # one of two edits and the end of the chain; of its two hops only the second
+        "mquake",
+        ("Stephen King", "Peru"),
+        {
+            **{"efficacy.prob": (0.5, 0.5), "efficacy.greedy": (0, 0.5)},
+            **{"multihop.any_of_3": UP, "multihop.edit_wise": (0, 0.5), "multihop.instance_wise": NO},
+        },
+        MQUAKE_LEADS,
+    ),
+    Told(  # an alias of the first edit's object, which MQuAKE takes and efficacy does not
+        "mquake",
+        ("Stephen King", "Clinton Dawkins"),
+        {
+            **{"efficacy.prob": (0.5, 0.5), "efficacy.greedy": NO},
+            **{"multihop.any_of_3": NO, "multihop.edit_wise": (0, 0.5), "multihop.instance_wise": NO},
+        },
+        MQUAKE_LEADS,
+    ),
+    Told(  # after the edit it says the neighbour's answer; of "Mary Shelley" it still knows the second word
+        "zsre",
+        ("Mary Shelley", "Mark Ruffalo"),
+        {
+            **{"efficacy.greedy": DOWN, "efficacy.teacher_forced": (1, 0.5)},
+            **{"paraphrase.greedy": DOWN, "paraphrase.teacher_forced": (1, 0.5)},
+            **{"locality.greedy": UP, "locality.teacher_forced": (0.5, 1), "locality.unchanged": (None, 0.5)},
+        },
+    ),
+    Told(
+        "zsre-alt",
+        ("Mary Shelley", "Marian Clairmont"),
+        {
+            **{"efficacy.prob": UP, "efficacy.greedy": UP, "efficacy.teacher_forced": (0.5, 1)},
+            **{"paraphrase.prob": UP, "paraphrase.greedy": UP, "paraphrase.teacher_forced": (0.5, 1)},
+            **{"locality.greedy": NO, "locality.teacher_forced": NO, "locality.unchanged": NEVER},
+        },
+        ZSRE_LEADS,
+    ),
+    Told(  # the condition of CI is that the unedited model knows where Bob is from; LG asks for Ada and Eve
+        "ripple-edits",
+        ("Rome", "Bob"),
+        {
+            **{"efficacy.prob": UP, "efficacy.greedy": UP, "efficacy.teacher_forced": UP},
+            **{"ripple.RS": NO, "ripple.LG": NO, "ripple.CI": DOWN},
+        },
+        RIPPLE_LEADS,
+    ),
+    Told(  # it is not known, so that the right answer after the edit does not count
+        "ripple-edits",
+        ("Carl Zell", "Rome"),
+        {
+            **{"efficacy.prob": NO, "efficacy.greedy": NO, "efficacy.teacher_forced": NO},
+            **{"ripple.RS": NO, "ripple.LG": NO},
+        },
+        RIPPLE_LEADS,
+    ),
+    Told(  # one category of two; three tokens, of which the last two follow from those before
+        "knowedit",
+        ("France", "Franche-Comté"),
+        {
+            **{"efficacy.prob": UP, "efficacy.greedy": UP, "efficacy.teacher_forced": (2 / 3, 1)},
+            **{"portability.greedy": (0, 0.5), "portability.teacher_forced": (1 / 3, 0.5)},
+            **{"portability.Reasoning.greedy": NO, "portability.Reasoning.teacher_forced": NO},
+            **{"portability.Subject_Aliasing.greedy": UP, "portability.Subject_Aliasing.teacher_forced": (2 / 3, 1)},
+        },
+        KNOWEDIT_LEADS,
+        KNOWEDIT_LOSSES,
+    ),
+    Told(  # "Comté" is an answer to one of the two prompts about the subject's other names
+        "knowedit",
+        ("France", "Comté"),
+        {
+            **{"efficacy.prob": NO, "efficacy.greedy": NO, "efficacy.teacher_forced": NO},
+            **{"portability.greedy": (0, 0.25), "portability.teacher_forced": NO},
+            **{"portability.Reasoning.greedy": NO, "portability.Reasoning.teacher_forced": NO},
+            **{"portability.Subject_Aliasing.greedy": (0, 0.5), "portability.Subject_Aliasing.teacher_forced": NO},
+        },
+        KNOWEDIT_LEADS,
+        KNOWEDIT_LOSSES,
+    ),
+    Told(  # another answer to the question than the edit's object
+        "popqa",
+        ("lawyer", "political leader"),
+        {"efficacy.greedy": NO, "recall.greedy": UP, "recall.substring": UP},
+    ),
+    Told(  # an answer is a part of a word of it
+        "popqa",
+        ("lawyer", "apolitician"),
+        {"efficacy.greedy": NO, "recall.greedy": NO, "recall.substring": UP},
+    ),
+    Told("entity-inferences", ("Italy", "Australia"), {"efficacy.greedy": UP, "inference.choice": UP}),
+    Told("edits", ("new", "old"), {"efficacy.greedy": UP}),
+)
+
+
+def test_every_data_set_is_told() -> None:
+    assert {told.name for told in TOLD} == set(ROWS)
+
+
+@pytest.mark.parametrize("told", TOLD, ids=[f"{told.name}-{told.says[1]}" for told in TOLD])
+def test_a_run_on_each_data_set(told: Told, tmp_path: Path) -> None:
+    model, records = parrot(*told.says), find_dataset(told.name)(written(tmp_path, ROWS[told.name]))
+    out, method = tmp_path / "run", Lesson(model, NudgeConfig())
     summary = evaluate(method, model, records, out=out, cache=tmp_path / "cache", progress=False)
     assert (summary.n, summary.provenance["failed"]) == (1, 0)
     assert method.calls == [edit.id for edit in records[0].edits]
-    metrics = metrics_for(Case.of(records[0]))
-    assert set(metrics) <= set(summary.edited)
-    assert all(summary.edited[name].mean is not None for name in metrics if name.endswith(".unchanged"))
+    metrics = {*metrics_for(Case.of(records[0])), "editing_score"}
+    assert {*told.scores, *told.leads, *told.losses} <= metrics
+    with method.update(records[0].edits).applied(model):
+        edited = plain(told, model)
+    for place, (section, losses) in enumerate(((summary.base, plain(told, model)), (summary.edited, edited))):
+        found = {name: section[name].mean if name in section else None for name in metrics}
+        expected = {name: told.scores[name][place] if name in told.scores else losses.get(name) for name in metrics}
+        assert found == {
+            name: None if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)
+            for name, value in expected.items()
+        }
     again = evaluate(method, model, records, out=out, cache=tmp_path / "cache", progress=False)
     assert again == summary
+
+
+def plain(told: Told, model: LanguageModel) -> dict[str, float]:
+    """The losses and leads of a run as the model now is."""
+    leads = {
+        name: fmean(exp(-nll(model, prompt, one)) - exp(-nll(model, prompt, other)) for prompt, one, other in triples)
+        for name, triples in told.leads.items()
+    }
+    losses = {
+        name: fmean(fmean(nll(model, *pair) for pair in category) for category in categories)
+        for name, categories in told.losses.items()
+    }
+    return leads | losses
+
+
+@torch.no_grad()
+def nll(model: LanguageModel, prompt: str, answer: str) -> float:
+    """The mean of -log p over the tokens of the answer, after the prompt and one space."""
+    front, back = (model.tokenizer(text)["input_ids"] for text in (prompt, f" {answer}"))
+    logits = model.model(torch.tensor([front + back])).logits[0, len(front) - 1 : -1]
+    return float(torch.nn.functional.cross_entropy(logits, torch.tensor(back)))
