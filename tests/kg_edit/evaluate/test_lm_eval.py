@@ -40,6 +40,7 @@ metric_list:
 
 
 @needs_lm_eval
+@pytest.mark.slow
 def test_its_likelihoods_are_ours_before_and_after_an_edit(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...]
 ) -> None:
@@ -59,6 +60,7 @@ def test_its_likelihoods_are_ours_before_and_after_an_edit(
 
 
 @needs_lm_eval
+@pytest.mark.slow
 def test_a_task_of_ones_own_runs_offline(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
