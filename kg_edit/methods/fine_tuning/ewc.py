@@ -1,6 +1,7 @@
-"""Fine-tuning with elastic weight consolidation: weights that the model's own text needs are held back.
+"""Fine-tuning with elastic weight consolidation (EWC): weights that the model's own text needs are held back.
 
-What a weight is needed for: the diagonal of its Fisher information, from text that the model itself writes.
+The loss is that of fine-tuning plus weight/2 sum_i F_i change_i^2 (Kirkpatrick et al., PNAS 2017, arXiv 1612.00796,
+Eq. 3), with F [d, d_ff] the diagonal of the Fisher information, measured on text that the model itself writes.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def diagonal_fisher(model: LanguageModel, layer: int, *, texts: int, tokens: int
 
 
 class FtEwcConfig(FineTuningConfig):
-    """Settings of FT + EWC."""
+    """Settings of fine-tuning with the EWC penalty."""
 
     ewc_weight: NonNegativeFloat = Field(0.1, description="of 1/2 sum F change^2, where F has mean 1")
     fisher_texts: PositiveInt = Field(32, description="texts that the model writes to measure F")
@@ -62,17 +63,17 @@ class FtEwc(FineTuning):
 
     @cached_property
     def fisher(self) -> Tensor:
-        """F, [out, in]."""
+        """F, the tuned weight's diagonal Fisher information, [d, d_ff]."""
         config = self.config
         return diagonal_fisher(
             self.model, self.layer, texts=config.fisher_texts, tokens=config.fisher_tokens, seed=config.seed
         )
 
     def prepare(self) -> None:
-        """Measure F."""
+        """Measure F, the diagonal Fisher information, once."""
         with untouched(self.model):
             _ = self.fisher
 
     def penalty(self, change: Tensor) -> Callable[[], Tensor]:
-        """1/2 weight sum F change^2."""
+        """The EWC penalty 1/2 weight sum_i F_i change_i^2, a number."""
         return lambda: 0.5 * self.config.ewc_weight * (self.fisher * change.square()).sum()

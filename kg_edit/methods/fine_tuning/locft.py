@@ -57,7 +57,7 @@ class LocFt(FineTuning):
         return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim, end=end)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Tune the weight on all rows."""
+        """Tune the weight on all edits' rows together."""
         refuse_clash(edits)
         with untouched(self.model):
             rows = list[TrainingRow]()

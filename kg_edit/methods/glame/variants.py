@@ -1,6 +1,8 @@
-"""GLAME's ablations (table 2 of the paper), and its control with a wrong graph, as methods of their own.
+"""Variants of GLAME: the paper's ablations, a control with a wrong graph, and GLAME for batches.
 
-GLAME for batches: the values that the R-GNN makes, spread over several layers and written together as in MEMIT.
+- ``glame-mlp``, ``glame-gnn``: table 2's "w/ MLP" (no messages) and "w/ GNN" (messages without relations).
+- ``glame-random``: the statements of o* are those of other entities (`WrongGraph`).
+- ``glame-batch``: values that the R-GNN makes, spread over several layers and written together as in MEMIT.
 """
 
 from __future__ import annotations
@@ -125,7 +127,7 @@ class GlameBatch(GraphValues, Memit):
 
     @property
     def norm_penalty(self) -> float:
-        """None."""
+        """0: AdamW's decay is the only regulariser."""
         return 0.0
 
     def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:

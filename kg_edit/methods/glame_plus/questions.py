@@ -71,7 +71,7 @@ class ComposedFact:
 
     @property
     def noun(self) -> str:
-        """r' alone: "currency"."""
+        """The relation r' alone, as a noun: "currency"."""
         return self.hop.partition(" of the ")[0]
 
     def prompt(self, wording: str) -> str:

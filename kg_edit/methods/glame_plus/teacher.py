@@ -1,11 +1,11 @@
-"""The unedited model as a teacher: what it says of a thing when it is asked plainly, with examples and facts at hand.
+"""The unedited model as a teacher: what it answers when it is asked directly, with examples and facts in the prompt.
 
-Its answers are lessons for the edited model, which is asked in a roundabout way and without the facts (context
-distillation, Askell et al. 2021, arXiv 2112.00861; soft targets, Hinton et al. 2015).
+Its next-token distributions become soft targets q for the edited model, which is asked for the same through the edited
+fact and without the facts (context distillation, Askell et al. 2021, arXiv 2112.00861; Hinton et al. 2015). The loss is
+the cross-entropy -sum q log p, with q [tokens, k].
 
-Which of several objects of a statement is meant: the one that the model itself finds likeliest.
-
-Wikidata says of Rome that its country is the Byzantine Empire, the Papal States, Italy and a dozen more.
+The teacher also ranks a statement's objects (`likeliest_first`): Wikidata says of Rome that its country is the
+Byzantine Empire, the Papal States, Italy and a dozen more, and the model finds one of them likeliest.
 """
 
 from __future__ import annotations

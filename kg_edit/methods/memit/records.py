@@ -1,4 +1,8 @@
-"""What a patch of a joint method says of its edits, and how some of them are left out later."""
+"""The records of a joint method's patch: an edit, the facts written for it, and their values z.
+
+The values z [d, facts] are the patch's state ``value``, so that some edits can be taken out later and the others
+written anew from their z (`batches_without`).
+"""
 
 from __future__ import annotations
 

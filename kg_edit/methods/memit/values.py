@@ -21,7 +21,7 @@ from kg_edit.value.tail_forward import TailForward
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WriteRequest:
-    """One request of an edit: what is to be said, and its prompts."""
+    """A fact that is written for an edit: the edit itself or one that goes with it, and its prompts."""
 
     edit: Edit
     prompts: Request
@@ -37,7 +37,7 @@ class Target:
 
     @property
     def wanted(self) -> Tensor:
-        """z, [d]."""
+        """The wanted state z = h + (z - h), [d]."""
         return self.state + self.descent.change
 
 

@@ -31,7 +31,7 @@ class LowRankLayer(nn.Module):
         self.offset = nn.Parameter(torch.zeros(members, size))
 
     def forward(self, x: Tensor, member: int) -> Tensor:
-        """[..., size] -> [..., size]."""
+        """``x`` [..., size] -> [..., size], for the weight with the place ``member`` among those of its shape."""
         inner = x @ self.down.T @ self.up.T + self.bias
         # clamp, unlike relu, has a gradient at 0, where everything starts
         return x + (self.scale[member] * inner + self.offset[member]).clamp(min=0)

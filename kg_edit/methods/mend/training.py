@@ -260,7 +260,7 @@ class Progress(BaseModel):
         return min(self.validations, key=lambda found: found.total)
 
     def plus(self, found: Validation) -> Progress:
-        """This, with one more validation."""
+        """The progress with one more validation."""
         return self.model_copy(update={"validations": (*self.validations, found)})
 
 
@@ -274,7 +274,7 @@ class State:
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def keep_best(self) -> None:
-        """Copy the network as it is now."""
+        """Keep a copy of the network as it is now, as the best so far."""
         self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
     def save(self, path: Path) -> None:

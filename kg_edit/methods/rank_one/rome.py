@@ -1,6 +1,7 @@
-"""ROME (Meng et al., NeurIPS 2022, arXiv 2202.05262): the value's change is itself what is optimised.
+"""ROME (Meng et al., NeurIPS 2022, arXiv 2202.05262) and R-ROME (Gupta et al., EMNLP Findings 2024, arXiv 2403.07175).
 
-R-ROME (Gupta et al., EMNLP Findings 2024, arXiv 2403.07175): ROME with the mean key throughout.
+The parameter of ROME's descent is the change m* - m [d] itself (`FreeDelta`); the rest is `RankOneMethod`. R-ROME
+takes the mean key k* also in the residual and in the denominator of the update (`rank_one_update`).
 """
 
 from __future__ import annotations
@@ -38,44 +39,12 @@ class Rome(RankOneMethod):
 
     @property
     def norm_penalty(self) -> float:
-        """ROME's own regulariser."""
+        """Weight of ROME's regulariser |m* - m| / |m|^2."""
         return self.config.weight_decay
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """The change itself, from 0."""
+        """The change m* - m itself is the parameter; it starts at 0."""
         return FreeDelta(value, self.config), {}
-
-
-class StepSettings(Protocol):
-    """How far `FreeDelta` goes in a step, and in all."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Adam's."""
-
-    @property
-    def clamp_norm_factor(self) -> float:
-        """In norms of the value."""
-
-
-class FreeDelta:
-    """Adam on the change itself, which is kept within ``clamp_norm_factor`` times |m|."""
-
-    def __init__(self, value: Tensor, config: StepSettings) -> None:
-        self._change = torch.zeros_like(value, requires_grad=True)
-        self._limit = config.clamp_norm_factor * value.norm()
-        self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)
-
-    def change(self) -> Tensor:
-        """[d]."""
-        return self._change
-
-    @torch.no_grad()
-    def learn(self) -> None:
-        """A step of Adam, and back to the ball where it leads out."""
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._change.mul_((self._limit / self._change.norm().clamp(min=1e-12)).clamp(max=1.0))
 
 
 class RRomeConfig(RomeConfig):
@@ -94,3 +63,35 @@ class RRome(Rome):
     paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.07175"
     about = "ROME with one key throughout: stable in a sequence of edits"
     config_class = RRomeConfig
+
+
+class FreeDelta:
+    """Adam on the change itself, which is kept within ``clamp_norm_factor`` times |m|."""
+
+    def __init__(self, value: Tensor, config: StepSettings) -> None:
+        self._change = torch.zeros_like(value, requires_grad=True)
+        self._limit = config.clamp_norm_factor * value.norm()
+        self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)
+
+    def change(self) -> Tensor:
+        """The current change m* - m, [d]; a leaf."""
+        return self._change
+
+    @torch.no_grad()
+    def learn(self) -> None:
+        """A step of Adam, and back to the ball where it leads out."""
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._change.mul_((self._limit / self._change.norm().clamp(min=1e-12)).clamp(max=1.0))
+
+
+class StepSettings(Protocol):
+    """The settings that `FreeDelta` reads: how far it goes in a step, and in all."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's learning rate, above 0."""
+
+    @property
+    def clamp_norm_factor(self) -> float:
+        """|m* - m| is at most so many times |m|."""
