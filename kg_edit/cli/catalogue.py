@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument
 from kg_edit.jobs.method_plan import load
+from kg_edit.jobs.options import Device, Dtype, Layer, ModelArgument
 from kg_edit.text.safe_text import plain
 
 _WIDEST = 1000
@@ -55,7 +55,7 @@ def _show(name: str) -> None:
     from rich.table import Table
 
     from kg_edit.methods import find_method
-    from kg_edit.methods.overview import settings
+    from kg_edit.methods.overview import computes, settings
     from kg_edit.methods.presets import preset_names
 
     found = find_method(name)
@@ -64,7 +64,7 @@ def _show(name: str) -> None:
         table.add_column(header, overflow="fold")
     for row in settings(found):
         table.add_row(*map(plain, row))
-    stdout().print(table, f"presets: {', '.join([*found.config_class.presets, *preset_names([name])])}")
+    stdout().print(table, computes(found), f"presets: {', '.join([*found.config_class.presets, *preset_names([name])])}")
 
 
 def metrics(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.options import Contact, Graph
 from kg_edit.jobs.method_plan import open_graph
+from kg_edit.jobs.options import Contact, Graph
 from kg_edit.text.safe_text import plain
 
 if TYPE_CHECKING:

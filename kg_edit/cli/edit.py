@@ -8,7 +8,8 @@ from pathlib import Path
 import typer
 
 from kg_edit.cli.console import run
-from kg_edit.cli.options import (
+from kg_edit.jobs.method_plan import load, plan
+from kg_edit.jobs.options import (
     Contact,
     CorpusName,
     Device,
@@ -24,7 +25,6 @@ from kg_edit.cli.options import (
     Settings,
     Templates,
 )
-from kg_edit.jobs.method_plan import load, plan
 
 
 def edit(

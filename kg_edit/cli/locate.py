@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.options import Device, Dtype, ModelName
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.jobs.method_plan import load
+from kg_edit.jobs.options import Device, Dtype, ModelName
 from kg_edit.text.safe_text import plain
 
 if TYPE_CHECKING:

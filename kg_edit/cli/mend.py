@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.options import Device, Dtype, ModelName, Preset, Settings
 from kg_edit.jobs.method_plan import load, parse_settings
+from kg_edit.jobs.options import Device, Dtype, ModelName, Preset, Settings
 from kg_edit.text.safe_text import plain
 
 if TYPE_CHECKING:

@@ -11,20 +11,6 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.options import (
-    Contact,
-    Device,
-    Dtype,
-    EditsFile,
-    Graph,
-    KeepGoing,
-    Layer,
-    MethodName,
-    ModelName,
-    Preset,
-    Settings,
-    Templates,
-)
 from kg_edit.cli.patch_output import (
     TARGETS,
     check_export,
@@ -38,6 +24,20 @@ from kg_edit.cli.patch_output import (
     show_ledger,
 )
 from kg_edit.jobs.method_plan import load, open_graph, plan
+from kg_edit.jobs.options import (
+    Contact,
+    Device,
+    Dtype,
+    EditsFile,
+    Graph,
+    KeepGoing,
+    Layer,
+    MethodName,
+    ModelName,
+    Preset,
+    Settings,
+    Templates,
+)
 from kg_edit.text.safe_text import plain
 
 Standing = Annotated[

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.options import Contact, Graph
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import load, open_graph
+from kg_edit.jobs.options import Contact, Graph
 from kg_edit.text.safe_text import plain
 
 if TYPE_CHECKING:

@@ -1,14 +1,33 @@
-"""An evaluation as a command asks for it: its settings, and what is opened for it."""
+"""An evaluation: its options, defined here once for the command line and for Ray's workers, and how it is run.
+
+`Evaluation.ready` checks the options, reads the data and loads the model; `Ready.run` scores a shard, or all.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import load, plan
+from kg_edit.jobs.options import (
+    Contact,
+    CorpusName,
+    Device,
+    Dtype,
+    Graph,
+    KeepGoing,
+    LayerChoice,
+    Memory,
+    MethodName,
+    ModelName,
+    Preset,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,33 +43,50 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DatasetName = Annotated[
+    str, typer.Option(help="the benchmark: counterfact, mquake, zsre, …; an unknown name lists them")
+]
+ScheduleText = Annotated[
+    str, typer.Option("--schedule", help="single, batch:N, sequential:N or batch:B,sequential:N (N records in all)")
+]
+Every = Annotated[
+    int | None,
+    typer.Option("--evaluate-every", min=1, help="a point of the curve every so many edits; default: ten in all"),
+]
+General = Annotated[Path | None, typer.Option(help="text file; general ability is the perplexity on its beginning")]
+Ceilings = Annotated[bool, typer.Option("--ceilings", help="also score with the facts in the prompt")]
+Extras = Annotated[list[str] | None, typer.Option("--extra", help="also score a costly metric; repeatable")]
+References = Annotated[
+    Path | None, typer.Option(help="attribute_snippets.json: the texts that consistency.tfidf compares with")
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The options of `kg-edit evaluate`."""
+    """What is scored on what: the options of `kg-edit evaluate`, in the order of its help."""
 
-    data: Path
-    dataset: str
-    method: str
-    model: str
-    graph: list[str] | None = None
-    limit: int | None = None
-    schedule: str = "single"
-    every: int | None = None
-    general: Path | None = None
-    ceilings: bool = False
-    extras: list[str] | None = None
-    references: Path | None = None
-    keep_going: bool = False
-    layer: str | int | None = None
-    preset: str = "default"
-    settings: list[str] | None = None
-    corpus: str | None = None
-    seed: int = 0
-    dtype: str = "auto"
-    device: str = "auto"
-    contact: str | None = None
-    memory: float | None = None
+    data: Annotated[Path, typer.Option(help="the data set's JSON file, or hf:NAME")]
+    dataset: DatasetName = "counterfact-plus"
+    method: MethodName = "glame"
+    model: ModelName = "smollm2-135m"
+    graph: Graph = None
+    limit: Annotated[int | None, typer.Option(min=1, help="the first so many records")] = None
+    schedule: ScheduleText = "single"
+    every: Every = None
+    general: General = None
+    ceilings: Ceilings = False
+    extras: Extras = None
+    references: References = None
+    keep_going: KeepGoing = False
+    layer: LayerChoice = None
+    preset: Preset = "default"
+    settings: Settings = None
+    corpus: CorpusName = None
+    seed: Annotated[int, typer.Option(help="of choices and intervals")] = 0
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+    contact: Contact = None
+    memory: Memory = None
 
     def run(self, out: Path, *, shard: str | None = None) -> Summary:
         """Check the options, load the model, and score.

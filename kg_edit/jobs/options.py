@@ -1,4 +1,7 @@
-"""What the commands of `kg-edit` share: their options, and reading ``--set``."""
+"""The options that several commands of `kg-edit` share, as types: typer reads the flag and the help from them.
+
+Elsewhere they are what they annotate: ``Memory`` is ``float | None``.
+"""
 
 from __future__ import annotations
 
