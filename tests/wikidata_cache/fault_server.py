@@ -37,9 +37,9 @@ class SkippedTime:
         self.time += seconds
 
 
-def hasty(book: RateLimitStore | None = None, *, clock: SkippedTime | None = None) -> RateLimiter:
-    """A pace that keeps all the rules and never really waits: `EndpointSource(url, limiter=hasty())`."""
-    return RateLimiter(book, clock=clock or SkippedTime())
+def hasty(limits: RateLimitStore | None = None, *, clock: SkippedTime | None = None) -> RateLimiter:
+    """A rate limiter that keeps all the rules and never really waits: `EndpointSource(url, limiter=hasty())`."""
+    return RateLimiter(limits, clock=clock or SkippedTime())
 
 
 def status(code: int, text: bytes, headers: Mapping[str, str] | None = None, *, kind: str = "text/plain") -> Fault:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from wikidata_cache.answers.modes import WIKIDATA
+from wikidata_cache.answers.modes import WIKIDATA, Mode
 from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, GraphName, Offline, Packs, mode_from_options
 from wikidata_cache.edits import read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
@@ -76,20 +76,9 @@ def fetch(
     `wikidata-cache fetch edits.jsonl --offline --out subgraphs.jsonl.gz` ·
     `wikidata-cache fetch --kind label Q1345 P19 --contact me@uni.edu`
     """
-    from wikidata_cache.cache import WikidataCache
     from wikidata_cache.fetch import fetch_edits, write_subgraphs
 
-    mode = mode_from_options(mode, offline=offline)
-    is_online = mode != "offline" and not as_of
-    opened = WikidataCache(
-        endpoint or ([WIKIDATA] if is_online else None),
-        contact=contact,
-        cache=cache,
-        mode=mode,
-        packs=tuple(pack or ()),
-        as_of=as_of,
-        graph_name=graph_name,
-    )
+    opened = _open(endpoint, contact, cache, mode_from_options(mode, offline=offline), pack, as_of, graph_name)
     check_cached(context, opened.source)
     with exit_on_interrupt(), add_fetch_hint(context, opened.source):
         if kind is not None:
@@ -115,6 +104,30 @@ def fetch(
         if out is not None:
             write_subgraphs(out, fetched)
     report(fetched)
+
+
+def _open(
+    endpoints: list[str] | None,
+    contact: str | None,
+    cache: Path | None,
+    mode: Mode | None,
+    packs: list[Path] | None,
+    as_of: str | None,
+    graph_name: str,
+) -> WikidataCache:
+    """The cache over the endpoints, by default Wikidata's; offline, and to replay a time, over none."""
+    from wikidata_cache.cache import WikidataCache
+
+    is_online = mode != "offline" and not as_of
+    return WikidataCache(
+        endpoints or ([WIKIDATA] if is_online else None),
+        contact=contact,
+        cache=cache,
+        mode=mode,
+        packs=tuple(packs or ()),
+        as_of=as_of,
+        graph_name=graph_name,
+    )
 
 
 def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:

@@ -45,7 +45,7 @@ def run(*arguments: str) -> str:
         "--hops 2 --descriptions",
     ],
 )
-def test_the_command_that_a_miss_of_fetch_names_cures_it(
+def test_the_command_that_a_miss_of_fetch_names_fetches_it(
     options: str, edits: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = str(tmp_path / "c.sqlite")

@@ -95,23 +95,23 @@ def test_a_rate_learned_from_a_host_without_limits_goes_away_again() -> None:
 
 
 def test_a_clock_that_is_set_back_stops_nobody() -> None:
-    book, clock = MemoryRateLimitStore(), SkippedTime()
-    book.write(HOST, RateLimitState(tokens=0.0, at=clock.now() + 86_400))
-    assert ask(RateLimiter(book, clock=clock), clock, times=1) == pytest.approx([0])
+    limits, clock = MemoryRateLimitStore(), SkippedTime()
+    limits.write(HOST, RateLimitState(tokens=0.0, at=clock.now() + 86_400))
+    assert ask(RateLimiter(limits, clock=clock), clock, times=1) == pytest.approx([0])
 
 
 def test_retry_after_outlives_the_process(server: Server) -> None:
-    book, clock = MemoryRateLimitStore(), SkippedTime()
+    limits, clock = MemoryRateLimitStore(), SkippedTime()
     server.fault = first(1, status(429, b"", {"Retry-After": "3600"}))
     with pytest.raises(EndpointError, match=r"not to be asked before \d{4}-\d\d-\d\d .* UTC, 3600 s") as caught:
-        facts(EndpointSource(server.url, limiter=hasty(book, clock=clock))).out(["Q65"])
+        facts(EndpointSource(server.url, limiter=hasty(limits, clock=clock))).out(["Q65"])
     assert (caught.value.trouble, caught.value.retry_after) == ("throttled", pytest.approx(3600))
     clock.time += 600
     with pytest.raises(EndpointError, match=r"3000 s from now \(HTTP 429 .*asking sooner gets you banned"):
-        facts(EndpointSource(server.url, limiter=hasty(book, clock=clock))).out(["Q65"])
+        facts(EndpointSource(server.url, limiter=hasty(limits, clock=clock))).out(["Q65"])
     assert len(server.requests) == 1  # the second run did not even ask
     clock.time += 3_000
-    assert facts(EndpointSource(server.url, limiter=hasty(book, clock=clock))).out(["Q65"])["Q65"]
+    assert facts(EndpointSource(server.url, limiter=hasty(limits, clock=clock))).out(["Q65"])["Q65"]
 
 
 def test_an_outage_is_waited_for_as_long_as_patience_lasts(server: Server) -> None:
