@@ -1,43 +1,225 @@
-"""GLAME, from a file of edits to an edited model. Read it from top to bottom, copy it, change it.
+"""GLAME (Zhang et al., EMNLP 2024, arXiv 2402.13593) on one page: read it from top to bottom, copy it, change it.
+
+An edit (s, r, o -> o*) becomes one rank-one update of one MLP's down-projection W: it answers the subject's key k with
+m* = m + z instead of m. z is the subject's vector after a graph neural network has read what the knowledge graph says
+of o*; the network is trained until m* makes the model say o*. The covariance C of W's other inputs keeps the rest as it
+was. The results are those of `kg-edit edit --method glame`; without the graph it is rome.py.
 
 python pipelines/glame.py edits.jsonl --model smollm2-135m --graph wikidata.nt.gz --out out/
+python pipelines/glame.py edits.jsonl --preset paper --set hops=1 --set layer=5 --out out/
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import Tensor, nn
 
 from kg_edit.cli.console import friendly
+from kg_edit.closed_form.rank_one import rank_one_update
+from kg_edit.closed_form.spread import subject_states
+from kg_edit.covariance.moment import Covariance
+from kg_edit.covariance.store import find_covariance
+from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
+from kg_edit.graphs.encoding import encode_subgraph
+from kg_edit.graphs.rgnn import RGNN
+from kg_edit.graphs.source import check_graph
 from kg_edit.jobs.edit_run import draw_subgraph, run_edits
-from kg_edit.methods.glame.glame import Glame, GlameConfig
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.jobs.method_plan import parse_settings
+from kg_edit.methods.base import GraphReader, annotate_errors
+from kg_edit.methods.glame.glame import GlameConfig
+from kg_edit.methods.rank_one.base import request_of
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.models.sampling import sample_contexts
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.value.objective import Objective, Request, tokens_within
+from kg_edit.value.optimise import Descent, descent_model, optimise_values, untouched
+from kg_edit.value.tail_forward import TailForward
 from wikidata_cache import WikidataCache, packaged_extract
 
 log = logging.getLogger("glame")
 
 
-def main() -> None:
-    """Edits and a graph in, a patch and its proof out."""
+class GraphDelta:
+    """m* - m = z (Eq. 6), [d]: the subject's vector after n layers of an R-GNN (Eq. 5) that is trained for the edit."""
+
+    def __init__(self, model: LanguageModel, subgraph: nx.MultiDiGraph, value: Tensor, config: GlameConfig) -> None:
+        layer = config.representation_layer
+        layer = round(0.1 * len(model.blocks)) if layer is None else layer
+        # Nodes [nodes, d] and relations [edges, d]: the model's own early hidden states of their labels.
+        graph = encode_subgraph(model, subgraph, layer=layer, pooling=config.pooling, start_token=config.start_token)
+        self.graph = (graph.normalised() if config.normalise else graph).to(value.device)
+        # z_s' = ReLU(W_1 aggr_(r, o) (z_o + z_r) + W_2 z_s), as many layers as the subgraph has hops.
+        self.rgnn = RGNN(
+            len(value),
+            layers=config.hops,
+            aggregation=config.aggregation,
+            relations=config.relations,
+            graph=config.use_graph,
+            final_activation=config.final_activation,
+            seed=config.seed,
+        ).to(value.device)
+        # Not in the paper: a learned factor that starts at 0, so that the first step is the unedited model.
+        self.gate = nn.Parameter(value.new_zeros(())) if config.gate else None
+        self.size, self.limit = value.norm(), config.clamp_norm_factor * value.norm()
+        learned = [*self.rgnn.parameters(), *([] if self.gate is None else [self.gate])]
+        self.optimizer = torch.optim.AdamW(learned, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    def change(self) -> Tensor:
+        """z, [d], at most clamp_norm_factor |m| long."""
+        z: Tensor = self.rgnn(self.graph.nodes, self.graph.edges, self.graph.relations)[self.graph.subject]
+        if self.gate is not None:
+            z = z * (self.gate * self.size / len(z) ** 0.5)
+        shortened: Tensor = z * (self.limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
+        return shortened
+
+    def learn(self) -> None:
+        """A step of AdamW, once the gradient of `change` is there."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Glame(GraphReader):
+    """What `main` runs for each edit. `kg_edit.evaluate.evaluate` takes it too, to measure your changes."""
+
+    name, paper = "glame", "Zhang et al., EMNLP 2024, arXiv 2402.13593"  # both are written into every patch
+    about = "rank-one editing through a knowledge graph: what follows from the fact moves too"
+    config_class = GlameConfig  # all settings, with their defaults: kg-edit methods glame
+    config: GlameConfig
+
+    # What all edits share: where W is, the contexts around a prompt, the covariance.
+
+    @cached_property
+    def layer(self) -> int:
+        """The block whose down-projection is edited, 0-based."""
+        return self.config.layer_in(len(self.model.blocks))
+
+    @cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """Templates around the prompt: the bare {}, then texts sampled from the model with {} behind them."""
+        return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
+
+    @cached_property
+    def covariance(self) -> Covariance:
+        """C = E[k k^T] of W's inputs over ordinary text, [d_ff, d_ff]; measured once for a model, then read."""
+        return find_covariance(self.model, self.layer, self.config.covariance)
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every prompt and fetch every subgraph before any work is done."""
+        self.model.block(self.layer)
+        for edit in edits:
+            with annotate_errors(edit):
+                request_of(self.model, edit, ["{}"])
+                check_graph(self.subgraph(edit))
+
+    def prepare(self) -> None:
+        """Sample and measure before the first edit."""
+        with untouched(self.model):
+            _ = self.contexts, self.covariance
+
+    # One edit, on the model as the edits before it left it.
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Key, value, update."""
+        (edit,), model, layer = edits, self.model, self.layer
+        with untouched(model):  # frozen, in evaluation mode; all flags and random states come back
+            # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose next token should stay.
+            request = request_of(model, edit, self.contexts)
+
+            # 2. At the subject's last token, a row a context: W's inputs [contexts, d_ff] and outputs [contexts, d].
+            keys, values = subject_states(model, request.rewrites, layer=layer, last=layer, place="value")
+            mean_key, bare_key, value = keys.mean(0), keys[0], values[0]  # k* (Eq. 8), k, m: [d_ff], [d_ff], [d]
+
+            # 3. m* - m = z, [d]: an R-GNN reads (s, r, o*) and what the graph says of o*, trained by gradient descent.
+            subgraph = self.subgraph(edit)
+            found = self.optimise(request, GraphDelta(model, subgraph, value, self.config))
+
+            # 4. The closed form: W + (m* - m) / (k . u) u^T, where u is C^-1 k*, scaled to norm 1.
+            update = rank_one_update(
+                change=found.change,
+                mean_key=mean_key,
+                bare_key=bare_key,
+                covariance=self.covariance,
+                weight=weight_matrix(model.down_projection(layer)),
+                variant=self.config.key,
+            )
+
+        # 5. The patch: the update by the weight's name, and where it came from.
+        norms = {
+            "value": value.norm(),
+            "change": found.change.norm(),
+            "update": update.left.norm() * update.right.norm(),
+        }
+        record = {
+            "edit": edit.model_dump(mode="json", exclude_defaults=True),
+            "method": self.name,
+            "norms": {name: round(float(norm), 6) for name, norm in norms.items()},
+            **found.summary,
+            "graph": dict(subgraph.graph),
+            "nodes": len(subgraph),
+            "edges": subgraph.number_of_edges(),
+        }
+        return WeightPatch(
+            factors={model.weight_name(layer): update}, provenance={**self.provenance(), "edits": [record]}
+        )
+
+    def optimise(self, request: Request, delta: GraphDelta) -> Descent:
+        """m* - m, [d]: o* likely after every prompt, "{s} is a" as before (Eq. 7)."""
+        config = self.config
+        model = descent_model(self.model, config.descent_dtype)  # the model, or a copy of it in bfloat16
+        objective = Objective(
+            model,
+            self.layer,
+            [request],
+            kl_weight=config.kl_weight,
+            forward=partial(TailForward, contexts=SharedContexts(model, self.contexts)),  # only what a change reaches
+            tokens=tokens_within(model, self.layer, self.memory),
+        )
+        (found,) = optimise_values(objective, [delta], steps=config.steps, stop_below=config.stop_below)
+        found.check_finite()
+        return found
+
+    def provenance(self) -> dict[str, Any]:
+        """The model, the versions and the settings; with what these led to."""
+        said = super().provenance()
+        covariance = {"id": self.covariance.id, "tokens": self.covariance.tokens}
+        said["methods"][0] |= {"layer": self.layer, "contexts": list(self.contexts), "covariance": covariance}
+        return said
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Edits and a graph in, a patch and its proof out; goes on where it was stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("edits", type=Path, help="JSONL, JSON, CSV or TSV; plain triplets too")
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
     parser.add_argument("--graph", default=str(packaged_extract()), help="N-Triples, TSV, folder, or SPARQL URL")
+    parser.add_argument("--preset", default="default", help="named settings: default, fast, paper, a model's")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; repeatable")
     parser.add_argument("--out", type=Path, default=Path("out"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    # 1. The facts to change, and the knowledge around them.
+    # 1. The facts to change, the knowledge around them, and the settings.
     graph = WikidataCache(options.graph)
     edits = read_edits(options.edits, labels=graph).edits
+    config = GlameConfig.preset(options.preset, parse_settings(options.set), method="glame")
 
-    # 2. The model, and the method with its settings; GlameConfig.preset("paper") has the paper's.
+    # 2. The model.
+    Glame.check_inputs(config, graph, edits)  # asks the graph for every subgraph before the model is loaded
     model = LanguageModel.load(options.model)
-    glame = Glame(model, GlameConfig(), graph=graph)
+    glame = Glame(model, config, graph=graph)
 
-    # 3. For each edit: subgraph -> hidden states -> R-GNN -> m* -> one rank-one update. Saved after every edit.
+    # 3. `make` for each edit, each on the model with the earlier ones; the patch is saved after every edit.
     rows = run_edits(glame, model, edits, options.out)
     draw_subgraph(glame, edits[0], options.out)
 

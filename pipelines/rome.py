@@ -1,41 +1,174 @@
-"""ROME, from a file of edits to an edited model: GLAME without its graph. Read it, copy it, change it.
+"""ROME (Meng et al., NeurIPS 2022, arXiv 2202.05262) on one page: read it from top to bottom, copy it, change it.
+
+An edit (s, r, o -> o*) becomes one rank-one update of one MLP's down-projection W: it answers the subject's key k with
+m* instead of m, where m* makes the model say o*, and the covariance C of its other inputs keeps the rest as it was.
+The results are those of `kg-edit edit --method rome`.
 
 python pipelines/rome.py edits.jsonl --model smollm2-135m --out out/
+python pipelines/rome.py edits.jsonl --preset paper --set layer=5 --out out/
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from kg_edit.cli.console import friendly
+from kg_edit.closed_form.rank_one import rank_one_update
+from kg_edit.closed_form.spread import subject_states
+from kg_edit.covariance.moment import Covariance
+from kg_edit.covariance.store import find_covariance
+from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.jobs.edit_run import run_edits
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.jobs.method_plan import parse_settings
+from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.rank_one.base import request_of
+from kg_edit.methods.rank_one.rome import FreeDelta, RomeConfig
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.models.sampling import sample_contexts
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.value.objective import Objective, Request, tokens_within
+from kg_edit.value.optimise import Descent, descent_model, optimise_values, untouched
+from kg_edit.value.tail_forward import TailForward
 
 log = logging.getLogger("rome")
 
 
-def main() -> None:
-    """Edits in, a patch and its proof out."""
+class Rome(EditingMethod):
+    """What `main` runs for each edit. `kg_edit.evaluate.evaluate` takes it too, to measure your changes."""
+
+    name, paper = "rome", "Meng et al., NeurIPS 2022, arXiv 2202.05262"  # both are written into every patch
+    about = "rank-one model editing: one fact, one layer, no graph"
+    config_class = RomeConfig  # all settings, with their defaults: kg-edit methods rome
+    config: RomeConfig
+
+    # What all edits share: where W is, the contexts around a prompt, the covariance.
+
+    @cached_property
+    def layer(self) -> int:
+        """The block whose down-projection is edited, 0-based."""
+        return self.config.layer_in(len(self.model.blocks))
+
+    @cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """Templates around the prompt: the bare {}, then texts sampled from the model with {} behind them."""
+        return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
+
+    @cached_property
+    def covariance(self) -> Covariance:
+        """C = E[k k^T] of W's inputs over ordinary text, [d_ff, d_ff]; measured once for a model, then read."""
+        return find_covariance(self.model, self.layer, self.config.covariance)
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every prompt before any work is done."""
+        self.model.block(self.layer)
+        for edit in edits:
+            with annotate_errors(edit):
+                request_of(self.model, edit, ["{}"])
+
+    def prepare(self) -> None:
+        """Sample and measure before the first edit."""
+        with untouched(self.model):
+            _ = self.contexts, self.covariance
+
+    # One edit, on the model as the edits before it left it.
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Key, value, update."""
+        (edit,), model, layer = edits, self.model, self.layer
+        with untouched(model):  # frozen, in evaluation mode; all flags and random states come back
+            # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose next token should stay.
+            request = request_of(model, edit, self.contexts)
+
+            # 2. At the subject's last token, a row a context: W's inputs [contexts, d_ff] and outputs [contexts, d].
+            keys, values = subject_states(model, request.rewrites, layer=layer, last=layer, place="value")
+            mean_key, bare_key, value = keys.mean(0), keys[0], values[0]  # k* (Eq. 8), k, m: [d_ff], [d_ff], [d]
+
+            # 3. m* - m, [d]: found by gradient descent.
+            found = self.optimise(request, value)
+
+            # 4. The closed form: W + (m* - m) / (k . u) u^T, where u is C^-1 k*, scaled to norm 1.
+            update = rank_one_update(
+                change=found.change,
+                mean_key=mean_key,
+                bare_key=bare_key,
+                covariance=self.covariance,
+                weight=weight_matrix(model.down_projection(layer)),
+                variant=self.config.key,
+            )
+
+        # 5. The patch: the update by the weight's name, and where it came from.
+        norms = {
+            "value": value.norm(),
+            "change": found.change.norm(),
+            "update": update.left.norm() * update.right.norm(),
+        }
+        record = {
+            "edit": edit.model_dump(mode="json", exclude_defaults=True),
+            "method": self.name,
+            "norms": {name: round(float(norm), 6) for name, norm in norms.items()},
+            **found.summary,
+        }
+        return WeightPatch(
+            factors={model.weight_name(layer): update}, provenance={**self.provenance(), "edits": [record]}
+        )
+
+    def optimise(self, request: Request, value: Tensor) -> Descent:
+        """m* - m, [d]: o* likely after every prompt, "{s} is a" as before (Eq. 4 of the paper), near m."""
+        config = self.config
+        model = descent_model(self.model, config.descent_dtype)  # the model, or a copy of it in bfloat16
+        objective = Objective(
+            model,
+            self.layer,
+            [request],
+            kl_weight=config.kl_weight,
+            weight_decay=config.weight_decay,
+            forward=partial(TailForward, contexts=SharedContexts(model, self.contexts)),  # only what a change reaches
+            tokens=tokens_within(model, self.layer, self.memory),
+        )
+        objective.value = value[None]  # what the norm penalty is relative to
+        delta = FreeDelta(value, config)  # starts at 0; Adam; |m* - m| is at most clamp_norm_factor |m|
+        (found,) = optimise_values(objective, [delta], steps=config.steps, stop_below=config.stop_below)
+        found.check_finite()
+        return found
+
+    def provenance(self) -> dict[str, Any]:
+        """The model, the versions and the settings; with what these led to."""
+        said = super().provenance()
+        covariance = {"id": self.covariance.id, "tokens": self.covariance.tokens}
+        said["methods"][0] |= {"layer": self.layer, "contexts": list(self.contexts), "covariance": covariance}
+        return said
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Edits in, a patch and its proof out; goes on where it was stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("edits", type=Path, help="JSONL, JSON, CSV or TSV")
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
+    parser.add_argument("--preset", default="default", help="named settings: default, fast, paper, a model's")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; repeatable")
     parser.add_argument("--out", type=Path, default=Path("out"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    # 1. The facts to change.
+    # 1. The facts to change, and the settings.
     edits = read_edits(options.edits).edits
+    config = RomeConfig.preset(options.preset, parse_settings(options.set), method="rome")
 
-    # 2. The model, and the method with its settings.
+    # 2. The model.
     model = LanguageModel.load(options.model)
-    rome = Rome(model, RomeConfig())
 
-    # 3. For each edit: descend to m*, then one rank-one update. Saved after every edit.
-    rows = run_edits(rome, model, edits, options.out)
+    # 3. `make` for each edit, each on the model with the earlier ones; the patch is saved after every edit.
+    rows = run_edits(Rome(model, config), model, edits, options.out)
 
     # 4. What changed. The model itself is as it was; Patch.load(...).applied(model) gives the edited one.
     for row in rows:

@@ -1,90 +1,305 @@
-"""Every script in pipelines/ starts; a short one makes its method's edit; the paper's table is written."""
+"""The pages make the library's patches, `edit.py` runs every method, `tables.py` writes every table."""
 
 from __future__ import annotations
 
-import ast
+import importlib.util
 import json
-import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
-from kg_edit.methods import find_method, method_names
+from kg_edit.edits.files import read_edits
+from kg_edit.evaluate import Summary, evaluate
+from kg_edit.methods import EditingMethod, find_method, method_names, registry
+from kg_edit.methods.rank_one.rome import Rome
+from kg_edit.models.architectures import content_fingerprint
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.command_line import EDITS, GRAPH, cache, tiny_folder
-from tests.kg_edit.evaluate.conftest import CITIES
+from tests.kg_edit.evaluate.conftest import CITIES, Nudge
 from tests.kg_edit.evaluate.test_cli_runs import row
+from wikidata_cache import WikidataCache, packaged_extract
 
 __all__ = ["cache", "tiny_folder"]  # fixtures
 
 FOLDER = Path(__file__).resolve().parents[1] / "pipelines"
-SHORT = sorted(file.stem for file in FOLDER.glob("*.py") if "from _pipeline import run" in file.read_text())
-METHODS = {name: name.replace("_", "-") for name in ("rome", "glame", *SHORT)}
-
-
-def test_every_method_has_its_script() -> None:
-    assert sorted(METHODS.values()) == sorted(method_names())
-
-
-@pytest.mark.parametrize("name", SHORT)
-def test_a_short_script_runs_its_own_method_and_says_how(name: str) -> None:
-    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
-    said = ast.get_docstring(tree) or ""
-    (call,) = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    assert ast.unparse(call) == f"run('{METHODS[name]}', __doc__)"
-    assert f"python pipelines/{name}.py edits.jsonl" in said
-    assert "--graph" in said or not find_method(METHODS[name]).needs_graph
-
-
-def run(script: str, *arguments: str | Path, cwd: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, FOLDER / f"{script}.py", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "KG_EDIT_CACHE": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+QUICK = {"steps": 3, "covariance": {"tokens": 500}}
+RANK_ONE, JOINT = {**QUICK, "context_lengths": [[5, 2]]}, {**QUICK, "context_tokens": 4, "layers": [0, 1]}
+PAGES: dict[str, dict[str, Any]] = {
+    "rome": RANK_ONE,
+    "glame": RANK_ONE,
+    "rome_kg": RANK_ONE,
+    "memit": JOINT,
+    "memit_kg": JOINT,
+}
+OTHERS = {"edit", "tables"}
+Script = Callable[..., int]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def script(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Script:
+    """A script with arguments, as a user runs it, in this process: its exit code."""
+    monkeypatch.setenv("KG_EDIT_CACHE", str(cache))
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "edits.jsonl").write_text(EDITS)
     (tmp_path / "graph.tsv").write_text(GRAPH)
     (tmp_path / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:2])]))
-    return tmp_path
+    caplog.set_level("INFO")
+
+    def run(name: str, *arguments: str | Path) -> int:
+        monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
+        caplog.clear()
+        try:
+            runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return run
 
 
-def test_a_short_script_from_edits_to_a_patch(place: Path, tiny_folder: Path, cache: Path) -> None:
-    options = ("--set", "steps=2", "--set", "covariance.tokens=500", "--set", "context_lengths=[[5, 2]]")
-    made = run(
-        "rome_kg",
-        *("edits.jsonl", "--model", tiny_folder, "--graph", "graph.tsv", "--out", "out", *options),
-        cwd=place,
-        home=cache,
-    )
-    assert made.returncode == 0, made.stderr
-    assert "LeBron James plays for" in made.stderr and "after:" in made.stderr
-    assert {"patch.safetensors", "records.jsonl", "report.md", "subgraph-lebron.svg"} <= {
-        file.name for file in (place / "out").iterdir()
+def module(name: str) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(f"pipelines_{name}", FOLDER / f"{name}.py")
+    assert spec and spec.loader
+    made = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # a dataclass looks itself up there
+    spec.loader.exec_module(made)
+    return made
+
+
+def method_name(page: str) -> str:
+    return page.replace("_", "-")
+
+
+def from_page(page: str) -> type[EditingMethod]:
+    found: type[EditingMethod] = getattr(module(page), page.title().replace("_", ""))
+    return found
+
+
+def settings_of(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings as options."""
+    flat = {name: value for name, value in found.items() if not isinstance(value, dict)}
+    for name in found.keys() - flat.keys():
+        flat |= {f"{name}.{key}": value for key, value in found[name].items()}
+    return tuple(part for name, value in flat.items() for part in ("--set", f"{name}={json.dumps(value)}"))
+
+
+def same(found: Patch, wanted: Patch) -> None:
+    """Changes, state and provenance; numbers up to rounding."""
+    assert isinstance(found, WeightPatch) and isinstance(wanted, WeightPatch)
+    assert found.factors.keys() == wanted.factors.keys()
+    for name, pair in wanted.factors.items():
+        assert pair.product.norm() > 0
+        assert found.factors[name].rank == pair.rank
+        assert (found.factors[name].product - pair.product).norm() < 1e-4 * pair.product.norm()
+    assert found.state.keys() == wanted.state.keys()
+    for name, tensor in wanted.state.items():
+        torch.testing.assert_close(found.state[name], tensor, rtol=1e-4, atol=1e-4)
+    said, expected = _leaves(found.provenance), _leaves(wanted.provenance)
+    numbers = {name for name, leaf in expected.items() if isinstance(leaf, float)}
+    assert numbers and {name: said[name] for name in said.keys() - numbers} == {
+        name: expected[name] for name in expected.keys() - numbers
     }
-    wrong = run("rome_kg", "edits.jsonl", "--set", "stps=2", cwd=place, home=cache)
-    assert wrong.returncode == 2 and "did you mean 'steps'" in wrong.stderr and "Traceback" not in wrong.stderr
+    for name in numbers:
+        assert said[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-4), name
 
 
-def test_the_papers_table(place: Path, tiny_folder: Path, cache: Path) -> None:
-    graph = GRAPH + "Q169138\tP159\tQ7\nQ169138\tlabel\tMiami Heat\nQ7\tlabel\tMiami\n"
-    (place / "graph.tsv").write_text(graph + "Q1345\tP17\tQ5\nQ1345\tlabel\tPhiladelphia\n")
-    made = run(
-        "paper_table",
-        *("--data", "data.json", "--graph", "graph.tsv", "--model", tiny_folder, "--limit", "2", "--out", "out"),
-        cwd=place,
-        home=cache,
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """Every leaf of nested values by its path."""
+    if isinstance(value, Mapping):
+        return {key: leaf for part in value for key, leaf in _leaves(value[part], f"{name}/{part}").items()}
+    if isinstance(value, (list, tuple)):
+        return {key: leaf for at, part in enumerate(value) for key, leaf in _leaves(part, f"{name}/{at}").items()}
+    return {name: value}
+
+
+def test_every_script_is_tested() -> None:
+    assert {file.stem for file in FOLDER.glob("*.py")} == {*PAGES, *OTHERS}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_from_edits_to_the_patch_of_the_librarys_method(
+    page: str, script: Script, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = () if page in ("rome", "memit") else ("--graph", "graph.tsv")
+    options = ("edits.jsonl", "--model", tiny_folder, *graph, "--out", "out", *settings_of(PAGES[page]))
+    assert script(page, *options) == 0
+    assert "LeBron James plays for" in caplog.text and "after:" in caplog.text
+    files = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"patch.safetensors", "records.jsonl", "report.md", "run.json"} <= files
+    assert ("subgraph-lebron.svg" in files) == bool(graph)
+
+    found = find_method(method_name(page))
+    model = LanguageModel.load(str(tiny_folder))
+    library = found(model, found.config_class.preset("default", PAGES[page]), graph=WikidataCache("graph.tsv"))
+    same(Patch.load(tmp_path / "out" / "patch.safetensors"), library.edit(read_edits(Path("edits.jsonl")).edits))
+
+
+def test_a_page_goes_on_where_it_stopped(
+    script: Script, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ("edits.jsonl", "--model", tiny_folder, "--out", "out", *settings_of({**RANK_ONE, "steps": 2}))
+    assert script("rome", *options) == 0
+    patch = tmp_path / "out" / "patch.safetensors"
+    written = patch.read_bytes()
+    assert script("rome", *options) == 0
+    assert "nothing to compute" in caplog.text and patch.read_bytes() == written
+    assert script("rome", *options, "--set", "kl_weight=1") == 2  # other settings don't go into the same folder
+    assert patch.read_bytes() == written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_makes_the_librarys_patch_of_the_real_model(page: str, smollm2: LanguageModel) -> None:
+    graph = WikidataCache(packaged_extract())
+    edits = read_edits(FOLDER.parent / "kg_edit" / "data" / "demo.jsonl").edits[:2]
+    found = find_method(method_name(page))
+    config = found.config_class.preset("default", {"covariance": {"tokens": 5000}, "steps": 10})
+    made = from_page(page)(smollm2, config, graph=graph).edit(edits)
+    assert content_fingerprint(smollm2.model) == smollm2.fingerprint
+    same(made, found(smollm2, config, graph=graph).edit(edits))
+
+
+class Mine(Rome):
+    """A method of somebody else's."""
+
+    name = "mine"
+
+
+def test_a_plug_in_by_its_name(
+    script: Script, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugins = EntryPoints([EntryPoint(name="mine", value=f"{__name__}:Mine", group=registry.ENTRY_POINTS)])
+    monkeypatch.setattr(registry, "entry_points", lambda group: plugins.select(group=group))
+    options = ("--model", tiny_folder, "--out", "out", *settings_of(RANK_ONE))
+    assert script("edit", "edits.jsonl", "--method", "mine", *options) == 0
+    assert Patch.load(tmp_path / "out" / "patch.safetensors").provenance["methods"][0]["name"] == "mine"
+
+
+def test_a_method_with_a_graph_by_its_name(script: Script, tmp_path: Path, tiny_folder: Path) -> None:
+    options = ("--model", tiny_folder, "--graph", "graph.tsv", "--out", "out", *settings_of(RANK_ONE))
+    assert script("edit", "edits.jsonl", "--method", "glame-mlp", *options) == 0
+    assert (tmp_path / "out" / "subgraph-lebron.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--method", "rome", "--set", "stps=2"), "did you mean 'steps'"),
+        (("--method", "romee"), "did you mean 'rome'"),
+    ],
+)
+def test_a_mistake_is_named(
+    arguments: tuple[str, ...], message: str, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("edit", "edits.jsonl", *arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
+
+
+def test_the_help_names_every_method(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("edit", "--help") == 0
+    said = capsys.readouterr().out
+    assert "python pipelines/edit.py edits.jsonl --method" in said
+    joined = " ".join(said.split()).replace("- ", "-")
+    assert all(f"{name}," in joined or f", {name}" in joined for name in method_names())
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch, script: Script, tmp_path: Path) -> ModuleType:
+    """`tables.py`, whose runs compute their edits by a change that costs nothing."""
+    made = module("tables")
+
+    def nudged(method: EditingMethod, model: LanguageModel, records: Any, **options: Any) -> Summary:
+        return evaluate(Nudge(model), model, records, **options)
+
+    monkeypatch.setattr(made, "evaluate", nudged)
+    heat = "Q169138\tP159\tQ7\nQ169138\tlabel\tMiami Heat\nQ7\tlabel\tMiami\n"
+    (tmp_path / "graph.tsv").write_text(GRAPH + heat + "Q1345\tP17\tQ5\nQ1345\tlabel\tPhiladelphia\n")
+    return made
+
+
+def first_cells(text: str) -> list[str]:
+    return [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+
+
+PAPER = ["FT", "ROME", "ROME-KG", "MEMIT", "MEMIT-KG", "GLAME", "w/ MLP", "w/ GNN", "w/o GKE", "random graph"]
+CEILINGS = ["fact in the prompt", "fact and relation in the prompt"]
+
+
+def test_the_readmes_table_between_its_markers_and_the_study_of_the_same_runs(
+    tables: ModuleType, tmp_path: Path, tiny_folder: Path
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    inputs = ("--data", "data.json", "--graph", "graph.tsv", "--model", str(tiny_folder), "--limit", "2")
+    tables.main(["results", *inputs, "--out", "out/single", "--readme", str(readme)])
+    text = readme.read_text()
+    assert text.startswith(
+        "before\n<!-- results -->\n|  | efficacy | paraphrase | neighborhood | portability: greedy |"
     )
-    assert made.returncode == 0, made.stderr
-    lines = (place / "out" / "table.md").read_text().splitlines()
-    names = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
-    rows = ["FT", "ROME", "ROME-KG", "MEMIT", "MEMIT-KG", "GLAME", "w/ MLP", "w/ GNN", "w/o GKE", "random graph"]
-    assert names == ["", "---", "unedited", *rows, "*fact in the prompt*", "*fact and relation in the prompt*"]
-    assert all(line.rstrip(" |").endswith(" 0") for line in lines[3:13])  # none failed
+    assert text.endswith("s an edit.\n<!-- /results -->\nafter\n") and "old" not in text
+    assert first_cells(text) == ["", "---", "unedited", "ROME", "GLAME", *(f"*ceiling: {name}*" for name in CEILINGS)]
+    summary = Summary.load(tmp_path / "out" / "single" / "rome" / "summary.json")
+    assert f"| ROME | {tables.cell(summary, 'edited', 'efficacy.prob')} |" in text
+    assert "2 records; 0 edits failed; ROME" in text
+
+    tables.main(["study", "--tables", "--out", "out"])  # of the runs that are there
+    study = (tmp_path / "out" / "tables.md").read_text()
+    assert first_cells(study) == [
+        "",
+        "---",
+        "unedited",
+        "glame",
+        "rome",
+        "*fact in prompt*",
+        "*fact and relation in prompt*",
+    ]
+    assert study.startswith(
+        "## single\n\n|  | efficacy | greedy | paraphrase | neighborhood | portability: greedy | nll"
+    )
+    assert "2 records; schedule single." in study and "## mquake\n\nNo run yet.\n" in study
+
+
+def test_a_score_with_its_interval(tables: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
+    model = LanguageModel.load(str(tiny_folder))
+    records = tables.find_dataset("counterfact-plus")(Path("data.json"))
+    found = evaluate(Nudge(model), model, records, out=tmp_path / "run")
+    assert tables.cell(found, "base", "no.such") == "\N{EN DASH}"
+    score = found.sections["base"]["portability.nll"]
+    wanted = f"{score.mean:.1f} [{score.ci95_low:.1f}, {score.ci95_high:.1f}]"
+    assert tables.cell(found, "base", "portability.nll") == wanted
+    assert not tables.cell(found, "base", "neighborhood.prob").startswith("0.")
+
+
+@pytest.mark.slow
+def test_the_papers_table(tables: ModuleType, script: Script, tmp_path: Path, tiny_folder: Path) -> None:
+    inputs = ("--data", "data.json", "--graph", "graph.tsv", "--model", tiny_folder, "--limit", "2", "--out", "out")
+    assert script("tables", "paper", *inputs) == 0
+    lines = (tmp_path / "out" / "table.md").read_text()
+    assert first_cells(lines) == ["", "---", "unedited", *PAPER, *(f"*{name}*" for name in CEILINGS)]
+    assert all(line.rstrip(" |").endswith(" 0") for line in lines.splitlines()[3:13])  # none failed
+
+
+@pytest.mark.slow
+def test_glame_plus_against_rome_and_a_wrong_graph(tables: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
+    inputs = ("--data", "data.json", "--graph", "graph.tsv", "--model", str(tiny_folder), "--limit", "2")
+    tables.main(["glame-plus", *inputs, "--out", "out"])
+    header = (tmp_path / "out" / "against-rome.md").read_text().splitlines()[0]
+    assert "glame-plus" in header and "allowed-wrong-graph" in header
+    for against in ("wrong-graph", "allowed-wrong-graph"):
+        assert f"- {against}" in (tmp_path / "out" / f"against-{against}.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_part_of_the_study(script: Script, tmp_path: Path, shared: Path) -> None:
+    assert script("tables", "study", "--limit", "2", "--methods", "definition", "--out", "out") == 0
+    assert first_cells((tmp_path / "out" / "tables.md").read_text())[2:4] == ["unedited", "definition"]

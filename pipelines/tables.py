@@ -1,0 +1,374 @@
+"""Every table of the README and of docs/, from runs that go on where they stopped.
+
+python pipelines/tables.py results --limit 100               # ROME and GLAME on CounterFactPlus, into the README
+python pipelines/tables.py paper --limit 50 --mend mend/     # Tables 1 and 2 of the paper: every editor, the ablations
+python pipelines/tables.py glame-plus --limit 200            # glame-plus against ROME and against a wrong graph
+python pipelines/tables.py study --part single --limit 100 --methods rome,memit,glame      # docs/study.md
+python pipelines/tables.py study --part mquake --limit 50
+python pipelines/tables.py study --part sequence --limit 300
+python pipelines/tables.py study --tables                    # of all runs that are there
+
+`tables.py TABLE --help` says more of one. Two runs record by record: `kg-edit compare out/study/single/rome …`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kg_edit.cli.console import friendly
+from kg_edit.datasets import find_dataset
+from kg_edit.datasets.record import BenchmarkRecord, as_record
+from kg_edit.evaluate import Summary, compare, evaluate
+from kg_edit.evaluate.reports import write_comparison
+from kg_edit.graphs.wrong_graph import WrongGraph
+from kg_edit.methods import EditingMethod, find_method, method_names
+from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.presets import preset_names
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.atomic import write_text
+from kg_edit.text.tables import markdown_table
+from wikidata_cache import WikidataCache
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+DEV, GRAPH = SHARED / "counterfact_plus" / "dev.json", SHARED / "wikidata" / "wikidata.nt.gz"
+
+EDITS = {"efficacy": "efficacy.prob", "paraphrase": "paraphrase.prob", "neighborhood": "neighborhood.prob"}
+FOLLOWS = {
+    "portability: greedy": "portability.greedy",
+    "teacher-forced": "portability.teacher_forced",
+    "nll (less is better)": "portability.nll",
+    "choice of ten": "portability.choice",
+}
+CEILINGS = {"fact in the prompt": "fact_in_prompt", "fact and relation in the prompt": "fact_and_relation_in_prompt"}
+
+log = logging.getLogger("tables")
+Row = tuple[str, Summary, str]  # its name, the run, and the section of the run that it shows
+
+
+# What all tables are made of.
+
+
+def cell(summary: Summary, section: str, metric: str) -> str:
+    """A mean with its 95 % interval; a dash where no record has it."""
+    found = summary.sections[section].get(metric)
+    if found is None or found.mean is None:
+        return "\N{EN DASH}"
+    digits = 1 if metric.endswith("nll") else 2
+    low, high = (f"{value:.{digits}f}" for value in (found.ci95_low or 0.0, found.ci95_high or 0.0))
+    return re.sub(r"\b0\.", ".", f"{found.mean:.{digits}f} [{low}, {high}]")
+
+
+def rows_of(runs: Mapping[str, Summary], ceilings: Mapping[str, str]) -> list[Row]:
+    """The unedited model, each run, and the ceilings: the unedited model with facts in its prompt."""
+    first = next(iter(runs.values()))
+    rows = [("unedited", first, "base"), *((name, run, "edited") for name, run in runs.items())]
+    return rows + [(name, first, section) for name, section in ceilings.items()]
+
+
+def table(
+    rows: Sequence[Row], columns: Mapping[str, str], costs: Mapping[str, Callable[[Summary], str]] | None = None
+) -> str:
+    """The Markdown: a row each, a column a metric, then one for each of ``costs``, which only methods have."""
+    costs = costs or {}
+    body = [
+        [
+            name,
+            *(cell(run, section, metric) for metric in columns.values()),
+            *(cost(run) if section == "edited" else "" for cost in costs.values()),
+        ]
+        for name, run, section in rows
+    ]
+    return markdown_table(["", *columns, *costs], body)
+
+
+def seconds(run: Summary) -> str:
+    """An edit's time."""
+    return f"{run.seconds_per_edit or 0:.1f}"
+
+
+def failed(run: Summary) -> str:
+    """How many edits could not be made."""
+    return str(run.provenance["failed"])
+
+
+def perplexity(run: Summary) -> str:
+    """Before the first edit of a sequence, and after the last."""
+    ends = [point.general.get("general.perplexity") for point in run.curve or ()]
+    return f"{ends[0]:.1f} → {ends[-1]:.3g}" if len(ends) > 1 and ends[0] and ends[-1] else ""
+
+
+# The README's reference table.
+
+RESULTS = {"ROME": "rome", "GLAME": "glame"}
+START, END = "<!-- results -->", "<!-- /results -->"
+
+
+def results(options: argparse.Namespace) -> None:
+    """Run what is missing, and write the table into the README between its two markers."""
+    records = find_dataset("counterfact-plus")(options.data)
+    model, graph = LanguageModel.load(options.model), WikidataCache(options.graph)
+    runs = {}
+    for name, key in RESULTS.items():
+        kind = find_method(key)
+        method = kind(model, kind.config_class.preset(), graph=graph)
+        runs[name] = evaluate(
+            method, model, records[: options.limit], out=options.out / key, pool=records, ceilings=True
+        )
+    before, _, rest = options.readme.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    write_text(options.readme, f"{before}{START}\n{results_table(runs)}\n{END}{after}")
+
+
+def results_table(runs: Mapping[str, Summary]) -> str:
+    """The Markdown of all runs, and a line that says how many records, how many failed and what an edit took."""
+    made = table(rows_of(runs, {f"*ceiling: {name}*": key for name, key in CEILINGS.items()}), {**EDITS, **FOLLOWS})
+    times = ", ".join(f"{name} {run.seconds_per_edit:.1f} s" for name, run in runs.items() if run.seconds_per_edit)
+    lost = sum(int(run.provenance["failed"]) for run in runs.values())
+    return f"{made}\n\n{next(iter(runs.values())).n} records; {lost} edits failed; {times} an edit."
+
+
+# The paper's tables. w/o GKE is ROME; FT is the paper's, in an L-infinity ball.
+
+PAPER = {
+    "FT": "ft-constrained",
+    "MEND": "mend",
+    "ROME": "rome",
+    "ROME-KG": "rome-kg",
+    "MEMIT": "memit",
+    "MEMIT-KG": "memit-kg",
+    "GLAME": "glame",
+    "w/ MLP": "glame-mlp",
+    "w/ GNN": "glame-gnn",
+    "w/o GKE": "rome",
+    "random graph": "glame-random",
+}
+
+
+def paper(options: argparse.Namespace) -> None:
+    """Run what is missing, and write OUT/table.md."""
+    own: dict[str, dict[str, Any]] = {"mend": {"network": options.mend}}
+    rows = {name: key for name, key in PAPER.items() if key != "mend" or options.mend}
+    if not options.mend:
+        log.info("no row for MEND: give --mend FOLDER, of an editor that `kg-edit mend train` made")
+    configs = {key: _config(key, options.preset, own.get(key)) for key in rows.values()}
+    records = find_dataset("counterfact-plus")(options.data)
+    model, graph = LanguageModel.load(options.model), WikidataCache(options.graph)
+    runs = {}
+    for key, config in configs.items():
+        method = find_method(key)(model, config, graph=graph)
+        runs[key] = evaluate(
+            method, model, records[: options.limit], out=options.out / key, pool=records, ceilings=True
+        )
+    text = paper_table({name: runs[key] for name, key in rows.items()})
+    write_text(options.out / "table.md", text)
+    log.info("%s\n%s", text, options.out / "table.md")
+
+
+def paper_table(runs: Mapping[str, Summary]) -> str:
+    """The Markdown of a run an editor."""
+    first = next(iter(runs.values()))
+    made = table(
+        rows_of(runs, {f"*{name}*": key for name, key in CEILINGS.items()}),
+        {**EDITS, **FOLLOWS, "editing score": "editing_score"},
+        {"s an edit": seconds, "failed": failed},
+    )
+    return f"{made}\n\n{first.n} records of CounterFactPlus on {first.provenance['model']['name']}, single edits.\n"
+
+
+def _config(key: str, preset: str, settings: dict[str, Any] | None) -> MethodConfig:
+    known = find_method(key).config_class
+    has = preset in (*known.presets, *preset_names([key]))
+    return known.preset(preset if has else "default", settings)
+
+
+# glame-plus against ROME, and against itself on a wrong graph.
+
+COMPARED = ("portability.nll", "portability.choice", "efficacy.prob", "paraphrase.prob", "neighborhood.prob")
+
+
+def glame_plus(options: argparse.Namespace) -> None:
+    """Five runs, and three comparisons: all with ROME, and each right graph with its wrong one."""
+    # 1. The same records for all; the wrong graph says of o* what is true of other records' o*.
+    records = find_dataset("counterfact-plus")(options.data)
+    model, graph = LanguageModel.load(options.model), WikidataCache(options.graph)
+    wrong = WrongGraph(graph, tuple(edit for record in records for edit in as_record(record).edits))
+
+    # 2. The methods. Only the last two may learn statements that share a word with a question's answer.
+    rome, plus = find_method("rome"), find_method("glame-plus")
+    config = plus.config_class.preset(options.preset)
+    allowed = plus.config_class.preset(options.preset, {"exclude_answers": False})
+    methods: dict[str, EditingMethod] = {
+        "rome": rome(model, rome.config_class.preset()),
+        "glame-plus": plus(model, config, graph=graph),
+        "wrong-graph": plus(model, config, graph=wrong),
+        "allowed": plus(model, allowed, graph=graph),
+        "allowed-wrong-graph": plus(model, allowed, graph=wrong),
+    }
+
+    # 3. Each run is finished or gone on with. ROME's has the ceilings: the fact, and the relation, in the prompt.
+    for name, method in methods.items():
+        evaluate(method, model, records[: options.limit], out=options.out / name, pool=records, ceilings=name == "rome")
+
+    # 4. Paired differences with intervals and p-values.
+    pairs = {"rome": [*methods], "wrong-graph": ["glame-plus", "wrong-graph"]}
+    pairs["allowed-wrong-graph"] = ["allowed", "allowed-wrong-graph"]
+    for against, names in pairs.items():
+        made = compare([options.out / name for name in names], against=against, metrics=COMPARED)
+        log.info("%s", write_comparison(made, options.out / f"against-{against}.md"))
+
+
+# The study: all methods on single edits, on MQuAKE's two hops, in a long sequence, in batches of a hundred.
+
+
+@dataclass(frozen=True)
+class Part:
+    """Records, how their edits meet, and the columns that say what came of it."""
+
+    dataset: str
+    file: str
+    schedule: str
+    columns: dict[str, str]
+    hops: int | None = None
+    ceilings: bool = False
+
+    def records(self, limit: int) -> tuple[list[BenchmarkRecord], list[BenchmarkRecord]]:
+        """The first ``limit`` of them, and all: the pool of answers to choose from."""
+        every = list(find_dataset(self.dataset)(SHARED / self.file))
+        fitting = [record for record in every if self.hops in (None, len(record.chain))]
+        return fitting[:limit], every
+
+    def schedule_for(self, limit: int) -> str:
+        """The words of the schedule."""
+        return self.schedule.format(n=limit)
+
+
+GREEDY = {"efficacy": EDITS["efficacy"], "greedy": "efficacy.greedy", **EDITS}
+SCORED = {name: metric for name, metric in FOLLOWS.items() if name != "teacher-forced"}
+SCORED |= {"editing score": "editing_score"}
+HOPS = {"two hops": "multihop.any_of_3", "edits": "multihop.edit_wise", "all hops": "multihop.instance_wise"}
+PLUS_DEV = ("counterfact-plus", "counterfact_plus/dev.json")
+PARTS = {
+    "single": Part(*PLUS_DEV, schedule="single", columns={**GREEDY, **SCORED}, ceilings=True),
+    "sequence": Part(*PLUS_DEV, schedule="sequential:{n}", columns={**GREEDY, **SCORED}),
+    "batches": Part(
+        dataset="counterfact",
+        file="counterfact/counterfact-edit.json",
+        schedule="batch:100,sequential:{n}",
+        columns={**GREEDY, "locality: unchanged": "locality.unchanged"},
+    ),
+    "mquake": Part(
+        dataset="mquake", file="mquake/MQuAKE-CF-3k.dev.json", schedule="single", columns={**GREEDY, **HOPS}, hops=2
+    ),
+}
+
+
+def study(options: argparse.Namespace) -> None:
+    """Run what is missing of a part, unless --tables; write OUT/tables.md of all runs that are there."""
+    if not options.tables:
+        names = options.methods.split(",") if options.methods else [*method_names()]
+        run_part(PARTS[options.part], [name for name in names if name != "mend" or options.mend], options)
+    text = "\n".join(f"## {name}\n\n{study_table(part, options.out / name)}" for name, part in PARTS.items())
+    write_text(options.out / "tables.md", text)
+    log.info("%s", options.out / "tables.md")
+
+
+def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> None:
+    """Evaluate each method, with the same preset; --seed other than 0 for those that draw, in folders of their own."""
+    model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(GRAPH)
+    records, pool = part.records(options.limit)
+    text = (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8") if part.schedule != "single" else None
+    for name in names:
+        found = find_method(name)
+        own: dict[str, Any] = {"network": options.mend} if name == "mend" else {}
+        if options.seed:
+            if "seed" not in found.config_class.model_fields:
+                log.info("%s draws nothing: no run with another seed", name)
+                continue
+            own["seed"] = options.seed
+        method = found(model, found.config_class.preset(options.preset, own), graph=graph)
+        evaluate(
+            method,
+            model,
+            records,
+            out=options.out / options.part / (f"{name}-seed{options.seed}" if options.seed else name),
+            pool=pool,
+            schedule=part.schedule_for(len(records)),
+            every=options.every,
+            general=text,
+            ceilings=part.ceilings,
+        )
+        log.info("%s: done", name)
+
+
+def study_table(part: Part, folder: Path) -> str:
+    """The Markdown of all finished runs of a part: unedited, a row a method, and the ceilings that it has."""
+    runs = {file.parent.name: Summary.load(file) for file in sorted(folder.glob("*/summary.json"))}
+    if not runs:
+        return "No run yet.\n"
+    first = next(iter(runs.values()))
+    if other := {name: run.n for name, run in runs.items() if run.n != first.n}:
+        return f"Runs of different numbers of records ({first.n}; {other}) don't belong in one table; run them anew.\n"
+    ceilings = {f"*{name.replace('_', ' ')}*": name for name in first.sections if name.startswith("fact")}
+    costs = {"perplexity": perplexity, "s an edit": seconds, "failed": failed}
+    made = table(rows_of(runs, ceilings), part.columns, costs)
+    return f"{made}\n\n{first.n} records; schedule {first.provenance['schedule']}.\n"
+
+
+# The command line.
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="table", required=True, metavar="TABLE")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], out: str, limit: int) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=(run.__doc__ or "").splitlines()[0], description=run.__doc__)
+        made.set_defaults(run=run)
+        made.add_argument("--limit", type=int, default=limit, help="so many records; %(default)s by default")
+        made.add_argument("--out", type=Path, default=ROOT / "out" / out, help="folder of the runs")
+        return made
+
+    found = {
+        "results": add("results", results, "results", 100),
+        "paper": add("paper", paper, "paper_table", 50),
+        "glame-plus": add("glame-plus", glame_plus, "glame_plus", 200),
+    }
+    for one in found.values():
+        one.add_argument("--data", type=Path, default=DEV, help="CounterFactPlus")
+        one.add_argument("--graph", default=str(GRAPH), help="N-Triples, TSV, folder, or SPARQL URL")
+        one.add_argument("--model", default="smollm2-135m")
+    found["results"].add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers")
+    found["paper"].add_argument("--preset", default="default", help="of every method that has it; else default")
+    found["paper"].add_argument("--mend", help="folder of MEND's trained editor; without it there is no row for MEND")
+    found["glame-plus"].add_argument("--preset", default="default", help="of glame-plus: default, or fast (bfloat16)")
+    _study_options(add("study", study, "study", 100))
+    return parser
+
+
+def _study_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--part", choices=PARTS, default="single")
+    parser.add_argument("--methods", help="names with commas; all by default. Several processes may share a part so")
+    parser.add_argument("--preset", default="default", help="of every method")
+    parser.add_argument("--every", type=int, help="edits between two points of a sequence's curve; about ten in all")
+    parser.add_argument("--seed", type=int, default=0, help="of the methods; another than 0 has rows of its own")
+    parser.add_argument("--mend", help="folder of MEND's trained editor")
+    parser.add_argument("--tables", action="store_true", help="run nothing; write OUT/tables.md")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The table that is asked for."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options.run(options)
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()
