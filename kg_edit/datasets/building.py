@@ -64,7 +64,7 @@ def built_edit(fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Edit:
 def built(
     id_: str, edits: Sequence[Edit], probes: Sequence[Probe] = (), *, form: str, remarks: Sequence[Remark] = ()
 ) -> BenchmarkRecord:
-    """A record without chain."""
+    """The record of these edits and probes; ``form`` says from which published form it was read."""
     return BenchmarkRecord(id=id_, edits=tuple(edits), probes=tuple(probes), form=form, remarks=tuple(remarks))
 
 

@@ -1,8 +1,6 @@
 """KnowEdit (Zhang et al. 2024): wiki_recent, wiki_counterfact, ZsRE, WikiBio, ConvSent and Sanitation.
 
-Which subset a row belongs to shows in its fields.
-
-KnowEdit's rows as published, subset by subset.
+Which subset a row belongs to shows in its fields; first the rows as published, subset by subset, then their readers.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from kg_edit.errors import EditError, Fault
 
 # What the two published files call the questions to be forgotten, and those to be kept.
 _SANITATION = {"success": "locality", "K_F": "K_R"}
+_OPINION = "What do you think of {}?"
 
 
 class Asked(Record):
@@ -98,9 +97,6 @@ def _dealt(edited: object, kept: object) -> list[object]:
 def _pair(row: object) -> tuple[str, str]:
     fields = row if isinstance(row, dict) else {}
     return str(fields.get("question", "")), str(fields.get("ground_truth", ""))
-
-
-_OPINION = "What do you think of {}?"
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:

@@ -1,10 +1,6 @@
-"""What is wrong with a benchmark file: faults of its rows, and contradictions between them.
+"""Faults of a benchmark file: in a row, in a record, between records, and between records and a graph's labels.
 
-The kinds of faults that a benchmark file may have.
-
-Faults that show when the records of a file are laid side by side, or beside a graph.
-
-Faults that a record shows by itself.
+`lint` reports them as `Finding`; `ABOUT` lists their kinds.
 """
 
 from __future__ import annotations
@@ -49,6 +45,9 @@ ABOUT: Mapping[Kind, str] = {
     "same-target": "the new target is also the old one",
     "empty-answer": "an answer or an alias is empty",
 }
+_IN_TEXT = re.compile(r"\bQ[1-9][0-9]{3,}\b")  # not the Audi Q5
+_CHANGED = ("multihop", "portability")  # questions whose answers follow from the edits
+_SHOULD_BE_A_LABEL = "is a Wikidata id"
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
 
 
 def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
-    """Questions that are asked twice."""
+    """Questions that stand twice in a record, or in two records; reported of the later one."""
     first: dict[str, str] = {}
     for record in records:
         questions = [question.question for edit in record.edits for question in edit.portability]
@@ -142,10 +141,6 @@ def _named(edit: Edit) -> tuple[tuple[str, str], ...]:
     return tuple((id_, name) for id_, name in found if id_ and name)
 
 
-_IN_TEXT = re.compile(r"\bQ[1-9][0-9]{3,}\b")  # not the Audi Q5
-_CHANGED = ("multihop", "portability")  # questions whose answers follow from the edits
-
-
 def in_record(record: BenchmarkRecord) -> Iterator[Finding]:
     """Ids in the place of names, and prompts that tell their answer, in edits and probes."""
     for edit in record.edits:
@@ -180,9 +175,6 @@ def _ids_in(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:
     for text in texts:
         if is_entity_id(text) or is_property_id(text) or _IN_TEXT.search(text):
             yield Finding("unlabelled-id", record.id, f"found {text[:100]!r}; expected a name in the place of the id")
-
-
-_SHOULD_BE_A_LABEL = "is a Wikidata id"
 
 
 def lint(reading: FileContent, *, labels: Labels | None = None) -> tuple[Finding, ...]:

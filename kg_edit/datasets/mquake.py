@@ -1,8 +1,6 @@
 """MQuAKE (Zhong et al. 2023): one to four edits a case, and a question that several facts together answer.
 
 CF, CF-3k, CF-3k-v2, T and hard share a form; MQuAKE-Remastered (Zhong et al. 2025) writes the same fields flat.
-
-MQuAKE's cases as published, and the flat form of MQuAKE-Remastered.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ Aliases = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Rewrite(Record):
-    """One edit of a case."""
+    """An edit of a case: prompt with {} for the subject, old and new object, and the fact as a question."""
 
     prompt: Name
     relation_id: PropertyId
@@ -45,7 +43,7 @@ class Hop(Record):
 
 
 class Chains(Record):
-    """The facts behind a case."""
+    """The facts, as ids and in words, that lead to a case's answer before and after the edits."""
 
     triples: Triples
     new_triples: Triples
@@ -56,7 +54,7 @@ class Chains(Record):
 
 
 class CaseRow(Record):
-    """A case as published."""
+    """A case as published: edits, the multi-hop question in three wordings, answers, and the hops to them."""
 
     case_id: int | Name
     requested_rewrite: Annotated[tuple[Rewrite, ...], Field(strict=False, min_length=1)]

@@ -16,6 +16,8 @@ from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of
 
 HUB = "hf:"
+RawRecord = Mapping[str, Any]
+Parse = Callable[[RawRecord, str], BenchmarkRecord]
 
 
 def every_row(document: object) -> Iterable[object]:
@@ -77,10 +79,6 @@ def _without_null(value: Any) -> Any:
 
 def _is_list(value: Sequence[Any]) -> bool:
     return not isinstance(value, str | bytes)
-
-
-RawRecord = Mapping[str, Any]
-Parse = Callable[[RawRecord, str], BenchmarkRecord]
 
 
 class Problem(NamedTuple):

@@ -26,7 +26,7 @@ class Sample(Record):
 
 
 class Snippets(Record):
-    """A row of attribute_snippets.json."""
+    """A row of attribute_snippets.json: texts about entities that have one relation to one object."""
 
     relation_id: Text
     target_id: Text

@@ -1,8 +1,6 @@
 """RippleEdits (Cohen et al. 2024): what should change with an edit, and what should not, in six criteria.
 
 Its records state their edit as a sentence; subject and target are told apart by the sentences of its relations.
-
-RippleEdits' records as published.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ class Asked(Record):
 
 
 class Test(Record):
-    """A test of a criterion."""
+    """A test of a criterion: queries, how many must be right (OR, AND), and what the model must know beforehand."""
 
     test_queries: Annotated[tuple[Asked, ...], Field(strict=False)]
     test_condition: Literal["OR", "AND"] = "OR"

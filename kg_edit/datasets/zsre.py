@@ -39,7 +39,7 @@ class ZsreRow(Record):
 
 
 class EasyEditRow(Record):
-    """A row of EasyEdit's form."""
+    """A row of EasyEdit's form, which names its target, a paraphrase and a locality prompt."""
 
     case_id: int | None = None
     subject: Name

@@ -42,6 +42,10 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
 }
 """What is asked about the probes of each family; of a family that is not here (generation) the extras alone ask."""
 
+FUZZY = "portability.glame_fuzzy"
+FLUENCY, CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
+FUZZY_SUFFIX = " The answer, most simply, is"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -82,7 +86,7 @@ class Case:
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """The edits that are made together."""
+        """The edits that the record makes together, its first one first."""
         return (self.edit, *self.further)
 
     @property
@@ -96,12 +100,12 @@ class Case:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Each question in the plain form."""
+        """Each portability question in the plain form, after its fact where one is told."""
         return self._ask(format_question)
 
     @property
     def few_shot_prompts(self) -> tuple[str, ...]:
-        """Each question in the few-shot form."""
+        """Each portability question in the few-shot form, after its fact where one is told."""
         return self._ask(format_question_with_shots)
 
     @property
@@ -182,11 +186,6 @@ class Case:
         facts: Sequence[str] = self.facts or ("",) * len(self.questions)
         questions = (question.question for question in self.questions)
         return tuple(form(question, told) for question, told in zip(questions, facts, strict=True))
-
-
-FUZZY = "portability.glame_fuzzy"
-FLUENCY, CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
-FUZZY_SUFFIX = " The answer, most simply, is"
 
 
 def sampled_prompts(case: Case) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Runs side by side, record by record; refuses what can't be compared.
+"""Compare runs record by record: differences of the same records' scores, with intervals and corrected p-values.
 
-A run that is compared with others: what must be the same in all, and which records they share.
+Runs are compared only where schedule, protocols, model and tokenizer are the same, on the records that all have.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _SAME = {
 _SHARED = "--common compares the records that all have"
 
 RecordScores = Mapping[str, float | None]
+UNEDITED = "unedited"
+Scores = Mapping[str, Mapping[str, float | None]]  # id -> metric -> score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +158,6 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
 
 def _failed(run: ComparedRun, ids: Sequence[str]) -> int:
     return sum(run.records[name].error is not None for name in ids)
-
-
-UNEDITED = "unedited"
-
-Scores = Mapping[str, Mapping[str, float | None]]  # id -> metric -> score
 
 
 class MetricRow(BaseModel):

@@ -1,6 +1,6 @@
-"""The end of a run, whole or merged from shards: its folder's lines become the summary and the picture.
+"""The end of a run: the lines of its folder become the summary and the picture of the curve.
 
-Shards of a run become the run: the same files that one process would have left.
+Shards of a run are merged first, into the same files that one process would have left.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kg_edit.storage.run_folder import Settings, claim, difference, read_setting
 
 Thing = TypeVar("Thing")
 SUMMARY, CURVE = "summary.json", "curve.svg"
+_WAY_OUT = "give every shard of one run, each once"
 
 
 def finish(out: Path) -> Summary:
@@ -93,9 +94,6 @@ def _curve(
     sequences = tuple(sequences_of(settings).values())
     known = {record.id: record for record in records}
     return curve(sequences, known, folder.points(), plan=plan, seed=settings["seed"])
-
-
-_WAY_OUT = "give every shard of one run, each once"
 
 
 def merge(out: Path, shards: Sequence[Path]) -> Summary:

@@ -1,6 +1,6 @@
-"""A language model behind an OpenAI-compatible address says whether answers are right.
+"""Ask a language model, behind an OpenAI-compatible address, which greedy answers of a finished run are right.
 
-A finished run's greedy answers before a judge: a line a verdict, so that a judge is asked once for each.
+Verdicts are kept in the run's folder, a JSON line each, so that no answer is asked about twice.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ PROMPT = (
 )
 _TRIES, _SECONDS, _LONGEST_WAIT = 4, 60.0, 30.0
 _LATER = (408, 429, 500, 502, 503, 504)
+_FILE = "judge.jsonl"
+_ASKED = ("portability", "multihop", "hops", "recall")
 
 
 class JudgeError(KgEditError):
@@ -108,10 +110,6 @@ def _wait(asked: str | None, tries: int) -> float:
     return min(seconds, _LONGEST_WAIT)
 
 
-_FILE = "judge.jsonl"
-_ASKED = ("portability", "multihop", "hops", "recall")
-
-
 class Verdict(BaseModel):
     """What a judge said of an answer: ``right`` is None where its reply is neither yes nor no."""
 
@@ -129,7 +127,7 @@ class Verdict(BaseModel):
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What was asked, and of whom."""
+        """What tells this verdict from others: judge, prompt, record, section, question and text."""
         return self.judge, self.prompt_sha256, self.id, self.section, self.question, self.text
 
 

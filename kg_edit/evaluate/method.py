@@ -20,7 +20,7 @@ class Method(Protocol):
 
     @property
     def config(self) -> BaseModel:
-        """All its settings."""
+        """All settings of the method; they are written with the scores."""
 
     @property
     def graph_identity(self) -> Mapping[str, Any] | None:

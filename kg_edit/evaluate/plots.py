@@ -1,6 +1,6 @@
-"""Pictures as files that are the same, byte for byte, whenever they are drawn.
+"""The curve of a sequential run as a picture; the same figure gives the same file, byte for byte.
 
-A sequential run as a picture: do earlier edits hold, are others left alone, can the model still do the rest?
+The picture shows after so many edits: whether earlier edits hold, whether other facts stay, and general ability.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from kg_edit.storage.atomic import replacing
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8e5ea2", "#e08e1b", "#4d4d4d")
 _FORMATS = (".png", ".svg", ".pdf")
+_PANELS = {
+    "retention: records edited so far": ("efficacy.", "paraphrase.", "portability.greedy", "multihop."),
+    "locality: what must not change": ("neighborhood.", "locality."),
+}
+_FAR = 5  # perplexities so many times the lowest one stand on a logarithmic axis
 
 
 def is_share(metric: str) -> bool:
@@ -49,13 +54,6 @@ def save_figure(made: Figure, path: Path) -> Path:
     with replacing(path) as scratch, rc_context({"svg.hashsalt": "kg-edit", "svg.fonttype": "none"}):
         made.savefig(scratch, format=kind[1:], dpi=150, metadata=stamp)
     return path
-
-
-_PANELS = {
-    "retention: records edited so far": ("efficacy.", "paraphrase.", "portability.greedy", "multihop."),
-    "locality: what must not change": ("neighborhood.", "locality."),
-}
-_FAR = 5  # perplexities so many times the lowest one stand on a logarithmic axis
 
 
 def draw_curve(summary: Summary, path: Path) -> Path:

@@ -1,8 +1,6 @@
-"""A run's folder: its settings, and lines appended as they are found, so that a killed run goes on.
+"""The folder of a run: its settings, and a JSON line for each phase of each record, appended as soon as it is there.
 
-A record on its way through a run: what is edited, and what is scored.
-
-What a run still lacks: asked before it goes on, and before its shards are merged.
+A run that was killed reads its lines and does what is missing; the same check precedes the merge of shards.
 """
 
 from __future__ import annotations
@@ -23,6 +21,8 @@ from kg_edit.storage.jsonl import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest
 
 BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; besides, after:K in a sequence
+Done = Mapping[tuple[str, str], str | None]  # (id, phase) -> error
+Points = frozenset[tuple[int, int]]  # (sequence, edits) of general ability
 
 
 def phase_after(edits: int) -> str:
@@ -75,18 +75,18 @@ class Point(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run in one folder."""
+    """Paths of the files in a run's folder, and what is read from them."""
 
     path: Path
 
     @property
     def records(self) -> Path:
-        """The lines about records."""
+        """File of JSON lines, one for each phase of each record (`Entry`)."""
         return self.path / "records.jsonl"
 
     @property
     def general(self) -> Path:
-        """The lines about general ability."""
+        """File of JSON lines with the general ability after so many edits of a sequence (`Point`)."""
         return self.path / "general.jsonl"
 
     def step(self, sequence: int, step: int) -> Path:
@@ -164,12 +164,12 @@ class Item:
 
     @property
     def id(self) -> str:
-        """The record's id."""
+        """The record's id, unique in its file."""
         return self.record.id
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of the record."""
+        """SHA-256 of the record's JSON, by which a resumed run knows it."""
         return record_digest(self.record)
 
 
@@ -183,12 +183,8 @@ def items(
 
 
 def record_digest(record: BenchmarkRecord) -> str:
-    """The SHA-256 of a record."""
+    """SHA-256, in hex, of the record's JSON."""
     return digest(record.model_dump(mode="json"))
-
-
-Done = Mapping[tuple[str, str], str | None]  # (id, phase) -> error
-Points = frozenset[tuple[int, int]]  # (sequence, edits) of general ability
 
 
 def found_in(folder: RunFolder) -> tuple[Done, Points]:

@@ -43,7 +43,7 @@ def render(summary: Summary) -> str:
 
 
 def rich_table(summary: Summary) -> Table:
-    """The same table for the terminal."""
+    """The table of `render` for the terminal."""
     header, *rows = _cells(summary)
     return terminal_table(header, rows, numbers_from=1, caption=_caption(summary))
 
@@ -157,7 +157,7 @@ def latex(comparison: Comparison) -> str:
 
 
 def rich_comparison(comparison: Comparison) -> Table:
-    """The same table for the terminal."""
+    """The table of a comparison for the terminal; a star marks a difference that was found."""
     header, *rows = _compared_cells(comparison, bold=lambda text: f"{text} *")
     said = f"{caption(comparison)} *: found."
     return terminal_table(header, rows, numbers_from=1, caption=said, caption_left=True)
@@ -185,7 +185,7 @@ def check_ending(path: Path) -> None:
 
 
 def caption(comparison: Comparison) -> str:
-    """What the numbers are."""
+    """The caption of a comparison: what its numbers, intervals and tests are."""
     tests = sorted({found.test for row in comparison.rows for found in row.differences.values()})
     said = {
         "McNemar": "exact McNemar test for 0-1 scores",

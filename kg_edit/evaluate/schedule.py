@@ -1,8 +1,7 @@
-"""How the edits of a run meet in the model: each alone, in batches, one after the other, or batch after batch.
+"""When a run edits and scores: each record alone, in batches, one after the other, or batch after batch.
 
-Which records are scored when: in a sequence of edits, after each step and at the points of the curve.
-
-A part of a run that another process or machine takes.
+A `Schedule` deals records to sequences and steps, a `CurvePlan` says what is scored after which step, a `Shard` is the
+part of a run's sequences that one process or machine takes.
 """
 
 from __future__ import annotations
@@ -17,6 +16,9 @@ from kg_edit.errors import ConfigError, unknown_name
 
 _FORMS = ("single", "batch", "sequential")
 _EXAMPLES = "single, batch:32, sequential:100 or batch:32,sequential:1000"
+CURVE_POINTS = 10  # where nothing else is asked for
+CURVE_RECORDS = 100  # of the edits made so far, scored at a point; the last point has all
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +85,6 @@ def _part(part: str, text: str) -> tuple[str, int]:
     return name, int(size)
 
 
-CURVE_POINTS = 10  # where nothing else is asked for
-CURVE_RECORDS = 100  # of the edits made so far, scored at a point; the last point has all
-
-
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
     """After ``edits`` edits: the places of the records to be scored, and whether this is a point of the curve."""
@@ -130,9 +128,6 @@ def _spread(records: int) -> tuple[int, ...]:
     return tuple(place * records // some for place in range(some))
 
 
-Item = TypeVar("Item")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """Shard ``part`` of ``parts``, the first being 0: every ``parts``-th sequence of edits from number ``part`` on.
@@ -160,7 +155,7 @@ class Shard:
         return f"{self.part}/{self.parts}"
 
     def deal(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This shard's items."""
+        """Those of ``items`` (sequences, or records edited alone) that this shard takes, in their order."""
         return items[self.part :: self.parts]
 
 

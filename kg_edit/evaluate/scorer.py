@@ -1,6 +1,6 @@
-"""Score a record on a model, all its metrics at once: one forward pass over all pairs, one batch of continuations.
+"""Score cases on a model, all metrics of a case at once: one forward pass over all pairs, one batch of continuations.
 
-Scores of unedited models, kept in the cache folder, so that a second method pays nothing for them.
+Scores of the unedited model are kept in the cache folder, so that a second method on the same records needs none.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ ANSWER_TOKENS = 24  # the longest answer that a model may write
 _REWRITE_TOKENS = 10  # at least; a long target may take more
 _SLACK = 2  # tokens more than a name has where it stands alone
 _UNEDITED = -1
+# What an unedited model's scores of a case depend on.
+_DECIDES = ("model", "tokenizer_sha256", "protocols", "question_form_sha256", "kg_edit")
+
+log = logging.getLogger(__name__)
 
 
 def score_cases(
@@ -172,12 +176,6 @@ def _evidence_of(case: Case, section: Section) -> Evidence:
         texts={prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts},
         predicted={pair: tokens for pair, tokens in found if tokens is not None},
     )
-
-
-log = logging.getLogger(__name__)
-
-# What an unedited model's scores of a case depend on.
-_DECIDES = ("model", "tokenizer_sha256", "protocols", "question_form_sha256", "kg_edit")
 
 
 class UneditedScores:

@@ -1,13 +1,8 @@
-"""One sequence of edits: the model as it is, the edits step after step, and the scores on the way and at the end.
+"""One sequence of edits: the unedited model's scores, the edits step by step, the scores on the way and at the end.
 
-Make the edits of one step on a model that holds earlier ones; a failed edit does not take its step with it.
-
-Records that are each edited alone, done many at a time: one descent, one scoring pass; the same scores.
-
-What comes out waits in an `Ahead` until each record's own turn. Where the many fail, nothing waits, and each record's
-own turn finds out which one it is.
-
-Lines of a run's records: one for each phase of each record.
+A step edits one record or a batch on the model that holds the earlier steps; a record that can't be edited fails alone.
+Records that are each edited alone are edited and scored many at a time, with the same scores (`Ahead`); where that
+fails, each is done in its own turn, which finds out which one it is.
 """
 
 from __future__ import annotations
@@ -48,6 +43,7 @@ from kg_edit.scoring.perplexity import general_scores
 
 # What counts as a failed record: also numbers beyond all bounds, which a method may not have caught.
 FAILURES = (*source.FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+TOGETHER = 16  # records: more make a killed run lose more, and gain little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +73,7 @@ def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Pat
 
 
 def said(error: BaseException) -> str:
-    """An error as it is recorded."""
+    """An error as a line of the run records it: "ClassName: message"."""
     return f"{type(error).__name__}: {error}"
 
 
@@ -144,9 +140,6 @@ def finite(patch: Patch) -> Patch:
     """``patch``; raises PatchError where it holds a value that is not finite."""
     patch.check_finite()
     return patch
-
-
-TOGETHER = 16  # records: more make a killed run lose more, and gain little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +284,7 @@ class SequenceRun:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all phases of its records, and all points of general ability, are recorded."""
         job, ids = self.job, [item.id for item in self.items]
         points = () if job.general is None else missing_points(job.plan, self.number, len(ids), job.points)
         return not any(True for _ in (*missing_phases(job.plan, ids, job.done), *points))

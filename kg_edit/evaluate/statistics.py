@@ -1,6 +1,7 @@
-"""Means over records with bootstrap intervals, and the score that combines four of them.
+"""Statistics of scores: means over records with bootstrap intervals, the editing score, and tests between two runs.
 
-Is one run better than another? Differences of the same records' scores, with intervals and p-values.
+Two runs are compared on the same records: the mean difference with a paired bootstrap interval, McNemar's exact test
+for scores of 0 and 1, sign flips for others, and Holm's correction for several metrics.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ _RESAMPLES = 1000
 
 MetricRow = Mapping[str, float | None]
 Table = NDArray[np.float64]
+RESAMPLES = 10_000
+_EXACT = 12  # records up to which all sign flips are tried
+_CELLS = 4_000_000  # of a table of resamples at once
+Test = Literal["McNemar", "sign flips", "swaps"]
 
 
 class Estimate(BaseModel):
@@ -85,12 +90,6 @@ def _estimate(mean: float, spread: Table) -> Estimate:
         return Estimate(mean=None, ci95_low=None, ci95_high=None)
     low, high = np.nanpercentile(spread, [2.5, 97.5])
     return Estimate(mean=float(mean), ci95_low=float(low), ci95_high=float(high))
-
-
-RESAMPLES = 10_000
-_EXACT = 12  # records up to which all sign flips are tried
-_CELLS = 4_000_000  # of a table of resamples at once
-Test = Literal["McNemar", "sign flips", "swaps"]
 
 
 class Difference(BaseModel):

@@ -1,10 +1,7 @@
-"""What a run comes to: means with intervals, before and after.
+"""The summary of a run: each metric's mean and interval before and after the edits, and the curve of a sequence.
 
-What a sequence of edits leaves of a model: three rates, as functions of scores (GRACE, Hartvigsen et al. 2023).
-
-Scores are those of one metric, 1 being right, of one model after t edits. None is a score that is missing.
-
-What becomes of a model while edits accumulate: the scores and the general ability after so many edits.
+Three rates say what a sequence leaves of a model (GRACE, Hartvigsen et al. 2023), as functions of scores of one metric
+after t edits, 1 being right, None a score that is missing.
 """
 
 from __future__ import annotations
@@ -24,6 +21,9 @@ from kg_edit.evaluate.statistics import Estimate, MetricRow, counts, estimates, 
 from kg_edit.storage.atomic import write_json
 
 Scores = Mapping[str, float | None]  # by the id of a record or a prompt
+JUST_EDITED = "just_edited"
+CEILINGS = ("fact_in_prompt", "fact_and_relation_in_prompt")
+SECTIONS = ("base", JUST_EDITED, "edited", *CEILINGS)
 
 
 def unrelated_retention(now: Scores) -> float | None:
@@ -125,7 +125,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 Estimates = dict[str, Estimate]
-JUST_EDITED = "just_edited"
 
 
 class Summary(BaseModel):
@@ -173,10 +172,6 @@ class Summary(BaseModel):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
             raise OutputError(f"can't read the summary {path}: {error}; finish the run that writes it") from error
-
-
-CEILINGS = ("fact_in_prompt", "fact_and_relation_in_prompt")
-SECTIONS = ("base", JUST_EDITED, "edited", *CEILINGS)
 
 
 def summarise(

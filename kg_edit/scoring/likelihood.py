@@ -1,12 +1,7 @@
-"""Teacher-forced scores of many (prompt, candidate) pairs: what prompts share is computed once, nothing is padded.
+"""Teacher-forced scores of many (prompt, candidate) pairs: mean NLL a token, share of arg-max tokens, arg-max tokens.
 
-A prompt and what may follow it, and how a model scores that.
-
-Many token sequences in one row: what they share from the start is computed once.
-
-Does a prompt fit into the model? Asked before it is run, where the answer would be an index error.
-
-What a model would have said at each place of a candidate: its arg-max tokens under teacher forcing.
+Prompts that share a beginning share its computation: a `TokenTree` packs many sequences into one row, in which a token
+attends to its own sequence only. Nothing is padded. Prompts that do not fit into the model's positions are refused.
 """
 
 from __future__ import annotations
@@ -27,6 +22,10 @@ from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.batched import each_patched
 from kg_edit.patches.weight_patch import WeightPatch
+
+_SHOWN = 60  # letters of a prompt in a message
+_NODES = 768  # of a forward pass: attention over more costs more than another pass
+_ROWS = 32
 
 
 class Pair(NamedTuple):
@@ -76,15 +75,15 @@ class TokenTree:
         return node
 
     def ids(self) -> Tensor:
-        """Token ids [1, nodes]."""
+        """Token ids of all nodes in one row, [1, nodes]."""
         return torch.tensor([self._tokens])
 
     def positions(self) -> Tensor:
-        """Position ids [1, nodes]."""
+        """Position ids, a node's depth in its tree, [1, nodes]."""
         return torch.tensor([self._depths])
 
     def owners(self) -> Tensor:
-        """Whose each node is, [1, nodes]."""
+        """The owner of each node, as given to `add`, [1, nodes]."""
         return torch.tensor([self._owners])
 
     def mask(self, dtype: torch.dtype) -> Tensor:
@@ -94,9 +93,6 @@ class TokenTree:
             if parent >= 0:  # parents stand before their children
                 seen[node] |= seen[parent]
         return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[None, None]
-
-
-_SHOWN = 60  # letters of a prompt in a message
 
 
 def check_lengths(model: LanguageModel, prompts: Iterable[Prompt], *, more: int = 0) -> None:
@@ -124,9 +120,6 @@ def positions(model: LanguageModel) -> int | None:
         return None
     limit = getattr(config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) else None
-
-
-_NODES = 768  # of a forward pass: attention over more costs more than another pass
 
 
 @dataclass(frozen=True)
@@ -254,9 +247,6 @@ def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[N
         yield
     finally:
         handle.remove()
-
-
-_ROWS = 32
 
 
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:

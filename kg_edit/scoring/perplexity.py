@@ -1,7 +1,4 @@
-"""General ability as the perplexity of a text that has nothing to do with any edit.
-
-What a model can do besides the edits: general ability, found on a text that has nothing to do with them.
-"""
+"""General ability: the strided perplexity of a text that has nothing to do with any edit, such as WikiText-2's."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from kg_edit.scoring.likelihood import positions
 
 WINDOW, STRIDE, TOKENS = 512, 256, 4096
 _LONGEST = 32  # letters a token: what lies further on need not be cut into tokens
+PERPLEXITY = "general.perplexity"
 
 
 def perplexity(
@@ -58,9 +56,6 @@ def _losses(model: LanguageModel, ids: Tensor) -> Tensor:
     """-log p of each token of ids [tokens] but the first: [tokens - 1], in nats."""
     logits = model.model(input_ids=ids[None].to(model.device), use_cache=False).logits[0, :-1].float()
     return torch.nn.functional.cross_entropy(logits, ids[1:].to(logits.device), reduction="none").cpu()
-
-
-PERPLEXITY = "general.perplexity"
 
 
 def read_text(path: Path) -> str:

@@ -25,6 +25,7 @@ SHOTS = (
     ("Who built the boat that carried two of every kind of animal?", "Noah"),
     ("In which season does the tree that bears acorns lose its leaves?", "Autumn"),
 )
+Form = tuple[str, ...]
 
 
 def format_question(question: str, facts: str = "") -> str:
@@ -49,7 +50,7 @@ def scored_after(query: Query) -> str:
 
 
 def fact(edit: Edit) -> str:
-    """The edited fact as a sentence."""
+    """The edited fact as a sentence: prompt with subject, new target, full stop."""
     return f"{edit.text} {edit.target_new}."
 
 
@@ -62,9 +63,6 @@ def recalled_fact(recalled_relation: str) -> str:
     """
     inner = recalled_relation.strip().removeprefix("(").removesuffix(")")
     return " ".join(part.strip() for part in inner.split(",", 2)) + "."
-
-
-Form = tuple[str, ...]
 
 
 def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Form, str]:
@@ -93,7 +91,7 @@ def _of_edit(edit: Edit, pool: Mapping[Form, str], seed: int) -> Iterator[tuple[
 
 
 def right_answers(question: Question) -> tuple[str, ...]:
-    """The answer and its aliases."""
+    """All names that count as right: the answer, then its aliases."""
     return (question.answer, *question.aliases)
 
 

@@ -109,7 +109,7 @@ judged by, so it is kinder than any use of the model; it is here because publish
 
 
 def metrics_page() -> str:
-    """The Markdown page."""
+    """The page docs/metrics.md: each metric with formula, source, range and data sets, then the data sets."""
     probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in METRICS and name not in EXTRAS}
     parts = [
         _HEAD,

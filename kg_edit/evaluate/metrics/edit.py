@@ -1,9 +1,8 @@
-"""The metrics of every record: what an edit brings with it, its prompts, neighbours and portability questions.
+"""The metrics of every record, from what an edit brings: prompt, paraphrases, neighbours, portability questions.
 
-A metric is missing (None) for a record without what it needs: a target_true, paraphrases, a question. Where a record
-makes several edits at once, a metric is the mean over them.
-
-How the metrics of every record are computed; what they are called and where they come from is in `metrics`.
+First the functions that compute them, then the tables `PORTABILITY` and `METRICS` with formula, source and needs. A
+metric is missing (None) for a record without what it needs. Where a record makes several edits at once, it is the mean
+over them.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ OfEdit = Callable[[Edit, "Evidence"], float | None]
 
 
 def over_edits(of_edit: OfEdit) -> Callable[[Case, Evidence], float | None]:
-    """The mean over a case's edits."""
+    """A metric of a case from one of an edit: the mean over the case's edits."""
     return lambda case, evidence: mean(of_edit(edit, evidence) for edit in case.edits)
 
 

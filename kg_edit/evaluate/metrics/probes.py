@@ -1,6 +1,6 @@
 """The metrics of probes: each looks at one group of the probes that a record brings, and is missing without them.
 
-How the metrics of probes are computed; what they are called and where they come from is in `probe_metrics`.
+First the functions that compute them, then the table `PROBE_METRICS` with formula, source and needs.
 """
 
 from __future__ import annotations
