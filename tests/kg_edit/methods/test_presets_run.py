@@ -21,9 +21,8 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import as_source
-from kg_edit.methods import find_method, grace
+from kg_edit.methods import find_method, grace, kn
 from kg_edit.methods.memit import alphaedit, emmet, memit
-from kg_edit.methods.memit import base as joint_base
 from kg_edit.methods.memit import values as joint_values
 from kg_edit.methods.presets import model_presets
 from kg_edit.methods.rank_one import base as rank_one_base
@@ -41,8 +40,8 @@ NARROW = {
     **{"max_position_embeddings": 128, "head_dim": 8},
 }
 RANK_ONE, JOINT = ("rome", "r-rome", "glame"), ("memit", "emmet", "alphaedit")
-TUNED = ("ft-l", "ft-m", "ft-constrained", "lora", "grace")
-DAILY = {("gpt2-xl", "rome"), ("gpt2-xl", "glame"), ("gpt2-xl", "memit")}
+TUNED = ("ft-l", "ft-m", "ft-constrained", "locft", "lora", "grace")
+DAILY = {("qwen2.5-7b", "rome"), ("smollm2-135m", "glame"), ("llama-2-7b", "memit")}  # the quickest
 
 
 def every(*methods: str) -> Any:
@@ -123,9 +122,6 @@ def _noted(found: Seen, name: str, optimiser: Any, *given: Any, **settings: Any)
 
 
 def _note_covariances(found: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
-    def one(model: LanguageModel, layer: int, config: CovarianceConfig, **_: Any) -> Covariance:
-        return several(model, [layer], config)[layer]
-
     def several(model: LanguageModel, layers: Iterable[int], config: CovarianceConfig, **_: Any) -> Any:
         found.covariances.append((list(layers), config))
         size = weight_matrix(model.down_projection(0)).shape[1]
@@ -133,8 +129,7 @@ def _note_covariances(found: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
         moment = rows @ rows.T / size  # of half rank: AlphaEdit's null space
         return {layer: Covariance(moment=moment, tokens=1, ridge=1e-2, id="toy") for layer in layers}
 
-    monkeypatch.setattr(rank_one_base, "find_covariance", one)
-    monkeypatch.setattr(joint_base, "find_covariances", several)
+    monkeypatch.setattr(rank_one_base, "find_covariances", several)
 
 
 def run(seen: Seen, model: str, key: str) -> dict[str, Any]:
@@ -166,6 +161,7 @@ def check_descent(seen: Seen, settings: dict[str, Any], *, norm_weight: float) -
     losses, enough = seen.descent.losses, settings["stop_below"]
     assert all(total >= enough for total, _, _ in losses[:-1])
     assert len(losses) == settings["steps"] or (len(losses) < settings["steps"] and losses[-1][0] < enough)
+    assert (seen.objective.kl_weight, seen.objective.weight_decay) == (settings["kl_weight"], norm_weight)
     (total, nll, kl), clean = losses[-1], float(seen.objective.value[0].norm())
     change = float(seen.descent.change.norm())
     expected = nll + settings["kl_weight"] * kl + norm_weight * change / clean**2
@@ -228,3 +224,30 @@ def test_a_preset_that_tunes(model: str, key: str, seen: Seen) -> None:
         if radius := settings.get("radius"):
             (pair,) = seen.patch.factors.values()
             assert float(pair.product.abs().max()) == pytest.approx(radius, rel=1e-2)
+
+
+@every("kn")
+def test_a_preset_that_looks_for_neurons(model: str, key: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    integrals, selections = list[tuple[int, int]](), list[dict[str, float]]()
+    integrate, select = kn.integrated_gradients, kn.shared_neurons
+
+    def integrating(function: Any, point: Tensor, *, steps: int) -> Tensor:
+        integrals.append((len(point), steps))
+        return integrate(function, point, steps=steps)
+
+    def selecting(given: Tensor, **settings: float) -> Any:
+        selections.append(settings)
+        return select(given, **settings)
+
+    monkeypatch.setattr(kn, "integrated_gradients", integrating)
+    monkeypatch.setattr(kn, "shared_neurons", selecting)
+    settings = run(seen, model, key)
+    tokens = len(seen.model.tokenizer(f" {EDIT.target_true}")["input_ids"])
+    asked = min(tokens, settings["answer_tokens"])  # the bare prompt alone: no contexts
+    assert integrals == [(asked, settings["steps"])] * len(seen.model.blocks)
+    assert selections == [{"threshold": settings["threshold"], "share": settings["share"]}]
+    assert seen.sampled == [] and seen.covariances == [] and not seen.patch.is_empty
+
+
+def test_every_preset_is_run() -> None:
+    assert {key.partition(":")[0] for _, key in EVERY} == {*RANK_ONE, *JOINT, *TUNED, "kn"}
