@@ -1,6 +1,6 @@
-"""What goes over the wire: requests are checked field by field, answers hold all that the page shows.
+"""The JSON that the served page and its server exchange.
 
-A ledger as the page shows it.
+Requests are checked field by field; answers hold all that the page shows. `view_of` makes the answer about a ledger.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class TryAnswer(_Said):
 
 
 class LedgerEdit(_Said):
-    """An edit of the ledger."""
+    """A row of the table of the ledger: an edit, its state and its conflicts."""
 
     name: str
     step: int
@@ -123,7 +123,7 @@ class LedgerView(_Said):
 
 
 class State(_Said):
-    """What the page works with."""
+    """What the server runs with: model, method, graph and ledger, and an edit to begin with."""
 
     model: str
     size: str

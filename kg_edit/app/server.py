@@ -1,8 +1,8 @@
-"""The page and its JSON API. Nothing is asked of any other machine, nor done for its pages; problems are JSON, too.
+"""The web application behind `kg-edit serve`: the page, and its JSON API.
 
-Which requests another site's page may have sent: a browser sends a form's POST to any address, also this one.
-
-What the page says of itself: the model, the method with its settings, the graph and the ledger; and an example.
+No other machine is asked for anything. A browser sends a form's POST of any site to any address, so requests that
+change something are refused unless they come from this page or from a program (`refusal_of`). Errors are answered by
+a `Problem` in JSON.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def _own(request: Request) -> str:
     return f"{request.url.scheme}://{request.url.netloc}/"
 
 
-def state_of(workshop: EditDesk) -> State:
-    """What the page works with."""
-    method, model, ledger = workshop.method, workshop.model, workshop.ledger
+def state_of(desk: EditDesk) -> State:
+    """What the server runs with, as the page shows it: model, method, graph, ledger and an example."""
+    method, model, ledger = desk.method, desk.model, desk.ledger
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     return State(
         model=model.name,
@@ -91,7 +91,7 @@ def state_of(workshop: EditDesk) -> State:
         method=method.name,
         about=method.about,
         settings=method.config.model_dump(mode="json"),
-        graph=_graph_name(workshop),
+        graph=_graph_name(desk),
         ledger=str(ledger.folder) if ledger else None,
         standing=sum(entry.state == "standing" for entry in ledger.edits) if ledger else 0,
         example=example(),
@@ -115,11 +115,11 @@ def example() -> TryRequest:
     )
 
 
-def _graph_name(workshop: EditDesk) -> str | None:
-    """Which graph is asked, in a word."""
-    if workshop.graph is None:
+def _graph_name(desk: EditDesk) -> str | None:
+    """The graph's name for the page: its files, its address or its kind."""
+    if desk.graph is None:
         return None
-    source = getattr(workshop.graph, "source", workshop.graph)
+    source = getattr(desk.graph, "source", desk.graph)
     said = source.provenance() if hasattr(source, "provenance") else {}
     named = ", ".join(str(file.get("name")) for file in said.get("files", ()))
     return named or str(said.get("url") or said.get("kind") or type(source).__name__)
@@ -137,14 +137,14 @@ _REQUESTS: dict[str, type[Record]] = {"/api/try": TryRequest, "/api/ledger": Kee
 _FAILED, _UNKNOWN, _WRONG = 500, 404, 422
 
 
-def make_app(workshop: EditDesk, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> FastAPI:
+def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> FastAPI:
     """The application; ``hosts`` are the names under which it answers, so that no other site's name leads here."""
     app = FastAPI(title="kg-edit", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     app.middleware("http")(_guarded)
     _add_problems(app)
     _add_page(app)
-    _add_api(app, workshop)
+    _add_api(app, desk)
     return app
 
 
@@ -157,31 +157,31 @@ def _add_page(app: FastAPI) -> None:
         app.get(f"/{name}", include_in_schema=False)(serve(name, kind))
 
 
-def _add_api(app: FastAPI, workshop: EditDesk) -> None:
+def _add_api(app: FastAPI, desk: EditDesk) -> None:
     @app.get("/api/state")
     def state() -> State:
-        """What the page works with."""
-        return state_of(workshop)
+        """The model, the method, the graph and the ledger that the server runs with."""
+        return state_of(desk)
 
     @app.post("/api/try")
     def try_edit(wanted: TryRequest) -> TryAnswer:
         """Make an edit and look at it; the model is as before afterwards."""
-        return workshop.try_edit(wanted)
+        return desk.try_edit(wanted)
 
     @app.get("/api/ledger")
     def ledger() -> LedgerView:
-        """What the ledger holds."""
-        return workshop.ledger_view()
+        """The ledger's edits, and which of them are in conflict."""
+        return desk.ledger_view()
 
     @app.post("/api/ledger")
     def keep(wanted: KeepRequest) -> LedgerView:
-        """Keep an edit that was tried."""
-        return workshop.keep(wanted.id, force=wanted.force)
+        """Put a tried edit's patch into the ledger."""
+        return desk.keep(wanted.id, force=wanted.force)
 
     @app.get("/api/tries/{name}/subgraph", response_class=HTMLResponse)
     def subgraph(name: str) -> HTMLResponse:
         """The drawing of a try's subgraph: a page of its own, which asks for nothing."""
-        return HTMLResponse(workshop.subgraph_page(name))
+        return HTMLResponse(desk.subgraph_page(name))
 
 
 async def _guarded(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:

@@ -59,7 +59,7 @@ class Try:
 
 
 class RecentEdits:
-    """The last tries by their ids."""
+    """The last edits made, by an id that nobody can guess; the oldest are forgotten."""
 
     def __init__(self) -> None:
         self._tries: dict[str, Try] = {}

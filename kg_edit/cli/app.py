@@ -1,4 +1,4 @@
-"""`kg-edit`: the command line. Thin: each command has a file, reads its options and calls the library."""
+"""`kg-edit`, the command line: puts the commands together; each has a file, reads its options and calls a job."""
 
 from __future__ import annotations
 

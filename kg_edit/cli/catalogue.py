@@ -1,8 +1,7 @@
-"""`kg-edit methods`: the editing methods, a line each; the settings of one.
+"""`kg-edit methods`, `metrics`, `models` and `doctor`: what there is, and whether a model can be edited.
 
-`kg-edit metrics`: what the scores mean.
-
-`kg-edit models` and `kg-edit doctor`: which models can be edited, and what is found in one.
+`methods` lists the editing methods, or the settings of one; `metrics` says what the scores mean; `models` lists the
+named models and the families; `doctor` looks into one model and tries an edit on it.
 """
 
 from __future__ import annotations
@@ -64,7 +63,9 @@ def _show(name: str) -> None:
         table.add_column(header, overflow="fold")
     for row in settings(found):
         table.add_row(*map(plain, row))
-    stdout().print(table, computes(found), f"presets: {', '.join([*found.config_class.presets, *preset_names([name])])}")
+    stdout().print(
+        table, computes(found), f"presets: {', '.join([*found.config_class.presets, *preset_names([name])])}"
+    )
 
 
 def metrics(

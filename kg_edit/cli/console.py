@@ -1,4 +1,4 @@
-"""The steps that commands of `kg-edit` are made of: what is checked first, then the model, then the work."""
+"""What the commands share on the terminal: where results go, quiet libraries, and errors as one message."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def friendly() -> Iterator[None]:
 
 @contextmanager
 def _remarks(package: str) -> Iterator[None]:
-    """What a package logs, on stderr."""
+    """Write what a package logs to stderr while the block runs."""
     logger, handler = logging.getLogger(package), logging.StreamHandler()
     level = logger.level
     logger.addHandler(handler)

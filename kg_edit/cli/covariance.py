@@ -1,6 +1,7 @@
 """`kg-edit covariance`: measure C = E[k k^T] for some layers, on one machine or several, and share it.
 
-What the commands of `kg-edit covariance` share: which layers, which files, and the table.
+`covariance` measures, `merge` puts shards together, `list` shows what is stored; `push` and `pull` copy to and from a
+hub or a folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the commands of `kg-edit patch` are made of: reading their options, and saying what was found."""
+"""What the commands of `kg-edit patch` share: options are checked, and what was found is printed."""
 
 from __future__ import annotations
 

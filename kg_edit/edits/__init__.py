@@ -1,1 +1,1 @@
-"""What is asked: edits, the files and rows that they are read from, relation templates."""
+"""Edits, the files and rows that they are read from, and relation templates."""

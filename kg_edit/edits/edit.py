@@ -1,4 +1,4 @@
-"""An edit: a model that completes a prompt about subject s with object o shall say o* instead."""
+"""An edit (s, r, o -> o*): after a prompt about subject s, the model shall say o* instead of o."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""A row of an edit file becomes an Edit. It has one of three shapes:
+"""A row of an edit file becomes an `Edit`. It has one of three shapes:
 
 - an edit: the fields of `Edit`, taken as they are;
 - a triplet: subject, relation, object, new_object, as labels or Wikidata ids in any mixture;
@@ -53,7 +53,7 @@ class Target(Record):
 
 
 class RequestedRewrite(Record):
-    """The edit in a CounterFact record."""
+    """The part of a CounterFact record that says what is edited."""
 
     prompt: Name
     relation_id: PropertyId | None = None

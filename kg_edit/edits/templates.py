@@ -24,7 +24,7 @@ class RelationTemplate(NamedTuple):
 
     @property
     def names(self) -> set[str]:
-        """What the relation is found by."""
+        """The names that the relation is found by: its id and its label, in lower case."""
         return {name.casefold() for name in (self.property_id, self.label) if name}
 
 

@@ -259,7 +259,7 @@ _NOTE = (
 
 
 def terminal_table(rows: Sequence[ReportRow]) -> Table:
-    """A rich table, a section an edit."""
+    """The rows as a table for a rich console, with a line between edits."""
     table = Table(title="before → after", caption=_NOTE, caption_justify="left", expand=True, box=SIMPLE_HEAD)
     for name, share in zip(_SHORT_HEADER, (None, 6, 4, 5, 5, None), strict=True):
         table.add_column(name, ratio=share, no_wrap=share is None, overflow="fold")

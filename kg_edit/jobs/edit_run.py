@@ -127,7 +127,7 @@ def _known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
 
 
 def _settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> Settings:
-    """All that decides a patch."""
+    """What decides the patch: a run is resumed only with the same settings."""
     return {
         "job": "edit",
         **method_settings(method, model),

@@ -1,4 +1,4 @@
-"""Which method, with which settings and inputs, a command is to run."""
+"""From options to a method: its name, preset, settings, layer and graph are checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class MethodPlan:
             write_json(out / "layer.json", self.sweep.model_dump(mode="json"))
 
     def on(self, model: LanguageModel) -> EditingMethod:
-        """The method, on a model."""
+        """The method bound to a loaded model, with the memory limit set."""
         made = self.method(model, self.config, graph=self.graph)
         made.memory = self.memory or made.memory
         return made

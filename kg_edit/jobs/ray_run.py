@@ -127,17 +127,17 @@ class _Worker:
         self._ready: Ready | None = None
 
     def process(self) -> int:
-        """Its process id."""
+        """The id of the process that this worker runs in."""
         return os.getpid()
 
     def score(self, shard: Shard, out: Path) -> None:
-        """Do what is left of a shard."""
+        """Score the records of a shard that ``out`` does not hold yet."""
         self._ready = self._ready or self._evaluation.ready(out)
         self._ready.run(out, shard, progress=False)
 
 
 def _ray() -> Any:
-    """Ray, connected to a cluster."""
+    """The module ray, connected to a cluster; ConfigError where it is not installed."""
     try:
         import ray
     except ImportError as error:

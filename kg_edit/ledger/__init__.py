@@ -1,4 +1,4 @@
-"""Patches with a history: what was added, removed and taken back, and the patch that stands."""
+"""The ledger: patches with a history of what was added, removed and taken back, and their sum."""
 
 from kg_edit.ledger.ledger import Ledger
 

@@ -1,4 +1,4 @@
-"""Whether a model with a patch in it still says what its edits are for: their proof prompts, asked again."""
+"""Whether an edited model still says what its edits are for: the prompts of each edit, asked again."""
 
 from __future__ import annotations
 

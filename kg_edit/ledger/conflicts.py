@@ -1,8 +1,8 @@
-"""Edits that may undo one another: about the same fact, or written under nearly the same key.
+"""Edits that are in each other's way, and edits so large that they may break the model.
 
-How strong the edits of a patch are: norms of their changes, from the factors alone.
-
-Guards against disabling edits: one rank-one update that is far too large breaks a model (Gupta et al. 2024).
+`conflicts` finds edits about the same fact, and edits written under nearly the same key. `edit_norms` and
+`weight_shares` say how large each edit's change is, from its factors alone. `disabling` and `refuse_disabling` guard
+against disabling edits: one rank-one update that is far too large breaks a model (Gupta et al. 2024).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def edit_norms(patch: Patch) -> tuple[float | None, ...]:
 
 
 def chosen(pair: Factors, places: tuple[int, ...]) -> Factors:
-    """Some columns of a change."""
+    """The factors of a change restricted to the columns at ``places``."""
     rows = list(places)
     return Factors(left=pair.left[:, rows].contiguous(), right=pair.right[:, rows].contiguous())
 

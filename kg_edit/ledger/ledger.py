@@ -1,6 +1,7 @@
 """A ledger: a folder of patches with a history, and the one patch that they add up to.
 
-Patch files that become steps of a ledger together: all of them, or none.
+`Ledger` opens, reads and changes it. An `Addition` is a patch file on its way in: several are added together, all of
+them or none.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class Ledger:
 
     @property
     def folder(self) -> Path:
-        """Where it is."""
+        """The folder that the ledger is kept in."""
         return self._store.folder
 
     @property
@@ -130,7 +131,7 @@ class Ledger:
 
     @property
     def steps(self) -> tuple[PatchStep, ...]:
-        """The patches that stand."""
+        """The patches that stand, in the order in which they were added."""
         return standing(self.events)
 
     @property
@@ -157,7 +158,7 @@ class Ledger:
         return {place: event for place, event in found.items() if place in here}
 
     def file(self, step: PatchStep) -> Path:
-        """Where a step's patch is."""
+        """The path of a step's patch file."""
         return self._store.path(step.file)
 
     def conflicts(self) -> tuple[Conflict, ...]:
@@ -292,7 +293,7 @@ class Ledger:
             refuse_disabling(patch, others, model)
 
     def _written(self, patch: Patch, source: Path | None, after: Sequence[int]) -> int:
-        """Store a patch as the next step."""
+        """Store a patch as the next step, and log it; its number."""
         stored = self._store.put(source or patch, number=self._store.next_file())
         name = source.name if source else None
         event = Added(**self._stamp(), file=stored, after=tuple(after), source=name)

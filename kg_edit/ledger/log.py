@@ -1,6 +1,7 @@
-"""A ledger's folder: the log, to which lines are only added, and patch files, which are never changed.
+"""The files of a ledger: a log, to which lines are only added, and patch files, which are never changed.
 
-The events of a ledger, and what stands after them.
+Events (`Added`, `Removed`, `Undone`) are the lines of the log; `standing` says which patches are left after them.
+`Store` reads and writes the folder.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Removed(_Happened):
 
 
 class Undone(_Happened):
-    """An event was taken back."""
+    """An earlier event, named by its number, was taken back."""
 
     event: Literal["undone"] = "undone"
     undoes: int
@@ -76,7 +77,7 @@ Event = Added | Removed | Undone
 
 
 class Line(RootModel[Annotated[Event, Field(discriminator="event")]]):
-    """A line of the log."""
+    """A line of the log: one event, told apart by its field ``event``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +238,7 @@ class Store:
             )
 
     def path(self, file: StoredFile) -> Path:
-        """Where a stored patch is."""
+        """The path of a stored patch file."""
         return self.folder / PATCHES / file.name
 
     def get(self, file: StoredFile) -> Patch:

@@ -1,4 +1,4 @@
-"""What a user names: a ledger's folder, a patch file, or the folder that it is in; and what of it a ledger takes."""
+"""The paths that a user gives (a ledger, a patch file, or a folder with one), and what a ledger adds of them."""
 
 from __future__ import annotations
 

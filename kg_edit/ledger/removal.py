@@ -1,10 +1,9 @@
-"""Taking edits out of a ledger so that it is what it would be had they never been asked for.
+"""Edits are taken out of a ledger so that it is what it would be had they never been asked for.
 
-What a patch's edits were made with; anything else would make other edits of them, without a word.
-
-Making edits anew from a patch's own records, as if others had never been.
-
-Which edits of a ledger are no longer as they were added: a removal made them anew.
+Edits computed on a model that had the removed ones are computed again from their own records (`made_anew`). That
+takes the same model, method and graph as before; the ``check_same_…`` functions refuse any other, since the edits
+would silently become different ones. `without` says what every step becomes, `recomputed_edits` which edits are no
+longer as they were added.
 """
 
 from __future__ import annotations
@@ -157,9 +156,7 @@ class RecomputeContext:
         return found(self.model, config, graph=self.graph)
 
 
-def made_anew(
-    patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: bool, workbench: RecomputeContext
-) -> Patch:
+def made_anew(patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: bool, context: RecomputeContext) -> Patch:
     """What ``patch`` would be had the edits ``gone`` not been asked for, on the model with ``before`` in it.
 
     The edits before the first one that is gone are kept as they are where each is a column of the factors and
@@ -173,7 +170,7 @@ def made_anew(
     left = sum(record["edit"]["id"] not in gone for record in patch.edits[kept:])
     if prefix is not None and not left:
         return prefix
-    method = workbench.method(patch)
+    method = context.method(patch)
     log.info("making %d edits of %s anew", left, method.name)
     made: Patch | None = prefix
     for batch in batches(patch.edits[kept:], joint=method.joint):
@@ -222,7 +219,7 @@ def without(
     steps: Sequence[PatchStep],
     patches: Mapping[int, Patch],
     taken: AbstractSet[EditPosition],
-    workbench: RecomputeContext,
+    context: RecomputeContext,
 ) -> dict[int, Patch | None]:
     """What every step that changes becomes once the edits ``taken`` are gone; None where nothing of it is left.
 
@@ -244,20 +241,20 @@ def without(
             del now[number]
             continue
         before = total(now[earlier] for earlier in step.after if earlier in now)
-        changed[number] = now[number] = _rest(patch, gone, before, moved, workbench)
+        changed[number] = now[number] = _rest(patch, gone, before, moved, context)
     return changed
 
 
-def _rest(patch: Patch, gone: AbstractSet[str], before: Patch, moved: bool, workbench: RecomputeContext) -> Patch:
+def _rest(patch: Patch, gone: AbstractSet[str], before: Patch, moved: bool, context: RecomputeContext) -> Patch:
     if moved:
-        return made_anew(patch, gone, before=before, moved=True, workbench=workbench)
+        return made_anew(patch, gone, before=before, moved=True, context=context)
     own: Any = getattr(patch, "without", None)  # a patch of the prompt, or a codebook
     if own is not None:
         rest: Patch = own(gone)
         return rest
     if not find_method(method_said(patch)["name"]).separable or not _in_last_batch(patch, gone):
-        return made_anew(patch, gone, before=before, moved=False, workbench=workbench)
-    method: Any = workbench.method(patch)
+        return made_anew(patch, gone, before=before, moved=False, context=context)
+    method: Any = context.method(patch)
     rest = method.without(patch, gone, before=before)
     check_same_method(patch, rest)
     return rest

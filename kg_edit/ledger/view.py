@@ -39,7 +39,7 @@ _SHOWN = ("loss_before", "loss_after", "steps")
 
 
 def edits_table(ledger: Ledger, found: Sequence[Conflict]) -> Table:
-    """A row for each edit."""
+    """The edits: name, state, step, method, fact, norm of the change, and conflicts."""
     table = _table("edit", "state", "step", "method", "fact", "norm", "in conflict with")
     norms = norms_of(ledger)
     for entry in ledger.edits:
@@ -73,7 +73,7 @@ def norms_of(ledger: Ledger) -> dict[tuple[int, str], float]:
 
 
 def events_table(events: Sequence[Event]) -> Table:
-    """A row for all that happened."""
+    """The events: number, time, and what was added, removed or taken back."""
     table = _table("event", "when (UTC)", "what")
     for event in events:
         _row(table, event.number, event.time, _said(event))
@@ -140,7 +140,7 @@ def check_table(checked: Sequence[Checked]) -> Table:
 
 
 def fact(entry: Entry) -> str:
-    """``prompt → target``."""
+    """An edit in a line: ``prompt → target``."""
     return f"{entry.edit.text} → {entry.edit.target_new}"
 
 

@@ -1,6 +1,6 @@
-"""The file that says what is swept: a TOML file whose every key is documented in ``data/sweep.toml``.
+"""What is swept: the settings in a TOML file, whose every key is explained in ``data/sweep.toml``, and the cells.
 
-A grid's cells: one for every combination of the axes' values, each with its method and settings checked.
+A cell is one combination of the values of the grid's axes, with its method and its settings checked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Evaluate the method with the settings of every cell of a grid, on the same records, and show the outcomes.
 
-`sweep` runs the cells that have no summary yet. `sweep_table` writes the outcomes as a Markdown table (a cell a row,
-the unedited model on top), `draw_sweep` as a picture: lines over one axis of numbers, a heat map over two axes.
+`run_sweep` runs the cells; finished ones are not done again. `sweep_table` writes the outcomes as a Markdown table (a
+cell a row, the unedited model on top), `draw_sweep` as a picture: lines over one axis of numbers, a heat map over two.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A cell and what its run comes to."""
+    """A cell of the grid, and the summary of its run."""
 
     cell: Cell
     summary: Summary
@@ -102,7 +102,7 @@ def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
 
 
 def caption(outcomes: Sequence[Outcome]) -> str:
-    """What the numbers are of."""
+    """The line under the table: methods, model, number of records and schedule."""
     summary = outcomes[0].summary
     run = summary.provenance
     methods = sorted({outcome.summary.provenance["method"] for outcome in outcomes})

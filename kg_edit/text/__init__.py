@@ -1,1 +1,1 @@
-"""Comparing texts: answers with targets, and prompts with prompts."""
+"""Texts: answers compared with targets and prompts with prompts, tables, and text made safe to show."""

@@ -1,4 +1,4 @@
-"""Does a generated text say a name? Compared word by word after normalisation, so that Rome is not in Romelu."""
+"""Whether a text says a name: compared word by word after normalisation, so that Rome is not in Romelu."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""How alike texts are: by TF-IDF, or by a sentence encoder that the user names.
+"""How alike short texts are: the cosine of TF-IDF vectors, or of the embeddings of a sentence encoder.
 
-TF-IDF vectors of short texts: a word's count times how rare it is.
-
-Which of many texts belong to a prompt: TF-IDF, or a sentence encoder where one is installed.
+TF-IDF weighs a word's count by how rare the word is. A `Similarity` makes an `Index` of many texts, which scores each
+of them against a prompt; the encoder is optional (``kg-edit[encoder]``).
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ class Rarity:
         self._documents, self._found = len(sets), Counter(word for document in sets for word in document)
 
     def __call__(self, word: str) -> float:
-        """The word's idf."""
+        """The word's inverse document frequency."""
         return math.log((1 + self._documents) / (1 + self._found[word])) + 1
 
     def vector(self, tokens: Iterable[str]) -> Vector:
-        """Each word's count times its idf."""
+        """The TF-IDF vector of a text given as words: each word's count times its idf."""
         return {word: count * self(word) for word, count in Counter(tokens).items()}
 
 
 def cosine(first: Vector, second: Vector) -> float:
-    """Of two sparse vectors; 0 where one is empty."""
+    """The cosine of two sparse vectors; 0 where one is empty."""
     dot = sum(value * second.get(word, 0.0) for word, value in first.items())
     norms = math.hypot(*first.values()) * math.hypot(*second.values())
     return dot / norms if norms else 0.0
@@ -63,7 +62,7 @@ class TfIdf:
         return Rarity(map(_plain, templates))
 
     def vector(self, text: str) -> Vector:
-        """A text's TF-IDF vector."""
+        """The TF-IDF vector of a text, from its words in lower case."""
         return self._rarity.vector(_plain(text))
 
     def share(self, name: str, text: str) -> float:
@@ -74,12 +73,12 @@ class TfIdf:
         return sum(weight for word, weight in weights.items() if word in there) / whole if whole else 0.0
 
     def index(self, texts: Sequence[str]) -> TfIdfIndex:
-        """The texts, to be searched."""
+        """An index that compares a text with each of ``texts``."""
         return TfIdfIndex(self, texts)
 
 
 class TfIdfIndex:
-    """Texts and their vectors."""
+    """Many texts with their TF-IDF vectors, to be compared with one."""
 
     def __init__(self, tfidf: TfIdf, texts: Sequence[str]) -> None:
         self._tfidf, self._vectors = tfidf, [tfidf.vector(text) for text in texts]
@@ -95,7 +94,7 @@ def _plain(text: str) -> list[str]:
 
 
 class Index(Protocol):
-    """Texts that can be searched."""
+    """Many texts, to be compared with one."""
 
     def scores(self, text: str) -> list[float]:
         """How alike ``text`` is to each of the texts, at most 1."""
@@ -105,7 +104,7 @@ class Similarity(Protocol):
     """A measure of how alike two texts are."""
 
     def index(self, texts: Sequence[str]) -> Index:
-        """The texts, to be searched."""
+        """An index that compares a text with each of ``texts``."""
 
 
 class SentenceEncoder:
@@ -135,7 +134,7 @@ class SentenceEncoder:
         return self._model.encode(list(texts), normalize_embeddings=True, convert_to_numpy=True)
 
     def index(self, texts: Sequence[str]) -> EncodedIndex:
-        """The texts, to be searched.
+        """An index that compares a text with each of ``texts``.
 
         Raises:
             ConfigError: sentence-transformers is not installed, or has no such model.
@@ -144,7 +143,7 @@ class SentenceEncoder:
 
 
 class EncodedIndex:
-    """Texts and their embeddings."""
+    """Many texts with their embeddings, to be compared with one."""
 
     def __init__(self, encoder: SentenceEncoder, texts: Sequence[str]) -> None:
         self._encoder = encoder
