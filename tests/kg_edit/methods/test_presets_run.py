@@ -76,6 +76,7 @@ class Seen:
     weights: list[float] = field(default_factory=list)  # on the diagonal of a joint solve
     objective: Objective | Any = None
     descent: Descent | Any = None
+    limit: float | None = None  # what the change's norm is kept within
 
 
 @pytest.fixture
@@ -87,6 +88,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     def descended(objective: Objective, proposals: Sequence[Any], **settings: Any) -> list[Descent]:
         descents = optimise_values(objective, proposals, **settings)
         found.objective, found.descent = objective, descents[0]
+        found.limit = float(limit) if (limit := getattr(proposals[0], "_limit", None)) is not None else None
         return descents
 
     for module in (rank_one_base, joint_values, grace):
@@ -166,7 +168,8 @@ def check_descent(seen: Seen, settings: dict[str, Any], *, norm_weight: float) -
     change = float(seen.descent.change.norm())
     expected = nll + settings["kl_weight"] * kl + norm_weight * change / clean**2
     assert total == pytest.approx(expected, rel=1e-4, abs=1e-5) and kl > 0
-    assert change <= settings["clamp_norm_factor"] * clean * 1.0001
+    assert seen.limit == pytest.approx(settings["clamp_norm_factor"] * clean, rel=1e-5)
+    assert change <= seen.limit * 1.0001
 
 
 @every(*RANK_ONE)
