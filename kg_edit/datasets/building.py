@@ -68,6 +68,26 @@ def built(
     return BenchmarkRecord(id=id_, edits=tuple(edits), probes=tuple(probes), form=form, remarks=tuple(remarks))
 
 
+def rephrased_edit(
+    name: str, *, prompt: str, subject: str, target_new: str, target_true: str | None, rephrase: str
+) -> Edit:
+    """The edit of a row in EasyEdit's form: a prompt that names its subject, the targets, and one paraphrase or "".
+
+    Raises:
+        EditError: a field is wrong, under the row's own name.
+    """
+    place = template(prompt, subject, field="prompt")
+    fields: dict[str, Any] = {
+        "id": name,
+        "subject": place.subject,
+        "prompt": place.prompt,
+        "target_new": target_new,
+        "target_true": target_true,
+        "paraphrases": (rephrase,) if rephrase.strip() else (),
+    }
+    return built_edit(fields, names={"target_true": "ground_truth"})
+
+
 def old_target(new: str, old: str | None) -> tuple[str | None, tuple[Remark, ...]]:
     """The old target, and remarks; none where it is the new one, as there is nothing to compare then."""
     if old is not None and old.strip().casefold() == new.strip().casefold():

@@ -6,11 +6,21 @@ Which subset a row belongs to shows in its fields; first the rows as published, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from kg_edit.datasets.building import answers, built, built_edit, fields_of, form_of, old_target, probe, template
+from kg_edit.datasets.building import (
+    answers,
+    built,
+    built_edit,
+    fields_of,
+    form_of,
+    old_target,
+    probe,
+    rephrased_edit,
+    template,
+)
 from kg_edit.datasets.reading import RawRecord, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Remark
 from kg_edit.edits.edit import Name, Record, Text, Texts
@@ -117,16 +127,9 @@ def _fact(raw: RawRecord, name: str) -> BenchmarkRecord:
     rephrase = row.rephrase_prompt or row.rephrase
     truth = answers(row.ground_truth) if row.ground_truth else ()
     old, remarks = old_target(row.target_new, truth[0][0] if truth else None)
-    place = template(row.prompt, row.subject, field="prompt")
-    fields: dict[str, Any] = {
-        "id": name,
-        "subject": place.subject,
-        "prompt": place.prompt,
-        "target_new": row.target_new,
-        "target_true": old,
-        "paraphrases": (rephrase,) if rephrase.strip() else (),
-    }
-    edit = built_edit(fields, names={"target_true": "ground_truth"})
+    edit = rephrased_edit(
+        name, prompt=row.prompt, subject=row.subject, target_new=row.target_new, target_true=old, rephrase=rephrase
+    )
     right = ((row.target_new,),)
     probes = [
         *probe("efficacy", edit.text, right, form="sentence"),

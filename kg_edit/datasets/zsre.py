@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from kg_edit.datasets.building import answers, built, built_edit, fields_of, old_target, probe, template
+from kg_edit.datasets.building import answers, built, built_edit, fields_of, old_target, probe, rephrased_edit, template
 from kg_edit.datasets.reading import RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe
 from kg_edit.edits.edit import Name, Question, Record, Text
@@ -95,16 +95,14 @@ def _rome(row: ZsreRow, name: str, towards: Towards) -> BenchmarkRecord:
 def _easy_edit(raw: RawRecord, name: str) -> BenchmarkRecord:
     row = fields_of(EasyEditRow, raw)
     old, remarks = old_target(row.target_new, row.ground_truth or None)
-    place = template(row.prompt, row.subject, field="prompt")
-    fields: dict[str, Any] = {
-        "id": name,
-        "subject": place.subject,
-        "prompt": place.prompt,
-        "target_new": row.target_new,
-        "target_true": old,
-        "paraphrases": (row.rephrase_prompt,) if row.rephrase_prompt.strip() else (),
-    }
-    edit = built_edit(fields, names={"target_true": "ground_truth"})
+    edit = rephrased_edit(
+        name,
+        prompt=row.prompt,
+        subject=row.subject,
+        target_new=row.target_new,
+        target_true=old,
+        rephrase=row.rephrase_prompt,
+    )
     locality = _locality(row.locality_prompt, row.locality_ground_truth)
     probes = [*_accuracy(edit.text, row.rephrase_prompt, row.target_new), *locality]
     return built(name, [edit], probes, form="zsRE, EasyEdit's form; the target is target_new", remarks=remarks)
