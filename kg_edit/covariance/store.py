@@ -30,7 +30,7 @@ from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import cache_folder
-from kg_edit.storage.input_hashes import NAMES_A_FILE
+from kg_edit.storage.run_folder import NAMES_A_FILE
 
 _WAY_OUT = "give every shard of one run, each once"
 

@@ -38,7 +38,7 @@ from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.storage.input_hashes import input_files
+from kg_edit.storage.run_folder import input_files
 
 Made = TypeVar("Made")
 

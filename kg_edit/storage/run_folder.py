@@ -1,6 +1,7 @@
-"""Whose an output folder is: ``run.json`` holds all that decides a result; a run goes on only with the same.
+"""The folder of a run: its ``run.json`` holds all settings that decide the results, and only the same resume the run.
 
-One process at a time works on a folder: two would write every line twice.
+A setting that names a file (marked by `NAMES_A_FILE`) decides by what is in the file: `input_files` gives its SHA-256.
+One process at a time works on a folder (`folder_lock`): two would write every line twice.
 """
 
 from __future__ import annotations
@@ -14,12 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
+from pydantic.config import JsonDict
 
 from kg_edit.errors import OutputError
 from kg_edit.storage.atomic import write_json
 
 Settings = dict[str, Any]
 _RUN = "run.json"
+NAMES_A_FILE: JsonDict = {"names_a_file": True}
+"""``json_schema_extra`` of a setting that names a file or a folder."""
+
+
+def claim(folder: Path, settings: Settings) -> None:
+    """Write ``run.json`` into an empty folder, or check that it holds the same settings.
+
+    A run that left nothing but its ``run.json`` has nothing to lose, so another one may take its place.
+
+    Raises:
+        OutputError: the folder belongs to another run, holds files of something else, or can't be written.
+    """
+    check_folder(folder, settings)
+    if _names(folder) <= {_RUN}:
+        write_json(folder / _RUN, settings)
 
 
 def check_folder(folder: Path, settings: Settings | None = None) -> None:
@@ -39,45 +57,17 @@ def check_folder(folder: Path, settings: Settings | None = None) -> None:
         _refuse_another(folder, settings)
 
 
-def claim(folder: Path, settings: Settings) -> None:
-    """Write ``run.json`` into an empty folder, or check that it holds the same settings.
-
-    A run that left nothing but its ``run.json`` has nothing to lose, so another one may take its place.
-
-    Raises:
-        OutputError: the folder belongs to another run, holds files of something else, or can't be written.
-    """
-    check_folder(folder, settings)
-    if _names(folder) <= {_RUN}:
-        write_json(folder / _RUN, settings)
-
-
-def read_settings(folder: Path) -> Settings:
-    """What `claim` wrote.
-
-    Raises:
-        OutputError: the folder holds no run that can be read.
-    """
-    file = folder / _RUN
+def _names(folder: Path) -> set[str]:
+    """The files of a folder, but for hidden ones: a scratch file of a killed process, a file manager's notes."""
     try:
-        found: Settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{folder} holds no run: can't read {file}; give another folder") from error
-    return found
+        return {file.name for file in folder.iterdir() if not file.name.startswith(".")} if folder.is_dir() else set()
+    except OSError as error:
+        raise OutputError(f"can't read {folder}: {error.strerror}; give another --out") from error
 
 
-def digest(value: Any) -> str:
-    """The SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def difference(there: Any, here: Any, name: str = "") -> str | None:
-    """Name the first field that differs, and both its values; None if there is none."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = dict.fromkeys([*here, *there])
-        found = (difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
-        return next(filter(None, found), None)
-    return None if there == here else f"{name}: {_short(there)} there, {_short(here)} here"
+def _writable(folder: Path) -> bool:
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def _refuse_another(folder: Path, settings: Settings) -> None:
@@ -94,22 +84,37 @@ def _by_content(settings: Settings) -> Settings:
     return {**settings, "model": {key: value for key, value in model.items() if key != "name"}}
 
 
-def _names(folder: Path) -> set[str]:
-    """The files of a folder, but for hidden ones: a scratch file of a killed process, a file manager's notes."""
+def read_settings(folder: Path) -> Settings:
+    """What `claim` wrote.
+
+    Raises:
+        OutputError: the folder holds no run that can be read.
+    """
+    file = folder / _RUN
     try:
-        return {file.name for file in folder.iterdir() if not file.name.startswith(".")} if folder.is_dir() else set()
-    except OSError as error:
-        raise OutputError(f"can't read {folder}: {error.strerror}; give another --out") from error
+        found: Settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{folder} holds no run: can't read {file}; give another folder") from error
+    return found
 
 
-def _writable(folder: Path) -> bool:
-    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+def difference(there: Any, here: Any, name: str = "") -> str | None:
+    """Name the first field that differs, and both its values; None if there is none."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = dict.fromkeys([*here, *there])
+        found = (difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+        return next(filter(None, found), None)
+    return None if there == here else f"{name}: {_short(there)} there, {_short(here)} here"
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def digest(value: Any) -> str:
+    """The SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -133,3 +138,33 @@ def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def input_files(config: BaseModel) -> dict[str, str]:
+    """The SHA-256 of each file that ``config`` names, by setting; a folder's is of its files' names and contents.
+
+    What is on no disk here (a hub's name, a word such as ``self``) is left out.
+    """
+    return {name: _digest(path) for name, path in _named(config, "") if path.exists()}
+
+
+def _named(config: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from _named(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and field.json_schema_extra == NAMES_A_FILE:
+            yield f"{prefix}{name}", Path(value)
+
+
+def _digest(path: Path) -> str:
+    if path.is_file():
+        return _of_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    listed = "".join(f"{_of_file(file)} {file.relative_to(path).as_posix()}\n" for file in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.models.prompts import join
 from kg_edit.patches.prompt_patch import PromptFact, TellingRule
-from kg_edit.storage.input_hashes import NAMES_A_FILE
+from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.text.similarity import Index, Similarity, best, similarity
 
 NEW_FACT, PROMPT = "New Fact: ", "Prompt: "

@@ -22,7 +22,7 @@ from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.methods.in_context.ike import new_fact
 from kg_edit.patches.prompt_patch import PromptFact
-from kg_edit.storage.input_hashes import NAMES_A_FILE
+from kg_edit.storage.run_folder import NAMES_A_FILE
 
 _MOST_STATEMENTS = 10_000
 

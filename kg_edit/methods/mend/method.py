@@ -19,7 +19,7 @@ from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import NETWORK, Editor, read_manifest
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.storage.input_hashes import NAMES_A_FILE
+from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.value.optimise import untouched
 
 _UNTRAINED = "untrained"
