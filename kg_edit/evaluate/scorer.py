@@ -22,8 +22,7 @@ from kg_edit.evaluate.records import Section
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
 from kg_edit.patches.base import Patch
-from kg_edit.patches.batched import wholly_patched
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
 from kg_edit.scoring.generation import continuations, samples
 from kg_edit.scoring.likelihood import predictions, score_each
 from kg_edit.scoring.out_of_memory import in_halves

@@ -1,14 +1,14 @@
-"""A patch of weights: low-rank factors per weight, reversible, mergeable.
+"""A patch of weights: W' = W + left right^T for named weights [out, in], applied and taken out, or merged for good.
 
-A low-rank change of a weight, as two thin matrices.
-
-Where in a model a patch belongs.
+- `Factors`: the low-rank change of one weight, left [out, rank] and right [in, rank].
+- `WeightPatch`: the factors by the weights' names, with their provenance; saved as safetensors.
+- `each_patched`: many edited models in one forward pass, where each token runs with the patch of its own row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,6 +21,8 @@ from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.container import WEIGHTS, PatchFile, write_patch
+
+_STATE = "state/"  # what the names of a method's own tensors begin with in a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """The number of columns."""
+        """The number of columns of ``left`` and of ``right``."""
         return self.left.shape[1]
 
     @property
@@ -55,7 +57,7 @@ class Factors:
 
     @property
     def is_finite(self) -> bool:
-        """Whether every number is one."""
+        """Whether no number is infinite or NaN."""
         return bool(torch.isfinite(self.left).all() and torch.isfinite(self.right).all())
 
 
@@ -65,25 +67,6 @@ def stacked(first: Factors, second: Factors) -> Factors:
     if first.rank + second.rank > min(first.shape):
         return Factors.dense(first.product + second.product)
     return Factors(left=torch.cat([first.left, second.left], 1), right=torch.cat([first.right, second.right], 1))
-
-
-def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.Module:
-    """The module whose weight [out, in] has this name and ``shape``.
-
-    Raises:
-        PatchMismatchError: there is none; the patch is for another model.
-    """
-    try:
-        module = model.model.get_submodule(name.removesuffix(".weight"))
-        found = tuple(weight_matrix(module).shape)
-    except AttributeError as error:
-        raise PatchMismatchError(f"{model.name!r} has no weight {name}; the patch is for another model") from error
-    if found != shape:
-        raise PatchMismatchError(f"{name} is {found} in {model.name!r}, the patch is for {shape}")
-    return module
-
-
-_STATE = "state/"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -111,7 +94,7 @@ class WeightPatch(Patch):
         return not self.factors
 
     def _plus(self, other: WeightPatch) -> WeightPatch:
-        """Ranks add."""
+        """The sum of both changes: the ranks of a weight's factors add."""
         factors, state = dict(self.factors), dict(self.state)
         for name, more in other.factors.items():
             factors[name] = stacked(factors[name], more) if name in factors else more
@@ -175,7 +158,7 @@ class WeightPatch(Patch):
             weight.copy_((weight.float() + left.float() @ right.float().T).to(weight.dtype))
 
     def check_finite(self) -> None:
-        """Look at all factors.
+        """Check that every factor's numbers are finite.
 
         Raises:
             PatchError: one is not finite.
@@ -219,3 +202,70 @@ def _factors(file: PatchFile) -> dict[str, Factors]:
             raise PatchError(f"the patch {file.path} has factors of {name} that don't fit: {shapes}; make it anew")
         found[name] = Factors(left=sides[0], right=sides[1])
     return found
+
+
+def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.Module:
+    """The module whose weight [out, in] has this name and ``shape``.
+
+    Raises:
+        PatchMismatchError: there is none; the patch is for another model.
+    """
+    try:
+        module = model.model.get_submodule(name.removesuffix(".weight"))
+        found = tuple(weight_matrix(module).shape)
+    except AttributeError as error:
+        raise PatchMismatchError(f"{model.name!r} has no weight {name}; the patch is for another model") from error
+    if found != shape:
+        raise PatchMismatchError(f"{name} is {found} in {model.name!r}, the patch is for {shape}")
+    return module
+
+
+@contextmanager
+def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], owners: Tensor) -> Iterator[None]:
+    """For the length of the block, y += left (right^T x) with the factors of each token's own patch; no weight moves.
+
+    ``owners`` [rows, tokens], or [rows, 1] for all tokens of a row, says which of ``patches`` a token has. The same as
+    each patch applied in turn, to rounding; in half precision more exact, as no weight is rounded.
+
+    Raises:
+        PatchMismatchError: a patch is for another model.
+    """
+    factors: dict[str, dict[int, Factors]] = {}
+    modules: dict[str, nn.Module] = {}
+    for owner, patch in enumerate(patches):
+        if patch is not None:
+            modules |= patch.modules(model)
+            for name, pair in patch.factors.items():
+                factors.setdefault(name, {})[owner] = pair
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(_adder(owners, factors[name]))
+            stack.callback(handle.remove)
+        yield
+
+
+def wholly_patched(model: LanguageModel, patch: WeightPatch | None) -> AbstractContextManager[None]:
+    """`each_patched` with one patch for every token; None leaves the model as it is."""
+    return each_patched(model, [patch], torch.zeros(1, 1, dtype=torch.long))
+
+
+def _adder(owners: Tensor, factors: Mapping[int, Factors]) -> Any:
+    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        inputs = args[0].reshape(-1, args[0].shape[-1])  # some families run their MLP on flattened rows
+        changed = output.reshape(len(inputs), -1).clone()
+        tokens = len(inputs) // len(owners)
+        owner = owners.expand(len(owners), tokens).reshape(-1)
+        for index, pair in factors.items():
+            mine = (owner == index).nonzero()[:, 0].to(inputs.device)
+            if len(mine):
+                changed[mine] += _change(pair, inputs[mine]).to(changed)
+        return changed.reshape(output.shape)
+
+    return add
+
+
+def _change(pair: Factors, inputs: Tensor) -> Tensor:
+    """[tokens, out] for inputs [tokens, in]."""
+    left, right = (factor.to(inputs.device).float() for factor in (pair.left, pair.right))
+    change: Tensor = torch.linalg.multi_dot([inputs.float(), right, left.T])
+    return change

@@ -16,8 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import plain_generation
-from kg_edit.patches.batched import each_patched
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch, each_patched
 from kg_edit.scoring.likelihood import check_lengths
 
 _ROWS = 64  # of a batch

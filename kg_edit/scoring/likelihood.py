@@ -20,8 +20,7 @@ from kg_edit.models.hooks import beside
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.patches.batched import each_patched
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch, each_patched
 
 _SHOWN = 60  # letters of a prompt in a message
 _NODES = 768  # of a forward pass: attention over more costs more than another pass
