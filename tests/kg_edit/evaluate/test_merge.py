@@ -11,7 +11,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
-from kg_edit.evaluate import Shard, evaluate, finish
+from kg_edit.evaluate import Shard, evaluate, merge
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluate.killed import found
@@ -41,12 +41,12 @@ def test_two_shards_merged_equal_one_run(
     edits = edits[:7]
     run(model, edits, tmp_path / "whole", schedule)
     folders = evaluate_shards(model, edits, tmp_path, parts, schedule)
-    merged = finish(tmp_path / "merged", list(reversed(folders)))
+    merged = merge(tmp_path / "merged", list(reversed(folders)))
     assert found(tmp_path / "merged") == found(tmp_path / "whole")
     assert (tmp_path / "merged" / "run.json").read_bytes() == (tmp_path / "whole" / "run.json").read_bytes()
     assert merged.n == 7
     assert merged.provenance["failed"] == 1
-    again = finish(tmp_path / "merged", folders)
+    again = merge(tmp_path / "merged", folders)
     assert again == merged
 
 
@@ -66,7 +66,7 @@ def test_what_is_no_set_of_shards(model: LanguageModel, edits: tuple[Edit, ...],
         ([], "no shard is given"),
     ):
         with pytest.raises(OutputError, match=message):
-            finish(tmp_path / "merged", folders)
+            merge(tmp_path / "merged", folders)
     assert not (tmp_path / "merged").exists()
 
 
@@ -76,12 +76,12 @@ def test_an_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, .
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines[:-1]))
     with pytest.raises(OutputError, match="shard 1 of 2 is not finished: record 'case-3' lacks its phase edited"):
-        finish(tmp_path / "merged", [first, second])
+        merge(tmp_path / "merged", [first, second])
     file.write_bytes(b"".join(lines))
     points = second / "general.jsonl"
     points.write_bytes(b"".join(points.read_bytes().splitlines(keepends=True)[:-1]))
     with pytest.raises(OutputError, match="general ability after 1 edits is missing"):
-        finish(tmp_path / "merged", [first, second])
+        merge(tmp_path / "merged", [first, second])
 
 
 def test_shards_computed_elsewhere_say_so(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_shards_computed_elsewhere_say_so(model: LanguageModel, edits: tuple[Edi
     file = folders[1] / "environments.jsonl"
     said = json.loads(file.read_text())
     file.write_text(json.dumps({**said, "python": "3.99"}) + "\n")
-    merged = finish(tmp_path / "merged", folders)
+    merged = merge(tmp_path / "merged", folders)
     assert merged.provenance["python"] == said["python"]
     assert [other["python"] for other in merged.provenance["other_environments"]] == ["3.99"]
 

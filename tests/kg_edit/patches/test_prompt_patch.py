@@ -126,7 +126,7 @@ def test_applied_yields_another_view_and_leaves_the_model() -> None:
 
 
 def test_what_a_model_is_told_already_comes_around_it() -> None:
-    chat = replace(tiny("llama"), told=lambda text: f"<user>{text}")
+    chat = replace(tiny("llama"), prompt_transform=lambda text: f"<user>{text}")
     with patch(LAKERS).applied(chat) as edited:
         assert edited.encode("LeBron James").text == f"<user>{LAKERS.told}\nLeBron James"
 
@@ -139,7 +139,7 @@ def test_the_target_has_no_part_in_the_search() -> None:
     clean = score(model, pairs)
     with whole.applied(model) as edited:
         assert score(edited, pairs) == clean
-        listening = replace(edited, told=lambda text: asked.append(text) or text)  # type: ignore[func-returns-value]
+        listening = replace(edited, prompt_transform=lambda text: asked.append(text) or text)  # type: ignore[func-returns-value]
         score(listening, pairs)
     assert set(asked) == {"The best player is"}
 

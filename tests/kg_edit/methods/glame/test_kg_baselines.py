@@ -125,9 +125,9 @@ def test_how_many_facts_of_which_kind_is_a_setting(name: str) -> None:
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
     assert_same(with_graph(model, statements=0, composed=0).edit([LEBRON]), plain(model).edit([LEBRON]))
     chosen = with_graph(model, statements=1, composed=2, chained=1)
-    subjects = [edit.subject for edit in chosen.requests.edits(LEBRON)]
+    subjects = [edit.subject for edit in chosen.further_edits(LEBRON)]
     assert subjects == ["Los Angeles Lakers", *["LeBron James"] * 3]
-    assert chosen.requests.edits(LEBRON)[-1].prompt.startswith("{} plays for the Los Angeles Lakers, ")
+    assert chosen.further_edits(LEBRON)[-1].prompt.startswith("{} plays for the Los Angeles Lakers, ")
 
 
 @both
@@ -180,6 +180,7 @@ def nll(model: LanguageModel, fact: GraphFact) -> float:
 
 
 @both
+@pytest.mark.slow
 def test_a_real_model_holds_the_facts_afterwards(name: str, smollm2: LanguageModel) -> None:
     """The plain method moves them far less: they are in the weights because they were edited in."""
     source, counts = WikidataCache(packaged_extract()), {"statements": 2, "composed": 2}
@@ -201,7 +202,7 @@ def test_a_real_model_holds_the_facts_afterwards(name: str, smollm2: LanguageMod
 def test_an_edit_of_the_batch_goes_before_a_fact_of_another_one() -> None:
     model = tiny("llama")
     chosen = memit_kg(model)
-    fact = next(fact for fact in chosen.requests.edits(LEBRON) if fact.subject == LEBRON.target_new)
+    fact = next(fact for fact in chosen.further_edits(LEBRON) if fact.subject == LEBRON.target_new)
     against = fact.model_copy(update={"id": "against", "target_new": "France"})
     known = nx.MultiDiGraph(graph().graph)
     known.add_edge("France", "Paris", label="capital")
