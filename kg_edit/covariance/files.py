@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kg_edit.covariance.error import ConvergenceCheck
-from kg_edit.covariance.moment import flat_size, square
+from kg_edit.covariance.moment import ConvergenceCheck, flat_size, square
 from kg_edit.errors import CovarianceError, OutputError
 from kg_edit.storage.atomic import write_json, write_safetensors
 

@@ -1,6 +1,7 @@
-"""One pass over the text for all layers asked, alone or as a shard; killed, it goes on from what is on disk.
+"""Measure C = E[k k^T] of several layers in one pass over a text, alone or as one shard of several.
 
-What measuring covariances keeps between two chunks of text: sums, and how far it is; goes to disk as it is.
+`start`, `run`, `finish` are the pass; `Sums` is all that it keeps between two chunks of text. The sums are saved every
+20 seconds (`CHECKPOINT_SECONDS`), so that a killed run is resumed from there.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from kg_edit.covariance.corpora import Corpus
-from kg_edit.covariance.error import ConvergenceCheck, ProbeKeys, doubling
 from kg_edit.covariance.files import (
     Identity,
     Manifest,
@@ -28,132 +29,19 @@ from kg_edit.covariance.files import (
     write_moment,
     write_tensors,
 )
-from kg_edit.covariance.moment import Covariance, SecondMoment, flat_size, square
+from kg_edit.covariance.moment import ConvergenceCheck, Covariance, SecondMoment, doubling, flat_size, square
 from kg_edit.errors import CovarianceError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-
-
-class Sums:
-    """The second moments of some layers, those of the first half of the text, and the keys on which both are compared.
-
-    Of marks at ..., 1/4 and 1/2 of the tokens only the latest sums are kept, in float32.
-    """
-
-    def __init__(self, position: Position, tensors: Mapping[str, Tensor] | None = None) -> None:
-        stored = tensors or {}
-        self.position = position
-        self.moments = {
-            layer: SecondMoment(size, stored.get(f"total.{layer}"), position.count)
-            for layer, size in position.sizes.items()
-        }
-        self.halves = {layer: stored[f"half.{layer}"] for layer in position.sizes if f"half.{layer}" in stored}
-        self.probes = {layer: ProbeKeys(list(stored.get(f"probes.{layer}", ()))) for layer in position.sizes}
-
-    @classmethod
-    def load(cls, path: Path) -> Sums:
-        """Read what `save` wrote.
-
-        Raises:
-            CovarianceError: the file is damaged.
-        """
-        position = read_position(path)
-        try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise damaged(path, error) from error
-        for layer, size in position.sizes.items():
-            if f"total.{layer}" not in tensors or tensors[f"total.{layer}"].shape != (flat_size(size),):
-                raise damaged(path, f"it has no sum of size {size} for layer {layer}")
-        return cls(position, tensors)
-
-    def save(self, path: Path) -> None:
-        """Write all of it, atomically."""
-        tensors = {f"total.{layer}": moment.total.cpu() for layer, moment in self.moments.items()}
-        tensors |= {f"half.{layer}": half.cpu() for layer, half in self.halves.items()}
-        tensors |= {f"probes.{layer}": self.probe_keys(layer) for layer in self.moments}
-        write_tensors(path, tensors, self.position)
-
-    def see(self, layer: int, keys: Tensor) -> None:
-        """Add ``keys`` [..., d_ff] of ``layer``; the first chunk gives the probes."""
-        self.moments[layer].add(keys)
-        if self.position.chunks == 0:
-            self.probes[layer].see(keys)
-
-    def end_chunk(self, tokens: int) -> None:
-        """The next chunk, of ``tokens`` tokens, is over; put the sums by if a mark lies in it.
-
-        Raises:
-            CovarianceError: the sums are not finite.
-        """
-        for layer, moment in self.moments.items():
-            moment.flush()  # wherever a run is resumed, the same keys are added together
-            check_finite(moment.total, self.position.identities[layer])
-        before, seen = self.position.seen, self.position.seen + tokens
-        count = next(iter(self.moments.values())).count
-        self._move(chunks=self.position.chunks + 1, seen=seen, count=count)
-        if any(before < mark <= seen for mark in self._marks()) and seen < self.position.wanted:
-            self._compare_and_put_by()
-
-    def close(self) -> None:
-        """All of the text has gone by."""
-        self._move(finished=True)
-
-    def finish(self, folder: Path) -> dict[int, Manifest]:
-        """Write every layer's C, with its last doubling, into ``folder``; the manifests by layer."""
-        return {layer: self._finish(layer, folder) for layer in self.moments}
-
-    def probe_keys(self, layer: int) -> Tensor:
-        """[at most 16, d_ff] in float32."""
-        return self.probes[layer].keys(self.position.sizes[layer])
-
-    def _finish(self, layer: int, folder: Path) -> Manifest:
-        moment = self.moments[layer]
-        manifest = Manifest(
-            **self.position.identities[layer].model_dump(),
-            count=moment.count,
-            chunks=self.position.chunks,
-            model_name=self.position.model_name,
-            size=moment.size,
-            doublings=(*self.position.doublings.get(layer, ()), *self._doubling(layer)),
-        )
-        write_moment(folder, moment.total / max(1, moment.count), manifest)
-        return manifest
-
-    def _marks(self) -> list[float]:
-        """Halves of the tokens asked for, down to about the d_ff below which C has no inverse."""
-        marks = [self.position.wanted / 2]
-        while marks[-1] / 2 >= max(self.position.sizes.values()):
-            marks.append(marks[-1] / 2)
-        return marks
-
-    def _compare_and_put_by(self) -> None:
-        if self.position.parts == 1:  # a shard alone is not what will be compared
-            said = self.position.doublings
-            self._move(doublings={layer: (*said.get(layer, ()), *self._doubling(layer)) for layer in self.moments})
-        self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
-        self._move(half_count=self.position.count)
-
-    def _doubling(self, layer: int) -> tuple[ConvergenceCheck, ...]:
-        moment = self.moments[layer]
-        if layer not in self.halves or not 0 < self.position.half_count < moment.count:
-            return ()
-        before = self._covariance(self.halves[layer].double() / self.position.half_count, moment.size, half=True)
-        after = self._covariance(moment.total / moment.count, moment.size)
-        found = doubling(before, after, self.probe_keys(layer))
-        return (found,) if found else ()
-
-    def _covariance(self, flat: Tensor, size: int, *, half: bool = False) -> Covariance:
-        tokens = self.position.half_count if half else self.position.count
-        return Covariance(moment=square(flat, size), tokens=tokens, ridge=self.position.ridge, id="")
-
-    def _move(self, **changes: object) -> None:
-        self.position = self.position.model_copy(update=changes)
-
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 20.0
-"""How much work a kill may cost, about; a chunk is finished first."""
+"""How much work a killed run may lose, about; a chunk is finished first."""
+
+KEYS = 16
+"""On how many keys a layer's C is compared with that from half of the tokens."""
+
+_KEYS_A_CALL = 4
 
 
 def start(
@@ -186,7 +74,7 @@ def start(
 
 
 def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progress: bool) -> None:
-    """Add the rest of the text to ``sums``; what is on disk follows, at most some seconds behind.
+    """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`.
 
     Raises:
         CovarianceError: the text ends before the tokens asked for.
@@ -211,7 +99,12 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
 
 
 def finish(sums: Sums, folder: Path) -> dict[int, Manifest]:
-    """Write the covariances, then forget the sums on disk."""
+    """Write the covariances into ``folder``, then delete the saved sums; the manifests by layer.
+
+    Raises:
+        CovarianceError: a C is not finite.
+        OutputError: the folder can't be written.
+    """
     manifests = sums.finish(folder)
     sums.position.path(folder).unlink(missing_ok=True)
     return manifests
@@ -237,3 +130,151 @@ def _title(sums: Sums) -> str:
 def _hidden(progress: bool) -> bool | None:
     """None: the bar is shown on a terminal only."""
     return None if progress else True
+
+
+class Sums:
+    """The second moments of some layers, those of the first half of the text, and the keys on which both are compared.
+
+    At the marks ..., 1/4 and 1/2 of the tokens asked for, the sums are compared with those of the mark before, and a
+    copy in float32 replaces that one.
+    """
+
+    def __init__(self, position: Position, tensors: Mapping[str, Tensor] | None = None) -> None:
+        stored = tensors or {}
+        self.position = position
+        self.moments = {
+            layer: SecondMoment(size, stored.get(f"total.{layer}"), position.count)
+            for layer, size in position.sizes.items()
+        }
+        self.halves = {layer: stored[f"half.{layer}"] for layer in position.sizes if f"half.{layer}" in stored}
+        self.probes = {layer: ProbeKeys(list(stored.get(f"probes.{layer}", ()))) for layer in position.sizes}
+
+    @classmethod
+    def load(cls, path: Path) -> Sums:
+        """Read what `save` wrote.
+
+        Raises:
+            CovarianceError: the file is damaged.
+        """
+        position = read_position(path)
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise damaged(path, error) from error
+        for layer, size in position.sizes.items():
+            if f"total.{layer}" not in tensors or tensors[f"total.{layer}"].shape != (flat_size(size),):
+                raise damaged(path, f"it has no sum of size {size} for layer {layer}")
+        return cls(position, tensors)
+
+    def save(self, path: Path) -> None:
+        """Write the sums, the probe keys and the position to ``path``, atomically.
+
+        Raises:
+            OutputError: the file can't be written.
+        """
+        tensors = {f"total.{layer}": moment.total.cpu() for layer, moment in self.moments.items()}
+        tensors |= {f"half.{layer}": half.cpu() for layer, half in self.halves.items()}
+        tensors |= {f"probes.{layer}": self.probe_keys(layer) for layer in self.moments}
+        write_tensors(path, tensors, self.position)
+
+    def see(self, layer: int, keys: Tensor) -> None:
+        """Add ``keys`` [..., d_ff] of ``layer``; the first chunk gives the probes."""
+        self.moments[layer].add(keys)
+        if self.position.chunks == 0:
+            self.probes[layer].see(keys)
+
+    def end_chunk(self, tokens: int) -> None:
+        """Count the chunk of ``tokens`` tokens that was just added; compare and copy the sums if a mark lies in it.
+
+        Raises:
+            CovarianceError: the sums are not finite.
+        """
+        for layer, moment in self.moments.items():
+            moment.flush()  # wherever a run is resumed, the same keys are added together
+            check_finite(moment.total, self.position.identities[layer])
+        before, seen = self.position.seen, self.position.seen + tokens
+        count = next(iter(self.moments.values())).count
+        self._move(chunks=self.position.chunks + 1, seen=seen, count=count)
+        if any(before < mark <= seen for mark in self._marks()) and seen < self.position.wanted:
+            self._compare_and_copy()
+
+    def close(self) -> None:
+        """Mark the pass over the text as complete."""
+        self._move(finished=True)
+
+    def finish(self, folder: Path) -> dict[int, Manifest]:
+        """Write every layer's C, with its last doubling, into ``folder``; the manifests by layer.
+
+        Raises:
+            CovarianceError: a C is not finite.
+            OutputError: the folder can't be written.
+        """
+        return {layer: self._finish(layer, folder) for layer in self.moments}
+
+    def probe_keys(self, layer: int) -> Tensor:
+        """The keys on which the doublings of ``layer`` are measured: [at most `KEYS`, d_ff] in float32."""
+        return self.probes[layer].keys(self.position.sizes[layer])
+
+    def _finish(self, layer: int, folder: Path) -> Manifest:
+        moment = self.moments[layer]
+        manifest = Manifest(
+            **self.position.identities[layer].model_dump(),
+            count=moment.count,
+            chunks=self.position.chunks,
+            model_name=self.position.model_name,
+            size=moment.size,
+            doublings=(*self.position.doublings.get(layer, ()), *self._doubling(layer)),
+        )
+        write_moment(folder, moment.total / max(1, moment.count), manifest)
+        return manifest
+
+    def _marks(self) -> list[float]:
+        """Halves of the tokens asked for, down to about the d_ff below which C has no inverse."""
+        marks = [self.position.wanted / 2]
+        while marks[-1] / 2 >= max(self.position.sizes.values()):
+            marks.append(marks[-1] / 2)
+        return marks
+
+    def _compare_and_copy(self) -> None:
+        if self.position.parts == 1:  # a shard alone is not what will be compared
+            said = self.position.doublings
+            self._move(doublings={layer: (*said.get(layer, ()), *self._doubling(layer)) for layer in self.moments})
+        self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
+        self._move(half_count=self.position.count)
+
+    def _doubling(self, layer: int) -> tuple[ConvergenceCheck, ...]:
+        moment = self.moments[layer]
+        if layer not in self.halves or not 0 < self.position.half_count < moment.count:
+            return ()
+        before = self._covariance(self.halves[layer].double() / self.position.half_count, moment.size, half=True)
+        after = self._covariance(moment.total / moment.count, moment.size)
+        found = doubling(before, after, self.probe_keys(layer))
+        return (found,) if found else ()
+
+    def _covariance(self, flat: Tensor, size: int, *, half: bool = False) -> Covariance:
+        tokens = self.position.half_count if half else self.position.count
+        return Covariance(moment=square(flat, size), tokens=tokens, ridge=self.position.ridge, id="")
+
+    def _move(self, **changes: object) -> None:
+        self.position = self.position.model_copy(update=changes)
+
+
+class ProbeKeys:
+    """Keys of the text itself on which doublings are measured: some of each call, the latest `KEYS` of them.
+
+    That a probe is in the sum itself does not turn its direction: (C + k k^T)^-1 k is parallel to C^-1 k.
+    """
+
+    def __init__(self, kept: Sequence[Tensor] = ()) -> None:
+        self._kept = list(kept)
+        self._generator = torch.Generator().manual_seed(0)
+
+    def see(self, keys: Tensor) -> None:
+        """Keep some of ``keys`` [..., d_ff]."""
+        rows = keys.detach().reshape(-1, keys.shape[-1])
+        chosen = torch.randperm(len(rows), generator=self._generator)[:_KEYS_A_CALL]
+        self._kept = [*self._kept, *rows[chosen.to(rows.device)].float().cpu()][-KEYS:]
+
+    def keys(self, size: int) -> Tensor:
+        """The keys kept, [at most `KEYS`, size] in float32."""
+        return torch.stack(self._kept) if self._kept else torch.zeros(0, size)

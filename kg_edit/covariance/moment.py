@@ -1,4 +1,16 @@
-"""C = E[k k^T], the uncentred second moment of a module's inputs, and solving with it."""
+"""C = E[k k^T], the uncentred second moment of a module's inputs k [d_ff]: solving with it, summing it, its precision.
+
+- `Covariance`: C [d_ff, d_ff] of one module, and C^-1 k (ROME, arXiv 2202.05262, Eq. 2; GLAME's Eq. 8).
+- `SecondMoment`: the running sum of k k^T, from which C is the mean.
+- `doubling`: how far C^-1 k still turns when the tokens double.
+
+An edit moves the weight along C^-1 k, so what matters of C is that direction. With C from half of the text and C from
+all of it, the angle between both directions is about the angle that still separates the second from the one of endless
+text: the half and the whole differ by half the difference of two independent halves, whose variance is that of the
+whole's own mean. For independent tokens it shrinks with the square root of their number. Neighbouring texts are alike,
+so that the true angle is somewhat larger and shrinks somewhat slower. Measured on SmolLM2-135M, layer 6, WikiText-2:
+estimated 23 degrees at 29 thousand tokens, found 26 degrees from 230 thousand; 16 degrees at 87 thousand, 13 at 174.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +18,50 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from kg_edit.errors import CovarianceError
 
 _BLOCK = 256  # rows of k k^T that one product gives
 _ROWS = 2048  # keys that wait until they are added together: enough for a matmul at full speed
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Covariance:
+    """C = ``moment`` [d_ff, d_ff] of one module, the mean over ``tokens`` tokens.
+
+    ``ridge`` keeps it invertible, and is relative: C + ridge * mean(diag C) * I is solved with. ``id`` names the
+    content.
+    """
+
+    moment: Tensor
+    tokens: int
+    ridge: float
+    id: str
+
+    @cached_property
+    def _cholesky(self) -> Tensor:
+        moment = self.moment.to(torch.float64, copy=True)  # of a large model gigabytes: no second one for the ridge
+        moment.diagonal().add_(self.ridge * moment.diagonal().mean())
+        factor, failed = torch.linalg.cholesky_ex(moment)
+        if failed:
+            raise CovarianceError(
+                f"the covariance {self.id} from {self.tokens} tokens is not positive definite; "
+                f"use at least {10 * len(moment)} tokens, or a ridge above {self.ridge:g}"
+            )
+        lower: Tensor = factor
+        return lower
+
+    def solve(self, key: Tensor) -> Tensor:
+        """C^-1 k in float64 for ``key`` [d_ff], or for each column of [d_ff, keys].
+
+        Raises:
+            CovarianceError: C is not positive definite.
+        """
+        columns = key.double().to(self._cholesky.device).reshape(len(key), -1)
+        solution: Tensor = torch.cholesky_solve(columns, self._cholesky)
+        return solution.reshape(key.shape).to(key.device)
 
 
 class SecondMoment:
@@ -36,7 +86,7 @@ class SecondMoment:
             self.flush()
 
     def flush(self) -> None:
-        """Bring what still waits into ``total``."""
+        """Add the keys that still wait to ``total``."""
         if not self._waiting:
             return
         rows = (self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)).float()
@@ -83,37 +133,39 @@ def _blocks(flat: Tensor, size: int) -> list[tuple[int, Tensor]]:
     return [(start, part.view(shape)) for start, part, shape in zip(starts, parts, shapes, strict=True)]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Covariance:
-    """C of one module, with the ridge that keeps it invertible.
+class ConvergenceCheck(BaseModel):
+    """The angle in degrees between C^-1 k from ``tokens_before`` and from ``tokens`` tokens, over ``keys`` keys."""
 
-    ``ridge`` is relative: C + ridge * mean(diag C) * I is what is solved with. ``id`` names its content.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    moment: Tensor
+    tokens_before: int
     tokens: int
+    keys: int
     ridge: float
-    id: str
+    median_degrees: float
+    max_degrees: float
 
-    @cached_property
-    def _cholesky(self) -> Tensor:
-        moment = self.moment.to(torch.float64, copy=True)  # of a large model gigabytes: no second one for the ridge
-        moment.diagonal().add_(self.ridge * moment.diagonal().mean())
-        factor, failed = torch.linalg.cholesky_ex(moment)
-        if failed:
-            raise CovarianceError(
-                f"the covariance {self.id} from {self.tokens} tokens is not positive definite; "
-                f"use at least {10 * len(moment)} tokens, or a ridge above {self.ridge:g}"
-            )
-        lower: Tensor = factor
-        return lower
 
-    def solve(self, key: Tensor) -> Tensor:
-        """C^-1 k in float64 for ``key`` [d_ff], or for each column of [d_ff, keys].
+def doubling(before: Covariance, after: Covariance, keys: Tensor) -> ConvergenceCheck | None:
+    """Compare C^-1 k of both for ``keys`` [n, d_ff]; None where there is no key or C can't be solved with."""
+    if len(keys) == 0:
+        return None
+    try:
+        found = [_degrees(before.solve(key), after.solve(key)) for key in keys]
+    except CovarianceError:  # too few tokens for a ridge of 0: nothing to compare yet
+        return None
+    degrees = torch.tensor(found, dtype=torch.float64)
+    return ConvergenceCheck(
+        tokens_before=before.tokens,
+        tokens=after.tokens,
+        keys=len(keys),
+        ridge=after.ridge,
+        median_degrees=round(float(degrees.median()), 4),
+        max_degrees=round(float(degrees.max()), 4),
+    )
 
-        Raises:
-            CovarianceError: C is not positive definite.
-        """
-        columns = key.double().to(self._cholesky.device).reshape(len(key), -1)
-        solution: Tensor = torch.cholesky_solve(columns, self._cholesky)
-        return solution.reshape(key.shape).to(key.device)
+
+def _degrees(left: Tensor, right: Tensor) -> float:
+    """The angle between two vectors; from the chord, as a cosine says little about small angles."""
+    chord = (left / left.norm() - right / right.norm()).norm()
+    return float(torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1))))

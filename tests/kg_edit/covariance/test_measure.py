@@ -13,11 +13,10 @@ from torch import Tensor
 
 from kg_edit.covariance import measure
 from kg_edit.covariance.corpora import SelfCorpus, TextCorpus
-from kg_edit.covariance.error import KEYS, ProbeKeys, doubling
 from kg_edit.covariance.files import Identity
 from kg_edit.covariance.keys import See, can_pack, keys_of_rows, packed_batches, padded_batches
-from kg_edit.covariance.measure import Sums
-from kg_edit.covariance.moment import Covariance
+from kg_edit.covariance.measure import KEYS, ProbeKeys, Sums
+from kg_edit.covariance.moment import Covariance, doubling
 from kg_edit.covariance.store import CovarianceConfig, find_covariance, find_covariances, measure_covariances
 from kg_edit.errors import CovarianceError, PatchError
 from kg_edit.models.hooks import watched
