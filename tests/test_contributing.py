@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.datasets import DATASETS, find_dataset
-from kg_edit.datasets.guess import guess_dataset
+from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.evaluate import Case, score_cases
 from kg_edit.evaluate.metrics import probes

@@ -41,8 +41,7 @@ def check(
 
     Example: `kg-edit data check MQuAKE-CF-3k.json --dataset mquake --graph wikidata.nt.gz`
     """
-    from kg_edit.datasets import find_dataset
-    from kg_edit.datasets.guess import guess_dataset
+    from kg_edit.datasets import find_dataset, guess_dataset
     from kg_edit.datasets.lint import lint
 
     chosen = find_dataset(dataset) if dataset else guess_dataset(file)

@@ -76,8 +76,7 @@ def _edits(data: Path, dataset: str | None, limit: int | None, leave_out: list[P
 
 
 def _read(path: Path, dataset: str | None) -> list[Edit]:
-    from kg_edit.datasets import find_dataset
-    from kg_edit.datasets.guess import guess_dataset
+    from kg_edit.datasets import find_dataset, guess_dataset
 
     chosen = find_dataset(dataset) if dataset else guess_dataset(path)
     reading = chosen.read(path)

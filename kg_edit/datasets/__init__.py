@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from kg_edit.datasets import (
     counterfact,
@@ -20,7 +21,7 @@ from kg_edit.datasets import (
 )
 from kg_edit.datasets.reading import Dataset, FileContent, Problem
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
-from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.errors import ConfigError, EditFileError, unknown_name
 
 __all__ = [
     "DATASETS",
@@ -32,10 +33,12 @@ __all__ = [
     "Query",
     "as_record",
     "find_dataset",
+    "guess_dataset",
     "known_datasets",
 ]
 
 ENTRY_POINTS = "kg_edit.datasets"
+_GUESS_ROWS = 20
 
 _ACCURACY = ("efficacy", "paraphrase", "locality")
 _PORTABILITY = tuple(
@@ -156,3 +159,17 @@ def find_dataset(name: str) -> Dataset:
     if name not in known:
         raise unknown_name("dataset", name, known)
     return known[name]
+
+
+def guess_dataset(path: Path) -> Dataset:
+    """The benchmark that reads most of the first rows of a file; of equals the one that declares higher precedence.
+
+    Raises:
+        EditFileError: the file can't be read, or no row can be read as a record of any benchmark.
+    """
+    known = known_datasets()
+    found = {name: len(dataset.read(path, limit=_GUESS_ROWS).records) for name, dataset in known.items()}
+    best = max(found, key=lambda name: (found[name], known[name].precedence))
+    if not found[best]:
+        raise EditFileError(f"{path}: holds records of no benchmark that is known; say which with --dataset")
+    return known[best]

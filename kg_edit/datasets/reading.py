@@ -113,7 +113,7 @@ class Dataset:
         parser: makes what turns a row, and a name for it, into a record; called once a file.
         rows: a JSON document to its rows.
         precedence: of two benchmarks that can read a file equally well, the one with the higher number is taken where
-            nobody says which it is (`kg_edit.datasets.guess`).
+            nobody says which it is (`kg_edit.datasets.guess_dataset`).
     """
 
     name: str

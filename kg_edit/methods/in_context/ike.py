@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from kg_edit.datasets.guess import guess_dataset
+from kg_edit.datasets import guess_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import MethodConfig

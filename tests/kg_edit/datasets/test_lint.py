@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from kg_edit.datasets import DATASETS, find_dataset
-from kg_edit.datasets.guess import guess_dataset
+from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
 from kg_edit.datasets.lint import ABOUT, Finding, lint
 from kg_edit.errors import EditFileError
 from tests.kg_edit.datasets.rows import FACT, FLAT, MQUAKE, POPQA, ZSRE, written
