@@ -105,7 +105,7 @@ class Evaluation:
             KgEditError: there is no such data set, it can't be read, or a row of it can't and that ends all.
         """
         from kg_edit.datasets import FileContent, find_dataset
-        from kg_edit.datasets.references import read_references, with_references
+        from kg_edit.datasets.counterfact import read_references, with_references
 
         if "consistency.tfidf" in (self.extras or ()) and not self.references:
             raise ConfigError("consistency.tfidf compares with texts: give --references attribute_snippets.json")
