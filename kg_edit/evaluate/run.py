@@ -12,13 +12,12 @@ from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.finish import cut, finish
-from kg_edit.evaluate.method import Method
 from kg_edit.evaluate.metrics.catalogue import find_extras
 from kg_edit.evaluate.records import RunFolder, found_in, items
 from kg_edit.evaluate.schedule import WHOLE, CurvePlan, Schedule, Shard
 from kg_edit.evaluate.scorer import UneditedScores
 from kg_edit.evaluate.sequence import TOGETHER, Job, SequenceRun, ahead_of
-from kg_edit.evaluate.settings import DataSource, environment, note_environment, run_settings
+from kg_edit.evaluate.settings import DataSource, Method, environment, note_environment, run_settings
 from kg_edit.evaluate.summary import Summary
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import answers

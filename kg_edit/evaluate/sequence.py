@@ -17,7 +17,6 @@ import torch
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.method import EditsEach, Method
 from kg_edit.evaluate.records import (
     BASE,
     EDIT,
@@ -35,6 +34,7 @@ from kg_edit.evaluate.records import (
 )
 from kg_edit.evaluate.schedule import CurvePlan, Scoring
 from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, score_cases
+from kg_edit.evaluate.settings import EditsEach, Method
 from kg_edit.graphs import source
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch

@@ -1,6 +1,7 @@
-"""What decides a run's scores: written beside them, and compared before a run goes on.
+"""What decides a run's scores, written beside them and compared before a run goes on: method, records, model, protocol.
 
-What computed a run's scores: not a setting, as the scores should not depend on it, but what a reader may ask for.
+`Method` is what a method must offer to be evaluated. The machine and the versions are written too, but not compared:
+the scores should not depend on them.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 import transformers
@@ -20,17 +21,48 @@ from pydantic import BaseModel, ConfigDict
 import kg_edit
 from kg_edit.datasets.reading import HUB
 from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, OutputError
-from kg_edit.evaluate.method import Method
 from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
 from kg_edit.evaluate.schedule import CURVE_RECORDS, WHOLE, CurvePlan, Shard
 from kg_edit.evaluate.scorer import ANSWER_TOKENS
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import SHOTS
 from kg_edit.storage.jsonl import append_lines, drop_cut_line
 from kg_edit.storage.run_folder import Settings, digest, input_files
 
 _PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are not comparable
+
+
+class Method(Protocol):
+    """What computes patches: a name, its settings, and edits to a patch."""
+
+    @property
+    def name(self) -> str:
+        """What the method is called in results."""
+
+    @property
+    def config(self) -> BaseModel:
+        """All settings of the method; they are written with the scores."""
+
+    @property
+    def graph_identity(self) -> Mapping[str, Any] | None:
+        """Which knowledge graph it looks at, as JSON; None if it looks at none."""
+
+    def prepare(self) -> None:
+        """Do once what all edits share, so that it is in no edit's time."""
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        """What ``edits`` add to the model with the patch ``before``; leaves the model as it is."""
+
+
+@runtime_checkable
+class EditsEach(Protocol):
+    """A method that can compute many edits at once, each as if it were the only one."""
+
+    def edit_each(self, edits: Sequence[Edit]) -> Sequence[Patch | Exception]:
+        """A patch for each edit alone, or why it can't be made; leaves the model as it is."""
 
 
 class DataSource(BaseModel):
