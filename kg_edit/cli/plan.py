@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.jobs.method_plan import doing
 from kg_edit.jobs.options import CorpusName, Device, Dtype, Memory, MethodName, ModelName, Preset, Settings
-from kg_edit.jobs.progress import doing
 from kg_edit.text.safe_text import plain
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import load, plan
+from kg_edit.jobs.method_plan import doing, load, plan
 from kg_edit.jobs.options import Contact, CorpusName, Device, Dtype, Graph, MethodName, ModelName, Preset, Settings
-from kg_edit.jobs.progress import doing
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

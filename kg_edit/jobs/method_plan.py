@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from kg_edit.errors import ConfigError, KgEditError
-from kg_edit.jobs.progress import doing
+from kg_edit.text.safe_text import plain
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
@@ -193,3 +196,14 @@ def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | 
 
     with doing("reading the graph"):
         return WikidataCache(graph[0] if len(graph) == 1 else graph, contact=contact)
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Show ``what`` beside a spinner on stderr for as long as the block runs; nothing where stderr is no terminal.
+
+    Elsewhere rich's own status would still write an empty line.
+    """
+    console = Console(stderr=True)
+    with console.status(plain(what)) if console.is_terminal else nullcontext():
+        yield
