@@ -12,12 +12,12 @@ import torch
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditError, GraphError, ModelError
+from kg_edit.evaluate.scorer import in_halves
 from kg_edit.evaluate.sequence import make_step
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.scoring.out_of_memory import in_halves
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny

@@ -205,7 +205,7 @@ def test_scores_before_the_edit_are_kept_for_the_next_method(
 ) -> None:
     first = evaluate(method, model, edits, out=tmp_path / "first", ceilings=True, progress=False)
     asked: list[int] = []
-    for place in ("unedited", "sequence"):
+    for place in ("scorer", "sequence"):
         monkeypatch.setattr(
             f"kg_edit.evaluate.{place}.score_cases",
             lambda model, cases, **how: asked.append(len(cases)) or score_cases(model, cases, **how),

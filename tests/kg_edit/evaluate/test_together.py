@@ -13,6 +13,7 @@ from kg_edit.errors import ModelError
 from kg_edit.evaluate import sequence
 from kg_edit.evaluate.records import RunFolder
 from kg_edit.evaluate.run import evaluate
+from kg_edit.evaluate.scorer import score_cases
 from kg_edit.methods.rank_one.base import RankOneMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -92,8 +93,10 @@ def test_a_pass_that_fails_is_made_again_one_by_one(
 ) -> None:
     expected = run(tmp_path / "well", chosen, tmp_path / "cache")
 
-    def failing(*_: object, **__: object) -> Any:
-        raise ModelError("the model's output is not finite")
+    def failing(*given: Any, patches: Sequence[Patch] | None = None, **options: Any) -> Any:
+        if patches is not None:
+            raise ModelError("the model's output is not finite")
+        return score_cases(*given, **options)
 
     monkeypatch.setattr(sequence, "score_cases", failing)
     again = run(tmp_path / "again", chosen, tmp_path / "cache")
