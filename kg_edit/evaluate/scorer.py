@@ -1,20 +1,24 @@
 """Score cases on a model, all metrics of a case at once: one forward pass over all pairs, one batch of continuations.
 
 Scores of the unedited model are kept in the cache folder, so that a second method on the same records needs none.
+Where memory runs out, a batch is halved and tried again (`in_halves`), here and where many records are edited at once.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
-from kg_edit.errors import OutputError
+from kg_edit.errors import ModelError, OutputError
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.catalogue import metrics_for
 from kg_edit.evaluate.metrics.metric import Evidence
@@ -25,7 +29,6 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
 from kg_edit.scoring.generation import continuations, samples
 from kg_edit.scoring.likelihood import predictions, score_each
-from kg_edit.scoring.out_of_memory import in_halves
 from kg_edit.scoring.perplexity import general_scores
 from kg_edit.scoring.questions import fact, generated_from, recalled_fact
 from kg_edit.storage.atomic import write_text
@@ -39,6 +42,11 @@ _UNEDITED = -1
 _DECIDES = ("model", "tokenizer_sha256", "protocols", "question_form_sha256", "kg_edit")
 
 log = logging.getLogger(__name__)
+# What the errors say that mean no memory, on the CPU and on accelerators.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def score_cases(
@@ -221,3 +229,36 @@ class UneditedScores:
         except OutputError as error:  # a full or read-only cache makes the next run slower, not this one wrong
             log.warning("scores of the unedited model are not kept: %s", error)
             self._unwritten[self._file(asked).name] = section
+
+
+def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:
+    """``call(items)``; where memory runs out that of one half, then of the other, and so on.
+
+    Raises:
+        ModelError: there is not enough memory for one item.
+    """
+    try:
+        return list(call(items))
+    except (RuntimeError, MemoryError) as error:
+        failure = memory_failure(error)  # in the handler, as the error holds on to the tensors of the failed call
+    release()
+    if len(items) == 1:
+        raise failure
+    middle = len(items) // 2
+    return [*in_halves(call, items[:middle]), *in_halves(call, items[middle:])]
+
+
+def memory_failure(error: Exception) -> ModelError:
+    """``error`` in plain words if it says that memory ran out, on the CPU or on an accelerator; else raises it."""
+    said = str(error).casefold()
+    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(words in said for words in _NO_MEMORY):
+        raise error
+    first = (str(error).splitlines() or ["MemoryError"])[0]
+    return ModelError(f"out of memory, even for one at a time: {first}; take a smaller model, or a larger machine")
+
+
+def release() -> None:
+    """Free the memory that a failed call's tensors still hold, on the CPU and on the accelerator."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

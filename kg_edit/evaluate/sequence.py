@@ -33,12 +33,11 @@ from kg_edit.evaluate.records import (
     phase_of,
 )
 from kg_edit.evaluate.schedule import CurvePlan, Scoring
-from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, score_cases
+from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, in_halves, memory_failure, release, score_cases
 from kg_edit.evaluate.settings import EditsEach, Method
 from kg_edit.graphs import source
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.out_of_memory import in_halves, memory_failure, release
 from kg_edit.scoring.perplexity import general_scores
 
 # What counts as a failed record: also numbers beyond all bounds, which a method may not have caught.
