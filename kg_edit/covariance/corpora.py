@@ -16,12 +16,17 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """A piece of text of a known number of tokens; ``feed(layers, see)`` runs the model and shows the keys."""
+def open_corpus(name: str, *, seed: int = 0) -> Corpus:
+    """The corpus of a name: ``self`` (the model's own text), ``hf:NAME[:CONFIG]`` (a hub data set), or a file's path.
 
-    tokens: int
-    feed: Callable[[Sequence[int], See], None]
+    Raises:
+        CovarianceError: it can't be opened.
+    """
+    if name == "self":
+        return SelfCorpus(seed=seed)
+    if name.startswith("hf:"):
+        return hub_corpus(name.removeprefix("hf:"))
+    return file_corpus(Path(name))
 
 
 class Corpus(Protocol):
@@ -36,6 +41,14 @@ class Corpus(Protocol):
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
         """Chunks of together at least ``tokens`` tokens, or all that there are; none is run before it is fed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A piece of text of a known number of tokens; ``feed(layers, see)`` runs the model and shows the keys."""
+
+    tokens: int
+    feed: Callable[[Sequence[int], See], None]
 
 
 class SelfCorpus:
@@ -132,16 +145,3 @@ def hub_corpus(name: str, *, max_tokens: int = 256) -> TextCorpus:
         return (row["text"] for row in stream if row["text"].strip())
 
     return TextCorpus(f"hf:{name}", texts, max_tokens=max_tokens)
-
-
-def open_corpus(name: str, *, seed: int = 0) -> Corpus:
-    """``self``, ``hf:NAME[:CONFIG]``, or a file's path.
-
-    Raises:
-        CovarianceError: it can't be opened.
-    """
-    if name == "self":
-        return SelfCorpus(seed=seed)
-    if name.startswith("hf:"):
-        return hub_corpus(name.removeprefix("hf:"))
-    return file_corpus(Path(name))

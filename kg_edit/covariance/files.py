@@ -1,6 +1,9 @@
-"""The files of measured covariances: named by what they were measured from, which stands inside and beside them.
+"""The files of measured covariances: safetensors with a manifest inside, and the same manifest as JSON beside it.
 
-How far measuring covariances is, and what is measured: all of a run's state but its sums.
+- `Identity`: what a covariance is measured from (model, module, corpus, tokens); its hash names the file.
+- `Manifest`: the identity, and of how many tokens it is the mean. `write_moment`, `read_moment` write and read C, whose
+  upper block triangle is stored in float32 (older files hold all of it).
+- `Position`: how far an unfinished pass or shard is; it stands in the file of its sums.
 """
 
 from __future__ import annotations
@@ -34,13 +37,13 @@ class Identity(BaseModel):
 
     @property
     def id(self) -> str:
-        """The hash that names the file."""
-        said = self.model_dump(include=set(Identity.model_fields))
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        """The first 16 hex digits of the SHA-256 of the identity as JSON; it names the file."""
+        fields = self.model_dump(include=set(Identity.model_fields))
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def identity(self) -> Identity:
-        """This alone, without what a manifest adds."""
+        """The identity without the fields that a manifest adds to it."""
         return Identity(**self.model_dump(include=set(Identity.model_fields)))
 
 
@@ -164,7 +167,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], manifest: BaseModel) -
 
 
 def damaged(path: Path, why: Any) -> CovarianceError:
-    """The error for a file that can't be used."""
+    """The error for a file that can't be used, and ``why``; to be raised."""
     return CovarianceError(f"{path} is damaged ({why}); delete the file, and it is measured again")
 
 
@@ -172,7 +175,7 @@ class Position(BaseModel):
     """How far a run is: ``chunks`` chunks of the text with ``seen`` tokens have gone by, ``count`` tokens were added.
 
     A shard adds every ``parts``-th chunk from number ``part`` on; the whole run is shard 0 of 1. ``half_count`` tokens
-    were in the sums when they were last put by.
+    were in the sums when they were last copied, to be compared with later ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -192,7 +195,7 @@ class Position(BaseModel):
 
     @property
     def mine(self) -> bool:
-        """Whether the next chunk is this shard's."""
+        """Whether the next chunk of the text is one that this shard adds up."""
         return self.chunks % self.parts == self.part
 
     @property

@@ -1,8 +1,7 @@
-"""Covariances that others have measured: copied to and from a place on the hub or a folder.
+"""Share measured covariances: copy them to and from a data set repository on the Hugging Face hub, or a folder.
 
-A place holds ``ID.safetensors`` and ``ID.json`` for each covariance, as the store does, so a copy is a copy of files.
-
-Where covariances are shared: a data set repository on the Hugging Face hub, or a folder laid out alike.
+`push` and `pull` copy; `open_place` turns what a user types into a `RemoteFolder`. A place holds ``ID.safetensors`` and
+``ID.json`` for each covariance, as the store does, so that a copy is a copy of files. What is pulled is checked first.
 """
 
 from __future__ import annotations
@@ -17,129 +16,6 @@ from urllib.parse import unquote, urlsplit
 from kg_edit.covariance.files import Manifest, read_moment
 from kg_edit.errors import ConfigError, CovarianceError, OutputError
 from kg_edit.storage.atomic import replacing
-
-
-class RemoteFolder(Protocol):
-    """Where files can be listed, read and added by name."""
-
-    @property
-    def name(self) -> str:
-        """What a user calls it."""
-
-    def files(self) -> set[str]:
-        """The names of all files."""
-
-    def fetch(self, name: str, target: Path) -> None:
-        """Copy the file ``name`` to ``target``, atomically."""
-
-    def add(self, files: Sequence[Path]) -> None:
-        """Copy files there, under their own names."""
-
-
-@dataclass(frozen=True)
-class FolderPlace:
-    """A folder: on this machine, or mounted."""
-
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        """Its path."""
-        return str(self.folder)
-
-    def files(self) -> set[str]:
-        """The names of all files; none if there is no folder."""
-        return {path.name for path in self.folder.glob("*") if path.is_file()}
-
-    def fetch(self, name: str, target: Path) -> None:
-        """Copy the file ``name`` to ``target``, atomically."""
-        with replacing(target) as scratch:
-            shutil.copyfile(self.folder / name, scratch)
-
-    def add(self, files: Sequence[Path]) -> None:
-        """Copy files there, each atomically."""
-        for path in files:
-            with replacing(self.folder / path.name) as scratch:
-                shutil.copyfile(path, scratch)
-
-
-class HubPlace:
-    """A data set repository on the Hugging Face hub, ``OWNER/NAME``; made when first added to."""
-
-    def __init__(self, repository: str, *, api: Any = None, private: bool = False) -> None:
-        from huggingface_hub import HfApi
-
-        self._repository, self._private = repository, private
-        self._api: Any = api or HfApi()
-
-    @property
-    def name(self) -> str:
-        """OWNER/NAME."""
-        return self._repository
-
-    def files(self) -> set[str]:
-        """The names of all files.
-
-        Raises:
-            CovarianceError: the repository can't be read.
-        """
-        try:
-            return set(self._api.list_repo_files(self.name, repo_type="dataset"))
-        except Exception as error:  # of the network, of the hub, of a wrong name: all say what is wrong
-            raise _unreachable(self.name, "read", error) from error
-
-    def fetch(self, name: str, target: Path) -> None:
-        """Download the file ``name`` to ``target``, atomically.
-
-        Raises:
-            CovarianceError: it can't be downloaded.
-        """
-        try:
-            found = self._api.hf_hub_download(self.name, name, repo_type="dataset")
-        except Exception as error:
-            raise _unreachable(self.name, "read", error) from error
-        with replacing(target) as scratch:
-            shutil.copyfile(found, scratch)
-
-    def add(self, files: Sequence[Path]) -> None:
-        """Upload files in one commit.
-
-        Raises:
-            CovarianceError: they can't be uploaded.
-        """
-        from huggingface_hub import CommitOperationAdd
-
-        added = [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files]
-        message = f"add {len({path.stem for path in files})} covariances"
-        try:
-            self._api.create_repo(self.name, repo_type="dataset", private=self._private, exist_ok=True)
-            self._api.create_commit(self.name, added, commit_message=message, repo_type="dataset")
-        except Exception as error:
-            raise _unreachable(self.name, "write to", error) from error
-
-
-def open_place(text: str, *, private: bool = False) -> RemoteFolder:
-    """A folder (a path that begins with ``/``, ``.`` or ``~``, or a ``file://`` URL), else a repository on the hub.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if text.startswith("file://"):
-        return FolderPlace(Path(unquote(urlsplit(text).path)))
-    if text.startswith(("/", ".", "~")):
-        return FolderPlace(Path(text).expanduser())
-    repository = text.removeprefix("hf:")
-    if repository.count("/") != 1 or not all(repository.split("/")):
-        raise ConfigError(f"{text!r} is neither a hub repository OWNER/NAME nor a folder; write a folder as ./NAME")
-    return HubPlace(repository, private=private)
-
-
-def _unreachable(name: str, doing: str, error: Exception) -> CovarianceError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return CovarianceError(
-        f"can't {doing} the hub's data set {name}: {first}; check the name, the network, and `hf auth login`"
-    )
-
 
 _ENDINGS = (".safetensors", ".json")
 
@@ -223,3 +99,125 @@ def _names(identity: str) -> set[str]:
 
 def _both(name: str, there: set[str]) -> bool:
     return _names(name.removesuffix(".json")) <= there
+
+
+def open_place(text: str, *, private: bool = False) -> RemoteFolder:
+    """A folder (a path that begins with ``/``, ``.`` or ``~``, or a ``file://`` URL), else a repository on the hub.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text.startswith("file://"):
+        return FolderPlace(Path(unquote(urlsplit(text).path)))
+    if text.startswith(("/", ".", "~")):
+        return FolderPlace(Path(text).expanduser())
+    repository = text.removeprefix("hf:")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise ConfigError(f"{text!r} is neither a hub repository OWNER/NAME nor a folder; write a folder as ./NAME")
+    return HubPlace(repository, private=private)
+
+
+class RemoteFolder(Protocol):
+    """Where files can be listed, read and added by name."""
+
+    @property
+    def name(self) -> str:
+        """The name under which a user gives it: a path or ``OWNER/NAME``."""
+
+    def files(self) -> set[str]:
+        """The names of all files in it."""
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy the file ``name`` to ``target``, atomically."""
+
+    def add(self, files: Sequence[Path]) -> None:
+        """Copy local files into it, under their own names."""
+
+
+@dataclass(frozen=True)
+class FolderPlace:
+    """A `RemoteFolder` that is a folder of this machine, or a mounted one."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's path."""
+        return str(self.folder)
+
+    def files(self) -> set[str]:
+        """The names of all files; none if there is no folder."""
+        return {path.name for path in self.folder.glob("*") if path.is_file()}
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy the file ``name`` to ``target``, atomically."""
+        with replacing(target) as scratch:
+            shutil.copyfile(self.folder / name, scratch)
+
+    def add(self, files: Sequence[Path]) -> None:
+        """Copy local files into the folder, each atomically."""
+        for path in files:
+            with replacing(self.folder / path.name) as scratch:
+                shutil.copyfile(path, scratch)
+
+
+class HubPlace:
+    """A data set repository on the Hugging Face hub, ``OWNER/NAME``; made when first added to."""
+
+    def __init__(self, repository: str, *, api: Any = None, private: bool = False) -> None:
+        from huggingface_hub import HfApi
+
+        self._repository, self._private = repository, private
+        self._api: Any = api or HfApi()
+
+    @property
+    def name(self) -> str:
+        """The repository's name on the hub, ``OWNER/NAME``."""
+        return self._repository
+
+    def files(self) -> set[str]:
+        """The names of all files.
+
+        Raises:
+            CovarianceError: the repository can't be read.
+        """
+        try:
+            return set(self._api.list_repo_files(self.name, repo_type="dataset"))
+        except Exception as error:  # of the network, of the hub, of a wrong name: all say what is wrong
+            raise _unreachable(self.name, "read", error) from error
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Download the file ``name`` to ``target``, atomically.
+
+        Raises:
+            CovarianceError: it can't be downloaded.
+        """
+        try:
+            found = self._api.hf_hub_download(self.name, name, repo_type="dataset")
+        except Exception as error:
+            raise _unreachable(self.name, "read", error) from error
+        with replacing(target) as scratch:
+            shutil.copyfile(found, scratch)
+
+    def add(self, files: Sequence[Path]) -> None:
+        """Upload files in one commit.
+
+        Raises:
+            CovarianceError: they can't be uploaded.
+        """
+        from huggingface_hub import CommitOperationAdd
+
+        added = [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files]
+        message = f"add {len({path.stem for path in files})} covariances"
+        try:
+            self._api.create_repo(self.name, repo_type="dataset", private=self._private, exist_ok=True)
+            self._api.create_commit(self.name, added, commit_message=message, repo_type="dataset")
+        except Exception as error:
+            raise _unreachable(self.name, "write to", error) from error
+
+
+def _unreachable(name: str, doing: str, error: Exception) -> CovarianceError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CovarianceError(
+        f"can't {doing} the hub's data set {name}: {first}; check the name, the network, and `hf auth login`"
+    )
