@@ -1,6 +1,7 @@
-"""A patch: what edits are once computed. It changes a model for the length of a block, and is saved without pickle.
+"""A patch: the change that edits make to a model, applied for the length of a block and saved without pickle.
 
-Patches of different kinds at once: weights, adapters and prompts, each kept as what it is.
+`Patch` is what all kinds share (`applied`, `merge_into`, ``+``, `save`, `load`); `kg_edit.patches.weight_patch`,
+`codebook_patch` and `prompt_patch` are the kinds. `PatchStack` holds patches of different kinds at once.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Patch(ABC):
 
     @property
     def fingerprint(self) -> str | None:
-        """Which model the patch is for; None fits any."""
+        """The content fingerprint of the model that the patch is for; None: it fits any model."""
         found: str | None = self.provenance.get("model", {}).get("fingerprint")
         return found
 
@@ -60,7 +61,6 @@ class Patch(ABC):
             )
         if type(self) is type(other):
             return self._plus(other)
-
         return PatchStack.of(self, other)
 
     @contextmanager
@@ -110,12 +110,12 @@ class Patch(ABC):
     @property
     @abstractmethod
     def summary(self) -> str:
-        """What is changed, in a line."""
+        """What the patch changes, in words, on one line: such as its weights and their ranks."""
 
     @property
     @abstractmethod
     def is_empty(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether the patch changes nothing: no edit is in it."""
 
     @abstractmethod
     def stacked_on(self, model: LanguageModel) -> AbstractContextManager[LanguageModel]:
@@ -123,7 +123,7 @@ class Patch(ABC):
 
     @abstractmethod
     def check_finite(self) -> None:
-        """Look at all numbers.
+        """Check that every number of the patch is finite.
 
         Raises:
             PatchError: one is not finite.
@@ -155,7 +155,7 @@ class Patch(ABC):
 
 
 def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Two provenances: edits one after the other, each method once, and the first one's word on all else."""
+    """Two provenances as one: edits one after the other, each method once; of other fields the first one's values."""
     methods = [*first.get("methods", ())]
     methods += [method for method in second.get("methods", ()) if method not in methods]
     edits = [*first.get("edits", ()), *second.get("edits", ())]
@@ -180,17 +180,17 @@ class PatchStack(Patch):
 
     @cached_property
     def provenance(self) -> dict[str, Any]:  # type: ignore[override]
-        """All parts', joined."""
+        """The provenances of all parts, joined: see `joined`."""
         return reduce(joined, (part.provenance for part in self.patches), dict[str, Any]())
 
     @property
     def summary(self) -> str:
-        """All parts'."""
+        """The summaries of all parts, on one line."""
         return "; ".join(part.summary for part in self.patches)
 
     @property
     def is_empty(self) -> bool:
-        """Whether all parts are."""
+        """Whether every part is empty."""
         return all(part.is_empty for part in self.patches)
 
     def _plus(self, other: PatchStack) -> Patch:
@@ -198,14 +198,14 @@ class PatchStack(Patch):
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """All parts, in order."""
+        """The model with all parts applied, in their order, for the length of the block."""
         with ExitStack() as stack:
             for part in self.patches:
                 model = stack.enter_context(part.stacked_on(model))
             yield model
 
     def check_finite(self) -> None:
-        """Look at all parts.
+        """Check that every number of every part is finite.
 
         Raises:
             PatchError: a number is not finite.

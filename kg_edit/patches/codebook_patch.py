@@ -1,15 +1,16 @@
-"""A patch beside the weights: at tokens whose key lies in a codebook, a module's output is replaced by a value.
+"""A patch beside the weights, GRACE's (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook after a module.
+
+At each token whose key x [d_in] (the module's input) lies in a ball ||x - k_i|| <= eps_i of the codebook, the module's
+output [d_out] is replaced by that entry's value v_i; elsewhere nothing changes.
+
+- `CodebookPatch`: codebooks by the names of the weights that they stand beside.
+- `Codebook`: keys, values and labels in the order of the edits.
+- `Deferral`, `regions`: the rule by which radii follow from that order. They are not stored, so that a codebook without
+  one of its edits is the codebook of a call that never made it.
 
 The published program looks at the prompt's last token only, and so has to be told where the prompt ends. Here every
 token is looked up: it needs no such knowledge, and is the same for a text alone, padded, generated with a cache, or
 packed with others into one row (`kg_edit.scoring.likelihood`).
-
-GRACE's deferral rule (Hartvigsen et al. 2023): how far each key of a codebook reaches, by the order of the edits.
-
-GRACE's codebook (Hartvigsen et al. 2023): keys with values, in the order of the edits that they were made for.
-
-Radii are not stored. They follow from the order, so that a codebook without one of its edits is the codebook of a call
-that never made it.
 """
 
 from __future__ import annotations
@@ -27,140 +28,147 @@ from torch import Tensor, nn
 
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Kind, Patch, joined
+from kg_edit.patches.base import Kind, Patch, PatchStack, joined
 from kg_edit.patches.container import CODEBOOK, PatchFile, write_patch
 from kg_edit.patches.weight_patch import module_of
 
 Metric = Literal["euclidean", "unit"]
 Expand = Literal["coverage", "moving-average"]
-
 _SAME_KEY = 1e-3  # of the initial radius
 _GAP = 1e-5  # by which a split leaves the older key less than half of the way
 _SLACK = 1 + 1e-3  # a key that lies on the rim by the edits' order is inside, however its prompt is batched
-
-
-class Deferral(BaseModel):
-    """How far a key reaches: the rule by which radii follow from the order of the edits."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    radius: float = Field(
-        1.0, gt=0, description="ε, the radius of a new key; keys differ in size, see norms.key of an edit"
-    )
-    expand: Expand = Field(
-        "coverage", description="a near key of the same target: reach it, or also move half of the way (moving-average)"
-    )
-    metric: Metric = Field(
-        "euclidean", description="distance of two keys as they are, or scaled to length 1 (unit: 0 to 2)"
-    )
-
-    def placed(self, keys: Tensor) -> Tensor:
-        """Keys [..., d_in] as points between which the distance is Euclidean; float32."""
-        points = keys.float()
-        return torch.nn.functional.normalize(points, dim=-1) if self.metric == "unit" else points
+_SAID = "codebooks"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Regions:
-    """Where a codebook answers: balls with ``centres`` [regions, d_in] and ``radii`` [regions].
+class CodebookPatch(Patch):
+    """Codebooks by the name of the weight whose module they stand beside; the module's input is what is looked up.
 
-    ``entries`` [regions] says whose value is given in each.
+    Patches add by putting the entries one after the other. `without` takes edits back, exactly.
     """
 
-    centres: Tensor
-    radii: Tensor
-    entries: Tensor
+    kind: ClassVar[Kind] = "adapter"
 
-    def of(self, points: Tensor) -> Tensor:
-        """The entry whose value is given at each of ``points`` [points, d_in], -1 for none: the nearest ball's."""
-        if not len(self.entries):
-            return torch.full((len(points),), -1, device=points.device)
-        nearest = torch.cdist(points, self.centres).argmin(-1)
-        distance = (points - self.centres[nearest]).norm(dim=-1)  # `cdist` rounds where points are near
-        inside = distance <= self.radii[nearest] * _SLACK
-        return torch.where(inside, self.entries[nearest], -1)
+    codebooks: Mapping[str, Codebook]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def to(self, device: torch.device) -> Regions:
-        """The same on another device."""
-        return Regions(centres=self.centres.to(device), radii=self.radii.to(device), entries=self.entries.to(device))
-
-
-def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
-    """The balls of keys [entries, d_in] that came in this order, by the paper's rule (its Algorithm 1).
-
-    Each entry in turn meets the balls before it. Farther than ε from the edge of the nearest one: a ball of its own,
-    with radius ε (init). Else, with the nearest one's label, that ball grows to reach it (expand); with another label,
-    a ball of its own, and both end half-way between the two (split). Beyond the paper: of two edits with one key the
-    later holds, and the earlier is passed over.
-    """
-    points = rule.placed(keys)
-    passed = set(_superseded(points, labels, near=_SAME_KEY * rule.radius))
-    replay = _Replay(points, labels, rule)
-    for entry in range(len(labels)):
-        if entry not in passed:
-            replay.meet(entry)
-    return replay.regions()
-
-
-def _superseded(points: Tensor, labels: Sequence[str], *, near: float) -> Iterator[int]:
-    """Entries that have the key of a later one with another label."""
-    if len(labels) < 2:
-        return
-    rough = torch.cdist(points, points)  # rounded: 1e-2 of a key's length is far more than it can be wrong
-    pairs = (rough <= near + 1e-2 * points.norm(dim=-1)).triu(1).nonzero().tolist()
-    for first, second in pairs:
-        if labels[first] != labels[second] and (points[first] - points[second]).norm() <= near:
-            yield first
-
-
-class _Replay:
-    """The balls so far, as entry after entry meets them."""
-
-    def __init__(self, points: Tensor, labels: Sequence[str], deferral: Deferral) -> None:
-        self._points, self._labels, self._deferral = points, labels, deferral
-        self._centres = torch.empty_like(points)
-        self._radii: list[float] = []
-        self._entries: list[int] = []
-
-    def meet(self, entry: int) -> None:
-        """Init, expand or split."""
-        epsilon = self._deferral.radius
-        nearest, distance = self._nearest(entry)
-        if nearest is None or distance > epsilon + self._radii[nearest]:
-            self._add(entry, epsilon)
-        elif self._labels[entry] == self._labels[self._entries[nearest]]:
-            self._expand(nearest, entry, distance)
-        else:
-            self._radii[nearest] = max(distance / 2 - _GAP, 0.0)
-            self._add(entry, distance / 2)
-
-    def _nearest(self, entry: int) -> tuple[int | None, float]:
-        if not self._entries:
-            return None, 0.0
-        distances = (self._centres[: len(self._entries)] - self._points[entry]).norm(dim=-1)
-        nearest = int(distances.argmin())
-        return nearest, float(distances[nearest])
-
-    def _add(self, entry: int, radius: float) -> None:
-        self._centres[len(self._entries)] = self._points[entry]
-        self._entries.append(entry)
-        self._radii.append(radius)
-
-    def _expand(self, nearest: int, entry: int, distance: float) -> None:
-        if distance <= self._radii[nearest]:
-            return
-        self._radii[nearest] = distance
-        if self._deferral.expand == "moving-average":
-            self._centres[nearest] = (self._centres[nearest] + self._points[entry]) / 2
-
-    def regions(self) -> Regions:
-        """The balls as they stand."""
-        device = self._points.device
-        return Regions(
-            centres=self._centres[: len(self._entries)].clone(),
-            radii=torch.tensor(self._radii, dtype=torch.float32, device=device),
-            entries=torch.tensor(self._entries, dtype=torch.long, device=device),
+    @property
+    def summary(self) -> str:
+        """The modules, and how many keys answer for how many edits."""
+        return ", ".join(
+            f"{name}: {len(book.regions.entries)} keys for {len(book)} edits" for name, book in self.codebooks.items()
         )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no codebook has an entry."""
+        return not any(len(book) for book in self.codebooks.values())
+
+    def without(self, ids: Collection[str]) -> CodebookPatch:
+        """The patch with the edits of these ids taken back: that of a call that never made them.
+
+        Raises:
+            PatchError: an id is of no edit here.
+        """
+        unknown = set(ids) - {own for book in self.codebooks.values() for own in book.ids}
+        if unknown:
+            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; look at its edits' ids")
+        books = {name: book.without(ids) for name, book in self.codebooks.items()}
+        edits = [record for record in self.edits if record.get("edit", {}).get("id") not in ids]
+        return CodebookPatch(codebooks=books, provenance={**self.provenance, "edits": edits})
+
+    def _plus(self, other: CodebookPatch) -> CodebookPatch:
+        """Entries one after the other.
+
+        Raises:
+            PatchError: the two have different deferral rules for one module.
+        """
+        books = dict(self.codebooks)
+        for name, more in other.codebooks.items():
+            if name in books and books[name].deferral != more.deferral:
+                raise PatchError(
+                    f"can't add codebooks of {name} with different rules ({books[name].deferral!r} and "
+                    f"{more.deferral!r}); make both with the same radius, expand and metric"
+                )
+            books[name] = books[name] + more if name in books else more
+        return CodebookPatch(codebooks=books, provenance=joined(self.provenance, other.provenance))
+
+    @contextmanager
+    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
+        """The model, with a look into the codebook after each of the modules; no weight moves."""
+        self.check_model(model)
+        modules = {name: module_of(model, name, shape=book.shape) for name, book in self.codebooks.items()}
+        with ExitStack() as stack:
+            for name, module in modules.items():
+                handle = module.register_forward_hook(_replacer(self.codebooks[name]))
+                stack.callback(handle.remove)
+            yield model
+
+    def check_finite(self) -> None:
+        """Check that every key and value is finite.
+
+        Raises:
+            PatchError: one is not finite.
+        """
+        for name, book in self.codebooks.items():
+            if not book.is_finite:
+                raise PatchError(f"the codebook of {name} is not finite; edit with less force, or in float32")
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` (safetensors; provenance, labels and the rule in its metadata) atomically.
+
+        Raises:
+            PatchError: a value is not finite.
+            OutputError: the file can't be written.
+        """
+        tensors: dict[str, Tensor] = {}
+        for name, book in self.codebooks.items():
+            tensors |= {f"{name}.keys": book.keys, f"{name}.values": book.values}
+        said = {name: as_json(book) for name, book in self.codebooks.items()}
+        return write_patch(path, format=CODEBOOK, provenance={**self.provenance, _SAID: said}, tensors=tensors)
+
+    @classmethod
+    def from_file(cls, file: PatchFile) -> Self:
+        """The patch that a file holds.
+
+        Raises:
+            PatchError: its parts don't fit together.
+        """
+        provenance = dict(file.provenance)
+        said = provenance.pop(_SAID, None)
+        try:
+            books = {
+                name: from_json(own, keys=file.tensors[f"{name}.keys"], values=file.tensors[f"{name}.values"])
+                for name, own in said.items()
+            }
+        except (AttributeError, KeyError, ValueError) as error:
+            raise PatchError(f"the patch {file.path} is no whole codebook: {error}; make it anew") from error
+        return cls(codebooks=books, provenance=provenance)
+
+
+def _replacer(book: Codebook) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """A forward hook: the module's output [..., d_out], with a value at each token whose input lies in a ball."""
+    regions, values = book.regions, book.values
+
+    def replace(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        nonlocal regions, values
+        inputs = args[0].reshape(-1, args[0].shape[-1])  # some families run their MLP on flattened rows
+        if values.device != inputs.device or values.dtype != output.dtype:
+            regions, values = regions.to(inputs.device), values.to(inputs.device, output.dtype)
+        with torch.no_grad():
+            entry = regions.of(book.deferral.placed(inputs))
+        flat = output.reshape(len(inputs), -1)
+        changed = torch.where((entry >= 0)[:, None], values[entry.clamp(min=0)], flat)
+        return changed.reshape(output.shape)
+
+    return replace
+
+
+def without_codebooks(patch: Patch) -> Patch | None:
+    """A patch, or a stack of them, but for its codebooks; None if nothing is left."""
+    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
+    kept = [part for part in parts if not isinstance(part, CodebookPatch)]
+    return PatchStack.of(*kept) if kept else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -207,17 +215,17 @@ class Codebook:
 
     @property
     def is_finite(self) -> bool:
-        """Whether every number is one."""
+        """Whether no number is infinite or NaN."""
         return bool(torch.isfinite(self.keys).all() and torch.isfinite(self.values).all())
 
     @cached_property
     def regions(self) -> Regions:
-        """Where it answers; computed once."""
+        """The balls in which the codebook answers, by `regions`; computed once."""
         return regions(self.keys, self.labels, self.deferral)
 
 
 def as_json(book: Codebook) -> dict[str, object]:
-    """What a codebook holds besides its tensors."""
+    """What a codebook holds besides its tensors (labels, edits' ids, deferral rule), as JSON."""
     return {"labels": list(book.labels), "ids": list(book.ids), "deferral": book.deferral.model_dump(mode="json")}
 
 
@@ -236,137 +244,125 @@ def from_json(said: Mapping[str, object], *, keys: Tensor, values: Tensor) -> Co
     return Codebook(keys=keys, values=values, labels=tuple(labels), ids=tuple(ids), deferral=deferral)
 
 
-_SAID = "codebooks"
+class Deferral(BaseModel):
+    """How far a key reaches: the rule by which radii follow from the order of the edits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    radius: float = Field(
+        1.0, gt=0, description="ε, the radius of a new key; keys differ in size, see norms.key of an edit"
+    )
+    expand: Expand = Field(
+        "coverage", description="a near key of the same target: reach it, or also move half of the way (moving-average)"
+    )
+    metric: Metric = Field(
+        "euclidean", description="distance of two keys as they are, or scaled to length 1 (unit: 0 to 2)"
+    )
+
+    def placed(self, keys: Tensor) -> Tensor:
+        """Keys [..., d_in] as points between which the distance is Euclidean; float32."""
+        points = keys.float()
+        return torch.nn.functional.normalize(points, dim=-1) if self.metric == "unit" else points
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class CodebookPatch(Patch):
-    """Codebooks by the name of the weight whose module they stand beside; the module's input is what is looked up.
+class Regions:
+    """Where a codebook answers: balls with ``centres`` [regions, d_in] and ``radii`` [regions].
 
-    Patches add by putting the entries one after the other. `without` takes edits back, exactly.
+    ``entries`` [regions] says whose value is given in each.
     """
 
-    kind: ClassVar[Kind] = "adapter"
+    centres: Tensor
+    radii: Tensor
+    entries: Tensor
 
-    codebooks: Mapping[str, Codebook]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    def of(self, points: Tensor) -> Tensor:
+        """The entry whose value is given at each of ``points`` [points, d_in], -1 for none: the nearest ball's."""
+        if not len(self.entries):
+            return torch.full((len(points),), -1, device=points.device)
+        nearest = torch.cdist(points, self.centres).argmin(-1)
+        distance = (points - self.centres[nearest]).norm(dim=-1)  # `cdist` rounds where points are near
+        inside = distance <= self.radii[nearest] * _SLACK
+        return torch.where(inside, self.entries[nearest], -1)
 
-    @property
-    def summary(self) -> str:
-        """The modules, and how many keys answer for how many edits."""
-        return ", ".join(
-            f"{name}: {len(book.regions.entries)} keys for {len(book)} edits" for name, book in self.codebooks.items()
+    def to(self, device: torch.device) -> Regions:
+        """The same regions, with their tensors on ``device``."""
+        return Regions(centres=self.centres.to(device), radii=self.radii.to(device), entries=self.entries.to(device))
+
+
+def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
+    """The balls of keys [entries, d_in] that came in this order, by the paper's rule (its Algorithm 1).
+
+    Each entry in turn meets the balls before it. Farther than ε from the edge of the nearest one: a ball of its own,
+    with radius ε (init). Else, with the nearest one's label, that ball grows to reach it (expand); with another label,
+    a ball of its own, and both end half-way between the two (split). Beyond the paper: of two edits with one key the
+    later holds, and the earlier is passed over.
+    """
+    points = rule.placed(keys)
+    passed = set(_superseded(points, labels, near=_SAME_KEY * rule.radius))
+    replay = _Replay(points, labels, rule)
+    for entry in range(len(labels)):
+        if entry not in passed:
+            replay.meet(entry)
+    return replay.regions()
+
+
+def _superseded(points: Tensor, labels: Sequence[str], *, near: float) -> Iterator[int]:
+    """Entries that have the key of a later one with another label."""
+    if len(labels) < 2:
+        return
+    rough = torch.cdist(points, points)  # rounded: 1e-2 of a key's length is far more than it can be wrong
+    pairs = (rough <= near + 1e-2 * points.norm(dim=-1)).triu(1).nonzero().tolist()
+    for first, second in pairs:
+        if labels[first] != labels[second] and (points[first] - points[second]).norm() <= near:
+            yield first
+
+
+class _Replay:
+    """The balls so far, as entry after entry meets them."""
+
+    def __init__(self, points: Tensor, labels: Sequence[str], deferral: Deferral) -> None:
+        self._points, self._labels, self._deferral = points, labels, deferral
+        self._centres = torch.empty_like(points)
+        self._radii: list[float] = []
+        self._entries: list[int] = []
+
+    def meet(self, entry: int) -> None:
+        """Add ``entry``: a ball of its own (init), growing the nearest one (expand), or cutting both (split)."""
+        epsilon = self._deferral.radius
+        nearest, distance = self._nearest(entry)
+        if nearest is None or distance > epsilon + self._radii[nearest]:
+            self._add(entry, epsilon)
+        elif self._labels[entry] == self._labels[self._entries[nearest]]:
+            self._expand(nearest, entry, distance)
+        else:
+            self._radii[nearest] = max(distance / 2 - _GAP, 0.0)
+            self._add(entry, distance / 2)
+
+    def _nearest(self, entry: int) -> tuple[int | None, float]:
+        if not self._entries:
+            return None, 0.0
+        distances = (self._centres[: len(self._entries)] - self._points[entry]).norm(dim=-1)
+        nearest = int(distances.argmin())
+        return nearest, float(distances[nearest])
+
+    def _add(self, entry: int, radius: float) -> None:
+        self._centres[len(self._entries)] = self._points[entry]
+        self._entries.append(entry)
+        self._radii.append(radius)
+
+    def _expand(self, nearest: int, entry: int, distance: float) -> None:
+        if distance <= self._radii[nearest]:
+            return
+        self._radii[nearest] = distance
+        if self._deferral.expand == "moving-average":
+            self._centres[nearest] = (self._centres[nearest] + self._points[entry]) / 2
+
+    def regions(self) -> Regions:
+        """The balls after the entries that were met so far."""
+        device = self._points.device
+        return Regions(
+            centres=self._centres[: len(self._entries)].clone(),
+            radii=torch.tensor(self._radii, dtype=torch.float32, device=device),
+            entries=torch.tensor(self._entries, dtype=torch.long, device=device),
         )
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no entry."""
-        return not any(len(book) for book in self.codebooks.values())
-
-    def without(self, ids: Collection[str]) -> CodebookPatch:
-        """The patch with the edits of these ids taken back: that of a call that never made them.
-
-        Raises:
-            PatchError: an id is of no edit here.
-        """
-        unknown = set(ids) - {own for book in self.codebooks.values() for own in book.ids}
-        if unknown:
-            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; look at its edits' ids")
-        books = {name: book.without(ids) for name, book in self.codebooks.items()}
-        edits = [record for record in self.edits if record.get("edit", {}).get("id") not in ids]
-        return CodebookPatch(codebooks=books, provenance={**self.provenance, "edits": edits})
-
-    def _plus(self, other: CodebookPatch) -> CodebookPatch:
-        """Entries one after the other.
-
-        Raises:
-            PatchError: the two have different deferral rules for one module.
-        """
-        books = dict(self.codebooks)
-        for name, more in other.codebooks.items():
-            if name in books and books[name].deferral != more.deferral:
-                raise PatchError(
-                    f"can't add codebooks of {name} with different rules ({books[name].deferral!r} and "
-                    f"{more.deferral!r}); make both with the same radius, expand and metric"
-                )
-            books[name] = books[name] + more if name in books else more
-        return CodebookPatch(codebooks=books, provenance=joined(self.provenance, other.provenance))
-
-    @contextmanager
-    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """The model, with a look into the codebook after each of the modules; no weight moves."""
-        self.check_model(model)
-        modules = {name: module_of(model, name, shape=book.shape) for name, book in self.codebooks.items()}
-        with ExitStack() as stack:
-            for name, module in modules.items():
-                handle = module.register_forward_hook(_replacer(self.codebooks[name]))
-                stack.callback(handle.remove)
-            yield model
-
-    def check_finite(self) -> None:
-        """Look at all keys and values.
-
-        Raises:
-            PatchError: one is not finite.
-        """
-        for name, book in self.codebooks.items():
-            if not book.is_finite:
-                raise PatchError(f"the codebook of {name} is not finite; edit with less force, or in float32")
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (safetensors; provenance, labels and the rule in its metadata) atomically.
-
-        Raises:
-            PatchError: a value is not finite.
-            OutputError: the file can't be written.
-        """
-        tensors: dict[str, Tensor] = {}
-        for name, book in self.codebooks.items():
-            tensors |= {f"{name}.keys": book.keys, f"{name}.values": book.values}
-        said = {name: as_json(book) for name, book in self.codebooks.items()}
-        return write_patch(path, format=CODEBOOK, provenance={**self.provenance, _SAID: said}, tensors=tensors)
-
-    @classmethod
-    def from_file(cls, file: PatchFile) -> Self:
-        """The patch that a file holds.
-
-        Raises:
-            PatchError: its parts don't fit together.
-        """
-        provenance = dict(file.provenance)
-        said = provenance.pop(_SAID, None)
-        try:
-            books = {
-                name: from_json(own, keys=file.tensors[f"{name}.keys"], values=file.tensors[f"{name}.values"])
-                for name, own in said.items()
-            }
-        except (AttributeError, KeyError, ValueError) as error:
-            raise PatchError(f"the patch {file.path} is no whole codebook: {error}; make it anew") from error
-        return cls(codebooks=books, provenance=provenance)
-
-
-def without_codebooks(patch: Patch) -> Patch | None:
-    """A patch, or a stack of them, but for its codebooks; None if nothing is left."""
-    from kg_edit.patches.base import PatchStack
-
-    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
-    kept = [part for part in parts if not isinstance(part, CodebookPatch)]
-    return PatchStack.of(*kept) if kept else None
-
-
-def _replacer(book: Codebook) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """A forward hook: the module's output [..., d_out], with a value at each token whose input lies in a ball."""
-    regions, values = book.regions, book.values
-
-    def replace(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        nonlocal regions, values
-        inputs = args[0].reshape(-1, args[0].shape[-1])  # some families run their MLP on flattened rows
-        if values.device != inputs.device or values.dtype != output.dtype:
-            regions, values = regions.to(inputs.device), values.to(inputs.device, output.dtype)
-        with torch.no_grad():
-            entry = regions.of(book.deferral.placed(inputs))
-        flat = output.reshape(len(inputs), -1)
-        changed = torch.where((entry >= 0)[:, None], values[entry.clamp(min=0)], flat)
-        return changed.reshape(output.shape)
-
-    return replace

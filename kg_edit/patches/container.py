@@ -1,4 +1,8 @@
-"""Files of patches: safetensors, with the format's name and the provenance as JSON in the metadata."""
+"""The file of a patch: safetensors, with the format's name and the provenance as JSON in the metadata.
+
+`write_patch` and `read_patch` take tensors by name, whatever kind of patch they belong to; `patch_class` finds the
+class for a format (``kg-edit-patch/1``, ``kg-edit-codebook/1``, ``kg-edit-prompt/1``).
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,19 @@ from kg_edit.errors import PatchError
 from kg_edit.storage.atomic import write_safetensors
 
 WEIGHTS, CODEBOOK, PROMPT = (f"kg-edit-{kind}/1" for kind in ("patch", "codebook", "prompt"))
+
 _CLASSES = {
     WEIGHTS: "kg_edit.patches.weight_patch:WeightPatch",
     CODEBOOK: "kg_edit.patches.codebook_patch:CodebookPatch",
     PROMPT: "kg_edit.patches.prompt_patch:PromptPatch",
 }
+
 _METADATA = "kg_edit"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PatchFile:
-    """What a file of a patch holds."""
+    """A patch's file as it was read: its path, its format's name, the provenance, and the tensors by name."""
 
     path: str
     format: str
@@ -77,6 +83,6 @@ def read_patch(path: str | Path) -> PatchFile:
 
 
 def patch_class(file: PatchFile) -> Any:
-    """The class of a file's patch; it has ``from_file``."""
+    """The class of the patch in a file, by its format; its ``from_file`` makes the patch."""
     module, _, name = _CLASSES[file.format].partition(":")
     return getattr(import_module(module), name)

@@ -1,6 +1,8 @@
-"""A patch of the prompt: facts that the model is told before a text that they belong to; no weight moves.
+"""A patch of the prompt: facts that the model is told before a text that they belong to; no weight changes.
 
-Facts, and the rule that says which of them are told before which prompt, and how.
+- `PromptPatch`: books of facts, applied to a model or saved.
+- `FactBook`: the facts of one rule, and which of them belong to a prompt.
+- `PromptFact`: one fact. `TellingRule`: which facts belong to a prompt, and how they are put before it.
 
 Only the prompt's text decides: whoever asks for a fact has no target at hand, so none can leak into the search.
 """
@@ -22,43 +24,109 @@ from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.container import PROMPT, PatchFile, write_patch
 from kg_edit.text.similarity import Index, Similarity, TfIdf, best, similarity
 
+_SAID = "facts"
 
-class PromptFact(BaseModel):
-    """What an edit has to tell.
 
-    ``about`` is what a prompt is compared with: the edit's own prompt, without its target. Of two facts about the same
-    the later is told. ``examples`` stand before it, the one most like it first. A fact that is ``withheld`` is known
-    and never told.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PromptPatch(Patch):
+    """Books of facts, one a rule. Patches add by putting the facts of one rule one after the other.
+
+    ``applied`` yields another `LanguageModel` over the same weights; ask that one. What the model is told already, by
+    its own ``prompt_transform``, comes after: the facts become part of the text that is handed to it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: ClassVar[Kind] = "prompt"
 
-    id: str
-    subject: str
-    about: str
-    told: str
-    examples: tuple[str, ...] = ()
-    withheld: bool = False
+    books: tuple[FactBook, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """How many facts there are, and at which gate and threshold each rule tells them."""
+        return ", ".join(
+            f"{len(book.facts)} facts told by {book.rule.gate} ≥ {book.rule.threshold:g}" for book in self.books
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no book holds a fact."""
+        return not any(book.facts for book in self.books)
+
+    def prompt_transform(self, text: str) -> str:
+        """What the model reads where it is asked ``text``: the facts that belong to it, then the text.
+
+        Raises:
+            ConfigError: the books' encoder is not installed.
+        """
+        whole = text
+        for book in self.books:
+            whole = book.prompt_transform(text).removesuffix(text) + whole
+        return whole
+
+    def without(self, ids: Collection[str]) -> PromptPatch:
+        """The patch with the edits of these ids taken back: that of a call that never made them.
+
+        Raises:
+            PatchError: an id is of no edit here.
+        """
+        unknown = set(ids) - {fact.id for book in self.books for fact in book.facts}
+        if unknown:
+            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; look at its edits' ids")
+        books = tuple(book.without(ids) for book in self.books)
+        edits = [record for record in self.edits if record.get("edit", {}).get("id") not in ids]
+        return PromptPatch(books=books, provenance={**self.provenance, "edits": edits})
+
+    def _plus(self, other: PromptPatch) -> PromptPatch:
+        """Facts one after the other; a rule keeps its place."""
+        books = {book.rule: book for book in self.books}
+        for book in other.books:
+            books[book.rule] = books[book.rule] + book if book.rule in books else book
+        return PromptPatch(books=tuple(books.values()), provenance=joined(self.provenance, other.provenance))
+
+    @contextmanager
+    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
+        """Another `LanguageModel` over the same weights, which is told the facts; ``model`` itself stays as it is."""
+        self.check_model(model)
+        yield replace(model, prompt_transform=_after(self.prompt_transform, model.prompt_transform))
+
+    def check_finite(self) -> None:
+        """Accept the patch: it holds text alone, no numbers."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path``: a safetensors file without tensors, all in its metadata, atomically.
+
+        Raises:
+            OutputError: the file can't be written.
+        """
+        said = [
+            {"rule": book.rule.model_dump(mode="json"), "facts": [fact.model_dump(mode="json") for fact in book.facts]}
+            for book in self.books
+        ]
+        return write_patch(path, format=PROMPT, provenance={**self.provenance, _SAID: said}, tensors={})
+
+    @classmethod
+    def from_file(cls, file: PatchFile) -> Self:
+        """The patch that a file holds.
+
+        Raises:
+            PatchError: it holds no facts that can be read.
+        """
+        provenance = dict(file.provenance)
+        said = provenance.pop(_SAID, None)
+        try:
+            books = tuple(map(_book, said))
+        except (TypeError, KeyError, ValidationError) as error:
+            raise PatchError(f"the patch {file.path} holds no facts that can be read: {error}; make it anew") from error
+        return cls(books=books, provenance=provenance)
 
 
-class TellingRule(BaseModel):
-    """Which facts belong to a prompt, and what is made of them."""
+def _book(said: Mapping[str, Any]) -> FactBook:
+    facts = tuple(PromptFact.model_validate(fact) for fact in said["facts"])
+    return FactBook(rule=TellingRule.model_validate(said["rule"]), facts=facts)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gate: Literal["subject", "similarity"] = Field(
-        "subject", description="a fact belongs to a prompt that names its subject, or that is like the edit's prompt"
-    )
-    threshold: float = Field(
-        0.75, ge=0, le=1, description="how much of the subject must be named, or how alike the two must be, 0 to 1"
-    )
-    most: PositiveInt = Field(3, description="facts told before one prompt, those most like it")
-    encoder: str | None = Field(
-        None, description="sentence encoder: a sentence-transformers name or folder; unset: TF-IDF"
-    )
-    before_fact: str = Field("", description="stands before each fact, such as 'New Fact: '")
-    before_prompt: str = Field("", description="stands before the prompt, such as 'Prompt: '")
-    own_examples: int = Field(0, ge=0, description="other facts of the patch, shown as examples")
+def _after(first: Callable[[str], str], then: Callable[[str], str] | None) -> Callable[[str], str]:
+    return first if then is None else lambda text: then(first(text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,106 +202,39 @@ class FactBook:
         return [self._words.share(fact.subject, question) for fact in self._current]
 
 
-_SAID = "facts"
+class PromptFact(BaseModel):
+    """The fact of one edit, as the model is told it.
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PromptPatch(Patch):
-    """Books of facts, one a rule. Patches add by putting the facts of one rule one after the other.
-
-    ``applied`` yields another `LanguageModel` over the same weights; ask that one. What the model is told already, by
-    its own ``told``, comes after: the facts become part of the text that is handed to it.
+    ``about`` is what a prompt is compared with: the edit's own prompt, without its target. Of two facts about the same
+    the later is told. ``examples`` stand before it, the one most like it first. A fact that is ``withheld`` is known
+    and never told.
     """
 
-    kind: ClassVar[Kind] = "prompt"
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    books: tuple[FactBook, ...]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def summary(self) -> str:
-        """How many facts are told, and when."""
-        return ", ".join(
-            f"{len(book.facts)} facts told by {book.rule.gate} ≥ {book.rule.threshold:g}" for book in self.books
-        )
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no fact."""
-        return not any(book.facts for book in self.books)
-
-    def prompt_transform(self, text: str) -> str:
-        """What the model reads where it is asked ``text``: the facts that belong to it, then the text.
-
-        Raises:
-            ConfigError: the books' encoder is not installed.
-        """
-        whole = text
-        for book in self.books:
-            whole = book.prompt_transform(text).removesuffix(text) + whole
-        return whole
-
-    def without(self, ids: Collection[str]) -> PromptPatch:
-        """The patch with the edits of these ids taken back: that of a call that never made them.
-
-        Raises:
-            PatchError: an id is of no edit here.
-        """
-        unknown = set(ids) - {fact.id for book in self.books for fact in book.facts}
-        if unknown:
-            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; look at its edits' ids")
-        books = tuple(book.without(ids) for book in self.books)
-        edits = [record for record in self.edits if record.get("edit", {}).get("id") not in ids]
-        return PromptPatch(books=books, provenance={**self.provenance, "edits": edits})
-
-    def _plus(self, other: PromptPatch) -> PromptPatch:
-        """Facts one after the other; a rule keeps its place."""
-        books = {book.rule: book for book in self.books}
-        for book in other.books:
-            books[book.rule] = books[book.rule] + book if book.rule in books else book
-        return PromptPatch(books=tuple(books.values()), provenance=joined(self.provenance, other.provenance))
-
-    @contextmanager
-    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """Another view of the model, which is told the facts; the model itself reads as before."""
-        self.check_model(model)
-        yield replace(model, prompt_transform=_after(self.prompt_transform, model.prompt_transform))
-
-    def check_finite(self) -> None:
-        """Nothing to look at: there are no numbers."""
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``path``: a safetensors file without tensors, all in its metadata, atomically.
-
-        Raises:
-            OutputError: the file can't be written.
-        """
-        said = [
-            {"rule": book.rule.model_dump(mode="json"), "facts": [fact.model_dump(mode="json") for fact in book.facts]}
-            for book in self.books
-        ]
-        return write_patch(path, format=PROMPT, provenance={**self.provenance, _SAID: said}, tensors={})
-
-    @classmethod
-    def from_file(cls, file: PatchFile) -> Self:
-        """The patch that a file holds.
-
-        Raises:
-            PatchError: it holds no facts that can be read.
-        """
-        provenance = dict(file.provenance)
-        said = provenance.pop(_SAID, None)
-        try:
-            books = tuple(map(_book, said))
-        except (TypeError, KeyError, ValidationError) as error:
-            raise PatchError(f"the patch {file.path} holds no facts that can be read: {error}; make it anew") from error
-        return cls(books=books, provenance=provenance)
+    id: str
+    subject: str
+    about: str
+    told: str
+    examples: tuple[str, ...] = ()
+    withheld: bool = False
 
 
-def _book(said: Mapping[str, Any]) -> FactBook:
-    facts = tuple(PromptFact.model_validate(fact) for fact in said["facts"])
-    return FactBook(rule=TellingRule.model_validate(said["rule"]), facts=facts)
+class TellingRule(BaseModel):
+    """Which facts belong to a prompt, and what is made of them."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-def _after(first: Callable[[str], str], then: Callable[[str], str] | None) -> Callable[[str], str]:
-    return first if then is None else lambda text: then(first(text))
+    gate: Literal["subject", "similarity"] = Field(
+        "subject", description="a fact belongs to a prompt that names its subject, or that is like the edit's prompt"
+    )
+    threshold: float = Field(
+        0.75, ge=0, le=1, description="how much of the subject must be named, or how alike the two must be, 0 to 1"
+    )
+    most: PositiveInt = Field(3, description="facts told before one prompt, those most like it")
+    encoder: str | None = Field(
+        None, description="sentence encoder: a sentence-transformers name or folder; unset: TF-IDF"
+    )
+    before_fact: str = Field("", description="stands before each fact, such as 'New Fact: '")
+    before_prompt: str = Field("", description="stands before the prompt, such as 'Prompt: '")
+    own_examples: int = Field(0, ge=0, description="other facts of the patch, shown as examples")
