@@ -1,4 +1,8 @@
-"""Errors that a user can put right. Each message says what was found, what was expected and the way out."""
+"""Errors that a user can put right, and the pieces of their messages.
+
+Each message says what was found, what was expected and the way out. `KgEditError` is the base of all; `unknown_name`,
+`did_you_mean` and `describe` word messages, `faults_of` those of pydantic.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ class EditFileError(KgEditError):
 
 
 class ModelError(KgEditError):
-    """A language model cannot be loaded or run."""
+    """A language model cannot be loaded or run: a wrong name, a damaged file, too little memory."""
 
 
 class UnsupportedModelError(ModelError):
@@ -54,7 +58,7 @@ class PromptError(KgEditError):
 
 
 class GraphError(KgEditError):
-    """A knowledge graph lacks what an edit needs."""
+    """A knowledge graph lacks what an edit needs: an entity, a label, or the shape of an edit's subgraph."""
 
 
 class PatchError(KgEditError):

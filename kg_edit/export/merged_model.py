@@ -1,8 +1,8 @@
-"""A model with a patch in its weights, as a folder that transformers, and whatever reads such folders, loads.
+"""Write a model with a patch in its weights as a folder that transformers, and whatever reads such folders, loads.
 
-A folder that is there in whole or not at all.
-
-A model's modules without its weights: enough to see what kind each one is, in no memory to speak of.
+`write_merged` writes weights in shards, the tokenizer, and ``kg_edit.json`` (the patch's provenance); `check_mergeable`
+refuses before a model is loaded. `new_folder` makes a folder that is there in whole or not at all. `blank_model` gives
+a model's modules without weights, enough to see what kind each one is.
 """
 
 from __future__ import annotations
@@ -24,41 +24,28 @@ from kg_edit.models.loading import resolve_model
 from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import write_json
 
-
-def check_new(folder: Path) -> None:
-    """Refuse a folder that holds something.
-
-    Raises:
-        OutputError: it does, or it is a file.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is there already; give another folder, or delete it first")
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder beside ``folder`` that takes its place at the end of the block, and vanishes on an error.
-
-    Raises:
-        OutputError: ``folder`` holds something, or can't be written.
-    """
-    check_new(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            yield scratch
-            scratch.chmod(0o755)
-            scratch.replace(folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"can't write {folder}: {error.strerror or error}; choose another folder") from error
-
-
 ORIGIN, SHARD = "kg_edit.json", "5GB"
 _GENERATION = "generation_config.json"
 _SIZE, _UNITS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*", re.IGNORECASE), ("KB", "MB", "GB", "TB")
+
+
+def write_merged(patch: Patch, model: LanguageModel, folder: str | Path, *, shard: str = SHARD) -> Path:
+    """Write the edited model to ``folder``: weights in shards of at most ``shard``, tokenizer, and where it came from.
+
+    The model itself is as before afterwards.
+
+    Raises:
+        ConfigError: ``shard`` is no size.
+        PatchError: the patch can't be part of weights, or changes nothing.
+        PatchMismatchError: it is for another model.
+        OutputError: the folder holds something, or can't be written.
+    """
+    check_mergeable(patch, folder, shard=shard)
+    with new_folder(Path(folder)) as scratch, patch.applied(model) as edited:
+        _save(edited.model, scratch, shard)
+        edited.tokenizer.save_pretrained(scratch)
+        write_json(scratch / ORIGIN, dict(patch.provenance))
+    return Path(folder)
 
 
 def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> None:
@@ -93,25 +80,6 @@ def check_shard(size: str) -> None:
         )
 
 
-def write_merged(patch: Patch, model: LanguageModel, folder: str | Path, *, shard: str = SHARD) -> Path:
-    """Write the edited model to ``folder``: weights in shards of at most ``shard``, tokenizer, and where it came from.
-
-    The model itself is as before afterwards.
-
-    Raises:
-        ConfigError: ``shard`` is no size.
-        PatchError: the patch can't be part of weights, or changes nothing.
-        PatchMismatchError: it is for another model.
-        OutputError: the folder holds something, or can't be written.
-    """
-    check_mergeable(patch, folder, shard=shard)
-    with new_folder(Path(folder)) as scratch, patch.applied(model) as edited:
-        _save(edited.model, scratch, shard)
-        edited.tokenizer.save_pretrained(scratch)
-        write_json(scratch / ORIGIN, dict(patch.provenance))
-    return Path(folder)
-
-
 def _save(model: PreTrainedModel, folder: Path, shard: str) -> None:
     """As `save_pretrained`, which refuses a generation config that contradicts itself, as some published ones do."""
     with _no_generation_config(model) as own:
@@ -130,8 +98,39 @@ def _no_generation_config(model: PreTrainedModel) -> Iterator[GenerationConfig |
         model.generation_config = own
 
 
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        OutputError: it does, or it is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} is there already; give another folder, or delete it first")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder beside ``folder`` that takes its place at the end of the block, and vanishes on an error.
+
+    Raises:
+        OutputError: ``folder`` holds something, or can't be written.
+    """
+    check_new(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            yield scratch
+            scratch.chmod(0o755)
+            scratch.replace(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"can't write {folder}: {error.strerror or error}; choose another folder") from error
+
+
 def blank_model(name: str) -> nn.Module:
-    """The causal language model ``name`` (named model, hub id, folder or .gguf) on the meta device.
+    """The causal language model ``name`` (named model, hub id, folder or .gguf) on the meta device, without weights.
 
     Raises:
         ModelError: it is not here.

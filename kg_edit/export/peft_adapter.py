@@ -1,4 +1,7 @@
-"""A patch of weights as a PEFT LoRA adapter, which servers that take LoRA load as it is. Written without PEFT."""
+"""Write a patch of weights as a PEFT LoRA adapter, which servers that take LoRA adapters load; PEFT is not needed here.
+
+W + left right^T is LoRA's W + (alpha / r) B A with A = right^T [r, in], B = left [out, r] and alpha = r.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Files of JSON lines that only grow: a line is there or it is not, also after a kill or on a full disk."""
+"""Files of JSON lines that only grow: a line is there in whole or not at all, also after a kill or on a full disk.
+
+`append_lines` writes, `read_lines` reads lines as pydantic records, `drop_cut_line` repairs a file after a kill.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def append_lines(file: Path, lines: Iterable[str]) -> None:
 
 
 def drop_cut_line(file: Path) -> None:
-    """Drop the file's last line if it has no end."""
+    """Cut off the file's last line if it has no line break at its end: a kill interrupted its writing."""
     data = file.read_bytes() if file.exists() else b""
     whole = data.rfind(b"\n") + 1
     if whole < len(data):

@@ -23,6 +23,7 @@ from kg_edit.storage.atomic import write_json
 
 Settings = dict[str, Any]
 _RUN = "run.json"
+
 NAMES_A_FILE: JsonDict = {"names_a_file": True}
 """``json_schema_extra`` of a setting that names a file or a folder."""
 
@@ -113,7 +114,7 @@ def _short(value: Any) -> str:
 
 
 def digest(value: Any) -> str:
-    """The SHA-256 of a JSON value."""
+    """The SHA-256 of a JSON value as hex digits; the order of an object's fields does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

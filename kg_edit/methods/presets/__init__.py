@@ -18,6 +18,55 @@ from kg_edit.errors import ConfigError, faults_of, unknown_name
 _SUFFIX = ".toml"
 
 
+def published_settings(name: str, methods: Iterable[str], *, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the preset ``name`` for the one of ``methods`` that has it; ``own``: presets the class has.
+
+    Raises:
+        UnknownNameError: there is no such preset, for this method or at all.
+        ConfigError: several of ``methods`` have it.
+    """
+    wanted = sorted(set(methods))
+    model, colon, variant = name.partition(":")
+    tables = model_presets(model).methods if model in preset_models() else {}
+    found = [method for method in wanted if f"{method}{colon}{variant}" in tables]
+    if not found:
+        raise unknown_name("preset", name, [*own, *preset_names(wanted)])
+    if len(found) > 1:
+        raise ConfigError(
+            f"the preset {name!r} has settings for {', '.join(found)}; say which: preset(..., method=...)"
+        )
+    return tables[f"{found[0]}{colon}{variant}"].settings
+
+
+def preset_names(methods: Iterable[str]) -> list[str]:
+    """What ``--preset`` may be, beside a method's own presets, for any of ``methods``."""
+    every = [model_presets(model) for model in preset_models()]
+    return sorted({name for presets in every for method in methods for name in presets.preset_names(method)})
+
+
+def preset_models() -> tuple[str, ...]:
+    """The models that there are presets for, as they are called here."""
+    names = (entry.name for entry in files("kg_edit.methods.presets").iterdir())
+    return tuple(sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)))
+
+
+def model_presets(name: str) -> ModelPresets:
+    """The settings that are published for the model ``name``, by method.
+
+    Raises:
+        UnknownNameError: there is no file for it.
+        ConfigError: the file is damaged.
+    """
+    if name not in preset_models():
+        raise unknown_name("preset", name, preset_models())
+    text = (files("kg_edit.methods.presets") / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+    try:
+        return ModelPresets(**{**tomllib.loads(text), "name": name})
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        said = "; ".join(map(str, faults_of(error, ModelPresets))) if isinstance(error, ValidationError) else error
+        raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {said}; install kg-edit anew") from error
+
+
 class MethodPreset(BaseModel):
     """A method's published settings: where they stand, our names for them, and what of them we have no name for."""
 
@@ -40,55 +89,6 @@ class ModelPresets(BaseModel):
     methods: dict[str, MethodPreset] = Field(description='by "method", or "method:variant"')
 
     def preset_names(self, method: str) -> list[str]:
-        """What ``--preset`` may be for ``method``."""
+        """The names that ``--preset`` takes for ``method`` on this model, variants among them."""
         variants = [key.partition(":") for key in self.methods]
         return [f"{self.name}{colon}{variant}" for found, colon, variant in variants if found == method]
-
-
-def preset_models() -> tuple[str, ...]:
-    """The models that there are presets for, as they are called here."""
-    names = (entry.name for entry in files("kg_edit.methods.presets").iterdir())
-    return tuple(sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)))
-
-
-def model_presets(name: str) -> ModelPresets:
-    """What is published for a model.
-
-    Raises:
-        UnknownNameError: there is no file for it.
-        ConfigError: the file is damaged.
-    """
-    if name not in preset_models():
-        raise unknown_name("preset", name, preset_models())
-    text = (files("kg_edit.methods.presets") / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
-    try:
-        return ModelPresets(**{**tomllib.loads(text), "name": name})
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        said = "; ".join(map(str, faults_of(error, ModelPresets))) if isinstance(error, ValidationError) else error
-        raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {said}; install kg-edit anew") from error
-
-
-def preset_names(methods: Iterable[str]) -> list[str]:
-    """What ``--preset`` may be, beside a method's own presets, for any of ``methods``."""
-    every = [model_presets(model) for model in preset_models()]
-    return sorted({name for presets in every for method in methods for name in presets.preset_names(method)})
-
-
-def published_settings(name: str, methods: Iterable[str], *, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the preset ``name`` for the one of ``methods`` that has it; ``own``: presets the class has.
-
-    Raises:
-        UnknownNameError: there is no such preset, for this method or at all.
-        ConfigError: several of ``methods`` have it.
-    """
-    wanted = sorted(set(methods))
-    model, colon, variant = name.partition(":")
-    tables = model_presets(model).methods if model in preset_models() else {}
-    found = [method for method in wanted if f"{method}{colon}{variant}" in tables]
-    if not found:
-        raise unknown_name("preset", name, [*own, *preset_names(wanted)])
-    if len(found) > 1:
-        raise ConfigError(
-            f"the preset {name!r} has settings for {', '.join(found)}; say which: preset(..., method=...)"
-        )
-    return tables[f"{found[0]}{colon}{variant}"].settings
