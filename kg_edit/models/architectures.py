@@ -1,9 +1,8 @@
-"""Where a model family keeps what an edit needs: one row a ``model_type``, open to plug-ins.
+"""Where a model family keeps what an edit needs (`ModelSpec`): one row a ``model_type`` in `ARCHITECTURES`.
 
 A third party adds a family by an entry point in the group ``kg_edit.architectures`` (name: the ``model_type``, value: a
-`ModelSpec`), or passes a `ModelSpec` to `LanguageModel.load`.
-
-Telling models apart by what is in them, whatever they are called and wherever they lie.
+`ModelSpec`), or passes a `ModelSpec` to `LanguageModel.load`. `content_fingerprint` tells models apart by their
+weights, whatever they are called and wherever they lie.
 """
 
 from __future__ import annotations
@@ -143,7 +142,7 @@ def optional_module(model: nn.Module, path: str | None) -> nn.Module | None:
     return module if isinstance(module, nn.Module) else None
 
 
-FORMAT = "2-"  # what stands before a fingerprint; the first kind saw one column of most matrices and had nothing
+FORMAT = "2-"  # begins a fingerprint; the first kind, which read one column of most matrices, had no such prefix
 
 
 def content_fingerprint(model: PreTrainedModel) -> str:

@@ -1,4 +1,8 @@
-"""Reading and changing a module's input or output for the length of a ``with`` block; nothing survives it."""
+"""Read or change a module's input or output for the length of a ``with`` block; every hook is removed at its end.
+
+`watched` reads, `added` changes, `run_at_positions` runs a module on some tokens only, `stopping` ends a forward early.
+`exclusive` and `refuse_patched` keep a second patch off a model.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from kg_edit.models.language_model import LanguageModel
 
 
 class StopForwardError(Exception):
-    """Ends a forward pass once all that is wanted has been seen."""
+    """Raised by a hook to end a forward pass early; `stopping` catches it."""
 
 
 def hidden_state(output: Any) -> Tensor:
@@ -83,7 +87,7 @@ _APPLIED = "_kg_edit_applied_patch"
 
 @contextmanager
 def exclusive(model: LanguageModel) -> Iterator[None]:
-    """Only one patch at a time: which weights a nested one would restore is anybody's guess.
+    """Mark the model as patched for the length of the block; two nested patches could not restore its weights.
 
     Raises:
         PatchError: a patch is applied already.
@@ -97,7 +101,7 @@ def exclusive(model: LanguageModel) -> Iterator[None]:
 
 
 def refuse_patched(model: LanguageModel) -> None:
-    """For what is to be seen on the model as it is.
+    """Refuse a model that has a patch applied to it, for work that needs its own weights.
 
     Raises:
         PatchError: a patch is applied to it at the moment.

@@ -1,4 +1,8 @@
-"""A causal language model and its tokenizer: loaded by name, with the few modules that editing needs."""
+"""A causal language model and its tokenizer: loaded by name, with access to the few modules that editing needs.
+
+`LanguageModel` gives the blocks, the edited weight W [d, d_ff] of a layer (`down_projection`, `weight_name`) and the
+head's logits; `weight_matrix` gives a weight as [out, in] for Linear and GPT-2's Conv1D alike.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +124,7 @@ class LanguageModel:
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
-        """The transformer blocks, in order."""
+        """The transformer blocks, from the first (layer 0) to the last."""
         blocks = self.model.get_submodule(self.spec.blocks)
         assert isinstance(blocks, nn.ModuleList)  # noqa: S101 - check_spec has seen it
         return blocks
@@ -144,7 +148,11 @@ class LanguageModel:
         return sorted((device for device in found if device.type == "cuda"), key=str)
 
     def down_projection(self, layer: int) -> nn.Module:
-        """The MLP's second matrix in block ``layer`` (0-based)."""
+        """The MLP's second matrix in block ``layer`` (0-based).
+
+        Raises:
+            ModelError: the model has no such layer.
+        """
         return self.block(layer).get_submodule(self.spec.down_projection)
 
     def mlp(self, layer: int) -> nn.Module | None:
@@ -165,7 +173,7 @@ class LanguageModel:
         return self.blocks[layer]
 
     def weight_name(self, layer: int) -> str:
-        """The state-dict name of the edited weight."""
+        """The state-dict name of the weight of block ``layer``'s down-projection, which is what edits change."""
         return f"{self.spec.blocks}.{layer}.{self.spec.down_projection}.weight"
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""From what a user types to a folder that transformers can load: named models, and GGUF files dequantised once.
+"""From what a user types to a folder that transformers can load, a device, and a dtype.
 
-Where a model is put, and in which type of numbers, by the names that users give.
+`resolve_model` takes named models (`NAMED_MODELS`: an installed wheel's file), GGUF files (dequantised once into the
+cache), folders and hub ids. `cache_folder` is where derived files live; `pick_device` and `pick_dtype` take names.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What stands before an edit's tokens, as keys and values that are computed once.
+"""Keys and values of the tokens that stand before an edit's own, computed once (a prefix KV cache).
 
-What decides which tokens a model's attention sees, and which kernel computes it.
+`SharedContexts` holds those of the contexts of a run, `run_prefix` computes those of given rows. A `Prefix` hands them
+to a forward pass as a transformers cache. `mask_decides` says for which models that is the same as the whole row.
 """
 
 from __future__ import annotations
@@ -19,85 +20,6 @@ from transformers.cache_utils import Cache, DynamicLayer
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
 from kg_edit.models.sampling import BARE
-
-
-def mask_decides(model: LanguageModel, longest: int) -> bool:
-    """Whether mask and position ids alone say what attends to what, in up to ``longest`` tokens.
-
-    Not so with ALiBi, which counts places in the row, nor with a window that is shorter than the text.
-    """
-    config = model.model.config
-    window = getattr(config, "sliding_window", None) or math.inf
-    plain = not getattr(config, "alibi", False) and config._attn_implementation in ("eager", "sdpa")
-    return plain and getattr(config, "model_type", "") != "mpt" and longest <= window
-
-
-def quick_backward(hidden: Tensor) -> AbstractContextManager[None]:
-    """Plain attention where the fused kernel's way back takes several times as long: in bfloat16 on a processor."""
-    if hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16:
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Prefix:
-    """Keys and values of rows of tokens, left-padded: ``mask`` [rows, length] (1 = token), and for each block a pair
-    [rows, heads, length, head size] each (none if no row has a token)."""
-
-    mask: Tensor
-    layers: tuple[tuple[Tensor, Tensor], ...]
-
-    @property
-    def lengths(self) -> Tensor:
-        """Tokens a row, [rows, 1]."""
-        return self.mask.sum(-1, keepdim=True)
-
-    def rows(self, index: Tensor) -> Prefix:
-        """Some of the rows, in the order of ``index``."""
-        layers = tuple((_picked(keys, index), _picked(values, index)) for keys, values in self.layers)
-        return Prefix(mask=_picked(self.mask, index), layers=layers)
-
-    def frozen(self, blocks: int) -> Cache:
-        """A cache of ``blocks`` layers that hands out the prefix with new tokens after it, and keeps none of them."""
-        return self._cache(_FrozenLayer, blocks)
-
-    def growing(self, blocks: int) -> Cache:
-        """A cache that starts with the prefix and keeps what comes after."""
-        return self._cache(_HeldLayer, blocks)
-
-    def _cache(self, kind: type[_HeldLayer], blocks: int) -> Cache:
-        layers: list[Any] = [kind() for _ in range(blocks)]
-        for layer, (keys, values) in zip(layers, self.layers, strict=False):
-            layer.hold(keys, values)
-        return Cache(layers=layers)
-
-
-def _picked(rows: Tensor, index: Tensor) -> Tensor:
-    return rows[index.to(rows.device)]  # a block's rows are where the block is
-
-
-def empty_prefix(model: LanguageModel, rows: int) -> Prefix:
-    """Rows without any token."""
-    return Prefix(mask=torch.ones(rows, 0, dtype=torch.long, device=model.device), layers=())
-
-
-def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Prefix | None = None) -> Prefix:
-    """The keys and values of token rows, each row after the same row of ``after``."""
-    before = empty_prefix(model, len(rows)) if after is None else after
-    batch = left_pad(rows, device=model.device)
-    if batch.ids.shape[1] == 0:
-        return before
-    mask, cache = torch.cat([before.mask, batch.mask], -1), before.growing(len(model.blocks))
-    with torch.no_grad():
-        base_model(model)(
-            input_ids=batch.ids,
-            attention_mask=mask,
-            position_ids=before.lengths + batch.positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-    held: list[Any] = list(cache.layers)
-    return Prefix(mask=mask, layers=tuple((layer.keys, layer.values) for layer in held))
 
 
 class SharedContexts:
@@ -130,8 +52,72 @@ class SharedContexts:
         return max(fits, key=lambda place: len(self._ids[place]), default=None)
 
 
+def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Prefix | None = None) -> Prefix:
+    """The keys and values of token rows, each row after the same row of ``after``."""
+    before = empty_prefix(model, len(rows)) if after is None else after
+    batch = left_pad(rows, device=model.device)
+    if batch.ids.shape[1] == 0:
+        return before
+    mask, cache = torch.cat([before.mask, batch.mask], -1), before.growing(len(model.blocks))
+    with torch.no_grad():
+        base_model(model)(
+            input_ids=batch.ids,
+            attention_mask=mask,
+            position_ids=before.lengths + batch.positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+    held: list[Any] = list(cache.layers)
+    return Prefix(mask=mask, layers=tuple((layer.keys, layer.values) for layer in held))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prefix:
+    """Keys and values of rows of tokens, left-padded.
+
+    ``mask`` is [rows, length] (1 = token); ``layers`` has for each block the keys and the values, both
+    [rows, heads, length, head size]; it is empty if no row has a token.
+    """
+
+    mask: Tensor
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def lengths(self) -> Tensor:
+        """The number of tokens in each row, [rows, 1]."""
+        return self.mask.sum(-1, keepdim=True)
+
+    def rows(self, index: Tensor) -> Prefix:
+        """The prefix of the rows with the numbers ``index`` [rows'], in that order."""
+        layers = tuple((_picked(keys, index), _picked(values, index)) for keys, values in self.layers)
+        return Prefix(mask=_picked(self.mask, index), layers=layers)
+
+    def frozen(self, blocks: int) -> Cache:
+        """A cache of ``blocks`` layers that hands out the prefix with new tokens after it, and keeps none of them."""
+        return self._cache(_FrozenLayer, blocks)
+
+    def growing(self, blocks: int) -> Cache:
+        """A cache that starts with the prefix and keeps what comes after."""
+        return self._cache(_HeldLayer, blocks)
+
+    def _cache(self, kind: type[_HeldLayer], blocks: int) -> Cache:
+        layers: list[Any] = [kind() for _ in range(blocks)]
+        for layer, (keys, values) in zip(layers, self.layers, strict=False):
+            layer.hold(keys, values)
+        return Cache(layers=layers)
+
+
+def _picked(rows: Tensor, index: Tensor) -> Tensor:
+    return rows[index.to(rows.device)]  # a block's rows are where the block is
+
+
+def empty_prefix(model: LanguageModel, rows: int) -> Prefix:
+    """The prefix of ``rows`` rows that holds no token; to begin with."""
+    return Prefix(mask=torch.ones(rows, 0, dtype=torch.long, device=model.device), layers=())
+
+
 def base_model(model: LanguageModel) -> torch.nn.Module:
-    """The model without its head."""
+    """The transformer below the head: token ids to hidden states [rows, length, d], without logits."""
     base: torch.nn.Module = model.model.base_model
     return base
 
@@ -140,16 +126,34 @@ class _HeldLayer(DynamicLayer):
     """A cache layer that begins with given keys and values."""
 
     def hold(self, keys: Tensor, values: Tensor) -> None:
-        """Take them over, without copying."""
+        """Begin with ``keys`` and ``values`` [rows, heads, length, head size], which are not copied."""
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
 
 
 class _FrozenLayer(_HeldLayer):
-    """One that hands out new tokens after them, and keeps none."""
+    """A `_HeldLayer` that returns its own keys and values with the new tokens' after them, and stores none of those."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             return key_states, value_states
         assert self.keys is not None and self.values is not None  # noqa: S101 - initialised
         return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+
+
+def mask_decides(model: LanguageModel, longest: int) -> bool:
+    """Whether mask and position ids alone say what attends to what, in up to ``longest`` tokens.
+
+    Not so with ALiBi, which counts places in the row, nor with a window that is shorter than the text.
+    """
+    config = model.model.config
+    window = getattr(config, "sliding_window", None) or math.inf
+    plain = not getattr(config, "alibi", False) and config._attn_implementation in ("eager", "sdpa")
+    return plain and getattr(config, "model_type", "") != "mpt" and longest <= window
+
+
+def quick_backward(hidden: Tensor) -> AbstractContextManager[None]:
+    """Plain attention where the fused kernel's backward pass takes several times as long: in bfloat16 on a CPU."""
+    if hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()

@@ -1,4 +1,8 @@
-"""A prompt is token ids and spans from **one** encoding with offsets; nothing is ever decoded and encoded again."""
+"""Prompts as token ids and spans: where the subject's last token is, and where the target begins.
+
+`encode` makes a `Prompt` from **one** encoding with character offsets; nothing is ever decoded and encoded again.
+`left_pad` makes a batch of token rows.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ class Prompt:
 
     @property
     def target_ids(self) -> tuple[int, ...]:
-        """The target's token ids."""
+        """The token ids of the target, () where the prompt has none."""
         return self.ids[self.target_start :]
 
     @property

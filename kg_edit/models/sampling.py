@@ -1,6 +1,7 @@
-"""Contexts: texts that the model itself writes, put before the prompt so that an edit holds in any company.
+"""Contexts: texts that the model itself writes, put before a prompt so that an edit also holds after other text.
 
-Letting a model write as its probabilities say, and not as its makers would have it write.
+`sample_contexts` makes ROME's, `started_contexts` MEMIT's; `sample_text` and `continue_text` sample from the model's
+own distribution, whatever its generation settings are, and leave torch's global generator as it is.
 """
 
 from __future__ import annotations
@@ -17,23 +18,7 @@ from kg_edit.errors import ModelError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 
-
-@contextmanager
-def plain_generation(model: LanguageModel) -> Iterator[None]:
-    """For the length of the block ``generate`` takes nothing from the model's own settings: penalties, beams, bans.
-
-    What ``generate`` is not told it takes from there, also beside a `GenerationConfig` that it is given.
-    """
-    own = model.model.generation_config
-    model.model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.model.generation_config = own
-
-
 log = logging.getLogger(__name__)
-
 BARE = "{}"
 STARTS = ("The", "Therefore", "Because", "I", "You")
 
@@ -120,6 +105,20 @@ def continue_text(
         )
     assert isinstance(output, Tensor)  # noqa: S101 - generate returns ids unless asked otherwise
     return output[:, ids.shape[1] :]
+
+
+@contextmanager
+def plain_generation(model: LanguageModel) -> Iterator[None]:
+    """For the length of the block ``generate`` takes nothing from the model's own settings: penalties, beams, bans.
+
+    What ``generate`` is not told it takes from there, also beside a `GenerationConfig` that it is given.
+    """
+    own = model.model.generation_config
+    model.model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.model.generation_config = own
 
 
 def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
