@@ -1,4 +1,8 @@
-"""GRACE (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook beside one layer; the model stays as it is."""
+"""GRACE (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook beside one layer; no weight changes.
+
+An entry an edit: the key [d_ff] is the down-projection's input at the prompt's last token, the value [d] is trained by
+Adam until the model says the target. `kg_edit.patches.codebook_patch` has the rule by which entries answer.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,13 @@ from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import Descent, optimise_values, untouched
 
 _DEFAULT_DEPTH = 0.75
-_TOGETHER = 32  # edits: each is trained as if it were alone, so this decides the speed only
+_BATCH = 32  # edits in one descent: each is trained as if it were alone, so this decides the speed only
 
 
 class GraceConfig(MethodConfig):
     """GRACE's settings; ``paper`` has the published code's, but for the layer and for what is replaced.
 
-    There a step follows each look; here the last look makes none, so ``paper`` looks once more.
+    There a step follows each evaluation of the loss; here none follows the last, so ``paper`` has one more.
     """
 
     layer: int | None = Field(None, ge=0, description="layer with the codebook, 0-based; default 0.75 of the depth")
@@ -70,11 +74,15 @@ class Grace(EditingMethod):
         model.block(self.layer)  # refuses a layer that is not there before any work is done
 
     def empty_patch(self) -> Patch:
-        """A codebook without entries."""
+        """A `CodebookPatch` without entries, which changes nothing."""
         return CodebookPatch(codebooks={}, provenance=self.provenance())
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt once."""
+        """Encode every edit's prompt, so that a bad one is refused before any work.
+
+        Raises:
+            PromptError: a prompt and its target can't be told apart in tokens.
+        """
         for edit in edits:
             with annotate_errors(edit):
                 self._request(edit)
@@ -90,17 +98,17 @@ class Grace(EditingMethod):
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """All edits' values in one descent; each edit's patch is its own."""
         with untouched(self.model):
-            asked = [attempt(edit, partial(self._request, edit)) for edit in edits]
-            places = [place for place, request in enumerate(asked) if isinstance(request, Request)]
-            requests = [request for request in asked if isinstance(request, Request)]
+            found = [attempt(edit, partial(self._request, edit)) for edit in edits]
+            places = [place for place, request in enumerate(found) if isinstance(request, Request)]
+            requests = [request for request in found if isinstance(request, Request)]
             made = list(self._trained([edits[place] for place in places], requests))
-        results: list[Patch | Request | Exception] = list(asked)
+        results: list[Patch | Request | Exception] = list(found)
         for place, patch in zip(places, made, strict=True):
             results[place] = patch
         return tuple(result for result in results if not isinstance(result, Request))
 
     def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
-        yield from (edits[start : start + _TOGETHER] for start in range(0, len(edits), _TOGETHER))
+        yield from (edits[start : start + _BATCH] for start in range(0, len(edits), _BATCH))
 
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
         return super()._made(edits, without_codebooks(before) or self.empty_patch())
@@ -152,7 +160,7 @@ class Grace(EditingMethod):
         return CodebookPatch(codebooks={self.model.weight_name(self.layer): book}, provenance=provenance)
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with the layer."""
+        """The provenance of every method, and the layer."""
         said = super().provenance()
         said["methods"][0] |= {"layer": self.layer}
         return said
@@ -173,10 +181,10 @@ class _FreeValue:
         return torch.rand(output.shape, generator=draw).to(output) - output
 
     def change(self) -> Tensor:
-        """[d]."""
+        """The current difference v - output, [d]."""
         return self._change
 
     def learn(self) -> None:
-        """A step of Adam."""
+        """Take a step of Adam on the gradient of the loss, then clear the gradient."""
         self._optimizer.step()
         self._optimizer.zero_grad()
