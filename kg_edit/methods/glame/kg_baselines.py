@@ -1,8 +1,7 @@
-"""What ROME-KG and MEMIT-KG share: the facts around an edit as further edit requests in natural language.
+"""ROME-KG and MEMIT-KG, the baselines of GLAME's paper (Zhang et al., EMNLP 2024, arXiv 2402.13593).
 
-ROME-KG (Zhang et al., EMNLP 2024): ROME for the edit, then for each fact that the graph has around it.
-
-MEMIT-KG (Zhang et al., EMNLP 2024): MEMIT for the edit and each fact that the graph has around it, in one batch.
+The facts that the graph has around an edit become further edit requests in natural language: `RomeKg` makes them one
+after the other with ROME, `MemitKg` in one batch with MEMIT. `GraphRequestConfig` says how many of which kind.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ class GraphRequestMethod(EditingMethod):
         return self.requests.subgraph(edit)
 
     def provenance(self) -> dict[str, Any]:
-        """As the method's, with the graph."""
+        """The method's provenance, and the identity of the graph."""
         said = super().provenance()
         said["methods"][0] |= {"graph": dict(self.graph_identity or {})}
         return said
@@ -168,7 +167,7 @@ class RomeKg(GraphRequestMethod, Rome):
         return EditingMethod.edit_each(self, edits)
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Also encode the prompts of the facts."""
+        """Encode the prompts of every edit and of its facts."""
         for edit in edits:
             with annotate_errors(edit):
                 super().check((edit, *self.requests.edits(edit)))
@@ -203,5 +202,5 @@ class MemitKg(GraphRequestMethod, Memit):
     config: MemitKgConfig
 
     def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
-        """The edit, then the facts."""
+        """The requests that MEMIT writes for an edit: the edit itself, then the facts around it."""
         return (edit, *self.requests.edits(edit))

@@ -99,7 +99,11 @@ class GlameRandom(Glame):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also ask for every edit's wrong subgraph."""
+        """Check the inputs, and that the pool fills every edit's wrong subgraph.
+
+        Raises:
+            GraphError: the pool has too few statements for an edit.
+        """
         assert isinstance(config, GlameRandomConfig)  # noqa: S101 - config_class
         super().check_inputs(config, None if graph is None else _wrong(graph, config), edits)
 
@@ -127,7 +131,7 @@ class GlameBatch(GraphValues, Memit):
 
     @property
     def norm_penalty(self) -> float:
-        """0: AdamW's decay is the only regulariser."""
+        """Weight of MEMIT's penalty on the norm of delta: 0, AdamW's decay is the only regulariser."""
         return 0.0
 
     def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:
