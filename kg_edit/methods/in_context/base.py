@@ -1,4 +1,8 @@
-"""What IKE, definitions and gated retrieval share: an edit becomes a fact to tell, and the model is left as it is."""
+"""What the in-context methods share: an edit becomes a fact that the model is told in its prompt; no weight changes.
+
+A method (IKE, definitions, retrieval by popularity) says what is told of an edit by `PromptMethod.fact`. Which facts
+are told before which prompt is decided by `kg_edit.patches.prompt_patch`.
+"""
 
 from __future__ import annotations
 
@@ -45,20 +49,20 @@ class PromptMethod(EditingMethod):
 
     @property
     def rule(self) -> TellingRule:
-        """Which facts are told, and how."""
+        """The rule of the patch: which facts belong to a prompt, and what is put before them."""
         config = self.config
         return TellingRule(gate=config.gate, threshold=config.threshold, most=config.most, encoder=config.encoder)
 
     @abstractmethod
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """What there is to tell of an edit, and what to note of it."""
+        """The fact that an edit is told as, and notes for the edit's record in the provenance."""
 
     def empty_patch(self) -> Patch:
-        """No facts."""
+        """A `PromptPatch` without facts, which changes nothing."""
         return PromptPatch(books=(), provenance=self.provenance())
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """The edit's fact, in a book of its own."""
+        """A `PromptPatch` with the edit's fact."""
         (edit,) = edits
         fact, notes = self.fact(edit)
         record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name, **notes}

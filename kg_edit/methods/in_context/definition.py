@@ -1,4 +1,7 @@
-"""Input augmentation: a definition stands before the prompt (Onoe et al., ACL 2023, arXiv 2305.01651)."""
+"""Input augmentation (Onoe et al., ACL 2023, arXiv 2305.01651): the fact and definitions stand before the prompt.
+
+Definitions are the graph's descriptions of s and o*: "LeBron James: American basketball player.".
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,8 @@ from kg_edit.methods.in_context.ike import new_fact
 from kg_edit.patches.prompt_patch import PromptFact
 
 
-class Descriptions(Protocol):
-    """What a graph says about items, as `wikidata_cache.WikidataCache.facts` does."""
-
-    def descriptions(self, ids: Sequence[str]) -> dict[str, str]:
-        """Descriptions by id, of those that have one."""
-
-
 class DefinitionConfig(PromptConfig):
-    """What is told."""
+    """Settings of ``definition``: whether the fact, definitions, or both are told."""
 
     tell: Literal["fact", "definition", "both"] | None = Field(
         None, description="the fact, the graph's descriptions of s and o*, or both; unset: both if a graph is given"
@@ -65,11 +61,11 @@ class Definition(PromptMethod):
 
     @property
     def reads_graph(self) -> bool:
-        """Whether descriptions are looked up."""
+        """Whether descriptions are looked up in the graph."""
         return _descriptions(self.graph) is not None and self.config.tell != "fact"
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """Definitions first, then the fact."""
+        """The text told of an edit: definitions first, then the fact; withheld where that is empty."""
         defined = self._definitions(edit)
         sentences = [] if self.config.tell == "definition" else [f"{new_fact(edit)}."]
         told = " ".join([*defined, *sentences])
@@ -84,6 +80,13 @@ class Definition(PromptMethod):
         names = {edit.subject_id: edit.subject, edit.target_new_id: edit.target_new}
         found = known.descriptions([key for key in names if key])
         return [f"{name}: {found[key]}." for key, name in names.items() if key in found]
+
+
+class Descriptions(Protocol):
+    """What a graph says about items, as `wikidata_cache.WikidataCache.facts` does."""
+
+    def descriptions(self, ids: Sequence[str]) -> dict[str, str]:
+        """The descriptions of those of ``ids`` (Wikidata items) that have one, by id."""
 
 
 def _descriptions(graph: object) -> Descriptions | None:
