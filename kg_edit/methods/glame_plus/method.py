@@ -1,10 +1,15 @@
-"""GLAME beyond the paper: the value also learns what the graph says of o*, and what the model itself would say.
+"""GLAME-plus: the value also learns what the graph says of o*, and what the unedited model would say.
 
-L = ROME's loss + ripple_weight * the mean over further rows. For a statement o* -r'-> o' that is -log p(o') after
-"Quiz: what is the r' of the r of s? Reply:"; of several o' the one that the model finds likeliest. For an r' that the
-graph does not have it is -sum q log p, where q is what the unedited model answers, in turn, to "What is the r' of o*?",
-the graph's statements before it, and to "What is the r' of the r of s?", the new fact before it. Two more rows ask for
-o* itself.
+It goes beyond GLAME's paper. The value is ROME's free delta, with
+L = ROME's loss + ripple_weight * the mean over further rows:
+
+- For a statement o* -r'-> o' of the graph -log p(o') after "Quiz: what is the r' of the r of s? Reply:"; of several o'
+  the one that the model finds likeliest.
+- For an r' that the graph does not have -sum q log p, where q is what the unedited model answers, in turn, to "What is
+  the r' of o*?", the graph's statements before it, and to "What is the r' of the r of s?", the new fact before it.
+- Two more rows ask for o* itself.
+
+`questions` words the rows, `teacher` gives q.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ from kg_edit.value.optimise import FAST, DeltaParameters, descent_model
 
 
 class GlamePlusConfig(RippleConfig):
-    """ROME's settings, and what else the value learns."""
+    """ROME's settings, and how much of what follows from the edit the value learns."""
 
     steps: PositiveInt = Field(24, description="evaluations of the objective at most")
     context_lengths: ContextLengths = Field(
@@ -117,14 +122,16 @@ class GlamePlus(Rome):
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """ROME's loss and that of the further rows; the teacher is asked for all edits together."""
         student = descent_model(self.model, self.config.descent_dtype)
-        taught = self._taught(edits, student)
+        taught = self._teacher_rows(edits, student)
         whole = [
             replace(request, further=self._shared((*request.further, *self._rows(edit, rows))))
             for edit, request, rows in zip(edits, requests, taught, strict=True)
         ]
         return self.loss_on(student, whole)
 
-    def _taught(self, edits: Sequence[Edit], model: LanguageModel) -> list[list[tuple[ComposedFact, Answer | None]]]:
+    def _teacher_rows(
+        self, edits: Sequence[Edit], model: LanguageModel
+    ) -> list[list[tuple[ComposedFact, Answer | None]]]:
         """What the unedited model answers about each edit's o*."""
         found = [self.ripples(edit) for edit in edits]
         asked = [(place, one) for place, of_edit in enumerate(found) for one in of_edit.asks]
@@ -158,7 +165,7 @@ class GlamePlus(Rome):
             return None
 
     def _shared(self, rows: tuple[ExtraTarget, ...]) -> tuple[ExtraTarget, ...]:
-        """The rows, each with its share of the weight."""
+        """The rows, each weighted by ``ripple_weight`` / the number of rows."""
         return tuple(replace(row, weight=self.config.ripple_weight / len(rows)) for row in rows)
 
 

@@ -1,10 +1,9 @@
 """What `glame-plus` asks about one edit, in words: of the teacher, and of the edited model.
 
-What follows from an edit, in questions about its subject: "Quiz: what is the currency of the country of X?" yen.
-
-s -r-> o* and a statement o* -r'-> o' of the graph make a composed fact. What the graph does not say, the model may be
-asked about o* itself (`recalls`). Names of relations are nouns of a packaged table, in the order in which they are
-taken: what people ask first. The subject stands as late as it can, as only tokens from there on cost time.
+`RippleTargets` holds all of it for an edit. s -r-> o* and a statement o* -r'-> o' of the graph make a `ComposedFact`:
+"Quiz: what is the currency of the country of X?" yen. What the graph does not say, the model may be asked about o*
+itself (`recalls`). Names of relations are nouns of a packaged table, in the order in which they are taken: what people
+ask first. The subject stands as late in a question as it can, as only tokens from there on cost time.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ WORDINGS = (
     "Q: Tell me the [hop] of {}.\nA:",
     "Trivia: the [hop] of {}?\nSolution:",
 )
+
 _COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new", "company"}
 
 # Of which kind an object of the relation is, and what one asks of that kind.
@@ -48,6 +48,7 @@ _KINDS = {
     "field": ("P101", "P136", "P641"),
     "instrument": ("P1303",),
 }
+
 _ASKED = {
     "country": ("capital", "currency", "official language", "most famous landmark", "national dish", "main religion"),
     "city": ("country", "most famous landmark", "claim to fame", "best-known football club", "river", "university"),
@@ -60,6 +61,19 @@ _ASKED = {
     "instrument": ("inventor", "family", "best-known player", "style of music", "material"),
     "": ("country", "founder", "claim to fame", "kind", "best-known figure"),
 }
+
+
+class RippleConfig(RomeConfig):
+    """ROME's settings, and what is asked besides the edit."""
+
+    own: int = Field(2, ge=0, description="questions of the edit itself, which o* answers")
+    stated: int = Field(6, ge=0, description="statements of the graph that are learned as they are")
+    per_relation: PositiveInt = Field(1, description="objects of one r' that are learned, the likeliest first")
+    recalled: int = Field(
+        4, ge=0, description="further relations r', of which the model teaches itself what it knows of o*, and of s"
+    )
+    statements_told: int = Field(6, ge=0, description="statements of the graph in the teacher's prompt")
+    exclude_answers: bool = Field(True, description="learn nothing that shares a word with a test question's answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,92 +94,23 @@ class ComposedFact:
         return text[0].upper() + text[1:]
 
 
-def nouns() -> Mapping[str, str]:
-    """The noun of a property, in the order of the packaged table."""
-    text = files("kg_edit").joinpath("data", "ripple_nouns.tsv").read_text(encoding="utf-8")
-    rows = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
-    return dict(rows[1:])
-
-
-def first_hop(edit: Edit) -> str:
-    """The edited relation as a noun: "country of origin"."""
-    return nouns().get(edit.relation_id or "") or edit.relation_text.removeprefix("The ").removesuffix(" is")
-
-
-def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> dict[str, list[str]]:
-    """What the statements of o* say, noun by noun in the order of the table; nothing with a word of ``exclude``."""
-    target, known = target_of(graph), nouns()
-    found: dict[str, list[str]] = {}
-    for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
-        noun, label = known.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
-        if noun and data.get("role") != "edit" and _may(label, edit, exclude):
-            found.setdefault(noun, []).append(label)
-    order = list(dict.fromkeys(noun for noun in known.values() if noun in found))
-    return {noun: list(dict.fromkeys(found[noun])) for noun in order}
-
-
-def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[ComposedFact]:
-    """At most ``limit`` composed facts, of each noun the first ``a_relation`` objects."""
-    first = first_hop(edit)
-    told = (
-        ComposedFact(hop=f"{noun} of the {first}", target=label)
-        for noun in objects
-        for label in objects[noun][:a_relation]
-    )
-    return list(islice(told, limit))
-
-
-def recalls(edit: Edit) -> tuple[str, ...]:
-    """Nouns that one asks of things such as o*."""
-    kind = next((kind for kind, properties in _KINDS.items() if edit.relation_id in properties), "")
-    return _ASKED[kind]
-
-
-def gives_away(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text holds an answer, or a word of it that says something."""
-    return any(overlaps(text, answer) or _words(text) & _words(answer) for answer in answers)
-
-
-def _may(label: str, edit: Edit, exclude: Sequence[str]) -> bool:
-    unnamed = bool(re.fullmatch("[QP][0-9]+", label))
-    itself = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
-    return not (unnamed or itself or overlaps(label, edit.subject) or gives_away(label, exclude))
-
-
-def _words(text: str) -> set[str]:
-    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 2} - _COMMON
-
-
-class RippleConfig(RomeConfig):
-    """ROME's settings, and what is asked besides the edit."""
-
-    own: int = Field(2, ge=0, description="questions of the edit itself, which o* answers")
-    stated: int = Field(6, ge=0, description="statements of the graph that are learned as they are")
-    per_relation: PositiveInt = Field(1, description="objects of one r' that are learned, the likeliest first")
-    recalled: int = Field(
-        4, ge=0, description="further relations r', of which the model teaches itself what it knows of o*, and of s"
-    )
-    statements_told: int = Field(6, ge=0, description="statements of the graph in the teacher's prompt")
-    exclude_answers: bool = Field(True, description="learn nothing that shares a word with a test question's answer")
-
-
 @dataclass(frozen=True, kw_only=True)
 class RippleTargets:
-    """An edit, what the graph says of its o* (objects by noun, the likeliest first), and what is made of them."""
+    """All that is asked about an edit, from ``objects``: what the graph says of o*, by noun, the likeliest first."""
 
     edit: Edit
     objects: Mapping[str, Sequence[str]]
     config: RippleConfig
 
     @property
-    def barred(self) -> list[str]:
-        """What may not be learned, see `excluded_answers`."""
+    def excluded(self) -> list[str]:
+        """The answers of which nothing may be learned, see `excluded_answers`."""
         return excluded_answers(self.edit, self.config)
 
     @property
     def own(self) -> list[ComposedFact]:
         """The edit itself, to be asked for; not where o* gives a test question's answer away."""
-        if gives_away(self.edit.target_new, self.barred):
+        if gives_away(self.edit.target_new, self.excluded):
             return []
         return [ComposedFact(hop=first_hop(self.edit), target=self.edit.target_new)] * self.config.own
 
@@ -177,7 +122,7 @@ class RippleTargets:
 
     @property
     def told(self) -> str:
-        """What the graph says of o*, in sentences."""
+        """What the graph says of o* in sentences, for the teacher's prompt: "Currency of Japan: yen."."""
         limit = self.config.statements_told
         facts = ripples(self.edit, self.objects, limit=limit, a_relation=1)
         return " ".join(f"{fact.noun.capitalize()} of {self.edit.target_new}: {fact.target}." for fact in facts)
@@ -202,7 +147,7 @@ class RippleTargets:
 
     def learned(self, asked: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
         """What the edited model is to say in turn; None if the teacher said nothing, or a test question's answer."""
-        if not answer or gives_away(answer.text, self.barred):
+        if not answer or gives_away(answer.text, self.excluded):
             return None
         return ComposedFact(hop=f"{asked.noun} of the {first_hop(self.edit)}", target=answer.text)
 
@@ -211,3 +156,59 @@ def excluded_answers(edit: Edit, config: RippleConfig) -> list[str]:
     """Answers of test questions, of which nothing may be learned; they serve for nothing else."""
     answers = [answer for question in edit.portability for answer in right_answers(question)]
     return answers if config.exclude_answers else []
+
+
+def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> dict[str, list[str]]:
+    """What the statements of o* say, noun by noun in the order of the table; nothing with a word of ``exclude``."""
+    target, known = target_of(graph), nouns()
+    found: dict[str, list[str]] = {}
+    for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
+        noun, label = known.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
+        if noun and data.get("role") != "edit" and _may(label, edit, exclude):
+            found.setdefault(noun, []).append(label)
+    order = list(dict.fromkeys(noun for noun in known.values() if noun in found))
+    return {noun: list(dict.fromkeys(found[noun])) for noun in order}
+
+
+def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[ComposedFact]:
+    """At most ``limit`` composed facts, of each noun the first ``a_relation`` objects."""
+    first = first_hop(edit)
+    composed = (
+        ComposedFact(hop=f"{noun} of the {first}", target=label)
+        for noun in objects
+        for label in objects[noun][:a_relation]
+    )
+    return list(islice(composed, limit))
+
+
+def recalls(edit: Edit) -> tuple[str, ...]:
+    """Nouns r' that one asks of things of the kind of o*, by the edited relation: "capital" of a country."""
+    kind = next((kind for kind, properties in _KINDS.items() if edit.relation_id in properties), "")
+    return _ASKED[kind]
+
+
+def first_hop(edit: Edit) -> str:
+    """The edited relation as a noun: "country of origin"."""
+    return nouns().get(edit.relation_id or "") or edit.relation_text.removeprefix("The ").removesuffix(" is")
+
+
+def nouns() -> Mapping[str, str]:
+    """The noun of a property, in the order of the packaged table."""
+    text = files("kg_edit").joinpath("data", "ripple_nouns.tsv").read_text(encoding="utf-8")
+    rows = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
+    return dict(rows[1:])
+
+
+def gives_away(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text holds an answer, or a word of it that says something."""
+    return any(overlaps(text, answer) or _words(text) & _words(answer) for answer in answers)
+
+
+def _may(label: str, edit: Edit, exclude: Sequence[str]) -> bool:
+    unnamed = bool(re.fullmatch("[QP][0-9]+", label))
+    itself = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
+    return not (unnamed or itself or overlaps(label, edit.subject) or gives_away(label, exclude))
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 2} - _COMMON
