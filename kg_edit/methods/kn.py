@@ -1,10 +1,12 @@
-"""KN (Dai et al., ACL 2022, arXiv 2104.08696): the old answer is taken out of the neurons that say it.
+"""KN (Dai et al., ACL 2022, arXiv 2104.08696): neurons that an answer rests on are found, their columns changed.
 
-Integrated gradients (Sundararajan et al., ICML 2017, arXiv 1703.01365): how much each input gives to an output.
+A neuron is an input of a block's down-projection. What it gives to P(old answer | prompt) is its integrated gradient
+(Sundararajan et al., ICML 2017, arXiv 1703.01365). Neurons with a large attribution in many contexts are chosen, and
+-lambda_1 t + lambda_2 t' [d] is added to the column of each, with t and t' the old and the new answer's embeddings.
 
-Which neurons of the MLPs say a fact (Dai et al., ACL 2022, arXiv 2104.08696).
-
-Knowledge neurons: which of them an answer rests on.
+- `KnConfig`, `Kn`: the settings and the method.
+- `neuron_attributions`: attributions [prompts, layers, d_ff], by `integrated_gradients`.
+- `shared_neurons`: the choice.
 """
 
 from __future__ import annotations
@@ -32,95 +34,6 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.optimise import untouched
 from kg_edit.value.tail_forward import TailForward
-
-
-def integrated_gradients(function: Callable[[Tensor], Tensor], point: Tensor, *, steps: int) -> Tensor:
-    """x_i times the mean of df/dx_i along the straight line from 0 to x, for each of many x: [rows, n].
-
-    ``function`` takes [rows, n] and gives one number a row, which may depend on that row alone. The integral is a
-    Riemann sum at the middles of ``steps`` pieces; as the steps grow, a row sums to f(x) - f(0) (completeness).
-    """
-    total = torch.zeros_like(point)
-    for step in range(steps):
-        scaled = (point.detach() * ((step + 0.5) / steps)).requires_grad_()
-        (gradient,) = torch.autograd.grad(function(scaled).sum(), scaled)
-        total += gradient
-    return point.detach() * total / steps
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Attributions:
-    """``given`` [prompts, layers, d_ff]: what each neuron gives to P(answer | prompt). ``activity`` [layers, d_ff]: its
-    mean over the prompts."""
-
-    given: Tensor
-    activity: Tensor
-
-
-def neuron_attributions(
-    model: LanguageModel, prompts: Sequence[Prompt], layers: Sequence[int], *, steps: int, tokens: int
-) -> Attributions:
-    """What each neuron gives to P(answer | prompt), at the token that predicts the answer.
-
-    A neuron is an input of the down-projection; a layer's neurons are scaled from 0 to what they are together, as in
-    the published code. The first ``tokens`` tokens of each prompt's answer are predicted in turn, and their
-    attributions added.
-    """
-    asked = [(place, row) for place, prompt in enumerate(prompts) for row in _predictions(prompt, tokens)]
-    owners = torch.tensor([place for place, _ in asked])
-    rows = [row for _, row in asked]
-    prefix = run_prefix(model, [row.ids[: row.edited_at] for row in rows])
-    given, activity = list[Tensor](), list[Tensor]()
-    for layer in layers:
-        tail = TailForward(model, layer, rows, prefix=prefix)
-        keys = tail.keys.float()
-        each = integrated_gradients(_Answer(model, layer, tail, rows), keys, steps=steps).cpu()
-        given.append(each.new_zeros(len(prompts), each.shape[1]).index_add(0, owners, each))
-        activity.append(keys.mean(0).cpu())
-    return Attributions(given=torch.stack(given, 1), activity=torch.stack(activity))
-
-
-def _predictions(prompt: Prompt, tokens: int) -> list[Prompt]:
-    """The prompt up to each token of its answer, whose last token predicts it."""
-    places = range(prompt.target_start, min(prompt.target_start + tokens, len(prompt.ids)))
-    return [
-        Prompt(text=prompt.text, ids=prompt.ids[: place + 1], target_start=place, subject_last=place - 1)
-        for place in places
-    ]
-
-
-class _Answer:
-    """P of each row's token [rows] as a function of the layer's neurons [rows, d_ff] at the position before it."""
-
-    def __init__(self, model: LanguageModel, layer: int, tail: TailForward, rows: Sequence[Prompt]) -> None:
-        self._tail, self._keys = tail, tail.keys.float()
-        self._weight = weight_matrix(model.down_projection(layer)).float()
-        self._tokens = torch.tensor([row.ids[-1] for row in rows])
-
-    def __call__(self, neurons: Tensor) -> Tensor:
-        change = (neurons - self._keys) @ self._weight.T  # of the module's output; a bias cancels
-        chances = self._tail.logits(change).float().softmax(-1)
-        return chances.gather(-1, self._tokens.to(chances.device)[:, None])[:, 0]
-
-
-@dataclass(frozen=True)
-class Neurons:
-    """Chosen neurons, as places in ``layers``: a mask [layers, d_ff], and the least share of prompts they came from."""
-
-    mask: Tensor
-    share: float
-
-
-def shared_neurons(given: Tensor, *, threshold: float, share: float) -> Neurons:
-    """Neurons above ``threshold`` times the largest attribution of a prompt, in at least ``share`` of the prompts.
-
-    Where no neuron is shared so widely, those that are shared most widely are taken. ``given`` [prompts, layers, d_ff]
-    is that of `Attributions`.
-    """
-    largest = given.flatten(1).amax(1)[:, None, None]
-    counted = ((given > threshold * largest) & (given > 0)).float().mean(0)
-    reached = min(share, float(counted.max()))
-    return Neurons(mask=(counted >= reached) & (counted > 0), share=reached)
 
 
 class KnConfig(MethodConfig):
@@ -157,7 +70,7 @@ class Kn(EditingMethod):
 
     The embeddings are the output ones (the rows of the head), which are what a column is measured against; where they
     are tied to the input ones these are the paper's. A head behind a projection is followed back through it.
-    The paper's neurons are all but non-negative (GELU); in a gated MLP they have either sign, which ``signed`` minds.
+    The paper's neurons are all but non-negative (GELU); in a gated MLP they have either sign, see ``signed``.
     """
 
     name = "kn"
@@ -180,7 +93,7 @@ class Kn(EditingMethod):
         return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
 
     def prepare(self) -> None:
-        """Sample the contexts."""
+        """Let the model write the contexts, once for all edits."""
         with untouched(self.model):
             _ = self.contexts
 
@@ -242,7 +155,7 @@ class Kn(EditingMethod):
 
     @torch.no_grad()
     def direction(self, *, old: int, new: int) -> Tensor:
-        """-lambda_1 t + lambda_2 t', [d], in float32."""
+        """-lambda_1 t + lambda_2 t' for the tokens ``old`` and ``new``, which is added to a column: [d] in float32."""
         head = self.model.model.get_output_embeddings().weight
         assert isinstance(head, Tensor)  # noqa: S101 - true of every causal language model
         mixed = self.config.write * head[new].float() - self.config.erase * head[old].float()
@@ -271,7 +184,99 @@ class Kn(EditingMethod):
         return patch
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with the contexts."""
+        """The provenance of every method, and the contexts."""
         said = super().provenance()
         said["methods"][0] |= {"contexts": list(self.contexts)}
         return said
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attributions:
+    """What neurons give to an answer.
+
+    ``given`` [prompts, layers, d_ff] is each neuron's attribution to P(answer | prompt), ``activity`` [layers, d_ff]
+    the mean over the prompts of its value.
+    """
+
+    given: Tensor
+    activity: Tensor
+
+
+def neuron_attributions(
+    model: LanguageModel, prompts: Sequence[Prompt], layers: Sequence[int], *, steps: int, tokens: int
+) -> Attributions:
+    """What each neuron gives to P(answer | prompt), at the token that predicts the answer.
+
+    A neuron is an input of the down-projection; a layer's neurons are scaled from 0 to what they are together, as in
+    the published code. The first ``tokens`` tokens of each prompt's answer are predicted in turn, and their
+    attributions added.
+    """
+    asked = [(place, row) for place, prompt in enumerate(prompts) for row in _predictions(prompt, tokens)]
+    owners = torch.tensor([place for place, _ in asked])
+    rows = [row for _, row in asked]
+    prefix = run_prefix(model, [row.ids[: row.edited_at] for row in rows])
+    given, activity = list[Tensor](), list[Tensor]()
+    for layer in layers:
+        tail = TailForward(model, layer, rows, prefix=prefix)
+        keys = tail.keys.float()
+        each = integrated_gradients(_Answer(model, layer, tail, rows), keys, steps=steps).cpu()
+        given.append(each.new_zeros(len(prompts), each.shape[1]).index_add(0, owners, each))
+        activity.append(keys.mean(0).cpu())
+    return Attributions(given=torch.stack(given, 1), activity=torch.stack(activity))
+
+
+def _predictions(prompt: Prompt, tokens: int) -> list[Prompt]:
+    """The prompt up to each token of its answer, whose last token predicts it."""
+    places = range(prompt.target_start, min(prompt.target_start + tokens, len(prompt.ids)))
+    return [
+        Prompt(text=prompt.text, ids=prompt.ids[: place + 1], target_start=place, subject_last=place - 1)
+        for place in places
+    ]
+
+
+class _Answer:
+    """P of each row's token [rows] as a function of the layer's neurons [rows, d_ff] at the position before it."""
+
+    def __init__(self, model: LanguageModel, layer: int, tail: TailForward, rows: Sequence[Prompt]) -> None:
+        self._tail, self._keys = tail, tail.keys.float()
+        self._weight = weight_matrix(model.down_projection(layer)).float()
+        self._tokens = torch.tensor([row.ids[-1] for row in rows])
+
+    def __call__(self, neurons: Tensor) -> Tensor:
+        change = (neurons - self._keys) @ self._weight.T  # of the module's output; a bias cancels
+        chances = self._tail.logits(change).float().softmax(-1)
+        return chances.gather(-1, self._tokens.to(chances.device)[:, None])[:, 0]
+
+
+def integrated_gradients(function: Callable[[Tensor], Tensor], point: Tensor, *, steps: int) -> Tensor:
+    """x_i times the mean of df/dx_i along the straight line from 0 to x, for each of many x: [rows, n].
+
+    ``function`` takes [rows, n] and gives one number a row, which may depend on that row alone. The integral is a
+    Riemann sum at the middles of ``steps`` pieces; as the steps grow, a row sums to f(x) - f(0) (completeness).
+    """
+    total = torch.zeros_like(point)
+    for step in range(steps):
+        scaled = (point.detach() * ((step + 0.5) / steps)).requires_grad_()
+        (gradient,) = torch.autograd.grad(function(scaled).sum(), scaled)
+        total += gradient
+    return point.detach() * total / steps
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Chosen neurons, as places in ``layers``: a mask [layers, d_ff], and the least share of prompts they came from."""
+
+    mask: Tensor
+    share: float
+
+
+def shared_neurons(given: Tensor, *, threshold: float, share: float) -> Neurons:
+    """Neurons above ``threshold`` times the largest attribution of a prompt, in at least ``share`` of the prompts.
+
+    Where no neuron is shared so widely, those that are shared most widely are taken. ``given`` [prompts, layers, d_ff]
+    is that of `Attributions`.
+    """
+    largest = given.flatten(1).amax(1)[:, None, None]
+    counted = ((given > threshold * largest) & (given > 0)).float().mean(0)
+    reached = min(share, float(counted.max()))
+    return Neurons(mask=(counted >= reached) & (counted > 0), share=reached)
