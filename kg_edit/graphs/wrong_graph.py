@@ -1,4 +1,4 @@
-"""The wrong-graph control: an edit's subgraph in which o* has the statements of other entities.
+"""The wrong-graph control (`WrongGraph`): an edit's subgraph in which o* has the statements of other entities.
 
 What a graph method gains with the right graph and not with this one is the graph's own; the rest is form: more
 parameters, longer training, known wordings.
@@ -62,7 +62,7 @@ class WrongGraph:
         return made
 
     def provenance(self) -> dict[str, Any]:
-        """The right graph's, and a hash of the pool."""
+        """The provenance of the right graph, and a hash of the pool."""
         source = getattr(self.right, "source", self.right)
         said = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
         targets = [(donor.target_new_id, donor.target_new) for donor in self.pool]
@@ -122,19 +122,19 @@ def _graft(made: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph,
     if theirs in {root, subject_of(made)}:  # the pool names it otherwise than the edit does
         return
     known = {(key, end) for _, end, key in true.out_edges(root, keys=True)}
-    barred = {subject_of(made), root, subject_of(other), theirs}
+    excluded = {subject_of(made), root, subject_of(other), theirs}
     for _, end, key, data in sorted(
         other.out_edges(theirs, keys=True, data=True), key=lambda edge: _hash(seed, *edge[1:3])
     ):
-        if room and end not in barred and (key, end) not in known and not made.has_edge(root, end, key):
-            _add(made, other, end, barred)
+        if room and end not in excluded and (key, end) not in known and not made.has_edge(root, end, key):
+            _add(made, other, end, excluded)
             made.add_edge(root, end, key=key, **data)
             room -= 1
 
 
-def _add(made: nx.MultiDiGraph, other: nx.MultiDiGraph, start: str, barred: set[str]) -> None:
+def _add(made: nx.MultiDiGraph, other: nx.MultiDiGraph, start: str, excluded: set[str]) -> None:
     """Add the node ``start`` and all that ``other`` states from there on."""
-    inside = other.subgraph([key for key in other if key not in barred])
+    inside = other.subgraph([key for key in other if key not in excluded])
     reached = inside.subgraph({start, *nx.descendants(inside, start)})
     made.add_nodes_from((key, data) for key, data in reached.nodes(data=True) if key not in made)
     made.add_edges_from(reached.edges(keys=True, data=True))
