@@ -1,6 +1,8 @@
-"""The score of an edit at a layer, the layer's mean, and which layer wins.
+"""The score of one edit at one layer, a layer's mean, the choice among layers, and what a sweep asks of each edit.
 
-What a sweep asks of each edit: does it hold in other words and company, and is what stands near left alone?
+- `EditScore`, `LayerScore`: efficacy, generality and specificity in 0 to 1, and their harmonic mean.
+- `decide`: the layer with the best mean; the default one unless another is better by more than a standard error.
+- `sweep_probes`, `next_token`, `divergence`: the prompts asked for each edit, and KL(unedited || edited) in nats.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import encode, left_pad
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.scoring.likelihood import Pair
+
+_CONTEXTS, _CONTEXT_TOKENS = 3, 8
+_SEED = 7_919  # far from those of the contexts that a method learns with
+_NEIGHBOURS, _PARAPHRASES = 4, 4  # of an edit, at most
 
 
 class EditScore(BaseModel):
@@ -51,7 +57,7 @@ class LayerScore(BaseModel):
 
 
 def edit_score(efficacy: float, generality: float, specificity: float) -> EditScore:
-    """The three parts and their harmonic mean."""
+    """The `EditScore` of the three parts, each in 0 to 1; 0 if one of them is 0."""
     score = float(harmonic_mean(np.array([efficacy, generality, specificity])))
     return EditScore(efficacy=efficacy, generality=generality, specificity=specificity, score=score)
 
@@ -99,11 +105,6 @@ def _said(score: LayerScore) -> str:
         f"{mean.score:.3f} (efficacy {mean.efficacy:.2f}, generality {mean.generality:.2f}, "
         f"specificity {mean.specificity:.2f})"
     )
-
-
-_CONTEXTS, _CONTEXT_TOKENS = 3, 8
-_SEED = 7_919  # far from those of the contexts that a method learns with
-_NEIGHBOURS, _PARAPHRASES = 4, 4  # of an edit, at most
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,10 @@
-"""Which layer to edit: a short sweep on a few of the user's own edits.
+"""Which layer to edit (``--layer auto``): a short sweep on a few of the user's own edits.
 
 Where a fact is stored, as causal tracing shows it, does not say which layer is best to edit (Hase et al. 2023, "Does
-localization inform editing?"). So tracing only names a layer to try; what a layer does to the edits decides.
+localization inform editing?", arXiv 2301.04213). So tracing only names a layer to try; the edits' scores decide.
 
-Which layers a sweep tries: those around the default, the traced peak, and one halfway between.
-
-`--layer auto`: a sweep whose outcome is kept, so that the same command goes on with the same layer.
+- `auto_layer`: the sweep, whose outcome is kept, so that the same command goes on with the same layer.
+- `choose_layer`: the sweep itself. `candidates`: the layers that it tries.
 """
 
 from __future__ import annotations
@@ -51,48 +50,14 @@ from kg_edit.value.optimise import untouched
 
 _SAMPLES = 5
 _STEP = 15  # the neighbours of the default stand this part of the depth away
-
-
-def candidates(layers: int, *, default: int, traced: int) -> tuple[int, ...]:
-    """At most five layers, in order. The last one is none of them: what changes there reaches no later token."""
-    step = max(1, round(layers / _STEP))
-    wanted = {default - step, default, default + step, traced, (default + traced) // 2}
-    return tuple(sorted(layer for layer in wanted if 0 <= layer < max(1, layers - 1)))
-
-
-def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -> int:
-    """The layer at which restoring MLPs at the subject's last token brings most of the prediction back, on average.
-
-    The tracing of `kg_edit.locate.trace` for that one token, with five samples of the noise.
-
-    Raises:
-        PromptError: a subject can't be found in its prompt's tokens.
-    """
-    prompts = [encode(model.tokenizer, edit.prompt, subject=edit.subject) for edit in edits]
-    level, window, layers = noise_level(model, prompts), default_window(model, "mlp"), len(model.blocks)
-    total = torch.zeros(layers)
-    with untouched(model):
-        for prompt in prompts:
-            clean = CleanRun(model, prompt, kind="mlp")
-            noise = draw_noise(model, prompt, level=level, samples=_SAMPLES, seed=seed)
-            run = CorruptedRun(clean, noise=noise, answer=int(clean.probabilities.argmax()))
-            found = [
-                run.restored(window_around(layer, size=window, layers=layers), [[prompt.edited_at]]).mean()
-                for layer in range(layers)
-            ]
-            total += torch.stack(found) - run.probability.mean()
-    return int(total.argmax())
-
-
 log = logging.getLogger(__name__)
-
 EDITS, STEPS = 6, 10  # edits that are tried at each layer, and steps of each, at most
-
 Make = Callable[[MethodConfig], EditingMethod]
+_PROTOCOL = 1  # raise it when what is tried or how it is scored changes
 
 
 class Sweep(BaseModel):
-    """What was tried, what was chosen, and why."""
+    """The outcome of a sweep: the layers' scores, the layer ``chosen``, and ``why`` in words."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -103,6 +68,42 @@ class Sweep(BaseModel):
     edits: tuple[str, ...]
     steps: int | None
     layers: tuple[LayerScore, ...]
+
+
+def auto_layer(
+    make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit], *, progress: bool = True
+) -> Sweep:
+    """`choose_layer`, or what it found earlier for the same model, method, settings and edits.
+
+    Raises:
+        ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
+        KgEditError: no edit could be made at any layer.
+    """
+    file, start = _file(make, model, config, edits), time.perf_counter()
+    sweep = _known(file)
+    if sweep is None:
+        sweep = choose_layer(make, model, config, edits, progress=progress)
+        write_json(file, sweep.model_dump(mode="json"))
+    log.info("--layer auto: %s; %.0f s", sweep.why, time.perf_counter() - start)
+    return sweep
+
+
+def _file(make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit]) -> Path:
+    decides = {
+        "protocol": _PROTOCOL,
+        "kg_edit": kg_edit.__version__,
+        **method_settings(make(config), model),
+        "model": {"fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
+        "edits": [edit.model_dump(mode="json") for edit in spread(edits, EDITS)],
+    }
+    return cache_folder() / "layers" / f"{digest(decides)[:16]}.json"
+
+
+def _known(file: Path) -> Sweep | None:
+    try:
+        return Sweep.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def choose_layer(
@@ -146,6 +147,18 @@ def choose_layer(
     )
 
 
+def check_choosable(config: MethodConfig) -> None:
+    """Refuse settings that leave no layer to choose; needs no model.
+
+    Raises:
+        ConfigError: the method has no setting ``layer``, or it is set already.
+    """
+    if "layer" not in type(config).model_fields:
+        raise ConfigError("--layer auto: this method has no setting layer; leave --layer out")
+    if (layer := getattr(config, "layer", None)) is not None:
+        raise ConfigError(f"layer is set twice: to {layer}, and to auto; keep one")
+
+
 def spread(edits: Sequence[Edit], count: int) -> tuple[Edit, ...]:
     """``count`` edits from all over the list, in its order; all, if there are no more."""
     if len(edits) <= count:
@@ -153,15 +166,58 @@ def spread(edits: Sequence[Edit], count: int) -> tuple[Edit, ...]:
     return tuple(edits[place * len(edits) // count] for place in range(count))
 
 
+def candidates(layers: int, *, default: int, traced: int) -> tuple[int, ...]:
+    """At most five layers, in order. The last one is none of them: what changes there reaches no later token."""
+    step = max(1, round(layers / _STEP))
+    wanted = {default - step, default, default + step, traced, (default + traced) // 2}
+    return tuple(sorted(layer for layer in wanted if 0 <= layer < max(1, layers - 1)))
+
+
+def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -> int:
+    """The layer at which restoring MLPs at the subject's last token brings most of the prediction back, on average.
+
+    The tracing of `kg_edit.locate.trace` for that one token, with five samples of the noise.
+
+    Raises:
+        PromptError: a subject can't be found in its prompt's tokens.
+    """
+    prompts = [encode(model.tokenizer, edit.prompt, subject=edit.subject) for edit in edits]
+    level, window, layers = noise_level(model, prompts), default_window(model, "mlp"), len(model.blocks)
+    total = torch.zeros(layers)
+    with untouched(model):
+        for prompt in prompts:
+            clean = CleanRun(model, prompt, kind="mlp")
+            noise = draw_noise(model, prompt, level=level, samples=_SAMPLES, seed=seed)
+            run = CorruptedRun(clean, noise=noise, answer=int(clean.probabilities.argmax()))
+            found = [
+                run.restored(window_around(layer, size=window, layers=layers), [[prompt.edited_at]]).mean()
+                for layer in range(layers)
+            ]
+            total += torch.stack(found) - run.probability.mean()
+    return int(total.argmax())
+
+
+def _shortened(config: MethodConfig) -> MethodConfig:
+    steps = getattr(config, "steps", None)
+    return config.model_copy(update={"steps": min(steps, STEPS)}) if isinstance(steps, int) else config
+
+
+def _measure_covariances(model: LanguageModel, layers: Sequence[int], config: MethodConfig, *, progress: bool) -> None:
+    """All that the candidates need in one pass; each method finds its own in the cache."""
+    wanted = getattr(config, "covariance", None)
+    if isinstance(wanted, CovarianceConfig):
+        find_covariances(model, layers, wanted, progress=progress)
+
+
 @dataclass(frozen=True)
 class _Tried:
-    """The edits' probes, and how the unedited model answers."""
+    """The edits' probes, scored on the model before and after each edit."""
 
     model: LanguageModel
     probes: tuple[SweepProbes, ...]
 
     def scores(self, method: EditingMethod) -> tuple[EditScore | Exception, ...]:
-        """Each edit alone, made by ``method``."""
+        """The score of each edit made alone by ``method``, or why it could not be made."""
         patches = method.edit_each([probe.edit for probe in self.probes])
         made = [place for place, patch in enumerate(patches) if isinstance(patch, WeightPatch)]
         good = [patch for patch in patches if isinstance(patch, WeightPatch)]
@@ -183,66 +239,3 @@ def _failure(patch: Patch | Exception) -> Exception:
     if isinstance(patch, Exception):
         return patch
     return ConfigError(f"a patch of the {patch.kind} can't be scored by the sweep; give --layer a number")
-
-
-def check_choosable(config: MethodConfig) -> None:
-    """Refuse settings that leave no layer to choose; needs no model.
-
-    Raises:
-        ConfigError: the method has no setting ``layer``, or it is set already.
-    """
-    if "layer" not in type(config).model_fields:
-        raise ConfigError("--layer auto: this method has no setting layer; leave --layer out")
-    if (layer := getattr(config, "layer", None)) is not None:
-        raise ConfigError(f"layer is set twice: to {layer}, and to auto; keep one")
-
-
-def _shortened(config: MethodConfig) -> MethodConfig:
-    steps = getattr(config, "steps", None)
-    return config.model_copy(update={"steps": min(steps, STEPS)}) if isinstance(steps, int) else config
-
-
-def _measure_covariances(model: LanguageModel, layers: Sequence[int], config: MethodConfig, *, progress: bool) -> None:
-    """All that the candidates need in one pass; each method finds its own in the cache."""
-    wanted = getattr(config, "covariance", None)
-    if isinstance(wanted, CovarianceConfig):
-        find_covariances(model, layers, wanted, progress=progress)
-
-
-_PROTOCOL = 1  # raise it when what is tried or how it is scored changes
-
-
-def auto_layer(
-    make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit], *, progress: bool = True
-) -> Sweep:
-    """`choose_layer`, or what it found earlier for the same model, method, settings and edits.
-
-    Raises:
-        ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
-        KgEditError: no edit could be made at any layer.
-    """
-    file, start = _file(make, model, config, edits), time.perf_counter()
-    sweep = _known(file)
-    if sweep is None:
-        sweep = choose_layer(make, model, config, edits, progress=progress)
-        write_json(file, sweep.model_dump(mode="json"))
-    log.info("--layer auto: %s; %.0f s", sweep.why, time.perf_counter() - start)
-    return sweep
-
-
-def _file(make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit]) -> Path:
-    decides = {
-        "protocol": _PROTOCOL,
-        "kg_edit": kg_edit.__version__,
-        **method_settings(make(config), model),
-        "model": {"fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
-        "edits": [edit.model_dump(mode="json") for edit in spread(edits, EDITS)],
-    }
-    return cache_folder() / "layers" / f"{digest(decides)[:16]}.json"
-
-
-def _known(file: Path) -> Sweep | None:
-    try:
-        return Sweep.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError):
-        return None

@@ -134,7 +134,7 @@ def _draw(summary: LocateSummary, entries: Sequence[Entry], out: Path, *, model:
 def _run_settings(
     model: LanguageModel, facts: Sequence[TracedFact], settings: TraceSettings, *, known_only: bool
 ) -> Settings:
-    """All that decides the traces."""
+    """The settings of ``run.json``: all that decides the traces."""
     return {
         "job": "locate",
         "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},

@@ -1,6 +1,7 @@
-"""Traces averaged by token role, with bootstrap intervals over facts, and the layer that they point at.
+"""Traces averaged by token role, with bootstrap intervals over facts, the layer that they point at, and heat maps.
 
-Heat maps: what puts the answer back, by token role over many facts, or token by token for one.
+- `LocateSummary`: the mean indirect effect p[restored] - p[corrupted] at each role and layer, and its 95 % interval.
+- `draw_summary`, `draw_trace`: that as a heat map, over many facts or token by token for one.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ Cells = tuple[float | None, ...]
 
 
 class Effects(BaseModel):
-    """A role's mean indirect effect at each layer and its 95 % interval; None where too few facts have a token of the
-    role: one for the mean, five for the interval."""
+    """A role's mean indirect effect at each layer, and its 95 % interval.
+
+    None where too few facts have a token of the role: the mean takes one, the interval five.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,7 +54,7 @@ class Peak(BaseModel):
 
 
 class LocateSummary(BaseModel):
-    """What a run of causal tracing found."""
+    """The averages over all facts of a run of causal tracing, by token role, and the facts that were left out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

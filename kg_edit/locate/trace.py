@@ -1,8 +1,10 @@
-"""Causal tracing of one fact: which clean state, put back into the corrupted run, brings the answer back?
+"""Causal tracing of one fact (Meng et al. 2022, arXiv 2202.05262, section 2.1): which state brings the answer back?
 
-What is traced: a fact that a model may know, from an edit or from a published list of known facts.
-
-A token's role in its prompt, as in the paper's averages.
+- `trace`: for each token and layer, P(answer) with that clean state put back into the corrupted run; `Trace` is what
+  was found, `TraceSettings` what is restored. The runs themselves are in `kg_edit.locate.corrupted_run`.
+- `TracedFact`: a prompt, its subject and its answer, from an edit (`facts_of`) or from a published list of known facts
+  (`read_known`).
+- `roles`: each token's role in its prompt, as in the paper's averages.
 """
 
 from __future__ import annotations
@@ -32,6 +34,14 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.value.optimise import untouched
 
+BEFORE = "before the subject"  # not corrupted, and not in the paper's figure
+FIRST, MIDDLE, LAST = "first subject token", "middle subject tokens", "last subject token"
+NEXT, FURTHER, END = "first token after", "further tokens", "last token"
+ROLES = (FIRST, MIDDLE, LAST, NEXT, FURTHER, END)
+Answer = Literal["predicted", "true"]
+ANSWERS: tuple[Answer, ...] = ("predicted", "true")
+Grid = tuple[tuple[float, ...], ...]
+
 
 class TracedFact(Record):
     """A prompt about a subject, and what a model that knows the fact says after it."""
@@ -43,93 +53,8 @@ class TracedFact(Record):
 
     @property
     def text(self) -> str:
-        """The prompt with the subject filled in."""
+        """The prompt with the subject in the place of {}."""
         return self.prompt.replace("{}", self.subject)
-
-
-class KnownRow(Record):
-    """A row of a list of known facts, as published with ROME (Meng et al. 2022)."""
-
-    subject: Name = Field(description="what the fact is about")
-    prompt: Name = Field(description="the sentence about the subject, the subject's name in it")
-    attribute: Name = Field(description="the object")
-    known_id: int | str | None = Field(None, description="the fact's name")
-    template: str | None = Field(None, description="not read")
-    prediction: str | None = Field(None, description="not read: what GPT-2 XL said")
-    relation_id: str | None = Field(None, description="not read")
-
-
-def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
-    """The facts that edits are about, as they were before."""
-    return tuple(
-        TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true) for edit in edits
-    )
-
-
-def read_known(path: Path) -> tuple[TracedFact, ...]:
-    """Read a list of known facts (.json or .jsonl).
-
-    Raises:
-        EditFileError: the file can't be read, holds no fact, or a row is none: names the row and the field.
-    """
-    facts = tuple(_fact(path, number, row) for number, row in numbered_rows(path))
-    if not facts:
-        raise EditFileError(f"{path}: holds no rows; expected a known fact a row: subject, prompt, attribute")
-    return facts
-
-
-def _fact(path: Path, number: int, row: object) -> TracedFact:
-    try:
-        if isinstance(row, EditError):
-            raise row
-        return _known(row, number)
-    except EditError as error:
-        raise EditFileError(f"{path}, {unit_of(path)} {number}, {error.faults[0]}") from error
-
-
-def _known(row: object, number: int) -> TracedFact:
-    if not isinstance(row, dict):
-        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-    try:
-        known = KnownRow.model_validate(row)
-    except ValidationError as error:
-        raise EditError(faults_of(error, KnownRow)) from error
-    if known.subject not in known.prompt:
-        raise EditError(
-            [Fault("prompt", f"{known.prompt!r} does not name the subject {known.subject!r}; write it out as it is")]
-        )
-    name = number if known.known_id is None else known.known_id
-    prompt = known.prompt.replace(known.subject, "{}", 1)
-    return TracedFact(id=f"known-{name}", subject=known.subject, prompt=prompt, answer=known.attribute)
-
-
-BEFORE = "before the subject"  # not corrupted, and not in the paper's figure
-FIRST, MIDDLE, LAST = "first subject token", "middle subject tokens", "last subject token"
-NEXT, FURTHER, END = "first token after", "further tokens", "last token"
-ROLES = (FIRST, MIDDLE, LAST, NEXT, FURTHER, END)
-
-
-def roles(prompt: Prompt) -> tuple[str, ...]:
-    """The role of each token of a prompt without target; each token has one.
-
-    The subject's only token is its last one, and stays that where it ends the prompt; the prompt's last token is that
-    also where it comes right after the subject.
-    """
-    return tuple(_roles(subject_tokens(prompt), len(prompt.ids)))
-
-
-def _roles(subject: range, length: int) -> Iterator[str]:
-    named = {length - 1: END, subject.start: FIRST, subject[-1]: LAST}  # the later name wins
-    if subject.stop < length - 1:
-        named[subject.stop] = NEXT
-    for place in range(length):
-        between = MIDDLE if place in subject else BEFORE if place < subject.start else FURTHER
-        yield named.get(place, between)
-
-
-Answer = Literal["predicted", "true"]
-ANSWERS: tuple[Answer, ...] = ("predicted", "true")
-Grid = tuple[tuple[float, ...], ...]
 
 
 class TraceSettings(BaseModel):
@@ -167,7 +92,7 @@ class Trace(BaseModel):
 
     @property
     def total_effect(self) -> float:
-        """p[clean] - p[corrupted]."""
+        """The total effect p[clean] - p[corrupted] of the noise on the answer's probability."""
         return self.clean - self.corrupted
 
     @property
@@ -222,6 +147,18 @@ def trace(
     )
 
 
+def _grid(run: CorruptedRun, prompt: Prompt, *, window: int, layers: int, progress: Callable[[int], object]) -> Grid:
+    """[tokens][layers]. A token before the subject has its clean state already, so putting it back changes nothing."""
+    first = subject_tokens(prompt).start
+    places = [[token] for token in range(first, len(prompt.ids))]
+    columns: list[Sequence[float]] = []
+    for layer in range(layers):
+        found: Tensor = run.restored(window_around(layer, size=window, layers=layers), places)
+        columns.append([float(run.probability.mean())] * first + found.mean(1).tolist())
+        progress(len(places))
+    return tuple(zip(*columns, strict=True))
+
+
 def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
     """Whether the model's own next token is the first one of the fact's answer; None where the fact names none.
 
@@ -251,13 +188,75 @@ def _named(fact: TracedFact, token: int | None) -> int:
     return token
 
 
-def _grid(run: CorruptedRun, prompt: Prompt, *, window: int, layers: int, progress: Callable[[int], object]) -> Grid:
-    """[tokens][layers]. A token before the subject has its clean state already, so putting it back changes nothing."""
-    first = subject_tokens(prompt).start
-    places = [[token] for token in range(first, len(prompt.ids))]
-    columns: list[Sequence[float]] = []
-    for layer in range(layers):
-        found: Tensor = run.restored(window_around(layer, size=window, layers=layers), places)
-        columns.append([float(run.probability.mean())] * first + found.mean(1).tolist())
-        progress(len(places))
-    return tuple(zip(*columns, strict=True))
+def roles(prompt: Prompt) -> tuple[str, ...]:
+    """The role of each token of a prompt without target; each token has one.
+
+    The subject's only token is its last one, and stays that where it ends the prompt; the prompt's last token is that
+    also where it comes right after the subject.
+    """
+    return tuple(_roles(subject_tokens(prompt), len(prompt.ids)))
+
+
+def _roles(subject: range, length: int) -> Iterator[str]:
+    named = {length - 1: END, subject.start: FIRST, subject[-1]: LAST}  # the later name wins
+    if subject.stop < length - 1:
+        named[subject.stop] = NEXT
+    for place in range(length):
+        between = MIDDLE if place in subject else BEFORE if place < subject.start else FURTHER
+        yield named.get(place, between)
+
+
+def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
+    """The facts that edits are about, as they were before."""
+    return tuple(
+        TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true) for edit in edits
+    )
+
+
+def read_known(path: Path) -> tuple[TracedFact, ...]:
+    """Read a list of known facts (.json or .jsonl).
+
+    Raises:
+        EditFileError: the file can't be read, holds no fact, or a row is none: names the row and the field.
+    """
+    facts = tuple(_fact(path, number, row) for number, row in numbered_rows(path))
+    if not facts:
+        raise EditFileError(f"{path}: holds no rows; expected a known fact a row: subject, prompt, attribute")
+    return facts
+
+
+class KnownRow(Record):
+    """A row of a list of known facts, as published with ROME (Meng et al. 2022)."""
+
+    subject: Name = Field(description="what the fact is about")
+    prompt: Name = Field(description="the sentence about the subject, the subject's name in it")
+    attribute: Name = Field(description="the object")
+    known_id: int | str | None = Field(None, description="the fact's name")
+    template: str | None = Field(None, description="not read")
+    prediction: str | None = Field(None, description="not read: what GPT-2 XL said")
+    relation_id: str | None = Field(None, description="not read")
+
+
+def _fact(path: Path, number: int, row: object) -> TracedFact:
+    try:
+        if isinstance(row, EditError):
+            raise row
+        return _known(row, number)
+    except EditError as error:
+        raise EditFileError(f"{path}, {unit_of(path)} {number}, {error.faults[0]}") from error
+
+
+def _known(row: object, number: int) -> TracedFact:
+    if not isinstance(row, dict):
+        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+    try:
+        known = KnownRow.model_validate(row)
+    except ValidationError as error:
+        raise EditError(faults_of(error, KnownRow)) from error
+    if known.subject not in known.prompt:
+        raise EditError(
+            [Fault("prompt", f"{known.prompt!r} does not name the subject {known.subject!r}; write it out as it is")]
+        )
+    name = number if known.known_id is None else known.known_id
+    prompt = known.prompt.replace(known.subject, "{}", 1)
+    return TracedFact(id=f"known-{name}", subject=known.subject, prompt=prompt, answer=known.attribute)
