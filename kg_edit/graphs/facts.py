@@ -1,10 +1,10 @@
-"""What a graph says about an edit's new object, in words: facts that can be edited, trained on, or asked for.
+"""What a graph says about an edit's new object o*, in words: facts that can be edited, trained on, or asked for.
 
-From o* -r'-> o' come three forms. A statement is about o* itself ("Los Angeles Lakers has its headquarters in"); a
-composed fact is about s, over the edited relation ("The sports team of LeBron James has its headquarters in"); a
-chained one reads on from the edit's prompt ("LeBron James plays for Los Angeles Lakers, headquarters location").
-
-How a fact of the graph is worded: relation templates where there are some, else the relation's label.
+`graph_facts` makes a `GraphFact` of a statement o* -r'-> o' in three forms. A statement is about o* itself ("Los
+Angeles Lakers has its headquarters in"); a composed fact is about s, over the edited relation ("The sports team of
+LeBron James has its headquarters in"); a chained one reads on from the edit's prompt ("LeBron James plays for Los
+Angeles Lakers, headquarters location"). `Wording` has the words: relation templates where there are some, else the
+relation's label.
 """
 
 from __future__ import annotations
@@ -27,69 +27,6 @@ _OPEN_ENDS = frozenset({"after", "as", "at", "by", "for", "from", "in", "of", "o
 _VERBS = ("contains ", "has ", "shares ", "uses ")
 _STATES = ("described ", "located ")
 _DROPPED = ("member of ", "located in the ")  # of "member of sports team": what is left names o'
-
-
-@dataclass(frozen=True)
-class Wording:
-    """The words for facts around one edit: o*'s label, the thing that s has by r ("the sports team of {}")."""
-
-    edit_prompt: str
-    target: str
-    thing: str | None
-    templates: RelationTemplates
-
-    @classmethod
-    def of(cls, edit: Edit, graph: nx.MultiDiGraph, *, target: str, templates: RelationTemplates) -> Self:
-        """The words for facts around ``edit``, where ``target`` is the key of o*."""
-        label = " ".join(graph.nodes[target]["label"].split())
-        noun = noun_for(_relation(edit, graph, templates))
-        return cls(edit.prompt, label, f"the {noun} of {{}}" if noun else None, templates)
-
-    def prompt(self, kind: str, property_id: str, relation: str) -> str:
-        """The prompt of a statement, a composed or a chained fact with r' = ``relation``; {} stands for its subject."""
-        template = self._template(property_id, relation)
-        if kind == "statement":
-            return template
-        if kind == "chained":
-            return f"{self.edit_prompt} {self.target}, {relation}"
-        if self.thing:
-            told = template.replace("{}", self.thing)
-            return told[0].upper() + told[1:]
-        if template.startswith("{} "):
-            return f"{self.edit_prompt} one that {template.removeprefix('{} ')}"
-        return f"{self.edit_prompt} one whose {relation} is"
-
-    def _template(self, property_id: str, relation: str) -> str:
-        row = self.templates.find(property_id) or self.templates.find(relation)
-        if row:
-            return row.template
-        if relation.startswith(_VERBS):
-            return f"{{}} {relation}"
-        return f"The {noun} of {{}} is" if (noun := noun_for(relation)) else f"{{}} is {relation}"
-
-
-def noun_for(relation: str | None) -> str | None:
-    """What a relation's object is called: "sports team" for "member of sports team"; None for such as "part of"."""
-    for start in _DROPPED:
-        relation = (relation or "").removeprefix(start)
-    if not relation or relation.split()[-1] in _OPEN_ENDS or relation.startswith((*_VERBS, *_STATES)):
-        return None
-    return relation
-
-
-def _relation(edit: Edit, graph: nx.MultiDiGraph, templates: RelationTemplates) -> str | None:
-    """The label of r: the graph's, the edit's, the table's; None where only the prompt's words are there."""
-    row = templates.find(edit.relation_id) or templates.find(edit.relation)
-    in_graph = [str(data["label"]) for _, _, data in graph.edges(data=True) if data.get("role") == "edit"]
-    bare = edit.model_copy(update={"relation": None}).relation_text
-    labels = [*in_graph, edit.relation, row.label if row else None]
-    return next((" ".join(label.split()) for label in labels if label and _names(label, bare)), None)
-
-
-def _names(label: str, words_of_prompt: str) -> bool:
-    return label != words_of_prompt and not is_property_id(label)
-
-
 Kind = Literal["statement", "composed", "chained"]
 _Statement = tuple[str, str, str]  # property, r', o'
 _LETTERS = 4  # so long an answer is also looked for inside words
@@ -154,29 +91,6 @@ def _of_kind(kind: Kind, edit: Edit, statements: Iterable[_Statement], wording: 
     return list(found.values())
 
 
-def target_of(graph: nx.MultiDiGraph) -> str:
-    """The key of the node that plays o*: by its role, else as the object of the edit's edge.
-
-    Raises:
-        GraphError: no node does.
-    """
-    roles = [key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"]
-    edges = [target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"]
-    found = sorted({*roles} or {*edges})
-    if len(found) != 1:
-        raise GraphError(f"one node needs role='target_new', found {len(found)}: {found[:5]}; give it to o*'s node")
-    return str(found[0])
-
-
-def overlaps(text: str, other: str) -> bool:
-    """Whether the words of one stand in the other, in any case and accents; longer names also inside a word."""
-    one, two = _folded(text), _folded(other)
-    if not one or not two:
-        return False
-    short, long = sorted((one, two), key=len)
-    return f" {short} " in f" {long} " or (len(short) >= _LETTERS and short in long)
-
-
 def _statements(edit: Edit, graph: nx.MultiDiGraph, exclude: Sequence[str]) -> Iterator[_Statement]:
     """What the graph states of o*, with labels; each once."""
     target = target_of(graph)
@@ -203,6 +117,29 @@ def _priority(statement: _Statement, seed: int) -> bytes:
     return hashlib.blake2b("|".join((str(seed), relation, target)).encode(), digest_size=16).digest()
 
 
+def target_of(graph: nx.MultiDiGraph) -> str:
+    """The key of the node that plays o*: by its role, else as the object of the edit's edge.
+
+    Raises:
+        GraphError: no node does.
+    """
+    roles = [key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"]
+    edges = [target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"]
+    found = sorted({*roles} or {*edges})
+    if len(found) != 1:
+        raise GraphError(f"one node needs role='target_new', found {len(found)}: {found[:5]}; give it to o*'s node")
+    return str(found[0])
+
+
+def overlaps(text: str, other: str) -> bool:
+    """Whether the words of one stand in the other, in any case and accents; longer names also inside a word."""
+    one, two = _folded(text), _folded(other)
+    if not one or not two:
+        return False
+    short, long = sorted((one, two), key=len)
+    return f" {short} " in f" {long} " or (len(short) >= _LETTERS and short in long)
+
+
 def _plain(label: str) -> str:
     return " ".join(label.split())
 
@@ -211,3 +148,64 @@ def _folded(text: str) -> str:
     """The words in lower case, without accents and punctuation; all of it where there is nothing else."""
     letters = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
     return " ".join(re.findall(r"\w+", letters)) or _plain(letters)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The words for facts around one edit: o*'s label, the thing that s has by r ("the sports team of {}")."""
+
+    edit_prompt: str
+    target: str
+    thing: str | None
+    templates: RelationTemplates
+
+    @classmethod
+    def of(cls, edit: Edit, graph: nx.MultiDiGraph, *, target: str, templates: RelationTemplates) -> Self:
+        """The words for facts around ``edit``, where ``target`` is the key of o*."""
+        label = " ".join(graph.nodes[target]["label"].split())
+        noun = noun_for(_relation(edit, graph, templates))
+        return cls(edit.prompt, label, f"the {noun} of {{}}" if noun else None, templates)
+
+    def prompt(self, kind: str, property_id: str, relation: str) -> str:
+        """The prompt of a statement, a composed or a chained fact with r' = ``relation``; {} stands for its subject."""
+        template = self._template(property_id, relation)
+        if kind == "statement":
+            return template
+        if kind == "chained":
+            return f"{self.edit_prompt} {self.target}, {relation}"
+        if self.thing:
+            sentence = template.replace("{}", self.thing)
+            return sentence[0].upper() + sentence[1:]
+        if template.startswith("{} "):
+            return f"{self.edit_prompt} one that {template.removeprefix('{} ')}"
+        return f"{self.edit_prompt} one whose {relation} is"
+
+    def _template(self, property_id: str, relation: str) -> str:
+        row = self.templates.find(property_id) or self.templates.find(relation)
+        if row:
+            return row.template
+        if relation.startswith(_VERBS):
+            return f"{{}} {relation}"
+        return f"The {noun} of {{}} is" if (noun := noun_for(relation)) else f"{{}} is {relation}"
+
+
+def noun_for(relation: str | None) -> str | None:
+    """What a relation's object is called: "sports team" for "member of sports team"; None for such as "part of"."""
+    for start in _DROPPED:
+        relation = (relation or "").removeprefix(start)
+    if not relation or relation.split()[-1] in _OPEN_ENDS or relation.startswith((*_VERBS, *_STATES)):
+        return None
+    return relation
+
+
+def _relation(edit: Edit, graph: nx.MultiDiGraph, templates: RelationTemplates) -> str | None:
+    """The label of r: the graph's, the edit's, the table's; None where only the prompt's words are there."""
+    row = templates.find(edit.relation_id) or templates.find(edit.relation)
+    in_graph = [str(data["label"]) for _, _, data in graph.edges(data=True) if data.get("role") == "edit"]
+    bare = edit.model_copy(update={"relation": None}).relation_text
+    labels = [*in_graph, edit.relation, row.label if row else None]
+    return next((" ".join(label.split()) for label in labels if label and _names(label, bare)), None)
+
+
+def _names(label: str, words_of_prompt: str) -> bool:
+    return label != words_of_prompt and not is_property_id(label)
