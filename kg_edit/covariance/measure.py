@@ -128,7 +128,7 @@ def _title(sums: Sums) -> str:
 
 
 def _hidden(progress: bool) -> bool | None:
-    """None: the bar is shown on a terminal only."""
+    """What tqdm's ``disable`` takes: None shows the bar on a terminal only, True never."""
     return None if progress else True
 
 
@@ -270,7 +270,7 @@ class ProbeKeys:
         self._generator = torch.Generator().manual_seed(0)
 
     def see(self, keys: Tensor) -> None:
-        """Keep some of ``keys`` [..., d_ff]."""
+        """Keep a few of ``keys`` [..., d_ff], drawn at random; the oldest kept beyond `KEYS` are dropped."""
         rows = keys.detach().reshape(-1, keys.shape[-1])
         chosen = torch.randperm(len(rows), generator=self._generator)[:_KEYS_A_CALL]
         self._kept = [*self._kept, *rows[chosen.to(rows.device)].float().cpu()][-KEYS:]

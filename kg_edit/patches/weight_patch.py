@@ -47,12 +47,12 @@ class Factors:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in) of the weight."""
+        """The shape (out, in) of the weight that is changed."""
         return self.left.shape[0], self.right.shape[0]
 
     @property
     def product(self) -> Tensor:
-        """The change itself, [out, in]."""
+        """The change as a full matrix left right^T, [out, in]."""
         return self.left @ self.right.T
 
     @property
@@ -85,7 +85,7 @@ class WeightPatch(Patch):
 
     @property
     def summary(self) -> str:
-        """The weights and their ranks."""
+        """The names of the changed weights, and the rank of each change."""
         return ", ".join(f"{name}: rank {pair.rank}" for name, pair in self.factors.items())
 
     @property
@@ -109,7 +109,7 @@ class WeightPatch(Patch):
         return WeightPatch(factors=inverse.factors, provenance=inverse.provenance)
 
     def __sub__(self, other: WeightPatch) -> Patch:
-        """This change with the other one taken back."""
+        """The sum of this change and the inverse of ``other``."""
         return self + -other
 
     def scaled(self, factor: float) -> WeightPatch:
@@ -265,7 +265,7 @@ def _adder(owners: Tensor, factors: Mapping[int, Factors]) -> Any:
 
 
 def _change(pair: Factors, inputs: Tensor) -> Tensor:
-    """[tokens, out] for inputs [tokens, in]."""
+    """What a pair of factors adds to a module's output: [tokens, out] for inputs [tokens, in]."""
     left, right = (factor.to(inputs.device).float() for factor in (pair.left, pair.right))
     change: Tensor = torch.linalg.multi_dot([inputs.float(), right, left.T])
     return change

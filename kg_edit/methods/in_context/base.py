@@ -62,7 +62,7 @@ class PromptMethod(EditingMethod):
         return PromptPatch(books=(), provenance=self.provenance())
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """A `PromptPatch` with the edit's fact."""
+        """A `PromptPatch` with the fact of the one edit, and the edit's record in its provenance."""
         (edit,) = edits
         fact, notes = self.fact(edit)
         record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name, **notes}
