@@ -17,11 +17,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from kg_edit.cli.console import friendly
 from kg_edit.closed_form.rank_one import rank_one_update
-from kg_edit.closed_form.spread import subject_states
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariance
 from kg_edit.edits.edit import Edit
@@ -89,12 +86,13 @@ class Rome(EditingMethod):
             # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose next token should stay.
             request = request_of(model, edit, self.contexts)
 
-            # 2. At the subject's last token, a row a context: W's inputs [contexts, d_ff] and outputs [contexts, d].
-            keys, values = subject_states(model, request.rewrites, layer=layer, last=layer, place="value")
-            mean_key, bare_key, value = keys.mean(0), keys[0], values[0]  # k* (Eq. 8), k, m: [d_ff], [d_ff], [d]
+            # 2. The loss; and, from its prompts as they are, at the subject's last token: k* [d_ff], the mean of W's
+            # inputs over the contexts (ROME's Eq. 3); k [d_ff] and m [d], W's input and output in the bare prompt.
+            loss = self.loss(model, request)
+            mean_key, bare_key, value = loss.mean_key[0], loss.bare_key[0], loss.value[0]
 
             # 3. m* - m, [d]: found by gradient descent.
-            found = self.optimise(request, value)
+            found = self.optimise(loss, request, FreeDelta(value, self.config))
 
             # 4. The closed form: W + (m* - m) / (k . u) u^T, where u is C^-1 k*, scaled to norm 1.
             update = rank_one_update(
@@ -122,22 +120,25 @@ class Rome(EditingMethod):
             factors={model.weight_name(layer): update}, provenance={**self.provenance(), "edits": [record]}
         )
 
-    def optimise(self, request: Request, value: Tensor) -> Descent:
-        """m* - m, [d]: o* likely after every prompt, "{s} is a" as before (Eq. 4 of the paper), near m."""
-        config = self.config
-        model = descent_model(self.model, config.descent_dtype)  # the model, or a copy of it in bfloat16
-        objective = Objective(
+    def loss(self, model: LanguageModel, request: Request) -> Objective:
+        """What m* makes small (ROME's Eq. 4): -log p(o*) after every prompt, and what changes after "{s} is a"."""
+        return Objective(
             model,
             self.layer,
             [request],
-            kl_weight=config.kl_weight,
-            weight_decay=config.weight_decay,
+            kl_weight=self.config.kl_weight,
+            weight_decay=self.config.weight_decay,  # of |m* - m| / |m|^2
             forward=partial(TailForward, contexts=SharedContexts(model, self.contexts)),  # only what a change reaches
             tokens=tokens_within(model, self.layer, self.memory),
         )
-        objective.value = value[None]  # what the norm penalty is relative to
-        delta = FreeDelta(value, config)  # starts at 0; Adam; |m* - m| is at most clamp_norm_factor |m|
-        (found,) = optimise_values(objective, [delta], steps=config.steps, stop_below=config.stop_below)
+
+    def optimise(self, loss: Objective, request: Request, delta: FreeDelta) -> Descent:
+        """m* - m, [d], by Adam on m* - m itself, from 0, at most clamp_norm_factor |m| long."""
+        rough = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
+        objective = loss if rough is self.model else self.loss(rough, request)
+        objective.value = loss.value  # m is the model's own
+        steps, stop_below = self.config.steps, self.config.stop_below
+        (found,) = optimise_values(objective, [delta], steps=steps, stop_below=stop_below)
         found.check_finite()
         return found
 

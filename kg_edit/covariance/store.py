@@ -37,6 +37,7 @@ from kg_edit.storage.run_folder import NAMES_A_FILE
 
 _HINT = "give every shard of one run, each once"
 log = logging.getLogger(__name__)
+_TOKENS = 10  # times d_ff
 
 
 class CovarianceConfig(BaseModel):
@@ -50,6 +51,10 @@ class CovarianceConfig(BaseModel):
     tokens: int | None = Field(None, ge=1, description="at least so many; default 10 x d_ff")
     seed: int = Field(0, description="of the model's own text")
     ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, relative to its mean")
+
+    def tokens_for(self, size: int) -> int:
+        """How many tokens at least a C of that size (d_ff) is measured from."""
+        return self.tokens or _TOKENS * size
 
 
 def store_folder() -> Path:
@@ -272,8 +277,10 @@ def _identities(
     weights = content_fingerprint(model.model)  # as they are: a patch may have been merged since the model was loaded
     identities = {layer: _identity(model, weights, layer, corpus, config) for layer in sorted(set(layers))}
     size = max((_size(model, layer) for layer in identities), default=0)
-    if config.tokens and config.tokens < 10 * size:
-        log.warning("%d tokens are few for a covariance of size %d; take %d or more", config.tokens, size, 10 * size)
+    if config.tokens and config.tokens < _TOKENS * size:
+        log.warning(
+            "%d tokens are few for a covariance of size %d; take %d or more", config.tokens, size, _TOKENS * size
+        )
     return identities
 
 
@@ -283,7 +290,7 @@ def _identity(model: LanguageModel, weights: str, layer: int, corpus: Corpus, co
         dtype=str(model.model.dtype).removeprefix("torch."),
         module=model.weight_name(layer).removesuffix(".weight"),
         corpus=corpus.name,
-        tokens=config.tokens or 10 * _size(model, layer),
+        tokens=config.tokens_for(_size(model, layer)),
     )
 
 

@@ -1,24 +1,27 @@
-"""A knowledge graph of your own, held in networkx, in the place of Wikidata.
+"""Where an edit's subgraph comes from: Wikidata, or a knowledge graph of your own, held in networkx.
 
-What counts as an edit that can't be made: the others go on.
+`SubgraphOptions` are the settings ``graph.*`` of all methods that read one; `check_graph` is what they all ask of it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import networkx as nx
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import GraphError, KgEditError
+from kg_edit.errors import ConfigError, GraphError, KgEditError
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.ids import Statement
-from wikidata_cache.subgraphs.sampling import bottom_m
+from wikidata_cache.subgraphs.options import Direction, Leakage
+from wikidata_cache.subgraphs.sampling import Policy, bottom_m
 
 _SUBJECT = "_:subject"
 
@@ -115,10 +118,88 @@ def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
     return PrivateGraph(graph) if isinstance(graph, nx.Graph) else graph
 
 
-def edit_subgraph(source: SubgraphSource, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
-    """The edit's subgraph; an edit that names no relation lends the words of its prompt."""
+class LeakageOptions(BaseModel):
+    """The settings ``graph.leakage.*``: what is kept out of a subgraph because it gives a test away."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answers: tuple[str, ...] = Field((), description="ids or labels that no statement may lead to or from")
+    drop_old_edge: bool = Field(True, description="the replaced fact s -r-> o stays out")
+
+    @field_validator("answers")
+    @classmethod
+    def _named(cls, answers: tuple[str, ...]) -> tuple[str, ...]:
+        return Leakage(answers).answers  # refuses an empty one
+
+    @property
+    def guards(self) -> Leakage:
+        """The same, as `wikidata_cache` takes it."""
+        return Leakage(self.answers, self.drop_old_edge)
+
+
+class SubgraphOptions(BaseModel):
+    """The settings ``graph.*`` of methods that read a graph: which statements get into an edit's subgraph.
+
+    `WikidataCache.subgraph` says what each means. ``direction="both"`` counts incoming statements among the
+    ``per_node``; what reads a subgraph along its edges alone, as GLAME's R-GNN does, sees none of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: Policy = Field(
+        "uniform", description="which statements of a node are kept: uniform, relation-stratified or inverse-hub"
+    )
+    direction: Direction = Field(
+        "out", description="statements along which nodes are expanded: out, or both (incoming ones too)"
+    )
+    leakage: LeakageOptions = Field(LeakageOptions(), description="what is kept out, as it gives a test away")
+
+    def arguments(self) -> dict[str, Any]:
+        """What differs from the defaults, as arguments of ``subgraph``; nothing where all is as by default."""
+        own = {"policy": self.policy, "direction": self.direction, "leakage": self.leakage.guards}
+        return {name: own[name] for name in own if getattr(self, name) != type(self).model_fields[name].default}
+
+
+DEFAULT_OPTIONS = SubgraphOptions()
+
+
+def edit_subgraph(
+    source: SubgraphSource,
+    edit: Edit,
+    *,
+    hops: int,
+    per_node: int,
+    seed: int,
+    options: SubgraphOptions = DEFAULT_OPTIONS,
+) -> nx.MultiDiGraph:
+    """The edit's subgraph; an edit that names no relation lends the words of its prompt.
+
+    Raises:
+        ConfigError: ``options`` are not the defaults, and ``source`` takes none.
+        KgEditError, WikidataCacheError: the graph does not know o*.
+    """
     named = edit.model_copy(update={"relation": edit.relation_text or None})
-    return source.subgraph(named, hops=hops, per_node=per_node, seed=seed)
+    return ask(source, named, hops=hops, per_node=per_node, seed=seed, arguments=options.arguments())
+
+
+def ask(
+    source: SubgraphSource, edit: Edit, *, hops: int, per_node: int, seed: int, arguments: Mapping[str, Any]
+) -> nx.MultiDiGraph:
+    """``source.subgraph`` with further ``arguments``, such as ``{"policy": "inverse-hub"}``.
+
+    Raises:
+        ConfigError: its ``subgraph`` does not take one of them.
+    """
+    known = inspect.signature(source.subgraph).parameters.values()
+    names = {one.name for one in known}
+    if not any(one.kind is one.VAR_KEYWORD for one in known) and (other := [*arguments.keys() - names]):
+        raise ConfigError(
+            f"the setting graph.{min(other)} is not for this graph: subgraph() of {type(source).__name__} takes "
+            f"{', '.join(sorted(names - {'edit'}))} alone. Leave the setting out, or give a Wikidata graph"
+        )
+    whole: Any = source  # the protocol asks for the least that a graph must take
+    found: nx.MultiDiGraph = whole.subgraph(edit, hops=hops, per_node=per_node, seed=seed, **arguments)
+    return found
 
 
 def check_graph(graph: nx.MultiDiGraph) -> None:

@@ -7,7 +7,7 @@ parameters, longer training, known wordings.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,13 @@ import networkx as nx
 from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import GraphError
 from kg_edit.graphs.facts import target_of
-from kg_edit.graphs.source import SubgraphSource, check_graph, subject_of
+from kg_edit.graphs.source import SubgraphSource, ask, check_graph, subject_of
 from kg_edit.storage.run_folder import digest
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
+from wikidata_cache.subgraphs.options import Direction, Leakage
+from wikidata_cache.subgraphs.sampling import Policy
 
+_Edge = tuple[str, str, str, dict[str, Any]]  # subject, object, key, data
 _UNKNOWN = (AmbiguousLabelError, EntityNotInGraphError, GraphError, UnknownLabelError)  # of a donor
 
 
@@ -35,27 +38,44 @@ class WrongGraph:
     right: SubgraphSource
     pool: Sequence[Edit]
 
-    def subgraph(self, edit: Edit, *, hops: int = 2, per_node: int = 20, seed: int = 0) -> nx.MultiDiGraph:
+    def subgraph(
+        self,
+        edit: Edit,
+        *,
+        hops: int = 2,
+        per_node: int = 20,
+        seed: int = 0,
+        policy: Policy = "uniform",
+        direction: Direction = "out",
+        leakage: Leakage | None = None,
+    ) -> nx.MultiDiGraph:
         """The edit's own edge, and the donors' statements in the place of those of o*.
+
+        ``policy``, ``direction`` and ``leakage`` are those of the right graph. With the direction "both" statements
+        that lead to o* count as its own, and those that lead to the donors are taken as well.
 
         Raises:
             GraphError: the pool has too few statements, or a subgraph is none of an edit.
+            ConfigError: the right graph does not take such an option.
         """
-        true = self.right.subgraph(edit, hops=hops, per_node=per_node, seed=seed)
+        given = {"policy": policy, "direction": direction, "leakage": leakage}
+        more = {name: value for name, value in given.items() if value not in ("uniform", "out", None)}
+        true = ask(self.right, edit, hops=hops, per_node=per_node, seed=seed, arguments=more)
         check_graph(true)
-        made, wanted = _bare(true, **self.provenance()), _degree(true, target_of(true))
+        incoming = direction == "both"
+        made, wanted = _bare(true, **self.provenance(), **_sampled(true, more)), _degree(true, incoming)
         for donor in self._donors(edit, seed):
-            if _degree(made, target_of(made)) >= wanted:
+            if _degree(made, incoming) >= wanted:
                 break
             try:
-                other = self.right.subgraph(donor, hops=hops, per_node=per_node, seed=seed)
+                other = ask(self.right, donor, hops=hops, per_node=per_node, seed=seed, arguments=more)
             except _UNKNOWN:
                 continue
-            _graft(made, other, true, room=wanted - _degree(made, target_of(made)), seed=seed)
-        if _degree(made, target_of(made)) < wanted:
+            _graft(made, other, true, room=wanted - _degree(made, incoming), seed=seed, incoming=incoming)
+        if _degree(made, incoming) < wanted:
             raise GraphError(
                 f"the pool of {len(self.pool)} has too few statements for a wrong graph of {edit.target_new!r}: "
-                f"{_degree(made, target_of(made))} of {wanted}; give a larger pool of entities that the graph knows"
+                f"{_degree(made, incoming)} of {wanted}; give a larger pool of entities that the graph knows"
             )
         said = (made.nodes(data="label"), made.edges(keys=True, data="label"))
         made.graph["content_hash"] = digest([sorted(map(str, part)) for part in said])
@@ -101,9 +121,25 @@ def _hash(seed: int, *parts: str) -> bytes:
     return hashlib.blake2b("|".join((str(seed), *parts)).encode(), digest_size=16).digest()
 
 
-def _degree(graph: nx.MultiDiGraph, key: str) -> int:
-    """How many statements leave a node."""
-    return sum(data.get("role") != "edit" for _, _, data in graph.out_edges(key, data=True))
+def _sampled(true: nx.MultiDiGraph, more: Mapping[str, object]) -> dict[str, Any]:
+    """What the right subgraph says of the options that were asked for."""
+    return {name: true.graph[name] for name in more if name in true.graph}
+
+
+def _degree(graph: nx.MultiDiGraph, incoming: bool) -> int:
+    """How many statements leave o*; with ``incoming`` also those that lead to it."""
+    return sum(1 for _ in _statements(graph, incoming))
+
+
+def _statements(graph: nx.MultiDiGraph, incoming: bool) -> Iterator[_Edge]:
+    """The statements that leave o*, then with ``incoming`` those that lead to it: (subject, object, key, data)."""
+    target = target_of(graph)
+    for edge in graph.out_edges(target, keys=True, data=True):
+        if edge[3].get("role") != "edit":
+            yield edge
+    for edge in graph.in_edges(target, keys=True, data=True) if incoming else ():
+        if edge[3].get("role") != "edit" and edge[0] != target:
+            yield edge
 
 
 def _bare(graph: nx.MultiDiGraph, **notes: Any) -> nx.MultiDiGraph:
@@ -116,25 +152,35 @@ def _bare(graph: nx.MultiDiGraph, **notes: Any) -> nx.MultiDiGraph:
     return made
 
 
-def _graft(made: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph, *, room: int, seed: int) -> None:
+def _graft(
+    made: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph, *, room: int, seed: int, incoming: bool
+) -> None:
     """Add at most ``room`` statements of ``other``'s o* to that of ``made``, with what hangs on them."""
     root, theirs = target_of(made), target_of(other)
     if theirs in {root, subject_of(made)}:  # the pool names it otherwise than the edit does
         return
-    known = {(key, end) for _, end, key in true.out_edges(root, keys=True)}
+    known = {_seen_from(root, edge) for edge in _statements(true, incoming)}
     excluded = {subject_of(made), root, subject_of(other), theirs}
-    for _, end, key, data in sorted(
-        other.out_edges(theirs, keys=True, data=True), key=lambda edge: _hash(seed, *edge[1:3])
-    ):
-        if room and end not in excluded and (key, end) not in known and not made.has_edge(root, end, key):
-            _add(made, other, end, excluded)
-            made.add_edge(root, end, key=key, **data)
+    found = [(_seen_from(theirs, edge), edge[3]) for edge in _statements(other, incoming)]
+    for (leaves, key, end), data in sorted(found, key=lambda one: _hash(seed, one[0][2], one[0][1])):
+        start, stop = (root, end) if leaves else (end, root)
+        if room and end not in excluded and (leaves, key, end) not in known and not made.has_edge(start, stop, key):
+            _add(made, other, end, excluded, incoming=incoming)
+            made.add_edge(start, stop, key=key, **data)
             room -= 1
 
 
-def _add(made: nx.MultiDiGraph, other: nx.MultiDiGraph, start: str, excluded: set[str]) -> None:
-    """Add the node ``start`` and all that ``other`` states from there on."""
+def _seen_from(node: str, edge: _Edge) -> tuple[bool, str, str]:
+    """Whether a statement of ``node`` leaves it, its key, and its other end."""
+    leaves = edge[0] == node
+    return leaves, edge[2], edge[1] if leaves else edge[0]
+
+
+def _add(made: nx.MultiDiGraph, other: nx.MultiDiGraph, start: str, excluded: set[str], *, incoming: bool) -> None:
+    """Add the node ``start`` and all that ``other`` states from there on, or with ``incoming`` of what is around it."""
     inside = other.subgraph([key for key in other if key not in excluded])
-    reached = inside.subgraph({start, *nx.descendants(inside, start)})
+    paths = inside.to_undirected(as_view=True) if incoming else inside
+    near = nx.descendants(paths, start)
+    reached = inside.subgraph({start, *near})
     made.add_nodes_from((key, data) for key, data in reached.nodes(data=True) if key not in made)
     made.add_edges_from(reached.edges(keys=True, data=True))

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
 import kg_edit
-from kg_edit.covariance.store import CovarianceConfig, find_covariances
+from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.settings import method_settings
@@ -37,7 +37,7 @@ from kg_edit.locate.layer_score import (
     next_token,
     sweep_probes,
 )
-from kg_edit.methods.base import EditingMethod, MethodConfig, default_layer
+from kg_edit.methods.base import EditingMethod, LayerConfig, MethodConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
 from kg_edit.models.prompts import encode
@@ -118,11 +118,11 @@ def choose_layer(
         ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
         KgEditError: no edit could be made at any layer.
     """
-    check_choosable(config)
+    free = check_choosable(config)
     if not edits:
         raise ConfigError("--layer auto: there is no edit to try layers on; give --layer a number")
     chosen = spread(edits, EDITS)
-    default = int(getattr(make(config), "layer", default_layer(len(model.blocks))))
+    default = free.layer_in(len(model.blocks))
     traced = traced_peak(model, chosen)
     layers = candidates(len(model.blocks), default=default, traced=traced)
     short = _shortened(config)
@@ -147,16 +147,17 @@ def choose_layer(
     )
 
 
-def check_choosable(config: MethodConfig) -> None:
-    """Refuse settings that leave no layer to choose; needs no model.
+def check_choosable(config: MethodConfig) -> LayerConfig:
+    """The settings of a method that writes into one layer, which is still to be chosen; needs no model.
 
     Raises:
         ConfigError: the method has no setting ``layer``, or it is set already.
     """
-    if "layer" not in type(config).model_fields:
-        raise ConfigError("--layer auto: this method has no setting layer; leave --layer out")
-    if (layer := getattr(config, "layer", None)) is not None:
-        raise ConfigError(f"layer is set twice: to {layer}, and to auto; keep one")
+    if not isinstance(config, LayerConfig):
+        raise ConfigError("--layer auto: this method has no setting layer (LayerConfig); leave --layer out")
+    if config.layer is not None:
+        raise ConfigError(f"layer is set twice: to {config.layer}, and to auto; keep one")
+    return config
 
 
 def spread(edits: Sequence[Edit], count: int) -> tuple[Edit, ...]:
@@ -204,8 +205,7 @@ def _shortened(config: MethodConfig) -> MethodConfig:
 
 def _measure_covariances(model: LanguageModel, layers: Sequence[int], config: MethodConfig, *, progress: bool) -> None:
     """All that the candidates need in one pass; each method finds its own in the cache."""
-    wanted = getattr(config, "covariance", None)
-    if isinstance(wanted, CovarianceConfig):
+    if wanted := config.workload(edits=1).covariance:
         find_covariances(model, layers, wanted, progress=progress)
 
 

@@ -20,10 +20,13 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_serializer,
 )
 from pydantic_core import PydanticCustomError
 from tqdm import tqdm
@@ -31,9 +34,10 @@ from tqdm import tqdm
 from kg_edit import __version__
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnknownNameError, describe, faults_of, unknown_name
-from kg_edit.graphs.source import FAILURES, SubgraphSource, as_source
+from kg_edit.graphs.source import FAILURES, SubgraphOptions, SubgraphSource, as_source, check_graph, edit_subgraph
 from kg_edit.methods.presets import preset_names, published_settings
 from kg_edit.methods.registry import find_method, method_names
+from kg_edit.methods.workload import Family, Trains, Workload
 from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch
@@ -113,17 +117,58 @@ class MethodConfig(BaseModel):
                 f"unknown preset {name!r} for {here}, known for {', '.join(having)}; {here} has: {names}"
             )
 
+    def written_layers(self, blocks: int) -> tuple[int, ...]:
+        """The layers that are written in a model of so many blocks, in ascending order; none, unless a family says."""
+        return ()
+
+    def workload(self, *, edits: int) -> Workload:
+        """How much one of ``edits`` takes; `EditingMethod.family` says of what."""
+        return Workload()
+
+
+DEPTH = 0.2
+
+
+def default_layer(blocks: int) -> int:
+    """The layer at 0.2 of the depth, where a method writes that writes into one: 6 of 30, 2 of 12."""
+    return round(DEPTH * blocks)
+
+
+class LayerConfig(MethodConfig):
+    """Settings of methods that write into one layer, which ``--layer`` chooses; ``--layer auto`` tries some.
+
+    Attributes:
+        depth: the default layer's share of the depth.
+    """
+
+    depth: ClassVar[float] = DEPTH
+
+    layer: int | None = Field(None, ge=0, description="edited layer, 0-based; default 0.2 of the depth")
+
+    def layer_in(self, blocks: int) -> int:
+        """The layer that is written in a model of so many blocks."""
+        return round(self.depth * blocks) if self.layer is None else self.layer
+
+    def written_layers(self, blocks: int) -> tuple[int, ...]:
+        """That one layer."""
+        return (self.layer_in(blocks),)
+
 
 class EditingMethod(ABC):
     """A way to change facts. Computing an edit leaves the model bit for bit as it was.
 
     A ``joint`` method computes all edits of a call together; another one makes them in turn, each on the model as the
     earlier ones left it. ``separable``: an edit can be taken out of a patch without computing the others anew.
+
+    ``family`` and ``trains`` say what is computed (`kg_edit.methods.workload`), the config in which layers and how
+    much. The base class of a family has said all of it; a method that says nothing is planned as an unknown one.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     paper: ClassVar[str]
+    family: ClassVar[Family | None] = None
+    trains: ClassVar[Trains] = "nothing"
     kind: ClassVar[Kind] = "weights"
     joint: ClassVar[bool] = False
     separable: ClassVar[bool] = False
@@ -281,6 +326,68 @@ class EditingMethod(ABC):
         return input_files(self.config)
 
 
+class GraphSettings(MethodConfig):
+    """Settings of methods that read an edit's subgraph; those of the group ``graph`` are said only where one is set.
+
+    So a patch or a run that was made before there was the group has the same settings as one made today.
+    """
+
+    per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
+    seed: int = Field(0, description="of all that is drawn")
+    graph: SubgraphOptions = Field(
+        SubgraphOptions(), description="which statements get in: graph.policy, graph.direction, graph.leakage"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_default_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        said: dict[str, Any] = dump(self)
+        if self.graph == SubgraphOptions():
+            said.pop("graph", None)
+        return said
+
+    @property
+    def subgraph_hops(self) -> int:
+        """The order of the subgraph: 2 is what the graph says of o*."""
+        return 2
+
+    def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
+        """The edit's subgraph, as these settings want it.
+
+        Raises:
+            KgEditError, WikidataCacheError: as `edit_subgraph`.
+        """
+        return edit_subgraph(
+            source, edit, hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed, options=self.graph
+        )
+
+
+class GraphReader(EditingMethod):
+    """Put before a method without a graph: each edit's subgraph, asked for once."""
+
+    needs_graph = True
+    config: GraphSettings
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also ask the graph for every edit's subgraph."""
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, GraphSettings) and graph is not None  # noqa: S101 - needs_graph
+        for edit in edits:
+            with annotate_errors(edit):
+                check_graph(config.ask(graph, edit))
+
+    @cached_property
+    def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
+        return {}
+
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
+        """The edit's subgraph, fetched once."""
+        assert self.graph is not None  # noqa: S101 - needs_graph
+        if edit not in self._subgraphs:
+            self._subgraphs[edit] = self.config.ask(self.graph, edit)
+        return self._subgraphs[edit]
+
+
 def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
     """What ``make`` gives, or the failure that it raised, with a note of the edit."""
     try:
@@ -305,14 +412,6 @@ def annotate_errors(*edits: Edit) -> Iterator[None]:
         if note not in getattr(error, "__notes__", ()):  # a batch of one names its edit twice
             error.add_note(note)
         raise
-
-
-DEPTH = 0.2
-
-
-def default_layer(blocks: int) -> int:
-    """The layer at 0.2 of the depth, where a method writes that writes into one: 6 of 30, 2 of 12."""
-    return round(DEPTH * blocks)
 
 
 def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:

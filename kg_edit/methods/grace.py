@@ -20,22 +20,24 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors, attempt
+from kg_edit.methods.base import EditingMethod, LayerConfig, annotate_errors, attempt
+from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook_patch import Codebook, CodebookPatch, Deferral, without_codebooks
 from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import Descent, optimise_values, untouched
 
-_DEFAULT_DEPTH = 0.75
 _BATCH = 32  # edits in one descent: each is trained as if it were alone, so this decides the speed only
 
 
-class GraceConfig(MethodConfig):
+class GraceConfig(LayerConfig):
     """GRACE's settings; ``paper`` has the published code's, but for the layer and for what is replaced.
 
     There a step follows each evaluation of the loss; here none follows the last, so ``paper`` has one more.
     """
+
+    depth: ClassVar[float] = 0.75
 
     layer: int | None = Field(None, ge=0, description="layer with the codebook, 0-based; default 0.75 of the depth")
     steps: PositiveInt = Field(50, description="evaluations of the loss at most")
@@ -50,6 +52,10 @@ class GraceConfig(MethodConfig):
         "paper": {"steps": 101, "stop_below": 0.0, "start": "cold"},
     }
 
+    def workload(self, *, edits: int) -> Workload:
+        """``steps`` steps of gradient descent on the edit's prompt alone."""
+        return Workload(steps=self.steps)
+
 
 class Grace(EditingMethod):
     """An entry an edit: the key is the down-projection's input at the prompt's last token, the value its output there.
@@ -61,6 +67,8 @@ class Grace(EditingMethod):
     name = "grace"
     paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
     about = "a codebook beside one layer: holds for the prompt and what is very near it, nothing else moves"
+    family = "codebook"
+    trains = "value"
     kind = "adapter"
     separable = True
     config_class = GraceConfig
@@ -70,7 +78,7 @@ class Grace(EditingMethod):
         self, model: LanguageModel, config: GraceConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
         super().__init__(model, config, graph=graph)
-        self.layer = round(_DEFAULT_DEPTH * len(model.blocks)) if config.layer is None else config.layer
+        self.layer = config.layer_in(len(model.blocks))
         model.block(self.layer)  # refuses a layer that is not there before any work is done
 
     def empty_patch(self) -> Patch:

@@ -25,6 +25,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import ContextLengths, EditingMethod, Layers, MethodConfig, annotate_errors
+from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import optional_module
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import run_prefix
@@ -64,6 +65,14 @@ class KnConfig(MethodConfig):
         },
     }
 
+    def written_layers(self, blocks: int) -> tuple[int, ...]:
+        """The layers in which neurons are looked for: those of the settings, or all ``blocks``."""
+        return tuple(range(blocks)) if self.layers is None else self.layers
+
+    def workload(self, *, edits: int) -> Workload:
+        """An integral of gradients over the prompt in every context, layer by layer."""
+        return Workload(steps=self.steps, rows=1 + sum(count for _, count in self.context_lengths))
+
 
 class Kn(EditingMethod):
     """Into the columns of the fact's neurons goes -lambda_1 t + lambda_2 t', the answers' first tokens' embeddings.
@@ -76,6 +85,7 @@ class Kn(EditingMethod):
     name = "kn"
     paper = "Dai et al., ACL 2022, arXiv 2104.08696"
     about = "find the neurons that say the old answer, and write the new one's embedding into them"
+    family = "neurons"
     config_class = KnConfig
     config: KnConfig
 
@@ -83,7 +93,7 @@ class Kn(EditingMethod):
         self, model: LanguageModel, config: KnConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
         super().__init__(model, config, graph=graph)
-        self.layers = tuple(range(len(model.blocks))) if config.layers is None else config.layers
+        self.layers = config.written_layers(len(model.blocks))
         for layer in self.layers:
             model.block(layer)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pydantic import BaseModel
+
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.base import EditingMethod
 from kg_edit.text.tables import markdown_table
@@ -34,9 +36,30 @@ def _row(found: type[EditingMethod]) -> tuple[str, ...]:
 
 
 def settings(found: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
-    """(setting, default, meaning) of a method."""
-    for field, info in found.config_class.model_fields.items():
-        yield field, str(info.get_default(call_default_factory=True)), info.description or ""
+    """(setting, default, meaning) of a method, as ``--set`` takes them: those of a group as ``group.setting``."""
+    return _settings(found.config_class)
+
+
+def _settings(
+    config: type[BaseModel], given: BaseModel | None = None, group: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    for field, info in config.model_fields.items():
+        default = getattr(given, field) if given else info.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            yield from _settings(type(default), default, f"{group}{field}.")
+        else:
+            yield f"{group}{field}", str(default), info.description or ""
+
+
+_BLOCKS = 30  # of SmolLM2-135M
+
+
+def computes(found: type[EditingMethod]) -> str:
+    """What a method's class and its default settings say that is computed."""
+    layers = found.config_class.model_construct().written_layers(_BLOCKS)
+    where = "none" if not layers else f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else str(layers[0])
+    family = found.family or "its own"
+    return f"Family: {family}. Trains: {found.trains}. Layers by default, in a model of {_BLOCKS} blocks: {where}."
 
 
 def methods_page() -> str:
@@ -50,7 +73,7 @@ def _section(name: str) -> str:
     table = _table(("setting", "default", "meaning"), rows)
     presets = ", ".join(f"`{preset}`" for preset in found.config_class.presets)
     said = " ".join((found.__doc__ or found.about).split())
-    return "\n".join([f"## `{name}`\n", f"{said}\n", table, f"\nPresets: {presets}\n"])
+    return "\n".join([f"## `{name}`\n", f"{said}\n", f"{computes(found)}\n", table, f"\nPresets: {presets}\n"])
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

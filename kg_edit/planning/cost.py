@@ -16,15 +16,16 @@ How many bytes there must be: what stays (weights), what comes and goes (covaria
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from kg_edit.covariance.corpora import SelfCorpus
 from kg_edit.errors import ConfigError
 from kg_edit.methods import EditingMethod, MethodConfig
-from kg_edit.methods.base import DEPTH
-from kg_edit.methods.memit.base import default_layers
+from kg_edit.methods.workload import Family, Workload
 from kg_edit.planning.shape import ModelShape
+from kg_edit.scoring.generation import BATCH_ROWS
+from kg_edit.value.objective import numbers_kept, tokens_at_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +139,6 @@ def written_flop(shape: ModelShape, *, prompts: int, said: Prompts | None = None
 
 RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model, 0.11 more once one has run
 _FLOAT32, _FLOAT64 = 4, 8
-_READING = 64  # rows that are written after at once, each with a row of logits in float32, twice
-_FEWEST, _MOST = 32, 512  # tokens a pass, as in `row_groups`
-_WRITERS, _WRITTEN = 64, 128  # texts and their tokens, as in `corpora.SelfCorpus`
 
 
 def weights_bytes(shape: ModelShape, *, size: int) -> float:
@@ -163,19 +161,18 @@ def measuring_bytes(shape: ModelShape, *, layers: int, size: int) -> float:
 
     Their keys and values in all blocks, four copies of 64 rows of logits, and sums of half of C in float64.
     """
-    cache = float(size) * shape.cache * _WRITERS * _WRITTEN
-    return cache + 4.0 * _FLOAT32 * _WRITERS * shape.vocabulary + layers * float(shape.inner) ** 2 * _FLOAT64 / 2
+    cache = float(size) * shape.cache * SelfCorpus.rows * SelfCorpus.length
+    return cache + 4.0 * _FLOAT32 * SelfCorpus.rows * shape.vocabulary + layers * float(shape.inner) ** 2 * _FLOAT64 / 2
 
 
 def activations_bytes(shape: ModelShape, layer: int, *, tokens: float, size: int, limit: float) -> float:
-    """What a pass with gradient keeps for the way back: 10 d + 5 d_ff numbers a token and block, and its logits.
+    """What a pass with gradient keeps for the way back, as `kg_edit.value.objective.tokens_within` reckons it.
 
-    ``tokens`` is what all rows have, ``limit`` the bytes that a pass should stay within (--memory); a pass has 32
-    tokens at least and 512 at most.
+    ``tokens`` is what all rows have, ``limit`` the bytes that a pass should stay within (--memory).
     """
-    numbers = (10.0 * shape.width + 5.0 * shape.inner) * (shape.layers - layer) + shape.vocabulary
-    at_once = max(_FEWEST, min(_MOST, limit / (size * numbers)))
-    return size * numbers * min(at_once, tokens)
+    blocks = shape.layers - layer
+    each = size * float(numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary))
+    return each * min(tokens_at_once(each, limit=limit), tokens)
 
 
 def optimiser_bytes(parameters: float) -> float:
@@ -194,11 +191,8 @@ def patch_bytes(shape: ModelShape, *, edits: int, layers: int = 1) -> float:
 
 
 def reading_bytes(shape: ModelShape, *, size: int) -> float:
-    """Looking at an edit's prompts before and after: logits of some dozen rows, and their copies."""
-    return float(_READING * shape.vocabulary * (size + 2 * _FLOAT32))
-
-
-_CODEBOOK_DEPTH = 0.75
+    """Looking at an edit's prompts before and after: a row of logits for each of a batch, and its copies in float32."""
+    return float(BATCH_ROWS * shape.vocabulary * (size + 2 * _FLOAT32))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +200,8 @@ class Recipe:
     """``layers`` that are written or read back to; FLOP an edit (``each``), a batch (``solve``) and a run (``once``).
 
     The last two are in float64. ``covariance`` is the number of tokens that C is measured from (0: no C), ``trained``
-    how many numbers an optimiser holds, ``tokens`` how many an edit's rows have, ``facts`` how many are written for
-    one edit, ``dense`` whether a patch holds whole matrices.
+    how many numbers an optimiser holds, ``tokens`` how many an edit's rows have, ``facts`` the rank of what is written
+    for one edit, ``dense`` whether a patch holds whole matrices.
     """
 
     layers: tuple[int, ...]
@@ -223,148 +217,142 @@ class Recipe:
 
 
 def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelShape, *, edits: int) -> Recipe:
-    """The recipe of a method with its settings, for a run of ``edits``.
+    """The recipe of a method with its settings, for a run of ``edits``: what its class and its config say of it.
+
+    Of a method whose class names no family the model and looking at the edits are reckoned alone, which a note says.
 
     Raises:
-        ConfigError: nothing is known of how much this method computes; or the model has no such layer.
+        ConfigError: the model has no such layer.
     """
-    fields = type(config).model_fields.keys()
-    family = next((make for asks, make in _FAMILIES if asks <= fields), _prompt if method.kind == "prompt" else None)
-    if family is None:
-        raise ConfigError(
-            f"it is not known how much {method.name} computes; try it with `kg-edit edit` on one edit, and multiply"
-        )
-    found = family(config, shape, edits)
-    if beyond := [layer for layer in found.layers if not 0 <= layer < shape.layers]:
+    layers = config.written_layers(shape.layers)
+    if beyond := [layer for layer in layers if not 0 <= layer < shape.layers]:
         raise ConfigError(f"{shape.name} has layers 0 to {shape.layers - 1}; layer {beyond[0]} is none of them")
-    return found
+    load = config.workload(edits=edits)
+    written = Written(load=load, layers=layers, shape=shape, facts=edits * load.facts)
+    recipe = _RECIPES[method.family](written) if method.family in _RECIPES else _undeclared(written, method.name)
+    trained = trained_numbers(method, written)
+    return replace(recipe, layers=layers, trained=trained, dense=method.trains == "weight")
 
 
-def _rank_one(config: Any, shape: ModelShape, edits: int) -> Recipe:
-    """ROME and what is made like it; with ``representation_layer`` also GLAME's R-GNN."""
-    layer = _at(config, shape, DEPTH)
-    facts, more = _facts(config), getattr(config, "recalled", 0) + getattr(config, "stated", 0)  # more: glame-plus
-    contexts = 1 + sum(count for _, count in config.context_lengths) + more
-    shared = round(sum(length * count for length, count in config.context_lengths) / (edits * facts))
-    descent = descent_flop(shape, layer, contexts=contexts, context_tokens=shared, steps=config.steps)
-    found = Recipe(
-        layers=(layer,),
-        each=facts * descent,
-        tokens=contexts * Prompts().tail,
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a method says of its work, on a model: the layers that are written, and the ``facts`` of all edits."""
+
+    load: Workload
+    layers: tuple[int, ...]
+    shape: ModelShape
+    facts: int
+
+    @property
+    def descent(self) -> float:
+        """FLOP of one fact's value; what runs once for all facts is shared by them."""
+        load = self.load
+        shared = round(load.context_tokens / self.facts)
+        return descent_flop(self.shape, self.layers[-1], contexts=load.rows, context_tokens=shared, steps=load.steps)
+
+    @property
+    def network(self) -> float:
+        """FLOP of one edit's R-GNN, where there is one."""
+        load, found = self.load, self.load.network
+        if found is None:
+            return 0.0
+        layer = self.layers[-1] if found.layer is None else found.layer
+        return graph_flop(self.shape, layer, hops=found.hops, per_node=found.per_node, steps=load.steps)
+
+    @property
+    def covariance(self) -> int:
+        """Tokens that C is measured from."""
+        return self.load.covariance.tokens_for(self.shape.inner) if self.load.covariance else 0
+
+
+def trained_numbers(method: type[EditingMethod], written: Written) -> float:
+    """How many numbers an optimiser holds at once: of one edit, or of all where the method is joint."""
+    shape, load, width = written.shape, written.load, float(written.shape.width)
+    match method.trains:
+        case "value":
+            return width * (written.facts if method.joint else 1)
+        case "graph network":
+            return graph_parameters(shape, hops=load.network.hops) if load.network else 0.0
+        case "weight":
+            return width * shape.inner
+        case "adapters":
+            return 2.0 * len(written.layers) * load.matrices * load.rank * width
+        case "nothing":
+            return 0.0
+
+
+def _rank_one(of: Written) -> Recipe:
+    """A value by descent for each fact in turn, and one factor of C."""
+    load, shape = of.load, of.shape
+    return Recipe(
+        layers=of.layers,
+        each=load.facts * of.descent + of.network,
+        tokens=load.rows * Prompts().tail,
         once=cholesky_flop(shape),
-        covariance=config.covariance.tokens or 10 * shape.inner,
-        trained=float(shape.width),
-        facts=facts,
+        covariance=of.covariance,
+        facts=load.facts,
     )
-    return _with_graph(found, config, shape)
 
 
-def _joint(config: Any, shape: ModelShape, edits: int) -> Recipe:
-    """MEMIT and what is made like it: values by descent in the last layer, then a solve in each layer."""
-    layers, facts = _written(config, shape), _facts(config)
-    contexts, count = 1 + len(config.context_starts), len(config.context_starts) * config.context_tokens
-    descent = descent_flop(
-        shape, layers[-1], contexts=contexts, context_tokens=round(count / (edits * facts)), steps=config.steps
-    )
-    factors = eigenvectors_flop if hasattr(config, "threshold") else cholesky_flop
-    found = Recipe(
-        layers=layers,
-        each=facts * (descent + keys_flop(shape, layers=len(layers), contexts=contexts)),
-        tokens=contexts * Prompts().tail * facts,
-        solve=joint_solve_flop(shape, layers=len(layers), facts=edits * facts),
-        once=factors(shape, layers=len(layers)),
-        covariance=config.covariance.tokens or 10 * shape.inner,
-        trained=float(shape.width) * edits * facts,
-        facts=facts,
-    )
-    return _with_graph(found, config, shape)
-
-
-def _with_graph(found: Recipe, config: Any, shape: ModelShape) -> Recipe:
-    """With GLAME's R-GNN in the place of a free change, where the settings have one."""
-    if not hasattr(config, "representation_layer"):
-        return found
-    layer = found.layers[-1] if config.representation_layer is None else config.representation_layer
-    more = graph_flop(shape, layer, hops=config.hops, per_node=config.per_node, steps=config.steps)
-    return replace(found, each=found.each + more, trained=graph_parameters(shape, hops=config.hops))
-
-
-def _tuning(config: Any, shape: ModelShape, edits: int) -> Recipe:
-    """Fine-tuning of one down-projection."""
-    layer = _at(config, shape, DEPTH)
-    rows = 1 + min(edits - 1, getattr(config, "replayed", 0))
+def _joint(of: Written) -> Recipe:
+    """Values by descent in the last layer, then a solve for all facts in each layer."""
+    load, shape, layers = of.load, of.shape, len(of.layers)
+    factors = eigenvectors_flop if load.eigenvectors else cholesky_flop
     return Recipe(
-        layers=(layer,),
-        each=tuning_flop(shape, layer, steps=config.steps, rows=rows),
-        tokens=Prompts().length,
-        trained=float(shape.width) * shape.inner,
-        dense=True,
+        layers=of.layers,
+        each=load.facts * (of.descent + keys_flop(shape, layers=layers, contexts=load.rows)) + of.network,
+        tokens=load.rows * Prompts().tail * load.facts,
+        solve=joint_solve_flop(shape, layers=layers, facts=of.facts),
+        once=factors(shape, layers=layers),
+        covariance=of.covariance,
+        facts=load.facts,
     )
 
 
-def _adapters(config: Any, shape: ModelShape, edits: int) -> Recipe:
-    """LoRA: a pair of factors for four matrices a block, or for those that are named."""
-    layers = tuple(range(shape.layers)) if config.layers is None else tuple(config.layers)
-    matrices = len(layers) * (4 if config.modules is None else len(config.modules))
-    return Recipe(
-        layers=layers,
-        each=tuning_flop(shape, min(layers), steps=config.steps),
-        tokens=Prompts().length,
-        trained=2.0 * matrices * config.rank * shape.width,
-        facts=config.rank,
-    )
+def _tuning(of: Written) -> Recipe:
+    """Descent on weights or on their factors, back to the lowest layer."""
+    each = tuning_flop(of.shape, min(of.layers), steps=of.load.steps, rows=of.load.rows)
+    return Recipe(layers=of.layers, each=each, tokens=Prompts().length, facts=of.load.rank)
 
 
-def _codebook(config: Any, shape: ModelShape, edits: int) -> Recipe:
-    """GRACE: one value by descent at the prompt's last token."""
-    layer = _at(config, shape, _CODEBOOK_DEPTH)
-    each = descent_flop(shape, layer, contexts=1, context_tokens=0, steps=config.steps)
-    return Recipe(layers=(layer,), each=each, tokens=Prompts().target, trained=float(shape.width))
+def _codebook(of: Written) -> Recipe:
+    """One value by descent at the prompt's last token."""
+    return Recipe(layers=of.layers, each=of.descent, tokens=Prompts().target)
 
 
-def _neurons(config: Any, shape: ModelShape, edits: int) -> Recipe:
-    """KN: attributions in all layers."""
-    contexts = 1 + sum(count for _, count in config.context_lengths)
-    each = attribution_flop(shape, contexts=contexts, steps=config.steps)
-    return Recipe(layers=config.layers or tuple(range(shape.layers)), each=each, tokens=contexts * Prompts().tail)
+def _neurons(of: Written) -> Recipe:
+    """Attributions in all layers."""
+    each = attribution_flop(of.shape, contexts=of.load.rows, steps=of.load.steps)
+    return Recipe(layers=of.layers, each=each, tokens=of.load.rows * Prompts().tail)
 
 
-def _hypernetwork(config: Any, shape: ModelShape, edits: int) -> Recipe:
-    """MEND, once its editor is trained."""
-    layers = tuple(range(max(0, shape.layers - config.blocks), shape.layers))
-    note = "training the editor (kg-edit mend train) is not counted"
-    return Recipe(layers=layers, each=gradient_flop(shape), tokens=Prompts().length, facts=10, notes=(note,))
+def _hypernetwork(of: Written) -> Recipe:
+    """One gradient of rank one a token, once the editor is trained."""
+    tokens, note = Prompts().length, "training the editor (kg-edit mend train) is not counted"
+    return Recipe(layers=of.layers, each=gradient_flop(of.shape), tokens=tokens, facts=tokens, notes=(note,))
 
 
-def _prompt(config: Any, shape: ModelShape, edits: int) -> Recipe:
+def _in_context(of: Written) -> Recipe:
     """Nothing is computed when an edit is made; prompts get longer."""
     return Recipe(layers=(), each=0.0, tokens=0.0, notes=("each prompt gets longer by what is put before it",))
 
 
-def _at(config: Any, shape: ModelShape, depth: float) -> int:
-    """The layer of the settings, else the one at a share of the depth."""
-    return round(depth * shape.layers) if config.layer is None else int(config.layer)
+def _undeclared(of: Written, name: str) -> Recipe:
+    """The model, its prompts, and a patch of rank one."""
+    note = (
+        f"the method {name} does not say how much it computes (family, workload): its edits are not counted; "
+        "try it with `kg-edit edit` on one edit, and multiply"
+    )
+    return Recipe(layers=of.layers, each=0.0, tokens=0.0, facts=of.load.facts, notes=(note,))
 
 
-def _written(config: Any, shape: ModelShape) -> tuple[int, ...]:
-    """The layers that are written together."""
-    if hasattr(config, "layer"):
-        return (_at(config, shape, DEPTH),)
-    return config.layers or default_layers(shape.layers)
-
-
-def _facts(config: Any) -> int:
-    """How many facts are written for an edit: with the graph's as further requests, those too."""
-    return 1 + sum(getattr(config, name, 0) for name in ("statements", "composed", "chained"))
-
-
-_Family = Callable[[Any, ModelShape, int], Recipe]
-_FAMILIES: tuple[tuple[frozenset[str], _Family], ...] = (  # a config with all these fields is of that family
-    (frozenset({"covariance", "context_starts", "steps"}), _joint),
-    (frozenset({"covariance", "context_lengths", "steps", "layer"}), _rank_one),
-    (frozenset({"rank", "alpha", "layers", "modules", "steps"}), _adapters),
-    (frozenset({"layer", "steps", "deferral"}), _codebook),
-    (frozenset({"steps", "erase", "write", "context_lengths"}), _neurons),
-    (frozenset({"network", "edit_lr", "blocks"}), _hypernetwork),
-    (frozenset({"layer", "steps", "learning_rate", "aim"}), _tuning),
-)
+_RECIPES: Mapping[Family | None, Callable[[Written], Recipe]] = {
+    "rank-one": _rank_one,
+    "joint": _joint,
+    "fine-tuning": _tuning,
+    "adapters": _tuning,
+    "codebook": _codebook,
+    "neurons": _neurons,
+    "hypernetwork": _hypernetwork,
+    "in-context": _in_context,
+}

@@ -13,15 +13,18 @@ from typing import Literal
 
 import torch
 
+from kg_edit.covariance.corpora import SelfCorpus
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.planning import cost
 from kg_edit.planning.cost import Recipe, recipe_of
 from kg_edit.planning.machine import Machine, matmul_rate
 from kg_edit.planning.shape import ModelShape
+from kg_edit.scoring.generation import BATCH_ROWS
+from kg_edit.value.objective import MOST_TOKENS
 
 _SHARE = 0.55  # of a matrix product's speed that a whole pass reaches: measured .50 for one edit, .54 for a batch
 _DOUBLE = 0.25  # of float32's speed that float64 factorisations reach: .15 at size 1,536, more beyond
-_WRITERS, _PROMPTS, _MOST = 64, 4, 512
+_PROMPTS = 4  # of an edit that are looked at
 
 Phase = Literal["always", "measuring C", "factoring C", "editing", "looking"]
 MemoryPlace = Literal["main memory", "accelerator"]
@@ -89,15 +92,15 @@ class Rates:
     def measured(cls, job: Job) -> Rates:
         """From a second of matrix products of the model's shape."""
         size, device = (job.shape.width, job.shape.inner), job.machine.device
-        rows = max(1, min(_MOST, round(job.recipe.tokens)))
-        batch = matmul_rate(_MOST, size, dtype=job.dtype, device=device)
+        rows = max(1, min(MOST_TOKENS, round(job.recipe.tokens)))
+        batch = matmul_rate(MOST_TOKENS, size, dtype=job.dtype, device=device)
         host = batch
         if not job.machine.is_cpu or job.dtype != torch.float32:
-            host = matmul_rate(_MOST, size, dtype=torch.float32, device=torch.device("cpu"))
+            host = matmul_rate(MOST_TOKENS, size, dtype=torch.float32, device=torch.device("cpu"))
         return cls(
             alone=_SHARE * matmul_rate(rows, size, dtype=job.dtype, device=device),
             batch=_SHARE * batch,
-            writing=_SHARE * matmul_rate(_WRITERS, size, dtype=job.dtype, device=device),
+            writing=_SHARE * matmul_rate(SelfCorpus.rows, size, dtype=job.dtype, device=device),
             looking=_SHARE * matmul_rate(_PROMPTS, size, dtype=job.dtype, device=device),
             double=_DOUBLE * host,
         )
@@ -118,14 +121,15 @@ def memory_parts(job: Job) -> Iterator[Part]:
         yield Part(what="what is trained, and Adam", bytes=held, phase="editing", place=place, formula=said)
     yield _patch(job)
     rows = cost.reading_bytes(shape, size=size)
-    yield Part(what="looking before and after", bytes=rows, phase="looking", place=place, formula="64 rows of logits")
+    said = f"{BATCH_ROWS} rows of logits"
+    yield Part(what="looking before and after", bytes=rows, phase="looking", place=place, formula=said)
 
 
 def _covariance_parts(job: Job) -> Iterator[Part]:
     shape, layers = job.shape, len(job.recipe.layers)
     written = cost.measuring_bytes(shape, layers=layers, size=job.size)
     held, factored = cost.covariance_bytes(shape, layers=layers), cost.factoring_bytes(shape)
-    said = "keys and values of 64 x 128 tokens, logits, sums"
+    said = f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums"
     yield Part(what="measuring C", bytes=written, phase="measuring C", place=job.place, formula=said)
     said = f"d_ff² x 12 x {layers}"
     yield Part(what="C and its factors", bytes=held, phase="always", place="main memory", formula=said)

@@ -19,7 +19,7 @@ from kg_edit.models.sampling import plain_generation
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
 from kg_edit.scoring.likelihood import check_lengths
 
-_ROWS = 64  # of a batch
+BATCH_ROWS = 64
 _SPREAD, _SLACK = 1.5, 8  # a batch's longest prompt against its shortest one, in tokens
 
 
@@ -58,7 +58,7 @@ def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Rows of like lengths together, so that little is padded, and not too many at once."""
     group: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if group and (len(group) == _ROWS or lengths[row] > _SPREAD * lengths[group[0]] + _SLACK):
+        if group and (len(group) == BATCH_ROWS or lengths[row] > _SPREAD * lengths[group[0]] + _SLACK):
             yield group
             group = []
         group.append(row)

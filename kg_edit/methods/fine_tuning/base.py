@@ -1,10 +1,9 @@
-"""What all fine-tuning of one weight shares: the rows, a change that is added while the model runs, the descent.
+"""Fine-tuning of one down-projection W [d, d_ff] by gradients, which FT, FT-L, FT-M, EWC and LocFT share.
 
-Gradient descent on a change of a weight that the model never holds: it is added while the model runs.
-
-What fine-tuning asks of a model: rows of tokens, and which token each position that is read should predict.
-
-Tuning weights by gradients, without touching the model.
+The loss of an edit is the mean of -log P over the tokens that its row should predict (`row_of` says which). Adam
+descends on a change of W that the model never holds: it is added to the module's output while the model runs
+(`WeightChange`), and only the blocks from the tuned one on are run again (`RowLosses`). The change [d, d_ff] becomes a
+dense patch.
 """
 
 from __future__ import annotations
@@ -33,9 +32,174 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.optimise import untouched
 
+Aim = Literal["target", "text", "prompt_last"]
+
+
+class TuningConfig(MethodConfig):
+    """Settings of a descent on weights, whichever these are: steps, rate, and when to stop."""
+
+    steps: PositiveInt = Field(25, description="looks at the loss at most; a step between two")
+    learning_rate: float = Field(5e-4, gt=0, description="of Adam")
+    stop_below: float = Field(1e-2, description="a loss that is small enough")
+
+    @property
+    def descent(self) -> Descent:
+        """Adam's descent with these settings."""
+        return Descent(steps=self.steps, learning_rate=self.learning_rate, stop_below=self.stop_below)
+
+    def workload(self, *, edits: int) -> Workload:
+        """A descent on the edit's own row."""
+        return Workload(steps=self.steps)
+
+
+class FineTuningConfig(LayerConfig, TuningConfig):
+    """Settings of fine-tuning one down-projection."""
+
+    layer: int | None = Field(None, ge=0, description="tuned layer, 0-based; default 0.2 of the depth")
+    aim: Aim = Field("target", description="what is predicted: the target, the whole text, or all from prompt_last")
+
+
+class FineTuning(EditingMethod):
+    """Adam on the down-projection of one block. Subclasses add rows, a penalty, or a bound."""
+
+    family = "fine-tuning"
+    trains = "weight"
+    config: FineTuningConfig
+
+    def __init__(
+        self, model: LanguageModel, config: FineTuningConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
+    ) -> None:
+        super().__init__(model, config, graph=graph)
+        self.layer = config.layer_in(len(model.blocks))
+        model.block(self.layer)  # refuses a layer that is not there before any work is done
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every edit's prompt once."""
+        for edit in edits:
+            with annotate_errors(edit):
+                self.row(edit)
+
+    def row(self, edit: Edit) -> TrainingRow:
+        """The edit's prompt and target as a row to train on."""
+        return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim)
+
+    def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
+        """All rows that are trained on for ``edit``; its own comes first."""
+        return [self.row(edit)]
+
+    def penalty(self, change: Tensor) -> Callable[[], Tensor] | None:
+        """What is added to the loss, as a function of ``change`` [out, in]; nothing here."""
+        return None
+
+    def constraint(self, change: Tensor, before: Patch) -> Callable[[], None]:
+        """What puts ``change`` [out, in] right after each step; nothing here."""
+        return lambda: None
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Tune the weight on the edit's rows."""
+        (edit,) = edits
+        with untouched(self.model):
+            self.prepare()
+            rows = self.rows(edit, before)
+            tuned = WeightChange(self.model.down_projection(self.layer))
+            losses = RowLosses(self.model, self.layer, rows)
+            with tuned.applied():
+                seen = self.config.descent.run(
+                    [tuned.change],
+                    lambda: losses().mean(),
+                    penalty=self.penalty(tuned.change),
+                    constrain=self.constraint(tuned.change, before),
+                )
+        notes = {"rows": len(rows)} if len(rows) > 1 else {}
+        return self.patch(tuned.change.detach(), [record(self, edit, change=tuned.change, losses=seen) | notes])
+
+    def patch(self, change: Tensor, records: list[dict[str, Any]]) -> Patch:
+        """The patch that adds ``change`` [d, d_ff] to the tuned weight.
+
+        Raises:
+            PatchError: the change is not finite.
+        """
+        factors = {self.model.weight_name(self.layer): Factors.dense(change)}
+        patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
+        patch.check_finite()
+        return patch
+
+    def provenance(self) -> dict[str, Any]:
+        """As every method's, with the layer."""
+        said = super().provenance()
+        said["methods"][0] |= {"layer": self.layer}
+        return said
+
+
+@torch.no_grad()
+def record(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequence[float]) -> dict[str, Any]:
+    """What a patch says of one edit: the change's norms, the steps, the loss at both ends."""
+    return {
+        "edit": edit.model_dump(mode="json", exclude_defaults=True),
+        "method": method.name,
+        "norms": {"update": round(float(change.norm()), 6), "largest": round(float(change.abs().max()), 8)},
+        "steps": len(losses),
+        "loss_before": round(losses[0], 6),
+        "loss_after": round(losses[-1], 6),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRow:
+    """A row to train on: token ids, and pairs (position, token that should be predicted there)."""
+
+    ids: tuple[int, ...]
+    wanted: tuple[tuple[int, int], ...]
+
+
+def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
+    """What training on a prompt and its target means.
+
+    ``target``: each target token is predicted from all before it, the prompt is masked. ``text``: so is every token of
+    the prompt, as in training on plain text. ``prompt_last``: the prompt's last token alone predicts all target tokens
+    (the published baselines FT and FT-L). ``end`` is one more token that ends the target.
+    """
+    start = prompt.target_start
+    if aim == "prompt_last":
+        return TrainingRow(ids=prompt.ids[:start], wanted=tuple((start - 1, token) for token in prompt.target_ids))
+    ids = prompt.ids if end is None else (*prompt.ids, end)
+    first = start if aim == "target" else 1
+    return TrainingRow(ids=ids[:-1], wanted=tuple((at - 1, ids[at]) for at in range(first, len(ids))))
+
+
+class RowLosses:
+    """The rows' losses [rows] under whatever changes from block ``layer`` on: the mean of -log P over wanted tokens.
+
+    The first call runs the whole model, later ones the blocks from ``layer`` on alone, as nothing changes below.
+    """
+
+    def __init__(self, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
+        self._model, self._layers = model, range(layer, len(model.blocks))
+        self._batch = left_pad([row.ids for row in rows], device=model.device)
+        pads = [self._batch.ids.shape[1] - len(row.ids) for row in rows]
+        wanted = [(index, pads[index] + at, token) for index, row in enumerate(rows) for at, token in row.wanted]
+        self._owners, self._columns, self._tokens = (torch.tensor(part) for part in zip(*wanted, strict=True))
+        self._counts = torch.tensor([len(row.wanted) for row in rows])
+        self._recorded: RecordedBlocks | None = None
+
+    def __call__(self) -> Tensor:
+        """The losses [rows] in float32; differentiable in whatever hooks change."""
+        logits = self.logits().float()
+        tokens, owners, counts = beside((self._tokens, self._owners, self._counts), logits)
+        nll = cross_entropy(logits, tokens, reduction="none")
+        return nll.new_zeros(len(counts)).index_add(0, owners, nll) / counts
+
+    def logits(self) -> Tensor:
+        """Logits [wanted tokens, vocabulary] where the rows' wanted tokens are predicted, row after row."""
+        if self._recorded is None:
+            self._recorded, hidden = RecordedBlocks.record(self._model, self._batch, self._layers)
+        else:
+            hidden = self._recorded.run(self._recorded.start)
+        return self._model.logits(hidden[beside((self._owners, self._columns), hidden)])
+
 
 class WeightChange:
-    """A change [out, in] of a projection's weight, from 0, in float32; ``change`` is the leaf to be learned.
+    """A change [out, in] of a projection's weight, from 0, in float32; ``change`` is the leaf that is trained.
 
     In half precision what the model feels is the change that is left once the weight is rounded; the gradient goes
     straight through the rounding.
@@ -67,7 +231,7 @@ class WeightChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """How to go down: Adam, at most ``steps`` looks at the loss, done when it is below ``stop_below``."""
+    """Settings of Adam's descent: at most ``steps`` looks at the loss, done when it is below ``stop_below``."""
 
     steps: int
     learning_rate: float
@@ -117,165 +281,3 @@ def checked_loss(loss: Tensor, step: int) -> float:
     if not torch.isfinite(loss.detach()).all():
         raise PatchError(f"the loss is {found} at step {step}; lower the learning rate, or load the model in float32")
     return found
-
-
-Aim = Literal["target", "text", "prompt_last"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRow:
-    """Token ids, and pairs (position, token that it should predict)."""
-
-    ids: tuple[int, ...]
-    wanted: tuple[tuple[int, int], ...]
-
-
-def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
-    """What training on a prompt and its target means.
-
-    ``target``: each target token is predicted from all before it, the prompt is masked. ``text``: so is every token of
-    the prompt, as in training on plain text. ``prompt_last``: the prompt's last token alone predicts all target tokens
-    (the published baselines FT and FT-L). ``end`` is one more token that ends the target.
-    """
-    start = prompt.target_start
-    if aim == "prompt_last":
-        return TrainingRow(ids=prompt.ids[:start], wanted=tuple((start - 1, token) for token in prompt.target_ids))
-    ids = prompt.ids if end is None else (*prompt.ids, end)
-    first = start if aim == "target" else 1
-    return TrainingRow(ids=ids[:-1], wanted=tuple((at - 1, ids[at]) for at in range(first, len(ids))))
-
-
-class RowLosses:
-    """The rows' losses [rows] under whatever changes from block ``layer`` on: the mean of -log P over wanted tokens.
-
-    The first call runs the whole model, later ones the blocks from ``layer`` on alone, as nothing changes below.
-    """
-
-    def __init__(self, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
-        self._model, self._layers = model, range(layer, len(model.blocks))
-        self._batch = left_pad([row.ids for row in rows], device=model.device)
-        pads = [self._batch.ids.shape[1] - len(row.ids) for row in rows]
-        wanted = [(index, pads[index] + at, token) for index, row in enumerate(rows) for at, token in row.wanted]
-        self._owners, self._columns, self._tokens = (torch.tensor(part) for part in zip(*wanted, strict=True))
-        self._counts = torch.tensor([len(row.wanted) for row in rows])
-        self._recorded: RecordedBlocks | None = None
-
-    def __call__(self) -> Tensor:
-        """[rows], in float32; differentiable in whatever hooks change."""
-        logits = self.logits().float()
-        tokens, owners, counts = beside((self._tokens, self._owners, self._counts), logits)
-        nll = cross_entropy(logits, tokens, reduction="none")
-        return nll.new_zeros(len(counts)).index_add(0, owners, nll) / counts
-
-    def logits(self) -> Tensor:
-        """Logits [wanted tokens, vocabulary] where the rows' wanted tokens are predicted, row after row."""
-        if self._recorded is None:
-            self._recorded, hidden = RecordedBlocks.record(self._model, self._batch, self._layers)
-        else:
-            hidden = self._recorded.run(self._recorded.start)
-        return self._model.logits(hidden[beside((self._owners, self._columns), hidden)])
-
-
-class TuningConfig(MethodConfig):
-    """What every descent on weights needs."""
-
-    steps: PositiveInt = Field(25, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(5e-4, gt=0, description="of Adam")
-    stop_below: float = Field(1e-2, description="a loss that is small enough")
-
-    @property
-    def descent(self) -> Descent:
-        """The descent with these settings."""
-        return Descent(steps=self.steps, learning_rate=self.learning_rate, stop_below=self.stop_below)
-
-    def workload(self, *, edits: int) -> Workload:
-        """A descent on the edit's own row."""
-        return Workload(steps=self.steps)
-
-
-class FineTuningConfig(LayerConfig, TuningConfig):
-    """Settings of fine-tuning one down-projection."""
-
-    layer: int | None = Field(None, ge=0, description="tuned layer, 0-based; default 0.2 of the depth")
-    aim: Aim = Field("target", description="what is predicted: the target, the whole text, or all from prompt_last")
-
-
-class FineTuning(EditingMethod):
-    """Adam on the down-projection of one block. Subclasses add rows, a penalty, or a bound."""
-
-    family = "fine-tuning"
-    trains = "weight"
-    config: FineTuningConfig
-
-    def __init__(
-        self, model: LanguageModel, config: FineTuningConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
-    ) -> None:
-        super().__init__(model, config, graph=graph)
-        self.layer = config.layer_in(len(model.blocks))
-        model.block(self.layer)  # refuses a layer that is not there before any work is done
-
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt once."""
-        for edit in edits:
-            with annotate_errors(edit):
-                self.row(edit)
-
-    def row(self, edit: Edit) -> TrainingRow:
-        """What one edit asks."""
-        return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim)
-
-    def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
-        """All rows that are trained on for ``edit``; its own comes first."""
-        return [self.row(edit)]
-
-    def penalty(self, change: Tensor) -> Callable[[], Tensor] | None:
-        """What is added to the loss, as a function of ``change`` [out, in]; nothing here."""
-        return None
-
-    def constraint(self, change: Tensor, before: Patch) -> Callable[[], None]:
-        """What puts ``change`` [out, in] right after each step; nothing here."""
-        return lambda: None
-
-    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Tune the weight on the edit's rows."""
-        (edit,) = edits
-        with untouched(self.model):
-            self.prepare()
-            rows = self.rows(edit, before)
-            tuned = WeightChange(self.model.down_projection(self.layer))
-            losses = RowLosses(self.model, self.layer, rows)
-            with tuned.applied():
-                seen = self.config.descent.run(
-                    [tuned.change],
-                    lambda: losses().mean(),
-                    penalty=self.penalty(tuned.change),
-                    constrain=self.constraint(tuned.change, before),
-                )
-        notes = {"rows": len(rows)} if len(rows) > 1 else {}
-        return self.patch(tuned.change.detach(), [record(self, edit, change=tuned.change, losses=seen) | notes])
-
-    def patch(self, change: Tensor, records: list[dict[str, Any]]) -> Patch:
-        """The change of the weight as a patch."""
-        factors = {self.model.weight_name(self.layer): Factors.dense(change)}
-        patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
-        patch.check_finite()
-        return patch
-
-    def provenance(self) -> dict[str, Any]:
-        """As every method's, with the layer."""
-        said = super().provenance()
-        said["methods"][0] |= {"layer": self.layer}
-        return said
-
-
-@torch.no_grad()
-def record(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequence[float]) -> dict[str, Any]:
-    """What a patch says of one edit: the change's norms, the steps, the loss at both ends."""
-    return {
-        "edit": edit.model_dump(mode="json", exclude_defaults=True),
-        "method": method.name,
-        "norms": {"update": round(float(change.norm()), 6), "largest": round(float(change.abs().max()), 8)},
-        "steps": len(losses),
-        "loss_before": round(losses[0], 6),
-        "loss_after": round(losses[-1], 6),
-    }

@@ -1,6 +1,9 @@
-"""Fine-tuning of one down-projection: on the text, on the last prompt token, on the target, within a ball.
+"""Fine-tuning of one down-projection in five variants, which differ in what is predicted and in what is held.
 
-Fine-tuning that goes on training on earlier edits, so that they hold.
+- ``ft``: the whole sentence is predicted; ``ft-l``: the last prompt token predicts the whole target (EasyEdit's FT-L);
+  ``ft-m``: each target token is predicted after those before it.
+- ``ft-constrained``: no weight leaves an L-infinity ball around the unedited ones (Zhu et al., 2020).
+- ``ft-retrain``: earlier edits of a sequence are trained on again, so that they hold.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +20,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit, checked
 from kg_edit.methods.fine_tuning.base import Aim, FineTuning, FineTuningConfig, TrainingRow
+from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
 
@@ -108,10 +113,14 @@ def moved_before(before: Patch, name: str, *, like: Tensor) -> Tensor:
 
 
 class FtRetrainConfig(FineTuningConfig):
-    """Settings of FT + retraining."""
+    """Settings of fine-tuning that trains on earlier edits again."""
 
     replayed: PositiveInt = Field(31, description="earlier edits beside the new one at most; more are sampled")
     seed: int = Field(0, description="of the sample")
+
+    def workload(self, *, edits: int) -> Workload:
+        """With a row for each earlier edit that is trained on as well."""
+        return replace(super().workload(edits=edits), rows=1 + min(edits - 1, self.replayed))
 
 
 class FtRetrain(FineTuning):

@@ -1,6 +1,7 @@
-"""LoRA through PEFT: low-rank changes of many weights at once, trained on the target's tokens.
+"""LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) through PEFT: low-rank changes of many weights, trained on the target.
 
-LoRA adapters of PEFT inside a model for the length of a block; nothing of them is left behind.
+W' = W + alpha / r B A, with A [r, in] and B [out, r] for each weight [out, in]. PEFT's adapters are inside the model
+for the length of a ``with`` block (`adapted`) and become a patch; nothing of them is left behind.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import networkx as nx
@@ -22,106 +23,14 @@ from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, Layers, MethodConfig, annotate_errors
 from kg_edit.methods.fine_tuning.base import Aim, RowLosses, TrainingRow, TuningConfig, row_of
+from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.optimise import untouched
 
 _ADAPTER = "edit"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSize:
-    """Rank r, the scale alpha / r, dropout on the adapters' inputs, and the seed of A (B is 0)."""
-
-    rank: int
-    alpha: float
-    dropout: float
-    seed: int
-
-
-@dataclass(frozen=True, eq=False)
-class Adapters:
-    """PEFT's LoRA layers by the names of the modules that they wrap."""
-
-    layers: Mapping[str, Any]
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """All A [r, in] and B [out, r], in float32."""
-        return [side[_ADAPTER].weight for layer in self.layers.values() for side in (layer.lora_A, layer.lora_B)]
-
-    def factors(self) -> dict[str, Factors]:
-        """The change of each weight, alpha / r B A, by the weight's name."""
-        return {
-            f"{name}.weight": Factors(
-                left=layer.scaling[_ADAPTER] * layer.lora_B[_ADAPTER].weight.detach().clone(),
-                right=layer.lora_A[_ADAPTER].weight.detach().T.contiguous(),
-            )
-            for name, layer in self.layers.items()
-        }
-
-
-@contextmanager
-def adapted(model: LanguageModel, names: Sequence[str], size: LoraSize) -> Iterator[Adapters]:
-    """The model with a fresh adapter around each of the modules ``names``; then the very modules as before.
-
-    Moves the global random generator: run it where that is forked, as in `descent.untouched`.
-
-    Raises:
-        ConfigError: PEFT is not installed, or the model holds adapters already.
-    """
-    whole = model.model
-    if hasattr(whole, "peft_config"):
-        raise ConfigError(f"{model.name!r} holds PEFT adapters already; merge and unload them before editing")
-    modules = {name: whole.get_submodule(name) for name in names}
-    peft = find_peft()
-    try:
-        torch.manual_seed(size.seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about tied embeddings, which are no target here
-            peft.LoraModel(whole, _settings(peft, modules, size), _ADAPTER)
-        layers = {name: whole.get_submodule(name) for name in names}
-        _ready(layers)
-        yield Adapters(layers)
-    finally:
-        for name, module in modules.items():
-            parent, _, leaf = name.rpartition(".")
-            setattr(whole.get_submodule(parent), leaf, module)
-        if hasattr(whole, "peft_config"):
-            del whole.peft_config
-
-
-def find_peft() -> Any:
-    """The package, imported only now.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError("the method lora needs PEFT; install it: pip install 'kg-edit[peft]'") from error
-    return peft
-
-
-def _settings(peft: Any, modules: Mapping[str, nn.Module], size: LoraSize) -> Any:
-    return peft.LoraConfig(
-        r=size.rank,
-        lora_alpha=size.alpha,
-        lora_dropout=size.dropout,
-        target_modules=list(modules),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules.values()),
-    )
-
-
-def _ready(layers: Mapping[str, Any]) -> None:
-    """Adapters in float32 whatever the model's precision; dropout on, as everything else is in evaluation mode."""
-    for layer in layers.values():
-        for part in (layer.lora_A, layer.lora_B, layer.lora_dropout):
-            part.to(torch.float32).train()
-        for side in (layer.lora_A, layer.lora_B):
-            side.requires_grad_(True)
+_ATTENTION = 4  # projections of most models' attention: q, k, v and what brings the heads together
 
 
 class LoraConfig(TuningConfig):
@@ -141,6 +50,15 @@ class LoraConfig(TuningConfig):
     aim: Aim = Field("target", description="what is predicted: the target, the whole text, or all from prompt_last")
     seed: int = Field(0, description="of the adapters and of dropout")
 
+    def written_layers(self, blocks: int) -> tuple[int, ...]:
+        """Those of the settings, or all."""
+        return tuple(range(blocks)) if self.layers is None else self.layers
+
+    def workload(self, *, edits: int) -> Workload:
+        """A descent on the edit's row, with a pair of factors for each matrix."""
+        matrices = _ATTENTION if self.modules is None else len(self.modules)
+        return replace(super().workload(edits=edits), rank=self.rank, matrices=matrices)
+
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
         "paper": {"steps": 71, "learning_rate": 5e-3, "dropout": 0.1, "modules": ("q_proj", "v_proj")},
@@ -153,6 +71,8 @@ class Lora(EditingMethod):
     name = "lora"
     paper = "Hu et al., ICLR 2022, arXiv 2106.09685"
     about = "train low-rank changes of the attention's projections on the target (PEFT)"
+    family = "adapters"
+    trains = "adapters"
     config_class = LoraConfig
     config: LoraConfig
 
@@ -164,7 +84,7 @@ class Lora(EditingMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also look for PEFT."""
+        """Also look whether PEFT is installed."""
         super().check_inputs(config, graph, edits)
         find_peft()
 
@@ -175,7 +95,7 @@ class Lora(EditingMethod):
                 self.row(edit)
 
     def row(self, edit: Edit) -> TrainingRow:
-        """What one edit asks."""
+        """The edit's prompt and target as a row to train on."""
         return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -236,3 +156,97 @@ def target_modules(
 def is_projection(module: nn.Module) -> bool:
     """Whether it is a matrix that a patch can change."""
     return isinstance(module, nn.Linear | Conv1D) and isinstance(module.weight, torch.Tensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSize:
+    """Rank r, the scale alpha / r, dropout on the adapters' inputs, and the seed of A (B is 0)."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Adapters:
+    """PEFT's LoRA layers by the names of the modules that they wrap."""
+
+    layers: Mapping[str, Any]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All A [r, in] and B [out, r], in float32."""
+        return [side[_ADAPTER].weight for layer in self.layers.values() for side in (layer.lora_A, layer.lora_B)]
+
+    def factors(self) -> dict[str, Factors]:
+        """The change of each weight, alpha / r B A, by the weight's name."""
+        return {
+            f"{name}.weight": Factors(
+                left=layer.scaling[_ADAPTER] * layer.lora_B[_ADAPTER].weight.detach().clone(),
+                right=layer.lora_A[_ADAPTER].weight.detach().T.contiguous(),
+            )
+            for name, layer in self.layers.items()
+        }
+
+
+@contextmanager
+def adapted(model: LanguageModel, names: Sequence[str], size: LoraSize) -> Iterator[Adapters]:
+    """The model with a fresh adapter around each of the modules ``names``; then the very modules as before.
+
+    Moves the global random generator: run it where that is forked, as in `untouched`.
+
+    Raises:
+        ConfigError: PEFT is not installed, or the model holds adapters already.
+    """
+    whole = model.model
+    if hasattr(whole, "peft_config"):
+        raise ConfigError(f"{model.name!r} holds PEFT adapters already; merge and unload them before editing")
+    modules = {name: whole.get_submodule(name) for name in names}
+    peft = find_peft()
+    try:
+        torch.manual_seed(size.seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tied embeddings, which are no target here
+            peft.LoraModel(whole, _settings(peft, modules, size), _ADAPTER)
+        layers = {name: whole.get_submodule(name) for name in names}
+        _ready(layers)
+        yield Adapters(layers)
+    finally:
+        for name, module in modules.items():
+            parent, _, leaf = name.rpartition(".")
+            setattr(whole.get_submodule(parent), leaf, module)
+        if hasattr(whole, "peft_config"):
+            del whole.peft_config
+
+
+def find_peft() -> Any:
+    """The module ``peft``, imported only where it is used: it is an extra.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError("the method lora needs PEFT; install it: pip install 'kg-edit[peft]'") from error
+    return peft
+
+
+def _settings(peft: Any, modules: Mapping[str, nn.Module], size: LoraSize) -> Any:
+    return peft.LoraConfig(
+        r=size.rank,
+        lora_alpha=size.alpha,
+        lora_dropout=size.dropout,
+        target_modules=list(modules),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules.values()),
+    )
+
+
+def _ready(layers: Mapping[str, Any]) -> None:
+    """Adapters in float32 whatever the model's precision; dropout on, as everything else is in evaluation mode."""
+    for layer in layers.values():
+        for part in (layer.lora_A, layer.lora_B, layer.lora_dropout):
+            part.to(torch.float32).train()
+        for side in (layer.lora_A, layer.lora_B):
+            side.requires_grad_(True)

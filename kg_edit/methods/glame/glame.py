@@ -1,15 +1,18 @@
-"""Values that a relational GNN makes from an edit's subgraph (GLAME, Eq. 5 and 6), for whatever writes them.
+"""GLAME (Zhang et al., EMNLP 2024, arXiv 2402.13593): a relational GNN over the edit's subgraph makes the value.
 
-GLAME (Zhang et al., EMNLP 2024, arXiv 2402.13593): a relational GNN over the edit's subgraph makes the value.
+    m* = m + z_s^n  [d]  (Eq. 6)
+
+where z_s^n is the subject's vector after n layers of the R-GNN (Eq. 5, `kg_edit.graphs.rgnn`) over the labels' hidden
+states (`kg_edit.graphs.encoding`). AdamW trains the R-GNN of one edit on the loss of Eq. 7; the value is then written
+as in ROME (`RankOneMethod`). `GraphValues` makes such values for whatever method writes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, ClassVar
 
-import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -17,16 +20,17 @@ from torch import Tensor, nn
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.rgnn import RGNN, Aggregation
-from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph
-from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors
+from kg_edit.graphs.source import check_graph
+from kg_edit.methods.base import GraphReader, GraphSettings, annotate_errors
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
+from kg_edit.methods.workload import GraphNetwork, Trains, Workload
 from kg_edit.value.objective import Request
 from kg_edit.value.optimise import FAST, DeltaParameters
 
 _REPRESENTATION_DEPTH = 0.1
 
 
-class GraphConfig(MethodConfig):
+class GraphConfig(GraphSettings):
     """Settings of the R-GNN, and of the subgraph that it reads."""
 
     learning_rate: float = Field(0.01, gt=0, description="of AdamW on the R-GNN")
@@ -47,31 +51,28 @@ class GraphConfig(MethodConfig):
     clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: 4")
     seed: int = Field(0, description="of the contexts, and of all else that is drawn")
 
+    @property
+    def subgraph_hops(self) -> int:
+        """As many as the R-GNN has layers."""
+        return self.hops
 
-class GraphValues(EditingMethod):
+    def workload(self, *, edits: int) -> Workload:
+        """With an R-GNN in the place of a free change."""
+        network = GraphNetwork(hops=self.hops, per_node=self.per_node, layer=self.representation_layer)
+        return replace(super().workload(edits=edits), network=network)
+
+
+class GraphValues(GraphReader):
     """Put before a method that asks for a `proposal`: the change of its value is the subject's vector z_s^n."""
 
-    needs_graph = True
+    trains: ClassVar[Trains] = "graph network"
     config: GraphConfig
-
-    @cached_property
-    def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
-        return {}
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """A fresh R-GNN on the edit's subgraph."""
         subgraph, notes = self.encode(edit)
         made = _GraphValue(subgraph.to(value.device), self.config, size=value.norm())
         return _GraphChange(made, value, self.config), notes
-
-    @classmethod
-    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also ask the graph for every edit's subgraph."""
-        super().check_inputs(config, graph, edits)
-        assert isinstance(config, GraphConfig) and graph is not None  # noqa: S101 - needs_graph
-        for edit in edits:
-            with annotate_errors(edit):
-                check_graph(_ask(graph, edit, config))
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Also fetch every edit's subgraph, and look for the layer that labels are read from."""
@@ -80,13 +81,6 @@ class GraphValues(EditingMethod):
         for edit in edits:
             with annotate_errors(edit):
                 check_graph(self.subgraph(edit))
-
-    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
-        """The edit's subgraph, fetched once."""
-        assert self.graph is not None  # noqa: S101 - needs_graph
-        if edit not in self._subgraphs:
-            self._subgraphs[edit] = _ask(self.graph, edit, self.config)
-        return self._subgraphs[edit]
 
     @property
     def _representation_layer(self) -> int:
@@ -105,10 +99,6 @@ class GraphValues(EditingMethod):
         )
         notes = {"graph": dict(graph.graph), "nodes": len(graph), "edges": graph.number_of_edges()}
         return subgraph.normalised() if config.normalise else subgraph, notes
-
-
-def _ask(graph: SubgraphSource, edit: Edit, config: GraphConfig) -> nx.MultiDiGraph:
-    return edit_subgraph(graph, edit, hops=config.hops, per_node=config.per_node, seed=config.seed)
 
 
 class _GraphValue(nn.Module):
@@ -130,7 +120,7 @@ class _GraphValue(nn.Module):
         self.gate = nn.Parameter(torch.zeros((), device=subgraph.nodes.device)) if config.gate else None
 
     def forward(self) -> Tensor:
-        """[d]."""
+        """The subject's vector z_s^n [d]; scaled by the gate, where there is one."""
         graph = self._subgraph
         z: Tensor = self.rgnn(graph.nodes, graph.edges, graph.relations)[graph.subject]
         if self.gate is not None:
@@ -148,11 +138,11 @@ class _GraphChange:
         )
 
     def change(self) -> Tensor:
-        """z_s^n, [d]."""
+        """The current change m* - m = z_s^n, [d], no longer than the limit (Eq. 6)."""
         return _shortened(self._value(), self._limit)
 
     def learn(self) -> None:
-        """A step of AdamW."""
+        """One step of AdamW on the R-GNN's parameters."""
         self._optimizer.step()
         self._optimizer.zero_grad()
 

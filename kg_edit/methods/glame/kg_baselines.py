@@ -7,7 +7,7 @@ after the other with ROME, `MemitKg` in one batch with MEMIT. `GraphRequestConfi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import networkx as nx
@@ -15,18 +15,17 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import GraphFact, Kind, graph_facts
-from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph
-from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors
+from kg_edit.graphs.source import SubgraphSource, check_graph
+from kg_edit.methods.base import EditingMethod, GraphReader, GraphSettings, MethodConfig, annotate_errors
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.rank_one.base import RankOneConfig
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
-_HOPS = 2  # s -> o* -> o'
 
-
-class GraphRequestConfig(MethodConfig):
+class GraphRequestConfig(GraphSettings):
     """Which facts of an edit's subgraph are edited in as well."""
 
     statements: NonNegativeInt = Field(5, description="facts o* -r'-> o', about o*, that are edited in as well")
@@ -35,77 +34,51 @@ class GraphRequestConfig(MethodConfig):
     per_node: PositiveInt = Field(20, description="m: statements of o* to choose from")
     seed: int = Field(0, description="of all that is drawn: statements, facts, contexts")
 
+    def workload(self, *, edits: int) -> Workload:
+        """With as many more facts as there are at most."""
+        return replace(super().workload(edits=edits), facts=1 + self.statements + self.composed + self.chained)
 
-class GraphRequests:
-    """The facts around edits in one graph, each edit's subgraph asked for once.
+    def facts(self, edit: Edit, graph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:
+        """The facts of an edit's subgraph, in the order in which they are edited in: statements first."""
+        kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
+        return tuple(
+            fact
+            for kind, limit in kinds.items()
+            for fact in graph_facts(edit, graph, limit=limit, seed=self.seed, kinds=(kind,))
+        )
+
+
+class GraphRequestMethod(GraphReader):
+    """Put before a method without a graph: that method, with the facts around an edit as further requests.
 
     Where the graph states nothing of o*, there are none, and the edit is made alone.
     """
 
-    def __init__(self, source: SubgraphSource, config: GraphRequestConfig) -> None:
-        self._source, self._config = source, config
+    config: GraphRequestConfig
 
-    @cached_property
-    def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
-        return {}
-
-    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
-        """What the graph says around the edit.
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Check the inputs, and that every edit's facts can be worded.
 
         Raises:
             KgEditError, WikidataCacheError: the graph does not know o*, or lacks a label.
         """
-        if edit not in self._subgraphs:
-            config = self._config
-            found = edit_subgraph(self._source, edit, hops=_HOPS, per_node=config.per_node, seed=config.seed)
-            check_graph(found)
-            self._subgraphs[edit] = found
-        return self._subgraphs[edit]
-
-    def facts(self, edit: Edit) -> tuple[GraphFact, ...]:
-        """The facts, in the order in which they are edited in: statements first."""
-        graph, config = self.subgraph(edit), self._config
-        kinds: dict[Kind, int] = {
-            "statement": config.statements,
-            "composed": config.composed,
-            "chained": config.chained,
-        }
-        return tuple(
-            fact
-            for kind, limit in kinds.items()
-            for fact in graph_facts(edit, graph, limit=limit, seed=config.seed, kinds=(kind,))
-        )
-
-    def edits(self, edit: Edit) -> tuple[Edit, ...]:
-        """The facts as edits, named after the one that they belong to."""
-        return tuple(fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(self.facts(edit), 1))
-
-
-class GraphRequestMethod(EditingMethod):
-    """Put before a method without a graph: that method, with the facts around an edit as further requests."""
-
-    needs_graph = True
-    config: GraphRequestConfig
-
-    @cached_property
-    def requests(self) -> GraphRequests:
-        """The facts around edits."""
-        assert self.graph is not None  # noqa: S101 - needs_graph
-        return GraphRequests(self.graph, self.config)
-
-    @classmethod
-    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also ask the graph for every edit's facts."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, GraphRequestConfig) and graph is not None  # noqa: S101 - needs_graph
-        requests = GraphRequests(graph, config)
         for edit in edits:
             with annotate_errors(edit):
-                requests.edits(edit)
+                config.facts(edit, config.ask(graph, edit))
 
-    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
-        """The edit's subgraph, fetched once."""
-        return self.requests.subgraph(edit)
+    def further_edits(self, edit: Edit) -> tuple[Edit, ...]:
+        """The facts as edits, named after the one that they belong to.
+
+        Raises:
+            KgEditError, WikidataCacheError: the graph does not know o*, or lacks a label.
+        """
+        graph = self.subgraph(edit)
+        check_graph(graph)
+        facts = self.config.facts(edit, graph)
+        return tuple(fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(facts, 1))
 
     def provenance(self) -> dict[str, Any]:
         """The method's provenance, and the identity of the graph."""
@@ -114,7 +87,7 @@ class GraphRequestMethod(EditingMethod):
         return said
 
 
-class RomeKgConfig(RomeConfig, GraphRequestConfig):
+class RomeKgConfig(GraphRequestConfig, RomeConfig):
     """ROME's settings, and how many facts of which kind are edited in.
 
     ``paper`` has ROME's published settings, and all of the m facts read on from the edit's prompt.
@@ -145,7 +118,7 @@ class RomeKg(GraphRequestMethod, Rome):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """One ROME edit after the other; the first one is the edit itself."""
         (edit,) = edits
-        facts, made = self.requests.edits(edit), self._alone(edit)
+        facts, made = self.further_edits(edit), self._alone(edit)
         for fact in facts:
             with made.stacked_on(self.model):
                 update = self._alone(fact)
@@ -170,10 +143,10 @@ class RomeKg(GraphRequestMethod, Rome):
         """Encode the prompts of every edit and of its facts."""
         for edit in edits:
             with annotate_errors(edit):
-                super().check((edit, *self.requests.edits(edit)))
+                super().check((edit, *self.further_edits(edit)))
 
 
-class MemitKgConfig(MemitConfig, GraphRequestConfig):
+class MemitKgConfig(GraphRequestConfig, MemitConfig):
     """MEMIT's settings, and how many facts of which kind are edited in.
 
     ``paper`` has MEMIT's published settings, and all of the m facts read on from the edit's prompt.
@@ -203,4 +176,4 @@ class MemitKg(GraphRequestMethod, Memit):
 
     def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
         """The requests that MEMIT writes for an edit: the edit itself, then the facts around it."""
-        return (edit, *self.requests.edits(edit))
+        return (edit, *self.further_edits(edit))

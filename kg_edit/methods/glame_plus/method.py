@@ -19,14 +19,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-import networkx as nx
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
-from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph
-from kg_edit.methods.base import ContextLengths, MethodConfig, annotate_errors
+from kg_edit.graphs.source import check_graph
+from kg_edit.methods.base import ContextLengths, GraphReader, GraphSettings
 from kg_edit.methods.glame_plus.questions import (
     WORDINGS,
     ComposedFact,
@@ -37,6 +36,7 @@ from kg_edit.methods.glame_plus.questions import (
 )
 from kg_edit.methods.glame_plus.teacher import Answer, answers_of, likeliest_first
 from kg_edit.methods.rank_one.rome import Rome
+from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
@@ -44,7 +44,7 @@ from kg_edit.value.objective import ExtraTarget, Objective, Request
 from kg_edit.value.optimise import FAST, DeltaParameters, descent_model
 
 
-class GlamePlusConfig(RippleConfig):
+class GlamePlusConfig(GraphSettings, RippleConfig):
     """ROME's settings, and how much of what follows from the edit the value learns."""
 
     steps: PositiveInt = Field(24, description="evaluations of the objective at most")
@@ -57,37 +57,21 @@ class GlamePlusConfig(RippleConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
 
+    def workload(self, *, edits: int) -> Workload:
+        """ROME's, with a row for each further relation and each statement that is learned."""
+        found = super().workload(edits=edits)
+        return replace(found, rows=found.rows + self.recalled + self.stated)
 
-class GlamePlus(Rome):
+
+class GlamePlus(GraphReader, Rome):
     """ROME's free change, trained on what follows from the edit as well."""
 
     name = "glame-plus"
     paper = "this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
     about = "GLAME beyond the paper: the value learns what the graph and the model itself say of o*"
-    needs_graph = True
     slack = 4
     config_class = GlamePlusConfig
     config: GlamePlusConfig
-
-    @classmethod
-    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also ask the graph for every edit's subgraph."""
-        super().check_inputs(config, graph, edits)
-        assert isinstance(config, GlamePlusConfig) and graph is not None  # noqa: S101 - needs_graph
-        for edit in edits:
-            with annotate_errors(edit):
-                check_graph(_asked(graph, edit, config))
-
-    @cached_property
-    def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
-        return {}
-
-    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
-        """The edit's new fact, and the statements of o*; fetched once."""
-        assert self.graph is not None  # noqa: S101 - needs_graph
-        if edit not in self._subgraphs:
-            self._subgraphs[edit] = _asked(self.graph, edit, self.config)
-        return self._subgraphs[edit]
 
     @cached_property
     def _ripples(self) -> dict[Edit, RippleTargets]:
@@ -167,7 +151,3 @@ class GlamePlus(Rome):
     def _shared(self, rows: tuple[ExtraTarget, ...]) -> tuple[ExtraTarget, ...]:
         """The rows, each weighted by ``ripple_weight`` / the number of rows."""
         return tuple(replace(row, weight=self.config.ripple_weight / len(rows)) for row in rows)
-
-
-def _asked(graph: SubgraphSource, edit: Edit, config: GlamePlusConfig) -> nx.MultiDiGraph:
-    return edit_subgraph(graph, edit, hops=2, per_node=config.per_node, seed=config.seed)

@@ -38,6 +38,7 @@ class PromptConfig(MethodConfig):
 class PromptMethod(EditingMethod):
     """Makes a `PromptFact` of each edit. It needs no pass of the model, and the model's weights stay as they are."""
 
+    family = "in-context"
     kind = "prompt"
     separable = True
     config: PromptConfig

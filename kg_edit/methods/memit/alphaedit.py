@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -10,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from kg_edit.closed_form.joint import NullSpace, joint_directions, null_space
-from kg_edit.methods.memit.base import JointMethod, SpreadConfig, default_layers
+from kg_edit.methods.memit.base import JointMethod, SpreadConfig
+from kg_edit.methods.workload import Workload
 from kg_edit.value.optimise import FAST
 
 
@@ -32,6 +34,10 @@ class AlphaEditConfig(SpreadConfig):
         "paper": {"threshold": 0.02, "relative": False},
     }
 
+    def workload(self, *, edits: int) -> Workload:
+        """As every batch's, with C's null space."""
+        return replace(super().workload(edits=edits), eigenvectors=True)
+
 
 class AlphaEdit(JointMethod):
     """MEMIT without C in the least squares: the update stays in C's null space, and away from earlier edits' keys.
@@ -46,16 +52,12 @@ class AlphaEdit(JointMethod):
     config_class = AlphaEditConfig
     config: AlphaEditConfig
 
-    def edited_layers(self) -> tuple[int, ...]:
-        """Those of the settings, or about five at 0.2 of the depth."""
-        return self.config.layers or default_layers(len(self.model.blocks))
-
     @cached_property
     def _null_spaces(self) -> dict[int, NullSpace]:
         return {}
 
     def null_space(self, layer: int) -> NullSpace:
-        """P of a layer, found once."""
+        """P, the projection on the free directions of a layer's keys; found once a layer."""
         if layer not in self._null_spaces:
             self._null_spaces[layer] = null_space(
                 self.covariances[layer], threshold=self.config.threshold, relative=self.config.relative

@@ -1,57 +1,55 @@
-"""What MEMIT, EMMET and AlphaEdit share: values for a batch, and one least-squares system a layer to write them.
+"""How MEMIT, EMMET and AlphaEdit write many facts at once: a value each, then one least-squares system a layer.
 
-Settings of methods that write many values at once.
-
-What methods that write a batch at once are set up with: layers, contexts, covariances, and what an edit asks.
+1. A descent finds for every fact the state z [d] at the subject's last token that makes the model say it (`Search`).
+2. In ascending layers one update for all facts brings the model there (`write_jointly`); the methods differ in its
+   closed form (`joint_directions`).
+3. The patch keeps the values, so that an edit can be taken out and the others written anew (`JointMethod.without`).
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
-import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.closed_form.spread import SpreadSite, refuse_norm_after_mlp, write_jointly
-from kg_edit.covariance.corpora import open_corpus
-from kg_edit.covariance.moment import Covariance
-from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit, refuse_clash
-from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, Layers, MethodConfig, annotate_errors, attempt, default_layer
+from kg_edit.methods.base import Layers, annotate_errors, attempt, default_layer
 from kg_edit.methods.memit.records import VALUE, Record, batches_without, facts_of, new_record, state_of, with_updates
 from kg_edit.methods.memit.values import Search, Target, WriteRequest
-from kg_edit.methods.rank_one.base import request_of
+from kg_edit.methods.rank_one.base import ValueConfig, ValueMethod, request_of
 from kg_edit.methods.rank_one.rome import FreeDelta
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.methods.workload import Workload
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.optimise import DESCENT_DTYPE, DeltaParameters, DescentDtype, untouched
+from kg_edit.value.optimise import DeltaParameters, untouched
 
 _MOST_BESIDE = 2
 
 
-class JointConfig(MethodConfig):
-    """How values are found, and from what C is measured."""
+class JointConfig(ValueConfig):
+    """Settings of methods that write a batch of values at once."""
 
-    steps: PositiveInt = Field(20, description="evaluations of the objective at most")
-    learning_rate: float = Field(0.5, gt=0, description="of Adam")
-    kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
     weight_decay: float = Field(0.5, ge=0, description="weight of |z - h| / |h|^2 in the loss")
-    stop_below: float = Field(0.05, description="a loss that is small enough")
     clamp_norm_factor: float = Field(0.75, gt=0, description="|z - h| is at most so many times |h|")
     context_starts: tuple[str, ...] = Field(STARTS, description="words that the contexts begin with, one each")
     context_tokens: PositiveInt = Field(10, description="tokens of a context")
-    seed: int = Field(0, description="of the contexts, and of all else that is drawn")
-    covariance: CovarianceConfig = Field(CovarianceConfig(), description="what C is measured from")
-    descent_dtype: DescentDtype = Field("model", description=DESCENT_DTYPE)
+
+    def workload(self, *, edits: int) -> Workload:
+        """A descent on the fact's prompt in every context, and a C for each layer."""
+        return Workload(
+            steps=self.steps,
+            rows=1 + len(self.context_starts),
+            context_tokens=len(self.context_starts) * self.context_tokens,
+            covariance=self.covariance,
+        )
 
 
 class SpreadConfig(JointConfig):
@@ -63,6 +61,10 @@ class SpreadConfig(JointConfig):
         description="edited layers, 0-based; default five around 0.2 of the depth, fewer in a small model",
     )
 
+    def written_layers(self, blocks: int) -> tuple[int, ...]:
+        """Those of the settings, or about five at 0.2 of the depth."""
+        return self.layers or default_layers(blocks)
+
 
 def default_layers(blocks: int) -> tuple[int, ...]:
     """The layer at 0.2 of the depth with up to two on each side: 4 to 8 of 30, 1 to 3 of 12."""
@@ -70,123 +72,22 @@ def default_layers(blocks: int) -> tuple[int, ...]:
     return tuple(range(max(0, centre - beside), min(blocks, centre + beside + 1)))
 
 
-class JointSetup(EditingMethod):
-    """What a batch is written with. Subclasses say in which layers, and with which closed form."""
-
-    keeps_keys: ClassVar[bool] = False  # whether later batches need the keys of earlier ones
-    place: ClassVar[SpreadSite] = "block"  # of which output z speaks
-    config: JointConfig
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        config: JointConfig,
-        *,
-        graph: SubgraphSource | nx.DiGraph | None = None,
-        contexts: tuple[str, ...] | None = None,
-        covariances: Mapping[int, Covariance] | None = None,
-        progress: bool = True,
-    ) -> None:
-        super().__init__(model, config, graph=graph)
-        self._given_contexts, self._given_covariances = contexts, covariances
-        self._progress = progress
-        self.layers = self.edited_layers()
-        for layer in self.layers:
-            model.block(layer)  # refuses a layer that is not there before any work is done
-
-    @property
-    def norm_penalty(self) -> float:
-        """Weight of |z - h| / |h|^2 in the loss."""
-        return self.config.weight_decay
-
-    @abstractmethod
-    def edited_layers(self) -> tuple[int, ...]:
-        """The layers that are written, in ascending order."""
-
-    @abstractmethod
-    def directions(self, layer: int, keys: Tensor, protected: Tensor | None) -> Tensor:
-        """What the changes of the values are multiplied with, [d_ff, facts], for ``keys`` [d_ff, facts] in float64.
-
-        ``protected`` [d_ff, earlier facts]: the keys in the state of the patch before, for methods with `keeps_keys`.
-        """
-
-    def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
-        """The facts that are written for an edit, all in one batch: itself, and what a subclass puts after it."""
-        return (edit,)
-
-    def proposal(self, edit: Edit, state: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """What makes z - h for a fact, given h [d], and what to note of it."""
-        return FreeDelta(state, self.config), {}
-
-    @cached_property
-    def contexts(self) -> tuple[str, ...]:
-        """The templates around the prompt, the bare one first."""
-        if self._given_contexts is not None:
-            return self._given_contexts
-        config = self.config
-        return started_contexts(
-            self.model, starts=config.context_starts, tokens=config.context_tokens, seed=config.seed
-        )
-
-    @cached_property
-    def covariances(self) -> Mapping[int, Covariance]:
-        """C of each edited module's inputs."""
-        if self._given_covariances is not None:
-            return self._given_covariances
-        return find_covariances(self.model, self.layers, self.config.covariance, progress=self._progress)
-
-    @classmethod
-    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also open the corpus of the covariance."""
-        super().check_inputs(config, graph, edits)
-        assert isinstance(config, JointConfig)  # noqa: S101 - config_class
-        open_corpus(config.covariance.corpus, seed=config.covariance.seed)
-
-    def prepare(self) -> None:
-        """Look whether the model can be edited so, sample the contexts and find the covariances."""
-        with untouched(self.model):
-            if self.place == "block":
-                refuse_norm_after_mlp(self.model, self.layers[-1])
-            _ = self.contexts, self.covariances
-
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every fact's prompt once."""
-        for edit in edits:
-            with annotate_errors(edit):
-                self.facts(edit)
-
-    def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:
-        """What is written for an edit, with its prompts."""
-        return tuple(map(self.fact, self.requests_of(edit)))
-
-    def fact(self, request: Edit) -> WriteRequest:
-        """A request with its prompts."""
-        return WriteRequest(edit=request, prompts=request_of(self.model, request, self.contexts))
-
-    def provenance(self) -> dict[str, Any]:
-        """As every method's, with the layers, the contexts and the covariances."""
-        said = super().provenance()
-        said["methods"][0] |= {
-            "layers": list(self.layers),
-            "contexts": list(self.contexts),
-            "covariances": {
-                str(layer): {"id": found.id, "tokens": found.tokens} for layer, found in self.covariances.items()
-            },
-        }
-        return said
-
-
 KEY = "key/"  # a patch's state, with the weight's name behind: the keys under which it was written, [d_ff, facts]
 
 
-class JointMethod(JointSetup):
+class JointMethod(ValueMethod):
     """Find a state z for every fact, then bring the model there layer by layer, for all facts at once.
 
-    A patch keeps each z as state ``value`` [d, facts], so that `without` writes what is left of a batch anew.
+    The settings say in which layers, a subclass with which closed form (`directions`). A patch keeps each z as state
+    ``value`` [d, facts], so that `without` writes what is left of a batch anew.
     """
 
+    family = "joint"
     joint = True
     separable = True
+    keeps_keys: ClassVar[bool] = False  # whether later batches need the keys of earlier ones
+    place: ClassVar[SpreadSite] = "block"  # of which output z speaks
+    config: JointConfig
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """All values in one descent, then all written together."""
@@ -230,6 +131,66 @@ class JointMethod(JointSetup):
                 facts = [tuple(map(self.fact, facts_of(record))) for record in batch.records]
                 left = left._plus(self._written(facts, batch.values.T, batch.records, held))
         return left
+
+    @property
+    def norm_penalty(self) -> float:
+        """Weight of |z - h| / |h|^2 in the loss."""
+        return self.config.weight_decay
+
+    @abstractmethod
+    def directions(self, layer: int, keys: Tensor, protected: Tensor | None) -> Tensor:
+        """What the changes of the values are multiplied with, [d_ff, facts], for ``keys`` [d_ff, facts] in float64.
+
+        ``protected`` [d_ff, earlier facts]: the keys in the state of the patch before, for methods with `keeps_keys`.
+        """
+
+    def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
+        """The facts that are written for an edit, all in one batch: itself, and what a subclass puts after it."""
+        return (edit,)
+
+    def proposal(self, edit: Edit, state: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
+        """What makes z - h for a fact, given h [d], and what to note of it."""
+        return FreeDelta(state, self.config), {}
+
+    def sampled_contexts(self) -> tuple[str, ...]:
+        """MEMIT's contexts: the bare prompt, and one sampled text for each of the words that they begin with."""
+        config = self.config
+        return started_contexts(
+            self.model, starts=config.context_starts, tokens=config.context_tokens, seed=config.seed
+        )
+
+    def prepare(self) -> None:
+        """Also look whether the model can be edited so, before anything is sampled or measured."""
+        if self.place == "block":
+            with untouched(self.model):
+                refuse_norm_after_mlp(self.model, self.layers[-1])
+        super().prepare()
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every fact's prompt once."""
+        for edit in edits:
+            with annotate_errors(edit):
+                self.facts(edit)
+
+    def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:
+        """What is written for an edit, with its prompts."""
+        return tuple(map(self.fact, self.requests_of(edit)))
+
+    def fact(self, request: Edit) -> WriteRequest:
+        """A fact with its prompts: in every context with its target, and "{subject} is a"."""
+        return WriteRequest(edit=request, prompts=request_of(self.model, request, self.contexts))
+
+    def provenance(self) -> dict[str, Any]:
+        """As every method's, with the layers, the contexts and the covariances."""
+        said = super().provenance()
+        said["methods"][0] |= {
+            "layers": list(self.layers),
+            "contexts": list(self.contexts),
+            "covariances": {
+                str(layer): {"id": found.id, "tokens": found.tokens} for layer, found in self.covariances.items()
+            },
+        }
+        return said
 
     def _targets(self, asked: Sequence[tuple[WriteRequest, ...]]) -> list[list[Target]]:
         """A target for each fact of each edit."""

@@ -8,12 +8,12 @@ from pydantic import Field
 from torch import Tensor
 
 from kg_edit.closed_form.joint import joint_directions
-from kg_edit.methods.base import default_layer
+from kg_edit.methods.base import LayerConfig
 from kg_edit.methods.memit.base import JointConfig, JointMethod
 from kg_edit.value.optimise import FAST
 
 
-class EmmetConfig(JointConfig):
+class EmmetConfig(LayerConfig, JointConfig):
     """EMMET's settings. Values are sought as ROME seeks them, which is where the defaults are from."""
 
     published: ClassVar[dict[str, Any]] = {
@@ -23,7 +23,6 @@ class EmmetConfig(JointConfig):
         "relaxation": 0.0,
     }
 
-    layer: int | None = Field(None, ge=0, description="edited layer, 0-based; default 0.2 of the depth")
     steps: int = Field(12, gt=0, description="evaluations of the objective at most")
     learning_rate: float = Field(1.0, gt=0, description="of Adam")
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
@@ -50,16 +49,11 @@ class Emmet(JointMethod):
 
     @property
     def layer(self) -> int:
-        """The edited layer."""
+        """The one block (0-based) that is written."""
         return self.layers[0]
 
-    def edited_layers(self) -> tuple[int, ...]:
-        """The one layer."""
-        layer = self.config.layer
-        return (default_layer(len(self.model.blocks)) if layer is None else layer,)
-
     def directions(self, layer: int, keys: Tensor, protected: Tensor | None) -> Tensor:
-        """C^-1 K (K^T C^-1 K + eps I)^-1."""
+        """C^-1 K (K^T C^-1 K + eps I)^-1, [d_ff, facts]."""
         solved = self.covariances[layer].solve(keys)
         size = float((keys * solved).sum(0).mean())
         return joint_directions(keys, solved, weight=self.config.relaxation * size)

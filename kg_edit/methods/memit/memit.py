@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kg_edit.closed_form.joint import joint_directions
-from kg_edit.methods.memit.base import JointMethod, SpreadConfig, default_layers
+from kg_edit.methods.memit.base import JointMethod, SpreadConfig
 from kg_edit.value.optimise import FAST
 
 
@@ -39,11 +39,7 @@ class Memit(JointMethod):
     config_class = MemitConfig
     config: MemitConfig
 
-    def edited_layers(self) -> tuple[int, ...]:
-        """Those of the settings, or about five at 0.2 of the depth."""
-        return self.config.layers or default_layers(len(self.model.blocks))
-
     def directions(self, layer: int, keys: Tensor, protected: Tensor | None) -> Tensor:
-        """(lambda C + K K^T)^-1 K."""
+        """(lambda C + K K^T)^-1 K, [d_ff, facts] (MEMIT, Eq. 14)."""
         weight = self.config.mom2_weight or len(keys)
         return joint_directions(keys, self.covariances[layer].solve(keys), weight=weight)

@@ -36,6 +36,10 @@ class MendConfig(MethodConfig):
     edit_lr: float = Field(0.1, gt=0, description="the rate of that step")
     blocks: PositiveInt = Field(3, description="the MLPs' matrices of so many last blocks take that step")
 
+    def written_layers(self, blocks: int) -> tuple[int, ...]:
+        """The last ones; a trained editor brings the names of its own weights, by default of so many blocks as well."""
+        return tuple(range(max(0, blocks - self.blocks), blocks))
+
 
 class Mend(EditingMethod):
     """One gradient of -log p(new target), changed by the editor network; edits of a batch add up."""
@@ -43,6 +47,7 @@ class Mend(EditingMethod):
     name = "mend"
     paper = "Mitchell et al., ICLR 2022, arXiv 2110.11309"
     about = "a trained network turns an edit's gradient into its update"
+    family = "hypernetwork"
     joint = True
     config_class = MendConfig
     config: MendConfig

@@ -1,9 +1,17 @@
-"""What ROME and GLAME share: contexts, covariance, objective, and writing one value under one key."""
+"""How ROME and GLAME write one value under one key in one layer; subclasses say what makes the value.
+
+1. Contexts: texts that the model writes, in front of the prompt, so that the edit holds in any company.
+2. `Objective` (Eq. 7) gives m [d], the keys [d_ff], and the loss of a change m* - m; `optimise_values` descends on it.
+3. k* is the mean key over the contexts, C [d_ff, d_ff] the second moment of the down-projection's inputs.
+4. `rank_one_update` (Eq. 8): W + left right^T, a `WeightPatch`.
+
+Layers, contexts and covariances (`ValueMethod`) are the same for methods that write many values, such as MEMIT.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -16,10 +24,11 @@ from torch import Tensor
 from kg_edit.closed_form.rank_one import KeyVariant, rank_one_update
 from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
-from kg_edit.covariance.store import CovarianceConfig, find_covariance
+from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import ContextLengths, EditingMethod, MethodConfig, annotate_errors, attempt, default_layer
+from kg_edit.methods.base import ContextLengths, EditingMethod, LayerConfig, MethodConfig, annotate_errors, attempt
+from kg_edit.methods.workload import Trains, Workload
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import encode
@@ -41,7 +50,22 @@ from kg_edit.value.tail_forward import TailForward
 _ESSENCE = "{} is a"
 
 
-class RankOneConfig(MethodConfig):
+class ValueConfig(MethodConfig):
+    """Settings of methods that find values by descent: the descent, what is kept as it is, and what C is measured from.
+
+    A config also says, in ``written_layers``, where its method writes.
+    """
+
+    steps: PositiveInt = Field(20, description="evaluations of the objective at most")
+    learning_rate: float = Field(0.5, gt=0, description="of the optimiser")
+    kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
+    stop_below: float = Field(0.05, description="a loss that is small enough")
+    seed: int = Field(0, description="of the contexts, and of all else that is drawn")
+    covariance: CovarianceConfig = Field(CovarianceConfig(), description="what C is measured from")
+    descent_dtype: DescentDtype = Field("model", description=DESCENT_DTYPE)
+
+
+class RankOneConfig(ValueConfig, LayerConfig):
     """Settings of methods that write one value under one key in one layer.
 
     The defaults differ from ROME's in two things (docs/measurements.md): the clamp, as at 4 an edit costs its
@@ -55,19 +79,75 @@ class RankOneConfig(MethodConfig):
         "learning_rate": 0.5,
     }
 
-    layer: int | None = Field(None, ge=0, description="edited layer, 0-based; default 0.2 of the depth")
-    steps: PositiveInt = Field(20, description="evaluations of the objective at most")
-    learning_rate: float = Field(0.5, gt=0, description="of the optimiser")
-    kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
-    stop_below: float = Field(0.05, description="a loss that is small enough")
     clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: 4")
     key: KeyVariant = Field("rome", description="key in the residual: bare prompt's, or the mean (r-rome)")
     context_lengths: ContextLengths = Field(
         ((5, 2), (10, 3)), description="(tokens, count) of the contexts that the model writes"
     )
-    seed: int = Field(0, description="of the contexts, and of all else that is drawn")
-    covariance: CovarianceConfig = Field(CovarianceConfig(), description="what C is measured from")
-    descent_dtype: DescentDtype = Field("model", description=DESCENT_DTYPE)
+
+    def workload(self, *, edits: int) -> Workload:
+        """A descent on the edit's prompt in every context, and one C."""
+        return Workload(
+            steps=self.steps,
+            rows=1 + sum(count for _, count in self.context_lengths),
+            context_tokens=sum(length * count for length, count in self.context_lengths),
+            covariance=self.covariance,
+        )
+
+
+class ValueMethod(EditingMethod):
+    """A method that finds values by descent and writes them under keys: its layers, contexts and covariances.
+
+    Contexts and covariances may be given; else the model writes the contexts, and C is measured, or found on disk.
+    """
+
+    trains: ClassVar[Trains] = "value"
+    config: ValueConfig
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: ValueConfig,
+        *,
+        graph: SubgraphSource | nx.DiGraph | None = None,
+        contexts: tuple[str, ...] | None = None,
+        covariances: Mapping[int, Covariance] | None = None,
+        progress: bool = True,
+    ) -> None:
+        super().__init__(model, config, graph=graph)
+        self._given_contexts, self._given_covariances = contexts, covariances
+        self._progress = progress
+        self.layers = config.written_layers(len(model.blocks))
+        for layer in self.layers:
+            model.block(layer)  # refuses a layer that is not there before any work is done
+
+    @cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """The templates around the prompt, the bare ``{}`` first."""
+        return self.sampled_contexts() if self._given_contexts is None else self._given_contexts
+
+    @abstractmethod
+    def sampled_contexts(self) -> tuple[str, ...]:
+        """Contexts that the model writes, as the settings want them."""
+
+    @cached_property
+    def covariances(self) -> Mapping[int, Covariance]:
+        """C [d_ff, d_ff] of the inputs of each edited down-projection, by layer."""
+        if self._given_covariances is not None:
+            return self._given_covariances
+        return find_covariances(self.model, self.layers, self.config.covariance, progress=self._progress)
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also open the corpus of the covariance."""
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, ValueConfig)  # noqa: S101 - config_class
+        open_corpus(config.covariance.corpus, seed=config.covariance.seed)
+
+    def prepare(self) -> None:
+        """Sample the contexts and find the covariances."""
+        with untouched(self.model):
+            _ = self.contexts, self.covariances
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,9 +161,10 @@ class _Value:
     notes: dict[str, Any]
 
 
-class RankOneMethod(EditingMethod):
-    """Find a change of the value, then write it. Subclasses say how it is found."""
+class RankOneMethod(ValueMethod):
+    """Find a change of the value, then write it by one rank-one update. Subclasses say what makes the change."""
 
+    family = "rank-one"
     config: RankOneConfig
     slack: ClassVar[int] = 1  # rows whose tails differ by fewer tokens share a pass
 
@@ -97,25 +178,22 @@ class RankOneMethod(EditingMethod):
         covariance: Covariance | None = None,
         progress: bool = True,
     ) -> None:
-        super().__init__(model, config, graph=graph)
-        self._given_contexts, self._given_covariance = contexts, covariance
-        self._progress = progress
-        self.layer = default_layer(len(model.blocks)) if config.layer is None else config.layer
-        model.block(self.layer)  # refuses a layer that is not there before any work is done
+        given = None if covariance is None else {config.layer_in(len(model.blocks)): covariance}
+        super().__init__(model, config, graph=graph, contexts=contexts, covariances=given, progress=progress)
 
-    @cached_property
-    def contexts(self) -> tuple[str, ...]:
-        """The templates around the prompt, the bare one first."""
-        if self._given_contexts is not None:
-            return self._given_contexts
-        return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
+    @property
+    def layer(self) -> int:
+        """The block (0-based) whose down-projection is edited."""
+        return self.layers[0]
 
-    @cached_property
+    @property
     def covariance(self) -> Covariance:
-        """C of the edited module's inputs."""
-        if self._given_covariance is not None:
-            return self._given_covariance
-        return find_covariance(self.model, self.layer, self.config.covariance, progress=self._progress)
+        """C of the edited down-projection's inputs, [d_ff, d_ff]."""
+        return self.covariances[self.layer]
+
+    def sampled_contexts(self) -> tuple[str, ...]:
+        """ROME's contexts: the bare prompt, and sampled texts of the lengths in the settings."""
+        return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
 
     @property
     def norm_penalty(self) -> float:
@@ -124,7 +202,7 @@ class RankOneMethod(EditingMethod):
 
     @abstractmethod
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """What makes m* - m for the edit, given m [d], and what to note of it."""
+        """The parameters of the edit's change m* - m, given m [d], and what the patch's record says of them."""
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Eq. 7 for m*, Eq. 8 for k*, and the closed form for the weight."""
@@ -186,18 +264,6 @@ class RankOneMethod(EditingMethod):
             tokens=tokens_within(model, self.layer, self.memory),
             slack=self.slack,
         )
-
-    @classmethod
-    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also open the corpus of the covariance."""
-        super().check_inputs(config, graph, edits)
-        assert isinstance(config, RankOneConfig)  # noqa: S101 - config_class
-        open_corpus(config.covariance.corpus, seed=config.covariance.seed)
-
-    def prepare(self) -> None:
-        """Sample the contexts and find the covariance."""
-        with untouched(self.model):
-            _ = self.contexts, self.covariance
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt once."""

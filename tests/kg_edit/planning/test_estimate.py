@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
 
+import networkx as nx
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.methods import find_method, method_names
+from kg_edit.methods import EditingMethod, MethodConfig, find_method, method_names
+from kg_edit.methods.fine_tuning.ft import Ft
+from kg_edit.methods.fine_tuning.lora import Lora
+from kg_edit.methods.glame.glame import GraphValues
+from kg_edit.methods.mend.gradients import mlp_weights
+from kg_edit.methods.mend.method import MendConfig
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.workload import Family
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
 from kg_edit.planning.cost import Prompts, covariance_flop, descent_flop, recipe_of
@@ -184,13 +194,74 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
     assert kg_edit("plan", "--model", "no-such-model").code == 2
 
 
-@pytest.mark.parametrize("name", ["rome", "r-rome", "emmet", "memit", "ft", "ft-m", "ft-ewc", "locft", "grace"])
+NEEDS: dict[str, dict[str, Any]] = {"mend": {"untrained": True}}
+
+
+@pytest.mark.parametrize("name", [name for name in method_names() if find_method(name).kind != "prompt"])
 def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: LanguageModel) -> None:
     method = find_method(name)
-    made = method(smollm2, method.config_class.preset())
-    written = getattr(made, "layers", None) or (getattr(made, "layer"),)  # noqa: B009 - not every method has it
-    found = recipe_of(method, made.config, shape_of("smollm2-135m"), edits=1)
+    config = method.config_class.preset("default", NEEDS.get(name, {}))
+    found = recipe_of(method, config, shape_of("smollm2-135m"), edits=1)
+    made = method(smollm2, config, graph=nx.MultiDiGraph() if method.needs_graph else None)
+    match method.family:
+        case "adapters":
+            assert isinstance(made, Lora)
+            written = tuple(sorted({int(target.split(".")[2]) for target in made.targets}))
+        case "hypernetwork":
+            named = mlp_weights(smollm2, MendConfig().blocks)
+            written = tuple(sorted({int(weight.split(".")[2]) for weight in named}))
+        case _:
+            written = getattr(made, "layers", None) or (getattr(made, "layer"),)  # noqa: B009 - one or several
     assert tuple(found.layers) == tuple(written)
+
+
+def test_every_method_says_what_it_is() -> None:
+    for name in method_names():
+        method = find_method(name)
+        assert method.family in get_args(Family), name
+        assert (method.trains == "graph network") == issubclass(method, GraphValues), name
+    assert find_method("glame").family == find_method("rome").family == "rank-one"
+    assert find_method("glame-batch").family == "joint"
+
+
+class PluggedConfig(MethodConfig):
+    layer: int | None = None
+    steps: int = 3
+    learning_rate: float = 0.1
+    aim: str = "target"
+
+
+class Plugged(EditingMethod):
+    """A method of somebody else's that declares nothing special, whose settings have known names."""
+
+    name = "plugged"
+    about = paper = "nothing"
+    config_class = PluggedConfig
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        return before
+
+
+class Tuned(Ft):
+    """One that is made of a family's base."""
+
+    name = "tuned"
+
+
+def test_a_method_that_declares_nothing_is_planned_and_says_so() -> None:
+    where = Machine(device=CPU, host=10**12, accelerator=None)
+    found = estimate(Plugged, PluggedConfig(), small(), where, rates=RATES)
+    parts = {part.what: part.bytes for part in found.memory}
+    assert parts["the model"] == 4 * 10**6
+    assert "what is trained, and Adam" not in parts  # not taken for fine-tuning, whose settings these are
+    assert found.seconds > 0
+    (note,) = found.job.recipe.notes
+    assert "plugged does not say how much it computes" in note
+
+
+def test_a_method_made_of_a_familys_base_is_planned_as_one() -> None:
+    config = Tuned.config_class.preset()
+    assert recipe_of(Tuned, config, small(), edits=3) == recipe_of(find_method("ft"), config, small(), edits=3)
 
 
 def test_retraining_reckons_with_what_is_replayed() -> None:

@@ -13,6 +13,7 @@ from kg_edit.errors import ConfigError, KgEditError, ModelError, OutputError, Un
 from kg_edit.evaluate.statistics import Estimate
 from kg_edit.evaluate.summary import Summary
 from kg_edit.methods import find_method
+from kg_edit.methods.base import GraphSettings
 from kg_edit.sweep import Outcome, SweepSettings, cells_of, draw_sweep, read_sweep, run_sweep, sweep_table
 from kg_edit.sweep.grid import Cell, checked_sweep, example
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
@@ -23,6 +24,7 @@ from tests.kg_edit.tiny import tiny
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 FILES = sorted((Path(__file__).resolve().parents[3] / "sweeps").glob("*.toml"))
+AXES = {"glame_m": "per_node", "glame_n": "hops", "glame_policy": "graph.policy"}
 FAST = {"steps": 2, "context_lengths": [[4, 1]], "covariance": {"tokens": 200}}
 METRICS = ("efficacy.prob", "portability.nll")
 
@@ -45,11 +47,21 @@ def test_the_example_has_every_key_with_its_default() -> None:
 def test_the_papers_own_sweeps_can_be_read(file: Path) -> None:
     cells = cells_of(read_sweep(file))
     assert {cell.method.name for cell in cells} >= {"glame", "glame-random"}
-    assert {file.stem[-1]: "hops"}.get("n", "per_node") in cells[0].values
+    assert AXES[file.stem] in cells[0].values
 
 
-def test_there_are_files_for_both() -> None:
-    assert {"glame_m", "glame_n"} <= {file.stem for file in FILES}
+def test_one_sweep_compares_the_policies() -> None:
+    (file,) = (file for file in FILES if file.stem == "glame_policy")
+    cells = cells_of(read_sweep(file))
+    tried = {(cell.method.name, cell.values["graph.policy"], cell.config.model_dump()["per_node"]) for cell in cells}
+    assert len(tried) == len(cells)
+    assert {policy for _, policy, _ in tried} == {"uniform", "relation-stratified", "inverse-hub"}
+    for cell in cells:
+        assert isinstance(cell.config, GraphSettings) and cell.config.graph.policy == cell.values["graph.policy"]
+
+
+def test_each_axis_has_its_file() -> None:
+    assert {file.stem for file in FILES} == set(AXES)
 
 
 @pytest.mark.parametrize(

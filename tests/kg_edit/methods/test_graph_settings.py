@@ -1,0 +1,185 @@
+"""The settings ``graph.*``: which statements of a node get in, for every method that reads a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.graphs.source import PrivateGraph, SubgraphOptions, SubgraphSource, edit_subgraph
+from kg_edit.jobs.method_plan import parse_settings
+from kg_edit.methods import EditingMethod, find_method, method_names
+from kg_edit.methods.base import GraphReader, GraphSettings
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import tiny
+from wikidata_cache import Leakage, WikidataCache, packaged_extract
+
+READERS = [name for name in method_names() if find_method(name).needs_graph]
+POLICIES = ("uniform", "relation-stratified", "inverse-hub")
+LEBRON = Edit(
+    id="lebron",
+    subject="LeBron James",
+    subject_id="Q36159",
+    prompt="{} plays for the",
+    relation_id="P54",
+    target_new="Los Angeles Lakers",
+    target_new_id="Q121783",
+)
+PARIS = Edit(
+    id="paris",
+    subject="Paris",
+    subject_id="Q90",
+    prompt="{} is the capital of",
+    relation_id="P1376",
+    target_new="Italy",
+    target_new_id="Q38",
+)
+
+
+@pytest.fixture(scope="module")
+def wikidata() -> WikidataCache:
+    return WikidataCache(packaged_extract())
+
+
+class Asked:
+    """A graph that notes what it is asked for."""
+
+    def __init__(self, source: WikidataCache) -> None:
+        self.source, self.arguments = source, list[dict[str, Any]]()
+
+    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int, **more: Any) -> nx.MultiDiGraph:
+        self.arguments.append({"hops": hops, "per_node": per_node, "seed": seed, **more})
+        return self.source.subgraph(edit, hops=hops, per_node=per_node, seed=seed, **more)
+
+
+def settings(name: str, *pairs: str) -> GraphSettings:
+    found = find_method(name).config_class.preset("default", parse_settings(list(pairs)), method=name)
+    assert isinstance(found, GraphSettings)
+    return found
+
+
+def made(name: str, source: SubgraphSource, *pairs: str) -> EditingMethod:
+    quick = {key: value for key, value in QUICK[name].items() if key != "pool"}
+    config = settings(name, *pairs)
+    whole = type(config)(**{**quick, **{key: getattr(config, key) for key in config.model_fields_set}})
+    return find_method(name)(tiny("llama"), whole, graph=source)
+
+
+def test_these_methods_read_a_graph() -> None:
+    assert {"glame", "glame-batch", "glame-plus", "rome-kg", "memit-kg", "glame-random"} <= set(READERS)
+    assert all(issubclass(find_method(name), GraphReader) for name in READERS)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_method_passes_the_settings_on(name: str, wikidata: WikidataCache) -> None:
+    source = Asked(wikidata)
+    method = made(name, source, "per_node=3", "graph.policy=inverse-hub", 'graph.leakage.answers=["Q65"]')
+    found = method.subgraph(LEBRON)
+    assert found is not None and (found.graph["policy"], "Q65" in found) == ("inverse-hub", False)
+    wanted = {"per_node": 3, "policy": "inverse-hub", "leakage": Leakage(("Q65",))}
+    assert source.arguments and all(asked.items() >= wanted.items() for asked in source.arguments)
+    said = method.provenance()["methods"][0]["config"]["graph"]
+    assert (said["policy"], said["leakage"]["answers"]) == ("inverse-hub", ["Q65"])
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_with_default_settings_all_is_as_before(name: str, wikidata: WikidataCache) -> None:
+    source = Asked(wikidata)
+    method = made(name, source)
+    assert method.subgraph(LEBRON) is not None
+    assert all(asked.keys() == {"hops", "per_node", "seed"} for asked in source.arguments)
+    said = method.config.model_dump(mode="json")
+    assert "graph" not in said  # a run that was begun before there was the group goes on
+    assert find_method(name).config_class(**said) == method.config
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_said_is_read_again(name: str) -> None:
+    config = settings(name, "graph.direction=both", "graph.leakage.drop_old_edge=false")
+    said = config.model_dump(mode="json")
+    assert said["graph"] == {
+        "policy": "uniform",
+        "direction": "both",
+        "leakage": {"answers": [], "drop_old_edge": False},
+    }
+    assert type(config)(**said) == config
+
+
+@pytest.mark.parametrize("name", ["glame", "rome-kg", "glame-random"])
+def test_three_policies_three_subgraphs(name: str, wikidata: WikidataCache) -> None:
+    graphs = [made(name, wikidata, "per_node=8", f"graph.policy={policy}").subgraph(PARIS) for policy in POLICIES]
+    statements = [frozenset(graph.edges(keys=True)) for graph in graphs if graph is not None]
+    assert len(set(statements)) == 3
+    assert {len(found) for found in statements} == {9}  # the edit's own edge, and eight statements of o*
+
+
+def test_both_directions(wikidata: WikidataCache) -> None:
+    out, both = (
+        made("glame", wikidata, "per_node=20", f"graph.direction={direction}").subgraph(PARIS)
+        for direction in ("out", "both")
+    )
+    assert out is not None and both is not None
+    assert out.in_degree("Q38") == 1 < both.in_degree("Q38")
+
+
+def test_a_wrong_graph_has_incoming_statements_too(wikidata: WikidataCache) -> None:
+    right, wrong = (
+        made(name, wikidata, "per_node=20", "graph.direction=both").subgraph(PARIS)
+        for name in ("glame", "glame-random")
+    )
+    assert right is not None and wrong is not None
+    assert wrong.degree("Q38") == right.degree("Q38")
+    assert wrong.graph["direction"] == "both" and wrong.in_degree("Q38") > 1
+    assert not set(wrong.edges(keys=True)) & set(right.edges(keys=True)) - {("Q90", "Q38", "P1376")}
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("graph.policy=best", "graph.policy: found the text 'best'.*'uniform', 'relation-stratified' or 'inverse-hub'"),
+        ("graph.direction=in", "graph.direction: found the text 'in'.*'out' or 'both'"),
+        ("graph.polcy=uniform", "did you mean 'policy'"),
+        ("graph.leakage.answer=[]", "did you mean 'answers'"),
+        ('graph.leakage.answers=[""]', "none of them empty"),
+    ],
+)
+def test_what_is_none_of_the_choices(pair: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings("glame", pair)
+
+
+class Own:
+    """Somebody's own graph, which takes what a graph must take."""
+
+    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+        return private().subgraph(edit, hops=hops, per_node=per_node, seed=seed)
+
+
+def private() -> PrivateGraph:
+    graph = nx.MultiDiGraph()
+    graph.add_edge("Los Angeles Lakers", "NBA", label="league")
+    graph.add_edge("Chicago Bulls", "Chicago", label="city")
+    return PrivateGraph(graph)
+
+
+@pytest.mark.parametrize("source", [private(), Own()], ids=["networkx", "own"])
+@pytest.mark.parametrize("name", READERS)
+def test_a_private_graph_takes_the_defaults_alone(name: str, source: SubgraphSource) -> None:
+    method = find_method(name)
+    edit = LEBRON.model_copy(update={"target_new_id": None, "relation": "member of sports team"})
+    pool = {"pool": ("Chicago Bulls",)} if name == "glame-random" else {}
+    config = method.config_class.preset("default", pool, method=name)
+    method.check_inputs(config, source, [edit])
+    asked = method.config_class.preset("default", {**pool, "graph": {"policy": "inverse-hub"}}, method=name)
+    with pytest.raises(ConfigError, match=r"graph\.policy is not for this graph.*Leave the setting out"):
+        method.check_inputs(asked, source, [edit])
+
+
+def test_only_what_differs_is_asked_for(wikidata: WikidataCache) -> None:
+    assert SubgraphOptions().arguments() == {}
+    assert SubgraphOptions(policy="inverse-hub").arguments() == {"policy": "inverse-hub"}
+    found = edit_subgraph(private(), LEBRON.model_copy(update={"target_new_id": None}), hops=2, per_node=1, seed=0)
+    assert found.number_of_edges() == 2
