@@ -23,7 +23,7 @@ from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.metric import mean
 from kg_edit.evaluate.records import RunFolder
 from kg_edit.scoring.questions import right_answers, scored_after
-from kg_edit.storage.jsonl import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest
 from kg_edit.text.matching import normalised
 

@@ -17,7 +17,7 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.schedule import CurvePlan, Scoring
 from kg_edit.scoring.questions import Form, choices
-from kg_edit.storage.jsonl import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest
 
 BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; besides, after:K in a sequence

@@ -29,7 +29,7 @@ from kg_edit.evaluate.scorer import ANSWER_TOKENS
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import SHOTS
-from kg_edit.storage.jsonl import append_lines, drop_cut_line
+from kg_edit.storage.atomic import append_lines, drop_cut_line
 from kg_edit.storage.run_folder import Settings, digest, input_files
 
 _PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are not comparable

@@ -21,8 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from kg_edit import __version__
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.base import Patch
-from kg_edit.storage.atomic import replacing
-from kg_edit.storage.jsonl import append_lines, drop_cut_line
+from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
 from kg_edit.storage.run_folder import folder_lock
 
 

@@ -16,8 +16,7 @@ from kg_edit.locate.summary import LocateSummary, draw_summary, draw_trace
 from kg_edit.locate.trace import Trace, TracedFact, TraceSettings, is_known, trace
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
-from kg_edit.storage.atomic import write_json
-from kg_edit.storage.jsonl import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_json
 from kg_edit.storage.run_folder import Settings, claim, digest
 
 RECORDS, SUMMARY, PICTURE = "records.jsonl", "summary.json", "heatmap.svg"

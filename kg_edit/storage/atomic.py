@@ -1,6 +1,9 @@
-"""Text, JSON and tensors written atomically: a reader sees the old file or the new one, never half of one.
+"""Files of which a reader never sees half: text, JSON and tensors replaced whole, JSON lines grown line by line.
 
-Each file is written beside its place under another name, and renamed (`os.replace`) when it is complete.
+- `write_text`, `write_json`, `write_safetensors`: a file is written beside its place under another name, and renamed
+  (`os.replace`) when it is complete; `replacing` does that for any file.
+- `append_lines`, `read_lines`, `drop_cut_line`: a file of JSON lines that only grows. A line is there or not, also
+  after a kill or on a full disk.
 """
 
 from __future__ import annotations
@@ -8,15 +11,19 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from kg_edit.errors import OutputError
 
 if TYPE_CHECKING:  # who writes text need not wait for torch
     from torch import Tensor
+
+Line = TypeVar("Line", bound=BaseModel)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -76,3 +83,53 @@ def replacing(path: Path) -> Iterator[Path]:
             scratch.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"can't write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def append_lines(file: Path, lines: Iterable[str]) -> None:
+    """Add lines to a file in one write; when this returns, they are on the disk.
+
+    Raises:
+        OutputError: they can't be written; the file is as it was.
+    """
+    data = "".join(line + "\n" for line in lines).encode()
+    try:
+        with file.open("ab", buffering=0) as handle:
+            before = handle.tell()
+            try:
+                if (written := handle.write(data)) < len(data):
+                    handle.write(data[written:])  # a full disk takes a part, and refuses the rest
+                os.fsync(handle.fileno())
+            except OSError:
+                with suppress(OSError):  # what is cut off here is a line without its end, else dropped later
+                    handle.truncate(before)
+                raise
+    except OSError as error:
+        raise OutputError(
+            f"can't write {file}: {error.strerror}; make room, and start again: what is there is kept"
+        ) from error
+
+
+def drop_cut_line(file: Path) -> None:
+    """Cut off the file's last line if it has no line break at its end: a kill interrupted its writing."""
+    data = file.read_bytes() if file.exists() else b""
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(file, whole)
+
+
+def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
+    """The whole lines of a file; none where there is no file.
+
+    Raises:
+        OutputError: a line is none of this ``kind``.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        whole = (line for line in file if line.endswith("\n"))
+        for number, line in enumerate(whole, 1):
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                message = f"{path}, line {number}: no record; delete the line, and it is found again"
+                raise OutputError(message) from error

@@ -21,7 +21,7 @@ from kg_edit.evaluate.settings import DataSource, commit, tokenizer_digest
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.perplexity import read_text
-from kg_edit.storage.jsonl import append_lines
+from kg_edit.storage.atomic import append_lines
 from kg_edit.storage.run_folder import folder_lock
 from tests.kg_edit.evaluate.conftest import Nudge
 from tests.kg_edit.evaluate.test_run import lines
