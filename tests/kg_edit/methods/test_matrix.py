@@ -108,6 +108,11 @@ def asked(model: LanguageModel, text: str = EDIT.text) -> torch.Tensor:
     return logits
 
 
+def some(names: Sequence[str]) -> list[ParameterSet]:
+    """The methods of ``names``: `SIX` every day, the others are slow."""
+    return [pytest.param(name, marks=() if name in SIX else pytest.mark.slow) for name in names]
+
+
 def test_every_method_is_in_the_matrix() -> None:
     assert set(QUICK) == set(method_names())
 
@@ -183,7 +188,7 @@ def test_an_edit_is_undone_in_a_ledger(name: str, gone: str, tmp_path: Path) -> 
     assert [entry.name for entry in ledger.edits if entry.state == "standing"] == [other.id]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", some(METHODS))
 def test_each_alone_is_as_one_call_for_each(name: str) -> None:
     model = tiny("llama")
     for edit, patch in zip((EDIT, SECOND), method(name, model).edit_each([EDIT, SECOND]), strict=True):
@@ -299,7 +304,8 @@ def test_an_empty_subgraph(name: str, empty: str) -> None:
     assert same(weights, model)
 
 
-@pytest.mark.parametrize("name, dtype", grid(METHODS, (torch.bfloat16, torch.float16)))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", some(METHODS))
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
     """The model stays in its type, the numbers of the patch are float32."""
     model = copy.deepcopy(tiny("llama"))
@@ -314,7 +320,7 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
     assert same(weights, model) and model.model.dtype == dtype
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", some(METHODS))
 def test_tied_embeddings_stay_tied(name: str) -> None:
     model = copy.deepcopy(tiny("llama"))
     hf = model.model
@@ -329,7 +335,7 @@ def test_tied_embeddings_stay_tied(name: str) -> None:
 ROUGH = [name for name in METHODS if "descent_dtype" in find_method(name).config_class.model_fields]
 
 
-@pytest.mark.parametrize("name", ROUGH)
+@pytest.mark.parametrize("name", some(ROUGH))
 def test_a_rough_descent_leaves_the_model_and_writes_in_full_precision(name: str) -> None:
     """Only the descent is in bfloat16: the keys are the model's own, and the values nearly so."""
     model = tiny("llama")

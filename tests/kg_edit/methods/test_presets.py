@@ -86,6 +86,7 @@ def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
 
 
 @every
+@pytest.mark.slow
 def test_it_makes_an_edit_on_a_tiny_model_of_its_family(
     model: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
