@@ -1,1 +1,1 @@
-"""Patches for other programs: PEFT adapters, and whole models with the change in their weights."""
+"""Patches for other programs: PEFT adapters, and whole models with the change in them, in files or in memory."""

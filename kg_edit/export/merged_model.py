@@ -1,8 +1,9 @@
-"""Write a model with a patch in its weights as a folder that transformers, and whatever reads such folders, loads.
+"""A model with a patch in it for other programs: written as a folder, or in memory for the lm-evaluation-harness.
 
-`write_merged` writes weights in shards, the tokenizer, and ``kg_edit.json`` (the patch's provenance); `check_mergeable`
-refuses before a model is loaded. `new_folder` makes a folder that is there in whole or not at all. `blank_model` gives
-a model's modules without weights, enough to see what kind each one is.
+`write_merged` writes a folder that transformers, and whatever reads such folders, loads: weights in shards, the
+tokenizer, and ``kg_edit.json`` (the patch's provenance). `check_mergeable` refuses before a model is loaded.
+`lm_eval_model` makes a patched model one of EleutherAI's harness. `new_folder` makes a folder that is there in whole or
+not at all; `blank_model` gives a model's modules without weights, enough to see what kind each one is.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -96,6 +98,28 @@ def _no_generation_config(model: PreTrainedModel) -> Iterator[GenerationConfig |
         yield own
     finally:
         model.generation_config = own
+
+
+@contextmanager
+def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_size: int = 8) -> Iterator[Any]:
+    """An ``lm_eval.models.huggingface.HFLM`` of ``model`` with ``patch`` in it, for the length of a ``with`` block.
+
+    Hand it to the harness: ``lm_eval.simple_evaluate(model=found, tasks=["hellaswag"])``. Nothing is copied or saved;
+    after the block the model is bit for bit as before. Needs the extra ``kg-edit[lm-eval]``.
+
+    Raises:
+        ConfigError: lm-eval is not installed, or the patch is one of the prompt.
+        PatchError: another patch is applied to this model.
+        PatchMismatchError: the patch is for another model.
+    """
+    try:
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise ConfigError("this needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'") from error
+    with patch.applied(model) if patch else nullcontext(model) as edited:
+        if edited.prompt_transform:
+            raise ConfigError("the harness asks the model itself, which a patch of the prompt does not change")
+        yield HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
 
 
 def check_new(folder: Path) -> None:

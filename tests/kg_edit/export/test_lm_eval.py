@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.evaluate.lm_eval import lm_eval_model
+from kg_edit.export.merged_model import lm_eval_model
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
+from kg_edit.patches.base import Patch
 from kg_edit.scoring.likelihood import Pair, score
-from tests.kg_edit.evaluate.conftest import Nudge
+from tests.kg_edit.evaluate.conftest import Nudge, record
+from tests.kg_edit.tiny import tiny
 
 needs_lm_eval = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'kg-edit[lm-eval]'"
@@ -39,17 +40,24 @@ metric_list:
 """
 
 
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return tiny("llama")
+
+
+@pytest.fixture
+def patch(model: LanguageModel) -> Patch:
+    return Nudge(model).update([record(0, "Paris")])
+
+
 @needs_lm_eval
 @pytest.mark.slow
-def test_its_likelihoods_are_ours_before_and_after_an_edit(
-    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...]
-) -> None:
+def test_its_likelihoods_are_ours_before_and_after_an_edit(patch: Patch, model: LanguageModel) -> None:
     from lm_eval.api.instance import Instance
 
     request = Instance(request_type="loglikelihood", doc={}, arguments=(PAIR.prompt, f" {PAIR.candidate}"), idx=0)
     tokens = len(encode(model.tokenizer, PAIR.prompt, target=PAIR.candidate).target_ids)
     original, found = weight_matrix(model.down_projection(1)).detach().clone(), []
-    patch = method.update(edits[:1])
     for some in (None, patch):
         with lm_eval_model(model, some) as harness:
             ((likelihood, _),) = harness.loglikelihood([request], disable_tqdm=True)
@@ -62,7 +70,7 @@ def test_its_likelihoods_are_ours_before_and_after_an_edit(
 @needs_lm_eval
 @pytest.mark.slow
 def test_a_task_of_ones_own_runs_offline(
-    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    patch: Patch, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     import lm_eval
@@ -72,10 +80,10 @@ def test_a_task_of_ones_own_runs_offline(
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "cities.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))
     tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    with lm_eval_model(model, method.update(edits[:1])) as harness:
+    with lm_eval_model(model, patch) as harness:
         found: Any = lm_eval.simple_evaluate(model=harness, tasks=["cities"], task_manager=tasks, bootstrap_iters=0)
     pairs = [[Pair(row["question"], city) for city in ("Paris", "Rome")] for row in rows]
-    with method.update(edits[:1]).applied(model):
+    with patch.applied(model):
         scores = score(model, [pair for both in pairs for pair in both])
     sums = [
         [scores[p].nll * len(encode(model.tokenizer, p.prompt, target=p.candidate).target_ids) for p in both]
