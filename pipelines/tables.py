@@ -32,7 +32,7 @@ from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.presets import preset_names
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import write_text
-from kg_edit.text.tables import markdown_table
+from kg_edit.text.display import markdown_table
 from wikidata_cache import WikidataCache
 
 ROOT = Path(__file__).resolve().parents[1]

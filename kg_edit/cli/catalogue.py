@@ -13,7 +13,7 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.method_plan import load
 from kg_edit.jobs.options import Device, Dtype, Layer, ModelArgument
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 
 _WIDEST = 1000
 

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from kg_edit.errors import KgEditError
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.method_plan import open_graph
 from kg_edit.jobs.options import Contact, Graph
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.datasets.lint import Finding

@@ -17,7 +17,7 @@ from kg_edit.cli.fields import with_fields_of
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.evaluation import Evaluation
 from kg_edit.jobs.options import Out
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.evaluate import Summary

@@ -11,7 +11,7 @@ from kg_edit.cli.console import stdout
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import load
 from kg_edit.jobs.options import Device, Dtype, ModelName
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 
 
 def generate(

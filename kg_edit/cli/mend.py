@@ -10,7 +10,7 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.method_plan import load, parse_settings
 from kg_edit.jobs.options import Device, Dtype, ModelName, Preset, Settings
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit

@@ -39,7 +39,7 @@ from kg_edit.jobs.options import (
     Settings,
     Templates,
 )
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 
 Standing = Annotated[
     Path, typer.Argument(metavar="LEDGER", help="the ledger's folder, one patch file, or a folder of kg-edit edit")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kg_edit.cli.console import stdout
 from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.jobs.before_after import Kind

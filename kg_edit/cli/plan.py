@@ -9,7 +9,7 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.method_plan import doing
 from kg_edit.jobs.options import CorpusName, Device, Dtype, Memory, MethodName, ModelName, Preset, Settings
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from rich.table import Table

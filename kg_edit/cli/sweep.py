@@ -11,7 +11,7 @@ from kg_edit.cli.console import stdout
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import load, open_graph
 from kg_edit.jobs.options import Contact, Graph
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.sweep import Outcome, SweepSettings

@@ -19,7 +19,7 @@ from kg_edit.evaluate.schedule import Schedule
 from kg_edit.evaluate.statistics import EDITING_SCORE, RESAMPLES, Difference
 from kg_edit.evaluate.summary import Summary
 from kg_edit.storage.atomic import write_json, write_text
-from kg_edit.text.tables import markdown_table, terminal_table
+from kg_edit.text.display import markdown_table, terminal_table
 
 if TYPE_CHECKING:
     from rich.table import Table

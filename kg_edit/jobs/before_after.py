@@ -25,9 +25,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import format_question, format_question_with_shots, right_answers
+from kg_edit.text.display import escaped_markdown, markdown_row, one_line
 from kg_edit.text.matching import begins_with, mentions
-from kg_edit.text.safe_text import escaped_markdown, one_line
-from kg_edit.text.tables import markdown_row
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
 _TOKENS = 10  # written after a probe

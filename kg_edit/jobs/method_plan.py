@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from kg_edit.errors import ConfigError, KgEditError
-from kg_edit.text.safe_text import plain
+from kg_edit.text.display import plain
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:

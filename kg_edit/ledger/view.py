@@ -23,7 +23,7 @@ from kg_edit.ledger.conflicts import MEDIANS, Conflict, ConflictKind, division_f
 from kg_edit.ledger.entries import Entry
 from kg_edit.ledger.ledger import Ledger
 from kg_edit.ledger.log import Added, Event, Removed
-from kg_edit.text.safe_text import one_line
+from kg_edit.text.display import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

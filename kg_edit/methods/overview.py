@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.base import EditingMethod
-from kg_edit.text.tables import markdown_table
+from kg_edit.text.display import markdown_table
 
 HEADER = ("method", "kind", "batch", "sequence", "undo", "graph", "what it does", "paper")
 

@@ -27,7 +27,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import claim, digest
 from kg_edit.sweep.grid import Cell
-from kg_edit.text.tables import markdown_table
+from kg_edit.text.display import markdown_table
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from kg_edit.evaluate.metrics.metric import Metric, RunMetric
 from kg_edit.evaluate.metrics.probes import PROBE_METRICS
 from kg_edit.evaluate.metrics.sampled_text import EXTRAS
 from kg_edit.scoring.questions import CHOICES, SHOTS
-from kg_edit.text.tables import markdown_table
+from kg_edit.text.display import markdown_table
 
 _GRACE = "GRACE (Hartvigsen et al. 2023)"
 RUN_METRICS: Mapping[str, RunMetric] = {

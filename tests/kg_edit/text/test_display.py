@@ -2,8 +2,25 @@ from __future__ import annotations
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
-from kg_edit.text.tables import markdown_row, markdown_table, terminal_table
+from kg_edit.text.display import escaped_markdown, markdown_row, markdown_table, one_line, plain, terminal_table
+
+
+def test_one_line_has_no_control_character() -> None:
+    assert one_line("a\x1b[31m\nb\u202ec\u2029d") == "a [31m bc d"
+
+
+def test_one_line_keeps_scripts_and_joiners() -> None:
+    assert one_line("\u05e9\u05dc\u05d5\u05dd \u200d e\u0301") == "\u05e9\u05dc\u05d5\u05dd \u200d e\u0301"
+
+
+def test_plain_text_is_not_taken_for_markup() -> None:
+    assert Text.from_markup(plain("[bold]a[/bold]\n[/x]")).plain == "[bold]a[/bold] [/x]"
+
+
+def test_markdown_marks_are_escaped() -> None:
+    assert escaped_markdown("a|b *c* [d] e") == "a\\|b \\*c\\* \\[d\\] e"
 
 
 def test_a_table_has_a_ruler_and_a_line_a_row() -> None:

@@ -1,16 +1,44 @@
-"""Tables as text: GitHub-flavoured Markdown, and the same cells as a table for the terminal.
+"""Text for a terminal or for Markdown: text from elsewhere made safe to show, and tables.
 
-Cells are taken as they are: the caller escapes what would mean something in Markdown, ``|`` above all, or in the
-terminal's markup.
+- `one_line`, `plain`, `escaped_markdown`: prompts, answers and file names without control characters, without rich's
+  markup, or without anything that means something in Markdown.
+- `markdown_table`, `terminal_table`: the same cells as GitHub-flavoured Markdown and for rich. Cells are taken as they
+  are: the caller escapes them, ``|`` above all in Markdown.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+# Line and paragraph separators, and control characters, line breaks among them.
+_REPLACED = {"Zl": " ", "Zp": " ", "Cc": " "}
+_OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
+
+def one_line(text: str) -> str:
+    """``text`` without what would move a terminal's cursor, break a line, or turn the text around it.
+
+    Scripts that run from right to left stay as they are, joiners too; only control characters go.
+    """
+    return "".join(_REPLACED.get(unicodedata.category(letter), letter) for letter in _OVERRIDES.sub("", text))
+
+
+def plain(text: str) -> str:
+    """``text`` on one line for a rich console, with nothing in it taken for markup."""
+    from rich.markup import escape
+
+    return escape(one_line(text))
+
+
+def escaped_markdown(text: str) -> str:
+    """The same letters as Markdown: a backslash before every character that could mean something there."""
+    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", text)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int | None = None) -> str:
