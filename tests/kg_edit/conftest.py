@@ -25,9 +25,11 @@ def _refuse_changed(models: dict[tuple[str, bool], LanguageModel], who: str) -> 
 
 @pytest.fixture(autouse=True)
 def _shared_models_stay_as_they_are() -> Iterator[None]:
-    """After each test, look at the content of those models that something was written to."""
+    """After each test, look at the content of those models that something was written to; drop the test's gradients."""
     before = {key: _versions(model) for key, model in MADE.items()}
     yield
+    for model in MADE.values():
+        model.model.zero_grad(set_to_none=True)
     _refuse_changed({key: model for key, model in MADE.items() if before.get(key) != _versions(model)}, "this test")
 
 
