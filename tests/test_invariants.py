@@ -127,6 +127,7 @@ def test_wikidata_cache_never_imports_kg_edit_or_torch() -> None:
             assert not {name.split(".")[0] for name in names} & {"kg_edit", "torch", "transformers"}, file.name
 
 
+@pytest.mark.slow
 def test_importing_leaves_no_trace() -> None:
     """No seeds, no files, no logging handlers, no argv sniffing at import (rich itself draws from `random`)."""
     code = (

@@ -23,6 +23,7 @@ from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from tests.everyday import keep_first
 from tests.kg_edit.command_line import EDITS, GRAPH, cache, tiny_folder
 from tests.kg_edit.evaluate.conftest import CITIES, Nudge
 from tests.kg_edit.evaluate.test_cli_runs import row
@@ -125,7 +126,7 @@ def test_every_script_is_tested() -> None:
     assert {file.stem for file in FOLDER.glob("*.py")} == {*PAGES, *OTHERS}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", keep_first(PAGES, keep=2))
 def test_a_page_from_edits_to_the_patch_of_the_librarys_method(
     page: str, script: Script, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

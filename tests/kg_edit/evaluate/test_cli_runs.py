@@ -42,6 +42,7 @@ def evaluate(kg_edit: Run, place: Path, tiny_folder: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Run, place: Path) -> None:
     options = ("--schedule", "batch:1, sequential:2", "--evaluate-every", "1", "--general", "text.txt")
     for part in ("0", "1"):

@@ -13,6 +13,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
 from kg_edit.evaluate import Shard, evaluate, merge
 from kg_edit.models.language_model import LanguageModel
+from tests.everyday import keep_first
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluate.killed import found
 from tests.kg_edit.evaluate.test_sequences import TEXT, Depends
@@ -33,7 +34,9 @@ def run(model: LanguageModel, edits: tuple[Edit, ...], out: Path, schedule: str,
     evaluate(method, model, edits, out=out, schedule=schedule, general=TEXT, progress=False, **options)
 
 
-@pytest.mark.parametrize(("schedule", "parts"), [("single", 2), ("batch:1,sequential:2", 3), ("batch:4", 4)])
+@pytest.mark.parametrize(
+    ("schedule", "parts"), keep_first([("single", 2), ("batch:1,sequential:2", 3), ("batch:4", 4)], keep=1, unpack=True)
+)
 def test_two_shards_merged_equal_one_run(
     schedule: str, parts: int, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:

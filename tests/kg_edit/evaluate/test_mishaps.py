@@ -84,6 +84,7 @@ def test_hard_records_fail_alone(edits: tuple[Edit, ...], tmp_path: Path) -> Non
     assert found["case-2"].startswith("PromptError: the prompt 'He plays for the' has no {}")
 
 
+@pytest.mark.slow
 def test_scoring_that_runs_out_of_memory_is_halved_then_recorded(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

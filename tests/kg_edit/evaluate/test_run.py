@@ -200,6 +200,7 @@ def test_a_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tup
         evaluate(method, model, edits[:1], out=tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_scores_before_the_edit_are_kept_for_the_next_method(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.questions import answers, choices
+from tests.everyday import keep_first
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluate.test_run import lines, phases
 
@@ -59,11 +60,18 @@ def assert_near(found: Nll, expected: Nll) -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "cuts"),
-    [
-        ("batch:4", [[range(0, 4)], [range(4, 8)], [range(8, 10)]]),
-        ("sequential:5", [[range(i, i + 1) for i in range(5)], [range(i, i + 1) for i in range(5, 10)]]),
-        ("batch:2,sequential:5", [[range(0, 2), range(2, 4), range(4, 5)], [range(5, 7), range(7, 9), range(9, 10)]]),
-    ],
+    keep_first(
+        [
+            ("batch:4", [[range(0, 4)], [range(4, 8)], [range(8, 10)]]),
+            ("sequential:5", [[range(i, i + 1) for i in range(5)], [range(i, i + 1) for i in range(5, 10)]]),
+            (
+                "batch:2,sequential:5",
+                [[range(0, 2), range(2, 4), range(4, 5)], [range(5, 7), range(7, 9), range(9, 10)]],
+            ),
+        ],
+        keep=1,
+        unpack=True,
+    ),
 )
 def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
     schedule: str, cuts: list[list[range]], model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
@@ -195,7 +203,7 @@ def without_times(out: Path) -> list[dict[str, object]]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in phases(out)]
 
 
-@pytest.mark.parametrize("field", ["schedule", "evaluate_every", "general_sha256", "shard"])
+@pytest.mark.parametrize("field", keep_first(["schedule", "evaluate_every", "general_sha256", "shard"], keep=1))
 def test_what_is_scored_when_belongs_to_the_run(
     field: str, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ CASES: dict[str, tuple[str, dict[int, int]]] = {
 }
 
 
+@pytest.mark.slow
 def test_peft_gives_the_same_logits(tmp_path: Path) -> None:
     bases = {family: saved(tiny(family), tmp_path / family) for family in ("llama", "gpt2", "gpt_neox")}
     cases, expected = [], []

@@ -13,10 +13,10 @@ from kg_edit.jobs.doctor import examine
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import families, tiny
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families())
 def test_every_family_passes_the_self_test(family: str) -> None:
     model = tiny(family)
     weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
@@ -39,6 +39,7 @@ def test_it_says_whether_a_bos_is_added(bos: bool) -> None:
     assert found["tokenizer"].endswith("adds a BOS" if bos else "adds no BOS")
 
 
+@pytest.mark.slow
 def test_smollm2_learns_where_the_tower_is(smollm2: LanguageModel) -> None:
     found = dict(examine(smollm2))
     before, after = found["continuation"].split(" -> ")

@@ -224,6 +224,7 @@ def test_what_can_not_be_chosen() -> None:
         choose_layer(make, model, RomeConfig(), ())
 
 
+@pytest.mark.slow
 def test_what_was_found_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path))
     model = tiny("llama")

@@ -16,6 +16,7 @@ from kg_edit.methods import find_method
 from kg_edit.methods.kn import Kn, integrated_gradients, neuron_attributions, shared_neurons
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
+from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(
@@ -46,7 +47,7 @@ def test_integrated_gradients_by_hand() -> None:
     assert not wave[:, 1].any()
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt-350m", "gpt_neox", "falcon-alibi"])
+@pytest.mark.parametrize("family", keep_first(["llama", "gpt2", "opt-350m", "gpt_neox", "falcon-alibi"], keep=2))
 def test_a_layers_attributions_add_up_to_what_its_neurons_do(family: str) -> None:
     """Completeness: P(answer) as it is, less P(answer) with the layer's neurons at 0 at that one position."""
     model = tiny(family)

@@ -77,6 +77,7 @@ def test_a_preset_is_read_as_it_stands(model: str, key: str) -> None:
 
 
 @every
+@pytest.mark.slow
 def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
     method, preset = names(model, key)
     depth = shape_of(model).layers

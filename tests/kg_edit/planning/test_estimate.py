@@ -31,6 +31,7 @@ from kg_edit.planning.machine import Machine, free_memory, matmul_rate
 from kg_edit.planning.shape import ModelShape, shape_of
 from kg_edit.value.objective import Objective
 from kg_edit.value.tail_forward import tail
+from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import tiny
 
@@ -197,7 +198,9 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
 NEEDS: dict[str, dict[str, Any]] = {"mend": {"untrained": True}}
 
 
-@pytest.mark.parametrize("name", [name for name in method_names() if find_method(name).kind != "prompt"])
+@pytest.mark.parametrize(
+    "name", keep_first([name for name in method_names() if find_method(name).kind != "prompt"], keep=8)
+)
 def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: LanguageModel) -> None:
     method = find_method(name)
     config = method.config_class.preset("default", NEEDS.get(name, {}))

@@ -55,6 +55,7 @@ def test_a_text_of_one_token() -> None:
         perplexity(tiny("llama"), "a")
 
 
+@pytest.mark.slow
 def test_the_real_model_on_wikitext(smollm2: LanguageModel, shared: Path) -> None:
     text = (shared / "wikitext2" / "test.txt").read_text(encoding="utf-8")
     found = perplexity(smollm2, text, tokens=700)

@@ -12,6 +12,7 @@ from tests.kg_edit.tiny import tiny
 PROMPTS = ("LeBron James plays for the", "Where does the river Thames flow?")
 
 
+@pytest.mark.slow
 def test_a_text_depends_on_its_prompt_alone() -> None:
     model, state = tiny("llama"), torch.get_rng_state()
     both = samples(model, PROMPTS)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.everyday import keep_first
 from tests.wikidata_cache.wikidata_helpers import EDITS, Server
 from wikidata_cache import cli, packaged_extract
 from wikidata_cache.errors import BadOptionError, CacheMissError
@@ -38,12 +39,15 @@ def run(*arguments: str) -> str:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        "--hops 4 --per-node 30",
-        "--hops 3 --per-node 6 --policy inverse-hub",
-        "--hops 3 --per-node 9 --seed 5 --direction both --root target_new --root subject",
-        "--hops 2 --descriptions",
-    ],
+    keep_first(
+        [
+            "--hops 4 --per-node 30",
+            "--hops 3 --per-node 6 --policy inverse-hub",
+            "--hops 3 --per-node 9 --seed 5 --direction both --root target_new --root subject",
+            "--hops 2 --descriptions",
+        ],
+        keep=2,
+    ),
 )
 def test_the_command_that_a_miss_of_fetch_names_fetches_it(
     options: str, edits: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

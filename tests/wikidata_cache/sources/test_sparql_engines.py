@@ -109,6 +109,7 @@ def test_what_has_been_published_stays(cache: WikidataCache) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_rdflib(golden: list[str], files: list[Path]) -> None:
     found = hashes(RdflibSource(files[1:]), real=False)
     assert found == golden[: len(found)]

@@ -72,6 +72,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_store(whole: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["wd"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_says_what_to_do_and_the_same_command_finishes(whole: Path, tmp_path: Path) -> None:
     store = tmp_path / "wd"
     failed = run(packaged_extract(), store, limit=150_000)

@@ -20,6 +20,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import CONFIGS, tiny
 
@@ -109,7 +110,7 @@ def test_the_patch_has_the_loss_that_was_seen_last(name: str, family: str) -> No
         assert target_nll(model, EDIT) == pytest.approx(patch.edits[0]["loss_after"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", keep_first(NAMES, keep=2))
 def test_the_same_inputs_give_the_same_file_and_seeds_matter(name: str, tmp_path: Path) -> None:
     model = tiny("llama")
     edits = [EDIT, SECOND, THIRD]
@@ -277,6 +278,7 @@ def test_layers() -> None:
 
 
 @pytest.mark.parametrize("name", ["ft-m", *(pytest.param(slow, marks=pytest.mark.slow) for slow in ("ft-ewc", "lora"))])
+@pytest.mark.slow
 def test_a_real_model_says_the_new_target(name: str, smollm2: LanguageModel) -> None:
     """With the default settings."""
     chosen = find_method(name)

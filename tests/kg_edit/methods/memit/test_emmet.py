@@ -11,10 +11,10 @@ from kg_edit.methods.memit.emmet import Emmet, EmmetConfig
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.memit.joint import BARE, CONTEXTS, EDITS, change, joint, state_at
 from tests.kg_edit.methods.test_methods import delta, method
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import families, tiny
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families())
 def test_every_value_of_a_batch_is_met(family: str) -> None:
     """In every family, as only the MLP's own output is asked for."""
     model = tiny(family)

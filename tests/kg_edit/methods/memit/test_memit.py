@@ -22,13 +22,14 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from tests.everyday import keep_first
 from tests.kg_edit.methods.memit.joint import BARE, CONTEXTS, EDITS, JOINT, change, joint, moment, state_at
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import families, tiny
 
 POST_NORM = {"gemma2", "gemma3_text", "olmo2", "opt-350m"}
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families())
 def test_the_last_layer_gets_to_z(family: str) -> None:
     """With next to no weight on C the block's output is z; a family that normalises after its MLP is refused."""
     model = tiny(family)
@@ -83,7 +84,7 @@ def mean_key(model: LanguageModel, edit: Edit, layer: int) -> torch.Tensor:
     return (bare + torch.stack(others).mean(0)) / 2
 
 
-@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize("name", keep_first(JOINT, keep=1))
 def test_each_alone_is_one_edit(name: str) -> None:
     """`edit_each` finds all values in one descent; an edit that fails takes none with it."""
     model = tiny("gpt2")
@@ -100,7 +101,7 @@ def test_each_alone_is_one_edit(name: str) -> None:
     assert method.edit_each([]) == () and method.edit([]).is_empty
 
 
-@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize("name", keep_first(JOINT, keep=1))
 def test_without_some_is_a_fresh_solve_of_the_rest(name: str) -> None:
     model = tiny("llama")
     method = joint(name, model)
@@ -123,7 +124,7 @@ def test_without_some_is_a_fresh_solve_of_the_rest(name: str) -> None:
         method.without(fresh.scaled(0.5), ["1"])
 
 
-@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize("name", keep_first(JOINT, keep=1))
 def test_without_some_of_several_batches_on_top_of_another_patch(name: str) -> None:
     """An edit of the last batch: the earlier batches come out as they were, the rest of the last one as if fresh."""
     model = tiny("llama")
