@@ -238,6 +238,7 @@ PAPER = ["FT", "ROME", "ROME-KG", "MEMIT", "MEMIT-KG", "GLAME", "w/ MLP", "w/ GN
 CEILINGS = ["fact in the prompt", "fact and relation in the prompt"]
 
 
+@pytest.mark.slow
 def test_the_readmes_table_between_its_markers_and_the_study_of_the_same_runs(
     tables: ModuleType, tmp_path: Path, tiny_folder: Path
 ) -> None:

@@ -289,6 +289,7 @@ def test_without_a_ledger_the_way_out_is_said() -> None:
         assert "--graph" in answer["no_subgraph"]
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_stopped(
     kg_edit: Run, tiny_folder: Path, server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_generate_shows_the_change(kg_edit: Run, edit: Run, tiny_folder: Path) -
     assert plain.out != patched.out
 
 
+@pytest.mark.slow
 def test_the_folder_of_an_edit_stands_for_its_patch(kg_edit: Run, edit: Run, place: Path, tiny_folder: Path) -> None:
     assert edit(*ROME).code == 0
     file = generate(kg_edit, tiny_folder, "--patch", "out/patch.safetensors")

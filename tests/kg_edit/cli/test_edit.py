@@ -38,6 +38,7 @@ def test_output_where_none_can_be(edit: Run, place: Path) -> None:
         refused(edit, *ROME, "--out", folder, message=message, out=place)
 
 
+@pytest.mark.slow
 def test_output_that_fails_late_is_an_error_too(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kg_edit.storage.run_folder._writable", lambda _: True)
     (place / "file").write_text("mine")
@@ -50,6 +51,7 @@ def test_a_folder_with_something_else(edit: Run, place: Path) -> None:
     refused(edit, *ROME, message="out is not empty and holds no run of ours", out=place / "out")
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_run(edit: Run, place: Path) -> None:
     assert edit(*ROME).code == 0
     out = place / "out"
@@ -62,6 +64,7 @@ def test_a_folder_with_another_run(edit: Run, place: Path) -> None:
     refused(edit, *ROME, message="out holds no run: can't read out/run.json", out=out)
 
 
+@pytest.mark.slow
 def test_a_run_without_result_gives_its_folder_up(edit: Run, place: Path) -> None:
     """Else a mended mistake would be refused as another run."""
     assert edit(*ROME).code == 0

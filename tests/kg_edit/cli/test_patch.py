@@ -189,6 +189,7 @@ def test_a_check_fails_where_standing_edits_contradict_each_other(
     assert said.code == 0 and said.out.splitlines()[-1] == "2 of 2 edits hold, 1 of them said"
 
 
+@pytest.mark.slow
 def test_of_several_inputs_all_are_added_or_none(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     one, two = (write_patch(place / f"{edit.id}.st", tiny_folder, edit) for edit in (HEAT, RIVER))
     kg_edit("patch", "add", "more", write_patch(place / "three.st", tiny_folder, LAKERS))
@@ -213,6 +214,7 @@ def test_a_ledger_whose_log_is_gone_is_not_written_to(kg_edit: Run, place: Path,
     assert kg_edit("patch", "add", "other", "ledger/patches/0001.safetensors").code == 0
 
 
+@pytest.mark.slow
 def test_edits_made_on_a_ledger_and_taken_out_again(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     quick = ("--method", "rome", "--model", tiny_folder, "--layer", 1, "--set", "steps=2", *QUICK)
     said = kg_edit("patch", "edit", "ledger", "edits.jsonl", *quick)

@@ -41,6 +41,7 @@ def of(folder: Path, *layers: int, chunks: int = 4, corpus: str = "self", ridge:
     return find_covariances(tiny("llama"), layers, config, folder=folder, progress=False)
 
 
+@pytest.mark.slow
 def test_layers_together_are_the_layers_alone(tmp_path: Path) -> None:
     together = of(tmp_path / "together", 0, 1, 3)
     for layer, found in together.items():
@@ -176,6 +177,7 @@ def test_layers_of_several_sizes_need_a_number_of_tokens() -> None:
         measure.start(model, said, Path("unused"), ridge=0.0)
 
 
+@pytest.mark.slow
 def test_nothing_kept_grows_with_the_text(tmp_path: Path) -> None:
     sizes = []
     config = CovarianceConfig(tokens=16 * CHUNK)
@@ -235,6 +237,7 @@ def test_the_doublings_are_those_of_runs_of_half_the_tokens(tmp_path: Path) -> N
         assert said.keys == KEYS
 
 
+@pytest.mark.slow
 def test_more_text_turns_the_direction_less(tmp_path: Path) -> None:
     manifests = measure_covariances(
         tiny("llama"), [1], CovarianceConfig(tokens=32 * CHUNK), folder=tmp_path, progress=False

@@ -140,6 +140,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
         file_corpus(tmp_path / "bytes.txt")
 
 
+@pytest.mark.slow
 def test_the_models_own_text_moves_no_global_generator(tmp_path: Path) -> None:
     state = torch.get_rng_state()
     SelfCorpus(seed=1).feed(tiny("llama"), 0, [1], lambda *_: None)

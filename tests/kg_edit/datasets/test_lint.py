@@ -95,6 +95,7 @@ def test_the_graph_has_no_label_or_another(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_known_faults_of_mquake(shared: Path) -> None:
     """565 facts that another case edits, in 431 of 1,486 cases: why many edits at once can't all hold in CF-3k."""
     found = lint(find_dataset("mquake").read(shared / "mquake" / "MQuAKE-CF-3k.dev.json"))

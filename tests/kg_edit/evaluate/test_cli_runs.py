@@ -88,6 +88,7 @@ def test_compare_says_what_is_wrong(kg_edit: Run, place: Path) -> None:
     assert kg_edit("merge", "out", "none").code == 2
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_be_read_ends_the_run_or_is_skipped_and_counted(evaluate: Run, place: Path) -> None:
     rows = json.loads((place / "data.json").read_text())
     rows[1]["requested_rewrite"]["prompt"] = "He plays for the"  # the subject is absent

@@ -92,6 +92,7 @@ def test_the_edited_model_differs_from_the_unedited_one(run: Run) -> None:
     assert (by_name["efficacy.prob"].test, by_name["portability.nll"].test) == ("McNemar", "sign flips")
 
 
+@pytest.mark.slow
 def test_several_runs_against_one_of_them_or_the_unedited_model(run: Run) -> None:
     folders = [run("first", seed=1), run("second", seed=2)]
     assert compare(folders, against=str(folders[1])).sides == ("second", "first")
@@ -188,6 +189,7 @@ def test_wrong_use_is_named(run: Run, tmp_path: Path) -> None:
         compare([tmp_path])
 
 
+@pytest.mark.slow
 def test_the_table_in_its_forms(run: Run, tmp_path: Path) -> None:
     found = compare([run("a_b", seed=1), run("second", seed=2)], against="unedited")
     text = markdown(found)

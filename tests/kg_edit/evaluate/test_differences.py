@@ -50,6 +50,7 @@ def test_many_sign_flips_are_as_the_normal_law_has_it() -> None:
     assert (found.ci95_low, found.ci95_high) == pytest.approx((0.002, 0.198), abs=0.01)
 
 
+@pytest.mark.slow
 def test_chance_finds_a_difference_at_its_own_rate() -> None:
     """Under no difference p < .05 in about 5 of 100 trials: more than 12, or none in 200, would be a wrong test."""
     rng = np.random.default_rng(0)

@@ -75,6 +75,7 @@ def test_edits_that_fail_only_together_are_made_one_half_after_the_other(
     assert step.patch is not None
 
 
+@pytest.mark.slow
 def test_contradictory_records_of_a_batch_are_made_one_after_the_other() -> None:
     """The later one holds, and no other record of the batch is lost."""
     edits = [

@@ -53,6 +53,7 @@ def test_two_shards_merged_equal_one_run(
     assert again == merged
 
 
+@pytest.mark.slow
 def test_what_is_no_set_of_shards(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     first, second = evaluate_shards(model, edits[:4], tmp_path, 2, "single")
     run(model, edits[:4], tmp_path / "whole", "single")
@@ -73,6 +74,7 @@ def test_what_is_no_set_of_shards(model: LanguageModel, edits: tuple[Edit, ...],
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.slow
 def test_an_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     first, second = evaluate_shards(model, edits[:4], tmp_path, 2, "single")
     file = second / "records.jsonl"

@@ -68,6 +68,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(
     assert method.calls == []
 
 
+@pytest.mark.slow
 def test_hard_records_fail_alone(edits: tuple[Edit, ...], tmp_path: Path) -> None:
     """No token for the target, a target merged with the prompt, a subject of no token; the others go on."""
     model = tiny("llama")
@@ -136,6 +137,7 @@ def test_the_provenance_says_where_all_came_from(
     assert again.provenance == said  # a file is known by its content
 
 
+@pytest.mark.slow
 def test_the_covariance_is_in_the_provenance(edits: tuple[Edit, ...], tmp_path: Path) -> None:
     model, chosen = tiny("llama"), find_method("rome")
     settings = {"covariance": {"tokens": 500}, "context_lengths": [[5, 2]], "steps": 1}
@@ -161,6 +163,7 @@ def test_a_commit_is_that_of_the_checkout_that_tracks_the_code(tmp_path: Path) -
     assert found is None or len(found.removesuffix("-dirty")) == 40
 
 
+@pytest.mark.slow
 def test_a_curve_with_broken_models_is_drawn(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     from tests.kg_edit.evaluate.test_sequences import TEXT, Overwhelming
 

@@ -68,6 +68,7 @@ def test_a_record_holds_what_decided_it(
     assert len(record["choices"][0]) == 10
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_after_its_last_whole_line(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -235,6 +236,7 @@ def test_another_model_pays_for_itself(
     assert first.base != second.base
 
 
+@pytest.mark.slow
 def test_a_damaged_or_unwritable_cache_changes_nothing(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, cache: Path
 ) -> None:

@@ -83,6 +83,7 @@ def test_several_edits_are_all_scored(model: LanguageModel, tmp_path: Path) -> N
     assert all(edit.text in section.texts and edit.text in section.nll for edit in case.edits)
 
 
+@pytest.mark.slow
 def test_cases_scored_together_are_as_scored_alone(model: LanguageModel, tmp_path: Path) -> None:
     cases = []
     for name in ROWS:
@@ -159,6 +160,7 @@ def test_what_is_only_scored_after_the_edits_own_prompt_needs_no_text(
     assert written_after(model, edit, probe) == written_after(model, edit)
 
 
+@pytest.mark.slow
 def test_no_alias_of_an_edits_target_is_cut(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
     edit, alias = edits[0], "the old, old city of Rome" + " by the river" * 10
     length = len(model.tokenizer(alias)["input_ids"])

@@ -91,6 +91,7 @@ def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
                 assert_near(found[edit.id]["nll"], section.nll)
 
 
+@pytest.mark.slow
 def test_a_sequence_is_scored_after_each_at_points_and_after_all(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_general_ability_under_single_is_the_mean_over_edited_models(
     assert not (tmp_path / "curve.svg").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -152,6 +154,7 @@ def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
             assert_near(record["sections"]["edited"]["nll"], section.nll)
 
 
+@pytest.mark.slow
 def test_a_model_broken_by_its_edits_is_missing_and_counted(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -252,6 +255,7 @@ def test_the_edits_of_a_record_are_made_together_and_fail_together(
     assert_near(second["sections"]["edited"]["nll"], section.nll)
 
 
+@pytest.mark.slow
 def test_a_step_that_memory_halved_says_so(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     evaluate(Cramped(model), model, edits[:4], out=tmp_path, schedule="batch:4", progress=False)
     assert [line.get("batch") for line in phases(tmp_path) if line["phase"] == "edit"] == [2] * 4

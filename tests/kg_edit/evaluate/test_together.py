@@ -70,6 +70,7 @@ def test_one_descent_and_one_pass(chosen: RankOneMethod, tmp_path: Path, monkeyp
     assert sizes == [3]
 
 
+@pytest.mark.slow
 def test_where_memory_runs_out_fewer_are_done_at_once(
     chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +89,7 @@ def test_where_memory_runs_out_fewer_are_done_at_once(
     assert not [entry for entry in found if entry["error"]]
 
 
+@pytest.mark.slow
 def test_a_pass_that_fails_is_made_again_one_by_one(
     chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

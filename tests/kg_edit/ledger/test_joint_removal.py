@@ -51,6 +51,7 @@ def test_fifty_edits_without_ten_is_a_solve_of_forty(name: str, tmp_path: Path) 
     assert same(ledger.patch, whole) and ledger.remade == {}
 
 
+@pytest.mark.slow
 def test_a_later_batch_is_made_anew(tmp_path: Path) -> None:
     """Its values were found on the model with the first batch in it."""
     model, edits = tiny("llama"), edits_of(6)
@@ -62,6 +63,7 @@ def test_a_later_batch_is_made_anew(tmp_path: Path) -> None:
     assert_near(ledger.patch, first + method("memit", model).update(edits[3:], before=first), share=1e-3)
 
 
+@pytest.mark.slow
 def test_two_batches_in_one_file(tmp_path: Path) -> None:
     """An edit of the first batch takes the second one's values with it, an edit of the last one nothing."""
     model, edits = tiny("llama"), edits_of(5)

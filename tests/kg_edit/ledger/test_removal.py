@@ -64,6 +64,7 @@ def test_a_random_fifth_of_the_edits(count: int, steps: int, tmp_path: Path) -> 
     assert same(ledger.patch, whole)
 
 
+@pytest.mark.slow
 def test_what_was_computed_later_is_made_anew_and_the_rest_is_not(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
@@ -83,6 +84,7 @@ def test_what_was_computed_later_is_made_anew_and_the_rest_is_not(tmp_path: Path
     assert same(ledger.patch, method("rome", model).edit(edits[2:4]) + alone)
 
 
+@pytest.mark.slow
 def test_what_is_told_of_an_edit_is_of_what_stands(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
@@ -113,6 +115,7 @@ def test_what_is_told_of_an_edit_is_of_what_stands(tmp_path: Path) -> None:
     assert ledger.remade == {} and {entry.name: entry.record for entry in ledger.edits} == old
 
 
+@pytest.mark.slow
 def test_on_the_ledger_is_in_turn(tmp_path: Path) -> None:
     """Made in two steps on what stood, or in one go: the same patch."""
     model, edits = tiny("gpt2"), edits_of(4)

@@ -244,6 +244,7 @@ def test_what_was_found_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert chosen(EDITS, RomeConfig()) == (2, True)
 
 
+@pytest.mark.slow
 def test_edit_with_a_layer_of_its_own_choice(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
     command = ("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, *QUICK, "--layer", "auto")
     first = kg_edit(*command, "--out", "out")
@@ -260,6 +261,7 @@ def test_edit_with_a_layer_of_its_own_choice(kg_edit: Run, tiny_folder: Path, pl
     assert content(place / "out") == before
 
 
+@pytest.mark.slow
 def test_evaluate_chooses_on_records_that_it_does_not_score(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
     command = ("evaluate", "--dataset", "edits", "--data", "edits.jsonl", "--method", "rome", "--model", tiny_folder)
     found = kg_edit(*command, *QUICK, "--layer", "auto", "--limit", "1", "--out", "run")

@@ -24,6 +24,7 @@ FACTS = (
 SETTINGS = TraceSettings(samples=2)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_files(tmp_path: Path) -> None:
     found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", progress=False)
     assert (found.facts, found.failed, found.unknown) == (3, {}, ())
@@ -77,6 +78,7 @@ def test_what_fails_is_counted_and_the_rest_goes_on(tmp_path: Path, monkeypatch:
         locate(tiny("llama"), FACTS[1:2], SETTINGS, out=tmp_path / "none", progress=False)
 
 
+@pytest.mark.slow
 def test_a_fact_without_the_answer_to_trace_has_failed(tmp_path: Path) -> None:
     settings = TraceSettings(samples=2, answer="true")
     found = locate(tiny("llama"), FACTS, settings, out=tmp_path / "run", progress=False)
@@ -96,6 +98,7 @@ def test_two_facts_of_one_name(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
     found = kg_edit("locate", "edits.jsonl", "--model", tiny_folder, "--samples", "2", "--kind", "attention")
     assert found.code == 0, found.err

@@ -60,6 +60,7 @@ def test_the_target_is_said_and_nothing_else_moves(family: str) -> None:
     assert all(record["loss_after"] < record["loss_before"] for record in patch.edits)
 
 
+@pytest.mark.slow
 def test_an_edit_is_made_as_if_it_were_alone() -> None:
     """Together, after others, or by itself: the same key and value; what was before has no part in it."""
     model = tiny("llama")
@@ -72,6 +73,7 @@ def test_an_edit_is_made_as_if_it_were_alone() -> None:
         torch.testing.assert_close(together.values[place], alone.values[0], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_earlier_weights_are_seen_and_an_earlier_codebook_is_not() -> None:
     model = tiny("llama")
     chosen, weights = grace(model), patch_of(model)

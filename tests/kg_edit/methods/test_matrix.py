@@ -53,7 +53,7 @@ SECOND = Edit(
 )
 METHODS = sorted(QUICK)
 # One for each way to compute a patch and each kind of it: these meet every family and every odd input every day
-SIX = ("alphaedit", "ft", "glame", "grace", "ike", "rome")
+SIX = ("ft", "glame", "grace", "ike", "memit", "rome")
 
 
 def grid(names: Sequence[str], values: Sequence[Any]) -> list[ParameterSet]:
@@ -173,7 +173,8 @@ def test_an_update_is_the_rest_of_an_edit(name: str) -> None:
     assert [edit["edit"]["id"] for edit in update.edits] == ["2"]
 
 
-@pytest.mark.parametrize("name, gone", grid(METHODS, ("1", "2")))
+@pytest.mark.parametrize("gone", ["1", "2"])
+@pytest.mark.parametrize("name", some(METHODS))
 def test_an_edit_is_undone_in_a_ledger(name: str, gone: str, tmp_path: Path) -> None:
     """After it the model is the one that never had the edit, by whatever way the method allows."""
     model = tiny("llama")

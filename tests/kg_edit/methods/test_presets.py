@@ -111,6 +111,7 @@ def shallow(preset: str, method: str) -> dict[str, Any]:
     return one | free | {name: [1, 2] for name in settings if name == "layers"}
 
 
+@pytest.mark.slow
 def test_a_wrong_name_is_told_from_a_method_without_the_preset() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown preset 'gpt-2-xl', did you mean 'gpt2-xl'\?"):
         RomeConfig.preset("gpt-2-xl", method="rome")
@@ -127,6 +128,7 @@ def test_two_methods_with_one_class_have_to_be_told_apart() -> None:
         published_settings("gpt2-xl", ["rome", "glame"], own={})
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_preset_and_settings_over_it(kg_edit: Run, tiny_folder: Path) -> None:
     Path("edits.jsonl").write_text(EDITS.splitlines()[0])
     options = ("--layer", "1", "--set", "covariance.tokens=500", "--set", "context_lengths=[[5,2]]")

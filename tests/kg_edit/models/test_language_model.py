@@ -134,6 +134,7 @@ def test_a_slow_tokenizer_is_refused() -> None:
         LanguageModel.wrap(tiny("llama").model, slow, name="slow")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_contexts_are_seeded_and_the_bare_one_is_first(smollm2: LanguageModel) -> None:
     state = torch.get_rng_state()
     contexts = sample_contexts(smollm2, lengths=((4, 3), (6, 2)), seed=1)

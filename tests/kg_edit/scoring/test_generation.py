@@ -33,6 +33,7 @@ def test_a_batch_with_limits_equals_step_by_step(name: str) -> None:
     assert continuations(model, PROMPTS, limits=limits) == expected
 
 
+@pytest.mark.slow
 def test_the_real_model_stops_at_the_end_of_the_line(smollm2: LanguageModel) -> None:
     prompts = (
         "Question: What is the capital of France?\nAnswer: Paris\n\nQuestion: And of Italy?\nAnswer:",

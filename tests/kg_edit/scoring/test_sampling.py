@@ -24,6 +24,7 @@ def test_a_text_depends_on_its_prompt_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_the_prompt_is_in_the_text_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, widths = tiny("llama"), []
     generate = model.model.generate
@@ -40,6 +41,7 @@ def test_the_prompt_is_in_the_text_and_counts(monkeypatch: pytest.MonkeyPatch) -
     assert samples(model, [long]) == {long: long}
 
 
+@pytest.mark.slow
 def test_sampling_is_not_greedy() -> None:
     model = tiny("llama")
     ids = torch.tensor([encode(model.tokenizer, PROMPTS[0]).ids])

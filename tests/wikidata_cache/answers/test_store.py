@@ -71,6 +71,7 @@ def test_any_text_comes_back(tmp_path: Path, text: str) -> None:
     assert kept(store, "Q1") == {"Q1": [text, "en"]}
 
 
+@pytest.mark.slow
 def test_many_ids_at_once(tmp_path: Path) -> None:
     ids = [f"Q{number}" for number in range(1, 40_001)]
     store = AnswerStore(tmp_path / "c.sqlite")

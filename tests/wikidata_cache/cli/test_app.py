@@ -17,6 +17,7 @@ def run(*arguments: str) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_show_prints_labelled_statements_and_draws(tmp_path: Path) -> None:
     output = run("show", "Q1345", "--per-node", "100", "--draw", str(tmp_path / "a.svg"))
     assert "Philadelphia (Q1345)" in output

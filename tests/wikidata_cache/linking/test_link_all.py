@@ -131,6 +131,7 @@ def test_one_row_of_a_file_and_rows_that_are_twice_there(tmp_path: Path) -> None
     assert out.read_text().splitlines()[1:] == [line, line]
 
 
+@pytest.mark.slow
 def test_relations_that_have_no_such_name_or_number() -> None:
     def link(relation: str) -> tuple[str, int, str]:
         result = CliRunner().invoke(cli.app, ["link", "Los Angeles", "--relation", relation])

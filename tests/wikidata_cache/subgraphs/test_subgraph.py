@@ -159,6 +159,7 @@ def test_from_json_of_something_else(text: str) -> None:
         Subgraph.from_json(text)
 
 
+@pytest.mark.slow
 def test_files_are_the_same_each_time_and_replaced_whole(cache: WikidataCache, tmp_path: Path) -> None:
     for name, write in (("graphml", Subgraph.to_graphml), ("html", Subgraph.to_html), ("svg", Subgraph.to_svg)):
         path = tmp_path / f"a.{name}"

@@ -194,6 +194,7 @@ def test_the_colours_of_hops_can_be_told_apart(part: int) -> None:
 
 @settings(max_examples=30)
 @given(st.data())
+@pytest.mark.slow
 def test_no_two_boxes_touch_on_any_graph(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 40))
     graph = nx.MultiDiGraph()

@@ -160,6 +160,7 @@ def test_what_the_graph_states_is_not_asked_of_the_teacher(monkeypatch: pytest.M
     assert "country" in asked[0] and "country" not in asked[9]
 
 
+@pytest.mark.slow
 def test_objects_are_chosen_anew_on_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an edited model finds likeliest may be something else: nothing is kept between two calls."""
     monkeypatch.setattr("kg_edit.methods.glame_plus.questions.nouns", lambda: {"country": "country"})

@@ -41,6 +41,7 @@ def test_mean_keys_are_answered_with_the_change() -> None:
         assert (change(patch, model, 1) @ key - wanted).norm() < 1e-4 * wanted.norm()
 
 
+@pytest.mark.slow
 def test_two_facts_of_one_subject_need_some_slack() -> None:
     model = tiny("llama")
     other = {"id": "4", "prompt": "{} is paid by", "target_new": "Miami Heat"}  # the same key
@@ -52,6 +53,7 @@ def test_two_facts_of_one_subject_need_some_slack() -> None:
     assert change(relaxed, model, 1).norm() < 10 * change(joint("emmet", model).edit(EDITS), model, 1).norm()
 
 
+@pytest.mark.slow
 def test_slack_is_relative() -> None:
     """The same relaxation whatever the scale of C."""
     model = tiny("llama")

@@ -166,6 +166,7 @@ class WithMore(Memit):
         return (edit, edit.model_copy(update={"id": f"{edit.id}+", "prompt": "{} belongs to"}))
 
 
+@pytest.mark.slow
 def test_further_requests_are_written_in_the_same_batch_and_leave_with_their_edit() -> None:
     model = tiny("llama")
     plain = joint("memit", model)

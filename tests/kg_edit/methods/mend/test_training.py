@@ -46,6 +46,7 @@ def test_on_other_families(family: str, tmp_path: Path) -> None:
     assert manifest.validations[-1].total != manifest.validations[0].total
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path / "whole")
     whole, calls = losses_after, []
@@ -73,6 +74,7 @@ def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert made(tmp_path) == first == read_manifest(tmp_path / NETWORK)
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_file(tmp_path: Path) -> None:
     for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
         torch.rand(3)
