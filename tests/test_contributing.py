@@ -117,6 +117,7 @@ def test_the_data_set_is_read_recognised_and_its_faults_are_named(capitals: Path
         found(capitals)
 
 
+@pytest.mark.slow
 def test_the_scorer_scores_its_records_edited_by_the_editor(capitals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metric = eval(f"{{{block('kg_edit/evaluate/metrics/probes.py')}}}", vars(probes))  # noqa: S307 - our own text
     monkeypatch.setitem(probes.PROBE_METRICS, "recall.exact", metric["recall.exact"])  # type: ignore[arg-type]

@@ -37,6 +37,7 @@ def test_answers_that_are_no_list(tmp_path: Path) -> None:
         find_dataset("popqa")(written(tmp_path, {**POPQA, "possible_answers": "politician"}))
 
 
+@pytest.mark.slow
 def test_published_rows(shared: Path) -> None:
     """Sixteen relations (Mallen et al. 2023); each question of the two parts is that of one of them."""
     assert len(find_dataset("popqa")(shared / "popqa" / "popqa_1000_with_uris_paragraphs.json")) == 1000

@@ -110,6 +110,7 @@ def test_a_batch_is_halved_till_it_fits_into_memory(
     assert pair.left.shape[1] == 4
 
 
+@pytest.mark.slow
 def test_one_edit_that_does_not_fit_is_a_recorded_failure(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:

@@ -89,6 +89,7 @@ def test_an_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, .
         merge(tmp_path / "merged", [first, second])
 
 
+@pytest.mark.slow
 def test_shards_computed_elsewhere_say_so(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     folders = evaluate_shards(model, edits[:2], tmp_path, 2, "single")
     file = folders[1] / "environments.jsonl"

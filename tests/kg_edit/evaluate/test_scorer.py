@@ -96,6 +96,7 @@ def test_cases_scored_together_are_as_scored_alone(model: LanguageModel, tmp_pat
         assert section.texts == alone.texts
 
 
+@pytest.mark.slow
 def test_extras_are_sampled(model: LanguageModel, tmp_path: Path) -> None:
     (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
     extras = ("fluency.ngram_entropy", "consistency.tfidf")
@@ -139,6 +140,7 @@ def written_after(model: LanguageModel, edit: Edit, *probes: Probe) -> str:
     return section.texts[edit.text]
 
 
+@pytest.mark.slow
 def test_a_probe_about_the_edits_own_prompt_has_room_for_an_answer(
     model: LanguageModel, edits: tuple[Edit, ...]
 ) -> None:
@@ -152,6 +154,7 @@ def test_a_probe_about_the_edits_own_prompt_has_room_for_an_answer(
         assert written_after(model, edit, probe) == enough
 
 
+@pytest.mark.slow
 def test_what_is_only_scored_after_the_edits_own_prompt_needs_no_text(
     model: LanguageModel, edits: tuple[Edit, ...]
 ) -> None:

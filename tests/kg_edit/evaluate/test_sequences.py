@@ -127,6 +127,7 @@ def test_in_a_batch_nothing_lies_between(
     assert method.calls == ["case-0 case-1 case-2"]
 
 
+@pytest.mark.slow
 def test_general_ability_under_single_is_the_mean_over_edited_models(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -238,6 +239,7 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_edits_of_a_record_are_made_together_and_fail_together(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:

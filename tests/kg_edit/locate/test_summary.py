@@ -68,6 +68,7 @@ def test_facts_that_agree_leave_no_doubt_and_others_do() -> None:
     assert LocateSummary.of(mixed, seed=3) == doubt
 
 
+@pytest.mark.slow
 def test_pictures(tmp_path: Path) -> None:
     summary = LocateSummary.of([ONE, TWO])
     svg = draw_summary(summary, tmp_path / "all.svg", model="tiny").read_text()

@@ -84,6 +84,7 @@ def test_earlier_weights_are_seen_and_an_earlier_codebook_is_not() -> None:
     assert not torch.equal(alone.keys, after.keys)
 
 
+@pytest.mark.slow
 def test_an_edit_taken_back_leaves_the_codebook_of_the_others() -> None:
     model = tiny("llama")
     chosen = grace(model)
@@ -127,6 +128,7 @@ def test_a_cold_start_has_a_seed() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_one_that_fails_takes_none_with_it() -> None:
     chosen = grace(tiny("llama"))
     # not checked by `model_copy`: the target's first token would take the space

@@ -25,6 +25,7 @@ def test_show_prints_labelled_statements_and_draws(tmp_path: Path) -> None:
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_labels_and_find() -> None:
     assert run("labels", "Q1345", "P19", "Q999999999") == "Q1345\tPhiladelphia\nP19\tplace of birth\nQ999999999\t\n"
     assert run("find", "place of birth") == "P19\n"

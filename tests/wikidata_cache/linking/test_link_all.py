@@ -120,6 +120,7 @@ def test_the_command_refuses_before_it_works(tmp_path: Path) -> None:
     assert 'holds no rows; expected one edit a row, such as {"subject"' in str(result.exception)
 
 
+@pytest.mark.slow
 def test_one_row_of_a_file_and_rows_that_are_twice_there(tmp_path: Path) -> None:
     edits, out = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl"
     rows = [{"subject": "x", "target_new": "y"}, *[{"subject": "LeBron James", "target_new": "Miami Heat"}] * 2]

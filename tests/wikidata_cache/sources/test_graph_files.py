@@ -96,6 +96,7 @@ def test_bad_files_are_named_with_their_line(
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_cut_off_download(tmp_path: Path) -> None:
     for name, content in {"g.nt.gz": MANY, "g.tsv.gz": b"Q1\tP1\tQ2\n" * 300_000}.items():
         whole = gzip.compress(content, mtime=0)

@@ -124,6 +124,7 @@ def test_our_own_loopback_server(golden: list[str], loopback: Server) -> None:
     assert hashes(EndpointSource(loopback.url)) == golden
 
 
+@pytest.mark.slow
 def test_the_cache_and_the_cache_alone(golden: list[str], loopback: Server, cache_path: str) -> None:
     with AnswerStore(cache_path) as answers:
         assert hashes(CachedSource(EndpointSource(loopback.url), answers)) == golden
@@ -132,6 +133,7 @@ def test_the_cache_and_the_cache_alone(golden: list[str], loopback: Server, cach
         assert len(loopback.requests) == asked
 
 
+@pytest.mark.slow
 def test_on_disk(golden: list[str], folder: Path) -> None:
     assert hashes(open_source(f"oxigraph:{folder}")) == golden
 

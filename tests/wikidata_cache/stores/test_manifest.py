@@ -159,6 +159,7 @@ def test_the_doctor_reads_every_file(copy: Path) -> None:
     assert f"is damaged: the content of oxigraph/{table(copy).name} is not what was loaded" in broken.found
 
 
+@pytest.mark.slow
 def test_the_doctor_reads_a_plain_folder_before_it_asks_it_anything(copy: Path, tmp_path: Path) -> None:
     plain = copy.joinpath("oxigraph").rename(tmp_path / "plain")
     found = {finding.what: finding for finding in examine(f"oxigraph:{plain}")}

@@ -45,6 +45,7 @@ def test_the_same_graph_gives_the_same_file(cache: WikidataCache, tmp_path: Path
     assert dict(mpl.rcParams) == before
 
 
+@pytest.mark.slow
 def test_png_is_an_image_that_grows_with_the_graph(cache: WikidataCache, tmp_path: Path) -> None:
     heights = []
     for per_node in (3, 30):

@@ -80,6 +80,7 @@ def test_the_layer_is_one_setting() -> None:
     assert EmmetConfig.preset("paper").relaxation == 0.0
 
 
+@pytest.mark.slow
 def test_r_rome_is_rome_with_the_mean_key() -> None:
     model = tiny("llama")
     own = method("r-rome", model, clamp_norm_factor=2.0).edit([*EDITS[:1]])
