@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import typer
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores are many times slower
 
-from kg_edit.models.language_model import LanguageModel
+if TYPE_CHECKING:  # it takes seconds to import, and the process that hands the tests out needs none of it
+    from kg_edit.models.language_model import LanguageModel
 
 settings.register_profile("any machine", deadline=None)  # a slow machine is no failure
 settings.load_profile("any machine")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _command_trees_are_built_once() -> Iterator[None]:
+    """Typer builds its tree of commands anew for each call, in some 50 ms; the tests call hundreds of times."""
+    once = cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.main.get_command", once)
+        patch.setattr("typer.testing._get_command", once)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -29,4 +44,6 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> LanguageModel:
     """SmolLM2-135M-Instruct from the installed wheel."""
+    from kg_edit.models.language_model import LanguageModel
+
     return LanguageModel.load("smollm2-135m")

@@ -55,11 +55,12 @@ def find_method(name: str) -> type[EditingMethod]:
     Raises:
         UnknownNameError: there is none of that name; suggests a near one.
     """
-    if name not in method_names():
+    if name in _METHODS:
+        module, _, attribute = _METHODS[name].partition(":")
+        found: type[EditingMethod] = getattr(import_module(module), attribute)
+        return found
+    plugins = entry_points(group=ENTRY_POINTS, name=name)  # looks through all that is installed: for unknown names alone
+    if not plugins:
         raise unknown_name("method", name, method_names())
-    if name not in _METHODS:
-        plugin: type[EditingMethod] = entry_points(group=ENTRY_POINTS)[name].load()
-        return plugin
-    module, _, attribute = _METHODS[name].partition(":")
-    found: type[EditingMethod] = getattr(import_module(module), attribute)
-    return found
+    plugin: type[EditingMethod] = plugins[name].load()
+    return plugin

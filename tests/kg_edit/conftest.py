@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
+from torch import Tensor
 
 from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.tiny import MADE
 
 
+@cache
+def _tensors(model: LanguageModel) -> tuple[Tensor, ...]:
+    """The weights and buffers of a shared model: walking through its modules after each test costs more than most."""
+    return tuple(model.model.state_dict(keep_vars=True).values())
+
+
 def _versions(model: LanguageModel) -> tuple[int, ...]:
     """How often each weight was written to in place, as torch counts it."""
-    return tuple(tensor._version for tensor in model.model.state_dict(keep_vars=True).values())
+    return tuple([tensor._version for tensor in _tensors(model)])
 
 
 def _refuse_changed(models: dict[tuple[str, bool], LanguageModel], who: str) -> None:
@@ -29,7 +37,8 @@ def _shared_models_stay_as_they_are() -> Iterator[None]:
     before = {key: _versions(model) for key, model in MADE.items()}
     yield
     for model in MADE.values():
-        model.model.zero_grad(set_to_none=True)
+        for tensor in _tensors(model):
+            tensor.grad = None
     _refuse_changed({key: model for key, model in MADE.items() if before.get(key) != _versions(model)}, "this test")
 
 
