@@ -80,7 +80,7 @@ class Rome(EditingMethod):
     # One edit, on the model as the edits before it left it.
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Key, value, update."""
+        """The patch of one edit: its key k*, its value m* and the update of W."""
         (edit,), model, layer = edits, self.model, self.layer
         with untouched(model):  # frozen, in evaluation mode; all flags and random states come back
             # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose next token should stay.

@@ -84,7 +84,7 @@ class RomeKg(GraphRequestMethod):
     # One edit, on the model as the edits before it left it.
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """The edit, then its facts."""
+        """The patch of one edit: a ROME update for it, then one for each fact that follows."""
         (edit,), config = edits, self.config
         # 1. The facts: so many of each kind of config.statements, composed, chained, worded by relation templates.
         facts = config.facts(edit, self.subgraph(edit))

@@ -89,7 +89,7 @@ def table(
 
 
 def seconds(run: Summary) -> str:
-    """An edit's time."""
+    """Mean seconds for one edit, as text."""
     return f"{run.seconds_per_edit or 0:.1f}"
 
 
@@ -245,7 +245,7 @@ class Part:
         return fitting[:limit], every
 
     def schedule_for(self, limit: int) -> str:
-        """The words of the schedule."""
+        """The schedule as `evaluate --schedule` takes it, with the number of edits put in."""
         return self.schedule.format(n=limit)
 
 

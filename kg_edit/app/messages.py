@@ -153,17 +153,17 @@ def view_of(ledger: Ledger) -> LedgerView:
         PatchError: the ledger can't be read.
     """
     times = {event.number: event.time for event in ledger.events}
-    found, entries, remade = ledger.conflicts(), ledger.edits, ledger.remade
+    found, entries, recomputed = ledger.conflicts(), ledger.edits, ledger.recomputed
     edits = tuple(
-        _edit(entry, _time(times.get(entry.place.step, ""), remade.get(entry.place)), found)
+        _edit(entry, _time(times.get(entry.place.step, ""), recomputed.get(entry.place)), found)
         for entry in reversed(entries)
     )
     return LedgerView(folder=str(ledger.folder), standing=sum(one.state == "standing" for one in edits), edits=edits)
 
 
-def _time(added: str, remade: Removed | None) -> str:
+def _time(added: str, recomputed: Removed | None) -> str:
     """When an edit was added, and by which event what stands of it was made anew."""
-    return f"{added}, made anew by event {remade.number}" if remade else added
+    return f"{added}, made anew by event {recomputed.number}" if recomputed else added
 
 
 def _edit(entry: Entry, time: str, found: tuple[Conflict, ...]) -> LedgerEdit:

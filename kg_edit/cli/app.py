@@ -62,7 +62,7 @@ def _top(
         bool, typer.Option("--version", help="say the version, and end", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Options that stand before the command's name."""
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at benchmark files.", rich_ma
 
 @app.callback()
 def _top() -> None:
-    """Look at benchmark files."""
+    """Makes `check` a command of this group; its help is the group's own."""
 
 
 @app.command()

@@ -59,9 +59,9 @@ def edit(
     )
     usable = planned.check(file.edits, out, keep_going=keep_going, say=partial(typer.echo, err=True))
     language_model = load(model, dtype, device)
-    settled = planned.with_layer(language_model, usable)
-    run(settled.on(language_model), language_model, usable, out)
-    settled.note_layer(out)
+    chosen = planned.with_layer(language_model, usable)
+    run(chosen.on(language_model), language_model, usable, out)
+    chosen.note_layer(out)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
 

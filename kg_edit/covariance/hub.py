@@ -142,7 +142,7 @@ class FolderPlace:
 
     @property
     def name(self) -> str:
-        """The folder's path."""
+        """How messages name this place: the folder's path."""
         return str(self.folder)
 
     def files(self) -> set[str]:

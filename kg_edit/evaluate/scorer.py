@@ -114,9 +114,10 @@ def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Weight
         for prompt, limit in _limits(model, case).items():
             key = (place if patch else _UNEDITED, prompt)
             asked[key] = max(limit, asked.get(key, 0))
-    worn = [None if place == _UNEDITED else patches[place] for place, _ in asked]
+    own_patches = [None if place == _UNEDITED else patches[place] for place, _ in asked]
     prompts = [prompt for _, prompt in asked]
-    found = dict(zip(asked, continuations(model, prompts, limits=tuple(asked.values()), patches=worn), strict=True))
+    texts = continuations(model, prompts, limits=tuple(asked.values()), patches=own_patches)
+    found = dict(zip(asked, texts, strict=True))
     return [
         {prompt: found[place if patch else _UNEDITED, prompt] for prompt in case.continued}
         for place, (case, patch) in enumerate(zip(cases, patches, strict=True))

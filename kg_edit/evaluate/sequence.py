@@ -35,13 +35,13 @@ from kg_edit.evaluate.records import (
 from kg_edit.evaluate.schedule import CurvePlan, Scoring
 from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, in_halves, memory_failure, release, score_cases
 from kg_edit.evaluate.settings import EditsEach, Method
-from kg_edit.graphs import source
+from kg_edit.graphs.source import FAILURES as GRAPH_FAILURES
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.perplexity import general_scores
 
 # What counts as a failed record: also numbers beyond all bounds, which a method may not have caught.
-FAILURES = (*source.FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+FAILURES = (*GRAPH_FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 TOGETHER = 16  # records: more make a killed run lose more, and gain little
 
 

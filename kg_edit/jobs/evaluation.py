@@ -142,8 +142,8 @@ class Evaluation:
         text = read_text(self.general) if self.general else None
         planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
         model = load(self.model, self.dtype, self.device)
-        settled = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
-        return Ready(options=self, plan=settled, method=settled.on(model), model=model, reading=reading, text=text)
+        chosen = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
+        return Ready(options=self, plan=chosen, method=chosen.on(model), model=model, reading=reading, text=text)
 
 
 @dataclass(frozen=True, kw_only=True)

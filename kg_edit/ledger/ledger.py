@@ -151,7 +151,7 @@ class Ledger:
         return entries({event.number: self._store.get(event.file).edits for event in added}, self.patches)
 
     @property
-    def remade(self) -> dict[EditPosition, Removed]:
+    def recomputed(self) -> dict[EditPosition, Removed]:
         """The removal that made an edit anew, for each standing edit that is not as it was added."""
         here = {entry.place for entry in self.edits if entry.state == "standing"}
         found = recomputed_edits(in_force(self.events), self._store.get)

@@ -101,7 +101,7 @@ def _origin(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     added = next(event for event in ledger.events if event.number == entry.place.step)
     assert isinstance(added, Added)  # noqa: S101 - a step's number is that of its event
     yield "added", f"{added.time} as step {added.number}" + (f", from {added.source}" if added.source else "")
-    patches, event = ledger.patches, ledger.remade.get(entry.place)
+    patches, event = ledger.patches, ledger.recomputed.get(entry.place)
     if event:
         yield "made anew", f"by event {event.number}, {event.time}"
     after = [step for step in added.after if step in patches or not event]

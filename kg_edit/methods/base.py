@@ -150,7 +150,7 @@ class LayerConfig(MethodConfig):
         return round(self.depth * blocks) if self.layer is None else self.layer
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """That one layer."""
+        """The edited layer, alone: (`layer_in`,)."""
         return (self.layer_in(blocks),)
 
 
@@ -236,11 +236,11 @@ class EditingMethod(ABC):
         self.prepare()
 
     def empty_patch(self) -> Patch:
-        """The patch of no edit."""
+        """A patch that changes nothing, with this method's provenance."""
         return WeightPatch(factors={}, provenance=self.provenance())
 
     def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
-        """What is made together."""
+        """Batches for `make`: all edits in one if the method is joint, else one edit each."""
         if self.joint:
             yield from (edits,) if edits else ()
         else:

@@ -63,7 +63,7 @@ def computes(found: type[EditingMethod]) -> str:
 
 
 def methods_page() -> str:
-    """The Markdown page."""
+    """docs/methods.md: the table of all methods, then a section with the settings of each."""
     return "\n".join([_HEAD, _table(HEADER, overview()), "", *map(_section, method_names())])
 
 

@@ -59,7 +59,7 @@ def find_method(name: str) -> type[EditingMethod]:
         module, _, attribute = _METHODS[name].partition(":")
         found: type[EditingMethod] = getattr(import_module(module), attribute)
         return found
-    plugins = entry_points(group=ENTRY_POINTS, name=name)  # looks through all that is installed: for unknown names alone
+    plugins = entry_points(group=ENTRY_POINTS, name=name)  # reads all installed packages, so only now
     if not plugins:
         raise unknown_name("method", name, method_names())
     plugin: type[EditingMethod] = plugins[name].load()

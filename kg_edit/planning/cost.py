@@ -321,7 +321,7 @@ def _codebook(of: Written) -> Recipe:
 
 
 def _neurons(of: Written) -> Recipe:
-    """Attributions in all layers."""
+    """Knowledge neurons: integrated gradients of the answer's probability, in all layers."""
     each = attribution_flop(of.shape, contexts=of.load.rows, steps=of.load.steps)
     return Recipe(layers=of.layers, each=each, tokens=of.load.rows * Prompts().tail)
 

@@ -73,7 +73,7 @@ class Job:
 
     @property
     def place(self) -> MemoryPlace:
-        """Where the model lies."""
+        """The memory that holds the weights: main memory if the device is the CPU."""
         return "main memory" if self.machine.is_cpu else "accelerator"
 
 
@@ -162,7 +162,7 @@ def _patch(job: Job) -> Part:
 
 
 def durations(job: Job, speed: Rates) -> Iterator[Duration]:
-    """What takes time."""
+    """The steps of a job that take time, with the FLOP and the rate behind each number of seconds."""
     shape, recipe = job.shape, job.recipe
     if recipe.covariance:
         flop = cost.covariance_flop(shape, tokens=recipe.covariance, layers=len(recipe.layers))
@@ -185,7 +185,7 @@ PLACES: tuple[MemoryPlace, ...] = ("main memory", "accelerator")
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a job takes."""
+    """What a job takes: bytes in each memory, and seconds for each step."""
 
     job: Job
     memory: tuple[Part, ...]
@@ -205,7 +205,7 @@ class Estimate:
 
     @property
     def lacking(self) -> tuple[MemoryPlace, ...]:
-        """Where it does not fit."""
+        """The memories in which less is free than the job needs."""
         free = {place: self.available(place) for place in PLACES}
         return tuple(place for place, has in free.items() if has is not None and self.needed(place) > has)
 

@@ -1,6 +1,7 @@
-"""Greedy continuations with a natural stop: what a user of the model would read.
+"""Texts that a model writes after prompts: greedy and sampled.
 
-Texts sampled as the published evaluations of fluency and portability sample them, but with a seed.
+`continuations`: greedy, up to the end of a line or of the text. `samples`: top-5 sampling to 100 tokens, as in the
+published evaluations of fluency and portability, with a seed for each prompt.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ def continuations(
         PatchMismatchError: a patch is for another model.
     """
     encoded = [model.encode(prompt) for prompt in prompts]
-    worn = [None] * len(prompts) if patches is None else patches
+    each_patch = [None] * len(prompts) if patches is None else patches
     texts: dict[int, str] = {}
     for rows in _alike([len(prompt.ids) for prompt in encoded]):
         most = max(limits[row] for row in rows)
         check_lengths(model, [encoded[row] for row in rows], more=most)  # a row that is done is fed on till the last is
         texts |= zip(
             rows,
-            _continued(model, [encoded[r] for r in rows], [limits[r] for r in rows], [worn[r] for r in rows]),
+            _continued(model, [encoded[r] for r in rows], [limits[r] for r in rows], [each_patch[r] for r in rows]),
             strict=True,
         )
     return tuple(texts[row] for row in range(len(prompts)))
@@ -111,7 +112,7 @@ def _end_tokens(model: LanguageModel) -> list[int]:
 
 
 def _greedy(limit: int, ends: list[int]) -> GenerationConfig:
-    """Plain arg-max."""
+    """Generation settings: arg-max at each step, to ``limit`` tokens or one of ``ends``."""
     return GenerationConfig(
         max_new_tokens=limit, do_sample=False, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0
     )

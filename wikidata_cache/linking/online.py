@@ -149,7 +149,7 @@ class OnlineKnowledge:
 
     @property
     def name(self) -> str:
-        """The URL of the API."""
+        """How messages name this source: the URL of the API."""
         return self._api.url
 
     @property

@@ -31,7 +31,7 @@ class EditLike(Protocol):
 
     @property
     def subject(self) -> str:
-        """The subject's label (s)."""
+        """The label of the subject, s."""
 
     @property
     def relation(self) -> str | None:

@@ -46,9 +46,9 @@ def test_fifty_edits_without_ten_is_a_solve_of_forty(name: str, tmp_path: Path) 
     ledger.remove(gone, model=model)
     fresh = method(name, model).edit([edit for edit in edits if edit.id not in gone])
     assert_near(ledger.patch, fresh)
-    assert {place.id for place in ledger.remade} == {edit.id for edit in edits} - {*gone}
+    assert {place.id for place in ledger.recomputed} == {edit.id for edit in edits} - {*gone}
     ledger.undo()
-    assert same(ledger.patch, whole) and ledger.remade == {}
+    assert same(ledger.patch, whole) and ledger.recomputed == {}
 
 
 @pytest.mark.slow

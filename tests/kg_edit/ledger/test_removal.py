@@ -91,7 +91,7 @@ def test_what_is_told_of_an_edit_is_of_what_stands(tmp_path: Path) -> None:
     for start in (0, 3):
         ledger.make(method("rome", model), edits[start : start + 3], force=True)
     old = {entry.name: entry.record for entry in ledger.edits}
-    assert ledger.remade == {}
+    assert ledger.recomputed == {}
     ledger.remove(["e1"], model=model)
     ledger.remove(["e5"])
     now = {entry.name: entry for entry in ledger.edits}
@@ -99,7 +99,7 @@ def test_what_is_told_of_an_edit_is_of_what_stands(tmp_path: Path) -> None:
     assert here.keys() == {"e0", "e2", "e3", "e4"} and all(now[name].record == here[name] for name in here)
     assert all(now[name].record == old[name] for name in ("e0", "e1", "e5")), "untouched, or as it was added"
     assert now["e2"].record["norms"] != old["e2"]["norms"]
-    assert {place.id: event.number for place, event in ledger.remade.items()} == {"e2": 3, "e3": 3, "e4": 3}
+    assert {place.id: event.number for place, event in ledger.recomputed.items()} == {"e2": 3, "e3": 3, "e4": 3}
     said = dict(entry_lines(ledger, now["e2"]))
     assert said["made anew"].startswith("by event 3, ")
     assert said["norm of the update"] == f"{here['e2']['norms']['update']:.4g}"
@@ -112,7 +112,7 @@ def test_what_is_told_of_an_edit_is_of_what_stands(tmp_path: Path) -> None:
     assert dict(entry_lines(ledger, entry))["computed"] == "on the unedited model"
     for _ in range(3):
         ledger.undo()
-    assert ledger.remade == {} and {entry.name: entry.record for entry in ledger.edits} == old
+    assert ledger.recomputed == {} and {entry.name: entry.record for entry in ledger.edits} == old
 
 
 @pytest.mark.slow
