@@ -11,8 +11,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-pytestmark = pytest.mark.slow
-
 SOURCES = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.py"))
 
 
@@ -23,6 +21,7 @@ SIZES = 0.1  # of files
 MIMES = ("text/plain", "text/markdown", "image/svg+xml")  # whose text is compared; HTML has that of text/plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_what_a_cell_prints_is_what_the_committed_notebook_says(source: Path) -> None:
     """Words and whole numbers are the same, decimals and sizes nearly; only pixels are left out."""

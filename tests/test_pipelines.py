@@ -144,7 +144,6 @@ def test_a_page_from_edits_to_the_patch_of_the_librarys_method(
     same(Patch.load(tmp_path / "out" / "patch.safetensors"), library.edit(read_edits(Path("edits.jsonl")).edits))
 
 
-@pytest.mark.slow
 def test_a_page_goes_on_where_it_stopped(
     script: Script, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -178,18 +177,16 @@ class Mine(Rome):
     name = "mine"
 
 
-@pytest.mark.slow
 def test_a_plug_in_by_its_name(
     script: Script, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugins = EntryPoints([EntryPoint(name="mine", value=f"{__name__}:Mine", group=registry.ENTRY_POINTS)])
-    monkeypatch.setattr(registry, "entry_points", lambda group: plugins.select(group=group))
+    monkeypatch.setattr(registry, "entry_points", plugins.select)
     options = ("--model", tiny_folder, "--out", "out", *settings_of(RANK_ONE))
     assert script("edit", "edits.jsonl", "--method", "mine", *options) == 0
     assert Patch.load(tmp_path / "out" / "patch.safetensors").provenance["methods"][0]["name"] == "mine"
 
 
-@pytest.mark.slow
 def test_a_method_with_a_graph_by_its_name(script: Script, tmp_path: Path, tiny_folder: Path) -> None:
     options = ("--model", tiny_folder, "--graph", "graph.tsv", "--out", "out", *settings_of(RANK_ONE))
     assert script("edit", "edits.jsonl", "--method", "glame-mlp", *options) == 0
@@ -276,7 +273,6 @@ def test_the_readmes_table_between_its_markers_and_the_study_of_the_same_runs(
     assert "2 records; schedule single." in study and "## mquake\n\nNo run yet.\n" in study
 
 
-@pytest.mark.slow
 def test_a_score_with_its_interval(tables: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
     model = LanguageModel.load(str(tiny_folder))
     records = tables.find_dataset("counterfact-plus")(Path("data.json"))

@@ -196,7 +196,6 @@ def test_a_ledger_is_read(kg_edit: Run) -> None:
     assert [step.after for step in Ledger.open("ledger").steps] == [(), (1,)]
 
 
-@pytest.mark.slow
 def test_a_ledger_is_added_to_and_undone(kg_edit: Run, place: Path) -> None:
     before, total = shown(place / "ledger"), Ledger.open("ledger").patch
     assert "ledger: step 3, 1 edit of rome" in done(kg_edit, "patch", "edit", "ledger", "third.jsonl", *ROME)

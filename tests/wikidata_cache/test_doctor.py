@@ -18,7 +18,6 @@ def broken(cache: Path) -> list[str]:
     return [finding.what for finding in examine(cache=Path(cache)) if not finding.ok]
 
 
-@pytest.mark.slow
 def test_all_is_well_without_and_with_a_cache(cache_path: str, server: Server) -> None:
     assert broken(cache_path) == []
     WikidataCache(server.url, cache=cache_path).subgraph(SPIKE)
@@ -53,7 +52,6 @@ def test_a_damaged_cache_is_found(cache_path: str, server: Server, content: byte
     assert CliRunner().invoke(cli.app, ["doctor", "--cache", str(cache_path)]).exit_code == 1
 
 
-@pytest.mark.slow
 def test_a_cache_that_cannot_be_reached_is_one_finding_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(path: Path) -> bool:
         raise PermissionError(13, "Permission denied", str(path))

@@ -138,7 +138,6 @@ def test_eight_processes_fetch_into_one_cache(edits: Path, server: Server, tmp_p
     assert shared.read(what) == alone.read(what)
 
 
-@pytest.mark.slow
 def test_offline_is_byte_for_byte_the_same(
     edits: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +238,6 @@ def test_the_command_that_a_miss_names_works(server: Server, tmp_path: Path) -> 
     assert found.output == "Q65\tLos Angeles\nP19\tplace of birth\n"
 
 
-@pytest.mark.slow
 def test_a_page_offline_with_and_without_descriptions(edits: Path, server: Server, tmp_path: Path) -> None:
     cache, page = str(tmp_path / "c.sqlite"), tmp_path / "page.html"
     fetched(edits, "--endpoint", server.url, "--cache", cache)
@@ -259,7 +257,6 @@ def test_ids_are_checked_before_anything_is_asked(server: Server, tmp_path: Path
     assert server.requests == []
 
 
-@pytest.mark.slow
 def test_provenance_does_not_change_when_others_fetch(edits: Path, server: Server, tmp_path: Path) -> None:
     common = ("--cache", tmp_path / "c.sqlite", "--hops", "2")
     fetched(edits, "--endpoint", server.url, *common, "--out", tmp_path / "before.jsonl")

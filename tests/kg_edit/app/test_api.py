@@ -130,7 +130,6 @@ def test_a_subgraph_is_a_page_of_its_own(server: Served) -> None:
     assert "no node 'Miami Heat'" in answer["no_subgraph"]
 
 
-@pytest.mark.slow
 def test_one_edit_is_computed_at_a_time(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     running, most, method = 0, 0, server.workshop.method
     update = method.update
@@ -168,7 +167,6 @@ def test_a_failure_is_told_and_leaves_the_model_alone(server: Served, monkeypatc
     assert all(torch.equal(old, new) for old, new in zip(before, weights(), strict=True))
 
 
-@pytest.mark.slow
 def test_an_edit_is_kept_in_the_ledger_and_the_next_one_is_made_on_top(tmp_path: Path) -> None:
     with served(workshop(tmp_path / "ledger", graph=False)) as server:
         assert json.loads(server.get("/api/ledger")[1])["edits"] == []
@@ -227,7 +225,6 @@ def test_a_step_that_is_back_is_not_kept_beside_itself(tmp_path: Path) -> None:
     assert made.keep(tried.id, force=True).standing == 1
 
 
-@pytest.mark.slow
 def test_an_edit_on_top_of_what_is_no_longer_there_is_not_kept(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger")
     made = workshop(tmp_path / "ledger", graph=False)

@@ -70,7 +70,6 @@ def test_generate_from_nothing(kg_edit: Run, tiny_folder: Path) -> None:
     assert "is empty" in result.err
 
 
-@pytest.mark.slow
 def test_methods_and_models(kg_edit: Run) -> None:
     listed = kg_edit("methods")
     assert listed.code == 0
@@ -86,7 +85,6 @@ def test_methods_and_models(kg_edit: Run) -> None:
     assert kg_edit("--version").out == f"kg-edit {__version__}\n"
 
 
-@pytest.mark.slow
 def test_doctor(kg_edit: Run, tiny_folder: Path) -> None:
     result = kg_edit("doctor", tiny_folder)
     assert result.code == 0

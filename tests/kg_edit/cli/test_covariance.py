@@ -39,7 +39,6 @@ def test_edits_find_what_the_command_made(kg_edit: Run, tiny_folder: Path, tmp_p
     assert kg_edit("covariance", "list").out == result.out
 
 
-@pytest.mark.slow
 def test_shards_and_their_merging(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
     asked = ("covariance", "--model", tiny_folder, "--layers", "1", "--tokens", 1500)
     for part in range(2):
@@ -52,7 +51,6 @@ def test_shards_and_their_merging(kg_edit: Run, tiny_folder: Path, tmp_path: Pat
     assert [one.id for one in stored_covariances(Path("one"))] == [one.id for one in stored_covariances(Path("all"))]
 
 
-@pytest.mark.slow
 def test_push_and_pull(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join(TEXT * 25))
     made = kg_edit("covariance", "--model", tiny_folder, "--layers", "0,3", "--tokens", 500, "--corpus", "text.txt")

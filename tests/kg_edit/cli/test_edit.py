@@ -38,7 +38,6 @@ def test_output_where_none_can_be(edit: Run, place: Path) -> None:
         refused(edit, *ROME, "--out", folder, message=message, out=place)
 
 
-@pytest.mark.slow
 def test_output_that_fails_late_is_an_error_too(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kg_edit.storage.run_folder._writable", lambda _: True)
     (place / "file").write_text("mine")
@@ -51,7 +50,6 @@ def test_a_folder_with_something_else(edit: Run, place: Path) -> None:
     refused(edit, *ROME, message="out is not empty and holds no run of ours", out=place / "out")
 
 
-@pytest.mark.slow
 def test_a_folder_with_another_run(edit: Run, place: Path) -> None:
     assert edit(*ROME).code == 0
     out = place / "out"
@@ -93,7 +91,6 @@ def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], ed
     assert (again.code, again.out, content(place / "out")) == (0, first.out, files)
 
 
-@pytest.mark.slow
 def test_the_packaged_extract_as_graph(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({"subject": "Q1632204", "relation": "P19", "new_object": "Q1345"}))
     result = edit("--method", "glame", "--graph", str(packaged_extract()))
@@ -101,7 +98,6 @@ def test_the_packaged_extract_as_graph(edit: Run, place: Path) -> None:
     assert "Philadelphia" in (place / "out" / "subgraph-row-1.svg").read_text()
 
 
-@pytest.mark.slow
 def test_triplets_of_ids_get_their_words_from_the_graph(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows(TRIPLET))
     assert edit(*GLAME).code == 0
@@ -149,7 +145,6 @@ def test_keep_going_lists_what_it_skips(edit: Run, place: Path) -> None:
     assert result.err.splitlines()[-1].startswith("skipped: edits.jsonl, line 2, field target_new: is empty")
 
 
-@pytest.mark.slow
 def test_keep_going_skips_what_the_graph_does_not_know(edit: Run, place: Path) -> None:
     lost = {**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}
     (place / "edits.jsonl").write_bytes(rows(lost, GOOD))

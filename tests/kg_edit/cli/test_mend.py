@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from kg_edit.methods.mend.store import NETWORK, read_manifest
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.methods.mend.examples import edits, quick
@@ -26,7 +24,6 @@ def many(path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
 def test_train_and_edit(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     data = many(place / "many.jsonl")
     others = place / "others.jsonl"

@@ -61,7 +61,6 @@ def test_help_lists_the_commands(kg_edit: Run) -> None:
     assert all(command in said for command in COMMANDS) and "Examples" in said
 
 
-@pytest.mark.slow
 def test_a_ledger_from_patch_files(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     one, two = (
         write_patch(place / "one.safetensors", tiny_folder, HEAT),
@@ -114,7 +113,6 @@ def test_a_check_fails_when_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny
     assert wrong.code == 2 and "did you mean 'paraphrase'" in wrong.err
 
 
-@pytest.mark.slow
 def test_merged_and_exported(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
     kg_edit("patch", "add", "ledger", file)
@@ -133,7 +131,6 @@ def test_merged_and_exported(kg_edit: Run, place: Path, tiny_folder: Path) -> No
     assert wrong.code == 2 and "did you mean 'peft'" in wrong.err
 
 
-@pytest.mark.slow
 def test_an_export_overwrites_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT))
     (place / "link").symlink_to("ledger")
@@ -154,7 +151,6 @@ def test_an_export_overwrites_nothing(kg_edit: Run, place: Path, tiny_folder: Pa
     assert kg_edit("patch", "export", "ledger", "--to", "patch", "new/all.safetensors").code == 0
 
 
-@pytest.mark.slow
 def test_nothing_is_asked_for_where_nothing_stands(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT))
     kg_edit("patch", "remove", "ledger", "heat")
@@ -169,7 +165,6 @@ def test_nothing_is_asked_for_where_nothing_stands(kg_edit: Run, place: Path, ti
     assert said.code == 2 and "the patch changes nothing" in said.err
 
 
-@pytest.mark.slow
 def test_a_check_fails_where_standing_edits_contradict_each_other(
     kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +189,6 @@ def test_a_check_fails_where_standing_edits_contradict_each_other(
     assert said.code == 0 and said.out.splitlines()[-1] == "2 of 2 edits hold, 1 of them said"
 
 
-@pytest.mark.slow
 def test_of_several_inputs_all_are_added_or_none(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     one, two = (write_patch(place / f"{edit.id}.st", tiny_folder, edit) for edit in (HEAT, RIVER))
     kg_edit("patch", "add", "more", write_patch(place / "three.st", tiny_folder, LAKERS))
@@ -209,7 +203,6 @@ def test_of_several_inputs_all_are_added_or_none(kg_edit: Run, place: Path, tiny
     assert Ledger.open(place / "ledger").steps == steps
 
 
-@pytest.mark.slow
 def test_a_ledger_whose_log_is_gone_is_not_written_to(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT))
     (place / "ledger" / "ledger.jsonl").unlink()
@@ -240,7 +233,6 @@ def test_a_ledger_is_compared_with_the_model_too(kg_edit: Run, place: Path, tiny
     assert kg_edit("patch", "add", "other", "ledger", "--model", tiny_folder, "--force").code == 0
 
 
-@pytest.mark.slow
 def test_mistakes_change_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT)
     kg_edit("patch", "add", "ledger", file)

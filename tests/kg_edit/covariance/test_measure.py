@@ -41,7 +41,6 @@ def of(folder: Path, *layers: int, chunks: int = 4, corpus: str = "self", ridge:
     return find_covariances(tiny("llama"), layers, config, folder=folder, progress=False)
 
 
-@pytest.mark.slow
 def test_layers_together_are_the_layers_alone(tmp_path: Path) -> None:
     together = of(tmp_path / "together", 0, 1, 3)
     for layer, found in together.items():
@@ -51,7 +50,6 @@ def test_layers_together_are_the_layers_alone(tmp_path: Path) -> None:
     assert _files(tmp_path / "alone") == _files(tmp_path / "together"), "manifests and errors too"
 
 
-@pytest.mark.slow
 def test_layers_that_are_there_are_not_measured_again(tmp_path: Path) -> None:
     of(tmp_path, 1)
     seen: list[int] = []
@@ -222,7 +220,6 @@ def test_a_probe_in_the_sum_does_not_turn_its_own_direction() -> None:
     assert found.max_degrees < 1e-6
 
 
-@pytest.mark.slow
 def test_the_doublings_are_those_of_runs_of_half_the_tokens(tmp_path: Path) -> None:
     model = tiny("llama")
     config = CovarianceConfig(tokens=4 * CHUNK)

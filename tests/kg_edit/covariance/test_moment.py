@@ -102,7 +102,6 @@ class _KilledError(BaseException):
     pass
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, config = tiny("llama"), CovarianceConfig(tokens=3 * SelfCorpus.rows * 8)
     monkeypatch.setattr(SelfCorpus, "length", 8)

@@ -96,7 +96,6 @@ def test_a_shard_computes_its_own_chunks_once(tmp_path: Path, monkeypatch: pytes
     assert resumed.read_bytes() == file_of(tmp_path / "whole", 1, 2).read_bytes()
 
 
-@pytest.mark.slow
 def test_only_all_shards_of_one_run_are_merged(tmp_path: Path) -> None:
     zero, one = (file_of(tmp_path / str(part), part, 2) for part in range(2))
     with pytest.raises(CovarianceError, match="missing shards: 1/2; give every shard"):

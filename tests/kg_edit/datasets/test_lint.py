@@ -107,7 +107,6 @@ def test_known_faults_of_mquake(shared: Path) -> None:
     assert len({finding.id for finding in found if finding.kind == "conflicting-chain"}) == 431
 
 
-@pytest.mark.slow
 def test_known_faults_of_knowedit(shared: Path) -> None:
     found = lint(find_dataset("knowedit").read(shared / "knowedit" / "wiki_counterfact_train_cf.json"))
     ids = [finding for finding in found if finding.kind == "unlabelled-id"]

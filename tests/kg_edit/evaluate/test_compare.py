@@ -92,7 +92,6 @@ def test_the_edited_model_differs_from_the_unedited_one(run: Run) -> None:
     assert (by_name["efficacy.prob"].test, by_name["portability.nll"].test) == ("McNemar", "sign flips")
 
 
-@pytest.mark.slow
 def test_several_runs_against_one_of_them_or_the_unedited_model(run: Run) -> None:
     folders = [run("first", seed=1), run("second", seed=2)]
     assert compare(folders, against=str(folders[1])).sides == ("second", "first")

@@ -40,7 +40,6 @@ def test_others_by_all_sign_flips_where_they_are_few() -> None:
     assert other.p == 4 / 8
 
 
-@pytest.mark.slow
 def test_many_sign_flips_are_as_the_normal_law_has_it() -> None:
     """400 differences of mean .1 and deviation 1: z = 2, p about .0455."""
     change = np.random.default_rng(3).normal(size=400)

@@ -75,7 +75,6 @@ def test_edits_that_fail_only_together_are_made_one_half_after_the_other(
     assert step.patch is not None
 
 
-@pytest.mark.slow
 def test_contradictory_records_of_a_batch_are_made_one_after_the_other() -> None:
     """The later one holds, and no other record of the batch is lost."""
     edits = [
@@ -110,7 +109,6 @@ def test_a_batch_is_halved_till_it_fits_into_memory(
     assert pair.left.shape[1] == 4
 
 
-@pytest.mark.slow
 def test_one_edit_that_does_not_fit_is_a_recorded_failure(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:

@@ -74,7 +74,6 @@ def test_what_is_no_set_of_shards(model: LanguageModel, edits: tuple[Edit, ...],
     assert not (tmp_path / "merged").exists()
 
 
-@pytest.mark.slow
 def test_an_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     first, second = evaluate_shards(model, edits[:4], tmp_path, 2, "single")
     file = second / "records.jsonl"
@@ -89,7 +88,6 @@ def test_an_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, .
         merge(tmp_path / "merged", [first, second])
 
 
-@pytest.mark.slow
 def test_shards_computed_elsewhere_say_so(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     folders = evaluate_shards(model, edits[:2], tmp_path, 2, "single")
     file = folders[1] / "environments.jsonl"

@@ -116,7 +116,6 @@ def test_a_text_for_general_ability_that_is_none(tmp_path: Path) -> None:
             read_text(tmp_path / name)
 
 
-@pytest.mark.slow
 def test_the_provenance_says_where_all_came_from(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -181,7 +180,6 @@ def test_a_curve_with_broken_models_is_drawn(model: LanguageModel, edits: tuple[
     assert [bool(point.get("error")) for point in points] == [False, False, True, True]
 
 
-@pytest.mark.slow
 def test_two_processes_do_not_work_on_one_folder(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:

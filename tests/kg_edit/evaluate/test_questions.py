@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.scoring.questions import (
@@ -57,7 +55,6 @@ def test_too_small_a_pool_gives_no_choices(edits: tuple[Edit, ...]) -> None:
     assert choices(edits[0], answers(edits[: CHOICES - 1]), seed=0) == ((),)
 
 
-@pytest.mark.slow
 def test_shots_are_about_no_record(shared: Path) -> None:
     edits = [record.edits[0] for record in find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")]
     named = {name for edit in edits for name in (edit.subject, edit.target_new, edit.portability[0].answer)}

@@ -55,7 +55,6 @@ def test_a_run_leaves_scores_evidence_and_a_summary(
     assert summary.base["portability.nll"] != summary.edited["portability.nll"]
 
 
-@pytest.mark.slow
 def test_a_record_holds_what_decided_it(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -69,7 +68,6 @@ def test_a_record_holds_what_decided_it(
     assert len(record["choices"][0]) == 10
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_after_its_last_whole_line(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -89,7 +87,6 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(
     assert (again.base, again.edited) == (whole.base, whole.edited)
 
 
-@pytest.mark.slow
 def test_a_run_killed_between_edit_and_score_edits_again(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -116,7 +113,6 @@ def test_another_runs_folder_is_refused(
         evaluate(method, model, some, out=tmp_path, seed=seed, ceilings=field == "ceilings", progress=False)
 
 
-@pytest.mark.slow
 def test_a_failed_edit_is_counted_and_scored_as_the_unedited_model(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -143,7 +139,6 @@ class AsksTheGraph(Nudge):
         return super().update(edits, before=before)
 
 
-@pytest.mark.slow
 def test_what_the_graph_does_not_know_fails_one_edit_alone(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -188,7 +183,6 @@ def test_records_without_true_target_or_question(
     assert {name for name, count in summary.provenance["counts"]["edited"].items() if count} == {"efficacy.greedy"}
 
 
-@pytest.mark.slow
 def test_a_record_of_several_edits_with_questions_has_ceilings(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -232,7 +226,6 @@ def test_scores_before_the_edit_are_kept_for_the_next_method(
     assert second.edited != first.edited
 
 
-@pytest.mark.slow
 def test_another_model_pays_for_itself(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:

@@ -83,7 +83,6 @@ def test_several_edits_are_all_scored(model: LanguageModel, tmp_path: Path) -> N
     assert all(edit.text in section.texts and edit.text in section.nll for edit in case.edits)
 
 
-@pytest.mark.slow
 def test_cases_scored_together_are_as_scored_alone(model: LanguageModel, tmp_path: Path) -> None:
     cases = []
     for name in ROWS:
@@ -96,7 +95,6 @@ def test_cases_scored_together_are_as_scored_alone(model: LanguageModel, tmp_pat
         assert section.texts == alone.texts
 
 
-@pytest.mark.slow
 def test_extras_are_sampled(model: LanguageModel, tmp_path: Path) -> None:
     (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
     extras = ("fluency.ngram_entropy", "consistency.tfidf")
@@ -140,7 +138,6 @@ def written_after(model: LanguageModel, edit: Edit, *probes: Probe) -> str:
     return section.texts[edit.text]
 
 
-@pytest.mark.slow
 def test_a_probe_about_the_edits_own_prompt_has_room_for_an_answer(
     model: LanguageModel, edits: tuple[Edit, ...]
 ) -> None:
@@ -154,7 +151,6 @@ def test_a_probe_about_the_edits_own_prompt_has_room_for_an_answer(
         assert written_after(model, edit, probe) == enough
 
 
-@pytest.mark.slow
 def test_what_is_only_scored_after_the_edits_own_prompt_needs_no_text(
     model: LanguageModel, edits: tuple[Edit, ...]
 ) -> None:
@@ -163,7 +159,6 @@ def test_what_is_only_scored_after_the_edits_own_prompt_needs_no_text(
     assert written_after(model, edit, probe) == written_after(model, edit)
 
 
-@pytest.mark.slow
 def test_no_alias_of_an_edits_target_is_cut(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
     edit, alias = edits[0], "the old, old city of Rome" + " by the river" * 10
     length = len(model.tokenizer(alias)["input_ids"])

@@ -127,7 +127,6 @@ def test_in_a_batch_nothing_lies_between(
     assert method.calls == ["case-0 case-1 case-2"]
 
 
-@pytest.mark.slow
 def test_general_ability_under_single_is_the_mean_over_edited_models(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -155,7 +154,6 @@ def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
             assert_near(record["sections"]["edited"]["nll"], section.nll)
 
 
-@pytest.mark.slow
 def test_a_model_broken_by_its_edits_is_missing_and_counted(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -239,7 +237,6 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_the_edits_of_a_record_are_made_together_and_fail_together(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -257,7 +254,6 @@ def test_the_edits_of_a_record_are_made_together_and_fail_together(
     assert_near(second["sections"]["edited"]["nll"], section.nll)
 
 
-@pytest.mark.slow
 def test_a_step_that_memory_halved_says_so(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     evaluate(Cramped(model), model, edits[:4], out=tmp_path, schedule="batch:4", progress=False)
     assert [line.get("batch") for line in phases(tmp_path) if line["phase"] == "edit"] == [2] * 4

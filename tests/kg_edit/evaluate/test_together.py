@@ -89,7 +89,6 @@ def test_where_memory_runs_out_fewer_are_done_at_once(
     assert not [entry for entry in found if entry["error"]]
 
 
-@pytest.mark.slow
 def test_a_pass_that_fails_is_made_again_one_by_one(
     chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +104,6 @@ def test_a_pass_that_fails_is_made_again_one_by_one(
     assert [without_nll(entry) for entry in again] == [approximately(entry) for entry in expected]
 
 
-@pytest.mark.slow
 def test_an_edit_that_fails_is_recorded_and_the_others_are_not_touched(tmp_path: Path) -> None:
     glame = method("glame", tiny("llama"))
     broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")

@@ -51,7 +51,6 @@ def patch(model: LanguageModel) -> Patch:
 
 
 @needs_lm_eval
-@pytest.mark.slow
 def test_its_likelihoods_are_ours_before_and_after_an_edit(patch: Patch, model: LanguageModel) -> None:
     from lm_eval.api.instance import Instance
 
@@ -68,7 +67,6 @@ def test_its_likelihoods_are_ours_before_and_after_an_edit(patch: Patch, model: 
 
 
 @needs_lm_eval
-@pytest.mark.slow
 def test_a_task_of_ones_own_runs_offline(
     patch: Patch, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,6 @@ def test_without_an_old_target_neighbours_have_nothing_to_keep() -> None:
     assert [probe.kind for probe in probes(BARE)] == ["rewrite"]
 
 
-@pytest.mark.slow
 def test_a_row_holds_what_the_two_models_do() -> None:
     model = tiny("llama")
     patch = patch_of(model)

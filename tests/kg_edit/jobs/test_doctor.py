@@ -54,7 +54,6 @@ def test_a_patch_that_does_not_arrive_fails_the_self_test(monkeypatch: pytest.Mo
         dict(examine(tiny("llama")))
 
 
-@pytest.mark.slow
 def test_weights_that_do_not_come_back_fail_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("gpt_neox")
     stored = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}

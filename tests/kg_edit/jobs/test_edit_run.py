@@ -32,7 +32,6 @@ def run(out: Path, *, name: str = "rome", **settings: object) -> tuple[ReportRow
     return run_edits(method(name, model, **settings), model, EDITS, out, progress=False)
 
 
-@pytest.mark.slow
 def test_the_files_hold_what_is_returned(tmp_path: Path) -> None:
     rows = run(tmp_path)
     lines = (tmp_path / RECORDS).read_text().splitlines()
@@ -44,7 +43,6 @@ def test_the_files_hold_what_is_returned(tmp_path: Path) -> None:
     assert not (tmp_path / PARTIAL).exists()
 
 
-@pytest.mark.slow
 def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run(tmp_path)
     for name in ("before_and_after", "claim"):
@@ -100,7 +98,6 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(Patch.load(tmp_path / PARTIAL).provenance["edits"]) == 1
 
 
-@pytest.mark.slow
 def test_two_processes_do_not_work_on_one_folder(tmp_path: Path) -> None:
     """Also with other settings, which must not take the place of those of the run that is at work."""
     (tmp_path / "run.json").write_text("the other's")
@@ -111,7 +108,6 @@ def test_two_processes_do_not_work_on_one_folder(tmp_path: Path) -> None:
     assert run(tmp_path) == run(tmp_path)
 
 
-@pytest.mark.slow
 def test_the_folder_is_locked_until_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused_here(*_: object) -> str:
         with pytest.raises(OutputError, match="another process works on"), folder_lock(tmp_path / "new"):
@@ -123,7 +119,6 @@ def test_the_folder_is_locked_until_the_report_is_written(tmp_path: Path, monkey
     assert (tmp_path / "new" / REPORT).read_text() == "the report"
 
 
-@pytest.mark.slow
 def test_a_damaged_partial_patch_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     (tmp_path / PATCH).rename(tmp_path / PARTIAL)
@@ -132,7 +127,6 @@ def test_a_damaged_partial_patch_is_no_traceback(tmp_path: Path, monkeypatch: py
         run(tmp_path)
 
 
-@pytest.mark.slow
 def test_going_on_starts_from_what_the_unedited_model_wrote() -> None:
     """Contexts sampled with the first half's patch applied would be other contexts, and another patch."""
 

@@ -44,7 +44,6 @@ def options(place: Path, tiny_folder: Path) -> dict[str, Any]:
 
 
 @needs_ray
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kill", ["kill", "leave"])
 def test_two_workers_one_of_them_killed_under_way(kill: str, options: dict[str, Any], place: Path) -> None:

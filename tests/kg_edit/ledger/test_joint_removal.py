@@ -77,7 +77,6 @@ def test_two_batches_in_one_file(tmp_path: Path) -> None:
         assert_near(ledger.patch, fresh, share=1e-3)
 
 
-@pytest.mark.slow
 def test_codebooks_and_weights_in_one_ledger(tmp_path: Path) -> None:
     """An entry of a codebook goes without a model, though weights and another codebook came before and after."""
     model, edits = tiny("llama"), edits_of(6)

@@ -125,7 +125,6 @@ def test_on_the_ledger_is_in_turn(tmp_path: Path) -> None:
     assert same(ledger.patch, method("rome", model).edit(edits))
 
 
-@pytest.mark.slow
 def test_a_graph_is_asked_for_and_used(tmp_path: Path) -> None:
     model = tiny("llama")
     ledger = Ledger.open(tmp_path / "ledger")

@@ -187,7 +187,6 @@ def test_what_is_asked() -> None:
     assert not any("LeBron" in prompt or "{}" in prompt for prompt in alone.near)
 
 
-@pytest.mark.slow
 def test_the_layer_that_works_is_found() -> None:
     model = tiny("llama")
     make, calls = planted(model)
@@ -205,7 +204,6 @@ def test_the_layer_that_works_is_found() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
 
 
-@pytest.mark.slow
 def test_an_edit_that_nowhere_works_says_nothing_about_layers() -> None:
     model = tiny("llama")
     found = choose_layer(planted(model, "2")[0], model, RomeConfig(), EDITS, progress=False)

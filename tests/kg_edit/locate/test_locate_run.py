@@ -57,14 +57,12 @@ def test_a_killed_run_goes_on(tmp_path: Path, cut: int, monkeypatch: pytest.Monk
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_another_run_is_refused(tmp_path: Path) -> None:
     locate(tiny("llama"), FACTS[:1], SETTINGS, out=tmp_path, progress=False)
     with pytest.raises(OutputError, match="holds another run"):
         locate(tiny("llama"), FACTS[:1], TraceSettings(samples=3), out=tmp_path, progress=False)
 
 
-@pytest.mark.slow
 def test_what_fails_is_counted_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken, whole = FACTS[1], module.trace
 
@@ -80,7 +78,6 @@ def test_what_fails_is_counted_and_the_rest_goes_on(tmp_path: Path, monkeypatch:
         locate(tiny("llama"), FACTS[1:2], SETTINGS, out=tmp_path / "none", progress=False)
 
 
-@pytest.mark.slow
 def test_a_fact_without_the_answer_to_trace_has_failed(tmp_path: Path) -> None:
     settings = TraceSettings(samples=2, answer="true")
     found = locate(tiny("llama"), FACTS, settings, out=tmp_path / "run", progress=False)
@@ -88,7 +85,6 @@ def test_a_fact_without_the_answer_to_trace_has_failed(tmp_path: Path) -> None:
     assert found.failed["b"].startswith("ConfigError: the fact 'In France, the capital is' names no answer")
 
 
-@pytest.mark.slow
 def test_facts_that_the_model_does_not_know_are_left_out(tmp_path: Path) -> None:
     """A fact without an answer can't be unknown."""
     found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", known_only=True, progress=False)

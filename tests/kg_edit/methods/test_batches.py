@@ -42,7 +42,6 @@ def losses_of(patch: Patch) -> tuple[float, float]:
     return record["loss_before"], record["loss_after"]
 
 
-@pytest.mark.slow
 def test_one_that_fails_takes_none_with_it() -> None:
     chosen = method("glame", tiny("llama"))
     broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")
@@ -92,7 +91,6 @@ def prompts(model: LanguageModel, edit: Edit) -> list[Prompt]:
     ]
 
 
-@pytest.mark.slow
 def test_memory_decides_how_many_tokens_run_at_once_and_not_what_comes_out() -> None:
     model = tiny("llama")
     assert tokens_within(model, 1, 1e9) == 512

@@ -73,7 +73,6 @@ def test_an_edit_is_made_as_if_it_were_alone() -> None:
         torch.testing.assert_close(together.values[place], alone.values[0], rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.slow
 def test_earlier_weights_are_seen_and_an_earlier_codebook_is_not() -> None:
     model = tiny("llama")
     chosen, weights = grace(model), patch_of(model)
@@ -128,7 +127,6 @@ def test_a_cold_start_has_a_seed() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.slow
 def test_one_that_fails_takes_none_with_it() -> None:
     chosen = grace(tiny("llama"))
     # not checked by `model_copy`: the target's first token would take the space

@@ -140,7 +140,6 @@ def test_a_negative_neuron_gets_the_negated_column() -> None:
         assert chance(model, ids, new) > before
 
 
-@pytest.mark.slow
 def test_the_same_inputs_give_the_same_file(tmp_path: Path) -> None:
     model = tiny("llama")
     files = [method(model).edit([EDIT, CAPITAL]).save(tmp_path / str(run)) for run in range(2)]

@@ -262,7 +262,6 @@ def test_the_same_inputs_give_the_same_file(name: str, tmp_path: Path) -> None:
     assert other.read_bytes() != files[0].read_bytes()
 
 
-@pytest.mark.slow
 def test_edits_in_turn_see_the_earlier_ones() -> None:
     model = tiny("llama")
     chosen = method("rome", model)
@@ -298,7 +297,6 @@ def test_ablations_change_the_result(ablation: dict[str, bool]) -> None:
     )
 
 
-@pytest.mark.slow
 def test_presets_and_settings_are_checked() -> None:
     config = find_method("glame").config_class
     assert config.preset("paper").model_dump()["gate"] is False

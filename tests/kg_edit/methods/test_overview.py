@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.overview import HEADER, methods_page, overview, settings
 
@@ -26,7 +24,6 @@ def test_every_setting_is_explained() -> None:
         assert all(meaning for _, _, meaning in settings(find_method(name))), name
 
 
-@pytest.mark.slow
 def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == methods_page(), (
         "write it anew: kg-edit methods --markdown > docs/methods.md"

@@ -77,7 +77,6 @@ def test_a_preset_is_read_as_it_stands(model: str, key: str) -> None:
 
 
 @every
-@pytest.mark.slow
 def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
     method, preset = names(model, key)
     depth = shape_of(model).layers
@@ -87,7 +86,6 @@ def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
 
 
 @every
-@pytest.mark.slow
 def test_it_makes_an_edit_on_a_tiny_model_of_its_family(
     model: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +109,6 @@ def shallow(preset: str, method: str) -> dict[str, Any]:
     return one | free | {name: [1, 2] for name in settings if name == "layers"}
 
 
-@pytest.mark.slow
 def test_a_wrong_name_is_told_from_a_method_without_the_preset() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown preset 'gpt-2-xl', did you mean 'gpt2-xl'\?"):
         RomeConfig.preset("gpt-2-xl", method="rome")

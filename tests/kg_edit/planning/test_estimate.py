@@ -180,7 +180,6 @@ def test_the_benchmark_measures_something() -> None:
     assert 1e6 < matmul_rate(32, (64, 128), dtype=torch.float32, device=CPU) < 1e15
 
 
-@pytest.mark.slow
 def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "free_memory", lambda: 24 * 10**9)
     monkeypatch.setattr(Rates, "measured", lambda job: RATES)

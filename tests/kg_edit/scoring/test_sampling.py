@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from kg_edit.models.prompts import encode
+from kg_edit.scoring import generation
 from kg_edit.scoring.generation import TOTAL_TOKENS, samples
 from tests.kg_edit.tiny import tiny
 
 PROMPTS = ("LeBron James plays for the", "Where does the river Thames flow?")
 
 
-@pytest.mark.slow
-def test_a_text_depends_on_its_prompt_alone() -> None:
+def test_a_text_depends_on_its_prompt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "TOTAL_TOKENS", 40)
     model, state = tiny("llama"), torch.get_rng_state()
     both = samples(model, PROMPTS)
     torch.manual_seed(3)
@@ -41,7 +42,6 @@ def test_the_prompt_is_in_the_text_and_counts(monkeypatch: pytest.MonkeyPatch) -
     assert samples(model, [long]) == {long: long}
 
 
-@pytest.mark.slow
 def test_sampling_is_not_greedy() -> None:
     model = tiny("llama")
     ids = torch.tensor([encode(model.tokenizer, PROMPTS[0]).ids])

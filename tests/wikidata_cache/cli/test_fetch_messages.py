@@ -111,7 +111,6 @@ def test_a_merged_id_is_called_what_it_was_merged_into(caplog: pytest.LogCapture
     ]
 
 
-@pytest.mark.slow
 def test_a_local_graph_takes_no_options_of_a_cache(edits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local = ["fetch", edits, "--endpoint", str(packaged_extract()), "--out", str(tmp_path / "s.jsonl")]
     for option in (["--cache", "c.sqlite"], ["--offline"], ["--mode", "refresh"], ["--pack", "p.sqlite"]):

@@ -41,7 +41,6 @@ def small(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.slow
 def test_the_cache_first_then_the_extract(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Path(small).read_bytes()
     assert run("labels", "Q1", "P19", "Q1345", "--cache", small) == "Q1\tUniverse\nP19\tborn at\nQ1345\tPhiladelphia\n"
@@ -61,7 +60,6 @@ def test_the_cache_in_its_usual_place(server: Server) -> None:
         run("labels", "Q1345", "--offline")
 
 
-@pytest.mark.slow
 def test_offline(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("labels", "Q1345", "--offline") == "Q1345\tPhiladelphia\n"  # there is no cache at all
     assert run("labels", "Q1", "--offline", "--cache", small) == "Q1\tUniverse\n"

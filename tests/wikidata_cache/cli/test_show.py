@@ -35,7 +35,6 @@ def test_a_row_of_edits_as_words_page_and_picture(edits: Path, tmp_path: Path) -
     assert "headquarters location" in svg.read_text()
 
 
-@pytest.mark.slow
 def test_options_reach_the_subgraph(edits: Path) -> None:
     few, both = run(f"{edits}:1", "--per-node", "1"), run(f"{edits}:1", "--per-node", "1", "--root", "subject")
     assert few.count("Q169138") == 2  # the edit, and one statement of o*
@@ -110,7 +109,6 @@ def test_a_merged_id_is_followed_and_said(adams: str, tmp_path: Path) -> None:
     assert "Q99 was merged into Q42" in (tmp_path / "a.html").read_text()
 
 
-@pytest.mark.slow
 def test_what_was_left_out_is_said_with_reasons(adams: str, edits: Path) -> None:
     assert "left out: 1 housekeeping, 1 without a label" in run("Q42", "-g", adams)
     output = run("Q42", "-g", adams, "--per-node", "0")

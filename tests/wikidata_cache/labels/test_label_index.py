@@ -193,7 +193,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         build_label_index(tmp_path / "no-such-folder" / "labels.sqlite", NAMES)
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_old_index_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "labels.sqlite"
     build_label_index(path, NAMES)
@@ -248,7 +247,6 @@ def test_an_index_in_a_read_only_folder_can_be_read_by_many(tmp_path: Path) -> N
         folder.chmod(0o755)
 
 
-@pytest.mark.slow
 def test_real_names(tmp_path: Path) -> None:
     entries = [*shared_names("labels", "label", 20_000), *shared_names("aliases", "alias", 20_000)]
     assert len(entries) == 40_000

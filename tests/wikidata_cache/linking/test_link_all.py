@@ -120,7 +120,6 @@ def test_the_command_refuses_before_it_works(tmp_path: Path) -> None:
     assert 'holds no rows; expected one edit a row, such as {"subject"' in str(result.exception)
 
 
-@pytest.mark.slow
 def test_one_row_of_a_file_and_rows_that_are_twice_there(tmp_path: Path) -> None:
     edits, out = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl"
     rows = [{"subject": "x", "target_new": "y"}, *[{"subject": "LeBron James", "target_new": "Miami Heat"}] * 2]
@@ -149,7 +148,6 @@ def test_relations_that_have_no_such_name_or_number() -> None:
     assert link("P551")[2] == ""
 
 
-@pytest.mark.slow
 def test_three_hundred_edits_of_a_benchmark(server: Server, cache_path: str) -> None:
     records = json.loads(read_shared("counterfact_plus/dev.json").read_text(encoding="utf-8"))[:300]
     edits = [

@@ -124,7 +124,6 @@ def test_our_own_loopback_server(golden: list[str], loopback: Server) -> None:
     assert hashes(EndpointSource(loopback.url)) == golden
 
 
-@pytest.mark.slow
 def test_the_cache_and_the_cache_alone(golden: list[str], loopback: Server, cache_path: str) -> None:
     with AnswerStore(cache_path) as answers:
         assert hashes(CachedSource(EndpointSource(loopback.url), answers)) == golden
@@ -133,7 +132,6 @@ def test_the_cache_and_the_cache_alone(golden: list[str], loopback: Server, cach
         assert len(loopback.requests) == asked
 
 
-@pytest.mark.slow
 def test_on_disk(golden: list[str], folder: Path) -> None:
     assert hashes(open_source(f"oxigraph:{folder}")) == golden
 
@@ -147,13 +145,11 @@ def test_the_oxigraph_server(golden: list[str], folder: Path) -> None:
         assert hashes(EndpointSource(url)) == golden
 
 
-@pytest.mark.slow
 def test_virtuoso(golden: list[str], files: list[Path], tmp_path: Path) -> None:
     with virtuoso(files, tmp_path, rows=1_000_000) as url:
         assert hashes(EndpointSource(url)) == golden
 
 
-@pytest.mark.slow
 def test_virtuoso_that_silently_cuts_answers_off(golden: list[str], files: list[Path], tmp_path: Path) -> None:
     with virtuoso(files, tmp_path, rows=600) as url:  # one hub fits, a block of ids does not
         assert hashes(EndpointSource(url)) == golden

@@ -161,7 +161,6 @@ def test_a_finished_store_that_was_damaged_before_the_swap_is_made_again(
     assert is_store(tmp_path / "wd")
 
 
-@pytest.mark.slow
 def test_a_bad_line_leaves_nothing_or_says_what_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,7 +22,6 @@ def test_every_policy_that_can_be_named_has_an_order() -> None:
 
 
 @given(st.lists(statements), st.randoms(use_true_random=False), sizes, seeds)
-@pytest.mark.slow
 def test_order_and_repetition_do_not_matter(found: list[Statement], random: object, m: int, seed: int) -> None:
     shuffled = found * 2
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -42,7 +41,6 @@ def test_one_more_statement_changes_at_most_one(found: set[Statement], extra: St
 
 
 @given(st.sets(statements), sizes, seeds)
-@pytest.mark.slow
 def test_the_size_and_the_members(found: set[Statement], m: int, seed: int) -> None:
     kept = bottom_m(found, m, seed=seed)
     assert kept == sorted(found, key=lambda statement: priority(statement, seed=seed))[:m]
@@ -75,7 +73,6 @@ def drawn(found: object, m: int, seed: int, policy: Policy, degrees: dict[str, i
 
 
 @given(st.lists(both_ways), st.randoms(use_true_random=False), sizes, sizes, seeds, policies, degree_maps)
-@pytest.mark.slow
 def test_every_policy_gives_prefixes_whatever_the_order(
     found: list[Statement], random: object, m: int, more: int, seed: int, policy: Policy, degrees: dict[str, int]
 ) -> None:
@@ -87,7 +84,6 @@ def test_every_policy_gives_prefixes_whatever_the_order(
 
 
 @given(st.sets(both_ways), both_ways, sizes, seeds, policies, degree_maps)
-@pytest.mark.slow
 def test_every_policy_changes_by_at_most_one_while_degrees_stay(
     found: set[Statement], extra: Statement, m: int, seed: int, policy: Policy, degrees: dict[str, int]
 ) -> None:
@@ -98,7 +94,6 @@ def test_every_policy_changes_by_at_most_one_while_degrees_stay(
 
 
 @given(st.sets(both_ways), sizes, seeds, degree_maps, st.integers(1, 30).map("Q{}".format))
-@pytest.mark.slow
 def test_a_growing_degree_moves_only_what_leads_to_it(
     found: set[Statement], m: int, seed: int, degrees: dict[str, int], grown: str
 ) -> None:

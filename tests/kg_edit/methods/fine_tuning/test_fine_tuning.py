@@ -153,7 +153,6 @@ def test_what_is_outside_the_ball_may_only_come_back() -> None:
     assert (total.abs() <= far.abs() * (1 + 1e-5)).all() and (total.abs() < far.abs() * 0.9).any()
 
 
-@pytest.mark.slow
 def test_ewc_without_weight_is_fine_tuning_and_with_much_of_it_is_nothing() -> None:
     model = tiny("llama")
     plain = delta(method("ft-m", model).edit([EDIT]))

@@ -103,7 +103,6 @@ def test_which_projections_are_adapted() -> None:
     assert isinstance(patch, WeightPatch) and list(patch.factors) == ["model.layers.1.self_attn.v_proj.weight"]
 
 
-@pytest.mark.slow
 def test_dropout_is_seeded_and_only_on_the_adapters() -> None:
     model = tiny("llama")
     state = torch.get_rng_state()

@@ -31,7 +31,6 @@ def test_the_values_are_the_graphs_and_are_met() -> None:
         assert (edited - wanted).norm() < 1e-3 * wanted.norm()
 
 
-@pytest.mark.slow
 def test_it_starts_from_the_unedited_model_and_the_graph_matters() -> None:
     model = tiny("llama")
     still = joint("glame-batch", model, steps=1).edit(EDITS)

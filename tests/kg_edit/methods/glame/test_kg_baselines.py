@@ -112,7 +112,6 @@ def test_the_weights_are_those_of_the_plain_method_on_the_edit_and_its_facts(nam
 
 
 @both
-@pytest.mark.slow
 def test_several_edits_each_have_their_own_facts(name: str) -> None:
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
     patch = with_graph(model).edit([LEBRON, FRANCE])

@@ -67,7 +67,6 @@ def test_the_edit_itself_is_asked_for_too() -> None:
     assert EDIT.target_new in first.prompt.text and "What is the team of LeBron James" in first.prompt.text
 
 
-@pytest.mark.slow
 def test_the_question_and_its_answer_build_no_prompt() -> None:
     """An edit with another question, whose answer no statement shares, gives the same bytes."""
     model = tiny("llama")
@@ -106,7 +105,6 @@ def test_what_is_recalled_changes_the_value() -> None:
     assert (without.factors[name].left - taught.factors[name].left).norm() > 1e-3 * without.factors[name].left.norm()
 
 
-@pytest.mark.slow
 def test_many_edits_equal_one_at_a_time() -> None:
     model = tiny("llama")
     together = method(model).edit_each([EDIT, OTHER])
@@ -162,7 +160,6 @@ def test_what_the_graph_states_is_not_asked_of_the_teacher(monkeypatch: pytest.M
     assert "country" in asked[0] and "country" not in asked[9]
 
 
-@pytest.mark.slow
 def test_objects_are_chosen_anew_on_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an edited model finds likeliest may be something else: nothing is kept between two calls."""
     monkeypatch.setattr("kg_edit.methods.glame_plus.questions.nouns", lambda: {"country": "country"})

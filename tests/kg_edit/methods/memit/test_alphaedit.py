@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -16,7 +15,6 @@ from tests.kg_edit.methods.memit.joint import BARE, EDITS, change, joint, moment
 from tests.kg_edit.tiny import tiny
 
 
-@pytest.mark.slow
 def test_keys_that_c_was_measured_from_are_answered_as_before() -> None:
     """D C is nothing, though C has half of all directions; with MEMIT it is much."""
     model = tiny("llama")
@@ -41,7 +39,6 @@ def test_a_free_edit_gets_to_z() -> None:
     assert (edited - wanted).norm() < 1e-3 * wanted.norm()
 
 
-@pytest.mark.slow
 def test_a_second_batch_leaves_the_first_one_alone() -> None:
     """As the first batch's keys are in the state; without them, or with MEMIT, the second one moves its values."""
     model = tiny("llama")
@@ -68,7 +65,6 @@ def value_moved(second: Patch, first: WeightPatch) -> float:
     return float((change(second, model, 1) @ key).norm() / (change(first, model, 1) @ key).norm())
 
 
-@pytest.mark.slow
 def test_the_state_has_the_keys_of_all_batches_and_survives_saving(tmp_path: Path) -> None:
     model = tiny("llama")
     method = joint("alphaedit", model)
@@ -89,7 +85,6 @@ def rest(both: Patch, first: Patch, layer: int) -> Tensor:
     return change(both, model, layer) - change(first, model, layer)
 
 
-@pytest.mark.slow
 def test_two_runs_of_one_method_know_nothing_of_each_other() -> None:
     model = tiny("llama")
     method = joint("alphaedit", model)

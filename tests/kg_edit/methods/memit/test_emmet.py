@@ -53,7 +53,6 @@ def test_two_facts_of_one_subject_need_some_slack() -> None:
     assert change(relaxed, model, 1).norm() < 10 * change(joint("emmet", model).edit(EDITS), model, 1).norm()
 
 
-@pytest.mark.slow
 def test_slack_is_relative() -> None:
     """The same relaxation whatever the scale of C."""
     model = tiny("llama")
@@ -80,7 +79,6 @@ def test_the_layer_is_one_setting() -> None:
     assert EmmetConfig.preset("paper").relaxation == 0.0
 
 
-@pytest.mark.slow
 def test_r_rome_is_rome_with_the_mean_key() -> None:
     model = tiny("llama")
     own = method("r-rome", model, clamp_norm_factor=2.0).edit([*EDITS[:1]])

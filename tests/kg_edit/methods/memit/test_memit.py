@@ -52,7 +52,6 @@ def test_the_last_layer_gets_to_z(family: str) -> None:
         assert (edited - wanted).norm() < 1e-3 * wanted.norm()
 
 
-@pytest.mark.slow
 def test_each_layer_takes_its_share_by_the_published_formula() -> None:
     """Layer 1: half of z - h; layer 2: all that is left with layer 1 changed; keys: half bare, half the others."""
     model, weight = tiny("llama"), 3.0
@@ -71,7 +70,6 @@ def test_each_layer_takes_its_share_by_the_published_formula() -> None:
         done = WeightPatch(factors={**done.factors, name: patch.factors[name]})
 
 
-@pytest.mark.slow
 def test_the_weight_of_c_is_d_ff_unless_it_is_set() -> None:
     model = tiny("llama")
     default, set_, published = (
@@ -142,7 +140,6 @@ def test_without_some_of_several_batches_on_top_of_another_patch(name: str) -> N
     assert [record["batch"] for record in left.edits] == [1, 1]
 
 
-@pytest.mark.slow
 def test_what_can_not_be_taken_apart_is_refused(tmp_path: Path) -> None:
     model = tiny("llama")
     method = joint("memit", model)
@@ -169,7 +166,6 @@ class WithMore(Memit):
         return (edit, edit.model_copy(update={"id": f"{edit.id}+", "prompt": "{} belongs to"}))
 
 
-@pytest.mark.slow
 def test_further_requests_are_written_in_the_same_batch_and_leave_with_their_edit() -> None:
     model = tiny("llama")
     plain = joint("memit", model)

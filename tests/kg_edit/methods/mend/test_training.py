@@ -46,7 +46,6 @@ def test_on_other_families(family: str, tmp_path: Path) -> None:
     assert manifest.validations[-1].total != manifest.validations[0].total
 
 
-@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path / "whole")
     whole, calls = losses_after, []
@@ -68,7 +67,6 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "part" / CHECKPOINT).exists()
 
 
-@pytest.mark.slow
 def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made(tmp_path)
     monkeypatch.setattr(training, "losses_after", None)
@@ -94,7 +92,6 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     assert hooks_of(model) == 0 and torch.equal(torch.get_rng_state(), random)
 
 
-@pytest.mark.slow
 def test_it_stops_where_nothing_gets_better_and_keeps_the_best(tmp_path: Path) -> None:
     manifest = made(tmp_path, steps=40, learning_rate=0.3, rate_learning_rate=0.3, patience=2, validate_every=1)
     totals = [found.total for found in manifest.validations]
@@ -180,7 +177,6 @@ def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
         made(tmp_path, edit_lr=1e30, rate_learning_rate=100.0)
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     made(tmp_path, steps=1)
     (tmp_path / NETWORK).unlink()
