@@ -25,7 +25,7 @@ demo: $(READY)  ## edit three facts in SmolLM2-135M, offline; results in out/
 	$(BIN)/kg-edit demo --out out/
 
 test: $(READY)  ## the everyday tests, under 5 minutes on 2 cores
-	$(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 $(READY_ALL): $(READY)
 	@echo "Installing Ray and lm-eval into $(VENV), once: another minute or two, 1 GB."
@@ -33,7 +33,7 @@ $(READY_ALL): $(READY)
 	touch $@
 
 test-all: $(READY_ALL)  ## all tests, also the slow ones and those of Ray and lm-eval
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 check: $(READY)  ## formatting, lint, layers, types
 	$(BIN)/ruff format --check .

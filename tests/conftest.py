@@ -12,15 +12,21 @@ import pytest
 import typer
 from hypothesis import settings
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # a name that no folder has would be looked for there, for half a minute
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores are many times slower
 
 if TYPE_CHECKING:  # it takes seconds to import, and the process that hands the tests out needs none of it
     from kg_edit.models.language_model import LanguageModel
 
-settings.register_profile("any machine", deadline=None)  # a slow machine is no failure
-settings.load_profile("any machine")
+settings.register_profile("everyday", deadline=None, max_examples=25)  # a slow machine is no failure
+settings.register_profile("all", deadline=None, max_examples=150)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Properties are tried on fewer examples where slow tests are left out."""
+    settings.load_profile("everyday" if config.option.markexpr == "not slow" else "all")
 
 
 @pytest.fixture(scope="session", autouse=True)

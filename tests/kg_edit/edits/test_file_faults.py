@@ -231,7 +231,7 @@ def json_rows() -> st.SearchStrategy[object]:
 
 
 @given(st.lists(json_rows(), max_size=3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_file_holds_the_error_is_ours(tmp_path: Path, rows: list[object]) -> None:
     path = write(tmp_path, "edits.json", json.dumps([GOOD, *rows]))
     try:

@@ -149,7 +149,7 @@ def edits(draw: st.DrawFn) -> Edit:
 
 
 @given(st.lists(edits(), min_size=1, max_size=3, unique_by=(lambda edit: edit.id, lambda edit: edit.text)))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_read_back(tmp_path: Path, written: list[Edit]) -> None:
     path = tmp_path / "edits.jsonl"
     write_edits(path, written)

@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[Server]:
     found = Server(("127.0.0.1", 0), Handler)
     found.replies, found.asked, found.keys = [(200, "Yes.")], [], []
-    thread = Thread(target=found.serve_forever)
+    thread = Thread(target=found.serve_forever, args=(0.02,))
     thread.start()
     yield found
     found.shutdown()

@@ -20,6 +20,7 @@ from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.methods.refusals import (
     check_refusal,
@@ -305,7 +306,7 @@ def test_an_empty_subgraph(name: str, empty: str) -> None:
     assert same(weights, model)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", keep_first([torch.bfloat16, torch.float16]))
 @pytest.mark.parametrize("name", some(METHODS))
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
     """The model stays in its type, the numbers of the patch are float32."""

@@ -39,6 +39,14 @@ EDIT = Edit(
     target_true="Los Angeles Lakers",
 )
 every = pytest.mark.parametrize(("model", "key"), EVERY, ids=[f"{model}-{key}" for model, key in EVERY])
+first_of_each_model = pytest.mark.parametrize(  # the others are slow
+    ("model", "key"),
+    [
+        pytest.param(model, key, id=f"{model}-{key}", marks=() if place == 0 else pytest.mark.slow)
+        for model in preset_models()
+        for place, key in enumerate(model_presets(model).methods)
+    ],
+)
 
 
 def names(model: str, key: str) -> tuple[str, str]:
@@ -76,7 +84,7 @@ def test_a_preset_is_read_as_it_stands(model: str, key: str) -> None:
     assert table.source.strip()
 
 
-@every
+@first_of_each_model
 def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
     method, preset = names(model, key)
     depth = shape_of(model).layers
@@ -85,7 +93,7 @@ def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
             assert all(0 <= layer < depth for layer in (value if isinstance(value, list) else [value])), name
 
 
-@every
+@first_of_each_model
 def test_it_makes_an_edit_on_a_tiny_model_of_its_family(
     model: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -47,7 +47,6 @@ words = st.lists(st.text("abcdeLMJé'🙂", min_size=1, max_size=6), min_size=1,
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(max_examples=60, deadline=None)
 @given(subject=words, tail=words, target=words, context=st.sampled_from(["{}", "Where is it. {}"]))
 def test_prompt_and_target_are_the_joined_text(kind: str, subject: str, tail: str, target: str, context: str) -> None:
     tokenizer = TOKENIZERS[kind]()
@@ -67,7 +66,6 @@ def test_prompt_and_target_are_the_joined_text(kind: str, subject: str, tail: st
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "byte-level with BOS", "sentencepiece"])
-@settings(max_examples=60, deadline=None)
 @given(subject=words, tail=words)
 def test_the_subject_ends_in_its_last_token(kind: str, subject: str, tail: str) -> None:
     tokenizer = TOKENIZERS[kind]()

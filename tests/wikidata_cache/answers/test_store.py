@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.everyday import keep_first
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers import database
 from wikidata_cache.answers.modes import cache_file, effective_mode, pack_files, utc
@@ -245,7 +246,7 @@ def _read_and_write(store: AnswerStore, number: int) -> None:
     store.keep("wikidata", "labels/1", [Fact("label", f"Q{100 + number}", None)], ASKED)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", keep_first(["fork", "spawn"]))
 def test_an_open_store_goes_into_child_processes(tmp_path: Path, method: str) -> None:
     store = filled(tmp_path / "c.sqlite")
     context = multiprocessing.get_context(method)

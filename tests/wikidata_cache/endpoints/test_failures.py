@@ -1,7 +1,7 @@
 """Each fault of a real server on loopback: the subgraphs come out as without it, or an error says what to do."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyoxigraph import Store
 
@@ -80,7 +80,6 @@ def test_what_is_too_much_is_asked_in_parts(ids: int, name: str, server: Server,
     assert len(server.requests) > 5
 
 
-@settings(max_examples=25)
 @given(st.lists(st.sampled_from([None, None, *(name for name in TRANSIENT if name not in DRIPS)]), max_size=20))
 def test_any_sequence_of_faults(store: Store, right: list[str], names: list[str | None]) -> None:
     server = Server(store)
