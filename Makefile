@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## edit three facts in SmolLM2-135M, offline; results in out/
 	$(BIN)/kg-edit demo --out out/
 
-test: $(READY)  ## the everyday tests, under 5 minutes on 2 cores
+test: $(READY)  ## the everyday tests, under 4 minutes on 2 cores
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 $(READY_ALL): $(READY)

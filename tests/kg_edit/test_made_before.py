@@ -27,6 +27,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.data.made_before.make import HERE, MODEL, ROME, SEQUENCE, SHARDS, SINGLE
+from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, content, kg_edit
 from tests.wikidata_cache.wikidata_helpers import Server
 from wikidata_cache.cli.app import app
@@ -35,7 +36,9 @@ from wikidata_cache.sources.graph_files import load_files
 __all__ = ["kg_edit"]  # a fixture
 EDITS = ("james", "france", "hughes")
 SETTINGS_OF_THE_USER = ("KG_OFFLINE", "KG_CACHE", "KG_PACKS", "KG_GRAPH", "KG_EDIT_CONTACT")
-EVALUATIONS = pytest.mark.parametrize(("name", "options"), [("single", SINGLE), ("sequence", SEQUENCE)])
+EVALUATIONS = pytest.mark.parametrize(
+    ("name", "options"), keep_first([("single", SINGLE), ("sequence", SEQUENCE)], unpack=True)
+)
 PATCHES = pytest.mark.parametrize(
     ("file", "kind"),
     [

@@ -41,7 +41,7 @@ NARROW = {
 }
 RANK_ONE, JOINT = ("rome", "r-rome", "glame"), ("memit", "emmet", "alphaedit")
 TUNED = ("ft-l", "ft-m", "ft-constrained", "locft", "lora", "grace")
-DAILY = {("smollm2-135m", "glame"), ("llama-2-7b", "memit")}  # the quickest
+DAILY = {("smollm2-135m", "glame")}  # the quickest
 
 
 def every(*methods: str) -> Any:

@@ -15,6 +15,7 @@ from kg_edit.models.architectures import ModelSpec, content_fingerprint
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import NAMED_MODELS, dequantise, named_model_file
 from kg_edit.models.sampling import sample_contexts
+from tests.everyday import keep_first
 from tests.kg_edit.tiny import CONFIGS, byte_level, tiny
 
 
@@ -153,7 +154,7 @@ def test_weights_left_on_disk_are_refused(tmp_path: Path) -> None:
         LanguageModel.wrap(model.model, model.tokenizer, name="large")
 
 
-@pytest.mark.parametrize("shape", [(64, 96), (96, 64), (128, 128), (7, 5)])
+@pytest.mark.parametrize("shape", keep_first([(7, 5), (64, 96), (96, 64), (128, 128)], keep=2))
 def test_the_fingerprint_sees_each_row_and_each_column(shape: tuple[int, int]) -> None:
     """KN changes single columns; a merged patch of it is another model."""
     model = copy.deepcopy(tiny("llama")).model
