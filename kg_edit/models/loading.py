@@ -112,9 +112,12 @@ def _scratch_in(parent: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
+    from kg_edit.models.gguf_reading import read_once
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        with read_once():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except Exception as error:  # the GGUF reader raises anything on a damaged file
         raise ModelError(
             f"can't read {gguf} as a language model: {error}; is it complete, and of a supported family?"

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from kg_edit.models.gguf_reading import ArrayReader, read_once
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A small GGUF file: a text, a list of texts, a number, a quantised and a plain tensor."""
+    path = tmp_path / "small.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("small")
+    writer.add_token_list(["a", "é", ""])
+    writer.add_context_length(2048)
+    weight = np.linspace(-1, 1, 4 * 64, dtype=np.float32).reshape(4, 64)
+    kind = gguf.GGMLQuantizationType.Q4_1
+    writer.add_tensor("blk.0.ffn_down.weight", gguf.quants.quantize(weight, kind), raw_dtype=kind)
+    writer.add_tensor("output_norm.weight", np.arange(5, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_same_fields_and_tensors_as_the_librarys_reader(file: Path) -> None:
+    ours, plain = ArrayReader(file), gguf.GGUFReader(file)
+    assert type(ours.data) is np.ndarray
+    assert {name: field.contents() for name, field in ours.fields.items()} == {
+        name: field.contents() for name, field in plain.fields.items()
+    }
+    assert [(one.name, one.tensor_type, list(one.shape)) for one in ours.tensors] == [
+        (one.name, one.tensor_type, list(one.shape)) for one in plain.tensors
+    ]
+    for one, other in zip(ours.tensors, plain.tensors, strict=True):
+        np.testing.assert_array_equal(one.data, other.data)
+
+
+def test_one_reader_a_file_and_the_library_as_it_was(file: Path) -> None:
+    own = gguf.GGUFReader, gguf.get_tensor_name_map
+    with pytest.raises(ZeroDivisionError), read_once():
+        assert gguf.GGUFReader(file) is gguf.GGUFReader(file)
+        raise ZeroDivisionError
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == own
