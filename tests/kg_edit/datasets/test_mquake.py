@@ -105,6 +105,7 @@ def test_an_empty_alias_is_dropped_and_remarked_on(tmp_path: Path) -> None:
     assert [remark.kind for remark in record.remarks] == ["empty-answer"]
 
 
+@pytest.mark.slow
 def test_published_cases(shared: Path) -> None:
     """Hops and edits a case, and three questions each, in the part of CF-3k; the hard set has four edits each."""
     records = find_dataset("mquake")(shared / "mquake" / "MQuAKE-CF-3k.dev.json")

@@ -177,6 +177,7 @@ def test_later_steps_see_the_earlier_edits_and_leave_the_model_as_it_was(
         assert not torch.equal(method.seen, original)
 
 
+@pytest.mark.slow
 def test_in_halves_asks_for_less_until_it_fits() -> None:
     sizes: list[int] = []
 

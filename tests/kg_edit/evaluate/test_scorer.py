@@ -83,6 +83,7 @@ def test_several_edits_are_all_scored(model: LanguageModel, tmp_path: Path) -> N
     assert all(edit.text in section.texts and edit.text in section.nll for edit in case.edits)
 
 
+@pytest.mark.slow
 def test_cases_scored_together_are_as_scored_alone(model: LanguageModel, tmp_path: Path) -> None:
     cases = []
     for name in ROWS:

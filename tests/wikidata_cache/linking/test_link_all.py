@@ -49,6 +49,7 @@ def test_many_edits_are_linked_as_one_by_one(edits: list[Edit], server: Server, 
     assert any(linked.stated for linked in link_all(together, mixed))
 
 
+@pytest.mark.slow
 def test_thirty_edits_take_a_dozen_requests(edits: list[Edit], server: Server, cache_path: str) -> None:
     assert len(edits) == 30
     linked = list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits))
