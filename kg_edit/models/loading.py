@@ -125,8 +125,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     config = quantised.config
     del config.quantization_config  # the weights are plain float32 now; transformers would refuse to save
     config.dtype = torch.float32
-    model = AutoModelForCausalLM.from_config(config)
-    model.load_state_dict(quantised.state_dict())
+    with torch.device("meta"):  # no random weights: all come from the file
+        model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(quantised.state_dict(), assign=True)
+    model.tie_weights()
     model.generation_config = quantised.generation_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
