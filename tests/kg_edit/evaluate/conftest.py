@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import GraphError
+from kg_edit.evaluate import scorer
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -88,3 +89,11 @@ def edits() -> tuple[Edit, ...]:
 @pytest.fixture
 def method(model: LanguageModel) -> Nudge:
     return Nudge(model)
+
+
+@pytest.fixture(autouse=True)
+def _short_answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model never stops by itself, and two thirds of these tests' time would go into what it writes."""
+    if request.module.__name__.rpartition(".")[2] != "test_scorer":  # which looks at how much may be written
+        monkeypatch.setattr(scorer, "ANSWER_TOKENS", 8)
+        monkeypatch.setattr(scorer, "_REWRITE_TOKENS", 4)
