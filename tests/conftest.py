@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,11 @@ settings.register_profile("everyday", deadline=None, max_examples=25)  # a slow 
 settings.register_profile("all", deadline=None, max_examples=150)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of the user's own in it
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # stores are written hundreds of times: no disk waits
 
 
 def pytest_configure(config: pytest.Config) -> None:
