@@ -11,6 +11,7 @@ from kg_edit import __version__
 from kg_edit.cli.plan import plan
 from kg_edit.methods import method_names
 from kg_edit.planning.estimate import Rates
+from tests.everyday import keep_first
 from tests.kg_edit.command_line import (
     ROME,
     Run,
@@ -119,7 +120,7 @@ def test_only_what_goes_on_says_so_when_it_is_stopped(
     assert (result.code, result.err) == (130, f"kg-edit: stopped{again}\n")
 
 
-@pytest.mark.parametrize("environment", [{"COLUMNS": "60"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("environment", keep_first([{"COLUMNS": "60"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}]))
 def test_any_terminal(environment: dict[str, str], edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 _TEXT = Path(__file__).resolve().parents[2] / "data" / "corpus.txt"  # read in a moment; the model's own takes a second
-_COVARIANCE = {"covariance": {"corpus": str(_TEXT), "tokens": 200}}
-_RANK_ONE: dict[str, Any] = {"layer": 1, "steps": 4, "context_lengths": [[4, 1]], **_COVARIANCE}
-_JOINT: dict[str, Any] = {"steps": 4, "context_starts": ["The"], "context_tokens": 3, **_COVARIANCE}
+COVARIANCE = {"covariance": {"corpus": str(_TEXT), "tokens": 200}}
+_RANK_ONE: dict[str, Any] = {"layer": 1, "steps": 4, "context_lengths": [[4, 1]], **COVARIANCE}
+_JOINT: dict[str, Any] = {"steps": 4, "context_starts": ["The"], "context_tokens": 3, **COVARIANCE}
 _TUNING: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 
 QUICK: dict[str, dict[str, Any]] = {

@@ -20,13 +20,14 @@ from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluate.conftest import CITIES, record
 from tests.kg_edit.evaluate.test_cli_runs import row
+from tests.kg_edit.methods.quick import COVARIANCE
 from tests.kg_edit.tiny import tiny
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 FILES = sorted((Path(__file__).resolve().parents[3] / "sweeps").glob("*.toml"))
 AXES = {"glame_m": "per_node", "glame_n": "hops", "glame_policy": "graph.policy"}
-FAST = {"steps": 2, "context_lengths": [[4, 1]], "covariance": {"tokens": 200}}
+FAST = {"steps": 2, "context_lengths": [[4, 1]], **COVARIANCE}
 METRICS = ("efficacy.prob", "portability.nll")
 
 

@@ -133,7 +133,7 @@ def test_many_nodes_stay_together(branches: int, leaves: int, width: int, height
     assert max(xs) - min(xs) < width and max(ys) - min(ys) < height
 
 
-@pytest.mark.parametrize("wider", [0, 1])
+@pytest.mark.parametrize("wider", keep_first([1, 0]))
 def test_outer_hops_of_large_graphs_stand_small_in_a_block_beside_their_own_parent(wider: int) -> None:
     shown = {node["id"]: node for node in elements(star(20, 9 + wider))["nodes"]}
     blocks = []
