@@ -95,7 +95,7 @@ def dequantise(gguf: Path) -> Path:
         log.info("dequantising %s into %s (once)", gguf, folder)
         scratch = _scratch_in(folder.parent)
         try:
-            _convert(gguf, scratch)
+            convert(gguf, scratch)
             _publish(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -111,7 +111,12 @@ def _scratch_in(parent: Path) -> Path:
         raise ModelError(message) from error
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def convert(gguf: Path, folder: Path) -> None:
+    """Save ``gguf``'s model, as float32 safetensors, and its tokenizer in ``folder``.
+
+    Raises:
+        ModelError: the file can't be read as a causal language model.
+    """
     from kg_edit.models.gguf_reading import read_once
 
     try:
