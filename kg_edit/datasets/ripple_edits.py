@@ -27,7 +27,7 @@ class Named(Record):
     aliases: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
-class Asked(Record):
+class PublishedQuery(Record):
     """A query as published; the ids behind it are accepted and not used."""
 
     prompt: Text
@@ -44,9 +44,9 @@ class Asked(Record):
 class Test(Record):
     """A test of a criterion: queries, how many must be right (OR, AND), and what the model must know beforehand."""
 
-    test_queries: Annotated[tuple[Asked, ...], Field(strict=False)]
+    test_queries: Annotated[tuple[PublishedQuery, ...], Field(strict=False)]
     test_condition: Literal["OR", "AND"] = "OR"
-    condition_queries: Annotated[tuple[Asked, ...], Field(strict=False)] = ()
+    condition_queries: Annotated[tuple[PublishedQuery, ...], Field(strict=False)] = ()
 
 
 class RippleFact(Record):
@@ -164,7 +164,7 @@ def _probe(measures: str, test: Test) -> tuple[Probe, ...]:
     return (Probe(measures=measures, queries=queries, passes=passes, conditions=conditions),)
 
 
-def _query(asked: Asked) -> Query:
+def _query(asked: PublishedQuery) -> Query:
     """Every answer must be said, by one of its names; names of one letter do not count, as in the authors' program."""
     names = (tuple(filter(_says, (answer.value, *answer.aliases))) for answer in asked.answers)
     right = tuple(tuple(dict.fromkeys(group)) for group in names if group)
