@@ -1,4 +1,4 @@
-"""`kg-edit data`: what is wrong with a benchmark file."""
+"""`kg-edit data`: what is wrong with a benchmark file, and benchmarks made from a graph for a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.method_plan import open_graph
-from kg_edit.jobs.options import Contact, Graph
+from kg_edit.jobs.options import Contact, Device, Dtype, Graph, ModelName, Templates
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # examples a kind
 
-app = typer.Typer(no_args_is_help=True, help="Look at benchmark files.", rich_markup_mode="markdown")
-
-
-@app.callback()
-def _top() -> None:
-    """Makes `check` a command of this group; its help is the group's own."""
+app = typer.Typer(no_args_is_help=True, help="Look at benchmark files, and make them.", rich_markup_mode="markdown")
 
 
 @app.command()
@@ -57,6 +52,62 @@ def check(
         stdout().print(f"{plain(str(file))}: {len(reading.records)} records of {chosen.name}, {faults} faults")
     if findings:
         raise typer.Exit(1)
+
+
+@app.command()
+def ripples(
+    out: Annotated[Path, typer.Option(help="the file to write, such as ripples.json")],
+    graph: Graph = None,
+    model: ModelName = "smollm2-135m",
+    edits: Annotated[Path | None, typer.Option(help="your own edits, with the ids of r and o*")] = None,
+    relations: Annotated[str | None, typer.Option(help="relations r to edit, as P17,P19; else all packaged")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="edits drawn from the graph")] = 300,
+    seed: Annotated[int, typer.Option(help="of all that is drawn")] = 0,
+    words: Annotated[Path | None, typer.Option(help="your words and relations (TOML) over the packaged ones")] = None,
+    templates: Templates = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
+) -> None:
+    """Make questions about what follows from edits, such that this model knows each hop; resumable.
+
+    Each edit (s, r, o → o*) comes from the graph, or from your own file; so do its questions: two and three hops, s by
+    another name, what must stay. The model is asked for every hop by itself first, and questions that it can't answer
+    are left out, but for a part of their own. Score them with `kg-edit evaluate --dataset ripples --data FILE`.
+
+    Example: `kg-edit data ripples --graph wikidata.nt.gz --relations P17,P19 --n 50 --out ripples.json`
+
+    Example: `kg-edit data ripples --graph extract --edits mine.jsonl --out mine-ripples.json`
+    """
+    from kg_edit.jobs.ripples_run import RipplesRun
+
+    run = RipplesRun(
+        model=model,
+        graph=graph or [],
+        out=out,
+        edits=edits,
+        relations=relations,
+        n=n,
+        seed=seed,
+        words=words,
+        templates=templates,
+        dtype=dtype,
+        device=device,
+        contact=contact,
+    )
+    made = run.run()
+    _show_counts("questions", made["provenance"]["questions"])
+    _show_counts("left out", made["provenance"]["dropped"])
+    stdout().print(f"{plain(str(out))}: {len(made['records'])} edits", soft_wrap=True)
+
+
+def _show_counts(title: str, counts: dict[str, int]) -> None:
+    from rich.table import Table
+
+    table = Table("", "number", title=title, title_justify="left")
+    for name, number in counts.items():
+        table.add_row(plain(name), str(number))
+    stdout().print(table)
 
 
 def _show(findings: tuple[Finding, ...], shown: int) -> None:

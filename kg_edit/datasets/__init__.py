@@ -17,6 +17,7 @@ from kg_edit.datasets import (
     own_edits,
     popqa,
     ripple_edits,
+    ripples,
     zsre,
 )
 from kg_edit.datasets.reading import Dataset, FileContent, Problem
@@ -90,6 +91,14 @@ _ALL = (
         measures=("efficacy", *(f"ripple.{code}" for code in ripple_edits.CRITERIA.values())),
         parser=ripple_edits.parser,
         edits_have=("target_true",),
+    ),
+    Dataset(
+        name="ripples",
+        about="what follows from an edit, made for one model by `kg-edit data ripples`",
+        measures=ripples.GROUPS,
+        parser=lambda: ripples.parse,
+        edits_have=_MENG,
+        rows=ripples.rows,
     ),
     Dataset(
         name="knowedit",

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of
+from kg_edit.storage.packaged import packaged_benchmark
 
 HUB = "hf:"
 RawRecord = Mapping[str, Any]
@@ -26,13 +27,16 @@ def every_row(document: object) -> Iterable[object]:
 
 
 def document(path: Path) -> object:
-    """The JSON that a file, or a hub data set ``hf:NAME[:CONFIG[:SPLIT]]``, holds; JSON lines become a list.
+    """The JSON of a file, a packaged benchmark (its name) or a hub data set ``hf:NAME[:CONFIG[:SPLIT]]``.
+
+    JSON lines become a list.
 
     Raises:
         EditFileError: it can't be read.
     """
     if str(path).startswith(HUB):
         return _from_hub(str(path).removeprefix(HUB))
+    path = packaged_benchmark(path) or path
     if path.is_dir():
         raise EditFileError(f"{path}: is a folder; give the path of a file in it")
     text = utf8_text(path)

@@ -36,6 +36,9 @@ class Query(Record):
     every: bool = Field(False, description="whether all the answers must be said, not just one of them")
     form: Form = Field("question", description="question or sentence")
     others: Texts = Field((), description="answers that compete with the right ones: old ones, distractors")
+    old: Texts = Field((), description="names of the answer before the edits")
+    recalled: str = Field("", description="sentences that lead from the new target to the answer")
+    told: str = Field("", description="sentences that are told before the question")
 
 
 Queries = Annotated[tuple[Query, ...], Field(strict=False)]

@@ -20,11 +20,13 @@ from kg_edit.scoring.questions import (
     pair_of,
     right_answers,
     scored_after,
+    stepped_from,
 )
 
-Asked = Literal["continuation", "first answer", "all answers", "predicted tokens"]
-"""What a model is asked about a query: its greedy continuation, the likelihood of the first right answer, that of all
-right and rival answers, or the arg-max tokens at the first right answer's places."""
+Asked = Literal["continuation", "steps", "first answer", "all answers", "gains", "predicted tokens"]
+"""What a model is asked about a query: its greedy continuation, the same with the steps written out, the likelihood of
+the first right answer, that of all right and rival answers, the same without the question too, or the arg-max tokens at
+the first right answer's places."""
 
 EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "edit": frozenset({"continuation"}),
@@ -37,6 +39,11 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "portability": frozenset({"continuation", "first answer"}),
     "recall": frozenset({"continuation"}),
     "ripple": frozenset({"continuation"}),
+    "ripples-edit": frozenset({"continuation"}),
+    "ripples-known": frozenset({"continuation", "steps", "first answer", "all answers", "gains"}),
+    "ripples-more": frozenset({"continuation", "first answer"}),
+    "ripples-stay": frozenset({"continuation"}),
+    "ripples-unknown": frozenset({"continuation", "steps", "first answer", "all answers", "gains"}),
     "sentiment": frozenset({"all answers"}),
     "span": frozenset({"first answer"}),
 }
@@ -51,9 +58,9 @@ FUZZY_SUFFIX = " The answer, most simply, is"
 class Case:
     """A record to be scored: its edits and probes; answers to choose from and facts to tell, one a question.
 
-    ``edit`` is the record's first edit, ``further`` are those made together with it. A case with facts is about its
-    portability questions alone: it asks what a model could answer that has learned them. ``extras`` names costly
-    metrics that are scored as well; ``references`` are the texts that consistency.tfidf compares with.
+    ``edit`` is the record's first edit, ``further`` are those made together with it. A ``ceiling`` tells facts before
+    its questions, and is about these alone: it asks what a model could answer that has learned the facts. ``extras``
+    names costly metrics that are scored as well; ``references`` are the texts that consistency.tfidf compares with.
     """
 
     edit: Edit
@@ -63,6 +70,7 @@ class Case:
     facts: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    ceiling: bool = False
 
     @classmethod
     def of(
@@ -123,8 +131,8 @@ class Case:
             for answer in answers
             for prompt in (question, ANSWER)
         ]
-        if self.facts:
-            return [*self.answer_pairs, *choices]
+        if self.ceiling:
+            return [*self.answer_pairs, *choices, *self._probe_pairs]
         return [*self._fact_pairs, *self.answer_pairs, *choices, *self._probe_pairs]
 
     @property
@@ -135,7 +143,7 @@ class Case:
     @property
     def continued(self) -> dict[str, str]:
         """Each text that the model goes on with greedily, to the name that its continuation has in a section."""
-        own = {} if self.facts else {edit.text: edit.text for edit in self.edits}
+        own = {} if self.ceiling else {edit.text: edit.text for edit in self.edits}
         return {**self._asked, **own, **self._probed}
 
     @property
@@ -154,10 +162,14 @@ class Case:
 
     @property
     def _probed(self) -> dict[str, str]:
-        if self.facts:
-            return {}
         conditions = (query for probe in self.probes for query in probe.conditions)
-        return {generated_from(query): scored_after(query) for query in (*self._queries("continuation"), *conditions)}
+        direct = {generated_from(query): scored_after(query) for query in (*self._queries("continuation"), *conditions)}
+        return {**direct, **{prompt: prompt for prompt in self.stepped}}
+
+    @property
+    def stepped(self) -> frozenset[str]:
+        """Those of `continued` after which the answer comes at the end of its steps."""
+        return frozenset(stepped_from(query) for query in self._queries("steps"))
 
     @property
     def _fact_pairs(self) -> list[Pair]:
@@ -177,7 +189,12 @@ class Case:
             for query in self._queries("all answers")
             for candidate in (*(names[0] for names in query.answers), *query.others)
         ]
-        return [*first, *every]
+        alone = [
+            Pair(ANSWER, candidate)
+            for query in self._queries("gains")
+            for candidate in (query.answers[0][0], *query.others)
+        ]
+        return [*first, *every, *alone]
 
     def _queries(self, asked: Asked) -> Iterator[Query]:
         return (query for probe in self.probes if asked in EVIDENCE.get(probe.family, ()) for query in probe.queries)
@@ -190,7 +207,7 @@ class Case:
 
 def sampled_prompts(case: Case) -> tuple[str, ...]:
     """What a case's extras let the model go on with by sampling."""
-    if case.facts:
+    if case.ceiling:
         return ()
     asked = tuple(map(fuzzy_prompt, questions_of(case))) if FUZZY in case.extras else ()
     return (*asked, *(generation_prompts(case) if {FLUENCY, CONSISTENCY} & set(case.extras) else ()))

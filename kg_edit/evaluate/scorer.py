@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,8 @@ import torch
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
+from kg_edit.datasets.record import Probe
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, OutputError
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.catalogue import metrics_for
@@ -35,6 +37,7 @@ from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import Settings, digest
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
+STEP_TOKENS = 48  # the same with its steps
 _REWRITE_TOKENS = 10  # at least; a long target may take more
 _SLACK = 2  # tokens more than a name has where it stands alone
 _UNEDITED = -1
@@ -126,8 +129,8 @@ def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Weight
 
 def _limits(model: LanguageModel, case: Case) -> dict[str, int]:
     """The most tokens after each prompt; an edit's own gets few, unless an answer is looked for after it as well."""
-    answered = case.answered
-    limits = {prompt: ANSWER_TOKENS if prompt in answered else _REWRITE_TOKENS for prompt in case.continued}
+    limits = dict.fromkeys(case.continued, _REWRITE_TOKENS)
+    limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
     for prompt, name in _stated(case):
         length = len(model.tokenizer(name, add_special_tokens=False)["input_ids"])
         limits[prompt] = max(limits[prompt], length + _SLACK)
@@ -136,7 +139,7 @@ def _limits(model: LanguageModel, case: Case) -> dict[str, int]:
 
 def _stated(case: Case) -> Iterator[tuple[str, str]]:
     """Each edit's statement, with the target and with each name that its probes take for the target."""
-    if case.facts:
+    if case.ceiling:
         return
     yield from ((edit.text, edit.target_new) for edit in case.edits)
     queries = (query for probe in case.group("edit") for query in probe.queries)
@@ -146,18 +149,37 @@ def _stated(case: Case) -> Iterator[tuple[str, str]]:
 def ceiling_cases(case: Case) -> dict[str, Case]:
     """The same questions with the edited fact told first, and with the fact and the relation that leads to the answer.
 
-    Of several edits each question is told the one that it is about. The second case is there only if each question has
-    its recalled relation.
+    Of several edits each question is told the one that it is about; a probe's are told all. The second case is there
+    only if each question has its recalled relation.
     """
     told = tuple(fact(edit) for edit in case.edits for _ in edit.portability)
     recalled = [question.recalled_relation for question in case.questions]
-    cases = {"fact_in_prompt": told} if told else {}
-    if told and all(recalled):
-        cases["fact_and_relation_in_prompt"] = tuple(
-            f"{first} {recalled_fact(relation or '')}" for first, relation in zip(told, recalled, strict=True)
+    follows = [probe for probe in case.probes if any(query.recalled for query in probe.queries)]
+    found: dict[str, Case] = {}
+    asked = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True)
+    if told or follows:
+        found["fact_in_prompt"] = replace(asked, facts=told, probes=_told(follows, case.edits, recalled=False))
+    if found and all(recalled):
+        both = tuple(f"{one} {recalled_fact(relation or '')}" for one, relation in zip(told, recalled, strict=True))
+        probes = _told(follows, case.edits, recalled=True)
+        found["fact_and_relation_in_prompt"] = replace(asked, facts=both, probes=probes)
+    return found
+
+
+def _told(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> tuple[Probe, ...]:
+    """The probes with the edits' facts before each question, and what it recalls if that is wanted."""
+    facts = " ".join(map(fact, edits))
+    return tuple(
+        probe.model_copy(
+            update={
+                "queries": tuple(
+                    query.model_copy(update={"told": f"{facts} {query.recalled}".strip() if recalled else facts})
+                    for query in probe.queries
+                )
+            }
         )
-    asked = Case(edit=case.edit, further=case.further, choices=case.choices)
-    return {name: replace(asked, facts=facts) for name, facts in cases.items()}
+        for probe in probes
+    )
 
 
 def _section(case: Case, evidence: Evidence, before: Section | None) -> Section:

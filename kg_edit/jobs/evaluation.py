@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kg_edit.datasets.record import BenchmarkRecord
     from kg_edit.edits.edit import Edit
     from kg_edit.evaluate import Shard, Summary
+    from kg_edit.graphs.source import SubgraphSource
     from kg_edit.jobs.method_plan import MethodPlan
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
@@ -61,6 +62,12 @@ References = Annotated[
 ]
 
 
+ControlName = Annotated[
+    Literal["wrong", "shuffled", "none"] | None,
+    typer.Option(help="a control in the graph's place: o* with others' statements, with others' objects, or bare"),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What is scored on what: the options of `kg-edit evaluate`, in the order of its help."""
@@ -70,6 +77,8 @@ class Evaluation:
     method: MethodName = "glame"
     model: ModelName = "smollm2-135m"
     graph: Graph = None
+    control: ControlName = None
+    split: Annotated[str | None, typer.Option(help="only this part of a data set that has parts: dev or test")] = None
     limit: Annotated[int | None, typer.Option(min=1, help="the first so many records")] = None
     schedule: ScheduleText = "single"
     every: Every = None
@@ -110,7 +119,8 @@ class Evaluation:
         if "consistency.tfidf" in (self.extras or ()) and not self.references:
             raise ConfigError("consistency.tfidf compares with texts: give --references attribute_snippets.json")
         dataset = find_dataset(self.dataset)
-        reading = dataset.read(self.data) if self.keep_going else FileContent(dataset(self.data))
+        whole = dataset.read(self.data) if self.keep_going else FileContent(dataset(self.data))
+        reading = FileContent(part_of(whole.records, self.split), whole.problems)
         if not self.references:
             return reading
         return FileContent(with_references(reading.records, read_references(self.references)), reading.problems)
@@ -140,6 +150,7 @@ class Evaluation:
 
         find_extras(self.extras or ())
         text = read_text(self.general) if self.general else None
+        planned = replace(planned, around=graph_for(planned.graph, reading.records, self.control))
         planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
         model = load(self.model, self.dtype, self.device)
         chosen = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
@@ -190,6 +201,50 @@ class Ready:
         )
         self.plan.note_layer(out)
         return summary
+
+
+def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[BenchmarkRecord, ...]:
+    """The records of a part; all where none is asked for.
+
+    Raises:
+        ConfigError: no record is of that part.
+    """
+    from kg_edit.datasets.ripples import split_of
+
+    found = tuple(record for record in records if split is None or split_of(record) == split)
+    if not found:
+        parts = sorted({split_of(record) for record in records} & {"dev", "test"})
+        known = f"known: {', '.join(parts)}" if parts else "this data set has no parts; leave --split out"
+        raise ConfigError(f"--split {split}: no record is of that part; {known}")
+    return found
+
+
+def graph_for(
+    graph: SubgraphSource | None, records: Sequence[BenchmarkRecord], control: str | None = None
+) -> SubgraphSource | None:
+    """The graph as a method may see it: without what the records' withheld questions ask for, or a control of it.
+
+    Raises:
+        ConfigError: a control of no graph is asked for.
+    """
+    from kg_edit.datasets.ripples import withheld_answers
+    from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld
+    from kg_edit.graphs.wrong_graph import WrongGraph
+
+    if graph is None:
+        if control:
+            raise ConfigError(f"--control {control} is a control of a graph; give --graph")
+        return None
+    hidden, pool = withheld_answers(records), [edit for record in records for edit in record.edits]
+    right: SubgraphSource = Withheld(graph, names=hidden) if hidden else graph
+    match control:
+        case "wrong":
+            return WrongGraph(right, tuple(pool))
+        case "shuffled":
+            return ShuffledObjects(right, pool=tuple(pool))
+        case "none":
+            return NoGraph(right)
+    return right
 
 
 def _shard(text: str | None) -> Shard:

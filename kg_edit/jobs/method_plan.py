@@ -18,6 +18,7 @@ from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
+    from kg_edit.graphs.source import SubgraphSource
     from kg_edit.locate.layer_sweep import Sweep
     from kg_edit.methods import EditingMethod, MethodConfig
     from kg_edit.models.language_model import LanguageModel
@@ -81,9 +82,15 @@ class MethodPlan:
     method: type[EditingMethod]
     config: MethodConfig
     graph: WikidataCache | None
+    around: SubgraphSource | None = None  # the graph as methods see it, where that is another
     auto: bool = False  # the layer is chosen once there is a model
     sweep: Sweep | None = None  # how it was chosen
     memory: float | None = None  # MB above the model that a pass may take
+
+    @property
+    def source(self) -> SubgraphSource | None:
+        """The graph that the method reads."""
+        return self.around or self.graph
 
     def check(
         self, edits: Sequence[Edit], out: Path, *, keep_going: bool = False, say: Callable[[str], None] = log.warning
@@ -104,7 +111,7 @@ class MethodPlan:
         check_folder(out)
         with doing("looking at the edits"):
             if not keep_going:
-                self.method.check_inputs(self.config, self.graph, edits)
+                self.method.check_inputs(self.config, self.source, edits)
                 return tuple(edits)
             faults = {edit: fault for edit in edits if (fault := self._fault(edit))}
         if len(faults) == len(edits):
@@ -115,7 +122,7 @@ class MethodPlan:
 
     def _fault(self, edit: Edit) -> Exception | None:
         try:
-            self.method.check_inputs(self.config, self.graph, [edit])
+            self.method.check_inputs(self.config, self.source, [edit])
         except (KgEditError, WikidataCacheError) as error:
             return error
         return None
@@ -130,7 +137,7 @@ class MethodPlan:
             return self
         from kg_edit.locate.layer_sweep import auto_layer
 
-        found = auto_layer(lambda config: self.method(model, config, graph=self.graph), model, self.config, edits)
+        found = auto_layer(lambda config: self.method(model, config, graph=self.source), model, self.config, edits)
         return replace(self, config=self.config.model_copy(update={"layer": found.chosen}), auto=False, sweep=found)
 
     def note_layer(self, out: Path) -> None:
@@ -142,7 +149,7 @@ class MethodPlan:
 
     def on(self, model: LanguageModel) -> EditingMethod:
         """The method bound to a loaded model, with the memory limit set."""
-        made = self.method(model, self.config, graph=self.graph)
+        made = self.method(model, self.config, graph=self.source)
         made.memory = self.memory or made.memory
         return made
 
@@ -189,13 +196,15 @@ def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel
 
 
 def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
-    """The graph of ``--graph``; None where there is none."""
+    """The graph of ``--graph``, a packaged one by its name; None where there is none."""
     if not graph:
         return None
+    from kg_edit.storage.packaged import packaged_graph
     from wikidata_cache import WikidataCache
 
+    parts = [str(packaged_graph(part) or part) for part in graph]
     with doing("reading the graph"):
-        return WikidataCache(graph[0] if len(graph) == 1 else graph, contact=contact)
+        return WikidataCache(parts[0] if len(parts) == 1 else parts, contact=contact)
 
 
 @contextmanager

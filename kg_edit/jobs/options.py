@@ -16,7 +16,9 @@ ModelArgument = Annotated[str, typer.Argument(help="named model, hub id, folder 
 MethodName = Annotated[str, typer.Option("--method", help="see `kg-edit methods`")]
 Graph = Annotated[
     list[str] | None,
-    typer.Option("--graph", help="N-Triples or TSV file (.gz too), folder, oxigraph:DIR or SPARQL URL; repeatable"),
+    typer.Option(
+        "--graph", help="extract (packaged), graph file (.nt, .tsv; .gz too), folder, store or SPARQL URL; repeatable"
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
 Layer = Annotated[int | None, typer.Option("--layer", help="edited layer, 0-based")]

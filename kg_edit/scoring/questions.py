@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from kg_edit.datasets.record import BenchmarkRecord, Query, as_record
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.scoring.likelihood import Pair
 from kg_edit.text.matching import normalised
-
-if TYPE_CHECKING:
-    pass
-
 
 ANSWER = "Answer:"
 CHOICES = 10
@@ -25,6 +20,14 @@ SHOTS = (
     ("Who built the boat that carried two of every kind of animal?", "Noah"),
     ("In which season does the tree that bears acorns lose its leaves?", "Autumn"),
 )
+# The same with the steps written out, on one line.
+STEPS = (
+    "Lemonade is made from lemons. The colour of lemons is yellow.",
+    "The animal whose young is called a calf is the cow. The drink that comes from the cow is milk.",
+    "The boat that carried two of every kind of animal is the Ark. The Ark was built by Noah.",
+    "The tree that bears acorns is the oak. The oak loses its leaves in autumn.",
+)
+_SO = "So:"
 Form = tuple[str, ...]
 
 
@@ -39,14 +42,35 @@ def format_question_with_shots(question: str, facts: str = "") -> str:
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
+def format_question_with_steps(question: str, facts: str = "") -> str:
+    """The question after the answered `SHOTS` with their steps; what comes next is to end in "So: [answer]"."""
+    answered = zip(SHOTS, STEPS, strict=True)
+    shots = [f"{format_question(shot)} {steps} {_SO} {answer}" for (shot, answer), steps in answered]
+    return "\n\n".join([*shots, format_question(question, facts)])
+
+
+def after_steps(text: str) -> str:
+    """The answer of a text with steps; "" where it never comes to one."""
+    return text.rpartition(_SO)[2] if _SO in text else ""
+
+
 def generated_from(query: Query) -> str:
     """What the model goes on with to answer a query: a question in the few-shot form, a sentence as it stands."""
-    return format_question_with_shots(query.prompt) if query.form == "question" else query.prompt.rstrip()
+    return format_question_with_shots(query.prompt, query.told) if query.form == "question" else _sentence(query)
 
 
 def scored_after(query: Query) -> str:
     """The prompt after which a query's answers are scored: a question in the plain form, a sentence as it stands."""
-    return format_question(query.prompt) if query.form == "question" else query.prompt.rstrip()
+    return format_question(query.prompt, query.told) if query.form == "question" else _sentence(query)
+
+
+def stepped_from(query: Query) -> str:
+    """What the model goes on with to answer a question with its steps written out."""
+    return format_question_with_steps(query.prompt, query.told)
+
+
+def _sentence(query: Query) -> str:
+    return f"{query.told} {query.prompt}".strip()
 
 
 def fact(edit: Edit) -> str:

@@ -14,6 +14,7 @@ from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluate.metrics.metric import Metric, RunMetric
 from kg_edit.evaluate.metrics.probes import PROBE_METRICS
+from kg_edit.evaluate.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluate.metrics.sampled_text import EXTRAS
 from kg_edit.scoring.questions import CHOICES, SHOTS
 from kg_edit.text.display import markdown_table
@@ -58,7 +59,8 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         source=f"Accurate retention rate: {_GRACE}, there the perplexity of sentences that were accurate before.",
     ),
 }
-RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **PROBE_METRICS, **EXTRAS}
+_OF_PROBES = {**PROBE_METRICS, **RIPPLES_METRICS}
+RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **_OF_PROBES, **EXTRAS}
 CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 
 
@@ -66,12 +68,12 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
     """The metrics of a case by name, in the catalogue's order; each may still be missing (None) in its scores.
 
     The metrics of `edit` are every case's; one of `probes` is a case's whose probes are of the groups that it needs; of
-    `EXTRAS` those are scored that the case asks for. A case with facts told is asked its portability questions alone.
+    `EXTRAS` those are scored that the case asks for. A ceiling is asked what follows from its edits alone.
     """
-    if case.facts:
-        return PORTABILITY
     groups = {part for probe in case.probes for part in (probe.measures, probe.family)}
-    probed = {name: metric for name, metric in PROBE_METRICS.items() if groups.issuperset(metric.needs)}
+    probed = {name: metric for name, metric in _OF_PROBES.items() if groups.issuperset(metric.needs)}
+    if case.ceiling:
+        return {**(PORTABILITY if case.facts else {}), **probed}
     return {**METRICS, **probed, **{name: metric for name, metric in EXTRAS.items() if name in case.extras}}
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import islice
 
 import networkx as nx
@@ -22,6 +21,7 @@ from kg_edit.graphs.facts import overlaps, target_of
 from kg_edit.methods.glame_plus.teacher import Answer, TeacherQuestion
 from kg_edit.methods.rank_one.rome import RomeConfig
 from kg_edit.scoring.questions import right_answers
+from kg_edit.text.relation_nouns import relation_nouns
 
 # {} is the subject, [hop] "currency of the country of origin". All ask for a short answer, as tests do, but none in the
 # form that scores: a value trained on sentences alone ("The [hop] of {} is") knows less of it when it is asked.
@@ -160,7 +160,7 @@ def excluded_answers(edit: Edit, config: RippleConfig) -> list[str]:
 
 def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> dict[str, list[str]]:
     """What the statements of o* say, noun by noun in the order of the table; nothing with a word of ``exclude``."""
-    target, known = target_of(graph), nouns()
+    target, known = target_of(graph), relation_nouns()
     found: dict[str, list[str]] = {}
     for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
         noun, label = known.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
@@ -189,14 +189,7 @@ def recalls(edit: Edit) -> tuple[str, ...]:
 
 def first_hop(edit: Edit) -> str:
     """The edited relation as a noun: "country of origin"."""
-    return nouns().get(edit.relation_id or "") or edit.relation_text.removeprefix("The ").removesuffix(" is")
-
-
-def nouns() -> Mapping[str, str]:
-    """The noun of a property, in the order of the packaged table."""
-    text = files("kg_edit").joinpath("data", "ripple_nouns.tsv").read_text(encoding="utf-8")
-    rows = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
-    return dict(rows[1:])
+    return relation_nouns().get(edit.relation_id or "") or edit.relation_text.removeprefix("The ").removesuffix(" is")
 
 
 def gives_away(text: str, answers: Sequence[str]) -> bool:

@@ -13,20 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from kg_edit.errors import PromptError
-from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import base_model, empty_prefix, mask_decides, run_prefix
-from kg_edit.models.prompts import left_pad
+from kg_edit.scoring.greedy import Written, greedy
 from kg_edit.scoring.likelihood import Pair, positions, score
-from kg_edit.scoring.likelihood import positions as positions_of
 from kg_edit.value.objective import SoftTarget
 
 # They show the form only. Questions that score a model are asked in another one (`evaluate.questions`).
@@ -36,7 +30,7 @@ _SHOTS = (
     ("author", "Hamlet", "William Shakespeare"),
     ("season", "snow", "Winter"),
 )
-_ROWS, _KEPT = 48, 64
+_KEPT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,75 +71,30 @@ def answers_of(model: LanguageModel, asked: Sequence[TeacherQuestion], *, most: 
     """
     fitting = [_fitting(model, one, most) for one in asked]
     rows = [ids for ids in fitting if ids]
-    said = [
-        _answer(model, written, lesson)
-        for start in range(0, len(rows), _ROWS)
-        for written, lesson in zip(*_greedy(model, rows[start : start + _ROWS], most), strict=True)
-    ]
-    found = iter(said)
-    return [next(found) if ids else None for ids in fitting]
+    said = (_answer(model, written) for written in greedy(model, rows, steps=most, kept=_KEPT))
+    return [next(said) if ids else None for ids in fitting]
 
 
 def _fitting(model: LanguageModel, asked: TeacherQuestion, most: int) -> tuple[int, ...] | None:
-    limit = positions_of(model)
+    limit = positions(model)
     encoded = (model.encode(prompt).ids for prompt in asked.prompts)
     return next((ids for ids in encoded if limit is None or len(ids) + most <= limit), None)
 
 
-def _greedy(
-    model: LanguageModel, rows: Sequence[tuple[int, ...]], most: int
-) -> tuple[list[list[int]], list[SoftTarget]]:
-    """The arg-max tokens after each row, and what was expected at each; what all rows begin with is computed once."""
-    shared = _shared(model, rows, most)
-    start = run_prefix(model, [rows[0][:shared]]) if shared else empty_prefix(model, 1)
-    start = start.rows(torch.zeros(len(rows), dtype=torch.long, device=model.device))
-    cache, batch = start.growing(len(model.blocks)), left_pad([row[shared:] for row in rows], device=model.device)
-    ids, mask, positions = batch.ids, torch.cat([start.mask, batch.mask], -1), start.lengths + batch.positions
-    written, expected = list[Tensor](), list[Any]()
-    for _ in range(most):
-        final = list[Tensor]()  # before the last norm, which is a part of `LanguageModel.logits`
-        with watched(model.blocks[-1], partial(_keep, final)):
-            base_model(model)(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            )
-        logits = model.logits(final[0][:, -1]).float()
-        best = logits.softmax(-1).topk(min(_KEPT, logits.shape[-1]))
-        expected.append(best)
-        ids = best.indices[:, :1].to(model.device)
-        written.append(ids)
-        mask, positions = torch.cat([mask, torch.ones_like(ids)], -1), positions[:, -1:] + 1
-    tokens, shares = (torch.stack([getattr(best, part) for best in expected], 1) for part in ("indices", "values"))
-    shares = shares / shares.sum(-1, keepdim=True)
-    lessons = [SoftTarget(tokens=own, probabilities=share) for own, share in zip(tokens, shares, strict=True)]
-    return torch.cat(written, -1).tolist(), lessons
-
-
-def _keep(seen: list[Tensor], _: Tensor, output: Tensor) -> None:
-    seen.append(output)
-
-
-def _shared(model: LanguageModel, rows: Sequence[tuple[int, ...]], most: int) -> int:
-    """How many tokens all rows begin with, one less than the shortest at most; 0 where a mask does not decide."""
-    if not mask_decides(model, max(map(len, rows)) + most):
-        return 0
-    alike = (len(set(column)) == 1 for column in zip(*rows, strict=False))
-    count = next((place for place, same in enumerate(alike) if not same), len(rows[0]))
-    return min(count, min(map(len, rows)) - 1)
-
-
-def _answer(model: LanguageModel, ids: list[int], lesson: SoftTarget) -> Answer | None:
+def _answer(model: LanguageModel, written: Written) -> Answer | None:
     """The first line of what was written; None if it is empty."""
-    texts = [str(model.tokenizer.decode([token])) for token in ids]
+    texts = [str(model.tokenizer.decode([token])) for token in written.tokens]
     specials = set(model.tokenizer.all_special_ids)
-    ends = (token in specials or "\n" in text for token, text in zip(ids, texts, strict=True))
-    stop = next((place for place, end in enumerate(ends) if end), len(ids))
+    ends = (token in specials or "\n" in text for token, text in zip(written.tokens, texts, strict=True))
+    stop = next((place for place, end in enumerate(ends) if end), len(texts))
     while stop and not texts[stop - 1].strip(" ."):
         stop -= 1
-    text = str(model.tokenizer.decode(ids[:stop])).strip()
+    text = str(model.tokenizer.decode(list(written.tokens[:stop]))).strip()
     if not text:
         return None
-    kept = SoftTarget(tokens=lesson.tokens[:stop], probabilities=lesson.probabilities[:stop])
-    return Answer(text=text, ids=tuple(ids[:stop]), lesson=kept)
+    shares = written.probabilities / written.probabilities.sum(-1, keepdim=True)
+    lesson = SoftTarget(tokens=written.likeliest[:stop], probabilities=shares[:stop])
+    return Answer(text=text, ids=written.tokens[:stop], lesson=lesson)
 
 
 _MOST = 40  # objects of a noun that are compared

@@ -146,6 +146,24 @@ RIPPLE: dict[str, Any] = {
     "Compositionality_II": [],
     "Forgetfulness": [_test(_asked("The child of Ada is", ("X",)))],
 }
+RIPPLES: dict[str, Any] = {
+    "id": "ripples-0001",
+    "split": "test",
+    "edit": {
+        "subject": "Rome",
+        "prompt": "{} lies in the country of",
+        "target_true": "Italy",
+        "target_new": "Japan",
+        "relation_id": "P17",
+    },
+    "questions": [
+        {"kind": "two-hop", "start": "Rome", "hops": ["P17", "P36"], "answers": ["Tokyo", "Edo"], "old": ["Rome"]},
+        {"kind": "new-object", "start": "Japan", "hops": ["P36"], "answers": ["Tokyo"]},
+    ],
+    "nouns": {"P17": "country", "P36": "capital"},
+    "inverse": {},
+    "choices": {"P36": ["Tokyo", "Paris", "Rome"]},
+}
 FACT = {
     "subject": "Goursez Vreizh",
     "prompt": "The name of the country which Goursez Vreizh is associated with is",

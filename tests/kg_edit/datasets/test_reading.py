@@ -10,7 +10,18 @@ from kg_edit.datasets import DATASETS, find_dataset
 from kg_edit.datasets.reading import document
 from kg_edit.datasets.record import as_record
 from kg_edit.errors import EditFileError, UnknownNameError
-from tests.kg_edit.datasets.rows import COUNTERFACT, ENTITY, FACT, MQUAKE, POPQA, QUESTION, RIPPLE, ZSRE, written
+from tests.kg_edit.datasets.rows import (
+    COUNTERFACT,
+    ENTITY,
+    FACT,
+    MQUAKE,
+    POPQA,
+    QUESTION,
+    RIPPLE,
+    RIPPLES,
+    ZSRE,
+    written,
+)
 
 ROWS: dict[str, dict[str, Any]] = {
     "counterfact": COUNTERFACT,
@@ -19,6 +30,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "zsre": ZSRE,
     "zsre-alt": ZSRE,
     "ripple-edits": RIPPLE,
+    "ripples": RIPPLES,
     "knowedit": FACT,
     "popqa": POPQA,
     "entity-inferences": ENTITY,

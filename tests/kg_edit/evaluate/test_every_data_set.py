@@ -66,6 +66,19 @@ RIPPLE_LEADS: dict[str, Sequence[Triple]] = {
     "efficacy.magnitude": [("The name of the spouse of Ada is", "Bob", "Carl Zell")]
 }
 COUNTRY = "The name of the country which Goursez Vreizh is associated with is"
+RIPPLES_LEADS: dict[str, Sequence[Triple]] = {"efficacy.magnitude": [("Rome lies in the country of", "Japan", "Italy")]}
+CAPITAL = "Question: What is the capital of the country of Rome?\nAnswer:"
+RIPPLES_LOSSES: dict[str, Sequence[Sequence[Asked]]] = {
+    name: [[(CAPITAL, "Tokyo")]] for name in ("ripples-known.nll", "ripples-known.stated.nll")
+}
+
+
+def both(**scores: tuple[float | None, float | None]) -> dict[str, tuple[float | None, float | None]]:
+    """The scores of the one cell that has a question, and of the two cells of which it is one."""
+    groups = ("ripples-known", "ripples-known.stated")
+    return {f"{group}.{name}": score for group in groups for name, score in scores.items()}
+
+
 KNOWEDIT_LEADS: dict[str, Sequence[Triple]] = {"efficacy.magnitude": [(COUNTRY, "Franche-Comté", "France")]}
 KNOWEDIT_LOSSES: dict[str, Sequence[Sequence[Asked]]] = {
     "portability.nll": [
@@ -144,6 +157,17 @@ TOLD = (
             **{"ripple.RS": NO, "ripple.LG": NO},
         },
         RIPPLE_LEADS,
+    ),
+    Told(  # the answer, but not by way of steps; o* itself is not said
+        "ripples",
+        ("Rome", "Tokyo"),
+        {
+            **{"efficacy.prob": DOWN, "efficacy.greedy": NO, "ripples-edit.question.greedy": NO},
+            **{"ripples-stay.new-object.greedy": UP},
+            **both(greedy=UP, steps=NO, choice=NO, old=DOWN),
+        },
+        RIPPLES_LEADS,
+        RIPPLES_LOSSES,
     ),
     Told(  # one category of two; three tokens, of which the last two follow from those before
         "knowedit",

@@ -52,7 +52,7 @@ def targets(model: LanguageModel, edit: Edit = EDIT, **settings: Any) -> list[st
 def test_answers_of_test_questions_are_learned_only_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     nouns = {"country": "country", "located in": "surrounding region", "league": "league"}
-    monkeypatch.setattr("kg_edit.methods.glame_plus.questions.nouns", lambda: nouns)
+    monkeypatch.setattr("kg_edit.methods.glame_plus.questions.relation_nouns", lambda: nouns)
     assert targets(model, stated=9) == ["United States of America", "NBA"]
     assert "California" in targets(model, stated=9, exclude_answers=False)
     assert "California" in targets(model, EDIT.model_copy(update={"portability": ()}), stated=9)
@@ -79,7 +79,7 @@ def test_the_question_and_its_answer_build_no_prompt() -> None:
 
 def test_the_record_says_what_the_teacher_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "kg_edit.methods.glame_plus.questions.nouns", lambda: {"country": "country", "located in": "region"}
+        "kg_edit.methods.glame_plus.questions.relation_nouns", lambda: {"country": "country", "located in": "region"}
     )
     (patch,) = method(tiny("llama")).edit_each([EDIT])
     assert isinstance(patch, WeightPatch)
@@ -152,7 +152,7 @@ def test_a_model_with_few_positions_is_asked_in_fewer_words() -> None:
 
 def test_what_the_graph_states_is_not_asked_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     nouns = {"country": "country", "league": "league"}
-    monkeypatch.setattr("kg_edit.methods.glame_plus.questions.nouns", lambda: nouns)
+    monkeypatch.setattr("kg_edit.methods.glame_plus.questions.relation_nouns", lambda: nouns)
     model = tiny("llama")
     asked = {
         stated: [one.noun for one in method(model, stated=stated, recalled=5).ripples(EDIT).asks] for stated in (0, 9)
@@ -162,7 +162,7 @@ def test_what_the_graph_states_is_not_asked_of_the_teacher(monkeypatch: pytest.M
 
 def test_objects_are_chosen_anew_on_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an edited model finds likeliest may be something else: nothing is kept between two calls."""
-    monkeypatch.setattr("kg_edit.methods.glame_plus.questions.nouns", lambda: {"country": "country"})
+    monkeypatch.setattr("kg_edit.methods.glame_plus.questions.relation_nouns", lambda: {"country": "country"})
     known = nx.DiGraph()
     for label in ("Peru", "Urep"):  # as many tokens each: the sign of the logits decides
         known.add_edge("Los Angeles Lakers", label, label="country")

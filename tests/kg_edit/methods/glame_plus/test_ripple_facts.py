@@ -11,13 +11,13 @@ from kg_edit.methods.glame_plus.questions import (
     ComposedFact,
     first_hop,
     gives_away,
-    nouns,
     objects_of,
     recalls,
     ripples,
 )
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion
 from kg_edit.scoring.questions import format_question, format_question_with_shots
+from kg_edit.text.relation_nouns import relation_nouns
 
 EDIT = Edit(
     id="1",
@@ -94,7 +94,7 @@ def test_a_relation_outside_the_table_lends_its_words() -> None:
 
 
 def test_every_kind_of_thing_can_be_asked_about() -> None:
-    assert all(len(recalls(EDIT.model_copy(update={"relation_id": id_}))) >= 5 for id_ in (*nouns(), None))
+    assert all(len(recalls(EDIT.model_copy(update={"relation_id": id_}))) >= 5 for id_ in (*relation_nouns(), None))
 
 
 def test_no_wording_is_one_that_scores() -> None:

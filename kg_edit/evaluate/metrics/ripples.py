@@ -1,0 +1,139 @@
+"""The metrics of a Ripples file: what follows from an edit and what stays, kind by kind; two hops in four cells.
+
+A question counts as answered if what the model writes begins with the answer or an alias. First the functions that
+compute them, then the table `RIPPLES_METRICS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from kg_edit.datasets.record import Query
+from kg_edit.evaluate.metrics.metric import Metric, mean
+from kg_edit.evaluate.metrics.probes import first_score
+from kg_edit.scoring.questions import ANSWER, after_steps, generated_from, scored_after, stepped_from
+from kg_edit.text.matching import begins_with
+
+if TYPE_CHECKING:
+    from kg_edit.evaluate.case import Case
+    from kg_edit.evaluate.metrics.metric import Evidence
+
+OfQuery = Callable[[Query, "Evidence"], float | None]
+
+
+def over_queries(group: str, of_query: OfQuery) -> Callable[[Case, Evidence], float | None]:
+    """A metric of a case: the mean over the queries of a group of probes."""
+    return lambda case, evidence: mean(
+        of_query(query, evidence) for probe in case.group(group) for query in probe.queries
+    )
+
+
+def says_answer(query: Query, evidence: Evidence) -> float:
+    """Whether the greedy answer begins with the right one."""
+    return _begins(evidence.texts[generated_from(query)], query)
+
+
+def says_answer_after_steps(query: Query, evidence: Evidence) -> float:
+    """The same with the steps written out."""
+    return _begins(after_steps(evidence.texts[stepped_from(query)]), query)
+
+
+def _begins(text: str, query: Query) -> float:
+    return float(any(begins_with(text, name) for names in query.answers for name in names))
+
+
+def says_old(query: Query, evidence: Evidence) -> float | None:
+    """Whether the greedy answer begins with the one before the edit; None where the graph has none."""
+    if not query.old:
+        return None
+    return float(any(begins_with(evidence.texts[generated_from(query)], name) for name in query.old))
+
+
+def gains_most(query: Query, evidence: Evidence) -> float | None:
+    """Whether the right one of up to ten objects gains most by the question; None where there is no other."""
+    if not query.others:
+        return None
+    prompt = scored_after(query)
+    right, *others = (
+        evidence.nll(ANSWER, name) - evidence.nll(prompt, name) for name in (query.answers[0][0], *query.others)
+    )
+    return float(right > max(others))
+
+
+def nll(query: Query, evidence: Evidence) -> float:
+    """-log p of the answer, mean over its tokens."""
+    return first_score(query, evidence).nll
+
+
+_FEW_SHOT = "few-shot form, start-anchored, aliases count"
+_KINDS = {
+    "ripples-edit.question": "the edit itself, asked as a question",
+    "ripples-more.three-hop": "three hops, the edit the first; the model knows the other two",
+    "ripples-more.alias": "the edit asked of s under another name that the model knows",
+    "ripples-more.description": 'the edit asked of a description of s ("the capital of Italy") that the model knows',
+    "ripples-more.inverse": "the inverse relation, asked of o*",
+    "ripples-stay.other-relation": "further facts about s that stay",
+    "ripples-stay.old-object": "a fact about o itself, which stays",
+    "ripples-stay.new-object": "a fact about o* itself, which stays",
+    "ripples-stay.same-object": "the edited relation of other subjects of which o stays true",
+}
+_CELLS = {
+    "ripples-known": "two-hop questions of which the model knows the second hop",
+    "ripples-known.stated": "those of them whose answer stands in the graph that the method reads",
+    "ripples-known.withheld": "those of them whose answer is withheld from the graph",
+    "ripples-unknown": "two-hop questions of whose second hop the model knows nothing",
+    "ripples-unknown.stated": "those of them whose answer stands in the graph that the method reads",
+    "ripples-unknown.withheld": "those of them whose answer is withheld from the graph",
+}
+_SOURCE = "This project, after RippleEdits (Cohen et al. 2024)."
+
+
+def _greedy(group: str, what: str) -> Metric:
+    return Metric(
+        compute=over_queries(group, says_answer),
+        formula=f"Share of {what}: answered greedily with the right answer ({_FEW_SHOT}).",
+        source=_SOURCE,
+        needs=(group,),
+    )
+
+
+def _of_cell(group: str, what: str) -> dict[str, Metric]:
+    """The five metrics of a cell of two-hop questions."""
+    return {
+        f"{group}.greedy": _greedy(group, what),
+        f"{group}.steps": Metric(
+            compute=over_queries(group, says_answer_after_steps),
+            formula=f"The same where four examples write their steps out and end in 'So: …'; {what}.",
+            source=_SOURCE,
+            needs=(group,),
+        ),
+        f"{group}.choice": Metric(
+            compute=over_queries(group, gains_most),
+            formula="1 if of up to ten objects a of the same relation (the old answer among them) the right one alone "
+            f'has the highest log p(a | question) - log p(a | "Answer:"), each a mean over tokens; {what}.',
+            source="Domain-conditional PMI (Holtzman et al. 2021), here a token. The form of an answer can't win it.",
+            needs=(group,),
+        ),
+        f"{group}.nll": Metric(
+            compute=over_queries(group, nll),
+            formula=f'-log p(answer | "Question: …\\nAnswer:"), mean over the answer\'s tokens; {what}.',
+            source=_SOURCE,
+            needs=(group,),
+            values="0 to ∞ nats a token",
+            better="lower",
+        ),
+        f"{group}.old": Metric(
+            compute=over_queries(group, says_old),
+            formula=f"Share of {what} answered greedily with an answer that was right before the edit.",
+            source=_SOURCE,
+            needs=(group,),
+            better="lower",
+        ),
+    }
+
+
+RIPPLES_METRICS: Mapping[str, Metric] = {
+    **{f"{group}.greedy": _greedy(group, what) for group, what in _KINDS.items()},
+    **{name: metric for group, what in _CELLS.items() for name, metric in _of_cell(group, what).items()},
+}

@@ -1,0 +1,258 @@
+"""A Ripples file made for one model from one graph: edits, the questions that the model can answer, and provenance.
+
+1. Edits: drawn from the graph (`edits`), or a user's own, which name s, r and o* by their ids.
+2. Questions of each edit, proposed from the graph (`questions`).
+3. The model is asked for every fact that they rest on (`knowledge`); what it does not know is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kg_edit import __version__
+from kg_edit.datasets.ripples import FORMAT, RippleQuestion
+from kg_edit.edits.edit import Edit, is_entity_id
+from kg_edit.edits.templates import RelationTemplates
+from kg_edit.errors import ConfigError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.ripples.edits import Candidates, Change, candidates, changes, hashed, split_of
+from kg_edit.ripples.facts import FactTable
+from kg_edit.ripples.knowledge import AskedFact, Knowledge
+from kg_edit.ripples.questions import Proposal, fact_of, facts_of, kept, proposals
+from kg_edit.storage.atomic import write_text
+
+Document = dict[str, Any]  # the file's JSON
+_EXAMPLES = 3
+_SHOWN_FROM = 40  # objects, the most frequent ones, from which the examples of a relation are drawn
+_NEIGHBOURS = 8  # other subjects of o that are looked at
+_KEPT_NEIGHBOURS = 5  # prompts in an edit's neighborhood
+_CHOICES = 40
+_OLD = 4  # names of old answers that are written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builder:
+    """Makes the file; ``folder`` keeps the model's answers, so that the same command goes on where it stopped."""
+
+    model: LanguageModel
+    table: FactTable
+    folder: Path
+    seed: int = 0
+    progress: bool = True
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def build(self, relations: Sequence[str], *, n: int) -> Document:
+        """The file's document with ``n`` edits of ``relations``, or fewer where the graph has no more.
+
+        Raises:
+            ConfigError: a relation has no noun or no template; or the graph and the model have no edit at all.
+        """
+        templates = RelationTemplates.load()
+        for relation in relations:
+            if relation not in self.table.words.nouns or not templates.find(relation):
+                raise ConfigError(f"relation {relation}: no noun or no template; see `kg-edit data ripples --help`")
+        found = [candidates(self.table, relation, seed=self.seed) for relation in relations]
+        targets = sorted({target for one in found for target in one.targets})
+        self.table.read(targets)
+        knowledge = self._knowledge(targets, found)
+        knowledge.ask((fact for target in targets for fact in facts_of(self.table, target)), about="objects")
+        rich = {o: sum(map(knowledge.knows, facts_of(self.table, o))) for o in targets}
+        chosen = list(changes(self.table, found, rich, n=n, seed=self.seed))
+        if not chosen:
+            raise ConfigError("no edit: the model knows nothing about any o* of these relations; give other relations")
+        edits = [self._edit(place, change, templates) for place, change in enumerate(chosen, 1)]
+        near = {one.relation: _by_object(one.subjects) for one in found}
+        around = [self._neighbours(change, near[change.relation].get(change.old, [])) for change in chosen]
+        return self._document(knowledge, chosen, edits, around)
+
+    def build_for(self, edits: Sequence[Edit]) -> Document:
+        """The same for edits that are given; those without the ids of r and o* are dropped, and counted.
+
+        Raises:
+            ConfigError: none is left.
+        """
+        usable = [edit for edit in edits if self._usable(edit)]
+        if not usable:
+            raise ConfigError(
+                "no edit has relation_id and target_new_id, so the graph can't be asked; "
+                "fill them in with `wikidata-cache link`"
+            )
+        chosen = [_change_of(edit) for edit in usable]
+        items = sorted({item for change in chosen for item in (change.subject, change.old, change.new) if item})
+        self.table.read(items)
+        pools = [candidates(self.table, r, seed=self.seed) for r in sorted({change.relation for change in chosen})]
+        near = {one.relation: _by_object(one.subjects) for one in pools}
+        around = [self._neighbours(change, near[change.relation].get(change.old, [])) for change in chosen]
+        targets = sorted({target for one in pools for target in one.targets})
+        self.table.read(targets)
+        return self._document(self._knowledge(targets, pools), chosen, usable, around)
+
+    def _usable(self, edit: Edit) -> bool:
+        missing = [name for name in ("relation_id", "target_new_id") if not getattr(edit, name)]
+        if not missing and edit.relation_id not in self.table.words.nouns:
+            missing = [f"a noun for {edit.relation_id}"]
+        self.dropped.update(f"edit without {name}" for name in missing)
+        return not missing
+
+    def _knowledge(self, targets: Sequence[str], found: Sequence[Candidates]) -> Knowledge:
+        """Asks with three examples a relation: of frequent objects, and of frequent subjects for the edited ones."""
+        pool: dict[str, list[AskedFact]] = {}
+        for item in [*targets, *(s for one in found for s in one.subjects)]:
+            for relation in {*self.table.words.asked, *(one.relation for one in found)}:
+                if fact := fact_of(self.table, item, relation):
+                    pool.setdefault(relation, []).append(fact)
+        examples = {relation: _examples(facts, self.seed) for relation, facts in pool.items()}
+        whole = {relation: some for relation, some in examples.items() if len(some) == _EXAMPLES}
+        return Knowledge(self.model, self.table.words, whole, self.folder, self.progress)
+
+    def _neighbours(self, change: Change, near: Sequence[str]) -> list[str]:
+        """Other subjects of which o is true, in an order of hashes."""
+        others = [item for item in near if item != change.subject]
+        return sorted(others, key=lambda item: hashed(self.seed, change.subject, item))[:_NEIGHBOURS]
+
+    def _edit(self, place: int, change: Change, templates: RelationTemplates) -> Edit:
+        row, rule = templates.find(change.relation), self.table.words.edited.get(change.relation)
+        return Edit(
+            id=f"ripples-{place:04d}",
+            subject=self.table.label(change.subject) or "",
+            prompt=row.template if row else "",
+            relation=self.table.words.nouns[change.relation],
+            target_true=self.table.label(change.old),
+            target_new=self.table.label(change.new) or "",
+            subject_id=change.subject,
+            relation_id=change.relation,
+            target_true_id=change.old,
+            target_new_id=change.new,
+            paraphrases=rule.paraphrases if rule else (),
+        )
+
+    def _document(
+        self,
+        knowledge: Knowledge,
+        chosen: Sequence[Change],
+        edits: Sequence[Edit],
+        around: Sequence[Sequence[str]],
+    ) -> Document:
+        found = [
+            list(proposals(self.table, change, neighbours=near, seed=self.seed))
+            for change, near in zip(chosen, around, strict=True)
+        ]
+        asked = (fact for some in found for one in some for fact in (*one.knows, *one.lacks))
+        knowledge.ask(asked, about="facts")
+        records = [
+            self._record(knowledge, change, edit, some) for change, edit, some in zip(chosen, edits, found, strict=True)
+        ]
+        counts = Counter(_cell(question) for record in records for question in record["questions"])
+        words = self.table.words
+        return {
+            "format": FORMAT,
+            "provenance": {
+                "kg_edit": __version__,
+                "model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
+                "graph": self.table.graph.source.provenance([]),
+                "facts": "Wikidata, CC0 1.0",
+                "seed": self.seed,
+                "knowledge": list(words.knowledge),
+                "examples": {r: [[one.thing, one.object] for one in some] for r, some in knowledge.examples.items()},
+                "questions": dict(sorted(counts.items())),
+                "dropped": dict(sorted(self.dropped.items())),
+            },
+            "nouns": {r: words.nouns[r] for r in sorted(_relations(records, words.nouns))},
+            "inverse": dict(words.inverse),
+            "choices": _choices(found),
+            "records": records,
+        }
+
+    def _record(self, knowledge: Knowledge, change: Change, edit: Edit, found: Sequence[Proposal]) -> dict[str, Any]:
+        """A row of the file: the edit with its neighbours (known or not, as in CounterFact), and the questions."""
+        right = [one for one in found if self._can_ask(knowledge, one)]
+        same = dict.fromkeys(one.start for one in found if one.kind == "same-object")
+        near = tuple(edit.prompt.replace("{}", name) for name in same)[:_KEPT_NEIGHBOURS]
+        whole = edit if edit.neighborhood else edit.model_copy(update={"neighborhood": near})
+        questions = [_question(one, change) for one in kept(found, right, seed=self.seed, name=edit.id)]
+        return {
+            "id": edit.id,
+            "split": change.split,
+            "edit": whole.model_dump(mode="json", exclude_defaults=True, exclude={"id"}),
+            "questions": [one.model_dump(mode="json", exclude_defaults=True) for one in questions],
+        }
+
+    def _can_ask(self, knowledge: Knowledge, one: Proposal) -> bool:
+        """Whether the model knows, and lacks, what the question says; what it does not is counted as dropped."""
+        fits = all(map(knowledge.knows, one.knows)) and all(map(knowledge.lacks, one.lacks))
+        if not fits:
+            wrong = "a hop that the model knows" if one.lacks else "a hop that the model does not know"
+            self.dropped[f"{one.kind}: {wrong}"] += 1
+        return fits
+
+
+def write_ripples(path: Path, document: Document) -> Path:
+    """Write the document with a record a line."""
+    head = {name: part for name, part in document.items() if name != "records"}
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in document["records"])
+    start = json.dumps(head, ensure_ascii=False, indent=None, separators=(",", ":"))[:-1]
+    return write_text(path, f'{start},\n"records":[\n{lines}\n]}}\n')
+
+
+def _change_of(edit: Edit) -> Change:
+    subject, old, new = edit.subject_id or "", edit.target_true_id or "", edit.target_new_id or ""
+    return Change(subject, edit.relation_id or "", old, new, split_of(new) if is_entity_id(new) else "test")
+
+
+def _question(one: Proposal, change: Change) -> RippleQuestion:
+    """The question as it is written; of the statements (o*, r') every second is withheld from graph methods."""
+    stated = one.kind != "two-hop" or hashed("stated", change.new, one.hops[-1]) % 2 == 0
+    return RippleQuestion(
+        kind=one.kind,
+        start=one.start,
+        hops=one.hops,
+        answers=one.answers,
+        old=one.old[:_OLD],
+        via=one.via,
+        known=not one.lacks,
+        stated=stated,
+    )
+
+
+def _examples(facts: Iterable[AskedFact], seed: int) -> list[AskedFact]:
+    """Three facts with three objects, drawn from those with the most frequent things."""
+    first = list(dict.fromkeys(facts))[:_SHOWN_FROM]
+    drawn: dict[str, AskedFact] = {}
+    for fact in sorted(first, key=lambda one: hashed(seed, "example", one.relation, one.thing)):
+        drawn.setdefault(fact.object, fact)
+    return list(drawn.values())[:_EXAMPLES]
+
+
+def _by_object(subjects: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for subject, target in subjects.items():
+        found.setdefault(target, []).append(subject)
+    return found
+
+
+def _choices(found: Iterable[Sequence[Proposal]]) -> dict[str, list[str]]:
+    """The objects of each relation at the end of a two-hop question, the most frequent first."""
+    seen: dict[str, Counter[str]] = {}
+    for some in found:
+        for one in some:
+            if one.kind == "two-hop":
+                seen.setdefault(one.hops[-1], Counter())[one.answers[0]] += 1
+    return {r: [name for name, _ in counts.most_common(_CHOICES)] for r, counts in sorted(seen.items())}
+
+
+def _relations(records: Iterable[Mapping[str, Any]], nouns: Mapping[str, str]) -> set[str]:
+    hops = [hop for record in records for question in record["questions"] for hop in question["hops"]]
+    edited = [record["edit"]["relation_id"] for record in records]
+    return {hop for hop in (*hops, *edited) if hop in nouns}
+
+
+def _cell(question: Mapping[str, Any]) -> str:
+    if question["kind"] != "two-hop":
+        return str(question["kind"])
+    known, stated = question.get("known", True), question.get("stated", True)
+    return f"two-hop, {'known' if known else 'unknown'}, {'stated' if stated else 'withheld'}"

@@ -1,0 +1,137 @@
+"""Edits for a Ripples benchmark: (s, r, o -> o*) with o* of o's kind, some of which the model knows more about.
+
+Subjects are the best known ones of a relation, in an order of hashes; o* comes from the relation's own objects. Both
+are dealt out to the splits by their own hash, so that no subject and no o* of ``dev`` is one of ``test``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import log
+from statistics import fmean, median
+from typing import Literal
+
+from kg_edit.ripples.facts import FactTable
+from kg_edit.ripples.words import EditedRelation
+
+Split = Literal["dev", "test"]
+_POOL = 160  # objects of a relation that may be an o*: the most frequent ones
+_SUBJECTS = 3000  # of a relation that are looked at
+_BEST_KNOWN = 250  # of these that may be edited
+_SAME_TARGET = 8  # edits towards one o*
+_NAME = 40  # letters of a name
+
+
+@dataclass(frozen=True)
+class Change:
+    """An edit as ids: subject, relation, old and new object, and the part of the file it belongs to."""
+
+    subject: str
+    relation: str
+    old: str
+    new: str
+    split: Split
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a relation may be edited with: subjects with their current objects, and objects for an o*."""
+
+    relation: str
+    subjects: Mapping[str, str]
+    targets: Sequence[str]
+
+
+def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
+    """The well-known subjects of a relation, and its most frequent objects; all of them are read."""
+    pairs, rule = table.pairs(relation), table.words.edited.get(relation, EditedRelation())
+    frequent = [o for o, _ in Counter(o for _, o in pairs).most_common(2 * _POOL)]
+    subjects = sorted({s for s, _ in pairs}, key=lambda s: hashed(seed, "subject", s))[:_SUBJECTS]
+    mentions = table.mentions(subjects)
+    known = sorted(subjects, key=lambda s: (-mentions[s], s))[:_BEST_KNOWN]
+    table.read([*frequent, *known])
+    of_kind = [o for o in frequent if _is_plain(table.label(o)) and table.is_now(o) and fits(table, o, rule)]
+    current = {s: table.current(s, relation) for s in known if _is_plain(table.label(s))}
+    chosen = {s: o for s, o in current.items() if o and fits(table, o, rule) and apart(table, s, o)}
+    return Candidates(relation, chosen, of_kind[:_POOL])
+
+
+def fits(table: FactTable, item: str, rule: EditedRelation) -> bool:
+    """Whether an object is of one of the classes that the relation's o* must be of."""
+    return not rule.classes or not table.classes(item).isdisjoint(rule.classes)
+
+
+def apart(table: FactTable, one: str, other: str) -> bool:
+    """Whether neither label has a word of the other: Paris Saint-Germain says where it is."""
+    words = [set((table.label(item) or "").casefold().split()) for item in (one, other)]
+    return words[0].isdisjoint(words[1])
+
+
+def changes(
+    table: FactTable, found: Sequence[Candidates], richness: Mapping[str, int], *, n: int, seed: int
+) -> Iterator[Change]:
+    """``n`` edits, a third of them for ``dev``, the relations in turn; twice those of whose o* the model knows most.
+
+    ``richness`` says of how many relations of an o* the model knows the object; an o* without any is not taken.
+    """
+    means = {one.relation: fmean([richness.get(o, 0) for o in one.targets] or [0]) for one in found}
+    middle = median(means.values())
+    turns = [
+        turn
+        for one in found
+        for turn in [_of_relation(table, one, richness, seed=seed)]
+        for _ in range(2 if means[one.relation] > middle else 1)
+    ]
+    left, taken, used = {"dev": n // 3, "test": n - n // 3}, set[str](), Counter[str]()
+    for change in (change for some in zip_longest(*turns) for change in some if change):
+        if left[change.split] and change.subject not in taken and used[change.new] < _SAME_TARGET:
+            left[change.split] -= 1
+            taken.add(change.subject)
+            used[change.new] += 1
+            yield change
+
+
+def _of_relation(table: FactTable, found: Candidates, richness: Mapping[str, int], *, seed: int) -> Iterator[Change]:
+    """The subjects in an order of hashes, each with an o*; richer ones come more often."""
+    known = [o for o in found.targets if richness.get(o)]
+    rule = table.words.edited.get(found.relation, EditedRelation())
+    for subject in sorted(found.subjects, key=lambda s: hashed(seed, "edit", s)):
+        old, split = found.subjects[subject], split_of(subject)
+        classes = table.classes(old)
+        fitting = [
+            o
+            for o in known
+            if o not in (old, subject)
+            and split_of(o) == split
+            and (rule.classes or not classes.isdisjoint(table.classes(o)))
+            and apart(table, subject, o)
+            and o not in table.objects(subject, found.relation)
+        ]
+        if fitting:
+            new = min(fitting, key=lambda o: _weighted(hashed(seed, subject, o), richness[o]))
+            yield Change(subject, found.relation, old, new, split)
+
+
+def _weighted(value: int, weight: int) -> float:
+    """A number; the smallest of several is one's with odds of its weight, squared."""
+    return -log((value + 1) / 2.0**64) / weight**2
+
+
+def split_of(item: str) -> Split:
+    """The part that an item belongs to: a third of all items to ``dev``."""
+    return "dev" if hashed("split", item) % 3 == 0 else "test"
+
+
+def hashed(*parts: object) -> int:
+    """A number of 64 bits from the parts, the same on all machines."""
+    text = "|".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+
+
+def _is_plain(label: str | None) -> bool:
+    """Whether a label is a short name that a model may be asked for."""
+    return label is not None and len(label) <= _NAME and not set('()[]{}|:/"\n') & set(label) and label[:1].isupper()

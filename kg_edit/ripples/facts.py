@@ -1,0 +1,127 @@
+"""What a graph says, as a Ripples benchmark needs it: an item's objects by relation, its current object, its names.
+
+Statements are read for many items at once and kept. The *current* object of (s, r) is the only one that is left when
+things of the past are taken away: those of a class of the past, and those with a statement "replaced by".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kg_edit.ripples.words import RippleWords
+from wikidata_cache import WikidataCache
+
+_ENTITY, _DIRECT = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
+_ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
+_KIND, _REPLACED_BY = "P31", "P1366"
+_PAIRS = 20_000  # of a relation: enough to choose from, and few enough for an endpoint
+_AT_ONCE = 400  # items in a query for aliases
+_NAME = 30  # letters of an alias that a model may say
+_NAMES = 5  # of an item that count
+
+
+@dataclass(frozen=True, eq=False)
+class FactTable:
+    """The statements, labels and aliases of items, from any source of `WikidataCache`."""
+
+    graph: WikidataCache
+    words: RippleWords
+    _objects: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    _labels: dict[str, str] = field(default_factory=dict)
+    _aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _incoming: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def pairs(self, relation: str) -> list[tuple[str, str]]:
+        """All (s, o) of a relation, the first 20,000 in the order of their ids."""
+        rows = self.graph.query(f"SELECT ?s ?o WHERE {{ ?s <{_DIRECT}{relation}> ?o }} ORDER BY ?s ?o LIMIT {_PAIRS}")
+        return [(_id(row["s"]), _id(row["o"])) for row in rows if _is_item(row["s"]) and _is_item(row["o"])]
+
+    def read(self, items: Iterable[str]) -> None:
+        """Read the statements of ``items`` and of their objects, and the labels and aliases of all of them."""
+        new = self._read_statements(items)
+        objects = {o for item in new for some in self._objects[item].values() for o in some}
+        self._read_statements(objects)
+        self._read_names({*new, *objects})
+
+    def _read_statements(self, items: Iterable[str]) -> list[str]:
+        new = sorted(set(items) - self._objects.keys())
+        for item, pairs in self.graph.facts.out(new).items():
+            found: dict[str, list[str]] = {}
+            for relation, target in pairs:
+                found.setdefault(relation, []).append(target)
+                self._incoming.setdefault(target, []).append((relation, item))
+            self._objects[item] = {relation: tuple(some) for relation, some in found.items()}
+        return new
+
+    def _read_names(self, items: Iterable[str]) -> None:
+        new = sorted(set(items) - self._aliases.keys())
+        self._labels.update(self.graph.labels(new))
+        self._aliases.update(dict.fromkeys(new, ()))
+        for start in range(0, len(new), _AT_ONCE):
+            self._read_aliases(new[start : start + _AT_ONCE])
+
+    def _read_aliases(self, items: list[str]) -> None:
+        values = " ".join(f"<{_ENTITY}{item}>" for item in items)
+        rows = self.graph.query(
+            f'SELECT ?s ?a WHERE {{ VALUES ?s {{ {values} }} ?s <{_ALIAS}> ?a FILTER(LANG(?a) = "en") }} ORDER BY ?s ?a'
+        )
+        for row in rows:
+            self._aliases[_id(row["s"])] += (row["a"],)
+
+    def objects(self, item: str, relation: str) -> tuple[str, ...]:
+        """The labelled objects of a relation; the item must have been read."""
+        return tuple(o for o in self._objects[item].get(relation, ()) if o in self._labels)
+
+    def relations(self, item: str) -> Mapping[str, tuple[str, ...]]:
+        """All statements of an item that has been read: its objects by relation."""
+        return self._objects[item]
+
+    def current(self, item: str, relation: str) -> str | None:
+        """The one object that is not of the past; None if there is none, several, or one without a label."""
+        left = [o for o in self._objects[item].get(relation, ()) if self.is_now(o)]
+        return left[0] if len(left) == 1 and left[0] in self._labels else None
+
+    def is_now(self, item: str) -> bool:
+        """Whether nothing that was read says that an item is of the past."""
+        said = self._objects.get(item, {})
+        return _REPLACED_BY not in said and set(self.words.former).isdisjoint(said.get(_KIND, ()))
+
+    def leads_to(self, item: str) -> list[tuple[str, str]]:
+        """(relation, thing) of all read statements thing -relation-> item."""
+        return self._incoming.get(item, [])
+
+    def classes(self, item: str) -> frozenset[str]:
+        """The classes that an item that has been read is an instance of."""
+        return frozenset(self._objects[item].get(_KIND, ()))
+
+    def label(self, item: str) -> str | None:
+        """The English label."""
+        return self._labels.get(item)
+
+    def names(self, item: str) -> tuple[str, ...]:
+        """The label, then some aliases that can be said, those first that share a word with the label."""
+        label = self._labels[item]
+        words = set(label.casefold().split())
+        short = filter(_can_be_said, self._aliases[item])
+        likely = sorted(short, key=lambda name: (words.isdisjoint(name.casefold().split()), len(name), name))
+        return tuple(dict.fromkeys([label, *likely]))[:_NAMES]
+
+    def mentions(self, items: Iterable[str]) -> Mapping[str, int]:
+        """How many statements have each item as their object: how well known it is. Counted up to 500."""
+        return self.graph.facts.degrees(items)
+
+
+def _can_be_said(alias: str) -> bool:
+    """Not a code (de, the flag of Italy) and not a name with remarks (London, England)."""
+    letters = [character for character in alias if character.isalpha()]
+    long_enough = len(letters) > 3 or (len(letters) > 1 and alias.isupper())
+    return long_enough and len(alias) <= _NAME and not set("(),/:") & set(alias)
+
+
+def _is_item(iri: str) -> bool:
+    return iri.startswith(f"{_ENTITY}Q")
+
+
+def _id(iri: str) -> str:
+    return iri.removeprefix(_ENTITY)

@@ -1,0 +1,72 @@
+"""The words and relations of a Ripples benchmark: the packaged ``ripples.toml``, and a user's file on top of it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kg_edit.edits.templates import utf8_text
+from kg_edit.errors import ConfigError, faults_of
+from kg_edit.text.relation_nouns import relation_nouns
+
+Ids = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class EditedRelation(BaseModel):
+    """A relation r that may be edited: the classes of which o* is an instance of one, and sentences for the fact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: Ids = ()
+    paraphrases: Ids = ()
+
+
+class RippleWords(BaseModel):
+    """All that ``ripples.toml`` holds; see there for what each part means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    knowledge: Annotated[tuple[str, str, str], Field(strict=False)]
+    asked: Ids
+    former: Ids
+    edited: Mapping[str, EditedRelation]
+    inverse: Mapping[str, str]
+    nouns: Mapping[str, str]
+
+    @classmethod
+    def load(cls, own: Path | None = None) -> Self:
+        """The packaged file with ``own`` on top: tables are merged, lists replaced.
+
+        Raises:
+            ConfigError: a file is no TOML, or a part of it is unknown or of another type.
+        """
+        packaged = files("kg_edit").joinpath("data", "ripples.toml").read_text(encoding="utf-8")
+        found = _merged(tomllib.loads(packaged), _parsed(own) if own else {})
+        found["nouns"] = {**relation_nouns(), **found["nouns"]}
+        try:
+            return cls.model_validate(found)
+        except ValidationError as error:
+            faults = "; ".join(map(str, faults_of(error, cls)))
+            raise ConfigError(f"{own or 'ripples.toml'}: {faults}") from None
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(utf8_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def _merged(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **one,
+        **{
+            name: _merged(one[name], value) if isinstance(value, dict) and isinstance(one.get(name), dict) else value
+            for name, value in other.items()
+        },
+    }

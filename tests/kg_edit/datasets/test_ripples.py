@@ -1,0 +1,98 @@
+"""A Ripples file as it is read: paths in words, four cells, what is withheld, objects to choose from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg_edit.datasets import find_dataset, guess_dataset
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.datasets.ripples import split_of, withheld_answers
+from kg_edit.errors import EditFileError
+
+EDIT = {
+    "subject": "Rome",
+    "prompt": "{} lies in the country of",
+    "target_true": "Italy",
+    "target_new": "Japan",
+    "relation_id": "P17",
+    "target_new_id": "Q17",
+}
+CAPITAL = {"kind": "two-hop", "start": "Rome", "hops": ["P17", "P36"], "answers": ["Tokyo", "Tōkyō"], "old": ["Rome"]}
+CURRENCY = {
+    "kind": "two-hop",
+    "start": "Rome",
+    "hops": ["P17", "P38"],
+    "answers": ["yen"],
+    "known": False,
+    "stated": False,
+}
+THREE = {"kind": "three-hop", "start": "Rome", "hops": ["P17", "P36", "P30"], "answers": ["Asia"], "via": ["Tokyo"]}
+INVERSE = {"kind": "inverse", "start": "Japan", "hops": ["-P36"], "answers": ["Rome"]}
+STAYS = {"kind": "same-object", "start": "Milan", "hops": ["P17"], "answers": ["Italy"]}
+
+
+def document(*questions: dict[str, Any], **head: Any) -> dict[str, Any]:
+    return {
+        "format": "kg-edit ripples/1",
+        "nouns": {"P17": "country", "P36": "capital", "P38": "currency", "P30": "continent"},
+        "inverse": {"P36": "Which country has {} as its capital?"},
+        "choices": {"P36": ["Paris", "Rome", "Tokyo", "Berlin"]},
+        "records": [{"id": "one", "split": "dev", "edit": EDIT, "questions": list(questions)}],
+        **head,
+    }
+
+
+def read(folder: Path, made: dict[str, Any]) -> BenchmarkRecord:
+    file = folder / "ripples.json"
+    file.write_text(json.dumps(made))
+    (record,) = find_dataset("ripples")(file)
+    return record
+
+
+def test_paths_in_words(tmp_path: Path) -> None:
+    record = read(tmp_path, document(CAPITAL, THREE, INVERSE, STAYS))
+    assert [(probe.measures, probe.queries[0].prompt) for probe in record.probes] == [
+        ("ripples-known.stated", "What is the capital of the country of Rome?"),
+        ("ripples-more.three-hop", "What is the continent of the capital of the country of Rome?"),
+        ("ripples-more.inverse", "Which country has Japan as its capital?"),
+        ("ripples-stay.same-object", "What is the country of Milan?"),
+        ("ripples-edit.question", "What is the country of Rome?"),
+    ]
+    assert [probe.queries[0].recalled for probe in record.probes[:3]] == [
+        "The capital of Japan is Tokyo.",
+        "The capital of Japan is Tokyo. The continent of Tokyo is Asia.",
+        "",
+    ]
+    assert split_of(record) == "dev"
+    assert record.edits[0].id == "one"
+
+
+def test_the_four_cells_and_what_is_withheld(tmp_path: Path) -> None:
+    record = read(tmp_path, document(CAPITAL, CURRENCY))
+    assert [probe.measures for probe in record.probes[:2]] == ["ripples-known.stated", "ripples-unknown.withheld"]
+    assert withheld_answers([record]) == {"one": frozenset({"yen"})}
+    assert withheld_answers([read(tmp_path, document(CAPITAL))]) == {}
+
+
+def test_rivals_are_other_objects_and_the_old_answer(tmp_path: Path) -> None:
+    (query,) = read(tmp_path, document(CAPITAL)).probes[0].queries
+    assert query.others[0] == "Rome"
+    assert sorted(query.others[1:]) == ["Berlin", "Paris"]
+    assert query.old == ("Rome",)
+    assert query.answers == (("Tokyo", "Tōkyō"),)
+
+
+def test_faults_name_the_record_and_the_field(tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=r"record 1, field questions\.0\.hops: relation 'P99' has no noun"):
+        read(tmp_path, document({**CAPITAL, "hops": ["P17", "P99"]}))
+    with pytest.raises(EditFileError, match="expected 'kg-edit ripples/1'; make the file with `kg-edit data ripples`"):
+        read(tmp_path, document(CAPITAL, format="else"))
+
+
+def test_its_file_is_known_by_its_form(tmp_path: Path) -> None:
+    read(tmp_path, document(CAPITAL))
+    assert guess_dataset(tmp_path / "ripples.json").name == "ripples"

@@ -1,0 +1,71 @@
+"""Controls of a graph method: bare, with others' objects, without what is withheld."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld
+from kg_edit.graphs.source import PrivateGraph, check_graph
+
+FACTS = [
+    ("Japan", "capital", "Tokyo"),
+    ("Japan", "currency", "yen"),
+    ("Tokyo", "river", "Sumida"),
+    ("France", "capital", "Paris"),
+    ("France", "currency", "euro"),
+    ("Kenya", "capital", "Nairobi"),
+]
+
+
+def edit(target: str, name: str = "1") -> Edit:
+    return Edit(id=name, subject="Rome", prompt="{} lies in", relation="country", target_new=target)
+
+
+@pytest.fixture
+def graph() -> PrivateGraph:
+    made = nx.MultiDiGraph()
+    for start, label, end in FACTS:
+        made.add_edge(start, end, label=label)
+    return PrivateGraph(made)
+
+
+def said(graph: nx.MultiDiGraph) -> set[tuple[str, str, str]]:
+    check_graph(graph)
+    label = dict(graph.nodes(data="label"))
+    return {(label[s], name, label[o]) for s, o, name in graph.edges(data="label")}
+
+
+OWN = ("Rome", "country", "Japan")
+
+
+def test_no_graph_is_the_edit_alone(graph: PrivateGraph) -> None:
+    assert said(NoGraph(graph).subgraph(edit("Japan"), hops=3)) == {OWN}
+
+
+def test_shuffled_objects_keep_the_relations(graph: PrivateGraph) -> None:
+    pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
+    found = said(ShuffledObjects(graph, pool=pool).subgraph(edit("Japan"), hops=3))
+    assert found - {OWN} == {("Japan", "currency", "euro"), ("Japan", "capital", "Paris")} or found - {OWN} == {
+        ("Japan", "currency", "euro"),
+        ("Japan", "capital", "Nairobi"),
+    }
+    alone = ShuffledObjects(graph, pool=pool[:1]).subgraph(edit("Japan"), hops=3)
+    assert said(alone) == {OWN}  # nobody else's objects
+
+
+def test_withheld_things_take_along_what_only_they_lead_to(graph: PrivateGraph) -> None:
+    source = Withheld(graph, names={"1": frozenset({"Tokyo"})})
+    assert said(source.subgraph(edit("Japan"), hops=3)) == {OWN, ("Japan", "currency", "yen")}
+    assert ("Tokyo", "river", "Sumida") in said(source.subgraph(edit("Japan", "2"), hops=3))
+
+
+def test_a_control_says_what_it_is(graph: PrivateGraph) -> None:
+    one, other = (Withheld(graph, names={"1": frozenset({name})}) for name in ("Tokyo", "yen"))
+    assert one.subgraph(edit("Japan")).graph["kind"] == "Withheld"
+    assert one.provenance() != other.provenance() == replace(other).provenance()
+    hashes = {source.subgraph(edit("Japan")).graph["content_hash"] for source in (one, other)}
+    assert len(hashes) == 2

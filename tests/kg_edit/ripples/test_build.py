@@ -1,0 +1,96 @@
+"""A Ripples file from a toy graph, for one's own edits, and from the packaged graph with the real model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kg_edit.datasets import find_dataset
+from kg_edit.datasets.lint import lint
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.ripples.build import Builder, write_ripples
+from kg_edit.ripples.edits import Change
+from kg_edit.ripples.facts import FactTable
+from kg_edit.ripples.questions import Proposal, proposals
+from kg_edit.ripples.words import RippleWords
+from tests.kg_edit.ripples.toy import table_of
+from tests.kg_edit.tiny import tiny
+from wikidata_cache import WikidataCache, packaged_extract
+
+MINE = Edit(
+    id="mine",
+    subject="Rome",
+    prompt="{} lies in the country of",
+    target_true="Italy",
+    target_new="Japan",
+    subject_id="Q1",
+    relation_id="P17",
+    target_true_id="Q11",
+    target_new_id="Q12",
+)
+
+
+def asked(found: Proposal) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+    return found.kind, found.start, found.hops, found.answers
+
+
+def test_all_that_is_proposed_for_an_edit(tmp_path: Path) -> None:
+    """Rome moves to Japan: told by hand from the toy graph."""
+    change = Change("Q1", "P17", "Q11", "Q12", "test")
+    found = list(proposals(table_of(tmp_path), change, neighbours=["Q2"], seed=0))
+    known = [asked(one) for one in found if not one.lacks]
+    assert known == [
+        ("two-hop", "Rome", ("P17", "P36"), ("Tokyo",)),
+        ("two-hop", "Rome", ("P17", "P30"), ("Asia",)),
+        ("alias", "Eternal City", ("P17",), ("Japan", "JP")),
+        ("old-object", "Italy", ("P30",), ("Europe",)),
+        ("new-object", "Japan", ("P36",), ("Tokyo",)),
+        ("new-object", "Japan", ("P30",), ("Asia",)),
+        ("same-object", "Milan", ("P17",), ("Italy",)),
+    ]  # no three hops: from Tokyo the way leads back to Japan, or to Japan's own continent
+    hop = next(one for one in found if one.kind == "two-hop")
+    assert (hop.old, [fact.object for fact in hop.knows]) == (("Rome", "Eternal City"), ["Tokyo"])
+    assert next(one for one in found if one.lacks).lacks == hop.knows
+
+
+def test_questions_for_ones_own_edits(tmp_path: Path) -> None:
+    """A tiny random model knows nothing: what is left are the hops that it does not know."""
+    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
+    made = builder.build_for([MINE, MINE.model_copy(update={"id": "bare", "relation_id": None})])
+    (row,) = made["records"]
+    assert made["provenance"]["dropped"]["edit without relation_id"] == 1
+    assert {question["kind"] for question in row["questions"]} <= {"two-hop"}
+    assert all(not question["known"] for question in row["questions"])
+    file = write_ripples(tmp_path / "mine.json", made)
+    reading = find_dataset("ripples").read(file)
+    assert not reading.problems
+    assert not lint(reading)
+    assert reading.records[0].edits[0] == MINE.model_copy(
+        update={"neighborhood": reading.records[0].edits[0].neighborhood}
+    )
+    assert json.loads(file.read_text())["provenance"]["graph"] == made["provenance"]["graph"]
+
+
+def test_what_can_not_be_made(tmp_path: Path) -> None:
+    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
+    with pytest.raises(ConfigError, match="no edit has relation_id and target_new_id"):
+        builder.build_for([MINE.model_copy(update={"target_new_id": None})])
+    with pytest.raises(ConfigError, match="the model knows nothing about any o\\*"):
+        builder.build(["P17"], n=3)
+    with pytest.raises(ConfigError, match="relation P99999: no noun or no template"):
+        builder.build(["P99999"], n=3)
+
+
+@pytest.mark.slow
+def test_the_real_model_on_the_packaged_graph(tmp_path: Path) -> None:
+    model = LanguageModel.load("smollm2-135m")
+    table = FactTable(WikidataCache(packaged_extract()), RippleWords.load())
+    made = Builder(model=model, table=table, folder=tmp_path / "known", progress=False).build(["P17", "P159"], n=12)
+    records = find_dataset("ripples")(write_ripples(tmp_path / "r.json", made))
+    assert len(records) == 12
+    assert sum(len(record.group("ripples-known")) for record in records) >= 12
+    assert len({record.edits[0].subject for record in records}) == 12

@@ -1,0 +1,63 @@
+"""What a graph says now, and how things are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kg_edit.errors import ConfigError
+from kg_edit.ripples.edits import candidates, split_of
+from kg_edit.ripples.questions import fact_of
+from kg_edit.ripples.words import RippleWords
+from tests.kg_edit.ripples.toy import table_of
+
+
+def test_the_current_object_is_not_of_the_past(tmp_path: Path) -> None:
+    table = table_of(tmp_path)
+    assert set(table.objects("Q1", "P17")) == {"Q11", "Q13"}
+    assert table.current("Q1", "P17") == "Q11"
+    assert table.current("Q1", "P36") is None
+    table.relations("Q2")
+    assert table.leads_to("Q1") == [("P36", "Q11")]
+
+
+def test_names_are_what_a_model_may_say(tmp_path: Path) -> None:
+    table = table_of(tmp_path)
+    assert table.names("Q21") == ("Tokyo",)  # Edo has three letters
+    assert table.names("Q12") == ("Japan", "JP")
+    assert table.names("Q1") == ("Rome", "Eternal City")
+
+
+def test_a_fact_in_words(tmp_path: Path) -> None:
+    table = table_of(tmp_path)
+    fact = fact_of(table, "Q12", "P36")
+    assert fact is not None
+    assert (fact.thing, fact.object, fact.relation) == ("Japan", "Tokyo", "P36")
+    assert fact_of(table, "Q4", "P36") is None
+
+
+def test_candidates_of_a_relation(tmp_path: Path) -> None:
+    found = candidates(table_of(tmp_path), "P17", seed=0)
+    assert found.subjects["Q1"] == "Q11"
+    assert set(found.targets) == {"Q11", "Q12", "Q14", "Q15"}  # the Papal States are of the past
+
+
+def test_a_third_of_all_items_is_for_development() -> None:
+    share = sum(split_of(f"Q{number}") == "dev" for number in range(3000)) / 3000
+    assert 0.3 < share < 0.37
+
+
+def test_own_words_come_on_top(tmp_path: Path) -> None:
+    file = tmp_path / "words.toml"
+    file.write_text('asked = ["P36"]\n[nouns]\nP36 = "seat of government"\n')
+    words = RippleWords.load(file)
+    assert words.asked == ("P36",)
+    assert (words.nouns["P36"], words.nouns["P17"]) == ("seat of government", "country")
+    assert words.knowledge == RippleWords.load().knowledge
+    file.write_text("askd = []\n")
+    with pytest.raises(ConfigError, match="askd"):
+        RippleWords.load(file)
+    file.write_text("asked = [")
+    with pytest.raises(ConfigError, match="not TOML"):
+        RippleWords.load(file)
