@@ -24,6 +24,14 @@ Answer = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_some)]
 Answers = Annotated[tuple[Answer, ...], Field(strict=False)]
 
 
+class Example(Record):
+    """An answered question that is shown before another one; ``steps`` are sentences that lead to its answer."""
+
+    question: Text
+    answer: Text
+    steps: str = ""
+
+
 class Query(Record):
     """A prompt and what may follow it.
 
@@ -39,6 +47,9 @@ class Query(Record):
     old: Texts = Field((), description="names of the answer before the edits")
     recalled: str = Field("", description="sentences that lead from the new target to the answer")
     told: str = Field("", description="sentences that are told before the question")
+    examples: Annotated[tuple[Example, ...], Field(strict=False)] = Field(
+        (), description="answered questions of the same kind, in the place of the fixed ones"
+    )
 
 
 Queries = Annotated[tuple[Query, ...], Field(strict=False)]

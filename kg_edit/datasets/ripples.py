@@ -1,23 +1,24 @@
 """Ripples: questions about what follows from an edit, made by `kg-edit data ripples` for one model.
 
-A file is an object: its format, provenance, the nouns of relations, objects to choose from by relation, and records. A
-record is an edit and questions; a question is a path from a thing over relations to its answer, and is worded here:
-"What is the capital of the country of Rome?". Its hops are facts that the model knows by itself, but for the last hop
-of an *unknown* two-hop question, which it gets wrong in every form. *Withheld* is a question whose answer a method that
-reads a graph must not see there (`kg_edit.graphs.controls.Withheld`), *stated* one whose answer stands there.
+A file is an object: its format, provenance, the nouns of relations, the aliases of answers, objects to choose from, and
+records. A record is an edit and questions; a question is a path from a thing over relations to its answer, and is
+worded here: "What is the capital of the country of Rome?". Two or three other things on such a path are its examples,
+none of which has its answer. Its hops are facts that the model knows by itself, but for the last hop of an *unknown*
+two-hop question, which it gets wrong in every form. *Withheld* is a question whose answer a method that reads a graph
+must not see there (`kg_edit.graphs.controls.Withheld`), *stated* one whose answer stands there.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from kg_edit.datasets.building import built, fields_of
 from kg_edit.datasets.reading import RawRecord, every_row
-from kg_edit.datasets.record import Answer, BenchmarkRecord, Probe, Query
+from kg_edit.datasets.record import Answer, BenchmarkRecord, Example, Probe, Query
 from kg_edit.edits.edit import Edit, Name, Record, Text
 from kg_edit.errors import EditError, Fault
 
@@ -42,7 +43,8 @@ GROUPS = (
     *(f"ripples-stay.{kind}" for kind in STAYS),
 )
 CHOICES = 10
-_HEADER = ("nouns", "inverse", "choices")
+_HEADER = ("nouns", "asks", "inverse", "paraphrases", "aliases", "choices", "examples")
+_SHOWN, _FEWEST = 3, 2  # examples before a question
 _INVERSE = "-"  # before the property that is asked the other way round
 Names = Annotated[tuple[Text, ...], Field(strict=False)]
 Words = Mapping[str, str]
@@ -54,8 +56,8 @@ class RippleQuestion(Record):
     kind: Kind = Field(description="what follows or stays, as RippleEdits sorts it")
     start: Text = Field(description="the thing that the question names")
     hops: Answer = Field(description="the properties from there to the answer; -P36 is asked the other way round")
-    answers: Answer = Field(description="the right answer, then its aliases")
-    old: Names = Field((), description="names of the answer before the edit")
+    answers: Answer = Field(description="the right answer, and aliases that the header does not have")
+    old: Names = Field((), description="answers before the edit")
     via: Names = Field((), description="the things between s's new object and the answer")
     known: bool = Field(True, description="whether the model knows each hop by itself")
     stated: bool = Field(True, description="whether a method that reads a graph may see the answer there")
@@ -69,8 +71,12 @@ class RippleRow(Record):
     edit: Mapping[str, Any]
     questions: Annotated[tuple[RippleQuestion, ...], Field(strict=False)]
     nouns: Words = Field({}, description="of the file's header")
+    asks: Words = Field({}, description="of the file's header")
     inverse: Words = Field({}, description="of the file's header")
+    paraphrases: Mapping[str, list[str]] = Field({}, description="of the file's header")
+    aliases: Mapping[str, list[str]] = Field({}, description="of the file's header")
     choices: Mapping[str, list[str]] = Field({}, description="of the file's header")
+    examples: Mapping[str, list[list[str]]] = Field({}, description="of the file's header")
 
 
 def rows(document: object) -> Iterable[object]:
@@ -90,7 +96,9 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     if "records" in raw:
         raise EditError([Fault("format", f"expected {FORMAT!r}; make the file with `kg-edit data ripples`")])
     row = fields_of(RippleRow, raw)
-    edit = fields_of(Edit, {"id": name, **row.edit})
+    of_relation = row.paraphrases.get(str(row.edit.get("relation_id")), ())
+    shared = [sentence.replace("{}", str(row.edit.get("subject"))) for sentence in of_relation]
+    edit = fields_of(Edit, {"id": name, "paraphrases": shared, **row.edit})
     itself = RippleQuestion(kind="edit", start=edit.subject, hops=(edit.relation_id or "",), answers=(edit.target_new,))
     probes = [_probe(question, row, place) for place, question in enumerate([*row.questions, itself])]
     return built(name, [edit], probes, form=f"Ripples, {row.split}")
@@ -112,19 +120,69 @@ def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozens
 
 
 def _probe(question: RippleQuestion, row: RippleRow, place: int) -> Probe:
+    right, old = (_with_aliases(names, row) for names in (question.answers, question.old))
     try:
-        prompt, recalled = worded(question, row.nouns, row.inverse), _recalled(question, row)
+        query = Query(
+            prompt=worded(question.start, question.hops, row),
+            answers=(right,),
+            others=_others(question, row, taken=(*right, *old)),
+            old=old,
+            recalled=_recalled(question, row),
+            examples=_examples(question, row, taken=(*right, *old)),
+        )
     except KeyError as error:
         message = f"relation {error} has no noun; put one into the file's nouns"
         raise EditError([Fault(f"questions.{place}.hops", message)]) from None
-    query = Query(
-        prompt=prompt,
-        answers=(question.answers,),
-        others=_others(question, row),
-        old=question.old,
-        recalled=recalled,
-    )
     return Probe(measures=_measures(question), queries=(query,))
+
+
+def worded(start: str, hops: Sequence[str], row: RippleRow) -> str:
+    """A path as a question: "On which continent is the country of Rome?"."""
+    *before, last = hops
+    if last.startswith(_INVERSE):
+        return row.inverse[last.removeprefix(_INVERSE)].replace("{}", start)
+    thing = _phrase(start, before, row)
+    return row.asks[last].replace("{}", thing) if last in row.asks else f"What is the {row.nouns[last]} of {thing}?"
+
+
+def _phrase(start: str, hops: Sequence[str], row: RippleRow) -> str:
+    """What a path leads to, named by where it starts: "the country of the capital of Peru"."""
+    return "".join(f"the {row.nouns[hop]} of " for hop in reversed(hops)) + start
+
+
+def _sentences(things: Sequence[str], hops: Sequence[str], row: RippleRow) -> str:
+    """The facts of a path: "The country of Rome is Japan. The capital of Japan is Tokyo."."""
+    steps = zip(things, hops, things[1:], strict=False)
+    return " ".join(f"The {row.nouns[hop]} of {thing} is {end}." for thing, hop, end in steps)
+
+
+def _recalled(question: RippleQuestion, row: RippleRow) -> str:
+    """The facts after the edited one that lead to the answer; "" where there are none."""
+    if question.kind not in ("two-hop", "three-hop"):
+        return ""
+    return _sentences((row.edit["target_new"], *question.via, question.answers[0]), question.hops[1:], row)
+
+
+def _examples(question: RippleQuestion, row: RippleRow, *, taken: Iterable[str]) -> tuple[Example, ...]:
+    """Paths like the question's, from other things to other answers; none where the file has fewer than two."""
+    names = {name.casefold() for name in taken}
+    for hops in _similar(question.hops, row.examples):
+        paths = [path for path in row.examples[" ".join(hops)] if path[-1].casefold() not in names]
+        if len(paths) >= _FEWEST:
+            return tuple(_example(path, hops, row) for path in paths[:_SHOWN])
+    return ()
+
+
+def _similar(hops: Sequence[str], known: Iterable[str]) -> list[list[str]]:
+    """The question's own path, then others of its length to the same last relation, then that relation alone."""
+    ends = [path.split() for path in known if path.split()[-1] == hops[-1]]
+    fitting = [path for path in ends if len(path) in (len(hops), 1)]
+    return sorted(fitting, key=lambda path: (path != list(hops), len(path) != len(hops), path))
+
+
+def _example(path: Sequence[str], hops: Sequence[str], row: RippleRow) -> Example:
+    question, steps = worded(path[0], hops, row), _sentences(path, hops, row)
+    return Example(question=question, answer=path[-1], steps=steps)
 
 
 def _measures(question: RippleQuestion) -> str:
@@ -136,32 +194,14 @@ def _measures(question: RippleQuestion) -> str:
     return f"{'ripples-stay' if question.kind in STAYS else 'ripples-more'}.{question.kind}"
 
 
-def worded(question: RippleQuestion, nouns: Words, inverse: Words) -> str:
-    """The question in words."""
-    *before, last = question.hops
-    if last.startswith(_INVERSE):
-        return inverse[last.removeprefix(_INVERSE)].replace("{}", question.start)
-    hops = " of the ".join(nouns[hop] for hop in (last, *reversed(before)))
-    return f"What is the {hops} of {question.start}?"
+def _with_aliases(names: tuple[str, ...], row: RippleRow) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*names, *(alias for name in names for alias in row.aliases.get(name, ()))]))
 
 
-def _recalled(question: RippleQuestion, row: RippleRow) -> str:
-    """The facts after the edited one that lead to the answer, as sentences; "" where there are none."""
-    if question.kind not in ("two-hop", "three-hop"):
-        return ""
-    things = (row.edit["target_new"], *question.via, question.answers[0])
-    return " ".join(_sentences(things, question.hops[1:], row.nouns))
-
-
-def _sentences(things: tuple[str, ...], hops: tuple[str, ...], nouns: Words) -> Iterator[str]:
-    for thing, hop, end in zip(things, hops, things[1:], strict=False):
-        yield f"The {nouns[hop]} of {thing} is {end}."
-
-
-def _others(question: RippleQuestion, row: RippleRow) -> tuple[str, ...]:
+def _others(question: RippleQuestion, row: RippleRow, *, taken: Iterable[str]) -> tuple[str, ...]:
     """Nine other objects of the last relation, drawn by the record; fewer where the file has fewer."""
-    taken = {name.casefold() for name in (*question.answers, *question.old)}
-    some = [name for name in row.choices.get(question.hops[-1], []) if name.casefold() not in taken]
+    names = {name.casefold() for name in taken}
+    some = [name for name in row.choices.get(question.hops[-1], []) if name.casefold() not in names]
     drawn = random.Random(f"{row.id}/{question.hops}").sample(some, min(CHOICES - 1, len(some)))  # noqa: S311 - no secret
     rivals = question.old[:1] if question.kind == "two-hop" else ()
     return tuple(dict.fromkeys([*rivals, *drawn]))[: CHOICES - 1]

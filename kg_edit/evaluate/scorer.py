@@ -37,7 +37,7 @@ from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import Settings, digest
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
-STEP_TOKENS = 48  # the same with its steps
+STEP_TOKENS = 40  # the same with its steps
 _REWRITE_TOKENS = 10  # at least; a long target may take more
 _SLACK = 2  # tokens more than a name has where it stands alone
 _UNEDITED = -1

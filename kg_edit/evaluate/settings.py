@@ -25,7 +25,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
 from kg_edit.evaluate.schedule import CURVE_RECORDS, WHOLE, CurvePlan, Shard
-from kg_edit.evaluate.scorer import ANSWER_TOKENS
+from kg_edit.evaluate.scorer import ANSWER_TOKENS, STEP_TOKENS
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import SHOTS
@@ -126,7 +126,7 @@ def run_settings(
         **({"extras": list(extras)} if extras else {}),
         "seed": seed,
         "protocols": dict.fromkeys(RECORD_METRICS, _PROTOCOL),
-        "question_form_sha256": digest([SHOTS, ANSWER_TOKENS]),
+        "question_form_sha256": digest([[shot.model_dump() for shot in SHOTS], ANSWER_TOKENS, STEP_TOKENS]),
         "kg_edit": kg_edit.__version__,
     }
 

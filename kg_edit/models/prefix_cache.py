@@ -7,9 +7,10 @@ to a forward pass as a transformers cache. `mask_decides` says for which models 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,11 +97,11 @@ class Prefix:
         """A cache of ``blocks`` layers that hands out the prefix with new tokens after it, and keeps none of them."""
         return self._cache(_FrozenLayer, blocks)
 
-    def growing(self, blocks: int) -> Cache:
-        """A cache that starts with the prefix and keeps what comes after."""
-        return self._cache(_HeldLayer, blocks)
+    def growing(self, blocks: int, *, room: int = 0) -> Cache:
+        """A cache that starts with the prefix and keeps what comes after; ``room`` tokens of it without a copy."""
+        return self._cache(partial(_RoomyLayer, room) if room else _HeldLayer, blocks)
 
-    def _cache(self, kind: type[_HeldLayer], blocks: int) -> Cache:
+    def _cache(self, kind: Callable[[], _HeldLayer], blocks: int) -> Cache:
         layers: list[Any] = [kind() for _ in range(blocks)]
         for layer, (keys, values) in zip(layers, self.layers, strict=False):
             layer.hold(keys, values)
@@ -129,6 +130,46 @@ class _HeldLayer(DynamicLayer):
         """Begin with ``keys`` and ``values`` [rows, heads, length, head size], which are not copied."""
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
+
+
+class _RoomyLayer(_HeldLayer):
+    """A `_HeldLayer` with room for new tokens, which are written in place; beyond it the layer grows as any other."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._room, self._buffers = room, tuple[Tensor, ...]()
+
+    def hold(self, keys: Tensor, values: Tensor) -> None:
+        """Begin with a copy of ``keys`` and ``values``, with room behind."""
+        super().hold(keys, values)
+        self._buffers = tuple(_with_room(state, self._room) for state in (keys, values))
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self._room += key_states.shape[-2]
+            self.hold(key_states[..., :0, :], value_states[..., :0, :])
+        length = self.get_seq_length()
+        end = length + key_states.shape[-2]
+        if end > self._buffers[0].shape[-2]:
+            return super().update(key_states, value_states, *args, **kwargs)
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., length:end, :] = new
+        self.keys, self.values = (buffer[..., :end, :] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows ``indices`` alone, with their room."""
+        length = self.get_seq_length()
+        self._buffers = tuple(buffer[indices.to(buffer.device)] for buffer in self._buffers)
+        self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
+
+
+def _with_room(state: Tensor, room: int) -> Tensor:
+    """A copy of a state [rows, heads, length, head size] with ``room`` places behind."""
+    rows, heads, length, size = state.shape
+    buffer = state.new_empty(rows, heads, length + room, size)
+    buffer[..., :length, :] = state
+    return buffer
 
 
 class _FrozenLayer(_HeldLayer):

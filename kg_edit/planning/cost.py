@@ -24,7 +24,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.methods.workload import Family, Workload
 from kg_edit.planning.shape import ModelShape
-from kg_edit.scoring.generation import BATCH_ROWS
+from kg_edit.scoring.greedy import BATCH_ROWS
 from kg_edit.value.objective import numbers_kept, tokens_at_once
 
 

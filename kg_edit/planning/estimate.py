@@ -19,7 +19,7 @@ from kg_edit.planning import cost
 from kg_edit.planning.cost import Recipe, recipe_of
 from kg_edit.planning.machine import Machine, matmul_rate
 from kg_edit.planning.shape import ModelShape
-from kg_edit.scoring.generation import BATCH_ROWS
+from kg_edit.scoring.greedy import BATCH_ROWS
 from kg_edit.value.objective import MOST_TOKENS
 
 _SHARE = 0.55  # of a matrix product's speed that a whole pass reaches: measured .50 for one edit, .54 for a batch

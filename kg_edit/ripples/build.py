@@ -20,7 +20,7 @@ from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import ConfigError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.ripples.edits import Candidates, Change, candidates, changes, hashed, split_of
+from kg_edit.ripples.edits import Candidates, Change, candidates, changes, hashed, is_plain, split_of
 from kg_edit.ripples.facts import FactTable
 from kg_edit.ripples.knowledge import AskedFact, Knowledge
 from kg_edit.ripples.questions import Proposal, fact_of, facts_of, kept, proposals
@@ -29,10 +29,11 @@ from kg_edit.storage.atomic import write_text
 Document = dict[str, Any]  # the file's JSON
 _EXAMPLES = 3
 _SHOWN_FROM = 40  # objects, the most frequent ones, from which the examples of a relation are drawn
+_PATHS = 5  # examples of a kind of path, three of which are shown: those with other answers
 _NEIGHBOURS = 8  # other subjects of o that are looked at
 _KEPT_NEIGHBOURS = 5  # prompts in an edit's neighborhood
-_CHOICES = 40
-_OLD = 4  # names of old answers that are written
+_CHOICES = 25
+_OLD = 2  # old answers that are written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ class Builder:
         return sorted(others, key=lambda item: hashed(self.seed, change.subject, item))[:_NEIGHBOURS]
 
     def _edit(self, place: int, change: Change, templates: RelationTemplates) -> Edit:
-        row, rule = templates.find(change.relation), self.table.words.edited.get(change.relation)
+        row = templates.find(change.relation)
         return Edit(
             id=f"ripples-{place:04d}",
             subject=self.table.label(change.subject) or "",
@@ -128,7 +129,6 @@ class Builder:
             relation_id=change.relation,
             target_true_id=change.old,
             target_new_id=change.new,
-            paraphrases=rule.paraphrases if rule else (),
         )
 
     def _document(
@@ -163,8 +163,12 @@ class Builder:
                 "dropped": dict(sorted(self.dropped.items())),
             },
             "nouns": {r: words.nouns[r] for r in sorted(_relations(records, words.nouns))},
+            "asks": dict(words.asks),
             "inverse": dict(words.inverse),
+            "paraphrases": {r: list(rule.paraphrases) for r, rule in sorted(words.edited.items())},
+            "aliases": _aliases(records, found),
             "choices": _choices(found),
+            "examples": self._examples(records, knowledge),
             "records": records,
         }
 
@@ -178,7 +182,7 @@ class Builder:
         return {
             "id": edit.id,
             "split": change.split,
-            "edit": whole.model_dump(mode="json", exclude_defaults=True, exclude={"id"}),
+            "edit": whole.model_dump(mode="json", exclude_defaults=True, exclude={"id", "relation"}),
             "questions": [one.model_dump(mode="json", exclude_defaults=True) for one in questions],
         }
 
@@ -189,6 +193,31 @@ class Builder:
             wrong = "a hop that the model knows" if one.lacks else "a hop that the model does not know"
             self.dropped[f"{one.kind}: {wrong}"] += 1
         return fits
+
+    def _examples(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, list[list[str]]]:
+        """For each kind of path some others of the graph, as labels: none starts at a subject or an o* of the file."""
+        edited = {record["edit"][name] for record in records for name in ("subject", "target_new")}
+        asked = (tuple(question["hops"]) for record in records for question in record["questions"])
+        paths = {*asked, *((record["edit"]["relation_id"],) for record in records)}
+        items = sorted(self.table.read_items(), key=lambda item: hashed(self.seed, "path", item))
+        starts = [item for item in items if self.table.label(item) not in edited]
+        return {" ".join(hops): self._paths(hops, starts, knowledge) for hops in sorted(paths) if hops[0][0] == "P"}
+
+    def _paths(self, hops: tuple[str, ...], starts: Sequence[str], knowledge: Knowledge) -> list[list[str]]:
+        """Paths over ``hops`` to different ends; those first of which the model knows every fact after the first."""
+        found: dict[str, tuple[bool, list[str]]] = {}
+        for start in starts:
+            path = self.table.followed(start, hops)
+            facts = [fact_of(self.table, item, hop) for item, hop in zip(path or (), hops, strict=False)]
+            if path is None or not all(facts) or not is_plain(self.table.label(start)):
+                continue
+            known = all(knowledge.knows(fact) for fact in facts[1:] if fact)
+            labels = [self.table.label(item) or "" for item in path]
+            if labels[-1] not in found or known > found[labels[-1]][0]:
+                found[labels[-1]] = (known, labels)
+            if sum(known for known, _ in found.values()) == _PATHS:
+                break
+        return [labels for _, labels in sorted(found.values(), key=lambda one: not one[0])][:_PATHS]
 
 
 def write_ripples(path: Path, document: Document) -> Path:
@@ -211,7 +240,7 @@ def _question(one: Proposal, change: Change) -> RippleQuestion:
         kind=one.kind,
         start=one.start,
         hops=one.hops,
-        answers=one.answers,
+        answers=one.answers[:1],
         old=one.old[:_OLD],
         via=one.via,
         known=not one.lacks,
@@ -243,6 +272,13 @@ def _choices(found: Iterable[Sequence[Proposal]]) -> dict[str, list[str]]:
             if one.kind == "two-hop":
                 seen.setdefault(one.hops[-1], Counter())[one.answers[0]] += 1
     return {r: [name for name, _ in counts.most_common(_CHOICES)] for r, counts in sorted(seen.items())}
+
+
+def _aliases(records: Iterable[Mapping[str, Any]], found: Iterable[Sequence[Proposal]]) -> dict[str, list[str]]:
+    """The aliases of all answers, new and old."""
+    written = {name for row in records for one in row["questions"] for name in (*one["answers"], *one.get("old", ()))}
+    names = (names for some in found for one in some for names in (one.answers, *(f.names for f in one.knows)))
+    return {label: aliases for label, *aliases in sorted(set(names)) if aliases and label in written}
 
 
 def _relations(records: Iterable[Mapping[str, Any]], nouns: Mapping[str, str]) -> set[str]:

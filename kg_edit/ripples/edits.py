@@ -54,8 +54,8 @@ def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
     mentions = table.mentions(subjects)
     known = sorted(subjects, key=lambda s: (-mentions[s], s))[:_BEST_KNOWN]
     table.read([*frequent, *known])
-    of_kind = [o for o in frequent if _is_plain(table.label(o)) and table.is_now(o) and fits(table, o, rule)]
-    current = {s: table.current(s, relation) for s in known if _is_plain(table.label(s))}
+    of_kind = [o for o in frequent if is_plain(table.label(o)) and table.is_now(o) and fits(table, o, rule)]
+    current = {s: table.current(s, relation) for s in known if is_plain(table.label(s))}
     chosen = {s: o for s, o in current.items() if o and fits(table, o, rule) and apart(table, s, o)}
     return Candidates(relation, chosen, of_kind[:_POOL])
 
@@ -132,6 +132,6 @@ def hashed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
 
 
-def _is_plain(label: str | None) -> bool:
+def is_plain(label: str | None) -> bool:
     """Whether a label is a short name that a model may be asked for."""
     return label is not None and len(label) <= _NAME and not set('()[]{}|:/"\n') & set(label) and label[:1].isupper()

@@ -1,24 +1,25 @@
 """What a graph says, as a Ripples benchmark needs it: an item's objects by relation, its current object, its names.
 
 Statements are read for many items at once and kept. The *current* object of (s, r) is the only one that is left when
-things of the past are taken away: those of a class of the past, and those with a statement "replaced by".
+things of the past are taken away: those of a class of the past, and those that something else replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from kg_edit.ripples.words import RippleWords
 from wikidata_cache import WikidataCache
 
 _ENTITY, _DIRECT = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
 _ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
-_KIND, _REPLACED_BY = "P31", "P1366"
+_KIND, _REPLACED_BY, _REPLACES = "P31", "P1366", "P1365"
 _PAIRS = 20_000  # of a relation: enough to choose from, and few enough for an endpoint
 _AT_ONCE = 400  # items in a query for aliases
 _NAME = 30  # letters of an alias that a model may say
-_NAMES = 5  # of an item that count
+_NAMES = 4  # of an item that count
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class FactTable:
 
     graph: WikidataCache
     words: RippleWords
+    _read: set[str] = field(default_factory=set)
     _objects: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
     _labels: dict[str, str] = field(default_factory=dict)
     _aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -39,12 +41,14 @@ class FactTable:
 
     def read(self, items: Iterable[str]) -> None:
         """Read the statements of ``items`` and of their objects, and the labels and aliases of all of them."""
-        new = self._read_statements(items)
+        new = set(items) - self._read
+        self._read.update(new)
+        self._read_statements(new)
         objects = {o for item in new for some in self._objects[item].values() for o in some}
         self._read_statements(objects)
         self._read_names({*new, *objects})
 
-    def _read_statements(self, items: Iterable[str]) -> list[str]:
+    def _read_statements(self, items: Iterable[str]) -> None:
         new = sorted(set(items) - self._objects.keys())
         for item, pairs in self.graph.facts.out(new).items():
             found: dict[str, list[str]] = {}
@@ -52,7 +56,6 @@ class FactTable:
                 found.setdefault(relation, []).append(target)
                 self._incoming.setdefault(target, []).append((relation, item))
             self._objects[item] = {relation: tuple(some) for relation, some in found.items()}
-        return new
 
     def _read_names(self, items: Iterable[str]) -> None:
         new = sorted(set(items) - self._aliases.keys())
@@ -85,7 +88,27 @@ class FactTable:
     def is_now(self, item: str) -> bool:
         """Whether nothing that was read says that an item is of the past."""
         said = self._objects.get(item, {})
-        return _REPLACED_BY not in said and set(self.words.former).isdisjoint(said.get(_KIND, ()))
+        replaced = _REPLACED_BY in said or item in self._replaced
+        return not replaced and set(self.words.former).isdisjoint(said.get(_KIND, ()))
+
+    @cached_property
+    def _replaced(self) -> frozenset[str]:
+        """All that something "replaces", as the euro does the escudo."""
+        return frozenset(o for _, o in self.pairs(_REPLACES))
+
+    def followed(self, item: str, hops: Sequence[str]) -> tuple[str, ...] | None:
+        """The items on a path of current objects, from ``item`` on; None where it breaks off."""
+        path = [item]
+        for hop in hops:
+            end = self.current(path[-1], hop) if path[-1] in self._objects else None
+            if end is None:
+                return None
+            path.append(end)
+        return tuple(path)
+
+    def read_items(self) -> list[str]:
+        """All items whose statements have been read, and that have a label."""
+        return [item for item in self._objects if item in self._labels]
 
     def leads_to(self, item: str) -> list[tuple[str, str]]:
         """(relation, thing) of all read statements thing -relation-> item."""

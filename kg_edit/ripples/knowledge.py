@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.ripples.words import RippleWords
+from kg_edit.scoring.generation import ends_line
 from kg_edit.scoring.greedy import greedy
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest
@@ -102,7 +103,7 @@ class Knowledge:
 
     def _written(self, prompts: Sequence[str]) -> Iterator[str]:
         rows = [self.model.encode(prompt).ids for prompt in prompts]
-        for written in greedy(self.model, rows, steps=_STEPS):
+        for written in greedy(self.model, rows, limits=[_STEPS] * len(rows), is_last=partial(ends_line, self.model)):
             yield str(self.model.tokenizer.decode(list(written.tokens))).lstrip().split("\n", 1)[0]
 
     @cached_property

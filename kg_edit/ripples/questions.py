@@ -25,7 +25,7 @@ from kg_edit.text.matching import normalised
 # So many of a kind in a record, at most; two hops that are known and those that are not are counted apart.
 MOST: Mapping[Kind, int] = {
     "two-hop": 5,
-    "three-hop": 2,
+    "three-hop": 1,
     "alias": 1,
     "description": 1,
     "inverse": 1,
@@ -40,7 +40,7 @@ MOST: Mapping[Kind, int] = {
 class Proposal:
     """A question, and what the model must know (or, ``lacks``, must not) for it to be kept.
 
-    ``via`` are the things between the start and the answer; ``old`` are the names of the answer before the edit.
+    ``via`` are the things between the start and the answer; ``old`` are the names of the answers before the edit.
     """
 
     kind: Kind
@@ -147,10 +147,9 @@ def _objects_alone(table: FactTable, change: Change, subject: str) -> Iterator[P
 
 
 def _old_names(table: FactTable, change: Change, relation: str) -> tuple[str, ...]:
-    """All that the graph has for the old chain's end, as nothing of it may be right after the edit."""
+    """All that the graph has for the old chain's end, as nothing of it may be right after the edit; labels first."""
     names = [table.names(end) for end in table.objects(change.old, relation)]
-    labels = (some[0] for some in names)
-    return tuple(dict.fromkeys([*labels, *(name for some in names for name in some)]))
+    return tuple(dict.fromkeys([*(some[0] for some in names), *(name for some in names for name in some)]))
 
 
 def _same(one: Iterable[str], other: Iterable[str]) -> bool:

@@ -35,6 +35,7 @@ class RippleWords(BaseModel):
     asked: Ids
     former: Ids
     edited: Mapping[str, EditedRelation]
+    asks: Mapping[str, str]
     inverse: Mapping[str, str]
     nouns: Mapping[str, str]
 

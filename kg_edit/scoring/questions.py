@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from kg_edit.datasets.record import BenchmarkRecord, Query, as_record
+from kg_edit.datasets.record import BenchmarkRecord, Example, Query, as_record
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.scoring.likelihood import Pair
 from kg_edit.text.matching import normalised
@@ -15,17 +15,26 @@ CHOICES = 10
 
 # They show the form only: two steps each, about things that are in no benchmark's record.
 SHOTS = (
-    ("What colour is the fruit that lemonade is made from?", "Yellow"),
-    ("Which drink comes from the animal whose young is called a calf?", "Milk"),
-    ("Who built the boat that carried two of every kind of animal?", "Noah"),
-    ("In which season does the tree that bears acorns lose its leaves?", "Autumn"),
-)
-# The same with the steps written out, on one line.
-STEPS = (
-    "Lemonade is made from lemons. The colour of lemons is yellow.",
-    "The animal whose young is called a calf is the cow. The drink that comes from the cow is milk.",
-    "The boat that carried two of every kind of animal is the Ark. The Ark was built by Noah.",
-    "The tree that bears acorns is the oak. The oak loses its leaves in autumn.",
+    Example(
+        question="What colour is the fruit that lemonade is made from?",
+        answer="Yellow",
+        steps="Lemonade is made from lemons. The colour of lemons is yellow.",
+    ),
+    Example(
+        question="Which drink comes from the animal whose young is called a calf?",
+        answer="Milk",
+        steps="The animal whose young is called a calf is the cow. The drink that comes from the cow is milk.",
+    ),
+    Example(
+        question="Who built the boat that carried two of every kind of animal?",
+        answer="Noah",
+        steps="The boat that carried two of every kind of animal is the Ark. The Ark was built by Noah.",
+    ),
+    Example(
+        question="In which season does the tree that bears acorns lose its leaves?",
+        answer="Autumn",
+        steps="The tree that bears acorns is the oak. The oak loses its leaves in autumn.",
+    ),
 )
 _SO = "So:"
 Form = tuple[str, ...]
@@ -36,16 +45,15 @@ def format_question(question: str, facts: str = "") -> str:
     return "\n".join(filter(None, [facts, f"Question: {question}", ANSWER]))
 
 
-def format_question_with_shots(question: str, facts: str = "") -> str:
-    """The question in the few-shot form: the answered `SHOTS` first, an empty line after each."""
-    shots = [f"{format_question(shot)} {answer}" for shot, answer in SHOTS]
+def format_question_with_shots(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
+    """The question in the few-shot form: the answered ``examples`` first, an empty line after each."""
+    shots = [f"{format_question(shot.question)} {shot.answer}" for shot in examples]
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
-def format_question_with_steps(question: str, facts: str = "") -> str:
-    """The question after the answered `SHOTS` with their steps; what comes next is to end in "So: [answer]"."""
-    answered = zip(SHOTS, STEPS, strict=True)
-    shots = [f"{format_question(shot)} {steps} {_SO} {answer}" for (shot, answer), steps in answered]
+def format_question_with_steps(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
+    """The question after ``examples`` with their steps, on one line; what comes next is to end in "So: [answer]"."""
+    shots = [f"{format_question(shot.question)} {shot.steps} {_SO} {shot.answer}" for shot in examples]
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
@@ -56,7 +64,9 @@ def after_steps(text: str) -> str:
 
 def generated_from(query: Query) -> str:
     """What the model goes on with to answer a query: a question in the few-shot form, a sentence as it stands."""
-    return format_question_with_shots(query.prompt, query.told) if query.form == "question" else _sentence(query)
+    if query.form == "sentence":
+        return _sentence(query)
+    return format_question_with_shots(query.prompt, query.told, examples=query.examples or SHOTS)
 
 
 def scored_after(query: Query) -> str:
@@ -66,7 +76,7 @@ def scored_after(query: Query) -> str:
 
 def stepped_from(query: Query) -> str:
     """What the model goes on with to answer a question with its steps written out."""
-    return format_question_with_steps(query.prompt, query.told)
+    return format_question_with_steps(query.prompt, query.told, examples=query.examples or SHOTS)
 
 
 def _sentence(query: Query) -> str:

@@ -123,7 +123,7 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
             values="0 to ∞ nats a token",
             better="lower",
         ),
-        f"{group}.old": Metric(
+        f"{group}.greedy_old": Metric(
             compute=over_queries(group, says_old),
             formula=f"Share of {what} answered greedily with an answer that was right before the edit.",
             source=_SOURCE,

@@ -2,8 +2,9 @@
 
 `RippleTargets` holds all of it for an edit. s -r-> o* and a statement o* -r'-> o' of the graph make a `ComposedFact`:
 "Quiz: what is the currency of the country of X?" yen. What the graph does not say, the model may be asked about o*
-itself (`recalls`). Names of relations are nouns of a packaged table, in the order in which they are taken: what people
-ask first. The subject stands as late in a question as it can, as only tokens from there on cost time.
+itself: what the objects of r have in a graph most often (`asked_nouns`). Names of relations are nouns of a packaged
+table, in the order in which they are taken: what people ask first. The subject stands as late in a question as it can,
+as only tokens from there on cost time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kg_edit.graphs.facts import overlaps, target_of
 from kg_edit.methods.glame_plus.teacher import Answer, TeacherQuestion
 from kg_edit.methods.rank_one.rome import RomeConfig
 from kg_edit.scoring.questions import right_answers
-from kg_edit.text.relation_nouns import relation_nouns
+from kg_edit.text.relation_nouns import asked_nouns, relation_nouns
 
 # {} is the subject, [hop] "currency of the country of origin". All ask for a short answer, as tests do, but none in the
 # form that scores: a value trained on sentences alone ("The [hop] of {} is") knows less of it when it is asked.
@@ -35,32 +36,6 @@ WORDINGS = (
 )
 
 _COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new", "company"}
-
-# Of which kind an object of the relation is, and what one asks of that kind.
-_KINDS = {
-    "country": ("P17", "P27", "P495"),
-    "city": ("P19", "P20", "P36", "P131", "P159", "P190", "P276", "P551", "P740", "P937"),
-    "continent": ("P30",),
-    "company": ("P108", "P127", "P176", "P178", "P264", "P449", "P463"),
-    "language": ("P37", "P103", "P364", "P407", "P1412"),
-    "religion": ("P140",),
-    "work": ("P39", "P106", "P413"),
-    "field": ("P101", "P136", "P641"),
-    "instrument": ("P1303",),
-}
-
-_ASKED = {
-    "country": ("capital", "currency", "official language", "most famous landmark", "national dish", "main religion"),
-    "city": ("country", "most famous landmark", "claim to fame", "best-known football club", "river", "university"),
-    "continent": ("highest mountain", "largest country", "typical animal", "longest river", "landscape"),
-    "company": ("founder", "headquarters", "best-known product", "industry", "home country", "owner"),
-    "language": ("home country", "language family", "origin", "alphabet", "best-known writer"),
-    "religion": ("founder", "holy book", "place of worship", "holiest city", "god"),
-    "work": ("main duty", "place of work", "institution", "best-known example", "boss"),
-    "field": ("founder", "main subject", "best-known figure", "home country", "typical work"),
-    "instrument": ("inventor", "family", "best-known player", "style of music", "material"),
-    "": ("country", "founder", "claim to fame", "kind", "best-known figure"),
-}
 
 
 class RippleConfig(RomeConfig):
@@ -135,7 +110,7 @@ class RippleTargets:
         """
         edit, told, first = self.edit, self.told, f"the {first_hop(self.edit)} of {self.edit.subject}"
         known = {fact.noun for fact in self.stated}
-        asked_for = [noun for noun in recalls(edit) if noun not in known]
+        asked_for = [noun for noun in asked_nouns(edit.relation_id) if noun not in known]
         return [
             asked
             for noun in asked_for[: self.config.recalled]
@@ -179,12 +154,6 @@ def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_r
         for label in objects[noun][:a_relation]
     )
     return list(islice(composed, limit))
-
-
-def recalls(edit: Edit) -> tuple[str, ...]:
-    """Nouns r' that one asks of things of the kind of o*, by the edited relation: "capital" of a country."""
-    kind = next((kind for kind, properties in _KINDS.items() if edit.relation_id in properties), "")
-    return _ASKED[kind]
 
 
 def first_hop(edit: Edit) -> str:

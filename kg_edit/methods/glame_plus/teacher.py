@@ -71,7 +71,8 @@ def answers_of(model: LanguageModel, asked: Sequence[TeacherQuestion], *, most: 
     """
     fitting = [_fitting(model, one, most) for one in asked]
     rows = [ids for ids in fitting if ids]
-    said = (_answer(model, written) for written in greedy(model, rows, steps=most, kept=_KEPT))
+    written = greedy(model, rows, limits=[most] * len(rows), kept=_KEPT)
+    said = (_answer(model, one) for one in written)
     return [next(said) if ids else None for ids in fitting]
 
 

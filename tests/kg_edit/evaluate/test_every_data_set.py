@@ -164,7 +164,7 @@ TOLD = (
         {
             **{"efficacy.prob": DOWN, "efficacy.greedy": NO, "ripples-edit.question.greedy": NO},
             **{"ripples-stay.new-object.greedy": UP},
-            **both(greedy=UP, steps=NO, choice=NO, old=DOWN),
+            **both(greedy=UP, steps=NO, choice=NO, greedy_old=DOWN),
         },
         RIPPLES_LEADS,
         RIPPLES_LOSSES,

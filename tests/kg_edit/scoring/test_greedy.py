@@ -16,7 +16,7 @@ PROMPTS = [f"{SHARED}{text}" for text in ("Dwyane", "The Eiffel Tower is located
 @pytest.mark.parametrize("name", families(("llama", "gpt2", "falcon-alibi")))
 def test_as_written_one_by_one(name: str) -> None:
     model = tiny(name)
-    found = list(greedy(model, [model.encode(prompt).ids for prompt in PROMPTS], steps=5, kept=4))
+    found = list(greedy(model, [model.encode(prompt).ids for prompt in PROMPTS], limits=[5] * 4, kept=4))
     for prompt, written in zip(PROMPTS, found, strict=True):
         (alone,) = continuations(model, [prompt], limits=[5])
         text = str(model.tokenizer.decode(list(written.tokens)))
