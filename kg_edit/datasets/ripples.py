@@ -2,7 +2,7 @@
 
 A file is an object: its format, provenance, the nouns of relations, the aliases of answers, objects to choose from, and
 records. A record is an edit and questions; a question is a path from a thing over relations to its answer, and is
-worded here: "What is the capital of the country of Rome?". Two or three other things on such a path are its examples,
+worded here: "What is the capital of the country of Rome?". Two other things on such a path are its examples,
 none of which has its answer. Its hops are facts that the model knows by itself, but for the last hop of an *unknown*
 two-hop question, which it gets wrong in every form. *Withheld* is a question whose answer a method that reads a graph
 must not see there (`kg_edit.graphs.controls.Withheld`), *stated* one whose answer stands there.
@@ -44,7 +44,7 @@ GROUPS = (
 )
 CHOICES = 10
 _HEADER = ("nouns", "asks", "inverse", "paraphrases", "aliases", "choices", "examples")
-_SHOWN, _FEWEST = 3, 2  # examples before a question
+_SHOWN = 2  # examples before a question
 _INVERSE = "-"  # before the property that is asked the other way round
 Names = Annotated[tuple[Text, ...], Field(strict=False)]
 Words = Mapping[str, str]
@@ -168,7 +168,7 @@ def _examples(question: RippleQuestion, row: RippleRow, *, taken: Iterable[str])
     names = {name.casefold() for name in taken}
     for hops in _similar(question.hops, row.examples):
         paths = [path for path in row.examples[" ".join(hops)] if path[-1].casefold() not in names]
-        if len(paths) >= _FEWEST:
+        if len(paths) >= _SHOWN:
             return tuple(_example(path, hops, row) for path in paths[:_SHOWN])
     return ()
 

@@ -29,7 +29,7 @@ from kg_edit.storage.atomic import write_text
 Document = dict[str, Any]  # the file's JSON
 _EXAMPLES = 3
 _SHOWN_FROM = 40  # objects, the most frequent ones, from which the examples of a relation are drawn
-_PATHS = 5  # examples of a kind of path, three of which are shown: those with other answers
+_PATHS = 5  # examples of a kind of path, two of which are shown: those with other answers
 _NEIGHBOURS = 8  # other subjects of o that are looked at
 _KEPT_NEIGHBOURS = 5  # prompts in an edit's neighborhood
 _CHOICES = 25

@@ -86,10 +86,10 @@ class FactTable:
         return left[0] if len(left) == 1 and left[0] in self._labels else None
 
     def is_now(self, item: str) -> bool:
-        """Whether nothing that was read says that an item is of the past."""
+        """Whether nothing that was read says that an item is of the past, or a page of Wikimedia's own."""
         said = self._objects.get(item, {})
         replaced = _REPLACED_BY in said or item in self._replaced
-        return not replaced and set(self.words.former).isdisjoint(said.get(_KIND, ()))
+        return not replaced and {*self.words.former, *self.graph.facts.internal}.isdisjoint(said.get(_KIND, ()))
 
     @cached_property
     def _replaced(self) -> frozenset[str]:

@@ -1,0 +1,83 @@
+"""The packaged Ripples file is what the documentation says of it, and its graph states what it is to state."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from kg_edit.datasets import find_dataset
+from kg_edit.datasets.lint import lint
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.datasets.ripples import split_of, withheld_answers
+from kg_edit.graphs.controls import Withheld
+from kg_edit.graphs.facts import target_of
+from kg_edit.storage.packaged import packaged_benchmark, packaged_graph
+from wikidata_cache import WikidataCache
+
+NAME = "ripples-smollm2-135m"
+
+
+@pytest.fixture(scope="module")
+def records() -> tuple[BenchmarkRecord, ...]:
+    return find_dataset("ripples")(Path(NAME))
+
+
+def test_its_size(records: tuple[BenchmarkRecord, ...]) -> None:
+    file = packaged_benchmark(NAME)
+    assert file is not None
+    assert file.stat().st_size < 400_000
+    rows = json.loads(file.read_text(encoding="utf-8"))["records"]
+    asked = [question for row in rows for question in row["questions"] if question["kind"] == "two-hop"]
+    known = Counter(question["hops"][-1] for question in asked if question.get("known", True))
+    assert len(records) == 300
+    assert len(asked) >= 700
+    assert len([relation for relation, count in known.items() if count >= 5]) >= 8
+    assert len({row["edit"]["relation_id"] for row in rows}) >= 5
+    assert Counter(map(split_of, records)) == {"dev": 100, "test": 200}
+
+
+def test_no_subject_and_no_new_object_is_in_both_parts(records: tuple[BenchmarkRecord, ...]) -> None:
+    for name in ("subject_id", "target_new_id"):
+        dev, test = (
+            {getattr(record.edits[0], name) for record in records if split_of(record) == part}
+            for part in ("dev", "test")
+        )
+        assert dev
+        assert not dev & test
+
+
+def test_no_answer_is_in_its_examples(records: tuple[BenchmarkRecord, ...]) -> None:
+    for record in records:
+        for probe in record.probes:
+            (query,) = probe.queries
+            shown = {example.answer for example in query.examples}
+            assert not shown & {*query.answers[0], *query.old}, query.prompt
+            assert query.prompt not in {example.question for example in query.examples}
+
+
+def test_it_has_no_faults() -> None:
+    assert not lint(find_dataset("ripples").read(Path(NAME)))
+
+
+def test_its_graph_states_what_is_not_withheld(records: tuple[BenchmarkRecord, ...]) -> None:
+    graph = packaged_graph(NAME)
+    source = Withheld(WikidataCache(graph), names=withheld_answers(records))
+    for record in records[::6]:
+        (edit,) = record.edits
+        found = source.subgraph(edit, hops=2, per_node=500)
+        root = target_of(found)
+        objects = {found.nodes[end]["label"] for _, end in found.out_edges(root)}
+        for probe in record.probes:
+            names = set(probe.queries[0].answers[0])
+            if probe.measures.endswith(".stated"):
+                assert names & objects or names & hidden(record), (edit.target_new, probe.queries[0].prompt)
+            elif probe.measures.endswith(".withheld"):
+                assert not names & objects
+
+
+def hidden(record: BenchmarkRecord) -> set[str]:
+    """The names that are withheld from the record; what another question states may be among them."""
+    return set(withheld_answers([record]).get(record.edits[0].id, frozenset()))
