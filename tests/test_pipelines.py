@@ -25,6 +25,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import EDITS, GRAPH, cache, tiny_folder
+from tests.kg_edit.datasets.rows import RIPPLES
 from tests.kg_edit.evaluate.conftest import CITIES, Nudge
 from tests.kg_edit.evaluate.test_cli_runs import row
 from wikidata_cache import WikidataCache, packaged_extract
@@ -238,25 +239,64 @@ PAPER = ["FT", "ROME", "ROME-KG", "MEMIT", "MEMIT-KG", "GLAME", "w/ MLP", "w/ GN
 CEILINGS = ["fact in the prompt", "fact and relation in the prompt"]
 
 
+@pytest.fixture
+def ripples(tmp_path: Path) -> tuple[str, ...]:
+    """Options for a Ripples file of two records, and their graph."""
+    edits = {"ripples-0001": ("Japan", "Q17"), "ripples-0002": ("Kenya", "Q114")}
+    rows = [
+        {**RIPPLES, "id": name, "edit": {**RIPPLES["edit"], "target_new": target, "target_new_id": item}}
+        for name, (target, item) in edits.items()
+    ]
+    header = {name: RIPPLES[name] for name in ("nouns", "inverse", "choices")}
+    bare = [{name: part for name, part in row.items() if name not in header} for row in rows]
+    (tmp_path / "ripples.json").write_text(json.dumps({"format": "kg-edit ripples/1", **header, "records": bare}))
+    names = {"Q17": "Japan", "Q114": "Kenya", "Q1490": "Tokyo", "Q3870": "Nairobi", "P36": "capital", "P17": "country"}
+    lines = ["Q17\tP36\tQ1490", "Q114\tP36\tQ3870", *(f"{item}\tlabel\t{name}" for item, name in names.items())]
+    (tmp_path / "places.tsv").write_text("\n".join(lines) + "\n")
+    return ("--data", str(tmp_path / "ripples.json"), "--graph", str(tmp_path / "places.tsv"))
+
+
 @pytest.mark.slow
-def test_the_readmes_table_between_its_markers_and_the_study_of_the_same_runs(
-    tables: ModuleType, tmp_path: Path, tiny_folder: Path
+def test_the_readmes_table_between_its_markers(
+    tables: ModuleType, tmp_path: Path, tiny_folder: Path, ripples: tuple[str, ...]
 ) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
-    inputs = ("--data", "data.json", "--graph", "graph.tsv", "--model", str(tiny_folder), "--limit", "2")
-    tables.main(["results", *inputs, "--out", "out/single", "--readme", str(readme)])
+    tables.main(["results", *ripples, "--model", str(tiny_folder), "--out", "out", "--readme", str(readme)])
     text = readme.read_text()
     assert text.startswith(
-        "before\n<!-- results -->\n|  | efficacy | paraphrase | neighborhood | portability: greedy |"
+        "before\n<!-- results -->\n|  | the edit | asked as a question | paraphrase | neighborhood |"
     )
-    assert text.endswith("s an edit.\n<!-- /results -->\nafter\n") and "old" not in text
-    assert first_cells(text) == ["", "---", "unedited", "ROME", "GLAME", *(f"*ceiling: {name}*" for name in CEILINGS)]
-    summary = Summary.load(tmp_path / "out" / "single" / "rome" / "summary.json")
-    assert f"| ROME | {tables.cell(summary, 'edited', 'efficacy.prob')} |" in text
+    assert text.endswith("s an edit.\n<!-- /results -->\nafter\n") and "\nold\n" not in text
+    assert first_cells(text) == [
+        "",
+        "---",
+        "unedited",
+        *tables.RESULTS,
+        *(f"*ceiling: {name}*" for name in CEILINGS),
+    ]
+    summary = Summary.load(tmp_path / "out" / "rome" / "summary.json")
+    assert f"| ROME | {tables.cell(summary, 'edited', 'efficacy.greedy')} |" in text
     assert "2 records; 0 edits failed; ROME" in text
 
-    tables.main(["study", "--tables", "--out", "out"])  # of the runs that are there
+
+@pytest.mark.slow
+def test_a_method_and_its_controls(
+    tables: ModuleType, tmp_path: Path, tiny_folder: Path, ripples: tuple[str, ...]
+) -> None:
+    tables.main(
+        ["ripples", *ripples, "--model", str(tiny_folder), "--out", "out", "--methods", "rome,glame", "--controls"]
+    )
+    rows = ["rome", "glame", *(f"glame, {control}" for control in tables.CONTROLS)]
+    assert first_cells((tmp_path / "out" / "table.md").read_text())[2:8] == ["unedited", *rows]
+
+
+@pytest.mark.slow
+def test_the_study_of_runs_that_are_there(tables: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
+    model, records = LanguageModel.load(str(tiny_folder)), tables.find_dataset("counterfact-plus")(Path("data.json"))
+    for name in ("glame", "rome"):
+        evaluate(Nudge(model), model, records[:2], out=tmp_path / "out" / "single" / name, ceilings=True)
+    tables.main(["study", "--tables", "--out", "out"])
     study = (tmp_path / "out" / "tables.md").read_text()
     assert first_cells(study) == [
         "",

@@ -1,24 +1,33 @@
-"""Write kg_edit/data/asked_relations.tsv: for each relation r the relations r' that its objects have in a graph.
+"""Write two tables from a graph: which relations the objects of a relation have, and examples of each relation.
 
-python bench/tools/asked_relations.py wikidata.nt.gz > kg_edit/data/asked_relations.tsv
+python bench/tools/asked_relations.py wikidata.nt.gz kg_edit/data
 
-glame-plus asks the model for these r' of an o* where the graph says nothing. Counted over the 200 most frequent objects
-of r: an r' counts for an object if exactly one object is current (`kg_edit.ripples.facts`), as a question has to have
-one answer. Kept are r' that a tenth of them have, the most frequent first.
+asked_relations.tsv: for each relation r the relations r' that its objects have. glame-plus asks the model for these r'
+of an o* where the graph says nothing. Counted over the 200 most frequent objects of r: an r' counts for an object if
+exactly one object is current (`kg_edit.ripples.facts`), as a question has to have one answer. Kept are r' that a tenth
+of them have, the most frequent first.
+
+relation_examples.tsv: five facts of each relation, of the things that most statements lead to, with five different
+objects: what a model is shown before it is asked for another one.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 from kg_edit.edits.templates import RelationTemplates
+from kg_edit.ripples.edits import hashed, is_plain
 from kg_edit.ripples.facts import FactTable
+from kg_edit.ripples.questions import fact_of
 from kg_edit.ripples.words import RippleWords
+from kg_edit.storage.atomic import write_text
 from kg_edit.text.relation_nouns import relation_nouns
 from wikidata_cache import WikidataCache
 
 _OBJECTS, _SHARE, _MOST = 200, 0.1, 12
+_SUBJECTS, _EXAMPLES = 3000, 5
 _VAGUE = {"P31", "P279", "P361", "P527", "P1889", "P1552", "P172"}  # kinds, parts, counterparts: no question of people
 
 
@@ -34,16 +43,32 @@ def asked_of(table: FactTable, relation: str) -> list[tuple[str, float]]:
     return [(asked, share) for asked, share in shares if share >= _SHARE]
 
 
-def main(graph: str) -> None:
-    """Print the table."""
+def examples_of(table: FactTable, relation: str) -> list[tuple[str, str]]:
+    """Five facts (thing, object) of a relation, in words."""
+    subjects = sorted({s for s, _ in table.pairs(relation)}, key=lambda item: hashed("example", item))[:_SUBJECTS]
+    mentions = table.mentions(subjects)
+    known = sorted(subjects, key=lambda item: (-mentions[item], item))[:_OBJECTS]
+    table.read(known)
+    facts = (fact_of(table, item, relation) for item in known if is_plain(table.label(item)))
+    found: dict[str, str] = {}
+    for fact in facts:
+        if fact:
+            found.setdefault(fact.object, fact.thing)
+    return [(thing, target) for target, thing in found.items()][:_EXAMPLES]
+
+
+def main(graph: str, folder: Path) -> None:
+    """Write the tables."""
     table = FactTable(WikidataCache(graph), RippleWords.load())
-    print("# Relations r' of the objects of a relation r, most frequent first: bench/tools/asked_relations.py")
-    print("property\tasked")
-    templates = RelationTemplates.load()
-    for relation in sorted(relation_nouns(), key=lambda name: int(name[1:])):
-        if templates.find(relation) and (found := asked_of(table, relation)):
-            print(f"{relation}\t{' '.join(asked for asked, _ in found)}")
+    templates, nouns = RelationTemplates.load(), sorted(relation_nouns(), key=lambda name: int(name[1:]))
+    asked = {r: asked_of(table, r) for r in nouns if templates.find(r)}
+    rows = [f"{r}\t{' '.join(one for one, _ in found)}" for r, found in asked.items() if found]
+    head = "# Relations r' of the objects of a relation r, most frequent first: bench/tools/asked_relations.py"
+    write_text(folder / "asked_relations.tsv", "\n".join([head, "property\tasked", *rows, ""]))
+    shown = [f"{r}\t{thing}\t{target}" for r in nouns for thing, target in examples_of(table, r)]
+    head = "# Facts of well-known things, relation by relation: bench/tools/asked_relations.py"
+    write_text(folder / "relation_examples.tsv", "\n".join([head, "property\tthing\tobject", *shown, ""]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], Path(sys.argv[2]))

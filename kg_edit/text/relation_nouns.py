@@ -1,8 +1,8 @@
-"""Relations as nouns: "capital" for P36, so that one can speak of the capital of a thing."""
+"""Relations in words: the noun for P36 (capital), what things that r leads to are asked for, examples of facts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 
@@ -20,7 +20,19 @@ def asked_nouns(relation: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(nouns[one] for one in asked if one in nouns))
 
 
+def relation_examples() -> Mapping[str, Sequence[tuple[str, str]]]:
+    """Some facts (thing, object) of each relation, by its noun; of well-known things (same script)."""
+    nouns, found = relation_nouns(), dict[str, list[tuple[str, str]]]()
+    for relation, thing, target in _rows("relation_examples.tsv"):
+        found.setdefault(nouns.get(relation, ""), []).append((thing, target))
+    return found
+
+
 def _table(name: str) -> Mapping[str, str]:
+    return {row[0]: row[1] for row in _rows(name)}
+
+
+def _rows(name: str) -> list[list[str]]:
     text = files("kg_edit").joinpath("data", name).read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
-    return dict(rows[1:])
+    return rows[1:]

@@ -3,10 +3,10 @@
 It goes beyond GLAME's paper. The value is ROME's free delta, with
 L = ROME's loss + ripple_weight * the mean over further rows:
 
-- For a statement o* -r'-> o' of the graph -log p(o') after "Quiz: what is the r' of the r of s? Reply:"; of several o'
-  the one that the model finds likeliest.
-- For an r' that the graph does not have -sum q log p, where q is what the unedited model answers, in turn, to "What is
-  the r' of o*?", the graph's statements before it, and to "What is the r' of the r of s?", the new fact before it.
+- For a statement o* -r'-> o' of the graph -log p(o') after "Q: What is the r' of the r of s? A:"; of several o' the
+  one that the model finds likeliest.
+- For an r' that the graph does not have, and such things do, -sum q log p, where q is what the unedited model answers
+  to "What is the r' of o*?", if it says the same in another form.
 - Two more rows ask for o* itself.
 
 `questions` words the rows, `teacher` gives q.
@@ -47,9 +47,9 @@ from kg_edit.value.optimise import FAST, DeltaParameters, descent_model
 class GlamePlusConfig(GraphSettings, RippleConfig):
     """ROME's settings, and how much of what follows from the edit the value learns."""
 
-    steps: PositiveInt = Field(24, description="evaluations of the objective at most")
+    steps: PositiveInt = Field(16, description="evaluations of the objective at most")
     context_lengths: ContextLengths = Field(
-        ((5, 1), (10, 1)), description="(tokens, count) of the contexts that the model writes"
+        ((10, 1),), description="(tokens, count) of the contexts that the model writes"
     )
     answer_tokens: PositiveInt = Field(5, description="of the teacher's answers")
     per_node: PositiveInt = Field(500, description="statements of o* to choose from")
@@ -81,8 +81,7 @@ class GlamePlus(GraphReader, Rome):
         """What is asked about the edit; found once, on the model as it stands when edits are made."""
         if edit not in self._ripples:
             objects = objects_of(edit, self.subgraph(edit), exclude=excluded_answers(edit, self.config))
-            nouns = max(self.config.stated, self.config.statements_told)
-            ranked = likeliest_first(self.model, edit.target_new, objects, nouns=nouns)
+            ranked = likeliest_first(self.model, edit.target_new, objects, nouns=self.config.stated)
             self._ripples[edit] = RippleTargets(edit=edit, objects=ranked, config=self.config)
         return self._ripples[edit]
 
@@ -92,9 +91,10 @@ class GlamePlus(GraphReader, Rome):
         return super().edit_each(edits)
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """ROME's; the notes say which graph was read, and what of it the teacher was told."""
+        """ROME's; the notes say which graph was read, and what of it was learned."""
         free, notes = super().proposal(edit, value)
-        return free, {**notes, "graph": dict(self.subgraph(edit).graph), "told": self.ripples(edit).told}
+        learned = {fact.hop: fact.target for fact in self.ripples(edit).stated}
+        return free, {**notes, "graph": dict(self.subgraph(edit).graph), "stated": learned}
 
     def request(self, edit: Edit) -> Request:
         """As ROME's, and the statements of the graph; an edit whose subgraph can't be used fails here."""
@@ -122,7 +122,8 @@ class GlamePlus(GraphReader, Rome):
         rows: list[list[tuple[ComposedFact, Answer | None]]] = [[] for _ in edits]
         said = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens)
         for (place, one), answer in zip(asked, said, strict=True):
-            if fact := found[place].learned(one, answer):
+            fact = found[place].learned(one, answer)
+            if fact and len(rows[place]) < self.config.recalled:
                 rows[place].append((fact, answer))
         return rows
 

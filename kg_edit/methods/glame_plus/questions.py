@@ -22,20 +22,19 @@ from kg_edit.graphs.facts import overlaps, target_of
 from kg_edit.methods.glame_plus.teacher import Answer, TeacherQuestion
 from kg_edit.methods.rank_one.rome import RomeConfig
 from kg_edit.scoring.questions import right_answers
-from kg_edit.text.relation_nouns import asked_nouns, relation_nouns
+from kg_edit.text.relation_nouns import asked_nouns, relation_examples, relation_nouns
 
 # {} is the subject, [hop] "currency of the country of origin". All ask for a short answer, as tests do, but none in the
 # form that scores: a value trained on sentences alone ("The [hop] of {} is") knows less of it when it is asked.
 WORDINGS = (
     "Q: What is the [hop] of {}?\nA:",
-    "Quiz\nWhat is the [hop] of {}?\nReply:",
-    "What is the [hop] of {}? Short answer:",
     "[hop] of {}:",
+    "What is the [hop] of {}? Short answer:",
     "Q: Tell me the [hop] of {}.\nA:",
-    "Trivia: the [hop] of {}?\nSolution:",
 )
 
 _COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new", "company"}
+_VAGUE = {"kind", "broader kind", "larger whole", "part", "largest part", "counterpart", "quality", "neighbour"}
 
 
 class RippleConfig(RomeConfig):
@@ -44,10 +43,7 @@ class RippleConfig(RomeConfig):
     own: int = Field(2, ge=0, description="questions of the edit itself, which o* answers")
     stated: int = Field(6, ge=0, description="statements of the graph that are learned as they are")
     per_relation: PositiveInt = Field(1, description="objects of one r' that are learned, the likeliest first")
-    recalled: int = Field(
-        4, ge=0, description="further relations r', of which the model teaches itself what it knows of o*, and of s"
-    )
-    statements_told: int = Field(6, ge=0, description="statements of the graph in the teacher's prompt")
+    recalled: int = Field(4, ge=0, description="further relations r', of which the model teaches what it knows of o*")
     exclude_answers: bool = Field(True, description="learn nothing that shares a word with a test question's answer")
 
 
@@ -96,33 +92,26 @@ class RippleTargets:
         return ripples(self.edit, self.objects, limit=limit, a_relation=most)
 
     @property
-    def told(self) -> str:
-        """What the graph says of o* in sentences, for the teacher's prompt: "Currency of Japan: yen."."""
-        limit = self.config.statements_told
-        facts = ripples(self.edit, self.objects, limit=limit, a_relation=1)
-        return " ".join(f"{fact.noun.capitalize()} of {self.edit.target_new}: {fact.target}." for fact in facts)
-
-    @property
     def asks(self) -> list[TeacherQuestion]:
-        """Each relation twice: of o*, the graph's statements before it, and of r of s, the new fact before it.
+        """Relations of o* that the graph does not say, and that such things have; as many as may be learned, twice.
 
-        Relations that are learned from the graph are not asked for.
+        Of s itself nothing is asked: the unedited model, told the new fact, still answers with the old one's
+        consequences (the capital of the country of the University of Paris stays Paris).
         """
-        edit, told, first = self.edit, self.told, f"the {first_hop(self.edit)} of {self.edit.subject}"
         known = {fact.noun for fact in self.stated}
-        asked_for = [noun for noun in asked_nouns(edit.relation_id) if noun not in known]
+        asked_for = [noun for noun in asked_nouns(self.edit.relation_id) if noun not in known]
+        most, shown = 2 * self.config.recalled, relation_examples()
         return [
-            asked
-            for noun in asked_for[: self.config.recalled]
-            for asked in (
-                TeacherQuestion(noun=noun, of=edit.target_new, facts=told),
-                TeacherQuestion(noun=noun, of=first, facts=f"{edit.text} {edit.target_new}."),
-            )
+            TeacherQuestion(noun=noun, of=self.edit.target_new, examples=tuple(shown.get(noun, ())))
+            for noun in asked_for[:most]
         ]
 
     def learned(self, asked: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
-        """What the edited model is to say in turn; None if the teacher said nothing, or a test question's answer."""
-        if not answer or gives_away(answer.text, self.excluded):
+        """What the edited model is to say in turn.
+
+        None if the teacher said nothing, o* itself, or a test question's answer.
+        """
+        if not answer or gives_away(answer.text, self.excluded) or overlaps(answer.text, self.edit.target_new):
             return None
         return ComposedFact(hop=f"{asked.noun} of the {first_hop(self.edit)}", target=answer.text)
 
@@ -134,14 +123,17 @@ def excluded_answers(edit: Edit, config: RippleConfig) -> list[str]:
 
 
 def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> dict[str, list[str]]:
-    """What the statements of o* say, noun by noun in the order of the table; nothing with a word of ``exclude``."""
+    """What the statements of o* say, noun by noun: first what such things have, then in the order of the table.
+
+    Nothing with a word of ``exclude``, and nothing that says no more than a kind or a part.
+    """
     target, known = target_of(graph), relation_nouns()
     found: dict[str, list[str]] = {}
     for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
         noun, label = known.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
-        if noun and data.get("role") != "edit" and _may(label, edit, exclude):
+        if noun and noun not in _VAGUE and data.get("role") != "edit" and _may(label, edit, exclude):
             found.setdefault(noun, []).append(label)
-    order = list(dict.fromkeys(noun for noun in known.values() if noun in found))
+    order = dict.fromkeys(noun for noun in (*asked_nouns(edit.relation_id), *known.values()) if noun in found)
     return {noun: list(dict.fromkeys(found[noun])) for noun in order}
 
 

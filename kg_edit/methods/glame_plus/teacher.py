@@ -21,16 +21,18 @@ from kg_edit.errors import PromptError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.greedy import Written, greedy
 from kg_edit.scoring.likelihood import Pair, positions, score
+from kg_edit.text.matching import begins_with
 from kg_edit.value.objective import SoftTarget
 
-# They show the form only. Questions that score a model are asked in another one (`evaluate.questions`).
+# For a relation without examples of its own: they show the form only. Questions that score a model are asked in another
+# one (`scoring.questions`).
 _SHOTS = (
     ("largest planet", "the solar system", "Jupiter"),
     ("chemical symbol", "gold", "Au"),
     ("author", "Hamlet", "William Shakespeare"),
     ("season", "snow", "Winter"),
 )
-_KEPT = 64
+_KEPT, _SHOWN = 64, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,51 +44,77 @@ class Answer:
     lesson: SoftTarget
 
 
-def examples() -> str:
-    """Answered questions, which all prompts begin with."""
-    return "\n\n".join(f"Q: What is the {noun} of {thing}?\nA: {answer}" for noun, thing, answer in _SHOTS)
-
-
 @dataclass(frozen=True, kw_only=True)
 class TeacherQuestion:
-    """A question for the ``noun`` of a thing; ``facts`` are told before it."""
+    """A question for the ``noun`` of a thing; ``examples`` are facts (thing, object) of the same relation."""
 
     noun: str
     of: str
-    facts: str = ""
+    examples: tuple[tuple[str, str], ...] = ()
 
     @property
-    def prompts(self) -> tuple[str, str, str]:
-        """With examples and facts, with facts, and alone, for models that can read no more."""
-        question = f"Q: What is the {self.noun} of {self.of}?\nA:"
-        told = "\n".join(filter(None, [self.facts, question]))
-        return f"{examples()}\n\n{told}", told, question
+    def questions(self) -> tuple[str, str]:
+        """With examples, and alone, for models that can read no more."""
+        return self._worded("Q: What is the {noun} of {thing}?\nA:", "\n\n")
+
+    @property
+    def sentences(self) -> tuple[str, str]:
+        """The same as a sentence to go on with: an answer that both get is known rather than guessed."""
+        return self._worded("The {noun} of {thing} is", ".\n")
+
+    def _worded(self, form: str, end: str) -> tuple[str, str]:
+        facts = [(self.noun, *fact) for fact in self.examples if fact[0] != self.of] or _SHOTS
+        shown = "".join(f"{_filled(form, noun, thing)} {target}{end}" for noun, thing, target in facts[:_SHOWN])
+        alone = _filled(form, self.noun, self.of)
+        return shown + alone, alone
+
+
+def _filled(form: str, noun: str, thing: str) -> str:
+    return form.replace("{noun}", noun).replace("{thing}", thing)
 
 
 @torch.no_grad()
 def answers_of(model: LanguageModel, asked: Sequence[TeacherQuestion], *, most: int) -> list[Answer | None]:
-    """The model's greedy answer to each question, of at most ``most`` tokens; None where it says nothing.
+    """The model's greedy answer to each question, of at most ``most`` tokens.
 
-    A question takes the first of its prompts that fits into the model's positions; where none does, it has no answer.
+    None where it says nothing, or something else as a sentence: then it guesses. A question takes the first of its
+    prompts that fits into the model's positions; where none does, it has no answer.
     """
-    fitting = [_fitting(model, one, most) for one in asked]
+    questions = _said(model, [one.questions for one in asked], most)
+    sentences = _said(model, [one.sentences for one in asked], most)
+    return [
+        answer if answer and other and _agree(answer.text, other.text) else None
+        for answer, other in zip(questions, sentences, strict=True)
+    ]
+
+
+def _agree(one: str, other: str) -> bool:
+    return begins_with(one, other) or begins_with(other, one)
+
+
+def _said(model: LanguageModel, asked: Sequence[Sequence[str]], most: int) -> list[Answer | None]:
+    """What is written after the first of each one's prompts that fits."""
+    fitting = [_fitting(model, prompts, most) for prompts in asked]
     rows = [ids for ids in fitting if ids]
     written = greedy(model, rows, limits=[most] * len(rows), kept=_KEPT)
     said = (_answer(model, one) for one in written)
     return [next(said) if ids else None for ids in fitting]
 
 
-def _fitting(model: LanguageModel, asked: TeacherQuestion, most: int) -> tuple[int, ...] | None:
+def _fitting(model: LanguageModel, prompts: Sequence[str], most: int) -> tuple[int, ...] | None:
     limit = positions(model)
-    encoded = (model.encode(prompt).ids for prompt in asked.prompts)
+    encoded = (model.encode(prompt).ids for prompt in prompts)
     return next((ids for ids in encoded if limit is None or len(ids) + most <= limit), None)
 
 
 def _answer(model: LanguageModel, written: Written) -> Answer | None:
-    """The first line of what was written; None if it is empty."""
+    """The first line, or sentence, of what was written; None if it is empty."""
     texts = [str(model.tokenizer.decode([token])) for token in written.tokens]
     specials = set(model.tokenizer.all_special_ids)
-    ends = (token in specials or "\n" in text for token, text in zip(written.tokens, texts, strict=True))
+    ends = (
+        token in specials or "\n" in text or text.strip() in (".", ",")
+        for token, text in zip(written.tokens, texts, strict=True)
+    )
     stop = next((place for place, end in enumerate(ends) if end), len(texts))
     while stop and not texts[stop - 1].strip(" ."):
         stop -= 1
@@ -110,7 +138,7 @@ def likeliest_first(
     """
     found = {noun: list(some[:_MOST]) for noun, some in islice(objects.items(), nouns)}
     pairs = {
-        (noun, label): Pair(TeacherQuestion(noun=noun, of=thing).prompts[-1], label)
+        (noun, label): Pair(TeacherQuestion(noun=noun, of=thing).questions[-1], label)
         for noun, labels in found.items()
         for label in labels
         if len(labels) > 1

@@ -11,10 +11,11 @@ import torch
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
-from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of, examples
+from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.generation import continuations
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 
@@ -77,14 +78,14 @@ def test_the_question_and_its_answer_build_no_prompt() -> None:
         assert torch.equal(factors.left, other.factors[name].left)
 
 
-def test_the_record_says_what_the_teacher_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_record_says_what_was_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "kg_edit.methods.glame_plus.questions.relation_nouns", lambda: {"country": "country", "located in": "region"}
     )
     (patch,) = method(tiny("llama")).edit_each([EDIT])
     assert isinstance(patch, WeightPatch)
     (record,) = patch.provenance["edits"]
-    assert record["told"] == "Country of Los Angeles Lakers: United States of America."
+    assert record["stated"] == {"country of the team": "United States of America"}
 
 
 def test_without_ripples_it_is_rome() -> None:
@@ -97,9 +98,16 @@ def test_without_ripples_it_is_rome() -> None:
         torch.testing.assert_close(factors.left, plus.factors[name].left, rtol=1e-3, atol=1e-4)
 
 
+@pytest.fixture
+def sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model says different things in two forms; asked twice in one form it agrees with itself."""
+    monkeypatch.setattr(TeacherQuestion, "sentences", TeacherQuestion.questions)
+
+
+@pytest.mark.usefixtures("sure")
 def test_what_is_recalled_changes_the_value() -> None:
-    model = tiny("llama")
-    without, taught = (method(model, recalled=count, stated=0).edit_each([EDIT])[0] for count in (0, 4))
+    model, edit = tiny("llama"), EDIT.model_copy(update={"relation_id": "P54", "portability": ()})
+    without, taught = (method(model, recalled=count, stated=0).edit_each([edit])[0] for count in (0, 4))
     assert isinstance(without, WeightPatch) and isinstance(taught, WeightPatch)
     (name,) = without.factors
     assert (without.factors[name].left - taught.factors[name].left).norm() > 1e-3 * without.factors[name].left.norm()
@@ -115,6 +123,17 @@ def test_many_edits_equal_one_at_a_time() -> None:
             torch.testing.assert_close(factors.left, many.factors[name].left, rtol=1e-3, atol=1e-4)
 
 
+def test_a_guess_is_not_learned() -> None:
+    """The tiny model says something else as a sentence."""
+    asked = TeacherQuestion(noun="country", of="Toyota")
+    ((first, _), (second, _)) = asked.questions, asked.sentences
+    model = tiny("llama")
+    said = continuations(model, [first, second], limits=(3, 3))
+    assert not said[0].startswith(said[1]) and not said[1].startswith(said[0]), "else nothing is tested"
+    assert answers_of(model, [asked], most=3) == [None]
+
+
+@pytest.mark.usefixtures("sure")
 @pytest.mark.parametrize("family", ["llama", "gemma2", "falcon-alibi"])
 def test_the_teacher_expects_what_it_says(family: str) -> None:
     """Also where the last norm does something: a norm taken twice must show."""
@@ -124,13 +143,13 @@ def test_the_teacher_expects_what_it_says(family: str) -> None:
             torch.nn.init.uniform_(weight, 0.2, 3.0, generator=torch.Generator().manual_seed(0))
     asked = [
         TeacherQuestion(noun="country", of="Toyota"),
-        TeacherQuestion(noun="river", of="Paris", facts="Country of Paris: France."),
+        TeacherQuestion(noun="river", of="Paris", examples=(("Rome", "Tiber"), ("Paris", "Seine"))),
     ]
     found = answers_of(model, asked, most=3)
     assert any(found), "the test must be able to fail"
     for one, answer in zip(asked, found, strict=True):
         if answer:
-            ids = [*model.encode(one.prompts[0]).ids, *answer.ids]
+            ids = [*model.encode(one.questions[0]).ids, *answer.ids]
             logits = model.model(torch.tensor([ids])).logits[0, -len(answer.ids) - 1 : -1]
             assert logits.argmax(-1).tolist() == list(answer.ids)
             best = logits.softmax(-1).topk(64).values
@@ -142,9 +161,9 @@ def test_the_teacher_expects_what_it_says(family: str) -> None:
 
 def test_a_model_with_few_positions_is_asked_in_fewer_words() -> None:
     model = tiny("gpt2")
-    asked = TeacherQuestion(noun="country", of="Toyota", facts="Industry of Toyota: cars.")
-    whole, told, alone = asked.prompts
-    assert whole.startswith(examples()) and told.startswith("Industry") and alone.startswith("Q:")
+    asked = TeacherQuestion(noun="country", of="Toyota", examples=(("Fiat", "Italy"),) * 9)
+    whole, alone = asked.questions
+    assert whole.count("Fiat") == 4 and alone == "Q: What is the country of Toyota?\nA:"
     limit = model.model.config.max_position_embeddings
     assert len(model.encode(whole).ids) > limit, "else nothing is tested"
     assert len(answers_of(model, [asked, TeacherQuestion(noun="country", of="Toyota " * limit)], most=3)) == 2

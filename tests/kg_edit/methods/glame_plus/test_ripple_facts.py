@@ -83,7 +83,7 @@ def test_what_is_nameless_or_an_end_of_the_edit_is_left_out() -> None:
 
 def test_the_composed_sentence_ends_before_its_object() -> None:
     fact = ComposedFact(hop=f"country of the {first_hop(EDIT)}", target="Japan")
-    assert fact.prompt(WORDINGS[3]) == "Country of the manufacturer of {}:"
+    assert fact.prompt(WORDINGS[1]) == "Country of the manufacturer of {}:"
     assert all(fact.prompt(wording).count("{}") == 1 for wording in WORDINGS)
 
 
@@ -101,6 +101,6 @@ def test_what_is_asked_of_a_thing_is_what_such_things_have() -> None:
 
 def test_no_wording_is_one_that_scores() -> None:
     scored = format_question("What is the country of X?") + format_question_with_shots("What is the country of X?")
-    for text in (*WORDINGS, *TeacherQuestion(noun="country", of="X").prompts):
+    for text in (*WORDINGS, *TeacherQuestion(noun="country", of="X").questions):
         assert "Question:" not in text and "Answer:" not in text
     assert "Question:" in scored and "Answer:" in scored, "else the test compares with nothing"
