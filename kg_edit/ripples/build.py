@@ -91,7 +91,7 @@ class Builder:
         around = [self._neighbours(change, near[change.relation].get(change.old, [])) for change in chosen]
         targets = sorted({target for one in pools for target in one.targets})
         self.table.read(targets)
-        return self._document(self._knowledge(targets, pools), chosen, usable, around)
+        return self._document(self._knowledge(targets, pools, spared=items), chosen, usable, around)
 
     def _usable(self, edit: Edit) -> bool:
         missing = [name for name in ("relation_id", "target_new_id") if not getattr(edit, name)]
@@ -100,10 +100,17 @@ class Builder:
         self.dropped.update(f"edit without {name}" for name in missing)
         return not missing
 
-    def _knowledge(self, targets: Sequence[str], found: Sequence[Candidates]) -> Knowledge:
-        """Asks with three examples a relation: of frequent objects, and of frequent subjects for the edited ones."""
+    def _knowledge(
+        self, targets: Sequence[str], found: Sequence[Candidates], *, spared: Sequence[str] = ()
+    ) -> Knowledge:
+        """Asks with three examples a relation: of frequent objects, and of frequent subjects for the edited ones.
+
+        Nothing about ``spared`` is an example, as examples are not asked for.
+        """
         pool: dict[str, list[AskedFact]] = {}
-        for item in [*targets, *(s for one in found for s in one.subjects)]:
+        for item in dict.fromkeys([*targets, *(s for one in found for s in one.subjects)]):
+            if item in spared:
+                continue
             for relation in {*self.table.words.asked, *(one.relation for one in found)}:
                 if fact := fact_of(self.table, item, relation):
                     pool.setdefault(relation, []).append(fact)

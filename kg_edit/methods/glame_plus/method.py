@@ -40,6 +40,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
+from kg_edit.scoring.likelihood import positions
 from kg_edit.value.objective import ExtraTarget, Objective, Request
 from kg_edit.value.optimise import FAST, DeltaParameters, descent_model
 
@@ -53,7 +54,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
     )
     answer_tokens: PositiveInt = Field(5, description="of the teacher's answers")
     per_node: PositiveInt = Field(500, description="statements of o* to choose from")
-    ripple_weight: float = Field(1.0, ge=0, description="weight of all that follows from the edit")
+    ripple_weight: float = Field(2.0, ge=0, description="weight of all that follows from the edit")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
 
@@ -129,7 +130,7 @@ class GlamePlus(GraphReader, Rome):
 
     def _rows(self, edit: Edit, rows: Sequence[tuple[ComposedFact, Answer | None]]) -> tuple[ExtraTarget, ...]:
         prompts = [
-            self._encoded(edit, fact.prompt(WORDINGS[place % len(WORDINGS)]), fact, answer)
+            self._encoded(edit, WORDINGS[place % len(WORDINGS)], fact, answer)
             for place, (fact, answer) in enumerate(rows)
         ]
         return tuple(
@@ -138,14 +139,25 @@ class GlamePlus(GraphReader, Rome):
             if prompt
         )
 
-    def _encoded(self, edit: Edit, template: str, fact: ComposedFact, answer: Answer | None) -> Prompt | None:
-        """The sentence up to its target, and the target; a teacher's answer keeps the tokens in which it was given."""
+    def _encoded(self, edit: Edit, wording: str, fact: ComposedFact, answer: Answer | None) -> Prompt | None:
+        """The question up to its target, and the target, after as many facts of other things as fit."""
+        limit = positions(self.model)
+        for shown in (self.config.shown, 0):
+            found = self._after(fact.context(wording, shown=shown), edit, fact.prompt(wording), fact, answer)
+            if found and (limit is None or len(found.ids) <= limit):
+                return found
+        return None
+
+    def _after(
+        self, context: str, edit: Edit, template: str, fact: ComposedFact, answer: Answer | None
+    ) -> Prompt | None:
+        """A teacher's answer keeps the tokens in which it was given."""
         tokenizer = self.model.tokenizer
         if answer:
-            asked = encode(tokenizer, template, subject=edit.subject)
+            asked = encode(tokenizer, template, subject=edit.subject, context=context)
             return replace(asked, text=f"{asked.text} {answer.text}", ids=(*asked.ids, *answer.ids))
         try:
-            return encode(tokenizer, template, subject=edit.subject, target=fact.target)
+            return encode(tokenizer, template, subject=edit.subject, target=fact.target, context=context)
         except PromptError:  # this wording does not fit the target
             return None
 

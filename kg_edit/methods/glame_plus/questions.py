@@ -44,6 +44,7 @@ class RippleConfig(RomeConfig):
     stated: int = Field(6, ge=0, description="statements of the graph that are learned as they are")
     per_relation: PositiveInt = Field(1, description="objects of one r' that are learned, the likeliest first")
     recalled: int = Field(4, ge=0, description="further relations r', of which the model teaches what it knows of o*")
+    shown: int = Field(3, ge=0, description="facts of other things that stand before a question")
     exclude_answers: bool = Field(True, description="learn nothing that shares a word with a test question's answer")
 
 
@@ -61,8 +62,22 @@ class ComposedFact:
 
     def prompt(self, wording: str) -> str:
         """A template with {} for the subject, that ends right before the target."""
-        text = wording.replace("[hop]", self.hop)
-        return text[0].upper() + text[1:]
+        return _worded(wording, self.hop)
+
+    def context(self, wording: str, *, shown: int) -> str:
+        """Facts of other things in the same wording, then {} for the prompt.
+
+        They show the form and the kind of answer, so that the value need not learn these as well.
+        """
+        facts = relation_examples().get(self.noun, ())
+        others = [(thing, target) for thing, target in facts if target != self.target][:shown]
+        form = _worded(wording, self.noun)
+        return "".join(f"{form.replace('{}', thing)} {target}\n\n" for thing, target in others) + "{}"
+
+
+def _worded(wording: str, hop: str) -> str:
+    text = wording.replace("[hop]", hop)
+    return text[0].upper() + text[1:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +138,7 @@ def excluded_answers(edit: Edit, config: RippleConfig) -> list[str]:
 
 
 def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> dict[str, list[str]]:
-    """What the statements of o* say, noun by noun: first what such things have, then in the order of the table.
+    """What the statements of o* say, noun by noun: what such things have, or where that is unknown, all.
 
     Nothing with a word of ``exclude``, and nothing that says no more than a kind or a part.
     """
@@ -133,7 +148,8 @@ def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) ->
         noun, label = known.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
         if noun and noun not in _VAGUE and data.get("role") != "edit" and _may(label, edit, exclude):
             found.setdefault(noun, []).append(label)
-    order = dict.fromkeys(noun for noun in (*asked_nouns(edit.relation_id), *known.values()) if noun in found)
+    asked = asked_nouns(edit.relation_id)
+    order = dict.fromkeys(noun for noun in asked or known.values() if noun in found)
     return {noun: list(dict.fromkeys(found[noun])) for noun in order}
 
 

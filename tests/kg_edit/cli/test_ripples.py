@@ -1,0 +1,64 @@
+"""`kg-edit data ripples` and the evaluation of what it makes, through `main`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.kg_edit.command_line import QUICK, Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.ripples.test_build import MINE
+from tests.kg_edit.ripples.toy import graph_file
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+
+@pytest.fixture
+def inputs(place: Path, tiny_folder: Path) -> tuple[str, ...]:
+    """Own edits, the toy graph, the tiny model."""
+    (place / "mine.jsonl").write_text(MINE.model_dump_json(exclude_defaults=True) + "\n")
+    graph_file(place)
+    return ("--graph", "toy.nt", "--model", str(tiny_folder))
+
+
+def test_questions_for_own_edits_are_scored(kg_edit: Run, inputs: tuple[str, ...], place: Path) -> None:
+    made = kg_edit("data", "ripples", *inputs, "--edits", "mine.jsonl", "--out", "mine.json")
+    assert made.code == 0, made.err
+    assert "two-hop, unknown" in made.out and "mine.json: 1 edits" in made.out
+    assert kg_edit("data", "check", "mine.json").out.endswith("1 records of ripples, no faults\n")
+    for control in ((), ("--control", "none")):
+        run = ("evaluate", "--dataset", "ripples", "--data", "mine.json", *inputs, "--method", "glame", *QUICK)
+        found = kg_edit(*run, "--set", "steps=2", *control, "--out", f"run{len(control)}")
+        assert found.code == 0, found.err
+        assert "ripples-unknown" in found.out
+    said = json.loads((place / "run2" / "run.json").read_text())
+    assert "NoGraph" in json.dumps(said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--edits", "mine.jsonl", "--relations", "P17"), "give one of them"),
+        (("--relations", "country"), "expected property ids such as P17,P19; found 'country'"),
+    ],
+)
+def test_mistakes_are_named(kg_edit: Run, inputs: tuple[str, ...], arguments: tuple[str, ...], message: str) -> None:
+    result = kg_edit("data", "ripples", *inputs, *arguments, "--out", "x.json")
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
+
+
+def test_a_graph_is_needed(kg_edit: Run, place: Path) -> None:
+    result = kg_edit("data", "ripples", "--out", "x.json")
+    assert (result.code, "give --graph" in result.err) == (2, True)
+
+
+def test_a_part_and_a_control_that_cannot_be(kg_edit: Run, inputs: tuple[str, ...]) -> None:
+    run = ("evaluate", "--dataset", "edits", "--data", "mine.jsonl", "--method", "rome", "--out", "run")
+    result = kg_edit(*run, *inputs[2:], "--split", "dev")
+    assert result.code == 2
+    assert "this data set has no parts; leave --split out" in " ".join(result.err.split())
+    result = kg_edit(*run, *inputs[2:], "--control", "wrong")
+    assert result.code == 2
+    assert "is a control of a graph; give --graph" in " ".join(result.err.split())
