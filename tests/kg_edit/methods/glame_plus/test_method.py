@@ -52,7 +52,7 @@ def targets(model: LanguageModel, edit: Edit = EDIT, **settings: Any) -> list[st
 
 def test_answers_of_test_questions_are_learned_only_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
-    nouns = {"country": "country", "located in": "surrounding region", "league": "league"}
+    nouns = {"country": "country", "located in": "headquarters", "league": "league"}
     monkeypatch.setattr("kg_edit.methods.glame_plus.questions.relation_nouns", lambda: nouns)
     assert targets(model, stated=9) == ["United States of America", "NBA"]
     assert "California" in targets(model, stated=9, exclude_answers=False)

@@ -26,6 +26,7 @@ EDIT = Edit(
     relation_id="P176",
     target_new="Toyota",
 )
+ANY = EDIT.model_copy(update={"relation_id": None})  # nothing is known of what its objects have
 
 
 def graph(*statements: tuple[str, str]) -> nx.MultiDiGraph:
@@ -41,10 +42,19 @@ def graph(*statements: tuple[str, str]) -> nx.MultiDiGraph:
 
 
 def found(
-    *statements: tuple[str, str], limit: int = 9, a_relation: int = 2, exclude: tuple[str, ...] = ()
+    *statements: tuple[str, str], limit: int = 9, a_relation: int = 2, exclude: tuple[str, ...] = (), edit: Edit = ANY
 ) -> list[tuple[str, str]]:
-    objects = objects_of(EDIT, graph(*statements), exclude=exclude)
-    return [(fact.noun, fact.target) for fact in ripples(EDIT, objects, limit=limit, a_relation=a_relation)]
+    objects = objects_of(edit, graph(*statements), exclude=exclude)
+    return [(fact.noun, fact.target) for fact in ripples(edit, objects, limit=limit, a_relation=a_relation)]
+
+
+def test_what_such_things_have_is_taken_first_and_nothing_else() -> None:
+    statements = (("P463", "United Nations"), ("P17", "Japan"), ("P159", "Toyota City"), ("P31", "business"))
+    assert set(found(*statements, edit=EDIT)) == {("country", "Japan"), ("headquarters", "Toyota City")}
+    assert [noun for noun, _ in found(*statements, edit=EDIT)] == [
+        noun for noun in asked_nouns("P176") if noun in ("country", "headquarters")
+    ]
+    assert ("kind", "business") not in found(*statements)
 
 
 def test_what_people_ask_comes_first_and_the_rest_not_at_all() -> None:
