@@ -81,7 +81,8 @@ def _goes_on(arguments: Sequence[str]) -> bool:
     """Whether this command, given again, goes on where it was stopped; of covariances only measuring them does."""
     command, *options = arguments or [""]
     others = {known.name or known.callback.__name__ for known in covariance.app.registered_commands if known.callback}
-    return command in _GOING_ON or (command == "covariance" and not others & set(options))
+    measured = command == "covariance" and not others & set(options)
+    return command in _GOING_ON or measured or (command == "data" and "ripples" in options[:1])
 
 
 if __name__ == "__main__":

@@ -197,8 +197,9 @@ class Builder:
         """Whether the model knows, and lacks, what the question says; what it does not is counted as dropped."""
         fits = all(map(knowledge.knows, one.knows)) and all(map(knowledge.lacks, one.lacks))
         if not fits:
-            wrong = "a hop that the model knows" if one.lacks else "a hop that the model does not know"
-            self.dropped[f"{one.kind}: {wrong}"] += 1
+            asked = all(map(knowledge.has_asked, (*one.knows, *one.lacks)))
+            known = "a hop that the model knows" if one.lacks else "a hop that the model does not know"
+            self.dropped[f"{one.kind}: {known if asked else 'a hop that is an example, or has none'}"] += 1
         return fits
 
     def _examples(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, list[list[str]]]:

@@ -71,6 +71,10 @@ class Knowledge:
             said = [texts[prompts[fact, form]] for form in self.words.knowledge]
             self._rights[fact] = sum(any(begins_with(text, name) for name in fact.names) for text in said)
 
+    def has_asked(self, fact: AskedFact) -> bool:
+        """Whether the fact could be asked: it is no example, and its relation has examples."""
+        return fact in self._rights
+
     def knows(self, fact: AskedFact) -> bool:
         """Whether at least two of three forms got the object; False for a fact that could not be asked."""
         return self._rights.get(fact, 0) >= 2

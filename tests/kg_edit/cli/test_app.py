@@ -105,6 +105,7 @@ def test_doctor(kg_edit: Run, tiny_folder: Path) -> None:
         (("patch", "edit", "ledger", "edits.jsonl"), False),
         (("generate", "edit"), False),
         (("data", "check", "edits.jsonl"), False),
+        (("data", "ripples", "--out", "x.json"), True),
         (("--help",), False),
     ],
 )

@@ -1,4 +1,4 @@
-"""A graph of ten places as N-Triples, with classes, aliases and one country of the past."""
+"""A graph of some places as N-Triples, with classes, aliases and one country of the past."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ LABELS = {
     "Q13": "Papal States",
     "Q14": "Kenya",
     "Q15": "Norway",
+    "Q16": "Peru",
     "Q21": "Tokyo",
     "Q22": "Nairobi",
     "Q23": "Oslo",
+    "Q24": "Lima",
     "Q31": "Asia",
     "Q32": "Europe",
     "Q6256": "country",
@@ -30,7 +32,7 @@ LABELS = {
     "Q515": "city",
 }
 ALIASES = [("Q1", "Eternal City"), ("Q21", "Edo"), ("Q12", "JP"), ("Q12", "jp"), ("Q12", "Japan, Asia")]
-COUNTRIES, CITIES = ("Q11", "Q12", "Q14", "Q15"), ("Q1", "Q2", "Q3", "Q4", "Q21", "Q22", "Q23")
+COUNTRIES, CITIES = ("Q11", "Q12", "Q14", "Q15", "Q16"), ("Q1", "Q2", "Q3", "Q4", "Q21", "Q22", "Q23", "Q24")
 FACTS = [
     *((item, "P31", "Q6256") for item in COUNTRIES),
     *((item, "P31", "Q515") for item in CITIES),
@@ -47,6 +49,8 @@ FACTS = [
     ("Q12", "P36", "Q21"),
     ("Q14", "P36", "Q22"),
     ("Q15", "P36", "Q23"),
+    ("Q16", "P36", "Q24"),
+    ("Q24", "P17", "Q16"),
     ("Q12", "P30", "Q31"),
     ("Q11", "P30", "Q32"),
     ("Q21", "P30", "Q31"),
