@@ -30,6 +30,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import SHOTS
 from kg_edit.storage.atomic import append_lines, drop_cut_line
+from kg_edit.storage.packaged import packaged_benchmark
 from kg_edit.storage.run_folder import Settings, digest, input_files
 
 _PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are not comparable
@@ -85,6 +86,7 @@ class DataSource(BaseModel):
         Raises:
             EditFileError: the file can't be read.
         """
+        path = packaged_benchmark(path) or path
         if str(path).startswith(HUB):
             return cls(dataset=dataset, file=str(path), sha256=None, skipped=tuple(skipped))
         try:

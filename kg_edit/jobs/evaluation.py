@@ -79,6 +79,9 @@ class Evaluation:
     graph: Graph = None
     control: ControlName = None
     split: Annotated[str | None, typer.Option(help="only this part of a data set that has parts: dev or test")] = None
+    known_only: Annotated[
+        bool, typer.Option("--known-only", help="only questions whose further hops the unedited model knows")
+    ] = False
     limit: Annotated[int | None, typer.Option(min=1, help="the first so many records")] = None
     schedule: ScheduleText = "single"
     every: Every = None
@@ -153,8 +156,26 @@ class Evaluation:
         planned = replace(planned, around=graph_for(planned.graph, reading.records, self.control))
         planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
         model = load(self.model, self.dtype, self.device)
+        reading = self._known(model, reading)
         chosen = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
         return Ready(options=self, plan=chosen, method=chosen.on(model), model=model, reading=reading, text=text)
+
+    def _known(self, model: LanguageModel, reading: FileContent) -> FileContent:
+        """The records with the questions that ``--known-only`` leaves.
+
+        Raises:
+            ConfigError: none is left.
+        """
+        if not self.known_only:
+            return reading
+        from kg_edit.datasets import FileContent
+        from kg_edit.ripples.known_only import known_only
+
+        found = known_only(model, reading.records)
+        if not found.records:
+            raise ConfigError(f"--known-only: the model knows no further hop of any of {found.asked} questions")
+        log.warning("--known-only: %s", found)
+        return FileContent(found.records, reading.problems)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,3 +62,13 @@ def test_a_part_and_a_control_that_cannot_be(kg_edit: Run, inputs: tuple[str, ..
     result = kg_edit(*run, *inputs[2:], "--control", "wrong")
     assert result.code == 2
     assert "is a control of a graph; give --graph" in " ".join(result.err.split())
+
+
+@pytest.mark.slow
+def test_the_packaged_file_and_its_graph_by_their_name(kg_edit: Run, place: Path) -> None:
+    name = "ripples-smollm2-135m"
+    run = ("evaluate", "--dataset", "ripples", "--data", name, "--graph", name, "--split", "dev", "--known-only")
+    found = kg_edit(*run, "--method", "rome", *QUICK, "--set", "steps=2", "--limit", "1", "--out", "run")
+    assert found.code == 0, found.err
+    assert "ripples-known.greedy" in found.out and "ripples-unknown" not in found.out
+    assert "questions are left, in" in found.err

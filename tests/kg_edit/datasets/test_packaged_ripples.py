@@ -12,6 +12,7 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.lint import lint
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import split_of, withheld_answers
+from kg_edit.evaluate.settings import DataSource
 from kg_edit.graphs.controls import Withheld
 from kg_edit.graphs.facts import target_of
 from kg_edit.storage.packaged import packaged_benchmark, packaged_graph
@@ -56,6 +57,12 @@ def test_no_answer_is_in_its_examples(records: tuple[BenchmarkRecord, ...]) -> N
             shown = {example.answer for example in query.examples}
             assert not shown & {*query.answers[0], *query.old}, query.prompt
             assert query.prompt not in {example.question for example in query.examples}
+
+
+def test_a_run_notes_which_file_it_was() -> None:
+    source = DataSource.of("ripples", Path(NAME))
+    assert source.file == f"{NAME}.json"
+    assert source.sha256 is not None
 
 
 def test_it_has_no_faults() -> None:

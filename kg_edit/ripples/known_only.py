@@ -1,0 +1,96 @@
+"""The filter ``--known-only`` for any data set: only questions whose further hops the unedited model knows.
+
+RippleEdits (Cohen et al. 2024) counts a test only if the model answers its condition queries. The same rule here, for
+whatever a record says of its hops:
+
+- RippleEdits: a test's condition queries.
+- MQuAKE: the single hops of the new chain, but for those that an edit makes.
+- CounterFactPlus: the recalled relation, as a sentence to go on with.
+- Ripples: made so; the unknown part is left out.
+
+A hop is known if the model's greedy answer says it (names compared as everywhere). A record without a question that is
+left is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.edits.edit import Question
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.questions import generated_from
+from kg_edit.text.matching import mentions
+
+_TOKENS = 16  # of an answer
+_FOLLOWS = ("multihop", "ripple", "ripples-known", "ripples-unknown")  # families of questions with hops
+
+
+@dataclass(frozen=True)
+class KnownOnly:
+    """What is left: the records, and how many of the questions."""
+
+    records: tuple[BenchmarkRecord, ...]
+    questions: int
+    asked: int
+
+    def __str__(self) -> str:
+        return f"{self.questions} of {self.asked} questions are left, in {len(self.records)} records"
+
+
+def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord]) -> KnownOnly:
+    """The records with the questions of which ``model``, unedited, knows every further hop."""
+    hops = [query for record in records for _, needed in _questions(record) for query in needed]
+    texts = dict.fromkeys(map(generated_from, hops), "")
+    texts |= zip(texts, continuations(model, list(texts), limits=[_TOKENS] * len(texts)), strict=True)
+    knows = {query: _says(texts[generated_from(query)], query) for query in hops}
+    kept = [
+        _left(record, [asked for asked, needed in _questions(record) if _may_count(asked, needed, knows)])
+        for record in records
+    ]
+    whole = tuple(record for record in kept if list(_questions(record)))
+    counts = [sum(len(list(_questions(record))) for record in some) for some in (whole, records)]
+    return KnownOnly(whole, *counts)
+
+
+def _may_count(asked: Question | Probe, needed: Sequence[Query], knows: dict[Query, bool]) -> bool:
+    unknown = isinstance(asked, Probe) and asked.family == "ripples-unknown"
+    return not unknown and all(knows[query] for query in needed)
+
+
+def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list[Query]]]:
+    """The questions about what follows, each with the hops that must be known."""
+    for edit in record.edits:
+        yield from ((question, _recalled(question)) for question in edit.portability)
+    made = {edit.target_new for edit in record.edits}
+    chain = [query for probe in record.group("hops") for query in probe.queries if not made & set(query.answers[0])]
+    for probe in record.probes:
+        if probe.family in _FOLLOWS:
+            yield probe, [*probe.conditions, *(chain if probe.family == "multihop" else ())]
+
+
+def _recalled(question: Question) -> list[Query]:
+    """ "(Rome, capital of, Italy)" as the sentence "Rome capital of" and its answer."""
+    inner = (question.recalled_relation or "").strip().removeprefix("(").removesuffix(")")
+    thing, relation, target = (*(part.strip() for part in inner.split(",", 2)), "", "", "")[:3]
+    if not target:
+        return []
+    return [Query(prompt=f"{thing} {relation}", answers=((target,),), form="sentence")]
+
+
+def _says(text: str, query: Query) -> bool:
+    right = (any(mentions(text, name) for name in names) for names in query.answers)
+    return all(right) if query.every else any(right)
+
+
+def _left(record: BenchmarkRecord, kept: Iterable[Question | Probe]) -> BenchmarkRecord:
+    """The record with those of its questions alone; what it asks besides stays."""
+    left = set(map(id, kept))
+    edits = tuple(
+        edit.model_copy(update={"portability": tuple(one for one in edit.portability if id(one) in left)})
+        for edit in record.edits
+    )
+    probes = tuple(probe for probe in record.probes if probe.family not in _FOLLOWS or id(probe) in left)
+    return record.model_copy(update={"edits": edits, "probes": probes})

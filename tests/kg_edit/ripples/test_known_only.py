@@ -1,0 +1,57 @@
+"""Which questions are left when only known hops count: told by what a parrot says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kg_edit.datasets import find_dataset
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.edits.edit import Edit, Question
+from kg_edit.ripples.known_only import known_only
+from tests.kg_edit.datasets.rows import MQUAKE, RIPPLE, RIPPLES, written
+from tests.kg_edit.evaluate.parrot import parrot
+
+
+def read(name: str, folder: Path, row: dict[str, object]) -> BenchmarkRecord:
+    (record,) = find_dataset(name)(written(folder, row))
+    return record
+
+
+def test_the_condition_of_a_ripple_test(tmp_path: Path) -> None:
+    record = read("ripple-edits", tmp_path, RIPPLE)
+    knowing, other = known_only(parrot("Rome", "x"), [record]), known_only(parrot("Oslo", "x"), [record])
+    assert [len(found.records[0].group("ripple.CI")) for found in (knowing, other)] == [1, 0]
+    assert (knowing.asked - knowing.questions, other.asked - other.questions) == (0, 1)
+    assert other.records[0].group("efficacy"), "what asks for nothing that follows stays"
+
+
+def test_the_hops_of_a_chain_that_no_edit_makes(tmp_path: Path) -> None:
+    record = read("mquake", tmp_path, MQUAKE)
+    made = {edit.target_new for edit in record.edits}
+    (hops,) = record.group("hops")
+    free = [query.answers[0][0] for query in hops.queries if not made & set(query.answers[0])]
+    if free:
+        assert known_only(parrot(free[0], "x"), [record]).questions == 1
+        assert known_only(parrot("Nowhere", "x"), [record]).records == ()
+    else:  # both hops are edited
+        assert known_only(parrot("Nowhere", "x"), [record]).questions == 1
+
+
+@pytest.mark.parametrize(("says", "left"), [("Italy", 1), ("Peru", 0)])
+def test_the_recalled_relation(says: str, left: int) -> None:
+    question = Question(question="Where?", answer="Italy", recalled_relation="(Rome, capital of, Italy)")
+    edit = Edit(id="1", subject="Ada", prompt="{} lives in", target_new="Rome", portability=(question,))
+    found = known_only(parrot(says, "x"), [BenchmarkRecord(id="1", edits=(edit,))])
+    assert (found.questions, found.asked, len(found.records)) == (left, 1, left)
+    assert str(found) == f"{left} of 1 questions are left, in {left} records"
+
+
+def test_the_unknown_part_of_a_ripples_file(tmp_path: Path) -> None:
+    record = read("ripples", tmp_path, RIPPLES)
+    unknown = Probe(measures="ripples-unknown.stated", queries=(Query(prompt="Which?", answers=(("x",),)),))
+    both = record.model_copy(update={"probes": (*record.probes, unknown)})
+    found = known_only(parrot("Rome", "x"), [both])
+    assert found.records == (record,)
+    assert (found.questions, found.asked) == (1, 2)
