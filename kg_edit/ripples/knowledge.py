@@ -97,7 +97,9 @@ class Knowledge:
         """What the model writes after each prompt, up to the line's end; known, or asked now and kept."""
         known = self._kept
         new = sorted(prompt for prompt in prompts if prompt not in known)
-        with tqdm(desc=about, initial=len(prompts) - len(new), total=len(prompts), disable=not self.progress) as bar:
+        with tqdm(
+            desc=about, initial=len(prompts) - len(new), total=len(prompts), disable=None if self.progress else True
+        ) as bar:
             for some in _chunks(new):
                 replies = [Reply(prompt=p, text=t) for p, t in zip(some, self._written(some), strict=True)]
                 append_lines(self._file, [reply.model_dump_json() for reply in replies])

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tqdm import tqdm
+
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Question
 from kg_edit.models.language_model import LanguageModel
@@ -24,7 +26,7 @@ from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import generated_from
 from kg_edit.text.matching import mentions
 
-_TOKENS = 16  # of an answer
+_TOKENS, _AT_ONCE = 16, 128  # tokens of an answer, prompts between two looks at the progress bar
 _FOLLOWS = ("multihop", "ripple", "ripples-known", "ripples-unknown")  # families of questions with hops
 
 
@@ -40,11 +42,10 @@ class KnownOnly:
         return f"{self.questions} of {self.asked} questions are left, in {len(self.records)} records"
 
 
-def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord]) -> KnownOnly:
+def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord], *, progress: bool = True) -> KnownOnly:
     """The records with the questions of which ``model``, unedited, knows every further hop."""
     hops = [query for record in records for _, needed in _questions(record) for query in needed]
-    texts = dict.fromkeys(map(generated_from, hops), "")
-    texts |= zip(texts, continuations(model, list(texts), limits=[_TOKENS] * len(texts)), strict=True)
+    texts = _answers(model, list(dict.fromkeys(map(generated_from, hops))), progress=progress)
     knows = {query: _says(texts[generated_from(query)], query) for query in hops}
     kept = [
         _left(record, [asked for asked, needed in _questions(record) if _may_count(asked, needed, knows)])
@@ -53,6 +54,16 @@ def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord]) -> Know
     whole = tuple(record for record in kept if list(_questions(record)))
     counts = [sum(len(list(_questions(record))) for record in some) for some in (whole, records)]
     return KnownOnly(whole, *counts)
+
+
+def _answers(model: LanguageModel, prompts: Sequence[str], *, progress: bool) -> dict[str, str]:
+    found: dict[str, str] = {}
+    with tqdm(desc="known hops", total=len(prompts), disable=None if progress else True) as bar:
+        for start in range(0, len(prompts), _AT_ONCE):
+            some = prompts[start : start + _AT_ONCE]
+            found |= zip(some, continuations(model, some, limits=[_TOKENS] * len(some)), strict=True)
+            bar.update(len(some))
+    return found
 
 
 def _may_count(asked: Question | Probe, needed: Sequence[Query], knows: dict[Query, bool]) -> bool:
