@@ -3,7 +3,8 @@
     z_s^(l+1) = g(W_1 aggr_{(r, o)} (z_o^l + z_r) + W_2 z_s^l),   z [nodes, d], z_r [edges, d], W_1, W_2 [d, d]
 
 for the statements s -r-> o of the subgraph, n times; aggr is the paper's sum, or the mean. The ablations of the
-paper's table 2 leave out z_r ("w/ GNN") or all messages ("w/ MLP").
+paper's table 2 leave out z_r ("w/ GNN") or all messages ("w/ MLP"). The public program differs from the paper: a leaky
+g, dropout after it, and every node is its own neighbour (`RGNN`'s options).
 """
 
 from __future__ import annotations
@@ -44,7 +45,12 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
 
 
 class RGNN(nn.Module):
-    """``layers`` times `RelationalLayer`, each followed by g = ReLU (the last one only if ``final_activation``)."""
+    """``layers`` times `RelationalLayer`, each followed by g (the last one only if ``final_activation``).
+
+    g is the leaky ReLU with ``slope``, 0 being the paper's ReLU. ``dropout`` is applied after it while the network
+    trains. With ``self_loops`` each node is among its own neighbours, by the first edge's relation: in the public
+    program these edges carry relation 1 of an unordered list.
+    """
 
     def __init__(
         self,
@@ -55,14 +61,19 @@ class RGNN(nn.Module):
         relations: bool = True,
         graph: bool = True,
         final_activation: bool = True,
+        slope: float = 0.0,
+        dropout: float = 0.0,
+        self_loops: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self._slope, self._dropout, self._self_loops = slope, dropout, self_loops
         self.layers = nn.ModuleList(
             RelationalLayer(width, aggregation=aggregation, relations=relations, graph=graph) for _ in range(layers)
         )
         self._final_activation = final_activation
-        self._initialise(torch.Generator().manual_seed(seed))
+        self._drawn = torch.Generator().manual_seed(seed)
+        self._initialise(self._drawn)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
@@ -72,8 +83,24 @@ class RGNN(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> Tensor:
         """``nodes`` [nodes, d], ``edges`` [2, edges] (object, subject), ``relations`` [edges, d] -> z^n [nodes, d]."""
+        if self._self_loops:
+            edges, relations = _with_self_loops(nodes, edges, relations)
         for index, layer in enumerate(self.layers, start=1):
             nodes = layer(nodes, edges, relations)
             if index < len(self.layers) or self._final_activation:
-                nodes = torch.relu(nodes)
+                nodes = self._dropped(nn.functional.leaky_relu(nodes, self._slope))
         return nodes
+
+    def _dropped(self, nodes: Tensor) -> Tensor:
+        """Dropout from the network's own generator, so that a run can be had again."""
+        if not (self.training and self._dropout):
+            return nodes
+        kept = torch.rand(nodes.shape, generator=self._drawn).to(nodes.device) >= self._dropout
+        return nodes * kept / (1 - self._dropout)
+
+
+def _with_self_loops(nodes: Tensor, edges: Tensor, relations: Tensor) -> tuple[Tensor, Tensor]:
+    """``edges`` [2, edges + nodes] and ``relations`` with one more for each node."""
+    own = torch.arange(len(nodes), device=edges.device).expand(2, -1)
+    shared = relations[:1].expand(len(nodes), -1)
+    return torch.cat([edges, own], 1), torch.cat([relations, shared])

@@ -24,6 +24,7 @@ from kg_edit.graphs.source import check_graph
 from kg_edit.methods.base import GraphReader, GraphSettings, annotate_errors
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import GraphNetwork, Trains, Workload
+from kg_edit.patches.base import Patch
 from kg_edit.value.objective import Request
 from kg_edit.value.optimise import FAST, DeltaParameters
 
@@ -46,6 +47,12 @@ class GraphConfig(GraphSettings):
     relations: bool = Field(True, description="False: the ablation w/ GNN")
     use_graph: bool = Field(True, description="False: the ablation w/ MLP")
     final_activation: bool = Field(False, description="g after the last layer too (paper)")
+    slope: float = Field(0.0, ge=0, lt=1, description="of g below 0; the public program: 11/48")
+    dropout: float = Field(0.0, ge=0, lt=1, description="after g, while the R-GNN trains (public program)")
+    self_loops: bool = Field(False, description="each node is its own neighbour too (public program)")
+    warm_start: bool = Field(
+        False, description="begin with the R-GNN of the edit before (public program): edits then depend on their order"
+    )
     normalise: bool = Field(True, description="scale labels' vectors to root mean square 1")
     gate: bool = Field(True, description="learn z's share, from 0: step 0 is the unedited model")
     clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: 4")
@@ -67,12 +74,23 @@ class GraphValues(GraphReader):
 
     trains: ClassVar[Trains] = "graph network"
     config: GraphConfig
+    _last: RGNN | None = None  # of the edit before
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """A fresh R-GNN on the edit's subgraph."""
         subgraph, notes = self.encode(edit)
         made = _GraphValue(subgraph.to(value.device), self.config, size=value.norm())
+        if self.config.warm_start:
+            if self._last is not None:
+                made.rgnn.load_state_dict(self._last.state_dict())
+            self._last = made.rgnn
         return _GraphChange(made, value, self.config), notes
+
+    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """All edits' values in one descent; with ``warm_start`` one after the other, as each begins where one ended."""
+        if not self.config.warm_start:
+            return super().edit_each(edits)
+        return tuple(result for edit in edits for result in super(GraphValues, self).edit_each([edit]))
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Also fetch every edit's subgraph, and look for the layer that labels are read from."""
@@ -115,6 +133,9 @@ class _GraphValue(nn.Module):
             relations=config.relations,
             graph=config.use_graph,
             final_activation=config.final_activation,
+            slope=config.slope,
+            dropout=config.dropout,
+            self_loops=config.self_loops,
             seed=config.seed,
         ).to(subgraph.nodes.device)
         self.gate = nn.Parameter(torch.zeros((), device=subgraph.nodes.device)) if config.gate else None
@@ -157,7 +178,9 @@ class GlameConfig(GraphConfig, RankOneConfig):
     """GLAME's settings; ``default`` starts from the unedited model.
 
     ``paper`` is the setting of the paper with ROME's 20 steps and contexts: the public code has 25 to 50 steps by data
-    set (see the presets of the models).
+    set (see the presets of the models). ``code`` is the public program's (GPT-J on CounterFact, but for the layer):
+    what it does otherwise than the paper, see `RGNN`; unlike there the value is the one of the last step, dropout
+    included, whose loss was seen.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -170,6 +193,21 @@ class GlameConfig(GraphConfig, RankOneConfig):
             "final_activation": True,
             "normalise": False,
             "gate": False,
+        },
+        "code": {
+            **RankOneConfig.published,
+            "context_lengths": ((5, 10), (10, 10), (20, 10)),
+            "steps": 35,
+            "stop_below": 0.04,
+            "pooling": "mean",
+            "start_token": False,
+            "final_activation": True,
+            "normalise": False,
+            "gate": False,
+            "slope": 11 / 48,
+            "dropout": 0.15,
+            "self_loops": True,
+            "warm_start": True,
         },
     }
 

@@ -78,3 +78,35 @@ def test_parameters_are_seeded_and_the_global_generator_is_left_alone() -> None:
 def test_the_final_activation_is_an_option() -> None:
     assert (RGNN(2, final_activation=True)(NODES, EDGES, RELATIONS) >= 0).all()
     assert (RGNN(2, final_activation=False)(NODES, EDGES, RELATIONS) < 0).any()
+
+
+def test_the_public_programs_self_loops_by_hand() -> None:
+    """The mean over o*, o' and s itself, by the first relation: ((1, 3) + (-.5, 1) + (2, 1)) / 3."""
+    rgnn = RGNN(2, layers=1, aggregation="mean", final_activation=False, self_loops=True)
+    with torch.no_grad():
+        rgnn.layers[0].neighbours.copy_(W1)
+        rgnn.layers[0].itself.copy_(W2)
+    found = rgnn(NODES, EDGES, RELATIONS)
+    mean = torch.tensor([2.5 / 3, 5.0 / 3])
+    torch.testing.assert_close(found[0], W1 @ mean + W2 @ NODES[0])
+    torch.testing.assert_close(found[1], W1 @ (NODES[1] + RELATIONS[0]) + W2 @ NODES[1])
+
+
+def test_a_leaky_activation_keeps_a_share_of_what_is_negative() -> None:
+    plain, leaky = (RGNN(2, slope=slope, seed=2)(NODES, EDGES, RELATIONS) for slope in (0.0, 0.25))
+    assert (plain >= 0).all() and (leaky < 0).any()
+
+
+def test_dropout_is_seeded_and_off_in_evaluation() -> None:
+    wide = torch.ones(3, 64)
+    relations = torch.ones(2, 64)
+
+    def run(*, training: bool, seed: int) -> Tensor:
+        found: Tensor = RGNN(64, layers=1, dropout=0.5, seed=seed).train(training)(wide, EDGES, relations)
+        return found
+
+    assert torch.equal(run(training=True, seed=1), run(training=True, seed=1))
+    whole, dropped = run(training=False, seed=1), run(training=True, seed=1)
+    gone = (dropped == 0) & (whole > 0)
+    assert 0.3 < float(gone.sum() / (whole > 0).sum()) < 0.7
+    torch.testing.assert_close(dropped[~gone], 2 * whole[~gone])

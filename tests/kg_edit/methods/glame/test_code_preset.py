@@ -1,0 +1,48 @@
+"""The public program's GLAME: dropout, self-loops, a leaky g, and an R-GNN that goes on from edit to edit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import torch
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.glame.glame import Glame, GlameConfig
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import tiny
+
+FIRST = Edit(id="1", subject="LeBron James", prompt="{} plays for", relation="team", target_new="Miami Heat")
+SECOND = FIRST.model_copy(update={"id": "2", "subject": "Dwyane Wade"})
+
+
+def made(*edits: Edit, **settings: Any) -> list[WeightPatch]:
+    graph = nx.DiGraph()
+    graph.add_edge("Miami Heat", "Miami", label="city")
+    config = GlameConfig.preset("code", {**QUICK["glame"], "steps": 3, **settings})
+    found = Glame(tiny("llama"), config, graph=graph).edit_each(edits)
+    assert all(isinstance(patch, WeightPatch) for patch in found)
+    return [patch for patch in found if isinstance(patch, WeightPatch)]
+
+
+def left(patch: WeightPatch) -> torch.Tensor:
+    (factors,) = patch.factors.values()
+    return factors.left
+
+
+def test_an_edit_begins_where_the_last_one_ended() -> None:
+    alone, after = made(SECOND)[0], made(FIRST, SECOND)[1]
+    assert not torch.allclose(left(alone), left(after), rtol=1e-2)
+    assert torch.equal(left(made(FIRST, SECOND)[1]), left(after)), "the same order gives the same value"
+
+
+def test_without_a_warm_start_edits_are_on_their_own() -> None:
+    alone, after = (made(*edits, warm_start=False)[-1] for edits in ((SECOND,), (FIRST, SECOND)))
+    torch.testing.assert_close(left(alone), left(after), rtol=1e-3, atol=1e-4)
+
+
+def test_what_the_preset_says() -> None:
+    config = GlameConfig.preset("code")
+    assert (config.slope, config.dropout, config.self_loops, config.warm_start) == (11 / 48, 0.15, True, True)
+    assert (config.aggregation, config.pooling, config.clamp_norm_factor) == ("mean", "mean", 4.0)
