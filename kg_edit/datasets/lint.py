@@ -46,7 +46,8 @@ ABOUT: Mapping[Kind, str] = {
     "empty-answer": "an answer or an alias is empty",
 }
 _IN_TEXT = re.compile(r"\bQ[1-9][0-9]{3,}\b")  # not the Audi Q5
-_CHANGED = ("multihop", "portability")  # questions whose answers follow from the edits
+# Questions whose answers follow from the edits.
+_CHANGED = ("multihop", "portability", "ripples-known", "ripples-unknown", "ripples-edit")
 _SHOULD_BE_A_LABEL = "is a Wikidata id"
 
 
@@ -166,9 +167,10 @@ def _of_answer(record: BenchmarkRecord, query: Query) -> Iterator[Finding]:
     said = next((names[0] for names in query.answers if mentions(query.prompt, names[0])), None)
     if said:
         yield Finding("answer-in-question", record.id, f"{said!r} in {query.prompt!r}")
-    same = {normalised(name) for name in query.others} & {normalised(name) for name in right}
+    before = (*query.old, *query.others)
+    same = {normalised(name) for name in before} & {normalised(name) for name in right}
     if same:
-        yield Finding("answer-unchanged", record.id, f"{right[0]!r} was {query.others[0]!r} before: one of its names")
+        yield Finding("answer-unchanged", record.id, f"{right[0]!r} was {before[0]!r} before: one of its names")
 
 
 def _ids_in(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:

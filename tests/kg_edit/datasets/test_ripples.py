@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from kg_edit.datasets import find_dataset, guess_dataset
+from kg_edit.datasets.lint import lint
+from kg_edit.datasets.reading import FileContent
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import split_of, withheld_answers
 from kg_edit.errors import EditFileError
@@ -91,6 +93,12 @@ def test_faults_name_the_record_and_the_field(tmp_path: Path) -> None:
         read(tmp_path, document({**CAPITAL, "hops": ["P17", "P99"]}))
     with pytest.raises(EditFileError, match="expected 'kg-edit ripples/1'; make the file with `kg-edit data ripples`"):
         read(tmp_path, document(CAPITAL, format="else"))
+
+
+def test_the_lint_sees_an_answer_that_stays(tmp_path: Path) -> None:
+    record = read(tmp_path, document({**CAPITAL, "old": ["Edo", "Tōkyō"]}, {**THREE, "answers": ["Rome"]}))
+    (finding,) = lint(FileContent((record,)))
+    assert (finding.kind, finding.message) == ("answer-unchanged", "'Tokyo' was 'Edo' before: one of its names")
 
 
 def test_its_file_is_known_by_its_form(tmp_path: Path) -> None:
