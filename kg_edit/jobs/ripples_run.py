@@ -37,7 +37,8 @@ class RipplesRun:
         """Make the file and return what is in it.
 
         Raises:
-            KgEditError, WikidataCacheError: an option can't work, the graph can't be read, or nothing can be asked.
+            ConfigError: there is no graph, an option can't work, or nothing can be asked.
+            KgEditError, WikidataCacheError: the model, the graph or the edits can't be read.
         """
         from kg_edit.models.loading import cache_folder
         from kg_edit.ripples.build import Builder, write_ripples
