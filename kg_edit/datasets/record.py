@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from kg_edit.edits.edit import Edit, Name, Record, Text, Texts
@@ -22,6 +22,9 @@ def _some(names: tuple[str, ...]) -> tuple[str, ...]:
 # A right answer: its name, then its aliases. Teacher forcing scores the name alone.
 Answer = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_some)]
 Answers = Annotated[tuple[Answer, ...], Field(strict=False)]
+
+
+_LATER = ("old", "recalled", "told", "examples")
 
 
 class Example(Record):
@@ -50,6 +53,12 @@ class Query(Record):
     examples: Annotated[tuple[Example, ...], Field(strict=False)] = Field(
         (), description="answered questions of the same kind, in the place of the fixed ones"
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later fields that are empty, so that records have the hashes that earlier runs noted."""
+        found: dict[str, Any] = dump(self)
+        return {name: value for name, value in found.items() if value or name not in _LATER}
 
 
 Queries = Annotated[tuple[Query, ...], Field(strict=False)]

@@ -24,8 +24,9 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
+from kg_edit.evaluate.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluate.schedule import CURVE_RECORDS, WHOLE, CurvePlan, Shard
-from kg_edit.evaluate.scorer import ANSWER_TOKENS, STEP_TOKENS
+from kg_edit.evaluate.scorer import ANSWER_TOKENS
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import SHOTS
@@ -127,10 +128,16 @@ def run_settings(
         "ceilings": ceilings,
         **({"extras": list(extras)} if extras else {}),
         "seed": seed,
-        "protocols": dict.fromkeys(RECORD_METRICS, _PROTOCOL),
-        "question_form_sha256": digest([[shot.model_dump() for shot in SHOTS], ANSWER_TOKENS, STEP_TOKENS]),
+        "protocols": dict.fromkeys(_metrics_of(records), _PROTOCOL),
+        "question_form_sha256": digest([[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]),
         "kg_edit": kg_edit.__version__,
     }
+
+
+def _metrics_of(records: Sequence[BenchmarkRecord]) -> list[str]:
+    """All metrics; those of Ripples files only where a record is of one, so that other runs don't depend on them."""
+    ripples = any(probe.family.startswith("ripples-") for record in records for probe in record.probes)
+    return [name for name in RECORD_METRICS if ripples or name not in RIPPLES_METRICS]
 
 
 def method_settings(method: Method, model: LanguageModel) -> Settings:
