@@ -12,16 +12,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import networkx as nx
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import target_of
-from kg_edit.graphs.source import FAILURES, SubgraphSource, ask, subject_of
+from kg_edit.graphs.source import FAILURES, SubgraphSource, ask, check_graph, subject_of
 from kg_edit.storage.run_folder import digest
 from wikidata_cache.subgraphs.options import Direction, Leakage
 from wikidata_cache.subgraphs.sampling import Policy
+
+_ALL = 500  # statements of a donor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which statements a subgraph is to have: the options of ``subgraph``, ``more`` being those not by default."""
+
+    hops: int
+    per_node: int
+    seed: int
+    more: Mapping[str, Any]
+
+    def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
+        """The source's subgraph of an edit."""
+        return ask(source, edit, hops=self.hops, per_node=self.per_node, seed=self.seed, arguments=self.more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +61,22 @@ class Control:
         """What becomes of the right subgraph; the options are the right graph's.
 
         Raises:
+            GraphError: the right subgraph is none of an edit, or can't be changed.
             ConfigError: the right graph does not take such an option.
         """
         given = {"policy": policy, "direction": direction, "leakage": leakage}
         more = {name: value for name, value in given.items() if value not in ("uniform", "out", None)}
-        true = ask(self.right, edit, hops=hops, per_node=per_node, seed=seed, arguments=more)
-        made = self.changed(true.copy(), edit, seed)
+        sampling = Sampling(hops=hops, per_node=per_node, seed=seed, more=more)
+        true = sampling.ask(self.right, edit)
+        check_graph(true)
+        made = self.changed(true, edit, sampling)
         made.graph |= self.provenance()
         said = (made.nodes(data="label"), made.edges(keys=True, data="label"))
         made.graph["content_hash"] = digest([sorted(map(str, part)) for part in said])
         return made
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, seed: int) -> nx.MultiDiGraph:
-        """A copy of the right subgraph, to be changed in place or replaced."""
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
+        """A new subgraph in the place of the right one, which stays as it is."""
         raise NotImplementedError
 
     def provenance(self) -> dict[str, Any]:
@@ -78,57 +98,48 @@ class Control:
 class NoGraph(Control):
     """The edit's own edge alone."""
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, seed: int) -> nx.MultiDiGraph:
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
         """Nothing but s -r-> o*."""
-        ends = {subject_of(graph), target_of(graph)}
-        graph.remove_nodes_from([node for node in graph if node not in ends])
-        other = [key for *key, data in graph.edges(keys=True, data=True) if data.get("role") != "edit"]
-        graph.remove_edges_from(other)
-        return graph
+        return bare(graph)
 
 
 @dataclass(frozen=True, eq=False)
 class ShuffledObjects(Control):
     """Statements of o* with the objects of others: of the edits in ``pool`` that have the same r'.
 
-    A statement for which the pool has no other object is left out.
+    A statement for which the pool has no other object is left out, and so is what hung on the old objects.
     """
 
     pool: Sequence[Edit] = ()
-    _objects: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, seed: int) -> nx.MultiDiGraph:
-        """The objects of o*'s statements exchanged; what hung on the old objects goes."""
-        root, edges = target_of(graph), []
-        for start, end, key, data in graph.edges(keys=True, data=True):
-            if start == root and data.get("role") != "edit":
-                edges.append((end, key, data))
-        own = {end for end, _, _ in edges} | {root, subject_of(graph)}
-        made = NoGraph(self.right).changed(graph.copy(), edit, seed)
-        for end, key, data in sorted(edges, key=lambda edge: (edge[1], edge[0])):
-            others = {name: label for name, label in self._of(str(key), seed).items() if name not in own}
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
+        """The objects of o*'s statements exchanged."""
+        root, made = target_of(graph), bare(graph)
+        edges = [edge for edge in graph.out_edges(root, keys=True, data=True) if edge[3].get("role") != "edit"]
+        own = {end for _, end, _, _ in edges} | set(made)
+        for _, end, key, data in sorted(edges, key=lambda edge: (edge[2], edge[1])):
+            known = self._objects.get(str(key), {})
+            others = {name: label for name, label in known.items() if name not in own}
             if others:
-                drawn = min(others, key=lambda name: _hash(seed, edit.target_new, str(key), end, name))
+                drawn = min(others, key=lambda name: hashed(sampling.seed, edit.target_new, str(key), end, name))
                 made.add_node(drawn, label=others[drawn], hop=graph.nodes[end].get("hop", 2))
                 made.add_edge(root, drawn, key=key, **data)
         return made
 
-    def _of(self, key: str, seed: int) -> Mapping[str, str]:
-        """The objects (and their labels) of a relation over the pool, read once."""
-        if not self._objects:
-            self._objects[""] = {}
-            for donor in {donor.target_new_id or donor.target_new: donor for donor in self.pool}.values():
-                self._read(donor, seed)
-        return self._objects.get(key, {})
-
-    def _read(self, donor: Edit, seed: int) -> None:
-        try:
-            graph = ask(self.right, donor, hops=2, per_node=500, seed=seed, arguments={})
-        except FAILURES:  # a donor that the graph does not know
-            return
-        for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
-            if data.get("role") != "edit":
-                self._objects.setdefault(str(key), {})[str(end)] = str(graph.nodes[end]["label"])
+    @cached_property
+    def _objects(self) -> Mapping[str, Mapping[str, str]]:
+        """The objects of the pool's o*, with their labels, by relation."""
+        found: dict[str, dict[str, str]] = {}
+        whole = Sampling(hops=2, per_node=_ALL, seed=0, more={})
+        for donor in {donor.target_new_id or donor.target_new: donor for donor in self.pool}.values():
+            try:
+                graph = whole.ask(self.right, donor)
+            except FAILURES:  # a donor that the graph does not know
+                continue
+            for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
+                if data.get("role") != "edit":
+                    found.setdefault(str(key), {})[str(end)] = str(graph.nodes[end]["label"])
+        return found
 
     def notes(self) -> dict[str, Any]:
         """A hash of the pool."""
@@ -141,8 +152,9 @@ class Withheld(Control):
 
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, seed: int) -> nx.MultiDiGraph:
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
         """Without the withheld nodes; the edit's own ends stay."""
+        graph = graph.copy()
         names, ends = self.names.get(edit.id, frozenset()), {subject_of(graph), target_of(graph)}
         gone = [node for node, label in graph.nodes(data="label") if label in names and node not in ends]
         graph.remove_nodes_from(gone)
@@ -155,5 +167,16 @@ class Withheld(Control):
         return {"withheld_sha256": digest({name: sorted(some) for name, some in sorted(self.names.items())})}
 
 
-def _hash(seed: int, *parts: str) -> bytes:
+def bare(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
+    """The edit's own ends and edge, without any statement; with the graph's notes."""
+    ends = {subject_of(graph), target_of(graph)}
+    made = nx.MultiDiGraph(**graph.graph)
+    made.add_nodes_from((key, data) for key, data in graph.nodes(data=True) if key in ends)
+    edges = graph.edges(keys=True, data=True)
+    made.add_edges_from(edge for edge in edges if edge[3].get("role") == "edit")
+    return made
+
+
+def hashed(seed: int, *parts: str) -> bytes:
+    """What decides a draw, the same on all machines."""
     return hashlib.blake2b("|".join((str(seed), *parts)).encode(), digest_size=16).digest()

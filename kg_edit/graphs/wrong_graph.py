@@ -6,8 +6,7 @@ parameters, longer training, known wordings.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,70 +14,51 @@ import networkx as nx
 
 from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import GraphError
+from kg_edit.graphs.controls import Control, Sampling, bare, hashed
 from kg_edit.graphs.facts import target_of
-from kg_edit.graphs.source import SubgraphSource, ask, check_graph, subject_of
+from kg_edit.graphs.source import subject_of
 from kg_edit.storage.run_folder import digest
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
-from wikidata_cache.subgraphs.options import Direction, Leakage
-from wikidata_cache.subgraphs.sampling import Policy
 
 _Edge = tuple[str, str, str, dict[str, Any]]  # subject, object, key, data
 _UNKNOWN = (AmbiguousLabelError, EntityNotInGraphError, GraphError, UnknownLabelError)  # of a donor
 
 
 @dataclass(frozen=True, eq=False)
-class WrongGraph:
+class WrongGraph(Control):
     """Subgraphs of the same size as those of ``right``, but that what follows from o* is said of ``pool``'s o*.
 
     Donors are drawn from the edits in ``pool``, seeded and for each edit anew, till there are as many statements at o*
     as in the right subgraph; their further hops come along. Statements that the right subgraph holds too are not
-    taken, nor those about the edit's own s and o*.
+    taken, nor those about the edit's own s and o*. With the direction "both" statements that lead to o* count as its
+    own, and those that lead to the donors are taken as well.
     """
 
-    right: SubgraphSource
-    pool: Sequence[Edit]
+    pool: Sequence[Edit] = ()
 
-    def subgraph(
-        self,
-        edit: Edit,
-        *,
-        hops: int = 2,
-        per_node: int = 20,
-        seed: int = 0,
-        policy: Policy = "uniform",
-        direction: Direction = "out",
-        leakage: Leakage | None = None,
-    ) -> nx.MultiDiGraph:
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
         """The edit's own edge, and the donors' statements in the place of those of o*.
 
-        ``policy``, ``direction`` and ``leakage`` are those of the right graph. With the direction "both" statements
-        that lead to o* count as its own, and those that lead to the donors are taken as well.
-
         Raises:
-            GraphError: the pool has too few statements, or a subgraph is none of an edit.
-            ConfigError: the right graph does not take such an option.
+            GraphError: the pool has too few statements.
         """
-        given = {"policy": policy, "direction": direction, "leakage": leakage}
-        more = {name: value for name, value in given.items() if value not in ("uniform", "out", None)}
-        true = ask(self.right, edit, hops=hops, per_node=per_node, seed=seed, arguments=more)
-        check_graph(true)
-        incoming = direction == "both"
-        made, wanted = _bare(true, **self.provenance(), **_sampled(true, more)), _degree(true, incoming)
-        for donor in self._donors(edit, seed):
+        incoming = sampling.more.get("direction") == "both"
+        made, wanted = bare(graph), _degree(graph, incoming)
+        made.graph = {name: graph.graph[name] for name in sampling.more if name in graph.graph}
+        for donor in self._donors(edit, sampling.seed):
             if _degree(made, incoming) >= wanted:
                 break
             try:
-                other = ask(self.right, donor, hops=hops, per_node=per_node, seed=seed, arguments=more)
+                other = sampling.ask(self.right, donor)
             except _UNKNOWN:
                 continue
-            _graft(made, other, true, room=wanted - _degree(made, incoming), seed=seed, incoming=incoming)
+            room = wanted - _degree(made, incoming)
+            _graft(made, other, graph, room=room, seed=sampling.seed, incoming=incoming)
         if _degree(made, incoming) < wanted:
             raise GraphError(
                 f"the pool of {len(self.pool)} has too few statements for a wrong graph of {edit.target_new!r}: "
                 f"{_degree(made, incoming)} of {wanted}; give a larger pool of entities that the graph knows"
             )
-        said = (made.nodes(data="label"), made.edges(keys=True, data="label"))
-        made.graph["content_hash"] = digest([sorted(map(str, part)) for part in said])
         return made
 
     def provenance(self) -> dict[str, Any]:
@@ -95,7 +75,7 @@ class WrongGraph:
         others = {
             _name(donor): donor for donor in self.pool if not own & {donor.target_new, donor.target_new_id} - {None}
         }
-        for name in sorted(others, key=lambda name: _hash(seed, edit.subject, edit.target_new, name)):
+        for name in sorted(others, key=lambda name: hashed(seed, edit.subject, edit.target_new, name)):
             yield others[name].model_copy(update={"subject": edit.subject, "subject_id": edit.subject_id})
 
 
@@ -117,15 +97,6 @@ def _name(edit: Edit) -> str:
     return edit.target_new_id or edit.target_new
 
 
-def _hash(seed: int, *parts: str) -> bytes:
-    return hashlib.blake2b("|".join((str(seed), *parts)).encode(), digest_size=16).digest()
-
-
-def _sampled(true: nx.MultiDiGraph, more: Mapping[str, object]) -> dict[str, Any]:
-    """What the right subgraph says of the options that were asked for."""
-    return {name: true.graph[name] for name in more if name in true.graph}
-
-
 def _degree(graph: nx.MultiDiGraph, incoming: bool) -> int:
     """How many statements leave o*; with ``incoming`` also those that lead to it."""
     return sum(1 for _ in _statements(graph, incoming))
@@ -142,16 +113,6 @@ def _statements(graph: nx.MultiDiGraph, incoming: bool) -> Iterator[_Edge]:
             yield edge
 
 
-def _bare(graph: nx.MultiDiGraph, **notes: Any) -> nx.MultiDiGraph:
-    """The edit's own ends and edge, without any statement."""
-    ends = {subject_of(graph), target_of(graph)}
-    made = nx.MultiDiGraph(**notes)
-    made.add_nodes_from((key, data) for key, data in graph.nodes(data=True) if key in ends)
-    edges = graph.edges(keys=True, data=True)
-    made.add_edges_from(edge for edge in edges if edge[3].get("role") == "edit")
-    return made
-
-
 def _graft(
     made: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph, *, room: int, seed: int, incoming: bool
 ) -> None:
@@ -162,7 +123,7 @@ def _graft(
     known = {_seen_from(root, edge) for edge in _statements(true, incoming)}
     excluded = {subject_of(made), root, subject_of(other), theirs}
     found = [(_seen_from(theirs, edge), edge[3]) for edge in _statements(other, incoming)]
-    for (leaves, key, end), data in sorted(found, key=lambda one: _hash(seed, one[0][2], one[0][1])):
+    for (leaves, key, end), data in sorted(found, key=lambda one: hashed(seed, one[0][2], one[0][1])):
         start, stop = (root, end) if leaves else (end, root)
         if room and end not in excluded and (leaves, key, end) not in known and not made.has_edge(start, stop, key):
             _add(made, other, end, excluded, incoming=incoming)

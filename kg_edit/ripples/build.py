@@ -146,8 +146,7 @@ class Builder:
         around: Sequence[Sequence[str]],
     ) -> Document:
         found = [
-            list(proposals(self.table, change, neighbours=near, seed=self.seed))
-            for change, near in zip(chosen, around, strict=True)
+            list(proposals(self.table, change, neighbours=near)) for change, near in zip(chosen, around, strict=True)
         ]
         asked = (fact for some in found for one in some for fact in (*one.knows, *one.lacks))
         knowledge.ask(asked, about="facts")

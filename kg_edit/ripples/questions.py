@@ -67,7 +67,7 @@ def facts_of(table: FactTable, item: str) -> Iterator[AskedFact]:
     return (fact for fact in found if fact)
 
 
-def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], seed: int) -> Iterator[Proposal]:
+def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str]) -> Iterator[Proposal]:
     """All questions that the graph has for an edit; ``neighbours`` are other subjects of which o is true."""
     subject = table.label(change.subject) or ""
     for of_hop in (_two_hops, _three_hops, _aliases, _descriptions, _inverse, _others):

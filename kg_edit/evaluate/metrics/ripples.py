@@ -104,7 +104,7 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
         f"{group}.greedy": _greedy(group, what),
         f"{group}.steps": Metric(
             compute=over_queries(group, says_answer_after_steps),
-            formula=f"The same where four examples write their steps out and end in 'So: …'; {what}.",
+            formula=f"The same where the examples write their steps out and end in 'So: …'; {what}.",
             source=_SOURCE,
             needs=(group,),
         ),

@@ -49,10 +49,9 @@ def test_no_graph_is_the_edit_alone(graph: PrivateGraph) -> None:
 def test_shuffled_objects_keep_the_relations(graph: PrivateGraph) -> None:
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
     found = said(ShuffledObjects(graph, pool=pool).subgraph(edit("Japan"), hops=3))
-    assert found - {OWN} == {("Japan", "currency", "euro"), ("Japan", "capital", "Paris")} or found - {OWN} == {
-        ("Japan", "currency", "euro"),
-        ("Japan", "capital", "Nairobi"),
-    }
+    objects = {relation: target for _, relation, target in found - {OWN}}
+    assert len(found) == 3 and objects["currency"] == "euro"
+    assert objects["capital"] in ("Paris", "Nairobi")  # which of the two is drawn
     alone = ShuffledObjects(graph, pool=pool[:1]).subgraph(edit("Japan"), hops=3)
     assert said(alone) == {OWN}  # nobody else's objects
 
