@@ -28,11 +28,24 @@ _LATER = ("old", "recalled", "told", "examples")
 
 
 class Example(Record):
-    """An answered question that is shown before another one; ``steps`` are sentences that lead to its answer."""
+    """An answered question that is shown before another one.
+
+    ``facts`` are sentences, one a hop, that lead to its answer; ``told`` are those that stand before the question.
+    """
 
     question: Text
     answer: Text
-    steps: str = ""
+    facts: Texts = ()
+    told: str = ""
+
+    @property
+    def steps(self) -> str:
+        """The facts on one line."""
+        return " ".join(self.facts)
+
+    def telling(self, facts: int) -> Self:
+        """The same with its first ``facts`` facts told."""
+        return self.model_copy(update={"told": " ".join(self.facts[:facts])})
 
 
 class Query(Record):

@@ -150,17 +150,18 @@ def _phrase(start: str, hops: Sequence[str], row: RippleRow) -> str:
     return "".join(f"the {row.nouns[hop]} of " for hop in reversed(hops)) + start
 
 
-def _sentences(things: Sequence[str], hops: Sequence[str], row: RippleRow) -> str:
-    """The facts of a path: "The country of Rome is Japan. The capital of Japan is Tokyo."."""
+def _sentences(things: Sequence[str], hops: Sequence[str], row: RippleRow) -> tuple[str, ...]:
+    """The facts of a path: "The country of Rome is Japan.", "The capital of Japan is Tokyo."."""
     steps = zip(things, hops, things[1:], strict=False)
-    return " ".join(f"The {row.nouns[hop]} of {thing} is {end}." for thing, hop, end in steps)
+    return tuple(f"The {row.nouns[hop]} of {thing} is {end}." for thing, hop, end in steps)
 
 
 def _recalled(question: RippleQuestion, row: RippleRow) -> str:
     """The facts after the edited one that lead to the answer; "" where there are none."""
     if question.kind not in ("two-hop", "three-hop"):
         return ""
-    return _sentences((row.edit["target_new"], *question.via, question.answers[0]), question.hops[1:], row)
+    things = (row.edit["target_new"], *question.via, question.answers[0])
+    return " ".join(_sentences(things, question.hops[1:], row))
 
 
 def _examples(question: RippleQuestion, row: RippleRow, *, taken: Iterable[str]) -> tuple[Example, ...]:
@@ -181,8 +182,7 @@ def _similar(hops: Sequence[str], known: Iterable[str]) -> list[list[str]]:
 
 
 def _example(path: Sequence[str], hops: Sequence[str], row: RippleRow) -> Example:
-    question, steps = worded(path[0], hops, row), _sentences(path, hops, row)
-    return Example(question=question, answer=path[-1], steps=steps)
+    return Example(question=worded(path[0], hops, row), answer=path[-1], facts=_sentences(path, hops, row))
 
 
 def _measures(question: RippleQuestion) -> str:

@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
-from kg_edit.datasets.record import Probe
+from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, OutputError
 from kg_edit.evaluate.case import Case
@@ -171,15 +171,21 @@ def _told(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> 
     facts = " ".join(map(fact, edits))
     return tuple(
         probe.model_copy(
-            update={
-                "queries": tuple(
-                    query.model_copy(update={"told": f"{facts} {query.recalled}".strip() if recalled else facts})
-                    for query in probe.queries
-                )
-            }
+            update={"queries": tuple(_told_query(query, facts, recalled=recalled) for query in probe.queries)}
         )
         for probe in probes
     )
+
+
+def _told_query(query: Query, facts: str, *, recalled: bool) -> Query:
+    """The query after ``facts``; its examples are told their first hop, or all of them, in turn.
+
+    Else the model would have to guess what a fact before a question is for.
+    """
+    told = f"{facts} {query.recalled}".strip() if recalled else facts
+    hops = [len(example.facts) if recalled else min(1, max(0, len(example.facts) - 1)) for example in query.examples]
+    examples = [example.telling(count) for example, count in zip(query.examples, hops, strict=True)]
+    return query.model_copy(update={"told": told, "examples": tuple(examples)})
 
 
 def _section(case: Case, evidence: Evidence, before: Section | None) -> Section:

@@ -18,22 +18,25 @@ SHOTS = (
     Example(
         question="What colour is the fruit that lemonade is made from?",
         answer="Yellow",
-        steps="Lemonade is made from lemons. The colour of lemons is yellow.",
+        facts=("Lemonade is made from lemons.", "The colour of lemons is yellow."),
     ),
     Example(
         question="Which drink comes from the animal whose young is called a calf?",
         answer="Milk",
-        steps="The animal whose young is called a calf is the cow. The drink that comes from the cow is milk.",
+        facts=(
+            "The animal whose young is called a calf is the cow.",
+            "The drink that comes from the cow is milk.",
+        ),
     ),
     Example(
         question="Who built the boat that carried two of every kind of animal?",
         answer="Noah",
-        steps="The boat that carried two of every kind of animal is the Ark. The Ark was built by Noah.",
+        facts=("The boat that carried two of every kind of animal is the Ark.", "The Ark was built by Noah."),
     ),
     Example(
         question="In which season does the tree that bears acorns lose its leaves?",
         answer="Autumn",
-        steps="The tree that bears acorns is the oak. The oak loses its leaves in autumn.",
+        facts=("The tree that bears acorns is the oak.", "The oak loses its leaves in autumn."),
     ),
 )
 _SO = "So:"
@@ -47,13 +50,13 @@ def format_question(question: str, facts: str = "") -> str:
 
 def format_question_with_shots(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
     """The question in the few-shot form: the answered ``examples`` first, an empty line after each."""
-    shots = [f"{format_question(shot.question)} {shot.answer}" for shot in examples]
+    shots = [f"{format_question(shot.question, shot.told)} {shot.answer}" for shot in examples]
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
 def format_question_with_steps(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
     """The question after ``examples`` with their steps, on one line; what comes next is to end in "So: [answer]"."""
-    shots = [f"{format_question(shot.question)} {shot.steps} {_SO} {shot.answer}" for shot in examples]
+    shots = [f"{format_question(shot.question, shot.told)} {shot.steps} {_SO} {shot.answer}" for shot in examples]
     return "\n\n".join([*shots, format_question(question, facts)])
 
 

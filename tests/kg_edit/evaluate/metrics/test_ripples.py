@@ -6,7 +6,7 @@ from math import log
 
 import pytest
 
-from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.datasets.record import BenchmarkRecord, Example, Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.catalogue import metrics_for
@@ -101,3 +101,20 @@ def test_ceilings_tell_the_fact_and_the_graphs_statement() -> None:
         assert {name.partition(".")[0] for name in metrics_for(case)} == {"ripples-known"}
         assert all("Japan" in prompt for prompt in case.continued)
         assert EDIT.text not in case.continued
+
+
+def test_ceilings_tell_the_examples_their_facts_too() -> None:
+    hops = ("The country of Lyon is France.", "The capital of France is Paris.")
+    shown = (
+        Example(question="What is the capital of the country of Lyon?", answer="Paris", facts=hops),
+        Example(question="What is the capital of Peru?", answer="Lima", facts=("The capital of Peru is Lima.",)),
+    )
+    asked = Probe(measures="ripples-known.stated", queries=(CAPITAL.model_copy(update={"examples": shown}),))
+    cases = ceiling_cases(Case.of(BenchmarkRecord(id="1", edits=(EDIT,), probes=(asked,))))
+    texts = {name: generated_from(case.probes[0].queries[0]).split("\n\n") for name, case in cases.items()}
+    alone, both = texts["fact_in_prompt"], texts["fact_and_relation_in_prompt"]
+    assert alone[0].startswith(f"{hops[0]}\nQuestion: ")
+    assert alone[1].startswith("Question: ")  # its first hop is its answer
+    assert both[0].startswith(" ".join(hops))
+    assert both[1].startswith("The capital of Peru is Lima.\nQuestion: ")
+    assert both[-1] == f"Rome lies in Japan. The capital of Japan is Tokyo.\nQuestion: {CAPITAL.prompt}\nAnswer:"
