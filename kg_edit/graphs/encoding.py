@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.graphs.source import check_graph, subject_of
+from kg_edit.models.first_token import LEAD
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
@@ -91,9 +92,10 @@ def label_vectors(
     """The output of block ``layer`` for each label fed alone: [labels, d] in float32.
 
     ``pooling``: the last token's state (paper), the mean over the label's tokens (public code), or the mean of both.
-    ``start_token`` puts the document's start before each label, so that a label's first token is not also the
-    sequence's, whose hidden state in many models is huge and says nothing. Equal labels are computed once; no block
-    above ``layer`` runs.
+    ``start_token`` puts the document's start and a line break before each label: what comes first in a text is an
+    attention sink in many models (`models.first_token`), with the same huge hidden state whatever it is, and in some of
+    them so is the first token after the document's start. Equal labels are computed once; no block above ``layer``
+    runs.
     """
     distinct = sorted(set(labels))
     rows = {label: _row(model, label, start_token=start_token) for label in distinct}
@@ -115,10 +117,11 @@ def _pooled(states: Tensor, pooling: Pooling) -> Tensor:
 
 
 def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
-    """A label's tokens, and how many in front are not its own (a start token, a BOS); an EOS behind is dropped."""
+    """A label's tokens, and how many in front are not its own (a start, a BOS); an EOS behind is dropped."""
     if start_token:
-        own = model.tokenizer(label, add_special_tokens=False)["input_ids"]
-        return [document_start(model.tokenizer), *own], int(bool(own))
+        lead, own = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (LEAD, label))
+        before = [document_start(model.tokenizer), *lead]
+        return [*before, *own], len(before) if own else 0
     encoding = model.tokenizer(label, return_special_tokens_mask=True)
     special = list(encoding["special_tokens_mask"])
     if 0 not in special:

@@ -40,7 +40,7 @@ class GraphConfig(GraphSettings):
         None, ge=0, description="k: labels become block k's output; default 0.1 of the depth"
     )
     pooling: Pooling = Field("last", description="a label's last token (paper), its mean (public code), both")
-    start_token: bool = Field(True, description="put the document's start before a label")
+    start_token: bool = Field(True, description="put the document's start and a line break before a label")
     hops: PositiveInt = Field(2, description="n: order of the subgraph, and layers of the R-GNN")
     per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
     aggregation: Aggregation = Field("mean", description="over a node's neighbours (paper: sum)")

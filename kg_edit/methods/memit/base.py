@@ -26,6 +26,8 @@ from kg_edit.methods.memit.values import Search, Target, WriteRequest
 from kg_edit.methods.rank_one.base import ValueConfig, ValueMethod, request_of
 from kg_edit.methods.rank_one.rome import FreeDelta
 from kg_edit.methods.workload import Workload
+from kg_edit.models.first_token import warn_of_unread
+from kg_edit.models.prompts import encode
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -171,6 +173,8 @@ class JointMethod(ValueMethod):
         for edit in edits:
             with annotate_errors(edit):
                 self.facts(edit)
+                prompt = encode(self.model.tokenizer, edit.prompt, subject=edit.subject)
+            warn_of_unread(self.model, prompt, edit=edit.id)
 
     def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:
         """What is written for an edit, with its prompts."""

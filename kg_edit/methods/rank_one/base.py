@@ -29,10 +29,11 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import ContextLengths, EditingMethod, LayerConfig, MethodConfig, annotate_errors, attempt
 from kg_edit.methods.workload import Trains, Workload
+from kg_edit.models.first_token import readable, warn_of_unread
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
-from kg_edit.models.prompts import encode
-from kg_edit.models.sampling import sample_contexts
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.value.objective import Objective, Request, tokens_within
@@ -270,6 +271,8 @@ class RankOneMethod(ValueMethod):
         for edit in edits:
             with annotate_errors(edit):
                 encode(self.model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new)
+                prompt = encode(self.model.tokenizer, edit.prompt, subject=edit.subject)
+            warn_of_unread(self.model, prompt, edit=edit.id)
 
     def request(self, edit: Edit) -> Request:
         """The prompts of one edit: the target in every context, and "{subject} is a"."""
@@ -314,10 +317,14 @@ class RankOneMethod(ValueMethod):
 
 
 def request_of(model: LanguageModel, edit: Edit, contexts: Sequence[str]) -> Request:
-    """What an edit asks of the model: the target in every context, the bare one first, and "{subject} is a"."""
-    tokenizer = model.tokenizer
-    rewrites = tuple(
-        encode(tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new, context=context)
-        for context in contexts
-    )
-    return Request(rewrites=rewrites, essence=encode(tokenizer, _ESSENCE, subject=edit.subject))
+    """What an edit asks of the model: the target in every context, the bare one first, and "{subject} is a".
+
+    A line break stands before a prompt whose subject the model would not read (`models.first_token`).
+    """
+
+    def rows(template: str, around: Sequence[str], target: str | None = None) -> tuple[Prompt, ...]:
+        encoded = partial(encode, model.tokenizer, template, subject=edit.subject, target=target)
+        return tuple(encoded(context=context) for context in readable(model, encoded(), around))
+
+    (essence,) = rows(_ESSENCE, (BARE,))
+    return Request(rewrites=rows(edit.prompt, contexts, edit.target_new), essence=essence)

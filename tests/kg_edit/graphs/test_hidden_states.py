@@ -18,10 +18,11 @@ LABELS = ["Los Angeles", "place of birth", "Los Angeles", "a", "the city of Phil
 def one_by_one(model: LanguageModel, label: str, layer: int, pooling: str, *, start: bool) -> torch.Tensor:
     """hidden_states[layer + 1] of the model's own output."""
     ids = model.tokenizer(label)["input_ids"]
-    ids = [model.tokenizer.bos_token_id, *ids] if start else ids
+    before = [model.tokenizer.bos_token_id, *model.tokenizer("\n")["input_ids"]] if start else []
+    ids = [*before, *ids]
     with torch.no_grad():
         states = model.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer + 1][0]
-    own = states[1:] if start else states
+    own = states[len(before) :]
     return {"last": own[-1], "mean": own.mean(0), "both": (own[-1] + own.mean(0)) / 2}[pooling]
 
 
@@ -75,4 +76,17 @@ def test_a_start_token_is_not_put_before_a_bos() -> None:
     seen: list[int] = []
     with watched(model.block(0), lambda _, output: seen.append(output.shape[1])):
         label_vectors(model, ["Los Angeles"], layer=0, start_token=True)
-    assert seen == [len(model.tokenizer("Los Angeles")["input_ids"])]
+    assert seen == [len(model.tokenizer("\nLos Angeles")["input_ids"])]
+
+
+def test_labels_of_one_token_are_told_apart(smollm2: LanguageModel) -> None:
+    """At the start of a text, and right after the start token, this model gives each of them the same state."""
+    labels = ["Google", "Japan", "Paris", "France", "English", "actor"]
+    alone, after = (label_vectors(smollm2, labels, layer=3, start_token=start) for start in (False, True))
+
+    def likest(vectors: torch.Tensor) -> float:
+        directions = torch.nn.functional.normalize(vectors, dim=-1)
+        return float((directions @ directions.T - 2 * torch.eye(len(vectors))).max())
+
+    assert likest(alone) > 0.98
+    assert likest(after) < 0.9

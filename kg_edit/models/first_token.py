@@ -1,0 +1,59 @@
+"""The first token of a text, which many models do not read: it is an attention sink.
+
+Whatever token it is, it gets the same hidden state, many times as long as all others (Xiao et al. 2024,
+arXiv 2309.17453; Sun et al. 2024, arXiv 2402.17762). A subject that ends there can't be told from another one: a value
+written under its key is written for the first token of every text. After a line break the subject is read: SmolLM2
+goes on with "France's capital is the city of" by Rome, and by Paris after a line break.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.sampling import BARE
+
+log = logging.getLogger(__name__)
+
+LEAD = "\n"
+_TIMES = 3.0  # a sink's state is 7 to 100 times as long as the others' in SmolLM2, another token's 1.5 times at most
+
+
+def begins_unread(model: LanguageModel, prompt: Prompt) -> bool:
+    """Whether the prompt's subject ends in its first token, and the model does not read that."""
+    special = set(model.tokenizer.all_special_ids)
+    first = next((place for place, token in enumerate(prompt.ids) if token not in special), None)
+    return prompt.subject_last is not None and prompt.subject_last == first and is_sink(model, prompt.ids, first)
+
+
+@torch.no_grad()
+def is_sink(model: LanguageModel, ids: Sequence[int], place: int) -> bool:
+    """Whether the state at ``place`` is several times as long, after some block, as the median of those behind it."""
+    if len(ids) <= place + 1:
+        ids = [*ids, *encode(model.tokenizer, " and").ids]
+    output = model.model(torch.tensor([list(ids)], device=model.device), output_hidden_states=True)
+    sizes = torch.stack([state[0].float().norm(dim=-1).cpu() for state in output.hidden_states])  # [blocks + 1, tokens]
+    behind = sizes[:, place + 1 :].median(dim=-1).values
+    return bool((sizes[:, place] > _TIMES * behind).any())
+
+
+def readable(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> tuple[str, ...]:
+    """``contexts`` in which the model reads the prompt's subject: a line break takes the place of nothing before it."""
+    if not begins_unread(model, prompt):
+        return tuple(contexts)
+    return tuple(LEAD + BARE if context == BARE else context for context in contexts)
+
+
+def warn_of_unread(model: LanguageModel, prompt: Prompt, *, edit: str) -> None:
+    """Say of the edit with this id how it is made, and is to be asked, where the model does not read its subject."""
+    if begins_unread(model, prompt):
+        log.warning(
+            "edit %r: the subject is the first token of %r, which this model does not read; the edit is made, and "
+            "holds, after a line break or any other text",
+            edit,
+            prompt.text,
+        )

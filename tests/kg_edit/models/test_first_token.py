@@ -1,0 +1,64 @@
+"""The first token of a text: which models do not read it, and what an edit does about it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.rank_one.base import request_of
+from kg_edit.models.first_token import begins_unread, readable, warn_of_unread
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode
+from kg_edit.models.sampling import BARE
+from tests.kg_edit.tiny import tiny
+
+CONTEXTS = (BARE, "It is late. {}")
+FOUNDED = Edit(id="g", subject="Google", prompt="{} was founded by", target_new="Steve Jobs")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "unread"),
+    [
+        ("{} was founded by", "Google", True),
+        ("{}", "Japan", True),  # nothing behind it to compare with
+        ("{} lies in", "New York", False),  # its last token is the second one
+        ("Who founded {}? It was", "Google", False),
+        (" {} was founded by", "Google", True),  # the space is a part of its token
+        ("\n{} was founded by", "Google", False),
+    ],
+)
+def test_where_a_real_model_does_not_read_a_subject(
+    smollm2: LanguageModel, prompt: str, subject: str, unread: bool
+) -> None:
+    encoded = encode(smollm2.tokenizer, prompt, subject=subject)
+    assert begins_unread(smollm2, encoded) == unread
+    wanted = ("\n{}", CONTEXTS[1]) if unread else CONTEXTS
+    assert readable(smollm2, encoded, CONTEXTS) == wanted
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_model_without_a_sink_is_asked_as_it_stands(bos: bool) -> None:
+    model = tiny("llama", bos=bos)
+    encoded = encode(model.tokenizer, "{} was", subject="a")
+    assert readable(model, encoded, CONTEXTS) == CONTEXTS
+
+
+def test_an_edit_asks_after_a_line_break(smollm2: LanguageModel) -> None:
+    asked = request_of(smollm2, FOUNDED, CONTEXTS)
+    assert [row.text for row in asked.rewrites] == [
+        "\nGoogle was founded by Steve Jobs",
+        "It is late. Google was founded by Steve Jobs",
+    ]
+    assert asked.essence
+    assert asked.essence.text == "\nGoogle is a"
+
+
+def test_a_prompt_is_said_to_be_unread(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_unread(smollm2, encode(smollm2.tokenizer, FOUNDED.prompt, subject="Google"), edit="g")
+        assert "'g'" in caplog.text and "line break" in caplog.text
+        caplog.clear()
+        warn_of_unread(smollm2, encode(smollm2.tokenizer, FOUNDED.prompt, subject="Los Angeles"), edit="l")
+        assert not caplog.text
