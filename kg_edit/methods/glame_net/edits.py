@@ -1,8 +1,8 @@
 """Edits to train on, drawn from a graph: (s, r, o -> o*) with any o* of the class that r's objects must have.
 
 Subjects are the most mentioned ones among four times as many as are wanted, in an order of hashes; each is edited with
-up to ``per_subject`` different o*. What a benchmark edits is left out (`Excluded`): none of its subjects and none of its
-new objects is a subject, an o*, or a thing next to an o*.
+up to ``per_subject`` different o*. What a benchmark edits is left out (`Excluded`): none of its subjects and none of
+its new objects is a subject, an o*, or a thing next to an o*.
 """
 
 from __future__ import annotations
@@ -55,14 +55,20 @@ def training_edits(
     """
     templates = RelationTemplates.load()
     for relation in relations:
-        if relation not in table.words.nouns or not templates.find(relation):
+        if relation not in table.words.nouns or not _template(templates, relation):
             raise ConfigError(f"relation {relation}: no noun or no template; take one of `kg-edit data ripples --help`")
     wanted = -(-n // len(relations))
-    turns = [_Draw(table, relation, seed, excluded).edits(wanted, per_subject) for relation in relations]
+    drawn = (_Draw(table, relation, _template(templates, relation), seed, excluded) for relation in relations)
+    turns = [one.edits(wanted, per_subject) for one in drawn]
     edits = [edit for edit in chain.from_iterable(zip_longest(*turns)) if edit][:n]
     if not edits:
         raise ConfigError(f"the graph has no edit of {', '.join(relations)}; give a larger graph or other relations")
     return edits
+
+
+def _template(templates: RelationTemplates, relation: str) -> str:
+    row = templates.find(relation)
+    return row.template if row else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +77,7 @@ class _Draw:
 
     table: FactTable
     relation: str
+    template: str
     seed: int
     excluded: Excluded
 
@@ -111,11 +118,10 @@ class _Draw:
             yield self._edit(subject, target)
 
     def _edit(self, subject: str, target: str) -> Edit:
-        row = RelationTemplates.load().find(self.relation)
         return Edit(
             id=f"{subject} {self.relation} {target}",
             subject=self.table.label(subject) or "",
-            prompt=row.template if row else "",
+            prompt=self.template,
             relation=self.table.words.nouns[self.relation],
             target_new=self.table.label(target) or "",
             subject_id=subject,

@@ -25,6 +25,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "glame-batch": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "glame-gnn": _RANK_ONE,
     "glame-mlp": _RANK_ONE,
+    "glame-net": {**_RANK_ONE, "recalled": 2, "stated": 1, "untrained": True},
     "glame-plus": {**_RANK_ONE, "recalled": 2, "stated": 1},
     "glame-random": {**_RANK_ONE, "pool": ["Q2", "Q4"]},
     "grace": {"layer": 1, "steps": 4},
