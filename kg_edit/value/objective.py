@@ -189,7 +189,7 @@ class Objective:
 
     @torch.no_grad()
     def greedy(self, change: Tensor) -> Tensor:
-        """Whether all rewrites of an edit go on with its target, token by token, under ``change`` [edits, d]: [edits]."""
+        """Whether all rewrites go on with the target, token by token, under ``change`` [edits, d]: [edits]."""
         wrong = sum((group.wrong(change).to(change.device) for group in self._rewrites), change.new_zeros(len(change)))
         return wrong == 0
 

@@ -2,8 +2,9 @@
 
     m* = m + f(subgraph, m)  [d]
 
-where f is `ValueNetwork`. Without ``steps`` that is the value which is written, as in ROME (`RankOneMethod`), and no
-block above the edited one runs. With ``steps`` it is where the descent of `glame-plus` begins.
+where f is `ValueNetwork`. Without ``steps`` that is the value which is written, as in ROME (`RankOneMethod`): there is
+no descent, and no block above the edited one runs, but for the one gradient that a network may read. With ``steps`` it
+is where the descent of `glame-plus` begins.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from kg_edit.methods.rank_one.rome import FreeDelta
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.workload import Workload
 from kg_edit.storage.run_folder import NAMES_A_FILE
-from kg_edit.value.objective import Request
+from kg_edit.value.objective import Objective, Request
 from kg_edit.value.optimise import DeltaParameters
 
 _UNTRAINED = "untrained"
@@ -97,10 +98,10 @@ class GlameNet(GlamePlus):
         """The network's change, and how many statements of o* it has read."""
         read = self._read(edit)
         notes = {"graph": dict(self.subgraph(edit).graph), "read": len(read.statements)}
-        return FreeDelta(value, self.config, start=self._change(read, value)), notes
+        return FreeDelta(value, self.config, start=self._change(edit, read, value)), notes
 
     @torch.no_grad()
-    def _change(self, read: ReadSubgraph, value: Tensor) -> Tensor:
+    def _change(self, edit: Edit, read: ReadSubgraph, value: Tensor) -> Tensor:
         """f(subgraph, m), [d]; 0 without a network."""
         trained = self._trained
         if trained is None:
@@ -108,8 +109,17 @@ class GlameNet(GlamePlus):
         labels, layers = [*read.nodes, *read.edges], trained.manifest.reading_layers
         readings = label_readings(self.model, labels, layers=layers)
         network: ValueNetwork = trained.network
-        found: Tensor = network(GraphBatch.of([read], readings.__getitem__), value[None].to(self.model.device))[0]
+        graph, device = GraphBatch.of([read], readings.__getitem__), self.model.device
+        downhill = self._downhill(edit).to(device) if network.reads_gradient else None
+        found: Tensor = network(graph, value[None].to(device), downhill)[0]
         return found.to(value.device)
+
+    @torch.enable_grad()
+    def _downhill(self, edit: Edit) -> Tensor:
+        """-dL_p/dm* at m* = m in the bare prompt, [1, d]."""
+        bare = request_of(self.model, edit, self.contexts[:1])
+        objective = Objective(self.model, self.layer, [Request(rewrites=bare.rewrites)], kl_weight=0.0)
+        return -objective.gradient(torch.zeros_like(objective.value))[1]
 
     def _read(self, edit: Edit) -> ReadSubgraph:
         """What the network reads, picked as in its training."""

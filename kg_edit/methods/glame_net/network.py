@@ -5,10 +5,12 @@ language model, [readings, d], and its clean value m [d]:
 
     z = P x                                   [h]      for the nodes s, o*, o' and the relations r, r'
     z_s, z_o* = RGNN(z)                       [h]      Eq. 5, two layers
-    y = W_2 gelu(W_1 [z_s, z_o*, P r, m^]) + S x_o*    [d]      m^ = m / rms(m)
+    y = W_2 gelu(W_1 [z_s, z_o*, P r, m^, g^]) + S x_o* + G g^    [d]      m^ = m / rms(m), g^ = g / rms(g)
     m* - m = (|m| / sqrt(d)) y, no longer than ``limit`` |m|    [d]
 
-W_2 and S start as 0: the untrained network changes nothing. Many edits' subgraphs are read side by side as one graph.
+where g = -dL_p/dm* [d] at m* = m, in the bare prompt alone, is how the model itself would have the value changed, as
+MEND reads a weight's gradient; a network may also do without it. W_2 and S start as 0 and G as 1: the untrained network
+takes one step of length |m| down the gradient, or changes nothing. Many edits' subgraphs are read side by side.
 """
 
 from __future__ import annotations
@@ -102,29 +104,46 @@ class GraphBatch:
 
 
 class ValueNetwork(nn.Module):
-    """``width`` d of the model, ``inputs`` x of a label's readings, ``hidden`` h inside."""
+    """``width`` d of the model, ``inputs`` x of a label's readings, ``hidden`` h inside; with ``gradient`` it reads g."""
 
-    def __init__(self, *, width: int, inputs: int, hidden: int, limit: float, seed: int = 0) -> None:
+    def __init__(
+        self, *, width: int, inputs: int, hidden: int, limit: float, gradient: bool = False, seed: int = 0
+    ) -> None:
         super().__init__()
         self._width, self._limit = width, limit
+        self.step = nn.Parameter(torch.eye(width)) if gradient else None  # G
+        known = (2 if gradient else 1) * width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.node, self.relation = nn.Linear(inputs, hidden), nn.Linear(inputs, hidden)
             self.rgnn = RGNN(hidden, layers=_LAYERS, aggregation="mean", final_activation=False, seed=seed)
-            self.inner = nn.Linear(3 * hidden + width, 2 * hidden)
+            self.inner = nn.Linear(3 * hidden + known, 2 * hidden)
             self.outer = nn.Linear(2 * hidden, width)
             self.direct = nn.Linear(inputs, width, bias=False)
         for weight in (self.outer.weight, self.outer.bias, self.direct.weight):
             nn.init.zeros_(weight)
 
-    def forward(self, graphs: GraphBatch, value: Tensor) -> Tensor:
-        """The changes m* - m [edits, d] of the clean values ``value`` [edits, d]."""
+    @property
+    def reads_gradient(self) -> bool:
+        """Whether g is wanted."""
+        return self.step is not None
+
+    def forward(self, graphs: GraphBatch, value: Tensor, downhill: Tensor | None = None) -> Tensor:
+        """The changes m* - m [edits, d] of the clean values ``value`` [edits, d]; ``downhill`` is g [edits, d]."""
         relations = self.relation(graphs.relations)
         states = self.rgnn(self.node(graphs.nodes), graphs.edges, relations)
         size = value.norm(dim=-1, keepdim=True).clamp(min=_TINY)
-        unit = value / size * self._width**0.5
-        seen = torch.cat([states[graphs.subjects], states[graphs.targets], relations[graphs.own], unit], -1)
-        found = self.outer(nn.functional.gelu(self.inner(seen))) + self.direct(graphs.nodes[graphs.targets])
+        parts = [states[graphs.subjects], states[graphs.targets], relations[graphs.own], _unit_rms(value)]
+        found = self.direct(graphs.nodes[graphs.targets])
+        if self.step is not None and downhill is not None:
+            parts.append(_unit_rms(downhill))
+            found = found + parts[-1] @ self.step.T
+        found = found + self.outer(nn.functional.gelu(self.inner(torch.cat(parts, -1))))
         change: Tensor = found * size / self._width**0.5
-        longest = self._limit * size
-        return change * (longest / change.norm(dim=-1, keepdim=True).clamp(min=_TINY)).clamp(max=1.0)
+        shorter: Tensor = self._limit * size / change.norm(dim=-1, keepdim=True).clamp(min=_TINY)
+        return change * shorter.clamp(max=1.0)
+
+
+def _unit_rms(vectors: Tensor) -> Tensor:
+    """``vectors`` [edits, d] with root mean square 1; 0 stays 0."""
+    return vectors / vectors.square().mean(-1, keepdim=True).sqrt().clamp(min=_TINY)

@@ -22,6 +22,7 @@ class NetTraining(LayerConfig):
     """Settings of the training, and of the network that it makes."""
 
     hidden: PositiveInt = Field(512, description="h: width inside the network")
+    gradient: bool = Field(True, description="the network also reads the gradient of -log p(o*) in the bare prompt")
     statements: int = Field(12, ge=0, description="statements of o* that the network reads")
     per_relation: PositiveInt = Field(2, description="of these with the same r', at most")
     clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|")
@@ -106,6 +107,7 @@ class Manifest(BaseModel):
             inputs=2 * len(self.reading_layers) * self.width,
             hidden=self.training.hidden,
             limit=self.training.clamp_norm_factor,
+            gradient=self.training.gradient,
             seed=self.training.seed,
         )
 

@@ -159,9 +159,24 @@ class Lesson:
             slack=_SLACK,
         )
 
-    def graphs(self, examples: Sequence[Example]) -> GraphBatch:
-        """What the network reads of a batch of edits."""
-        return GraphBatch.of([example.graph for example in examples], self.readings.__getitem__)
+    def batch(self, examples: Sequence[Example], requests: Sequence[Request]) -> Batch:
+        """Edits with all that the network reads of them, and their loss."""
+        objective = self.objective(requests)
+        graphs = GraphBatch.of([example.graph for example in examples], self.readings.__getitem__)
+        downhill = None
+        if self.visits.settings.gradient:
+            bare = [Request(rewrites=request.rewrites[:1]) for request in requests]
+            downhill = -self.objective(bare).gradient(torch.zeros_like(objective.value))[1]
+        return Batch(objective=objective, graphs=graphs, downhill=downhill)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """Some edits: their loss, and what the network reads of them; ``downhill`` is g [edits, d], if it reads that."""
+
+    objective: Objective
+    graphs: GraphBatch
+    downhill: Tensor | None
 
 
 def _is_excluded(edit: Edit, excluded: Excluded) -> bool:
@@ -182,7 +197,7 @@ class _Run(TrainingRun[Validation]):
             self._network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self._passes = Passes(lesson.learned, batch=settings.batch, seed=settings.seed)
-        self._kept: dict[int, tuple[Objective, GraphBatch]] = {}
+        self._kept: dict[int, Batch] = {}
         state = State(format=FORMAT, network=self._network, optimizer=optimizer, progress=Progress[Validation]())
         super().__init__(state, settings, path)
 
@@ -204,16 +219,16 @@ class _Run(TrainingRun[Validation]):
 
     def backward(self, step: int) -> Mapping[str, str]:
         """The loss of the step's batch."""
-        objective, graphs = self._batch(step)
-        change = self._network(graphs, objective.value)
-        losses, gradient = objective.gradient(change.detach())
+        batch = self._batch(step)
+        change = self._network(batch.graphs, batch.objective.value, batch.downhill)
+        losses, gradient = batch.objective.gradient(change.detach())
         if not torch.isfinite(losses.total).all():
             raise ModelError(f"after {step} steps the loss is not finite; train with a lower learning_rate")
         change.backward(gradient / len(gradient))
         shown = {"nll": losses.nll, "kl": losses.kl, "further": losses.further}
         return {name: f"{float(loss.mean()):.2f}" for name, loss in shown.items()}
 
-    def _batch(self, step: int) -> tuple[Objective, GraphBatch]:
+    def _batch(self, step: int) -> Batch:
         """A round of ``kept`` batches is gone through ``visits`` times, with the clean states of the first time."""
         kept, visits = self._manifest.training.kept, self._manifest.training.visits
         number = step // (kept * visits) * kept + step % kept
@@ -222,13 +237,11 @@ class _Run(TrainingRun[Validation]):
             self._kept[number] = self._recorded(number)
         return self._kept[number]
 
-    def _recorded(self, number: int) -> tuple[Objective, GraphBatch]:
+    def _recorded(self, number: int) -> Batch:
         lesson, examples = self._lesson, self._passes.batch(number)
         seed = f"visit {number} {self._manifest.training.seed}"
-        requests = [lesson.visits.request(example, seed=seed) for example in examples]
-        return lesson.objective(requests), lesson.graphs(examples)
+        return lesson.batch(examples, [lesson.visits.request(example, seed=seed) for example in examples])
 
-    @torch.no_grad()
     def validation(self, step: int) -> Validation:
         """The means on the edits held out, all asked in the same words."""
         settings, lesson = self._manifest.training, self._lesson
@@ -249,15 +262,18 @@ class _Run(TrainingRun[Validation]):
 
     def _validated(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """nll, greedy, kl [edits]; composed, held_out: of those edits that have such questions."""
-        visits, graphs = self._lesson.visits, self._lesson.graphs(examples)
-        learned = self._lesson.objective([visits.check(one, one.composed) for one in examples])
-        change = self._network(graphs, learned.value)
-        losses = learned(change)
+        visits = self._lesson.visits
+        batch = self._lesson.batch(examples, [visits.check(one, one.composed) for one in examples])
+        learned = batch.objective
+        with torch.no_grad():
+            change = self._network(batch.graphs, learned.value, batch.downhill)
+            losses = learned(change)
         found = {"nll": losses.nll, "kl": losses.kl, "greedy": learned.greedy(change).float()}
         found["composed"] = self._of_questions(losses.further, [bool(one.composed) for one in examples])
         if any(one.held_out for one in examples):
             other = self._lesson.objective([visits.check(one, one.held_out) for one in examples])
-            further = other(change).further
+            with torch.no_grad():
+                further = other(change).further
         else:
             further = torch.zeros_like(losses.further)
         return {**found, "held_out": self._of_questions(further, [bool(one.held_out) for one in examples])}

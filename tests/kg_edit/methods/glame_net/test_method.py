@@ -19,6 +19,8 @@ from kg_edit.methods.trained.files import NETWORK
 from kg_edit.models.hooks import watched
 from kg_edit.models.prompts import encode
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.value.objective import Objective, Request
+from kg_edit.value.optimise import untouched
 from tests.kg_edit.methods.glame_net.examples import edits, graph, quick
 from tests.kg_edit.tiny import tiny
 
@@ -29,8 +31,17 @@ LAYER = 1
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network with weights of which something follows."""
-    out = tmp_path_factory.mktemp("net")
-    manifest = Manifest.of(tiny("llama"), quick()).model_copy(update={"examples": 36})
+    return written(tmp_path_factory.mktemp("net"), gradient=False)
+
+
+@pytest.fixture(scope="module")
+def reading_gradient(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that reads the gradient as well."""
+    return written(tmp_path_factory.mktemp("gradient"), gradient=True)
+
+
+def written(out: Path, *, gradient: bool) -> Path:
+    manifest = Manifest.of(tiny("llama"), quick(gradient=gradient)).model_copy(update={"examples": 36})
     network = manifest.network()
     with torch.no_grad():
         for weight in (network.outer.weight, network.direct.weight):
@@ -79,6 +90,18 @@ def test_no_loss_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         method(folder, steps=1).edit(EDITS)
 
 
+def test_the_gradient_is_that_of_the_bare_prompt(reading_gradient: Path) -> None:
+    """Against a difference quotient of -log p(o*) under the change itself."""
+    own, edit = method(reading_gradient), EDITS[1]
+    downhill = own._downhill(edit)[0]
+    bare = Request(rewrites=own.request(edit).rewrites[:1])
+    with untouched(own.model), torch.no_grad():
+        loss = Objective(own.model, LAYER, [bare], kl_weight=0.0)
+        step = 1e-2 * downhill / downhill.norm()
+        slope = float(loss(step[None]).nll - loss(-step[None]).nll) / (2 * 1e-2)
+    assert slope == pytest.approx(-float(downhill.norm()), rel=0.02)
+
+
 def test_with_steps_the_descent_begins_there(folder: Path) -> None:
     """The first loss that is seen is the network's; from 0 it is the unedited model's."""
     own, free = method(folder, steps=1), method(None, untrained=True, steps=1)
@@ -90,7 +113,9 @@ def test_with_steps_the_descent_begins_there(folder: Path) -> None:
     assert record["steps"] == 4 and record["loss_after"] < record["loss_before"]
 
 
-def test_edits_together_as_alone(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["folder", "reading_gradient"])
+def test_edits_together_as_alone(name: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(name)
     own = method(folder)
     together, alone = own.edit_each(EDITS), [method(folder).edit([edit]) for edit in EDITS]
     for one, other in zip(together, alone, strict=True):
@@ -128,5 +153,5 @@ def test_without_a_network_the_command_is_named(tmp_path: Path) -> None:
         config = GlameNetConfig.preset("default", settings)
         with pytest.raises(ConfigError, match="kg-edit glame-net train --model NAME --graph GRAPH"):
             GlameNet.check_inputs(config, graph(), EDITS)
-    with pytest.raises(ModelError, match="there is no trained network: .* train one with kg-edit glame-net train"):
+    with pytest.raises(ModelError, match=r"there is no trained network: .* train one with kg-edit glame-net train"):
         GlameNet.check_inputs(GlameNetConfig.preset("default", {"network": str(tmp_path)}), graph(), EDITS)

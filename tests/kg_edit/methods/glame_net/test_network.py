@@ -19,8 +19,8 @@ def reading(label: str) -> Tensor:
     return torch.randn(_INPUTS, generator=torch.Generator().manual_seed(sum(map(ord, label))))
 
 
-def network(*, limit: float = 2.0, trained: bool = True) -> ValueNetwork:
-    made = ValueNetwork(width=_WIDTH, inputs=_INPUTS, hidden=8, limit=limit)
+def network(*, limit: float = 2.0, trained: bool = True, gradient: bool = False) -> ValueNetwork:
+    made = ValueNetwork(width=_WIDTH, inputs=_INPUTS, hidden=8, limit=limit, gradient=gradient)
     if trained:
         with torch.no_grad():
             for weight in (made.outer.weight, made.direct.weight):
@@ -34,6 +34,13 @@ def batch(*graphs: ReadSubgraph) -> GraphBatch:
 
 def test_untrained_it_changes_nothing() -> None:
     assert torch.equal(network(trained=False)(batch(ONE, TWO), _VALUES), torch.zeros(2, _WIDTH))
+
+
+def test_untrained_with_a_gradient_it_steps_down() -> None:
+    downhill = _VALUES.flip(1) * 1e-3
+    found = network(trained=False, gradient=True)(batch(ONE, TWO), _VALUES, downhill)
+    assert torch.allclose(found, 1e3 * downhill, atol=1e-5)  # as long as the value
+    assert not network(trained=False, gradient=True)(batch(ONE, TWO), _VALUES, 0 * downhill).any()
 
 
 def test_side_by_side_as_alone() -> None:

@@ -24,6 +24,7 @@ from tests.kg_edit.tiny import tiny
 
 NOTHING = Excluded()
 LEARNING = {
+    "gradient": False,
     "steps": 24,
     "batch": 8,
     "validate_every": 8,
@@ -55,6 +56,13 @@ def test_it_learns_for_objects_that_are_held_out(tmp_path: Path) -> None:
     assert manifest.steps == best.step > 0
     assert manifest.targets == len(PLACES) - 2 and manifest.examples == 6 * manifest.targets
     assert read_manifest(tmp_path / NETWORK) == manifest
+
+
+def test_untrained_it_goes_down_the_gradient(tmp_path: Path) -> None:
+    """The first validation is of one step down the gradient, which other prompts' losses do not decide."""
+    with_gradient = made(tmp_path / "with", steps=1).validations[0]
+    without = made(tmp_path / "without", steps=1, gradient=False).validations[0]
+    assert with_gradient.nll < without.nll - 0.1 and with_gradient.kl > 0 == without.kl
 
 
 def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +154,7 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     made(tmp_path, steps=1)
     (tmp_path / NETWORK).unlink()
     (tmp_path / CHECKPOINT).write_bytes(b"no tensors")
-    with pytest.raises(ModelError, match="checkpoint.safetensors is damaged .* kg-edit glame-net train"):
+    with pytest.raises(ModelError, match=r"checkpoint.safetensors is damaged .* kg-edit glame-net train"):
         made(tmp_path, steps=1)
 
 
