@@ -104,7 +104,7 @@ class GraphBatch:
 
 
 class ValueNetwork(nn.Module):
-    """``width`` d of the model, ``inputs`` x of a label's readings, ``hidden`` h inside; with ``gradient`` it reads g."""
+    """``width`` d of the model, ``inputs`` x of a reading, ``hidden`` h inside; with ``gradient`` it reads g."""
 
     def __init__(
         self, *, width: int, inputs: int, hidden: int, limit: float, gradient: bool = False, seed: int = 0
