@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.graphs.encoding import label_readings
-from kg_edit.graphs.source import SubgraphSource
+from kg_edit.graphs.source import SubgraphSource, graph_identity
 from kg_edit.methods.glame_net.edits import Excluded
 from kg_edit.methods.glame_net.examples import Example, Visits, make_examples, split
 from kg_edit.methods.glame_net.network import GraphBatch
@@ -79,20 +78,12 @@ def train(
 def _manifest(
     model: LanguageModel, source: SubgraphSource, edits: Sequence[Edit], settings: NetTraining, excluded: Excluded
 ) -> Manifest:
-    named: Any = source
-    graph = named.provenance() if hasattr(named, "provenance") else getattr(named, "source", None)
-    said = graph if isinstance(graph, dict) else _provenance(graph, source)
     found = {
-        "graph": {key: value for key, value in said.items() if key != "fetched_at"},
+        "graph": graph_identity(source),
         "excluded": digest([sorted(excluded.ids), sorted(excluded.names)]),
         "edits": digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
     }
     return Manifest.of(model, settings).model_copy(update=found)
-
-
-def _provenance(graph: Any, source: SubgraphSource) -> dict[str, Any]:
-    said: dict[str, Any] = graph.provenance() if hasattr(graph, "provenance") else {"kind": type(source).__name__}
-    return said
 
 
 def _identity(manifest: Manifest) -> dict[str, object]:
