@@ -139,6 +139,7 @@ def test_relations_held_out_are_read_and_asked_but_never_learned() -> None:
     assert all("capital" in one.graph.edges for one in found.learned)
 
 
+@pytest.mark.slow
 def test_a_validation_tells_them_apart(tmp_path: Path) -> None:
     one, other = made(tmp_path / "one", steps=1), made(tmp_path / "other", steps=1, held_out=("P36",))
     assert one.validations[0].held_out is None and other.validations[0].held_out is not None
