@@ -28,12 +28,12 @@ from kg_edit.methods.glame_net.network import GraphBatch, ReadSubgraph, ValueNet
 from kg_edit.methods.glame_net.store import NetTraining, TrainedNetwork, read_manifest
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
-from kg_edit.methods.rank_one.base import request_of
+from kg_edit.methods.rank_one.base import FoundValue, request_of
 from kg_edit.methods.rank_one.rome import FreeDelta
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.workload import Workload
 from kg_edit.storage.run_folder import NAMES_A_FILE
-from kg_edit.value.objective import Objective, Request
+from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import DeltaParameters
 
 _UNTRAINED = "untrained"
@@ -110,15 +110,26 @@ class GlameNet(GlamePlus):
         readings = label_readings(self.model, labels, layers=layers)
         network: ValueNetwork = trained.network
         graph, device = GraphBatch.of([read], readings.__getitem__), self.model.device
-        downhill = self._downhill(edit).to(device) if network.reads_gradient else None
+        downhill = self._gradients[edit][None].to(device) if network.reads_gradient else None
         found: Tensor = network(graph, value[None].to(device), downhill)[0]
         return found.to(value.device)
 
-    @torch.enable_grad()
-    def _downhill(self, edit: Edit) -> Tensor:
-        """-dL_p/dm* at m* = m in the bare prompt, [1, d]."""
-        bare = request_of(self.model, edit, self.contexts[:1])
-        objective = Objective(self.model, self.layer, [Request(rewrites=bare.rewrites)], kl_weight=0.0)
+    def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
+        """As `RankOneMethod`; the gradients that the network reads are taken for all edits together."""
+        self._gradients.clear()
+        if edits and self._trained and self._trained.network.reads_gradient:
+            self._gradients.update(zip(edits, self._downhill(requests), strict=True))
+        return super()._values(edits, requests)
+
+    @cached_property
+    def _gradients(self) -> dict[Edit, Tensor]:
+        return {}
+
+    def _downhill(self, requests: Sequence[Request]) -> Tensor:
+        """-dL_p/dm* at m* = m in the bare prompts, [edits, d]."""
+        bare = [Request(rewrites=request.rewrites[:1]) for request in requests]
+        tokens = tokens_within(self.model, self.layer, self.memory)
+        objective = Objective(self.model, self.layer, bare, kl_weight=0.0, tokens=tokens)
         return -objective.gradient(torch.zeros_like(objective.value))[1]
 
     def _read(self, edit: Edit) -> ReadSubgraph:

@@ -153,7 +153,7 @@ class ValueMethod(EditingMethod):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Value:
+class FoundValue:
     """What was found for one edit: m [d] and the keys [d_ff] of the clean model, and the descent to m*."""
 
     clean: Tensor
@@ -225,7 +225,7 @@ class RankOneMethod(ValueMethod):
                 results[place] = attempt(edits[place], partial(self._write, edits[place], value))
             return tuple(result for result in results if not isinstance(result, Request))
 
-    def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[_Value]:
+    def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
         if not edits:
             return []
         if not self.config.steps:
@@ -234,7 +234,7 @@ class RankOneMethod(ValueMethod):
         proposals, notes = zip(*map(self.proposal, edits, objective.value), strict=True)
         descents = optimise_values(objective, proposals, steps=self.config.steps, stop_below=self.config.stop_below)
         return [
-            _Value(
+            FoundValue(
                 clean=objective.value[place],
                 bare_key=objective.bare_key[place],
                 mean_key=objective.mean_key[place],
@@ -245,15 +245,15 @@ class RankOneMethod(ValueMethod):
         ]
 
     @torch.no_grad()
-    def _proposed(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[_Value]:
+    def _proposed(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
         """The values as they are proposed, without a descent: no block above the edited one runs."""
         rows = [row for request in requests for row in request.rewrites]
         keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, place="value")
-        counts, found = [len(request.rewrites) for request in requests], list[_Value]()
+        counts, found = [len(request.rewrites) for request in requests], list[FoundValue]()
         for edit, own, clean in zip(edits, keys.split(counts), values.split(counts), strict=True):
             proposal, notes = self.proposal(edit, clean[0])
             descent = Descent(change=proposal.change().detach(), losses=())
-            value = _Value(clean=clean[0], bare_key=own[0], mean_key=own.mean(0), descent=descent, notes=notes)
+            value = FoundValue(clean=clean[0], bare_key=own[0], mean_key=own.mean(0), descent=descent, notes=notes)
             found.append(value)
         return found
 
@@ -293,7 +293,7 @@ class RankOneMethod(ValueMethod):
         return request_of(self.model, edit, self.contexts)
 
     @torch.no_grad()
-    def _write(self, edit: Edit, found: _Value) -> Patch:
+    def _write(self, edit: Edit, found: FoundValue) -> Patch:
         found.descent.check_finite()
         change, value = found.descent.change, found.clean
         factors = rank_one_update(

@@ -93,8 +93,9 @@ def test_no_loss_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_gradient_is_that_of_the_bare_prompt(reading_gradient: Path) -> None:
     """Against a difference quotient of -log p(o*) under the change itself."""
     own, edit = method(reading_gradient), EDITS[1]
-    downhill = own._downhill(edit)[0]
     bare = Request(rewrites=own.request(edit).rewrites[:1])
+    with untouched(own.model):
+        downhill = own._downhill([own.request(edit)])[0]
     with untouched(own.model), torch.no_grad():
         loss = Objective(own.model, LAYER, [bare], kl_weight=0.0)
         step = 1e-2 * downhill / downhill.norm()
