@@ -23,6 +23,7 @@ from tests.kg_edit.ripples.toy import table_of
 from tests.kg_edit.tiny import tiny
 
 NOTHING = Excluded()
+FEW = {"validation": 2, "validate_every": 3}  # validations
 LEARNING = {
     "gradient": False,
     "steps": 24,
@@ -66,7 +67,7 @@ def test_untrained_it_goes_down_the_gradient(tmp_path: Path) -> None:
 
 
 def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made(tmp_path / "whole")
+    made(tmp_path / "whole", **FEW)
     whole, calls = training._Run.backward, []
 
     def killed(*args: Any) -> Any:
@@ -77,10 +78,10 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(training._Run, "backward", killed)
     with pytest.raises(KeyboardInterrupt):
-        made(tmp_path / "part")
+        made(tmp_path / "part", **FEW)
     assert (tmp_path / "part" / CHECKPOINT).is_file() and not (tmp_path / "part" / NETWORK).exists()
     monkeypatch.setattr(training._Run, "backward", whole)
-    made(tmp_path / "part")
+    made(tmp_path / "part", **FEW)
     for name in (NETWORK, "run.json"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "part" / CHECKPOINT).exists()
@@ -98,7 +99,7 @@ def test_clean_states_are_computed_once_for_several_visits(tmp_path: Path, monke
     seen: list[int] = []
     whole = training._Run._recorded
     monkeypatch.setattr(training._Run, "_recorded", lambda run, number: seen.append(number) or whole(run, number))
-    made(tmp_path, steps=8, kept=2, visits=2)
+    made(tmp_path, steps=8, kept=2, visits=2, gradient=False, validation=1, validate_every=8)
     assert seen == [0, 1, 2, 3]
 
 
