@@ -16,6 +16,7 @@ from kg_edit.cli import (
     edit,
     evaluate,
     generate,
+    glame_net,
     locate,
     mend,
     patch,
@@ -41,8 +42,23 @@ _COMMANDS = (
     *(plan.plan, serve.serve, locate.locate, sweep.sweep),
     *(catalogue.methods, catalogue.metrics, catalogue.models, catalogue.doctor),
 )
-_GOING_ON = ("edit", "demo", "evaluate", "judge", "locate", "sweep", "mend")  # given again, where they were
-_GROUPS = {"patch": patch.app, "mend": mend.app, "covariance": covariance.app, "data": data.app}
+_GOING_ON = (
+    "edit",
+    "demo",
+    "evaluate",
+    "judge",
+    "locate",
+    "sweep",
+    "mend",
+    "glame-net",
+)  # given again, where they were
+_GROUPS = {
+    "patch": patch.app,
+    "mend": mend.app,
+    "glame-net": glame_net.app,
+    "covariance": covariance.app,
+    "data": data.app,
+}
 
 for _command in _COMMANDS:
     app.command()(_command)

@@ -19,7 +19,7 @@ import networkx as nx
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import target_of
-from kg_edit.graphs.source import FAILURES, SubgraphSource, ask, check_graph, subject_of
+from kg_edit.graphs.source import FAILURES, SubgraphSource, ask, check_graph, graph_identity, subject_of
 from kg_edit.storage.run_folder import digest
 from wikidata_cache.subgraphs.options import Direction, Leakage
 from wikidata_cache.subgraphs.sampling import Policy
@@ -81,13 +81,7 @@ class Control:
 
     def provenance(self) -> dict[str, Any]:
         """Which control it is, and the right graph's provenance."""
-        source = getattr(self.right, "source", self.right)
-        said = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
-        return {
-            "kind": type(self).__name__,
-            "right": {key: value for key, value in said.items() if key != "fetched_at"},
-            **self.notes(),
-        }
+        return {"kind": type(self).__name__, "right": graph_identity(self.right), **self.notes()}
 
     def notes(self) -> dict[str, Any]:
         """What else decides the subgraphs."""

@@ -1,7 +1,7 @@
 """An edit's subgraph as the tensors that the R-GNN reads (GLAME, section 4.2).
 
 Entities and relations become vectors [d] by their labels: a label alone goes through the model's first blocks, and its
-vector is the hidden state after block k, of its last token or its tokens' mean.
+vector is the hidden state after block k, of its last token or its tokens' mean. `label_readings` gives several at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kg_edit.graphs.source import check_graph, subject_of
 from kg_edit.models.first_token import LEAD
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
-from kg_edit.models.replay import block_output
+from kg_edit.models.replay import RecordedBlocks, block_output
 from kg_edit.models.sampling import document_start
 
 Pooling = Literal["last", "mean", "both"]
@@ -108,6 +108,28 @@ def label_vectors(
             ids, before = rows[label]
             vectors[label] = _pooled(state[before - len(ids) :], pooling)
     return torch.stack([vectors[label] for label in labels]).float()
+
+
+@torch.no_grad()
+def label_readings(model: LanguageModel, labels: Sequence[str], *, layers: Sequence[int]) -> dict[str, Tensor]:
+    """What goes into each block of ``layers`` for labels fed alone: [2 layers d] in float32, by label.
+
+    Of each block a label's last token, then the mean over its tokens, each scaled to root mean square 1. Block 0 reads
+    the embeddings. The document's start stands before a label; no block above the last of ``layers`` runs.
+    """
+    rows = {label: _row(model, label, start_token=True) for label in sorted(set(labels))}
+    by_length = sorted(rows, key=lambda label: len(rows[label][0]))
+    found: dict[str, Tensor] = {}
+    for batch in _chunks(by_length, _ROWS):
+        padded = left_pad([rows[label][0] for label in batch], device=model.device)
+        blocks = range(min(layers), max(layers) + 1)
+        record, _ = RecordedBlocks.record(model, padded, blocks, all_inputs=True)
+        states = torch.stack([record.inputs[layer].to(model.device).float() for layer in layers], 1)
+        for label, state in zip(batch, states, strict=True):  # [layers, tokens, d]
+            ids, before = rows[label]
+            own = state[:, before - len(ids) :]
+            found[label] = _unit_rms(torch.stack([own[:, -1], own.mean(1)], 1)).flatten()
+    return found
 
 
 def _pooled(states: Tensor, pooling: Pooling) -> Tensor:

@@ -118,6 +118,13 @@ def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
     return PrivateGraph(graph) if isinstance(graph, nx.Graph) else graph
 
 
+def graph_identity(graph: SubgraphSource) -> dict[str, Any]:
+    """Which graph it is: files and hashes, or a URL; not when it was asked."""
+    source: Any = getattr(graph, "source", graph)
+    said = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
+    return {key: value for key, value in said.items() if key != "fetched_at"}
+
+
 class LeakageOptions(BaseModel):
     """The settings ``graph.leakage.*``: what is kept out of a subgraph because it gives a test away."""
 

@@ -16,7 +16,7 @@ from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import GraphError
 from kg_edit.graphs.controls import Control, Sampling, bare, hashed
 from kg_edit.graphs.facts import target_of
-from kg_edit.graphs.source import subject_of
+from kg_edit.graphs.source import graph_identity, subject_of
 from kg_edit.storage.run_folder import digest
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 
@@ -63,11 +63,8 @@ class WrongGraph(Control):
 
     def provenance(self) -> dict[str, Any]:
         """The provenance of the right graph, and a hash of the pool."""
-        source = getattr(self.right, "source", self.right)
-        said = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
         targets = [(donor.target_new_id, donor.target_new) for donor in self.pool]
-        right = {key: value for key, value in said.items() if key != "fetched_at"}
-        return {"kind": "wrong graph", "pool_sha256": digest(targets), "right": right}
+        return {"kind": "wrong graph", "pool_sha256": digest(targets), "right": graph_identity(self.right)}
 
     def _donors(self, edit: Edit, seed: int) -> Iterator[Edit]:
         """The pool's edits with another o*, in an order of this edit's own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -41,6 +42,19 @@ def parse_layer(text: str | int | None) -> int | None:
     if not str(text).isdecimal():
         raise ConfigError(f"--layer {text}: expected a layer's number from 0 on, or auto")
     return int(text)
+
+
+def parse_relations(text: str | None) -> tuple[str, ...]:
+    """The property ids of ``--relations``; none where the option is not given.
+
+    Raises:
+        ConfigError: a part is no property id.
+    """
+    found = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    for one in found:
+        if not re.fullmatch(r"P[1-9][0-9]*", one):
+            raise ConfigError(f"--relations: expected property ids such as P17,P19; found {one!r}")
+    return found
 
 
 def parse_settings(pairs: list[str], layer: int | None = None, corpus: str | None = None) -> dict[str, Any]:

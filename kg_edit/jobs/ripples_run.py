@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import load, open_graph
+from kg_edit.jobs.method_plan import load, open_graph, parse_relations
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
@@ -45,7 +44,7 @@ class RipplesRun:
         from kg_edit.ripples.facts import FactTable
         from kg_edit.ripples.words import RippleWords
 
-        words, relations = RippleWords.load(self.words), self._relations()
+        words, relations = RippleWords.load(self.words), parse_relations(self.relations)
         graph = open_graph(self.graph, self.contact)
         if graph is None:
             raise ConfigError("questions are made from a graph: give --graph, such as --graph extract")
@@ -60,13 +59,6 @@ class RipplesRun:
         made = builder.build(relations or tuple(words.edited), n=self.n) if edits is None else builder.build_for(edits)
         write_ripples(self.out, made)
         return made
-
-    def _relations(self) -> tuple[str, ...]:
-        found = tuple(part.strip() for part in (self.relations or "").split(",") if part.strip())
-        for one in found:
-            if not re.fullmatch(r"P[1-9][0-9]*", one):
-                raise ConfigError(f"--relations: expected property ids such as P17,P19; found {one!r}")
-        return found
 
     def _edits(self, graph: WikidataCache) -> list[Edit] | None:
         if self.edits is None:

@@ -34,7 +34,15 @@ from tqdm import tqdm
 from kg_edit import __version__
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnknownNameError, describe, faults_of, unknown_name
-from kg_edit.graphs.source import FAILURES, SubgraphOptions, SubgraphSource, as_source, check_graph, edit_subgraph
+from kg_edit.graphs.source import (
+    FAILURES,
+    SubgraphOptions,
+    SubgraphSource,
+    as_source,
+    check_graph,
+    edit_subgraph,
+    graph_identity,
+)
 from kg_edit.methods.presets import preset_names, published_settings
 from kg_edit.methods.registry import find_method, method_names
 from kg_edit.methods.workload import Family, Trains, Workload
@@ -260,9 +268,7 @@ class EditingMethod(ABC):
         """Which graph is looked at: files and hashes, or a URL (not when it was asked); None if none is."""
         if self.graph is None or not self.reads_graph:
             return None
-        source = getattr(self.graph, "source", self.graph)
-        said = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
-        return {key: value for key, value in said.items() if key != "fetched_at"}
+        return graph_identity(self.graph)
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:

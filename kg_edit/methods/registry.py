@@ -27,6 +27,7 @@ _METHODS = {
     "glame-batch": "kg_edit.methods.glame.variants:GlameBatch",
     "glame-gnn": "kg_edit.methods.glame.variants:GlameGnn",
     "glame-mlp": "kg_edit.methods.glame.variants:GlameMlp",
+    "glame-net": "kg_edit.methods.glame_net.method:GlameNet",
     "glame-plus": "kg_edit.methods.glame_plus.method:GlamePlus",
     "glame-random": "kg_edit.methods.glame.variants:GlameRandom",
     "grace": "kg_edit.methods.grace:Grace",

@@ -187,6 +187,12 @@ class Objective:
         parts = {name: getattr(losses, name).detach() for name in ("nll", "kl", "further", "penalty", "total")}
         return Losses(**parts), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
+    @torch.no_grad()
+    def greedy(self, change: Tensor) -> Tensor:
+        """Whether all rewrites go on with the target, token by token, under ``change`` [edits, d]: [edits]."""
+        wrong = sum((group.wrong(change).to(change.device) for group in self._rewrites), change.new_zeros(len(change)))
+        return wrong == 0
+
     def drop(self, done: Collection[int]) -> None:
         """Spend no more on edits that are ``done``; their losses mean nothing from now on."""
         gone = set(done)
@@ -272,6 +278,12 @@ class Rewrites(RowGroup):
         logits = self._logits(change).float()
         nll = torch.nn.functional.cross_entropy(logits, self._targets.to(logits.device), reduction="none")
         return self._of_edits(self._row_of_read, nll * self._weights.to(nll.device))
+
+    def wrong(self, change: Tensor) -> Tensor:
+        """How many of each edit's target tokens are not the likeliest, [edits], under ``change`` [edits, d]."""
+        logits = self._logits(change)
+        missed = logits.argmax(-1) != self._targets.to(logits.device)
+        return self._of_edits(self._row_of_read, missed.to(logits.dtype))
 
 
 class Essences(RowGroup):

@@ -33,7 +33,7 @@ class DeltaParameters(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Descent:
-    """What a descent found for one edit: ``change`` [d], and (total, nll, kl) at every step."""
+    """What a descent found for one edit: ``change`` [d], and (total, nll, kl) at every step; none without a step."""
 
     change: Tensor
     losses: tuple[tuple[float, float, float], ...]
@@ -44,12 +44,15 @@ class Descent:
         Raises:
             PatchError: one of them is infinite or not a number.
         """
-        if not (math.isfinite(self.losses[-1][0]) and torch.isfinite(self.change).all()):
+        losses = all(math.isfinite(loss) for loss, _, _ in self.losses[-1:])
+        if not (losses and torch.isfinite(self.change).all()):
             raise PatchError("the loss or the value found is not finite; lower the learning rate, or use float32")
 
     @property
     def summary(self) -> dict[str, float | int]:
         """What a patch records of the descent: its steps, and the loss and its parts at the first and last one."""
+        if not self.losses:
+            return {"steps": 0}
         (total, nll, _), (last_total, last_nll, last_kl) = self.losses[0], self.losses[-1]
         return {
             "steps": len(self.losses),

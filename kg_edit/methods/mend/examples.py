@@ -15,6 +15,7 @@ from typing import Self
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PromptError
 from kg_edit.methods.mend.store import MendTraining
+from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import document_start, sample_text
@@ -98,8 +99,9 @@ class BatchOrder:
 
     def __init__(self, examples: Sequence[Example], texts: Sequence[Prompt], settings: MendTraining) -> None:
         self._settings, self._texts = settings, texts
-        shuffled = _shuffled(examples, f"split {settings.seed}")
-        self.examples, self._held_out = shuffled[settings.validation :], shuffled[: settings.validation]
+        order = shuffled(examples, f"split {settings.seed}")
+        self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
+        self._passes = Passes(self.examples, batch=settings.batch, seed=settings.seed)
 
     @classmethod
     def of(cls, model: LanguageModel, edits: Sequence[Edit], settings: MendTraining) -> BatchOrder:
@@ -121,11 +123,8 @@ class BatchOrder:
 
     def rows(self, step: int) -> Rows:
         """The rows of a step (from 0). Each pass over the examples has an order of its own."""
-        batch, seed = self._settings.batch, self._settings.seed
-        steps = len(self.examples) // batch  # in a pass; what is left over comes in another one
-        order = _shuffled(self.examples, f"pass {step // steps} {seed}")
-        start = step % steps * batch
-        return Rows.of(order[start : start + batch], self._texts, Random(f"step {step} {seed}"))  # noqa: S311
+        random = Random(f"step {step} {self._settings.seed}")  # noqa: S311 - no secret
+        return Rows.of(self._passes.batch(step), self._texts, random)
 
     def validation(self) -> Iterator[Rows]:
         """The held-out rows, the same each time, in batches."""
@@ -136,9 +135,3 @@ class BatchOrder:
     def for_normalising(self) -> list[Prompt]:
         """The prompts of the edits from which mean and deviation of the factors are taken."""
         return [example.edit for example in self.examples[: self._settings.normalise_on]]
-
-
-def _shuffled(examples: Sequence[Example], seed: str) -> list[Example]:
-    order = list(examples)
-    Random(seed).shuffle(order)  # noqa: S311 - no secret
-    return order

@@ -4,22 +4,17 @@
 
 L_e is -log p of the new target after the edit, in its own prompt and in others that mean the same; L_loc is
 KL(unedited || edited) on unrelated prompts. `losses_after` computes them; a run that was killed goes on to the same
-result, to the bit, from a checkpoint (`State`). `kg_edit.methods.mend.method` edits with the network.
+result, to the bit, from a checkpoint (`kg_edit.methods.trained`). `kg_edit.methods.mend.method` edits with the network.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
-from tqdm import tqdm
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
@@ -34,29 +29,13 @@ from kg_edit.methods.mend.gradients import (
     weight_shapes,
 )
 from kg_edit.methods.mend.network import MendNetwork
-from kg_edit.methods.mend.store import (
-    NETWORK,
-    Manifest,
-    MendTraining,
-    Validation,
-    damaged,
-    load_into,
-    read_manifest,
-    read_said,
-    read_tensors,
-    write_network,
-)
+from kg_edit.methods.mend.store import FORMAT, NETWORK, Manifest, MendTraining, Validation, read_manifest
+from kg_edit.methods.trained.training import CHECKPOINT, CHECKPOINT_SECONDS, Progress, State, TrainingRun
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import claim, digest
 from kg_edit.value.optimise import untouched
 
-log = logging.getLogger(__name__)
-
-CHECKPOINT_SECONDS = 60.0
-"""How much work a kill may cost, about; a step is finished first."""
-
-CHECKPOINT = "checkpoint.safetensors"
-_SLOTS = ("step", "exp_avg", "exp_avg_sq")
+__all__ = ["CHECKPOINT", "Losses", "losses_after", "train"]
 
 
 def train(
@@ -85,7 +64,8 @@ def train(
     with untouched(model):
         run = _Run(model, BatchOrder.of(model, edits, settings), manifest, out / CHECKPOINT)
         run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
-        return run.finish(out / NETWORK)
+        run.finish(out / NETWORK, run.done())
+        return run.done()
 
 
 def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: MendTraining) -> Manifest:
@@ -104,104 +84,72 @@ def _identity(manifest: Manifest) -> dict[str, object]:
     return {**said, "command": "mend train", "model": {"name": manifest.model_name, "fingerprint": manifest.model}}
 
 
-class _Run:
-    """A training under way; ``path`` is where it is kept between two steps."""
+class _Run(TrainingRun[Validation]):
+    """A training under way."""
+
+    name = "mend"
+    state: State[Validation]
 
     def __init__(self, model: LanguageModel, order: BatchOrder, manifest: Manifest, path: Path) -> None:
-        self._model, self._order, self._manifest, self._path = model, order, manifest, path
-        self._settings = manifest.training
-        network = manifest.network().to(model.device)
+        self._model, self._order, self._manifest = model, order, manifest
+        settings = manifest.training
+        self._network = manifest.network().to(model.device)
         groups = [
-            {"params": list(network.layers.parameters()), "lr": self._settings.learning_rate},
-            {"params": [network.log_rates], "lr": self._settings.rate_learning_rate},
+            {"params": list(self._network.layers.parameters()), "lr": settings.learning_rate},
+            {"params": [self._network.log_rates], "lr": settings.rate_learning_rate},
         ]
-        self._state = State(network=network, optimizer=torch.optim.Adam(groups))
-
-    def train(self, *, progress: bool, checkpoint_seconds: float) -> None:
-        """Go on from the checkpoint, or from the start, to the last step."""
-        self._start()
-        state, saved = self._state, time.monotonic()
-        with tqdm(
-            total=self._settings.steps, initial=state.progress.step, desc="mend", disable=None if progress else True
-        ) as bar:
-            while not self._done():
-                losses = self._step(self._order.rows(state.progress.step))
-                best = state.progress.best.total
-                bar.set_postfix(edit=f"{losses.edit:.2f}", kl=f"{losses.locality:.3f}", best=f"{best:.3f}")
-                bar.update()
-                if time.monotonic() - saved >= checkpoint_seconds:
-                    state.save(self._path)
-                    saved = time.monotonic()
-
-    def finish(self, path: Path) -> Manifest:
-        """Write the best network, then forget the run."""
-        state = self._state
-        manifest = self._manifest.model_copy(
-            update={
-                "steps": state.progress.best.step,
-                "examples": len(self._order.examples),
-                "validations": state.progress.validations,
-            }
+        state = State(
+            format=FORMAT,
+            network=self._network,
+            optimizer=torch.optim.Adam(groups),
+            progress=Progress[Validation](),
         )
-        write_network(path, state.best, manifest)
-        self._path.unlink(missing_ok=True)
-        return manifest
+        super().__init__(state, settings, path)
 
-    def _start(self) -> None:
-        if self._path.is_file():
-            self._state.restore(self._path)
-            log.info("going on with %s after %d steps", self._path, self._state.progress.step)
-            return
+    def done(self) -> Manifest:
+        """The manifest of the best network."""
+        found = {
+            "steps": self.state.progress.best.step,
+            "examples": len(self._order.examples),
+            "validations": self.state.progress.validations,
+        }
+        return self._manifest.model_copy(update=found)
+
+    def begin(self) -> None:
+        """Take the factors' mean and deviation."""
         names = list(self._manifest.shapes)
-        self._state.network.normalise_by(felt_factors(self._model, self._order.for_normalising(), names))
-        self._validate()
+        self._network.normalise_by(felt_factors(self._model, self._order.for_normalising(), names))
 
-    def _done(self) -> bool:
-        """Whether all steps are made, or the last validations brought nothing better."""
-        progress = self._state.progress
-        waited = len(progress.validations) - 1 - progress.validations.index(progress.best)
-        return progress.step >= self._settings.steps or waited >= self._settings.patience
-
-    def _step(self, rows: Rows) -> Losses:
-        """One step of Adam, and a validation where one is due."""
-        state = self._state
-        losses = self._losses(rows)
-        state.optimizer.zero_grad()
+    def backward(self, step: int) -> Mapping[str, str]:
+        """The losses of the step's rows."""
+        losses = self._losses(self._order.rows(step))
         losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), self._settings.clip)
-        state.optimizer.step()
-        state.progress = state.progress.model_copy(update={"step": state.progress.step + 1})
-        if state.progress.step % self._settings.validate_every == 0 or state.progress.step == self._settings.steps:
-            self._validate()
-        return losses
+        return {"edit": f"{losses.edit:.2f}", "kl": f"{losses.locality:.3f}"}
 
     def _losses(self, rows: Rows) -> Losses:
+        settings = self._manifest.training
         losses = losses_after(
             self._model,
-            self._state.network,
+            self._network,
             rows,
-            edit_weight=self._settings.edit_weight,
-            locality_weight=self._settings.locality_weight,
+            edit_weight=settings.edit_weight,
+            locality_weight=settings.locality_weight,
         )
         if not torch.isfinite(losses.total):
-            step = self._state.progress.step
+            step = self.state.progress.step
             raise ModelError(f"after {step} steps the loss is not finite; train with a lower learning_rate or edit_lr")
         return losses
 
-    def _validate(self) -> None:
-        """The mean losses on the edits held out; the network is kept if it is the best so far."""
-        state, sums, count = self._state, torch.zeros(2, dtype=torch.float64), 0
+    def validation(self, step: int) -> Validation:
+        """The mean losses on the edits held out."""
+        settings, sums, count = self._manifest.training, torch.zeros(2, dtype=torch.float64), 0
         for rows in self._order.validation():
             losses, size = self._losses(rows), len(rows.edits)
             sums += size * torch.stack([losses.edit, losses.locality]).detach().cpu()
             count += size
         edit, locality = (sums / count).tolist()
-        total = self._settings.edit_weight * edit + self._settings.locality_weight * locality
-        found = Validation(step=state.progress.step, edit=edit, locality=locality, total=total)
-        log.info("after %d steps on edits held out: -log p %.3f, kl %.4f", found.step, edit, locality)
-        state.progress = state.progress.plus(found)
-        if state.progress.best == found:
-            state.keep_best()
+        total = settings.edit_weight * edit + settings.locality_weight * locality
+        return Validation(step=step, edit=edit, locality=locality, total=total)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -244,76 +192,3 @@ def _nll_elsewhere(model: LanguageModel, rows: Rows, changes: Changes) -> Tensor
         passes = EditedPasses(model, prompts, list(changes))
     places = range(len(prompts))
     return nll(passes, places, passes.logits(places, changes, torch.tensor(owners)))
-
-
-class Progress(BaseModel):
-    """How far a run is. The order of edits follows from seed and step, so no random state is kept."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    step: int = 0
-    validations: tuple[Validation, ...] = ()
-
-    @property
-    def best(self) -> Validation:
-        """The validation with the lowest loss, the first one of equals."""
-        return min(self.validations, key=lambda found: found.total)
-
-    def plus(self, found: Validation) -> Progress:
-        """The progress with one more validation."""
-        return self.model_copy(update={"validations": (*self.validations, found)})
-
-
-@dataclass(eq=False, kw_only=True)
-class State:
-    """A run between two steps: the network as it is and as it was at its best, Adam's moments, and how far it is."""
-
-    network: MendNetwork
-    optimizer: torch.optim.Adam
-    progress: Progress = field(default_factory=Progress)
-    best: dict[str, Tensor] = field(default_factory=dict)
-
-    def keep_best(self) -> None:
-        """Keep a copy of the network as it is now, as the best so far."""
-        self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-
-    def save(self, path: Path) -> None:
-        """Write all of it, atomically.
-
-        Raises:
-            OutputError: the file can't be written.
-        """
-        tensors = {f"now/{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        for name, parameter in self.network.named_parameters():
-            for slot, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"adam/{slot}/{name}"] = value
-        write_network(path, tensors, self.progress)
-
-    def restore(self, path: Path) -> None:
-        """Take over what `save` wrote.
-
-        Raises:
-            ModelError: the file is damaged, or of another network.
-        """
-        tensors = read_tensors(path)
-        try:
-            self.progress = Progress.model_validate_json(read_said(path))
-        except ValidationError as error:
-            raise damaged(path, error) from error
-        load_into(self.network, _under("now/", tensors), path)
-        device = self.network.log_rates.device
-        self.best = {name: tensor.to(device) for name, tensor in _under("best/", tensors).items()}
-        for name, parameter in self.network.named_parameters():
-            slots = {slot: tensors.get(f"adam/{slot}/{name}") for slot in _SLOTS}
-            if None not in slots.values():
-                self.optimizer.state[parameter] = _on(slots, device)
-
-
-def _on(slots: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
-    """Adam's moments, where the network is; its step counter stays on the CPU, as Adam wants it."""
-    return {slot: value if slot == "step" else value.to(device) for slot, value in slots.items()}
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

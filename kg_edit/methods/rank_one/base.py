@@ -2,6 +2,7 @@
 
 1. Contexts: texts that the model writes, in front of the prompt, so that the edit holds in any company.
 2. `Objective` (Eq. 7) gives m [d], the keys [d_ff], and the loss of a change m* - m; `optimise_values` descends on it.
+   A method may also propose a change that is written as it is, with 0 steps.
 3. k* is the mean key over the contexts, C [d_ff, d_ff] the second moment of the down-projection's inputs.
 4. `rank_one_update` (Eq. 8): W + left right^T, a `WeightPatch`.
 
@@ -22,6 +23,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.closed_form.rank_one import KeyVariant, rank_one_update
+from kg_edit.closed_form.spread import subject_states
 from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
@@ -152,7 +154,7 @@ class ValueMethod(EditingMethod):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Value:
+class FoundValue:
     """What was found for one edit: m [d] and the keys [d_ff] of the clean model, and the descent to m*."""
 
     clean: Tensor
@@ -224,14 +226,16 @@ class RankOneMethod(ValueMethod):
                 results[place] = attempt(edits[place], partial(self._write, edits[place], value))
             return tuple(result for result in results if not isinstance(result, Request))
 
-    def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[_Value]:
+    def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
         if not edits:
             return []
+        if not self.config.steps:
+            return self._proposed(edits, requests)
         objective = self.objective(edits, requests)
         proposals, notes = zip(*map(self.proposal, edits, objective.value), strict=True)
         descents = optimise_values(objective, proposals, steps=self.config.steps, stop_below=self.config.stop_below)
         return [
-            _Value(
+            FoundValue(
                 clean=objective.value[place],
                 bare_key=objective.bare_key[place],
                 mean_key=objective.mean_key[place],
@@ -240,6 +244,19 @@ class RankOneMethod(ValueMethod):
             )
             for place, descent in enumerate(descents)
         ]
+
+    @torch.no_grad()
+    def _proposed(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
+        """The values as they are proposed, without a descent: no block above the edited one runs."""
+        rows = [row for request in requests for row in request.rewrites]
+        keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, place="value")
+        counts, found = [len(request.rewrites) for request in requests], list[FoundValue]()
+        for edit, own, clean in zip(edits, keys.split(counts), values.split(counts), strict=True):
+            proposal, notes = self.proposal(edit, clean[0])
+            descent = Descent(change=proposal.change().detach(), losses=())
+            value = FoundValue(clean=clean[0], bare_key=own[0], mean_key=own.mean(0), descent=descent, notes=notes)
+            found.append(value)
+        return found
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """The loss of ``edits``, which ask for ``requests``, on the model as it stands."""
@@ -279,7 +296,7 @@ class RankOneMethod(ValueMethod):
         return request_of(self.model, edit, self.contexts)
 
     @torch.no_grad()
-    def _write(self, edit: Edit, found: _Value) -> Patch:
+    def _write(self, edit: Edit, found: FoundValue) -> Patch:
         found.descent.check_finite()
         change, value = found.descent.change, found.clean
         factors = rank_one_update(

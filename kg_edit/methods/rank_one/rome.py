@@ -66,10 +66,10 @@ class RRome(Rome):
 
 
 class FreeDelta:
-    """Adam on the change itself, which is kept within ``clamp_norm_factor`` times |m|."""
+    """Adam on the change itself, from ``start`` or 0 on, which is kept within ``clamp_norm_factor`` times |m|."""
 
-    def __init__(self, value: Tensor, config: StepSettings) -> None:
-        self._change = torch.zeros_like(value, requires_grad=True)
+    def __init__(self, value: Tensor, config: StepSettings, *, start: Tensor | None = None) -> None:
+        self._change = (torch.zeros_like(value) if start is None else start.detach().clone()).requires_grad_()
         self._limit = config.clamp_norm_factor * value.norm()
         self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)
 

@@ -11,6 +11,9 @@ _RANK_ONE: dict[str, Any] = {"layer": 1, "steps": 4, "context_lengths": [[4, 1]]
 _JOINT: dict[str, Any] = {"steps": 4, "context_starts": ["The"], "context_tokens": 3, **COVARIANCE}
 _TUNING: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 
+# What a method needs that has no network of its own at hand
+UNTRAINED: dict[str, dict[str, Any]] = {name: {"untrained": True} for name in ("glame-net", "mend")}
+
 QUICK: dict[str, dict[str, Any]] = {
     "alphaedit": {**_JOINT, "layers": [1, 2], "threshold": 0.5},
     "definition": {},
@@ -25,6 +28,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "glame-batch": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "glame-gnn": _RANK_ONE,
     "glame-mlp": _RANK_ONE,
+    "glame-net": {**_RANK_ONE, "recalled": 2, "stated": 1, **UNTRAINED["glame-net"]},
     "glame-plus": {**_RANK_ONE, "recalled": 2, "stated": 1},
     "glame-random": {**_RANK_ONE, "pool": ["Q2", "Q4"]},
     "grace": {"layer": 1, "steps": 4},
@@ -34,7 +38,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "lora": {"steps": 4, "rank": 2, "learning_rate": 0.005},
     "memit": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "memit-kg": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0, "statements": 1, "composed": 1},
-    "mend": {"untrained": True},
+    "mend": UNTRAINED["mend"],
     "popularity-retrieval": {},
     "r-rome": _RANK_ONE,
     "rome": _RANK_ONE,

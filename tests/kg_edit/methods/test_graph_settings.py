@@ -13,7 +13,7 @@ from kg_edit.graphs.source import PrivateGraph, SubgraphOptions, SubgraphSource,
 from kg_edit.jobs.method_plan import parse_settings
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.methods.base import GraphReader, GraphSettings
-from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.methods.quick import QUICK, UNTRAINED
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import Leakage, WikidataCache, packaged_extract
 
@@ -170,7 +170,7 @@ def private() -> PrivateGraph:
 def test_a_private_graph_takes_the_defaults_alone(name: str, source: SubgraphSource) -> None:
     method = find_method(name)
     edit = LEBRON.model_copy(update={"target_new_id": None, "relation": "member of sports team"})
-    pool = {"pool": ("Chicago Bulls",)} if name == "glame-random" else {}
+    pool = {"pool": ("Chicago Bulls",)} if name == "glame-random" else UNTRAINED.get(name, {})
     config = method.config_class.preset("default", pool, method=name)
     method.check_inputs(config, source, [edit])
     asked = method.config_class.preset("default", {**pool, "graph": {"policy": "inverse-hub"}}, method=name)

@@ -25,6 +25,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.objective import Objective
 from kg_edit.value.optimise import Descent, optimise_values
+from tests.kg_edit.methods.quick import UNTRAINED
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 EDIT = Edit(
@@ -49,7 +50,7 @@ def graph() -> nx.MultiDiGraph:
 def method(name: str, model: LanguageModel, **settings: Any) -> RankOneMethod:
     chosen = find_method(name)
     assert issubclass(chosen, RankOneMethod)
-    config = chosen.config_class.preset("default", {"layer": 1, "steps": 6, **settings})
+    config = chosen.config_class.preset("default", {"layer": 1, "steps": 6, **UNTRAINED.get(name, {}), **settings})
     return chosen(
         model,
         config,  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import networkx as nx
 import pytest
@@ -33,6 +33,7 @@ from kg_edit.value.objective import Objective
 from kg_edit.value.tail_forward import tail
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.methods.quick import UNTRAINED
 from tests.kg_edit.tiny import tiny
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
@@ -195,15 +196,12 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
     assert kg_edit("plan", "--model", "no-such-model").code == 2
 
 
-NEEDS: dict[str, dict[str, Any]] = {"mend": {"untrained": True}}
-
-
 @pytest.mark.parametrize(
     "name", keep_first([name for name in method_names() if find_method(name).kind != "prompt"], keep=8)
 )
 def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: LanguageModel) -> None:
     method = find_method(name)
-    config = method.config_class.preset("default", NEEDS.get(name, {}))
+    config = method.config_class.preset("default", UNTRAINED.get(name, {}))
     found = recipe_of(method, config, shape_of("smollm2-135m"), edits=1)
     made = method(smollm2, config, graph=nx.MultiDiGraph() if method.needs_graph else None)
     match method.family:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -156,3 +157,20 @@ def test_no_change_costs_no_kl_and_no_penalty() -> None:
     losses = objective(model, [request(model, *EDITS[0])], TailForward)(torch.zeros(1, model.width))
     assert losses.kl.abs().max() < 1e-6
     assert losses.penalty.item() == 0
+
+
+def test_greedy_says_whether_all_of_a_target_comes_first() -> None:
+    """Against the likeliest tokens of the plain forward; a target that is right in its first token alone is wrong."""
+    model = tiny("llama")
+    prompt = encode(model.tokenizer, "{} originates from", subject="Spike Hughes", target="London")
+    rows = list(prompt.ids[: prompt.target_start])
+    with torch.no_grad():
+        for _ in range(2):
+            rows.append(int(model.model(torch.tensor([rows])).logits[0, -1].argmax()))
+    right = replace(prompt, ids=tuple(rows))
+    wrong = replace(prompt, ids=(*rows[:-1], (rows[-1] + 1) % 400))
+    found = objective(model, [Request(rewrites=(one,)) for one in (wrong, right)], TailForward)
+    assert found.greedy(torch.zeros(2, model.width)).tolist() == [False, True]
+    far = 100 * change(model, 2)
+    plain = objective(model, [Request(rewrites=(one,)) for one in (wrong, right)], PlainForward)
+    assert found.greedy(far).tolist() == plain.greedy(far).tolist()

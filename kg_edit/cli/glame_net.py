@@ -1,0 +1,96 @@
+"""`kg-edit glame-net`: train the network that the method glame-net edits with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.console import stdout
+from kg_edit.jobs.method_plan import parse_settings
+from kg_edit.jobs.options import Contact, Device, Dtype, Graph, ModelName, Preset, Settings
+from kg_edit.text.display import plain
+
+if TYPE_CHECKING:
+    from kg_edit.methods.glame_net.store import Manifest
+
+Relations = Annotated[str | None, typer.Option(help="relations r of the edits, as P17,P19; else all packaged")]
+Number = Annotated[int, typer.Option("--n", min=1, help="edits drawn from the graph")]
+PerSubject = Annotated[int, typer.Option(min=1, help="edits of one subject, each with another o*")]
+Exclude = Annotated[
+    list[Path] | None,
+    typer.Option("--exclude", help="a benchmark (packaged name or file) none of whose s and o* is used; repeatable"),
+]
+Seed = Annotated[int, typer.Option(help="of all that is drawn")]
+Steps = Annotated[int | None, typer.Option(min=1, help="at most so many steps; as --set steps=N")]
+Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="glame-net: train the network that edits.")
+
+
+@app.callback()
+def _top() -> None:
+    """glame-net: train the network that the method glame-net edits with."""
+
+
+@app.command()
+def train(
+    out: Out,
+    graph: Graph = None,
+    relations: Relations = None,
+    n: Number = 3000,
+    per_subject: PerSubject = 1,
+    exclude: Exclude = None,
+    model: ModelName = "smollm2-135m",
+    seed: Seed = 0,
+    steps: Steps = None,
+    preset: Preset = "default",
+    settings: Settings = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
+) -> None:
+    """Train an R-GNN on edits drawn from a graph; then `--method glame-net --set network=OUT`.
+
+    Score it on other facts: --exclude keeps what a benchmark edits out of the training: as s, as o*, and next to an o*.
+
+    Example: `kg-edit glame-net train --graph wikidata.nt.gz --relations P17,P19 --exclude ripples.json --out net/`
+    """
+    from kg_edit.jobs.glame_net_run import GlameNetRun
+
+    run = GlameNetRun(
+        model=model,
+        graph=graph or [],
+        out=out,
+        relations=relations,
+        n=n,
+        per_subject=per_subject,
+        seed=seed,
+        exclude=exclude or [],
+        preset=preset,
+        settings={**parse_settings(settings or []), **({} if steps is None else {"steps": steps})},
+        dtype=dtype,
+        device=device,
+        contact=contact,
+    )
+    _show(run.run(), out)
+
+
+def _show(manifest: Manifest, out: Path) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for header in ("steps", "-log p (o*)", "says o*", "KL", "questions", "held-out questions", "loss"):
+        table.add_column(header, justify="right")
+    for found in manifest.validations:
+        mark = " *" if found.step == manifest.steps else ""
+        held_out = "" if found.held_out is None else f"{found.held_out:.3f}"
+        row = (f"{found.nll:.3f}", f"{found.greedy:.2f}", f"{found.kl:.4f}", f"{found.composed:.3f}", held_out)
+        table.add_row(f"{found.step}{mark}", *row, f"{found.total:.4f}")
+    stdout().print(table, "on edits with o* that are held out, each made alone; * is what was kept")
+    stdout().print(
+        f"{plain(str(out))}: network.safetensors, run.json; of {manifest.examples} edits with {manifest.targets} o*; "
+        f"use --method glame-net --graph GRAPH --set network={plain(str(out))}",
+        soft_wrap=True,
+    )

@@ -1,0 +1,1 @@
+"""GLAME with an R-GNN that is trained once, over many edits."""

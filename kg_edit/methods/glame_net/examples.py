@@ -1,0 +1,146 @@
+"""What a step of training asks the edited model, for each of its edits.
+
+An `Example` is an edit, what the network reads of its subgraph, and the composed facts that follow from its single
+statements (o* has one capital, but may have had three heads of government). A visit asks for o* in the bare prompt and
+in one context, for o* in a question, and for some composed facts, after facts of other things in the same form; which
+follows from the seed and the step's number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import PromptError
+from kg_edit.graphs.source import FAILURES, SubgraphSource, edit_subgraph
+from kg_edit.methods.glame_net.edits import Excluded
+from kg_edit.methods.glame_net.network import ReadSubgraph
+from kg_edit.methods.glame_net.store import NetTraining
+from kg_edit.methods.glame_plus.questions import WORDINGS, ComposedFact, first_hop, objects_of
+from kg_edit.methods.rank_one.base import request_of
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.ripples.edits import hashed
+from kg_edit.text.relation_nouns import relation_nouns
+from kg_edit.value.objective import ExtraTarget, Request
+
+STATEMENTS_READ = 500  # of o*: all, for most
+_WORDINGS = WORDINGS[:2]  # their facts before a question are kept for the whole training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An edit, what is read of it, and what follows from it; ``held_out`` follows too, and is never learned."""
+
+    edit: Edit
+    graph: ReadSubgraph
+    own: ComposedFact
+    composed: tuple[ComposedFact, ...]
+    held_out: tuple[ComposedFact, ...]
+
+
+def make_examples(
+    source: SubgraphSource, edits: Iterable[Edit], settings: NetTraining, *, excluded: Excluded
+) -> list[Example]:
+    """The examples of ``edits``; one of whose o* the graph knows nothing at all is left out.
+
+    The subgraph depends on o* alone, so each o* is asked for once.
+    """
+    known: dict[tuple[str | None, str | None], dict[str, list[str]]] = {}
+    found: list[Example] = []
+    for edit in edits:
+        key = edit.target_new_id or edit.target_new, edit.relation_id
+        try:
+            if key not in known:
+                known[key] = _objects(source, edit, settings.seed, excluded)
+        except FAILURES:
+            continue
+        found.append(_example(edit, known[key], settings))
+    return found
+
+
+def _objects(source: SubgraphSource, edit: Edit, seed: int, excluded: Excluded) -> dict[str, list[str]]:
+    """What the graph says of o*, noun by noun, without the things that are excluded."""
+    graph = edit_subgraph(source, edit, hops=2, per_node=STATEMENTS_READ, seed=seed).copy()
+    gone = [key for key, data in graph.nodes(data=True) if excluded.has(str(key), str(data.get("label", "")))]
+    ends = {key for key, data in graph.nodes(data=True) if data.get("role") in ("subject", "target_new")}
+    graph.remove_nodes_from([key for key in gone if key not in ends])
+    return objects_of(edit, graph, exclude=())
+
+
+def _example(edit: Edit, objects: dict[str, list[str]], settings: NetTraining) -> Example:
+    first, nouns = first_hop(edit), relation_nouns()
+    closed = {nouns.get(relation) for relation in settings.held_out}
+    single = {noun: labels[0] for noun, labels in objects.items() if len(labels) == 1}
+    facts = {noun: ComposedFact(hop=f"{noun} of the {first}", target=label) for noun, label in single.items()}
+    return Example(
+        edit=edit,
+        graph=ReadSubgraph.of(edit, objects, statements=settings.statements, per_relation=settings.per_relation),
+        own=ComposedFact(hop=first, target=edit.target_new),
+        composed=tuple(fact for noun, fact in facts.items() if noun not in closed),
+        held_out=tuple(fact for noun, fact in facts.items() if noun in closed),
+    )
+
+
+def split(examples: Sequence[Example], settings: NetTraining) -> tuple[list[Example], list[Example]]:
+    """Examples to learn from, and those to validate on: with o* of a share of all o*, which nothing is learned of."""
+    names = {example.edit.target_new.casefold() for example in examples}
+    order = sorted(names, key=lambda name: (hashed("held out", settings.seed, name), name))
+    held = set(order[: math.ceil(settings.targets_held_out * len(order))])
+    closed = [example for example in examples if example.edit.target_new.casefold() in held]
+    closed.sort(key=lambda example: hashed("validation", settings.seed, example.edit.id))
+    left = [example for example in examples if example.edit.target_new.casefold() not in held]
+    return left, closed[: settings.validation]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visits:
+    """The rows of a visit, in the words of ``model``'s tokenizer; ``contexts`` holds the bare one first."""
+
+    model: LanguageModel
+    settings: NetTraining
+    contexts: tuple[str, ...]
+
+    def shared(self, examples: Iterable[Example]) -> list[str]:
+        """All texts that rows of these examples begin with."""
+        facts = {fact for one in examples for fact in (one.own, *one.composed, *one.held_out)}
+        texts = {fact.context(wording, shown=self.settings.shown) for fact in facts for wording in _WORDINGS}
+        return [*self.contexts, *sorted(texts)]
+
+    def may(self, example: Example) -> bool:
+        """Whether the edit's prompt can be encoded with its target."""
+        try:
+            request_of(self.model, example.edit, self.contexts)
+        except PromptError:
+            return False
+        return True
+
+    def request(self, example: Example, *, seed: str) -> Request:
+        """One visit: the bare prompt and one context, the edit as a question, and some composed facts."""
+        random = Random(f"{seed} {example.edit.id}")  # noqa: S311 - no secret
+        contexts = (self.contexts[0], *(random.sample(self.contexts[1:], 1) if self.contexts[1:] else ()))
+        some = random.sample(example.composed, min(self.settings.composed, len(example.composed)))
+        facts = [*[example.own] * self.settings.own, *some]
+        rows = [self._row(example.edit, fact, random.choice(_WORDINGS)) for fact in facts]
+        return self._request(example.edit, contexts, rows)
+
+    def check(self, example: Example, facts: Sequence[ComposedFact]) -> Request:
+        """For validation: the bare prompt, and ``facts`` in the first wording."""
+        rows = [self._row(example.edit, fact, _WORDINGS[0]) for fact in facts]
+        return self._request(example.edit, self.contexts[:1], rows)
+
+    def _request(self, edit: Edit, contexts: Sequence[str], rows: Sequence[Prompt | None]) -> Request:
+        asked, base = [row for row in rows if row], request_of(self.model, edit, contexts)
+        further = (ExtraTarget(prompt=row, weight=self.settings.ripple_weight / len(asked)) for row in asked)
+        return Request(rewrites=base.rewrites, essence=base.essence, further=tuple(further))
+
+    def _row(self, edit: Edit, fact: ComposedFact, wording: str) -> Prompt | None:
+        """None where the wording does not fit the target."""
+        context, template = fact.context(wording, shown=self.settings.shown), fact.prompt(wording)
+        try:
+            return encode(self.model.tokenizer, template, subject=edit.subject, target=fact.target, context=context)
+        except PromptError:
+            return None

@@ -1,0 +1,174 @@
+"""GLAME with an R-GNN trained once (`kg-edit glame-net train`): a new edit costs one pass of the network.
+
+    m* = m + f(subgraph, m)  [d]
+
+where f is `ValueNetwork`. Without ``steps`` that is the value which is written, as in ROME (`RankOneMethod`): there is
+no descent, and no block above the edited one runs, but for the one gradient that a network may read. With ``steps`` it
+is where the descent of `glame-plus` begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.graphs.encoding import label_readings
+from kg_edit.graphs.source import SubgraphSource, check_graph
+from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.glame_net.network import GraphBatch, ReadSubgraph, ValueNetwork
+from kg_edit.methods.glame_net.store import NetTraining, TrainedNetwork, read_manifest
+from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
+from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
+from kg_edit.methods.rank_one.base import FoundValue, request_of
+from kg_edit.methods.rank_one.rome import FreeDelta
+from kg_edit.methods.trained.files import NETWORK
+from kg_edit.methods.workload import Workload
+from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.value.objective import Objective, Request, tokens_within
+from kg_edit.value.optimise import DeltaParameters
+
+_UNTRAINED = "untrained"
+
+
+class GlameNetConfig(GlamePlusConfig):
+    """Settings of the descent, if there is one; the rest comes with the trained network."""
+
+    network: str | None = Field(
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="folder of a trained network: kg-edit glame-net train --out FOLDER",
+    )
+    untrained: bool = Field(False, description="no network: the change begins at 0, as glame-plus's does")
+    steps: int = Field(0, ge=0, description="evaluations of glame-plus's objective, from the network's value on")
+
+    def workload(self, *, edits: int) -> Workload:
+        """Without steps one pass of the prompts; the network is small beside it."""
+        found = super().workload(edits=edits)
+        return found if self.steps else replace(found, steps=1, rows=1 + sum(n for _, n in self.context_lengths))
+
+
+class GlameNet(GlamePlus):
+    """m* = m + f(subgraph, m), f trained once over many edits."""
+
+    name = "glame-net"
+    paper = "this project (docs/glame_net.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
+    about = "GLAME with an R-GNN trained once: an edit is one pass of it, with no descent"
+    config_class = GlameNetConfig
+    config: GlameNetConfig
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also look for the network.
+
+        Raises:
+            ConfigError: neither a network is given nor is none wanted, or both.
+            ModelError: there is no network in that folder, or it is damaged.
+        """
+        assert isinstance(config, GlameNetConfig)  # noqa: S101 - config_class
+        folder = _folder(config)
+        if folder:
+            read_manifest(folder / NETWORK)
+        super().check_inputs(config, graph, edits)
+
+    def prepare(self) -> None:
+        """Also load the network.
+
+        Raises:
+            ConfigError, ModelError: as `check_inputs`; the network was trained for another layer.
+            PatchMismatchError: it was trained for another model.
+        """
+        _ = self._trained
+        super().prepare()
+
+    def request(self, edit: Edit) -> Request:
+        """Without a descent nothing is asked but where the subject ends; else as `glame-plus`."""
+        check_graph(self.subgraph(edit))
+        return super().request(edit) if self.config.steps else request_of(self.model, edit, self.contexts)
+
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
+        """The network's change, and how many statements of o* it has read."""
+        read = self._read(edit)
+        notes = {"graph": dict(self.subgraph(edit).graph), "read": len(read.statements)}
+        return FreeDelta(value, self.config, start=self._change(edit, read, value)), notes
+
+    @torch.no_grad()
+    def _change(self, edit: Edit, read: ReadSubgraph, value: Tensor) -> Tensor:
+        """f(subgraph, m), [d]; 0 without a network."""
+        trained = self._trained
+        if trained is None:
+            return torch.zeros_like(value)
+        labels, layers = [*read.nodes, *read.edges], trained.manifest.reading_layers
+        readings = label_readings(self.model, labels, layers=layers)
+        network: ValueNetwork = trained.network
+        graph, device = GraphBatch.of([read], readings.__getitem__), self.model.device
+        downhill = self._gradients[edit][None].to(device) if network.reads_gradient else None
+        found: Tensor = network(graph, value[None].to(device), downhill)[0]
+        return found.to(value.device)
+
+    def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
+        """As `RankOneMethod`; the gradients that the network reads are taken for all edits together."""
+        self._gradients.clear()
+        if edits and self._trained and self._trained.network.reads_gradient:
+            self._gradients.update(zip(edits, self._downhill(requests), strict=True))
+        return super()._values(edits, requests)
+
+    @cached_property
+    def _gradients(self) -> dict[Edit, Tensor]:
+        return {}
+
+    def _downhill(self, requests: Sequence[Request]) -> Tensor:
+        """-dL_p/dm* at m* = m in the bare prompts, [edits, d]."""
+        bare = [Request(rewrites=request.rewrites[:1]) for request in requests]
+        tokens = tokens_within(self.model, self.layer, self.memory)
+        objective = Objective(self.model, self.layer, bare, kl_weight=0.0, tokens=tokens)
+        return -objective.gradient(torch.zeros_like(objective.value))[1]
+
+    def _read(self, edit: Edit) -> ReadSubgraph:
+        """What the network reads, picked as in its training."""
+        settings = self._trained.manifest.training if self._trained else NetTraining()
+        objects = objects_of(edit, self.subgraph(edit), exclude=excluded_answers(edit, self.config))
+        return ReadSubgraph.of(edit, objects, statements=settings.statements, per_relation=settings.per_relation)
+
+    def provenance(self) -> dict[str, Any]:
+        """As every method's, with the network's digest and how it was trained."""
+        said, trained = super().provenance(), self._trained
+        shown = trained.manifest.model_dump(mode="json", include={"edits", "examples", "steps"}) if trained else {}
+        said["methods"][0]["network"] = {"digest": trained.digest if trained else _UNTRAINED, **shown}
+        return said
+
+    @cached_property
+    def _trained(self) -> TrainedNetwork | None:
+        folder = _folder(self.config)
+        if folder is None:
+            return None
+        found = TrainedNetwork.load(folder, self.model)
+        if found.manifest.layer != self.layer:
+            raise ConfigError(
+                f"the network in {folder} was trained for layer {found.manifest.layer}, and layer {self.layer} is to "
+                f"be edited; give --layer {found.manifest.layer}, or train one: kg-edit glame-net train"
+            )
+        return found
+
+
+def _folder(config: GlameNetConfig) -> Path | None:
+    """Where the network is; None if none is wanted.
+
+    Raises:
+        ConfigError: that is not said, or said twice.
+    """
+    if (config.network is None) == (not config.untrained):
+        raise ConfigError(
+            "glame-net needs a trained network. Train one, kg-edit glame-net train --model NAME --graph GRAPH "
+            "--relations P17,P27 --out FOLDER, and give its folder: --set network=FOLDER. Or descend without one: "
+            "--set untrained=true --set steps=8. Give one of the two"
+        )
+    return Path(config.network) if config.network else None

@@ -1,0 +1,155 @@
+"""A trained network of `glame-net` on disk: the settings of its training, and the manifest of its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from kg_edit.methods.base import ContextLengths, LayerConfig
+from kg_edit.methods.glame_net.network import ValueNetwork
+from kg_edit.methods.trained import training
+from kg_edit.methods.trained.files import NETWORK, NetworkFormat
+from kg_edit.models.language_model import LanguageModel
+
+FORMAT = NetworkFormat(key="kg_edit_glame_net", thing="network", command="kg-edit glame-net train")
+_EARLY = 0.1  # of the depth: where GLAME reads labels
+
+
+class NetTraining(LayerConfig):
+    """Settings of the training, and of the network that it makes."""
+
+    hidden: PositiveInt = Field(512, description="h: width inside the network")
+    gradient: bool = Field(True, description="the network also reads the gradient of -log p(o*) in the bare prompt")
+    statements: int = Field(12, ge=0, description="statements of o* that the network reads")
+    per_relation: PositiveInt = Field(2, description="of these with the same r', at most")
+    clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|")
+    kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
+    ripple_weight: float = Field(1.0, ge=0, description="weight of the questions, as in glame-plus")
+    own: int = Field(0, ge=0, description="questions of the edit itself in a visit")
+    composed: int = Field(1, ge=0, description="composed statements that are asked in a visit")
+    shown: int = Field(3, ge=0, description="facts of other things that stand before a question")
+    context_lengths: ContextLengths = Field((), description="(tokens, count) of contexts, one of which a visit has too")
+    held_out: tuple[str, ...] = Field((), description="relations r' that are never learned, to see what carries over")
+    steps: PositiveInt = Field(1000, description="of AdamW at most")
+    batch: PositiveInt = Field(16, description="edits a step")
+    kept: PositiveInt = Field(8, description="batches whose clean states are kept at a time")
+    visits: PositiveInt = Field(2, description="steps in which each of these is visited before the next are taken")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's")
+    warm_up: PositiveInt = Field(30, description="steps in which the learning rate rises; then it falls as a cosine")
+    clip: float = Field(1.0, gt=0, description="the gradient's norm is at most this")
+    targets_held_out: float = Field(0.1, gt=0, lt=1, description="share of the o* that no training edit has")
+    validation: PositiveInt = Field(64, description="edits with such o* on which the best network is chosen")
+    validate_every: PositiveInt = Field(125, description="steps between two validations")
+    patience: PositiveInt = Field(6, description="validations without a better one before training ends")
+    seed: int = Field(0, description="of the network, the contexts, and the order of edits")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
+
+    def reading_layers(self, blocks: int) -> tuple[int, ...]:
+        """The blocks whose inputs a label is read from: the embeddings, an early one, and what the edited one makes."""
+        return tuple(sorted({0, round(_EARLY * blocks), min(self.layer_in(blocks) + 1, blocks - 1)}))
+
+
+class Validation(training.Validation):
+    """The means on the edits held out. ``greedy``: share of edits after which the bare prompt goes on with o*.
+
+    ``composed``: -log p of the questions whose relations are learned; ``held_out``: of the others, None without any.
+    """
+
+    nll: float
+    greedy: float
+    kl: float
+    composed: float
+    held_out: float | None
+
+
+class Manifest(BaseModel):
+    """Whose network it is and how it was trained.
+
+    ``edits`` is the digest of those given, ``examples`` and ``targets`` the numbers of edits and of different o* that
+    it learned from, ``steps`` after how many steps it was at its best.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = "kg-edit-glame-net/1"
+    model: str
+    model_name: str
+    width: int
+    blocks: int
+    training: NetTraining
+    graph: dict[str, Any] = {}
+    excluded: str = ""
+    edits: str = ""
+    examples: int = 0
+    targets: int = 0
+    steps: int = 0
+    validations: tuple[Validation, ...] = ()
+
+    @property
+    def layer(self) -> int:
+        """The block that is edited."""
+        return self.training.layer_in(self.blocks)
+
+    @property
+    def reading_layers(self) -> tuple[int, ...]:
+        """The blocks whose inputs a label is read from."""
+        return self.training.reading_layers(self.blocks)
+
+    def network(self) -> ValueNetwork:
+        """The network as it is before training."""
+        return ValueNetwork(
+            width=self.width,
+            inputs=2 * len(self.reading_layers) * self.width,
+            hidden=self.training.hidden,
+            limit=self.training.clamp_norm_factor,
+            gradient=self.training.gradient,
+            seed=self.training.seed,
+        )
+
+    @classmethod
+    def of(cls, model: LanguageModel, settings: NetTraining) -> Self:
+        """What follows from the model and the settings alone."""
+        return cls(
+            model=model.fingerprint,
+            model_name=model.name,
+            width=model.width,
+            blocks=len(model.blocks),
+            training=settings,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainedNetwork:
+    """A network and what is known of it; ``digest`` is its file's SHA-256."""
+
+    network: ValueNetwork
+    manifest: Manifest
+    digest: str
+
+    @classmethod
+    def load(cls, folder: Path, model: LanguageModel) -> Self:
+        """The network that `kg-edit glame-net train` wrote to ``folder``, on the device of ``model``.
+
+        Raises:
+            ModelError: there is none, or its file is damaged.
+            PatchMismatchError: it was trained for another model.
+        """
+        manifest = read_manifest(folder / NETWORK)
+        FORMAT.check_model(folder, model, fingerprint=manifest.model, name=manifest.model_name)
+        network = manifest.network()
+        digest = FORMAT.load(folder / NETWORK, network, model)
+        return cls(network=network, manifest=manifest, digest=digest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What a network's file says of itself.
+
+    Raises:
+        ModelError: there is no such file, or it is damaged.
+    """
+    return FORMAT.manifest(path, Manifest)

@@ -1,0 +1,280 @@
+"""Training the network of `glame-net`: AdamW on the loss of edits that were each made alone.
+
+    L = mean over a batch of  L_p + kl_weight L_a + ripple_weight * mean over questions of -log p
+
+The language model is frozen. `Objective.gradient` gives dL/d(m* - m) [edits, d] at the cost of the tails, and the
+network gets its gradient from there. The clean states of a batch are kept for some visits; nothing that is kept decides
+a number, so that a run that was killed goes on to the same result, to the bit (`kg_edit.methods.trained`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.graphs.encoding import label_readings
+from kg_edit.graphs.source import SubgraphSource, graph_identity
+from kg_edit.methods.glame_net.edits import Excluded
+from kg_edit.methods.glame_net.examples import Example, Visits, make_examples, split
+from kg_edit.methods.glame_net.network import GraphBatch
+from kg_edit.methods.glame_net.store import FORMAT, Manifest, NetTraining, Validation, read_manifest
+from kg_edit.methods.trained.files import NETWORK
+from kg_edit.methods.trained.training import CHECKPOINT, CHECKPOINT_SECONDS, Passes, Progress, State, TrainingRun
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.models.sampling import sample_contexts
+from kg_edit.storage.run_folder import claim, digest
+from kg_edit.value.objective import Objective, Request
+from kg_edit.value.optimise import untouched
+from kg_edit.value.tail_forward import TailForward
+
+_SLACK = 4
+_NOTHING = Excluded()
+
+
+def train(
+    model: LanguageModel,
+    source: SubgraphSource,
+    edits: Sequence[Edit],
+    settings: NetTraining,
+    out: Path,
+    *,
+    excluded: Excluded = _NOTHING,
+    progress: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Manifest:
+    """Train a network for ``model`` on ``edits`` and what ``source`` says of them, and write it to the folder ``out``.
+
+    The best network on edits whose o* are held out is what is kept. Nothing that is ``excluded`` is read of an o*, and
+    no edit of it is learned from. Called again, it goes on where it was killed, and does nothing where it was finished.
+    Leaves the model as it was.
+
+    Raises:
+        ConfigError: there are too few edits, or the model has no such layer.
+        ModelError: a loss is not finite, or the file of a run that was killed is damaged.
+        OutputError: ``out`` holds another run, or can't be written.
+    """
+    manifest = _manifest(model, source, edits, settings, excluded)
+    model.block(manifest.layer)
+    claim(out, _identity(manifest))
+    if (out / NETWORK).is_file():
+        return read_manifest(out / NETWORK)
+    with untouched(model):
+        lesson = Lesson.of(model, source, edits, settings, excluded=excluded)
+        run = _Run(lesson, manifest, out / CHECKPOINT)
+        run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
+        run.finish(out / NETWORK, run.done())
+        return run.done()
+
+
+def _manifest(
+    model: LanguageModel, source: SubgraphSource, edits: Sequence[Edit], settings: NetTraining, excluded: Excluded
+) -> Manifest:
+    found = {
+        "graph": graph_identity(source),
+        "excluded": digest([sorted(excluded.ids), sorted(excluded.names)]),
+        "edits": digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
+    }
+    return Manifest.of(model, settings).model_copy(update=found)
+
+
+def _identity(manifest: Manifest) -> dict[str, object]:
+    """All that decides the result, for ``run.json``."""
+    said = manifest.model_dump(mode="json", include={"format", "training", "edits", "graph", "excluded"})
+    model = {"name": manifest.model_name, "fingerprint": manifest.model}
+    return {**said, "command": "glame-net train", "model": model}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Lesson:
+    """All that a run reads: the examples, how they are asked for, and the labels as the model reads them."""
+
+    visits: Visits
+    learned: list[Example]
+    held_out: list[Example]
+    readings: Mapping[str, Tensor]
+    contexts: SharedContexts
+
+    @classmethod
+    def of(
+        cls,
+        model: LanguageModel,
+        source: SubgraphSource,
+        edits: Sequence[Edit],
+        settings: NetTraining,
+        *,
+        excluded: Excluded,
+    ) -> Lesson:
+        """Read the graph, and the labels.
+
+        Raises:
+            ConfigError: there are too few edits.
+        """
+        contexts = sample_contexts(model, lengths=settings.context_lengths, seed=settings.seed)
+        visits = Visits(model=model, settings=settings, contexts=contexts)
+        usable = [edit for edit in edits if not _is_excluded(edit, excluded)]
+        examples = [one for one in make_examples(source, usable, settings, excluded=excluded) if visits.may(one)]
+        learned, held_out = split(examples, settings)
+        if len(learned) < settings.batch or not held_out:
+            raise ConfigError(
+                f"{len(learned)} edits to learn from and {len(held_out)} to validate on, of {len(edits)}; at least "
+                f"{settings.batch} (batch) and 1 are needed: give more edits (--n, --relations)"
+            )
+        labels = [label for one in (*learned, *held_out) for label in (*one.graph.nodes, *one.graph.edges)]
+        return cls(
+            visits=visits,
+            learned=learned,
+            held_out=held_out,
+            # all at once: how labels are put together in passes may change their last bits
+            readings=label_readings(model, labels, layers=settings.reading_layers(len(model.blocks))),
+            contexts=SharedContexts(model, visits.shared((*learned, *held_out))),
+        )
+
+    def objective(self, requests: Sequence[Request]) -> Objective:
+        """The loss of a batch of edits, its clean states computed."""
+        model, settings = self.visits.model, self.visits.settings
+        return Objective(
+            model,
+            settings.layer_in(len(model.blocks)),
+            requests,
+            kl_weight=settings.kl_weight,
+            forward=partial(TailForward, contexts=self.contexts),
+            slack=_SLACK,
+        )
+
+    def batch(self, examples: Sequence[Example], requests: Sequence[Request]) -> Batch:
+        """Edits with all that the network reads of them, and their loss."""
+        objective = self.objective(requests)
+        graphs = GraphBatch.of([example.graph for example in examples], self.readings.__getitem__)
+        downhill = None
+        if self.visits.settings.gradient:
+            bare = [Request(rewrites=request.rewrites[:1]) for request in requests]
+            downhill = -self.objective(bare).gradient(torch.zeros_like(objective.value))[1]
+        return Batch(objective=objective, graphs=graphs, downhill=downhill)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """Some edits: their loss, and what the network reads of them; ``downhill`` is g [edits, d], if it reads that."""
+
+    objective: Objective
+    graphs: GraphBatch
+    downhill: Tensor | None
+
+
+def _is_excluded(edit: Edit, excluded: Excluded) -> bool:
+    subject, target = (edit.subject_id or "", edit.subject), (edit.target_new_id or "", edit.target_new)
+    return excluded.has(*subject) or excluded.has(*target)
+
+
+class _Run(TrainingRun[Validation]):
+    """A training under way."""
+
+    name = "glame-net"
+
+    def __init__(self, lesson: Lesson, manifest: Manifest, path: Path) -> None:
+        settings = manifest.training
+        self._lesson, self._manifest = lesson, manifest
+        self._network = manifest.network().to(lesson.visits.model.device)
+        optimizer = torch.optim.AdamW(
+            self._network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self._passes = Passes(lesson.learned, batch=settings.batch, seed=settings.seed)
+        self._kept: dict[int, Batch] = {}
+        state = State(format=FORMAT, network=self._network, optimizer=optimizer, progress=Progress[Validation]())
+        super().__init__(state, settings, path)
+
+    def done(self) -> Manifest:
+        """The manifest of the best network."""
+        found = {
+            "examples": len(self._lesson.learned),
+            "targets": len({one.edit.target_new for one in self._lesson.learned}),
+            "steps": self.state.progress.best.step,
+            "validations": self.state.progress.validations,
+        }
+        return self._manifest.model_copy(update=found)
+
+    def rate(self, step: int) -> float:
+        """Up in a line, then down as half a cosine."""
+        settings = self._manifest.training
+        rising = min(1.0, (step + 1) / settings.warm_up)
+        return rising * (1 + math.cos(math.pi * step / settings.steps)) / 2
+
+    def backward(self, step: int) -> Mapping[str, str]:
+        """The loss of the step's batch."""
+        batch = self._batch(step)
+        change = self._network(batch.graphs, batch.objective.value, batch.downhill)
+        losses, gradient = batch.objective.gradient(change.detach())
+        if not torch.isfinite(losses.total).all():
+            raise ModelError(f"after {step} steps the loss is not finite; train with a lower learning_rate")
+        change.backward(gradient / len(gradient))
+        shown = {"nll": losses.nll, "kl": losses.kl, "further": losses.further}
+        return {name: f"{float(loss.mean()):.2f}" for name, loss in shown.items()}
+
+    def _batch(self, step: int) -> Batch:
+        """A round of ``kept`` batches is gone through ``visits`` times, with the clean states of the first time."""
+        kept, visits = self._manifest.training.kept, self._manifest.training.visits
+        number = step // (kept * visits) * kept + step % kept
+        if number not in self._kept:
+            self._kept = {key: some for key, some in self._kept.items() if key // kept == number // kept}
+            self._kept[number] = self._recorded(number)
+        return self._kept[number]
+
+    def _recorded(self, number: int) -> Batch:
+        lesson, examples = self._lesson, self._passes.batch(number)
+        seed = f"visit {number} {self._manifest.training.seed}"
+        return lesson.batch(examples, [lesson.visits.request(example, seed=seed) for example in examples])
+
+    def validation(self, step: int) -> Validation:
+        """The means on the edits held out, all asked in the same words."""
+        settings, lesson = self._manifest.training, self._lesson
+        parts: list[dict[str, Tensor]] = []
+        for start in range(0, len(lesson.held_out), settings.batch):
+            parts.append(self._validated(lesson.held_out[start : start + settings.batch]))
+        nll, greedy, kl = (float(torch.cat([part[name] for part in parts]).mean()) for name in ("nll", "greedy", "kl"))
+        composed, held_out = (_mean([part[name] for part in parts]) for name in ("composed", "held_out"))
+        return Validation(
+            step=step,
+            total=nll + settings.kl_weight * kl + settings.ripple_weight * (composed or 0.0),
+            nll=nll,
+            greedy=greedy,
+            kl=kl,
+            composed=composed or 0.0,
+            held_out=held_out,
+        )
+
+    def _validated(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """nll, greedy, kl [edits]; composed, held_out: of those edits that have such questions."""
+        visits = self._lesson.visits
+        batch = self._lesson.batch(examples, [visits.check(one, one.composed) for one in examples])
+        learned = batch.objective
+        with torch.no_grad():
+            change = self._network(batch.graphs, learned.value, batch.downhill)
+            losses = learned(change)
+        found = {"nll": losses.nll, "kl": losses.kl, "greedy": learned.greedy(change).float()}
+        found["composed"] = self._of_questions(losses.further, [bool(one.composed) for one in examples])
+        if any(one.held_out for one in examples):
+            other = self._lesson.objective([visits.check(one, one.held_out) for one in examples])
+            with torch.no_grad():
+                further = other(change).further
+        else:
+            further = torch.zeros_like(losses.further)
+        return {**found, "held_out": self._of_questions(further, [bool(one.held_out) for one in examples])}
+
+    def _of_questions(self, further: Tensor, having: Sequence[bool]) -> Tensor:
+        """-log p [edits], without the weight, of the edits that have questions."""
+        weight = self._manifest.training.ripple_weight
+        return further[torch.tensor(having, device=further.device)] / (weight or 1.0)
+
+
+def _mean(parts: Sequence[Tensor]) -> float | None:
+    whole = torch.cat(list(parts))
+    return float(whole.mean()) if len(whole) else None

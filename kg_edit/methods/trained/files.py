@@ -1,0 +1,113 @@
+"""A trained network on disk: one safetensors file with the manifest inside.
+
+Files are read without pickle and written atomically; the same tensors and manifest give the same bytes. A method says
+in a `NetworkFormat` under which key its manifest stands, and which command makes such a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from kg_edit.errors import ModelError, PatchMismatchError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.atomic import write_safetensors
+
+NETWORK = "network.safetensors"
+Said = TypeVar("Said", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class NetworkFormat:
+    """Whose file it is: the ``key`` of its manifest, what the network is called, and the ``command`` that trains it."""
+
+    key: str
+    thing: str
+    command: str
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], manifest: BaseModel) -> Path:
+        """Write tensors and a manifest as one file.
+
+        Raises:
+            OutputError: the file can't be written.
+        """
+        said = json.dumps(manifest.model_dump(mode="json"), sort_keys=True)
+        cleaned = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+        return write_safetensors(path, cleaned, {self.key: said})
+
+    def manifest(self, path: Path, kind: type[Said]) -> Said:
+        """What a file says of itself.
+
+        Raises:
+            ModelError: there is no such file, or it is damaged.
+        """
+        try:
+            return kind.model_validate_json(self._said(path))
+        except ValidationError as error:
+            raise self.damaged(path, error) from error
+
+    def _said(self, path: Path) -> str:
+        if not path.is_file():
+            raise ModelError(f"there is no trained {self.thing}: {path} is missing; train one with {self.command}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                return str(file.metadata()[self.key])
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise self.damaged(path, error) from error
+
+    def tensors(self, path: Path) -> dict[str, Tensor]:
+        """All tensors of a file.
+
+        Raises:
+            ModelError: it is damaged.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (OSError, SafetensorError) as error:
+            raise self.damaged(path, error) from error
+
+    def fill(self, network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """Fill a network with the tensors of a file.
+
+        Raises:
+            ModelError: they don't fit.
+        """
+        try:
+            network.load_state_dict(dict(tensors))
+        except RuntimeError as error:
+            raise self.damaged(path, error) from error
+
+    def load(self, path: Path, network: nn.Module, model: LanguageModel) -> str:
+        """Fill ``network`` from a file, frozen, where ``model`` is; the file's SHA-256.
+
+        Raises:
+            ModelError: the file is damaged.
+        """
+        self.fill(network, self.tensors(path), path)
+        network.to(model.device).requires_grad_(False).eval()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def check_model(self, folder: Path, model: LanguageModel, *, fingerprint: str, name: str) -> None:
+        """Look whether a network was trained for ``model``.
+
+        Raises:
+            PatchMismatchError: it was trained for the model with that fingerprint and name.
+        """
+        if fingerprint != model.fingerprint:
+            raise PatchMismatchError(
+                f"the {self.thing} in {folder} was trained for {name!r} (fingerprint {fingerprint}), the model at hand "
+                f"is {model.name!r} ({model.fingerprint}); train one for it: {self.command}"
+            )
+
+    def damaged(self, path: Path, why: Any) -> ModelError:
+        """The error for a file that can't be used."""
+        return ModelError(f"{path} is damaged ({why}); delete it, and train the {self.thing} again: {self.command}")

@@ -1,0 +1,248 @@
+"""The training of a method's own network: steps, checkpoints, validations, and the best network of all.
+
+A `TrainingRun` is killed at any time and goes on to the same result, to the bit: which examples a step sees follows
+from the seed and the step's number alone (`Passes`), and a checkpoint holds the rest (`State`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from kg_edit.methods.trained.files import NetworkFormat
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 60.0
+"""How much work a kill may cost, about; a step is finished first."""
+
+_SLOTS = ("step", "exp_avg", "exp_avg_sq")
+Example = TypeVar("Example")
+
+
+class Validation(BaseModel):
+    """The mean loss on the examples held out, after so many steps; a method adds its parts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    total: float
+
+
+Measured = TypeVar("Measured", bound=Validation)
+
+
+class TrainingSettings(Protocol):
+    """The settings that a `TrainingRun` reads."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser at most."""
+
+    @property
+    def clip(self) -> float:
+        """The gradient's norm is at most this."""
+
+    @property
+    def validate_every(self) -> int:
+        """Steps between two validations."""
+
+    @property
+    def patience(self) -> int:
+        """Validations without a better one before training ends."""
+
+
+class Progress(BaseModel, Generic[Measured]):
+    """How far a run is. The order of examples follows from seed and step, so no random state is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = 0
+    validations: tuple[Measured, ...] = ()
+
+    @property
+    def best(self) -> Measured:
+        """The validation with the lowest loss, the first one of equals."""
+        return min(self.validations, key=lambda found: found.total)
+
+    @property
+    def waited(self) -> int:
+        """Validations since the best one."""
+        return len(self.validations) - 1 - self.validations.index(self.best)
+
+    def after_step(self) -> Progress[Measured]:
+        """The progress with one more step."""
+        return self.model_copy(update={"step": self.step + 1})
+
+    def plus(self, found: Measured) -> Progress[Measured]:
+        """The progress with one more validation."""
+        return self.model_copy(update={"validations": (*self.validations, found)})
+
+
+@dataclass(eq=False, kw_only=True)
+class State(Generic[Measured]):
+    """A run between two steps: the network as it is and as it was at its best, Adam's moments, and how far it is."""
+
+    format: NetworkFormat
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    progress: Progress[Measured]
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep_best(self) -> None:
+        """Keep a copy of the network as it is now, as the best so far."""
+        self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Write all of it, atomically.
+
+        Raises:
+            OutputError: the file can't be written.
+        """
+        tensors = {f"now/{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for name, parameter in self.network.named_parameters():
+            for slot, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"adam/{slot}/{name}"] = value
+        self.format.write(path, tensors, self.progress)
+
+    def restore(self, path: Path) -> None:
+        """Take over what `save` wrote.
+
+        Raises:
+            ModelError: the file is damaged, or of another network.
+        """
+        tensors = self.format.tensors(path)
+        self.progress = self.format.manifest(path, type(self.progress))
+        self.format.fill(self.network, _under("now/", tensors), path)
+        device = next(self.network.parameters()).device
+        self.best = {name: tensor.to(device) for name, tensor in _under("best/", tensors).items()}
+        for name, parameter in self.network.named_parameters():
+            slots = {slot: tensors.get(f"adam/{slot}/{name}") for slot in _SLOTS}
+            if None not in slots.values():
+                self.optimizer.state[parameter] = _on(slots, device)
+
+
+class TrainingRun(ABC, Generic[Measured]):
+    """A training under way; ``path`` is where it is kept between two steps. A subclass says what a step learns."""
+
+    name: ClassVar[str]
+
+    def __init__(self, state: State[Measured], settings: TrainingSettings, path: Path) -> None:
+        self.state, self.settings, self._path = state, settings, path
+        self._rates = [float(group["lr"]) for group in state.optimizer.param_groups]
+
+    @abstractmethod
+    def backward(self, step: int) -> Mapping[str, str]:
+        """Give the network's parameters the gradient of the step's loss; what the progress bar says of it.
+
+        Raises:
+            ModelError: the loss is not finite.
+        """
+
+    @abstractmethod
+    def validation(self, step: int) -> Measured:
+        """The loss on the examples held out."""
+
+    def begin(self) -> None:
+        """Before the first validation of a new run, not of one that goes on."""
+
+    def rate(self, step: int) -> float:
+        """The learning rates' factor in a step, from 0."""
+        return 1.0
+
+    def train(self, *, progress: bool, checkpoint_seconds: float) -> None:
+        """Go on from the checkpoint, or from the start, to the last step."""
+        self._start()
+        state, saved = self.state, time.monotonic()
+        with tqdm(
+            total=self.settings.steps, initial=state.progress.step, desc=self.name, disable=None if progress else True
+        ) as bar:
+            while not self._done():
+                bar.set_postfix({**self._step(), "best": f"{state.progress.best.total:.3f}"})
+                bar.update()
+                if time.monotonic() - saved >= checkpoint_seconds:
+                    state.save(self._path)
+                    saved = time.monotonic()
+
+    def finish(self, path: Path, manifest: BaseModel) -> None:
+        """Write the best network with its manifest, then forget the run."""
+        self.state.format.write(path, self.state.best, manifest)
+        self._path.unlink(missing_ok=True)
+
+    def _start(self) -> None:
+        if self._path.is_file():
+            self.state.restore(self._path)
+            log.info("going on with %s after %d steps", self._path, self.state.progress.step)
+            return
+        self.begin()
+        self._validate()
+
+    def _done(self) -> bool:
+        """Whether all steps are made, or the last validations brought nothing better."""
+        progress = self.state.progress
+        return progress.step >= self.settings.steps or progress.waited >= self.settings.patience
+
+    def _step(self) -> Mapping[str, str]:
+        """One step of the optimiser, and a validation where one is due."""
+        state, step = self.state, self.state.progress.step
+        for group, rate in zip(state.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self.rate(step)
+        state.optimizer.zero_grad()
+        said = self.backward(step)
+        torch.nn.utils.clip_grad_norm_(state.network.parameters(), self.settings.clip)
+        state.optimizer.step()
+        state.progress = state.progress.after_step()
+        if state.progress.step % self.settings.validate_every == 0 or state.progress.step == self.settings.steps:
+            self._validate()
+        return said
+
+    def _validate(self) -> None:
+        """The network is kept if it is the best so far."""
+        found = self.validation(self.state.progress.step)
+        log.info("held out: %s", found)
+        self.state.progress = self.state.progress.plus(found)
+        if self.state.progress.best == found:
+            self.state.keep_best()
+
+
+class Passes(Generic[Example]):
+    """Which examples each step sees: pass after pass over all of them, each in an order of its own."""
+
+    def __init__(self, examples: Sequence[Example], *, batch: int, seed: int) -> None:
+        self._examples, self._batch, self._seed = examples, batch, seed
+
+    def batch(self, step: int) -> list[Example]:
+        """The examples of a step (from 0); what is left over in a pass comes in another one."""
+        steps = len(self._examples) // self._batch
+        order = shuffled(self._examples, f"pass {step // steps} {self._seed}")
+        start = step % steps * self._batch
+        return order[start : start + self._batch]
+
+
+def shuffled(examples: Sequence[Example], seed: str) -> list[Example]:
+    """The examples in an order that follows from the seed."""
+    order = list(examples)
+    Random(seed).shuffle(order)  # noqa: S311 - no secret
+    return order
+
+
+def _on(slots: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Adam's moments, where the network is; its step counter stays on the CPU, as Adam wants it."""
+    return {slot: value if slot == "step" else value.to(device) for slot, value in slots.items()}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Tests of `kg_edit.methods.glame_net`."""

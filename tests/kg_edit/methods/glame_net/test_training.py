@@ -1,0 +1,184 @@
+"""Training the network: it learns, it can be killed, and what is excluded is neither read nor learned."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.errors import ConfigError, ModelError, OutputError
+from kg_edit.methods.glame_net import training
+from kg_edit.methods.glame_net.edits import Excluded, training_edits
+from kg_edit.methods.glame_net.store import Manifest, read_manifest
+from kg_edit.methods.glame_net.training import Lesson, train
+from kg_edit.methods.trained.files import NETWORK
+from kg_edit.methods.trained.training import CHECKPOINT
+from kg_edit.value.optimise import untouched
+from tests.kg_edit.methods.glame_net.examples import CAPITALS, PLACES, edits, graph, quick
+from tests.kg_edit.methods.mend.examples import hooks_of, weights_of
+from tests.kg_edit.ripples.toy import table_of
+from tests.kg_edit.tiny import tiny
+
+NOTHING = Excluded()
+FEW = {"validation": 2, "validate_every": 3}  # validations
+LEARNING = {
+    "gradient": False,
+    "steps": 24,
+    "batch": 8,
+    "validate_every": 8,
+    "learning_rate": 0.02,
+    "clamp_norm_factor": 8.0,
+    "kl_weight": 0.0,
+    "own": 0,
+    "composed": 0,
+    "context_lengths": (),
+}
+
+
+def made(out: Path, *, excluded: Excluded = NOTHING, **settings: Any) -> Manifest:
+    chosen = quick(**settings)
+    return train(
+        tiny("llama"), graph(), edits(), chosen, out, excluded=excluded, progress=False, checkpoint_seconds=0.0
+    )
+
+
+def lesson(*, excluded: Excluded = NOTHING, **settings: Any) -> Lesson:
+    with untouched(tiny("llama")):
+        return Lesson.of(tiny("llama"), graph(), edits(), quick(**settings), excluded=excluded)
+
+
+def test_it_learns_for_objects_that_are_held_out(tmp_path: Path) -> None:
+    manifest = made(tmp_path, **LEARNING)
+    first, best = manifest.validations[0], min(manifest.validations, key=lambda found: found.total)
+    assert first.step == 0 and first.kl == 0 and best.nll < first.nll - 0.3
+    assert manifest.steps == best.step > 0
+    assert manifest.targets == len(PLACES) - 2 and manifest.examples == 6 * manifest.targets
+    assert read_manifest(tmp_path / NETWORK) == manifest
+
+
+def test_untrained_it_goes_down_the_gradient(tmp_path: Path) -> None:
+    """The first validation is of one step down the gradient, which other prompts' losses do not decide."""
+    with_gradient = made(tmp_path / "with", steps=1).validations[0]
+    without = made(tmp_path / "without", steps=1, gradient=False).validations[0]
+    assert with_gradient.nll < without.nll - 0.1 and with_gradient.kl > 0 == without.kl
+
+
+def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "whole", **FEW)
+    whole, calls = training._Run.backward, []
+
+    def killed(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:  # in a round of batches whose clean states are then computed again
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(training._Run, "backward", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path / "part", **FEW)
+    assert (tmp_path / "part" / CHECKPOINT).is_file() and not (tmp_path / "part" / NETWORK).exists()
+    monkeypatch.setattr(training._Run, "backward", whole)
+    made(tmp_path / "part", **FEW)
+    for name in (NETWORK, "run.json"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "part" / CHECKPOINT).exists()
+
+
+def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = made(tmp_path, steps=1)
+    monkeypatch.setattr(training, "Lesson", None)
+    assert made(tmp_path, steps=1) == first
+    with pytest.raises(OutputError, match=r"another run \(training.steps: 1 there, 2 here\)"):
+        made(tmp_path, steps=2)
+
+
+def test_clean_states_are_computed_once_for_several_visits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    whole = training._Run._recorded
+    monkeypatch.setattr(training._Run, "_recorded", lambda run, number: seen.append(number) or whole(run, number))
+    made(tmp_path, steps=8, kept=2, visits=2, gradient=False, validation=1, validate_every=8)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    model = copy.deepcopy(tiny("llama"))
+    model.model.train()
+    weights, random = weights_of(model), torch.get_rng_state()
+    train(model, graph(), edits(), quick(steps=1), tmp_path, progress=False)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.model.parameters()) and model.model.training
+    assert hooks_of(model) == 0 and torch.equal(torch.get_rng_state(), random)
+
+
+def test_what_is_excluded_is_neither_edited_nor_read() -> None:
+    gone = Excluded(names=frozenset({"lebron james", "london", "lima"}))
+    with_all, without = lesson(validation=99), lesson(validation=99, excluded=gone)
+    for whole, expected in ((with_all, True), (without, False)):
+        examples = [*whole.learned, *whole.held_out]
+        assert any(one.edit.subject == "LeBron James" for one in examples) is expected
+        assert any(one.edit.target_new == "London" for one in examples) is expected
+        assert any("Lima" in one.graph.nodes for one in examples) is expected
+        assert any(fact.target == "Lima" for one in examples for fact in one.composed) is expected
+    assert len(without.learned) + len(without.held_out) == 5 * 7
+
+
+def test_objects_held_out_are_in_no_edit_that_is_learned() -> None:
+    found = lesson()
+    learned, held = ({one.edit.target_new for one in some} for some in (found.learned, found.held_out))
+    assert len(held) == 2 and not learned & held and learned | held == set(PLACES)
+
+
+def test_relations_held_out_are_read_and_asked_but_never_learned() -> None:
+    found = lesson(held_out=("P36",), composed=5)
+    asked = [found.visits.request(one, seed="any") for one in found.learned]
+    texts = [row.prompt.text for request in asked for row in request.further]
+    assert any("continent" in text for text in texts) and not any("capital" in text for text in texts)
+    assert {fact.target for one in found.held_out for fact in one.held_out} <= set(CAPITALS)
+    assert all("capital" in one.graph.edges for one in found.learned)
+
+
+@pytest.mark.slow
+def test_a_validation_tells_them_apart(tmp_path: Path) -> None:
+    one, other = made(tmp_path / "one", steps=1), made(tmp_path / "other", steps=1, held_out=("P36",))
+    assert one.validations[0].held_out is None and other.validations[0].held_out is not None
+    assert other.validations[0].composed != one.validations[0].composed
+
+
+def test_too_few_edits(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="36 edits to learn from and 6 to validate on, of 48; at least 40"):
+        made(tmp_path, batch=40)
+
+
+def test_a_damaged_checkpoint(tmp_path: Path) -> None:
+    made(tmp_path, steps=1)
+    (tmp_path / NETWORK).unlink()
+    (tmp_path / CHECKPOINT).write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match=r"checkpoint.safetensors is damaged .* kg-edit glame-net train"):
+        made(tmp_path, steps=1)
+
+
+def test_edits_drawn_from_a_graph(tmp_path: Path) -> None:
+    """By hand from the toy graph: cities and the countries in which they do not lie."""
+    table = table_of(tmp_path)
+    drawn = training_edits(table, ["P17"], n=100, seed=0, excluded=NOTHING, per_subject=3)
+    countries = {"Q11", "Q12", "Q14", "Q16"}  # Norway is an object too; the Papal States are of the past
+    assert {edit.target_new_id for edit in drawn} == countries | {"Q15"}
+    assert {edit.subject for edit in drawn} >= {"Rome", "Milan", "Osaka", "Kyoto"}
+    assert all(edit.target_new_id not in table.objects(edit.subject_id or "", "P17") for edit in drawn)
+    assert len({edit.id for edit in drawn}) == len(drawn) == 3 * len({edit.subject for edit in drawn})
+    assert drawn == training_edits(table, ["P17"], n=100, seed=0, excluded=NOTHING, per_subject=3)
+    assert drawn != training_edits(table, ["P17"], n=100, seed=1, excluded=NOTHING, per_subject=3)
+
+
+def test_edits_drawn_without_what_is_excluded(tmp_path: Path) -> None:
+    gone = Excluded(ids=frozenset({"Q12"}), names=frozenset({"milan"}))
+    drawn = training_edits(table_of(tmp_path), ["P17"], n=100, seed=0, excluded=gone, per_subject=3)
+    assert drawn and not {"Q2", "Q12"} & {item for edit in drawn for item in (edit.subject_id, edit.target_new_id)}
+
+
+def test_a_relation_without_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="relation P9999: no noun or no template"):
+        training_edits(table_of(tmp_path), ["P9999"], n=1, seed=0, excluded=NOTHING, per_subject=1)
