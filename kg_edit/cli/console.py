@@ -32,7 +32,8 @@ def stdout() -> Console:
 def run(method: EditingMethod, model: LanguageModel, edits: tuple[Edit, ...], out: Path) -> None:
     """Make the edits, draw the first one's subgraph, show what changed."""
     from kg_edit.jobs.before_after import terminal_table
-    from kg_edit.jobs.edit_run import PATCH, RECORDS, REPORT, draw_subgraph, run_edits
+    from kg_edit.jobs.edit_run import RECORDS, REPORT, draw_subgraph, run_edits
+    from kg_edit.storage.run_folder import PATCH
 
     rows = run_edits(method, model, edits, out)
     picture = draw_subgraph(method, edits[0], out)

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from kg_edit.cli.console import run
-from kg_edit.jobs.method_plan import load, plan
+from kg_edit.jobs.method_plan import check_names, graph_of, load, plan
 from kg_edit.jobs.options import (
     Contact,
     CorpusName,
@@ -25,6 +25,7 @@ from kg_edit.jobs.options import (
     Settings,
     Templates,
 )
+from kg_edit.storage.packaged import EXTRACT
 
 
 def edit(
@@ -47,16 +48,14 @@ def edit(
 
     Example: `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
     """
-    from kg_edit.edits.files import read_edits
+    from kg_edit.edits.files import check_file, read_edits
     from kg_edit.edits.templates import RelationTemplates
 
-    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
-    file = read_edits(
-        edits,
-        labels=planned.graph,
-        templates=RelationTemplates.load(templates),
-        keep_going=keep_going,
-    )
+    check_names(method, model)
+    check_file(edits)
+    opened = graph_of(method, graph, contact)
+    file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened)
     usable = planned.check(file.edits, out, keep_going=keep_going, say=partial(typer.echo, err=True))
     language_model = load(model, dtype, device)
     chosen = planned.with_layer(language_model, usable)
@@ -74,11 +73,11 @@ def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:
     from importlib.resources import as_file, files
 
     from kg_edit.edits.files import read_edits
-    from wikidata_cache import packaged_extract
 
+    check_names(method)
     with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
         edits = read_edits(path).edits
-    planned = plan(method, graph=[str(packaged_extract())])
+    planned = plan(method, graph=[EXTRACT])
     planned.check(edits, out)
     model = load("smollm2-135m")
     run(planned.on(model), model, edits, out)

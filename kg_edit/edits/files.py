@@ -139,6 +139,15 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
         yield row.line, _value(row.value, in_table=path.suffix.lower() in _TABLES)
 
 
+def check_file(path: Path) -> None:
+    """Look at a file of edits before anything else is done: whether it is there, and in a form that can be read.
+
+    Raises:
+        EditFileError: it can't be read at all, or its header is wrong.
+    """
+    next(numbered_rows(path), None)
+
+
 def _header_fault(header: Sequence[str]) -> str | None:
     if unknown := [name for name in header if name not in _COLUMNS]:
         near = did_you_mean(unknown[0], _COLUMNS)

@@ -19,7 +19,6 @@ import transformers
 from pydantic import BaseModel, ConfigDict
 
 import kg_edit
-from kg_edit.datasets.reading import HUB
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, OutputError
@@ -31,7 +30,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import SHOTS
 from kg_edit.storage.atomic import append_lines, drop_cut_line
-from kg_edit.storage.packaged import packaged_benchmark
+from kg_edit.storage.packaged import HUB, packaged_benchmark
 from kg_edit.storage.run_folder import Settings, digest, input_files
 
 _PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are not comparable

@@ -21,12 +21,12 @@ from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import write_text
-from kg_edit.storage.run_folder import Settings, check_folder, claim, digest, folder_lock
+from kg_edit.storage.run_folder import PATCH, Settings, check_folder, claim, digest, folder_lock
 from wikidata_cache.view.static import draw
 
 log = logging.getLogger(__name__)
 
-PATCH, PARTIAL, RECORDS, REPORT = "patch.safetensors", "patch.partial.safetensors", "records.jsonl", "report.md"
+PARTIAL, RECORDS, REPORT = "patch.partial.safetensors", "records.jsonl", "report.md"
 
 
 def run_edits(

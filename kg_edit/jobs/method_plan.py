@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.methods.listing import reads_a_graph
+from kg_edit.methods.registry import check_method
+from kg_edit.models.loading import check_model_name
+from kg_edit.storage.packaged import EXTRACT, graph_hint, packaged_graph
 from kg_edit.text.display import plain
-from wikidata_cache.errors import WikidataCacheError
+from wikidata_cache.errors import GraphFileError, WikidataCacheError
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 
 AUTO = "auto"
+_GRAPH_FILES = (".nt", ".tsv", ".gz")
 
 log = logging.getLogger(__name__)
 
@@ -161,11 +166,11 @@ def plan(
     layer: str | int | None = None,
     settings: list[str] | None = None,
     corpus: str | None = None,
-    graph: list[str] | None = None,
+    graph: WikidataCache | list[str] | None = None,
     contact: str | None = None,
     memory: float | None = None,
 ) -> MethodPlan:
-    """Find the method, check its settings, open the graph.
+    """Find the method, check its settings, open the graph unless it is open (`graph_of` has a default).
 
     Raises:
         KgEditError: there is no such method, preset or setting.
@@ -173,6 +178,7 @@ def plan(
     """
     from kg_edit.methods import find_method
 
+    opened = open_graph(graph, contact) if isinstance(graph, list) else graph
     found = find_method(method)
     wanted = parse_settings(settings or [], parse_layer(layer), corpus)
     config = found.config_class.preset(preset, wanted, method=method)
@@ -180,11 +186,16 @@ def plan(
         from kg_edit.locate.layer_sweep import check_choosable
 
         check_choosable(config)
-    return MethodPlan(found, config, open_graph(graph, contact), auto=layer == AUTO, memory=memory)
+    return MethodPlan(found, config, opened, auto=layer == AUTO, memory=memory)
 
 
 def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
-    """Load a model, without the bars and remarks of transformers."""
+    """Load a model, without the bars and remarks of transformers.
+
+    Raises:
+        ModelError: it can't be loaded; a wrong name is told before anything heavy is imported.
+    """
+    check_model_name(model)
     from transformers.utils import logging as transformers_logging
 
     from kg_edit.models.language_model import LanguageModel
@@ -195,16 +206,57 @@ def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel
         return LanguageModel.load(model, dtype=dtype, device=device)
 
 
+def check_names(method: str, model: str | None = None) -> None:
+    """Look at what a user may have misspelt, before anything heavy is imported.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        ModelError: there can't be such a model.
+    """
+    check_method(method)
+    if model is not None:
+        check_model_name(model)
+
+
+def graph_of(
+    method: str, graph: list[str] | None, contact: str | None, *, default: str = EXTRACT
+) -> WikidataCache | None:
+    """The graph of ``--graph``; where none is given to a method that needs one, the packaged ``default``.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        ConfigError, WikidataCacheError: the graph can't be opened.
+    """
+    if graph or not reads_a_graph(method):
+        return open_graph(graph, contact)
+    log.info("no --graph: %s reads the packaged one, %s", method, default)
+    return open_graph([default], contact)
+
+
 def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
-    """The graph of ``--graph``, a packaged one by its name; None where there is none."""
+    """The graph of ``--graph``, a packaged one by its name; None where there is none.
+
+    Raises:
+        ConfigError: it is nearly a packaged one's name.
+        WikidataCacheError: it can't be opened.
+    """
     if not graph:
         return None
-    from kg_edit.storage.packaged import packaged_graph
+    for part in graph:
+        _check_graph(part)
     from wikidata_cache import WikidataCache
 
     parts = [str(packaged_graph(part) or part) for part in graph]
     with doing("reading the graph"):
         return WikidataCache(parts[0] if len(parts) == 1 else parts, contact=contact)
+
+
+def _check_graph(part: str) -> None:
+    """Refuse a misspelt name or file before anything heavy is imported."""
+    if hint := graph_hint(part):
+        raise ConfigError(f"--graph {part}: there is no such file and no packaged graph of this name{hint}")
+    if part.endswith(_GRAPH_FILES) and "," not in part and "://" not in part and not Path(part).expanduser().exists():
+        raise GraphFileError(Path(part), "does not exist; check the path")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from kg_edit.storage.atomic import write_json
 
 Settings = dict[str, Any]
 _RUN = "run.json"
+PATCH = "patch.safetensors"  # in the folder of `kg-edit edit`
 
 NAMES_A_FILE: JsonDict = {"names_a_file": True}
 """``json_schema_extra`` of a setting that names a file or a folder."""

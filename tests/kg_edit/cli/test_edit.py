@@ -91,10 +91,13 @@ def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], ed
     assert (again.code, again.out, content(place / "out")) == (0, first.out, files)
 
 
-def test_the_packaged_extract_as_graph(edit: Run, place: Path) -> None:
+def test_the_packaged_extract_is_the_graph_where_none_is_given(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({"subject": "Q1632204", "relation": "P19", "new_object": "Q1345"}))
-    result = edit("--method", "glame", "--graph", str(packaged_extract()))
+    result = edit("--method", "glame")
     assert result.code == 0, result.err
+    assert "no --graph: glame reads the packaged one, extract" in result.err
+    assert "nothing to compute" in edit("--method", "glame", "--graph", "extract").err, "the same run by its name"
+    assert "nothing to compute" in edit("--method", "glame", "--graph", str(packaged_extract())).err
     assert "Philadelphia" in (place / "out" / "subgraph-row-1.svg").read_text()
 
 

@@ -9,8 +9,9 @@ import torch
 
 from kg_edit.errors import PatchError
 from kg_edit.ledger import Ledger
-from kg_edit.ledger.conflicts import MEDIANS, SHARE, change_norm, disabling, edit_norms
 from kg_edit.models.language_model import weight_matrix
+from kg_edit.patches.changes import change_norm, edit_norms
+from kg_edit.patches.guards import MEDIANS, SHARE, disabling
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.tiny import tiny
