@@ -13,6 +13,7 @@ import pytest
 
 import kg_edit
 import wikidata_cache
+from kg_edit.cli.app import main
 from kg_edit.ledger import Ledger
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
@@ -112,6 +113,28 @@ def test_what_is_quick_to_say_waits_for_no_torch(tmp_path: Path) -> None:
         assert BEFORE_TORCH[command] in said, command
         assert found == [], command
     assert len(done.stdout.splitlines()) == len(BEFORE_TORCH)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("kg-edit me", {"methods", "metrics", "merge", "mend"}),
+        ("kg-edit edit --method rom", {"rome", "rome-kg"}),
+        ("kg-edit patch li", {"list"}),
+        ("kg-edit edit --graph ex", {"extract"}),
+    ],
+)
+def test_a_shell_completes(
+    words: str, offered: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_KG_EDIT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    monkeypatch.setattr("sys.argv", ["kg-edit"])
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", "")  # as in the console script
+    with pytest.raises(SystemExit):
+        main()
+    assert set(capsys.readouterr().out.split()) == offered
 
 
 @pytest.mark.parametrize("package", [kg_edit, wikidata_cache])

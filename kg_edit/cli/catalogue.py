@@ -12,15 +12,19 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.method_plan import load
-from kg_edit.jobs.options import Device, Dtype, Layer, ModelArgument
+from kg_edit.jobs.options import Device, Dtype, Layer, ModelArgument, complete_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 _WIDEST = 1000
+MethodToShow = Annotated[
+    str | None,
+    typer.Argument(help="a method, to see its settings and presets", autocompletion=complete_method),
+]
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="a method, to see its settings and presets")] = None,
+    name: MethodToShow = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="write the page docs/methods.md")] = False,
     table: Annotated[bool, typer.Option("--table", help="write kg_edit/data/methods.tsv", hidden=True)] = False,
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +29,22 @@ from kg_edit.jobs.options import (
 )
 from kg_edit.storage.packaged import EXTRACT
 
+if TYPE_CHECKING:
+    from kg_edit.value.callbacks import Callback
+
+Force = Annotated[bool, typer.Option("--force", help="also edits so large that they look as if they break the model")]
+RequireSuccess = Annotated[
+    bool, typer.Option("--require-success", help="exit code 1 unless the edited model says every new object")
+]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="KIND:WHERE",
+        help="losses while they fall: file:losses.jsonl, tensorboard:FOLDER, wandb:PROJECT; repeatable",
+    ),
+]
+
 
 def edit(
     edits: EditsFile,
@@ -43,6 +61,9 @@ def edit(
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
+    force: Force = False,
+    require_success: RequireSuccess = False,
+    log: Log = None,
 ) -> None:
     """Make the edits of a file; writes the patch, and what it changed, to a folder.
 
@@ -57,12 +78,23 @@ def edit(
     file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened)
     usable = planned.check(file.edits, out, keep_going=keep_going, say=partial(typer.echo, err=True))
+    callbacks = _callbacks(log or ())
     language_model = load(model, dtype, device)
     chosen = planned.with_layer(language_model, usable)
-    run(chosen.on(language_model), language_model, usable, out)
+    verdict = run(chosen.on(language_model), language_model, usable, out, force=force, callbacks=callbacks)
+    for callback in callbacks:
+        callback.close()
     chosen.note_layer(out)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
+    if require_success and verdict.missed:
+        raise typer.Exit(1)
+
+
+def _callbacks(texts: Sequence[str]) -> list[Callback]:
+    from kg_edit.value.callbacks import open_callback
+
+    return [open_callback(text) for text in texts]
 
 
 def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:

@@ -7,6 +7,7 @@ edits, and against the weight's own norm, which a patch notes or the model at ha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,20 @@ def weight_norms(patch: Patch, model: LanguageModel) -> dict[str, float]:
     if not isinstance(patch, WeightPatch):
         return {}
     return {name: float(weight_matrix(found).detach().float().norm()) for name, found in patch.modules(model).items()}
+
+
+def with_weight_norms(patch: Patch, model: LanguageModel) -> Patch:
+    """The patch, which also notes |W| of the weights that it changes, so that its size can be judged without a model.
+
+    Raises:
+        PatchMismatchError: the patch is for another model.
+    """
+    from kg_edit.patches.weight_patch import WeightPatch
+
+    if not isinstance(patch, WeightPatch) or patch.is_empty:
+        return patch
+    norms = {name: round(norm, 4) for name, norm in weight_norms(patch, model).items()}
+    return replace(patch, provenance={**patch.provenance, "weight_norms": norms})
 
 
 def disabling(

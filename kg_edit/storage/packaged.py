@@ -23,6 +23,11 @@ def packaged_graph(name: str) -> Path | None:
     return packaged_extract() if name == EXTRACT and not Path(name).exists() else _file(name, _GRAPH)
 
 
+def packaged_graphs() -> tuple[str, ...]:
+    """The names of the packaged graphs."""
+    return (EXTRACT, *sorted(file.name.removesuffix(_GRAPH) for file in _DATA.glob(f"*{_GRAPH}")))
+
+
 def benchmark_hint(name: str | Path) -> str:
     """What a path that is not there may have meant: ", did you mean 'x'?" with a packaged benchmark; else nothing."""
     return "" if packaged_benchmark(name) else _near(str(name), [], _BENCHMARK)

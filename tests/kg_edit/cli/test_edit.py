@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.rank_one.base import RankOneMethod
 from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.command_line import (
     GLAME,
     GOOD,
@@ -139,6 +141,42 @@ def test_an_edit_that_cannot_be_made_is_named_and_the_others_are_kept(
         "  the edits before it are kept in out/patch.partial.safetensors, which is a patch like any other",
     ]
     assert generate(kg_edit, tiny_folder, "--patch", "out/patch.partial.safetensors").code == 0
+
+
+def test_an_edit_that_is_too_large_is_stopped_before_it_is_added(
+    edit: Run, kg_edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, beside the weight's own norm; the ledger says the same of the patch without a model."""
+    whole = RankOneMethod.make
+
+    def make(self: RankOneMethod, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        made = whole(self, edits, before=before)
+        assert isinstance(made, WeightPatch)
+        (name, pair), *_ = made.factors.items()
+        larger = Factors(left=1000 * pair.left, right=pair.right) if edits[0].id == "france" else pair
+        return WeightPatch(factors={name: larger}, provenance=made.provenance)
+
+    monkeypatch.setattr(RankOneMethod, "make", make)
+    stopped = edit(*ROME)
+    assert stopped.code == 2
+    assert re.search(r"the change of model\.layers\S+ is \S+ times as large as the weight itself", stopped.err)
+    assert "in the edit 'france'" in stopped.err and "--force" in stopped.err
+    kept = Patch.load(place / "out" / "patch.partial.safetensors")
+    assert [record["edit"]["id"] for record in kept.edits] == ["lebron"]
+    assert edit(*ROME, "--force").code == 0
+    refused = kg_edit("patch", "add", "ledger", "out")
+    assert refused.code == 2
+    assert re.search(r"france: the change of \S+ is \S+ times as large as the weight itself", refused.err)
+    assert kg_edit("patch", "add", "ledger", "out", "--force").code == 0
+
+
+def test_an_edit_says_what_it_did(edit: Run, place: Path) -> None:
+    said = edit(*ROME, "--require-success", steps=1)
+    assert said.code == 1
+    line = "0 of 2 said; 2 not: lebron ('LeBron James plays for' should say 'Los Angeles Lakers', says"
+    assert line in said.out
+    assert line.split(":")[0] in (place / "out" / "report.md").read_text()
+    assert edit(*ROME, steps=1).code == 0, "the files are there: only the exit code differs"
 
 
 def test_keep_going_lists_what_it_skips(edit: Run, place: Path) -> None:
