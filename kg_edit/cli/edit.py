@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from kg_edit.jobs.options import (
     Settings,
     Templates,
 )
-from kg_edit.storage.packaged import EXTRACT
+from kg_edit.storage.packaged import EXTRACT, packaged_graph
 
 if TYPE_CHECKING:
     from kg_edit.value.callbacks import Callback
@@ -77,7 +78,8 @@ def edit(
     opened = graph_of(method, graph, contact)
     file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened)
-    usable = planned.check(file.edits, out, keep_going=keep_going, say=partial(typer.echo, err=True))
+    say, settle = partial(typer.echo, err=True), link_command(edits, graph)
+    usable = planned.check(file.edits, out, keep_going=keep_going, say=say, settle=settle)
     callbacks = _callbacks(log or ())
     language_model = load(model, dtype, device)
     chosen = planned.with_layer(language_model, usable)
@@ -89,6 +91,14 @@ def edit(
         typer.echo(f"skipped: {problem}", err=True)
     if require_success and verdict.missed:
         raise typer.Exit(1)
+
+
+def link_command(edits: Path, graph: Sequence[str] | None) -> str:
+    """The command that fills ids into a file of edits, from the same graph."""
+    named = " ".join(f"--graph {shlex.quote(str(packaged_graph(part) or part))}" for part in graph or ())
+    linked = edits.with_name(f"{edits.stem}-linked.jsonl")
+    parts = ["wikidata-cache link", shlex.quote(str(edits)), named, "--out", shlex.quote(str(linked))]
+    return " ".join(filter(None, parts))
 
 
 def _callbacks(texts: Sequence[str]) -> list[Callback]:

@@ -98,7 +98,8 @@ def judge(
 
     Example: `kg-edit judge runs/rome --data dev.json --judge http://localhost:8000/v1 --judge-model qwen3`
     """
-    read_settings(run)
+    if not run.is_dir():
+        read_settings(run)
     from kg_edit.datasets import find_dataset
     from kg_edit.evaluate.judge import Judge, judge_run
 

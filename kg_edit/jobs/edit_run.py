@@ -99,7 +99,10 @@ def _rows(
     model: LanguageModel, patch: Patch, edits: Sequence[Edit], out: Path, *, progress: bool
 ) -> tuple[ReportRow, ...]:
     """What the edits changed, after all files are written."""
-    rows = _known_rows(out / RECORDS, edits) or before_and_after(model, patch, edits, progress=progress)
+    known = _known_rows(out / RECORDS, edits)
+    if known and (out / REPORT).is_file():
+        return known
+    rows = known or before_and_after(model, patch, edits, progress=progress)
     lines = (json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in rows)
     write_text(out / RECORDS, "".join(lines))
     write_text(out / REPORT, markdown(rows, patch))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.errors import ConfigError, GraphError, KgEditError
 from kg_edit.methods.listing import reads_a_graph
 from kg_edit.methods.registry import check_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.packaged import EXTRACT, graph_hint, packaged_graph
 from kg_edit.text.display import plain
-from wikidata_cache.errors import GraphFileError, WikidataCacheError
+from wikidata_cache.errors import (
+    AmbiguousLabelError,
+    EntityNotInGraphError,
+    GraphFileError,
+    UnknownLabelError,
+    WikidataCacheError,
+)
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 
 
 AUTO = "auto"
+_SHOWN = 20  # edits that can't be made
 _GRAPH_FILES = (".nt", ".tsv", ".gz")
 
 log = logging.getLogger(__name__)
@@ -98,7 +105,13 @@ class MethodPlan:
         return self.around or self.graph
 
     def check(
-        self, edits: Sequence[Edit], out: Path, *, keep_going: bool = False, say: Callable[[str], None] = log.warning
+        self,
+        edits: Sequence[Edit],
+        out: Path,
+        *,
+        keep_going: bool = False,
+        say: Callable[[str], None] = log.warning,
+        settle: str | None = None,
     ) -> tuple[Edit, ...]:
         """All that can be said without a model about the edits and the output folder; the edits that can be made.
 
@@ -107,6 +120,7 @@ class MethodPlan:
             out: the folder that the run is to write.
             keep_going: leave out edits that can't be made.
             say: is called with a line for each edit that is left out.
+            settle: the command that settles what names mean; told where some are not clear.
 
         Raises:
             KgEditError, WikidataCacheError: something can't work; with ``keep_going`` only if no edit can be made.
@@ -115,15 +129,27 @@ class MethodPlan:
 
         check_folder(out)
         with doing("looking at the edits"):
-            if not keep_going:
-                self.method.check_inputs(self.config, self.source, edits)
+            if not keep_going and self._is_good(edits, settle):
                 return tuple(edits)
             faults = {edit: fault for edit in edits if (fault := self._fault(edit))}
+        if faults and not keep_going:
+            raise all_faults(faults, settle)
         if len(faults) == len(edits):
             raise next(iter(faults.values()))
         for edit, fault in faults.items():
             say(f"skipped: {edit.id}: {fault}")
         return tuple(edit for edit in edits if edit not in faults)
+
+    def _is_good(self, edits: Sequence[Edit], settle: str | None) -> bool:
+        """Whether nothing is wrong; what is not an edit's own fault, or can't be settled, is raised."""
+        try:
+            self.method.check_inputs(self.config, self.source, edits)
+        except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError) as error:
+            if len(edits) == 1 or settle is None:
+                raise
+            log.debug("looking at every edit: %s", error)
+            return False
+        return True
 
     def _fault(self, edit: Edit) -> Exception | None:
         try:
@@ -157,6 +183,21 @@ class MethodPlan:
         made = self.method(model, self.config, graph=self.source)
         made.memory = self.memory or made.memory
         return made
+
+
+def all_faults(faults: Mapping[Edit, Exception], settle: str | None) -> Exception:
+    """One error for all edits that can't be made, to be raised, with the command that settles what names mean."""
+    unclear = any(isinstance(fault, AmbiguousLabelError | UnknownLabelError) for fault in faults.values())
+    way = f"\nSettle all names at once, choose where candidates are listed, and edit that file:\n  {settle}"
+    first = next(iter(faults.values()))
+    if len(faults) == 1:
+        if unclear and settle:
+            first.add_note(way.strip())
+        return first
+    shown = [f"  {edit.id}: {fault}" for edit, fault in list(faults.items())[:_SHOWN]]
+    more = [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+    told = "\n".join([f"{len(faults)} edits can't be made:", *shown, *more])
+    return GraphError(f"{told}{way if unclear and settle else ''}")
 
 
 def plan(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
@@ -30,6 +32,7 @@ from tests.kg_edit.command_line import (
     tiny_folder,
 )
 from wikidata_cache import packaged_extract
+from wikidata_cache.cli import app as wikidata_cli
 
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -184,6 +187,27 @@ def test_keep_going_lists_what_it_skips(edit: Run, place: Path) -> None:
     result = edit(*ROME, "--keep-going")
     assert result.code == 0
     assert result.err.splitlines()[-1].startswith("skipped: edits.jsonl, line 2, field target_new: is empty")
+
+
+def test_all_names_that_are_not_clear_are_told_at_once(edit: Run, place: Path) -> None:
+    """With the command that settles them, whose output is edited then."""
+    with (place / "graph.tsv").open("a") as graph:
+        graph.write("Q7\tlabel\tRome\nQ7\tP17\tQ8\nQ8\tlabel\tUnited States\n")
+    lost = {**GOOD, "subject": "Bob", "target_new": "Atlantis"}
+    (place / "edits.jsonl").write_bytes(rows(GOOD, {**GOOD, "subject": "Ann"}, lost))
+    said = edit(*GLAME)
+    assert said.code == 2 and not (place / "out").exists()
+    assert said.err.count("'Rome' names 2 entities") == 2
+    assert "No entity is labelled 'Atlantis'" in said.err
+    command = "wikidata-cache link edits.jsonl --graph graph.tsv --out edits-linked.jsonl"
+    assert said.err.splitlines()[-1].strip() == command
+    linked = CliRunner().invoke(wikidata_cli, command.split()[1:])
+    assert linked.exit_code == 3, linked.output
+    settled = map(json.loads, (place / "edits-linked.jsonl").read_text().splitlines())
+    chosen = [row | {"target_new_id": "Q4"} for row in settled if row["target_new"] == "Rome"]
+    assert all(row["candidates"] for row in chosen)
+    (place / "edits.jsonl").write_bytes(rows(*chosen))
+    assert edit(*GLAME, steps=1).code == 0
 
 
 def test_keep_going_skips_what_the_graph_does_not_know(edit: Run, place: Path) -> None:

@@ -154,7 +154,8 @@ def out(request: pytest.FixtureRequest, finished: Path, kg_edit: Run, place: Pat
     """The output folder: not there, or with a run that must not be lost."""
     if request.param == "a finished run":
         if not finished.exists():
-            assert kg_edit("edit", "edits.jsonl", *ROME, *QUICK, "--model", tiny_folder, "--out", finished).code == 0
+            quick = (*ROME, *QUICK, "--model", tiny_folder, "--set", "steps=3")
+            assert kg_edit("edit", "edits.jsonl", *quick, "--out", finished).code == 0
         shutil.copytree(finished, place / "out")
     return place / "out"
 
