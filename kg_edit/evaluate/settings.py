@@ -122,7 +122,7 @@ def run_settings(
         "tokenizer_sha256": tokenizer_digest(model),
         **({} if data is None else {"data": data.model_dump(mode="json", exclude={"file"})}),
         "ids": [record.id for record in records],
-        "records_sha256": digest([record.model_dump(mode="json") for record in records]),
+        "records_sha256": records_digest(records),
         "pool_sha256": digest(pool),
         "ceilings": ceilings,
         **({"extras": list(extras)} if extras else {}),
@@ -131,6 +131,11 @@ def run_settings(
         "question_form_sha256": digest([[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]),
         "kg_edit": kg_edit.__version__,
     }
+
+
+def records_digest(records: Sequence[BenchmarkRecord]) -> str:
+    """The SHA-256, in hex, of the records' JSON, in their order."""
+    return digest([record.model_dump(mode="json") for record in records])
 
 
 def _metrics_of(records: Sequence[BenchmarkRecord]) -> list[str]:

@@ -143,7 +143,10 @@ def test_the_default_stays_unless_another_layer_is_clearly_better() -> None:
     assert "no layer beats the default 6 clearly: layer 4 by +0.033 ± 0.285" in unclear[1]
     assert decide([scored(4, 0.1), scored(6, 0.2)], default=6)[1].startswith("the default layer 6 has the best score")
     assert decide([scored(4, 0.2), scored(6, 0.2)], default=6)[0] == 6
-    assert decide([scored(4, 0.3), scored(6, 0.2)], default=6)[0] == 4  # one edit has no spread
+    few = decide([scored(4, 0.9), scored(6, 0.2)], default=6)
+    assert few[0] == 6 and "1 edits can't say whether it is noise" in few[1]
+    within = decide([scored(4, 0.2, 0.3, 0.4, 0.3), scored(6, 0.2, 0.1, 0.2, 0.4)], default=6)
+    assert within[0] == 6, "differences 0, .2, .2, -.1: by .075, which is one standard error"
     assert decide([scored(4, 0.1), scored(6, 0.2)], default=7)[0] == 6
 
 
