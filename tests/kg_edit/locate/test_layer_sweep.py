@@ -194,7 +194,8 @@ def test_the_layer_that_works_is_found() -> None:
     model = tiny("llama")
     make, calls = planted(model)
     weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-    found = choose_layer(make, model, RomeConfig(steps=30), EDITS, progress=False)
+    third = EDITS[2].model_copy(update={"target_new": "Los Angeles"})  # of London layer 2 makes less than nothing does
+    found = choose_layer(make, model, RomeConfig(steps=30), (*EDITS[:2], third), progress=False)
     assert (found.chosen, found.default, found.steps, found.edits) == (2, 1, 10, ("1", "2", "3"))
     assert "layer 2 has the best score" in found.why
     by_layer = {row.layer: row.mean for row in found.layers}
