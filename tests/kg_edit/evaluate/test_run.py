@@ -140,8 +140,12 @@ def test_a_run_of_sequences_grows_by_whole_ones(
 def test_a_kill_loses_no_more_than_the_records_that_are_edited_together(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
+    """Four at first, which are written before the next ones are begun; then groups grow with what is done."""
+    sizes: list[int] = []
+
     class Each(Nudge):
         def edit_each(self, edits: Sequence[Edit]) -> list[Patch]:
+            sizes.append(len(edits))
             if any(edit.id == "case-5" for edit in edits):
                 raise KeyboardInterrupt
             return [self.update([edit]) for edit in edits]
@@ -150,6 +154,7 @@ def test_a_kill_loses_no_more_than_the_records_that_are_edited_together(
         evaluate(Each(model), model, edits[:6], out=tmp_path, pool=edits, progress=False)
     scored = [line["id"] for line in phases(tmp_path) if line["phase"] == "edited"]
     assert scored == [f"case-{place}" for place in range(COMMITTED)]
+    assert sizes == [COMMITTED, 2]
 
 
 @pytest.mark.parametrize("field", ["config.scale", "seed", "ids", "ceilings", "method"])
