@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,23 +163,30 @@ def _run(job: Job, runs: Sequence[SequenceRun], *, data: DataSource | None, prog
         job.method.prepare()
         note_environment(job.folder.path, environment(job.method, job.model, data))
     with tqdm(desc=job.method.name, initial=total - rest, total=total, disable=None if progress else True) as bar:
-        for some in _batches(job, left):
+
+        def begin(first: int, count: int) -> None:
+            bar.set_postfix_str(f"records {total - rest + first + 1} to {total - rest + first + count}")
+
+        for some in _batches(job, left, begin):
             for run in some:
                 run.run(bar.update)
 
 
-def _batches(job: Job, runs: Sequence[SequenceRun]) -> Iterator[list[SequenceRun]]:
+def _batches(job: Job, runs: Sequence[SequenceRun], begin: Callable[[int, int], object]) -> Iterator[list[SequenceRun]]:
     """The runs one after the other; those of a single record with what can be done for many of them at once.
 
-    The unedited model is asked about `TOGETHER` records at once, whose scores are kept. They are edited and written down
-    in groups of `COMMITTED`, then of as many as this start has done, up to `TOGETHER`: 4, 4, 8, 16, 16, … So a short run
-    loses little by a kill, and a long one no speed: of sixteen together each takes 0.7 of the time that it takes of four.
+    The unedited model is asked about `TOGETHER` records at once, whose scores are kept. They are edited and written
+    down in groups of `COMMITTED`, then of as many as this start has done, up to `TOGETHER`: 4, 4, 8, 16, 16, … So a
+    short run loses little by a kill, and a long one no speed: of sixteen together each takes 0.7 of the time that it
+    takes of four. ``begin`` gets the place of a group's first record, and how many it has.
     """
     alone = all(len(run.items) == 1 for run in runs)
     start = 0
     while start < len(runs):
         size = min(TOGETHER, max(COMMITTED, start)) if alone else 1
         some = runs[start : start + size]
+        if alone:
+            begin(start, len(some))
         if alone and start % TOGETHER == 0:
             asked = [run.items[0] for run in runs[start : start + TOGETHER]]
             keep_unedited(job.model, job.unedited, asked, job.done, ceilings=job.ceilings)

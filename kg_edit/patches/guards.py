@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kg_edit.errors import PatchError
 from kg_edit.patches.changes import Changes, change_norm, changes_of, columns, edit_norms
@@ -56,9 +56,9 @@ def disabling(
 ) -> tuple[str, ...]:
     """Why edits of ``patch`` look like ones that break a model; empty if none does.
 
-    Compared are an edit's norm and division factor k . u, from its record, with those of the same method's other edits,
-    in this patch and in ``others``; and its norm with the weights' own: those of ``model``, else those that the patch
-    notes, if it does.
+    Compared are an edit's norm and division factor k . u, from its record, with those of the same method's other edits
+    of the same weights, in this patch and in ``others``; and its norm with the weights' own: those of ``model``, else
+    those that the patch notes, if it does.
 
     Raises:
         PatchMismatchError: the patch is for another model.
@@ -66,9 +66,9 @@ def disabling(
     known = [pair for other in others for pair in _sized(other)]
     mine = _sized(patch)
     found = []
-    for place, (record, norm) in enumerate(mine):
-        rest = [pair for pair in [*known, *mine[:place], *mine[place + 1 :]] if pair[0]["method"] == record["method"]]
-        found += _against(record, norm, rest)
+    for place, one in enumerate(mine):
+        others_too = [*known, *mine[:place], *mine[place + 1 :]]
+        found += _against(one, [other for other in others_too if _is_like(other, one)])
     changes = changes_of(patch)
     norms = weight_norms(patch, model) if model is not None and not isinstance(patch, Changes) else {}
     return (*found, *_beyond(changes, norms or changes.weight_norms))
@@ -90,20 +90,32 @@ def refuse_disabling(
         )
 
 
-_Sized = tuple[Mapping[str, Any], float | None]
+class _Sized(NamedTuple):
+    """An edit's record, the norm of its change, and the names of the weights that its patch changes."""
+
+    record: Mapping[str, Any]
+    norm: float | None
+    weights: frozenset[str]
 
 
 def _sized(patch: Patch | Changes) -> list[_Sized]:
-    return list(zip(patch.edits, edit_norms(patch), strict=True))
+    weights = frozenset(changes_of(patch).factors)
+    return [_Sized(record, norm, weights) for record, norm in zip(patch.edits, edit_norms(patch), strict=True)]
 
 
-def _against(record: Mapping[str, Any], norm: float | None, rest: Sequence[_Sized]) -> list[str]:
+def _is_like(other: _Sized, one: _Sized) -> bool:
+    """Whether two edits' sizes can be compared: of one method, in the same layers."""
+    return other.record["method"] == one.record["method"] and other.weights == one.weights
+
+
+def _against(one: _Sized, rest: Sequence[_Sized]) -> list[str]:
+    record, norm = one.record, one.norm
     name, found = record["edit"]["id"], []
-    norms = [other for _, other in rest if other is not None]
+    norms = [other.norm for other in rest if other.norm is not None]
     if norm is not None and len(norms) >= _ENOUGH and norm > MEDIANS * median(norms):
         found.append(f"{name}: its change has the norm {norm:.3g}, {norm / median(norms):.1f} times the other edits'")
     factor = division_factor(record)
-    factors = [other for record, _ in rest if (other := division_factor(record))]
+    factors = [its for other in rest if (its := division_factor(other.record))]
     if factor and len(factors) >= _ENOUGH and factor * MEDIANS < median(factors):
         found.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {median(factors):.3g}")
     return found
