@@ -1,12 +1,13 @@
 """Change facts in a trained language model, together with what follows from them.
 
-    from kg_edit import Edit, LanguageModel, find_method
+    from kg_edit import Edit, LanguageModel, Rome, ask
 
     model = LanguageModel.load("smollm2-135m")
-    rome = find_method("rome")
-    patch = rome(model, rome.config_class.preset()).edit([edit])
+    edit = Edit(subject="Spike Hughes", prompt="{} originates from", target_new="Philadelphia")
+    patch = Rome.on(model).edit([edit])
     with patch.applied(model) as edited:
-        ...
+        print(ask(edited, edit.text))
+    patch.save("patch.safetensors")
 
 The names of `__all__` are the front door; each is imported when it is first asked for, so `import kg_edit` alone
 imports no torch. All else is in the subpackages; CONTRIBUTING.md names them in the order in which an edit flows.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from kg_edit.methods.registry import find_method, method_names
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
+    from kg_edit.scoring.generation import ask
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,7 @@ _HOMES = {
     "Question": "kg_edit.edits.edit",
     "Rome": "kg_edit.methods.rank_one.rome",
     "RomeConfig": "kg_edit.methods.rank_one.rome",
+    "ask": "kg_edit.scoring.generation",
     "find_dataset": "kg_edit.datasets",
     "find_method": "kg_edit.methods.registry",
     "method_names": "kg_edit.methods.registry",
@@ -54,6 +57,7 @@ __all__ = [
     "Question",
     "Rome",
     "RomeConfig",
+    "ask",
     "find_dataset",
     "find_method",
     "method_names",

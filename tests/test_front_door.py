@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import kg_edit
 import wikidata_cache
+from kg_edit.cli.app import main
+from kg_edit.ledger import Ledger
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.ledger.ledgers import edits_of, made_up
 
 HEAVY = ("torch", "transformers", "torch_geometric", "numpy", "networkx", "rdflib", "SPARQLWrapper", "matplotlib")
 COMMANDS = {
@@ -34,6 +41,100 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     said = python("-c", f"import sys; {code}; print('imported', sorted({set(HEAVY)!r} & sys.modules.keys()))")
     assert COMMANDS[code] in said
     assert said.splitlines()[-1] == "imported []"
+
+
+BEFORE_TORCH = {
+    "methods": "rank-one model editing",
+    "methods roem": "did you mean 'rome'",
+    "models": "smollm2-135m",
+    "metrics --help": "List the metrics",
+    "edit none.jsonl --method rome --out out": "none.jsonl: no such file",
+    "edit edits.jsonl --method rmoe --out out": "did you mean 'rome'",
+    "edit edits.jsonl --method rome --model smollm-135m --out out": "did you mean 'smollm2-135m'",
+    "edit edits.jsonl --graph none.nt.gz --out out": "none.nt.gz: does not exist",
+    "edit edits.jsonl --graph extrct --out out": "did you mean 'extract'",
+    "edit bad.jsonl --method rome --out out": "bad.jsonl, line 1, field subject: is missing",
+    "edit edits.jsonl --method rome --model ./none --out out": "there is no folder ./none",
+    "evaluate --data none.json --out out": "none.json: no such file",
+    "evaluate --data ripples-smollm2-135 --out out": "did you mean 'ripples-smollm2-135m'",
+    "evaluate --data ripples-smollm2-135m --dataset riples --out out": "did you mean 'ripples'",
+    "compare none": "none holds no run",
+    "merge out none": "none holds no run",
+    "judge none --data none.json --judge http://localhost:1": "none holds no run",
+    "generate --patch none.safetensors x": "there is no such file",
+    "locate none.jsonl": "none.jsonl: no such file",
+    "sweep none.toml": "can't read none.toml",
+    "data check none.json": "none.json: no such file",
+    "mend train --data none.json --out out": "none.json: no such file",
+    "plan --method rmoe": "did you mean 'rome'",
+    "serve --ledger edits.jsonl": "a ledger is a folder",
+    "covariance --layers 1 --model smollm-135m": "did you mean 'smollm2-135m'",
+    "doctor smollm-135m": "did you mean 'smollm2-135m'",
+    "patch list none": "there is no ledger at none",
+    "patch show none": "there is no ledger at none",
+    "patch remove none x": "there is no ledger at none",
+    "patch undo none": "there is no ledger at none",
+    "patch check none": "can't read the patch none",
+    "patch add none none.safetensors": "there is no such file",
+    "patch edit none none.jsonl --method rome": "none.jsonl: no such file",
+    "patch list ledger": "e0 and e1 are written under nearly the same key",
+}
+RUNNER = """
+import contextlib, io, json, sys
+from kg_edit.cli.app import main
+for command in json.loads(sys.stdin.read()):
+    sys.argv, said = ["kg-edit", *command.split()], io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        main()
+    found = sorted({"torch", "transformers"} & sys.modules.keys())
+    print(json.dumps([command, found, " ".join(said.getvalue().split())]))
+"""
+
+
+def test_what_is_quick_to_say_waits_for_no_torch(tmp_path: Path) -> None:
+    """Lists, and whatever was misspelt: each is said before anything heavy is imported, in one process all of them."""
+    (tmp_path / "edits.jsonl").write_text('{"subject": "Ann", "prompt": "{} is in", "target_new": "Rome"}\n')
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "{} is in", "target_new": "Rome"}\n')
+    twice = made_up(edits_of(1))
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(twice)
+    ledger.add(WeightPatch(factors=twice.factors, provenance=made_up(edits_of(1, start=1)).provenance))
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps([*BEFORE_TORCH]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    for command, found, said in map(json.loads, done.stdout.splitlines()):
+        assert BEFORE_TORCH[command] in said, command
+        assert found == [], command
+    assert len(done.stdout.splitlines()) == len(BEFORE_TORCH)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("kg-edit me", {"methods", "metrics", "merge", "mend"}),
+        ("kg-edit edit --method rom", {"rome", "rome-kg"}),
+        ("kg-edit patch li", {"list"}),
+        ("kg-edit edit --graph ex", {"extract"}),
+    ],
+)
+def test_a_shell_completes(
+    words: str, offered: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_KG_EDIT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    monkeypatch.setattr("sys.argv", ["kg-edit"])
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", "")  # as in the console script
+    with pytest.raises(SystemExit):
+        main()
+    assert set(capsys.readouterr().out.split()) == offered
 
 
 @pytest.mark.parametrize("package", [kg_edit, wikidata_cache])

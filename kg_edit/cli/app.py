@@ -30,7 +30,6 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a traceback is for us: whole, and without the values of variables
     help="Change facts in a trained language model, together with what follows from them, and nothing else.",

@@ -12,24 +12,31 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.method_plan import load
-from kg_edit.jobs.options import Device, Dtype, Layer, ModelArgument
+from kg_edit.jobs.options import Device, Dtype, Layer, ModelArgument, complete_method
+from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 _WIDEST = 1000
+MethodToShow = Annotated[
+    str | None,
+    typer.Argument(help="a method, to see its settings and presets", autocompletion=complete_method),
+]
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="a method, to see its settings and presets")] = None,
+    name: MethodToShow = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="write the page docs/methods.md")] = False,
+    table: Annotated[bool, typer.Option("--table", help="write kg_edit/data/methods.tsv", hidden=True)] = False,
 ) -> None:
     """List the editing methods: paper, kind, how they make many edits, how one is undone; or one with its settings.
 
     Example: `kg-edit methods rome`
     """
-    from kg_edit.methods.overview import methods_page
+    if markdown or table:
+        from kg_edit.methods.listing import table_text
+        from kg_edit.methods.overview import methods_page
 
-    if markdown:
-        typer.echo(methods_page(), nl=False)
+        typer.echo(methods_page() if markdown else table_text(), nl=False)
     elif name:
         _show(name)
     else:
@@ -40,10 +47,10 @@ def _list() -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
-    from kg_edit.methods.overview import HEADER, overview
+    from kg_edit.methods.listing import HEADER, listing
 
     table = Table(*HEADER, box=None, pad_edge=False)
-    for row in overview():
+    for row in listing():
         table.add_row(*map(plain, row))
     console = stdout()
     console.width = max(console.width, Measurement.get(console, console.options.update(width=_WIDEST), table).maximum)
@@ -53,7 +60,9 @@ def _list() -> None:
 def _show(name: str) -> None:
     from rich.table import Table
 
-    from kg_edit.methods import find_method
+    from kg_edit.methods.registry import check_method, find_method
+
+    check_method(name)  # a misspelt one is told before anything heavy is imported
     from kg_edit.methods.overview import computes, settings
     from kg_edit.methods.presets import preset_names
 
@@ -102,6 +111,7 @@ def doctor(model: ModelArgument, layer: Layer = None, dtype: Dtype = "auto", dev
 
     Example: `kg-edit doctor smollm2-135m`
     """
+    check_model_name(model)
     from kg_edit.jobs.doctor import examine
 
     for name, value in examine(load(model, dtype, device), layer=layer):

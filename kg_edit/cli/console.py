@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +15,15 @@ import typer
 from rich.console import Console
 
 from kg_edit.errors import KgEditError
-from kg_edit.text.display import plain
+from kg_edit.text.display import one_line, plain
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
+    from kg_edit.jobs.before_after import Verdict
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
+    from kg_edit.value.callbacks import Callback
 
 
 def stdout() -> Console:
@@ -29,16 +31,28 @@ def stdout() -> Console:
     return Console(highlight=False, emoji=False)
 
 
-def run(method: EditingMethod, model: LanguageModel, edits: tuple[Edit, ...], out: Path) -> None:
-    """Make the edits, draw the first one's subgraph, show what changed."""
-    from kg_edit.jobs.before_after import terminal_table
-    from kg_edit.jobs.edit_run import PATCH, RECORDS, REPORT, draw_subgraph, run_edits
+def run(
+    method: EditingMethod,
+    model: LanguageModel,
+    edits: tuple[Edit, ...],
+    out: Path,
+    *,
+    force: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Verdict:
+    """Make the edits, draw the first one's subgraph, show what changed; which of them are said."""
+    from kg_edit.jobs.before_after import Verdict, terminal_table
+    from kg_edit.jobs.edit_run import RECORDS, REPORT, draw_subgraph, run_edits
+    from kg_edit.storage.run_folder import PATCH
 
-    rows = run_edits(method, model, edits, out)
+    rows = run_edits(method, model, edits, out, force=force, callbacks=callbacks)
     picture = draw_subgraph(method, edits[0], out)
     stdout().print(terminal_table(rows))
+    verdict = Verdict.of(rows)
+    stdout().print(plain(one_line(str(verdict))), style="yellow" if verdict.missed else "green")
     files = [PATCH, RECORDS, REPORT, *([picture.name] if picture else [])]
     stdout().print(f"{plain(str(out))}: {', '.join(files)}", soft_wrap=True)
+    return verdict
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from kg_edit.cli.console import stdout
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import load
 from kg_edit.jobs.options import CorpusName, Device, Dtype, ModelName
+from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def covariance(
     if context.invoked_subcommand is not None:
         return
     parse_layers(layers, None)  # a typing error is told before the model is loaded
+    check_model_name(model)
     from kg_edit.covariance.corpora import open_corpus
     from kg_edit.covariance.store import CovarianceConfig, measure_covariances, measure_shard
     from kg_edit.evaluate.schedule import Shard
@@ -145,6 +147,9 @@ def merge(
 
     Example: `kg-edit covariance merge shards/*.safetensors`
     """
+    for shard in shards:
+        if not shard.exists():
+            raise ConfigError(f"{shard}: there is no such file; give the files of all shards")
     from kg_edit.covariance.store import merge_shards, store_folder
 
     show(merge_shards(shards, folder or store_folder()).values(), folder)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kg_edit.cli.console import run
-from kg_edit.jobs.method_plan import load, plan
+from kg_edit.jobs.method_plan import check_names, graph_of, load, plan
 from kg_edit.jobs.options import (
     Contact,
     CorpusName,
@@ -25,6 +28,23 @@ from kg_edit.jobs.options import (
     Settings,
     Templates,
 )
+from kg_edit.storage.packaged import EXTRACT, packaged_graph
+
+if TYPE_CHECKING:
+    from kg_edit.value.callbacks import Callback
+
+Force = Annotated[bool, typer.Option("--force", help="also edits so large that they look as if they break the model")]
+RequireSuccess = Annotated[
+    bool, typer.Option("--require-success", help="exit code 1 unless the edited model says every new object")
+]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="KIND:WHERE",
+        help="losses while they fall: file:losses.jsonl, tensorboard:FOLDER, wandb:PROJECT; repeatable",
+    ),
+]
 
 
 def edit(
@@ -42,28 +62,49 @@ def edit(
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
+    force: Force = False,
+    require_success: RequireSuccess = False,
+    log: Log = None,
 ) -> None:
     """Make the edits of a file; writes the patch, and what it changed, to a folder.
 
     Example: `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
     """
-    from kg_edit.edits.files import read_edits
+    from kg_edit.edits.files import check_file, read_edits
     from kg_edit.edits.templates import RelationTemplates
 
-    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
-    file = read_edits(
-        edits,
-        labels=planned.graph,
-        templates=RelationTemplates.load(templates),
-        keep_going=keep_going,
-    )
-    usable = planned.check(file.edits, out, keep_going=keep_going, say=partial(typer.echo, err=True))
+    check_names(method, model)
+    check_file(edits)
+    opened = graph_of(method, graph, contact)
+    file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened)
+    say, settle = partial(typer.echo, err=True), link_command(edits, graph)
+    usable = planned.check(file.edits, out, keep_going=keep_going, say=say, settle=settle)
+    callbacks = _callbacks(log or ())
     language_model = load(model, dtype, device)
     chosen = planned.with_layer(language_model, usable)
-    run(chosen.on(language_model), language_model, usable, out)
+    verdict = run(chosen.on(language_model), language_model, usable, out, force=force, callbacks=callbacks)
+    for callback in callbacks:
+        callback.close()
     chosen.note_layer(out)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
+    if require_success and verdict.missed:
+        raise typer.Exit(1)
+
+
+def link_command(edits: Path, graph: Sequence[str] | None) -> str:
+    """The command that fills ids into a file of edits, from the same graph."""
+    named = " ".join(f"--graph {shlex.quote(str(packaged_graph(part) or part))}" for part in graph or ())
+    linked = edits.with_name(f"{edits.stem}-linked.jsonl")
+    parts = ["wikidata-cache link", shlex.quote(str(edits)), named, "--out", shlex.quote(str(linked))]
+    return " ".join(filter(None, parts))
+
+
+def _callbacks(texts: Sequence[str]) -> list[Callback]:
+    from kg_edit.value.callbacks import open_callback
+
+    return [open_callback(text) for text in texts]
 
 
 def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:
@@ -74,11 +115,11 @@ def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:
     from importlib.resources import as_file, files
 
     from kg_edit.edits.files import read_edits
-    from wikidata_cache import packaged_extract
 
+    check_names(method)
     with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
         edits = read_edits(path).edits
-    planned = plan(method, graph=[str(packaged_extract())])
+    planned = plan(method, graph=[EXTRACT])
     planned.check(edits, out)
     model = load("smollm2-135m")
     run(planned.on(model), model, edits, out)

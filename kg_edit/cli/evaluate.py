@@ -17,6 +17,7 @@ from kg_edit.cli.fields import with_fields_of
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.evaluation import Evaluation
 from kg_edit.jobs.options import Out
+from kg_edit.storage.run_folder import read_settings
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def judge(
 
     Example: `kg-edit judge runs/rome --data dev.json --judge http://localhost:8000/v1 --judge-model qwen3`
     """
+    if not run.is_dir():
+        read_settings(run)
     from kg_edit.datasets import find_dataset
     from kg_edit.evaluate.judge import Judge, judge_run
 
@@ -122,6 +125,8 @@ def compare(
 
     Example: `kg-edit compare runs/rome runs/glame --out comparison.md --out comparison.png`
     """
+    for folder in runs:
+        read_settings(folder)
     from kg_edit.evaluate.comparison import compare as compare_runs
     from kg_edit.evaluate.reports import check_ending, rich_comparison, write_comparison
 
@@ -141,6 +146,8 @@ def merge(
 
     Example: `kg-edit merge runs/rome runs/rome-0 runs/rome-1`
     """
+    for folder in shards:
+        read_settings(folder)
     from kg_edit.evaluate.finish import merge as merge_shards
 
     show(merge_shards(out, shards), out)

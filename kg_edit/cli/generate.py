@@ -11,6 +11,7 @@ from kg_edit.cli.console import stdout
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import load
 from kg_edit.jobs.options import Device, Dtype, ModelName
+from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 
@@ -33,7 +34,10 @@ def generate(
     from functools import reduce
     from operator import add
 
-    from kg_edit.ledger.paths import patch_file
+    from kg_edit.ledger.paths import check_patches, patch_file
+
+    check_model_name(model)
+    check_patches(patch or (), ledgers=False)
     from kg_edit.patches.base import Patch
     from kg_edit.patches.weight_patch import WeightPatch
     from kg_edit.scoring.generation import continuations

@@ -11,9 +11,11 @@ from kg_edit.cli.console import stdout
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.jobs.method_plan import load
 from kg_edit.jobs.options import Device, Dtype, ModelName
+from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
+    from kg_edit.edits.edit import Edit
     from kg_edit.locate.summary import LocateSummary
     from kg_edit.locate.trace import TracedFact, TraceSettings
 
@@ -59,10 +61,12 @@ def locate(
 
     Example: `kg-edit locate --known known_1000.json --limit 100 --samples 5 --kind hidden --out hidden/`
     """
+    check_model_name(model)
+    given = _edits_of(edits, known)
     from kg_edit.locate.run import locate as trace_all
 
     settings = _settings(kind, window, samples, answer, seed)
-    facts = _facts(edits, known)[:limit]
+    facts = _facts(given, known)[:limit]
     language_model = load(model, dtype, device)
     show(trace_all(language_model, facts, settings, out=out, known_only=known is not None), out)
 
@@ -80,13 +84,21 @@ def _settings(kind: str, window: int | None, samples: int, answer: str, seed: in
     return TraceSettings(kind=chosen, window=window, samples=samples, answer=asked, seed=seed)
 
 
-def _facts(edits: Path | None, known: Path | None) -> tuple[TracedFact, ...]:
+def _edits_of(edits: Path | None, known: Path | None) -> tuple[Edit, ...]:
+    """The edits of the file, where one is given; facts are read from one of two files."""
     from kg_edit.edits.files import read_edits
-    from kg_edit.locate.trace import facts_of, read_known
 
     if (edits is None) == (known is None):
         raise ConfigError("give either a file of edits or --known FILE; see kg-edit locate --help")
-    return read_known(known) if known else facts_of(read_edits(edits or Path(), allow_conflicts=True).edits)
+    if known and not known.exists():
+        raise ConfigError(f"--known {known}: there is no such file; check the path")
+    return read_edits(edits, allow_conflicts=True).edits if edits else ()
+
+
+def _facts(edits: tuple[Edit, ...], known: Path | None) -> tuple[TracedFact, ...]:
+    from kg_edit.locate.trace import facts_of, read_known
+
+    return read_known(known) if known else facts_of(edits)
 
 
 def show(summary: LocateSummary, out: Path) -> None:

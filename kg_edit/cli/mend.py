@@ -10,6 +10,7 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.method_plan import load, parse_settings
 from kg_edit.jobs.options import Device, Dtype, ModelName, Preset, Settings
+from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def train(
 
     Example: `kg-edit mend train --data counterfact-edit.json --leave-out dev.json --model smollm2-135m --out mend/`
     """
+    check_model_name(model)
+    edits = _edits(data, dataset, limit, leave_out or [])
     from kg_edit.methods.mend.store import MendTraining
     from kg_edit.methods.mend.training import train as train_editor
     from kg_edit.storage.run_folder import check_folder
@@ -60,7 +63,6 @@ def train(
     wanted = {**parse_settings(settings or []), **({} if steps is None else {"steps": steps})}
     chosen = MendTraining.preset(preset, wanted)
     check_folder(out)
-    edits = _edits(data, dataset, limit, leave_out or [])
     _show(train_editor(load(model, dtype, device), edits, chosen, out), out)
 
 

@@ -24,7 +24,7 @@ from kg_edit.cli.patch_output import (
     show_entry,
     show_ledger,
 )
-from kg_edit.jobs.method_plan import load, open_graph, plan
+from kg_edit.jobs.method_plan import check_names, graph_of, load, open_graph, plan
 from kg_edit.jobs.options import (
     Contact,
     Device,
@@ -79,9 +79,9 @@ def list_edits(
 
     Example: `kg-edit patch list ledger/ --picture ledger.svg`
     """
-    from kg_edit.ledger import Ledger
+    from kg_edit.ledger.listing import Listing
 
-    opened = Ledger.open(ledger, create=False)
+    opened = Listing.open(ledger)
     show_ledger(opened)
     if out:
         stdout().print(plain(str(picture(opened, out))), soft_wrap=True)
@@ -96,6 +96,9 @@ def show(
 
     Examples: `kg-edit patch show ledger/`, `kg-edit patch show ledger/ lebron`
     """
+    from kg_edit.ledger.log import open_store
+
+    open_store(ledger, create=False)
     from kg_edit.ledger import Ledger
 
     show_entry(Ledger.open(ledger, create=False), edit)
@@ -120,8 +123,12 @@ def add(
 
     Example: `kg-edit patch add ledger/ monday/patch.safetensors tuesday/patch.safetensors`
     """
+    from kg_edit.ledger.log import open_store
+    from kg_edit.ledger.paths import additions, check_patches
+
+    open_store(ledger)
+    check_patches(patches)
     from kg_edit.ledger import Ledger
-    from kg_edit.ledger.paths import additions
 
     opened, found = Ledger.open(ledger), additions(patches)
     language_model = load(model, dtype, device) if model else None
@@ -150,13 +157,19 @@ def edit(
 
     Example: `kg-edit patch edit ledger/ edits.jsonl --method rome --model smollm2-135m`
     """
-    from kg_edit.edits.files import read_edits
+    from kg_edit.edits.files import check_file, read_edits
     from kg_edit.edits.templates import RelationTemplates
+    from kg_edit.ledger.log import open_store
+
+    check_names(method, model)
+    open_store(ledger)
+    check_file(edits)
+    source = graph_of(method, graph, contact)
+    file = read_edits(edits, labels=source, templates=RelationTemplates.load(templates), keep_going=keep_going)
     from kg_edit.ledger import Ledger
 
     opened = Ledger.open(ledger)
-    planned = plan(method, preset=preset, layer=layer, settings=settings, graph=graph, contact=contact)
-    file = read_edits(edits, labels=planned.graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    planned = plan(method, preset=preset, layer=layer, settings=settings, graph=source)
     planned.method.check_inputs(planned.config, planned.graph, file.edits)
     say_added(opened, opened.make(planned.on(load(model, dtype, device)), file.edits, force=force))
     for problem in file.problems:
@@ -181,6 +194,9 @@ def remove(
 
     Example: `kg-edit patch remove ledger/ lebron france --model smollm2-135m`
     """
+    from kg_edit.ledger.log import open_store
+
+    open_store(ledger, create=False)
     from kg_edit.ledger import Ledger
 
     opened = Ledger.open(ledger, create=False)
@@ -194,6 +210,9 @@ def undo(ledger: LedgerPath) -> None:
 
     Example: `kg-edit patch undo ledger/`
     """
+    from kg_edit.ledger.log import open_store
+
+    open_store(ledger, create=False)
     from kg_edit.ledger import Ledger
 
     event = Ledger.open(ledger, create=False).undo()
@@ -222,8 +241,10 @@ def check(
 
     Example: `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
     """
+    from kg_edit.ledger.paths import check_patches, standing_at
+
+    check_patches([ledger])
     from kg_edit.ledger.check import check as check_entries
-    from kg_edit.ledger.paths import standing_at
 
     kinds = parse_kinds(strict or ())
     patch, entries = standing_at(ledger)
@@ -254,8 +275,10 @@ def merge(
 
     Example: `kg-edit patch merge ledger/ --model smollm2-135m --out merged/`
     """
+    from kg_edit.ledger.paths import check_patches, standing_at
+
+    check_patches([ledger])
     from kg_edit.export.merged_model import check_mergeable, write_merged
-    from kg_edit.ledger.paths import standing_at
 
     patch, entries = standing_at(ledger)
     check_mergeable(patch, out, shard=shard)
@@ -275,10 +298,11 @@ def export(
     Example: `kg-edit patch export ledger/ --to peft adapter/`
     """
     from kg_edit.errors import unknown_name
-    from kg_edit.ledger.paths import standing_at
+    from kg_edit.ledger.paths import check_patches, standing_at
 
     if to not in TARGETS:
         raise unknown_name("format", to, TARGETS)
+    check_patches([ledger])
     patch, _ = standing_at(ledger)
     check_export(patch, out)
     TARGETS[to](patch, out, model_for(patch, model))

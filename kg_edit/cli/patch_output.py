@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kg_edit.ledger.check import Checked
     from kg_edit.ledger.conflicts import Conflict
     from kg_edit.ledger.entries import Entry
+    from kg_edit.ledger.view import Listed
     from kg_edit.patches.base import Patch
 
 _SHOWN = 20  # conflicts
@@ -47,7 +48,7 @@ def model_for(patch: Patch, name: str | None) -> str:
     return found
 
 
-def show_ledger(ledger: Ledger) -> None:
+def show_ledger(ledger: Listed) -> None:
     """The table of edits, and the conflicts in words."""
     from kg_edit.ledger.view import edits_table
 
@@ -120,7 +121,7 @@ def _verdict(asked: int, holding: Sequence[Checked], contradictions: int) -> str
     return text if not contradictions else f"{text}; {contradictions} contradiction{'s' * (contradictions > 1)}"
 
 
-def picture(ledger: Ledger, path: Path) -> Path:
+def picture(ledger: Listed, path: Path) -> Path:
     """Draw the ledger.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import doing, load, plan
+from kg_edit.jobs.method_plan import check_names, doing, graph_of, load, plan
 from kg_edit.jobs.options import Contact, CorpusName, Device, Dtype, Graph, MethodName, ModelName, Preset, Settings
 
 if TYPE_CHECKING:
@@ -47,12 +47,18 @@ def serve(
 
     Example: `kg-edit serve --model smollm2-135m --method rome --ledger ledger/ --port 8000`
     """
+    from kg_edit.ledger.log import open_store
+
     _check_installed()
+    check_names(method, model)
+    if ledger:
+        open_store(ledger)
+    opened_graph = graph_of(method, graph, contact)
     from kg_edit.app.server import make_app
     from kg_edit.app.session import EditDesk
     from kg_edit.ledger import Ledger
 
-    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=graph, contact=contact)
+    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened_graph)
     planned.method.check_inputs(planned.config, planned.graph, [])
     opened = Ledger.open(ledger) if ledger else None
     with listening(host, port) as place:

@@ -11,6 +11,7 @@ from kg_edit.cli.console import stdout
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import load, open_graph
 from kg_edit.jobs.options import Contact, Graph
+from kg_edit.storage.packaged import EXTRACT, HUB, benchmark_hint, packaged_benchmark
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def sweep(
 
     Example: `kg-edit sweep sweep.toml --data dev.json --graph wikidata.nt.gz --out runs/sweep/`
     """
+    _check_there(file if not example else None, data)
     from kg_edit.sweep.grid import cells_of, read_sweep
     from kg_edit.sweep.grid import example as text_of_example
 
@@ -51,6 +53,14 @@ def sweep(
             stdout().print(plain(cell.folder), soft_wrap=True)
         return
     _show(_run(settings, out, contact), settings, out)
+
+
+def _check_there(file: Path | None, data: Path | None) -> None:
+    """Look at the paths before anything heavy is imported."""
+    if file is not None and not file.exists():
+        raise ConfigError(f"can't read {file}: there is no such file; kg-edit sweep --example prints such a file")
+    if data is not None and not (data.exists() or packaged_benchmark(data) or str(data).startswith(HUB)):
+        raise ConfigError(f"--data {data}: there is no such file{benchmark_hint(data) or '; check the path'}")
 
 
 def _given(file: Path | None) -> Path:
@@ -83,7 +93,8 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
     check_folder(out)
     if chosen.file is None:
         raise ConfigError("the sweep names no data; give --data FILE, or file = ... in its table [data]")
-    source = open_graph(list(settings.graph), contact)
+    reads = any(cell.method.needs_graph for cell in cells)
+    source = open_graph(list(settings.graph) or ([EXTRACT] if reads else []), contact)
     records = find_dataset(chosen.dataset)(chosen.file)
     for cell in cells:
         cell.method.check_inputs(cell.config, source, ())

@@ -14,9 +14,8 @@ from pydantic import ValidationError
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of
-from kg_edit.storage.packaged import packaged_benchmark
+from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 
-HUB = "hf:"
 RawRecord = Mapping[str, Any]
 Parse = Callable[[RawRecord, str], BenchmarkRecord]
 
@@ -37,6 +36,8 @@ def document(path: Path) -> object:
     if str(path).startswith(HUB):
         return _from_hub(str(path).removeprefix(HUB))
     path = packaged_benchmark(path) or path
+    if hint := benchmark_hint(path):
+        raise EditFileError(f"{path}: no such file, and no packaged data of this name{hint}")
     if path.is_dir():
         raise EditFileError(f"{path}: is a folder; give the path of a file in it")
     text = utf8_text(path)

@@ -1,8 +1,10 @@
 """An edit (s, r, o -> o*): after a prompt about subject s, the model shall say o* instead of o."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Self, TypeGuard, TypeVar
+from typing import Annotated, Any, Self, TypeGuard, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -63,13 +65,14 @@ class Edit(Record):
 
     White space around names and the prompt is dropped; paraphrases and neighborhood prompts, which name
     their subject themselves, are kept as they are. A name that is only a Wikidata id is refused, because a
-    model would be taught to say the id; write the label, and the id in the field for it.
+    model would be taught to say the id; write the label, and the id in the field for it. Without an ``id`` an edit
+    makes its own from subject, prompt and target: the same fact, the same id.
 
     Raises:
         pydantic.ValidationError: a field is wrong; `checked(Edit, fields)` says so in plain words.
     """
 
-    id: Name = Field(description="a name for the edit, unique in its file")
+    id: Name = Field("", description="a name for the edit, unique in its file")
     subject: Name = Field(description="s, the entity the fact is about")
     prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
     target_true: Name | None = Field(None, description="o, what the unedited model says")
@@ -95,6 +98,11 @@ class Edit(Record):
         """The relation in words: its label, else what the prompt says beside the subject."""
         return self.relation or " ".join(self.prompt.replace("{}", " ").split()).strip(" ,;:")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_id(cls, fields: Any) -> Any:
+        return {"id": _id_of(fields), **fields} if isinstance(fields, dict) and "id" not in fields else fields
+
     @field_validator("prompt")
     @classmethod
     def _one_place_for_the_subject(cls, prompt: str, info: ValidationInfo) -> str:
@@ -119,6 +127,14 @@ class Edit(Record):
             if (is_entity_id(name) or is_property_id(name)) and id_ in (None, name):
                 raise PydanticCustomError("bare_id", _BARE_ID, {"field": field, "name": name})
         return self
+
+
+def _id_of(fields: Mapping[str, object]) -> str:
+    """An id for an edit that has none: the subject in words, and a part of the fact's SHA-256."""
+    fact = [str(fields.get(name, "")).strip() for name in ("subject", "prompt", "target_new")]
+    words = "-".join(re.findall(r"\w+", fact[0].lower()))[:40]
+    digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
+    return "-".join(filter(None, (words, digest)))
 
 
 def _place_subject(prompt: str, subject: str | None) -> str:

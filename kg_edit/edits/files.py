@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from kg_edit.edits.aliases import ALIASES, LISTS
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.rows import FIELDS, Row, ids_to_label, to_edit
 from kg_edit.edits.templates import RelationTemplates
@@ -27,9 +28,10 @@ NumberedRow = tuple[int, object]
 _SHAPES = (
     ("subject", "prompt", "target_new"),
     ("subject", "relation", "new_object"),
+    ("subject", "relation", "target_new"),
     ("subject", "prompt", "new_object"),
 )
-_LISTS = ("paraphrases", "neighborhood")
+_IN_TABLES = {name: own for name, own in ALIASES.items() if own != "portability"}
 _COLUMNS = tuple(name for name in FIELDS if name != "portability")  # its questions have fields of their own
 _TABLES = (".csv", ".tsv")
 
@@ -139,8 +141,17 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
         yield row.line, _value(row.value, in_table=path.suffix.lower() in _TABLES)
 
 
+def check_file(path: Path) -> None:
+    """Look at a file of edits before anything else is done: whether it is there, and in a form that can be read.
+
+    Raises:
+        EditFileError: it can't be read at all, or its header is wrong.
+    """
+    next(numbered_rows(path), None)
+
+
 def _header_fault(header: Sequence[str]) -> str | None:
-    if unknown := [name for name in header if name not in _COLUMNS]:
+    if unknown := [name for name in header if name not in (*_COLUMNS, *_IN_TABLES)]:
         near = did_you_mean(unknown[0], _COLUMNS)
         return f"unknown column {unknown[0]!r}{near}; known: {', '.join(_COLUMNS)}"
     if len(set(header)) < len(header):
@@ -154,7 +165,7 @@ def _value(value: object, *, in_table: bool) -> object:
     if isinstance(value, RowFault):
         return EditError([Fault(*value)])
     if in_table and isinstance(value, dict):
-        return {name: _entries(cell) if name in _LISTS else cell for name, cell in value.items()}
+        return {name: _entries(cell) if _IN_TABLES.get(name, name) in LISTS else cell for name, cell in value.items()}
     return value
 
 

@@ -3,12 +3,16 @@
 - an edit: the fields of `Edit`, taken as they are;
 - a triplet: subject, relation, object, new_object, as labels or Wikidata ids in any mixture;
 - a record of CounterFact or CounterFactPlus.
+
+Names that people and other tools write are understood too (`kg_edit.edits.aliases`), as is what `wikidata-cache link`
+writes. docs/files.md shows every field.
 """
 
 from collections.abc import Mapping
 
 from pydantic import Field
 
+from kg_edit.edits.aliases import canonical
 from kg_edit.edits.edit import (
     Edit,
     EntityId,
@@ -53,9 +57,10 @@ class Target(Record):
 
 
 class RequestedRewrite(Record):
-    """The part of a CounterFact record that says what is edited."""
+    """The part of a CounterFact record that says what is edited; `subject_id` is what linking adds."""
 
     prompt: Name
+    subject_id: EntityId | None = None
     relation_id: PropertyId | None = None
     target_new: Target
     target_true: Target | None = None
@@ -90,15 +95,15 @@ def to_edit(row: Row, *, row_id: str, labels: Labels, templates: RelationTemplat
         EditError: with one fault for each field that is wrong, under the row's own names.
     """
     row = {name: str(value) if _is_number_id(name, value) else value for name, value in row.items()}
-    names: Mapping[str, str] = {}
+    row, names = canonical(row, triplet=_is_triplet(row))
     if "requested_rewrite" in row:
         fields, names = _from_counterfact(checked(CounterFactRecord, row), labels, templates), _COUNTERFACT
     elif _is_triplet(row):
         _refuse_unknown(row, _TRIPLET_FIELDS)
-        fields, names = _from_triplet(row, labels, templates), _TRIPLET
+        fields, names = _from_triplet(row, labels, templates), {**_TRIPLET, **names}
     else:
         _refuse_unknown(row, _EDIT_FIELDS)
-        fields = row
+        fields = {**row, **_relation_fields(row, labels, templates)} if _lacks_prompt(row) else row
     try:
         return checked(Edit, {"id": row_id, **fields})
     except EditError as error:
@@ -111,13 +116,20 @@ def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
     if isinstance(rewrite := row.get("requested_rewrite"), dict):
         ids = [rewrite.get("relation_id")]
     elif _is_triplet(row):
-        fields = _renamed(row)
+        fields = _renamed(canonical(row, triplet=True, check=False)[0])
         ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
+    elif _lacks_prompt(row):
+        ids = [row.get("relation"), row.get("relation_id")]
     return {id_ for id_ in ids if is_entity_id(id_) or (is_property_id(id_) and not templates.find(id_))}
 
 
 def _is_number_id(name: str, value: object) -> bool:
     return name in ("id", "case_id") and type(value) is int
+
+
+def _lacks_prompt(row: Row) -> bool:
+    """Whether an edit's prompt is to be made from its relation, as a triplet's is."""
+    return "prompt" not in row and ("relation" in row or "relation_id" in row)
 
 
 def _is_triplet(row: Row) -> bool:
@@ -142,6 +154,7 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
     return {
         "id": record.case_id,
         "subject": rewrite.subject,
+        "subject_id": rewrite.subject_id,
         "prompt": rewrite.prompt,
         "target_true": true.str if true else None,
         "target_true_id": true.id if true else None,
@@ -190,11 +203,20 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
     if is_property_id(name) and id_ in (None, name):
         name, id_ = None, name
     known = templates.find(id_) or templates.find(name)
+    if name and not (known or id_ or fields.get("prompt")) and (near := templates.near(name)):
+        raise EditError([Fault("relation", _misspelt(name, near))])
     label = name or (known.label if known else labels.get(id_ or ""))
     prompt = fields.get("prompt") or (known.template if known else label and f"The {label} of {{}} is")
     if not prompt:
         raise EditError([Fault("relation", _no_prompt(id_))])
     return {"relation": label, "relation_id": id_ or (known and known.property_id) or None, "prompt": prompt}
+
+
+def _misspelt(name: str, near: str) -> str:
+    return (
+        f"there is no template for {name!r}, did you mean {near!r}? If not, give the row a prompt, or add a row for it "
+        "to a templates file and pass --templates FILE"
+    )
 
 
 def _no_prompt(relation_id: str | None) -> str:

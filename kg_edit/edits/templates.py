@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -12,6 +13,7 @@ from wikidata_cache import row_files
 from wikidata_cache.errors import EditRowError
 
 _PACKAGED = Path("data", "relation_templates.tsv")
+_NEAR = 0.84  # of difflib: two letters of ten in another order; "father" is not "mother"
 _HEADER = ("property", "label", "template")
 
 
@@ -50,6 +52,12 @@ class RelationTemplates:
         row = self.by_name.get((relation or "").strip().casefold())
         # A file on top may give a property another label: its template then serves the old label too.
         return self.by_name.get(row.property_id.casefold(), row) if row else None
+
+    def near(self, relation: str) -> str | None:
+        """The label that `relation` is all but: what is probably misspelt."""
+        labels = {row.label.casefold(): row.label for row in self.by_name.values()}
+        found = get_close_matches(relation.strip().casefold(), labels, n=1, cutoff=_NEAR)
+        return labels[found[0]] if found else None
 
 
 def utf8_text(file: Path) -> str:

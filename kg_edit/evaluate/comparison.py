@@ -175,7 +175,10 @@ class MetricRow(BaseModel):
 
 
 class Comparison(BaseModel):
-    """What `compare` found. ``sides`` are names, the first being what the others are compared with."""
+    """What `compare` found. ``sides`` are names, the first being what the others are compared with.
+
+    ``model``, ``data`` and ``schedule`` are what all runs share; a benchmark that is not known has no name.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -184,6 +187,15 @@ class Comparison(BaseModel):
     rows: tuple[MetricRow, ...]
     notes: tuple[str, ...]
     seed: int
+    model: str | None = None
+    data: str | None = None
+    schedule: str | None = None
+
+    @property
+    def setting(self) -> str:
+        """Of which data, on which model, under which schedule: what follows "60 records"."""
+        parts = (("of", self.data), ("on", self.model), ("under the schedule", self.schedule))
+        return "".join(f" {word} {name}" for word, name in parts if name)
 
 
 def compare(
@@ -215,7 +227,20 @@ def compare(
     first = _named(reference, sides, folders)
     ordered = {first: sides[first], **sides}
     rows = _rows(ordered, ids, _chosen(ordered, metrics), seed)
-    return Comparison(sides=tuple(ordered), records=len(ids), rows=_corrected(rows), notes=notes, seed=seed)
+    return Comparison(
+        sides=tuple(ordered), records=len(ids), rows=_corrected(rows), notes=notes, seed=seed, **_shared(runs)
+    )
+
+
+def _shared(runs: Sequence[ComparedRun]) -> dict[str, str | None]:
+    """The names of the model, the benchmarks and the schedule of runs that can be compared."""
+    said = runs[0].settings
+    names = dict.fromkeys((run.settings.get("data") or {}).get("dataset") for run in runs)
+    return {
+        "model": said.get("model", {}).get("name"),
+        "data": " and ".join(filter(None, names)) or None,
+        "schedule": said.get("schedule"),
+    }
 
 
 def _read(folders: Sequence[Path]) -> list[ComparedRun]:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.comparison import Comparison, MetricRow
+from kg_edit.evaluate.metrics.catalogue import CATALOGUE
 from kg_edit.evaluate.plots import COLOURS, figure, is_share, save_figure
 from kg_edit.evaluate.schedule import Schedule
 from kg_edit.evaluate.statistics import EDITING_SCORE, RESAMPLES, Difference
@@ -54,9 +55,9 @@ def _cells(summary: Summary) -> list[list[str]]:
 
 
 def _names(summary: Summary) -> list[str]:
-    """All metrics that a section has, the editing score last."""
-    names = dict.fromkeys(name for section in summary.sections.values() for name in section)
-    return sorted(names, key=EDITING_SCORE.__eq__)
+    """All metrics of which a section has a mean, the editing score last."""
+    found = (name for section in summary.sections.values() for name, own in section.items() if own.mean is not None)
+    return sorted(dict.fromkeys(found), key=EDITING_SCORE.__eq__)
 
 
 def _cell(summary: Summary, section: str, metric: str) -> str:
@@ -65,6 +66,8 @@ def _cell(summary: Summary, section: str, metric: str) -> str:
         return ""
     count = summary.provenance["counts"][section][metric]
     some = f" of {count}" if count < summary.n else ""
+    if count == 1:  # nothing is known of its spread
+        return f"{estimate.mean:.3f}{some}"
     return f"{estimate.mean:.3f} [{estimate.ci95_low:.3f}, {estimate.ci95_high:.3f}]{some}"
 
 
@@ -125,7 +128,9 @@ def _panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> None:
 
 
 _ESCAPED = str.maketrans(
-    {mark: f"\\{mark}" for mark in "&%$#_{}"} | {"~": "\\textasciitilde{}", "^": "\\^{}", "<": "$<$"}
+    {"↑": "$\\uparrow$", "↓": "$\\downarrow$"}
+    | {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"~": "\\textasciitilde{}", "^": "\\^{}", "<": "$<$"}
 )
 
 
@@ -193,9 +198,11 @@ def caption(comparison: Comparison) -> str:
         "swaps": "paired permutation test (records swapped) for the editing score",
     }
     first = comparison.sides[0]
+    records = f"{comparison.records} record{'s' * (comparison.records != 1)}"
     return " ".join(
         [
-            f"{comparison.records} records. Differences to {first} are paired, with 95 % bootstrap intervals;",
+            f"{records}{comparison.setting}. ↑: higher is better, ↓: lower.",
+            f"Differences to {first} are paired, with 95 % bootstrap intervals;",
             f"two-sided p: {', '.join(said[test] for test in tests)}; {RESAMPLES:,} resamples, seed {comparison.seed}.",
             "A difference is found (bold) where p after Holm's correction for all rows is below .05.",
             *(f"Note: {note}." for note in comparison.notes),
@@ -213,15 +220,21 @@ def _compared_cells(
     for row in comparison.rows:
         means = [_number(row.means[side].mean or 0.0) for side in comparison.sides]
         changes = [text for side in others for text in _difference(row.differences.get(side), bold, escape)]
-        rows.append([escape(row.metric), str(row.n), *means, *changes])
+        rows.append([escape(f"{row.metric}{_arrow(row.metric)}"), str(row.n), *means, *changes])
     return rows
+
+
+def _arrow(metric: str) -> str:
+    """Which way is better: an arrow up or down; nothing where neither is, or the metric is unknown."""
+    known = CATALOGUE.get(metric)
+    return {"higher": " ↑", "lower": " ↓"}.get(known.better, "") if known else ""
 
 
 def _difference(found: Difference | None, bold: Callable[[str], str], escape: Callable[[str], str]) -> tuple[str, str]:
     if found is None:
         return "", ""
     mean, low, high = (_number(value, "+") for value in (found.mean, found.ci95_low, found.ci95_high))
-    text, p = f"{mean} [{low}, {high}]", "<.001" if found.p < 0.001 else f"{found.p:.3f}"
+    text, p = (f"{mean} [{low}, {high}]" if found.n > 1 else mean), "<.001" if found.p < 0.001 else f"{found.p:.3f}"
     return bold(text) if found.is_found else text, escape(p)
 
 

@@ -42,7 +42,8 @@ from kg_edit.scoring.perplexity import general_scores
 
 # What counts as a failed record: also numbers beyond all bounds, which a method may not have caught.
 FAILURES = (*GRAPH_FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
-TOGETHER = 16  # records: more make a killed run lose more, and gain little
+TOGETHER = 16  # records at most that are edited and scored together, and then written: more gain little
+COMMITTED = 4  # of a run that has just begun
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ import transformers
 from pydantic import BaseModel, ConfigDict
 
 import kg_edit
-from kg_edit.datasets.reading import HUB
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, OutputError
@@ -31,7 +30,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import SHOTS
 from kg_edit.storage.atomic import append_lines, drop_cut_line
-from kg_edit.storage.packaged import packaged_benchmark
+from kg_edit.storage.packaged import HUB, packaged_benchmark
 from kg_edit.storage.run_folder import Settings, digest, input_files
 
 _PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are not comparable
@@ -123,7 +122,7 @@ def run_settings(
         "tokenizer_sha256": tokenizer_digest(model),
         **({} if data is None else {"data": data.model_dump(mode="json", exclude={"file"})}),
         "ids": [record.id for record in records],
-        "records_sha256": digest([record.model_dump(mode="json") for record in records]),
+        "records_sha256": records_digest(records),
         "pool_sha256": digest(pool),
         "ceilings": ceilings,
         **({"extras": list(extras)} if extras else {}),
@@ -132,6 +131,11 @@ def run_settings(
         "question_form_sha256": digest([[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]),
         "kg_edit": kg_edit.__version__,
     }
+
+
+def records_digest(records: Sequence[BenchmarkRecord]) -> str:
+    """The SHA-256, in hex, of the records' JSON, in their order."""
+    return digest([record.model_dump(mode="json") for record in records])
 
 
 def _metrics_of(records: Sequence[BenchmarkRecord]) -> list[str]:

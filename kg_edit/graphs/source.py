@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError, KgEditError
+from kg_edit.storage.packaged import packaged_graph
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.options import Direction, Leakage
@@ -111,6 +112,17 @@ class SubgraphSource(Protocol):
 
     def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
         """Nodes with ``label`` and ``role`` (one is the "subject"), edges s -> o with ``label``."""
+
+
+def open_named(name: str) -> SubgraphSource:
+    """The graph of a packaged name (extract), a file, a folder, a store or a URL.
+
+    Raises:
+        WikidataCacheError: it can't be opened.
+    """
+    from wikidata_cache import WikidataCache
+
+    return WikidataCache(packaged_graph(name) or name)
 
 
 def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:

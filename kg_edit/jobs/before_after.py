@@ -30,6 +30,7 @@ from kg_edit.text.matching import begins_with, mentions
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
 _TOKENS = 10  # written after a probe
+_NAMED = 10  # edits that a verdict names
 _ROWS = 32  # queries in a batch: one of all prompts of a long file would fill the memory
 
 
@@ -166,6 +167,34 @@ class ReportRow(BaseModel):
     after: Reading
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Which edits an edited model says after their own prompts: "4 of 5 said; 1 not: row-3 ..."."""
+
+    said: tuple[ReportRow, ...]
+    missed: tuple[ReportRow, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[ReportRow]) -> Verdict:
+        """The verdict over the edits' own prompts, among all that were asked."""
+        asked = [row for row in rows if row.probe.kind == "rewrite"]
+        said = tuple(row for row in asked if row.after.said)
+        return cls(said, tuple(row for row in asked if not row.after.said))
+
+    def __str__(self) -> str:
+        counted = f"{len(self.said)} of {len(self.said) + len(self.missed)} said"
+        if not self.missed:
+            return counted
+        named = "; ".join(map(_miss, self.missed[:_NAMED]))
+        more = f"; and {len(self.missed) - _NAMED} more" if len(self.missed) > _NAMED else ""
+        return f"{counted}; {len(self.missed)} not: {named}{more}"
+
+
+def _miss(row: ReportRow) -> str:
+    likelier = ", though it is likelier than the old target" if row.after.right else ""
+    return f"{row.edit} ({row.probe.prompt!r} should say {row.probe.wanted!r}, says {row.after.text!r}{likelier})"
+
+
 def probes(edit: Edit) -> tuple[ReportProbe, ...]:
     """All that an edit's row asks to check."""
     new, old = edit.target_new, edit.target_true
@@ -276,7 +305,8 @@ def markdown(rows: Sequence[ReportRow], patch: Patch) -> str:
     ranks = patch.summary
     count = len(patch.provenance["edits"])
     title = f"{count} edit{'s' if count > 1 else ''} of {patch.provenance['model']['name']} by {methods}"
-    lines = [f"# {escaped_markdown(one_line(title))}", "", escaped_markdown(ranks), ""]
+    verdict = f"**{escaped_markdown(one_line(str(Verdict.of(rows))))}**"
+    lines = [f"# {escaped_markdown(one_line(title))}", "", verdict, "", escaped_markdown(ranks), ""]
     lines += [markdown_row(_HEADER), "|---" * len(_HEADER) + "|"]
     lines += [markdown_row(map(escaped_markdown, _cells(row))) for row in rows]
     return "\n".join([*lines, "", escaped_markdown(_NOTE), ""])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,25 +20,36 @@ from kg_edit.jobs.before_after import ReportRow, before_and_after, check_probes,
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.patches.guards import refuse_disabling
 from kg_edit.storage.atomic import write_text
-from kg_edit.storage.run_folder import Settings, check_folder, claim, digest, folder_lock
+from kg_edit.storage.run_folder import PATCH, Settings, check_folder, claim, digest, folder_lock
+from kg_edit.value.callbacks import Callback
 from wikidata_cache.view.static import draw
 
 log = logging.getLogger(__name__)
 
-PATCH, PARTIAL, RECORDS, REPORT = "patch.safetensors", "patch.partial.safetensors", "records.jsonl", "report.md"
+PARTIAL, RECORDS, REPORT = "patch.partial.safetensors", "records.jsonl", "report.md"
 
 
 def run_edits(
-    method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], out: str | Path, *, progress: bool = True
+    method: EditingMethod,
+    model: LanguageModel,
+    edits: Sequence[Edit],
+    out: str | Path,
+    *,
+    force: bool = False,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
 ) -> tuple[ReportRow, ...]:
     """Make ``edits`` in turn and write ``out``: patch.safetensors, records.jsonl, report.md, run.json.
 
     Started again with the same settings it goes on where it was killed, and does nothing twice. Nothing is written
-    before all edits are checked and the method is prepared.
+    before all edits are checked and the method is prepared. Without ``force`` an edit that looks as if it would break
+    the model (`kg_edit.patches.guards`) is stopped before it is added to the patch.
 
     Raises:
         OutputError: ``out`` holds another run, can't be written, or another process works on it.
+        PatchError: an edit is too large.
         KgEditError: an edit can't be made; what was done before it is kept.
     """
     out = Path(out)
@@ -52,7 +63,8 @@ def run_edits(
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         claim(out, settings)
-        return _rows(method, model, edits, out, progress=progress)
+        patch = _patch(method, edits, out, force=force, callbacks=callbacks, progress=progress)
+        return _rows(model, patch, edits, out, progress=progress)
 
 
 def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
@@ -84,18 +96,28 @@ def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
 
 
 def _rows(
-    method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], out: Path, *, progress: bool
+    model: LanguageModel, patch: Patch, edits: Sequence[Edit], out: Path, *, progress: bool
 ) -> tuple[ReportRow, ...]:
     """What the edits changed, after all files are written."""
-    patch = _patch(method, edits, out, progress=progress)
-    rows = _known_rows(out / RECORDS, edits) or before_and_after(model, patch, edits, progress=progress)
+    known = _known_rows(out / RECORDS, edits)
+    if known and (out / REPORT).is_file():
+        return known
+    rows = known or before_and_after(model, patch, edits, progress=progress)
     lines = (json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in rows)
     write_text(out / RECORDS, "".join(lines))
     write_text(out / REPORT, markdown(rows, patch))
     return rows
 
 
-def _patch(method: EditingMethod, edits: Sequence[Edit], out: Path, *, progress: bool) -> Patch:
+def _patch(
+    method: EditingMethod,
+    edits: Sequence[Edit],
+    out: Path,
+    *,
+    force: bool,
+    callbacks: Sequence[Callback],
+    progress: bool,
+) -> Patch:
     """The finished patch, or the rest of a half-done one."""
     path, partial = out / PATCH, out / PARTIAL
     if path.is_file():
@@ -106,7 +128,14 @@ def _patch(method: EditingMethod, edits: Sequence[Edit], out: Path, *, progress:
     if start:
         log.info("going on with %s after %d of %d edits", partial, done, len(edits))
     try:
-        patch = method.edit(edits[done:], start=start, after_each=lambda made: made.save(partial), progress=progress)
+        patch = method.edit(
+            edits[done:],
+            start=start,
+            after_each=lambda made: made.save(partial),
+            guard=_stop_nothing if force else _guard(method),
+            callbacks=callbacks,
+            progress=progress,
+        )
     except Exception as error:
         if partial.is_file():
             error.add_note(f"the edits before it are kept in {partial}, which is a patch like any other")
@@ -114,6 +143,15 @@ def _patch(method: EditingMethod, edits: Sequence[Edit], out: Path, *, progress:
     patch.save(path)
     partial.unlink(missing_ok=True)
     return patch
+
+
+def _guard(method: EditingMethod) -> Callable[[Patch, Patch], None]:
+    """What stops an edit that is too large, beside those before it and beside the weight that it changes."""
+    return lambda made, before: refuse_disabling(made, [] if before.is_empty else [before], method.model)
+
+
+def _stop_nothing(made: Patch, before: Patch) -> None:
+    """--force: every edit is added."""
 
 
 def _known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:

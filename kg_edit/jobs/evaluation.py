@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import load, plan
+from kg_edit.jobs.method_plan import check_names, graph_of, load, plan
 from kg_edit.jobs.options import (
     Contact,
     CorpusName,
@@ -28,6 +28,7 @@ from kg_edit.jobs.options import (
     Preset,
     Settings,
 )
+from kg_edit.storage.packaged import EXTRACT, packaged_graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,6 +135,10 @@ class Evaluation:
         Raises:
             KgEditError, WikidataCacheError: something can't work.
         """
+        check_names(self.method, self.model)
+        reading = self.read()
+        default = str(self.data) if packaged_graph(str(self.data)) else EXTRACT
+        graph = graph_of(self.method, self.graph, self.contact, default=default)
         from kg_edit.evaluate.run import check_schedule
 
         check_schedule(self.schedule, self.every)
@@ -143,11 +148,9 @@ class Evaluation:
             layer=self.layer,
             settings=self.settings,
             corpus=self.corpus,
-            graph=self.graph,
-            contact=self.contact,
+            graph=graph,
             memory=self.memory,
         )
-        reading = self.read()
         from kg_edit.evaluate.metrics.catalogue import find_extras
         from kg_edit.scoring.perplexity import read_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.errors import ConfigError, GraphError, KgEditError
+from kg_edit.methods.listing import reads_a_graph
+from kg_edit.methods.registry import check_method
+from kg_edit.models.loading import check_model_name
+from kg_edit.storage.packaged import EXTRACT, graph_hint, packaged_graph
 from kg_edit.text.display import plain
-from wikidata_cache.errors import WikidataCacheError
+from wikidata_cache.errors import (
+    AmbiguousLabelError,
+    EntityNotInGraphError,
+    GraphFileError,
+    UnknownLabelError,
+    WikidataCacheError,
+)
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
@@ -27,6 +37,8 @@ if TYPE_CHECKING:
 
 
 AUTO = "auto"
+_SHOWN = 20  # edits that can't be made
+_GRAPH_FILES = (".nt", ".tsv", ".gz")
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +119,13 @@ class MethodPlan:
         return self.around or self.graph
 
     def check(
-        self, edits: Sequence[Edit], out: Path, *, keep_going: bool = False, say: Callable[[str], None] = log.warning
+        self,
+        edits: Sequence[Edit],
+        out: Path,
+        *,
+        keep_going: bool = False,
+        say: Callable[[str], None] = log.warning,
+        settle: str | None = None,
     ) -> tuple[Edit, ...]:
         """All that can be said without a model about the edits and the output folder; the edits that can be made.
 
@@ -116,6 +134,7 @@ class MethodPlan:
             out: the folder that the run is to write.
             keep_going: leave out edits that can't be made.
             say: is called with a line for each edit that is left out.
+            settle: the command that settles what names mean; told where some are not clear.
 
         Raises:
             KgEditError, WikidataCacheError: something can't work; with ``keep_going`` only if no edit can be made.
@@ -124,15 +143,27 @@ class MethodPlan:
 
         check_folder(out)
         with doing("looking at the edits"):
-            if not keep_going:
-                self.method.check_inputs(self.config, self.source, edits)
+            if not keep_going and self._is_good(edits, settle):
                 return tuple(edits)
             faults = {edit: fault for edit in edits if (fault := self._fault(edit))}
+        if faults and not keep_going:
+            raise all_faults(faults, settle)
         if len(faults) == len(edits):
             raise next(iter(faults.values()))
         for edit, fault in faults.items():
             say(f"skipped: {edit.id}: {fault}")
         return tuple(edit for edit in edits if edit not in faults)
+
+    def _is_good(self, edits: Sequence[Edit], settle: str | None) -> bool:
+        """Whether nothing is wrong; what is not an edit's own fault, or can't be settled, is raised."""
+        try:
+            self.method.check_inputs(self.config, self.source, edits)
+        except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError) as error:
+            if len(edits) == 1 or settle is None:
+                raise
+            log.debug("looking at every edit: %s", error)
+            return False
+        return True
 
     def _fault(self, edit: Edit) -> Exception | None:
         try:
@@ -168,6 +199,21 @@ class MethodPlan:
         return made
 
 
+def all_faults(faults: Mapping[Edit, Exception], settle: str | None) -> Exception:
+    """One error for all edits that can't be made, to be raised, with the command that settles what names mean."""
+    unclear = any(isinstance(fault, AmbiguousLabelError | UnknownLabelError) for fault in faults.values())
+    way = f"\nSettle all names at once, choose where candidates are listed, and edit that file:\n  {settle}"
+    first = next(iter(faults.values()))
+    if len(faults) == 1:
+        if unclear and settle:
+            first.add_note(way.strip())
+        return first
+    shown = [f"  {edit.id}: {fault}" for edit, fault in list(faults.items())[:_SHOWN]]
+    more = [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+    told = "\n".join([f"{len(faults)} edits can't be made:", *shown, *more])
+    return GraphError(f"{told}{way if unclear and settle else ''}")
+
+
 def plan(
     method: str,
     *,
@@ -175,11 +221,11 @@ def plan(
     layer: str | int | None = None,
     settings: list[str] | None = None,
     corpus: str | None = None,
-    graph: list[str] | None = None,
+    graph: WikidataCache | list[str] | None = None,
     contact: str | None = None,
     memory: float | None = None,
 ) -> MethodPlan:
-    """Find the method, check its settings, open the graph.
+    """Find the method, check its settings, open the graph unless it is open (`graph_of` has a default).
 
     Raises:
         KgEditError: there is no such method, preset or setting.
@@ -187,6 +233,7 @@ def plan(
     """
     from kg_edit.methods import find_method
 
+    opened = open_graph(graph, contact) if isinstance(graph, list) else graph
     found = find_method(method)
     wanted = parse_settings(settings or [], parse_layer(layer), corpus)
     config = found.config_class.preset(preset, wanted, method=method)
@@ -194,11 +241,16 @@ def plan(
         from kg_edit.locate.layer_sweep import check_choosable
 
         check_choosable(config)
-    return MethodPlan(found, config, open_graph(graph, contact), auto=layer == AUTO, memory=memory)
+    return MethodPlan(found, config, opened, auto=layer == AUTO, memory=memory)
 
 
 def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
-    """Load a model, without the bars and remarks of transformers."""
+    """Load a model, without the bars and remarks of transformers.
+
+    Raises:
+        ModelError: it can't be loaded; a wrong name is told before anything heavy is imported.
+    """
+    check_model_name(model)
     from transformers.utils import logging as transformers_logging
 
     from kg_edit.models.language_model import LanguageModel
@@ -209,16 +261,57 @@ def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel
         return LanguageModel.load(model, dtype=dtype, device=device)
 
 
+def check_names(method: str, model: str | None = None) -> None:
+    """Look at what a user may have misspelt, before anything heavy is imported.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        ModelError: there can't be such a model.
+    """
+    check_method(method)
+    if model is not None:
+        check_model_name(model)
+
+
+def graph_of(
+    method: str, graph: list[str] | None, contact: str | None, *, default: str = EXTRACT
+) -> WikidataCache | None:
+    """The graph of ``--graph``; where none is given to a method that needs one, the packaged ``default``.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        ConfigError, WikidataCacheError: the graph can't be opened.
+    """
+    if graph or not reads_a_graph(method):
+        return open_graph(graph, contact)
+    log.info("no --graph: %s reads the packaged one, %s", method, default)
+    return open_graph([default], contact)
+
+
 def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
-    """The graph of ``--graph``, a packaged one by its name; None where there is none."""
+    """The graph of ``--graph``, a packaged one by its name; None where there is none.
+
+    Raises:
+        ConfigError: it is nearly a packaged one's name.
+        WikidataCacheError: it can't be opened.
+    """
     if not graph:
         return None
-    from kg_edit.storage.packaged import packaged_graph
+    for part in graph:
+        _check_graph(part)
     from wikidata_cache import WikidataCache
 
     parts = [str(packaged_graph(part) or part) for part in graph]
     with doing("reading the graph"):
         return WikidataCache(parts[0] if len(parts) == 1 else parts, contact=contact)
+
+
+def _check_graph(part: str) -> None:
+    """Refuse a misspelt name or file before anything heavy is imported."""
+    if hint := graph_hint(part):
+        raise ConfigError(f"--graph {part}: there is no such file and no packaged graph of this name{hint}")
+    if part.endswith(_GRAPH_FILES) and "," not in part and "://" not in part and not Path(part).expanduser().exists():
+        raise GraphFileError(Path(part), "does not exist; check the path")
 
 
 @contextmanager

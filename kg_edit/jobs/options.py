@@ -10,14 +10,38 @@ from typing import Annotated
 
 import typer
 
+from kg_edit.methods.registry import method_names
+from kg_edit.models.loading import NAMED_MODELS
+from kg_edit.storage.packaged import packaged_graphs
+
+
+def complete_method(incomplete: str) -> list[str]:
+    """The methods that a shell may complete this to."""
+    return [name for name in method_names() if name.startswith(incomplete)]
+
+
+def _complete_model(incomplete: str) -> list[str]:
+    return [name for name in NAMED_MODELS if name.startswith(incomplete)]
+
+
+def _complete_graph(incomplete: str) -> list[str]:
+    return [name for name in packaged_graphs() if name.startswith(incomplete)]
+
+
 EditsFile = Annotated[Path, typer.Argument(help="edits: .jsonl, .json, .csv or .tsv; triplet files too")]
-ModelName = Annotated[str, typer.Option("--model", help="named model, hub id, folder or .gguf file")]
+ModelName = Annotated[
+    str,
+    typer.Option("--model", help="named model, hub id, folder or .gguf file", autocompletion=_complete_model),
+]
 ModelArgument = Annotated[str, typer.Argument(help="named model, hub id, folder or .gguf file")]
-MethodName = Annotated[str, typer.Option("--method", help="see `kg-edit methods`")]
+MethodName = Annotated[str, typer.Option("--method", help="see `kg-edit methods`", autocompletion=complete_method)]
 Graph = Annotated[
     list[str] | None,
     typer.Option(
-        "--graph", help="extract (packaged), graph file (.nt, .tsv; .gz too), folder, store or SPARQL URL; repeatable"
+        "--graph",
+        help="extract (packaged; the default where a method needs one), graph file (.nt, .tsv; .gz too), folder, store "
+        "or SPARQL URL; repeatable",
+        autocompletion=_complete_graph,
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]

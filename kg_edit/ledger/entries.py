@@ -6,16 +6,26 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, unknown_name
-from kg_edit.patches.base import Patch
+
+if TYPE_CHECKING:  # edits are listed without torch
+    from kg_edit.patches.base import Patch
 
 State = Literal["standing", "removed"]
 _NEEDED = "edit", "method"
+
+
+class HasEdits(Protocol):
+    """A patch, or what is known of one."""
+
+    @property
+    def edits(self) -> tuple[Mapping[str, Any], ...]:
+        """A record of each edit."""
 
 
 class EditPosition(NamedTuple):
@@ -40,7 +50,7 @@ class Entry:
     record: Mapping[str, Any]
 
 
-def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[int, Patch]) -> tuple[Entry, ...]:
+def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[int, HasEdits]) -> tuple[Entry, ...]:
     """An entry for every record of every step as it was added, given which patch stands in its place now."""
     added = [
         (EditPosition(step, record["edit"]["id"]), record) for step, records in steps.items() for record in records

@@ -17,7 +17,7 @@ import networkx as nx
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.ledger.conflicts import Conflict, conflicts, refuse_disabling
+from kg_edit.ledger.conflicts import Conflict, conflicts
 from kg_edit.ledger.entries import EditPosition, Entry, check_records, entries, places_of, refuse_removed
 from kg_edit.ledger.log import (
     Added,
@@ -28,6 +28,7 @@ from kg_edit.ledger.log import (
     StoredFile,
     Undone,
     in_force,
+    open_store,
     refuse_twice,
     sha256_of,
     stamp,
@@ -37,6 +38,8 @@ from kg_edit.ledger.removal import RecomputeContext, recomputed_edits, total, wi
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import Changes
+from kg_edit.patches.guards import refuse_disabling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +116,8 @@ class Ledger:
             OutputError: something else is there.
             PatchError: nothing is there, and none shall be created; or patches without the log of what was done.
         """
-        ledger = cls(path)
-        ledger._store.check_place()
-        if not create and not ledger._store.is_there:
-            raise PatchError(f"there is no ledger at {path}; make one: kg-edit patch add {path} patch.safetensors")
-        return ledger
+        open_store(path, create=create)
+        return cls(path)
 
     @property
     def folder(self) -> Path:
@@ -138,6 +138,11 @@ class Ledger:
     def patches(self) -> dict[int, Patch]:
         """The patch of every step that stands."""
         return {step.number: self._store.get(step.file) for step in self.steps}
+
+    @property
+    def changes(self) -> dict[int, Changes]:
+        """What every step that stands changes, as plain arrays."""
+        return {step.number: self._store.changes(step.file) for step in self.steps}
 
     @property
     def patch(self) -> Patch:
@@ -163,7 +168,7 @@ class Ledger:
 
     def conflicts(self) -> tuple[Conflict, ...]:
         """Standing edits that are in each other's way."""
-        return conflicts([entry for entry in self.edits if entry.state == "standing"], self.patches)
+        return conflicts([entry for entry in self.edits if entry.state == "standing"], self.changes)
 
     def add(
         self,

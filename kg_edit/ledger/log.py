@@ -14,15 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from kg_edit import __version__
 from kg_edit.errors import OutputError, PatchError
-from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
 from kg_edit.storage.run_folder import folder_lock
+
+if TYPE_CHECKING:  # a ledger is listed without torch
+    from kg_edit.patches.base import Patch
 
 
 class _Said(BaseModel):
@@ -134,6 +137,7 @@ class Store:
 
     folder: Path
     _loaded: dict[str, Patch] = field(default_factory=dict)  # by sha256: a file never changes
+    _changes: dict[str, Changes] = field(default_factory=dict)
 
     @property
     def is_there(self) -> bool:
@@ -247,11 +251,41 @@ class Store:
             PatchError: the file is missing, or not what was stored.
         """
         if file.sha256 not in self._loaded:
-            path = self.path(file)
-            if path.is_file() and sha256_of(path) != file.sha256:
-                raise PatchError(f"{path} was changed since it was stored (sha256 {file.sha256}); restore it")
-            self._loaded[file.sha256] = Patch.load(path)
+            from kg_edit.patches.base import Patch
+
+            self._loaded[file.sha256] = Patch.load(self._unchanged(file))
         return self._loaded[file.sha256]
+
+    def changes(self, file: StoredFile) -> Changes:
+        """What a stored patch changes, read without torch.
+
+        Raises:
+            PatchError: as `get`.
+        """
+        if file.sha256 not in self._changes:
+            self._changes[file.sha256] = read_changes(self._unchanged(file))
+        return self._changes[file.sha256]
+
+    def _unchanged(self, file: StoredFile) -> Path:
+        """The path of a stored patch file, which is what was stored if it is there."""
+        path = self.path(file)
+        if path.is_file() and sha256_of(path) != file.sha256:
+            raise PatchError(f"{path} was changed since it was stored (sha256 {file.sha256}); restore it")
+        return path
+
+
+def open_store(path: str | Path, *, create: bool = True) -> Store:
+    """The files of the ledger at a path.
+
+    Raises:
+        OutputError: something else is there.
+        PatchError: nothing is there, and none shall be created; or patches without the log of what was done.
+    """
+    store = Store(Path(path))
+    store.check_place()
+    if not create and not store.is_there:
+        raise PatchError(f"there is no ledger at {path}; make one: kg-edit patch add {path} patch.safetensors")
+    return store
 
 
 def refuse_twice(source: Path, steps: Iterable[PatchStep]) -> None:

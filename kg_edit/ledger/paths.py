@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kg_edit.errors import OutputError
-from kg_edit.jobs.edit_run import PATCH
 from kg_edit.ledger.entries import Entry, entries_of
-from kg_edit.ledger.ledger import Addition, Ledger
-from kg_edit.ledger.log import LOG
-from kg_edit.patches.base import Patch
+from kg_edit.ledger.log import LOG, open_store
+from kg_edit.patches.container import check_patch_file
+from kg_edit.storage.run_folder import PATCH
+
+if TYPE_CHECKING:  # a path is looked at before anything heavy is imported
+    from kg_edit.ledger.ledger import Addition, Ledger
+    from kg_edit.patches.base import Patch
+
+
+def check_patches(paths: Iterable[Path], *, ledgers: bool = True) -> None:
+    """Look at patch files, folders of `kg-edit edit` and ledgers that a user names, without torch.
+
+    Raises:
+        PatchError: there is no patch at a path, and no ledger, or none may be there.
+        OutputError: something else is there, or a path can't be read.
+    """
+    for path in paths:
+        file = patch_file(path)
+        if file is None and ledgers and path.is_dir():
+            open_store(path, create=False)
+        else:
+            check_patch_file(file or path)
 
 
 def standing_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
@@ -20,6 +39,9 @@ def standing_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
         PatchError: neither is there, or the patch does not say what its edits are.
         OutputError: something else is there, or the path can't be read.
     """
+    from kg_edit.ledger.ledger import Ledger
+    from kg_edit.patches.base import Patch
+
     if file := patch_file(Path(path)):
         patch = Patch.load(file)
         return patch, entries_of(patch)
@@ -34,6 +56,8 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
         PatchError: there is no ledger at a folder.
         OutputError: something else is there, or a path can't be read.
     """
+    from kg_edit.ledger.ledger import Addition, Ledger
+
     found: list[Addition] = []
     for path in paths:
         file = patch_file(path)
@@ -46,6 +70,8 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
 
 def _steps_of(ledger: Ledger, *, first: int = 0) -> tuple[Addition, ...]:
     """The steps that stand, as additions of which the first one has the place ``first``."""
+    from kg_edit.ledger.ledger import Addition
+
     steps = ledger.steps
     places = {step.number: place for place, step in enumerate(steps, first)}
     return tuple(

@@ -7,26 +7,43 @@ large the change of each standing edit is, and which edits are in conflict.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from kg_edit.evaluate.plots import COLOURS, figure, save_figure
-from kg_edit.jobs.before_after import Kind, Reading
-from kg_edit.ledger.check import KINDS, Checked
-from kg_edit.ledger.conflicts import MEDIANS, Conflict, ConflictKind, division_factor, edit_norms
+from kg_edit.ledger.conflicts import Conflict, ConflictKind
 from kg_edit.ledger.entries import Entry
-from kg_edit.ledger.ledger import Ledger
 from kg_edit.ledger.log import Added, Event, Removed
+from kg_edit.patches.changes import Changes, edit_norms
+from kg_edit.patches.guards import MEDIANS, division_factor
 from kg_edit.text.display import one_line
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a ledger is listed without torch
     from matplotlib.axes import Axes
+
+    from kg_edit.jobs.before_after import Kind, Reading
+    from kg_edit.ledger.check import Checked
+    from kg_edit.ledger.ledger import Ledger
+
+
+class Listed(Protocol):
+    """A `Ledger`, or a `Listing` of one."""
+
+    @property
+    def edits(self) -> tuple[Entry, ...]:
+        """Every edit, standing or removed."""
+
+    @property
+    def changes(self) -> Mapping[int, Changes]:
+        """What every step that stands changes."""
+
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Standing edits that are in each other's way."""
 
 
 _HEADS: dict[Kind, str] = {
@@ -38,7 +55,7 @@ _HEADS: dict[Kind, str] = {
 _SHOWN = ("loss_before", "loss_after", "steps")
 
 
-def edits_table(ledger: Ledger, found: Sequence[Conflict]) -> Table:
+def edits_table(ledger: Listed, found: Sequence[Conflict]) -> Table:
     """The edits: name, state, step, method, fact, norm of the change, and conflicts."""
     table = _table("edit", "state", "step", "method", "fact", "norm", "in conflict with")
     norms = norms_of(ledger)
@@ -62,12 +79,12 @@ def edits_table(ledger: Ledger, found: Sequence[Conflict]) -> Table:
     return table
 
 
-def norms_of(ledger: Ledger) -> dict[tuple[int, str], float]:
+def norms_of(ledger: Listed) -> dict[tuple[int, str], float]:
     """|change| of each standing edit that has one of its own, by its place."""
     return {
         (step, record["edit"]["id"]): norm
-        for step, patch in ledger.patches.items()
-        for record, norm in zip(patch.edits, edit_norms(patch), strict=True)
+        for step, change in ledger.changes.items()
+        for record, norm in zip(change.edits, edit_norms(change), strict=True)
         if norm is not None
     }
 
@@ -132,7 +149,7 @@ def check_table(checked: Sequence[Checked]) -> Table:
     table = _table("edit", *_HEADS.values(), "should say", "says", "nats")
     for found in checked:
         (rewrite,) = found.of("rewrite")
-        counts = [_share(found.of(kind)) for kind in KINDS[1:]]
+        counts = [_share(found.of(kind)) for kind in list(_HEADS)[1:]]
         edit = found.entry.edit
         sign = Text("✓" if rewrite.said else "~", style="green") if rewrite.right else Text("✗", style="red")
         _row(table, found.entry.name, sign, *counts, edit.target_new, rewrite.text, f"{rewrite.nats:.1f}")
@@ -176,17 +193,18 @@ def _row(table: Table, *cells: object) -> None:
     table.add_row(*(cell if isinstance(cell, Text) else Text(one_line(str(cell))) for cell in cells))
 
 
-_BAR = COLOURS[0]
-_ARCS: dict[ConflictKind, str] = {"contradiction": COLOURS[1], "duplicate": COLOURS[4], "near keys": COLOURS[3]}
+_ARCS: dict[ConflictKind, int] = {"contradiction": 1, "duplicate": 4, "near keys": 3}  # places in `COLOURS`
 _NAMED = 40  # edits, beyond which names would not be legible
 
 
-def draw_ledger(ledger: Ledger, path: str | Path) -> Path:
+def draw_ledger(ledger: Listed, path: str | Path) -> Path:
     """Draw a bar an edit (the norm of its change) and an arc a conflict.
 
     Raises:
         OutputError: the file can't be written, or is no .svg, .png or .pdf.
     """
+    from kg_edit.evaluate.plots import figure, save_figure
+
     shown = [entry for entry in ledger.edits if entry.state == "standing"]
     norms = [norms_of(ledger).get(entry.place, 0.0) for entry in shown]
     made = figure(max(5.0, min(14.0, 1.5 + 0.22 * len(shown))), 4.0)
@@ -199,7 +217,9 @@ def draw_ledger(ledger: Ledger, path: str | Path) -> Path:
 
 
 def _draw_bars(axes: Axes, shown: Sequence[Entry], norms: Sequence[float]) -> None:
-    axes.bar(range(len(shown)), norms, color=_BAR)
+    from kg_edit.evaluate.plots import COLOURS
+
+    axes.bar(range(len(shown)), norms, color=COLOURS[0])
     known = [norm for norm in norms if norm]
     if known:
         limit = MEDIANS * median(known)
@@ -217,14 +237,16 @@ def _draw_bars(axes: Axes, shown: Sequence[Entry], norms: Sequence[float]) -> No
 def _draw_arcs(axes: Axes, shown: Sequence[Entry], found: Sequence[Conflict]) -> None:
     from matplotlib.patches import Arc
 
+    from kg_edit.evaluate.plots import COLOURS
+
     column = {entry.place: index for index, entry in enumerate(shown)}
     for conflict in found:
         one, two = column[conflict.first.place], column[conflict.second.place]
-        arc = Arc(((one + two) / 2, 0), two - one, 2, theta1=0, theta2=180, color=_ARCS[conflict.kind], lw=1.2)
+        arc = Arc(((one + two) / 2, 0), two - one, 2, theta1=0, theta2=180, color=COLOURS[_ARCS[conflict.kind]], lw=1.2)
         axes.add_patch(arc)
-    for kind, colour in _ARCS.items():
+    for kind, place in _ARCS.items():
         if count := sum(conflict.kind == kind for conflict in found):
-            axes.plot([], [], color=colour, label=f"{kind}: {count}")
+            axes.plot([], [], color=COLOURS[place], label=f"{kind}: {count}")
     axes.set_ylim(0, 1.1)
     axes.set_yticks([])
     axes.set_title("edits in each other's way", fontsize=8)

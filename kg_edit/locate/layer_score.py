@@ -75,6 +75,10 @@ def layer_scores(found: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[
     return tuple(_layer_score(layer, [row[place] for place in good]) for layer, row in found.items())
 
 
+CLEAR = 2.0  # standard errors: the best of five layers is better by one where they are all alike
+_ENOUGH = 3  # edits, or a standard error means nothing
+
+
 def _layer_score(layer: int, row: Sequence[EditScore | Exception]) -> LayerScore:
     nothing = EditScore(efficacy=0.0, generality=0.0, specificity=0.0, score=0.0)
     scores = tuple(score if isinstance(score, EditScore) else nothing for score in row)
@@ -83,7 +87,10 @@ def _layer_score(layer: int, row: Sequence[EditScore | Exception]) -> LayerScore
 
 
 def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
-    """The layer with the best mean score, and why; the default if none is better by more than a standard error."""
+    """The layer with the best mean score, and why; the default if none is better by more than `CLEAR` standard errors.
+
+    Of one or two edits nothing is known about the noise, so the default stays.
+    """
     by_layer = {score.layer: score for score in scores}
     best = max(scores, key=lambda score: (score.mean.score, score.layer == default))
     usual = by_layer.get(default)
@@ -92,9 +99,12 @@ def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
     if best.layer == default:
         return default, f"the default layer {default} has the best score of {len(scores)}, {_said(best)}"
     differences = [a.score - b.score for a, b in zip(best.edits, usual.edits, strict=True)]
-    error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+    if len(differences) < _ENOUGH:
+        better = f"layer {best.layer} is better by {fmean(differences):+.3f}, of which {len(differences)}"
+        return default, f"the default layer {default} stays: {better} edits can't say whether it is noise"
+    error = stdev(differences) / len(differences) ** 0.5
     gain = f"{fmean(differences):+.3f} ± {error:.3f} against the default {default}"
-    if fmean(differences) <= error:
+    if fmean(differences) <= CLEAR * error:
         return default, f"no layer beats the default {default} clearly: layer {best.layer} by {gain} (standard error)"
     return best.layer, f"layer {best.layer} has the best score, {_said(best)}: {gain} (standard error), {_said(usual)}"
 

@@ -1,6 +1,22 @@
-"""All editing methods: a folder a family, `registry` by name, `base` for the shape that all have."""
+"""All editing methods: a folder a family, `registry` by name, `base` for the shape that all have.
 
-from kg_edit.methods.base import EditingMethod, MethodConfig
+The base classes are imported when they are first asked for: names and the list of methods need no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from kg_edit.methods.registry import find_method, method_names
 
+if TYPE_CHECKING:
+    from kg_edit.methods.base import EditingMethod, MethodConfig
+
 __all__ = ["EditingMethod", "MethodConfig", "find_method", "method_names"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a base class when it is first asked for."""
+    if name not in ("EditingMethod", "MethodConfig"):
+        raise AttributeError(f"module 'kg_edit.methods' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    found: object = getattr(import_module("kg_edit.methods.base"), name)
+    return found

@@ -42,6 +42,7 @@ from kg_edit.graphs.source import (
     check_graph,
     edit_subgraph,
     graph_identity,
+    open_named,
 )
 from kg_edit.methods.presets import preset_names, published_settings
 from kg_edit.methods.registry import find_method, method_names
@@ -49,8 +50,11 @@ from kg_edit.methods.workload import Family, Trains, Workload
 from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch
+from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import input_files
+from kg_edit.value.callbacks import Callback, watched
 
 Made = TypeVar("Made")
 
@@ -191,18 +195,43 @@ class EditingMethod(ABC):
         self.model, self.config = model, config
         self.graph = None if graph is None else as_source(graph)
 
+    @classmethod
+    def on(
+        cls,
+        model: LanguageModel,
+        *,
+        preset: str = "default",
+        settings: dict[str, Any] | None = None,
+        graph: SubgraphSource | nx.DiGraph | str | None = None,
+    ) -> Self:
+        """This method on a model, with a preset's settings and ``settings`` over them.
+
+        ``graph`` may also be a file, a folder, a URL, or the name of a packaged graph; where a method needs one and
+        none is given, it is the packaged extract.
+
+        Raises:
+            KgEditError: there is no such preset or setting, or a value does not fit.
+            WikidataCacheError: the graph can't be opened.
+        """
+        name = EXTRACT if graph is None and cls.needs_graph else graph
+        opened = open_named(name) if isinstance(name, str) else name
+        return cls(model, cls.config_class.preset(preset, settings, method=cls.name), graph=opened)
+
     def edit(
         self,
         edits: Sequence[Edit],
         *,
         start: Patch | None = None,
         after_each: Callable[[Patch], object] = lambda _: None,
+        guard: Callable[[Patch, Patch], object] = lambda made, before: None,
+        callbacks: Sequence[Callback] = (),
         progress: bool = False,
     ) -> Patch:
         """One patch with ``start``, which was made before, and all ``edits``.
 
-        ``after_each`` gets the patch so far whenever it has grown: a run that was killed starts from there. Hands a
-        model back that is as it was, also after an exception.
+        ``after_each`` gets the patch so far whenever it has grown: a run that was killed starts from there. ``guard``
+        gets what was just made and the patch so far, before it is added, and stops it by raising. ``callbacks`` see the
+        losses (`kg_edit.value.callbacks`). Hands a model back that is as it was, also after an exception.
 
         Raises:
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
@@ -211,8 +240,10 @@ class EditingMethod(ABC):
         patch = start or self.empty_patch()
         with tqdm(total=len(edits), desc=self.name, unit="edit", disable=None if progress else True) as bar:
             for batch in self._batches(edits):
-                with annotate_errors(*batch):
-                    patch = patch + self._made(batch, patch)
+                with annotate_errors(*batch), watched(callbacks, [edit.id for edit in batch]):
+                    made = self._made(batch, patch)
+                    guard(made, patch)
+                    patch = patch + made
                     after_each(patch)
                 bar.update(len(batch))
         return patch
@@ -256,7 +287,8 @@ class EditingMethod(ABC):
 
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
         with before.applied(self.model):
-            return self.make(edits, before=before)
+            made = self.make(edits, before=before)
+        return with_weight_norms(made, self.model)
 
     @property
     def reads_graph(self) -> bool:

@@ -1,4 +1,4 @@
-"""All methods at a glance, from their classes: for the terminal and for docs/methods.md."""
+"""The methods and their settings, from their classes: for the terminal and for docs/methods.md."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pydantic import BaseModel
 
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.base import EditingMethod
+from kg_edit.methods.listing import HEADER, row_of
 from kg_edit.text.display import markdown_table
-
-HEADER = ("method", "kind", "batch", "sequence", "undo", "graph", "what it does", "paper")
 
 _HEAD = """<!-- Written by `kg-edit methods --markdown`; change the code, then write it anew. -->
 # Methods
@@ -21,18 +20,6 @@ together or in turn, each on the model as the earlier ones left it. *sequence*: 
 earlier one's patch. *undo*: exact where one edit can be taken out of a patch of many by itself, else the ledger
 computes the others anew ([patches.md](patches.md)). *graph*: whether a knowledge graph is needed.
 """
-
-
-def overview() -> Iterator[tuple[str, ...]]:
-    """A row for each method, in the order of `HEADER`."""
-    for name in method_names():
-        yield _row(find_method(name))
-
-
-def _row(found: type[EditingMethod]) -> tuple[str, ...]:
-    batch, undo = "together" if found.joint else "in turn", "exact" if found.separable else "recomputed"
-    graph = "yes" if found.needs_graph else "no"
-    return (found.name, found.kind, batch, "yes", undo, graph, found.about, found.paper)
 
 
 def settings(found: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
@@ -64,7 +51,8 @@ def computes(found: type[EditingMethod]) -> str:
 
 def methods_page() -> str:
     """docs/methods.md: the table of all methods, then a section with the settings of each."""
-    return "\n".join([_HEAD, _table(HEADER, overview()), "", *map(_section, method_names())])
+    rows = [row_of(find_method(name)) for name in method_names()]
+    return "\n".join([_HEAD, _table(HEADER, rows), "", *map(_section, method_names())])
 
 
 def _section(name: str) -> str:

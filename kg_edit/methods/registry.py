@@ -50,6 +50,21 @@ def method_names() -> tuple[str, ...]:
     return tuple(sorted({*_METHODS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))}))
 
 
+def is_packaged(name: str) -> bool:
+    """Whether a method of this name comes with the package, not from a plug-in."""
+    return name in _METHODS
+
+
+def check_method(name: str) -> None:
+    """Look a method's name up, without importing the method.
+
+    Raises:
+        UnknownNameError: there is none of that name; suggests a near one.
+    """
+    if name not in _METHODS and name not in method_names():
+        raise unknown_name("method", name, method_names())
+
+
 def find_method(name: str) -> type[EditingMethod]:
     """The class of a method, imported only now.
 

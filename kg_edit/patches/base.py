@@ -155,11 +155,16 @@ class Patch(ABC):
 
 
 def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Two provenances as one: edits one after the other, each method once; of other fields the first one's values."""
+    """Two provenances as one: edits one after the other, each method once; of other fields the first one's values.
+
+    What is noted by a weight's name (``weight_norms``) is kept of both.
+    """
     methods = [*first.get("methods", ())]
     methods += [method for method in second.get("methods", ()) if method not in methods]
     edits = [*first.get("edits", ()), *second.get("edits", ())]
-    return {**second, **first, "methods": methods, "edits": edits}
+    norms = {**second.get("weight_norms", {}), **first.get("weight_norms", {})}
+    noted = {"weight_norms": norms} if norms else {}
+    return {**second, **first, **noted, "methods": methods, "edits": edits}
 
 
 @dataclass(frozen=True, eq=False)

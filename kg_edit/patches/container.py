@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from kg_edit.errors import PatchError
 from kg_edit.storage.atomic import write_safetensors
+
+if TYPE_CHECKING:  # what a patch says of itself is read without torch
+    from torch import Tensor
 
 WEIGHTS, CODEBOOK, PROMPT = (f"kg-edit-{kind}/1" for kind in ("patch", "codebook", "prompt"))
 
@@ -48,6 +49,8 @@ def write_patch(path: str | Path, *, format: str, provenance: Mapping[str, Any],
         PatchError: a tensor is not finite.
         OutputError: the file can't be written.
     """
+    import torch
+
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise PatchError(f"the change of {name} is not finite; nothing was written")
@@ -62,10 +65,50 @@ def read_patch(path: str | Path) -> PatchFile:
     Raises:
         PatchError: the file is missing, is no patch, or does not say where it came from.
     """
+    import torch
+
+    said, tensors = _read(path, "pt")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise PatchError(f"the patch {path} has values of {name} that are not finite; make it anew")
+    return PatchFile(path=str(path), format=said["format"], provenance=said["provenance"], tensors=tensors)
+
+
+def check_patch_file(path: str | Path) -> None:
+    """Look at what a file says of itself, without torch and without its tensors.
+
+    Raises:
+        PatchError: the file is missing, is no patch, or does not say where it came from.
+    """
+    _read(path, None)
+
+
+def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A patch's provenance, and its tensors as numpy arrays of float32.
+
+    Raises:
+        PatchError: as `read_patch`.
+    """
+    import numpy as np
+
     try:
-        with safe_open(path, framework="pt") as file:
+        said, arrays = _read(path, "np")
+    except TypeError:  # numpy has no bfloat16
+        file = read_patch(path)
+        return file.provenance, {name: tensor.float().numpy() for name, tensor in file.tensors.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise PatchError(f"the patch {path} has values of {name} that are not finite; make it anew")
+    return said["provenance"], arrays
+
+
+def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the file says of itself, and its tensors in a ``framework``; without one, none of them."""
+    try:
+        with safe_open(path, framework=framework or "np") as file:
             said = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            names = file.keys() if framework else ()
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise PatchError(f"can't read the patch {path}: there is no such file; check the path") from error
     except (OSError, SafetensorError, ValueError) as error:
@@ -76,10 +119,7 @@ def read_patch(path: str | Path) -> PatchFile:
     provenance = said.get("provenance")
     if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
         raise PatchError(f"the patch {path} does not say where it came from; make it anew")
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise PatchError(f"the patch {path} has values of {name} that are not finite; make it anew")
-    return PatchFile(path=str(path), format=found, provenance=provenance, tensors=tensors)
+    return said, tensors
 
 
 def patch_class(file: PatchFile) -> Any:

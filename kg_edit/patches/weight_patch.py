@@ -20,9 +20,8 @@ from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Kind, Patch, joined
+from kg_edit.patches.changes import STATE
 from kg_edit.patches.container import WEIGHTS, PatchFile, write_patch
-
-_STATE = "state/"  # what the names of a method's own tensors begin with in a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,12 @@ class Factors:
     def is_finite(self) -> bool:
         """Whether no number is infinite or NaN."""
         return bool(torch.isfinite(self.left).all() and torch.isfinite(self.right).all())
+
+
+def chosen(pair: Factors, places: tuple[int, ...]) -> Factors:
+    """The factors of a change restricted to the columns at ``places``."""
+    rows = list(places)
+    return Factors(left=pair.left[:, rows].contiguous(), right=pair.right[:, rows].contiguous())
 
 
 def stacked(first: Factors, second: Factors) -> Factors:
@@ -174,7 +179,7 @@ class WeightPatch(Patch):
             PatchError: a factor is not finite.
             OutputError: the file can't be written.
         """
-        tensors = {f"{_STATE}{name}": tensor for name, tensor in self.state.items()}
+        tensors = {f"{STATE}{name}": tensor for name, tensor in self.state.items()}
         for name, pair in self.factors.items():
             tensors |= {f"{name}.left": pair.left, f"{name}.right": pair.right}
         return write_patch(path, format=WEIGHTS, provenance=self.provenance, tensors=tensors)
@@ -186,12 +191,12 @@ class WeightPatch(Patch):
         Raises:
             PatchError: its factors don't fit together.
         """
-        state = {name.removeprefix(_STATE): value for name, value in file.tensors.items() if name.startswith(_STATE)}
+        state = {name.removeprefix(STATE): value for name, value in file.tensors.items() if name.startswith(STATE)}
         return cls(factors=_factors(file), provenance=file.provenance, state=state)
 
 
 def _factors(file: PatchFile) -> dict[str, Factors]:
-    names = sorted({name.rpartition(".")[0] for name in file.tensors if not name.startswith(_STATE)})
+    names = sorted({name.rpartition(".")[0] for name in file.tensors if not name.startswith(STATE)})
     found = dict[str, Factors]()
     for name in names:
         sides = [file.tensors.get(f"{name}.{side}") for side in ("left", "right")]

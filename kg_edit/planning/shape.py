@@ -97,4 +97,6 @@ def _place(name: str) -> dict[str, Any]:
     path = named_model_file(name) if name in NAMED_MODELS else Path(name)
     if path.suffix == ".gguf" and path.is_file():
         return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    if path.is_dir() and not (path / "config.json").is_file():
+        return {"pretrained_model_name_or_path": name}  # the refusal then names the models that are known without
     return {"pretrained_model_name_or_path": resolve_model(name)}

@@ -52,6 +52,16 @@ def continuations(
     return tuple(_text(model.tokenizer, list(one.tokens), ends) for one in written)
 
 
+def ask(model: LanguageModel, prompt: str, *, tokens: int = 20) -> str:
+    """What the model, patched or not, goes on with after a prompt: greedily, at most ``tokens`` tokens of one line.
+
+    Raises:
+        ModelError: the prompt and the answer don't fit into the model's positions.
+    """
+    (text,) = continuations(model, [prompt], limits=[tokens])
+    return text.strip()
+
+
 def ends_line(model: LanguageModel, token: int) -> bool:
     """Whether a line ends in a token."""
     return "\n" in str(model.tokenizer.decode([token]))

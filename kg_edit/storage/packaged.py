@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kg_edit.errors import did_you_mean
 from wikidata_cache.extract import packaged_extract
 
+EXTRACT = "extract"
+HUB = "hf:"  # begins the name of a hub's data set
 _DATA = Path(__file__).resolve().parents[1] / "data"
 _GRAPH, _BENCHMARK = ".nt.gz", ".json"
 
@@ -17,7 +20,29 @@ def packaged_benchmark(name: str | Path) -> Path | None:
 
 def packaged_graph(name: str) -> Path | None:
     """The packaged graph of this name: extract, or that of a benchmark; None if there is none."""
-    return packaged_extract() if name == "extract" else _file(name, _GRAPH)
+    return packaged_extract() if name == EXTRACT and not Path(name).exists() else _file(name, _GRAPH)
+
+
+def packaged_graphs() -> tuple[str, ...]:
+    """The names of the packaged graphs."""
+    return (EXTRACT, *sorted(file.name.removesuffix(_GRAPH) for file in _DATA.glob(f"*{_GRAPH}")))
+
+
+def benchmark_hint(name: str | Path) -> str:
+    """What a path that is not there may have meant: ", did you mean 'x'?" with a packaged benchmark; else nothing."""
+    return "" if packaged_benchmark(name) else _near(str(name), [], _BENCHMARK)
+
+
+def graph_hint(name: str) -> str:
+    """As `benchmark_hint`, for graphs."""
+    return "" if packaged_graph(name) else _near(name, [EXTRACT], _GRAPH)
+
+
+def _near(name: str, known: list[str], ending: str) -> str:
+    """A near name, where ``name`` has the look of one and no file is there."""
+    if "/" in name or Path(name).exists():
+        return ""
+    return did_you_mean(name, [*known, *(file.name.removesuffix(ending) for file in _DATA.glob(f"*{ending}"))])
 
 
 def _file(name: str, ending: str) -> Path | None:

@@ -23,22 +23,29 @@ from kg_edit.storage.atomic import write_json
 
 Settings = dict[str, Any]
 _RUN = "run.json"
+PATCH = "patch.safetensors"  # in the folder of `kg-edit edit`
 
 NAMES_A_FILE: JsonDict = {"names_a_file": True}
 """``json_schema_extra`` of a setting that names a file or a folder."""
 
 
-def claim(folder: Path, settings: Settings) -> None:
+def claim(folder: Path, settings: Settings, *, grown: Settings | None = None) -> None:
     """Write ``run.json`` into an empty folder, or check that it holds the same settings.
 
-    A run that left nothing but its ``run.json`` has nothing to lose, so another one may take its place.
+    A run that left nothing but its ``run.json`` has nothing to lose, so another one may take its place. ``grown`` are
+    settings that may be there too, those of a run that this one goes on with; they are replaced.
 
     Raises:
         OutputError: the folder belongs to another run, holds files of something else, or can't be written.
     """
-    check_folder(folder, settings)
-    if _names(folder) <= {_RUN}:
+    check_folder(folder, grown or settings)
+    if grown or _names(folder) <= {_RUN}:
         write_json(folder / _RUN, settings)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds the settings of a run."""
+    return (folder / _RUN).is_file()
 
 
 def check_folder(folder: Path, settings: Settings | None = None) -> None:
@@ -72,12 +79,12 @@ def _writable(folder: Path) -> bool:
 
 
 def _refuse_another(folder: Path, settings: Settings) -> None:
-    found = difference(_by_content(read_settings(folder)), _by_content(json.loads(json.dumps(settings))))
+    found = difference(by_content(read_settings(folder)), by_content(json.loads(json.dumps(settings))))
     if found:
         raise OutputError(f"{folder} holds another run ({found}); give another --out, or delete {folder} to start anew")
 
 
-def _by_content(settings: Settings) -> Settings:
+def by_content(settings: Settings) -> Settings:
     """``settings``, but that a model is known by its fingerprint alone: ``model`` and ``./model`` are one."""
     model = settings.get("model") if isinstance(settings, dict) else None
     if not isinstance(model, dict) or "fingerprint" not in model:

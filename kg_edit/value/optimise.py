@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.value.callbacks import report_losses
 from kg_edit.value.objective import Losses, Objective
 
 
@@ -80,6 +81,7 @@ def optimise_values(
         losses, gradient = objective.gradient(torch.stack([change.detach() for change in changes]))
         for edit in running:
             seen[edit].append(_numbers(losses, edit))
+        report_losses(step, {edit: seen[edit][-1][0] for edit in running}, of=len(proposals))
         done = {edit for edit in running if not seen[edit][-1][0] >= stop_below}  # or not a number
         running = {edit: proposal for edit, proposal in running.items() if edit not in done}
         if not running or step == steps - 1:

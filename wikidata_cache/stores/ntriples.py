@@ -11,11 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-import numpy as np
 from pyoxigraph import RdfFormat, parse, serialize
 
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
+
+if TYPE_CHECKING:  # only a store that is loaded needs it
+    import numpy as np
 
 BadLineHandler = Callable[[int, str], None]  # called with the number of an unreadable line, and what is wrong
 LineTranslator = Callable[[bytes, int], list[bytes]]  # whole lines and the first one's number -> lines of N-Triples
@@ -179,6 +182,8 @@ def statement_numbers(lines: Sequence[bytes]) -> np.ndarray[tuple[int, int], np.
     """The id numbers (subject, property, object) of the truthy statements among the lines, int64 [statements, 3]."""
     found = _IDS.findall(b"\n".join(lines))
     numbers = b" ".join([b"%s %s %s" % ids for ids in found]).decode()
+    import numpy as np
+
     return np.fromstring(numbers, dtype=np.int64, sep=" ").reshape(-1, 3)
 
 

@@ -30,6 +30,7 @@ from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.replay import RecordedBlocks
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.value.callbacks import report_losses
 from kg_edit.value.optimise import untouched
 
 Aim = Literal["target", "text", "prompt_last"]
@@ -257,6 +258,7 @@ class Descent:
         for step in range(self.steps):
             found = loss()
             losses.append(checked_loss(found, step))
+            report_losses(step, {0: losses[-1]})
             if losses[-1] < self.stop_below or step == self.steps - 1:
                 break
             take_step(optimizer, found if penalty is None else found + penalty())

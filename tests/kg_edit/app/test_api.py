@@ -316,4 +316,5 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(kg_edit: Run, ser
     result = kg_edit("serve", "--model", "no-such-model", "--port", port)
     assert result.code == 2
     assert f"can't listen at 127.0.0.1:{port}" in result.err
-    assert kg_edit("serve", "--method", "glame", "--port", "0").err.startswith("kg-edit: the method glame needs")
+    wrong = kg_edit("serve", "--method", "glame", "--graph", "extrct", "--port", "0")
+    assert "did you mean 'extract'" in wrong.err

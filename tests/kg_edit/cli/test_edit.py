@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.rank_one.base import RankOneMethod
 from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.command_line import (
     GLAME,
     GOOD,
@@ -28,6 +32,7 @@ from tests.kg_edit.command_line import (
     tiny_folder,
 )
 from wikidata_cache import packaged_extract
+from wikidata_cache.cli import app as wikidata_cli
 
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -91,10 +96,13 @@ def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], ed
     assert (again.code, again.out, content(place / "out")) == (0, first.out, files)
 
 
-def test_the_packaged_extract_as_graph(edit: Run, place: Path) -> None:
+def test_the_packaged_extract_is_the_graph_where_none_is_given(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({"subject": "Q1632204", "relation": "P19", "new_object": "Q1345"}))
-    result = edit("--method", "glame", "--graph", str(packaged_extract()))
+    result = edit("--method", "glame")
     assert result.code == 0, result.err
+    assert "no --graph: glame reads the packaged one, extract" in result.err
+    assert "nothing to compute" in edit("--method", "glame", "--graph", "extract").err, "the same run by its name"
+    assert "nothing to compute" in edit("--method", "glame", "--graph", str(packaged_extract())).err
     assert "Philadelphia" in (place / "out" / "subgraph-row-1.svg").read_text()
 
 
@@ -138,11 +146,68 @@ def test_an_edit_that_cannot_be_made_is_named_and_the_others_are_kept(
     assert generate(kg_edit, tiny_folder, "--patch", "out/patch.partial.safetensors").code == 0
 
 
+def test_an_edit_that_is_too_large_is_stopped_before_it_is_added(
+    edit: Run, kg_edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, beside the weight's own norm; the ledger says the same of the patch without a model."""
+    whole = RankOneMethod.make
+
+    def make(self: RankOneMethod, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        made = whole(self, edits, before=before)
+        assert isinstance(made, WeightPatch)
+        (name, pair), *_ = made.factors.items()
+        larger = Factors(left=1000 * pair.left, right=pair.right) if edits[0].id == "france" else pair
+        return WeightPatch(factors={name: larger}, provenance=made.provenance)
+
+    monkeypatch.setattr(RankOneMethod, "make", make)
+    stopped = edit(*ROME)
+    assert stopped.code == 2
+    assert re.search(r"the change of model\.layers\S+ is \S+ times as large as the weight itself", stopped.err)
+    assert "in the edit 'france'" in stopped.err and "--force" in stopped.err
+    kept = Patch.load(place / "out" / "patch.partial.safetensors")
+    assert [record["edit"]["id"] for record in kept.edits] == ["lebron"]
+    assert edit(*ROME, "--force").code == 0
+    refused = kg_edit("patch", "add", "ledger", "out")
+    assert refused.code == 2
+    assert re.search(r"france: the change of \S+ is \S+ times as large as the weight itself", refused.err)
+    assert kg_edit("patch", "add", "ledger", "out", "--force").code == 0
+
+
+def test_an_edit_says_what_it_did(edit: Run, place: Path) -> None:
+    said = edit(*ROME, "--require-success", steps=1)
+    assert said.code == 1
+    line = "0 of 2 said; 2 not: lebron ('LeBron James plays for' should say 'Los Angeles Lakers', says"
+    assert line in said.out
+    assert line.split(":")[0] in (place / "out" / "report.md").read_text()
+    assert edit(*ROME, steps=1).code == 0, "the files are there: only the exit code differs"
+
+
 def test_keep_going_lists_what_it_skips(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows(GOOD, {**GOOD, "target_new": ""}))
     result = edit(*ROME, "--keep-going")
     assert result.code == 0
     assert result.err.splitlines()[-1].startswith("skipped: edits.jsonl, line 2, field target_new: is empty")
+
+
+def test_all_names_that_are_not_clear_are_told_at_once(edit: Run, place: Path) -> None:
+    """With the command that settles them, whose output is edited then."""
+    with (place / "graph.tsv").open("a") as graph:
+        graph.write("Q7\tlabel\tRome\nQ7\tP17\tQ8\nQ8\tlabel\tUnited States\n")
+    lost = {**GOOD, "subject": "Bob", "target_new": "Atlantis"}
+    (place / "edits.jsonl").write_bytes(rows(GOOD, {**GOOD, "subject": "Ann"}, lost))
+    said = edit(*GLAME)
+    assert said.code == 2 and not (place / "out").exists()
+    assert said.err.count("'Rome' names 2 entities") == 2
+    assert "No entity is labelled 'Atlantis'" in said.err
+    command = "wikidata-cache link edits.jsonl --graph graph.tsv --out edits-linked.jsonl"
+    assert said.err.splitlines()[-1].strip() == command
+    linked = CliRunner().invoke(wikidata_cli, command.split()[1:])
+    assert linked.exit_code == 3, linked.output
+    settled = map(json.loads, (place / "edits-linked.jsonl").read_text().splitlines())
+    chosen = [row | {"target_new_id": "Q4"} for row in settled if row["target_new"] == "Rome"]
+    assert all(row["candidates"] for row in chosen)
+    (place / "edits.jsonl").write_bytes(rows(*chosen))
+    assert edit(*GLAME, steps=1).code == 0
 
 
 def test_keep_going_skips_what_the_graph_does_not_know(edit: Run, place: Path) -> None:

@@ -99,7 +99,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "corrupt graph file": (("--method", "glame", "--graph", "corrupt.nt.gz"), "corrupt or cut-off gzip"),
     "graph file that is text": (("--method", "glame", "--graph", "text.nt"), "text.nt, line 1: is not N-Triples"),
     "missing graph file": (("--method", "glame", "--graph", "none.nt"), "none.nt: does not exist"),
-    "no graph": (("--method", "glame"), "the method glame needs a knowledge graph"),
+    "misspelt packaged graph": (("--method", "glame", "--graph", "extrct"), "did you mean 'extract'?"),
     "unknown model": (
         (*ROME, "--model", "smollm-135m"),
         "there is no model 'smollm-135m', did you mean 'smollm2-135m'?",
@@ -154,7 +154,8 @@ def out(request: pytest.FixtureRequest, finished: Path, kg_edit: Run, place: Pat
     """The output folder: not there, or with a run that must not be lost."""
     if request.param == "a finished run":
         if not finished.exists():
-            assert kg_edit("edit", "edits.jsonl", *ROME, *QUICK, "--model", tiny_folder, "--out", finished).code == 0
+            quick = (*ROME, *QUICK, "--model", tiny_folder, "--set", "steps=3")
+            assert kg_edit("edit", "edits.jsonl", *quick, "--out", finished).code == 0
         shutil.copytree(finished, place / "out")
     return place / "out"
 

@@ -138,3 +138,13 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     error = unknown_name("method", "Rom", ["rome", "glame"])
     assert isinstance(error, UnknownNameError)
     assert str(error) == "unknown method 'Rom', did you mean 'rome'?; known: glame, rome"
+
+
+def test_an_edit_without_an_id_makes_its_own() -> None:
+    """The same fact, the same id, so that a run is known again; and what is written is read back with it."""
+    fact = {"subject": "Åsa O'Neil", "prompt": "{} lives in", "target_new": "Rome"}
+    edit = Edit(**fact)
+    assert edit.id.startswith("åsa-o-neil-") and edit.id == Edit(**fact).id == Edit(**fact, target_true="Oslo").id
+    assert edit.id != Edit(**fact | {"target_new": "Bern"}).id
+    assert Edit.model_validate_json(edit.model_dump_json(exclude_defaults=True)) == edit
+    assert fault(id=" ") == ("id", "is empty; expected a name for the edit, unique in its file")

@@ -82,7 +82,9 @@ def test_wrong_use_is_refused_before_the_model_is_loaded(
 
 
 def test_compare_says_what_is_wrong(kg_edit: Run, place: Path) -> None:
-    assert "its ending has to be one of" in kg_edit("compare", "none", "--out", "found.docx").err
+    (place / "begun").mkdir()
+    (place / "begun" / "run.json").write_text("{}")
+    assert "its ending has to be one of" in kg_edit("compare", "begun", "--out", "found.docx").err
     nothing = kg_edit("compare", "none")
     assert (nothing.code, "holds no run" in nothing.err) == (2, True)
     assert kg_edit("merge", "out", "none").code == 2

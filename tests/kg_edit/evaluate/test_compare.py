@@ -210,3 +210,18 @@ def test_the_table_in_its_forms(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out.svg").read_bytes() == before
     with pytest.raises(ConfigError, match=r"its ending has to be one of \.md"):
         write_comparison(found, tmp_path / "out.docx")
+
+
+def test_a_table_says_what_was_compared_and_which_way_is_better(run: Run) -> None:
+    found = compare([run("first", seed=1), run("second", seed=2)])
+    assert (found.model, found.data, found.schedule) == ("tiny", "counterfact-plus", "single")
+    text = markdown(found)
+    assert "60 records of counterfact-plus on tiny under the schedule single. ↑: higher is better, ↓: lower." in text
+    assert "| efficacy.prob ↑ |" in text and "| portability.nll ↓ |" in text
+    assert r"efficacy.prob $\uparrow$" in latex(found)
+
+
+def test_one_record_has_no_interval(run: Run) -> None:
+    text = markdown(compare([run("first", seed=1, records=1), run("second", seed=2, records=1)]))
+    assert "[" not in "".join(line for line in text.splitlines() if line.startswith("| efficacy.prob"))
+    assert "1 record of counterfact-plus" in text

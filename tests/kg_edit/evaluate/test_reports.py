@@ -35,10 +35,17 @@ def test_markdown_table() -> None:
 
 
 def test_a_metric_that_some_records_lack_shows_its_number_of_records() -> None:
-    assert "| portability.nll |  | 2.000 [1.000, 3.000] of 1 |" in render(SUMMARY)
+    assert "| portability.nll |  | 2.000 of 1 |" in render(SUMMARY)
 
 
 def test_terminal_table() -> None:
     console = Console(file=io.StringIO(), record=True, width=100)
     console.print(rich_table(SUMMARY))
     assert "0.500 [0.000, 1.000]" in console.export_text()
+
+
+def test_a_metric_that_no_record_has_is_left_out() -> None:
+    """And a single record has no interval."""
+    lone = SUMMARY.model_copy(update={"base": {"efficacy.prob": Estimate(mean=None, ci95_low=None, ci95_high=None)}})
+    assert "efficacy.prob" not in render(lone)
+    assert "efficacy.prob" in render(SUMMARY)

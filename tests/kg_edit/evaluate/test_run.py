@@ -17,6 +17,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluate import METRICS, Summary, evaluate, score_cases
 from kg_edit.evaluate.metrics.edit import PORTABILITY
+from kg_edit.evaluate.sequence import COMMITTED
 from kg_edit.evaluate.statistics import EDITING_SCORE
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -98,6 +99,62 @@ def test_a_run_killed_between_edit_and_score_edits_again(
     evaluate(method, model, edits[:2], out=tmp_path, progress=False)
     assert method.calls == ["case-1"]
     assert file.read_bytes() == before  # the time of the first try stays
+
+
+def test_a_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    """--limit 2, then --limit 3: only what is new is done, and the run is that of three."""
+    evaluate(method, model, edits[:2], out=tmp_path / "run", pool=edits, progress=False)
+    method.calls.clear()
+    grown = evaluate(method, model, edits[:3], out=tmp_path / "run", pool=edits, progress=False)
+    assert method.calls == ["case-2"]
+    whole = evaluate(method, model, edits[:3], out=tmp_path / "whole", pool=edits, progress=False)
+    assert (grown.n, grown.base, grown.edited) == (3, whole.base, whole.edited)
+    settings = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "whole")]
+    assert settings[0] == settings[1]
+    for fewer in (edits[:2], edits[1:4]):
+        with pytest.raises(OutputError, match="holds another run"):
+            evaluate(method, model, fewer, out=tmp_path / "run", pool=edits, progress=False)
+    changed = edits[0].model_copy(update={"target_new": "Chicago Bulls"})
+    with pytest.raises(OutputError, match="holds another run"):
+        evaluate(method, model, [changed, *edits[1:4]], out=tmp_path / "run", pool=edits, progress=False)
+
+
+@pytest.mark.parametrize(("first", "goes_on"), [(2, True), (1, False)])
+def test_a_run_of_sequences_grows_by_whole_ones(
+    first: int, goes_on: bool, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    """A sequence that was not full would have gone on from another place."""
+
+    def run(count: int) -> Summary:
+        given = {"out": tmp_path, "pool": edits, "schedule": "sequential:2", "progress": False}
+        return evaluate(method, model, edits[:count], **given)
+
+    run(first)
+    if goes_on:
+        assert run(4).n == 4
+    else:
+        with pytest.raises(OutputError, match="holds another run"):
+            run(4)
+
+
+def test_a_kill_loses_no_more_than_the_records_that_are_edited_together(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    """Four at first, which are written before the next ones are begun; then groups grow with what is done."""
+    sizes: list[int] = []
+
+    class Each(Nudge):
+        def edit_each(self, edits: Sequence[Edit]) -> list[Patch]:
+            sizes.append(len(edits))
+            if any(edit.id == "case-5" for edit in edits):
+                raise KeyboardInterrupt
+            return [self.update([edit]) for edit in edits]
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Each(model), model, edits[:6], out=tmp_path, pool=edits, progress=False)
+    scored = [line["id"] for line in phases(tmp_path) if line["phase"] == "edited"]
+    assert scored == [f"case-{place}" for place in range(COMMITTED)]
+    assert sizes == [COMMITTED, 2]
 
 
 @pytest.mark.parametrize("field", ["config.scale", "seed", "ids", "ceilings", "method"])

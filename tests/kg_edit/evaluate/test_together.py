@@ -52,7 +52,7 @@ def chosen() -> RankOneMethod:
 
 def test_together_is_as_one_by_one(chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = run(tmp_path / "many", chosen, tmp_path / "cache")
-    monkeypatch.setattr("kg_edit.evaluate.run.TOGETHER", 1)
+    monkeypatch.setattr("kg_edit.evaluate.run.COMMITTED", 1)
     alone = run(tmp_path / "alone", chosen, tmp_path / "other")
     assert [without_nll(entry) for entry in many] == [approximately(entry) for entry in alone]
 

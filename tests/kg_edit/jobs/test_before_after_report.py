@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from kg_edit.jobs.before_after import Reading, ReportProbe, ReportRow, markdown, terminal_table
+from kg_edit.jobs.before_after import Reading, ReportProbe, ReportRow, Verdict, markdown, terminal_table
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 NASTY = {
@@ -42,6 +42,22 @@ def cells(line: str) -> list[str]:
     inner = re.fullmatch(r"\| (.*) \|", line)
     assert inner
     return re.split(r"(?<!\\)(?:\\\\)*\|", inner[1])
+
+
+def test_the_verdict_counts_the_edits_own_prompts() -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="row-2", said=False)]
+    rows.append(row("c", edit="row-3", said=False, right=False))
+    rows.append(
+        row("d", edit="row-3").model_copy(update={"probe": row("d").probe.model_copy(update={"kind": "follows"})})
+    )
+    verdict = Verdict.of(rows)
+    assert str(verdict) == (
+        "1 of 3 said; 2 not: row-2 ('b' should say 'b', says 'b', though it is likelier than the old target); "
+        "row-3 ('c' should say 'c', says 'c')"
+    )
+    assert str(Verdict.of(rows[:1])) == "1 of 1 said"
+    assert str(Verdict.of([row("x", edit=str(number), said=False) for number in range(12)])).endswith("; and 2 more")
+    assert "**1 of 3 said; 2 not: row-2" in markdown(rows, PATCH)
 
 
 @pytest.mark.parametrize("case", NASTY)

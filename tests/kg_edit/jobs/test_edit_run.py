@@ -14,13 +14,13 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError, KgEditError, OutputError, PatchError
 from kg_edit.jobs import edit_run
 from kg_edit.jobs.before_after import ReportRow
-from kg_edit.jobs.edit_run import PARTIAL, PATCH, RECORDS, REPORT, draw_subgraph, run_edits
+from kg_edit.jobs.edit_run import PARTIAL, RECORDS, REPORT, draw_subgraph, run_edits
 from kg_edit.methods.rank_one.base import RankOneMethod
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.storage.run_folder import folder_lock
+from kg_edit.storage.run_folder import PATCH, folder_lock
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
 

@@ -9,8 +9,9 @@ import torch
 
 from kg_edit.errors import PatchError
 from kg_edit.ledger import Ledger
-from kg_edit.ledger.conflicts import MEDIANS, SHARE, change_norm, disabling, edit_norms
 from kg_edit.models.language_model import weight_matrix
+from kg_edit.patches.changes import change_norm, edit_norms
+from kg_edit.patches.guards import MEDIANS, SHARE, disabling
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.tiny import tiny
@@ -50,6 +51,21 @@ def test_edits_of_other_methods_are_no_measure() -> None:
     renamed = [{**record, "method": "another"} for record in others.edits]
     others = WeightPatch(factors=others.factors, provenance={**others.provenance, "edits": renamed})
     assert disabling(made_up(edits_of(1, start=7), size=1000.0), [others]) == ()
+
+
+def test_edits_of_another_layer_are_no_measure() -> None:
+    strong = made_up(edits_of(1, start=7), size=1000.0, weight="other.weight")
+    assert disabling(strong, [made_up(edits_of(6))]) == ()
+    assert disabling(strong, [made_up(edits_of(6), weight="other.weight")]) != ()
+
+
+def test_the_weights_norm_that_a_patch_notes_is_enough() -> None:
+    patch = made_up(edits_of(2), size=3.0)
+    noted = WeightPatch(factors=patch.factors, provenance={**patch.provenance, "weight_norms": {"w.weight": 2.0}})
+    assert disabling(patch, []) == ()
+    (reason,) = disabling(noted, [])
+    assert reason.endswith("the change of w.weight is 1.5 times as large as the weight itself (limit 1)")
+    assert (patch + noted).provenance["weight_norms"] == {"w.weight": 2.0}, "a sum notes what its parts do"
 
 
 def test_a_division_by_next_to_nothing() -> None:

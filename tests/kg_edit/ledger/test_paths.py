@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from kg_edit.errors import OutputError, PatchError
-from kg_edit.jobs.edit_run import PATCH
 from kg_edit.ledger import Ledger
-from kg_edit.ledger.conflicts import SHARE
 from kg_edit.ledger.paths import additions, standing_at
 from kg_edit.models.language_model import weight_matrix
+from kg_edit.patches.guards import SHARE
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.storage.run_folder import PATCH
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.tiny import tiny
 

@@ -38,7 +38,7 @@ def test_a_sequence_without_some_of_its_edits(taken: list[int], tmp_path: Path) 
     model, edits = tiny("llama"), edits_of(5)
     clean = weights(model)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(method("rome", model).edit(edits))
+    ledger.add(method("rome", model).edit(edits), force=True)
     ledger.remove([edits[place].id for place in taken], model=model)
     left = [edit for place, edit in enumerate(edits) if place not in taken]
     assert same(ledger.patch, method("rome", model).edit(left))
@@ -157,7 +157,7 @@ def test_a_model_in_another_dtype_is_refused_where_the_patch_says_its_own(record
         about = {name: value for name, value in made.provenance["model"].items() if name != "dtype"}
         made = WeightPatch(factors=made.factors, provenance={**made.provenance, "model": about}, state=made.state)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(made)
+    ledger.add(made, force=True)
     cast = deepcopy(model.model)
     torch.nn.Module.to(cast, torch.bfloat16)
     half = LanguageModel.wrap(cast, model.tokenizer, name="half")
@@ -178,7 +178,7 @@ def test_what_would_come_out_differently_is_refused(tmp_path: Path) -> None:
     made = method("rome", model)
     made._given_contexts = ("{}", "Hello. {}")  # type: ignore[attr-defined]
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(made.edit(edits))
+    ledger.add(made.edit(edits), force=True)
     before = ledger.patch
     with pytest.raises(PatchError, match="contexts"):
         ledger.remove(["e0"], model=model)

@@ -143,7 +143,10 @@ def test_the_default_stays_unless_another_layer_is_clearly_better() -> None:
     assert "no layer beats the default 6 clearly: layer 4 by +0.033 ± 0.285" in unclear[1]
     assert decide([scored(4, 0.1), scored(6, 0.2)], default=6)[1].startswith("the default layer 6 has the best score")
     assert decide([scored(4, 0.2), scored(6, 0.2)], default=6)[0] == 6
-    assert decide([scored(4, 0.3), scored(6, 0.2)], default=6)[0] == 4  # one edit has no spread
+    few = decide([scored(4, 0.9), scored(6, 0.2)], default=6)
+    assert few[0] == 6 and "1 edits can't say whether it is noise" in few[1]
+    within = decide([scored(4, 0.2, 0.3, 0.4, 0.3), scored(6, 0.2, 0.1, 0.2, 0.4)], default=6)
+    assert within[0] == 6, "differences 0, .2, .2, -.1: by .075, which is one standard error"
     assert decide([scored(4, 0.1), scored(6, 0.2)], default=7)[0] == 6
 
 
@@ -191,7 +194,8 @@ def test_the_layer_that_works_is_found() -> None:
     model = tiny("llama")
     make, calls = planted(model)
     weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-    found = choose_layer(make, model, RomeConfig(steps=30), EDITS, progress=False)
+    third = EDITS[2].model_copy(update={"target_new": "Los Angeles"})  # of London layer 2 makes less than nothing does
+    found = choose_layer(make, model, RomeConfig(steps=30), (*EDITS[:2], third), progress=False)
     assert (found.chosen, found.default, found.steps, found.edits) == (2, 1, 10, ("1", "2", "3"))
     assert "layer 2 has the best score" in found.why
     by_layer = {row.layer: row.mean for row in found.layers}

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from kg_edit.methods import find_method, method_names
-from kg_edit.methods.overview import HEADER, methods_page, overview, settings
+from kg_edit.methods.listing import HEADER, listing, reads_a_graph, row_of, table_text
+from kg_edit.methods.overview import methods_page, settings
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
+ROOT = Path(__file__).resolve().parents[3]
+PAGE, TABLE = ROOT / "docs" / "methods.md", ROOT / "kg_edit" / "data" / "methods.tsv"
 
 
 def test_a_line_for_each_method() -> None:
-    rows = {row[0]: dict(zip(HEADER, row, strict=True)) for row in overview()}
+    rows = {row[0]: dict(zip(HEADER, row, strict=True)) for row in listing()}
     assert tuple(rows) == method_names()
     assert [rows["rome"][column] for column in ("kind", "batch", "undo")] == ["weights", "in turn", "recomputed"]
     assert [rows["grace"][column] for column in ("kind", "undo")] == ["adapter", "exact"]
@@ -28,3 +30,14 @@ def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == methods_page(), (
         "write it anew: kg-edit methods --markdown > docs/methods.md"
     )
+
+
+def test_the_table_is_what_the_classes_say() -> None:
+    """`kg-edit methods` shows it without importing one of them."""
+    assert TABLE.read_text(encoding="utf-8") == table_text(), (
+        "write it anew: kg-edit methods --table > kg_edit/data/methods.tsv"
+    )
+    assert list(listing()) == [row_of(find_method(name)) for name in method_names()]
+    assert {name for name in method_names() if reads_a_graph(name)} == {
+        name for name in method_names() if find_method(name).needs_graph
+    }

@@ -1,0 +1,124 @@
+"""What people and other tools call the fields of a row, and EasyEdit's rows, in the names of `Edit`.
+
+`ALIASES` are other names for a field. EasyEdit's rows have the subject's name in the prompt where ours have {}, and
+prompts with answers of their own under ``locality`` and ``portability``. `wikidata-cache link` adds ids and, where a
+person has to choose, ``candidates``, which are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from kg_edit.errors import EditError, Fault
+
+Row = Mapping[str, object]
+
+ALIASES = {
+    "neighbours": "neighborhood",
+    "neighbors": "neighborhood",
+    "neighbourhood": "neighborhood",
+    "neighborhood_prompts": "neighborhood",
+    "questions": "portability",
+    "rephrase_prompt": "paraphrases",
+    "rephrase_prompts": "paraphrases",
+    "rephrase": "paraphrases",
+    "paraphrase": "paraphrases",
+    "paraphrase_prompts": "paraphrases",
+    "ground_truth": "target_true",
+}
+TRIPLET_IDS = {"target_new_id": "new_object_id", "target_true_id": "object_id"}
+LISTS = ("paraphrases", "neighborhood")
+LINKED = "candidates"  # written by `wikidata-cache link` where no candidate clearly leads
+LOCALITY = ("locality_prompt", "locality_ground_truth")
+_EASY_EDIT = {"ground_truth", "rephrase_prompt", "rephrase_prompts", "locality", *LOCALITY}
+
+
+def canonical(row: Row, *, triplet: bool, check: bool = True) -> tuple[dict[str, object], dict[str, str]]:
+    """The row in the names of `Edit` (of a triplet, in a triplet's), and what the row itself calls those fields.
+
+    Args:
+        row: a row of any shape; a CounterFact record loses its ``candidates`` alone.
+        triplet: whether it is one.
+        check: refuse a field that stands there under two names.
+
+    Raises:
+        EditError: a field stands there under two names.
+    """
+    left = {name: value for name, value in row.items() if name != LINKED}
+    if "requested_rewrite" in row:
+        return left, {}
+    renamed = _renames(left, triplet=triplet)
+    found: dict[str, object] = {}
+    for name, value in left.items():
+        own = renamed.get(name, name)
+        if own in found and check:
+            raise EditError([Fault(name, f"is another name for {own!r}, which the row has too; keep one of them")])
+        found[own] = [value] if own in LISTS and isinstance(value, str) else value
+    names = {own: name for name, own in renamed.items()}
+    return (found if triplet else _from_easy_edit(found, left)), names
+
+
+def _renames(row: Row, *, triplet: bool) -> dict[str, str]:
+    """The row's own names that are others here."""
+    known = {**ALIASES, **({**TRIPLET_IDS, "ground_truth": "object"} if triplet else {"case_id": "id"})}
+    return {name: known[name] for name in row if name in known}
+
+
+def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
+    """The fields of an edit from those of a row of EasyEdit; of any other row as they are."""
+    if row.keys().isdisjoint(_EASY_EDIT) and not isinstance(fields.get("portability"), Mapping):
+        return fields
+    found = {name: value for name, value in fields.items() if name not in ("locality", *LOCALITY)}
+    found["prompt"] = _with_place(found.get("prompt"), found.get("subject"))
+    if isinstance(old := found.get("target_true"), list) and old:
+        found["target_true"] = old[0]
+    if kept := [prompt for prompt, answer in _asked_elsewhere(fields) if answer == found.get("target_true")]:
+        found.setdefault("neighborhood", kept)
+    if isinstance(asked := found.get("portability"), Mapping):
+        found["portability"] = [{"question": prompt, "answer": answer} for prompt, answer in _pairs(asked)]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _with_place(prompt: object, subject: object) -> object:
+    """The prompt with {} for the subject, which stands there once as a word of its own; else as it is."""
+    if not (isinstance(prompt, str) and isinstance(subject, str) and subject.strip()) or "{}" in prompt:
+        return prompt
+    parts = re.split(rf"(?<!\w){re.escape(subject.strip())}(?!\w)", prompt)
+    return "{}".join(parts) if len(parts) == 2 else prompt
+
+
+def _asked_elsewhere(fields: Row) -> Iterator[tuple[object, object]]:
+    """The locality prompts, each with its answer; those whose answer is the old object are neighbours of the fact."""
+    prompt, answer = (fields.get(name) for name in LOCALITY)
+    yield from _paired(prompt, answer)
+    if isinstance(groups := fields.get("locality"), Mapping):
+        yield from _pairs(groups)
+
+
+def _pairs(groups: Row) -> Iterator[tuple[object, object]]:
+    """(prompt, answer) of ``{"prompt": …, "ground_truth": …}``, of groups of it, and of CounterFactPlus' names."""
+    if "New Question" in groups:
+        yield from _paired(groups.get("New Question"), groups.get("New Answer"))
+    elif "prompt" in groups:
+        yield from _paired(groups.get("prompt"), groups.get("ground_truth"))
+    else:
+        for group in groups.values():
+            for part in group if isinstance(group, list) else [group]:
+                if isinstance(part, Mapping):
+                    yield from _pairs(part)
+
+
+def _paired(prompt: object, answer: object) -> Iterator[tuple[object, object]]:
+    if isinstance(prompt, list) and isinstance(answer, list):
+        for one, its in zip(prompt, answer, strict=False):
+            yield one, _first(its)
+    elif prompt is not None:
+        yield prompt, _first(answer)
+
+
+def _first(answer: object) -> object:
+    """The first of several right answers."""
+    while isinstance(answer, list) and answer:
+        answer = answer[0]
+    return answer

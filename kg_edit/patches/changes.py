@@ -1,0 +1,125 @@
+"""The change that a patch makes to weights, as plain arrays: its size, edit by edit, is known without torch.
+
+`changes_of` takes them from a patch in memory, `read_changes` from its file. `columns` says which columns of the
+factors are each edit's, `edit_norms` how large each edit's change is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kg_edit.patches.container import read_arrays
+
+if TYPE_CHECKING:
+    from kg_edit.patches.base import Patch
+
+Array = NDArray[Any]
+KEY = "key/"  # the state in which methods keep keys, [in, facts], with the weight's name behind it
+STATE = "state/"  # what the names of a method's own tensors begin with in a file
+
+
+class Pair(NamedTuple):
+    """A low-rank change of a weight [out, in]: ``left`` [out, rank] times ``right`` [in, rank] transposed."""
+
+    left: Array
+    right: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Changes:
+    """The factors of the changed weights by name, the keys kept for them, and the patch's provenance.
+
+    A patch that changes no weights has no factors.
+    """
+
+    provenance: Mapping[str, Any]
+    factors: Mapping[str, Pair] = field(default_factory=dict)
+    keys: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def edits(self) -> tuple[Mapping[str, Any], ...]:
+        """A record of each edit, in the order in which they were made."""
+        return tuple(self.provenance.get("edits", ()))
+
+    @property
+    def weight_norms(self) -> Mapping[str, float]:
+        """|W| of the changed weights as they were, by name; empty where the patch does not say it."""
+        found: Mapping[str, float] = self.provenance.get("weight_norms", {})
+        return found
+
+
+def changes_of(patch: Patch | Changes) -> Changes:
+    """The changes of a patch in memory; what is one already is given back."""
+    if isinstance(patch, Changes):
+        return patch
+    pairs = getattr(patch, "factors", {})
+    state: Mapping[str, Any] = getattr(patch, "state", {})
+    return Changes(
+        provenance=patch.provenance,
+        factors={name: Pair(_array(pair.left), _array(pair.right)) for name, pair in pairs.items()},
+        keys={name.removeprefix(KEY): _array(value) for name, value in state.items() if name.startswith(KEY)},
+    )
+
+
+def read_changes(path: str | Path) -> Changes:
+    """The changes of a patch's file.
+
+    Raises:
+        PatchError: the file is missing, or is no patch.
+    """
+    provenance, arrays = read_arrays(path)
+    names = {name.removesuffix(".left") for name in arrays if name.endswith(".left") and not name.startswith(STATE)}
+    whole = sorted(name for name in names if f"{name}.right" in arrays)
+    start = f"{STATE}{KEY}"
+    return Changes(
+        provenance=provenance,
+        factors={name: Pair(arrays[f"{name}.left"], arrays[f"{name}.right"]) for name in whole},
+        keys={name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)},
+    )
+
+
+def _array(tensor: Any) -> Array:
+    """A tensor [rows, columns] of any kind and device, as float32."""
+    found: Array = tensor.detach().float().cpu().numpy()
+    return found
+
+
+def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
+    """Which columns of the factors are each edit's; None where they are nobody's, as in a dense change.
+
+    Closed-form methods write one column a fact: the edit itself, and the further ``requests`` of its record.
+    """
+    factors: Mapping[str, Any] = getattr(patch, "factors", {})
+    if not factors:
+        return None
+    found, start = [], 0
+    for record in patch.edits:
+        stop = start + 1 + len(record.get("requests", ()))
+        found.append(tuple(range(start, stop)))
+        start = stop
+    return tuple(found) if all(pair.left.shape[1] == start for pair in factors.values()) else None
+
+
+def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
+    """The Frobenius norm of each edit's change, over all weights; None where a change is not one edit's."""
+    own, changes = columns(patch), changes_of(patch)
+    if own is None:
+        return (None,) * len(changes.edits)
+    return tuple(sum(change_norm(pair, places) ** 2 for pair in changes.factors.values()) ** 0.5 for places in own)
+
+
+def change_norm(pair: Any, places: tuple[int, ...] | None = None) -> float:
+    """The Frobenius norm of left right^T, by the factors' Gram matrices: ``sum((L^T L) * (R^T R))^1/2``.
+
+    ``places``: of these columns alone.
+    """
+    left, right = (np.asarray(side, dtype=np.float64) for side in (pair.left, pair.right))
+    if places is not None:
+        left, right = left[:, list(places)], right[:, list(places)]
+    return float(max(((left.T @ left) * (right.T @ right)).sum(), 0.0) ** 0.5)

@@ -1,0 +1,132 @@
+"""Names that people and other tools write for the fields of a row, and rows that were linked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kg_edit.edits.aliases import ALIASES
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.files import read_edits
+from kg_edit.errors import EditFileError
+from tests.kg_edit.edit_rows import GOOD, lines, refusal, write
+from wikidata_cache import WikidataCache, cli, packaged_extract
+
+EASY_EDIT = {
+    "case_id": 3561,
+    "prompt": "In Colombia, the language spoken is",
+    "target_new": "Portuguese",
+    "subject": "Colombia",
+    "ground_truth": "Spanish",
+    "rephrase_prompt": "The official language of Colombia is",
+    "locality_prompt": "In Peru, the language spoken is",
+    "locality_ground_truth": "Spanish",
+    "portability": {"Reasoning": [{"prompt": "Which country shares it?", "ground_truth": [["Brazil"], ["Portugal"]]}]},
+}
+
+
+def read(tmp_path: Path, *rows: object) -> tuple[Edit, ...]:
+    return read_edits(write(tmp_path, "edits.jsonl", lines(*rows))).edits
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_another_name_is_the_field(name: str, tmp_path: Path) -> None:
+    own = ALIASES[name]
+    values = {"portability": [{"question": "Where?", "answer": "Italy"}], "target_true": "Bern"}
+    value = values.get(own, ["Bob lives in"])
+    plain = {key: held for key, held in GOOD.items() if key != own}
+    assert read(tmp_path, {**plain, name: value}) == read(tmp_path, {**plain, own: value})
+    if own not in values:
+        assert read(tmp_path, {**plain, name: "Bob lives in"}) == read(tmp_path, {**plain, own: value}), "a text alone"
+
+
+def test_a_field_under_two_names_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "edits.jsonl", lines(GOOD | {"neighbours": [], "neighborhood": []}))
+    assert "field neighborhood: is another name for 'neighborhood'" in refusal(path)
+    path = write(tmp_path, "edits.jsonl", lines(GOOD | {"ground_truth": "rome"} | {"target_true": "Oslo"}))
+    assert "is another name for 'target_true', which the row has too; keep one of them" in refusal(path)
+
+
+def test_a_fault_bears_the_name_that_the_row_has(tmp_path: Path) -> None:
+    row = {key: value for key, value in GOOD.items() if key != "target_true"} | {"ground_truth": 7}
+    assert "field ground_truth: found the number 7" in refusal(write(tmp_path, "edits.jsonl", lines(row)))
+
+
+def test_a_table_with_other_names(tmp_path: Path) -> None:
+    text = "subject,prompt,ground_truth,target_new,neighbours\nAnn,{} lives in,Oslo,Rome,Bob lives in | Cy lives in\n"
+    (edit,) = read_edits(write(tmp_path, "edits.csv", text)).edits
+    assert (edit.target_true, edit.neighborhood) == ("Oslo", ("Bob lives in", "Cy lives in"))
+
+
+def test_a_row_of_easy_edit(tmp_path: Path) -> None:
+    (edit,) = read(tmp_path, EASY_EDIT)
+    assert (edit.id, edit.prompt, edit.text) == ("3561", "In {}, the language spoken is", EASY_EDIT["prompt"])
+    assert (edit.target_true, edit.paraphrases) == ("Spanish", (EASY_EDIT["rephrase_prompt"],))
+    assert edit.neighborhood == ("In Peru, the language spoken is",)
+    assert [(asked.question, asked.answer) for asked in edit.portability] == [("Which country shares it?", "Brazil")]
+    (other,) = read(tmp_path, {**EASY_EDIT, "locality_ground_truth": "Quechua"})
+    assert other.neighborhood == (), "what is asked elsewhere has another answer: it is no neighbour of the fact"
+
+
+def test_what_easy_edit_takes_as_lists(tmp_path: Path) -> None:
+    locality = {
+        "neighborhood": {"prompt": ["In Peru, one speaks", "In Chad, one speaks"], "ground_truth": ["Spanish", "x"]}
+    }
+    (edit,) = read(tmp_path, {**EASY_EDIT, "ground_truth": ["Spanish"], "locality": locality, "locality_prompt": None})
+    assert edit.neighborhood == ("In Peru, one speaks",)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"subject": "Spike Hughes", "relation": "place of birth", "object": "London", "new_object": "Philadelphia"},
+        {"subject": "Spike Hughes", "relation": "place of birth", "target_new": "Philadelphia"},
+        {"subject": "Spike Hughes", "prompt": "{} originates from", "target_new": "Philadelphia"},
+        {"subject": "Spike Hughes", "relation": "P19", "object": "London", "new_object": "Los Angeles"},
+        {
+            "case_id": 1,
+            "requested_rewrite": {
+                "prompt": "{} originates from",
+                "relation_id": "P19",
+                "target_new": {"str": "Philadelphia"},
+                "target_true": {"str": "London"},
+                "subject": "Spike Hughes",
+            },
+        },
+    ],
+)
+def test_what_link_writes_is_read(row: dict[str, object], tmp_path: Path) -> None:
+    """Also where a person still has to choose: the row then has `candidates`."""
+    source, out = write(tmp_path, "edits.jsonl", lines(row)), tmp_path / "linked.jsonl"
+    done = CliRunner().invoke(cli.app, ["link", str(source), "--out", str(out)])
+    assert done.exit_code in (0, 3), done.output
+    linked = json.loads(out.read_text())
+    (edit,) = read_edits(out, labels=WikidataCache(packaged_extract())).edits
+    ids = linked.get("requested_rewrite", linked)
+    assert edit.subject_id == ids.get("subject_id") == "Q1632204"
+    if "target_new_id" in linked:
+        assert edit.target_new_id == linked["target_new_id"]
+
+
+def test_a_target_id_in_a_triplet(tmp_path: Path) -> None:
+    row = {"subject": "Ann", "relation": "P19", "new_object": "Rome", "target_new_id": "Q220", "target_true_id": "Q585"}
+    (edit,) = read(tmp_path, row)
+    assert (edit.target_new_id, edit.target_true_id) == ("Q220", "Q585")
+    path = write(tmp_path, "edits.jsonl", lines(row | {"new_object_id": "Q220"}))
+    assert "another name for 'new_object_id'" in refusal(path)
+
+
+@pytest.mark.parametrize("shape", ["new_object", "target_new"])
+def test_a_misspelt_relation_is_no_sentence(shape: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "edits.jsonl", lines({"subject": "Ann", "relation": "place of brith", shape: "Rome"}))
+    said = "field relation: there is no template for 'place of brith', did you mean 'place of birth'? If not, give the"
+    with pytest.raises(EditFileError, match="line 1") as raised:
+        read_edits(path)
+    assert said in str(raised.value)
+    with_prompt = {"subject": "Ann", "relation": "place of brith", "prompt": "{} is from", shape: "Rome"}
+    assert read(tmp_path, with_prompt)[0].prompt == "{} is from"
+    (other,) = read(tmp_path, {"subject": "Ann", "relation": "best friend", shape: "Rome"})
+    assert other.prompt == "The best friend of {} is"

@@ -1,0 +1,36 @@
+"""docs/files.md names every field of a row, and its examples are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kg_edit.edits.aliases import ALIASES, LINKED
+from kg_edit.edits.edit import Edit, Question
+from kg_edit.edits.files import read_edits
+from kg_edit.edits.rows import FIELDS
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "files.md").read_text(encoding="utf-8")
+
+
+def test_every_field_and_every_other_name_is_there() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE, re.MULTILINE))
+    assert set(rows) == set(Edit.model_fields)
+    assert {own for name, own in ALIASES.items() if f"`{name}`" in rows[own]} == set(ALIASES.values())
+    assert [name for name, own in ALIASES.items() if f"`{name}`" not in rows[own]] == []
+    assert [name for name in (*FIELDS, *Question.model_fields, LINKED) if f"`{name}`" not in PAGE] == []
+
+
+def test_the_examples_are_read(tmp_path: Path) -> None:
+    found: list[Edit] = []
+    for number, block in enumerate(re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(block, encoding="utf-8")
+        found += read_edits(path).edits
+    whole = found[1]
+    assert len(found) == 5
+    assert {name for name, value in whole if value} == set(Edit.model_fields), "the second one has every field"
+    assert found[4].neighborhood == ("In Peru, the language spoken is",)
+    cells = re.findall(r"^\| `\w+` \| [^|]* \| `(.*?)` \|", PAGE, re.MULTILINE)
+    held = whole.model_dump_json()
+    assert [cell for cell in cells if cell.strip('"[]') not in held and not cell.startswith("[{")] == []
