@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import KgEditError
+from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import continuations
@@ -195,12 +196,13 @@ def _miss(row: ReportRow) -> str:
     return f"{row.edit} ({row.probe.prompt!r} should say {row.probe.wanted!r}, says {row.after.text!r}{likelier})"
 
 
-def probes(edit: Edit) -> tuple[ReportProbe, ...]:
-    """All that an edit's row asks to check."""
+def probes(model: LanguageModel, edit: Edit) -> tuple[ReportProbe, ...]:
+    """All that an edit's row asks to check; after a line break where ``model`` would not read the subject."""
     new, old = edit.target_new, edit.target_true
+    own = [lead_before(model, text, subject=edit.subject) + text for text in (edit.text, *edit.paraphrases)]
     return (
-        _statement("rewrite", edit.text, new, old),
-        *(_statement("paraphrase", prompt, new, old) for prompt in edit.paraphrases),
+        _statement("rewrite", own[0], new, old),
+        *(_statement("paraphrase", prompt, new, old) for prompt in own[1:]),
         *(
             ReportProbe(
                 kind="follows",
@@ -227,7 +229,7 @@ def check_probes(model: LanguageModel, edits: Sequence[Edit]) -> None:
     """
     for edit in edits:
         try:
-            check_queries(model, [probe.query for probe in probes(edit)], tokens=_TOKENS)
+            check_queries(model, [probe.query for probe in probes(model, edit)], tokens=_TOKENS)
         except KgEditError as error:
             error.add_note(f"in a prompt of the edit {edit.id!r}")
             raise
@@ -237,7 +239,7 @@ def before_and_after(
     model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, progress: bool = False
 ) -> tuple[ReportRow, ...]:
     """Every probe of every edit, on the model without and with the one patch."""
-    asked_of = [(edit, probe) for edit in edits for probe in probes(edit)]
+    asked_of = [(edit, probe) for edit in edits for probe in probes(model, edit)]
     before = read(model, [probe for _, probe in asked_of], progress="before" if progress else None)
     with patch.applied(model) as edited:
         after = read(edited, [probe for _, probe in asked_of], progress="after" if progress else None)
@@ -259,7 +261,8 @@ def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str |
 
 def _statement(kind: Kind, prompt: str, wanted: str | None, unwanted: str | None) -> ReportProbe:
     text = prompt.rstrip()
-    return ReportProbe(kind=kind, prompt=text, ask=text, score=text, wanted=wanted or "", unwanted=unwanted)
+    shown = text.replace("\n", "\\n")  # a cell of a table is one line
+    return ReportProbe(kind=kind, prompt=shown, ask=text, score=text, wanted=wanted or "", unwanted=unwanted)
 
 
 def _reading(probe: ReportProbe, response: Response) -> Reading:

@@ -39,7 +39,7 @@ def check(model: LanguageModel, entries: Sequence[Entry], *, progress: bool = Fa
     """
     edits = [entry.edit for entry in entries]
     check_probes(model, edits)
-    asked = [probes(edit) for edit in edits]
+    asked = [probes(model, edit) for edit in edits]
     readings = iter(read(model, [probe for found in asked for probe in found], progress="check" if progress else None))
     return tuple(
         Checked(entry=entry, readings=tuple((probe, next(readings)) for probe in found))

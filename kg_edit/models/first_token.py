@@ -48,6 +48,14 @@ def readable(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> t
     return tuple(LEAD + BARE if context == BARE else context for context in contexts)
 
 
+def lead_before(model: LanguageModel, text: str, *, subject: str) -> str:
+    """A line break where ``text`` begins with a subject that the model would not read; else nothing."""
+    if not text.startswith(subject):
+        return ""
+    template = text.replace(subject, "{}", 1)
+    return LEAD if begins_unread(model, encode(model.tokenizer, template, subject=subject)) else ""
+
+
 def warn_of_unread(model: LanguageModel, prompt: Prompt, *, edit: str) -> None:
     """Say of the edit with this id how it is made, and is to be asked, where the model does not read its subject."""
     if begins_unread(model, prompt):

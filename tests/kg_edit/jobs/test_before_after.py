@@ -36,9 +36,9 @@ def patch_of(model: LanguageModel, *, size: float = 1.0) -> Patch:
 
 
 def test_every_field_of_an_edit_is_looked_at() -> None:
-    kinds = [probe.kind for probe in probes(EDIT)]
+    kinds = [probe.kind for probe in probes(tiny("llama"), EDIT)]
     assert kinds == ["rewrite", "paraphrase", "follows", "neighbour", "neighbour"]
-    rewrite, paraphrase, follows, neighbour, _ = probes(EDIT)
+    rewrite, paraphrase, follows, neighbour, _ = probes(tiny("llama"), EDIT)
     assert (rewrite.prompt, rewrite.wanted, rewrite.unwanted) == (EDIT.text, "Los Angeles Lakers", "Miami Heat")
     assert paraphrase.score == "LeBron James is on the team of"  # a space at the end would change the target's tokens
     assert follows.ask == format_question_with_shots("Where is his team?")
@@ -46,7 +46,7 @@ def test_every_field_of_an_edit_is_looked_at() -> None:
 
 
 def test_without_an_old_target_neighbours_have_nothing_to_keep() -> None:
-    assert [probe.kind for probe in probes(BARE)] == ["rewrite"]
+    assert [probe.kind for probe in probes(tiny("llama"), BARE)] == ["rewrite"]
 
 
 def test_a_row_holds_what_the_two_models_do() -> None:
@@ -54,15 +54,15 @@ def test_a_row_holds_what_the_two_models_do() -> None:
     patch = patch_of(model)
     rows = before_and_after(model, patch, [EDIT, BARE])
     assert [row.edit for row in rows] == ["1"] * 5 + ["2"]
-    assert tuple(row.before for row in rows[:5]) == read(model, probes(EDIT))
+    assert tuple(row.before for row in rows[:5]) == read(model, probes(tiny("llama"), EDIT))
     with patch.applied(model):
-        assert tuple(row.after for row in rows[:5]) == read(model, probes(EDIT))
+        assert tuple(row.after for row in rows[:5]) == read(model, probes(tiny("llama"), EDIT))
     assert rows[0].before.nats != rows[0].after.nats
 
 
 def test_right_is_more_likely_than_the_other_target() -> None:
     model = tiny("llama")
-    reading = read(model, probes(EDIT))[0]
+    reading = read(model, probes(tiny("llama"), EDIT))[0]
     new, old = Pair(EDIT.text, "Los Angeles Lakers"), Pair(EDIT.text, "Miami Heat")
     found = score(model, [new, old])
     assert reading.nats == round(found[new].nll, 4)
@@ -82,12 +82,12 @@ def test_targets_of_different_lengths_are_compared_as_wholes(monkeypatch: pytest
     )
     for new, old, right in ((*nats, True), (*reversed(nats), False)):
         edit = Edit(id="3", subject="He", prompt="{} lives in", target_new=new, target_true=old)
-        (reading,) = read(model, probes(edit))
+        (reading,) = read(model, probes(model, edit))
         assert reading.right == right and reading.nats == nats[new]
 
 
 def test_what_follows_is_right_when_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    follows = probes(EDIT)[2]
+    follows = probes(tiny("llama"), EDIT)[2]
     for text, right in {"It is in LA.": True, "Los Angeles, California": True, "Miami": False}.items():
         monkeypatch.setattr(before_after, "continuations", lambda *_, said=text, **__: (said,))
         reading = read(tiny("llama"), [follows])[0]
@@ -95,7 +95,11 @@ def test_what_follows_is_right_when_it_is_said(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_statement_is_said_when_the_text_begins_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    (bare,), rewrite, neighbour = probes(BARE), probes(EDIT)[0], probes(EDIT)[3]
+    (bare,), rewrite, neighbour = (
+        probes(tiny("llama"), BARE),
+        probes(tiny("llama"), EDIT)[0],
+        probes(tiny("llama"), EDIT)[3],
+    )
     model = tiny("llama")
     compared = {probe: reading.right for probe in (rewrite, neighbour) for reading in read(model, [probe])}
     for probe, text, said in (
@@ -114,7 +118,7 @@ def test_a_statement_is_said_when_the_text_begins_with_it(monkeypatch: pytest.Mo
 
 def test_many_prompts_in_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
-    asked = probes(EDIT) + probes(BARE)
+    asked = probes(tiny("llama"), EDIT) + probes(tiny("llama"), BARE)
     whole = read(model, asked)
     monkeypatch.setattr(before_after, "_ROWS", 2)
     pieces = read(model, asked)
@@ -151,3 +155,14 @@ def test_a_prompt_longer_than_the_models_positions_is_named(field: dict[str, obj
     with pytest.raises(ModelError, match="has positions for 128") as caught:
         check_probes(tiny("gpt2"), [short.model_copy(update=field)])
     assert caught.value.__notes__ == ["in a prompt of the edit '1'"]
+
+
+def test_a_subject_that_the_model_would_not_read_is_asked_for_after_a_line_break(smollm2: LanguageModel) -> None:
+    edit = Edit(
+        id="g", subject="Google", prompt="{} was founded by", target_new="Steve Jobs", paraphrases=("Who made {}?",)
+    )
+    rewrite, paraphrase = probes(smollm2, edit)
+    assert rewrite.ask == rewrite.score == "\nGoogle was founded by"
+    assert rewrite.prompt == "\\nGoogle was founded by"
+    assert paraphrase.ask == "Who made Google?"
+    assert probes(tiny("llama"), edit)[0].ask == "Google was founded by"
