@@ -95,12 +95,8 @@ def test_what_follows_is_right_when_it_is_said(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_statement_is_said_when_the_text_begins_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    (bare,), rewrite, neighbour = (
-        probes(tiny("llama"), BARE),
-        probes(tiny("llama"), EDIT)[0],
-        probes(tiny("llama"), EDIT)[3],
-    )
     model = tiny("llama")
+    (bare,), (rewrite, _, _, neighbour, _) = probes(model, BARE), probes(model, EDIT)
     compared = {probe: reading.right for probe in (rewrite, neighbour) for reading in read(model, [probe])}
     for probe, text, said in (
         (rewrite, " Los Angeles Lakers.", True),
@@ -159,7 +155,7 @@ def test_a_prompt_longer_than_the_models_positions_is_named(field: dict[str, obj
 
 def test_a_subject_that_the_model_would_not_read_is_asked_for_after_a_line_break(smollm2: LanguageModel) -> None:
     edit = Edit(
-        id="g", subject="Google", prompt="{} was founded by", target_new="Steve Jobs", paraphrases=("Who made {}?",)
+        id="g", subject="Google", prompt="{} was founded by", target_new="Steve Jobs", paraphrases=("Who made Google?",)
     )
     rewrite, paraphrase = probes(smollm2, edit)
     assert rewrite.ask == rewrite.score == "\nGoogle was founded by"
