@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import PromptError
+from kg_edit.models.scripts import is_unspaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,10 @@ def encode(
 
 
 def join(text: str, target: str) -> str:
-    """``text`` and ``target`` with one space between, unless there is white space already."""
-    return text + target if text[-1:].isspace() or target[:1].isspace() else f"{text} {target}"
+    """``text`` and ``target`` with one space between, unless there is white space, or neither side's script has any."""
+    spaced = text[-1:].isspace() or target[:1].isspace()
+    unspaced = all(side and is_unspaced(side) for side in (text[-1:], target[:1]))
+    return text + target if spaced or unspaced else f"{text} {target}"
 
 
 def _fill(context: str, template: str, subject: str | None) -> tuple[str, tuple[int, int] | None]:

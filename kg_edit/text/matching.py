@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from kg_edit.models.scripts import is_syllable
+
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -11,10 +13,12 @@ def normalised(text: str) -> tuple[str, ...]:
     """The words of ``text`` in lower case, without accents, punctuation and articles.
 
     A full stop vanishes (U.S. is US), other punctuation separates words (Rome's holds Rome); a text of articles alone
-    keeps them, so that the answer "A" stays an answer.
+    keeps them, so that the answer "A" stays an answer. Scripts without spaces, and Korean, are compared character by
+    character.
     """
     decomposed = unicodedata.normalize("NFKD", text.casefold().replace(".", ""))
-    words = "".join(map(_plain, decomposed)).split()
+    plain = unicodedata.normalize("NFC", "".join(map(_plain, decomposed)))
+    words = "".join(f" {character} " if is_syllable(character) else character for character in plain).split()
     return tuple(word for word in words if word not in _ARTICLES) or tuple(words)
 
 

@@ -118,3 +118,16 @@ def test_left_pad() -> None:
     assert batch.ids.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert batch.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
     assert batch.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "joined"),
+    [
+        ("Paris is in", "France", "Paris is in France"),
+        ("中国的首都是", "上海", "中国的首都是上海"),
+        ("中国的首都是", "Shanghai", "中国的首都是 Shanghai"),
+        ("한국의 수도는", "부산", "한국의 수도는 부산"),
+    ],
+)
+def test_a_target_stands_as_its_script_is_written(text: str, target: str, joined: str) -> None:
+    assert join(text, target) == joined

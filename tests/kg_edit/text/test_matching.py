@@ -16,6 +16,8 @@ from kg_edit.text.matching import begins_with, mentions, normalised
         ("STRASSE straße", ("strasse", "strasse")),
         ("A", ("a",)),
         ("?!", ()),
+        ("上海市", ("上", "海", "市")),
+        ("부산이다", ("부", "산", "이", "다")),
     ],
 )
 def test_normal_form(text: str, words: tuple[str, ...]) -> None:
@@ -32,6 +34,10 @@ def test_normal_form(text: str, words: tuple[str, ...]) -> None:
         ("Los and Angeles", "Los Angeles", False),
         ("Los", "Los Angeles", False),
         ("anything", "...", False),
+        ("中国的首都是上海。", "上海", True),
+        ("수도는 부산이다", "부산", True),
+        ("수도는 부산이다", "부사", False),
+        ("首都は東京です", "京都", False),
     ],
 )
 def test_a_name_is_found_as_whole_words(text: str, name: str, found: bool) -> None:

@@ -1,0 +1,34 @@
+"""Which characters are written without spaces between words: Chinese, Japanese, Thai and their neighbours."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+# First and last code point: Thai and Lao, Myanmar, Khmer, kana, Han with its extensions, half-width kana.
+_UNSPACED = (
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x3005, 0x3007),
+    (0x3040, 0x30FF),
+    (0x31F0, 0x31FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFF66, 0xFF9D),
+    (0x20000, 0x3FFFD),
+)
+_STARTS = [first for first, _ in _UNSPACED]
+_HANGUL = range(0xAC00, 0xD7A4)
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether no space stands between a word that ends in ``character`` and the next one."""
+    place = bisect_right(_STARTS, ord(character)) - 1
+    return place >= 0 and ord(character) <= _UNSPACED[place][1]
+
+
+def is_syllable(character: str) -> bool:
+    """Whether it counts as a word of its own where texts are compared: unspaced, or Korean, whose particles are joined
+    to the word."""
+    return is_unspaced(character) or ord(character) in _HANGUL

@@ -1,0 +1,51 @@
+"""The packaged edits of odd shapes: each can be asked, and is of the shape that its id says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import kg_edit
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.files import read_edits
+from kg_edit.models.first_token import lead_before
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode
+
+FILE = Path(kg_edit.__file__).parent / "data" / "own-shapes.jsonl"
+SHAPES = {"start", "middle", "after", "last", "twice", "apostrophe", "script", "target", "question"}
+LANGUAGES = {"german", "chinese", "korean"}
+
+
+@pytest.fixture(scope="module")
+def edits() -> tuple[Edit, ...]:
+    return tuple(read_edits(FILE).edits)
+
+
+def test_there_are_five_of_each_shape(edits: tuple[Edit, ...]) -> None:
+    assert Counter(edit.id.rpartition("-")[0] for edit in edits) == dict.fromkeys(SHAPES | LANGUAGES, 5)
+    assert len(edits) == 60
+
+
+def test_every_one_can_be_asked(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    sizes = []
+    for edit in edits:
+        prompt = encode(smollm2.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new)
+        assert smollm2.tokenizer.decode(prompt.target_ids).strip() == edit.target_new
+        sizes.append(len(prompt.target_ids))
+    assert min(sizes) == 1
+    assert max(sizes) >= 25
+
+
+def test_the_shapes_are_what_they_say(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    def of(shape: str) -> list[Edit]:
+        return [edit for edit in edits if edit.id.startswith(shape)]
+
+    assert all(lead_before(smollm2, edit.text, subject=edit.subject) for edit in of("start"))
+    assert not any(lead_before(smollm2, edit.text, subject=edit.subject) for edit in [*of("middle"), *of("after")])
+    assert all(edit.prompt.endswith("{}") for edit in of("last"))
+    assert all(edit.text.count(edit.subject) == 2 for edit in of("twice"))
+    assert not any(edit.subject.isascii() for edit in of("script"))
+    assert all(edit.prompt.endswith("?") for edit in of("question"))
