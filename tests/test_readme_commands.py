@@ -101,7 +101,7 @@ def test_every_command_runs_as_it_stands(inputs: Path, kg_edit: Run) -> None:
 
 def test_commands_within_a_sentence_are_real_ones(kg_edit: Run) -> None:
     """`kg-edit plan --model …` and the like: the command is there; what it does is tested where it is."""
-    named = set(re.findall(r"`kg-edit ([a-z]+)(?: ([a-z]+))?", README.replace("\n", " ")))
+    named = set(re.findall(r"`kg-edit ([a-z-]+)(?: ([a-z]+))?", README.replace("\n", " ")))
     for name, sub in sorted(named):
-        words = (name, sub) if name in ("patch", "data", "mend", "covariance") and sub else (name,)
+        words = (name, sub) if name in ("patch", "data", "mend", "glame-net", "covariance") and sub else (name,)
         assert kg_edit(*words, "--help").code == 0, words

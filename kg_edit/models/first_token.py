@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
+from torch import Tensor
 
+from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.models.sampling import BARE
@@ -35,8 +38,12 @@ def is_sink(model: LanguageModel, ids: Sequence[int], place: int) -> bool:
     """Whether the state at ``place`` is several times as long, after some block, as the median of those behind it."""
     if len(ids) <= place + 1:
         ids = [*ids, *encode(model.tokenizer, " and").ids]
-    output = model.model(torch.tensor([list(ids)], device=model.device), output_hidden_states=True)
-    sizes = torch.stack([state[0].float().norm(dim=-1).cpu() for state in output.hidden_states])  # [blocks + 1, tokens]
+    found: list[Tensor] = []
+    with ExitStack() as reading:  # transformers' own output_hidden_states leaves its hooks behind
+        for block in model.blocks:
+            reading.enter_context(watched(block, lambda _, state: found.append(state[0].float().norm(dim=-1).cpu())))
+        model.model(torch.tensor([list(ids)], device=model.device))
+    sizes = torch.stack(found)  # [blocks, tokens]
     behind = sizes[:, place + 1 :].median(dim=-1).values
     return bool((sizes[:, place] > _TIMES * behind).any())
 

@@ -53,7 +53,7 @@ def lesson(*, excluded: Excluded = NOTHING, **settings: Any) -> Lesson:
 def test_it_learns_for_objects_that_are_held_out(tmp_path: Path) -> None:
     manifest = made(tmp_path, **LEARNING)
     first, best = manifest.validations[0], min(manifest.validations, key=lambda found: found.total)
-    assert first.step == 0 and first.kl == 0 and best.nll < first.nll - 0.3
+    assert first.step == 0 and first.kl == 0 and best.nll < first.nll - 0.2
     assert manifest.steps == best.step > 0
     assert manifest.targets == len(PLACES) - 2 and manifest.examples == 6 * manifest.targets
     assert read_manifest(tmp_path / NETWORK) == manifest
