@@ -112,7 +112,7 @@ def perplexity(run: Summary) -> str:
 RIPPLES = "ripples-smollm2-135m"
 CONTROLS = {"wrong graph": "wrong", "others' objects": "shuffled", "no graph": "none"}
 RESULTS = {"ROME": ("rome", None), "GLAME": ("glame", None), "glame-plus": ("glame-plus", None)}
-RESULTS |= {"glame-plus, wrong graph": ("glame-plus", "wrong")}
+RESULTS |= {"glame-plus, wrong graph": ("glame-plus", "wrong"), "glame-plus, no graph": ("glame-plus", "none")}
 EDIT_HOLDS = {
     "the edit": "efficacy.greedy",
     "asked as a question": "ripples-edit.question.greedy",
@@ -389,7 +389,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--graph", default=str(GRAPH), help="N-Triples, TSV, folder, or SPARQL URL")
         one.add_argument("--model", default="smollm2-135m")
     for name, run in (("results", results), ("ripples", ripples)):
-        one = add(name, run, name, 60)
+        one = add(name, run, name, 30)
         one.add_argument("--data", type=Path, default=Path(RIPPLES), help="a Ripples file, or a packaged one's name")
         one.add_argument("--graph", default=RIPPLES, help="a packaged graph's name, or as of kg-edit evaluate")
         one.add_argument("--split", choices=("dev", "test"), default="test")
