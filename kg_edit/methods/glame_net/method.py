@@ -48,7 +48,7 @@ class GlameNetConfig(GlamePlusConfig):
         description="folder of a trained network: kg-edit glame-net train --out FOLDER",
     )
     untrained: bool = Field(False, description="no network: the change begins at 0, as glame-plus's does")
-    steps: int = Field(0, ge=0, description="evaluations of glame-plus's objective, from the network's value on")
+    steps: int = Field(5, ge=0, description="evaluations of glame-plus's objective, from the network's value; 0: none")
 
     def workload(self, *, edits: int) -> Workload:
         """Without steps one pass of the prompts; the network is small beside it."""
@@ -61,7 +61,7 @@ class GlameNet(GlamePlus):
 
     name = "glame-net"
     paper = "this project (docs/glame_net.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
-    about = "GLAME with an R-GNN trained once: an edit is one pass of it, with no descent"
+    about = "GLAME with an R-GNN trained once: an edit is one pass of it, and a short descent"
     config_class = GlameNetConfig
     config: GlameNetConfig
 

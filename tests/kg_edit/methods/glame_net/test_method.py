@@ -54,7 +54,7 @@ def method(folder: Path | None, *, family: str = "llama", source: Any = None, **
     model = tiny(family)
     size = model.down_projection(LAYER).weight.shape
     moment = torch.eye(min(size) if family == "gpt2" else size[1])
-    chosen = {"layer": LAYER, "network": str(folder) if folder else None, **settings}
+    chosen = {"layer": LAYER, "network": str(folder) if folder else None, "steps": 0, **settings}
     return GlameNet(
         model,
         GlameNetConfig.preset("default", chosen),
