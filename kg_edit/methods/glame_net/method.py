@@ -25,7 +25,7 @@ from kg_edit.graphs.encoding import label_readings
 from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.glame_net.network import GraphBatch, ReadSubgraph, ValueNetwork
-from kg_edit.methods.glame_net.store import NetTraining, TrainedNetwork, read_manifest
+from kg_edit.methods.glame_net.store import FORMAT, NetTraining, TrainedNetwork, read_manifest
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
 from kg_edit.methods.rank_one.base import FoundValue, request_of
@@ -160,15 +160,5 @@ class GlameNet(GlamePlus):
 
 
 def _folder(config: GlameNetConfig) -> Path | None:
-    """Where the network is; None if none is wanted.
-
-    Raises:
-        ConfigError: that is not said, or said twice.
-    """
-    if (config.network is None) == (not config.untrained):
-        raise ConfigError(
-            "glame-net needs a trained network. Train one, kg-edit glame-net train --model NAME --graph GRAPH "
-            "--relations P17,P27 --out FOLDER, and give its folder: --set network=FOLDER. Or descend without one: "
-            "--set untrained=true --set steps=8. Give one of the two"
-        )
-    return Path(config.network) if config.network else None
+    needs = "--model NAME --graph GRAPH --relations P17,P27"
+    return FORMAT.folder(config.network, untrained=config.untrained, needs=needs, instead="descend from 0")

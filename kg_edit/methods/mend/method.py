@@ -11,12 +11,11 @@ from typing import Any
 from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit, refuse_clash
-from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import MendNetwork
-from kg_edit.methods.mend.store import NETWORK, Editor, read_manifest
+from kg_edit.methods.mend.store import FORMAT, NETWORK, Editor, read_manifest
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.run_folder import NAMES_A_FILE
@@ -123,15 +122,5 @@ class Mend(EditingMethod):
 
 
 def _folder(config: MendConfig) -> Path | None:
-    """Where the editor is; None if none is wanted.
-
-    Raises:
-        ConfigError: that is not said, or said twice.
-    """
-    if (config.network is None) == (not config.untrained):
-        raise ConfigError(
-            "MEND needs a trained editor. Train one, kg-edit mend train --data EDITS --model NAME --out FOLDER, and "
-            "give its folder: --set network=FOLDER. Or take a plain step of gradient descent without one: "
-            "--set untrained=true. Give one of the two"
-        )
-    return Path(config.network) if config.network else None
+    needs, instead = "--data EDITS --model NAME", "take a plain step of gradient descent"
+    return FORMAT.folder(config.network, untrained=config.untrained, needs=needs, instead=instead)

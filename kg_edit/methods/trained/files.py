@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from kg_edit.errors import ModelError, PatchMismatchError
+from kg_edit.errors import ConfigError, ModelError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import write_safetensors
 
@@ -32,6 +32,21 @@ class NetworkFormat:
     key: str
     thing: str
     command: str
+
+    def folder(self, network: str | None, *, untrained: bool, needs: str, instead: str) -> Path | None:
+        """Where the network is, given what a method's settings say; None if none is wanted.
+
+        ``needs``: what its training is to be given; ``instead``: what is done without one.
+
+        Raises:
+            ConfigError: that is not said, or said twice.
+        """
+        if (network is None) == (not untrained):
+            raise ConfigError(
+                f"this method needs a trained {self.thing}. Train one, {self.command} {needs} --out FOLDER, and "
+                f"give its folder: --set network=FOLDER. Or {instead}: --set untrained=true. Give one of the two"
+            )
+        return Path(network) if network else None
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], manifest: BaseModel) -> Path:
         """Write tensors and a manifest as one file.
