@@ -24,7 +24,7 @@ from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import resolve_model
 from kg_edit.patches.base import Patch
-from kg_edit.storage.atomic import write_json
+from kg_edit.storage.atomic import open_to_readers, write_json
 
 ORIGIN, SHARD = "kg_edit.json", "5GB"
 _GENERATION = "generation_config.json"
@@ -145,7 +145,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             yield scratch
-            scratch.chmod(0o755)
+            open_to_readers(scratch)
             scratch.replace(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
