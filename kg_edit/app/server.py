@@ -20,6 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from kg_edit import __version__
+from kg_edit.app.completions import COMPLETIONS, CompletionRequest, add_completions
 from kg_edit.app.messages import KeepRequest, LedgerView, Problem, PromptToTry, State, TryAnswer, TryRequest
 from kg_edit.app.session import EditDesk
 from kg_edit.edits.edit import Edit, Record, checked
@@ -133,7 +134,11 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
-_REQUESTS: dict[str, type[Record]] = {"/api/try": TryRequest, "/api/ledger": KeepRequest}
+_REQUESTS: dict[str, type[Record]] = {
+    "/api/try": TryRequest,
+    "/api/ledger": KeepRequest,
+    COMPLETIONS: CompletionRequest,
+}
 _FAILED, _UNKNOWN, _WRONG = 500, 404, 422
 
 
@@ -145,6 +150,7 @@ def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhos
     _add_problems(app)
     _add_page(app)
     _add_api(app, desk)
+    add_completions(app, desk)
     return app
 
 

@@ -6,6 +6,7 @@ use the sum of the patches that stand.
 
 from __future__ import annotations
 
+from os import environ
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from kg_edit.cli.patch_output import (
     TARGETS,
     check_export,
     failed,
+    failed_at_server,
     model_for,
     parse_kinds,
     picture,
@@ -24,6 +26,7 @@ from kg_edit.cli.patch_output import (
     show_entry,
     show_ledger,
 )
+from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import check_names, graph_of, load, open_graph, plan
 from kg_edit.jobs.options import (
     Contact,
@@ -39,6 +42,7 @@ from kg_edit.jobs.options import (
     Settings,
     Templates,
 )
+from kg_edit.ledger.served import KEY, CompletionServer, Kind
 from kg_edit.text.display import plain
 
 Standing = Annotated[
@@ -230,6 +234,14 @@ def check(
         list[str] | None,
         typer.Option("--strict", help="also fail for: paraphrase, follows, neighbour or all; repeatable"),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="URL", help="instead: an OpenAI-compatible server, as llama-server"),
+    ] = None,
+    served: Annotated[
+        str | None, typer.Option("--served", help="the model's name at a server that has several")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="seconds for an answer of the server")] = 60.0,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -239,14 +251,25 @@ def check(
     prompt; where the old one is not known, where the model says it. The other prompts are counted, and matter with
     `--strict`. Of two standing edits that want different targets for one fact only one can be said.
 
-    Example: `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
+    With `--server` a fact holds where the server's model says it (greedily); the other prompts are asked with
+    `--strict` only. A key is taken from the environment variable KG_EDIT_SERVER_KEY.
+
+    Examples: `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`,
+    `kg-edit patch check ledger/ --server http://localhost:8080`
     """
     from kg_edit.ledger.paths import check_patches, standing_at
 
+    kinds = parse_kinds(strict or ())
+    if server and (model or merged):
+        raise ConfigError("--server asks the model that is served there; leave --model and --merged out")
+    if served and not server:
+        raise ConfigError("--served names a model of a server; give --server URL")
     check_patches([ledger])
+    if server:
+        _check_server(ledger, CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout), kinds)
+        return
     from kg_edit.ledger.check import check as check_entries
 
-    kinds = parse_kinds(strict or ())
     patch, entries = standing_at(ledger)
     if not entries:
         stdout().print("nothing stands here, so there is nothing to check")
@@ -257,6 +280,17 @@ def check(
         with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
             checked = check_entries(edited, entries, progress=True)
     if failed(checked, kinds):
+        raise typer.Exit(1)
+
+
+def _check_server(ledger: Path, server: CompletionServer, kinds: tuple[Kind, ...]) -> None:
+    from kg_edit.ledger.paths import standing_entries
+    from kg_edit.ledger.served import check_served
+
+    entries = standing_entries(ledger)
+    if not entries:
+        stdout().print("nothing stands here, so there is nothing to check")
+    elif failed_at_server([*check_served(server, entries, kinds)], server.url):
         raise typer.Exit(1)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kg_edit.ledger.check import Checked
     from kg_edit.ledger.conflicts import Conflict
     from kg_edit.ledger.entries import Entry
+    from kg_edit.ledger.served import ServedEdit
     from kg_edit.ledger.view import Listed
     from kg_edit.patches.base import Patch
 
@@ -28,7 +29,7 @@ def parse_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
     Raises:
         UnknownNameError: there is no such kind.
     """
-    from kg_edit.ledger.check import KINDS
+    from kg_edit.ledger.served import KINDS
 
     for name in names:
         if name not in (*KINDS, "all"):
@@ -112,6 +113,33 @@ def failed(checked: Sequence[Checked], kinds: Sequence[Kind]) -> bool:
     holding = [found for found in checked if not any(found.failures(kinds))]
     stdout().print(_verdict(len(checked), holding, len(between)), soft_wrap=True)
     return len(holding) < len(checked) or bool(between)
+
+
+def failed_at_server(checked: Sequence[ServedEdit], url: str) -> bool:
+    """Show what a server said; whether an edit is not said as it should be, or edits contradict."""
+    from kg_edit.ledger.conflicts import contradictions
+    from kg_edit.ledger.view import served_table
+
+    stdout().print(served_table(checked))
+    for found in checked:
+        for one in (one for one in found.answers if not one.right):
+            text = f"{found.entry.name}, {one.kind}: {one.prompt!r} should say {one.wanted!r}, says {one.text!r}"
+            stdout().print(plain(text), soft_wrap=True)
+    between = contradictions([found.entry for found in checked])
+    _say_conflicts(between)
+    holding = sum(found.holds for found in checked)
+    stdout().print(plain(_served_verdict(checked, holding, url, len(between))), soft_wrap=True)
+    return holding < len(checked) or bool(between)
+
+
+def _served_verdict(checked: Sequence[ServedEdit], holding: int, url: str, contradictions: int) -> str:
+    led = sum(any(one.led for one in found.answers) for found in checked)
+    parts = [
+        f"{url}: {holding} of {len(checked)} edits hold",
+        f"{led} of them asked after a line break, as their subjects begin the prompt" if led else "",
+        f"{contradictions} contradiction{'s' * (contradictions > 1)}" if contradictions else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def _verdict(asked: int, holding: Sequence[Checked], contradictions: int) -> str:
