@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from kg_edit.errors import ModelError, PatchError, PatchMismatchError, unknown_name
-from kg_edit.export.merged_model import check_mergeable, new_folder
-from kg_edit.export.peft_adapter import adapted_modules, with_one_rank, write_notes
+from kg_edit.export.merged_model import check_mergeable, new_folder, write_notes
+from kg_edit.export.peft_adapter import adapted_modules, with_one_rank
 from kg_edit.models.gguf_reading import ArrayReader
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch

@@ -17,12 +17,12 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.export.merged_model import new_folder
+from kg_edit.export.merged_model import new_folder, write_notes
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.storage.atomic import write_json, write_safetensors, write_text
+from kg_edit.storage.atomic import write_json, write_safetensors
 
-CONFIG, WEIGHTS, ORIGIN, CARD = "adapter_config.json", "adapter_model.safetensors", "kg_edit.json", "README.md"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def write_peft(
@@ -48,17 +48,6 @@ def write_peft(
         write_safetensors(scratch / WEIGHTS, _tensors(factors), {"format": "pt"})
         write_notes(scratch, patch, card)
     return Path(folder)
-
-
-def write_notes(folder: Path, patch: Patch, card: str | None) -> None:
-    """Write where a patch came from beside its export, and the model card where there is one.
-
-    Raises:
-        OutputError: a file can't be written.
-    """
-    write_json(folder / ORIGIN, dict(patch.provenance))
-    if card is not None:
-        write_text(folder / CARD, card)
 
 
 def with_one_rank(patch: Patch) -> dict[str, Factors]:
