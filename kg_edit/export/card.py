@@ -69,12 +69,12 @@ def base_model(name: str, *, base: str | None = None, license: str | None = None
     if base is not None:
         hub = None if Path(base).is_dir() else base
     path = hub or str(Path(base or resolve_model(name)).resolve())
-    known = license or (named.license if named else None) or _license_of(Path(path))
+    known = license or (named.license if named else None) or _license_of(Path(name if _is_gguf(name) else path))
     return BaseModel(path=path, hub=hub, license=known, said=" ".join(_said(name, path, hub)))
 
 
 def _is_here(name: str) -> bool:
-    return name.endswith(".gguf") or Path(name).exists()
+    return _is_gguf(name) or Path(name).exists()
 
 
 def _said(name: str, path: str, hub: str | None) -> Iterator[str]:
@@ -97,8 +97,23 @@ def _said(name: str, path: str, hub: str | None) -> Iterator[str]:
         )
 
 
-def _license_of(folder: Path) -> str | None:
-    """The licence that a model's folder states in its own card."""
+def _is_gguf(name: str) -> bool:
+    return name.endswith(".gguf")
+
+
+def _license_of(place: Path) -> str | None:
+    """The licence that a model's folder states in its own card, or a GGUF file in its metadata."""
+    return _license_in_gguf(place) if _is_gguf(place.name) else _license_in_card(place)
+
+
+def _license_in_gguf(file: Path) -> str | None:
+    from kg_edit.models.gguf_reading import ArrayReader
+
+    found = ArrayReader(file).get_field("general.license")
+    return str(found.contents()) if found else None
+
+
+def _license_in_card(folder: Path) -> str | None:
     try:
         lines = (folder / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -137,6 +137,13 @@ def test_peft_says_the_same_and_loads_the_base_by_its_hub_id(
     assert texts == shipped.ours, "the same weights, so the same texts"
 
 
+@pytest.mark.slow
+def test_a_gguf_file_without_a_hub_id_has_its_folder_and_its_licence() -> None:
+    found = base_model(str(gguf_of(NAME, None)))
+    assert (found.hub, found.license) == (None, "apache-2.0"), "the licence is in the file's metadata"
+    assert (Path(found.path) / "config.json").is_file() and found.path in found.said
+
+
 def llama_cpp(model: Path, adapter: Path | None = None) -> Callable[[str], str]:
     """What llama.cpp goes on with, greedily."""
     llama = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: pip install llama-cpp-python")
