@@ -144,9 +144,18 @@ def test_a_gguf_file_without_a_hub_id_has_its_folder_and_its_licence() -> None:
     assert (Path(found.path) / "config.json").is_file() and found.path in found.said
 
 
-def llama_cpp(model: Path, adapter: Path | None = None) -> Callable[[str], str]:
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    """The module of llama-cpp-python; before the edits are made, which takes minutes."""
+    try:
+        import llama_cpp
+    except Exception as error:  # absent, or without its library, or with one for another processor
+        pytest.skip(f"llama-cpp-python can't be imported ({error}): pip install 'kg-edit[llama-cpp]'")
+    return llama_cpp
+
+
+def asked_of_llama(llama: Any, model: Path, adapter: Path | None = None) -> Callable[[str], str]:
     """What llama.cpp goes on with, greedily."""
-    llama = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: pip install llama-cpp-python")
     lora = str(adapter) if adapter else None
     loaded = llama.Llama(str(model), lora_path=lora, n_ctx=256, n_threads=1, verbose=False)
 
@@ -158,12 +167,12 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Callable[[str], str]:
 
 
 @pytest.mark.slow
-def test_llama_cpp_says_the_same_with_the_adapter_and_with_the_merged_model(shipped: Shipped) -> None:
+def test_llama_cpp_says_the_same_with_the_adapter_and_with_the_merged_model(llama: Any, shipped: Shipped) -> None:
     base = gguf_of(NAME, None)
     programs = {
-        "unedited": llama_cpp(base),
-        "adapter": llama_cpp(base, shipped.folder / "gguf" / ADAPTER),
-        "merged": llama_cpp(shipped.folder / "merged" / MODEL),
+        "unedited": asked_of_llama(llama, base),
+        "adapter": asked_of_llama(llama, base, shipped.folder / "gguf" / ADAPTER),
+        "merged": asked_of_llama(llama, shipped.folder / "merged" / MODEL),
     }
     said = {name: shipped.judged({prompt: ask(prompt) for prompt in shipped.asked}) for name, ask in programs.items()}
     assert sum(said["unedited"].values()) <= 2, "so it is the adapter that says them"
