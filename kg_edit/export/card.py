@@ -79,22 +79,26 @@ def _is_here(name: str) -> bool:
 
 def _said(name: str, path: str, hub: str | None) -> Iterator[str]:
     """What the base is, in sentences; Markdown."""
-    shown = escaped_markdown(one_line(name))
-    yield f"The edits were made on `{shown}`."
+    yield f"The edits were made on {_code(name)}."
     if hub is None:
         yield (
-            f"No hub id of it is known: the base is the folder `{one_line(path)}` of the machine where this was "
-            "exported. Elsewhere, load the base model from where you have it."
+            f"No hub id of it is known: the base is the folder {_code(path)} of the machine where this was exported. "
+            "Elsewhere, load the base model from where you have it."
         )
     elif hub != name:
-        yield f"The base is `{one_line(hub)}` of the hub."
+        yield f"The base is {_code(hub)} of the hub."
     if name in NAMED_MODELS:
-        yield f"`{shown}` is {NAMED_MODELS[name].about}."
+        yield f"{_code(name)} is {NAMED_MODELS[name].about}."
     if name in NAMED_MODELS and hub == NAMED_MODELS[name].hub:
         yield (
             "The hub has its weights as they were before quantisation, so probabilities differ a little from those on "
             "which the edits were made."
         )
+
+
+def _code(text: str) -> str:
+    """A name as Markdown's code, in which a backslash would be seen."""
+    return f"`{one_line(text).replace('`', chr(39))}`"
 
 
 def _is_gguf(name: str) -> bool:
