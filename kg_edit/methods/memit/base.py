@@ -204,6 +204,7 @@ class JointMethod(ValueMethod):
             place=self.place,
             contexts=self.contexts,
             steps=config.steps,
+            further_steps=config.further_steps,
             stop_below=config.stop_below,
             kl_weight=config.kl_weight,
             weight_decay=self.norm_penalty,

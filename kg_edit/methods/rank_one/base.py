@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import networkx as nx
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from kg_edit.closed_form.rank_one import KeyVariant, rank_one_update
@@ -60,6 +60,11 @@ class ValueConfig(MethodConfig):
     """
 
     steps: PositiveInt = Field(20, description="evaluations of the objective at most")
+    further_steps: NonNegativeInt = Field(
+        0,
+        exclude_if=lambda more: not more,
+        description="evaluations more at most, until the target is said in each context; in the preset default 28",
+    )
     learning_rate: float = Field(0.5, gt=0, description="of the optimiser")
     kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
     stop_below: float = Field(0.05, description="a loss that is small enough")
@@ -233,7 +238,13 @@ class RankOneMethod(ValueMethod):
             return self._proposed(edits, requests)
         objective = self.objective(edits, requests)
         proposals, notes = zip(*map(self.proposal, edits, objective.value), strict=True)
-        descents = optimise_values(objective, proposals, steps=self.config.steps, stop_below=self.config.stop_below)
+        descents = optimise_values(
+            objective,
+            proposals,
+            steps=self.config.steps,
+            stop_below=self.config.stop_below,
+            further_steps=self.config.further_steps,
+        )
         return [
             FoundValue(
                 clean=objective.value[place],
