@@ -13,6 +13,7 @@ import typer
 from kg_edit.cli.console import run
 from kg_edit.jobs.method_plan import check_names, graph_of, load, plan
 from kg_edit.jobs.options import (
+    AsChat,
     Contact,
     CorpusName,
     Device,
@@ -59,6 +60,7 @@ def edit(
     corpus: CorpusName = None,
     templates: Templates = None,
     keep_going: KeepGoing = False,
+    chat: AsChat = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
@@ -77,9 +79,10 @@ def edit(
     check_file(edits)
     opened = graph_of(method, graph, contact)
     file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    wanted = file.edits if chat is None else tuple(edit.in_chat(chat=chat) for edit in file.edits)
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened)
     say, settle = partial(typer.echo, err=True), link_command(edits, graph)
-    usable = planned.check(file.edits, out, keep_going=keep_going, say=say, settle=settle)
+    usable = planned.check(wanted, out, keep_going=keep_going, say=say, settle=settle)
     callbacks = _callbacks(log or ())
     language_model = load(model, dtype, device)
     chosen = planned.with_layer(language_model, usable)

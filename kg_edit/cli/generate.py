@@ -22,12 +22,16 @@ def generate(
         list[Path] | None, typer.Option("--patch", help="patch file, or a folder of kg-edit edit; several are added")
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="at most so many new tokens")] = 20,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="each text is a user's turn in the model's chat template, as it is written")
+    ] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
     """Let a model, patched or not, go on with texts (greedily).
 
-    Example: `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`
+    Examples: `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`,
+    `kg-edit generate --chat --patch out/ "Where is Spike Hughes from?"`
     """
     if not all(map(str.strip, prompts)):
         raise ConfigError("a prompt is empty; give a text to go on with")
@@ -40,11 +44,14 @@ def generate(
     check_patches(patch or (), ledgers=False)
     from kg_edit.patches.base import Patch
     from kg_edit.patches.weight_patch import WeightPatch
-    from kg_edit.scoring.generation import continuations
+    from kg_edit.scoring.generation import ask, continuations
 
     whole: Patch = reduce(add, [Patch.load(patch_file(path) or path) for path in patch or ()], WeightPatch(factors={}))
     language_model = load(model, dtype, device)
     with whole.applied(language_model) as edited:
-        texts = continuations(edited, prompts, limits=[tokens] * len(prompts))
+        if chat:
+            texts = tuple("\n" + ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts)
+        else:
+            texts = continuations(edited, prompts, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)

@@ -11,10 +11,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -87,6 +89,13 @@ class Edit(Record):
     portability: Annotated[tuple[Question, ...], Field(strict=False)] = Field(
         (), description="questions whose answers follow from the edit"
     )
+    chat: bool = Field(False, description="make it, and ask for it, in the form of the model's chat template")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``chat`` where it is false, so that edits have the hashes that earlier runs noted."""
+        found: dict[str, Any] = dump(self)
+        return {name: value for name, value in found.items() if value or name != "chat"}
 
     @property
     def text(self) -> str:
@@ -97,6 +106,10 @@ class Edit(Record):
     def relation_text(self) -> str:
         """The relation in words: its label, else what the prompt says beside the subject."""
         return self.relation or " ".join(self.prompt.replace("{}", " ").split()).strip(" ,;:")
+
+    def in_chat(self, *, chat: bool = True) -> Self:
+        """The same edit made in chat form; with ``chat`` false in plain text."""
+        return self.model_copy(update={"chat": chat})
 
     @model_validator(mode="before")
     @classmethod
@@ -132,6 +145,7 @@ class Edit(Record):
 def _id_of(fields: Mapping[str, object]) -> str:
     """An id for an edit that has none: the subject in words, and a part of the fact's SHA-256."""
     fact = [str(fields.get(name, "")).strip() for name in ("subject", "prompt", "target_new")]
+    fact += ["chat"] if fields.get("chat") else []
     words = "-".join(re.findall(r"\w+", fact[0].lower()))[:40]
     digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
     return "-".join(filter(None, (words, digest)))

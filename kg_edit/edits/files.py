@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kg_edit.edits.aliases import ALIASES, LISTS
 from kg_edit.edits.edit import Edit
@@ -34,6 +34,7 @@ _SHAPES = (
 _IN_TABLES = {name: own for name, own in ALIASES.items() if own != "portability"}
 _COLUMNS = tuple(name for name in FIELDS if name != "portability")  # its questions have fields of their own
 _TABLES = (".csv", ".tsv")
+_TRUTH = {"true": True, "false": False}
 
 _Taken = dict[tuple[str, ...], tuple[int, Edit]]  # what an edit claims for itself -> its row and the edit
 
@@ -165,8 +166,14 @@ def _value(value: object, *, in_table: bool) -> object:
     if isinstance(value, RowFault):
         return EditError([Fault(*value)])
     if in_table and isinstance(value, dict):
-        return {name: _entries(cell) if _IN_TABLES.get(name, name) in LISTS else cell for name, cell in value.items()}
+        return {name: _cell(_IN_TABLES.get(name, name), cell) for name, cell in value.items()}
     return value
+
+
+def _cell(field: str, cell: Any) -> object:
+    if field in LISTS:
+        return _entries(cell)
+    return _TRUTH.get(str(cell).strip().lower(), cell) if field == "chat" else cell
 
 
 def _entries(cell: str) -> list[str]:

@@ -40,7 +40,6 @@ from kg_edit.locate.layer_score import (
 from kg_edit.methods.base import EditingMethod, LayerConfig, MethodConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
-from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score_each
@@ -182,7 +181,7 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -
     Raises:
         PromptError: a subject can't be found in its prompt's tokens.
     """
-    prompts = [encode(model.tokenizer, edit.prompt, subject=edit.subject) for edit in edits]
+    prompts = [model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.chat) for edit in edits]
     level, window, layers = noise_level(model, prompts), default_window(model, "mlp"), len(model.blocks)
     total = torch.zeros(layers)
     with untouched(model):

@@ -54,7 +54,7 @@ class LocFt(FineTuning):
         end = self.model.tokenizer.eos_token_id if self.config.end else None
         if self.config.end and end is None:
             raise PromptError(f"the tokenizer of {self.model.name!r} has no end-of-text token; set end=false")
-        return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim, end=end)
+        return row_of(self.model.encode(edit.text, target=edit.target_new, chat=edit.chat), self.config.aim, end=end)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Tune the weight on all edits' rows together."""

@@ -34,7 +34,7 @@ from kg_edit.methods.workload import Trains, Workload
 from kg_edit.models.first_token import readable, warn_of_unread
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
-from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -287,8 +287,9 @@ class RankOneMethod(ValueMethod):
         """Encode every edit's prompt once."""
         for edit in edits:
             with annotate_errors(edit):
-                encode(self.model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new)
-                prompt = encode(self.model.tokenizer, edit.prompt, subject=edit.subject)
+                asked = partial(self.model.encode_fact, edit.prompt, subject=edit.subject, chat=edit.chat)
+                asked(target=edit.target_new)
+                prompt = asked()
             warn_of_unread(self.model, prompt, edit=edit.id)
 
     def request(self, edit: Edit) -> Request:
@@ -340,7 +341,7 @@ def request_of(model: LanguageModel, edit: Edit, contexts: Sequence[str]) -> Req
     """
 
     def rows(template: str, around: Sequence[str], target: str | None = None) -> tuple[Prompt, ...]:
-        encoded = partial(encode, model.tokenizer, template, subject=edit.subject, target=target)
+        encoded = partial(model.encode_fact, template, subject=edit.subject, target=target, chat=edit.chat)
         return tuple(encoded(context=context) for context in readable(model, encoded(), around))
 
     (essence,) = rows(_ESSENCE, (BARE,))

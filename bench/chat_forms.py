@@ -1,0 +1,115 @@
+"""Edits made in plain text and in chat form, each asked in both: what is said, and which neighbours stay.
+
+The form of an edit is `Edit.chat`, that of asking `LanguageModel.in_chat`. Printed a method, a form of the edit (plain,
+chat, or nothing edited) and a form of asking: efficacy.prob (the new target is likelier than the old one), how many
+answers begin with the new target or hold it in their first sentence, paraphrase.prob and neighborhood.prob. Ends with
+one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.files import read_edits
+from kg_edit.graphs.source import open_named
+from kg_edit.methods import find_method
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.likelihood import Pair, score_each
+from kg_edit.text.matching import begins_with, first_sentence, mentions
+
+TOKENS = 24  # a chat model's first sentence
+FORMS = {"plain": False, "chat": True}
+Shares = dict[str, float]
+
+
+def main() -> None:
+    """Edit in each form, ask in each form, print a line for each pair, and end with the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("edits", type=Path, help="a file of edits, each with target_true")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--methods", default="rome", help="names with commas")
+    parser.add_argument("--set", default="{}", help="settings of the methods, as JSON")
+    parser.add_argument("--graph", help="for methods that read one")
+    parser.add_argument("--limit", type=int, default=20, help="the first so many edits")
+    options = parser.parse_args()
+    model = LanguageModel.load(options.model)
+    edits = [edit for edit in read_edits(options.edits, keep_going=True).edits if edit.target_true][: options.limit]
+    graph = open_named(options.graph) if options.graph else None
+    found = {"unedited": {name: asked(model, edits, [None] * len(edits), chat) for name, chat in FORMS.items()}}
+    show("unedited", found["unedited"])
+    for method in options.methods.split(","):
+        made = find_method(method).on(model, settings=json.loads(options.set), graph=graph)
+        for form, chat in FORMS.items():
+            patches = made.edit_each([edit.in_chat(chat=chat) for edit in edits])
+            good = [patch if isinstance(patch, WeightPatch) else None for patch in patches]
+            found[f"{method}, {form}"] = {name: asked(model, edits, good, ask) for name, ask in FORMS.items()}
+            show(f"{method}, {form}", found[f"{method}, {form}"])
+    print(json.dumps({"name": "chat_forms", "n": len(edits), **found}))
+
+
+def asked(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightPatch | None], chat: bool) -> Shares:
+    """The shares of all edits, each asked in one form on the model with its own patch."""
+    reader = model.in_chat(chat=chat)
+    pairs = [[Pair(prompt, name) for prompt in prompts_of(edit) for name in targets_of(edit)] for edit in edits]
+    scores = score_each(reader, pairs, patches=patches)
+    nll = [{pair: one.nll for pair, one in found.items()} for found in scores]
+    texts = continuations(reader, [edit.text for edit in edits], limits=[TOKENS] * len(edits), patches=patches)
+
+    def likelier(own: dict[Pair, float], prompt: str, wanted: str | None, other: str | None) -> float:
+        return float(own[Pair(prompt.rstrip(), str(wanted))] < own[Pair(prompt.rstrip(), str(other))])
+
+    rows = list(zip(edits, nll, strict=True))
+    new_first = {
+        "efficacy.prob": [[edit.text] for edit in edits],
+        "paraphrase.prob": [edit.paraphrases for edit in edits],
+    }
+    shares = {
+        name: _mean(
+            [
+                likelier(own, prompt, edit.target_new, edit.target_true)
+                for (edit, own), some in zip(rows, prompts, strict=True)
+                for prompt in some
+            ]
+        )
+        for name, prompts in new_first.items()
+    }
+    near = [likelier(own, one, edit.target_true, edit.target_new) for edit, own in rows for one in edit.neighborhood]
+    said = list(zip(edits, texts, strict=True))
+    return {
+        "efficacy.prob": shares["efficacy.prob"],
+        "begins": _mean([begins_with(text, edit.target_new) for edit, text in said]),
+        "in first sentence": _mean([mentions(first_sentence(text), edit.target_new) for edit, text in said]),
+        "paraphrase.prob": shares["paraphrase.prob"],
+        "neighborhood.prob": _mean(near),
+    }
+
+
+def prompts_of(edit: Edit) -> list[str]:
+    """All statements that are scored."""
+    return [prompt.rstrip() for prompt in (edit.text, *edit.paraphrases, *edit.neighborhood)]
+
+
+def targets_of(edit: Edit) -> list[str]:
+    """The new and the old target."""
+    return [edit.target_new, str(edit.target_true)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(fmean(values), 3) if values else float("nan")
+
+
+def show(name: str, found: dict[str, Shares]) -> None:
+    """A line for each form of asking."""
+    for form, shares in found.items():
+        print(f"{name:24} asked in {form:6}", *(f"{key} {value:.2f}" for key, value in shares.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
