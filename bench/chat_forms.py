@@ -1,9 +1,9 @@
 """Edits made in plain text and in chat form, each asked in both: what is said, and which neighbours stay.
 
 The form of an edit is `Edit.chat`, that of asking `LanguageModel.in_chat`. Printed a method, a form of the edit (plain,
-chat, or nothing edited) and a form of asking: efficacy.prob (the new target is likelier than the old one), how many
-answers begin with the new target or hold it in their first sentence, paraphrase.prob and neighborhood.prob. Ends with
-one JSON line.
+chat, both, or nothing edited) and a form of asking: efficacy.prob (the new target is likelier than the old one), how
+many answers begin with the new target or hold it in their first sentence, paraphrase.prob and neighborhood.prob. Ends
+with one JSON line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
@@ -26,6 +27,7 @@ from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 TOKENS = 24  # a chat model's first sentence
 FORMS = {"plain": False, "chat": True}
+EDITED: dict[str, Any] = {**FORMS, "both": "both"}
 Shares = dict[str, float]
 
 
@@ -38,15 +40,19 @@ def main() -> None:
     parser.add_argument("--set", default="{}", help="settings of the methods, as JSON")
     parser.add_argument("--graph", help="for methods that read one")
     parser.add_argument("--limit", type=int, default=20, help="the first so many edits")
+    parser.add_argument("--forms", default="plain,chat,both", help="of the edits, with commas")
+    parser.add_argument("--near", type=int, default=4, help="neighbours of an edit at most")
     options = parser.parse_args()
     model = LanguageModel.load(options.model)
-    edits = [edit for edit in read_edits(options.edits, keep_going=True).edits if edit.target_true][: options.limit]
+    read = [edit for edit in read_edits(options.edits, keep_going=True).edits if edit.target_true][: options.limit]
+    edits = [edit.model_copy(update={"neighborhood": edit.neighborhood[: options.near]}) for edit in read]
     graph = open_named(options.graph) if options.graph else None
     found = {"unedited": {name: asked(model, edits, [None] * len(edits), chat) for name, chat in FORMS.items()}}
     show("unedited", found["unedited"])
     for method in options.methods.split(","):
         made = find_method(method).on(model, settings=json.loads(options.set), graph=graph)
-        for form, chat in FORMS.items():
+        for form in options.forms.split(","):
+            chat = EDITED[form]
             patches = made.edit_each([edit.in_chat(chat=chat) for edit in edits])
             good = [patch if isinstance(patch, WeightPatch) else None for patch in patches]
             found[f"{method}, {form}"] = {name: asked(model, edits, good, ask) for name, ask in FORMS.items()}

@@ -27,6 +27,7 @@ from kg_edit.cli.patch_output import (
 from kg_edit.jobs.method_plan import check_names, graph_of, load, open_graph, plan
 from kg_edit.jobs.options import (
     AsChat,
+    BothForms,
     Contact,
     Device,
     Dtype,
@@ -150,6 +151,7 @@ def edit(
     templates: Templates = None,
     keep_going: KeepGoing = False,
     chat: AsChat = None,
+    both_forms: BothForms = False,
     force: Force = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -159,7 +161,7 @@ def edit(
 
     Example: `kg-edit patch edit ledger/ edits.jsonl --method rome --model smollm2-135m`
     """
-    from kg_edit.edits.files import check_file, read_edits
+    from kg_edit.edits.files import check_file, in_form, read_edits
     from kg_edit.edits.templates import RelationTemplates
     from kg_edit.ledger.log import open_store
 
@@ -171,7 +173,7 @@ def edit(
     from kg_edit.ledger import Ledger
 
     opened = Ledger.open(ledger)
-    wanted = file.edits if chat is None else tuple(edit.in_chat(chat=chat) for edit in file.edits)
+    wanted = in_form(file.edits, chat, both=both_forms)
     planned = plan(method, preset=preset, layer=layer, settings=settings, graph=source)
     planned.method.check_inputs(planned.config, planned.graph, wanted)
     say_added(opened, opened.make(planned.on(load(model, dtype, device)), wanted, force=force))

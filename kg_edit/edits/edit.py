@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Self, TypeGuard, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -89,7 +89,9 @@ class Edit(Record):
     portability: Annotated[tuple[Question, ...], Field(strict=False)] = Field(
         (), description="questions whose answers follow from the edit"
     )
-    chat: bool = Field(False, description="make it, and ask for it, in the form of the model's chat template")
+    chat: bool | Literal["both"] = Field(
+        False, description="true: made and asked in the form of the model's chat template; both: made in both forms"
+    )
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -107,9 +109,25 @@ class Edit(Record):
         """The relation in words: its label, else what the prompt says beside the subject."""
         return self.relation or " ".join(self.prompt.replace("{}", " ").split()).strip(" ,;:")
 
-    def in_chat(self, *, chat: bool = True) -> Self:
-        """The same edit made in chat form; with ``chat`` false in plain text."""
+    def in_chat(self, *, chat: bool | Literal["both"] = True) -> Self:
+        """The same edit made in chat form; with ``chat`` false in plain text, with "both" in both forms."""
         return self.model_copy(update={"chat": chat})
+
+    @property
+    def forms(self) -> tuple[bool, ...]:
+        """Whether it is made in chat form, or not, or both; its own form, in which it is asked, first."""
+        return (False, True) if self.chat == "both" else (self.chat,)
+
+    def one_form(self, method: str) -> bool:
+        """Whether it is made in chat form, for a ``method`` that makes an edit in one form.
+
+        Raises:
+            EditError: it is to be made in both.
+        """
+        if self.chat == "both":
+            way = "give true or false, or take a method that finds a value by descent, such as rome or memit"
+            raise EditError([Fault("chat", f"found 'both', and {method} makes an edit in one form; {way}")])
+        return self.chat
 
     @model_validator(mode="before")
     @classmethod
@@ -145,7 +163,7 @@ class Edit(Record):
 def _id_of(fields: Mapping[str, object]) -> str:
     """An id for an edit that has none: the subject in words, and a part of the fact's SHA-256."""
     fact = [str(fields.get(name, "")).strip() for name in ("subject", "prompt", "target_new")]
-    fact += ["chat"] if fields.get("chat") else []
+    fact += [f"chat {chat}"] if (chat := fields.get("chat")) else []
     words = "-".join(re.findall(r"\w+", fact[0].lower()))[:40]
     digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
     return "-".join(filter(None, (words, digest)))

@@ -9,6 +9,7 @@ writes. docs/files.md shows every field.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
@@ -83,7 +84,7 @@ class CounterFactRecord(Record):
     paraphrase_prompts: Texts = ()
     neighborhood_prompts: Texts = ()
     portability: Portability | None = None
-    chat: bool = False
+    chat: bool | Literal["both"] = False
     attribute_prompts: object = None
     generation_prompts: object = None
     pararel_idx: object = None

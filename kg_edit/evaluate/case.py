@@ -93,7 +93,7 @@ class Case:
             choices=choices,
             extras=extras,
             references=whole.references,
-            chat=any(edit.chat for edit in whole.edits) if chat is None else chat,
+            chat=any(edit.forms[0] for edit in whole.edits) if chat is None else chat,
         )
 
     @property

@@ -78,7 +78,7 @@ def score_cases(
     for chat in sorted({case.chat for case in cases}):
         places = [place for place, case in enumerate(cases) if case.chat == chat]
         some = [cases[place] for place in places]
-        unedited, own = ([row[place] for place in places] for row in (earlier, all_patches))
+        unedited, own = [earlier[place] for place in places], [all_patches[place] for place in places]
         found |= zip(places, _in_one_form(model.in_chat() if chat else model, some, unedited, own), strict=True)
     return tuple(found[place] for place in range(len(cases)))
 

@@ -139,7 +139,7 @@ def run_settings(
 
 def any_in_chat(records: Sequence[BenchmarkRecord], chat: bool | None) -> bool:
     """Whether a record is asked in chat form; ``chat`` None: each in the form in which its edits are made."""
-    return any(edit.chat for record in records for edit in record.edits) if chat is None else chat
+    return any(edit.forms[0] for record in records for edit in record.edits) if chat is None else chat
 
 
 def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None = None) -> Settings:

@@ -234,13 +234,16 @@ def _miss(row: ReportRow) -> str:
 def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
     """All that an edit's row asks to check; after a line break where ``model`` would not read the subject.
 
-    ``chat``: in chat form, or in plain text; None: as the edit is made.
+    ``chat``: in chat form, or in plain text; None: as the edit is made. One that is made in both forms is asked in
+    plain text, and its own prompt in chat form besides, as a paraphrase.
     """
-    if edit.chat if chat is None else chat:
-        return tuple(probe.model_copy(update={"chat": True}) for probe in _probes(edit, (edit.text, *edit.paraphrases)))
-    return _probes(
-        edit, [lead_before(model, text, subject=edit.subject) + text for text in (edit.text, *edit.paraphrases)]
-    )
+    in_chat = [probe.model_copy(update={"chat": True}) for probe in _probes(edit, (edit.text, *edit.paraphrases))]
+    if edit.forms[0] if chat is None else chat:
+        return tuple(in_chat)
+    own = [lead_before(model, text, subject=edit.subject) + text for text in (edit.text, *edit.paraphrases)]
+    first, *others = _probes(edit, own)
+    both = chat is None and len(edit.forms) > 1
+    return (first, *([in_chat[0].model_copy(update={"kind": "paraphrase"})] if both else ()), *others)
 
 
 def _probes(edit: Edit, own: Sequence[str]) -> tuple[ReportProbe, ...]:

@@ -15,6 +15,7 @@ import typer
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import check_names, graph_of, load, plan
 from kg_edit.jobs.options import (
+    BothForms,
     Contact,
     CorpusName,
     Device,
@@ -104,6 +105,7 @@ class Evaluation:
     references: References = None
     chat: AskChat = None
     edit_chat: EditChat = None
+    both_forms: BothForms = False
     keep_going: KeepGoing = False
     layer: LayerChoice = None
     preset: Preset = "default"
@@ -138,7 +140,8 @@ class Evaluation:
             raise ConfigError("consistency.tfidf compares with texts: give --references attribute_snippets.json")
         dataset = find_dataset(self.dataset)
         whole = dataset.read(self.data) if self.keep_going else FileContent(dataset(self.data))
-        records = [made_in(record, self.edit_chat) for record in part_of(whole.records, self.split)]
+        part = part_of(whole.records, self.split)
+        records = [made_in(record, self.edit_chat, both=self.both_forms) for record in part]
         reading = FileContent(tuple(records), whole.problems)
         if not self.references:
             return reading
@@ -245,11 +248,11 @@ class Ready:
         return summary
 
 
-def made_in(record: BenchmarkRecord, chat: bool | None) -> BenchmarkRecord:
-    """The record with its edits made in chat form, or in plain text; None: as they are."""
-    if chat is None:
-        return record
-    return record.model_copy(update={"edits": tuple(edit.in_chat(chat=chat) for edit in record.edits)})
+def made_in(record: BenchmarkRecord, chat: bool | None, *, both: bool = False) -> BenchmarkRecord:
+    """The record with its edits in the form that is asked for, see `in_form`."""
+    from kg_edit.edits.files import in_form
+
+    return record.model_copy(update={"edits": in_form(record.edits, chat, both=both)})
 
 
 def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[BenchmarkRecord, ...]:

@@ -68,6 +68,9 @@ AsChat = Annotated[
         help="make edits, and ask, in the form of the model's chat template; default: as a row's chat field says",
     ),
 ]
+BothForms = Annotated[
+    bool, typer.Option("--both-forms", help="make edits in plain text and in chat form together; slower")
+]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Memory = Annotated[

@@ -181,7 +181,7 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -
     Raises:
         PromptError: a subject can't be found in its prompt's tokens.
     """
-    prompts = [model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.chat) for edit in edits]
+    prompts = [model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0]) for edit in edits]
     level, window, layers = noise_level(model, prompts), default_window(model, "mlp"), len(model.blocks)
     total = torch.zeros(layers)
     with untouched(model):

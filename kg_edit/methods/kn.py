@@ -158,7 +158,7 @@ class Kn(EditingMethod):
 
     def _prompt(self, edit: Edit, target: str, context: str = "{}") -> Prompt:
         asked = self.model.encode_fact
-        return asked(edit.prompt, subject=edit.subject, target=target, context=context, chat=edit.chat)
+        return asked(edit.prompt, subject=edit.subject, target=target, context=context, chat=edit.one_form(self.name))
 
     def _prompts(self, edit: Edit) -> list[Prompt]:
         assert edit.target_true is not None  # noqa: S101 - _answers has seen it

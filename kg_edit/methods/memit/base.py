@@ -172,7 +172,7 @@ class JointMethod(ValueMethod):
         for edit in edits:
             with annotate_errors(edit):
                 self.facts(edit)
-                prompt = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.chat)
+                prompt = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0])
             warn_of_unread(self.model, prompt, edit=edit.id)
 
     def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:

@@ -287,10 +287,10 @@ class RankOneMethod(ValueMethod):
         """Encode every edit's prompt once."""
         for edit in edits:
             with annotate_errors(edit):
-                asked = partial(self.model.encode_fact, edit.prompt, subject=edit.subject, chat=edit.chat)
-                asked(target=edit.target_new)
-                prompt = asked()
-            warn_of_unread(self.model, prompt, edit=edit.id)
+                for chat in edit.forms:
+                    asked = partial(self.model.encode_fact, edit.prompt, subject=edit.subject, chat=chat)
+                    asked(target=edit.target_new)
+                    warn_of_unread(self.model, asked(), edit=edit.id)
 
     def request(self, edit: Edit) -> Request:
         """The prompts of one edit: the target in every context, and "{subject} is a"."""
@@ -337,12 +337,14 @@ class RankOneMethod(ValueMethod):
 def request_of(model: LanguageModel, edit: Edit, contexts: Sequence[str]) -> Request:
     """What an edit asks of the model: the target in every context, the bare one first, and "{subject} is a".
 
-    A line break stands before a prompt whose subject the model would not read (`models.first_token`).
+    A line break stands before a prompt whose subject the model would not read (`models.first_token`). In chat form all
+    but the target is a user's turn; an edit in both forms has every row in plain text, then every row in chat form.
     """
 
-    def rows(template: str, around: Sequence[str], target: str | None = None) -> tuple[Prompt, ...]:
-        encoded = partial(model.encode_fact, template, subject=edit.subject, target=target, chat=edit.chat)
+    def rows(template: str, around: Sequence[str], chat: bool, target: str | None = None) -> tuple[Prompt, ...]:
+        encoded = partial(model.encode_fact, template, subject=edit.subject, target=target, chat=chat)
         return tuple(encoded(context=context) for context in readable(model, encoded(), around))
 
-    (essence,) = rows(_ESSENCE, (BARE,))
-    return Request(rewrites=rows(edit.prompt, contexts, edit.target_new), essence=essence)
+    (essence,) = rows(_ESSENCE, (BARE,), edit.forms[0])
+    rewrites = (row for chat in edit.forms for row in rows(edit.prompt, contexts, chat, edit.target_new))
+    return Request(rewrites=tuple(rewrites), essence=essence)
