@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kg_edit.errors import ChatTemplateError
 from kg_edit.models.chat import COMPLETE, chat_form, render, user_turn
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.loading import resolve_model
 from kg_edit.models.prompts import encode
+from tests.kg_edit.tiny import CHAT_TEMPLATE as WITH_BOS
 from tests.kg_edit.tiny import byte_level, tiny
 
-PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}"
-WITH_BOS = "{{ bos_token }}" + PLAIN + "{% if add_generation_prompt %}<assistant>{% endif %}"
 SPACED = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
     "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
@@ -100,12 +99,12 @@ def test_a_model_asked_in_chat_form() -> None:
 
 
 def test_the_chat_template_of_a_gguf_file_survives() -> None:
-    model = LanguageModel.load("smollm2-135m")
-    form = model.chat_form
+    reader = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
+    form = chat_form(reader, name="smollm2-135m")
     assert form.before.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
     assert form.after == "<|im_end|>\n<|im_start|>assistant\n"
-    asked = model.encode_fact("{} was founded by", subject="Google", target="Steve Jobs", chat=True)
-    tokens = model.tokenizer.convert_ids_to_tokens(list(asked.ids))
+    asked = encode(reader, "{} was founded by", subject="Google", target="Steve Jobs", chat=form)
+    tokens = reader.convert_ids_to_tokens(list(asked.ids))
     assert tokens[asked.edited_at] == "ĠGoogle"
     assert tokens[0] == "<|im_start|>" and tokens.count("<|im_start|>") == 3 and tokens.count("<|im_end|>") == 2
-    assert tokens[asked.target_start - 1 :] == ["Ċ", "Steve", "ĠJobs"]
+    assert tokens[asked.target_start - 1 :] == ["Ċ", "Ste", "ve", "ĠJobs"]
