@@ -146,7 +146,7 @@ class EditDesk:
             fact=f"{edit.text} {edit.target_new}",
             outcomes=tuple(map(_outcome, range(len(queries)), queries, before, after)),
             said=mentions(first_sentence(after[0].text), edit.target_new)
-            if edit.chat
+            if edit.forms[0]
             else begins_with(after[0].text, edit.target_new),
             seconds=round(time.perf_counter() - start, 2),
             patch=patch.summary,
@@ -269,7 +269,7 @@ def _queries(wanted: TryRequest, edit: Edit) -> list[Query]:
     both = tuple(filter(None, (edit.target_new, edit.target_true)))
     probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in wanted.probes]
     asked = [(edit.text, both), *probes]
-    return [Query(ask=prompt, score=prompt, candidates=names, chat=edit.chat) for prompt, names in asked]
+    return [Query(ask=prompt, score=prompt, candidates=names, chat=edit.forms[0]) for prompt, names in asked]
 
 
 def _outcome(place: int, query: Query, before: Response, after: Response) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -50,8 +51,15 @@ def generate(
     language_model = load(model, dtype, device)
     with whole.applied(language_model) as edited:
         if chat:
-            texts = tuple("\n" + ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts)
-        else:
-            texts = continuations(edited, prompts, limits=[tokens] * len(prompts))
+            _show_turns(prompts, [ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts])
+            return
+        texts = continuations(edited, prompts, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)
+
+
+def _show_turns(prompts: Sequence[str], answers: Sequence[str]) -> None:
+    """Each user's turn, and the answer's lines below it."""
+    for prompt, answer in zip(prompts, answers, strict=True):
+        lines = [f"[dim]{plain(prompt)}[/dim]", *map(plain, answer.splitlines())]
+        stdout().print("\n".join(lines), soft_wrap=True)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from kg_edit.edits.aliases import ALIASES, LISTS
 from kg_edit.edits.edit import Edit
@@ -135,7 +135,7 @@ def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> 
     """
     if both and chat is not None:
         raise ConfigError(f"both forms are asked for, and {'chat' if chat else 'plain text'} alone; keep one of them")
-    wanted = "both" if both else chat
+    wanted: bool | Literal["both"] | None = "both" if both else chat
     return tuple(edits) if wanted is None else tuple(edit.in_chat(chat=wanted) for edit in edits)
 
 
