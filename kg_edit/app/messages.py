@@ -64,15 +64,15 @@ class ChatMessage(Record):
     content: Annotated[Text, Field(max_length=20_000)] = Field(description="what is said, as text")
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(Record):
     """A conversation to be answered, as OpenAI's API has it; what is not here, such as ``top_p``, is passed over."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(extra="ignore")
 
-    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=200)] = Field(
+    messages: Annotated[tuple[ChatMessage, ...], Field(strict=False, min_length=1, max_length=200)] = Field(
         description="the turns so far, the last one a user's"
     )
-    model: str = Field("", description="is answered as it was sent; the server has one model")
+    model: str = Field("", max_length=200, description="is answered as it was sent; the server has one model")
     max_tokens: int = Field(128, ge=1, le=2048, description="of the answer, at most")
     max_completion_tokens: int | None = Field(None, ge=1, le=2048, description="the newer name of max_tokens")
     temperature: float | None = Field(None, description="passed over: the answer is the likeliest, token by token")

@@ -144,7 +144,11 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
-_REQUESTS: dict[str, type[Record]] = {"/api/try": TryRequest, "/api/ledger": KeepRequest}
+_REQUESTS: dict[str, type[Record]] = {
+    "/api/try": TryRequest,
+    "/api/ledger": KeepRequest,
+    "/v1/chat/completions": ChatRequest,
+}
 _FAILED, _UNKNOWN, _WRONG = 500, 404, 422
 
 

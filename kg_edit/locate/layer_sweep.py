@@ -216,11 +216,15 @@ class _Tried:
     probes: tuple[SweepProbes, ...]
 
     def scores(self, method: EditingMethod) -> tuple[EditScore | Exception, ...]:
-        """The score of each edit made alone by ``method``, or why it could not be made."""
+        """The score of each edit made alone by ``method``, or why it could not be made.
+
+        Asked in chat form where all edits are made so.
+        """
         patches = method.edit_each([probe.edit for probe in self.probes])
         made = [place for place, patch in enumerate(patches) if isinstance(patch, WeightPatch)]
         good = [patch for patch in patches if isinstance(patch, WeightPatch)]
-        likely = score_each(self.model, [self.probes[place].pairs for place in made], patches=good)
+        reader = self.model.in_chat(chat=all(probe.edit.forms[0] for probe in self.probes))
+        likely = score_each(reader, [self.probes[place].pairs for place in made], patches=good)
         results: dict[int, EditScore] = {}
         for place, patch, scored in zip(made, good, likely, strict=True):
             first, *others = (torch.tensor(-scored[pair].nll).exp().item() for pair in self.probes[place].pairs)

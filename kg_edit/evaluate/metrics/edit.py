@@ -1,9 +1,8 @@
 """The metrics of every record, from what an edit brings: prompt, paraphrases, neighbours, portability questions.
 
 First the functions that compute them, then the tables `PORTABILITY`, `METRICS` and `CHAT_METRICS` with formula, source
-and needs. A
-metric is missing (None) for a record without what it needs. Where a record makes several edits at once, it is the mean
-over them.
+and needs. A metric is missing (None) for a record without what it needs. Where a record makes several edits at once, it
+is the mean over them.
 """
 
 from __future__ import annotations

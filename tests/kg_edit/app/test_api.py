@@ -336,7 +336,8 @@ def test_a_conversation_is_answered_in_the_chat_template(tmp_path: Path) -> None
             "completion_tokens": 5,
             "total_tokens": expected.read + 5,
         }
-        assert running.post("/v1/chat/completions", {"messages": turns, "stream": True})[0] == 422
+        code, problem = running.post("/v1/chat/completions", {"messages": turns, "stream": True})
+        assert (code, list(problem["fields"])) == (422, ["stream"])
         state = json.loads(running.get("/api/state")[1])
     assert state["chat"] is True
 

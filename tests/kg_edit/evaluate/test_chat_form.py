@@ -12,6 +12,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ChatTemplateError, OutputError
 from kg_edit.evaluate import METRICS, evaluate, score_cases
 from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.comparison import compare
 from kg_edit.evaluate.metrics.edit import CHAT_METRICS
 from kg_edit.evaluate.scorer import ceiling_cases
 from kg_edit.evaluate.statistics import EDITING_SCORE
@@ -51,6 +52,8 @@ def test_runs_of_two_forms_never_mix(chat_model: LanguageModel, edits: tuple[Edi
     assert plain.base["efficacy.magnitude"] != chat.base["efficacy.magnitude"]
     assert set(chat.base) - set(plain.base) == set(CHAT_METRICS)
     assert EDITING_SCORE in chat.base
+    with pytest.raises(OutputError, match="ask both in one form"):
+        compare([tmp_path / "plain", tmp_path / "chat"])
     said = settings_of(tmp_path / "chat")
     assert (said["asked_in"], said["chat_form_sha256"]) == ("chat", chat_model.chat_form.sha256)
     assert not {"asked_in", "chat_form_sha256"} & set(settings_of(tmp_path / "plain"))
