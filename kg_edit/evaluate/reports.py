@@ -76,8 +76,8 @@ def _caption(summary: Summary) -> str:
     like = "the model before" if run.get("schedule", "single") == "single" else "the model without their edit"
     failed = f", {run['failed']} failed and count as {like}" if run["failed"] else ""
     speed = "" if summary.seconds_per_edit is None else f", {summary.seconds_per_edit:.1f} s a record"
-    return f"{run['method']} on {run['model']['name']}: the edits of {summary.n} records made "
-        f"{_how(run)}{_form(run)}{failed}{speed}"
+    made = f"the edits of {summary.n} records made {_how(run)}{_form(run)}"
+    return f"{run['method']} on {run['model']['name']}: {made}{failed}{speed}"
 
 
 def _form(run: Mapping[str, Any]) -> str:
