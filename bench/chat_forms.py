@@ -2,8 +2,9 @@
 
 The form of an edit is `Edit.chat`, that of asking `LanguageModel.in_chat`. Printed a method, a form of the edit (plain,
 chat, both, or nothing edited) and a form of asking: efficacy.prob (the new target is likelier than the old one), how
-many answers begin with the new target or hold it in their first sentence, paraphrase.prob and neighborhood.prob. Ends
-with one JSON line.
+many answers begin with the new target or hold it in their first sentence, paraphrase.prob and neighborhood.prob; in
+chat form also efficacy.prob where the assistant's turn has begun with the prompt itself, as a chat model's own answer
+does (restated). Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,12 +21,14 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.graphs.source import open_named
 from kg_edit.methods import find_method
+from kg_edit.models.chat import user_turn
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, score_each
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 
+FILE = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "own-shapes.jsonl"
 TOKENS = 24  # a chat model's first sentence
 FORMS = {"plain": False, "chat": True}
 EDITED: dict[str, Any] = {**FORMS, "both": "both"}
@@ -34,7 +38,7 @@ Shares = dict[str, float]
 def main() -> None:
     """Edit in each form, ask in each form, print a line for each pair, and end with the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("edits", type=Path, help="a file of edits, each with target_true")
+    parser.add_argument("edits", type=Path, nargs="?", default=FILE, help="a file of edits; those with target_true")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--methods", default="rome", help="names with commas")
     parser.add_argument("--set", default="{}", help="settings of the methods, as JSON")
@@ -65,36 +69,34 @@ def asked(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightP
     reader = model.in_chat(chat=chat)
     pairs = [[Pair(prompt, name) for prompt in prompts_of(edit) for name in targets_of(edit)] for edit in edits]
     scores = score_each(reader, pairs, patches=patches)
-    nll = [{pair: one.nll for pair, one in found.items()} for found in scores]
+    leads = [
+        {prompt: found[Pair(prompt, old)].nll - found[Pair(prompt, new)].nll for prompt in prompts_of(edit)}
+        for edit, found in zip(edits, scores, strict=True)
+        for new, old in [targets_of(edit)]
+    ]
     texts = continuations(reader, [edit.text for edit in edits], limits=[TOKENS] * len(edits), patches=patches)
+    said, rows = list(zip(edits, texts, strict=True)), list(zip(edits, leads, strict=True))
+    found = {
+        "efficacy.prob": [lead[edit.text] > 0 for edit, lead in rows],
+        "begins": [begins_with(text, edit.target_new) for edit, text in said],
+        "in first sentence": [mentions(first_sentence(text), edit.target_new) for edit, text in said],
+        "paraphrase.prob": [lead[prompt.rstrip()] > 0 for edit, lead in rows for prompt in edit.paraphrases],
+        "neighborhood.prob": [lead[prompt.rstrip()] < 0 for edit, lead in rows for prompt in edit.neighborhood],
+        "restated": restated(model, edits, patches) if chat else [],
+    }
+    return {name: round(fmean(values), 3) for name, values in found.items() if values}
 
-    def likelier(own: dict[Pair, float], prompt: str, wanted: str | None, other: str | None) -> float:
-        return float(own[Pair(prompt.rstrip(), str(wanted))] < own[Pair(prompt.rstrip(), str(other))])
 
-    rows = list(zip(edits, nll, strict=True))
-    new_first = {
-        "efficacy.prob": [[edit.text] for edit in edits],
-        "paraphrase.prob": [edit.paraphrases for edit in edits],
-    }
-    shares = {
-        name: _mean(
-            [
-                likelier(own, prompt, edit.target_new, edit.target_true)
-                for (edit, own), some in zip(rows, prompts, strict=True)
-                for prompt in some
-            ]
-        )
-        for name, prompts in new_first.items()
-    }
-    near = [likelier(own, one, edit.target_true, edit.target_new) for edit, own in rows for one in edit.neighborhood]
-    said = list(zip(edits, texts, strict=True))
-    return {
-        "efficacy.prob": shares["efficacy.prob"],
-        "begins": _mean([begins_with(text, edit.target_new) for edit, text in said]),
-        "in first sentence": _mean([mentions(first_sentence(text), edit.target_new) for edit, text in said]),
-        "paraphrase.prob": shares["paraphrase.prob"],
-        "neighborhood.prob": _mean(near),
-    }
+def restated(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightPatch | None]) -> list[bool]:
+    """efficacy.prob after a user's turn with the prompt and an assistant's that begins with it.
+
+    For tokenizers that put no BOS in front by themselves, as the form has its own.
+    """
+    form = model.chat_form
+    reader = replace(model, prompt_transform=lambda text: f"{form.before}{user_turn(text)}{form.after}{form.gap}{text}")
+    pairs = [[Pair(edit.text, name) for name in targets_of(edit)] for edit in edits]
+    scores = score_each(reader, pairs, patches=patches)
+    return [found[new].nll < found[old].nll for found, (new, old) in zip(scores, pairs, strict=True)]
 
 
 def prompts_of(edit: Edit) -> list[str]:
@@ -102,13 +104,9 @@ def prompts_of(edit: Edit) -> list[str]:
     return [prompt.rstrip() for prompt in (edit.text, *edit.paraphrases, *edit.neighborhood)]
 
 
-def targets_of(edit: Edit) -> list[str]:
+def targets_of(edit: Edit) -> tuple[str, str]:
     """The new and the old target."""
-    return [edit.target_new, str(edit.target_true)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return round(fmean(values), 3) if values else float("nan")
+    return edit.target_new, str(edit.target_true)
 
 
 def show(name: str, found: dict[str, Shares]) -> None:
