@@ -31,8 +31,9 @@ def generate(
 ) -> None:
     """Let a model, patched or not, go on with texts (greedily).
 
-    Examples: `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`,
-    `kg-edit generate --chat --patch out/ "Where is Spike Hughes from?"`
+    With `--chat` a text is a user's turn: `--chat "Where is Spike Hughes from?"`
+
+    Example: `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`
     """
     if not all(map(str.strip, prompts)):
         raise ConfigError("a prompt is empty; give a text to go on with")
