@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--graph", help="for methods that read one")
     parser.add_argument("--limit", type=int, default=20, help="the first so many edits")
     parser.add_argument("--forms", default="plain,chat,both", help="of the edits, with commas")
-    parser.add_argument("--near", type=int, default=4, help="neighbours of an edit at most")
+    parser.add_argument("--near", type=int, default=10, help="neighbours of an edit at most")
     options = parser.parse_args()
     model = LanguageModel.load(options.model)
     read = [edit for edit in read_edits(options.edits, keep_going=True).edits if edit.target_true][: options.limit]
