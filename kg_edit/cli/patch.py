@@ -26,6 +26,8 @@ from kg_edit.cli.patch_output import (
 )
 from kg_edit.jobs.method_plan import check_names, graph_of, load, open_graph, plan
 from kg_edit.jobs.options import (
+    AsChat,
+    BothForms,
     Contact,
     Device,
     Dtype,
@@ -148,6 +150,8 @@ def edit(
     settings: Settings = None,
     templates: Templates = None,
     keep_going: KeepGoing = False,
+    chat: AsChat = None,
+    both_forms: BothForms = False,
     force: Force = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -157,7 +161,7 @@ def edit(
 
     Example: `kg-edit patch edit ledger/ edits.jsonl --method rome --model smollm2-135m`
     """
-    from kg_edit.edits.files import check_file, read_edits
+    from kg_edit.edits.files import check_file, in_form, read_edits
     from kg_edit.edits.templates import RelationTemplates
     from kg_edit.ledger.log import open_store
 
@@ -169,9 +173,10 @@ def edit(
     from kg_edit.ledger import Ledger
 
     opened = Ledger.open(ledger)
+    wanted = in_form(file.edits, chat, both=both_forms)
     planned = plan(method, preset=preset, layer=layer, settings=settings, graph=source)
-    planned.method.check_inputs(planned.config, planned.graph, file.edits)
-    say_added(opened, opened.make(planned.on(load(model, dtype, device)), file.edits, force=force))
+    planned.method.check_inputs(planned.config, planned.graph, wanted)
+    say_added(opened, opened.make(planned.on(load(model, dtype, device)), wanted, force=force))
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
 
@@ -230,6 +235,10 @@ def check(
         list[str] | None,
         typer.Option("--strict", help="also fail for: paraphrase, follows, neighbour or all; repeatable"),
     ] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--plain", help="ask all as a chat's user turn, or none; default: as the edits were made"),
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -252,10 +261,10 @@ def check(
         stdout().print("nothing stands here, so there is nothing to check")
         return
     if merged:
-        checked = check_entries(load(merged, dtype, device), entries, progress=True)
+        checked = check_entries(load(merged, dtype, device), entries, chat=chat, progress=True)
     else:
         with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
-            checked = check_entries(edited, entries, progress=True)
+            checked = check_entries(edited, entries, chat=chat, progress=True)
     if failed(checked, kinds):
         raise typer.Exit(1)
 

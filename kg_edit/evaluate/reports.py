@@ -76,9 +76,13 @@ def _caption(summary: Summary) -> str:
     like = "the model before" if run.get("schedule", "single") == "single" else "the model without their edit"
     failed = f", {run['failed']} failed and count as {like}" if run["failed"] else ""
     speed = "" if summary.seconds_per_edit is None else f", {summary.seconds_per_edit:.1f} s a record"
-    return (
-        f"{run['method']} on {run['model']['name']}: the edits of {summary.n} records made {_how(run)}{failed}{speed}"
-    )
+    made = f"the edits of {summary.n} records made {_how(run)}{_form(run)}"
+    return f"{run['method']} on {run['model']['name']}: {made}{failed}{speed}"
+
+
+def _form(run: Mapping[str, Any]) -> str:
+    """In which form all was asked, where the run says one."""
+    return {"chat": ", asked in chat form", "plain": ", asked in plain text"}.get(run.get("asked_in", ""), "")
 
 
 def _how(run: Mapping[str, Any]) -> str:
