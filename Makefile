@@ -44,8 +44,8 @@ check: $(READY)  ## formatting, lint, layers, types
 bench: $(READY)  ## speed ratios, one JSON line each
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
 
-results: $(READY)  ## the README's reference table; needs the benchmark's file, see pipelines/tables.py results --help
-	$(BIN)/python pipelines/tables.py results
+results: $(READY)  ## the README's reference table, from what is in the repository; resumable
+	$(BIN)/python pipelines/ripples.py --readme README.md
 
 notebooks: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, with outputs
 	cd notebooks && for source in *.py; do ../$(BIN)/jupytext --to ipynb --execute $$source || exit 1; done

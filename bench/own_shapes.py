@@ -1,4 +1,6 @@
-"""How many of 60 edits of odd shapes are said, and what else changes, method by method, each edit alone.
+"""How many of 60 edits of odd shapes are said, and what else changes, method by method.
+
+Each edit is made alone, or all in one model (`--together`).
 
 The edits (`kg_edit/data/own-shapes.jsonl`) are what people write: a subject of one token at the start of a prompt, in
 its middle or after a sentence; at its end; twice; with an apostrophe; in another script; targets of 1 to 30 tokens;
@@ -12,11 +14,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.jobs.before_after import probes
-from kg_edit.methods import find_method
+from kg_edit.methods import EditingMethod, find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import continuations
@@ -34,24 +37,31 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--methods", default="rome", help="names with commas")
     parser.add_argument("--shapes", help="names with commas; all by default")
+    parser.add_argument("--together", action="store_true", help="all edits in one model")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="a setting of the methods")
     options = parser.parse_args()
     model = LanguageModel.load(options.model)
     edits = [
         edit for edit in read_edits(FILE).edits if not options.shapes or shape_of(edit) in options.shapes.split(",")
     ]
-    result = {name: measured(model, name, edits) for name in options.methods.split(",")}
+    settings = {key: json.loads(value) for key, _, value in (given.partition("=") for given in options.set)}
+    result = {}
+    for name in options.methods.split(","):
+        method = find_method(name).on(model, settings=settings)
+        result[name] = measured(method, edits, together=options.together)
     print(json.dumps({"name": "own_shapes", "n": len(edits), **result}))
 
 
-def measured(model: LanguageModel, name: str, edits: Sequence[Edit]) -> dict[str, float]:
+def measured(method: EditingMethod, edits: Sequence[Edit], *, together: bool) -> dict[str, float]:
     """The shares over all edits; a line is printed for each shape. An edit that fails says nothing."""
-    method = find_method(name).on(model)
     method.prepare()
-    made = method.edit_each(edits)
-    found = {edit.id: counts(model, edit, patch) for edit, patch in zip(edits, made, strict=True)}
+    began = perf_counter()
+    made = [method.edit(edits)] * len(edits) if together else method.edit_each(edits)
+    took = (perf_counter() - began) / len(edits)
+    found = {edit.id: counts(method.model, edit, patch) for edit, patch in zip(edits, made, strict=True)}
     for shape in dict.fromkeys(map(shape_of, edits)):
-        print(f"{name:12} {shape:12} {shares([found[edit.id] for edit in edits if shape_of(edit) == shape])}")
-    return shares(list(found.values()))
+        print(f"{method.name:12} {shape:12} {shares([found[edit.id] for edit in edits if shape_of(edit) == shape])}")
+    return {**shares(list(found.values())), "s an edit": round(took, 2)}
 
 
 def counts(model: LanguageModel, edit: Edit, patch: Patch | Exception) -> Counts:

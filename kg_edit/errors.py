@@ -53,6 +53,10 @@ class UnsupportedModelError(ModelError):
     """A language model has no entry in the table of architectures, so it cannot be edited."""
 
 
+class ChatTemplateError(ModelError):
+    """A model is to be asked in chat form, and its tokenizer has no chat template, or one that can't be used."""
+
+
 class PromptError(KgEditError):
     """A prompt and its subject cannot be turned into tokens and spans."""
 

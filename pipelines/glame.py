@@ -189,8 +189,8 @@ class Glame(GraphReader):
         rough = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
         objective = loss if rough is self.model else self.loss(rough, request)
         objective.value = loss.value  # m is the model's own
-        steps, stop_below = self.config.steps, self.config.stop_below
-        (found,) = optimise_values(objective, [delta], steps=steps, stop_below=stop_below)
+        steps, more, enough = self.config.steps, self.config.further_steps, self.config.stop_below
+        (found,) = optimise_values(objective, [delta], steps=steps, further_steps=more, stop_below=enough)
         found.check_finite()
         return found
 

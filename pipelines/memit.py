@@ -134,7 +134,8 @@ class Memit(EditingMethod):
         )
         objective.value = states  # what the norm penalty is relative to
         deltas = [FreeDelta(state, config) for state in states]
-        found = optimise_values(objective, deltas, steps=config.steps, stop_below=config.stop_below)
+        steps, more, enough = config.steps, config.further_steps, config.stop_below
+        found = optimise_values(objective, deltas, steps=steps, further_steps=more, stop_below=enough)
         return [Target(state=state, descent=descent) for state, descent in zip(states, found, strict=True)]
 
     @torch.no_grad()

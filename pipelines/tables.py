@@ -1,7 +1,5 @@
-"""Every table of the README and of docs/, from runs that go on where they stopped.
+"""The tables of docs/study.md and docs/measurements.md, from runs that go on where they stopped; ripples: `ripples.py`.
 
-python pipelines/tables.py results                           # on the packaged Ripples file, into the README
-python pipelines/tables.py ripples --methods rome,glame-plus --controls      # any method, right graph and controls
 python pipelines/tables.py paper --limit 50 --mend mend/     # Tables 1 and 2 of the paper: every editor, the ablations
 python pipelines/tables.py glame-plus --limit 200            # glame-plus against ROME and against a wrong graph
 python pipelines/tables.py study --part single --limit 100 --methods rome,memit,glame      # docs/study.md
@@ -28,8 +26,6 @@ from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.evaluate import Summary, compare, evaluate
 from kg_edit.evaluate.reports import write_comparison
 from kg_edit.graphs.wrong_graph import WrongGraph
-from kg_edit.jobs.evaluation import graph_for, part_of
-from kg_edit.jobs.method_plan import open_graph
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.methods.base import MethodConfig
 from kg_edit.methods.presets import preset_names
@@ -105,78 +101,6 @@ def perplexity(run: Summary) -> str:
     """Before the first edit of a sequence, and after the last."""
     ends = [point.general.get("general.perplexity") for point in run.curve or ()]
     return f"{ends[0]:.1f} → {ends[-1]:.3g}" if len(ends) > 1 and ends[0] and ends[-1] else ""
-
-
-# The README's reference table: what follows from an edit, on the packaged Ripples file.
-
-RIPPLES = "ripples-smollm2-135m"
-CONTROLS = {"wrong graph": "wrong", "others' objects": "shuffled", "no graph": "none"}
-RESULTS = {"ROME": ("rome", None), "GLAME": ("glame", None), "glame-plus": ("glame-plus", None)}
-RESULTS |= {"glame-plus, wrong graph": ("glame-plus", "wrong"), "glame-plus, no graph": ("glame-plus", "none")}
-EDIT_HOLDS = {
-    "the edit": "efficacy.greedy",
-    "asked as a question": "ripples-edit.question.greedy",
-    "paraphrase": "paraphrase.prob",
-    "neighborhood": "neighborhood.prob",
-}
-HOPS_FOLLOW = {
-    "two hops, known": "ripples-known.greedy",
-    "with steps": "ripples-known.steps",
-    "old answer": "ripples-known.greedy_old",
-    "unknown, in the graph": "ripples-unknown.stated.greedy",
-    "unknown, withheld": "ripples-unknown.withheld.greedy",
-}
-STAYS = {"other facts of s": "ripples-stay.other-relation.greedy", "facts of o*": "ripples-stay.new-object.greedy"}
-START, END = "<!-- results -->", "<!-- /results -->"
-
-
-def results(options: argparse.Namespace) -> None:
-    """Run what is missing, and write the table into the README between its two markers."""
-    runs = ripple_runs(options, {name: (*of, None) for name, of in RESULTS.items()})
-    before, _, rest = options.readme.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
-    write_text(options.readme, f"{before}{START}\n{results_table(runs)}\n{END}{after}")
-
-
-def ripples(options: argparse.Namespace) -> None:
-    """Every method asked for, with its controls if it reads a graph, on a part of the Ripples file; OUT/table.md."""
-    wanted: dict[str, tuple[str, str | None, str | None]] = {}
-    for name in options.methods.split(","):
-        method, _, preset = name.partition(":")
-        wanted[name] = (method, None, preset or None)
-        for said, control in CONTROLS.items() if options.controls and find_method(method).needs_graph else ():
-            wanted[f"{name}, {said}"] = (method, control, preset or None)
-    runs = ripple_runs(options, wanted)
-    text = results_table(runs)
-    write_text(options.out / "table.md", f"{text}\n")
-    log.info("%s\n%s", text, options.out / "table.md")
-
-
-def ripple_runs(
-    options: argparse.Namespace, wanted: Mapping[str, tuple[str, str | None, str | None]]
-) -> dict[str, Summary]:
-    """A run each of (method, control of its graph, preset); the first one has the ceilings."""
-    data = find_dataset("ripples")(options.data)
-    records = part_of(data, options.split)
-    graph, model = open_graph([options.graph], None), LanguageModel.load(options.model)
-    runs = {}
-    for name, (key, control, preset) in wanted.items():
-        kind = find_method(key)
-        method = kind(model, kind.config_class.preset(preset or "default"), graph=graph_for(graph, records, control))
-        out = options.out / "-".join(filter(None, (key, preset, control)))
-        some = records[: options.limit]
-        runs[name] = evaluate(method, model, some, out=out, pool=records, ceilings=not runs)
-    return runs
-
-
-def results_table(runs: Mapping[str, Summary]) -> str:
-    """The Markdown of all runs, and a line that says how many records, how many failed and what an edit took."""
-    first = next(iter(runs.values()))
-    ceilings = {f"*ceiling: {name}*": key for name, key in CEILINGS.items() if key in first.sections}
-    made = table(rows_of(runs, ceilings), {**EDIT_HOLDS, **HOPS_FOLLOW, **STAYS})
-    times = ", ".join(f"{name} {run.seconds_per_edit:.1f} s" for name, run in runs.items() if run.seconds_per_edit)
-    lost = sum(int(run.provenance["failed"]) for run in runs.values())
-    return f"{made}\n\n{first.n} records; {lost} edits failed; {times} an edit."
 
 
 # The paper's tables. w/o GKE is ROME; FT is the paper's, in an L-infinity ball.
@@ -388,20 +312,6 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--data", type=Path, default=DEV, help="CounterFactPlus")
         one.add_argument("--graph", default=str(GRAPH), help="N-Triples, TSV, folder, or SPARQL URL")
         one.add_argument("--model", default="smollm2-135m")
-    for name, run in (("results", results), ("ripples", ripples)):
-        one = add(name, run, name, 30)
-        one.add_argument("--data", type=Path, default=Path(RIPPLES), help="a Ripples file, or a packaged one's name")
-        one.add_argument("--graph", default=RIPPLES, help="a packaged graph's name, or as of kg-edit evaluate")
-        one.add_argument("--split", choices=("dev", "test"), default="test")
-        one.add_argument("--model", default="smollm2-135m")
-        found[name] = one
-    found["results"].add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers")
-    found["ripples"].add_argument(
-        "--methods", default="rome,glame,glame-plus", help="METHOD or METHOD:PRESET, with commas"
-    )
-    found["ripples"].add_argument(
-        "--controls", action="store_true", help="also controls of the graph, where one is read"
-    )
     found["paper"].add_argument("--preset", default="default", help="of every method that has it; else default")
     found["paper"].add_argument("--mend", help="folder of MEND's trained editor; without it there is no row for MEND")
     found["glame-plus"].add_argument("--preset", default="default", help="of glame-plus: default, or fast (bfloat16)")

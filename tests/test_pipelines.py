@@ -1,4 +1,4 @@
-"""The pages make the library's patches, `edit.py` runs every method, `tables.py` writes every table."""
+"""The pages make the library's patches, `edit.py` runs every method, `tables.py` and `ripples.py` write every table."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from wikidata_cache import WikidataCache, packaged_extract
 __all__ = ["cache", "tiny_folder"]  # fixtures
 
 FOLDER = Path(__file__).resolve().parents[1] / "pipelines"
-QUICK = {"steps": 3, "covariance": {"tokens": 500}}
+QUICK = {"steps": 3, "further_steps": 2, "covariance": {"tokens": 500}}
 RANK_ONE, JOINT = {**QUICK, "context_lengths": [[5, 2]]}, {**QUICK, "context_tokens": 4, "layers": [0, 1]}
 PAGES: dict[str, dict[str, Any]] = {
     "rome": RANK_ONE,
     "glame": RANK_ONE,
-    "rome_kg": RANK_ONE,
+    "rome_kg": {**RANK_ONE, "further_steps": 0},  # with them the random model would be broken, which is refused
     "memit": JOINT,
     "memit_kg": JOINT,
 }
-OTHERS = {"edit", "tables"}
+OTHERS = {"edit", "tables", "ripples"}
 Script = Callable[..., int]
 
 
@@ -217,14 +217,15 @@ def test_the_help_names_every_method(script: Script, capsys: pytest.CaptureFixtu
     assert all(f"{name}," in joined or f", {name}" in joined for name in method_names())
 
 
+def nudged(method: EditingMethod, model: LanguageModel, records: Any, **options: Any) -> Summary:
+    """`evaluate` with edits by a change that costs nothing."""
+    return evaluate(Nudge(model), model, records, **options)
+
+
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch, script: Script, tmp_path: Path) -> ModuleType:
     """`tables.py`, whose runs compute their edits by a change that costs nothing."""
     made = module("tables")
-
-    def nudged(method: EditingMethod, model: LanguageModel, records: Any, **options: Any) -> Summary:
-        return evaluate(Nudge(model), model, records, **options)
-
     monkeypatch.setattr(made, "evaluate", nudged)
     heat = "Q169138\tP159\tQ7\nQ169138\tlabel\tMiami Heat\nQ7\tlabel\tMiami\n"
     (tmp_path / "graph.tsv").write_text(GRAPH + heat + "Q1345\tP17\tQ5\nQ1345\tlabel\tPhiladelphia\n")
@@ -240,8 +241,17 @@ CEILINGS = ["fact in the prompt", "fact and relation in the prompt"]
 
 
 @pytest.fixture
-def ripples(tmp_path: Path) -> tuple[str, ...]:
-    """Options for a Ripples file of two records, and their graph."""
+def ripples(monkeypatch: pytest.MonkeyPatch, script: Script) -> ModuleType:
+    """`ripples.py`, whose runs compute their edits by a change that costs nothing."""
+    monkeypatch.syspath_prepend(FOLDER)  # as a script's own folder is
+    made = module("ripples")
+    monkeypatch.setattr(made, "evaluate", nudged)
+    return made
+
+
+@pytest.fixture
+def places(tmp_path: Path, tiny_folder: Path) -> tuple[str, ...]:
+    """Options for a Ripples file of two records, their graph and a model."""
     edits = {"ripples-0001": ("Japan", "Q17"), "ripples-0002": ("Kenya", "Q114")}
     rows = [
         {**RIPPLES, "id": name, "edit": {**RIPPLES["edit"], "target_new": target, "target_new_id": item}}
@@ -253,42 +263,41 @@ def ripples(tmp_path: Path) -> tuple[str, ...]:
     names = {"Q17": "Japan", "Q114": "Kenya", "Q1490": "Tokyo", "Q3870": "Nairobi", "P36": "capital", "P17": "country"}
     lines = ["Q17\tP36\tQ1490", "Q114\tP36\tQ3870", *(f"{item}\tlabel\t{name}" for item, name in names.items())]
     (tmp_path / "places.tsv").write_text("\n".join(lines) + "\n")
-    return ("--data", str(tmp_path / "ripples.json"), "--graph", str(tmp_path / "places.tsv"))
+    files = ("--data", str(tmp_path / "ripples.json"), "--graph", str(tmp_path / "places.tsv"))
+    return (*files, "--model", str(tiny_folder), "--out", "out")
 
 
 @pytest.mark.slow
-def test_the_readmes_table_between_its_markers(
-    tables: ModuleType, tmp_path: Path, tiny_folder: Path, ripples: tuple[str, ...]
-) -> None:
+def test_the_readmes_table_between_its_markers(ripples: ModuleType, tmp_path: Path, places: tuple[str, ...]) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
-    tables.main(["results", *ripples, "--model", str(tiny_folder), "--out", "out", "--readme", str(readme)])
+    ripples.main([*places, "--readme", str(readme)])
     text = readme.read_text()
     assert text.startswith(
         "before\n<!-- results -->\n|  | the edit | asked as a question | paraphrase | neighborhood |"
     )
     assert text.endswith("s an edit.\n<!-- /results -->\nafter\n") and "\nold\n" not in text
-    assert first_cells(text) == [
-        "",
-        "---",
-        "unedited",
-        *tables.RESULTS,
-        *(f"*ceiling: {name}*" for name in CEILINGS),
-    ]
+    rows = ["unedited", "rome", "glame", "glame-plus", "glame-plus, wrong graph", "glame-plus, no graph"]
+    assert first_cells(text)[2:] == [*rows, *(f"*ceiling: {name}*" for name in CEILINGS)]
     summary = Summary.load(tmp_path / "out" / "rome" / "summary.json")
-    assert f"| ROME | {tables.cell(summary, 'edited', 'efficacy.greedy')} |" in text
-    assert "2 records; 0 edits failed; ROME" in text
+    assert f"| rome | {module('tables').cell(summary, 'edited', 'efficacy.greedy')} |" in text
+    assert "2 records; 0 edits failed; rome" in text
 
 
 @pytest.mark.slow
-def test_a_method_and_its_controls(
-    tables: ModuleType, tmp_path: Path, tiny_folder: Path, ripples: tuple[str, ...]
-) -> None:
-    tables.main(
-        ["ripples", *ripples, "--model", str(tiny_folder), "--out", "out", "--methods", "rome,glame", "--controls"]
-    )
-    rows = ["rome", "glame", *(f"glame, {control}" for control in tables.CONTROLS)]
-    assert first_cells((tmp_path / "out" / "table.md").read_text())[2:8] == ["unedited", *rows]
+def test_a_method_and_its_controls(ripples: ModuleType, tmp_path: Path, places: tuple[str, ...]) -> None:
+    ripples.main([*places, "--rows", "rome,glame:paper", "--controls"])
+    rows = ["rome", "glame:paper", *(f"glame:paper, {said}" for said in ripples.CONTROLS.values())]
+    assert first_cells((tmp_path / "out" / "table.md").read_text())[2:7] == ["unedited", *rows[:4]]
+    assert (tmp_path / "out" / "glame-paper-wrong" / "summary.json").is_file()
+
+
+def test_a_rows_own_settings_seed_and_folder(ripples: ModuleType, tmp_path: Path) -> None:
+    given = ["--rows", "rome+none,glame-net", "--set", "glame-net.network=net/", "--set", "glame-net.steps=3"]
+    options = ripples._parser().parse_args([*given, "--seed", "1", "--schedule", "batch:8", "--out", "out"])
+    rome, net = ripples.runs(options)
+    assert rome.name == "rome, no graph" and rome.folder(options) == Path("out/rome-none-seed1-batch8")
+    assert (rome.settings, net.settings) == ({"seed": 1}, {"network": "net/", "steps": 3, "seed": 1})
 
 
 @pytest.mark.slow

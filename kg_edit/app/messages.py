@@ -45,6 +45,7 @@ class TryRequest(Record):
         (), description="prompts to look at beside the edit's own"
     )
     on_ledger: bool = Field(False, description="make the edit on the model with what stands in the ledger")
+    chat: bool = Field(False, description="make it, and ask all prompts, in the form of the model's chat template")
 
     def edit(self, name: str) -> Edit:
         """The edit, called ``name``.
@@ -54,6 +55,34 @@ class TryRequest(Record):
         """
         fields = self.model_dump(exclude={"probes", "on_ledger"}, exclude_none=True)
         return checked(Edit, {**fields, "id": name})
+
+
+class ChatMessage(Record):
+    """A turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"] = Field(description="who speaks")
+    content: Annotated[Text, Field(max_length=20_000)] = Field(description="what is said, as text")
+
+
+class ChatRequest(Record):
+    """A conversation to be answered, as OpenAI's API has it; what is not here, such as ``top_p``, is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(strict=False, min_length=1, max_length=200)] = Field(
+        description="the turns so far, the last one a user's"
+    )
+    model: str = Field("", max_length=200, description="is answered as it was sent; the server has one model")
+    max_tokens: int = Field(128, ge=1, le=2048, description="of the answer, at most")
+    max_completion_tokens: int | None = Field(None, ge=1, le=2048, description="the newer name of max_tokens")
+    temperature: float | None = Field(None, description="passed over: the answer is the likeliest, token by token")
+    stream: Literal[False] = Field(False, description="answers come as a whole")
+    n: Literal[1] = Field(1, description="one answer")
+
+    @property
+    def most(self) -> int:
+        """Tokens of the answer, at most."""
+        return self.max_completion_tokens or self.max_tokens
 
 
 class KeepRequest(Record):
@@ -100,6 +129,33 @@ class TryAnswer(_Said):
     on_ledger: bool
 
 
+class ChatChoice(_Said):
+    """The assistant's turn; ``finish_reason`` is length where it was cut."""
+
+    index: int = 0
+    message: ChatMessage
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatUsage(_Said):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatAnswer(_Said):
+    """An answer in the form of OpenAI's API."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: tuple[ChatChoice, ...]
+    usage: ChatUsage
+
+
 class LedgerEdit(_Said):
     """A row of the table of the ledger: an edit, its state and its conflicts."""
 
@@ -123,7 +179,10 @@ class LedgerView(_Said):
 
 
 class State(_Said):
-    """What the server runs with: model, method, graph and ledger, and an edit to begin with."""
+    """What the server runs with: model, method, graph and ledger, and an edit to begin with.
+
+    ``chat``: the model has a chat template.
+    """
 
     model: str
     size: str
@@ -134,6 +193,7 @@ class State(_Said):
     ledger: str | None
     standing: int
     most_probes: int = PROBES
+    chat: bool = False
     example: TryRequest | None
 
 

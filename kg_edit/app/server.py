@@ -21,7 +21,17 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from kg_edit import __version__
 from kg_edit.app.completions import COMPLETIONS, CompletionRequest, add_completions
-from kg_edit.app.messages import KeepRequest, LedgerView, Problem, PromptToTry, State, TryAnswer, TryRequest
+from kg_edit.app.messages import (
+    ChatAnswer,
+    ChatRequest,
+    KeepRequest,
+    LedgerView,
+    Problem,
+    PromptToTry,
+    State,
+    TryAnswer,
+    TryRequest,
+)
 from kg_edit.app.session import EditDesk
 from kg_edit.edits.edit import Edit, Record, checked
 from kg_edit.errors import ConfigError, EditError, KgEditError, UnknownNameError
@@ -95,6 +105,7 @@ def state_of(desk: EditDesk) -> State:
         graph=_graph_name(desk),
         ledger=str(ledger.folder) if ledger else None,
         standing=sum(entry.state == "standing" for entry in ledger.edits) if ledger else 0,
+        chat=bool(model.tokenizer.chat_template),
         example=example(),
     )
 
@@ -138,6 +149,7 @@ _REQUESTS: dict[str, type[Record]] = {
     "/api/try": TryRequest,
     "/api/ledger": KeepRequest,
     COMPLETIONS: CompletionRequest,
+    "/v1/chat/completions": ChatRequest,
 }
 _FAILED, _UNKNOWN, _WRONG = 500, 404, 422
 
@@ -183,6 +195,11 @@ def _add_api(app: FastAPI, desk: EditDesk) -> None:
     def keep(wanted: KeepRequest) -> LedgerView:
         """Put a tried edit's patch into the ledger."""
         return desk.keep(wanted.id, force=wanted.force)
+
+    @app.post("/v1/chat/completions")
+    def chat(wanted: ChatRequest) -> ChatAnswer:
+        """Answer a conversation, put into the model's chat template, with all that stands in the ledger."""
+        return desk.chat(wanted)
 
     @app.get("/api/tries/{name}/subgraph", response_class=HTMLResponse)
     def subgraph(name: str) -> HTMLResponse:

@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from kg_edit.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest, view_of
+from kg_edit.app.messages import (
+    Chance,
+    ChatAnswer,
+    ChatChoice,
+    ChatMessage,
+    ChatRequest,
+    ChatUsage,
+    LedgerView,
+    Outcome,
+    TryAnswer,
+    TryRequest,
+    view_of,
+)
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, KgEditError, LedgerChangedError, UnknownNameError
 from kg_edit.graphs.source import SubgraphSource
@@ -24,8 +36,8 @@ from kg_edit.jobs.before_after import Query, Response, check_queries, responses
 from kg_edit.methods import EditingMethod
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.generation import continuations
-from kg_edit.text.matching import begins_with
+from kg_edit.scoring.generation import continuations, reply
+from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.view.page import page
 
@@ -133,7 +145,9 @@ class EditDesk:
             id=key,
             fact=f"{edit.text} {edit.target_new}",
             outcomes=tuple(map(_outcome, range(len(queries)), queries, before, after)),
-            said=begins_with(after[0].text, edit.target_new),
+            said=mentions(first_sentence(after[0].text), edit.target_new)
+            if edit.forms[0]
+            else begins_with(after[0].text, edit.target_new),
             seconds=round(time.perf_counter() - start, 2),
             patch=patch.summary,
             record=record,
@@ -159,6 +173,33 @@ class EditDesk:
                 step = ledger.add(tried.patch, after=tried.after, on=tried.base, force=force, model=self.model)
                 self._tries.keep(name, step)
         return view_of(ledger)
+
+    def chat(self, wanted: ChatRequest) -> ChatAnswer:
+        """The assistant's turn, by the model with what stands in the ledger (unedited, where there is none).
+
+        Raises:
+            ChatTemplateError: the tokenizer has no chat template, or it refuses the messages.
+            ModelError: the conversation does not fit into the model's positions.
+        """
+        with self._alone:
+            standing = self._standing()[1] if self.ledger else WeightPatch(factors={})
+            messages = [message.model_dump() for message in wanted.messages]
+            with standing.applied(self.model) as model:
+                found = reply(model, messages, tokens=wanted.most)
+        return ChatAnswer(
+            id=f"chatcmpl-{secrets.token_hex(_BYTES)}",
+            created=int(time.time()),
+            model=wanted.model or self.model.name,
+            choices=(
+                ChatChoice(
+                    message=ChatMessage.model_construct(role="assistant", content=found.text),
+                    finish_reason="stop" if found.ended else "length",
+                ),
+            ),
+            usage=ChatUsage(
+                prompt_tokens=found.read, completion_tokens=found.written, total_tokens=found.read + found.written
+            ),
+        )
 
     def ledger_view(self) -> LedgerView:
         """What the ledger holds.
@@ -239,7 +280,8 @@ def _queries(wanted: TryRequest, edit: Edit) -> list[Query]:
     """The edit's own prompt with both answers, then the user's probes."""
     both = tuple(filter(None, (edit.target_new, edit.target_true)))
     probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in wanted.probes]
-    return [Query(ask=prompt, score=prompt, candidates=names) for prompt, names in [(edit.text, both), *probes]]
+    asked = [(edit.text, both), *probes]
+    return [Query(ask=prompt, score=prompt, candidates=names, chat=edit.forms[0]) for prompt, names in asked]
 
 
 def _outcome(place: int, query: Query, before: Response, after: Response) -> Outcome:

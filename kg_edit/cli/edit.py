@@ -13,6 +13,8 @@ import typer
 from kg_edit.cli.console import run
 from kg_edit.jobs.method_plan import check_names, graph_of, load, plan
 from kg_edit.jobs.options import (
+    AsChat,
+    BothForms,
     Contact,
     CorpusName,
     Device,
@@ -59,6 +61,8 @@ def edit(
     corpus: CorpusName = None,
     templates: Templates = None,
     keep_going: KeepGoing = False,
+    chat: AsChat = None,
+    both_forms: BothForms = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
@@ -70,16 +74,17 @@ def edit(
 
     Example: `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
     """
-    from kg_edit.edits.files import check_file, read_edits
+    from kg_edit.edits.files import check_file, in_form, read_edits
     from kg_edit.edits.templates import RelationTemplates
 
     check_names(method, model)
     check_file(edits)
     opened = graph_of(method, graph, contact)
     file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    wanted = in_form(file.edits, chat, both=both_forms)
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened)
     say, settle = partial(typer.echo, err=True), link_command(edits, graph)
-    usable = planned.check(file.edits, out, keep_going=keep_going, say=say, settle=settle)
+    usable = planned.check(wanted, out, keep_going=keep_going, say=say, settle=settle)
     callbacks = _callbacks(log or ())
     language_model = load(model, dtype, device)
     chosen = planned.with_layer(language_model, usable)

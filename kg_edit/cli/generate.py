@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,10 +23,15 @@ def generate(
         list[Path] | None, typer.Option("--patch", help="patch file, or a folder of kg-edit edit; several are added")
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="at most so many new tokens")] = 20,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="each text is a user's turn in the model's chat template, as it is written")
+    ] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
     """Let a model, patched or not, go on with texts (greedily).
+
+    With `--chat` a text is a user's turn: `--chat "Where is Spike Hughes from?"`
 
     Example: `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`
     """
@@ -40,11 +46,21 @@ def generate(
     check_patches(patch or (), ledgers=False)
     from kg_edit.patches.base import Patch
     from kg_edit.patches.weight_patch import WeightPatch
-    from kg_edit.scoring.generation import continuations
+    from kg_edit.scoring.generation import ask, continuations
 
     whole: Patch = reduce(add, [Patch.load(patch_file(path) or path) for path in patch or ()], WeightPatch(factors={}))
     language_model = load(model, dtype, device)
     with whole.applied(language_model) as edited:
+        if chat:
+            _show_turns(prompts, [ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts])
+            return
         texts = continuations(edited, prompts, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)
+
+
+def _show_turns(prompts: Sequence[str], answers: Sequence[str]) -> None:
+    """Each user's turn, and the answer's lines below it."""
+    for prompt, answer in zip(prompts, answers, strict=True):
+        lines = [f"[dim]{plain(prompt)}[/dim]", *map(plain, answer.splitlines())]
+        stdout().print("\n".join(lines), soft_wrap=True)

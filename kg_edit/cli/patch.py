@@ -34,6 +34,8 @@ from kg_edit.cli.patch_output import (
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import check_names, graph_of, load, open_graph, plan
 from kg_edit.jobs.options import (
+    AsChat,
+    BothForms,
     Contact,
     Device,
     Dtype,
@@ -172,6 +174,8 @@ def edit(
     settings: Settings = None,
     templates: Templates = None,
     keep_going: KeepGoing = False,
+    chat: AsChat = None,
+    both_forms: BothForms = False,
     force: Force = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -181,7 +185,7 @@ def edit(
 
     Example: `kg-edit patch edit ledger/ edits.jsonl --method rome --model smollm2-135m`
     """
-    from kg_edit.edits.files import check_file, read_edits
+    from kg_edit.edits.files import check_file, in_form, read_edits
     from kg_edit.edits.templates import RelationTemplates
     from kg_edit.ledger.log import open_store
 
@@ -193,9 +197,10 @@ def edit(
     from kg_edit.ledger import Ledger
 
     opened = Ledger.open(ledger)
+    wanted = in_form(file.edits, chat, both=both_forms)
     planned = plan(method, preset=preset, layer=layer, settings=settings, graph=source)
-    planned.method.check_inputs(planned.config, planned.graph, file.edits)
-    say_added(opened, opened.make(planned.on(load(model, dtype, device)), file.edits, force=force))
+    planned.method.check_inputs(planned.config, planned.graph, wanted)
+    say_added(opened, opened.make(planned.on(load(model, dtype, device)), wanted, force=force))
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
 
@@ -254,6 +259,10 @@ def check(
         list[str] | None,
         typer.Option("--strict", help="also fail for: paraphrase, follows, neighbour or all; repeatable"),
     ] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--plain", help="ask all as a chat's user turn, or none; default: as the edits were made"),
+    ] = None,
     server: Annotated[
         str | None,
         typer.Option("--server", metavar="URL", help="instead: an OpenAI-compatible server, as llama-server"),
@@ -286,7 +295,8 @@ def check(
         raise ConfigError("--served names a model of a server; give --server URL")
     check_patches([ledger])
     if server:
-        _check_server(ledger, CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout), kinds)
+        asked = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout)
+        _check_server(ledger, asked, kinds, chat=chat)
         return
     from kg_edit.ledger.check import check as check_entries
 
@@ -295,22 +305,22 @@ def check(
         stdout().print("nothing stands here, so there is nothing to check")
         return
     if merged:
-        checked = check_entries(load(merged, dtype, device), entries, progress=True)
+        checked = check_entries(load(merged, dtype, device), entries, chat=chat, progress=True)
     else:
         with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
-            checked = check_entries(edited, entries, progress=True)
+            checked = check_entries(edited, entries, chat=chat, progress=True)
     if failed(checked, kinds):
         raise typer.Exit(1)
 
 
-def _check_server(ledger: Path, server: CompletionServer, kinds: tuple[Kind, ...]) -> None:
+def _check_server(ledger: Path, server: CompletionServer, kinds: tuple[Kind, ...], *, chat: bool | None) -> None:
     from kg_edit.ledger.paths import standing_entries
     from kg_edit.ledger.served import check_served
 
     entries = standing_entries(ledger)
     if not entries:
         stdout().print("nothing stands here, so there is nothing to check")
-    elif failed_at_server([*check_served(server, entries, kinds)], server.url):
+    elif failed_at_server([*check_served(server, entries, kinds, chat=chat)], server.url):
         raise typer.Exit(1)
 
 

@@ -4,17 +4,19 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Self, TypeGuard, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -87,6 +89,15 @@ class Edit(Record):
     portability: Annotated[tuple[Question, ...], Field(strict=False)] = Field(
         (), description="questions whose answers follow from the edit"
     )
+    chat: bool | Literal["both"] = Field(
+        False, description="true: made and asked in the form of the model's chat template; both: made in both forms"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``chat`` where it is false, so that edits have the hashes that earlier runs noted."""
+        found: dict[str, Any] = dump(self)
+        return {name: value for name, value in found.items() if value or name != "chat"}
 
     @property
     def text(self) -> str:
@@ -97,6 +108,26 @@ class Edit(Record):
     def relation_text(self) -> str:
         """The relation in words: its label, else what the prompt says beside the subject."""
         return self.relation or " ".join(self.prompt.replace("{}", " ").split()).strip(" ,;:")
+
+    def in_chat(self, *, chat: bool | Literal["both"] = True) -> Self:
+        """The same edit made in chat form; with ``chat`` false in plain text, with "both" in both forms."""
+        return self.model_copy(update={"chat": chat})
+
+    @property
+    def forms(self) -> tuple[bool, ...]:
+        """Whether it is made in chat form, or not, or both; its own form, in which it is asked, first."""
+        return (False, True) if self.chat == "both" else (self.chat,)
+
+    def one_form(self, method: str) -> bool:
+        """Whether it is made in chat form, for a ``method`` that makes an edit in one form.
+
+        Raises:
+            EditError: it is to be made in both.
+        """
+        if self.chat == "both":
+            way = "give true or false, or take a method that finds a value by descent, such as rome or memit"
+            raise EditError([Fault("chat", f"found 'both', and {method} makes an edit in one form; {way}")])
+        return self.chat
 
     @model_validator(mode="before")
     @classmethod
@@ -132,6 +163,7 @@ class Edit(Record):
 def _id_of(fields: Mapping[str, object]) -> str:
     """An id for an edit that has none: the subject in words, and a part of the fact's SHA-256."""
     fact = [str(fields.get(name, "")).strip() for name in ("subject", "prompt", "target_new")]
+    fact += [f"chat {chat}"] if (chat := fields.get("chat")) else []
     words = "-".join(re.findall(r"\w+", fact[0].lower()))[:40]
     digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
     return "-".join(filter(None, (words, digest)))

@@ -11,13 +11,13 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from kg_edit.edits.aliases import ALIASES, LISTS
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.rows import FIELDS, Row, ids_to_label, to_edit
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.errors import EditError, EditFileError, Fault, OutputError, describe, did_you_mean
+from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, OutputError, describe, did_you_mean
 from kg_edit.storage.atomic import write_text
 from wikidata_cache.errors import EditRowError
 from wikidata_cache.row_files import RowFault, raw_rows
@@ -34,6 +34,7 @@ _SHAPES = (
 _IN_TABLES = {name: own for name, own in ALIASES.items() if own != "portability"}
 _COLUMNS = tuple(name for name in FIELDS if name != "portability")  # its questions have fields of their own
 _TABLES = (".csv", ".tsv")
+_TRUTH = {"true": True, "false": False}  # beside "both"
 
 _Taken = dict[tuple[str, ...], tuple[int, Edit]]  # what an edit claims for itself -> its row and the edit
 
@@ -126,6 +127,18 @@ def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
     write_text(path, text)
 
 
+def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> tuple[Edit, ...]:
+    """The edits made in chat form, or in plain text, or in ``both``; with ``chat`` None as their rows say.
+
+    Raises:
+        ConfigError: one form is asked for, and both.
+    """
+    if both and chat is not None:
+        raise ConfigError(f"both forms are asked for, and {'chat' if chat else 'plain text'} alone; keep one of them")
+    wanted: bool | Literal["both"] | None = "both" if both else chat
+    return tuple(edits) if wanted is None else tuple(edit.in_chat(chat=wanted) for edit in edits)
+
+
 def numbered_rows(path: Path) -> Iterator[NumberedRow]:
     """The rows of a file with their numbers; a row that can't be read comes as an `EditError`.
 
@@ -165,8 +178,14 @@ def _value(value: object, *, in_table: bool) -> object:
     if isinstance(value, RowFault):
         return EditError([Fault(*value)])
     if in_table and isinstance(value, dict):
-        return {name: _entries(cell) if _IN_TABLES.get(name, name) in LISTS else cell for name, cell in value.items()}
+        return {name: _cell(str(_IN_TABLES.get(name, name)), cell) for name, cell in value.items()}
     return value
+
+
+def _cell(field: str, cell: Any) -> object:
+    if field in LISTS:
+        return _entries(cell)
+    return _TRUTH.get(str(cell).strip().lower(), cell) if field == "chat" else cell
 
 
 def _entries(cell: str) -> list[str]:

@@ -9,6 +9,7 @@ writes. docs/files.md shows every field.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
@@ -76,13 +77,14 @@ class Portability(Record):
 
 
 class CounterFactRecord(Record):
-    """A record of CounterFact (Meng et al. 2022); its last three fields are accepted and not used."""
+    """A record of CounterFact (Meng et al. 2022), and ``chat``; its last three fields are accepted and not used."""
 
     case_id: Name
     requested_rewrite: RequestedRewrite
     paraphrase_prompts: Texts = ()
     neighborhood_prompts: Texts = ()
     portability: Portability | None = None
+    chat: bool | Literal["both"] = False
     attribute_prompts: object = None
     generation_prompts: object = None
     pararel_idx: object = None
@@ -165,6 +167,7 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
         "paraphrases": record.paraphrase_prompts,
         "neighborhood": record.neighborhood_prompts,
         "portability": (Question.model_validate(asked.model_dump()),) if asked else (),
+        "chat": record.chat,
     }
 
 

@@ -61,6 +61,7 @@ class Case:
     ``edit`` is the record's first edit, ``further`` are those made together with it. A ``ceiling`` tells facts before
     its questions, and is about these alone: it asks what a model could answer that has learned the facts. ``extras``
     names costly metrics that are scored as well; ``references`` are the texts that consistency.tfidf compares with.
+    ``chat``: each prompt is asked as a user's turn.
     """
 
     edit: Edit
@@ -71,6 +72,7 @@ class Case:
     extras: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     ceiling: bool = False
+    chat: bool = False
 
     @classmethod
     def of(
@@ -79,8 +81,9 @@ class Case:
         *,
         choices: tuple[tuple[str, ...], ...] = (),
         extras: tuple[str, ...] = (),
+        chat: bool | None = None,
     ) -> Self:
-        """The case that asks all that a record measures."""
+        """The case that asks all that a record measures; ``chat`` None: in the form in which its edits are made."""
         whole = as_record(record)
         first, *further = whole.edits
         return cls(
@@ -90,6 +93,7 @@ class Case:
             choices=choices,
             extras=extras,
             references=whole.references,
+            chat=any(edit.forms[0] for edit in whole.edits) if chat is None else chat,
         )
 
     @property

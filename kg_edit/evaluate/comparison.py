@@ -33,6 +33,8 @@ from kg_edit.storage.run_folder import Settings, difference, read_settings
 _SAME = {
     "job": "compare runs of `kg-edit evaluate`",
     "schedule": "evaluate both under one schedule",
+    "asked_in": "ask both in one form: both with --chat, or both with --plain",
+    "chat_form_sha256": "make and ask both in one form, with one chat template",
     "protocols": "evaluate both with one version of kg-edit",
     "question_form_sha256": "evaluate both with one version of kg-edit",
     "model": "evaluate both on one model, in one dtype",

@@ -174,11 +174,22 @@ class Item:
 
 
 def items(
-    records: Sequence[BenchmarkRecord], pool: Mapping[Form, str], *, seed: int, extras: Sequence[str] = ()
+    records: Sequence[BenchmarkRecord],
+    pool: Mapping[Form, str],
+    *,
+    seed: int,
+    extras: Sequence[str] = (),
+    chat: bool | None = None,
 ) -> list[Item]:
-    """Each record with the answers to choose from drawn out of ``pool``; ``extras`` are costly metrics asked for."""
+    """Each record with the answers to choose from drawn out of ``pool``; ``extras`` are costly metrics asked for.
+
+    ``chat``: whether all is asked in chat form; None: in the form in which a record's edits are made.
+    """
     drawn = (choices(record, pool, seed=seed) for record in records)
-    cases = (Case.of(record, choices=some, extras=tuple(extras)) for record, some in zip(records, drawn, strict=True))
+    cases = (
+        Case.of(record, choices=some, extras=tuple(extras), chat=chat)
+        for record, some in zip(records, drawn, strict=True)
+    )
     return [Item(record=record, case=case) for record, case in zip(records, cases, strict=True)]
 
 

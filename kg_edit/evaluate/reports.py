@@ -76,9 +76,13 @@ def _caption(summary: Summary) -> str:
     like = "the model before" if run.get("schedule", "single") == "single" else "the model without their edit"
     failed = f", {run['failed']} failed and count as {like}" if run["failed"] else ""
     speed = "" if summary.seconds_per_edit is None else f", {summary.seconds_per_edit:.1f} s a record"
-    return (
-        f"{run['method']} on {run['model']['name']}: the edits of {summary.n} records made {_how(run)}{failed}{speed}"
-    )
+    made = f"the edits of {summary.n} records made {_how(run)}{_form(run)}"
+    return f"{run['method']} on {run['model']['name']}: {made}{failed}{speed}"
+
+
+def _form(run: Mapping[str, Any]) -> str:
+    """In which form all was asked, where the run says one."""
+    return {"chat": ", asked in chat form", "plain": ", asked in plain text"}.get(run.get("asked_in", ""), "")
 
 
 def _how(run: Mapping[str, Any]) -> str:
@@ -162,10 +166,18 @@ def latex(comparison: Comparison) -> str:
 
 
 def rich_comparison(comparison: Comparison) -> Table:
-    """The table of a comparison for the terminal; a star marks a difference that was found."""
-    header, *rows = _compared_cells(comparison, bold=lambda text: f"{text} *")
+    """The table of a comparison for the terminal, a line a metric and run; a star marks a difference that was found."""
+    first, *others = comparison.sides
+    rows = []
+    for row in comparison.rows:
+        means = {side: _number(row.means[side].mean or 0.0) for side in comparison.sides}
+        rows += [[f"{row.metric}{_arrow(row.metric)}", f"n={row.n}", "", ""], [f"  {first}", means[first], "", ""]]
+        for side in others:
+            found = _difference(row.differences.get(side), lambda text: f"{text} *", str)
+            rows.append([f"  {side}", means[side], *found])
     said = f"{caption(comparison)} *: found."
-    return terminal_table(header, rows, numbers_from=1, caption=said, caption_left=True)
+    header = ["metric, run", "mean", f"- {first}", "p"]
+    return terminal_table(header, rows, numbers_from=1, caption=said, caption_left=True, lines=False)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:

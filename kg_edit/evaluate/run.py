@@ -54,6 +54,7 @@ def evaluate(
     cache: Path | None = None,
     ceilings: bool = False,
     extras: Sequence[str] = (),
+    chat: bool | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Summary:
@@ -79,12 +80,14 @@ def evaluate(
         cache: where scores of unedited models are kept; by default a folder of the user's cache.
         ceilings: also score the portability questions with the facts told in the prompt.
         extras: costly metrics that are scored as well, by name; see `EXTRAS`.
+        chat: ask every prompt as a user's turn, or none; by default in the form in which a record's edits are made.
         seed: of the choices and of the bootstrap.
         progress: show a progress bar on stderr.
 
     Raises:
         ConfigError: two records have the same id; the schedule or ``every`` can't be.
         UnknownNameError: there is no such schedule, or extra metric.
+        ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
         OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
     """
     plan, all_records, extras = check_schedule(schedule, every), _distinct(records), find_extras(extras)
@@ -101,12 +104,13 @@ def evaluate(
         ceilings=ceilings,
         extras=extras,
         seed=seed,
+        chat=chat,
     )
     claim(out, settings, grown=grown_from(out, settings, all_records, plan))
     with folder_lock(out):
         job = _job(method, model, RunFolder(out), plan, settings, general=general, cache=cache, ceilings=ceilings)
         runs = [
-            SequenceRun(job=job, number=number, items=items(part, known, seed=seed, extras=extras))
+            SequenceRun(job=job, number=number, items=items(part, known, seed=seed, extras=extras, chat=chat))
             for number, part in shard.deal(list(enumerate(cut(all_records, plan.schedule.sequence))))
         ]
         _run(job, runs, data=data, progress=progress)

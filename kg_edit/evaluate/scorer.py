@@ -42,7 +42,7 @@ _REWRITE_TOKENS = 10  # at least; a long target may take more
 _SLACK = 2  # tokens more than a name has where it stands alone
 _UNEDITED = -1
 # What an unedited model's scores of a case depend on.
-_DECIDES = ("model", "tokenizer_sha256", "protocols", "question_form_sha256", "kg_edit")
+_DECIDES = ("model", "tokenizer_sha256", "protocols", "question_form_sha256", "kg_edit", "chat_form_sha256")
 
 log = logging.getLogger(__name__)
 # What the errors say that mean no memory, on the CPU and on accelerators.
@@ -70,14 +70,29 @@ def score_cases(
         PromptError: a prompt and its target can't be told apart in tokens.
         ModelError: a model's output is not finite, or a prompt does not fit into its positions.
         PatchMismatchError: a patch is for another model.
+        ChatTemplateError: a case is asked in chat form, and the tokenizer has no chat template.
     """
     earlier: Sequence[Section | None] = before or [None] * len(cases)
-    own = _of_weights(patches or [None] * len(cases))
+    all_patches: Sequence[Patch | None] = patches or [None] * len(cases)
+    found: dict[int, Section] = {}
+    for chat in sorted({case.chat for case in cases}):
+        places = [place for place, case in enumerate(cases) if case.chat == chat]
+        some = [cases[place] for place in places]
+        unedited, own = [earlier[place] for place in places], [all_patches[place] for place in places]
+        found |= zip(places, _in_one_form(model.in_chat() if chat else model, some, unedited, own), strict=True)
+    return tuple(found[place] for place in range(len(cases)))
+
+
+def _in_one_form(
+    model: LanguageModel, cases: Sequence[Case], before: Sequence[Section | None], patches: Sequence[Patch | None]
+) -> tuple[Section, ...]:
+    """The sections of cases that are all asked in ``model``'s own form, plain or chat."""
+    own = _of_weights(patches)
     if own is not None:
-        return _together(model, cases, earlier, own)
+        return _together(model, cases, before, own)
     return tuple(
         section
-        for case, unedited, patch in zip(cases, earlier, patches or (), strict=True)
+        for case, unedited, patch in zip(cases, before, patches, strict=True)
         for section in _alone(model, case, unedited, patch)
     )
 
@@ -129,7 +144,7 @@ def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Weight
 
 def _limits(model: LanguageModel, case: Case) -> dict[str, int]:
     """The most tokens after each prompt; an edit's own gets few, unless an answer is looked for after it as well."""
-    limits = dict.fromkeys(case.continued, _REWRITE_TOKENS)
+    limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
     limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
     for prompt, name in _stated(case):
         length = len(model.tokenizer(name, add_special_tokens=False)["input_ids"])
@@ -156,7 +171,7 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
     recalled = [question.recalled_relation for question in case.questions]
     follows = [probe for probe in case.probes if any(query.recalled for query in probe.queries)]
     found: dict[str, Case] = {}
-    asked = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True)
+    asked = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)
     if told or follows:
         found["fact_in_prompt"] = replace(asked, facts=told, probes=_told(follows, case.edits, recalled=False))
     if found and all(recalled):
@@ -218,7 +233,7 @@ class UneditedScores:
     """A file a section under ``folder``, named by the hash of the model, the protocol and the case with its choices."""
 
     def __init__(self, settings: Settings, *, folder: Path | None = None) -> None:
-        named = {name: settings[name] for name in _DECIDES}
+        named = {name: settings[name] for name in _DECIDES if name in settings}
         named["model"] = {key: value for key, value in named["model"].items() if key != "name"}
         self._unwritten: dict[str, Section] = {}
         self._key, self._folder = digest(named), folder or cache_folder() / "unedited"
@@ -242,7 +257,10 @@ class UneditedScores:
         return known.scores
 
     def _file(self, asked: Case | str) -> Path:
-        name = digest([self._key, to_jsonable_python(asked)])
+        said = to_jsonable_python(asked)
+        if isinstance(asked, Case) and not asked.chat:
+            del said["chat"]  # so that a case in plain text has the name that it always had
+        name = digest([self._key, said])
         return self._folder / name[:2] / f"{name}.json"
 
     def _read(self, asked: Case | str) -> Section | None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -23,6 +23,7 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
+from kg_edit.evaluate.metrics.edit import CHAT_METRICS
 from kg_edit.evaluate.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluate.schedule import CURVE_RECORDS, WHOLE, CurvePlan, Shard
 from kg_edit.evaluate.scorer import ANSWER_TOKENS
@@ -110,8 +111,10 @@ def run_settings(
     ceilings: bool,
     extras: Sequence[str],
     seed: int,
+    chat: bool | None = None,
 ) -> Settings:
     """All that decides a run's scores."""
+    in_chat = any_in_chat(records, chat)
     return {
         "job": "evaluate",
         "schedule": str(plan.schedule),
@@ -119,6 +122,7 @@ def run_settings(
         **({} if general is None else {"general_sha256": digest(general)}),
         **({} if shard == WHOLE else {"shard": str(shard)}),
         **method_settings(method, model),
+        **chat_settings(model, (edit for record in records for edit in record.edits), chat),
         "tokenizer_sha256": tokenizer_digest(model),
         **({} if data is None else {"data": data.model_dump(mode="json", exclude={"file"})}),
         "ids": [record.id for record in records],
@@ -127,10 +131,27 @@ def run_settings(
         "ceilings": ceilings,
         **({"extras": list(extras)} if extras else {}),
         "seed": seed,
-        "protocols": dict.fromkeys(_metrics_of(records), _PROTOCOL),
+        "protocols": dict.fromkeys(_metrics_of(records, in_chat=in_chat), _PROTOCOL),
         "question_form_sha256": digest([[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]),
         "kg_edit": kg_edit.__version__,
     }
+
+
+def any_in_chat(records: Sequence[BenchmarkRecord], chat: bool | None) -> bool:
+    """Whether a record is asked in chat form; ``chat`` None: each in the form in which its edits are made."""
+    return any(edit.forms[0] for record in records for edit in record.edits) if chat is None else chat
+
+
+def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None = None) -> Settings:
+    """What decides how edits are made and asked in chat form; nothing where none is, as in runs of earlier versions.
+
+    Raises:
+        ChatTemplateError: one is, and the tokenizer has no chat template.
+    """
+    if not (chat or any(edit.chat for edit in edits)):
+        return {}
+    asked = {} if chat is None else {"asked_in": "chat" if chat else "plain"}
+    return {**asked, "chat_form_sha256": model.chat_form.sha256}
 
 
 def records_digest(records: Sequence[BenchmarkRecord]) -> str:
@@ -138,10 +159,12 @@ def records_digest(records: Sequence[BenchmarkRecord]) -> str:
     return digest([record.model_dump(mode="json") for record in records])
 
 
-def _metrics_of(records: Sequence[BenchmarkRecord]) -> list[str]:
-    """All metrics; those of Ripples files only where a record is of one, so that other runs don't depend on them."""
+def _metrics_of(records: Sequence[BenchmarkRecord], *, in_chat: bool) -> list[str]:
+    """All metrics; those of Ripples files and of chat only where a record has them, so that no other run depends on
+    them."""
     ripples = any(probe.family.startswith("ripples-") for record in records for probe in record.probes)
-    return [name for name in RECORD_METRICS if ripples or name not in RIPPLES_METRICS]
+    absent = {*(() if ripples else RIPPLES_METRICS), *(() if in_chat else CHAT_METRICS)}
+    return [name for name in RECORD_METRICS if name not in absent]
 
 
 def method_settings(method: Method, model: LanguageModel) -> Settings:

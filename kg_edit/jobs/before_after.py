@@ -8,11 +8,11 @@ responses; `before_and_after` does so without and with a patch. `terminal_table`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -27,21 +27,26 @@ from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import format_question, format_question_with_shots, right_answers
 from kg_edit.text.display import escaped_markdown, markdown_row, one_line
-from kg_edit.text.matching import begins_with, mentions
+from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
 _TOKENS = 10  # written after a probe
+_CHAT_TOKENS = 24  # in chat form: a sentence
 _NAMED = 10  # edits that a verdict names
 _ROWS = 32  # queries in a batch: one of all prompts of a long file would fill the memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """``ask`` is what the model continues, ``score`` the prompt after which ``candidates`` are scored."""
+    """``ask`` is what the model continues, ``score`` the prompt after which ``candidates`` are scored.
+
+    ``chat``: both are a user's turn.
+    """
 
     ask: str
     score: str
     candidates: tuple[str, ...]
+    chat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +81,12 @@ def check_queries(model: LanguageModel, queries: Sequence[Query], *, tokens: int
     Raises:
         PromptError: a prompt's end and a candidate can't be told apart.
         ModelError: a prompt with a candidate, or with ``tokens`` more tokens, doesn't fit into the model's positions.
+        ChatTemplateError: one is asked in chat form, and the tokenizer has no chat template.
     """
-    check_lengths(model, [model.encode(pair.prompt, target=pair.candidate) for pair in _pairs(queries)])
-    check_lengths(model, [model.encode(query.ask) for query in queries], more=tokens)
+    for query in queries:
+        reader = _reader(model, query)
+        check_lengths(model, [reader.encode(query.score, target=name) for name in query.candidates])
+        check_lengths(model, [reader.encode(query.ask)], more=max(tokens, _longest(query)))
 
 
 def responses(
@@ -86,27 +94,45 @@ def responses(
 ) -> tuple[Response, ...]:
     """What the model as it stands does with each query; texts are ``tokens`` long, or shorter where they end.
 
-    ``progress`` is the title of a progress bar.
+    In chat form they are longer: a sentence, in which the answer stands somewhere. ``progress`` is the title of a
+    progress bar.
 
     Raises:
         PromptError: a prompt's end and a candidate can't be told apart.
         ModelError: the model's output is not finite, or a query does not fit into its positions.
     """
-    found: list[Response] = []
+    found: dict[int, Response] = {}
     hidden = None if progress else True  # None: shown on a terminal
     with tqdm(total=len(queries), desc=progress, unit="prompt", disable=hidden, leave=False) as bar:
-        for start in range(0, len(queries), _ROWS):
-            found += _batch(model, queries[start : start + _ROWS], tokens)
-            bar.update(len(found) - start)
-    return tuple(found)
+        for places in _batches(queries):
+            found |= zip(places, _batch(model, [queries[place] for place in places], tokens), strict=True)
+            bar.update(len(places))
+    return tuple(found[place] for place in range(len(queries)))
+
+
+def _batches(queries: Sequence[Query]) -> Iterator[list[int]]:
+    """The places of queries of one form, at most `_ROWS` at once."""
+    for chat in (False, True):
+        places = [place for place, query in enumerate(queries) if query.chat == chat]
+        yield from (places[start : start + _ROWS] for start in range(0, len(places), _ROWS))
+
+
+def _reader(model: LanguageModel, query: Query) -> LanguageModel:
+    """The model in the form in which the query is asked."""
+    return model.in_chat() if query.chat else model
+
+
+def _longest(query: Query) -> int:
+    return _CHAT_TOKENS if query.chat else 0
 
 
 def _batch(model: LanguageModel, queries: Sequence[Query], tokens: int) -> list[Response]:
-    texts = continuations(model, [query.ask for query in queries], limits=[tokens] * len(queries))
-    scores = score(model, _pairs(queries))
+    reader, most = _reader(model, queries[0]), max(tokens, _longest(queries[0]))
+    texts = continuations(reader, [query.ask for query in queries], limits=[most] * len(queries))
+    scores = score(reader, _pairs(queries))
 
     def cost(pair: Pair) -> CandidateCost:
-        count = len(model.encode(pair.prompt, target=pair.candidate).target_ids)
+        count = len(reader.encode(pair.prompt, target=pair.candidate).target_ids)
         return CandidateCost(mean=scores[pair].nll, tokens=count)
 
     return [
@@ -134,17 +160,26 @@ class ReportProbe(BaseModel):
     wanted: str
     unwanted: str | None = None
     aliases: tuple[str, ...] = ()
+    chat: bool = False
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``chat`` where it is false, as earlier versions wrote it."""
+        found: dict[str, Any] = dump(self)
+        return {name: value for name, value in found.items() if value or name != "chat"}
 
     @property
     def query(self) -> Query:
         """What a model is asked: the wanted candidate first, then the unwanted one if there is one."""
-        return Query(ask=self.ask, score=self.score, candidates=tuple(filter(None, (self.wanted, self.unwanted))))
+        candidates = tuple(filter(None, (self.wanted, self.unwanted)))
+        return Query(ask=self.ask, score=self.score, candidates=candidates, chat=self.chat)
 
 
 class Reading(BaseModel):
     """What a model does with a probe: its greedy continuation, and the wanted answer's nats a token.
 
-    ``said``: the continuation begins with the wanted target; for what follows, it mentions the answer. ``right``: the
+    ``said``: the continuation begins with the wanted target; in chat form its first sentence mentions it, as the text
+    does for what follows. ``right``: the
     whole wanted target is more likely than the whole other one (log-probabilities summed over its tokens, where
     CounterFact's metrics take their mean), whether it is said or not; where there is no other one, as said.
     """
@@ -196,10 +231,23 @@ def _miss(row: ReportRow) -> str:
     return f"{row.edit} ({row.probe.prompt!r} should say {row.probe.wanted!r}, says {row.after.text!r}{likelier})"
 
 
-def probes(model: LanguageModel, edit: Edit) -> tuple[ReportProbe, ...]:
-    """All that an edit's row asks to check; after a line break where ``model`` would not read the subject."""
-    new, old = edit.target_new, edit.target_true
+def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
+    """All that an edit's row asks to check; after a line break where ``model`` would not read the subject.
+
+    ``chat``: in chat form, or in plain text; None: as the edit is made. One that is made in both forms is asked in
+    plain text, and its own prompt in chat form besides, as a paraphrase.
+    """
+    in_chat = [probe.model_copy(update={"chat": True}) for probe in _probes(edit, (edit.text, *edit.paraphrases))]
+    if edit.forms[0] if chat is None else chat:
+        return tuple(in_chat)
     own = [lead_before(model, text, subject=edit.subject) + text for text in (edit.text, *edit.paraphrases)]
+    first, *others = _probes(edit, own)
+    both = chat is None and len(edit.forms) > 1
+    return (first, *([in_chat[0].model_copy(update={"kind": "paraphrase"})] if both else ()), *others)
+
+
+def _probes(edit: Edit, own: Sequence[str]) -> tuple[ReportProbe, ...]:
+    new, old = edit.target_new, edit.target_true
     return (
         _statement("rewrite", own[0], new, old),
         *(_statement("paraphrase", prompt, new, old) for prompt in own[1:]),
@@ -218,7 +266,7 @@ def probes(model: LanguageModel, edit: Edit) -> tuple[ReportProbe, ...]:
     )
 
 
-def check_probes(model: LanguageModel, edits: Sequence[Edit]) -> None:
+def check_probes(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | None = None) -> None:
     """Encode every probe once, so that a prompt that can't be scored is known before an edit is computed.
 
     A note at the error names the edit.
@@ -229,17 +277,17 @@ def check_probes(model: LanguageModel, edits: Sequence[Edit]) -> None:
     """
     for edit in edits:
         try:
-            check_queries(model, [probe.query for probe in probes(model, edit)], tokens=_TOKENS)
+            check_queries(model, [probe.query for probe in probes(model, edit, chat=chat)], tokens=_TOKENS)
         except KgEditError as error:
             error.add_note(f"in a prompt of the edit {edit.id!r}")
             raise
 
 
 def before_and_after(
-    model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, progress: bool = False
+    model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, chat: bool | None = None, progress: bool = False
 ) -> tuple[ReportRow, ...]:
-    """Every probe of every edit, on the model without and with the one patch."""
-    asked_of = [(edit, probe) for edit in edits for probe in probes(model, edit)]
+    """Every probe of every edit, on the model without and with the one patch; ``chat`` as of `probes`."""
+    asked_of = [(edit, probe) for edit in edits for probe in probes(model, edit, chat=chat)]
     before = read(model, [probe for _, probe in asked_of], progress="before" if progress else None)
     with patch.applied(model) as edited:
         after = read(edited, [probe for _, probe in asked_of], progress="after" if progress else None)
@@ -275,6 +323,8 @@ def _reading(probe: ReportProbe, response: Response) -> Reading:
 def _said(probe: ReportProbe, text: str) -> bool:
     if probe.kind == "follows":
         return any(mentions(text, name) for name in probe.aliases or (probe.wanted,))
+    if probe.chat:
+        return mentions(first_sentence(text), probe.wanted)
     return begins_with(text, probe.wanted)
 
 
@@ -287,16 +337,17 @@ _NOTE = (
     "the answer is in the text. ~: it is more likely than the other target, but not said. ✗: anything else. "
     "Nats a token of what should be said, before → after: less is better."
 )
+_CHAT_NOTE = " Chat: asked as a user's turn, where ✓ wants it in the answer's first sentence."
 
 
 def terminal_table(rows: Sequence[ReportRow]) -> Table:
     """The rows as a table for a rich console, with a line between edits."""
-    table = Table(title="before → after", caption=_NOTE, caption_justify="left", expand=True, box=SIMPLE_HEAD)
+    table = Table(title="before → after", caption=_note(rows), caption_justify="left", expand=True, box=SIMPLE_HEAD)
     for name, share in zip(_SHORT_HEADER, (None, 6, 4, 5, 5, None), strict=True):
         table.add_column(name, ratio=share, no_wrap=share is None, overflow="fold")
     for index, row in enumerate(rows):
         last = index + 1 == len(rows) or rows[index + 1].edit != row.edit
-        cells = [Text(row.probe.kind), *map(Text, _cells(row)[1:])]
+        cells = [Text(row.probe.kind + _form(row.probe)), *map(Text, _cells(row)[1:])]
         cells[4].stylize(_COLOURS[_sign(row.after)])
         table.add_row(*cells, end_section=last)
     return table
@@ -312,13 +363,21 @@ def markdown(rows: Sequence[ReportRow], patch: Patch) -> str:
     lines = [f"# {escaped_markdown(one_line(title))}", "", verdict, "", escaped_markdown(ranks), ""]
     lines += [markdown_row(_HEADER), "|---" * len(_HEADER) + "|"]
     lines += [markdown_row(map(escaped_markdown, _cells(row))) for row in rows]
-    return "\n".join([*lines, "", escaped_markdown(_NOTE), ""])
+    return "\n".join([*lines, "", escaped_markdown(_note(rows)), ""])
+
+
+def _note(rows: Sequence[ReportRow]) -> str:
+    return _NOTE + (_CHAT_NOTE if any(row.probe.chat for row in rows) else "")
+
+
+def _form(probe: ReportProbe) -> str:
+    return ", chat" if probe.chat else ""
 
 
 def _cells(row: ReportRow) -> tuple[str, ...]:
     probe = row.probe
     nats = f"{row.before.nats:.1f} → {row.after.nats:.1f}"
-    cells = (_TITLES[probe.kind], probe.prompt, probe.wanted, _mark(row.before), _mark(row.after), nats)
+    cells = (_TITLES[probe.kind] + _form(probe), probe.prompt, probe.wanted, _mark(row.before), _mark(row.after), nats)
     return tuple(one_line(cell).strip() for cell in cells)
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from kg_edit import __version__
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
-from kg_edit.evaluate.settings import method_settings
+from kg_edit.evaluate.settings import chat_settings, method_settings
 from kg_edit.graphs.source import subject_of
 from kg_edit.jobs.before_after import ReportRow, before_and_after, check_probes, markdown
 from kg_edit.methods import EditingMethod
@@ -170,6 +170,7 @@ def _settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]
         "job": "edit",
         **method_settings(method, model),
         "edits": len(edits),
+        **chat_settings(model, edits),
         "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
         "kg_edit": __version__,
     }

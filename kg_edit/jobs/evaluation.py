@@ -15,6 +15,7 @@ import typer
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import check_names, graph_of, load, plan
 from kg_edit.jobs.options import (
+    BothForms,
     Contact,
     CorpusName,
     Device,
@@ -63,6 +64,18 @@ References = Annotated[
 ]
 
 
+AskChat = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat/--plain",
+        help="ask every prompt as a chat's user turn, or none; default: as its edit is made",
+    ),
+]
+EditChat = Annotated[
+    bool | None,
+    typer.Option("--edit-chat/--edit-plain", help="make every edit in chat form, or none; default: as its row says"),
+]
+
 ControlName = Annotated[
     Literal["wrong", "shuffled", "none"] | None,
     typer.Option(help="a control in the graph's place: o* with others' statements, with others' objects, or bare"),
@@ -90,6 +103,9 @@ class Evaluation:
     ceilings: Ceilings = False
     extras: Extras = None
     references: References = None
+    chat: AskChat = None
+    edit_chat: EditChat = None
+    both_forms: BothForms = False
     keep_going: KeepGoing = False
     layer: LayerChoice = None
     preset: Preset = "default"
@@ -124,7 +140,9 @@ class Evaluation:
             raise ConfigError("consistency.tfidf compares with texts: give --references attribute_snippets.json")
         dataset = find_dataset(self.dataset)
         whole = dataset.read(self.data) if self.keep_going else FileContent(dataset(self.data))
-        reading = FileContent(part_of(whole.records, self.split), whole.problems)
+        part = part_of(whole.records, self.split)
+        records = [made_in(record, self.edit_chat, both=self.both_forms) for record in part]
+        reading = FileContent(tuple(records), whole.problems)
         if not self.references:
             return reading
         return FileContent(with_references(reading.records, read_references(self.references)), reading.problems)
@@ -140,6 +158,7 @@ class Evaluation:
         default = str(self.data) if packaged_graph(str(self.data)) else EXTRACT
         graph = graph_of(self.method, self.graph, self.contact, default=default)
         from kg_edit.evaluate.run import check_schedule
+        from kg_edit.evaluate.settings import chat_settings
 
         check_schedule(self.schedule, self.every)
         planned = plan(
@@ -159,6 +178,7 @@ class Evaluation:
         planned = replace(planned, around=graph_for(planned.graph, reading.records, self.control))
         planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
         model = load(self.model, self.dtype, self.device)
+        chat_settings(model, (edit for record in reading.records for edit in record.edits), self.chat)
         reading = self._known(model, reading)
         chosen = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
         return Ready(options=self, plan=chosen, method=chosen.on(model), model=model, reading=reading, text=text)
@@ -220,11 +240,19 @@ class Ready:
             data=DataSource.of(options.dataset, options.data, skipped=self.skipped),
             ceilings=options.ceilings,
             extras=options.extras or (),
+            chat=options.chat,
             seed=options.seed,
             progress=progress,
         )
         self.plan.note_layer(out)
         return summary
+
+
+def made_in(record: BenchmarkRecord, chat: bool | None, *, both: bool = False) -> BenchmarkRecord:
+    """The record with its edits in the form that is asked for, see `in_form`."""
+    from kg_edit.edits.files import in_form
+
+    return record.model_copy(update={"edits": in_form(record.edits, chat, both=both)})
 
 
 def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[BenchmarkRecord, ...]:

@@ -61,6 +61,16 @@ CorpusName = Annotated[
 ]
 Templates = Annotated[Path | None, typer.Option(help="your relation templates (TSV), over the packaged ones")]
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="skip bad rows, and list them at the end")]
+AsChat = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat/--plain",
+        help="make edits, and ask, in the form of the model's chat template; default: as a row's chat field says",
+    ),
+]
+BothForms = Annotated[
+    bool, typer.Option("--both-forms", help="make edits in plain text and in chat form together; slower")
+]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Memory = Annotated[

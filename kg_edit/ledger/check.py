@@ -26,8 +26,10 @@ class Checked:
         return ((probe, reading) for probe, reading in self.readings if probe.kind in wanted and not reading.right)
 
 
-def check(model: LanguageModel, entries: Sequence[Entry], *, progress: bool = False) -> tuple[Checked, ...]:
-    """Ask ``model``, which has the patch in it, all prompts of the edits.
+def check(
+    model: LanguageModel, entries: Sequence[Entry], *, chat: bool | None = None, progress: bool = False
+) -> tuple[Checked, ...]:
+    """Ask ``model``, which has the patch in it, all prompts of the edits; ``chat`` as of `before_after.probes`.
 
     A prompt is right where the whole wanted target is more likely than the whole other one; where there is no other
     one, and for what follows, where the model says it (see `before_after.Reading`).
@@ -36,8 +38,8 @@ def check(model: LanguageModel, entries: Sequence[Entry], *, progress: bool = Fa
         PromptError, ModelError: a prompt can't be asked; a note names the edit.
     """
     edits = [entry.edit for entry in entries]
-    check_probes(model, edits)
-    asked = [probes(model, edit) for edit in edits]
+    check_probes(model, edits, chat=chat)
+    asked = [probes(model, edit, chat=chat) for edit in edits]
     readings = iter(read(model, [probe for found in asked for probe in found], progress="check" if progress else None))
     return tuple(
         Checked(entry=entry, readings=tuple((probe, next(readings)) for probe in found))

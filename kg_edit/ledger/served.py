@@ -1,7 +1,8 @@
 """Whether a model behind an OpenAI-compatible server says what edits are for: llama-server, vLLM, `kg-edit serve`.
 
 The server is asked ``POST /v1/completions`` with temperature 0, so a fact holds where the greedy continuation of the
-edit's prompt begins with the new target. (`kg_edit.ledger.check` has the model itself, and compares probabilities.)
+edit's prompt begins with the new target. (`kg_edit.ledger.check` has the model itself, and compares probabilities.) An
+edit in chat form is asked ``POST /v1/chat/completions``, and holds where the answer's first sentence has the target.
 
 A model may not read a prompt's first token (`kg_edit.models.first_token`), which only the model can tell. So a prompt
 that begins with the edit's subject is asked as it is, and where it is not answered as it should be, once more after a
@@ -15,19 +16,20 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.ledger.entries import Entry
-from kg_edit.text.matching import begins_with, mentions
+from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
 KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "follows", "neighbour")
 KEY = "KG_EDIT_SERVER_KEY"  # environment variable of the key
 LEAD = "\n"  # before a prompt whose first token may not be read
 SECONDS = 60.0
+_SENTENCE = 24  # tokens around the target in an answer
 _SPARE = 4  # tokens beyond the target's: a space, an article
 _SHOWN = 200  # characters of a server's reply in a message
 
@@ -84,6 +86,20 @@ class CompletionServer:
             return str(data["choices"][0]["text"])
         except (LookupError, TypeError) as error:
             raise self._odd(data, "a completion with choices[0].text") from error
+
+    def answer(self, question: str, *, tokens: int) -> str:
+        """The greedy answer to a user's turn, at most ``tokens`` long.
+
+        Raises:
+            ServerError: as `complete`.
+        """
+        turns = [{"role": "user", "content": question}]
+        body = {"model": self.model, "messages": turns, "max_tokens": tokens, "temperature": 0, "stream": False}
+        data = self._ask("chat/completions", body)
+        try:
+            return str(data["choices"][0]["message"]["content"])
+        except (LookupError, TypeError) as error:
+            raise self._odd(data, "a chat completion with choices[0].message.content") from error
 
     def _listed(self) -> list[str]:
         data = self._ask("models")
@@ -159,8 +175,12 @@ class ServedEdit:
         return all(answer.right for answer in self.answers)
 
 
-def check_served(server: CompletionServer, entries: Sequence[Entry], kinds: Sequence[Kind]) -> Iterator[ServedEdit]:
+def check_served(
+    server: CompletionServer, entries: Sequence[Entry], kinds: Sequence[Kind], *, chat: bool | None = None
+) -> Iterator[ServedEdit]:
     """Ask the server the prompts of these ``kinds`` of each edit, one edit after the other.
+
+    ``chat``: as a chat's user turn, or as plain text; None: as the edit was made.
 
     Raises:
         ConfigError: the server lists several models, and none was named.
@@ -169,7 +189,9 @@ def check_served(server: CompletionServer, entries: Sequence[Entry], kinds: Sequ
     named = server.named()
     for entry in entries:
         try:
-            answers = tuple(_answer(named, prompt) for prompt in prompts_of(entry.edit) if prompt.kind in kinds)
+            answers = tuple(
+                _answer(named, prompt) for prompt in prompts_of(entry.edit, chat=chat) if prompt.kind in kinds
+            )
         except ServerError as error:
             error.add_note(f"asked for the edit {entry.name!r}")
             raise
@@ -181,7 +203,7 @@ class ServedPrompt:
     """A prompt of an edit: ``ask`` is what the server is sent, ``wanted`` what should follow.
 
     ``anywhere``: one of ``names`` has to stand in the text, not at its start (a question's answer). ``leads``: it
-    begins with the edit's subject.
+    begins with the edit's subject. ``chat``: it is a user's turn.
     """
 
     kind: Kind
@@ -190,15 +212,23 @@ class ServedPrompt:
     names: tuple[str, ...]
     anywhere: bool = False
     leads: bool = False
+    chat: bool = False
 
     def is_answered(self, text: str) -> bool:
         """Whether a continuation says what is wanted."""
+        if self.chat and not self.anywhere:
+            return any(mentions(first_sentence(text), name) for name in self.names)
         says = mentions if self.anywhere else begins_with
         return any(says(text, name) for name in self.names)
 
 
-def prompts_of(edit: Edit) -> Iterator[ServedPrompt]:
+def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt]:
     """All that can be asked of an edit, as `kg_edit.jobs.before_after.probes` has it of a model at hand."""
+    in_chat = edit.forms[0] if chat is None else chat
+    return (replace(prompt, chat=in_chat, leads=prompt.leads and not in_chat) for prompt in _prompts(edit))
+
+
+def _prompts(edit: Edit) -> Iterator[ServedPrompt]:
     yield _statement("rewrite", edit.text, edit, edit.target_new)
     for prompt in edit.paraphrases:
         yield _statement("paraphrase", prompt, edit, edit.target_new)
@@ -219,6 +249,8 @@ def _statement(kind: Kind, prompt: str, edit: Edit, wanted: str) -> ServedPrompt
 
 def _answer(server: CompletionServer, prompt: ServedPrompt) -> Said:
     tokens = _SPARE + max(len(name.encode()) for name in prompt.names)  # a token is a byte at least
+    if prompt.chat:
+        return _said(prompt, server.answer(prompt.ask, tokens=tokens + _SENTENCE), led=False)
     found = _said(prompt, server.complete(prompt.ask, tokens=tokens), led=False)
     if found.right or not prompt.leads:
         return found
@@ -227,7 +259,8 @@ def _answer(server: CompletionServer, prompt: ServedPrompt) -> Said:
 
 
 def _said(prompt: ServedPrompt, text: str, *, led: bool) -> Said:
-    line = text.split("\n", 1)[0].strip()
-    right = prompt.is_answered(line)
+    line = text.strip() if prompt.chat else text.split("\n", 1)[0].strip()
     shown = prompt.ask.rpartition("\n\n")[2]  # a question without its shots
-    return Said(kind=prompt.kind, prompt=shown, wanted=prompt.wanted, text=line, right=right, led=led)
+    return Said(
+        kind=prompt.kind, prompt=shown, wanted=prompt.wanted, text=line, right=prompt.is_answered(line), led=led
+    )

@@ -40,7 +40,6 @@ from kg_edit.locate.layer_score import (
 from kg_edit.methods.base import EditingMethod, LayerConfig, MethodConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
-from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score_each
@@ -182,7 +181,7 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -
     Raises:
         PromptError: a subject can't be found in its prompt's tokens.
     """
-    prompts = [encode(model.tokenizer, edit.prompt, subject=edit.subject) for edit in edits]
+    prompts = [model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0]) for edit in edits]
     level, window, layers = noise_level(model, prompts), default_window(model, "mlp"), len(model.blocks)
     total = torch.zeros(layers)
     with untouched(model):
@@ -217,11 +216,15 @@ class _Tried:
     probes: tuple[SweepProbes, ...]
 
     def scores(self, method: EditingMethod) -> tuple[EditScore | Exception, ...]:
-        """The score of each edit made alone by ``method``, or why it could not be made."""
+        """The score of each edit made alone by ``method``, or why it could not be made.
+
+        Asked in chat form where all edits are made so.
+        """
         patches = method.edit_each([probe.edit for probe in self.probes])
         made = [place for place, patch in enumerate(patches) if isinstance(patch, WeightPatch)]
         good = [patch for patch in patches if isinstance(patch, WeightPatch)]
-        likely = score_each(self.model, [self.probes[place].pairs for place in made], patches=good)
+        reader = self.model.in_chat(chat=all(probe.edit.forms[0] for probe in self.probes))
+        likely = score_each(reader, [self.probes[place].pairs for place in made], patches=good)
         results: dict[int, EditScore] = {}
         for place, patch, scored in zip(made, good, likely, strict=True):
             first, *others = (torch.tensor(-scored[pair].nll).exp().item() for pair in self.probes[place].pairs)

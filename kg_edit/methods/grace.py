@@ -123,7 +123,7 @@ class Grace(EditingMethod):
 
     def _request(self, edit: Edit) -> Request:
         """The prompt and its target; what is replaced stands at the prompt's last token."""
-        prompt = self.model.encode(edit.text, target=edit.target_new)
+        prompt = self.model.encode(edit.text, target=edit.target_new, chat=edit.one_form(self.name))
         return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
 
     def _trained(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Iterator[Patch | Exception]:

@@ -29,7 +29,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import optional_module
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import run_prefix
-from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -157,7 +157,8 @@ class Kn(EditingMethod):
         return old, new
 
     def _prompt(self, edit: Edit, target: str, context: str = "{}") -> Prompt:
-        return encode(self.model.tokenizer, edit.prompt, subject=edit.subject, target=target, context=context)
+        asked = self.model.encode_fact
+        return asked(edit.prompt, subject=edit.subject, target=target, context=context, chat=edit.one_form(self.name))
 
     def _prompts(self, edit: Edit) -> list[Prompt]:
         assert edit.target_true is not None  # noqa: S101 - _answers has seen it

@@ -7,7 +7,7 @@ head's logits; `weight_matrix` gives a weight as [out, in] for Linear and GPT-2'
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import KgEditError, ModelError, PromptError, UnsupportedModelError
 from kg_edit.models.architectures import ModelSpec, check_spec, content_fingerprint, find_spec, optional_module
+from kg_edit.models.chat import ChatForm, chat_form
 from kg_edit.models.loading import WAYS, pick_device, pick_dtype, resolve_model
 from kg_edit.models.prompts import Prompt, encode
 
@@ -34,7 +35,8 @@ class LanguageModel:
     """A Hugging Face causal language model, its tokenizer, and where its parts live.
 
     ``name`` is what the user typed; ``fingerprint`` tells models apart by content, whatever their path.
-    ``prompt_transform`` is what a patch of the prompt makes of a text before the model reads it.
+    ``prompt_transform`` is what a patch of the prompt makes of a text before the model reads it; ``chat`` the form in
+    which the text is then asked, None in plain text (see `in_chat`).
     """
 
     model: PreTrainedModel
@@ -43,6 +45,7 @@ class LanguageModel:
     name: str
     fingerprint: str
     prompt_transform: Callable[[str], str] | None = None
+    chat: ChatForm | None = None
 
     @classmethod
     def load(
@@ -114,13 +117,45 @@ class LanguageModel:
         model.eval()
         return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model))
 
-    def encode(self, text: str, *, target: str | None = None) -> Prompt:
-        """What the model reads when it is asked ``text``, and then ``target``.
+    def encode(self, text: str, *, target: str | None = None, chat: bool = False) -> Prompt:
+        """What the model reads when it is asked ``text``, and then ``target``; with ``chat`` in chat form.
 
         Raises:
             PromptError: the target's first token would merge with the text's last one, or it has none.
         """
-        return encode(self.tokenizer, self.prompt_transform(text) if self.prompt_transform else text, target=target)
+        told = self.prompt_transform(text) if self.prompt_transform else text
+        return encode(self.tokenizer, told, target=target, chat=self.chat_form if chat else self.chat)
+
+    def encode_fact(
+        self, template: str, *, subject: str, target: str | None = None, context: str = "{}", chat: bool = False
+    ) -> Prompt:
+        """A fact's prompt with its subject's place, as an edit is made: in plain text, or as a user's turn.
+
+        What a patch of the prompt adds is left out.
+
+        Raises:
+            PromptError: as `encode`.
+            ChatTemplateError: ``chat``, and the tokenizer has no chat template.
+        """
+        form = self.chat_form if chat else None
+        return encode(self.tokenizer, template, subject=subject, target=target, context=context, chat=form)
+
+    @cached_property
+    def chat_form(self) -> ChatForm:
+        """The chat template around one user's turn.
+
+        Raises:
+            ChatTemplateError: the tokenizer has none, or one that can't be used.
+        """
+        return chat_form(self.tokenizer, name=self.name)
+
+    def in_chat(self, *, chat: bool = True) -> LanguageModel:
+        """The same model, asked in chat form: each prompt as a user's turn; with ``chat`` false in plain text.
+
+        Raises:
+            ChatTemplateError: as `chat_form`.
+        """
+        return replace(self, chat=self.chat_form if chat else None)
 
     @cached_property
     def blocks(self) -> nn.ModuleList:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import PromptError
+from kg_edit.models.chat import ChatForm, user_turn
 from kg_edit.models.scripts import is_unspaced
 
 
@@ -55,19 +56,24 @@ def encode(
     subject: str | None = None,
     target: str | None = None,
     context: str = "{}",
+    chat: ChatForm | None = None,
 ) -> Prompt:
     """Encode ``context`` around ``template`` around ``subject``, then a space and ``target``, in one piece.
 
-    ``context`` and ``template`` hold one ``{}`` each; a template without subject is taken as it stands.
+    ``context`` and ``template`` hold one ``{}`` each; a template without subject is taken as it stands. With ``chat``
+    all but the target is a user's turn, and the target begins the assistant's.
 
     Raises:
         PromptError: no token ends the subject; the target's first token would merge with the prompt's last one (then
             the model could not be asked for the target after the prompt); the target has no token.
     """
     text, span = _fill(context, template, subject)
-    joined = text if target is None else join(text, target)
-    ids, offsets = _encode(tokenizer, joined)
-    start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined)
+    if chat:
+        text, span = _as_turn(text, span, chat)
+    joined = text if target is None else f"{text}{chat.gap}{target.strip()}" if chat else join(text, target)
+    own = chat is None  # a template brings its special tokens
+    ids, offsets = _encode(tokenizer, joined, own=own)
+    start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined, own=own)
     first, last = (None, None) if span is None else _ends(offsets, span, joined)
     return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last, subject_first=first)
 
@@ -89,18 +95,32 @@ def _fill(context: str, template: str, subject: str | None) -> tuple[str, tuple[
     return text, (start, start + len(subject))
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids with the special tokens that the tokenizer puts in front (a BOS), without those at the end (an EOS)."""
-    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+def _as_turn(text: str, span: tuple[int, int] | None, chat: ChatForm) -> tuple[str, tuple[int, int] | None]:
+    """``text`` as a user's turn, and where its ``span`` is then."""
+    turn = user_turn(text)
+    more = len(chat.before) + len(turn) - len(text.strip()) - (len(text) - len(text.lstrip()))
+    return f"{chat.before}{turn}{chat.after}", None if span is None else (span[0] + more, span[1] + more)
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, own: bool = True
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids with the special tokens that the tokenizer puts in front (a BOS), without those at the end (an EOS).
+
+    Without ``own`` it puts none: the text holds them, as a chat template's does, whose last one stays.
+    """
+    encoding = tokenizer(text, add_special_tokens=own, return_offsets_mapping=True, return_special_tokens_mask=True)
     ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
-    while special and special[-1] and ids[-1] != tokenizer.bos_token_id:
+    while own and special and special[-1] and ids[-1] != tokenizer.bos_token_id:
         ids.pop()
         special.pop()
     return ids, list(encoding["offset_mapping"])[: len(ids)]
 
 
-def _target_start(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], joined: str) -> int:
-    prompt, _ = _encode(tokenizer, text)
+def _target_start(
+    tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], joined: str, *, own: bool = True
+) -> int:
+    prompt, _ = _encode(tokenizer, text, own=own)
     if ids[: len(prompt)] != prompt:
         raise PromptError(
             f"the tokenizer merges the end of {text!r} with the target's beginning in {joined!r}; "

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import plain_generation
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.greedy import greedy
@@ -52,14 +54,51 @@ def continuations(
     return tuple(_text(model.tokenizer, list(one.tokens), ends) for one in written)
 
 
-def ask(model: LanguageModel, prompt: str, *, tokens: int = 20) -> str:
+def ask(model: LanguageModel, prompt: str, *, tokens: int = 20, chat: bool = False) -> str:
     """What the model, patched or not, goes on with after a prompt: greedily, at most ``tokens`` tokens of one line.
+
+    With ``chat`` the prompt is a user's turn, as it is written, and the answer may have several lines.
 
     Raises:
         ModelError: the prompt and the answer don't fit into the model's positions.
+        ChatTemplateError: ``chat``, and the tokenizer has no chat template.
     """
+    if chat:
+        return reply(model, [{"role": "user", "content": prompt}], tokens=tokens).text
     (text,) = continuations(model, [prompt], limits=[tokens])
     return text.strip()
+
+
+class Reply(NamedTuple):
+    """The assistant's turn: its text, how many tokens were read and written, and whether it came to its end."""
+
+    text: str
+    read: int
+    written: int
+    ended: bool
+
+
+@torch.no_grad()
+def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20) -> Reply:
+    """The assistant's turn after a conversation in the model's chat template: greedily, at most ``tokens`` tokens.
+
+    ``messages`` have a ``role`` (system, user, assistant) and a ``content``, and are put into the template as they are.
+    A patch of the prompt tells its facts in the last message.
+
+    Raises:
+        ModelError: the conversation and the answer don't fit into the model's positions.
+        ChatTemplateError: the tokenizer has no chat template, or it refuses the messages.
+    """
+    *before, last = messages
+    told = model.prompt_transform(last["content"]) if model.prompt_transform else last["content"]
+    text = render(model.tokenizer, [*before, {**last, "content": told}], name=model.name)
+    ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    check_lengths(model, [Prompt(text=text, ids=ids, target_start=len(ids))], more=tokens)
+    ends = _end_tokens(model)
+    (written,) = greedy(model, [ids], limits=[tokens], is_last=lambda token: token in ends)
+    own = [token for token in written.tokens if token not in ends]
+    answer = str(model.tokenizer.decode(own, skip_special_tokens=True)).strip()
+    return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=len(own) < len(written.tokens))
 
 
 def ends_line(model: LanguageModel, token: int) -> bool:

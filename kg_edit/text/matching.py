@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from kg_edit.models.scripts import is_syllable
 
 _ARTICLES = {"a", "an", "the"}
+_SHORT = r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z]{2})"
+_END = re.compile(rf"(?:[?!]|{_SHORT}\.)(?=\s|$)|[\u3002\uff01\uff1f]|\n")
 
 
 def normalised(text: str) -> tuple[str, ...]:
@@ -51,3 +54,12 @@ def is_exactly(text: str, name: str) -> bool:
 def substring(text: str, name: str) -> bool:
     """Whether the letters of ``name`` stand in ``text``, in any case: Rome is in Romelu."""
     return bool(name.strip()) and name.strip().casefold() in text.casefold()
+
+
+def first_sentence(text: str) -> str:
+    """``text`` up to the first full stop, question or exclamation mark with white space or nothing behind it.
+
+    A full stop after a capitalised word of at most three letters (St. Louis, Dr. Wade, U.S. dollar) ends none.
+    """
+    found = _END.search(text.strip())
+    return text.strip()[: found.end()] if found else text.strip()

@@ -66,25 +66,36 @@ class Descent:
 
 
 def optimise_values(
-    objective: Objective, proposals: Sequence[DeltaParameters], *, steps: int, stop_below: float
+    objective: Objective,
+    proposals: Sequence[DeltaParameters],
+    *,
+    steps: int,
+    stop_below: float,
+    further_steps: int = 0,
 ) -> list[Descent]:
     """Descend for all edits of ``objective`` at once; ``proposals``: each one's parameters. A `Descent` an edit.
 
     There are at most ``steps`` evaluations of the objective, with an update between two. An edit whose loss is below
     ``stop_below``, or no number, is done and soon costs nothing more. As in the published code the last evaluation
     makes no update: the change returned is one whose loss was seen.
+
+    An edit whose target is not yet the greedy continuation in each context goes on until it is, for ``further_steps``
+    more at most. Edits that are said after ``steps`` get the same change as without.
     """
     running = dict(enumerate(proposals))
     changes = [proposal.change() for proposal in proposals]
     seen: list[list[tuple[float, float, float]]] = [[] for _ in proposals]
-    for step in range(steps):
-        losses, gradient = objective.gradient(torch.stack([change.detach() for change in changes]))
+    for step in range(steps + further_steps):
+        now = torch.stack([change.detach() for change in changes])
+        losses, gradient = objective.gradient(now)
         for edit in running:
             seen[edit].append(_numbers(losses, edit))
         report_losses(step, {edit: seen[edit][-1][0] for edit in running}, of=len(proposals))
         done = {edit for edit in running if not seen[edit][-1][0] >= stop_below}  # or not a number
+        if further_steps and step >= steps - 1:
+            done |= {edit for edit, said in enumerate(objective.greedy(now).tolist()) if said}
         running = {edit: proposal for edit, proposal in running.items() if edit not in done}
-        if not running or step == steps - 1:
+        if not running or step == steps + further_steps - 1:
             break
         objective.drop(range(len(changes)) - running.keys())
         for edit, proposal in running.items():
@@ -116,7 +127,9 @@ def untouched(model: LanguageModel) -> Iterator[None]:
 
 DescentDtype = Literal["model", "bfloat16"]
 DESCENT_DTYPE = "bfloat16: descend on a copy in bfloat16, twice as fast on processors that have it"
-FAST: dict[str, Any] = {"descent_dtype": "bfloat16"}  # the preset of that name
+# the presets of these names; a patch that says nothing of further steps was made without any
+DEFAULT: dict[str, Any] = {"further_steps": 28}
+FAST: dict[str, Any] = {"descent_dtype": "bfloat16", **DEFAULT}
 
 
 def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:

@@ -26,7 +26,7 @@ from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.data.made_before.make import HERE, MODEL, ROME, SEQUENCE, SHARDS, SINGLE
+from tests.data.made_before.make import HERE, MODEL, ROME, SEQUENCE, SHARDS, SINGLE, words
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, content, kg_edit
 from tests.wikidata_cache.wikidata_helpers import Server
@@ -35,6 +35,7 @@ from wikidata_cache.sources.graph_files import load_files
 
 __all__ = ["kg_edit"]  # a fixture
 EDITS = ("james", "france", "hughes")
+AS_IT_WAS = words("--set further_steps=0")  # edits of version 0.1.0 ended with `steps`
 SETTINGS_OF_THE_USER = ("KG_OFFLINE", "KG_CACHE", "KG_PACKS", "KG_GRAPH", "KG_EDIT_CONTACT")
 EVALUATIONS = pytest.mark.parametrize(
     ("name", "options"), keep_first([("single", SINGLE), ("sequence", SEQUENCE)], unpack=True)
@@ -151,13 +152,13 @@ def test_patches_add_up(model: LanguageModel, kg_edit: Run) -> None:
 
 def test_a_finished_run_is_left_as_it_is(kg_edit: Run, place: Path) -> None:
     before = shown(place)
-    done(kg_edit, "edit", "edits.jsonl", *ROME, "--out", "edit")
+    done(kg_edit, "edit", "edits.jsonl", *ROME, *AS_IT_WAS, "--out", "edit")
     assert shown(place) == before
 
 
 def test_a_killed_run_goes_on(kg_edit: Run, place: Path) -> None:
     partial, covariances = Patch.load("edit-killed/patch.partial.safetensors"), content(place / "cache")
-    done(kg_edit, "edit", "edits.jsonl", *ROME, "--out", "edit-killed")
+    done(kg_edit, "edit", "edits.jsonl", *ROME, *AS_IT_WAS, "--out", "edit-killed")
     patch, whole = Patch.load("edit-killed/patch.safetensors"), Patch.load("edit/patch.safetensors")
     (first,) = partial.edits
     assert patch.edits[0] == first
@@ -171,7 +172,7 @@ def test_a_killed_run_goes_on(kg_edit: Run, place: Path) -> None:
 def test_a_killed_evaluation_goes_on(name: str, options: tuple[str, ...], kg_edit: Run, place: Path) -> None:
     out = place / f"evaluate-{name}"
     before = shown(out)
-    done(kg_edit, "evaluate", *options, "--out", out.name)
+    done(kg_edit, "evaluate", *options, *AS_IT_WAS, "--out", out.name)
     after = shown(out)
     phases = Counter((line["id"], line["phase"]) for line in map(json.loads, after["records.jsonl"].splitlines()))
     assert set(phases.values()) == {1}
@@ -201,7 +202,9 @@ def test_a_ledger_is_read(kg_edit: Run) -> None:
 
 def test_a_ledger_is_added_to_and_undone(kg_edit: Run, place: Path) -> None:
     before, total = shown(place / "ledger"), Ledger.open("ledger").patch
-    assert "ledger: step 3, 1 edit of rome" in done(kg_edit, "patch", "edit", "ledger", "third.jsonl", *ROME)
+    assert "ledger: step 3, 1 edit of rome" in done(
+        kg_edit, "patch", "edit", "ledger", "third.jsonl", *ROME, *AS_IT_WAS
+    )
     assert ids(Ledger.open("ledger").patch) == (*ids(total), "thames")
     assert "of 6 edits hold" in kg_edit("patch", "check", "ledger").out
     assert "took event 3 back (added" in done(kg_edit, "patch", "undo", "ledger")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,19 @@ def byte_level(*, bos: bool = False, more: Sequence[str] = ()) -> PreTrainedToke
     if bos:
         core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def chatting(name: str = "llama") -> LanguageModel:
+    """The tiny model of a family, with a tokenizer that has a chat template."""
+    reader = byte_level()
+    reader.chat_template = CHAT_TEMPLATE
+    return replace(tiny(name), tokenizer=reader)
 
 
 MADE: dict[tuple[str, bool], LanguageModel] = {}

@@ -60,6 +60,7 @@ function wanted() {
     if (value || byId(name).required) body[name] = value;
   }
   body.on_ledger = byId("on_ledger").checked;
+  body.chat = byId("chat").checked;
   body.probes = [...byId("probes").children].map((item) => {
     const probe = { prompt: item.querySelector(".probe").value };
     const answer = item.querySelector(".watched").value.trim();
@@ -268,6 +269,7 @@ async function start() {
   byId("about").textContent = [`${state.model} (${state.size})`, `${state.method}: ${state.about}`, state.graph ? `graph: ${state.graph}` : "no graph"].join(" · ");
   pairs(byId("settings"), state.settings);
   byId("example").hidden = !state.example;
+  byId("chat-field").hidden = !state.chat;
   if (state.ledger) {
     byId("ledger").hidden = false;
     await ask("api/ledger").then(showLedger, (problem) => { byId("ledger-said").textContent = problem.message; });

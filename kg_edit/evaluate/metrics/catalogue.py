@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from kg_edit.datasets import DATASETS, Dataset
 from kg_edit.errors import unknown_name
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.metrics.edit import METRICS, PORTABILITY
+from kg_edit.evaluate.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
 from kg_edit.evaluate.metrics.metric import Metric, RunMetric
 from kg_edit.evaluate.metrics.probes import PROBE_METRICS
 from kg_edit.evaluate.metrics.ripples import RIPPLES_METRICS
@@ -60,7 +60,7 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     ),
 }
 _OF_PROBES = {**PROBE_METRICS, **RIPPLES_METRICS}
-RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **_OF_PROBES, **EXTRAS}
+RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **CHAT_METRICS, **_OF_PROBES, **EXTRAS}
 CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 
 
@@ -68,13 +68,15 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
     """The metrics of a case by name, in the catalogue's order; each may still be missing (None) in its scores.
 
     The metrics of `edit` are every case's; one of `probes` is a case's whose probes are of the groups that it needs; of
-    `EXTRAS` those are scored that the case asks for. A ceiling is asked what follows from its edits alone.
+    `EXTRAS` those are scored that the case asks for; `CHAT_METRICS` are of cases in chat form. A ceiling is asked what
+    follows from its edits alone.
     """
     groups = {part for probe in case.probes for part in (probe.measures, probe.family)}
     probed = {name: metric for name, metric in _OF_PROBES.items() if groups.issuperset(metric.needs)}
     if case.ceiling:
         return {**(PORTABILITY if case.facts else {}), **probed}
-    return {**METRICS, **probed, **{name: metric for name, metric in EXTRAS.items() if name in case.extras}}
+    own = {**METRICS, **(CHAT_METRICS if case.chat else {})}
+    return {**own, **probed, **{name: metric for name, metric in EXTRAS.items() if name in case.extras}}
 
 
 def find_extras(names: Iterable[str]) -> tuple[str, ...]:
@@ -112,10 +114,12 @@ judged by, so it is kinder than any use of the model; it is here because publish
 
 def metrics_page() -> str:
     """The page docs/metrics.md: each metric with formula, source, range and data sets, then the data sets."""
-    probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in METRICS and name not in EXTRAS}
+    others = {**METRICS, **CHAT_METRICS, **EXTRAS}
+    probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
     parts = [
         _HEAD,
         _section("Of every record", METRICS.items()),
+        _section("Of every record that is asked in chat form", CHAT_METRICS.items()),
         _section("Of the probes that a data set brings", probed.items()),
         _section("On request: sampled texts", EXTRAS.items()),
         _section("Of a model or a run", RUN_METRICS.items()),

@@ -1,8 +1,8 @@
 """The metrics of every record, from what an edit brings: prompt, paraphrases, neighbours, portability questions.
 
-First the functions that compute them, then the tables `PORTABILITY` and `METRICS` with formula, source and needs. A
-metric is missing (None) for a record without what it needs. Where a record makes several edits at once, it is the mean
-over them.
+First the functions that compute them, then the tables `PORTABILITY`, `METRICS` and `CHAT_METRICS` with formula, source
+and needs. A metric is missing (None) for a record without what it needs. Where a record makes several edits at once, it
+is the mean over them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.metrics.metric import CATEGORIES, Metric, mean
 from kg_edit.evaluate.metrics.probes import by_category, first_score, mentioned
 from kg_edit.scoring.questions import ANSWER, right_answers
-from kg_edit.text.matching import begins_with, mentions
+from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 if TYPE_CHECKING:
     from kg_edit.evaluate.case import Case
@@ -67,6 +67,11 @@ def neighborhood_magnitude(edit: Edit, evidence: Evidence) -> float | None:
 def efficacy_greedy(edit: Edit, evidence: Evidence) -> float | None:
     """Whether the greedy continuation of the edit's prompt begins with the new target."""
     return float(begins_with(evidence.texts[edit.text], edit.target_new))
+
+
+def efficacy_first_sentence(edit: Edit, evidence: Evidence) -> float | None:
+    """Whether the first sentence of the greedy answer to the edit's prompt says the new target."""
+    return float(mentions(first_sentence(evidence.texts[edit.text]), edit.target_new))
 
 
 def portability_greedy(case: Case, evidence: Evidence) -> float | None:
@@ -198,4 +203,14 @@ METRICS: Mapping[str, Metric] = {
         values="-1 to 1",
     ),
     **PORTABILITY,
+}
+CHAT_METRICS: Mapping[str, Metric] = {
+    "efficacy.first_sentence": Metric(
+        compute=over_edits(efficacy_first_sentence),
+        formula="1 if the first sentence of the greedy answer to the edit's prompt says o*, as whole words. Of records "
+        "that are asked in chat form alone: a chat model answers in a sentence, of which o* need not be the beginning, "
+        "as efficacy.greedy wants it.",
+        source="This project (docs/chat.md).",
+        needs=(),
+    ),
 }

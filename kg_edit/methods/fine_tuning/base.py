@@ -82,7 +82,8 @@ class FineTuning(EditingMethod):
 
     def row(self, edit: Edit) -> TrainingRow:
         """The edit's prompt and target as a row to train on."""
-        return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim)
+        chat = edit.one_form(self.name)
+        return row_of(self.model.encode(edit.text, target=edit.target_new, chat=chat), self.config.aim)
 
     def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
         """All rows that are trained on for ``edit``; its own comes first."""

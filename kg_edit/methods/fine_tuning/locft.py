@@ -54,7 +54,8 @@ class LocFt(FineTuning):
         end = self.model.tokenizer.eos_token_id if self.config.end else None
         if self.config.end and end is None:
             raise PromptError(f"the tokenizer of {self.model.name!r} has no end-of-text token; set end=false")
-        return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim, end=end)
+        prompt = self.model.encode(edit.text, target=edit.target_new, chat=edit.one_form(self.name))
+        return row_of(prompt, self.config.aim, end=end)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Tune the weight on all edits' rows together."""

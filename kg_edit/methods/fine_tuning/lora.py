@@ -96,7 +96,8 @@ class Lora(EditingMethod):
 
     def row(self, edit: Edit) -> TrainingRow:
         """The edit's prompt and target as a row to train on."""
-        return row_of(self.model.encode(edit.text, target=edit.target_new), self.config.aim)
+        chat = edit.one_form(self.name)
+        return row_of(self.model.encode(edit.text, target=edit.target_new, chat=chat), self.config.aim)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Train the adapters on the edit's row."""

@@ -26,7 +26,7 @@ from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import GraphNetwork, Trains, Workload
 from kg_edit.patches.base import Patch
 from kg_edit.value.objective import Request
-from kg_edit.value.optimise import FAST, DeltaParameters
+from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters
 
 _REPRESENTATION_DEPTH = 0.1
 
@@ -184,7 +184,7 @@ class GlameConfig(GraphConfig, RankOneConfig):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
+        "default": DEFAULT,
         "fast": FAST,
         "paper": {
             **RankOneConfig.published,

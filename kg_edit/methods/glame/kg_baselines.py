@@ -23,6 +23,7 @@ from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.value.optimise import DEFAULT
 
 
 class GraphRequestConfig(GraphSettings):
@@ -94,7 +95,7 @@ class RomeKgConfig(GraphRequestConfig, RomeConfig):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
+        "default": DEFAULT,
         "paper": {**RankOneConfig.published, "statements": 0, "composed": 0, "chained": 20},
     }
 
@@ -153,7 +154,7 @@ class MemitKgConfig(GraphRequestConfig, MemitConfig):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
+        "default": DEFAULT,
         "paper": {**MemitConfig.presets["paper"], "statements": 0, "composed": 0, "chained": 20},
     }
 

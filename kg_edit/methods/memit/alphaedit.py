@@ -13,7 +13,7 @@ from torch import Tensor
 from kg_edit.closed_form.joint import NullSpace, joint_directions, null_space
 from kg_edit.methods.memit.base import JointMethod, SpreadConfig
 from kg_edit.methods.workload import Workload
-from kg_edit.value.optimise import FAST
+from kg_edit.value.optimise import DEFAULT, FAST
 
 
 class AlphaEditConfig(SpreadConfig):
@@ -29,7 +29,7 @@ class AlphaEditConfig(SpreadConfig):
     ridge: float = Field(10.0, gt=0, description="L2, added to the diagonal of the keys' moments")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
+        "default": DEFAULT,
         "fast": FAST,
         "paper": {"threshold": 0.02, "relative": False},
     }

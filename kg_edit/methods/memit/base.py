@@ -27,7 +27,6 @@ from kg_edit.methods.rank_one.base import ValueConfig, ValueMethod, request_of
 from kg_edit.methods.rank_one.rome import FreeDelta
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
-from kg_edit.models.prompts import encode
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -173,7 +172,7 @@ class JointMethod(ValueMethod):
         for edit in edits:
             with annotate_errors(edit):
                 self.facts(edit)
-                prompt = encode(self.model.tokenizer, edit.prompt, subject=edit.subject)
+                prompt = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0])
             warn_of_unread(self.model, prompt, edit=edit.id)
 
     def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:
@@ -204,6 +203,7 @@ class JointMethod(ValueMethod):
             place=self.place,
             contexts=self.contexts,
             steps=config.steps,
+            further_steps=config.further_steps,
             stop_below=config.stop_below,
             kl_weight=config.kl_weight,
             weight_decay=self.norm_penalty,

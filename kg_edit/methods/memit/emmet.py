@@ -10,7 +10,7 @@ from torch import Tensor
 from kg_edit.closed_form.joint import joint_directions
 from kg_edit.methods.base import LayerConfig
 from kg_edit.methods.memit.base import JointConfig, JointMethod
-from kg_edit.value.optimise import FAST
+from kg_edit.value.optimise import DEFAULT, FAST
 
 
 class EmmetConfig(LayerConfig, JointConfig):
@@ -31,7 +31,7 @@ class EmmetConfig(LayerConfig, JointConfig):
         1e-3, ge=0, description="eps, relative to the mean of K^T C^-1 K's diagonal; 0: each key is answered exactly"
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST, "paper": published}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": DEFAULT, "fast": FAST, "paper": published}
 
 
 class Emmet(JointMethod):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kg_edit.closed_form.joint import joint_directions
 from kg_edit.methods.memit.base import JointMethod, SpreadConfig
-from kg_edit.value.optimise import FAST
+from kg_edit.value.optimise import DEFAULT, FAST
 
 
 class MemitConfig(SpreadConfig):
@@ -24,7 +24,7 @@ class MemitConfig(SpreadConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
+        "default": DEFAULT,
         "fast": FAST,
         "paper": {"mom2_weight": 20_000.0},
     }

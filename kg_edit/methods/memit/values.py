@@ -49,6 +49,7 @@ class Search:
     place: SpreadSite
     contexts: tuple[str, ...]
     steps: int
+    further_steps: int
     stop_below: float
     kl_weight: float
     weight_decay: float
@@ -92,7 +93,13 @@ class Search:
         proposals, notes = zip(
             *(proposal(fact.edit, state) for fact, state in zip(facts, states, strict=True)), strict=True
         )
-        descents = optimise_values(objective, proposals, steps=self.steps, stop_below=self.stop_below)
+        descents = optimise_values(
+            objective,
+            proposals,
+            steps=self.steps,
+            stop_below=self.stop_below,
+            further_steps=self.further_steps,
+        )
         return [
             Target(state=state, descent=descent, notes=said)
             for state, descent, said in zip(states, descents, notes, strict=True)

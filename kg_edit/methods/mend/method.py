@@ -78,7 +78,7 @@ class Mend(EditingMethod):
         """Encode every edit's prompt once."""
         for edit in edits:
             with annotate_errors(edit):
-                self.model.encode(edit.text, target=edit.target_new)
+                self.model.encode(edit.text, target=edit.target_new, chat=edit.one_form(self.name))
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """The sum of the edits' changes, each from its own gradient on the model as it stands."""
@@ -95,7 +95,7 @@ class Mend(EditingMethod):
     def _patch(self, edit: Edit) -> WeightPatch:
         network, _ = self._editor
         with annotate_errors(edit):
-            prompt = self.model.encode(edit.text, target=edit.target_new)
+            prompt = self.model.encode(edit.text, target=edit.target_new, chat=edit.one_form(self.name))
             gradient, loss = gradient_factors(self.model, prompt, list(network.shapes))
         factors = network.factors(gradient)
         patch = WeightPatch(factors=factors).scaled(self.config.strength)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import networkx as nx
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from kg_edit.closed_form.rank_one import KeyVariant, rank_one_update
@@ -34,7 +34,7 @@ from kg_edit.methods.workload import Trains, Workload
 from kg_edit.models.first_token import readable, warn_of_unread
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
-from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -60,6 +60,11 @@ class ValueConfig(MethodConfig):
     """
 
     steps: PositiveInt = Field(20, description="evaluations of the objective at most")
+    further_steps: NonNegativeInt = Field(
+        0,
+        exclude_if=lambda more: not more,
+        description="evaluations more at most, until the target is said in each context; in the preset default 28",
+    )
     learning_rate: float = Field(0.5, gt=0, description="of the optimiser")
     kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
     stop_below: float = Field(0.05, description="a loss that is small enough")
@@ -233,7 +238,13 @@ class RankOneMethod(ValueMethod):
             return self._proposed(edits, requests)
         objective = self.objective(edits, requests)
         proposals, notes = zip(*map(self.proposal, edits, objective.value), strict=True)
-        descents = optimise_values(objective, proposals, steps=self.config.steps, stop_below=self.config.stop_below)
+        descents = optimise_values(
+            objective,
+            proposals,
+            steps=self.config.steps,
+            stop_below=self.config.stop_below,
+            further_steps=self.config.further_steps,
+        )
         return [
             FoundValue(
                 clean=objective.value[place],
@@ -287,9 +298,10 @@ class RankOneMethod(ValueMethod):
         """Encode every edit's prompt once."""
         for edit in edits:
             with annotate_errors(edit):
-                encode(self.model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new)
-                prompt = encode(self.model.tokenizer, edit.prompt, subject=edit.subject)
-            warn_of_unread(self.model, prompt, edit=edit.id)
+                for chat in edit.forms:
+                    asked = partial(self.model.encode_fact, edit.prompt, subject=edit.subject, chat=chat)
+                    asked(target=edit.target_new)
+                    warn_of_unread(self.model, asked(), edit=edit.id)
 
     def request(self, edit: Edit) -> Request:
         """The prompts of one edit: the target in every context, and "{subject} is a"."""
@@ -336,12 +348,14 @@ class RankOneMethod(ValueMethod):
 def request_of(model: LanguageModel, edit: Edit, contexts: Sequence[str]) -> Request:
     """What an edit asks of the model: the target in every context, the bare one first, and "{subject} is a".
 
-    A line break stands before a prompt whose subject the model would not read (`models.first_token`).
+    A line break stands before a prompt whose subject the model would not read (`models.first_token`). In chat form all
+    but the target is a user's turn; an edit in both forms has every row in plain text, then every row in chat form.
     """
 
-    def rows(template: str, around: Sequence[str], target: str | None = None) -> tuple[Prompt, ...]:
-        encoded = partial(encode, model.tokenizer, template, subject=edit.subject, target=target)
+    def rows(template: str, around: Sequence[str], chat: bool, target: str | None = None) -> tuple[Prompt, ...]:
+        encoded = partial(model.encode_fact, template, subject=edit.subject, target=target, chat=chat)
         return tuple(encoded(context=context) for context in readable(model, encoded(), around))
 
-    (essence,) = rows(_ESSENCE, (BARE,))
-    return Request(rewrites=rows(edit.prompt, contexts, edit.target_new), essence=essence)
+    (essence,) = rows(_ESSENCE, (BARE,), edit.forms[0])
+    rewrites = (row for chat in edit.forms for row in rows(edit.prompt, contexts, chat, edit.target_new))
+    return Request(rewrites=tuple(rewrites), essence=essence)

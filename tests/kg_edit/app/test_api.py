@@ -20,9 +20,10 @@ from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.jobs.before_after import Query, responses
 from kg_edit.ledger import Ledger
 from kg_edit.patches.base import Patch
+from kg_edit.scoring.generation import reply
 from tests.kg_edit.app.serving import EDIT, Served, answering, served, workshop
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import chatting, tiny
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -318,3 +319,31 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(kg_edit: Run, ser
     assert f"can't listen at 127.0.0.1:{port}" in result.err
     wrong = kg_edit("serve", "--method", "glame", "--graph", "extrct", "--port", "0")
     assert "did you mean 'extract'" in wrong.err
+
+
+def test_a_conversation_is_answered_in_the_chat_template(tmp_path: Path) -> None:
+    made = workshop(tmp_path / "ledger")
+    made.model = chatting()
+    turns = [{"role": "user", "content": "Who plays for Miami Heat?"}]
+    expected = reply(made.model, turns, tokens=5)
+    with served(made) as running:
+        code, answer = running.post("/v1/chat/completions", {"messages": turns, "max_tokens": 5, "top_p": 0.9})
+        assert code == 200, answer
+        assert answer["choices"][0]["message"] == {"role": "assistant", "content": expected.text}
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert answer["usage"] == {
+            "prompt_tokens": expected.read,
+            "completion_tokens": 5,
+            "total_tokens": expected.read + 5,
+        }
+        code, problem = running.post("/v1/chat/completions", {"messages": turns, "stream": True})
+        assert (code, list(problem["fields"])) == (422, ["stream"])
+        state = json.loads(running.get("/api/state")[1])
+    assert state["chat"] is True
+
+
+def test_a_conversation_with_a_model_that_has_no_template(server: Served) -> None:
+    code, problem = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi."}]})
+    assert (code, problem["kind"]) == (422, "ChatTemplateError")
+    code, problem = server.post("/api/try", {**EDIT, "chat": True})
+    assert (code, problem["kind"]) == (422, "ChatTemplateError")

@@ -32,6 +32,7 @@ class StandIn(ThreadingHTTPServer):
     """Answers prompts by a table (else with nothing), and keeps the requests; ``reply`` takes the place of all that."""
 
     texts: dict[str, str]
+    answers: dict[str, str]
     models: Any
     reply: Callable[[BaseHTTPRequestHandler], tuple[int, bytes]] | None
     asked: list[dict[str, Any]]
@@ -55,6 +56,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.reply:
             self.answer(*self.server.reply(self))
             return
+        if "messages" in body:
+            text = self.server.answers.get(body["messages"][0]["content"], "")
+            self.answer(200, json.dumps({"choices": [{"message": {"content": text}}]}).encode())
+            return
         text = self.server.texts.get(body["prompt"], "")
         self.answer(200, json.dumps({"choices": [{"text": text}]}).encode())
 
@@ -71,6 +76,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def standin() -> Iterator[StandIn]:
     found = StandIn(("127.0.0.1", 0), Handler)
+    found.answers = {}
     found.texts, found.models, found.reply, found.asked, found.keys = {}, MODELS, None, [], []
     thread = Thread(target=found.serve_forever, args=(0.02,))
     thread.start()
@@ -105,6 +111,21 @@ def test_a_subject_at_the_start_is_asked_after_a_line_break_too(standin: StandIn
     standin.texts = {"\nThe river Thames flows through": " Paris"}
     (found,) = check_served(CompletionServer(url=standin.url), [entry(inside)], ("rewrite",))
     assert not found.holds and standin.asked[-1]["prompt"] == inside.text
+
+
+def test_an_edit_in_chat_form_is_asked_as_a_users_turn(standin: StandIn) -> None:
+    standin.answers = {
+        HEAT.text: "He is in the team of Miami Heat. Before, the Lakers.",
+        RIVER.text: "London. Not Paris.",
+    }
+    heat, river = check_served(
+        CompletionServer(url=standin.url), [entry(HEAT.in_chat()), entry(RIVER.in_chat())], ("rewrite",)
+    )
+    assert heat.holds and not river.holds, "in the first sentence"
+    assert {len(asked["messages"]) for asked in standin.asked} == {1} and "prompt" not in standin.asked[0]
+    standin.texts = {HEAT.text: " Miami Heat"}
+    (plain,) = check_served(CompletionServer(url=standin.url), [entry(HEAT.in_chat())], ("rewrite",), chat=False)
+    assert plain.holds and standin.asked[-1]["prompt"] == HEAT.text
 
 
 def test_other_kinds_of_prompts_are_asked_when_they_matter(standin: StandIn) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kg_edit.text.matching import begins_with, mentions, normalised
+from kg_edit.text.matching import begins_with, first_sentence, mentions, normalised
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,17 @@ def test_begins_with_looks_at_the_first_words_alone() -> None:
     assert begins_with(" the Adobe company", "Adobe")
     assert not begins_with("not Adobe", "Adobe")
     assert not begins_with("Adobes", "Adobe")
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        (" He was born in St. Louis. He died in Rome.", "He was born in St. Louis."),
+        ("In the U.S. state of Iowa! Really.", "In the U.S. state of Iowa!"),
+        ("It costs 3.5 dollars", "It costs 3.5 dollars"),
+        ("他住在巴黎。他死于罗马。", "他住在巴黎。"),
+        ("", ""),
+    ],
+)
+def test_the_first_sentence(text: str, first: str) -> None:
+    assert first_sentence(text) == first

@@ -36,6 +36,7 @@ PROTOCOLS = {
     "substring",
     "any_of_3",
     "edit_wise",
+    "first_sentence",
     "instance_wise",
     "glame_fuzzy",
     "ngram_entropy",

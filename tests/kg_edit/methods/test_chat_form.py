@@ -1,0 +1,76 @@
+"""Edits in chat form: what a method is asked, in one form and in both."""
+
+from __future__ import annotations
+
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ChatTemplateError, EditError
+from kg_edit.methods import find_method
+from kg_edit.methods.rank_one.base import request_of
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.likelihood import Pair, score
+from tests.everyday import keep_first
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import chatting, tiny
+
+EDIT = Edit(subject="LeBron James", prompt="{} plays for the", target_new="Rome", target_true="Miami Heat")
+CONTEXTS = ("{}", "The river. {}")
+METHODS = keep_first(("rome", "ft-m", "grace"))
+
+
+def test_an_edit_says_its_form_only_where_it_has_one() -> None:
+    assert "chat" not in EDIT.model_dump(mode="json")
+    assert EDIT.in_chat().model_dump()["chat"] is True
+    assert EDIT.in_chat(chat="both").forms == (False, True)
+    fields = {"subject": "S", "prompt": "{} is", "target_new": "T"}
+    ids = {Edit.model_validate({**fields, "chat": chat}).id for chat in (False, True, "both")}
+    assert len(ids) == 3 and Edit.model_validate(fields).id in ids
+
+
+def test_the_contexts_stand_inside_the_users_turn() -> None:
+    rows = request_of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
+    turn = "<user>Complete the sentence: {}LeBron James plays for the\n<assistant>Rome"
+    assert [row.text for row in rows] == [f"<s>{turn.format(before)}" for before in ("", "The river. ")]
+
+
+def test_a_joint_method_asks_for_the_same_rows() -> None:
+    made = find_method("memit")(chatting(), find_method("memit").config_class(), contexts=CONTEXTS)
+    (fact,) = made.facts(EDIT.in_chat())
+    assert fact.prompts.rewrites == request_of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
+
+
+def test_both_forms_are_the_rows_of_one_and_of_the_other() -> None:
+    plain, chat, both = (request_of(chatting(), EDIT.in_chat(chat=form), CONTEXTS) for form in (False, True, "both"))
+    assert both.rewrites == plain.rewrites + chat.rewrites
+    assert both.essence == plain.essence != chat.essence
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_edit_in_chat_form_is_said_there(method: str) -> None:
+    model = chatting()
+    made = find_method(method).on(model, settings=QUICK[method])
+    plain, chat = (made.edit([EDIT.in_chat(chat=form)]) for form in (False, True))
+    pair = Pair(EDIT.text, "Rome")
+
+    def nll(patch: object, reader: LanguageModel) -> float:
+        with patch.applied(reader) as edited:  # type: ignore[attr-defined]
+            return score(edited, [pair])[pair].nll
+
+    assert nll(chat, model.in_chat()) < nll(plain, model.in_chat())
+    assert nll(plain, model) < nll(chat, model)
+    assert chat.provenance["edits"][0]["edit"]["chat"] is True
+
+
+@pytest.mark.parametrize("method", ["ft-m", "grace", "kn"])
+def test_a_method_of_one_form_refuses_both(method: str) -> None:
+    made = find_method(method).on(chatting(), settings=QUICK[method])
+    with pytest.raises(EditError, match=f"found 'both', and {method} makes an edit in one form"):
+        made.check([EDIT.in_chat(chat="both")])
+
+
+def test_a_model_without_a_template_is_refused_by_the_check() -> None:
+    made = find_method("rome").on(tiny("llama"), settings=QUICK["rome"])
+    with pytest.raises(ChatTemplateError, match="leave --chat") as caught:
+        made.check([EDIT.in_chat()])
+    assert "in the edit" in str(caught.value.__notes__)

@@ -1,0 +1,110 @@
+"""A prompt as a user's turn: where its subject and its target are, by the template's own tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from kg_edit.errors import ChatTemplateError
+from kg_edit.models.chat import COMPLETE, chat_form, render, user_turn
+from kg_edit.models.loading import resolve_model
+from kg_edit.models.prompts import encode
+from tests.kg_edit.tiny import CHAT_TEMPLATE as WITH_BOS
+from tests.kg_edit.tiny import byte_level, tiny
+
+SPACED = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+DATED = "{{ date_string }} {{ enable_thinking }} " + WITH_BOS
+
+
+def tokenizer(template: str | None, *, bos: bool = True) -> PreTrainedTokenizerBase:
+    made = byte_level(bos=bos)
+    made.chat_template = template
+    return made
+
+
+def text_at(reader: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
+    return str(reader.decode(list(ids)))
+
+
+@pytest.mark.parametrize("template", [WITH_BOS, SPACED])
+def test_a_prompt_is_what_the_template_makes_of_it(template: str) -> None:
+    reader = tokenizer(template)
+    form = chat_form(reader, name="tiny")
+    asked = encode(reader, "Who founded {}?", subject="Google", chat=form)
+    turn = [{"role": "user", "content": "Who founded Google?"}]
+    expected = reader.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
+    assert list(asked.ids) == expected
+    assert asked.ids.count(reader.bos_token_id) == 1
+    answered = encode(reader, "Who founded {}?", subject="Google", target="Steve Jobs", chat=form)
+    turns = [*turn, {"role": "assistant", "content": "Steve Jobs"}]
+    whole = reader.apply_chat_template(turns, tokenize=True, return_dict=False)
+    assert whole[: len(answered.ids)] == list(answered.ids) or template is WITH_BOS
+    gap = " " if template is SPACED else ""
+    assert text_at(reader, answered.target_ids) == f"{gap}Steve Jobs"
+
+
+@pytest.mark.parametrize("subject", ["user", "assistant", "INST", "Complete the sentence", "the", "s"])
+@pytest.mark.parametrize("context", ["{}", "The user said. {}"])
+def test_no_token_of_the_template_is_taken_for_the_subject(subject: str, context: str) -> None:
+    reader = tokenizer(WITH_BOS)
+    form = chat_form(reader, name="tiny")
+    found = encode(reader, "  {} plays for", subject=subject, target="Rome", context=context, chat=form)
+    assert found.subject_first is not None
+    whole = text_at(reader, found.ids[: found.edited_at + 1])
+    assert whole == f"<s><user>{COMPLETE}{context.format('  ' + subject).strip()}"
+    assert subject in text_at(reader, found.ids[found.subject_first : found.edited_at + 1])
+    assert text_at(reader, found.ids[found.edited_at + 1 : found.target_start]) == " plays for\n<assistant>"
+
+
+def test_a_sentence_is_to_be_completed_and_all_else_is_asked_as_it_is() -> None:
+    assert user_turn(" Google was founded by ") == COMPLETE + "Google was founded by"
+    for text in ("Who founded Google?", "Question: who?\nAnswer:", "Tell me of Google.", "谁创立了谷歌\uff1f"):
+        assert user_turn(text) == text
+
+
+def test_the_date_and_thinking_are_the_same_every_day() -> None:
+    assert chat_form(tokenizer(DATED), name="tiny").before == "26 Jul 2024 False <s><user>"
+
+
+def test_what_decides_the_form_decides_its_digest() -> None:
+    form = chat_form(tokenizer(WITH_BOS), name="tiny")
+    assert form.sha256 == chat_form(tokenizer(WITH_BOS), name="other").sha256
+    others = (replace(form, before="x"), replace(form, after="x"), replace(form, gap=" "))
+    assert len({form.sha256, *(other.sha256 for other in others)}) == 4
+
+
+def test_a_tokenizer_without_a_template_says_the_way_out() -> None:
+    with pytest.raises(ChatTemplateError, match=r"'tiny' has no chat template.*-Instruct.*leave --chat"):
+        chat_form(tokenizer(None), name="tiny")
+    with pytest.raises(ChatTemplateError, match="0 times; expected it once"):
+        chat_form(tokenizer("{{ messages[0]['content'] | title }}"), name="tiny")
+    refusing = tokenizer("{{ raise_exception('Conversation roles must alternate') }}")
+    with pytest.raises(ChatTemplateError, match="refuses the messages: Conversation roles must alternate"):
+        render(refusing, [{"role": "user", "content": "Hi"}], name="tiny")
+
+
+def test_a_model_asked_in_chat_form() -> None:
+    plain = tiny("llama")
+    model = replace(plain, tokenizer=tokenizer(WITH_BOS), prompt_transform=lambda text: f"New fact. {text}")
+    asked = model.in_chat().encode("Who?", target="Rome")
+    assert asked.text == "<s><user>New fact. Who?\n<assistant>Rome"
+    assert model.in_chat().in_chat(chat=False).encode("Who?").text == "New fact. Who?"
+    with pytest.raises(ChatTemplateError):
+        plain.in_chat()
+
+
+def test_the_chat_template_of_a_gguf_file_survives() -> None:
+    reader = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
+    form = chat_form(reader, name="smollm2-135m")
+    assert form.before.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert form.after == "<|im_end|>\n<|im_start|>assistant\n"
+    asked = encode(reader, "{} was founded by", subject="Google", target="Steve Jobs", chat=form)
+    tokens = reader.convert_ids_to_tokens(list(asked.ids))
+    assert tokens[asked.edited_at] == "ĠGoogle"
+    assert tokens[0] == "<|im_start|>" and tokens.count("<|im_start|>") == 3 and tokens.count("<|im_end|>") == 2
+    assert tokens[asked.target_start - 1 :] == ["Ċ", "Ste", "ve", "ĠJobs"]
