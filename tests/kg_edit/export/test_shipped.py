@@ -112,6 +112,7 @@ def hub_cache(home: Path, hub: str, folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # twenty edits of the real model, on a busy machine
 def test_peft_says_the_same_and_loads_the_base_by_its_hub_id(
     shipped: Shipped, smollm2: LanguageModel, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def asked_of_llama(llama: Any, model: Path, adapter: Path | None = None) -> Call
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_llama_cpp_says_the_same_with_the_adapter_and_with_the_merged_model(llama: Any, shipped: Shipped) -> None:
     base = gguf_of(NAME, None)
     programs = {
