@@ -71,7 +71,11 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
     }
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The edited layer, and the one where answers are written."""
+        """The edited layer, and the one where answers are written.
+
+        Raises:
+            ConfigError: the second is not above the first.
+        """
         edited = super().written_layers(blocks)
         if self.answers is None:
             return edited

@@ -7,8 +7,8 @@ from typing import Any
 
 _TEXT = Path(__file__).resolve().parents[2] / "data" / "corpus.txt"  # read in a moment; the model's own takes a second
 COVARIANCE = {"covariance": {"corpus": str(_TEXT), "tokens": 200}}
-_RANK_ONE: dict[str, Any] = {"layer": 1, "steps": 4, "context_lengths": [[4, 1]], **COVARIANCE}
-_JOINT: dict[str, Any] = {"steps": 4, "context_starts": ["The"], "context_tokens": 3, **COVARIANCE}
+_RANK_ONE: dict[str, Any] = {"layer": 1, "steps": 4, "further_steps": 0, "context_lengths": [[4, 1]], **COVARIANCE}
+_JOINT: dict[str, Any] = {"steps": 4, "further_steps": 0, "context_starts": ["The"], "context_tokens": 3, **COVARIANCE}
 _TUNING: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 
 # What a method needs that has no network of its own at hand
@@ -29,7 +29,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "glame-gnn": _RANK_ONE,
     "glame-mlp": _RANK_ONE,
     "glame-net": {**_RANK_ONE, "recalled": 2, "stated": 1, **UNTRAINED["glame-net"]},
-    "glame-plus": {**_RANK_ONE, "recalled": 2, "stated": 1},
+    "glame-plus": {**_RANK_ONE, "recalled": 2, "stated": 1, "answers": {"steps": 2, "shown": 0, "others": 1}},
     "glame-random": {**_RANK_ONE, "pool": ["Q2", "Q4"]},
     "grace": {"layer": 1, "steps": 4},
     "ike": {"count": 0},
