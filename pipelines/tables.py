@@ -1,4 +1,4 @@
-"""The tables of docs/results.md and docs/measurements.md, from runs that go on where they stopped; ripples: `ripples.py`.
+"""Tables of docs/results.md and docs/measurements.md, from runs that go on where they stopped. Ripples: `ripples.py`.
 
 python pipelines/tables.py paper --limit 50 --mend mend/     # Tables 1 and 2 of the paper: every editor, the ablations
 python pipelines/tables.py glame-plus --limit 200            # glame-plus against ROME and against a wrong graph

@@ -1,7 +1,7 @@
 """Every command of the README, of docs/commands.md and of the tutorials runs as it stands there, in its order.
 
-Each page runs in a folder with the files that it shows or names. A tiny model takes the place of smollm2-135m, and servers
-on loopback those of Wikidata and of `wikidata-cache serve`.
+Each page runs in a folder with the files that it shows or names. A tiny model takes the place of smollm2-135m, and a
+server on loopback that of Wikidata and of `wikidata-cache serve`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from tests.kg_edit.command_line import Result, Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.datasets.rows import COUNTERFACT, MQUAKE, QUESTION
+from tests.kg_edit.tiny import CHAT_TEMPLATE
 from tests.pages import COMMANDS, README, ROOT, TUTORIALS, DocPage
 from tests.wikidata_cache.wikidata_helpers import Server
 from wikidata_cache import cli, packaged_extract
@@ -81,8 +82,10 @@ def inputs(place: Path, tiny_folder: Path, server: Server, monkeypatch: pytest.M
     for name in ("MQuAKE-CF-3k.json", "MQuAKE-CF-3k-v2.json"):
         (place / name).write_text(json.dumps([MQUAKE]))
     shutil.copyfile(packaged_extract(), place / "wikidata.nt.gz")
+    shutil.copytree(tiny_folder, place / "tiny")
+    (place / "tiny" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     for user in ("models.language_model", "export.merged_model"):
-        monkeypatch.setattr(f"kg_edit.{user}.resolve_model", _stand_in(tiny_folder))
+        monkeypatch.setattr(f"kg_edit.{user}.resolve_model", _stand_in(place / "tiny"))
     monkeypatch.setattr("kg_edit.patches.guards.SHARE", 1e9)  # what a random model's weights are is no measure
     monkeypatch.setattr("kg_edit.cli.serve.run", lambda app, place: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))

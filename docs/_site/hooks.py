@@ -1,7 +1,7 @@
 """What mkdocs does beside its own for the site: pages of the repository, and links that lead out of docs/.
 
-`CONTRIBUTING.md` and `CHANGELOG.md` become pages. A file of the repository that a page links to, such as a notebook or a
-table of the package, is copied into the site under `repository/`, and the link goes there.
+`CONTRIBUTING.md` and `CHANGELOG.md` become pages. A file of the repository that a page links to, such as a notebook, is
+copied into the site under `repository/`, and the link goes there.
 """
 
 from __future__ import annotations
