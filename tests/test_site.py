@@ -16,6 +16,8 @@ from tests.pages import ROOT
 
 pytestmark = pytest.mark.slow
 OUTSIDE = re.compile(r"(?:https?:)?//", re.IGNORECASE)
+CODE = ("code", "pre", "script", "style")
+LEFT_OVER = re.compile(r"\\[|~*_`]|\*\*\w|\]\([^)]*\)|^\|[ -]|^- ", re.MULTILINE)
 IN_STYLES = re.compile(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", re.IGNORECASE)
 
 
@@ -28,15 +30,24 @@ class Contents(HTMLParser):
         self.links: list[str] = []
         self.anchors: set[str] = set()
         self.components: set[str] = set()
+        self.text = ""  # outside of code
+        self._code = 0
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
+        self._code += tag in CODE
         self.anchors |= {found[name] for name in ("id", "name") if name in found}
         self.components |= {found.get("data-md-component", ""), *found.get("class", "").split()}
         self.loads += [found[name] for name in ("src", "data", "poster", "srcset", "action") if name in found]
         if "href" in found:
             (self.links if tag == "a" else self.loads).append(found["href"])
+
+    def handle_endtag(self, tag: str) -> None:
+        self._code -= tag in CODE
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._code else data
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +93,12 @@ def test_every_link_leads_somewhere(site: Path, pages: dict[Path, Contents]) -> 
             if missing and file.name != "404.html":  # its links are of the server's root
                 broken.append(f"{file.relative_to(site)}: {link}")
     assert broken == []
+
+
+def test_no_markup_is_left_over(pages: dict[Path, Contents]) -> None:
+    """What GitHub reads as markup and Python-Markdown does not."""
+    left = {file.name: LEFT_OVER.findall(page.text) for file, page in pages.items()}
+    assert {name: found for name, found in left.items() if found} == {}
 
 
 def test_the_reference_is_made_of_the_docstrings(site: Path) -> None:

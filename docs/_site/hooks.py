@@ -1,7 +1,8 @@
-"""What mkdocs does beside its own for the site: pages of the repository, and links that lead out of docs/.
+"""What mkdocs does beside its own for the site: pages of the repository, links that lead out of docs/, two dialects.
 
 `CONTRIBUTING.md` and `CHANGELOG.md` become pages. A file of the repository that a page links to, such as a notebook, is
-copied into the site under `repository/`, and the link goes there.
+copied into the site under `repository/`, and the link goes there. The pages are written as GitHub reads them; where
+Python-Markdown reads something else, it is put into its words.
 """
 
 from __future__ import annotations
@@ -34,14 +35,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links that lead out of docs/ go to the page, or the copy, in the site."""
+    """Links that lead out of docs/ go to the page, or the copy, in the site; GitHub's dialect becomes mkdocs' own."""
 
     def inside(found: re.Match[str]) -> str:
         name = _outside(page.file.src_uri, found[1])
         target = PAGES.get(name, f"{COPIES}/{name}")
         return posixpath.relpath(target, posixpath.dirname(page.file.src_uri) or ".") if name else found[1]
 
-    return LINK.sub(inside, markdown)
+    return _in_its_words(LINK.sub(inside, markdown))
+
+
+def _in_its_words(markdown: str) -> str:
+    """Tables within a list are indented by four spaces; of escapes only those that Python-Markdown knows are left."""
+    lines = [re.sub(r"^ {2,3}(?=\|)", "    ", line).replace("\\~", "~") for line in markdown.split("\n")]
+    return "\n".join(line if line.lstrip().startswith("|") else line.replace("\\|", "|") for line in lines)
 
 
 def _outside(page: str, link: str) -> str:
