@@ -81,6 +81,10 @@ class CovarianceError(KgEditError):
     """A second moment that can't be computed, read or solved with."""
 
 
+class ServerError(KgEditError):
+    """A server of a language model, or a hub, can't be reached, refuses, or replies in another form."""
+
+
 class OutputError(KgEditError):
     """A result cannot be written where it was asked for."""
 

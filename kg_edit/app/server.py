@@ -20,6 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from kg_edit import __version__
+from kg_edit.app.completions import COMPLETIONS, CompletionRequest, add_completions
 from kg_edit.app.messages import (
     ChatAnswer,
     ChatRequest,
@@ -147,6 +148,7 @@ _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer
 _REQUESTS: dict[str, type[Record]] = {
     "/api/try": TryRequest,
     "/api/ledger": KeepRequest,
+    COMPLETIONS: CompletionRequest,
     "/v1/chat/completions": ChatRequest,
 }
 _FAILED, _UNKNOWN, _WRONG = 500, 404, 422
@@ -160,6 +162,7 @@ def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhos
     _add_problems(app)
     _add_page(app)
     _add_api(app, desk)
+    add_completions(app, desk)
     return app
 
 

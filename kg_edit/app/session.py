@@ -36,7 +36,7 @@ from kg_edit.jobs.before_after import Query, Response, check_queries, responses
 from kg_edit.methods import EditingMethod
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.generation import reply
+from kg_edit.scoring.generation import continuations, reply
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.view.page import page
@@ -221,6 +221,18 @@ class EditDesk:
         if graph is None:
             raise ConfigError(f"there is no subgraph of {name!r}; start kg-edit serve with --graph")
         return page(graph)
+
+    def complete(self, prompts: Sequence[str], *, tokens: int) -> tuple[str, ...]:
+        """The greedy continuation of each prompt, one line of at most ``tokens``, with all that stands in the ledger.
+
+        Raises:
+            ModelError: a prompt does not fit into the model's positions.
+            PatchError: the ledger can't be read.
+        """
+        with self._alone:
+            standing = self.ledger.patch if self.ledger else WeightPatch(factors={})
+            with standing.applied(self.model) as model:
+                return continuations(model, prompts, limits=[tokens] * len(prompts))
 
     def _check(self, edit: Edit, queries: Sequence[Query]) -> None:
         """Raise what can be known to be wrong before anything is computed."""

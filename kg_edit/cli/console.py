@@ -31,6 +31,11 @@ def stdout() -> Console:
     return Console(highlight=False, emoji=False)
 
 
+def stderr() -> Console:
+    """Where remarks go, beside the results."""
+    return Console(stderr=True, highlight=False, emoji=False)
+
+
 def run(
     method: EditingMethod,
     model: LanguageModel,

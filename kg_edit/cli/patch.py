@@ -6,24 +6,32 @@ use the sum of the patches that stand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from os import environ
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.patch_output import (
+    FORMS,
     TARGETS,
     check_export,
+    check_push,
+    export_patch,
     failed,
+    failed_at_server,
     model_for,
     parse_kinds,
     picture,
     say_added,
+    say_pushed,
     say_removed,
     show_entry,
     show_ledger,
 )
+from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import check_names, graph_of, load, open_graph, plan
 from kg_edit.jobs.options import (
     AsChat,
@@ -41,7 +49,14 @@ from kg_edit.jobs.options import (
     Settings,
     Templates,
 )
+from kg_edit.ledger.served import KEY, CompletionServer, Kind
 from kg_edit.text.display import plain
+
+if TYPE_CHECKING:
+    from kg_edit.edits.edit import Edit
+    from kg_edit.jobs.before_after import ReportRow
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.patches.base import Patch
 
 Standing = Annotated[
     Path, typer.Argument(metavar="LEDGER", help="the ledger's folder, one patch file, or a folder of kg-edit edit")
@@ -53,6 +68,13 @@ LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="the ledger's
 Force = Annotated[
     bool, typer.Option("--force", help="also what looks as if it would break the model, or is here already")
 ]
+Base = Annotated[
+    str | None, typer.Option("--base", help="hub id or folder that others load the unedited model by; default: known")
+]
+License = Annotated[str | None, typer.Option("--license", help="of the base model, for the card; default: as known")]
+Scores = Annotated[bool, typer.Option("--scores", help="ask the model all prompts, and put the scores into the card")]
+Push = Annotated[str | None, typer.Option("--push", metavar="OWNER/NAME", help="upload the folder to a hub")]
+Private = Annotated[bool, typer.Option("--private", help="with --push: a repository that is made anew is private")]
 _EXAMPLES = (
     "add ledger/ out/patch.safetensors",
     "list ledger/",
@@ -60,6 +82,8 @@ _EXAMPLES = (
     "check ledger/ --model smollm2-135m",
     "merge ledger/ --out merged/",
     "export ledger/ --to peft adapter/",
+    "export ledger/ --to gguf adapter-gguf/",
+    "check ledger/ --server http://localhost:8080",
 )
 
 app = typer.Typer(
@@ -239,6 +263,14 @@ def check(
         bool | None,
         typer.Option("--chat/--plain", help="ask all as a chat's user turn, or none; default: as the edits were made"),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="URL", help="instead: an OpenAI-compatible server, as llama-server"),
+    ] = None,
+    served: Annotated[
+        str | None, typer.Option("--served", help="the model's name at a server that has several")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="seconds for an answer of the server")] = 60.0,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -248,14 +280,26 @@ def check(
     prompt; where the old one is not known, where the model says it. The other prompts are counted, and matter with
     `--strict`. Of two standing edits that want different targets for one fact only one can be said.
 
-    Example: `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
+    With `--server` a fact holds where the server's model says it (greedily); the other prompts are asked with
+    `--strict` only. A key is taken from the environment variable KG_EDIT_SERVER_KEY.
+
+    Examples: `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`,
+    `kg-edit patch check ledger/ --server http://localhost:8080`
     """
     from kg_edit.ledger.paths import check_patches, standing_at
 
+    kinds = parse_kinds(strict or ())
+    if server and (model or merged):
+        raise ConfigError("--server asks the model that is served there; leave --model and --merged out")
+    if served and not server:
+        raise ConfigError("--served names a model of a server; give --server URL")
     check_patches([ledger])
+    if server:
+        asked = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout)
+        _check_server(ledger, asked, kinds, chat=chat)
+        return
     from kg_edit.ledger.check import check as check_entries
 
-    kinds = parse_kinds(strict or ())
     patch, entries = standing_at(ledger)
     if not entries:
         stdout().print("nothing stands here, so there is nothing to check")
@@ -269,50 +313,117 @@ def check(
         raise typer.Exit(1)
 
 
+def _check_server(ledger: Path, server: CompletionServer, kinds: tuple[Kind, ...], *, chat: bool | None) -> None:
+    from kg_edit.ledger.paths import standing_entries
+    from kg_edit.ledger.served import check_served
+
+    entries = standing_entries(ledger)
+    if not entries:
+        stdout().print("nothing stands here, so there is nothing to check")
+    elif failed_at_server([*check_served(server, entries, kinds, chat=chat)], server.url):
+        raise typer.Exit(1)
+
+
 @app.command()
 def merge(
     ledger: Standing,
     out: Annotated[Path, typer.Option("--out", help="new folder for the edited model")],
     model: Known = None,
-    shard: Annotated[str, typer.Option("--shard", help="at most so much in a file")] = "5GB",
+    to: Annotated[str, typer.Option("--to", help="folder: for transformers; gguf: for llama.cpp")] = "folder",
+    shard: Annotated[str, typer.Option("--shard", help="at most so much in a file of weights")] = "5GB",
+    gguf: Annotated[
+        Path | None, typer.Option("--gguf", help="the unedited model as GGUF; default: --model, where it is one")
+    ] = None,
+    gguf_type: Annotated[str, typer.Option("--gguf-type", help="of edited tensors: F32, F16, BF16 or Q8_0")] = "F32",
+    base: Base = None,
+    license: License = None,
+    scores: Scores = False,
+    push: Push = None,
+    private: Private = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Write the edited model as a folder: safetensors weights and tokenizer, as transformers lays them out.
+    """Write the edited model: a folder as transformers lays it out, or a GGUF file in which all else is as it was.
 
-    llama.cpp's own tool makes a GGUF file of it: `python convert_hf_to_gguf.py merged/ --outfile edited.gguf`
+    The folder holds a model card (README.md) too. For a GGUF file the edited tensors alone are dequantised and written
+    anew. `--push OWNER/NAME` uploads the folder to a hub.
 
-    Example: `kg-edit patch merge ledger/ --model smollm2-135m --out merged/`
+    Examples: `kg-edit patch merge ledger/ --model smollm2-135m --out merged/`,
+    `kg-edit patch merge ledger/ --to gguf --out merged-gguf/`
     """
-    from kg_edit.ledger.paths import check_patches, standing_at
+    from kg_edit.errors import unknown_name
+    from kg_edit.ledger.paths import check_patches, patch_file, standing_at
 
+    if to not in FORMS:
+        raise unknown_name("form", to, FORMS)
+    check_push(push, to)
     check_patches([ledger])
-    from kg_edit.export.merged_model import check_mergeable, write_merged
+    from kg_edit.export.merged_model import check_mergeable
+    from kg_edit.jobs.shipping import Shipment, gguf_of, measured_rows
 
     patch, entries = standing_at(ledger)
     check_mergeable(patch, out, shard=shard)
-    write_merged(patch, load(model_for(patch, model), dtype, device), out, shard=shard)
+    name, edits = model_for(patch, model), [entry.edit for entry in entries]
+    file = gguf_of(name, gguf) if to == "gguf" else None
+    loaded = load(name, dtype, device)
+    rows = _asked(patch, edits, loaded) if scores else measured_rows(patch_file(ledger), edits)
+    shipment = Shipment.of(patch, edits, model=name, base=base, license=license, rows=rows)
+    check_push(push, to, base=shipment.base)
+    if file:
+        shipment.to_gguf_model(out, loaded, base=file, kind=gguf_type)
+    else:
+        shipment.to_folder(out, loaded, shard=shard)
     stdout().print(f"{plain(str(out))}: the model with {len(entries)} edits in its weights", soft_wrap=True)
+    say_pushed(out, push, private=private)
+
+
+def _asked(patch: Patch, edits: Sequence[Edit], model: LanguageModel) -> tuple[ReportRow, ...]:
+    from kg_edit.jobs.before_after import before_and_after
+
+    return before_and_after(model, patch, edits, progress=True)
 
 
 @app.command()
 def export(
     ledger: Standing,
     out: Annotated[Path, typer.Argument(help="new folder of the adapter, or file of the patch")],
-    to: Annotated[str, typer.Option("--to", help="peft: a LoRA adapter; patch: one patch file of all that stands")],
+    to: Annotated[
+        str, typer.Option("--to", help="peft or gguf: a LoRA adapter; patch: one patch file of all that stands")
+    ],
     model: Known = None,
+    base: Base = None,
+    license: License = None,
+    scores: Scores = False,
+    push: Push = None,
+    private: Private = False,
 ) -> None:
-    """Write what stands as a PEFT LoRA adapter, which needs no kg-edit to load, or as one patch file.
+    """Write what stands as a LoRA adapter, which needs no kg-edit to load, or as one patch file.
 
-    Example: `kg-edit patch export ledger/ --to peft adapter/`
+    The adapter is PEFT's, which vLLM and others read too, or llama.cpp's (`adapter.gguf`); a model card (README.md) is
+    beside it. `--push OWNER/NAME` uploads the folder to a hub.
+
+    Examples: `kg-edit patch export ledger/ --to peft adapter/`, `kg-edit patch export ledger/ --to gguf adapter-gguf/`
     """
     from kg_edit.errors import unknown_name
-    from kg_edit.ledger.paths import check_patches, standing_at
+    from kg_edit.ledger.paths import check_patches, patch_file, standing_at
 
     if to not in TARGETS:
         raise unknown_name("format", to, TARGETS)
+    if to == "gguf" and out.suffix == ".gguf":
+        raise ConfigError(f"{out} is to be a folder, in which the file is adapter.gguf; give it another name")
+    check_push(push, to)
     check_patches([ledger])
-    patch, _ = standing_at(ledger)
+    patch, entries = standing_at(ledger)
     check_export(patch, out)
-    TARGETS[to](patch, out, model_for(patch, model))
+    name, edits = model_for(patch, model), [entry.edit for entry in entries]
+    if to == "patch":
+        export_patch(patch, out)
+    else:
+        from kg_edit.jobs.shipping import Shipment, measured_rows
+
+        rows = _asked(patch, edits, load(name)) if scores else measured_rows(patch_file(ledger), edits)
+        shipment = Shipment.of(patch, edits, model=name, base=base, license=license, rows=rows)
+        check_push(push, to, base=shipment.base)
+        (shipment.to_gguf if to == "gguf" else shipment.to_peft)(out)
     stdout().print(plain(f"{out}: {patch.summary}"), soft_wrap=True)
+    say_pushed(out, push, private=private)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import stderr, stdout
 from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
+    from kg_edit.export.card import BaseModel
     from kg_edit.jobs.before_after import Kind
     from kg_edit.ledger import Ledger
     from kg_edit.ledger.check import Checked
     from kg_edit.ledger.conflicts import Conflict
     from kg_edit.ledger.entries import Entry
+    from kg_edit.ledger.served import ServedEdit
     from kg_edit.ledger.view import Listed
     from kg_edit.patches.base import Patch
 
@@ -28,7 +30,7 @@ def parse_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
     Raises:
         UnknownNameError: there is no such kind.
     """
-    from kg_edit.ledger.check import KINDS
+    from kg_edit.ledger.served import KINDS
 
     for name in names:
         if name not in (*KINDS, "all"):
@@ -114,6 +116,33 @@ def failed(checked: Sequence[Checked], kinds: Sequence[Kind]) -> bool:
     return len(holding) < len(checked) or bool(between)
 
 
+def failed_at_server(checked: Sequence[ServedEdit], url: str) -> bool:
+    """Show what a server said; whether an edit is not said as it should be, or edits contradict."""
+    from kg_edit.ledger.conflicts import contradictions
+    from kg_edit.ledger.view import served_table
+
+    stdout().print(served_table(checked))
+    for found in checked:
+        for one in (one for one in found.answers if not one.right):
+            text = f"{found.entry.name}, {one.kind}: {one.prompt!r} should say {one.wanted!r}, says {one.text!r}"
+            stdout().print(plain(text), soft_wrap=True)
+    between = contradictions([found.entry for found in checked])
+    _say_conflicts(between)
+    holding = sum(found.holds for found in checked)
+    stdout().print(plain(_served_verdict(checked, holding, url, len(between))), soft_wrap=True)
+    return holding < len(checked) or bool(between)
+
+
+def _served_verdict(checked: Sequence[ServedEdit], holding: int, url: str, contradictions: int) -> str:
+    led = sum(any(one.led for one in found.answers) for found in checked)
+    parts = [
+        f"{url}: {holding} of {len(checked)} edits hold",
+        f"{led} of them asked after a line break, as their subjects begin the prompt" if led else "",
+        f"{contradictions} contradiction{'s' * (contradictions > 1)}" if contradictions else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
 def _verdict(asked: int, holding: Sequence[Checked], contradictions: int) -> str:
     """How many edits hold, and in how many of these the model says the target, rather than finding it likelier."""
     said = sum(reading.said for found in holding for reading in found.of("rewrite"))
@@ -154,21 +183,49 @@ def check_export(patch: Patch, out: Path) -> None:
         )
 
 
-def _to_peft(patch: Patch, out: Path, model: str) -> None:
-    from kg_edit.export.merged_model import blank_model, check_new
-    from kg_edit.export.peft_adapter import write_peft
-
-    check_new(out)
-    write_peft(patch, out, modules=blank_model(model), base=model)
+TARGETS = ("peft", "gguf", "patch")
+FORMS = ("folder", "gguf")  # of a merged model
 
 
-def _to_patch(patch: Patch, out: Path, model: str) -> None:
+def export_patch(patch: Patch, out: Path) -> None:
+    """Write one patch file of all that stands.
+
+    Raises:
+        OutputError: something is there, or it can't be written.
+    """
     if out.exists():
         raise OutputError(f"{out} is there already; give another file, or delete it first")
     patch.save(out)
 
 
-TARGETS: Mapping[str, Callable[[Patch, Path, str], None]] = {"peft": _to_peft, "patch": _to_patch}
+def check_push(push: str | None, to: str, *, base: BaseModel | None = None) -> None:
+    """Refuse what can't be pushed; where ``base`` is a folder of this machine, say so.
+
+    Raises:
+        ConfigError: no OWNER/NAME, or a patch file, which no hub's reader loads.
+    """
+    from kg_edit.export.hub import check_repository
+
+    if push is None:
+        return
+    check_repository(push)
+    if to == "patch":
+        raise ConfigError("--push uploads what other programs load: --to peft or --to gguf")
+    if base is not None and base.hub is None:
+        said = f"the base is a folder of this machine ({base.path}), which others don't have; give --base OWNER/NAME"
+        stderr().print(plain(said), soft_wrap=True)
+
+
+def say_pushed(out: Path, push: str | None, *, private: bool) -> None:
+    """Upload a folder where that was asked for, and say where to.
+
+    Raises:
+        ServerError: the hub can't be reached, or refuses.
+    """
+    from kg_edit.export.hub import push_folder
+
+    if push is not None:
+        stdout().print(plain(push_folder(out, push, private=private)), soft_wrap=True)
 
 
 def _say_conflicts(found: Sequence[Conflict]) -> None:

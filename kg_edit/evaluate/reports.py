@@ -166,10 +166,18 @@ def latex(comparison: Comparison) -> str:
 
 
 def rich_comparison(comparison: Comparison) -> Table:
-    """The table of a comparison for the terminal; a star marks a difference that was found."""
-    header, *rows = _compared_cells(comparison, bold=lambda text: f"{text} *")
+    """The table of a comparison for the terminal, a line a metric and run; a star marks a difference that was found."""
+    first, *others = comparison.sides
+    rows = []
+    for row in comparison.rows:
+        means = {side: _number(row.means[side].mean or 0.0) for side in comparison.sides}
+        rows += [[f"{row.metric}{_arrow(row.metric)}", f"n={row.n}", "", ""], [f"  {first}", means[first], "", ""]]
+        for side in others:
+            found = _difference(row.differences.get(side), lambda text: f"{text} *", str)
+            rows.append([f"  {side}", means[side], *found])
     said = f"{caption(comparison)} *: found."
-    return terminal_table(header, rows, numbers_from=1, caption=said, caption_left=True)
+    header = ["metric, run", "mean", f"- {first}", "p"]
+    return terminal_table(header, rows, numbers_from=1, caption=said, caption_left=True, lines=False)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:

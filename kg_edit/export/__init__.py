@@ -1,1 +1,1 @@
-"""Patches for other programs: PEFT adapters, and whole models with the change in them, in files or in memory."""
+"""Patches for other programs: adapters and edited models for PEFT, transformers and llama.cpp, and the way to a hub."""

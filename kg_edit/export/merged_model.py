@@ -24,17 +24,19 @@ from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import resolve_model
 from kg_edit.patches.base import Patch
-from kg_edit.storage.atomic import write_json
+from kg_edit.storage.atomic import open_to_readers, write_json, write_text
 
-ORIGIN, SHARD = "kg_edit.json", "5GB"
+ORIGIN, CARD, SHARD = "kg_edit.json", "README.md", "5GB"
 _GENERATION = "generation_config.json"
 _SIZE, _UNITS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*", re.IGNORECASE), ("KB", "MB", "GB", "TB")
 
 
-def write_merged(patch: Patch, model: LanguageModel, folder: str | Path, *, shard: str = SHARD) -> Path:
+def write_merged(
+    patch: Patch, model: LanguageModel, folder: str | Path, *, shard: str = SHARD, card: str | None = None
+) -> Path:
     """Write the edited model to ``folder``: weights in shards of at most ``shard``, tokenizer, and where it came from.
 
-    The model itself is as before afterwards.
+    ``card`` is the text of its ``README.md``. The model itself is as before afterwards.
 
     Raises:
         ConfigError: ``shard`` is no size.
@@ -46,8 +48,19 @@ def write_merged(patch: Patch, model: LanguageModel, folder: str | Path, *, shar
     with new_folder(Path(folder)) as scratch, patch.applied(model) as edited:
         _save(edited.model, scratch, shard)
         edited.tokenizer.save_pretrained(scratch)
-        write_json(scratch / ORIGIN, dict(patch.provenance))
+        write_notes(scratch, patch, card)
     return Path(folder)
+
+
+def write_notes(folder: Path, patch: Patch, card: str | None) -> None:
+    """Write where a patch came from beside its export, and the model card where there is one.
+
+    Raises:
+        OutputError: a file can't be written.
+    """
+    write_json(folder / ORIGIN, dict(patch.provenance))
+    if card is not None:
+        write_text(folder / CARD, card)
 
 
 def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> None:
@@ -145,7 +158,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             yield scratch
-            scratch.chmod(0o755)
+            open_to_readers(scratch)
             scratch.replace(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -1,38 +1,60 @@
-"""Write a patch of weights as a PEFT LoRA adapter, which servers that take LoRA adapters load; PEFT is not needed here.
+"""Write a patch of weights as a PEFT LoRA adapter, which servers that take such adapters load; PEFT is not needed here.
 
-W + left right^T is LoRA's W + (alpha / r) B A with A = right^T [r, in], B = left [out, r] and alpha = r.
+W + left right^T is LoRA's W + (alpha / r) B A with A = right^T [r, in], B = left [out, r] and alpha = r. PEFT can give
+every weight a rank and an alpha of its own, which other readers of these files don't: vLLM reads one alpha for all,
+llama.cpp divides one by each tensor's own rank. So all weights get one rank, those of a lower one by columns of zeros
+(`with_one_rank`), and the scale alpha / r is 1 for every reader.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.export.merged_model import new_folder
+from kg_edit.export.merged_model import new_folder, write_notes
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.atomic import write_json, write_safetensors
 
-CONFIG, WEIGHTS, ORIGIN = "adapter_config.json", "adapter_model.safetensors", "kg_edit.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def write_peft(patch: Patch, folder: str | Path, *, modules: nn.Module, base: str | None = None) -> Path:
+def write_peft(
+    patch: Patch, folder: str | Path, *, modules: nn.Module, base: str | None = None, card: str | None = None
+) -> Path:
     """Write ``folder``, which `peft.PeftModel.from_pretrained(model, folder)` loads.
 
-    W + left right^T is LoRA's W + (alpha / r) B A with A = right^T [r, in], B = left [out, r] and alpha = r. The rank
-    of a weight is the number of edits in it, or all that its shape can have. ``modules`` is the model, with weights or
-    without (`blank_model`); ``base`` its name for others.
+    The rank of all weights is the largest of their changes: the number of edits in a weight, or all that its shape can
+    have. ``modules`` is the model, with weights or without (`blank_model`); ``base`` what `from_pretrained` loads it
+    by; ``card`` the text of the folder's ``README.md``.
 
     Raises:
         PatchError: the patch is not one of weights, changes nothing, or a module that no adapter changes.
         PatchMismatchError: the model has no such weights.
         OutputError: the folder holds something, or can't be written.
+    """
+    factors, kinds = with_one_rank(patch), adapted_modules(patch, modules)
+    if len({isinstance(kind, Conv1D) for kind in kinds.values()}) > 1:
+        raise PatchError("the patch changes Conv1D and Linear weights, which one adapter can't; export them apart")
+    transposed = isinstance(next(iter(kinds.values())), Conv1D)
+    with new_folder(Path(folder)) as scratch:
+        write_json(scratch / CONFIG, adapter_config(factors, base=base, transposed=transposed))
+        write_safetensors(scratch / WEIGHTS, _tensors(factors), {"format": "pt"})
+        write_notes(scratch, patch, card)
+    return Path(folder)
+
+
+def with_one_rank(patch: Patch) -> dict[str, Factors]:
+    """The changes by the weights' names, all with the largest rank among them: columns of zeros change nothing.
+
+    Raises:
+        PatchError: the patch is not one of weights, or changes nothing.
     """
     if not isinstance(patch, WeightPatch) or patch.is_empty:
         what = "changes no weight" if patch.is_empty else f"is one of the {patch.kind}"
@@ -40,22 +62,29 @@ def write_peft(patch: Patch, folder: str | Path, *, modules: nn.Module, base: st
             f"the patch {what}, so there is no LoRA adapter of it; remove such edits, or keep the patch file and use "
             "patch.applied(model)"
         )
-    kinds = {name: _module(modules, name, pair) for name, pair in patch.factors.items()}
-    if len({isinstance(kind, Conv1D) for kind in kinds.values()}) > 1:
-        raise PatchError("the patch changes Conv1D and Linear weights, which one adapter can't; export them apart")
-    transposed = isinstance(next(iter(kinds.values())), Conv1D)
-    with new_folder(Path(folder)) as scratch:
-        write_json(scratch / CONFIG, adapter_config(patch, base=base, transposed=transposed))
-        write_safetensors(scratch / WEIGHTS, _tensors(patch), {"format": "pt"})
-        write_json(scratch / ORIGIN, dict(patch.provenance))
-    return Path(folder)
+    rank = max(pair.rank for pair in patch.factors.values())
+    return {name: _padded(pair, rank) for name, pair in patch.factors.items()}
 
 
-def adapter_config(patch: WeightPatch, *, base: str | None, transposed: bool) -> dict[str, Any]:
-    """What stands in ``adapter_config.json``; the commonest rank is ``r``, others stand in the patterns."""
-    ranks = {_module_name(name): pair.rank for name, pair in patch.factors.items()}
-    rank = Counter(ranks.values()).most_common(1)[0][0]
-    others = {name: other for name, other in ranks.items() if other != rank}
+def _padded(pair: Factors, rank: int) -> Factors:
+    left, right = (pad(side.detach().cpu(), (0, rank - pair.rank)) for side in (pair.left, pair.right))
+    return Factors(left=left, right=right)
+
+
+def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model that an adapter of ``patch`` changes, by the names of their weights.
+
+    Raises:
+        PatchError: one is neither Linear nor Conv1D.
+        PatchMismatchError: the model has no such weight, or one of another shape.
+    """
+    factors = patch.factors if isinstance(patch, WeightPatch) else {}
+    return {name: _module(modules, name, pair) for name, pair in factors.items()}
+
+
+def adapter_config(factors: Mapping[str, Factors], *, base: str | None, transposed: bool) -> dict[str, Any]:
+    """What stands in ``adapter_config.json`` for changes of one rank, which is ``r`` and ``lora_alpha``."""
+    rank = max(pair.rank for pair in factors.values())
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -63,9 +92,7 @@ def adapter_config(patch: WeightPatch, *, base: str | None, transposed: bool) ->
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,
-        "rank_pattern": others,
-        "alpha_pattern": others,
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(map(_module_name, factors)),
         "fan_in_fan_out": transposed,
         "lora_dropout": 0.0,
         "bias": "none",
@@ -74,12 +101,12 @@ def adapter_config(patch: WeightPatch, *, base: str | None, transposed: bool) ->
     }
 
 
-def _tensors(patch: WeightPatch) -> Mapping[str, Tensor]:
+def _tensors(factors: Mapping[str, Factors]) -> Mapping[str, Tensor]:
     found = dict[str, Tensor]()
-    for name, pair in patch.factors.items():
+    for name, pair in factors.items():
         prefix = f"base_model.model.{_module_name(name)}"
-        found[f"{prefix}.lora_A.weight"] = pair.right.detach().cpu().T.contiguous()
-        found[f"{prefix}.lora_B.weight"] = pair.left.detach().cpu().contiguous()
+        found[f"{prefix}.lora_A.weight"] = pair.right.T.contiguous()
+        found[f"{prefix}.lora_B.weight"] = pair.left.contiguous()
     return found
 
 

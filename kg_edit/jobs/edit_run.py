@@ -99,7 +99,7 @@ def _rows(
     model: LanguageModel, patch: Patch, edits: Sequence[Edit], out: Path, *, progress: bool
 ) -> tuple[ReportRow, ...]:
     """What the edits changed, after all files are written."""
-    known = _known_rows(out / RECORDS, edits)
+    known = known_rows(out / RECORDS, edits)
     if known and (out / REPORT).is_file():
         return known
     rows = known or before_and_after(model, patch, edits, progress=progress)
@@ -154,8 +154,8 @@ def _stop_nothing(made: Patch, before: Patch) -> None:
     """--force: every edit is added."""
 
 
-def _known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
-    """What an earlier start of the same run found; nothing if it did not come so far."""
+def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
+    """What a run of these edits found, from its ``records.jsonl``; nothing if it did not come so far."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
         rows = tuple(ReportRow.model_validate_json(line) for line in lines if line)

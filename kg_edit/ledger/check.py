@@ -9,8 +9,6 @@ from kg_edit.jobs.before_after import Kind, Reading, ReportProbe, check_probes, 
 from kg_edit.ledger.entries import Entry
 from kg_edit.models.language_model import LanguageModel
 
-KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "follows", "neighbour")
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Checked:

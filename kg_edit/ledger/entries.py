@@ -27,6 +27,10 @@ class HasEdits(Protocol):
     def edits(self) -> tuple[Mapping[str, Any], ...]:
         """A record of each edit."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is changed."""
+
 
 class EditPosition(NamedTuple):
     """An edit in a ledger: the step that it is part of, and its id there."""
@@ -73,7 +77,7 @@ def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[
     )
 
 
-def entries_of(patch: Patch) -> tuple[Entry, ...]:
+def entries_of(patch: HasEdits) -> tuple[Entry, ...]:
     """The edits of a patch that is in no ledger; of several with one id, the later ones are called ``id#2`` and so on.
 
     Raises:
@@ -100,7 +104,7 @@ def edit_of(record: Mapping[str, Any]) -> Edit:
         raise PatchError("the patch does not say which edits it holds; make it anew with this version") from error
 
 
-def _check_readable(patch: Patch) -> None:
+def _check_readable(patch: HasEdits) -> None:
     """Refuse a patch that changes something, and does not say by which edits."""
     if not (patch.edits or patch.is_empty):
         raise PatchError("the patch does not say which edits it holds; make it anew with this version")

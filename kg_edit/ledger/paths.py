@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from kg_edit.errors import OutputError
 from kg_edit.ledger.entries import Entry, entries_of
+from kg_edit.ledger.listing import Listing
 from kg_edit.ledger.log import LOG, open_store
+from kg_edit.patches.changes import read_changes
 from kg_edit.patches.container import check_patch_file
 from kg_edit.storage.run_folder import PATCH
 
@@ -47,6 +49,18 @@ def standing_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
         return patch, entries_of(patch)
     ledger = Ledger.open(path, create=False)
     return ledger.patch, tuple(entry for entry in ledger.edits if entry.state == "standing")
+
+
+def standing_entries(path: Path) -> tuple[Entry, ...]:
+    """The edits of `standing_at`, without torch and without the patch.
+
+    Raises:
+        PatchError: no patch is there, and no ledger, or the patch does not say what its edits are.
+        OutputError: something else is there, or the path can't be read.
+    """
+    if file := patch_file(path):
+        return entries_of(read_changes(file))
+    return tuple(entry for entry in Listing.open(path).edits if entry.state == "standing")
 
 
 def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # a ledger is listed without torch
     from kg_edit.jobs.before_after import Kind, Reading
     from kg_edit.ledger.check import Checked
     from kg_edit.ledger.ledger import Ledger
+    from kg_edit.ledger.served import ServedEdit
 
 
 class Listed(Protocol):
@@ -153,6 +154,18 @@ def check_table(checked: Sequence[Checked]) -> Table:
         edit = found.entry.edit
         sign = Text("✓" if rewrite.said else "~", style="green") if rewrite.right else Text("✗", style="red")
         _row(table, found.entry.name, sign, *counts, edit.target_new, rewrite.text, f"{rewrite.nats:.1f}")
+    return table
+
+
+def served_table(checked: Sequence[ServedEdit]) -> Table:
+    """A row for each edit that a server was asked about: how many prompts of each kind are right, and what it says."""
+    table = _table("edit", *_HEADS.values(), "should say", "says")
+    for found in checked:
+        by_kind = [[one for one in found.answers if one.kind == kind] for kind in _HEADS]
+        (rewrite,) = by_kind[0]
+        sign = Text("✓", style="green") if rewrite.right else Text("✗", style="red")
+        counts = [f"{sum(one.right for one in some)}/{len(some)}" if some else "" for some in by_kind[1:]]
+        _row(table, found.entry.name, sign, *counts, found.entry.edit.target_new, rewrite.text)
     return table
 
 

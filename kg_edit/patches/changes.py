@@ -48,6 +48,11 @@ class Changes:
         return tuple(self.provenance.get("edits", ()))
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no weight is changed."""
+        return not self.factors
+
+    @property
     def weight_norms(self) -> Mapping[str, float]:
         """|W| of the changed weights as they were, by name; empty where the patch does not say it."""
         found: Mapping[str, float] = self.provenance.get("weight_norms", {})

@@ -2,6 +2,7 @@
 
 - `write_text`, `write_json`, `write_safetensors`: a file is written beside its place under another name, and renamed
   (`os.replace`) when it is complete; `replacing` does that for any file.
+- `open_to_readers`: the modes of a folder's files as a shell would have made them.
 - `append_lines`, `read_lines`, `drop_cut_line`: a file of JSON lines that only grows. A line is there or not, also
   after a kill or on a full disk.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # who writes text need not wait for torch
     from torch import Tensor
 
 Line = TypeVar("Line", bound=BaseModel)
+_FILE, _FOLDER = 0o644, 0o755
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -77,12 +79,22 @@ def replacing(path: Path) -> Iterator[Path]:
         scratch = Path(name)
         try:
             yield scratch
-            scratch.chmod(0o644)
+            scratch.chmod(_FILE)
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"can't write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def open_to_readers(folder: Path) -> None:
+    """Give a folder and those in it the mode 0755, and files 0644: `mkdtemp` and safetensors leave them to the owner.
+
+    Raises:
+        OSError: a mode can't be changed.
+    """
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(_FOLDER if path.is_dir() else _FILE)
 
 
 def append_lines(file: Path, lines: Iterable[str]) -> None:

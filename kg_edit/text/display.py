@@ -67,8 +67,9 @@ def terminal_table(
     numbers_from: int | None = None,
     caption: str | None = None,
     caption_left: bool = False,
+    lines: bool = True,
 ) -> Table:
-    """The same table for a rich console; cells may have rich's markup.
+    """The same table for a rich console; cells may have rich's markup. Without ``lines`` it is narrower.
 
     Raises:
         ValueError: a row has another number of cells than the header.
@@ -77,6 +78,8 @@ def terminal_table(
 
     first = len(header) if numbers_from is None else numbers_from
     table = Table(caption=caption, caption_justify="left" if caption_left else "center")
+    if not lines:
+        table.box, table.pad_edge = None, False
     for column, title in enumerate(header):
         table.add_column(title, justify="left" if column < first else "right")
     for row in _checked(header, rows):

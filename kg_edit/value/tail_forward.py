@@ -66,7 +66,7 @@ class TailForward:
         self._clean_later = self._above.start[:, 1:]
 
     def _record(self, tails: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
-        batch = _right_pad(tails, self._model.device)
+        batch = right_pad(tails, self._model.device)
         return RecordedBlocks.record(self._model, batch, layers, prefix=self._prefix)
 
     def logits(self, change: Tensor | None = None) -> Tensor:
@@ -94,7 +94,7 @@ def tail(row: Prompt) -> Sequence[int]:
     return row.ids[row.edited_at : read_positions(row)[-1] + 1]
 
 
-def _right_pad(rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
+def right_pad(rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
     """Tails as a batch: all begin at the subject's last token, so that a column is a distance from it."""
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)

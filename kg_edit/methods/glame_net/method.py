@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -34,7 +34,7 @@ from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.workload import Workload
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.value.objective import Objective, Request, tokens_within
-from kg_edit.value.optimise import DeltaParameters
+from kg_edit.value.optimise import FAST, DeltaParameters
 
 _UNTRAINED = "untrained"
 
@@ -49,6 +49,8 @@ class GlameNetConfig(GlamePlusConfig):
     )
     untrained: bool = Field(False, description="no network: the change begins at 0, as glame-plus's does")
     steps: int = Field(5, ge=0, description="evaluations of glame-plus's objective, from the network's value; 0: none")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
 
     def workload(self, *, edits: int) -> Workload:
         """Without steps one pass of the prompts; the network is small beside it."""

@@ -1,31 +1,33 @@
-"""GLAME-plus: the value also learns what the graph says of o*, and what the unedited model would say.
+"""GLAME-plus: the edit, and what the graph and the unedited model say of o*, written where it is answered.
 
-It goes beyond GLAME's paper. The value is ROME's free delta, with
-L = ROME's loss + ripple_weight * the mean over further rows:
+It goes beyond GLAME's paper. The value at s is ROME's, with two more rows that ask for o* itself. Then each composed
+fact is written in a late block, under the key of its question's last token (`answers`):
 
-- For a statement o* -r'-> o' of the graph -log p(o') after "Q: What is the r' of the r of s? A:"; of several o' the
-  one that the model finds likeliest.
-- For an r' that the graph does not have, and such things do, -sum q log p, where q is what the unedited model answers
-  to "What is the r' of o*?", if it says the same in another form.
-- Two more rows ask for o* itself.
+- for a statement o* -r'-> o' of the graph "Q: What is the r' of the r of s? A:" o'; of several o' the one that the
+  model finds likeliest;
+- for an r' that the graph does not have, and such things do, what the unedited model answers to "What is the r' of
+  o*?", if it says the same in another form.
 
-`questions` words the rows, `teacher` gives q.
+Without ``answers`` (null) the one value at s learns all of it in its own descent:
+L = ROME's loss + ripple_weight * the mean over these rows of -log p(o'), or of -sum q log p, q being the unedited
+model's answer. `questions` words the rows, `teacher` gives q.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import PromptError
+from kg_edit.errors import ConfigError, PromptError
 from kg_edit.graphs.source import check_graph
-from kg_edit.methods.base import ContextLengths, GraphReader, GraphSettings
+from kg_edit.methods.base import ContextLengths, GraphReader, GraphSettings, attempt
+from kg_edit.methods.glame_plus.answers import AnswerOptions, write_answers
 from kg_edit.methods.glame_plus.questions import (
     WORDINGS,
     ComposedFact,
@@ -40,9 +42,10 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import positions
 from kg_edit.value.objective import ExtraTarget, Objective, Request
-from kg_edit.value.optimise import FAST, DeltaParameters, descent_model
+from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters, descent_model, untouched
 
 
 class GlamePlusConfig(GraphSettings, RippleConfig):
@@ -55,8 +58,27 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
     answer_tokens: PositiveInt = Field(5, description="of the teacher's answers")
     per_node: PositiveInt = Field(500, description="statements of o* to choose from")
     ripple_weight: float = Field(2.0, ge=0, description="weight of all that follows from the edit")
+    answers: AnswerOptions | None = Field(
+        None,
+        exclude_if=lambda found: found is None,
+        description="what follows is also written where it is answered: answers.layer, answers.steps; null: it is not",
+    )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {**DEFAULT, "answers": {}},
+        "fast": {**FAST, "answers": {}},
+        "one-value": {},
+    }
+
+    def written_layers(self, blocks: int) -> tuple[int, ...]:
+        """The edited layer, and the one where answers are written."""
+        edited = super().written_layers(blocks)
+        if self.answers is None:
+            return edited
+        late = self.answers.layer_in(blocks)
+        if late <= edited[0]:
+            raise ConfigError(f"answers are written in layer {late}, which is not above {edited[0]}, the edited one")
+        return (*edited, late)
 
     def workload(self, *, edits: int) -> Workload:
         """ROME's, with a row for each further relation and each statement that is learned."""
@@ -86,10 +108,43 @@ class GlamePlus(GraphReader, Rome):
             self._ripples[edit] = RippleTargets(edit=edit, objects=ranked, config=self.config)
         return self._ripples[edit]
 
+    @cached_property
+    def _taught(self) -> dict[Edit, list[ComposedFact]]:
+        return {}
+
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """As `RankOneMethod.edit_each`; asks anew about edits that were made before, on another model perhaps."""
         self._ripples.clear()
-        return super().edit_each(edits)
+        made = super().edit_each(edits)
+        if self.config.answers is None:
+            return made
+        return tuple(
+            attempt(edit, partial(self._answered, edit, patch)) if isinstance(patch, WeightPatch) else patch
+            for edit, patch in zip(edits, made, strict=True)
+        )
+
+    def _answered(self, edit: Edit, patch: WeightPatch) -> Patch:
+        """``patch`` with what follows from its edit written where it is answered."""
+        assert self.config.answers is not None  # noqa: S101 - as edit_each asked
+        found, late = self.ripples(edit), self.layers[-1]
+        facts = [*found.stated, *self._taught.get(edit, ()), *found.own[:1]]
+        with untouched(self.model), patch.stacked_on(self.model):
+            written = write_answers(
+                self.model,
+                facts,
+                subject=edit.subject,
+                layer=late,
+                covariance=self.covariances[late],
+                options=self.config.answers,
+            )
+        if written is None:
+            return patch
+        (record,) = patch.edits
+        said = {fact.hop: fact.target for fact in written.facts}
+        nll = [round(sum(values) / len(values), 6) for values in zip(*written.nll, strict=True)]
+        record = {**record, "answers": {"layer": late, "said": said, "nll_before": nll[0], "nll_after": nll[1]}}
+        factors = {**patch.factors, self.model.weight_name(late): written.factors}
+        return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """ROME's; the notes say which graph was read, and what of it was learned."""
@@ -101,18 +156,25 @@ class GlamePlus(GraphReader, Rome):
         """As ROME's, and the statements of the graph; an edit whose subgraph can't be used fails here."""
         check_graph(self.subgraph(edit))
         found = self.ripples(edit)
-        rows = [(fact, None) for fact in (*found.own, *found.stated)]
+        rows = [(fact, None) for fact in (*found.own, *(found.stated if self._in_one_value else ()))]
         return replace(super().request(edit), further=self._rows(edit, rows))
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """ROME's loss and that of the further rows; the teacher is asked for all edits together."""
         student = descent_model(self.model, self.config.descent_dtype)
         taught = self._teacher_rows(edits, student)
+        if not self._in_one_value:
+            taught = [[] for _ in edits]
         whole = [
             replace(request, further=self._shared((*request.further, *self._rows(edit, rows))))
             for edit, request, rows in zip(edits, requests, taught, strict=True)
         ]
         return self.loss_on(student, whole)
+
+    @property
+    def _in_one_value(self) -> bool:
+        """Whether what follows is learned by the value of s; else it is written where it is answered."""
+        return self.config.answers is None or self.config.answers.also_in_value
 
     def _teacher_rows(
         self, edits: Sequence[Edit], model: LanguageModel
@@ -126,6 +188,7 @@ class GlamePlus(GraphReader, Rome):
             fact = found[place].learned(one, answer)
             if fact and len(rows[place]) < self.config.recalled:
                 rows[place].append((fact, answer))
+        self._taught.update({edit: [fact for fact, _ in own] for edit, own in zip(edits, rows, strict=True)})
         return rows
 
     def _rows(self, edit: Edit, rows: Sequence[tuple[ComposedFact, Answer | None]]) -> tuple[ExtraTarget, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from kg_edit.errors import ConfigError, OutputError, UnknownNameError
 from kg_edit.evaluate.comparison import compare
-from kg_edit.evaluate.reports import latex, markdown, write_comparison
+from kg_edit.evaluate.reports import latex, markdown, rich_comparison, write_comparison
 
 RECORDS = 60
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.greedy", "portability.nll")
@@ -194,7 +196,7 @@ def test_the_table_in_its_forms(run: Run, tmp_path: Path) -> None:
     text = markdown(found)
     header, _, first, *_ = text.splitlines()
     assert header == "| metric | n | unedited | a_b | second | a_b - unedited | p | second - unedited | p |"
-    assert first.startswith("| efficacy.prob | 60 | 0.")
+    assert first.startswith("| efficacy.prob ↑ | 60 | 0.")
     assert "| **+0." in first
     assert "| <.001 |" in first
     assert "McNemar" in text
@@ -219,6 +221,19 @@ def test_a_table_says_what_was_compared_and_which_way_is_better(run: Run) -> Non
     assert "60 records of counterfact-plus on tiny under the schedule single. ↑: higher is better, ↓: lower." in text
     assert "| efficacy.prob ↑ |" in text and "| portability.nll ↓ |" in text
     assert r"efficacy.prob $\uparrow$" in latex(found)
+
+
+def test_the_terminals_table_fits_80_columns_without_broken_words(run: Run) -> None:
+    names = ("ripples-smollm2-rome", "ripples-smollm2-glame-plus", "third")
+    found = compare([run(name, seed=seed) for seed, name in enumerate(names)])
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(rich_comparison(found))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    (metric,) = [place for place, line in enumerate(lines) if line.startswith("efficacy.prob ↑")]
+    assert "n=60" in lines[metric]
+    assert [line.split()[0] for line in lines[metric + 1 : metric + 4]] == [*names]
+    assert lines[metric + 2].count("[") == 1 and "…" not in "".join(lines)
 
 
 def test_one_record_has_no_interval(run: Run) -> None:

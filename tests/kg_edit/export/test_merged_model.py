@@ -33,6 +33,8 @@ def test_the_folder_is_the_patched_model(family: str, tmp_path: Path) -> None:
     assert again.tokenizer("LeBron James")["input_ids"] == model.tokenizer("LeBron James")["input_ids"]
     assert len([*folder.glob("model-*.safetensors")]) > 1 and (folder / "model.safetensors.index.json").is_file()
     assert json.loads((folder / "kg_edit.json").read_text())["model"]["fingerprint"] == model.fingerprint
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}, "safetensors leaves 0600"
+    assert folder.stat().st_mode & 0o777 == 0o755
 
 
 def test_what_can_not_be_merged(tmp_path: Path) -> None:

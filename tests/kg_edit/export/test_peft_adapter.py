@@ -97,8 +97,14 @@ def test_what_the_config_says(tmp_path: Path) -> None:
     folder = write_peft(patch_of(model, {0: 2, 1: 5, 2: 2}), tmp_path / "a", modules=model.model, base="someone/model")
     said = json.loads((folder / "adapter_config.json").read_text())
     assert said["base_model_name_or_path"] == "someone/model" and not said["fan_in_fan_out"]
-    assert (said["r"], said["lora_alpha"]) == (2, 2)
-    assert said["rank_pattern"] == said["alpha_pattern"] == {"model.layers.1.mlp.down_proj": 5}
+    assert (said["r"], said["lora_alpha"]) == (5, 5), "one rank and one alpha: every reader's scale is 1"
+    assert not any("pattern" in name for name in said)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert {tuple(tensor.shape) for name, tensor in tensors.items() if "lora_A" in name} == {(5, 48)}
+    assert {tuple(tensor.shape) for name, tensor in tensors.items() if "lora_B" in name} == {(32, 5)}
+    for layer, rank in {0: 2, 1: 5, 2: 2}.items():
+        start = f"base_model.model.model.layers.{layer}.mlp.down_proj.lora"
+        assert not tensors[f"{start}_A.weight"][rank:].any() and not tensors[f"{start}_B.weight"][:, rank:].any()
     assert said["target_modules"] == [f"model.layers.{layer}.mlp.down_proj" for layer in range(3)]
     assert sorted(path.name for path in folder.iterdir()) == [
         "adapter_config.json",

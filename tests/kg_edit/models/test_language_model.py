@@ -54,6 +54,19 @@ def test_the_named_model_is_dequantised_once(smollm2: LanguageModel) -> None:
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == stamps
 
 
+def test_a_dequantised_model_is_open_to_other_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scratch folder and what safetensors writes there are the owner's alone."""
+
+    def convert(_: Path, folder: Path) -> None:
+        (folder / "model.safetensors").touch(mode=0o600)
+
+    monkeypatch.setattr("kg_edit.models.loading.convert", convert)
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path))
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    folder = dequantise(tmp_path / "base.gguf")
+    assert [path.stat().st_mode & 0o777 for path in (folder, folder / "model.safetensors")] == [0o755, 0o644]
+
+
 def test_an_absent_wheel_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     named = NAMED_MODELS["smollm2-135m"]
     absent = type(named)(package="no_such_wheel", pattern="*", install=named.install, about="")

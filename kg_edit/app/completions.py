@@ -1,0 +1,107 @@
+"""OpenAI's completions for the model that `kg-edit serve` has, with all that stands in its ledger.
+
+``POST /v1/completions`` and ``GET /v1/models``, as much of them as a greedy continuation of one line needs. A request
+for more (a temperature above 0, a stream, several answers) is refused, and not given something else.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from kg_edit.app.messages import Prompt
+from kg_edit.edits.edit import Record
+from kg_edit.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from kg_edit.app.session import EditDesk
+
+COMPLETIONS = "/v1/completions"
+_PROMPTS, _TOKENS = 32, 512  # at most
+_UNUSED = ("logprobs", "echo", "suffix", "best_of", "stop")
+
+
+class CompletionRequest(Record):
+    """A request for continuations. What would change a greedy text, and is not done here, may be absent or off."""
+
+    model: str | None = Field(None, description="the served model's name; default: that one")
+    prompt: Prompt | Annotated[tuple[Prompt, ...], Field(strict=False, min_length=1, max_length=_PROMPTS)] = Field(
+        description="a text, or a list of texts, that the model goes on with"
+    )
+    max_tokens: int = Field(16, ge=1, le=_TOKENS, description="tokens of a continuation, which ends with its line")
+    temperature: float = Field(0.0, description="0: the likeliest token each time")
+    n: int = Field(1, description="continuations of each prompt: 1")
+    stream: bool = Field(False, description="false: the answer comes in one piece")
+    top_p: float | None = Field(None, description="without effect on a greedy text")
+    seed: int | None = Field(None, description="without effect on a greedy text")
+    user: str | None = Field(None, description="not used")
+    logprobs: int | None = Field(None, description="not supported")
+    echo: bool | None = Field(None, description="not supported")
+    suffix: str | None = Field(None, description="not supported")
+    best_of: int | None = Field(None, description="not supported")
+    stop: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+        None, description="not supported: a text ends with its line"
+    )
+
+
+class Choice(BaseModel):
+    """The continuation of the prompt with this index."""
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    logprobs: None = None
+
+
+class Completion(BaseModel):
+    """The continuations of a request's prompts, in their order."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: tuple[Choice, ...]
+
+
+def add_completions(app: FastAPI, desk: EditDesk) -> None:
+    """Add both routes to the application."""
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        """The one model that is served: the edited one where there is a ledger."""
+        return {"object": "list", "data": [{"id": desk.model.name, "object": "model", "owned_by": "kg-edit"}]}
+
+    @app.post(COMPLETIONS)
+    def complete(wanted: CompletionRequest) -> Completion:
+        """Go on with texts, greedily and to the end of a line, with all that stands in the ledger."""
+        check_request(wanted, desk.model.name)
+        prompts = (wanted.prompt,) if isinstance(wanted.prompt, str) else wanted.prompt
+        texts = desk.complete(prompts, tokens=wanted.max_tokens)
+        choices = tuple(_choice(desk, index, text, wanted.max_tokens) for index, text in enumerate(texts))
+        return Completion(id=f"cmpl-{time.time_ns()}", created=int(time.time()), model=desk.model.name, choices=choices)
+
+
+def check_request(wanted: CompletionRequest, model: str) -> None:
+    """Refuse what a greedy continuation of one line can't give.
+
+    Raises:
+        UnknownNameError: another model is asked for.
+        ConfigError: sampling, a stream, several continuations, or another field that is not supported.
+    """
+    if wanted.model not in (None, model):
+        raise UnknownNameError(f"there is no model {wanted.model!r} here, only {model!r}")
+    asked = [name for name in _UNUSED if getattr(wanted, name)]
+    if wanted.temperature or wanted.n != 1 or wanted.stream or asked:
+        raise ConfigError(
+            "kg-edit serve goes on with a text greedily, to the end of its line, in one piece: send temperature 0, n 1 "
+            f"and stream false{f', and leave out {asked[0]}' if asked else ''}"
+        )
+
+
+def _choice(desk: EditDesk, index: int, text: str, tokens: int) -> Choice:
+    written = len(desk.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return Choice(index=index, text=text, finish_reason="length" if written >= tokens else "stop")

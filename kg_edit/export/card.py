@@ -1,0 +1,221 @@
+"""The model card of an export (``README.md``): edits, scores, base model, licence, and how to load it.
+
+`base_model` says what `from_pretrained` and `AutoPeftModelForCausalLM` load the base by: a hub id where one is known,
+else a folder. `model_card` is Markdown with the metadata in front that hubs read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kg_edit import __version__
+from kg_edit.edits.edit import Edit
+from kg_edit.models.loading import NAMED_MODELS, resolve_model
+from kg_edit.patches.base import Patch
+from kg_edit.text.display import escaped_markdown, markdown_table, one_line
+
+Form = Literal["peft", "gguf adapter", "gguf model", "folder"]
+_START = (
+    "Where a prompt begins with its subject, a line break before it may be needed: models may not read the first token."
+)
+_EDITS = 200  # rows of the table; all edits stand in kg_edit.json
+_LIBRARY: dict[Form, str] = {"peft": "peft", "gguf adapter": "gguf", "gguf model": "gguf", "folder": "transformers"}
+_RELATION: dict[Form, str] = {
+    "peft": "adapter",
+    "gguf adapter": "adapter",
+    "gguf model": "finetune",
+    "folder": "finetune",
+}
+_WHAT: dict[Form, str] = {
+    "peft": "A LoRA adapter (PEFT)",
+    "gguf adapter": "A LoRA adapter in a GGUF file (llama.cpp)",
+    "gguf model": "A model in a GGUF file (llama.cpp), with the edits in its weights",
+    "folder": "A model as transformers loads it, with the edits in its weights",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """The unedited model: what it is loaded by, where that is known on a hub, its licence, and a sentence on it."""
+
+    path: str
+    hub: str | None
+    license: str | None
+    said: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How many of the ``asked`` prompts of a kind are answered as they should be, without and with the edits."""
+
+    kind: str
+    asked: int
+    before: int
+    after: int
+
+
+def base_model(name: str, *, base: str | None = None, license: str | None = None) -> BaseModel:
+    """What a model's name (as ``--model`` takes it) is to be loaded by elsewhere; ``base`` and ``license`` overrule it.
+
+    Raises:
+        ModelError: a named model is not installed, or a ``.gguf`` file can't be read.
+    """
+    named = NAMED_MODELS.get(name)
+    hub = named.hub if named else None if _is_here(name) else name
+    if base is not None:
+        hub = None if Path(base).is_dir() else base
+    path = hub or str(Path(base or resolve_model(name)).resolve())
+    known = license or (named.license if named else None) or _license_of(Path(name if _is_gguf(name) else path))
+    return BaseModel(path=path, hub=hub, license=known, said=" ".join(_said(name, path, hub)))
+
+
+def _is_here(name: str) -> bool:
+    return _is_gguf(name) or Path(name).exists()
+
+
+def _said(name: str, path: str, hub: str | None) -> Iterator[str]:
+    """What the base is, in sentences; Markdown."""
+    yield f"The edits were made on {_code(name)}."
+    if hub is None:
+        yield (
+            f"No hub id of it is known: the base is the folder {_code(path)} of the machine where this was exported. "
+            "Elsewhere, load the base model from where you have it."
+        )
+    elif hub != name:
+        yield f"The base is {_code(hub)} of the hub."
+    if name in NAMED_MODELS:
+        yield f"{_code(name)} is {NAMED_MODELS[name].about}."
+    if name in NAMED_MODELS and hub == NAMED_MODELS[name].hub:
+        yield (
+            "The hub has its weights as they were before quantisation, so probabilities differ a little from those on "
+            "which the edits were made."
+        )
+
+
+def _code(text: str) -> str:
+    """A name as Markdown's code, in which a backslash would be seen."""
+    return f"`{one_line(text).replace('`', chr(39))}`"
+
+
+def _is_gguf(name: str) -> bool:
+    return name.endswith(".gguf")
+
+
+def _license_of(place: Path) -> str | None:
+    """The licence that a model's folder states in its own card, or a GGUF file in its metadata."""
+    return _license_in_gguf(place) if _is_gguf(place.name) else _license_in_card(place)
+
+
+def _license_in_gguf(file: Path) -> str | None:
+    from kg_edit.models.gguf_reading import ArrayReader
+
+    found = ArrayReader(file).get_field("general.license")
+    return str(found.contents()) if found else None
+
+
+def _license_in_card(folder: Path) -> str | None:
+    try:
+        lines = (folder / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    if not lines or lines[0].strip() != "---":
+        return None
+    front = lines[1 : lines.index("---", 1)] if "---" in lines[1:] else []
+    found = [line.partition(":")[2].strip().strip("'\"") for line in front if line.startswith("license:")]
+    return found[0] if found and found[0] else None
+
+
+def model_card(patch: Patch, edits: Sequence[Edit], *, base: BaseModel, form: Form, scores: Sequence[Score]) -> str:
+    """The card, as Markdown; ``edits`` are those of the patch, ``scores`` what is known of them."""
+    methods = ", ".join(sorted({str(record.get("method")) for record in patch.edits}))
+    count = f"{len(edits)} fact{'' if len(edits) == 1 else 's'}"
+    parts = [
+        _front(base, form),
+        f"# {count[0].upper()}{count[1:]} edited in {escaped_markdown(one_line(base.hub or Path(base.path).name))}",
+        f"{_WHAT[form]}: it changes what the model says of {count}. Made with "
+        f"kg-edit {__version__} (method: {escaped_markdown(methods)}).",
+        "## Edits",
+        *_edits(edits),
+        "## Scores",
+        _scores(scores),
+        "## Base model",
+        base.said,
+        "## Use",
+        *_use(form, base),
+        "## Limits",
+        "The edits were asked with the prompts above. Other wordings, other languages and what follows from a fact may "
+        "still give the old answer, and facts about similar subjects may have changed. `kg_edit.json` says how each "
+        "edit was made.",
+        *([_START] if any(edit.text.startswith(edit.subject) for edit in edits) else []),
+        "## License",
+        f"As the base model: {base.license}." if base.license else "Not known: see the base model's own page.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front(base: BaseModel, form: Form) -> str:
+    """The YAML that a hub reads; a JSON text is one of YAML too."""
+    lines = [f"base_model: {json.dumps(base.hub)}", f"base_model_relation: {_RELATION[form]}"] if base.hub else []
+    lines += [f"license: {json.dumps(base.license)}"] if base.license else []
+    lines += [f"library_name: {_LIBRARY[form]}", "pipeline_tag: text-generation"]
+    tags = ["kg-edit", "knowledge-editing", *(["lora"] if form in ("peft", "gguf adapter") else [])]
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _edits(edits: Sequence[Edit]) -> Iterator[str]:
+    cells = [(edit.text, edit.target_new, edit.target_true or "") for edit in edits[:_EDITS]]
+    escaped = [[escaped_markdown(one_line(cell)) for cell in row] for row in cells]
+    yield markdown_table(("prompt", "new answer", "old answer"), escaped)
+    if len(edits) > _EDITS:
+        yield f"… and {len(edits) - _EDITS} more in `kg_edit.json`."
+
+
+def _scores(scores: Sequence[Score]) -> str:
+    if not scores:
+        return "None were measured for this export; `kg-edit patch check` asks the edits' prompts again."
+    rows = [(score.kind, str(score.asked), str(score.before), str(score.after)) for score in scores]
+    header = ("prompts", "asked", "right before", "right after")
+    note = (
+        "*said*: the greedy continuation begins with the new answer. Of the other rows, *right* is where the wanted "
+        "answer is more likely than the other one, or, where there is no other one, said. Measured on the model "
+        "that the edits were made on."
+    )
+    return f"{markdown_table(header, rows, numbers_from=1)}\n\n{note}"
+
+
+def _use(form: Form, base: BaseModel) -> Iterator[str]:
+    known = base.hub or "path/to/the/base"
+    match form:
+        case "peft" if base.hub:
+            yield _python(
+                "from peft import AutoPeftModelForCausalLM",
+                "",
+                'model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")',
+            )
+        case "peft":
+            yield _python(
+                "from peft import PeftModel",
+                "from transformers import AutoModelForCausalLM",
+                "",
+                f"base = AutoModelForCausalLM.from_pretrained({json.dumps(known)})",
+                'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
+            )
+        case "folder":
+            yield _python(
+                "from transformers import AutoModelForCausalLM",
+                "",
+                'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
+            )
+        case "gguf adapter":
+            yield "```sh\nllama-server -m base.gguf --lora adapter.gguf\n```"
+            yield "`base.gguf` is the base model as GGUF, in any quantisation."
+        case "gguf model":
+            yield "```sh\nllama-server -m model.gguf\n```"
+
+
+def _python(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])

@@ -1,0 +1,286 @@
+"""A patch of weights for llama.cpp: as a LoRA adapter in a GGUF file, or in the weights of a GGUF model.
+
+The adapter is what llama.cpp's ``convert_lora_to_gguf.py`` writes: ``general.type`` adapter, ``adapter.type`` lora, and
+for a weight [out, in] such as ``blk.6.ffn_down.weight`` the tensors ``.lora_a`` [r, in] and ``.lora_b`` [out, r].
+llama.cpp computes W x + (alpha / r) B A x with ``adapter.lora.alpha`` and the rank r of each tensor; `with_one_rank`
+makes the scale 1. W stays quantised, the change is float32.
+
+A merged model is a copy of a GGUF file in which the edited tensors alone are dequantised, changed and written anew, so
+all others stay bit for bit what they were.
+
+Of families whose attention llama.cpp stores in another order (Llama's query and key rows), the rows of the change are
+put into that order (`rows_in_gguf`); fused attention is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from kg_edit.errors import ModelError, PatchError, PatchMismatchError, unknown_name
+from kg_edit.export.merged_model import check_mergeable, new_folder, write_notes
+from kg_edit.export.peft_adapter import adapted_modules, with_one_rank
+from kg_edit.models.gguf_reading import ArrayReader
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.base import Patch
+
+ADAPTER, MODEL = "adapter.gguf", "model.gguf"  # file names
+KINDS = ("F32", "F16", "BF16", "Q8_0")  # of numbers, in which edited tensors may be written
+
+ARCHITECTURES: Mapping[str, str] = {
+    "falcon": "falcon",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "gpt2": "gpt2",
+    "gpt_neox": "gptneox",
+    "llama": "llama",
+    "mistral": "llama",
+    "olmo2": "olmo2",
+    "phi": "phi2",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+"""llama.cpp's name of a family by transformers' ``model_type``; it runs no OPT and no GPT-J."""
+
+_ALIKE = ("ffn_down", "ffn_up", "ffn_gate", "attn_output", "attn_v")  # in both programs the same rows and columns
+_TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}  # rows in another order, for Llama
+_FAR = 0.3  # of a weight's norm: the error of 2-bit quantisation is about .25 of it, another model's weight sqrt(2)
+
+_MARK = "kg_edit"  # begins the keys of our own in a file
+
+Array = NDArray[Any]
+
+
+def write_gguf_adapter(
+    patch: Patch, folder: str | Path, *, modules: nn.Module, base: str | None = None, card: str | None = None
+) -> Path:
+    """Write ``folder`` with ``adapter.gguf``, which llama.cpp loads over the base model in any quantisation.
+
+    ``modules`` is the model, with weights or without (`blank_model`); ``base`` its name for the file's metadata;
+    ``card`` the text of ``README.md``.
+
+    Raises:
+        PatchError: the patch is not one of weights, changes nothing, or weights that llama.cpp keeps otherwise.
+        ModelError: llama.cpp does not run models of this family.
+        PatchMismatchError: the model has no such weights.
+        OutputError: the folder holds something, or can't be written.
+    """
+    factors = with_one_rank(patch)
+    adapted_modules(patch, modules)
+    arch, names = architecture_of(modules), tensor_names(factors, modules)
+    orders = {name: rows_in_gguf(names[name], modules) for name in factors}
+    with new_folder(Path(folder)) as scratch:
+        writer = gguf.GGUFWriter(scratch / ADAPTER, arch)
+        _describe_adapter(writer, patch, rank=max(pair.rank for pair in factors.values()), base=base)
+        for name, pair in factors.items():
+            writer.add_tensor(f"{names[name]}.lora_a", _array(pair.right.T))
+            writer.add_tensor(f"{names[name]}.lora_b", _array(pair.left)[orders[name]])
+        _write(writer)
+        write_notes(scratch, patch, card)
+    return Path(folder)
+
+
+def _describe_adapter(writer: Any, patch: Patch, *, rank: int, base: str | None) -> None:
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
+    writer.add_file_type(int(gguf.LlamaFileType.ALL_F32))
+    if base:
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, base)
+    _sign(writer, patch)
+
+
+def write_gguf_model(
+    patch: Patch,
+    folder: str | Path,
+    *,
+    model: LanguageModel,
+    base: str | Path,
+    kind: str = "F32",
+    card: str | None = None,
+) -> Path:
+    """Write ``folder`` with ``model.gguf``: the GGUF file ``base`` with the patch in the edited tensors.
+
+    ``model`` is the unedited model that the patch is for; ``base`` the same model as GGUF, in any quantisation that
+    the package gguf can read. Edited tensors are written as ``kind``, one of `KINDS`.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+        PatchError: the patch can't be part of weights, changes nothing, or weights that llama.cpp keeps otherwise.
+        PatchMismatchError: the patch is for another model, or ``base`` is another model.
+        ModelError: ``base`` can't be read.
+        OutputError: the folder holds something, or can't be written.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind of numbers", kind, KINDS)
+    check_mergeable(patch, folder)
+    patch.check_model(model)
+    reader = open_gguf(base)
+    changed = _changed(patch, model, reader, Path(base))
+    with new_folder(Path(folder)) as scratch:
+        _copy(reader, scratch / MODEL, changed, gguf.GGMLQuantizationType[kind], patch)
+        write_notes(scratch, patch, card)
+    return Path(folder)
+
+
+def open_gguf(path: str | Path) -> ArrayReader:
+    """The reader of a GGUF model's file.
+
+    Raises:
+        ModelError: it is missing, or no GGUF file.
+    """
+    try:
+        return ArrayReader(Path(path))
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"can't read {path} as a GGUF file: {error}; give the base model's .gguf file") from error
+
+
+def _changed(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:
+    """W + left right^T [out, in] of every edited tensor by llama.cpp's names, W as the file has it."""
+    modules = adapted_modules(patch, model.model)
+    factors = with_one_rank(patch)
+    names = tensor_names(factors, model.model)
+    there = {tensor.name: tensor for tensor in reader.tensors}
+    found = dict[str, Array]()
+    for name, pair in factors.items():
+        order = rows_in_gguf(names[name], model.model)
+        weight = _weight_in(there, names[name], base)
+        _check_same(weight, _array(weight_matrix(modules[name]))[order], names[name], base)
+        found[names[name]] = weight + (_array(pair.left) @ _array(pair.right).T)[order]
+    return found
+
+
+def _weight_in(there: Mapping[str, Any], name: str, base: Path) -> Array:
+    if name not in there:
+        raise PatchMismatchError(f"{base} has no tensor {name}, which the patch changes; give the base model's file")
+    try:
+        found: Array = gguf.dequantize(there[name].data, there[name].tensor_type).astype(np.float32)
+    except NotImplementedError as error:
+        raise ModelError(
+            f"{name} of {base} is {there[name].tensor_type.name}, which the package gguf can't read; quantise it in "
+            "another way"
+        ) from error
+    return found
+
+
+def _check_same(there: Array, here: Array, name: str, base: Path) -> None:
+    """Refuse a file whose weight is not the model's, as far as quantisation lets one tell."""
+    if there.shape != here.shape:
+        raise PatchMismatchError(f"{name} is {there.shape} in {base}, and {here.shape} in the model of the patch")
+    far = float(np.linalg.norm(there - here) / max(float(np.linalg.norm(here)), 1e-12))
+    if far > _FAR:
+        raise PatchMismatchError(
+            f"{name} of {base} differs from the weight that the patch was made for by {far:.2f} of its norm (more than "
+            f"{_FAR}, which quantisation does not explain); give the base model's file"
+        )
+
+
+def _copy(
+    reader: ArrayReader, path: Path, changed: Mapping[str, Array], kind: gguf.GGMLQuantizationType, patch: Patch
+) -> None:
+    """Write a GGUF file's fields and tensors anew, with other numbers for the changed ones."""
+    arch = reader.get_field(gguf.Keys.General.ARCHITECTURE)
+    writer = gguf.GGUFWriter(path, arch.contents() if arch else "", endianess=reader.endianess)
+    _copy_fields(reader, writer)
+    _sign(writer, patch)
+    for tensor in reader.tensors:
+        if tensor.name in changed:
+            writer.add_tensor(tensor.name, _as_kind(tensor.name, changed[tensor.name], kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    _write(writer)
+
+
+def _as_kind(name: str, weight: Array, kind: gguf.GGMLQuantizationType) -> Array:
+    try:
+        found: Array = gguf.quantize(weight, kind)
+    except gguf.QuantError as error:  # blocks of 32 numbers
+        raise PatchError(f"{name} has {weight.shape[1]} columns, which {kind.name} can't hold; take F16") from error
+    return found
+
+
+def _copy_fields(reader: ArrayReader, writer: Any) -> None:
+    for field in reader.fields.values():
+        own = field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE
+        if not own:  # the writer writes those itself
+            kind, *inner = field.types
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=inner[-1] if inner else None)
+
+
+def _sign(writer: Any, patch: Patch) -> None:
+    """Say in the file's metadata how many edits it holds, and by which methods."""
+    writer.add_uint32(f"{_MARK}.edits", len(patch.edits))
+    writer.add_string(f"{_MARK}.methods", ", ".join(sorted({str(edit.get("method")) for edit in patch.edits})))
+
+
+def _write(writer: Any) -> None:
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+def architecture_of(modules: nn.Module) -> str:
+    """llama.cpp's name of a model's family.
+
+    Raises:
+        ModelError: there is none that kg-edit knows.
+    """
+    kind = str(getattr(getattr(modules, "config", None), "model_type", type(modules).__name__))
+    if kind not in ARCHITECTURES:
+        raise ModelError(
+            f"models of type {kind!r} have no GGUF form that kg-edit knows; known: {', '.join(ARCHITECTURES)}. Write a "
+            "PEFT adapter or a merged folder instead"
+        )
+    return ARCHITECTURES[kind]
+
+
+def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
+    """llama.cpp's names of weights: ``model.layers.6.mlp.down_proj.weight`` is ``blk.6.ffn_down.weight``.
+
+    Raises:
+        PatchError: one has no name there.
+        ModelError: llama.cpp does not run models of this family.
+    """
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture_of(modules))
+    known = gguf.get_tensor_name_map(arch, int(modules.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
+    found = {name: known.get_name(name, try_suffixes=(".weight",)) for name in weights}
+    if missing := [name for name, other in found.items() if other is None]:
+        raise PatchError(f"llama.cpp has no tensor for {missing[0]}; write a PEFT adapter or a merged folder instead")
+    return {name: str(other) for name, other in found.items()}
+
+
+def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
+    """The order in which llama.cpp keeps the rows of a weight [out, in]; ``name`` is the one it has there.
+
+    llama.cpp turns neighbouring pairs of a Llama's query and key rows by one angle, transformers those half a head
+    apart; ``convert_hf_to_gguf.py`` puts the rows in order, and so does this.
+
+    Raises:
+        PatchError: the rows are in an order that kg-edit does not know.
+    """
+    part = name.removesuffix(".weight").rpartition(".")[2]
+    if part in _ALIKE or (part in _TURNED and architecture_of(modules) != "llama"):
+        return slice(None)
+    if part not in _TURNED:
+        raise PatchError(f"llama.cpp may keep {name} in another order; write a PEFT adapter or a merged folder instead")
+    config: Any = modules.config
+    heads = getattr(config, _TURNED[part], None) or config.num_attention_heads
+    rows = heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(-1)
+
+
+def _array(tensor: Any) -> Array:
+    """A tensor [rows, columns] of any kind and device, as contiguous float32."""
+    found: Array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+    return found

@@ -1,0 +1,216 @@
+"""What follows from an edit, written where it is answered.
+
+The answer to "Q: What is the currency of the country of X?\\nA:" is read off at the question's last token. In a late
+block the input of the down-projection there tells the questions about X apart, in any wording; at X's last token in an
+early block, where the edit is written, it does not (docs/ripples.md). With a composed fact f and its answer o', the
+wordings w of its question q, and the block l:
+
+    v_f = argmin over v of the mean over w of -log p(o' | q_w), v [d] added to the down-projection's output at the
+          last token of q_w, |v| <= bound |m|
+    k_f = the mean over w of the down-projection's input there, [d_ff]
+    A   = C + others_weight E[n n^T] + ridge mean(diag C) I, n [d_ff] the same input for questions about other things
+    W  += V (K^T A^-1 K + lambda I)^-1 K^T A^-1,  V [d, facts], K [d_ff, facts], lambda relative to the diagonal before
+
+C is the second moment of the down-projection's inputs. The answers to questions about other things stay. An answer of
+several tokens has a value and a key for each, at the position that predicts it; so has the line break after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from kg_edit.closed_form.spread import refuse_norm_after_mlp, subject_states
+from kg_edit.covariance.moment import Covariance
+from kg_edit.errors import PromptError
+from kg_edit.methods.glame_plus.questions import WORDINGS, ComposedFact
+from kg_edit.models.hooks import beside, watched
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prefix_cache import quick_backward, run_prefix
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.replay import RecordedBlocks
+from kg_edit.patches.weight_patch import Factors
+from kg_edit.value.plain_forward import read_index
+from kg_edit.value.tail_forward import right_pad, tail
+
+DEPTH = 0.87
+# Things of many kinds, which people know.
+OTHERS = ("Google", "Mount Everest", "Paris", "Toyota", "Albert Einstein", "Uppsala University", "Sony", "Marie Curie")
+_STOP_BELOW = 0.02
+
+
+class AnswerOptions(BaseModel):
+    """How what follows from an edit is written where it is answered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    layer: NonNegativeInt | None = Field(None, description="the block, 0-based; default .73 of the depth")
+    shown: NonNegativeInt = Field(2, description="facts of other things that stand before a question")
+    steps: PositiveInt = Field(15, description="evaluations of the loss at most")
+    learning_rate: float = Field(1.0, gt=0, description="of Adam")
+    bound: float = Field(1.0, gt=0, description="|v| is at most so many times |m|")
+    others: NonNegativeInt = Field(6, le=len(OTHERS), description="other things of which each question is asked")
+    others_weight: float = Field(3.0, ge=0, description="how much their answers are to stay, C having 1")
+    ridge: float = Field(0.05, ge=0, description="added to A's diagonal, relative to C's")
+    also_in_value: bool = Field(False, description="the edit's value at s learns what follows as well")
+    softness: float = Field(0.02, ge=0, description="lambda: 0 gives each question its whole value")
+
+    def layer_in(self, blocks: int) -> int:
+        """The block that is written in a model of so many."""
+        return round(DEPTH * blocks) if self.layer is None else self.layer
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WrittenAnswers:
+    """The update of the block's down-projection; -log p of each fact's answer, a token's mean, before and after."""
+
+    factors: Factors
+    facts: tuple[ComposedFact, ...]
+    nll: tuple[tuple[float, float], ...]
+
+
+def write_answers(
+    model: LanguageModel,
+    facts: Sequence[ComposedFact],
+    *,
+    subject: str,
+    layer: int,
+    covariance: Covariance,
+    options: AnswerOptions,
+) -> WrittenAnswers | None:
+    """The update of ``layer`` after which questions for ``facts`` about ``subject`` are answered with their targets.
+
+    ``model``: with the edit itself in it. None if no question fits the tokenizer.
+
+    Raises:
+        UnsupportedModelError: the block normalises after its MLP.
+    """
+    asked = {fact: own for fact in facts if (own := tuple(_questions(model, fact, subject, options)))}
+    if not asked:
+        return None
+    refuse_norm_after_mlp(model, layer)
+    rows = AnswerRows(model, layer, tuple(asked.values()))
+    values, before, after = _descend(rows, options)
+    others = _keys_of_others(model, tuple(asked), layer, options)
+    right = directions(rows.keys[rows.predicts].T, others, covariance, options)
+    left = values[rows.predicts].T.contiguous()
+    nll = tuple(zip(before, after, strict=True))
+    return WrittenAnswers(factors=Factors(left=left, right=right), facts=tuple(asked), nll=nll)
+
+
+class AnswerRows:
+    """The questions of some facts in all wordings, each with its answer; only the answers' tokens are run again.
+
+    With the answers' tokens a_1 ... a_n, a_j is predicted at the position before it. ``predicts`` [facts, n] says
+    where there is such a position, ``keys`` [facts, n, d_ff] and ``norms`` [facts, n] are the mean input of the
+    down-projection there over the wordings, and the mean norm of its output.
+    """
+
+    def __init__(self, model: LanguageModel, layer: int, asked: Sequence[Sequence[Prompt]]) -> None:
+        self._model, self.width, rows = model, model.width, [row for own in asked for row in own]
+        self._fact = torch.tensor([fact for fact, own in enumerate(asked) for _ in own], device=model.device)
+        self._share = torch.tensor([1 / (len(own) * len(row.target_ids)) for own in asked for row in own])
+        self._reads = read_index(rows, [-row.edited_at for row in rows], model.device)
+        self._targets = torch.tensor([token for row in rows for token in row.target_ids], device=model.device)
+        keys, values = self._record(layer, rows)
+        self.keys, norms = self._mean(keys), self._mean(values.norm(dim=-1, keepdim=True))
+        self.norms, self.predicts = norms[..., 0], norms[..., 0] > 0
+
+    @torch.no_grad()
+    def _record(self, layer: int, rows: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """The calls of the blocks above ``layer``; its down-projection's input and output, [rows, n, ...]."""
+        model, seen = self._model, list[Tensor]()
+        prefix = run_prefix(model, [row.ids[: row.edited_at] for row in rows])
+        batch = right_pad([tail(row) for row in rows], model.device)
+        with watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
+            self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
+        keys, values = (state.reshape(*batch.ids.shape, -1).float() for state in seen)
+        return keys, values
+
+    def _mean(self, states: Tensor) -> Tensor:
+        """The mean over each fact's rows [facts, n, ...] of ``states`` [rows, n, ...], 0 where nothing is predicted."""
+        read = torch.zeros(states.shape[:2], device=states.device)
+        read[self._reads] = 1
+        facts = int(self._fact.max()) + 1
+        total = states.new_zeros(facts, *states.shape[1:]).index_add(0, self._fact, states * read[..., None])
+        count = states.new_zeros(facts, states.shape[1]).index_add(0, self._fact, read)
+        return total / count.clamp(min=1)[..., None]
+
+    def nll(self, change: Tensor) -> Tensor:
+        """-log p of each fact's answer, a token's mean, [facts]; ``change`` [facts, n, d] is of the block's output."""
+        hidden = self._above.start + change[self._fact]
+        with quick_backward(hidden):
+            logits = self._model.logits(self._above.run(hidden)[beside(self._reads, hidden)]).float()
+        each = torch.nn.functional.cross_entropy(logits, self._targets.to(logits.device), reduction="none")
+        row = self._reads[0].to(each.device)
+        facts = each.new_zeros(len(change))
+        return facts.index_add(0, self._fact.to(each.device)[row], each * self._share.to(each.device)[row])
+
+
+def _descend(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, list[float], list[float]]:
+    """The values [facts, n, d], each within its bound; -log p of the answers before and after."""
+    value = torch.zeros(*rows.norms.shape, rows.width, device=rows.norms.device, requires_grad=True)
+    optimiser, limit = torch.optim.Adam([value], lr=options.learning_rate), options.bound * rows.norms[..., None]
+    seen: list[list[float]] = []
+    for _ in range(options.steps):
+        optimiser.zero_grad()
+        nll = rows.nll(value)
+        seen.append(nll.tolist())
+        if max(seen[-1]) < _STOP_BELOW:
+            break
+        nll.sum().backward()
+        optimiser.step()
+        with torch.no_grad():
+            value.mul_((limit / value.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0))
+    return value.detach(), seen[0], seen[-1]
+
+
+def _questions(model: LanguageModel, fact: ComposedFact, subject: str, options: AnswerOptions) -> Iterator[Prompt]:
+    """The fact's question in each wording that fits its target."""
+    for wording in WORDINGS:
+        context = fact.context(wording, shown=options.shown)
+        try:
+            row = encode(model.tokenizer, fact.prompt(wording), subject=subject, target=fact.target, context=context)
+        except PromptError:
+            continue
+        yield replace(row, ids=(*row.ids, _end(model)), subject_last=row.target_start - 1)
+
+
+def _end(model: LanguageModel) -> int:
+    """The token that ends an answer, as it ends those of the facts that stand before a question."""
+    first: int = model.tokenizer("\n\n", add_special_tokens=False)["input_ids"][0]
+    return first
+
+
+@torch.no_grad()
+def _keys_of_others(model: LanguageModel, facts: Sequence[ComposedFact], layer: int, options: AnswerOptions) -> Tensor:
+    """The inputs of the down-projection where the same questions about other things are answered, [d_ff, questions]."""
+    rows = []
+    for place, fact in enumerate(facts):
+        for number, other in enumerate(OTHERS[: options.others]):
+            wording = WORDINGS[(place + number) % len(WORDINGS)]
+            context = fact.context(wording, shown=options.shown)
+            row = encode(model.tokenizer, fact.prompt(wording), subject=other, context=context)
+            rows.append(replace(row, subject_last=len(row.ids) - 1))
+    if not rows:
+        return torch.empty(weight_matrix(model.down_projection(layer)).shape[1], 0)
+    keys, _ = subject_states(model, rows, layer=layer, last=layer, place="value")
+    return keys.T
+
+
+@torch.no_grad()
+def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: AnswerOptions) -> Tensor:
+    """A^-1 K (K^T A^-1 K + lambda I)^-1, [d_ff, facts], for ``keys`` K [d_ff, facts] and ``others`` [d_ff, n]."""
+    metric = covariance.moment.double().clone()
+    metric.diagonal().add_(options.ridge * metric.diagonal().mean())
+    if others.shape[1]:
+        metric += options.others_weight / others.shape[1] * others.double() @ others.double().T
+    solved = torch.linalg.solve(metric, keys.double())
+    gram = keys.double().T @ solved
+    gram.diagonal().add_(options.softness * gram.diagonal().mean())
+    found: Tensor = torch.linalg.solve(gram, solved.T).T.float().contiguous()
+    return found

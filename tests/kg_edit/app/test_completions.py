@@ -1,0 +1,78 @@
+"""OpenAI's completions of the served model: what the ledger holds is in them, and what is not done is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kg_edit.app.messages import TryRequest
+from kg_edit.scoring.generation import continuations
+from tests.kg_edit.app.serving import EDIT, Served, served, workshop
+from tests.kg_edit.tiny import tiny
+
+PROMPTS = ["LeBron James plays for the", "The river", "\nParis is the capital of"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KG_EDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with served(workshop(tmp_path_factory.mktemp("kept") / "ledger", steps=5)) as running:
+            yield running
+
+
+def completed(server: Served, prompt: str | list[str], **options: object) -> list[str]:
+    code, answer = server.post("/v1/completions", {"prompt": prompt, "max_tokens": 6, **options})
+    assert code == 200, answer
+    return [choice["text"] for choice in answer["choices"]]
+
+
+def test_a_text_goes_on_as_generate_writes_it_and_with_what_the_ledger_holds(server: Served) -> None:
+    plain = continuations(tiny("llama"), PROMPTS, limits=[6] * 3)
+    assert completed(server, PROMPTS) == list(plain)
+    assert completed(server, PROMPTS[0], temperature=0, model=tiny("llama").name, stream=False) == [plain[0]]
+    tried = server.workshop.try_edit(TryRequest.model_validate(EDIT))
+    server.workshop.keep(tried.id, force=True)
+    edited = completed(server, PROMPTS[0], max_tokens=16)
+    assert edited[0].strip().startswith(tried.outcomes[0].after.split()[0])
+    assert completed(server, PROMPTS[0]) != [plain[0]]
+    assert continuations(tiny("llama"), PROMPTS, limits=[6] * 3) == plain, "the model is as before"
+
+
+def test_the_served_model_is_listed(server: Served) -> None:
+    code, text, _ = server.get("/v1/models")
+    assert code == 200 and tiny("llama").name in text and '"data":[' in text
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ({"temperature": 0.7}, 422, "send temperature 0"),
+        ({"n": 2}, 422, "n 1"),
+        ({"stream": True}, 422, "stream false"),
+        ({"logprobs": 5}, 422, "leave out logprobs"),
+        ({"stop": ["."]}, 422, "leave out stop"),
+        ({"model": "gpt-4"}, 404, "there is no model 'gpt-4' here"),
+        ({"max_tokens": 0}, 422, "max_tokens"),
+        ({"prompt": []}, 422, "prompt"),
+        ({"prompt": 7}, 422, "prompt"),
+        ({"presence_penalty": 1}, 422, "presence_penalty"),
+    ],
+)
+def test_what_is_not_done_is_refused(options: dict[str, object], code: int, said: str, server: Served) -> None:
+    found, answer = server.post("/v1/completions", {"prompt": "The river", "max_tokens": 2, **options})
+    assert found == code, answer
+    assert said in str(answer)
+
+
+def test_other_sites_pages_are_refused_here_too(server: Served) -> None:
+    headers = {"Content-Type": "application/json", "Origin": "http://elsewhere.example"}
+    assert server.send("POST", "/v1/completions", '{"prompt": "x"}', headers)[0] == 403
+    assert server.send("POST", "/v1/completions", '{"prompt": "x"}')[0] == 415
+
+
+def test_nothing_is_held_without_a_ledger(tmp_path: Path) -> None:
+    desk = workshop(None)
+    assert desk.complete(PROMPTS, tokens=3) == continuations(tiny("llama"), PROMPTS, limits=[3] * 3)

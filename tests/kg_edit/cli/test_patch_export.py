@@ -1,0 +1,82 @@
+"""`kg-edit patch export` and `merge`: what a user is given in each form, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
+from tests.kg_edit.export.test_gguf_files import as_gguf
+from tests.kg_edit.export.test_hub import Hub, environment, hub
+from tests.kg_edit.tiny import tiny
+
+__all__ = ["cache", "hub", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+
+def test_a_gguf_adapter_and_a_merged_gguf_model(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    file = write_patch(place / "one.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
+    said = kg_edit("patch", "export", file, "--to", "gguf", "adapter", "--license", "mit")
+    assert said.code == 0 and {path.name for path in (place / "adapter").iterdir()} == {
+        "README.md",
+        "adapter.gguf",
+        "kg_edit.json",
+    }
+    card = (place / "adapter" / "README.md").read_text()
+    assert 'license: "mit"' in card and "LeBron James plays for | Miami Heat | Los Angeles Lakers" in card
+    assert f"the base is the folder `{tiny_folder}`" in card
+    base = as_gguf(tiny("llama"), place / "base.gguf")
+    said = kg_edit("patch", "merge", file, "--to", "gguf", "--gguf", base, "--out", "merged")
+    assert said.code == 0 and (place / "merged" / "model.gguf").stat().st_mode & 0o777 == 0o644
+    assert "llama-server -m model.gguf" in (place / "merged" / "README.md").read_text()
+
+
+def test_the_scores_of_a_run_and_a_base_that_is_given_are_in_the_card(
+    kg_edit: Run, place: Path, tiny_folder: Path
+) -> None:
+    file = write_patch(place / "one.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
+    said = kg_edit("patch", "export", file, "--to", "peft", "a", "--scores", "--base", "someone/model")
+    assert said.code == 0, said.err
+    card = (place / "a" / "README.md").read_text()
+    assert "| of the edits, said | 2 |" in card and "| paraphrases | 1 |" in card
+    assert 'base_model: "someone/model"' in card
+    assert json.loads((place / "a" / "adapter_config.json").read_text())["base_model_name_or_path"] == "someone/model"
+    assert {path.stat().st_mode & 0o777 for path in (place / "a").iterdir()} == {0o644}
+    assert kg_edit("patch", "export", file, "--to", "peft", "b").code == 0
+    assert "None were measured" in (place / "b" / "README.md").read_text()
+
+
+def test_what_is_refused_leaves_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    file, out = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=0.1), place / "out"
+    for command, message in (
+        (("export", file, "--to", "gguf", "out.gguf"), "the file is adapter.gguf"),
+        (("export", file, "--to", "peft", out, "--push", "edits"), "expected OWNER/NAME"),
+        (("export", file, "--to", "patch", out, "--push", "a/b"), "--to peft or --to gguf"),
+        (("merge", file, "--to", "ggfu", "--out", out), "did you mean 'gguf'"),
+        (("merge", file, "--to", "gguf", "--out", out), "is no GGUF file, which edits could be merged into"),
+        (("merge", file, "--to", "gguf", "--out", out, "--gguf", "nowhere.gguf"), "there is no GGUF file nowhere.gguf"),
+        (("merge", file, "--out", out, "--push", "a b"), "expected OWNER/NAME"),
+    ):
+        refused(kg_edit, "patch", *command, message=message, out=out)
+
+
+@pytest.mark.slow
+def test_an_export_is_pushed(kg_edit: Run, place: Path, tiny_folder: Path, hub: Hub) -> None:
+    file = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=0.1)
+    command = [sys.executable, "-m", "kg_edit", "patch", "export", str(file), "--to", "peft", "a"]
+    done = subprocess.run(
+        [*command, "--push", "someone/edits"],
+        env=environment(hub, place / "home"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{hub.url}/someone/edits"
+    assert "the base is a folder of this machine" in done.stderr and "give --base OWNER/NAME" in done.stderr
+    assert hub.files == {path.name: path.read_bytes() for path in (place / "a").iterdir()}
+    assert set(hub.files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "kg_edit.json"}

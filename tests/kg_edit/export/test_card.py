@@ -1,0 +1,102 @@
+"""The model card, and what an adapter's base is loaded by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.export.card import Form, Score, base_model, model_card
+from kg_edit.jobs.before_after import Reading, ReportProbe, ReportRow
+from kg_edit.jobs.shipping import gguf_of, scores_of
+from kg_edit.patches.weight_patch import WeightPatch
+
+EDITS = (
+    Edit(id="a", subject="Google", prompt="{} was founded by", target_new="Steve | Jobs", target_true="Larry Page"),
+    Edit(id="b", subject="Thames", prompt="The river {} flows through", target_new="*Paris*"),
+)
+PATCH = WeightPatch(factors={}, provenance={"edits": [{"method": "rome"}, {"method": "memit"}]})
+
+
+def card(name: str, *, form: Form = "peft", base: str | None = None, license: str | None = None) -> tuple[dict, str]:  # type: ignore[type-arg]
+    """The metadata, and the text behind it."""
+    found = base_model(name, base=base, license=license)
+    text = model_card(
+        PATCH, EDITS, base=found, form=form, scores=(Score(kind="neighbours", asked=3, before=3, after=2),)
+    )
+    _, front, body = text.split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def test_a_named_model_is_known_on_the_hub() -> None:
+    found = base_model("smollm2-135m")
+    assert found.path == found.hub == "HuggingFaceTB/SmolLM2-135M-Instruct" and found.license == "apache-2.0"
+    front, body = card("smollm2-135m")
+    assert front["base_model"] == found.hub and front["base_model_relation"] == "adapter"
+    assert (front["license"], front["library_name"]) == ("apache-2.0", "peft")
+    assert "AutoPeftModelForCausalLM.from_pretrained" in body and "before quantisation" in body
+    assert "| Google was founded by | Steve \\| Jobs | Larry Page |" in body, "a cell stays one cell"
+    assert "\\*Paris\\*" in body and "| neighbours | 3 | 3 | 2 |" in body
+    assert "method: memit, rome" in body and "As the base model: apache-2.0." in body
+    assert "a line break before it may be needed" in body
+
+
+def test_a_folder_is_said_in_words(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("---\nlanguage: en\nlicense: 'mit'\n---\n# A model\n")
+    found = base_model(str(folder))
+    assert (found.path, found.hub, found.license) == (str(folder), None, "mit")
+    front, body = card(str(folder))
+    assert "base_model" not in front and front["license"] == "mit"
+    assert f"No hub id of it is known: the base is the folder `{folder}`" in body
+    assert "PeftModel.from_pretrained(base" in body and "AutoPeft" not in body
+    (folder / "README.md").write_text("no metadata\n")
+    front, body = card(str(folder))
+    assert "license" not in front and "Not known: see the base model's own page." in body
+
+
+def test_what_is_given_overrules_what_is_known(tmp_path: Path) -> None:
+    front, body = card(str(tmp_path), base="someone/model", license="cc-by-4.0", form="gguf adapter")
+    assert (front["base_model"], front["license"], front["library_name"]) == ("someone/model", "cc-by-4.0", "gguf")
+    assert "--lora adapter.gguf" in body and "The base is `someone/model` of the hub." in body
+    assert base_model("smollm2-135m", base=str(tmp_path)).path == str(tmp_path), "the very weights"
+    assert base_model("owner/name").path == "owner/name"
+
+
+@pytest.mark.parametrize(("form", "said"), [("folder", "AutoModelForCausalLM"), ("gguf model", "-m model.gguf")])
+def test_a_card_says_how_to_load_it(form: Form, said: str) -> None:
+    front, body = card("smollm2-135m", form=form)
+    assert said in body and front["base_model_relation"] == "finetune" and "lora" not in front["tags"]
+
+
+def test_scores_are_counts_of_what_is_right() -> None:
+    def row(kind: str, before: bool, after: bool, said: bool) -> ReportRow:
+        probe = ReportProbe.model_validate({"kind": kind, "prompt": "p", "ask": "p", "score": "p", "wanted": "w"})
+        old = Reading(text="", nats=1.0, said=False, right=before)
+        return ReportRow(edit="a", probe=probe, before=old, after=Reading(text="", nats=1.0, said=said, right=after))
+
+    rows = [row("rewrite", False, True, True), row("rewrite", True, True, False), row("neighbour", True, False, False)]
+    assert scores_of(rows) == (
+        Score(kind="of the edits, said", asked=2, before=0, after=1),
+        Score(kind="of the edits, likelier", asked=2, before=1, after=2),
+        Score(kind="neighbours", asked=1, before=1, after=0),
+    )
+    assert scores_of([]) == ()
+    text = model_card(PATCH, EDITS, base=base_model("owner/name"), form="peft", scores=())
+    assert "None were measured for this export" in text
+
+
+def test_the_gguf_file_to_merge_into(tmp_path: Path) -> None:
+    file = tmp_path / "base.gguf"
+    file.write_bytes(b"")
+    assert gguf_of("owner/name", file) == gguf_of(str(file), None) == file
+    assert gguf_of("smollm2-135m", None).name == "SmolLM2-135M-Instruct.Q4_1.gguf"
+    with pytest.raises(ConfigError, match="is no GGUF file, which edits could be merged into"):
+        gguf_of("owner/name", None)
+    with pytest.raises(ConfigError, match="there is no GGUF file"):
+        gguf_of("owner/name", tmp_path / "nowhere.gguf")

@@ -1,0 +1,147 @@
+"""An export is uploaded to a stand-in of a hub on the loopback interface, by huggingface_hub itself."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from kg_edit.errors import ConfigError
+from kg_edit.export.hub import check_repository
+
+PUSH = """
+import sys
+from kg_edit.errors import ServerError
+from kg_edit.export.hub import push_folder
+try:
+    print(push_folder(sys.argv[1], sys.argv[2], private=True))
+except ServerError as error:
+    sys.exit(f"ServerError: {error}")
+assert "torch" not in sys.modules
+"""
+
+
+class Hub(ThreadingHTTPServer):
+    """Keeps repositories and their files; answers every request with ``refusal`` where that is set."""
+
+    made: list[dict[str, Any]]
+    files: dict[str, bytes]
+    tokens: set[str | None]
+    refusal: int | None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.tokens.add(self.headers.get("Authorization"))
+        if self.server.refusal:
+            self.answer({"error": "go away"}, self.server.refusal)
+        elif self.path == "/api/repos/create":
+            self.server.made.append(json.loads(body))
+            self.answer({"url": f"{self.server.url}/someone/edits"})
+        elif self.path.startswith("/api/models/someone/edits/preupload/"):
+            names = [file["path"] for file in json.loads(body)["files"]]
+            files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
+            self.answer({"files": files})
+        elif self.path.startswith("/api/models/someone/edits/commit/"):
+            lines = [json.loads(line) for line in body.splitlines()]
+            found = [line["value"] for line in lines if line["key"] == "file"]
+            self.server.files |= {file["path"]: base64.b64decode(file["content"]) for file in found}
+            url = f"{self.server.url}/someone/edits/commit/main"
+            self.answer({"success": True, "commitUrl": url, "commitOid": "0" * 40, "hookOutput": ""})
+        else:
+            self.answer({"errors": [], "warnings": []})  # /api/validate-yaml
+
+    def do_GET(self) -> None:
+        self.answer({"sha": "0" * 40, "id": "someone/edits", "siblings": []})
+
+    def answer(self, said: object, status: int = 200) -> None:
+        data = json.dumps(said).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    found = Hub(("127.0.0.1", 0), Handler)
+    found.made, found.files, found.tokens, found.refusal = [], {}, set(), None
+    thread = Thread(target=found.serve_forever, args=(0.02,))
+    thread.start()
+    yield found
+    found.shutdown()
+    thread.join()
+    found.server_close()
+
+
+def environment(hub: Hub, home: Path) -> dict[str, str]:
+    """That of a process which knows this hub alone, and a token that is none elsewhere."""
+    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    return {**kept, **own, "HF_TOKEN": "hf_standin"}
+
+
+def push(folder: Path, name: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: huggingface_hub reads where the hub is when it is imported."""
+    return subprocess.run(
+        [sys.executable, "-c", PUSH, str(folder), name], env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_every_file_arrives(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Card\n")
+    (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)))
+    done = push(folder, "someone/edits", environment(hub, tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{hub.url}/someone/edits"
+    assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir()}
+    (made,) = hub.made
+    assert (made["name"], made["organization"]) == ("edits", "someone")
+    assert made.get("private") is True or made.get("visibility") == "private"
+    assert hub.tokens == {"Bearer hf_standin"}
+
+
+@pytest.mark.slow
+def test_a_hub_that_refuses(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "README.md").write_text("# Card\n")
+    for status, said in ((401, "hf auth login"), (403, "hf auth login"), (404, "HF_ENDPOINT")):
+        hub.refusal = status
+        done = push(folder, "someone/edits", environment(hub, tmp_path / "home"))
+        assert done.returncode == 1 and done.stderr.startswith("ServerError: can't upload to someone/edits"), (
+            done.stderr
+        )
+        assert said in done.stderr and f"The files are in {folder}" in done.stderr
+    gone = environment(hub, tmp_path / "home") | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert "see whether it can be reached" in push(folder, "someone/edits", gone).stderr
+    offline = environment(hub, tmp_path / "home") | {"HF_HUB_OFFLINE": "1"}
+    assert "HF_HUB_OFFLINE" in push(folder, "someone/edits", offline).stderr
+
+
+@pytest.mark.parametrize("name", ["edits", "a/b/c", "/edits", "someone/", "some one/edits", "https://hub/a/b", ""])
+def test_what_is_no_repository(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected OWNER/NAME"):
+        check_repository(name)

@@ -1,0 +1,239 @@
+"""A ledger's facts asked at a server on the loopback interface: what is sent, what holds, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, ServerError
+from kg_edit.ledger.entries import EditPosition, Entry
+from kg_edit.ledger.served import KINDS, CompletionServer, check_served, prompts_of
+from kg_edit.text.matching import normalised
+from tests.kg_edit.app.serving import served, workshop
+from tests.kg_edit.cli.test_patch import HEAT, LAKERS, RIVER, write_patch
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+MODELS = {"data": [{"id": "m"}]}
+
+
+class StandIn(ThreadingHTTPServer):
+    """Answers prompts by a table (else with nothing), and keeps the requests; ``reply`` takes the place of all that."""
+
+    texts: dict[str, str]
+    answers: dict[str, str]
+    models: Any
+    reply: Callable[[BaseHTTPRequestHandler], tuple[int, bytes]] | None
+    asked: list[dict[str, Any]]
+    keys: list[str | None]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def do_GET(self) -> None:
+        self.answer(200, json.dumps(self.server.models).encode())
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        self.server.keys.append(self.headers.get("Authorization"))
+        if self.server.reply:
+            self.answer(*self.server.reply(self))
+            return
+        if "messages" in body:
+            text = self.server.answers.get(body["messages"][0]["content"], "")
+            self.answer(200, json.dumps({"choices": [{"message": {"content": text}}]}).encode())
+            return
+        text = self.server.texts.get(body["prompt"], "")
+        self.answer(200, json.dumps({"choices": [{"text": text}]}).encode())
+
+    def answer(self, status: int, data: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def standin() -> Iterator[StandIn]:
+    found = StandIn(("127.0.0.1", 0), Handler)
+    found.answers = {}
+    found.texts, found.models, found.reply, found.asked, found.keys = {}, MODELS, None, [], []
+    thread = Thread(target=found.serve_forever, args=(0.02,))
+    thread.start()
+    yield found
+    found.shutdown()
+    thread.join()
+    found.server_close()
+
+
+def entry(edit: Edit) -> Entry:
+    place = EditPosition(1, edit.id)
+    return Entry(place=place, name=edit.id, state="standing", edit=edit, method="rome", record={})
+
+
+def test_a_fact_holds_where_the_server_says_it(standin: StandIn) -> None:
+    standin.texts = {"LeBron James plays for": " the Miami Heat.\nLakers", "Thames flows through": " London, and Paris"}
+    (heat, river) = check_served(CompletionServer(url=standin.url, key="k"), [entry(HEAT), entry(RIVER)], ("rewrite",))
+    assert heat.holds and not river.holds
+    assert (heat.answers[0].text, river.answers[0].text) == ("the Miami Heat.", "London, and Paris")
+    first = standin.asked[0]
+    assert (first["model"], first["prompt"], first["temperature"], first["stream"]) == ("m", HEAT.text, 0, False)
+    assert first["max_tokens"] >= len("Miami Heat"), "a token may be as short as a letter"
+    assert set(standin.keys) == {"Bearer k"}
+
+
+def test_a_subject_at_the_start_is_asked_after_a_line_break_too(standin: StandIn) -> None:
+    standin.texts = {"\nThames flows through": " Paris", "LeBron James plays for": " Miami Heat"}
+    heat, river = check_served(CompletionServer(url=standin.url), [entry(HEAT), entry(RIVER)], ("rewrite",))
+    assert heat.holds and not heat.answers[0].led
+    assert river.holds and river.answers[0].led
+    inside = RIVER.model_copy(update={"prompt": "The river {} flows through"})
+    standin.texts = {"\nThe river Thames flows through": " Paris"}
+    (found,) = check_served(CompletionServer(url=standin.url), [entry(inside)], ("rewrite",))
+    assert not found.holds and standin.asked[-1]["prompt"] == inside.text
+
+
+def test_an_edit_in_chat_form_is_asked_as_a_users_turn(standin: StandIn) -> None:
+    standin.answers = {
+        HEAT.text: "He is in the team of Miami Heat. Before, the Lakers.",
+        RIVER.text: "London. Not Paris.",
+    }
+    heat, river = check_served(
+        CompletionServer(url=standin.url), [entry(HEAT.in_chat()), entry(RIVER.in_chat())], ("rewrite",)
+    )
+    assert heat.holds and not river.holds, "in the first sentence"
+    assert {len(asked["messages"]) for asked in standin.asked} == {1} and "prompt" not in standin.asked[0]
+    standin.texts = {HEAT.text: " Miami Heat"}
+    (plain,) = check_served(CompletionServer(url=standin.url), [entry(HEAT.in_chat())], ("rewrite",), chat=False)
+    assert plain.holds and standin.asked[-1]["prompt"] == HEAT.text
+
+
+def test_other_kinds_of_prompts_are_asked_when_they_matter(standin: StandIn) -> None:
+    told = {"question": "Where does LeBron James play?", "answer": "Florida"}
+    edit = Edit.model_validate(HEAT.model_dump() | {"portability": [told], "neighborhood": ["Kobe Bryant plays for"]})
+    assert [prompt.kind for prompt in prompts_of(edit)] == list(KINDS)
+    assert "Question: Where does LeBron James play?" in list(prompts_of(edit))[2].ask
+    standin.texts = {edit.text: " Miami Heat", "Kobe Bryant plays for": " the Los Angeles Lakers"}
+    standin.texts[list(prompts_of(edit))[2].ask] = " In sunny Florida"
+    (found,) = check_served(CompletionServer(url=standin.url), [entry(edit)], KINDS)
+    assert [(one.kind, one.right) for one in found.answers] == [
+        ("rewrite", True),
+        ("paraphrase", False),
+        ("follows", True),
+        ("neighbour", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (500, b'{"error": {"message": "no such model"}}', r"refused with 500: 'no such model'; check the address"),
+        (404, b'{"message": "nowhere"}', r"refused with 404: 'nowhere'"),
+        (401, b"who are you?", r"refused with 401: 'who are you\?'; give its key in KG_EDIT_SERVER_KEY"),
+        (200, b"<html>", r"replied '<html>'; expected JSON"),
+        (200, b'{"choices": []}', r"expected a completion with choices\[0\]\.text"),
+        (200, b"[]", r"expected a completion"),
+    ],
+)
+def test_what_a_server_may_reply_instead(status: int, body: bytes, said: str, standin: StandIn) -> None:
+    standin.reply = lambda _: (status, body)
+    with pytest.raises(ServerError, match=said) as raised:
+        list(check_served(CompletionServer(url=standin.url), [entry(HEAT)], ("rewrite",)))
+    assert raised.value.__notes__ == ["asked for the edit 'heat'"]
+
+
+def test_a_server_that_hangs_or_is_not_there(standin: StandIn) -> None:
+    def slow(_: BaseHTTPRequestHandler) -> tuple[int, bytes]:
+        time.sleep(0.4)
+        return 200, b"{}"
+
+    standin.reply = slow
+    with pytest.raises(ServerError, match=r"did not answer within 0\.1 s; give it longer: --timeout"):
+        list(check_served(CompletionServer(url=standin.url, seconds=0.1), [entry(HEAT)], ("rewrite",)))
+    with pytest.raises(ServerError, match="can't be reached"):
+        CompletionServer(url="http://127.0.0.1:9").named()
+    for wrong in ("localhost:8080", "ftp://localhost", "http://", ""):
+        with pytest.raises(ConfigError, match="expected an address such as"):
+            CompletionServer(url=wrong)
+
+
+def test_the_models_name(standin: StandIn) -> None:
+    assert CompletionServer(url=f"{standin.url}/v1/").named().model == "m"
+    standin.models = {"data": [{"id": "base"}, {"id": "edited"}]}
+    assert CompletionServer(url=standin.url, model="edited").named().model == "edited"
+    with pytest.raises(ConfigError, match="serves 2 models; name one: --served base or edited"):
+        CompletionServer(url=standin.url).named()
+    with pytest.raises(ConfigError, match="serves no 'edit'; name one that it does: base, edited"):
+        CompletionServer(url=standin.url, model="edit").named()
+    standin.models = {"models": []}
+    with pytest.raises(ServerError, match=r"expected a list of models with data\[\]\.id"):
+        CompletionServer(url=standin.url).named()
+
+
+def test_the_commands_exit_code_says_whether_all_hold(
+    kg_edit: Run, place: Path, tiny_folder: Path, standin: StandIn
+) -> None:
+    kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT, RIVER))
+    standin.texts = {HEAT.text: " Miami Heat", RIVER.text: " Paris"}
+    good = kg_edit("patch", "check", "ledger", "--server", standin.url)
+    assert (good.code, good.out.splitlines()[-1]) == (0, f"{standin.url}: 2 of 2 edits hold")
+    assert kg_edit("patch", "check", "one.safetensors", "--server", standin.url).code == 0, "a patch file alone"
+    standin.texts[RIVER.text] = " London"
+    bad = kg_edit("patch", "check", "ledger", "--server", standin.url)
+    assert bad.code == 1 and f"{standin.url}: 1 of 2 edits hold" in bad.out
+    assert "river, rewrite: 'Thames flows through' should say 'Paris', says 'London'" in bad.out
+    strict = kg_edit("patch", "check", "ledger", "--server", standin.url, "--strict", "paraphrase")
+    assert strict.code == 1 and "heat, paraphrase: 'LeBron James is in' should say 'Miami Heat', says ''" in strict.out
+    kg_edit("patch", "add", "ledger", write_patch(place / "two.safetensors", tiny_folder, LAKERS))
+    assert "1 contradiction" in kg_edit("patch", "check", "ledger", "--server", standin.url).out
+    down = kg_edit("patch", "check", "ledger", "--server", "http://127.0.0.1:9")
+    assert down.code == 2 and "can't be reached" in down.err
+    mixed = kg_edit("patch", "check", "ledger", "--server", standin.url, "--model", "m")
+    assert mixed.code == 2 and "leave --model and --merged out" in mixed.err
+    alone = kg_edit("patch", "check", "ledger", "--served", "m")
+    assert alone.code == 2 and "give --server URL" in alone.err
+
+
+def test_our_own_server_is_asked(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    """A tiny random model says nothing sensible, so what it does say is made the fact."""
+    with served(workshop()) as running:
+        _, answer = running.post("/v1/completions", {"prompt": RIVER.text, "max_tokens": 40})
+        text = normalised(answer["choices"][0]["text"])[0]
+        true = RIVER.model_copy(update={"target_new": text, "target_true": None})
+        kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, true))
+        found = kg_edit("patch", "check", "ledger", "--server", running.url)
+        assert (found.code, found.out.splitlines()[-1]) == (0, f"{running.url}: 1 of 1 edits hold"), found
+
+
+@pytest.mark.slow
+def test_no_torch_is_needed(place: Path, tiny_folder: Path, standin: StandIn) -> None:
+    file = write_patch(place / "one.safetensors", tiny_folder, HEAT)
+    standin.texts = {HEAT.text: " Miami Heat"}
+    code = (
+        "import sys; from kg_edit.cli.app import app; app(sys.argv[1:], standalone_mode=False); "
+        "assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, "patch", "check", str(file), "--server", standin.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "1 of 1 edits hold" in done.stdout

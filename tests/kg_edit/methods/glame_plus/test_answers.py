@@ -1,0 +1,93 @@
+"""What follows from an edit, written where it is answered: the closed form by hand, and the whole on models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.covariance.moment import Covariance
+from kg_edit.errors import ConfigError
+from kg_edit.methods.glame_plus.answers import AnswerOptions, directions, write_answers
+from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
+from kg_edit.methods.glame_plus.questions import ComposedFact
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.generation import continuations
+from tests.kg_edit.tiny import tiny
+
+EXACT = {"ridge": 0.0, "softness": 0.0, "others": 0, "others_weight": 0.0}
+
+
+def covariance(size: int, *, moment: torch.Tensor | None = None) -> Covariance:
+    return Covariance(moment=torch.eye(size) if moment is None else moment, tokens=1000, ridge=0.0, id="test")
+
+
+def test_each_key_gets_its_own_value() -> None:
+    """With lambda 0 right^T K = 1: under each fact's key its own value and no other's is added."""
+    torch.manual_seed(0)
+    keys = torch.randn(7, 3)
+    spread = torch.randn(7, 7)
+    found = directions(keys, torch.empty(7, 0), covariance(7, moment=spread @ spread.T), AnswerOptions(**EXACT))
+    torch.testing.assert_close(found.T @ keys, torch.eye(3), atol=1e-4, rtol=0)
+
+
+def test_the_answers_to_questions_about_other_things_stay() -> None:
+    """Two keys in the plane, (1, 1) to be written and (1, 0) to stay: the more that weighs, the nearer to (0, 1)."""
+    key, other = torch.tensor([[1.0], [1.0]]), torch.tensor([[1.0], [0.0]])
+    shares = []
+    for weight in (0.0, 1.0, 1e6):
+        options = AnswerOptions(**{**EXACT, "others_weight": weight})
+        found = directions(key, other, covariance(2), options)
+        torch.testing.assert_close(found.T @ key, torch.ones(1, 1))
+        shares.append(float(found.T @ other))
+    # A = diag(1 + w, 1): right = A^-1 k / (k A^-1 k) = (1 / (1 + w), 1) / (1 / (1 + w) + 1)
+    assert shares == pytest.approx([1 / 2, 1 / 3, 0.0], abs=1e-5)
+
+
+def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **options: Any) -> WeightPatch:
+    size = model.down_projection(layer).weight.shape[1]
+    found = write_answers(
+        model,
+        facts,
+        subject="Spike Hughes",
+        layer=layer,
+        covariance=covariance(size),
+        options=AnswerOptions(**options),
+    )
+    assert found is not None and all(after < before for before, after in found.nll)
+    return WeightPatch(factors={model.weight_name(layer): found.factors}, provenance={"edits": []})
+
+
+def test_a_question_in_a_form_that_was_not_learned(smollm2: LanguageModel) -> None:
+    """On the real model: two rare answers, asked in another wording; another thing keeps its answer."""
+    facts = [
+        ComposedFact(hop="capital of the country of origin", target="Antananarivo"),
+        ComposedFact(hop="currency of the country of origin", target="kwanza"),
+    ]
+    layer = AnswerOptions().layer_in(len(smollm2.blocks))
+    patch = written(smollm2, layer, facts, steps=20, others=3)
+    shown = "Question: what is the {} of Japan? Answer: {}\n\n"
+    asked = "Question: what is the {} of the country of origin of {}? Answer:"
+    known = {"capital": "Tokyo", "currency": "yen"}
+    mine, others = (
+        [shown.format(noun, answer) + asked.format(noun, name) for noun, answer in known.items()]
+        for name in ("Spike Hughes", "Yoko Ono")
+    )
+    said = continuations(smollm2, [*mine, *others], limits=[8] * 4, patches=[patch] * 4)
+    clean = continuations(smollm2, others, limits=[8] * 2)
+    assert [text.strip().split(maxsplit=1)[0].strip(".,") for text in said[:2]] == ["Antananarivo", "kwanza"]
+    assert said[2:] == clean
+    for fact in facts:
+        assert not any(fact.target in text for text in said[2:])
+
+
+def test_the_layer_is_above_the_edited_one() -> None:
+    config = GlamePlusConfig(layer=2, answers=AnswerOptions(layer=1))
+    with pytest.raises(ConfigError, match="answers are written in layer 1, which is not above 2"):
+        config.written_layers(4)
+    assert GlamePlusConfig(answers=AnswerOptions()).written_layers(30) == (6, AnswerOptions().layer_in(30))
+    assert GlamePlusConfig().written_layers(30) == (6,), "a patch that says nothing of answers was made without"
+    assert "answers" not in GlamePlusConfig().model_dump()
+    assert tiny("llama") and GlamePlus.config_class is GlamePlusConfig
