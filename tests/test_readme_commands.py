@@ -42,7 +42,7 @@ MADE = {  # a page: files that its commands leave
     "private-graph": ("heron.safetensors",),
     "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md"),
     "honest-comparison": ("comparison.md", "control.md"),
-    "ship-an-edit": ("merged/model.safetensors", "adapter/adapter_model.safetensors"),
+    "ship-an-edit": ("merged/model.safetensors", "adapter/adapter_model.safetensors", "adapter-gguf"),
 }
 BEFORE = {"ship-an-edit": "first-edit"}  # a page that goes on with another one's files
 PORT = "http://127.0.0.1:7878/query"  # that `wikidata-cache serve` answers at
