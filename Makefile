@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_DOCS := $(VENV)/.ready-docs
 READY_ALL := $(VENV)/.ready-all
 WORKERS ?= 2  # processes that run tests, one thread each
 
-.PHONY: demo test test-all check bench results notebooks install clean
+.PHONY: demo test test-all check bench docs results notebooks install clean
 .DEFAULT_GOAL := demo
 
 install: $(READY)  ## create .venv and install kg-edit with its test tools
@@ -27,12 +28,16 @@ demo: $(READY)  ## edit three facts in SmolLM2-135M, offline; results in out/
 test: $(READY)  ## the everyday tests, under 4 minutes on 2 cores
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
-$(READY_ALL): $(READY)
+$(READY_DOCS): $(READY)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
+$(READY_ALL): $(READY_DOCS)
 	@echo "Installing Ray and lm-eval into $(VENV), once: another minute or two, 1 GB."
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[ray,lm-eval]'
 	touch $@
 
-test-all: $(READY_ALL)  ## all tests, also the slow ones and those of Ray and lm-eval
+test-all: $(READY_ALL)  ## all tests, also the slow ones: Ray, lm-eval, the site, the wheel
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 check: $(READY)  ## formatting, lint, layers, types
@@ -44,6 +49,9 @@ check: $(READY)  ## formatting, lint, layers, types
 bench: $(READY)  ## speed ratios, one JSON line each
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
 
+docs: $(READY_DOCS)  ## the documentation site, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 results: $(READY)  ## the README's reference table, from what is in the repository; resumable
 	$(BIN)/python pipelines/ripples.py --readme README.md
 
@@ -51,4 +59,4 @@ notebooks: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, with outputs
 	cd notebooks && for source in *.py; do ../$(BIN)/jupytext --to ipynb --execute $$source || exit 1; done
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out site

@@ -14,7 +14,7 @@
 # # Compare methods
 #
 # The same three edits by methods of five families, on SmolLM2-135M, offline. Three edits rank nothing: they show what
-# the families do differently. `docs/study.md` has what was measured on benchmarks; `kg-edit evaluate` and `kg-edit
+# the families do differently. `docs/results.md` has what was measured on benchmarks; `kg-edit evaluate` and `kg-edit
 # compare` do it properly, with intervals.
 
 # %%

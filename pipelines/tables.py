@@ -1,8 +1,8 @@
-"""The tables of docs/study.md and docs/measurements.md, from runs that go on where they stopped; ripples: `ripples.py`.
+"""Tables of docs/results.md and docs/measurements.md, from runs that go on where they stopped. Ripples: `ripples.py`.
 
 python pipelines/tables.py paper --limit 50 --mend mend/     # Tables 1 and 2 of the paper: every editor, the ablations
 python pipelines/tables.py glame-plus --limit 200            # glame-plus against ROME and against a wrong graph
-python pipelines/tables.py study --part single --limit 100 --methods rome,memit,glame      # docs/study.md
+python pipelines/tables.py study --part single --limit 100 --methods rome,memit,glame      # docs/results.md
 python pipelines/tables.py study --part mquake --limit 50
 python pipelines/tables.py study --part sequence --limit 300
 python pipelines/tables.py study --tables                    # of all runs that are there

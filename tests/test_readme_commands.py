@@ -1,15 +1,17 @@
-"""Every command of the README runs as it stands there, in its order, in a folder with the files that it names.
+"""Every command of the README, of docs/commands.md and of the tutorials runs as it stands there, in its order.
 
-A tiny model takes the place of smollm2-135m, and a server on loopback that of Wikidata's endpoint.
+Each page runs in a folder with the files that it shows or names. A tiny model takes the place of smollm2-135m, and a
+server on loopback that of Wikidata and of `wikidata-cache serve`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,90 +20,141 @@ from typer.testing import CliRunner
 
 from tests.kg_edit.command_line import Result, Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.datasets.rows import COUNTERFACT, MQUAKE, QUESTION
-from tests.test_readme import README, blocks
+from tests.kg_edit.tiny import CHAT_TEMPLATE
+from tests.pages import COMMANDS, README, ROOT, TUTORIALS, DocPage
 from tests.wikidata_cache.wikidata_helpers import Server
 from wikidata_cache import cli, packaged_extract
 from wikidata_cache.sources.graph_files import load_files
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
-MAKEFILE = (Path(__file__).resolve().parents[1] / "Makefile").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PAGES = [README, COMMANDS, *TUTORIALS]
 FINDS = {  # exit codes that say what was found, beside 0
     "kg-edit patch check": {1},  # what a tiny model does not say
     "kg-edit data check": {1},  # faults of the file
     "wikidata-cache link": {3},  # no candidate clearly leads
 }
+MADE = {  # a page: files that its commands leave
+    "README": ("out/patch.safetensors", "out/report.md"),
+    "commands": ("out/patch.safetensors", "adapter", "comparison.md", "mine.json", "graph.html", "wd"),
+    "first-edit": ("first/report.md",),
+    "private-graph": ("heron.safetensors",),
+    "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md"),
+    "honest-comparison": ("comparison.md", "control.md"),
+    "ship-an-edit": ("merged/model.safetensors", "adapter/adapter_model.safetensors", "adapter-gguf"),
+}
+BEFORE = {"ship-an-edit": "first-edit"}  # a page that goes on with another one's files
+PORT = "http://127.0.0.1:7878/query"  # that `wikidata-cache serve` answers at
 
 
-def commands() -> Iterator[str]:
-    """The lines of all blocks without a language that are commands, without their comments."""
-    for block in blocks(""):
-        yield from (line.partition("  #")[0].strip() for line in block.splitlines() if not line.startswith("{"))
+def stem(page: DocPage) -> str:
+    return Path(page.name).stem
 
 
-def test_every_command_is_a_known_one() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=stem)
+def test_every_command_is_a_known_one(page: DocPage) -> None:
     """So that a line of a new kind is no line that is left out."""
-    starts = {" ".join(command.split()[:1]) for command in commands() if command}
-    assert starts == {"make", "source", "kg-edit", "wikidata-cache"}
-    targets = {command.split()[1] for command in commands() if command.startswith("make ")}
+    starts = {command.split()[0] for command in page.commands()}
+    assert starts <= {"make", "source", "pip", "python", "kg-edit", "wikidata-cache"}
+    targets = {command.split()[1] for command in page.commands() if command.startswith("make ")}
     assert [target for target in targets if f"\n{target}:" not in MAKEFILE] == []
+    assert set(MADE) == {stem(one) for one in PAGES}
 
 
 @pytest.fixture
-def inputs(place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The files that the commands name, made small."""
-    (row,) = [block for block in blocks("") if block.startswith("{")]
+def server() -> Iterator[Server]:
+    """An endpoint with the packaged extract."""
+    made = Server(load_files([packaged_extract()])[0])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def inputs(place: Path, tiny_folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files that the commands name and the page does not show, made small."""
+    (row,) = README.blocks("json")
     demo = (files("kg_edit") / "data" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
     lebron = {**json.loads(demo[1]), "id": "lebron"}
-    (place / "edits.jsonl").write_text(f"{row.strip()}\n{json.dumps(lebron)}\n", encoding="utf-8")
+    (place / "edits.jsonl").write_text(f"{row.text.strip()}\n{json.dumps(lebron)}\n", encoding="utf-8")
     (place / "mine.jsonl").write_text(f"{demo[0]}\n", encoding="utf-8")
     (place / "dev.json").write_text(json.dumps([COUNTERFACT | {"portability": QUESTION}]))
     for name in ("MQuAKE-CF-3k.json", "MQuAKE-CF-3k-v2.json"):
         (place / name).write_text(json.dumps([MQUAKE]))
     shutil.copyfile(packaged_extract(), place / "wikidata.nt.gz")
+    shutil.copytree(tiny_folder, place / "tiny")
+    (place / "tiny" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     for user in ("models.language_model", "export.merged_model"):
-        monkeypatch.setattr(f"kg_edit.{user}.resolve_model", _stand_in(tiny_folder))
+        monkeypatch.setattr(f"kg_edit.{user}.resolve_model", _stand_in(place / "tiny"))
     monkeypatch.setattr("kg_edit.patches.guards.SHARE", 1e9)  # what a random model's weights are is no measure
     monkeypatch.setattr("kg_edit.cli.serve.run", lambda app, place: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    server = Server(load_files([packaged_extract()])[0])
     monkeypatch.setattr("wikidata_cache.cli.fetch.WIKIDATA", server.url)
-    yield place
-    server.close()
+    return place
 
 
 def _stand_in(folder: Path) -> object:
     return lambda name: str(folder) if name == "smollm2-135m" else name
 
 
-def wikidata_cache(arguments: list[str]) -> Result:
-    done = CliRunner().invoke(cli.app, arguments)
-    return Result(done.exit_code, done.output, repr(done.exception))
+Shell = Callable[[str], Result | None]
 
 
-@pytest.mark.slow
-def test_every_command_runs_as_it_stands(inputs: Path, kg_edit: Run) -> None:
-    ran = []
-    for command in commands():
-        tool, *arguments = shlex.split(command) if command else [""]
-        if tool not in ("kg-edit", "wikidata-cache"):
-            continue
-        if command.startswith("kg-edit compare"):  # the second run that it compares: the first line with another method
+@pytest.fixture
+def shell(kg_edit: Run, server: Server) -> Shell:
+    """A command as it stands on a page; None where it is not run here."""
+
+    def run(command: str) -> Result | None:
+        tool, *arguments = shlex.split(command)
+        if tool == "python":
+            runpy.run_path(arguments[0], run_name="__main__")
+            return Result(0, "", "")
+        if tool == "kg-edit":
+            return kg_edit(*arguments)
+        if tool == "wikidata-cache" and arguments[0] != "serve":
+            done = CliRunner().invoke(cli.app, [server.url if part == PORT else part for part in arguments])
+            return Result(done.exit_code, done.output, repr(done.exception))
+        return None
+
+    return run
+
+
+def follow(page: DocPage, shell: Shell) -> list[str]:
+    """Write the page's files and run its commands; those that ran."""
+    for block in page.blocks():
+        if block.title:
+            Path(block.title).write_text(block.text, encoding="utf-8")
+    ran: list[str] = []
+    for command in page.commands():
+        if page is COMMANDS and command.startswith("kg-edit compare"):  # the second run that it compares
             first = next(one for one in ran if one.startswith("kg-edit evaluate"))
-            other = [part.replace("rome", "glame") for part in shlex.split(first)[1:]]
-            assert kg_edit(*other).code == 0
-        result = kg_edit(*arguments) if tool == "kg-edit" else wikidata_cache(arguments)
+            assert (other := shell(first.replace("rome", "glame"))) and other.code == 0
+        if (result := shell(command)) is None:
+            continue
         allowed = {0} | next((codes for start, codes in FINDS.items() if command.startswith(start)), set())
         assert result.code in allowed, f"{command}\n{result.out}\n{result.err}"
         ran.append(command)
-    assert len(ran) >= 18
-    for made in ("out/patch.safetensors", "out/report.md", "adapter", "comparison.md", "mine.json", "graph.html", "wd"):
-        assert (inputs / made).exists(), made
+    return ran
 
 
-def test_commands_within_a_sentence_are_real_ones(kg_edit: Run) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=stem)
+def test_every_command_runs_as_it_stands(page: DocPage, inputs: Path, shell: Shell) -> None:
+    before = [other for other in PAGES if stem(other) == BEFORE.get(stem(page))]
+    ran = [command for one in (*before, page) for command in follow(one, shell)]
+    assert len(ran) >= (18 if page is COMMANDS else 1)
+    assert [name for name in MADE[stem(page)] if not (inputs / name).exists()] == []
+
+
+def test_the_pages_have_commands_enough() -> None:
+    """A stranger's way: the README and the tutorials."""
+    assert sum(len(list(page.commands())) for page in (README, *TUTORIALS)) >= 25
+
+
+@pytest.mark.parametrize("page", [README, COMMANDS, DocPage("docs/settings.md"), DocPage("docs/limits.md")], ids=stem)
+def test_commands_within_a_sentence_are_real_ones(page: DocPage, kg_edit: Run) -> None:
     """`kg-edit plan --model …` and the like: the command is there; what it does is tested where it is."""
-    named = set(re.findall(r"`kg-edit ([a-z-]+)(?: ([a-z]+))?", README.replace("\n", " ")))
+    named = set(re.findall(r"`kg-edit ([a-z-]+)(?: ([a-z]+))?", page.text.replace("\n", " ")))
     for name, sub in sorted(named):
         words = (name, sub) if name in ("patch", "data", "mend", "glame-net", "covariance") and sub else (name,)
         assert kg_edit(*words, "--help").code == 0, words

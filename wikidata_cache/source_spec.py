@@ -22,6 +22,7 @@ from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file
 from wikidata_cache.stores.manifest import is_store
 
 SourceSpec = str | Path | Sequence[str | Path]
+"""What names a source of statements: a file, a folder, a store, a URL, or several; see `open_source`."""
 
 _FORMS = (
     "a graph file (FILE.nt.gz, .nt, .tsv, .tsv.gz), a folder of them, several separated by commas, memory:FILE, "

@@ -23,7 +23,8 @@ from wikidata_cache.subgraphs.options import SubgraphPlan
 
 _PARTS = ("subject", "relation", "target_new", "target_true")
 _ATTRIBUTES = (*_PARTS, *(f"{part}_id" for part in _PARTS))
-UNKNOWN_SUBJECT = "_:subject"  # the node of a subject without an id
+UNKNOWN_SUBJECT = "_:subject"
+"""The node of a subject without an id."""
 
 
 class EditLike(Protocol):

@@ -13,8 +13,11 @@ from wikidata_cache.errors import BadOptionError
 from wikidata_cache.subgraphs.sampling import Policy
 
 Root = Literal["target_new", "subject", "target_true"]
+"""An end of the edit whose statements are expanded."""
 Direction = Literal["out", "both"]
+"""Which statements of an item are followed: those about it, or also those that point at it."""
 Statements = Literal["truthy", "all"]
+"""Which ranks count: the best one of each property, or all but deprecated ones."""
 
 _LEAST = {"hops": 1, "per_node": 0, "max_edges": 1}
 _CHOICES = {"policy": get_args(Policy), "direction": get_args(Direction), "statements": get_args(Statements)}

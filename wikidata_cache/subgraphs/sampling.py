@@ -25,6 +25,7 @@ from typing import Literal
 from wikidata_cache.ids import Statement
 
 Policy = Literal["uniform", "relation-stratified", "inverse-hub"]
+"""How the statements of a node are sampled; docs/wikidata.md says what each one keeps."""
 Keyed = Mapping[Statement, bytes]
 """Statements with their priorities."""
 Rank = Callable[[Statement], float]

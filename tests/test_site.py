@@ -1,0 +1,107 @@
+"""The documentation site builds without a warning, its links lead somewhere, no page asks for anything outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from tests.pages import ROOT
+
+pytestmark = pytest.mark.slow
+OUTSIDE = re.compile(r"(?:https?:)?//", re.IGNORECASE)
+CODE = ("code", "pre", "script", "style")
+LEFT_OVER = re.compile(r"\\[|~*_`]|\*\*\w|\]\([^)]*\)|^\|[ -]|^- ", re.MULTILINE)
+IN_STYLES = re.compile(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", re.IGNORECASE)
+
+
+class Contents(HTMLParser):
+    """What a page loads, where it links to, and the anchors that it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.components: set[str] = set()
+        self.text = ""  # outside of code
+        self._code = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self._code += tag in CODE
+        self.anchors |= {found[name] for name in ("id", "name") if name in found}
+        self.components |= {found.get("data-md-component", ""), *found.get("class", "").split()}
+        self.loads += [found[name] for name in ("src", "data", "poster", "srcset", "action") if name in found]
+        if "href" in found:
+            (self.links if tag == "a" else self.loads).append(found["href"])
+
+    def handle_endtag(self, tag: str) -> None:
+        self._code -= tag in CODE
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._code else data
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` does."""
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed: pip install -e '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr and "ERROR" not in done.stderr, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Contents]:
+    found = {file: Contents(file.read_text(encoding="utf-8")) for file in site.rglob("*.html")}
+    assert len(found) > 30
+    return found
+
+
+def test_no_page_asks_another_machine_for_anything(site: Path, pages: dict[Path, Contents]) -> None:
+    asked = {file.name: [load for load in page.loads if OUTSIDE.match(load)] for file, page in pages.items()}
+    assert {name: loads for name, loads in asked.items() if loads} == {}
+    styled = [file for kind in ("*.css", "*.svg", "*.html") for file in site.rglob(kind)]
+    assert [file.name for file in styled if IN_STYLES.search(file.read_text(encoding="utf-8"))] == []
+    # what Material's own script asks the net for: a repository's stars, diagrams, maths
+    asking = {"source", "mermaid", "arithmatex"}
+    assert {file.name: page.components & asking for file, page in pages.items() if page.components & asking} == {}
+
+
+def test_every_link_leads_somewhere(site: Path, pages: dict[Path, Contents]) -> None:
+    broken = []
+    for file, page in pages.items():
+        for link in [*page.links, *page.loads]:
+            if re.match(r"[a-z][a-z+.-]*:|//", link):
+                continue
+            path, _, anchor = unquote(link).partition("#")
+            target = (file.parent / path).resolve() if path else file
+            target = target / "index.html" if target.is_dir() else target
+            missing = not target.is_file() or (anchor and target in pages and anchor not in pages[target].anchors)
+            if missing and file.name != "404.html":  # its links are of the server's root
+                broken.append(f"{file.relative_to(site)}: {link}")
+    assert broken == []
+
+
+def test_no_markup_is_left_over(pages: dict[Path, Contents]) -> None:
+    """What GitHub reads as markup and Python-Markdown does not."""
+    left = {file.name: LEFT_OVER.findall(page.text) for file, page in pages.items()}
+    assert {name: found for name, found in left.items() if found} == {}
+
+
+def test_the_reference_is_made_of_the_docstrings(site: Path) -> None:
+    page = (site / "reference" / "kg_edit.html").read_text(encoding="utf-8")
+    assert "Raises:" in page and "what the edited model shall say" in page
+    assert 'id="kg_edit.LanguageModel.load"' in page and "kg_edit.Edit.text" in page

@@ -1,0 +1,97 @@
+"""The wheel, installed into a fresh environment, works with each declared Python that the machine has."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pages import ROOT
+
+pytestmark = pytest.mark.slow
+VERSIONS = ("3.11", "3.12", "3.13")
+METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+HEAVY = ("torch", "transformers", "accelerate")
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """What a command says; fails with all of it where the command does."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
+    words = [str(part) for part in command]
+    done = subprocess.run(words, cwd=cwd, env=kept, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def interpreter(version: str) -> Path | None:
+    """A Python of this version that runs: this one, one on the path, or one of uv's or pyenv's."""
+    named = [sys.executable if version == HERE else None, shutil.which(f"python{version}"), *_managed(version)]
+    for found in filter(None, named):
+        done = subprocess.run([found, "-c", "import ensurepip, venv"], capture_output=True, check=False)
+        if not done.returncode:
+            return Path(found)
+    return None
+
+
+def _managed(version: str) -> Iterator[str]:
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    yield from map(str, pyenv.glob(f"versions/{version}.*/bin/python"))
+    if uv := shutil.which("uv"):
+        done = subprocess.run([uv, "python", "find", version], capture_output=True, text=True, check=False)
+        yield done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("hatchling", reason="the wheel is built without the network, by the hatchling of the extra dev")
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
+    run(*pip, "--wheel-dir", folder, ROOT, cwd=folder)
+    (made,) = folder.glob("kg_edit-*.whl")
+    return made
+
+
+def test_the_versions_are_declared() -> None:
+    project, prefix = METADATA["project"], "Programming Language :: Python :: 3."
+    declared = tuple(name.rpartition(" ")[2] for name in project["classifiers"] if name.startswith(prefix))
+    assert declared == VERSIONS and project["requires-python"] == f">={VERSIONS[0]}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_works_in_a_fresh_environment(version: str, wheel: Path, tmp_path: Path) -> None:
+    if not (found := interpreter(version)):
+        pytest.skip(f"this machine has no Python {version}")
+    run(found, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
+    get_dependencies(python, version)
+    names = "import sys, kg_edit, wikidata_cache; print(kg_edit.__file__, kg_edit.Edit, kg_edit.read_edits)"
+    said = run(python, "-c", f"{names}; assert 'torch' not in sys.modules", cwd=tmp_path)
+    assert str(tmp_path) in said
+    for tool in ("kg-edit", "wikidata-cache"):
+        assert "Usage" in run(python.with_name(tool), "--help", cwd=tmp_path)
+    assert "glame-plus" in run(python.with_name("kg-edit"), "methods", cwd=tmp_path)
+    assert "Philadelphia" in run(python.with_name("wikidata-cache"), "show", "Q1345", cwd=tmp_path)
+
+
+def get_dependencies(python: Path, version: str) -> None:
+    """This environment's own for its Python; for others from the package index, without torch, which no test needs."""
+    if version == HERE:
+        folder = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=python.parent).strip()
+        (Path(folder) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        return
+    wanted = [name for name in METADATA["project"]["dependencies"] if not name.startswith(HEAVY)]
+    pip = (str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), *wanted)
+    done = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=540)
+    if done.returncode and re.search("Connection|Temporary failure|timed out", done.stderr):
+        pytest.skip(f"the package index can't be reached: {done.stderr[-300:]}")
+    assert done.returncode == 0, done.stderr
