@@ -20,7 +20,7 @@ import torch
 from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.evaluate import Case, score_cases
-from kg_edit.evaluate.metrics import probes
+from kg_edit.evaluate.metrics import catalogue, probes
 from kg_edit.methods import find_method, method_names
 from tests.kg_edit.methods import quick, test_matrix
 from tests.kg_edit.tiny import tiny
@@ -120,7 +120,7 @@ def test_the_data_set_is_read_recognised_and_its_faults_are_named(capitals: Path
 @pytest.mark.slow
 def test_the_scorer_scores_its_records_edited_by_the_editor(capitals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metric = eval(f"{{{block('kg_edit/evaluate/metrics/probes.py')}}}", vars(probes))  # noqa: S307 - our own text
-    monkeypatch.setitem(probes.PROBE_METRICS, "recall.exact", metric["recall.exact"])  # type: ignore[arg-type]
+    monkeypatch.setitem(catalogue._OF_PROBES, "recall.exact", metric["recall.exact"])
     model, records = tiny("llama"), find_dataset("capitals")(capitals)
     cases = [Case.of(record) for record in records]
     patches = test_matrix.method(TOY, model).edit_each([record.edits[0] for record in records])
