@@ -141,9 +141,10 @@ class ValueMethod(EditingMethod):
     @cached_property
     def covariances(self) -> Mapping[int, Covariance]:
         """C [d_ff, d_ff] of the inputs of each edited down-projection, by layer."""
-        if self._given_covariances is not None:
-            return self._given_covariances
-        return find_covariances(self.model, self.layers, self.config.covariance, progress=self._progress)
+        given = self._given_covariances or {}
+        wanted = [layer for layer in self.layers if layer not in given]
+        found = find_covariances(self.model, wanted, self.config.covariance, progress=self._progress) if wanted else {}
+        return {**given, **found}
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:

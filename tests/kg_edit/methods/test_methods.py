@@ -181,7 +181,7 @@ def test_what_a_method_draws_does_not_move_the_global_generator(monkeypatch: pyt
 
 
 NARROW: dict[str, dict[str, Any]] = {  # as little of the graph as makes the method what it is
-    "glame-plus": {"recalled": 1, "stated": 1},
+    "glame-plus": {"recalled": 1, "stated": 1, "answers": None},
     "glame-random": {"pool": ["Q2", "Q4"]},
     "rome-kg": {"statements": 1, "composed": 1},
 }
@@ -284,9 +284,13 @@ def test_rome_clamps_its_change() -> None:
 def test_glame_starts_from_the_unedited_model() -> None:
     """With the gate, step 0 is the unedited model; in the paper's setting it is not."""
     model = tiny("llama")
-    gated = method("glame", model, steps=1).edit([EDIT]).provenance["edits"][0]
+    gated = method("glame", model, steps=1, further_steps=0).edit([EDIT]).provenance["edits"][0]
     assert gated["norms"]["change"] == 0
-    paper = method("glame", model, steps=1, gate=False, normalise=False).edit([EDIT]).provenance["edits"][0]
+    paper = (
+        method("glame", model, steps=1, further_steps=0, gate=False, normalise=False)
+        .edit([EDIT])
+        .provenance["edits"][0]
+    )
     assert paper["norms"]["change"] > 0
 
 

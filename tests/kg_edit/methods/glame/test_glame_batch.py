@@ -33,7 +33,7 @@ def test_the_values_are_the_graphs_and_are_met() -> None:
 
 def test_it_starts_from_the_unedited_model_and_the_graph_matters() -> None:
     model = tiny("llama")
-    still = joint("glame-batch", model, steps=1).edit(EDITS)
+    still = joint("glame-batch", model, steps=1, further_steps=0).edit(EDITS)
     assert [record["norms"]["change"] for record in still.edits] == [0, 0]
     found = change(joint("glame-batch", model).edit(EDITS), model, 2)
     for ablated in (joint("glame-batch", model, relations=False), joint("glame-batch", model, use_graph=False)):

@@ -40,7 +40,7 @@ def graph() -> nx.DiGraph:
 
 
 def method(model: LanguageModel, **settings: Any) -> GlamePlus:
-    config = GlamePlusConfig.preset("one-value", {**QUICK["glame-plus"], **settings})
+    config = GlamePlusConfig.preset("one-value", {**QUICK["glame-plus"], "answers": None, **settings})
     return GlamePlus(model, config, graph=graph())
 
 
