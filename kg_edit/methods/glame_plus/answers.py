@@ -48,7 +48,7 @@ class AnswerOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    layer: NonNegativeInt | None = Field(None, description="the block, 0-based; default .73 of the depth")
+    layer: NonNegativeInt | None = Field(None, description="the block, 0-based; default .87 of the depth")
     shown: NonNegativeInt = Field(2, description="facts of other things that stand before a question")
     steps: PositiveInt = Field(15, description="evaluations of the loss at most")
     learning_rate: float = Field(1.0, gt=0, description="of Adam")
@@ -56,7 +56,6 @@ class AnswerOptions(BaseModel):
     others: NonNegativeInt = Field(6, le=len(OTHERS), description="other things of which each question is asked")
     others_weight: float = Field(3.0, ge=0, description="how much their answers are to stay, C having 1")
     ridge: float = Field(0.05, ge=0, description="added to A's diagonal, relative to C's")
-    also_in_value: bool = Field(False, description="the edit's value at s learns what follows as well")
     softness: float = Field(0.02, ge=0, description="lambda: 0 gives each question its whole value")
 
     def layer_in(self, blocks: int) -> int:

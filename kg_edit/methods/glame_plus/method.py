@@ -160,25 +160,22 @@ class GlamePlus(GraphReader, Rome):
         """As ROME's, and the statements of the graph; an edit whose subgraph can't be used fails here."""
         check_graph(self.subgraph(edit))
         found = self.ripples(edit)
-        rows = [(fact, None) for fact in (*found.own, *(found.stated if self._in_one_value else ()))]
+        stated = found.stated if self.config.answers is None else ()
+        rows = [(fact, None) for fact in (*found.own, *stated)]
         return replace(super().request(edit), further=self._rows(edit, rows))
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """ROME's loss and that of the further rows; the teacher is asked for all edits together."""
         student = descent_model(self.model, self.config.descent_dtype)
         taught = self._teacher_rows(edits, student)
-        if not self._in_one_value:
+        if self.config.answers is not None:  # learned where it is answered, not by the value at s
+            self._taught.update({edit: [fact for fact, _ in rows] for edit, rows in zip(edits, taught, strict=True)})
             taught = [[] for _ in edits]
         whole = [
             replace(request, further=self._shared((*request.further, *self._rows(edit, rows))))
             for edit, request, rows in zip(edits, requests, taught, strict=True)
         ]
         return self.loss_on(student, whole)
-
-    @property
-    def _in_one_value(self) -> bool:
-        """Whether what follows is learned by the value of s; else it is written where it is answered."""
-        return self.config.answers is None or self.config.answers.also_in_value
 
     def _teacher_rows(
         self, edits: Sequence[Edit], model: LanguageModel
@@ -192,7 +189,6 @@ class GlamePlus(GraphReader, Rome):
             fact = found[place].learned(one, answer)
             if fact and len(rows[place]) < self.config.recalled:
                 rows[place].append((fact, answer))
-        self._taught.update({edit: [fact for fact, _ in own] for edit, own in zip(edits, rows, strict=True)})
         return rows
 
     def _rows(self, edit: Edit, rows: Sequence[tuple[ComposedFact, Answer | None]]) -> tuple[ExtraTarget, ...]:

@@ -15,6 +15,8 @@ from kg_edit.methods.glame_plus.questions import ComposedFact
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
+from tests.kg_edit.methods.glame_plus.test_method import EDIT, graph
+from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 
 EXACT = {"ridge": 0.0, "softness": 0.0, "others": 0, "others_weight": 0.0}
@@ -90,4 +92,18 @@ def test_the_layer_is_above_the_edited_one() -> None:
     assert GlamePlusConfig(answers=AnswerOptions()).written_layers(30) == (6, AnswerOptions().layer_in(30))
     assert GlamePlusConfig().written_layers(30) == (6,), "a patch that says nothing of answers was made without"
     assert "answers" not in GlamePlusConfig().model_dump()
-    assert tiny("llama") and GlamePlus.config_class is GlamePlusConfig
+
+
+def test_the_default_writes_two_weights_and_says_what_is_answered() -> None:
+    model, edit = tiny("llama"), EDIT.model_copy(update={"portability": ()})  # no test's answer to leave out
+    found = {}
+    for preset in ("default", "one-value"):
+        own = {**QUICK["glame-plus"], "own": 1, **({"answers": None} if preset == "one-value" else {})}
+        found[preset] = GlamePlus(model, GlamePlusConfig.preset(preset, own), graph=graph()).edit([edit])
+    whole, one = found.values()
+    assert isinstance(whole, WeightPatch) and isinstance(one, WeightPatch)
+    assert set(whole.factors) == {model.weight_name(1), model.weight_name(3)}
+    assert set(one.factors) == {model.weight_name(1)}
+    answers = whole.edits[0]["answers"]
+    assert answers["layer"] == 3 and EDIT.target_new in answers["said"].values()
+    assert answers["nll_after"] < answers["nll_before"] and "answers" not in one.edits[0]
