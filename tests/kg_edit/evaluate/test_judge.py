@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluate.judge import Judge, JudgeError, judge_run
 from kg_edit.evaluate.records import Entry, RunFolder, Section
+from tests.loopback import QuietHandler, running
 
 
 class Server(HTTPServer):
@@ -30,7 +30,7 @@ class Server(HTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler, BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
@@ -41,26 +41,15 @@ class Handler(BaseHTTPRequestHandler):
         if len(self.server.replies) > 1:
             self.server.replies.pop(0)
         data = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
-        self.send_response(status)
-        self.send_header("Retry-After", "0")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        self.answer(status, data, {"Retry-After": "0"})
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     found = Server(("127.0.0.1", 0), Handler)
     found.replies, found.asked, found.keys = [(200, "Yes.")], [], []
-    thread = Thread(target=found.serve_forever, args=(0.02,))
-    thread.start()
-    yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
+    with running(found):
+        yield found
 
 
 @pytest.mark.parametrize(("reply", "right"), [("Yes.", True), ("no", False), ("**No**, it", False), ("Perhaps", None)])

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from kg_edit.errors import ConfigError
 from kg_edit.export.hub import check_repository
+from tests.loopback import QuietHandler, running
 
 PUSH = """
 import sys
@@ -43,55 +43,43 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler, BaseHTTPRequestHandler):
     server: Hub
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.tokens.add(self.headers.get("Authorization"))
         if self.server.refusal:
-            self.answer({"error": "go away"}, self.server.refusal)
+            self.say({"error": "go away"}, self.server.refusal)
         elif self.path == "/api/repos/create":
             self.server.made.append(json.loads(body))
-            self.answer({"url": f"{self.server.url}/someone/edits"})
+            self.say({"url": f"{self.server.url}/someone/edits"})
         elif self.path.startswith("/api/models/someone/edits/preupload/"):
             names = [file["path"] for file in json.loads(body)["files"]]
             files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
-            self.answer({"files": files})
+            self.say({"files": files})
         elif self.path.startswith("/api/models/someone/edits/commit/"):
             lines = [json.loads(line) for line in body.splitlines()]
             found = [line["value"] for line in lines if line["key"] == "file"]
             self.server.files |= {file["path"]: base64.b64decode(file["content"]) for file in found}
             url = f"{self.server.url}/someone/edits/commit/main"
-            self.answer({"success": True, "commitUrl": url, "commitOid": "0" * 40, "hookOutput": ""})
+            self.say({"success": True, "commitUrl": url, "commitOid": "0" * 40, "hookOutput": ""})
         else:
-            self.answer({"errors": [], "warnings": []})  # /api/validate-yaml
+            self.say({"errors": [], "warnings": []})  # /api/validate-yaml
 
     def do_GET(self) -> None:
-        self.answer({"sha": "0" * 40, "id": "someone/edits", "siblings": []})
+        self.say({"sha": "0" * 40, "id": "someone/edits", "siblings": []})
 
-    def answer(self, said: object, status: int = 200) -> None:
-        data = json.dumps(said).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    def say(self, said: object, status: int = 200) -> None:
+        self.answer(status, json.dumps(said).encode(), {"Content-Type": "application/json"})
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     found = Hub(("127.0.0.1", 0), Handler)
     found.made, found.files, found.tokens, found.refusal = [], {}, set(), None
-    thread = Thread(target=found.serve_forever, args=(0.02,))
-    thread.start()
-    yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
+    with running(found):
+        yield found
 
 
 def environment(hub: Hub, home: Path) -> dict[str, str]:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from kg_edit.text.matching import normalised
 from tests.kg_edit.app.serving import served, workshop
 from tests.kg_edit.cli.test_patch import HEAT, LAKERS, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+from tests.loopback import QuietHandler, running
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -43,7 +43,7 @@ class StandIn(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler, BaseHTTPRequestHandler):
     server: StandIn
 
     def do_GET(self) -> None:
@@ -63,27 +63,14 @@ class Handler(BaseHTTPRequestHandler):
         text = self.server.texts.get(body["prompt"], "")
         self.answer(200, json.dumps({"choices": [{"text": text}]}).encode())
 
-    def answer(self, status: int, data: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture
 def standin() -> Iterator[StandIn]:
     found = StandIn(("127.0.0.1", 0), Handler)
     found.answers = {}
     found.texts, found.models, found.reply, found.asked, found.keys = {}, MODELS, None, [], []
-    thread = Thread(target=found.serve_forever, args=(0.02,))
-    thread.start()
-    yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
+    with running(found):
+        yield found
 
 
 def entry(edit: Edit) -> Entry:
