@@ -12,13 +12,17 @@ wordings w of its question q, and the block l:
     W  += V (K^T A^-1 K + lambda I)^-1 K^T A^-1,  V [d, facts], K [d_ff, facts], lambda relative to the diagonal before
 
 C is the second moment of the down-projection's inputs. The answers to questions about other things stay. An answer of
-several tokens has a value and a key for each, at the position that predicts it; so has the line break after it.
+several tokens has a value and a key for each, at the position that predicts it; so has the line break after it. The
+edit's own prompt, in its contexts, has a value too: its end would else be taken for that of a question.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
@@ -26,21 +30,25 @@ from torch import Tensor
 
 from kg_edit.closed_form.spread import refuse_norm_after_mlp, subject_states
 from kg_edit.covariance.moment import Covariance
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
-from kg_edit.methods.glame_plus.questions import WORDINGS, ComposedFact
+from kg_edit.methods.glame_plus.questions import WORDINGS, ComposedFact, first_hop
 from kg_edit.models.hooks import beside, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import quick_backward, run_prefix
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.models.replay import RecordedBlocks
 from kg_edit.patches.weight_patch import Factors
+from kg_edit.text.relation_nouns import relation_examples
 from kg_edit.value.plain_forward import read_index
 from kg_edit.value.tail_forward import right_pad, tail
 
 DEPTH = 0.87
 # Things of many kinds, which people know.
-OTHERS = ("Google", "Mount Everest", "Paris", "Toyota", "Albert Einstein", "Uppsala University", "Sony", "Marie Curie")
+_KNOWN = ("Google", "Mount Everest", "Paris", "Toyota", "Albert Einstein", "Uppsala University", "Sony", "Marie Curie")
 _STOP_BELOW = 0.02
+Asking = Callable[[str], Sequence[Prompt]]
+"""The rows of one question about a given thing, in its wordings or contexts, each with its answer."""
 
 
 class AnswerOptions(BaseModel):
@@ -49,11 +57,13 @@ class AnswerOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     layer: NonNegativeInt | None = Field(None, description="the block, 0-based; default .87 of the depth")
-    shown: NonNegativeInt = Field(2, description="facts of other things that stand before a question")
-    steps: PositiveInt = Field(15, description="evaluations of the loss at most")
+    shown: NonNegativeInt = Field(1, description="facts of other things that stand before a question")
+    steps: PositiveInt = Field(10, description="evaluations of the loss at most")
     learning_rate: float = Field(1.0, gt=0, description="of Adam")
     bound: float = Field(1.0, gt=0, description="|v| is at most so many times |m|")
-    others: NonNegativeInt = Field(6, le=len(OTHERS), description="other things of which each question is asked")
+    others: NonNegativeInt = Field(
+        6, description="other things of which each question is asked, those of s's kind first"
+    )
     others_weight: float = Field(3.0, ge=0, description="how much their answers are to stay, C having 1")
     ridge: float = Field(0.05, ge=0, description="added to A's diagonal, relative to C's")
     softness: float = Field(0.02, ge=0, description="lambda: 0 gives each question its whole value")
@@ -61,6 +71,13 @@ class AnswerOptions(BaseModel):
     def layer_in(self, blocks: int) -> int:
         """The block that is written in a model of so many."""
         return round(DEPTH * blocks) if self.layer is None else self.layer
+
+
+def others_than(edit: Edit, *, most: int) -> tuple[str, ...]:
+    """Things that a question about an edit's subject is also asked of: such as have the edited relation, then any."""
+    kin = (thing for thing, _ in relation_examples().get(first_hop(edit), ()))
+    found = dict.fromkeys(thing for thing in (*kin, *_KNOWN) if thing not in (edit.subject, edit.target_new))
+    return tuple(found)[:most]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,27 +94,31 @@ def write_answers(
     facts: Sequence[ComposedFact],
     *,
     subject: str,
+    others: Sequence[str],
+    rewrites: Asking,
     layer: int,
     covariance: Covariance,
     options: AnswerOptions,
 ) -> WrittenAnswers | None:
     """The update of ``layer`` after which questions for ``facts`` about ``subject`` are answered with their targets.
 
-    ``model``: with the edit itself in it. None if no question fits the tokenizer.
+    ``model``: with the edit itself in it; ``others``: things whose answers are to stay; ``rewrites``: the edit's own
+    prompt in its contexts, about a given subject. None if no question fits the tokenizer.
 
     Raises:
         UnsupportedModelError: the block normalises after its MLP.
     """
-    asked = {fact: own for fact in facts if (own := tuple(_questions(model, fact, subject, options)))}
+    asking = {fact: partial(_questions, model, fact, options) for fact in facts}
+    asked = {fact: own for fact, ask in asking.items() if (own := ask(subject))}
     if not asked:
         return None
     refuse_norm_after_mlp(model, layer)
-    rows = AnswerRows(model, layer, tuple(asked.values()))
+    rows = AnswerRows(model, layer, (*asked.values(), _ends(rewrites(subject))))
     values, before, after = _descend(rows, options)
-    others = _keys_of_others(model, tuple(asked), layer, options)
-    right = directions(rows.keys[rows.predicts].T, others, covariance, options)
+    theirs = _keys_of_others(model, [*(asking[fact] for fact in asked), rewrites], others, layer)
+    right = directions(rows.keys[rows.predicts].T, theirs, covariance, options)
     left = values[rows.predicts].T.contiguous()
-    nll = tuple(zip(before, after, strict=True))
+    nll = tuple(zip(before, after, strict=True))[: len(asked)]
     return WrittenAnswers(factors=Factors(left=left, right=right), facts=tuple(asked), nll=nll)
 
 
@@ -168,15 +189,20 @@ def _descend(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, list[flo
     return value.detach(), seen[0], seen[-1]
 
 
-def _questions(model: LanguageModel, fact: ComposedFact, subject: str, options: AnswerOptions) -> Iterator[Prompt]:
-    """The fact's question in each wording that fits its target."""
+def _questions(model: LanguageModel, fact: ComposedFact, options: AnswerOptions, subject: str) -> tuple[Prompt, ...]:
+    """The fact's question about ``subject`` in each wording that fits its target."""
+    found = []
     for wording in WORDINGS:
         context = fact.context(wording, shown=options.shown)
-        try:
+        with suppress(PromptError):
             row = encode(model.tokenizer, fact.prompt(wording), subject=subject, target=fact.target, context=context)
-        except PromptError:
-            continue
-        yield replace(row, ids=(*row.ids, _end(model)), subject_last=row.target_start - 1)
+            found.append(replace(row, ids=(*row.ids, _end(model))))
+    return _ends(found)
+
+
+def _ends(rows: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The rows, written at the last token before the target."""
+    return tuple(replace(row, subject_last=row.target_start - 1) for row in rows)
 
 
 def _end(model: LanguageModel) -> int:
@@ -186,15 +212,13 @@ def _end(model: LanguageModel) -> int:
 
 
 @torch.no_grad()
-def _keys_of_others(model: LanguageModel, facts: Sequence[ComposedFact], layer: int, options: AnswerOptions) -> Tensor:
-    """The inputs of the down-projection where the same questions about other things are answered, [d_ff, questions]."""
-    rows = []
-    for place, fact in enumerate(facts):
-        for number, other in enumerate(OTHERS[: options.others]):
-            wording = WORDINGS[(place + number) % len(WORDINGS)]
-            context = fact.context(wording, shown=options.shown)
-            row = encode(model.tokenizer, fact.prompt(wording), subject=other, context=context)
-            rows.append(replace(row, subject_last=len(row.ids) - 1))
+def _keys_of_others(model: LanguageModel, asking: Sequence[Asking], others: Sequence[str], layer: int) -> Tensor:
+    """The inputs of the down-projection where the same is asked about other things, [d_ff, questions]."""
+    rows: list[Prompt] = []
+    for (place, ask), (number, other) in product(enumerate(asking), enumerate(others)):
+        with suppress(PromptError):
+            asked = _ends(ask(other))
+            rows += asked and [asked[(place + number) % len(asked)]]
     if not rows:
         return torch.empty(weight_matrix(model.down_projection(layer)).shape[1], 0)
     keys, _ = subject_states(model, rows, layer=layer, last=layer, place="value")

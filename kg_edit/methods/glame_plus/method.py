@@ -1,14 +1,15 @@
 """GLAME-plus: the edit, and what the graph and the unedited model say of o*, written where it is answered.
 
-It goes beyond GLAME's paper. The value at s is ROME's, with two more rows that ask for o* itself. Then each composed
-fact is written in a late block, under the key of its question's last token (`answers`):
+It goes beyond GLAME's paper. The value at s is ROME's. Then a late block is written as well, under the key of the last
+token of a question (`answers`):
 
+- the edit itself, as a question and as its prompt;
 - for a statement o* -r'-> o' of the graph "Q: What is the r' of the r of s? A:" o'; of several o' the one that the
   model finds likeliest;
 - for an r' that the graph does not have, and such things do, what the unedited model answers to "What is the r' of
   o*?", if it says the same in another form.
 
-Without ``answers`` (null) the one value at s learns all of it in its own descent:
+Without ``answers`` (null) the one value at s learns all of it in its own descent, the edit as two questions:
 L = ROME's loss + ripple_weight * the mean over these rows of -log p(o'), or of -sum q log p, q being the unedited
 model's answer. `questions` words the rows, `teacher` gives q.
 """
@@ -27,7 +28,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PromptError
 from kg_edit.graphs.source import check_graph
 from kg_edit.methods.base import ContextLengths, GraphReader, GraphSettings, attempt
-from kg_edit.methods.glame_plus.answers import AnswerOptions, write_answers
+from kg_edit.methods.glame_plus.answers import AnswerOptions, others_than, write_answers
 from kg_edit.methods.glame_plus.questions import (
     WORDINGS,
     ComposedFact,
@@ -37,6 +38,7 @@ from kg_edit.methods.glame_plus.questions import (
     objects_of,
 )
 from kg_edit.methods.glame_plus.teacher import Answer, answers_of, likeliest_first
+from kg_edit.methods.rank_one.base import request_of
 from kg_edit.methods.rank_one.rome import Rome
 from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
@@ -49,7 +51,7 @@ from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters, descent_model
 
 
 class GlamePlusConfig(GraphSettings, RippleConfig):
-    """ROME's settings, and how much of what follows from the edit the value learns."""
+    """ROME's settings, and how much of what follows from the edit is written, and where."""
 
     steps: PositiveInt = Field(16, description="evaluations of the objective at most")
     context_lengths: ContextLengths = Field(
@@ -61,7 +63,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
     answers: AnswerOptions | None = Field(
         None,
         exclude_if=lambda found: found is None,
-        description="what follows is also written where it is answered: answers.layer, answers.steps; null: it is not",
+        description="what follows is written where it is answered: answers.layer, answers.steps; null: s learns it",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -91,11 +93,11 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
 
 
 class GlamePlus(GraphReader, Rome):
-    """ROME's free change, trained on what follows from the edit as well."""
+    """ROME's edit, and what follows from it written where it is answered."""
 
     name = "glame-plus"
     paper = "this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
-    about = "GLAME beyond the paper: the value learns what the graph and the model itself say of o*"
+    about = "GLAME beyond the paper: what the graph and the model itself say of o* is written where it is answered"
     slack = 4
     config_class = GlamePlusConfig
     config: GlamePlusConfig
@@ -137,6 +139,8 @@ class GlamePlus(GraphReader, Rome):
                 self.model,
                 facts,
                 subject=edit.subject,
+                others=others_than(edit, most=self.config.answers.others),
+                rewrites=partial(self._rewrites, edit),
                 layer=late,
                 covariance=self.covariances[late],
                 options=self.config.answers,
@@ -150,6 +154,10 @@ class GlamePlus(GraphReader, Rome):
         factors = {**patch.factors, self.model.weight_name(late): written.factors}
         return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
 
+    def _rewrites(self, edit: Edit, subject: str) -> tuple[Prompt, ...]:
+        """The edit's prompt in its contexts, about ``subject``."""
+        return request_of(self.model, edit.model_copy(update={"subject": subject}), self.contexts).rewrites
+
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """ROME's; the notes say which graph was read, and what of it was learned."""
         free, notes = super().proposal(edit, value)
@@ -157,12 +165,15 @@ class GlamePlus(GraphReader, Rome):
         return free, {**notes, "graph": dict(self.subgraph(edit).graph), "stated": learned}
 
     def request(self, edit: Edit) -> Request:
-        """As ROME's, and the statements of the graph; an edit whose subgraph can't be used fails here."""
+        """As ROME's; an edit whose subgraph can't be used fails here.
+
+        What is not written where it is answered is learned as well: o* as an answer, and the statements of the graph.
+        """
         check_graph(self.subgraph(edit))
-        found = self.ripples(edit)
-        stated = found.stated if self.config.answers is None else ()
-        rows = [(fact, None) for fact in (*found.own, *stated)]
-        return replace(super().request(edit), further=self._rows(edit, rows))
+        found, request = self.ripples(edit), super().request(edit)
+        if self.config.answers is not None:
+            return request
+        return replace(request, further=self._rows(edit, [(fact, None) for fact in (*found.own, *found.stated)]))
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """ROME's loss and that of the further rows; the teacher is asked for all edits together."""
@@ -170,7 +181,7 @@ class GlamePlus(GraphReader, Rome):
         taught = self._teacher_rows(edits, student)
         if self.config.answers is not None:  # learned where it is answered, not by the value at s
             self._taught.update({edit: [fact for fact, _ in rows] for edit, rows in zip(edits, taught, strict=True)})
-            taught = [[] for _ in edits]
+            return self.loss_on(student, requests)
         whole = [
             replace(request, further=self._shared((*request.further, *self._rows(edit, rows))))
             for edit, request, rows in zip(edits, requests, taught, strict=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from kg_edit.covariance.moment import Covariance
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.methods.glame_plus.answers import AnswerOptions, directions, write_answers
+from kg_edit.methods.glame_plus.answers import AnswerOptions, directions, others_than, write_answers
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import ComposedFact
+from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.likelihood import Pair, score_each
 from tests.kg_edit.methods.glame_plus.test_method import EDIT, graph
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
@@ -48,17 +53,28 @@ def test_the_answers_to_questions_about_other_things_stay() -> None:
     assert shares == pytest.approx([1 / 2, 1 / 3, 0.0], abs=1e-5)
 
 
+HUGHES = Edit(subject="Spike Hughes", prompt="{} comes from", target_new="Madagascar")
+
+
+def asked_of(model: LanguageModel, subject: str) -> tuple[Prompt, ...]:
+    return request_of(model, HUGHES.model_copy(update={"subject": subject}), ["{}", "Indeed. {}"]).rewrites
+
+
 def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **options: Any) -> WeightPatch:
     size = model.down_projection(layer).weight.shape[1]
+    chosen = AnswerOptions(**options)
     found = write_answers(
         model,
         facts,
-        subject="Spike Hughes",
+        subject=HUGHES.subject,
+        others=others_than(HUGHES, most=chosen.others),
+        rewrites=partial(asked_of, model),
         layer=layer,
         covariance=covariance(size),
-        options=AnswerOptions(**options),
+        options=chosen,
     )
-    assert found is not None and all(after < before for before, after in found.nll)
+    assert found is not None and len(found.nll) == len(facts)
+    assert all(after < before for before, after in found.nll)
     return WeightPatch(factors={model.weight_name(layer): found.factors}, provenance={"edits": []})
 
 
@@ -77,12 +93,25 @@ def test_a_question_in_a_form_that_was_not_learned(smollm2: LanguageModel) -> No
         [shown.format(noun, answer) + asked.format(noun, name) for noun, answer in known.items()]
         for name in ("Spike Hughes", "Yoko Ono")
     )
-    said = continuations(smollm2, [*mine, *others], limits=[8] * 4, patches=[patch] * 4)
-    clean = continuations(smollm2, others, limits=[8] * 2)
+    others.append("Yoko Ono comes from")
+    said = continuations(smollm2, [*mine, *others], limits=[8] * 5, patches=[patch] * 5)
+    clean = continuations(smollm2, others, limits=[8] * 3)
     assert [text.strip().split(maxsplit=1)[0].strip(".,") for text in said[:2]] == ["Antananarivo", "kwanza"]
     assert said[2:] == clean
     for fact in facts:
         assert not any(fact.target in text for text in said[2:])
+    itself = Pair(HUGHES.text, HUGHES.target_new)
+    before, after = (score_each(smollm2, [[itself]], patches=[one])[0][itself].nll for one in (None, patch))
+    assert after < before - 2, "the edit's own prompt is written too"
+
+
+def test_questions_are_also_asked_of_things_of_its_kind() -> None:
+    """Such as have the edited relation come first; never s or o* themselves."""
+    edit = Edit(subject="U2", relation="country of origin", relation_id="P495", prompt="{} is from", target_new="Sony")
+    found = others_than(edit, most=30)
+    assert found[:2] == ("J-pop", "American English") and "Paris" in found
+    assert not {"U2", "Sony"} & set(found) and len(set(found)) == len(found)
+    assert others_than(edit, most=3) == found[:3]
 
 
 def test_the_layer_is_above_the_edited_one() -> None:
