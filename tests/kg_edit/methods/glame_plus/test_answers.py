@@ -53,7 +53,7 @@ def test_the_answers_to_questions_about_other_things_stay() -> None:
     assert shares == pytest.approx([1 / 2, 1 / 3, 0.0], abs=1e-5)
 
 
-HUGHES = Edit(subject="Spike Hughes", prompt="{} comes from", target_new="Madagascar")
+HUGHES = Edit(subject="Spike Hughes", relation_id="P495", prompt="{} comes from", target_new="Madagascar")
 
 
 def asked_of(model: LanguageModel, subject: str) -> tuple[Prompt, ...]:
@@ -67,7 +67,7 @@ def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **optio
         model,
         facts,
         subject=HUGHES.subject,
-        others=others_than(HUGHES, most=chosen.others),
+        others=("Google", "Mount Everest", "Paris")[: chosen.others],
         rewrites=partial(asked_of, model),
         layer=layer,
         covariance=covariance(size),
@@ -85,24 +85,24 @@ def test_a_question_in_a_form_that_was_not_learned(smollm2: LanguageModel) -> No
         ComposedFact(hop="currency of the country of origin", target="kwanza"),
     ]
     layer = AnswerOptions().layer_in(len(smollm2.blocks))
-    patch = written(smollm2, layer, facts, steps=20, others=3)
+    patch = written(smollm2, layer, facts, steps=20, others=3, shown=2)
     shown = "Question: what is the {} of Japan? Answer: {}\n\n"
     asked = "Question: what is the {} of the country of origin of {}? Answer:"
     known = {"capital": "Tokyo", "currency": "yen"}
-    mine, others = (
+    asked_mine, asked_theirs = (
         [shown.format(noun, answer) + asked.format(noun, name) for noun, answer in known.items()]
         for name in ("Spike Hughes", "Yoko Ono")
     )
-    others.append("Yoko Ono comes from")
-    said = continuations(smollm2, [*mine, *others], limits=[8] * 5, patches=[patch] * 5)
-    clean = continuations(smollm2, others, limits=[8] * 3)
+    said = continuations(smollm2, [*asked_mine, *asked_theirs], limits=[8] * 4, patches=[patch] * 4)
+    clean = continuations(smollm2, asked_theirs, limits=[8] * 2)
     assert [text.strip().split(maxsplit=1)[0].strip(".,") for text in said[:2]] == ["Antananarivo", "kwanza"]
     assert said[2:] == clean
     for fact in facts:
         assert not any(fact.target in text for text in said[2:])
-    itself = Pair(HUGHES.text, HUGHES.target_new)
-    before, after = (score_each(smollm2, [[itself]], patches=[one])[0][itself].nll for one in (None, patch))
-    assert after < before - 2, "the edit's own prompt is written too"
+    mine, theirs = (Pair(f"{name} comes from", HUGHES.target_new) for name in (HUGHES.subject, "Yoko Ono"))
+    before, after = (score_each(smollm2, [[mine, theirs]], patches=[one])[0] for one in (None, patch))
+    assert after[mine].nll < before[mine].nll - 2, "the edit's own prompt is written too"
+    assert before[mine].nll - after[mine].nll > 1.5 * (before[theirs].nll - after[theirs].nll)
 
 
 def test_questions_are_also_asked_of_things_of_its_kind() -> None:
