@@ -27,7 +27,7 @@ from kg_edit.evaluate import Summary, compare, evaluate
 from kg_edit.evaluate.reports import write_comparison
 from kg_edit.graphs.wrong_graph import WrongGraph
 from kg_edit.methods import EditingMethod, find_method, method_names
-from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.presets import preset_names
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import write_text

@@ -37,7 +37,8 @@ from kg_edit.locate.layer_score import (
     next_token,
     sweep_probes,
 )
-from kg_edit.methods.base import EditingMethod, LayerConfig, MethodConfig
+from kg_edit.methods.base import EditingMethod
+from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
 from kg_edit.patches.base import Patch

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from kg_edit.methods.registry import find_method, method_names
 
 if TYPE_CHECKING:
-    from kg_edit.methods.base import EditingMethod, MethodConfig
+    from kg_edit.methods.base import EditingMethod
+    from kg_edit.methods.config import MethodConfig
 
 __all__ = ["EditingMethod", "MethodConfig", "find_method", "method_names"]
 

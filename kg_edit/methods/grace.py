@@ -20,7 +20,8 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, LayerConfig, annotate_errors, attempt
+from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
+from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch

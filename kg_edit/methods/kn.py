@@ -24,7 +24,8 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import ContextLengths, EditingMethod, Layers, MethodConfig, annotate_errors
+from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.config import ContextLengths, Layers, MethodConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import optional_module
 from kg_edit.models.language_model import LanguageModel, weight_matrix

@@ -22,7 +22,8 @@ from torch.nn.functional import cross_entropy, linear
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, LayerConfig, MethodConfig, annotate_errors
+from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import beside
 from kg_edit.models.language_model import LanguageModel, weight_matrix

@@ -21,7 +21,8 @@ from transformers.pytorch_utils import Conv1D
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, Layers, MethodConfig, annotate_errors
+from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.config import Layers, MethodConfig
 from kg_edit.methods.fine_tuning.base import Aim, RowLosses, TrainingRow, TuningConfig, row_of
 from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel

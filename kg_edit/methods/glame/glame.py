@@ -21,7 +21,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.rgnn import RGNN, Aggregation
 from kg_edit.graphs.source import check_graph
-from kg_edit.methods.base import GraphReader, GraphSettings, annotate_errors
+from kg_edit.methods.base import GraphReader, annotate_errors
+from kg_edit.methods.config import GraphSettings
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import GraphNetwork, Trains, Workload
 from kg_edit.patches.base import Patch

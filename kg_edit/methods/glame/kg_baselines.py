@@ -16,7 +16,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import GraphFact, Kind, graph_facts
 from kg_edit.graphs.source import SubgraphSource, check_graph
-from kg_edit.methods.base import EditingMethod, GraphReader, GraphSettings, MethodConfig, annotate_errors
+from kg_edit.methods.base import EditingMethod, GraphReader, annotate_errors
+from kg_edit.methods.config import GraphSettings, MethodConfig
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.rank_one.base import RankOneConfig
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig

@@ -17,7 +17,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource, as_source, check_graph
 from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
-from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.glame.glame import Glame, GlameConfig, GraphConfig, GraphValues
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.memit.values import WriteRequest

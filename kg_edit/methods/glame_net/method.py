@@ -23,7 +23,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.encoding import label_readings
 from kg_edit.graphs.source import SubgraphSource, check_graph
-from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.glame_net.network import GraphBatch, ReadSubgraph, ValueNetwork
 from kg_edit.methods.glame_net.store import FORMAT, NetTraining, TrainedNetwork, read_manifest
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig

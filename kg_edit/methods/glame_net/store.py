@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from kg_edit.methods.base import ContextLengths, LayerConfig
+from kg_edit.methods.config import ContextLengths, LayerConfig
 from kg_edit.methods.glame_net.network import ValueNetwork
 from kg_edit.methods.trained import training
 from kg_edit.methods.trained.files import NETWORK, NetworkFormat

@@ -27,7 +27,8 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PromptError
 from kg_edit.graphs.source import check_graph
-from kg_edit.methods.base import ContextLengths, GraphReader, GraphSettings, attempt
+from kg_edit.methods.base import GraphReader, attempt
+from kg_edit.methods.config import ContextLengths, GraphSettings
 from kg_edit.methods.glame_plus.answers import AnswerOptions, others_than, write_answers
 from kg_edit.methods.glame_plus.questions import (
     WORDINGS,

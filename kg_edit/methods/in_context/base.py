@@ -14,7 +14,8 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.base import EditingMethod, MethodConfig
+from kg_edit.methods.base import EditingMethod
+from kg_edit.methods.config import MethodConfig
 from kg_edit.patches.base import Patch
 from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, TellingRule
 from kg_edit.text.similarity import Similarity, similarity

@@ -19,7 +19,7 @@ from pydantic import Field, NonNegativeInt
 from kg_edit.datasets import guess_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.models.prompts import join
 from kg_edit.patches.prompt_patch import PromptFact, TellingRule

@@ -19,7 +19,7 @@ from kg_edit.datasets.reading import document
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource
-from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.methods.in_context.ike import new_fact
 from kg_edit.patches.prompt_patch import PromptFact

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from kg_edit.closed_form.spread import SpreadSite, refuse_norm_after_mlp, write_jointly
 from kg_edit.edits.edit import Edit, refuse_clash
-from kg_edit.methods.base import Layers, annotate_errors, attempt, default_layer
+from kg_edit.methods.base import annotate_errors, attempt
+from kg_edit.methods.config import Layers, default_layer
 from kg_edit.methods.memit.records import VALUE, Record, batches_without, facts_of, new_record, state_of, with_updates
 from kg_edit.methods.memit.values import Search, Target, WriteRequest
 from kg_edit.methods.rank_one.base import ValueConfig, ValueMethod, request_of

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kg_edit.closed_form.joint import joint_directions
-from kg_edit.methods.base import LayerConfig
+from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.memit.base import JointConfig, JointMethod
 from kg_edit.value.optimise import DEFAULT, FAST
 

@@ -12,7 +12,8 @@ from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, MethodConfig, annotate_errors
+from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import FORMAT, NETWORK, Editor, read_manifest

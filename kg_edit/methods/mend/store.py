@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.gradients import Shape
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.trained import training

@@ -29,7 +29,8 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import ContextLengths, EditingMethod, LayerConfig, MethodConfig, annotate_errors, attempt
+from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
+from kg_edit.methods.config import ContextLengths, LayerConfig, MethodConfig
 from kg_edit.methods.workload import Trains, Workload
 from kg_edit.models.first_token import readable, warn_of_unread
 from kg_edit.models.language_model import LanguageModel, weight_matrix

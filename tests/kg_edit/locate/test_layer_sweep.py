@@ -29,7 +29,8 @@ from kg_edit.locate.layer_score import (
 from kg_edit.locate.layer_sweep import candidates, choose_layer, spread, traced_peak
 from kg_edit.locate.summary import LocateSummary
 from kg_edit.locate.trace import TraceSettings, facts_of, trace
-from kg_edit.methods.base import EditingMethod, MethodConfig
+from kg_edit.methods.base import EditingMethod
+from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode

@@ -12,7 +12,8 @@ from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import PrivateGraph, SubgraphOptions, SubgraphSource, edit_subgraph
 from kg_edit.jobs.method_plan import parse_settings
 from kg_edit.methods import EditingMethod, find_method, method_names
-from kg_edit.methods.base import GraphReader, GraphSettings
+from kg_edit.methods.base import GraphReader
+from kg_edit.methods.config import GraphSettings
 from tests.kg_edit.methods.quick import QUICK, UNTRAINED
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import Leakage, WikidataCache, packaged_extract

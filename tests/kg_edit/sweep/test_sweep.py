@@ -13,7 +13,7 @@ from kg_edit.errors import ConfigError, KgEditError, ModelError, OutputError, Un
 from kg_edit.evaluate.statistics import Estimate
 from kg_edit.evaluate.summary import Summary
 from kg_edit.methods import find_method
-from kg_edit.methods.base import GraphSettings
+from kg_edit.methods.config import GraphSettings
 from kg_edit.sweep import Outcome, SweepSettings, cells_of, draw_sweep, read_sweep, run_sweep, sweep_table
 from kg_edit.sweep.grid import Cell, checked_sweep, example
 from tests.everyday import keep_first
