@@ -59,7 +59,7 @@ def run(
         name for name in (PATCH, RECORDS, LOSSES, REPORT, PAGE) if (out / name).is_file()
     ]  # earlier versions made fewer
     files += [picture.name] if picture else []
-    stdout().print(f"{plain(str(out))}: {', '.join(files)}", soft_wrap=True)
+    stdout().print(f"{plain(str(out))}: {', '.join(files)}", overflow="ignore", crop=False)  # a path stays whole
     return verdict
 
 

@@ -6,6 +6,7 @@ Lengths are inches, so a picture grows with its graph; an SVG shrinks to the wid
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ _LINES: Any = {  # an edge's role: its line; "statement" is the plain one
     "statement": {"color": _LINE, "lw": 0.9, "zorder": 1},
 }
 _FOOT = 0.4  # inches for the legend
+_COLUMN = 600.0  # points, 800 pixels
+_SIZE = re.compile(r'width="([\d.]+)pt" height="([\d.]+)pt"')
 # Names can hold anything: no mathtext, no TeX; in SVG text stays text, since viewers know more scripts.
 _STYLE: Any = {
     "text.usetex": False,
@@ -66,13 +69,20 @@ def draw(graph: nx.MultiDiGraph, path: str | Path, *, title: str | None = None) 
 
 
 def svg(graph: nx.MultiDiGraph) -> str:
-    """The drawing as SVG text.
+    """The drawing as SVG text for a notebook: at most as wide as its column, where some viewers cut off what is wider.
 
     Raises BadOptionError for an empty graph.
     """
     if not len(graph):
         raise BadOptionError("The graph is empty; there is nothing to draw.")
-    return _picture(graph, None, "svg").decode()
+    return _SIZE.sub(_fitted, _picture(graph, None, "svg").decode(), count=1)
+
+
+def _fitted(size: re.Match[str]) -> str:
+    """The same shape, `_COLUMN` points wide at most; the content is scaled by its viewBox."""
+    width, height = map(float, size.groups())
+    factor = min(1.0, _COLUMN / width)
+    return f'width="{factor * width:.2f}pt" height="{factor * height:.2f}pt"'
 
 
 def _picture(graph: nx.MultiDiGraph, title: str | None, kind: str) -> bytes:

@@ -131,7 +131,11 @@ def test_neither_the_legend_nor_the_title_is_cut_off(title: str | None) -> None:
 
 def test_a_page_may_make_the_drawing_smaller(cache: WikidataCache) -> None:
     root = ET.fromstring(static.svg(cache.subgraph(SPIKE)))  # noqa: S314
-    assert root.attrib["style"] == "max-width: 100%; height: auto" and "viewBox" in root.attrib
+    assert root.attrib["style"] == "max-width: 100%; height: auto"
+    width, height = (float(root.attrib[name].removesuffix("pt")) for name in ("width", "height"))
+    _, _, wide, tall = map(float, root.attrib["viewBox"].split())
+    assert wide > 600 >= width, "in a notebook it is as wide as a column"
+    assert width / height == pytest.approx(wide / tall, rel=1e-3)
 
 
 def test_a_statement_about_itself_is_drawn_again() -> None:
