@@ -59,8 +59,18 @@ def run(
         name for name in (PATCH, RECORDS, LOSSES, REPORT, PAGE) if (out / name).is_file()
     ]  # earlier versions made fewer
     files += [picture.name] if picture else []
-    stdout().print(f"{plain(str(out))}: {', '.join(files)}", overflow="ignore", crop=False)  # a path stays whole
+    _list_files(out, files)
     return verdict
+
+
+def _list_files(out: Path, files: Sequence[str]) -> None:
+    """The folder and its files: on a line where they fit, else the folder, which stays whole, above the files."""
+    console, line = stdout(), f"{plain(str(out))}: {', '.join(files)}"
+    if len(line) <= console.width:
+        console.print(line, soft_wrap=True)
+        return
+    console.print(f"{plain(str(out))}:", soft_wrap=True)
+    console.print(", ".join(files))
 
 
 @contextmanager
