@@ -56,7 +56,7 @@ model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(packaged_extrac
 
 # %%
 METHODS = ("rome", "glame", "ft-m", "grace", "definition")
-asked = [probe for edit in edits for probe in probes(edit)]
+asked = [probe for edit in edits for probe in probes(model, edit)]
 before = read(model, asked)
 patches, rows = {}, []
 for name in METHODS:
@@ -84,7 +84,7 @@ found.pivot_table(index="method", columns="kind", values="right").loc[list(METHO
 found.pivot_table(index="method", columns="kind", values="nats").loc[list(METHODS), kinds].round(2)
 
 # %%
-figure, axes = plt.subplots(1, len(kinds), figsize=(11, 2.6), sharey=True)
+figure, axes = plt.subplots(1, len(kinds), figsize=(11, 2.9), sharey=True, layout="constrained")
 for axis, kind in zip(axes, kinds, strict=True):
     some = found[found.kind == kind].groupby("method")[["nats before", "nats"]].mean().loc[list(METHODS)]
     axis.barh(some.index, some["nats before"], color="#d5d9de", label="before")
@@ -92,8 +92,8 @@ for axis, kind in zip(axes, kinds, strict=True):
     axis.set_title(kind)
     axis.set_xlabel("nats a token")
 axes[0].invert_yaxis()
-figure.legend(*axes[0].get_legend_handles_labels(), loc="upper left", frameon=False)
-figure.tight_layout()
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
+plt.show()
 
 # %% [markdown]
 # ROME and GLAME carry the fact to its paraphrases. GRACE holds for the prompt itself and leaves all else alone. FT-M

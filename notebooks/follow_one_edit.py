@@ -14,8 +14,8 @@
 # # Follow one edit
 #
 # A language model believes that Spike Hughes comes from London. We change one fact, *Spike Hughes originates from
-# Philadelphia*, with GLAME: look at the knowledge around the new fact, turn it into one value inside the model, write
-# that value into one weight, and see what changed. Everything here runs offline.
+# Philadelphia*, with GLAME, one step at a time: the key, the value, the graph network, the loss, the solve. At the
+# end one call of the library gives the same numbers. Everything here runs offline.
 
 # %%
 import warnings
@@ -24,22 +24,29 @@ from tempfile import mkdtemp
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # text bars do
 
-from IPython.display import SVG, Markdown, display
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import Markdown, display
 from transformers.utils import logging as transformers_logging
 
+from kg_edit.closed_form.rank_one import rank_one_update
+from kg_edit.closed_form.spread import subject_states
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.jobs.before_after import before_and_after, markdown
+from kg_edit.jobs.before_after import before_and_after
+from kg_edit.jobs.report import markdown
 from kg_edit.methods.glame.glame import Glame, GlameConfig
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.value.optimise import optimise_values, untouched
 from wikidata_cache import WikidataCache, packaged_extract
-from wikidata_cache.view.static import draw
 
 transformers_logging.disable_progress_bar()
 folder = Path(mkdtemp())
+BLUE, ORANGE, GREY = "#0b5cad", "#c2620a", "#9aa7b1"
 
 # %% [markdown]
 # ## 1. The edit
-# (s, r, o → o\*), with prompts to check: paraphrases, what follows, and neighbours that should stay as they are.
+# Subject s, relation r, old object o, new object o\*. The other prompts are for the check at the end: paraphrases
+# should say the new object too, a question asks for what follows from it, and neighbours should stay as they are.
 
 # %%
 edit = Edit(
@@ -60,36 +67,201 @@ edit.text, edit.target_new
 
 # %% [markdown]
 # ## 2. The subgraph
-# From a small piece of Wikidata that ships with the package: the new fact, and what is known about the new object. The
-# old fact is never in it. `per_node` is GLAME's *m*, `hops` its *n*; the sample depends on the seed alone.
+# From a small piece of Wikidata that ships with the package: the new fact, and what is known about the new object.
+# The old fact (dashed) is never in it. `per_node` is GLAME's *m*, `hops` its *n*; the sample depends on the seed
+# alone.
 
 # %%
 cache = WikidataCache(packaged_extract())
 graph = cache.subgraph(edit, hops=2, per_node=12, seed=0)
-display(SVG(str(draw(graph, folder / "subgraph.svg"))))
+graph.show(static=True)
 
 # %% [markdown]
-# ## 3. The model, and the method
-# The R-GNN reads the labels' early hidden states, from the model itself, and makes the new value m\* = m + z.
+# ## 3. The key
+# A block of the model has a weight that works like a memory: the down-projection of its MLP takes a vector, the
+# *key*, and answers with another one, the *value*. We edit one such weight, at a fifth of the depth. The key of an
+# edit is the weight's input at the subject's last token ("Hughes").
+#
+# The model reads the prompt alone, and behind five beginnings that it wrote itself. The key should mean the subject:
+# alike whatever stands before it, and different for other people.
 
 # %%
 model = LanguageModel.load("smollm2-135m")
-glame = Glame(model, GlameConfig(per_node=12), graph=cache, progress=False)
-patch = glame.edit([edit])
-record = patch.provenance["edits"][0]
-{key: record[key] for key in ("steps", "loss_before", "loss_after", "norms", "nodes", "edges")}
+glame = Glame(model, GlameConfig.preset("default", {"per_node": 12}), graph=cache, progress=False)
+weight = weight_matrix(model.down_projection(glame.layer)).detach()
+with untouched(model):
+    request = glame.request(edit)  # the prompt in every context, with its target
+    keys, values = subject_states(model, request.rewrites, layer=glame.layer, last=glame.layer, place="value")
+    people = ["Spike Hughes", "Charlie Chaplin", "David Bowie", "LeBron James", "Marie Curie"]
+    prompts = [model.encode_fact("{} originates from", subject=name) for name in people]
+    others, _ = subject_states(model, prompts, layer=glame.layer, last=glame.layer, place="value")
+print(f"block {glame.layer} of {len(model.blocks)}; a key has {keys.shape[1]} numbers, a value {values.shape[1]}")
+
+key = keys.mean(0)  # k*
+strongest = key.abs().topk(40).indices
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.8), width_ratios=(3, 2), layout="constrained")
+left.imshow(keys[:, strongest].abs(), aspect="auto", cmap="Blues")
+left.set_yticks(range(len(keys)), ["the prompt alone", *(f"context {number}" for number in range(1, len(keys)))])
+left.set_xticks([])
+left.set_xlabel("the 40 strongest numbers of the key")
+alike = torch.cosine_similarity(others, key[None])
+right.barh(people, alike, color=[BLUE, *[GREY] * (len(people) - 1)])
+right.invert_yaxis()
+right.set_xlabel("cosine with the mean key k*")
+plt.show()
 
 # %% [markdown]
-# ## 4. Before and after
-# The patch is two thin matrices. Inside `with patch.applied(model)` the model is edited; after it, the weights are bit
-# for bit as before.
+# ## 4. The value
+# The weight answers the key with m, the value that it has today. It is one of many things that are added up on the
+# way to the next word, so by itself it says little. Below: how strong m is beside what the model has collected so far
+# at this token, block after block. The new value will be m\* = m + z, and z may be at most twice as long as m.
 
 # %%
+with untouched(model), torch.no_grad():
+    bare = prompts[0]
+    ids = torch.tensor([bare.ids[: bare.edited_at + 1]], device=model.device)
+    states = model.model(input_ids=ids, output_hidden_states=True).hidden_states
+sizes = [float(state[0, -1].norm()) for state in states[1:-1]]  # the last one is normalised
+figure, axis = plt.subplots(figsize=(10, 2.4), layout="constrained")
+axis.plot(range(len(sizes)), sizes, color=GREY, marker="o", ms=3, label="hidden state at the subject's last token")
+axis.plot([glame.layer], [float(values[0].norm())], color=BLUE, marker="o", ls="", label="the value m in it")
+limit = glame.config.clamp_norm_factor * float(values[0].norm())
+axis.plot([glame.layer], [limit], color=ORANGE, marker="v", ls="", label="the longest z that is allowed")
+axis.set_xlabel("block")
+axis.set_ylabel("norm")
+axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
+plt.show()
+
+# %% [markdown]
+# ## 5. The graph network
+# Where does z come from? Each entity and each relation of the subgraph is a name, and the model itself has a vector
+# for a name: its hidden state in an early block. A small relational graph network (R-GNN) passes these vectors along
+# the edges, from the objects to the subject; what arrives at the subject is z. Before it has learned anything, a gate
+# holds z at 0.
+#
+# These are its inputs, and how alike they are. A name is read at its last token in an early block, so the two Townships
+# are nearly one vector, and what is spelt alike is alike:
+
+# %%
+with untouched(model):
+    inputs, _ = glame.encode(edit)
+    change, _ = glame.proposal(edit, values[0])
+names = [graph.nodes[node]["label"] for node in sorted(graph.nodes)]
+order = sorted(range(len(names)), key=lambda place: graph.nodes[sorted(graph.nodes)[place]]["hop"])
+labels = [names[place] for place in order]
+vectors = inputs.nodes[order]
+unit = vectors / vectors.norm(dim=1, keepdim=True)
+figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+drawn = axis.imshow((unit @ unit.T).cpu(), cmap="Blues", vmin=0, vmax=1)
+axis.set_yticks(range(len(labels)), labels, fontsize=8)
+axis.set_xticks(range(len(labels)), labels, fontsize=8, rotation=45, ha="right")
+figure.colorbar(drawn, label="cosine", shrink=0.7)
+plt.show()
+print(len(inputs.nodes), "entities,", inputs.edges.shape[1], f"edges; |z| at first: {change.change().norm():.1f}")
+
+# %% [markdown]
+# ## 6. The loss
+# With m + z in the place of m, how unlikely is "Philadelphia" after the prompt, in each context? That is the *nll*. A
+# second part, *kl*, grows when the model says something else about what Spike Hughes is; it counts a sixteenth. The
+# R-GNN learns by gradient descent until their sum is small and the target is what the model says. The loss falls:
+
+# %%
+with untouched(model):
+    objective = glame.objective([edit], [request])
+    change, _ = glame.proposal(edit, objective.value[0])
+    config = glame.config
+    (descent,) = optimise_values(
+        objective,
+        [change],
+        steps=config.steps,
+        stop_below=config.stop_below,
+        further_steps=config.further_steps,
+    )
+total, nll, kl = zip(*descent.losses, strict=True)
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.8), layout="constrained")
+left.plot(total, color=BLUE, marker="o", ms=3, label="loss")
+left.plot(nll, color=ORANGE, ls="--", label="nll of Philadelphia")
+left.plot(kl, color=GREY, ls=":", label="kl")
+left.set_ylabel("nats")
+right.plot(torch.exp(-torch.tensor(nll)), color=ORANGE, marker="o", ms=3, label="exp(-nll), a token of Philadelphia")
+right.set_ylim(0, 1)
+for axis in (left, right):
+    axis.set_xlabel("evaluation of the loss")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
+plt.show()
+z = descent.change
+print(f"{len(total)} evaluations; |z| = {z.norm():.1f}, |m| = {values[0].norm():.1f}")
+
+# %% [markdown]
+# ## 7. The solve
+# Now the weight W must answer this key with m\*, and every other key as before, as well as it can. There is one best
+# answer to that, in closed form: W + left rightᵀ, one column and one row. It needs to know which keys are common: C,
+# the mean of k kᵀ over 16,384 tokens that the model wrote.
+#
+# The new weight gives m\* for the key to five digits. For other keys, by how much does its answer change?
+
+# %%
+bare_key, mean_key = objective.bare_key[0], objective.mean_key[0]
+update = rank_one_update(
+    change=z, mean_key=mean_key, bare_key=bare_key, covariance=glame.covariance, weight=weight, variant=config.key
+)
+left_factor, right_factor = update.left[:, 0], update.right[:, 0]
+reached = left_factor * (right_factor @ bare_key)
+print(f"distance from z: {float((reached - z).norm() / z.norm()):.0e} of its norm")
+print(f"norm of the update {update.product.norm():.1f}, of the weight {weight.norm():.1f}")
+
+templates = [
+    "{} originates from",
+    "The musician {} was born in",
+    "{} lived with",
+    "{} originates from",
+    "{} is",
+    "{} was",
+]
+subjects = ["Spike Hughes"] * 3 + ["Charlie Chaplin", "David Bowie", "The weather"]
+with untouched(model):
+    asked = [model.encode_fact(text, subject=name) for text, name in zip(templates, subjects, strict=True)]
+    asked_keys, _ = subject_states(model, asked, layer=glame.layer, last=glame.layer, place="value")
+moved = (asked_keys @ right_factor).abs() * left_factor.norm() / (asked_keys @ weight.T).norm(dim=1)
+figure, axis = plt.subplots(figsize=(10, 2.6), layout="constrained")
+texts = [text.format(name) for text, name in zip(templates, subjects, strict=True)]
+axis.barh(texts, moved, color=[BLUE if name == edit.subject else GREY for name in subjects])
+axis.invert_yaxis()
+axis.set_xlabel("change of the weight's answer at the subject's last token, in norms of the answer")
+plt.show()
+
+# %% [markdown]
+# ## 8. Before and after
+# Inside `with patch.applied(model)` the model is edited; after it, the weights are bit for bit as before. One call of
+# the library makes the same patch as all these steps:
+
+# %%
+patch = glame.edit([edit])
+(made,) = patch.factors.values()
+print("the same update as above:", torch.allclose(made.product, update.product, rtol=1e-3, atol=1e-5))
 rows = before_and_after(model, patch, [edit])
 display(Markdown(markdown(rows, patch)))
 
 # %% [markdown]
-# ## 5. Keep it
+# Nats a token of what should be said: less is likelier. The arrow goes from before to after.
+
+# %%
+figure, axis = plt.subplots(figsize=(10, 2.6), layout="constrained")
+for place, row in enumerate(rows):
+    colour = {True: BLUE, False: ORANGE}[row.after.right]
+    axis.annotate(
+        "", (row.after.nats, place), (row.before.nats, place), arrowprops={"arrowstyle": "-|>", "color": colour}
+    )
+    axis.plot([row.before.nats], [place], "o", color=GREY)
+    axis.plot([row.after.nats], [place], "o", color=colour)
+axis.set_yticks(range(len(rows)), [f"{row.probe.prompt} → {row.probe.wanted}" for row in rows], fontsize=8)
+axis.invert_yaxis()
+axis.set_xlim(left=0)
+axis.set_xlabel("nats a token; grey: before, blue: right afterwards, orange: not")
+plt.show()
+
+# %% [markdown]
+# ## 9. Keep it
 # A file of a few kilobytes, with all that it was made from.
 
 # %%

@@ -6,8 +6,9 @@ python pipelines/edit.py edits.jsonl --method glame-random --set 'pool=["Q1345",
 python pipelines/edit.py edits.jsonl --method popularity-retrieval --set popularity=FILE     # else: degree in the graph
 python pipelines/edit.py edits.jsonl --method mend --set network=mend/    # of `kg-edit mend train --data … --out mend/`
 
-`kg-edit methods NAME` says a method's settings and presets. OUT gets patch.safetensors, records.jsonl, report.md and
-run.json, and the first edit's subgraph where there is a graph; started again, a run goes on where it was stopped.
+`kg-edit methods NAME` says a method's settings and presets. OUT gets patch.safetensors, records.jsonl, losses.jsonl,
+report.md, report.html and run.json, and the first edit's subgraph where there is a graph; started again, a run goes on
+where it was stopped.
 rome.py, memit.py, rome_kg.py, memit_kg.py and glame.py show what such a method does, step by step.
 """
 

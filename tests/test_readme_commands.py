@@ -36,7 +36,7 @@ FINDS = {  # exit codes that say what was found, beside 0
     "wikidata-cache link": {3},  # no candidate clearly leads
 }
 MADE = {  # a page: files that its commands leave
-    "README": ("out/patch.safetensors", "out/report.md"),
+    "README": ("out/patch.safetensors", "out/report.md", "out/report.html"),
     "commands": ("out/patch.safetensors", "adapter", "comparison.md", "mine.json", "graph.html", "wd"),
     "first-edit": ("first/report.md",),
     "private-graph": ("heron.safetensors",),

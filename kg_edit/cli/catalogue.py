@@ -16,7 +16,8 @@ from kg_edit.jobs.options import Device, Dtype, Layer, ModelArgument, complete_m
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
-_WIDEST = 1000
+_WIDEST, _ROOM = 1000, 200  # columns
+_BRIEF = ("method", "kind", "graph", "what it does")  # what fits a narrow terminal
 MethodToShow = Annotated[
     str | None,
     typer.Argument(help="a method, to see its settings and presets", autocompletion=complete_method),
@@ -49,12 +50,19 @@ def _list() -> None:
 
     from kg_edit.methods.listing import HEADER, listing
 
-    table = Table(*HEADER, box=None, pad_edge=False)
-    for row in listing():
-        table.add_row(*map(plain, row))
     console = stdout()
+    shown = _BRIEF if console.is_terminal and console.width < _ROOM else HEADER
+    table = Table(*shown, box=None, pad_edge=False)
+    for row in listing():
+        cells = dict(zip(HEADER, map(plain, row), strict=True))
+        table.add_row(*(cells[name] for name in shown))
+    if shown is _BRIEF:
+        console.print(
+            table, "The whole table: a wider terminal, or kg-edit methods | less -S; one: kg-edit methods NAME"
+        )
+        return
     console.width = max(console.width, Measurement.get(console, console.options.update(width=_WIDEST), table).maximum)
-    console.print(table, soft_wrap=True)  # a method is a line, however narrow the terminal: it may be searched
+    console.print(table, soft_wrap=True)  # a method is a line: it may be searched
 
 
 def _show(name: str) -> None:
@@ -69,7 +77,7 @@ def _show(name: str) -> None:
     found = find_method(name)
     table = Table(title=f"{name}: {plain(found.about)} ({plain(found.paper)})", title_justify="left")
     for header in ("setting", "default", "meaning"):
-        table.add_column(header, overflow="fold")
+        table.add_column(header, overflow="fold", no_wrap=header == "setting")
     for row in settings(found):
         table.add_row(*map(plain, row))
     stdout().print(

@@ -20,7 +20,7 @@ from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
-    from kg_edit.jobs.before_after import Verdict
+    from kg_edit.jobs.report import Verdict
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.value.callbacks import Callback
@@ -46,8 +46,8 @@ def run(
     callbacks: Sequence[Callback] = (),
 ) -> Verdict:
     """Make the edits, draw the first one's subgraph, show what changed; which of them are said."""
-    from kg_edit.jobs.before_after import Verdict, terminal_table
-    from kg_edit.jobs.edit_run import RECORDS, REPORT, draw_subgraph, run_edits
+    from kg_edit.jobs.edit_run import LOSSES, PAGE, RECORDS, REPORT, draw_subgraph, run_edits
+    from kg_edit.jobs.report import Verdict, terminal_table
     from kg_edit.storage.run_folder import PATCH
 
     rows = run_edits(method, model, edits, out, force=force, callbacks=callbacks)
@@ -55,9 +55,22 @@ def run(
     stdout().print(terminal_table(rows))
     verdict = Verdict.of(rows)
     stdout().print(plain(one_line(str(verdict))), style="yellow" if verdict.missed else "green")
-    files = [PATCH, RECORDS, REPORT, *([picture.name] if picture else [])]
-    stdout().print(f"{plain(str(out))}: {', '.join(files)}", soft_wrap=True)
+    files = [
+        name for name in (PATCH, RECORDS, LOSSES, REPORT, PAGE) if (out / name).is_file()
+    ]  # earlier versions made fewer
+    files += [picture.name] if picture else []
+    _list_files(out, files)
     return verdict
+
+
+def _list_files(out: Path, files: Sequence[str]) -> None:
+    """The folder and its files: on a line where they fit, else the folder, which stays whole, above the files."""
+    console, line = stdout(), f"{plain(str(out))}: {', '.join(files)}"
+    if len(line) <= console.width:
+        console.print(line, soft_wrap=True)
+        return
+    console.print(f"{plain(str(out))}:", soft_wrap=True)
+    console.print(", ".join(files))
 
 
 @contextmanager

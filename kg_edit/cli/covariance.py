@@ -58,21 +58,16 @@ def choose(manifests: Sequence[Manifest], ids: Sequence[str]) -> list[Manifest]:
 
 
 def show(manifests: Iterable[Manifest], folder: Path | None) -> None:
-    """A table of covariances, and where their files are."""
-    from rich.table import Table
-
+    """Three lines a covariance, and where their files are: in a table, 80 columns would break the modules' names."""
     from kg_edit.covariance.store import store_folder
 
-    table = Table()
-    for header in ("module", "model", "text", "tokens", "id", "direction turned as the tokens doubled"):
-        table.add_column(header, overflow="fold", no_wrap=header == "id")
-    for manifest in manifests:
+    shown = list(manifests)
+    for manifest in shown:
         model = manifest.model_name or manifest.model
-        tokens = f"{manifest.count:,}"
-        table.add_row(*map(plain, (manifest.module, model, manifest.corpus, tokens, manifest.id, _turned(manifest))))
-    if table.row_count:
-        stdout().print(table)
-    stdout().print(f"{plain(str(folder or store_folder()))}: {table.row_count} covariances", soft_wrap=True)
+        said = f"{manifest.module} of {model}: {manifest.id}, {manifest.count:,} tokens"
+        for line in (said, f"  text: {manifest.corpus}", f"  direction turned as tokens doubled: {_turned(manifest)}"):
+            stdout().print(plain(line), soft_wrap=True)
+    stdout().print(f"{plain(str(folder or store_folder()))}: {len(shown)} covariances", soft_wrap=True)
 
 
 def _turned(manifest: Manifest) -> str:

@@ -41,6 +41,13 @@ def figure(width: float, height: float) -> Figure:
     return made
 
 
+def legend_below(axes: Axes, *, columns: int = 1, room: float = 0.48) -> None:
+    """The legend of a panel beneath its horizontal axis, where it covers nothing; ``room`` inches are its labels'."""
+    height = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
+    place = (0.0, -room / max(height, 0.5))
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=place, borderaxespad=0, ncols=columns)
+
+
 def save_figure(made: Figure, path: Path) -> Path:
     """Write a figure as PNG, SVG or PDF, atomically.
 
@@ -65,7 +72,8 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     points = summary.curve or ()
     panels = {title: names for title, starts in _PANELS.items() if (names := _drawn(points, starts))}
     ability = any(point.general for point in points)
-    drawn = figure(4.6 * max(1, len(panels) + ability), 3.6)
+    lines = max([len(names) for names in panels.values()], default=0)
+    drawn = figure(4.6 * max(1, len(panels) + ability), 3.4 + 0.14 * lines)
     axes = drawn.subplots(1, max(1, len(panels) + ability), squeeze=False)[0]
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
         _scores(axis, points, names)
@@ -74,6 +82,7 @@ def draw_curve(summary: Summary, path: Path) -> Path:
         _ability(axes[-1], points)
     for axis in axes:
         axis.set_xlabel("edits in the model")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.spines[["top", "right"]].set_visible(False)
     run = summary.provenance
     drawn.suptitle(f"{run['method']} on {run['model']['name']}, {run['schedule']}", fontsize=11)
@@ -99,7 +108,7 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
         label = "some records could not be scored"
         axes.plot(broken, [0.0] * len(broken), color="black", marker="x", ls="", clip_on=False, label=label)
     axes.set_ylim(0, 1.02)
-    axes.legend(fontsize=7, frameon=False)
+    legend_below(axes)
 
 
 def _ability(axes: Axes, points: Sequence[CurvePoint]) -> None:

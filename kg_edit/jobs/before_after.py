@@ -2,7 +2,7 @@
 
 `responses` asks a model queries: what it continues a prompt with, and how likely the candidates are after it. `read`
 asks the probes of an edit (the rewrite, its paraphrases, what follows from it, and its neighbours) and judges the
-responses; `before_and_after` does so without and with a patch. `terminal_table` and `markdown` show the outcome.
+responses; `before_and_after` does so without and with a patch. `kg_edit.jobs.report` shows the outcome.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 from tqdm import tqdm
 
 from kg_edit.edits.edit import Edit
@@ -26,13 +23,11 @@ from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import format_question, format_question_with_shots, right_answers
-from kg_edit.text.display import escaped_markdown, markdown_row, one_line
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
 _TOKENS = 10  # written after a probe
 _CHAT_TOKENS = 24  # in chat form: a sentence
-_NAMED = 10  # edits that a verdict names
 _ROWS = 32  # queries in a batch: one of all prompts of a long file would fill the memory
 
 
@@ -203,34 +198,6 @@ class ReportRow(BaseModel):
     after: Reading
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Which edits an edited model says after their own prompts: "4 of 5 said; 1 not: row-3 ..."."""
-
-    said: tuple[ReportRow, ...]
-    missed: tuple[ReportRow, ...]
-
-    @classmethod
-    def of(cls, rows: Sequence[ReportRow]) -> Verdict:
-        """The verdict over the edits' own prompts, among all that were asked."""
-        asked = [row for row in rows if row.probe.kind == "rewrite"]
-        said = tuple(row for row in asked if row.after.said)
-        return cls(said, tuple(row for row in asked if not row.after.said))
-
-    def __str__(self) -> str:
-        counted = f"{len(self.said)} of {len(self.said) + len(self.missed)} said"
-        if not self.missed:
-            return counted
-        named = "; ".join(map(_miss, self.missed[:_NAMED]))
-        more = f"; and {len(self.missed) - _NAMED} more" if len(self.missed) > _NAMED else ""
-        return f"{counted}; {len(self.missed)} not: {named}{more}"
-
-
-def _miss(row: ReportRow) -> str:
-    likelier = ", though it is likelier than the old target" if row.after.right else ""
-    return f"{row.edit} ({row.probe.prompt!r} should say {row.probe.wanted!r}, says {row.after.text!r}{likelier})"
-
-
 def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
     """All that an edit's row asks to check; after a line break where ``model`` would not read the subject.
 
@@ -326,67 +293,3 @@ def _said(probe: ReportProbe, text: str) -> bool:
     if probe.chat:
         return mentions(first_sentence(text), probe.wanted)
     return begins_with(text, probe.wanted)
-
-
-_TITLES = {"rewrite": "rewrite", "paraphrase": "paraphrase", "follows": "what follows", "neighbour": "neighbour"}
-_HEADER = ("", "prompt", "should say", "before", "after", "nats/token")
-_SHORT_HEADER = ("", "prompt", "wanted", "before", "after", "nats")
-_COLOURS = {"✓": "green", "~": "yellow", "✗": "red"}
-_NOTE = (
-    "✓: the text begins with what should be said, which is also more likely than the other target; for what follows, "
-    "the answer is in the text. ~: it is more likely than the other target, but not said. ✗: anything else. "
-    "Nats a token of what should be said, before → after: less is better."
-)
-_CHAT_NOTE = " Chat: asked as a user's turn, where ✓ wants it in the answer's first sentence."
-
-
-def terminal_table(rows: Sequence[ReportRow]) -> Table:
-    """The rows as a table for a rich console, with a line between edits."""
-    table = Table(title="before → after", caption=_note(rows), caption_justify="left", expand=True, box=SIMPLE_HEAD)
-    for name, share in zip(_SHORT_HEADER, (None, 6, 4, 5, 5, None), strict=True):
-        table.add_column(name, ratio=share, no_wrap=share is None, overflow="fold")
-    for index, row in enumerate(rows):
-        last = index + 1 == len(rows) or rows[index + 1].edit != row.edit
-        cells = [Text(row.probe.kind + _form(row.probe)), *map(Text, _cells(row)[1:])]
-        cells[4].stylize(_COLOURS[_sign(row.after)])
-        table.add_row(*cells, end_section=last)
-    return table
-
-
-def markdown(rows: Sequence[ReportRow], patch: Patch) -> str:
-    """The same as Markdown, under a line that says what was done."""
-    methods = ", ".join(sorted({str(edit["method"]) for edit in patch.provenance["edits"]}))
-    ranks = patch.summary
-    count = len(patch.provenance["edits"])
-    title = f"{count} edit{'s' if count > 1 else ''} of {patch.provenance['model']['name']} by {methods}"
-    verdict = f"**{escaped_markdown(one_line(str(Verdict.of(rows))))}**"
-    lines = [f"# {escaped_markdown(one_line(title))}", "", verdict, "", escaped_markdown(ranks), ""]
-    lines += [markdown_row(_HEADER), "|---" * len(_HEADER) + "|"]
-    lines += [markdown_row(map(escaped_markdown, _cells(row))) for row in rows]
-    return "\n".join([*lines, "", escaped_markdown(_note(rows)), ""])
-
-
-def _note(rows: Sequence[ReportRow]) -> str:
-    return _NOTE + (_CHAT_NOTE if any(row.probe.chat for row in rows) else "")
-
-
-def _form(probe: ReportProbe) -> str:
-    return ", chat" if probe.chat else ""
-
-
-def _cells(row: ReportRow) -> tuple[str, ...]:
-    probe = row.probe
-    nats = f"{row.before.nats:.1f} → {row.after.nats:.1f}"
-    cells = (_TITLES[probe.kind] + _form(probe), probe.prompt, probe.wanted, _mark(row.before), _mark(row.after), nats)
-    return tuple(one_line(cell).strip() for cell in cells)
-
-
-def _mark(reading: Reading) -> str:
-    return f"{_sign(reading)} {reading.text}"
-
-
-def _sign(reading: Reading) -> str:
-    """``~``, likelier but not said, is for statements with another target only: elsewhere right is said."""
-    if not reading.right:
-        return "✗"
-    return "✓" if reading.said else "~"

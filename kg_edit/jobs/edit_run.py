@@ -13,22 +13,26 @@ from pydantic import ValidationError
 
 from kg_edit import __version__
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import OutputError
+from kg_edit.errors import KgEditError, OutputError
 from kg_edit.evaluate.settings import chat_settings, method_settings
 from kg_edit.graphs.source import subject_of
-from kg_edit.jobs.before_after import ReportRow, before_and_after, check_probes, markdown
+from kg_edit.jobs.before_after import ReportRow, before_and_after, check_probes
+from kg_edit.jobs.report import markdown
+from kg_edit.jobs.report_page import report_page
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import refuse_disabling
 from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import PATCH, Settings, check_folder, claim, digest, folder_lock
-from kg_edit.value.callbacks import Callback
+from kg_edit.value.callbacks import Callback, LossLines, LossStep, read_losses
+from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.view.static import draw
 
 log = logging.getLogger(__name__)
 
 PARTIAL, RECORDS, REPORT = "patch.partial.safetensors", "records.jsonl", "report.md"
+LOSSES, PAGE = "losses.jsonl", "report.html"
 
 
 def run_edits(
@@ -41,7 +45,9 @@ def run_edits(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> tuple[ReportRow, ...]:
-    """Make ``edits`` in turn and write ``out``: patch.safetensors, records.jsonl, report.md, run.json.
+    """Make ``edits`` in turn and write ``out``: patch.safetensors, records.jsonl, report.md, report.html, run.json.
+
+    losses.jsonl has the loss at every step of every edit, where the method descends on one.
 
     Started again with the same settings it goes on where it was killed, and does nothing twice. Nothing is written
     before all edits are checked and the method is prepared. Without ``force`` an edit that looks as if it would break
@@ -64,7 +70,7 @@ def run_edits(
     with folder_lock(out):
         claim(out, settings)
         patch = _patch(method, edits, out, force=force, callbacks=callbacks, progress=progress)
-        return _rows(model, patch, edits, out, progress=progress)
+        return _rows(method, patch, edits, out, progress=progress)
 
 
 def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
@@ -96,17 +102,37 @@ def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
 
 
 def _rows(
-    model: LanguageModel, patch: Patch, edits: Sequence[Edit], out: Path, *, progress: bool
+    method: EditingMethod, patch: Patch, edits: Sequence[Edit], out: Path, *, progress: bool
 ) -> tuple[ReportRow, ...]:
     """What the edits changed, after all files are written."""
     known = known_rows(out / RECORDS, edits)
     if known and (out / REPORT).is_file():
         return known
-    rows = known or before_and_after(model, patch, edits, progress=progress)
+    rows = known or before_and_after(method.model, patch, edits, progress=progress)
     lines = (json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in rows)
     write_text(out / RECORDS, "".join(lines))
+    graphs = {edit.id: graph for edit in edits if (graph := _subgraph(method, edit)) is not None}
+    write_text(out / PAGE, report_page(rows, patch, curves=_losses(out / LOSSES), graphs=graphs))
     write_text(out / REPORT, markdown(rows, patch))
     return rows
+
+
+def _subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None:
+    """What the method looked at for ``edit``, or why it can't be shown: the edit is made, the report must not fail."""
+    try:
+        graph = method.subgraph(edit)
+        return None if graph is None else _with_hops(graph)
+    except (KgEditError, WikidataCacheError) as error:
+        return f"The graph could not be asked again: {error}"
+
+
+def _losses(path: Path) -> dict[str, tuple[LossStep, ...]]:
+    """The curves of a run; none where an earlier version began it, or where the file is damaged."""
+    try:
+        return read_losses(path)
+    except OutputError as error:
+        log.warning("the report has no loss curves: %s", error)
+        return {}
 
 
 def _patch(
@@ -127,13 +153,19 @@ def _patch(
     done = len(start.provenance["edits"]) if start else 0
     if start:
         log.info("going on with %s after %d of %d edits", partial, done, len(edits))
+    losses = LossLines()
+
+    def keep(made: Patch) -> None:
+        made.save(partial)
+        losses.append_to(out / LOSSES)
+
     try:
         patch = method.edit(
             edits[done:],
             start=start,
-            after_each=lambda made: made.save(partial),
+            after_each=keep,
             guard=_stop_nothing if force else _guard(method),
-            callbacks=callbacks,
+            callbacks=(*callbacks, losses),
             progress=progress,
         )
     except Exception as error:

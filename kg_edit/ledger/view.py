@@ -53,6 +53,7 @@ _HEADS: dict[Kind, str] = {
     "follows": "follows",
     "neighbour": "neighbours",
 }
+_SAID = "should say → says"
 _SHOWN = ("loss_before", "loss_after", "steps")
 
 
@@ -147,25 +148,27 @@ def _settings(method: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def check_table(checked: Sequence[Checked]) -> Table:
     """A row for each edit: how many of its prompts of each kind are right, and what the model says."""
-    table = _table("edit", *_HEADS.values(), "should say", "says", "nats")
+    table = _table("edit", *_HEADS.values(), _SAID, "nats")
     for found in checked:
         (rewrite,) = found.of("rewrite")
         counts = [_share(found.of(kind)) for kind in list(_HEADS)[1:]]
         edit = found.entry.edit
-        sign = Text("✓" if rewrite.said else "~", style="green") if rewrite.right else Text("✗", style="red")
-        _row(table, found.entry.name, sign, *counts, edit.target_new, rewrite.text, f"{rewrite.nats:.1f}")
+        sign = Text("✓", style="green") if rewrite.said else Text("~", style="yellow")
+        sign = sign if rewrite.right else Text("✗", style="red")
+        said = f"{edit.target_new} → {rewrite.text}"
+        _row(table, found.entry.name, sign, *counts, said, f"{rewrite.nats:.1f}")
     return table
 
 
 def served_table(checked: Sequence[ServedEdit]) -> Table:
     """A row for each edit that a server was asked about: how many prompts of each kind are right, and what it says."""
-    table = _table("edit", *_HEADS.values(), "should say", "says")
+    table = _table("edit", *_HEADS.values(), _SAID)
     for found in checked:
         by_kind = [[one for one in found.answers if one.kind == kind] for kind in _HEADS]
         (rewrite,) = by_kind[0]
         sign = Text("✓", style="green") if rewrite.right else Text("✗", style="red")
         counts = [f"{sum(one.right for one in some)}/{len(some)}" if some else "" for some in by_kind[1:]]
-        _row(table, found.entry.name, sign, *counts, found.entry.edit.target_new, rewrite.text)
+        _row(table, found.entry.name, sign, *counts, f"{found.entry.edit.target_new} → {rewrite.text}")
     return table
 
 
@@ -196,7 +199,8 @@ def _number(value: float | None) -> str:
 
 
 def _table(*heads: str) -> Table:
-    table = Table(box=SIMPLE_HEAD)
+    """In 80 columns no usual word of it is broken."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, overflow="fold")
     return table
@@ -237,7 +241,7 @@ def _draw_bars(axes: Axes, shown: Sequence[Entry], norms: Sequence[float]) -> No
     if known:
         limit = MEDIANS * median(known)
         axes.axhline(limit, color=COLOURS[1], lw=0.8, ls=":", label=f"{MEDIANS:g} times the median")
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
     axes.set_ylabel("norm of the change", fontsize=8)
     axes.tick_params(labelsize=8)
     if len(shown) <= _NAMED:
@@ -262,5 +266,5 @@ def _draw_arcs(axes: Axes, shown: Sequence[Entry], found: Sequence[Conflict]) ->
             axes.plot([], [], color=COLOURS[place], label=f"{kind}: {count}")
     axes.set_ylim(0, 1.1)
     axes.set_yticks([])
-    axes.set_title("edits in each other's way", fontsize=8)
-    axes.legend(fontsize=8, frameon=False, ncols=3)
+    axes.set_title("edits in each other's way", fontsize=8, loc="left")
+    axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)

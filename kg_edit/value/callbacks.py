@@ -1,8 +1,8 @@
 """Callbacks: whoever wants to see the losses of a descent while it runs, such as TensorBoard.
 
 `EditingMethod.edit(…, callbacks=…)` tells them of every step; descents report by `report_losses`, whoever runs them.
-`LossFile` writes JSON lines, `TensorBoard` and `WeightsAndBiases` need their packages; `open_callback` makes one from a
-text, as ``--log`` takes it. What a callback does changes no result.
+`LossFile` writes JSON lines, which `read_losses` reads; `TensorBoard` and `WeightsAndBiases` need their packages.
+`open_callback` makes one from a text, as ``--log`` takes it. What a callback does changes no result.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.storage.atomic import append_lines
+from kg_edit.storage.atomic import append_lines, read_lines
 
 _Watched = tuple[tuple["Callback", ...], tuple[str, ...]]
 _WATCHED: ContextVar[_Watched] = ContextVar("callbacks", default=((), ()))
@@ -25,6 +27,9 @@ _WATCHED: ContextVar[_Watched] = ContextVar("callbacks", default=((), ()))
 class Callback:
     """Does nothing at every event; a subclass overrides what it wants to see."""
 
+    def on_terms(self, edit: str, step: int, terms: Mapping[str, float]) -> None:
+        """Before `on_step`: the terms of that loss by name, such as nll and kl, where the method tells them."""
+
     def on_step(self, edit: str, step: int, loss: float) -> None:
         """The loss of the edit with this id (a batch's: ``first..last``) at a step of its descent, from 0."""
 
@@ -32,10 +37,38 @@ class Callback:
         """All edits are made."""
 
 
-class LossFile(Callback):
-    """Appends ``{"edit", "step", "loss"}`` to a file of JSON lines."""
+class LossLines(Callback):
+    """Keeps ``{"edit", "step", "loss", …}`` of every step as JSON, with the loss's terms where there are any."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._terms: dict[str, float] = {}
+
+    def on_terms(self, edit: str, step: int, terms: Mapping[str, float]) -> None:
+        """Kept until the step's line is written."""
+        self._terms = {name: round(value, 6) for name, value in terms.items()}
+
+    def on_step(self, edit: str, step: int, loss: float) -> None:
+        """A line more."""
+        self.lines.append(json.dumps({"edit": edit, "step": step, "loss": round(loss, 6), **self._terms}))
+        self._terms = {}
+
+    def append_to(self, path: Path) -> None:
+        """Add the lines since the last call to a file.
+
+        Raises:
+            OutputError: it can't be written.
+        """
+        if self.lines:
+            append_lines(path, self.lines)
+            self.lines = []
+
+
+class LossFile(LossLines):
+    """Appends each step's line to a file at once."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
@@ -44,7 +77,8 @@ class LossFile(Callback):
         Raises:
             OutputError: the file can't be written.
         """
-        append_lines(self.path, [json.dumps({"edit": edit, "step": step, "loss": round(loss, 6)})])
+        super().on_step(edit, step, loss)
+        self.append_to(self.path)
 
 
 class TensorBoard(Callback):
@@ -114,9 +148,50 @@ def watched(callbacks: Sequence[Callback], edits: Sequence[str]) -> Iterator[Non
         _WATCHED.reset(token)
 
 
-def report_losses(step: int, losses: Mapping[int, float], *, of: int = 1) -> None:
-    """Tell the callbacks a step's losses, each by its edit's place in the batch, which has ``of`` descents."""
+def report_losses(
+    step: int,
+    losses: Mapping[int, float],
+    *,
+    of: int = 1,
+    terms: Mapping[int, Mapping[str, float]] | None = None,
+) -> None:
+    """Tell the callbacks a step's losses, each by its edit's place in the batch, which has ``of`` descents.
+
+    ``terms``: those of each loss by name, also by place.
+    """
     callbacks, edits = _WATCHED.get()
     for callback in callbacks:
         for place, loss in losses.items():
-            callback.on_step(edits[place] if len(edits) == of else f"{edits[0]}..{edits[-1]}", step, loss)
+            name = edits[place] if len(edits) == of else f"{edits[0]}..{edits[-1]}"
+            if terms is not None:
+                callback.on_terms(name, step, terms[place])
+            callback.on_step(name, step, loss)
+
+
+class LossStep(BaseModel):
+    """A line of `LossLines`: the loss at one step of an edit's descent, with its terms where they are told."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    edit: str
+    step: int
+    loss: float
+    nll: float | None = None
+    kl: float | None = None
+
+
+def read_losses(path: Path) -> dict[str, tuple[LossStep, ...]]:
+    """The last descent of each edit (or batch, ``first..last``) in a file of `LossLines`; empty where there is none.
+
+    A descent begins at step 0: one that was interrupted and made anew stands twice in the file.
+
+    Raises:
+        OutputError: a line is none of these.
+    """
+    found: dict[str, list[LossStep]] = {}
+    for line in read_lines(path, LossStep):
+        kept = found.setdefault(line.edit, [])
+        if kept and line.step <= kept[-1].step:
+            kept.clear()
+        kept.append(line)
+    return {edit: tuple(steps) for edit, steps in found.items()}

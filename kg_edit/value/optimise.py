@@ -7,7 +7,7 @@ The descent may run on a copy of the model in bfloat16 (`descent_model`); the mo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -90,7 +90,7 @@ def optimise_values(
         losses, gradient = objective.gradient(now)
         for edit in running:
             seen[edit].append(_numbers(losses, edit))
-        report_losses(step, {edit: seen[edit][-1][0] for edit in running}, of=len(proposals))
+        _report(step, {edit: seen[edit][-1] for edit in running}, of=len(proposals))
         done = {edit for edit in running if not seen[edit][-1][0] >= stop_below}  # or not a number
         if further_steps and step >= steps - 1:
             done |= {edit for edit, said in enumerate(objective.greedy(now).tolist()) if said}
@@ -103,6 +103,11 @@ def optimise_values(
             proposal.learn()
             changes[edit] = proposal.change()
     return [Descent(change=change.detach(), losses=tuple(own)) for change, own in zip(changes, seen, strict=True)]
+
+
+def _report(step: int, seen: Mapping[int, tuple[float, float, float]], *, of: int) -> None:
+    terms = {edit: {"nll": nll, "kl": kl} for edit, (_, nll, kl) in seen.items()}
+    report_losses(step, {edit: total for edit, (total, _, _) in seen.items()}, of=of, terms=terms)
 
 
 def _numbers(losses: Losses, edit: int) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ import networkx as nx
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.view.content import GraphContent, first_ring, graph_content, has_edit, printable, with_old_edge
 from wikidata_cache.view.page_layout import CROWD, LARGE, place_nodes
-from wikidata_cache.view.static import text_width
+from wikidata_cache.view.tree import text_width
 
 _CROWDED = {"s": 26, "new": 26, "old": 26, "near": 17}  # what to read first where all do not fit; else 12 pixels
 _FEW = 40  # neighbours that can be read at once beside a large graph's outer hops

@@ -143,7 +143,8 @@ function chance(value, kind) {
     make("div", { className: "track", ariaHidden: "true" }, fill), make("span", { className: "number" }, percent(value))));
 }
 
-function outcome(found) {
+// said: whether the edited model says the new fact; null for a prompt that is no edit's own
+function outcome(found, said) {
   const heading = make("h3", {}, make("span", { className: `badge ${found.kind}` }, found.kind === "edit" ? "the edit" : "prompt"), found.prompt);
   const text = (kind, words, said) => make("div", { className: kind }, make("span", {}, words), make("p", { dir: "auto" }, said || "(nothing)"));
   const same = found.before === found.after;
@@ -152,7 +153,7 @@ function outcome(found) {
   const table = make("table", { className: "chances" }, make("colgroup", {}, make("col"), make("col"), make("col")),
     make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
   return make("article", { className: "outcome" }, heading,
-    make("div", { className: "pair" }, text("before", "before", found.before), text(same ? "after same" : "after", same ? "after: the same" : "after", found.after)), table);
+    make("div", { className: "pair" }, text("before", "before", found.before), text(`after${same ? " same" : ""}${said === null ? "" : said ? " said" : " missed"}`, same ? "after: the same" : "after", found.after)), table);
 }
 
 function pairs(list, values) {
@@ -170,7 +171,7 @@ function showAnswer(found) {
   say(found.said
     ? ["Done ", seconds, ". The model used to go on with ", quoted(own.before), ", and now says ", quoted(own.after), "."]
     : ["Made ", seconds, ", but the model does not say it: it goes on with ", quoted(own.after), "."], "done");
-  byId("outcomes").replaceChildren(...found.outcomes.map(outcome));
+  byId("outcomes").replaceChildren(...found.outcomes.map((one) => outcome(one, one.kind === "edit" ? found.said : null)));
   byId("keep").hidden = !state.ledger;
   byId("keep").dataset.force = "no";
   byId("keep").textContent = "Keep it in the ledger";

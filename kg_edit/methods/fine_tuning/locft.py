@@ -23,6 +23,7 @@ from kg_edit.methods.fine_tuning.base import (
     take_step,
 )
 from kg_edit.patches.base import Patch
+from kg_edit.value.callbacks import report_losses
 from kg_edit.value.optimise import untouched
 
 
@@ -86,6 +87,7 @@ class LocFt(FineTuning):
                 if float(found.detach().mean()) >= config.stop_below and epoch < config.steps - 1:
                     take_step(optimizer, found.mean())
             epochs.append(losses)
+            report_losses(epoch, dict(enumerate(losses.tolist())), of=len(rows))
             if float(losses.mean()) < config.stop_below:
                 break
         return epochs

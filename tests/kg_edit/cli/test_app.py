@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from kg_edit import __version__
+from kg_edit.cli import catalogue
 from kg_edit.cli.plan import plan
 from kg_edit.methods import method_names
 from kg_edit.planning.estimate import Rates
@@ -84,6 +87,18 @@ def test_methods_and_models(kg_edit: Run) -> None:
     assert named.code == 0
     assert all(word in named.out for word in ("smollm2-135m", "pip install", "gpt2, gpt_neox"))
     assert kg_edit("--version").out == f"kg-edit {__version__}\n"
+
+
+def test_methods_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pipe a method is a line, so that it can be searched."""
+    shown = io.StringIO()
+    console = Console(file=shown, width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr(catalogue, "stdout", lambda: console)
+    catalogue._list()
+    lines = shown.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines) and len(lines) > len(method_names())
+    words = {word for line in lines for word in line.split()}
+    assert words >= {"codebook", "L-infinity", "down-projection", *method_names()}
 
 
 def test_doctor(kg_edit: Run, tiny_folder: Path) -> None:

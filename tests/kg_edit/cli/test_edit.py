@@ -71,7 +71,7 @@ def test_a_folder_with_another_run(edit: Run, place: Path) -> None:
 def test_a_run_without_result_gives_its_folder_up(edit: Run, place: Path) -> None:
     """Else a mended mistake would be refused as another run."""
     assert edit(*ROME).code == 0
-    for file in ("patch.safetensors", "records.jsonl", "report.md"):
+    for file in ("patch.safetensors", "records.jsonl", "losses.jsonl", "report.md", "report.html"):
         (place / "out" / file).unlink()
     assert edit(*ROME, steps=4).code == 0
 
@@ -89,7 +89,8 @@ def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], ed
     files = content(place / "out")
     assert files is not None
     picture = {"subgraph-lebron.svg"} if method is GLAME else set()
-    assert set(files) == {".lock", "patch.safetensors", "records.jsonl", "report.md", "run.json"} | picture
+    written = {"patch.safetensors", "records.jsonl", "losses.jsonl", "report.md", "report.html"}
+    assert set(files) == {".lock", "run.json"} | written | picture
     assert all(name in first.out for name in set(files) - {".lock", "run.json"})
     again = edit(*method)
     assert "nothing to compute" in again.err
@@ -124,7 +125,7 @@ def test_a_killed_run_goes_on(method: tuple[str, ...], edit: Run, place: Path, m
         killed = edit(*method)
     assert killed.code == 130
     assert "the same command goes on where it was" in killed.err
-    assert set(content(place / "out") or ()) == {".lock", "run.json", "patch.partial.safetensors"}
+    assert set(content(place / "out") or ()) == {".lock", "run.json", "losses.jsonl", "patch.partial.safetensors"}
     result = edit(*method)
     assert result.code == 0
     assert "after 1 of 2 edits" in result.err

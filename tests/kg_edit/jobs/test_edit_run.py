@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import networkx as nx
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -14,15 +15,18 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError, KgEditError, OutputError, PatchError
 from kg_edit.jobs import edit_run
 from kg_edit.jobs.before_after import ReportRow
-from kg_edit.jobs.edit_run import PARTIAL, RECORDS, REPORT, draw_subgraph, run_edits
+from kg_edit.jobs.edit_run import LOSSES, PAGE, PARTIAL, RECORDS, REPORT, draw_subgraph, run_edits
+from kg_edit.methods.glame.glame import Glame
 from kg_edit.methods.rank_one.base import RankOneMethod
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.run_folder import PATCH, folder_lock
+from kg_edit.value.callbacks import read_losses
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
+from wikidata_cache.errors import OfflineError
 
 EDITS = (EDIT, SECOND)
 
@@ -43,6 +47,35 @@ def test_the_files_hold_what_is_returned(tmp_path: Path) -> None:
     assert not (tmp_path / PARTIAL).exists()
 
 
+def test_the_loss_of_every_step_is_kept_and_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A damaged file of losses takes the curves, and ends no run."""
+    rows = run(tmp_path)
+    curves, page = read_losses(tmp_path / LOSSES), (tmp_path / PAGE).read_text()
+    for record in Patch.load(tmp_path / PATCH).edits:
+        curve = curves[record["edit"]["id"]]
+        assert [step.step for step in curve] == list(range(record["steps"]))
+        ends = [(step.loss, step.nll) for step in (curve[0], curve[-1])]
+        assert ends == [(record[f"loss_{end}"], record[f"nll_{end}"]) for end in ("before", "after")]
+    assert page.count('class="chart"') == page.count('class="spark"') == 2
+    (tmp_path / LOSSES).write_text("{}\n")
+    (tmp_path / REPORT).unlink()
+    assert run(tmp_path) == rows
+    assert "no loss curves" in caplog.text
+    assert "the steps between were not kept" in (tmp_path / PAGE).read_text()
+
+
+def test_a_graph_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patch is made; why there is no picture stands on the page."""
+    made = method("glame", tiny("llama"))
+    assert isinstance(edit_run._subgraph(made, EDIT), nx.MultiDiGraph)
+
+    def gone(*_: object) -> None:
+        raise OfflineError("no network")
+
+    monkeypatch.setattr(Glame, "subgraph", gone)
+    assert edit_run._subgraph(made, EDIT) == "The graph could not be asked again: no network"
+
+
 def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run(tmp_path)
     for name in ("before_and_after", "claim"):
@@ -54,7 +87,7 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("cut", ["", "{", '{"edit": "1"}\n'])
 def test_a_report_that_is_missing_or_damaged_is_made_anew(cut: str, tmp_path: Path) -> None:
     rows = run(tmp_path)
-    files = {name: (tmp_path / name).read_bytes() for name in (RECORDS, REPORT)}
+    files = {name: (tmp_path / name).read_bytes() for name in (RECORDS, REPORT, PAGE)}
     (tmp_path / RECORDS).write_text(cut)
     (tmp_path / REPORT).unlink()
     assert run(tmp_path) == rows
@@ -94,7 +127,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OutputError, match="No space left on device") as caught:
         run(tmp_path)
     assert "the edits before it are kept" in caught.value.__notes__[-1]
-    assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json", PARTIAL}
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json", LOSSES, PARTIAL}
     assert len(Patch.load(tmp_path / PARTIAL).provenance["edits"]) == 1
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+
 import pytest
 import torch
+from rich.console import Console
+from rich.text import Text
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.ledger.check import check
 from kg_edit.ledger.entries import Entry, entries_of
+from kg_edit.ledger.view import check_table
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.tiny import tiny
@@ -40,6 +46,24 @@ def test_facts_that_hold_and_facts_that_do_not() -> None:
     assert len(failing) == 1
     ((probe, reading),) = failing[0].failures()
     assert probe.prompt == "LeBron James plays for" and not reading.right
+
+
+@pytest.mark.parametrize(
+    ("said", "right", "sign", "colour"), [(1, 1, "✓", "green"), (0, 1, "~", "yellow"), (0, 0, "✗", "red")]
+)
+def test_only_what_is_said_is_green(said: int, right: int, sign: str, colour: str) -> None:
+    (first, _) = check(model := tiny("llama"), entries(model))
+    told = "Massachusetts Pennsylvania Constantinople administrative"
+    readings = [
+        (probe, reading.model_copy(update={"said": bool(said), "right": bool(right), "text": told}))
+        for probe, reading in first.readings
+    ]
+    table = check_table([replace(first, readings=tuple(readings))])
+    (cell,) = table.columns[1].cells
+    assert isinstance(cell, Text) and (cell.plain, cell.style) == (sign, colour)
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(table)
+    assert set(told.split()) <= set(shown.getvalue().split()), "no word is broken"
 
 
 def test_only_the_wanted_kinds_count() -> None:

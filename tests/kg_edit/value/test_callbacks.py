@@ -12,7 +12,7 @@ import pytest
 from kg_edit.errors import ConfigError, UnknownNameError
 from kg_edit.methods import find_method
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.callbacks import Callback, open_callback
+from kg_edit.value.callbacks import Callback, LossLines, open_callback, read_losses
 from tests.kg_edit.ledger.ledgers import edits_of, method, same
 from tests.kg_edit.tiny import tiny
 
@@ -25,7 +25,7 @@ class Seen(Callback):
         self.steps.setdefault(edit, []).append((step, loss))
 
 
-@pytest.mark.parametrize("name", ["rome", "memit", "ft-l"])
+@pytest.mark.parametrize("name", ["rome", "memit", "ft-l", "locft"])
 def test_every_step_of_every_edit_is_seen(name: str, tmp_path: Path) -> None:
     model, edits, seen = tiny("llama"), edits_of(2), Seen()
     made = method(name, model)
@@ -43,6 +43,27 @@ def test_every_step_of_every_edit_is_seen(name: str, tmp_path: Path) -> None:
     ]
     assert isinstance(patch, WeightPatch) and same(patch, made.edit(edits)), "watching changes nothing"
     assert find_method(name).name == name
+
+
+def test_the_terms_of_a_loss_stand_beside_it(tmp_path: Path) -> None:
+    made, losses = method("rome", tiny("llama")), tmp_path / "losses.jsonl"
+    (record,) = made.edit(edits_of(1), callbacks=[open_callback(f"file:{losses}")]).edits
+    curve = read_losses(losses)[record["edit"]["id"]]
+    assert (curve[0].nll, curve[-1].nll) == (record["nll_before"], record["nll_after"])
+    assert curve[-1].kl == record["kl_after"]
+
+
+def test_of_a_descent_that_was_made_anew_the_last_one_is_read(tmp_path: Path) -> None:
+    file, lines = tmp_path / "losses.jsonl", LossLines()
+    for edit, step, loss in (("a", 0, 3.0), ("a", 1, 2.0), ("b", 0, 5.0), ("a", 0, 3.5), ("b", 1, float("nan"))):
+        lines.on_step(edit, step, loss)
+    lines.append_to(file)
+    with file.open("a") as half:
+        half.write('{"edit": "a", "st')  # a kill interrupted it
+    found = read_losses(file)
+    assert [(step.step, step.loss) for step in found["a"]] == [(0, 3.5)]
+    assert [step.step for step in found["b"]] == [0, 1] and found["b"][1].loss != found["b"][1].loss
+    assert read_losses(tmp_path / "none.jsonl") == {}
 
 
 def test_packages_that_are_there_get_the_losses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_it_draws_every_node_in_its_colour(spike: Page) -> None:
     picture = Image.open(BytesIO(spike.picture())).convert("RGB")
     x, y = at(spike, "Q1345")
     box = spike.value("cy.getElementById('Q1345').renderedWidth()")
-    assert picture.getpixel((round(x - box / 2 + 14), round(y - 8))) == (0x00, 0x68, 0x4F)
+    assert picture.getpixel((round(x - box / 2 + 14), round(y - 8))) == (0x5F, 0x33, 0x91)
     assert len(picture.crop((0, 80, 880, 760)).getcolors(1 << 20)) > 100
     assert spike.value("cy.edges('.edit').style('line-style')") == "solid"
     assert spike.value("cy.edges('.old').style('line-style')") == "dashed"
@@ -278,7 +278,7 @@ def test_the_frame_of_a_notebook_draws_and_is_apart(cache: WikidataCache, browse
     page = browser.opened(path)
     assert page.value("document.querySelector('iframe').contentDocument") is None  # another origin
     picture = Image.open(BytesIO(page.picture())).convert("RGB")
-    assert (0x00, 0x68, 0x4F) in {colour for _, colour in picture.getcolors(1 << 20)}  # o* is drawn
+    assert (0x5F, 0x33, 0x91) in {colour for _, colour in picture.getcolors(1 << 20)}  # o* is drawn
 
 
 def test_dark_and_light_follow_the_reader(spike: Page) -> None:
@@ -286,7 +286,7 @@ def test_dark_and_light_follow_the_reader(spike: Page) -> None:
     assert spike.value(shade) == "rgb(255, 255, 255)"
     spike.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     assert spike.value(shade) == "rgb(18, 23, 29)"
-    spike.until("cy.getElementById('Q1345').style('background-color') === 'rgb(79,208,171)'")
+    spike.until("cy.getElementById('Q1345').style('background-color') === 'rgb(200,168,244)'")
 
 
 def test_the_page_is_the_same_text_each_time(cache: WikidataCache) -> None:

@@ -10,8 +10,10 @@ from tests.everyday import keep_first
 from tests.wikidata_cache.wikidata_helpers import EDITS, LAKERS, SPIKE, Edit
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.view import static
 from wikidata_cache.view.content import printable
-from wikidata_cache.view.static import LINE, draw, lay_out
+from wikidata_cache.view.static import draw
+from wikidata_cache.view.tree import LINE, lay_out
 
 HOSTILE = [
     "$x_1$ \\frac{a",
@@ -95,6 +97,45 @@ def test_every_edge_has_a_place_and_no_two_boxes_touch(cache: WikidataCache) -> 
         for ys in columns.values():
             gaps = [b - a for a, b in zip(sorted(ys), sorted(ys)[1:], strict=False)]
             assert min(gaps, default=LINE) > LINE * 0.99
+
+
+def test_no_line_bends_where_a_label_stands(cache: WikidataCache) -> None:
+    for edit in EDITS:
+        graph = cache.subgraph(edit, hops=3, per_node=6, roots=("target_new", "subject", "target_true"))
+        places, _ = lay_out(graph)
+        for place in places:
+            if place.parent is None:
+                continue
+            beside = [other for other in places if other.column == place.column and other.parent is not None]
+            assert place.parent.left + place.parent.width <= place.bend[0] + 1e-9
+            assert place.bend[1] <= min(other.label_x - other.edge_width / 2 for other in beside)
+            assert place.label_x + place.edge_width / 2 < place.left
+
+
+@pytest.mark.parametrize("title", [None, "A title that is far wider than the two nodes below it, " * 2])
+def test_neither_the_legend_nor_the_title_is_cut_off(title: str | None) -> None:
+    graph = nx.MultiDiGraph()
+    graph.add_node("a", label="a", hop=0, role="subject")
+    graph.add_node("b", label="b", hop=1, role="target_new")
+    graph.add_node("c", label="c", hop=1, role="target_true")
+    for target, role in (("b", "edit"), ("c", "old"), ("a", "statement")):
+        graph.add_edge("a", target, key=role, label=role, role=role)
+    figure = static._figure(graph, title)
+    width = figure.bbox.width
+    (axes,) = figure.axes
+    drawn = [axes.get_legend(), *axes.texts]
+    assert all(part.get_window_extent().x0 >= 0 and part.get_window_extent().x1 <= width for part in drawn if part)
+    lowest = min(text.get_window_extent().y0 for text in axes.texts)
+    assert axes.get_legend().get_window_extent().y1 < lowest, "the legend covers no label"
+
+
+def test_a_page_may_make_the_drawing_smaller(cache: WikidataCache) -> None:
+    root = ET.fromstring(static.svg(cache.subgraph(SPIKE)))  # noqa: S314
+    assert root.attrib["style"] == "max-width: 100%; height: auto"
+    width, height = (float(root.attrib[name].removesuffix("pt")) for name in ("width", "height"))
+    _, _, wide, tall = map(float, root.attrib["viewBox"].split())
+    assert wide > 600 >= width, "in a notebook it is as wide as a column"
+    assert width / height == pytest.approx(wide / tall, rel=1e-3)
 
 
 def test_a_statement_about_itself_is_drawn_again() -> None:

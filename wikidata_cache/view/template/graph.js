@@ -70,7 +70,6 @@ const cy = cytoscape({
 function fit() {
   cy.fit(undefined, 36);
   if (cy.zoom() > 1.25) { cy.zoom(1.25); cy.center(); }
-  cy.panBy({ x: 0, y: -10 });
 }
 
 // At first the ends and what is next to them can be read, though outer hops may lie outside.

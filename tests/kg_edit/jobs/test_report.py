@@ -11,7 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from kg_edit.jobs.before_after import Reading, ReportProbe, ReportRow, Verdict, markdown, terminal_table
+from kg_edit.jobs.before_after import Reading, ReportProbe, ReportRow
+from kg_edit.jobs.report import Verdict, markdown, terminal_table
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 NASTY = {
@@ -94,6 +95,15 @@ def test_the_terminal_table_fits(case: str, width: int) -> None:
         assert "[bold]h[/bold]" in text  # what a model says is no markup of ours
 
 
+def test_no_word_is_broken_in_80_columns() -> None:
+    words = "Philadelphia, Pennsylvania, Massachusetts Constantinople administrative"
+    rows = [row(words), row(f"{words} again", edit="2", said=False)]
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(terminal_table(rows))
+    table = shown.getvalue().split("✓: the text")[0].split()
+    assert all(table.count(word) == 2 * 4 for word in words.split()), shown.getvalue()
+
+
 @pytest.mark.parametrize(
     ("said", "right", "sign", "colour"),
     [
@@ -107,10 +117,9 @@ def test_signs_and_their_colours(said: bool, right: bool, sign: str, colour: str
     made = row("text", said=said, right=right)
     written = "\\~" if sign == "~" else sign  # Markdown could strike through what stands between two of them
     assert f"| text | {written} text | {written} text |" in markdown([made], PATCH)
-    (cell,) = terminal_table([made]).columns[4].cells
+    (cell,) = terminal_table([made]).columns[3].cells
     assert isinstance(cell, Text)
-    assert cell.plain == f"{sign} text"
-    assert [span.style for span in cell.spans] == [colour]
+    assert (cell.plain, cell.style) == (f"{sign} text", colour)
 
 
 def test_the_note_explains_every_sign() -> None:

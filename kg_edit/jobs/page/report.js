@@ -1,0 +1,32 @@
+"use strict";
+// Finding and folding; without this script the page shows all the same.
+const byId = (id) => document.getElementById(id);
+const lines = [...document.querySelectorAll(".all tbody tr")], edits = [...document.querySelectorAll(".edit")];
+
+function choose() {
+  const words = byId("find").value.trim().toLowerCase(), missed = byId("missed").checked;
+  let shown = 0;
+  lines.forEach((line, place) => {
+    const found = line.textContent.toLowerCase().includes(words) && !(missed && line.dataset.said === "yes");
+    line.hidden = edits[place].hidden = !found;
+    shown += found;
+  });
+  byId("count").textContent = shown < lines.length ? `${shown} of ${lines.length}` : "";
+}
+
+function unfold() {
+  const target = location.hash.startsWith("#edit-") && byId(location.hash.slice(1));
+  if (!target) return;
+  target.open = true;
+  target.scrollIntoView();
+}
+
+byId("tools").hidden = lines.length < 4;
+byId("folds").hidden = edits.length < 2;
+byId("find").addEventListener("input", choose);
+byId("missed").addEventListener("change", choose);
+byId("open").addEventListener("click", () => edits.forEach((edit) => { if (!edit.hidden) edit.open = true; }));
+byId("close").addEventListener("click", () => edits.forEach((edit) => { edit.open = false; }));
+document.querySelector(".all").addEventListener("click", (event) => { if (event.target.closest("a")) setTimeout(unfold); });
+addEventListener("hashchange", unfold);
+unfold();

@@ -1,0 +1,115 @@
+"""Line charts as SVG inside an HTML page: a few hundred bytes a line, coloured by the page's style.
+
+A line has the class of its name (``line-0``, ``line-1``, … in the order given). The legend is HTML above the chart, so
+that it covers nothing. Every text is escaped; numbers that are not finite are left out, and the line is broken there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+
+WIDTH, HEIGHT = 520, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 36
+_FEW = 40  # points that are drawn as dots too
+_TICKS = 5
+_SPARK = (84, 22)
+
+Point = tuple[float, float]
+
+
+def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str, y_label: str) -> str:
+    """The lines (x, y) by name, from y = 0 on, with both axes' numbers; empty where no number is finite."""
+    known = {name: [point for point in line if math.isfinite(point[1])] for name, line in lines.items()}
+    points = [point for line in known.values() for point in line]
+    if not points:
+        return ""
+    wide, tall = ticks(max(x for x, _ in points), whole=True), ticks(max(y for _, y in points))
+    scale = _Scale(wide[-1], tall[-1])
+    parts = [*_axes(wide, tall, scale, x_label, y_label)]
+    for number, line in enumerate(lines.values()):
+        parts.append(f'<path class="line line-{number}" d="{_path(line, scale)}"/>')
+        parts += _dots(number, line, scale)
+    legend = "".join(
+        f'<span class="key line-{number}">{escape(name)}</span>' for number, name in enumerate(lines) if known[name]
+    )
+    head = f'<svg class="chart" role="img" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
+    return f'<p class="keys">{legend}</p>{head}<title>{escape(title)}</title>{"".join(parts)}</svg>'
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A line of a word's size, from 0 to the largest value; empty where fewer than two numbers are finite."""
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2:
+        return ""
+    wide, tall = _SPARK
+    top = max(max(finite), 1e-12)
+    line = " ".join(
+        f"{2 + (wide - 4) * place / (len(values) - 1):.1f},{tall - 2 - (tall - 4) * max(value, 0) / top:.1f}"
+        for place, value in enumerate(values)
+        if math.isfinite(value)
+    )
+    said = f"{values[0]:.2g} to {values[-1]:.2g}"
+    return (
+        f'<svg class="spark" role="img" width="{wide}" height="{tall}" viewBox="0 0 {wide} {tall}">'
+        f'<title>{said}</title><polyline points="{line}"/></svg>'
+    )
+
+
+def ticks(most: float, *, whole: bool = False) -> list[float]:
+    """Round numbers from 0 to the first one that is not below ``most``, about five."""
+    if most <= 0 or not math.isfinite(most):
+        return [0.0, 1.0]
+    rough = most / _TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    step = max(1.0, float(round(step))) if whole else step
+    return [step * place for place in range(math.ceil(most / step - 1e-9) + 1)]
+
+
+class _Scale:
+    """From a chart's numbers to its pixels."""
+
+    def __init__(self, wide: float, tall: float) -> None:
+        self._wide, self._tall = wide or 1.0, tall or 1.0
+
+    def x(self, value: float) -> float:
+        """Pixels from the left."""
+        return _LEFT + (WIDTH - _LEFT - _RIGHT) * value / self._wide
+
+    def y(self, value: float) -> float:
+        """Pixels from the top."""
+        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * max(value, 0.0) / self._tall
+
+
+def _axes(wide: Sequence[float], tall: Sequence[float], scale: _Scale, x_label: str, y_label: str) -> Iterator[str]:
+    for value in tall:
+        y = scale.y(value)
+        yield f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>'
+        yield f'<text class="tick y" x="{_LEFT - 6}" y="{y:.1f}">{value:g}</text>'
+    for value in wide:
+        yield f'<text class="tick x" x="{scale.x(value):.1f}" y="{HEIGHT - _BOTTOM + 14}">{value:g}</text>'
+    middle = _TOP + (HEIGHT - _TOP - _BOTTOM) / 2
+    yield f'<text class="name x" x="{_LEFT + (WIDTH - _LEFT - _RIGHT) / 2}" y="{HEIGHT - 5}">{escape(x_label)}</text>'
+    yield f'<text class="name y" transform="translate(10 {middle:.1f}) rotate(-90)">{escape(y_label)}</text>'
+
+
+def _path(line: Sequence[Point], scale: _Scale) -> str:
+    """The line's points, begun anew behind a number that is not finite."""
+    made, pen = [], "M"
+    for x, y in line:
+        if math.isfinite(y):
+            made.append(f"{pen}{scale.x(x):.1f} {scale.y(y):.1f}")
+            pen = "L"
+        else:
+            pen = "M"
+    return "".join(made)
+
+
+def _dots(number: int, line: Sequence[Point], scale: _Scale) -> Iterator[str]:
+    """Each point of a short line, which says its numbers when pointed at."""
+    for x, y in line if len(line) <= _FEW else ():
+        if math.isfinite(y):
+            at = f'cx="{scale.x(x):.1f}" cy="{scale.y(y):.1f}"'
+            yield f'<circle class="line-{number}" {at} r="2.2"><title>{x:g}: {y:.4g}</title></circle>'

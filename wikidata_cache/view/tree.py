@@ -1,0 +1,146 @@
+"""Where the nodes of a small subgraph are drawn: a tree from left to right, each leaf on a line of its own.
+
+Each edge has its label on its own line, so that no two labels overlap. Edges bend before the labels of their column
+begin, so that no line crosses a label. A node that several edges reach is drawn at each of them, and expanded at the
+first. Pure arithmetic; lengths are inches at 9 points, y counts from the bottom.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+import networkx as nx
+
+from wikidata_cache.view.content import printable
+
+LINE = 0.3  # from one leaf to the next
+BOX_HEIGHT = 0.22
+_PADDING = 0.26  # around a node's text
+_BEND, _ARROW = 0.45, 0.45  # beside an edge's label: before it, and behind it
+_MARGIN = 0.25
+_NARROW, _WIDE = set(" ijlftr.,;:'|!()-I1"), set("mwMW@%—…")
+
+
+@dataclass
+class DrawnNode:
+    """A node drawn at the end of one edge, with its place in inches; `again`: not the first such place.
+
+    The edge leaves its parent's column at x = `bend[0]`, and is on the node's own line from x = `bend[1]` on.
+    """
+
+    node: str
+    role: str
+    text: str
+    parent: DrawnNode | None = None
+    edge_text: str = ""
+    edge_role: str = ""
+    again: bool = False
+    column: int = 0
+    left: float = 0.0
+    y: float = 0.0
+    bend: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def width(self) -> float:
+        """The width of the node's box, in inches."""
+        return text_width(self.text, bold=self.role != "neighbour") + _PADDING
+
+    @property
+    def edge_width(self) -> float:
+        """The width of its edge's label, in inches."""
+        return text_width(self.edge_text, bold=self.edge_role == "edit")
+
+    @property
+    def label_x(self) -> float:
+        """The middle of its edge's label."""
+        return self.left - (self.edge_width + _ARROW + 0.1) / 2
+
+
+def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float]]:
+    """The drawn nodes, each parent before its children, and the picture's (width, height) in inches."""
+    places: list[DrawnNode] = []
+    seen: set[str] = set()
+    for root in graph.nodes:
+        if root not in seen:
+            places += _tree(graph, root, seen)
+    _set_columns(places)
+    count = _set_lines(places)
+    right = max((place.left + place.width for place in places), default=1.0)
+    return places, (right + _MARGIN, (count + 1) * LINE)
+
+
+def _tree(graph: nx.MultiDiGraph, root: str, seen: set[str]) -> list[DrawnNode]:
+    """Breadth first, so that a node is expanded where it is nearest to the root."""
+    data = graph.nodes[root]
+    queue = [DrawnNode(root, data["role"], printable(data["label"]), column=data["hop"])]
+    seen.add(root)
+    for place in queue:
+        if not place.again:
+            for child in _children(graph, place):
+                child.again = child.node in seen
+                seen.add(child.node)
+                queue.append(child)
+    return queue
+
+
+def _children(graph: nx.MultiDiGraph, place: DrawnNode) -> list[DrawnNode]:
+    """The edit's edge first, the one it replaces last; else by property, so that equal ones stand together."""
+    children = []
+    for _, target, data in graph.out_edges(place.node, data=True):
+        node = graph.nodes[target]
+        ends = target, node["role"], printable(node["label"])
+        children.append(DrawnNode(*ends, place, printable(data["label"]), data["role"], column=place.column + 1))
+    rank = {"edit": 0, "old": 2}
+    return sorted(children, key=lambda child: (rank.get(child.edge_role, 1), child.edge_text, child.text, child.node))
+
+
+def _set_lines(places: list[DrawnNode]) -> int:
+    """Give leaves consecutive lines from the top and parents the middle of theirs; returns the line count."""
+    below: dict[int, list[DrawnNode]] = {id(place): [] for place in places}
+    roots = [place for place in places if place.parent is None]
+    for place in places:
+        if place.parent is not None:
+            below[id(place.parent)].append(place)
+    stack, leaves = roots[::-1], []
+    while stack:
+        place = stack.pop()
+        stack += below[id(place)][::-1]
+        if not below[id(place)]:
+            leaves.append(place)
+    for line, place in enumerate(reversed(leaves), start=1):
+        place.y = line * LINE
+    for place in reversed(places):  # children stand behind their parents
+        if children := below[id(place)]:
+            place.y = (children[0].y + children[-1].y) / 2
+    return len(leaves)
+
+
+def _set_columns(places: list[DrawnNode]) -> None:
+    """Each column begins behind the one before it, the bends, and the longest edge label between them."""
+    count = max((place.column for place in places), default=0) + 1
+    nodes, labels = [0.0] * count, [0.0] * count
+    for place in places:
+        nodes[place.column] = max(nodes[place.column], place.width)
+        if place.parent is not None:
+            labels[place.column] = max(labels[place.column], place.edge_width)
+    edges = [label + _BEND + _ARROW if label else 0.0 for label in labels]
+    for place in places:
+        place.left = _MARGIN + sum(nodes[: place.column]) + sum(edges[: place.column + 1])
+        start = place.left - edges[place.column]
+        place.bend = start, start + _BEND
+
+
+def text_width(text: str, *, bold: bool = False) -> float:
+    """The approximate width of a label in inches at 9 points."""
+    return sum(map(_glyph_width, text)) * (1.13 if bold else 1.0)
+
+
+def _glyph_width(character: str) -> float:
+    if character in _NARROW:
+        return 0.042
+    if unicodedata.east_asian_width(character) in "WF":
+        return 0.14
+    if unicodedata.combining(character):
+        return 0.0
+    return 0.115 if character in _WIDE else 0.088 if character.isupper() else 0.075
