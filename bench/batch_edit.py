@@ -41,7 +41,7 @@ def main() -> None:
     plain_seconds, apart = [], []
     with watched_memory() as memory:
         start = time.perf_counter()
-        shared = SharedContexts(model, contexts)
+        shared = SharedContexts.of(model, contexts)
         together = values(model, asked, partial(TailForward, contexts=shared))
         fast = (time.perf_counter() - start) / options.edits
     for place in places:

@@ -56,7 +56,7 @@ def shares(work: Callable[[], object], edits: int) -> dict[str, float]:
 
 def fast(model: LanguageModel, asked: list[Request], contexts: tuple[str, ...]) -> None:
     """With the contexts computed once."""
-    values(model, asked, partial(TailForward, contexts=SharedContexts(model, contexts)))
+    values(model, asked, partial(TailForward, contexts=SharedContexts.of(model, contexts)))
 
 
 def draw(bars: Mapping[str, Mapping[str, float]], path: Path) -> None:

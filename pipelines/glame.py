@@ -180,7 +180,7 @@ class Glame(GraphReader):
             self.layer,
             [request],
             kl_weight=self.config.kl_weight,
-            forward=partial(TailForward, contexts=SharedContexts(model, self.contexts)),  # only what a change reaches
+            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change reaches
             tokens=tokens_within(model, self.layer, self.memory),
         )
 

@@ -144,7 +144,7 @@ class MemitKg(GraphRequestMethod):
             requests,
             kl_weight=config.kl_weight,
             weight_decay=config.weight_decay,
-            forward=partial(TailForward, contexts=SharedContexts(model, self.contexts)),  # only what a change reaches
+            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change reaches
             tokens=tokens_within(self.model, layer, self.memory),
         )
         objective.value = states  # what the norm penalty is relative to

@@ -128,7 +128,7 @@ class Rome(EditingMethod):
             [request],
             kl_weight=self.config.kl_weight,
             weight_decay=self.config.weight_decay,  # of |m* - m| / |m|^2
-            forward=partial(TailForward, contexts=SharedContexts(model, self.contexts)),  # only what a change reaches
+            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change reaches
             tokens=tokens_within(model, self.layer, self.memory),
         )
 

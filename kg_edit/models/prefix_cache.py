@@ -7,11 +7,11 @@ to a forward pass as a transformers cache. `mask_decides` says for which models 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -24,13 +24,18 @@ from kg_edit.models.sampling import BARE
 
 
 class SharedContexts:
-    """The contexts' keys and values, computed once for all edits of a run."""
+    """The keys and values of token rows with which later rows start, computed once for all of these."""
 
-    def __init__(self, model: LanguageModel, contexts: Sequence[str]) -> None:
+    def __init__(self, model: LanguageModel, starts: Iterable[tuple[int, ...]]) -> None:
+        self._ids = list(dict.fromkeys(starts))
+        self._prefix = run_prefix(model, self._ids)
+
+    @classmethod
+    def of(cls, model: LanguageModel, contexts: Sequence[str]) -> Self:
+        """Those of contexts, up to where each has its prompt: for all edits of a run."""
         # what comes next may take the last space into its first token
         starts = (context.partition(BARE)[0].rstrip() for context in contexts)
-        self._ids = [encode(model.tokenizer, start).ids for start in dict.fromkeys(starts)]
-        self._prefix = run_prefix(model, self._ids)
+        return cls(model, (encode(model.tokenizer, start).ids for start in starts))
 
     def prefix(self, model: LanguageModel, rows: Sequence[Sequence[int]], *, beyond: int = 0) -> Prefix:
         """`run_prefix` of rows, with what they share with a context taken from there; ``beyond`` tokens come after."""

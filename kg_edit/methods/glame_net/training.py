@@ -135,7 +135,7 @@ class Lesson:
             held_out=held_out,
             # all at once: how labels are put together in passes may change their last bits
             readings=label_readings(model, labels, layers=settings.reading_layers(len(model.blocks))),
-            contexts=SharedContexts(model, visits.shared((*learned, *held_out))),
+            contexts=SharedContexts.of(model, visits.shared((*learned, *held_out))),
         )
 
     def objective(self, requests: Sequence[Request]) -> Objective:

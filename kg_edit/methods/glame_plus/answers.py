@@ -28,16 +28,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from kg_edit.closed_form.spread import refuse_norm_after_mlp, subject_states
+from kg_edit.closed_form.spread import refuse_norm_after_mlp
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
 from kg_edit.methods.glame_plus.questions import WORDINGS, ComposedFact, first_hop
 from kg_edit.models.hooks import beside, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.prefix_cache import quick_backward, run_prefix
-from kg_edit.models.prompts import Prompt, encode
-from kg_edit.models.replay import RecordedBlocks
+from kg_edit.models.prefix_cache import SharedContexts, quick_backward
+from kg_edit.models.prompts import Prompt, encode, left_pad
+from kg_edit.models.replay import RecordedBlocks, block_output
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.text.relation_nouns import relation_examples
 from kg_edit.value.plain_forward import read_index
@@ -47,6 +47,7 @@ DEPTH = 0.87
 # Things of many kinds, which people know.
 _KNOWN = ("Google", "Mount Everest", "Paris", "Toyota", "Albert Einstein", "Uppsala University", "Sony", "Marie Curie")
 _STOP_BELOW = 0.02
+_ROWS = 32  # questions about other things in one pass
 Asking = Callable[[str], Sequence[Prompt]]
 """The rows of one question about a given thing, in its wordings or contexts, each with its answer."""
 
@@ -113,9 +114,11 @@ def write_answers(
     if not asked:
         return None
     refuse_norm_after_mlp(model, layer)
-    rows = AnswerRows(model, layer, (*asked.values(), _ends(rewrites(subject))))
+    groups = (*asked.values(), _ends(rewrites(subject)))
+    starts = SharedContexts(model, (row.ids[: row.subject_first] for group in groups for row in group))
+    rows = AnswerRows(model, layer, groups, starts)
     values, before, after = _descend(rows, options)
-    theirs = _keys_of_others(model, [*(asking[fact] for fact in asked), rewrites], others, layer)
+    theirs = _keys_of_others(model, [*(asking[fact] for fact in asked), rewrites], others, layer, starts)
     right = directions(rows.keys[rows.predicts].T, theirs, covariance, options)
     left = values[rows.predicts].T.contiguous()
     nll = tuple(zip(before, after, strict=True))[: len(asked)]
@@ -128,24 +131,28 @@ class AnswerRows:
     With the answers' tokens a_1 ... a_n, a_j is predicted at the position before it. ``predicts`` [facts, n] says
     where there is such a position, ``keys`` [facts, n, d_ff] and ``norms`` [facts, n] are the mean input of the
     down-projection there over the wordings, and the mean norm of its output.
+
+    ``starts``: what stands before the subject in each, which questions about other things share.
     """
 
-    def __init__(self, model: LanguageModel, layer: int, asked: Sequence[Sequence[Prompt]]) -> None:
+    def __init__(
+        self, model: LanguageModel, layer: int, asked: Sequence[Sequence[Prompt]], starts: SharedContexts
+    ) -> None:
         self._model, self.width, rows = model, model.width, [row for own in asked for row in own]
         self._fact = torch.tensor([fact for fact, own in enumerate(asked) for _ in own], device=model.device)
         self._share = torch.tensor([1 / (len(own) * len(row.target_ids)) for own in asked for row in own])
         self._reads = read_index(rows, [-row.edited_at for row in rows], model.device)
         self._targets = torch.tensor([token for row in rows for token in row.target_ids], device=model.device)
-        keys, values = self._record(layer, rows)
+        keys, values = self._record(layer, rows, starts)
         self.keys, norms = self._mean(keys), self._mean(values.norm(dim=-1, keepdim=True))
         self.norms, self.predicts = norms[..., 0], norms[..., 0] > 0
 
     @torch.no_grad()
-    def _record(self, layer: int, rows: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    def _record(self, layer: int, rows: Sequence[Prompt], starts: SharedContexts) -> tuple[Tensor, Tensor]:
         """The calls of the blocks above ``layer``; its down-projection's input and output, [rows, n, ...]."""
         model, seen = self._model, list[Tensor]()
-        prefix = run_prefix(model, [row.ids[: row.edited_at] for row in rows])
         batch = right_pad([tail(row) for row in rows], model.device)
+        prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
         with watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
             self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
         keys, values = (state.reshape(*batch.ids.shape, -1).float() for state in seen)
@@ -211,29 +218,40 @@ def _end(model: LanguageModel) -> int:
     return first
 
 
-@torch.no_grad()
-def _keys_of_others(model: LanguageModel, asking: Sequence[Asking], others: Sequence[str], layer: int) -> Tensor:
+def _keys_of_others(
+    model: LanguageModel, asking: Sequence[Asking], others: Sequence[str], layer: int, starts: SharedContexts
+) -> Tensor:
     """The inputs of the down-projection where the same is asked about other things, [d_ff, questions]."""
     rows: list[Prompt] = []
     for (place, ask), (number, other) in product(enumerate(asking), enumerate(others)):
         with suppress(PromptError):
             asked = _ends(ask(other))
             rows += asked and [asked[(place + number) % len(asked)]]
-    if not rows:
-        return torch.empty(weight_matrix(model.down_projection(layer)).shape[1], 0)
-    keys, _ = subject_states(model, rows, layer=layer, last=layer, place="value")
-    return keys.T
+    keys = [_last_keys(model, rows[start : start + _ROWS], layer, starts) for start in range(0, len(rows), _ROWS)]
+    return torch.cat(keys).T if keys else torch.empty(weight_matrix(model.down_projection(layer)).shape[1], 0)
+
+
+@torch.no_grad()
+def _last_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
+    """The inputs of the down-projection at the last token of each question, [rows, d_ff]."""
+    keys: list[Tensor] = []
+    prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=1)
+    last = left_pad([[row.ids[row.edited_at]] for row in rows], device=model.device)
+    with watched(model.down_projection(layer), lambda key, _: keys.append(key.reshape(len(rows), -1))):
+        block_output(model, last, layer, prefix=prefix)
+    return keys[0].float()
 
 
 @torch.no_grad()
 def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: AnswerOptions) -> Tensor:
     """A^-1 K (K^T A^-1 K + lambda I)^-1, [d_ff, facts], for ``keys`` K [d_ff, facts] and ``others`` [d_ff, n]."""
     metric = covariance.moment.double().clone()
+    keys, others = keys.to(metric), others.to(metric)
     metric.diagonal().add_(options.ridge * metric.diagonal().mean())
     if others.shape[1]:
-        metric += options.others_weight / others.shape[1] * others.double() @ others.double().T
-    solved = torch.linalg.solve(metric, keys.double())
-    gram = keys.double().T @ solved
+        metric += options.others_weight / others.shape[1] * others @ others.T
+    solved = torch.linalg.solve(metric, keys)
+    gram = keys.T @ solved
     gram.diagonal().add_(options.softness * gram.diagonal().mean())
     found: Tensor = torch.linalg.solve(gram, solved.T).T.float().contiguous()
     return found

@@ -64,7 +64,7 @@ class Search:
     ) -> list[Target]:
         """A target a fact, whatever the others are: as many in one descent as ``memory`` (MB) holds."""
         rough = descent_model(model, self.dtype)
-        shared = SharedContexts(rough, self.contexts)
+        shared = SharedContexts.of(rough, self.contexts)
         found: list[Target] = []
         for some in self._portions(model, facts):
             found += self._descended(model, rough, some, proposal, shared)

@@ -291,7 +291,7 @@ class RankOneMethod(ValueMethod):
             kl_weight=self.config.kl_weight,
             weight_decay=self.norm_penalty,
             # made anew for each call: the model may have been edited since the last one
-            forward=partial(TailForward, contexts=SharedContexts(model, self.contexts)),
+            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),
             tokens=tokens_within(model, self.layer, self.memory),
             slack=self.slack,
         )

@@ -75,7 +75,7 @@ def test_a_loss_that_is_no_number_takes_none_with_it(monkeypatch: pytest.MonkeyP
 def test_contexts_are_computed_once_and_change_nothing(family: str, bos: bool) -> None:
     model = tiny(family, bos=bos)
     rows = [row.ids[: row.edited_at] for edit in EDITS[:3] for row in prompts(model, edit)]
-    shared, plain = SharedContexts(model, CONTEXTS).prefix(model, rows), run_prefix(model, rows)
+    shared, plain = SharedContexts.of(model, CONTEXTS).prefix(model, rows), run_prefix(model, rows)
     assert torch.equal(shared.lengths, plain.lengths)
     for (keys, values), (plain_keys, plain_values) in zip(shared.layers, plain.layers, strict=True):
         for row in range(len(rows)):

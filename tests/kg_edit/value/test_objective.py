@@ -76,7 +76,7 @@ def test_shared_contexts_change_nothing(family: str) -> None:
         for p, s, t in edits
     ]
     requests = [Request(rewrites=rows) for rows in rewrites]
-    shared = partial(TailForward, contexts=SharedContexts(model, contexts))
+    shared = partial(TailForward, contexts=SharedContexts.of(model, contexts))
     fast, plain = (Objective(model, LAYER, requests, kl_weight=0.0, forward=way) for way in (shared, PlainForward))
     torch.testing.assert_close(fast.mean_key, plain.mean_key, rtol=1e-5, atol=1e-5)
     at = change(model, len(edits))

@@ -8,14 +8,23 @@ from typing import Any
 import pytest
 import torch
 
+from kg_edit.closed_form.spread import subject_states
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.methods.glame_plus.answers import AnswerOptions, directions, others_than, write_answers
+from kg_edit.methods.glame_plus.answers import (
+    AnswerOptions,
+    _last_keys,
+    _questions,
+    directions,
+    others_than,
+    write_answers,
+)
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import ComposedFact
 from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
@@ -112,6 +121,17 @@ def test_questions_are_also_asked_of_things_of_its_kind() -> None:
     assert found[:2] == ("J-pop", "American English") and "Paris" in found
     assert not {"U2", "Sony"} & set(found) and len(set(found)) == len(found)
     assert others_than(edit, most=3) == found[:3]
+
+
+@pytest.mark.parametrize("family", ["llama", "falcon-alibi"])
+def test_what_stands_before_a_subject_is_run_once_for_all_subjects(family: str) -> None:
+    """The keys of questions about other things, from shared beginnings and from whole rows; also with ALiBi."""
+    model, layer = tiny(family), 3
+    fact = ComposedFact(hop="capital of the country of origin", target="Antananarivo")
+    rows = [row for name in ("Spike", "Yoko Ono", "U2") for row in _questions(model, fact, AnswerOptions(), name)]
+    starts = SharedContexts(model, (row.ids[: row.subject_first] for row in rows[:4]))
+    plain, _ = subject_states(model, rows, layer=layer, last=layer, place="value")
+    torch.testing.assert_close(_last_keys(model, rows, layer, starts), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_the_layer_is_above_the_edited_one() -> None:
