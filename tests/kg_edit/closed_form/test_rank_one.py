@@ -120,6 +120,7 @@ def moment(oracle: Oracle, shared: Path, request: pytest.FixtureRequest) -> Cova
     return find_covariance(oracle.model, oracle.made["layer"], config, folder=folder, progress=False)
 
 
+@pytest.mark.slow
 def test_the_value_is_the_published_programs(oracle: Oracle) -> None:
     """m* - m does not depend on C: with any C the left factor is a multiple of the published one."""
     width = oracle.model.down_projection(oracle.made["layer"]).weight.shape[1]

@@ -160,6 +160,7 @@ def test_what_is_only_scored_after_the_edits_own_prompt_needs_no_text(
     assert written_after(model, edit, probe) == written_after(model, edit)
 
 
+@pytest.mark.slow
 def test_no_alias_of_an_edits_target_is_cut(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
     edit, alias = edits[0], "the old, old city of Rome" + " by the river" * 10
     length = len(model.tokenizer(alias)["input_ids"])

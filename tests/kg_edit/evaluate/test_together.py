@@ -89,6 +89,7 @@ def test_where_memory_runs_out_fewer_are_done_at_once(
     assert not [entry for entry in found if entry["error"]]
 
 
+@pytest.mark.slow
 def test_a_pass_that_fails_is_made_again_one_by_one(
     chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_an_edit_that_fails_is_recorded_and_the_others_are_not_touched(tmp_path:
     assert errors[EDIT.id] is errors[SECOND.id] is None
 
 
+@pytest.mark.slow
 def test_the_model_is_left_alone(chosen: RankOneMethod, tmp_path: Path) -> None:
     model: LanguageModel = chosen.model
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}

@@ -31,6 +31,7 @@ def test_the_values_are_the_graphs_and_are_met() -> None:
         assert (edited - wanted).norm() < 1e-3 * wanted.norm()
 
 
+@pytest.mark.slow
 def test_it_starts_from_the_unedited_model_and_the_graph_matters() -> None:
     model = tiny("llama")
     still = joint("glame-batch", model, steps=1, further_steps=0).edit(EDITS)
@@ -40,6 +41,7 @@ def test_it_starts_from_the_unedited_model_and_the_graph_matters() -> None:
         assert not torch.allclose(change(ablated.edit(EDITS), model, 2), found)
 
 
+@pytest.mark.slow
 def test_some_can_be_left_out_without_the_graph_being_asked() -> None:
     model = tiny("llama")
     method = joint("glame-batch", model)

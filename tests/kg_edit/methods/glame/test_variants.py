@@ -14,6 +14,7 @@ from kg_edit.graphs.source import PrivateGraph
 from kg_edit.methods import find_method
 from kg_edit.methods.glame.variants import POOL, GlameRandom, GlameRandomConfig
 from kg_edit.models.language_model import LanguageModel
+from tests.everyday import keep_first
 from tests.kg_edit.methods.test_methods import EDIT, delta, method
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract
@@ -22,7 +23,8 @@ SETTINGS: dict[str, Any] = {"layer": 1, "steps": 4, "context_lengths": ((4, 1),)
 
 
 @pytest.mark.parametrize(
-    ("name", "ablation"), [("glame-mlp", {"use_graph": False}), ("glame-gnn", {"relations": False})]
+    ("name", "ablation"),
+    keep_first([("glame-mlp", {"use_graph": False}), ("glame-gnn", {"relations": False})], unpack=True),
 )
 def test_an_ablation_is_glame_with_one_part_out(name: str, ablation: dict[str, bool]) -> None:
     model = tiny("llama")

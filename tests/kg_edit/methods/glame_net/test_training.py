@@ -59,6 +59,7 @@ def test_it_learns_for_objects_that_are_held_out(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / NETWORK) == manifest
 
 
+@pytest.mark.slow
 def test_untrained_it_goes_down_the_gradient(tmp_path: Path) -> None:
     """The first validation is of one step down the gradient, which other prompts' losses do not decide."""
     with_gradient = made(tmp_path / "with", steps=1).validations[0]
@@ -66,6 +67,7 @@ def test_untrained_it_goes_down_the_gradient(tmp_path: Path) -> None:
     assert with_gradient.nll < without.nll - 0.1 and with_gradient.kl > 0 == without.kl
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path / "whole", **FEW)
     whole, calls = training._Run.backward, []

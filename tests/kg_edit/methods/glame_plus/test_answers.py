@@ -87,6 +87,7 @@ def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **optio
     return WeightPatch(factors={model.weight_name(layer): found.factors}, provenance={"edits": []})
 
 
+@pytest.mark.slow
 def test_a_question_in_a_form_that_was_not_learned(smollm2: LanguageModel) -> None:
     """On the real model: two rare answers, asked in another wording; another thing keeps its answer."""
     facts = [

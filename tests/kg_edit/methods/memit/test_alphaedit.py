@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -65,6 +66,7 @@ def value_moved(second: Patch, first: WeightPatch) -> float:
     return float((change(second, model, 1) @ key).norm() / (change(first, model, 1) @ key).norm())
 
 
+@pytest.mark.slow
 def test_the_state_has_the_keys_of_all_batches_and_survives_saving(tmp_path: Path) -> None:
     model = tiny("llama")
     method = joint("alphaedit", model)
@@ -85,6 +87,7 @@ def rest(both: Patch, first: Patch, layer: int) -> Tensor:
     return change(both, model, layer) - change(first, model, layer)
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_method_know_nothing_of_each_other() -> None:
     model = tiny("llama")
     method = joint("alphaedit", model)

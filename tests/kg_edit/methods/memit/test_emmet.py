@@ -53,6 +53,7 @@ def test_two_facts_of_one_subject_need_some_slack() -> None:
     assert change(relaxed, model, 1).norm() < 10 * change(joint("emmet", model).edit(EDITS), model, 1).norm()
 
 
+@pytest.mark.slow
 def test_slack_is_relative() -> None:
     """The same relaxation whatever the scale of C."""
     model = tiny("llama")
