@@ -212,7 +212,16 @@ def test_every_data_set_is_told() -> None:
     assert {told.name for told in TOLD} == set(ROWS)
 
 
-@pytest.mark.parametrize("told", TOLD, ids=[f"{told.name}-{told.says[1]}" for told in TOLD])
+FIRST = {told.name: told for told in reversed(TOLD)}.values()  # of each data set; the others are slow
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(told, id=f"{told.name}-{told.says[1]}", marks=() if told in FIRST else pytest.mark.slow)
+        for told in TOLD
+    ],
+)
 def test_a_run_on_each_data_set(told: Told, tmp_path: Path) -> None:
     model, records = parrot(*told.says), find_dataset(told.name)(written(tmp_path, ROWS[told.name]))
     out, method = tmp_path / "run", Lesson(model, NudgeConfig())

@@ -187,7 +187,9 @@ NARROW: dict[str, dict[str, Any]] = {  # as little of the graph as makes the met
     "rome-kg": {"statements": 1, "composed": 1},
 }
 RANK_ONE = [name for name in method_names() if issubclass(find_method(name), RankOneMethod)]
-EVERY_DAY = {("gpt2", name) for name in RANK_ONE} | {(family, "glame") for family in CONFIGS}
+EVERY_DAY = {("gpt2", name) for name in RANK_ONE} | {
+    (family, "glame") for family in ("llama", "gemma2", "gptj", "falcon")
+}
 EVERYWHERE = [
     pytest.param(family, name, marks=() if (family, name) in EVERY_DAY else pytest.mark.slow)
     for family in CONFIGS
