@@ -4,8 +4,8 @@
 `CaseRequests.evidence` puts the answers together again, so that the metrics are the same ones as of `kg-edit evaluate`.
 
 A log-likelihood comes back as a sum over the tokens of a text and whether all of them are the arg-max. Where a metric
-wants the share of arg-max tokens (teacher forcing), a target is asked token by token. Tokens whose text can't be asked
-alone, such as a part of a character, are asked together and count as one answer.
+wants the share of arg-max tokens (teacher forcing), a target is asked token by token besides. Tokens whose text can't
+be asked alone, such as a part of a character, are asked together and count as one answer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TextRequest(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A part of a target that is scored by itself: the text before it, its own, and how many tokens it has."""
+    """A text that is scored after another one, and how many tokens it has: a target, or a part of one."""
 
     context: str
     text: str
@@ -52,15 +52,22 @@ class CaseRequests:
     tokenizer: PreTrainedTokenizerBase
 
     @cached_property
-    def pieces(self) -> Mapping[Pair, tuple[Piece, ...]]:
-        """Each pair's target: whole, or cut into its tokens where their number of arg-max ones counts.
+    def targets(self) -> Mapping[Pair, Piece]:
+        """Each pair's target as a whole.
 
         Raises:
             PromptError: a prompt's end and a target can't be told apart in tokens.
         """
-        counted = set(self.case.forced_pairs)
-        pairs = dict.fromkeys(self.case.pairs)
-        return {pair: tuple(pieces_of(self.tokenizer, pair, whole=pair not in counted)) for pair in pairs}
+        return {pair: target_of(self.tokenizer, pair) for pair in self.case.pairs}
+
+    @cached_property
+    def parts(self) -> Mapping[Pair, tuple[Piece, ...]]:
+        """The tokens of those targets whose arg-max tokens are counted.
+
+        Raises:
+            PromptError: as `targets`.
+        """
+        return {pair: tuple(parts_of(self.tokenizer, pair)) for pair in self.case.forced_pairs}
 
     @cached_property
     def limits(self) -> Mapping[str, int]:
@@ -69,20 +76,23 @@ class CaseRequests:
 
     @property
     def requests(self) -> tuple[TextRequest, ...]:
-        """All requests: the pieces of the pairs in their order, then the prompts."""
-        scored = (piece for pieces in self.pieces.values() for piece in pieces)
+        """All requests: the pairs in their order, the parts of some, then the prompts."""
+        parts = (part for own in self.parts.values() for part in own)
         return (
-            *(TextRequest("loglikelihood", (piece.context, piece.text)) for piece in scored),
-            *(TextRequest("generate_until", (prompt, _settings(limit))) for prompt, limit in self.limits.items()),
+            *(TextRequest("loglikelihood", (one.context, one.text)) for one in self.targets.values()),
+            *map(_asked_part, parts),
+            *(TextRequest("generate_until", (prompt, _greedy(limit))) for prompt, limit in self.limits.items()),
         )
 
     def evidence(self, answers: Sequence[Any]) -> Evidence:
-        """What the answers to `requests`, in their order, say: (log-likelihood, all arg-max) a piece, then texts."""
-        given, counted = iter(answers), set(self.case.forced_pairs)
-        scores = {
-            pair: _scores(pieces, [next(given) for _ in pieces], counted=pair in counted)
-            for pair, pieces in self.pieces.items()
-        }
+        """What the answers to `requests` say, in their order: (log-likelihood, whether all are the arg-max), or texts.
+
+        A share of arg-max tokens that no metric counts is no number.
+        """
+        given = iter(answers)
+        nll = {pair: -next(given)[0] / target.tokens for pair, target in self.targets.items()}
+        shares = {pair: _share(own, [next(given) for _ in own]) for pair, own in self.parts.items()}
+        scores = {pair: TokenScores(nll=loss, accuracy=shares.get(pair, math.nan)) for pair, loss in nll.items()}
         texts = {prompt: str(next(given)).split(LINE_END, 1)[0] for prompt in self.limits}
         return Evidence(scores=scores, texts=texts)
 
@@ -93,34 +103,49 @@ class CaseRequests:
         return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def _settings(limit: int) -> dict[str, Any]:
-    """Greedy, to a line's end."""
-    return {"until": [LINE_END], "max_gen_toks": limit, "do_sample": False}
+def _greedy(limit: int, *, until: Sequence[str] = (LINE_END,)) -> dict[str, Any]:
+    """Settings of a greedy continuation, by default to a line's end."""
+    return {"until": list(until), "max_gen_toks": limit, "do_sample": False}
 
 
-def _scores(pieces: Sequence[Piece], answers: Sequence[tuple[float, bool]], *, counted: bool) -> TokenScores:
-    """The mean over a target's tokens; the share of arg-max ones is no number where they are not ``counted``."""
-    count = sum(piece.tokens for piece in pieces)
-    right = sum(piece.tokens for piece, (_, greedy) in zip(pieces, answers, strict=True) if greedy)
-    nll = -sum(total for total, _ in answers) / count
-    return TokenScores(nll=nll, accuracy=right / count if counted else math.nan)
+def _asked_part(part: Piece) -> TextRequest:
+    """Whether a part is the arg-max; written, where it follows white space, which the harness moves behind it."""
+    if part.context[-1:].isspace():
+        return TextRequest("generate_until", (part.context, _greedy(part.tokens, until=())))
+    return TextRequest("loglikelihood", (part.context, part.text))
 
 
-def pieces_of(tokenizer: PreTrainedTokenizerBase, pair: Pair, *, whole: bool) -> Iterator[Piece]:
-    """The pair's target in one piece, or token by token.
+def _share(parts: Sequence[Piece], answers: Sequence[tuple[float, bool] | str]) -> float:
+    """The share of the parts' tokens that are the arg-max."""
+    found = zip(parts, answers, strict=True)
+    right = sum(part.tokens for part, said in found if (said == part.text if isinstance(said, str) else said[1]))
+    return right / sum(part.tokens for part in parts)
 
-    A piece ends where the tokenizer makes the same tokens of the text up to there as of the whole text.
+
+def target_of(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Piece:
+    """The pair's target, with what joins it to its prompt.
+
+    Raises:
+        PromptError: the prompt's end and the target can't be told apart in tokens.
+    """
+    prompt = encode(tokenizer, pair.prompt, target=pair.candidate)
+    return Piece(pair.prompt, prompt.text[len(pair.prompt) :], len(prompt.target_ids))
+
+
+def parts_of(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Iterator[Piece]:
+    """The pair's target token by token, each after those before it.
+
+    A part ends where the tokenizer makes the same tokens of the text up to there as of the whole text.
 
     Raises:
         PromptError: the prompt's end and the target can't be told apart in tokens.
     """
     prompt = encode(tokenizer, pair.prompt, target=pair.candidate)
     text, start, done = prompt.text, len(pair.prompt), prompt.target_start
-    if not whole:
-        for end, tokens in _cuts(tokenizer, text, prompt.ids, start):
-            if tokens > done:
-                yield Piece(text[:start], text[start:end], tokens - done)
-                start, done = end, tokens
+    for end, tokens in _cuts(tokenizer, text, prompt.ids, start):
+        if tokens > done:
+            yield Piece(text[:start], text[start:end], tokens - done)
+            start, done = end, tokens
     if done < len(prompt.ids):
         yield Piece(text[:start], text[start:], len(prompt.ids) - done)
 
