@@ -48,7 +48,7 @@ class Expected(NamedTuple):
 
 
 EXPECTED = {  # by the beginning of a command; the longest one counts
-    "make demo": Expected(r"3 of 3 said", "out/patch.safetensors"),
+    "make demo": Expected(r"3 of 3 said", "demo/patch.safetensors"),
     "source": Expected(),
     "kg-edit edit edits.jsonl --method glame": Expected(r"1 of 1 said", "out/report.md"),
     'kg-edit generate --model smollm2-135m --patch out/ "Spike': Expected(r"originates from Philadelphia"),
@@ -57,7 +57,7 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     'kg-edit generate "Mount Fuji': Expected(r"country of Japan"),
     "python first.py": Expected(r"with the patch: Norway.*\nwithout: Japan"),
     "python private.py": Expected(r"after:  The leader of Project Heron is -> Ingrid Solberg", "heron.safetensors"),
-    "python copy.py": Expected(leaves="wikidata.nt.gz"),
+    "python get_graph.py": Expected(leaves="wikidata.nt.gz"),
     "wikidata-cache load": Expected(r"25,726 triples, 19,793 statements about 5,694 items with 237 properties", "wd"),
     "wikidata-cache link Philadelphia": Expected(r"Q1345"),
     "wikidata-cache link triplets.jsonl": Expected(r"2 of 2 edits settled", "linked.jsonl"),

@@ -65,6 +65,11 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         task._given = tokenizer
         return task
 
+    @property
+    def task_name(self) -> str:
+        """What its file, or `of`, calls it."""
+        return str(self.config.task)
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the model that is asked, by which tokens are counted and long answers limited.
