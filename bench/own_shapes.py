@@ -1,25 +1,34 @@
-"""How many of 60 edits of odd shapes are said, and what else changes, method by method.
+"""How many of 60 edits of odd shapes are said, and how many neighbours stay as they are, method by method.
 
-Each edit is made alone, or all in one model (`--together`).
+Each edit is made alone, or all in one model (`--together`). `--methods` takes names with commas, or all.
 
 The edits (`kg_edit/data/own-shapes.jsonl`) are what people write: a subject of one token at the start of a prompt, in
 its middle or after a sentence; at its end; twice; with an apostrophe; in another script; targets of 1 to 30 tokens;
 questions; prompts in German, Chinese and Korean. Printed a shape: said when asked as `kg-edit edit` asks; as the
 prompt stands alone; after a sentence; and neighbours whose text stays the same. Ends with one JSON line.
+
+Methods that read a graph get one that knows each new object and says nothing of it. MEND takes its plain step where
+`--set mend:network=…` names no trained one. A method that can't run (glame-net without its network) is reported.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from time import perf_counter
+from typing import Any
+
+import networkx as nx
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
+from kg_edit.errors import KgEditError
 from kg_edit.jobs.before_after import probes
 from kg_edit.methods import EditingMethod, find_method
+from kg_edit.methods.registry import method_names
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import continuations
@@ -28,55 +37,117 @@ from kg_edit.text.matching import begins_with
 FILE = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "own-shapes.jsonl"
 BEFORE = "I read this today. "
 STAYS_TOKENS, MORE_TOKENS = 5, 3
+SAID, ALONE, AFTER, STAY = "said", "alone", "after", "neighbours stay"
 Counts = dict[str, list[bool]]
+Made = Patch | Exception
 
 
 def main() -> None:
     """Edit, ask, print a line for each shape and method, and end with the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--methods", default="rome", help="names with commas")
+    parser.add_argument("--methods", default="rome", help="names with commas, or all")
     parser.add_argument("--shapes", help="names with commas; all by default")
     parser.add_argument("--together", action="store_true", help="all edits in one model")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="a setting of the methods")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="[METHOD:]KEY=JSON", help="a setting of the methods, or of one"
+    )
     options = parser.parse_args()
+    wanted = options.shapes.split(",") if options.shapes else None
+    edits = [edit for edit in read_edits(FILE).edits if not wanted or shape_of(edit) in wanted]
+    names = method_names() if options.methods == "all" else options.methods.split(",")
     model = LanguageModel.load(options.model)
-    edits = [
-        edit for edit in read_edits(FILE).edits if not options.shapes or shape_of(edit) in options.shapes.split(",")
-    ]
-    settings = {key: json.loads(value) for key, _, value in (given.partition("=") for given in options.set)}
-    result = {}
-    for name in options.methods.split(","):
-        method = find_method(name).on(model, settings=settings)
-        result[name] = measured(method, edits, together=options.together)
-    print(json.dumps({"name": "own_shapes", "n": len(edits), **result}))
+    result = {
+        name: measured(model, name, edits, settings=settings_of(name, options.set), together=options.together)
+        for name in names
+    }
+    asked = {"n": len(edits), "neighbours": sum(len(edit.neighborhood) for edit in edits)}
+    print(json.dumps({"name": "own_shapes", **asked, "together": options.together, **result}))
 
 
-def measured(method: EditingMethod, edits: Sequence[Edit], *, together: bool) -> dict[str, float]:
+def settings_of(method: str, given: Sequence[str]) -> dict[str, Any]:
+    """What `--set` says to a method; MEND without a network takes a plain step of gradient descent."""
+    found: dict[str, Any] = {}
+    for key, _, value in (one.partition("=") for one in given):
+        owner, _, name = key.rpartition(":")
+        if owner in ("", method):
+            found[name] = json.loads(value)
+    return found if method != "mend" or "network" in found else {"untrained": True, **found}
+
+
+def measured(
+    model: LanguageModel, name: str, edits: Sequence[Edit], *, settings: Mapping[str, Any], together: bool
+) -> dict[str, Any]:
     """The shares over all edits; a line is printed for each shape. An edit that fails says nothing."""
-    method.prepare()
+    kind = find_method(name)
+    try:
+        method = kind.on(model, settings=dict(settings), graph=bare_graph(edits))
+        method.prepare()
+    except KgEditError as error:
+        print(f"{name}: {error}", flush=True)
+        return {"error": str(error)}
     began = perf_counter()
-    made = [method.edit(edits)] * len(edits) if together else method.edit_each(edits)
+    made = all_in_one(method, edits) if together else each_alone(method, edits)
     took = (perf_counter() - began) / len(edits)
-    found = {edit.id: counts(method.model, edit, patch) for edit, patch in zip(edits, made, strict=True)}
+    found = {edit.id: counts(model, edit, patch) for edit, patch in zip(edits, made, strict=True)}
     for shape in dict.fromkeys(map(shape_of, edits)):
-        print(f"{method.name:12} {shape:12} {shares([found[edit.id] for edit in edits if shape_of(edit) == shape])}")
-    return {**shares(list(found.values())), "s an edit": round(took, 2)}
+        print(f"{name:12} {shape:12} {shares([found[edit.id] for edit in edits if shape_of(edit) == shape])}")
+    print(f"{name:12} {in_words(list(found.values()))}; {took:.1f} s an edit", flush=True)
+    failed = sum(isinstance(patch, Exception) for patch in made)
+    return {**shares(list(found.values())), "failed": failed, "s an edit": round(took, 2)}
 
 
-def counts(model: LanguageModel, edit: Edit, patch: Patch | Exception) -> Counts:
+def bare_graph(edits: Sequence[Edit]) -> nx.DiGraph:
+    """A graph that knows every new object, and has no statement."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from({edit.target_new for edit in edits})
+    return graph
+
+
+def each_alone(method: EditingMethod, edits: Sequence[Edit]) -> list[Made]:
+    """A patch an edit, or why there is none."""
+    refused = refusals(method, edits)
+    made: Iterator[Made] = iter(method.edit_each([edit for edit in edits if edit.id not in refused]))
+    return [refused.get(edit.id) or next(made) for edit in edits]
+
+
+def all_in_one(method: EditingMethod, edits: Sequence[Edit]) -> list[Made]:
+    """One patch of all edits that can be made; why the others can't."""
+    refused = refusals(method, edits)
+    whole = method.edit([edit for edit in edits if edit.id not in refused])
+    return [refused.get(edit.id, whole) for edit in edits]
+
+
+def refusals(method: EditingMethod, edits: Sequence[Edit]) -> dict[str, Exception]:
+    """By the edit's id why the method can't make it, as far as its prompts tell: KN needs an old object."""
+    found: dict[str, Exception] = {}
+    for edit in edits:
+        try:
+            method.check([edit])
+        except KgEditError as error:
+            found[edit.id] = error
+    return found
+
+
+def counts(model: LanguageModel, edit: Edit, patch: Made) -> Counts:
     """What the edited model says, and which neighbours' texts stay."""
-    asked = {"said": probes(model, edit)[0].ask, "alone": edit.text, "after": BEFORE + edit.text}
+    asked = {SAID: probes(model, edit)[0].ask, ALONE: edit.text, AFTER: BEFORE + edit.text}
     if isinstance(patch, Exception):
         print(f"{edit.id}: {patch}")
-        return {name: [False] for name in asked}
+        return {name: [False] for name in asked} | {STAY: [True] * len(edit.neighborhood)}
     size = MORE_TOKENS + len(model.tokenizer(edit.target_new)["input_ids"])
-    texts = continuations(model, list(asked.values()), limits=[size] * len(asked), patches=[patch] * len(asked))
-    near = list(edit.neighborhood)
-    limits = [STAYS_TOKENS] * len(near)
-    before, after = (continuations(model, near, limits=limits, patches=[one] * len(near)) for one in (None, patch))
+    before = unedited(model, edit.neighborhood)
+    with patch.applied(model) as edited:
+        texts = continuations(edited, list(asked.values()), limits=[size] * len(asked))
+        after = continuations(edited, edit.neighborhood, limits=[STAYS_TOKENS] * len(before))
     said = {name: [begins_with(text, edit.target_new)] for name, text in zip(asked, texts, strict=True)}
-    return {**said, "neighbours stay": [old == new for old, new in zip(before, after, strict=True)]}
+    return {**said, STAY: [old == new for old, new in zip(before, after, strict=True)]}
+
+
+@cache
+def unedited(model: LanguageModel, prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """What the unedited model writes after neighbours, asked once for all methods."""
+    return continuations(model, prompts, limits=[STAYS_TOKENS] * len(prompts))
 
 
 def shape_of(edit: Edit) -> str:
@@ -86,9 +157,18 @@ def shape_of(edit: Edit) -> str:
 
 def shares(found: Sequence[Counts]) -> dict[str, float]:
     """The share of each count."""
+    return {name: round(sum(values) / len(values), 3) for name, values in gathered(found).items() if values}
+
+
+def in_words(found: Sequence[Counts]) -> str:
+    """Each count in numbers."""
+    return ", ".join(f"{sum(values)} of {len(values)} {name}" for name, values in gathered(found).items())
+
+
+def gathered(found: Sequence[Counts]) -> Counts:
+    """The values of all edits by count."""
     names = dict.fromkeys(name for one in found for name in one)
-    whole = {name: [value for one in found for value in one.get(name, [])] for name in names}
-    return {name: round(sum(values) / len(values), 3) for name, values in whole.items() if values}
+    return {name: [value for one in found for value in one.get(name, [])] for name in names}
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from tables import CEILINGS, ROOT, rows_of, table
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
+from kg_edit.datasets.ripples import part_of
 from kg_edit.evaluate import Summary, evaluate
-from kg_edit.jobs.evaluation import graph_for, part_of
+from kg_edit.jobs.evaluation import graph_for
 from kg_edit.jobs.method_plan import open_graph
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel

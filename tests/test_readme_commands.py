@@ -37,7 +37,7 @@ FINDS = {  # exit codes that say what was found, beside 0
 }
 MADE = {  # a page: files that its commands leave
     "README": ("out/patch.safetensors", "out/report.md", "out/report.html"),
-    "commands": ("out/patch.safetensors", "adapter", "comparison.md", "mine.json", "graph.html", "wd"),
+    "commands": ("out/patch.safetensors", "adapter", "comparison.md", "mine.json", "tasks", "graph.html", "wd"),
     "first-edit": ("first/report.md",),
     "private-graph": ("heron.safetensors",),
     "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md"),

@@ -105,10 +105,14 @@ class Chance(_Said):
 
 
 class Outcome(_Said):
-    """What the model writes after a prompt, before and after the edit."""
+    """What the model writes after a prompt, before and after the edit.
+
+    ``led``: it is asked after a line break, as it begins with the subject and the model does not read a first token.
+    """
 
     kind: Literal["edit", "probe"]
     prompt: str
+    led: bool = False
     before: str
     after: str
     chances: tuple[Chance, ...]

@@ -34,6 +34,8 @@ from kg_edit.errors import ConfigError, KgEditError, LedgerChangedError, Unknown
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.jobs.before_after import Query, Response, check_queries, responses
 from kg_edit.methods import EditingMethod
+from kg_edit.models.first_token import LEAD, lead_before
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations, reply
@@ -134,7 +136,7 @@ class EditDesk:
             self._count += 1
             name, start = f"{_slug(wanted.subject)}-{self._count}", time.perf_counter()
             edit = wanted.edit(name)
-            queries = _queries(wanted, edit)
+            queries = _queries(self.model, wanted, edit)
             self._check(edit, queries)
             base, standing = self._standing() if wanted.on_ledger else (None, WeightPatch(factors={}))
             before, patch, after = self._made(edit, queries, standing)
@@ -276,18 +278,25 @@ class EditDesk:
         return self.ledger
 
 
-def _queries(wanted: TryRequest, edit: Edit) -> list[Query]:
-    """The edit's own prompt with both answers, then the user's probes."""
-    both = tuple(filter(None, (edit.target_new, edit.target_true)))
+def _queries(model: LanguageModel, wanted: TryRequest, edit: Edit) -> list[Query]:
+    """The edit's own prompt with both answers, then the user's probes.
+
+    After a line break where they begin with a subject that the model would not read, as the edit is made.
+    """
+    chat, both = edit.forms[0], tuple(filter(None, (edit.target_new, edit.target_true)))
     probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in wanted.probes]
-    asked = [(edit.text, both), *probes]
-    return [Query(ask=prompt, score=prompt, candidates=names, chat=edit.forms[0]) for prompt, names in asked]
+    asked = [
+        (prompt if chat else lead_before(model, prompt, subject=edit.subject) + prompt, names)
+        for prompt, names in [(edit.text, both), *probes]
+    ]
+    return [Query(ask=prompt, score=prompt, candidates=names, chat=chat) for prompt, names in asked]
 
 
 def _outcome(place: int, query: Query, before: Response, after: Response) -> Outcome:
     return Outcome(
         kind="probe" if place else "edit",
-        prompt=query.ask,
+        prompt=query.ask.removeprefix(LEAD),
+        led=query.ask.startswith(LEAD),
         before=before.text,
         after=after.text,
         chances=tuple(

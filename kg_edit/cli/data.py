@@ -12,7 +12,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.method_plan import open_graph
-from kg_edit.jobs.options import Contact, Device, Dtype, Graph, ModelName, Templates
+from kg_edit.jobs.options import Contact, Device, Dtype, Graph, KeepGoing, ModelName, Templates
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -99,6 +99,39 @@ def ripples(
     _show_counts("questions", made["provenance"]["questions"])
     _show_counts("left out", made["provenance"]["dropped"])
     stdout().print(f"{plain(str(out))}: {len(made['records'])} edits", soft_wrap=True)
+
+
+@app.command()
+def tasks(
+    file: Annotated[Path, typer.Argument(help="the data set's JSON file, a packaged one's name, or hf:NAME")],
+    out: Annotated[Path, typer.Option(help="folder for `lm_eval --include_path`; tasks that it holds stay")],
+    dataset: Annotated[str | None, typer.Option(help="which benchmark it is; found out if not given")] = None,
+    split: Annotated[str | None, typer.Option(help="only this part of a data set that has parts: dev or test")] = None,
+    name: Annotated[str | None, typer.Option(help="the task's name; else kg_edit_ and the benchmark's")] = None,
+    keep_going: KeepGoing = False,
+) -> None:
+    """Write a benchmark as a task of the lm-evaluation-harness: our metrics, asked of the model that it loads.
+
+    The task reads the file where it is now. Give the harness an edited model (`kg-edit patch merge`): it makes no edit
+    itself.
+
+    Example: `kg-edit data tasks zsre.json --dataset zsre --out tasks/`
+
+    Example: `lm_eval --model hf --model_args pretrained=merged/ --include_path tasks/ --tasks kg_edit_zsre --limit 20`
+    """
+    from kg_edit.datasets import guess_dataset
+    from kg_edit.evaluate.task_folder import TaskSettings, write_task
+    from kg_edit.storage.packaged import HUB, packaged_benchmark
+
+    stays = str(file).startswith(HUB) or packaged_benchmark(file)
+    data = str(file) if stays else str(file.resolve())
+    chosen = dataset or guess_dataset(file).name
+    settings = TaskSettings(dataset=chosen, data=data, split=split, keep_going=keep_going)
+    records = settings.records()
+    written = write_task(out, settings, name=name)
+    stdout().print(f"{plain(str(written))}: {len(records)} records of {chosen}", soft_wrap=True)
+    command = f"lm_eval --model hf --model_args pretrained=FOLDER --include_path {out} --tasks {written.stem}"
+    stdout().print(plain(command), soft_wrap=True)
 
 
 def _show_counts(title: str, counts: dict[str, int]) -> None:

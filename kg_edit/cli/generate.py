@@ -31,7 +31,8 @@ def generate(
 ) -> None:
     """Let a model, patched or not, go on with texts (greedily).
 
-    With `--chat` a text is a user's turn: `--chat "Where is Spike Hughes from?"`
+    With `--chat` a text is a user's turn: `--chat "Where is Spike Hughes from?"` A text is taken as it stands; a
+    warning says where it begins with an edit's subject and the model does not read a text's first token.
 
     Example: `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`
     """
@@ -44,6 +45,7 @@ def generate(
 
     check_model_name(model)
     check_patches(patch or (), ledgers=False)
+    from kg_edit.jobs.unread_prompts import warn_of_unread_prompts
     from kg_edit.patches.base import Patch
     from kg_edit.patches.weight_patch import WeightPatch
     from kg_edit.scoring.generation import ask, continuations
@@ -54,6 +56,7 @@ def generate(
         if chat:
             _show_turns(prompts, [ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts])
             return
+        warn_of_unread_prompts(language_model, whole, prompts)
         texts = continuations(edited, prompts, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)

@@ -20,7 +20,7 @@ from kg_edit.datasets.building import built, fields_of
 from kg_edit.datasets.reading import RawRecord, every_row
 from kg_edit.datasets.record import Answer, BenchmarkRecord, Example, Probe, Query
 from kg_edit.edits.edit import Edit, Name, Record, Text
-from kg_edit.errors import EditError, Fault
+from kg_edit.errors import ConfigError, EditError, Fault
 
 FORMAT = "kg-edit ripples/1"
 Kind = Literal[
@@ -107,6 +107,20 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
 def split_of(record: BenchmarkRecord) -> str:
     """The part of the file that a record belongs to: dev or test."""
     return record.form.rpartition(" ")[2]
+
+
+def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[BenchmarkRecord, ...]:
+    """The records of a part; all where none is asked for.
+
+    Raises:
+        ConfigError: no record is of that part.
+    """
+    found = tuple(record for record in records if split is None or split_of(record) == split)
+    if not found:
+        parts = sorted({split_of(record) for record in records} & {"dev", "test"})
+        known = f"known: {', '.join(parts)}" if parts else "this data set has no parts; leave --split out"
+        raise ConfigError(f"--split {split}: no record is of that part; {known}")
+    return found
 
 
 def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozenset[str]]:

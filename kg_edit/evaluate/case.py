@@ -49,6 +49,9 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
 }
 """What is asked about the probes of each family; of a family that is not here (generation) the extras alone ask."""
 
+TEACHER_FORCED = frozenset({"efficacy", "locality", "paraphrase", "portability"})
+"""The families of which some metric counts the arg-max tokens of the first right answer."""
+
 FUZZY = "portability.glame_fuzzy"
 FLUENCY, CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
 FUZZY_SUFFIX = " The answer, most simply, is"
@@ -138,6 +141,12 @@ class Case:
         if self.ceiling:
             return [*self.answer_pairs, *choices, *self._probe_pairs]
         return [*self._fact_pairs, *self.answer_pairs, *choices, *self._probe_pairs]
+
+    @property
+    def forced_pairs(self) -> list[Pair]:
+        """Those of `pairs` whose arg-max tokens are counted, given the right ones before them."""
+        probed = (query for probe in self.probes if probe.family in TEACHER_FORCED for query in probe.queries)
+        return [*self.answer_pairs, *map(pair_of, probed)]
 
     @property
     def predicted_pairs(self) -> list[Pair]:

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
+from transformers import PreTrainedTokenizerBase
 
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
@@ -129,7 +130,7 @@ def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Weight
     """What each case's model writes after its prompts; a prompt that unedited cases share is asked once."""
     asked: dict[tuple[int, str], int] = {}
     for place, (case, patch) in enumerate(zip(cases, patches, strict=True)):
-        for prompt, limit in _limits(model, case).items():
+        for prompt, limit in text_limits(model.tokenizer, case).items():
             key = (place if patch else _UNEDITED, prompt)
             asked[key] = max(limit, asked.get(key, 0))
     own_patches = [None if place == _UNEDITED else patches[place] for place, _ in asked]
@@ -142,12 +143,12 @@ def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Weight
     ]
 
 
-def _limits(model: LanguageModel, case: Case) -> dict[str, int]:
+def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int]:
     """The most tokens after each prompt; an edit's own gets few, unless an answer is looked for after it as well."""
     limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
     limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
     for prompt, name in _stated(case):
-        length = len(model.tokenizer(name, add_special_tokens=False)["input_ids"])
+        length = len(tokenizer(name, add_special_tokens=False)["input_ids"])
         limits[prompt] = max(limits[prompt], length + _SLACK)
     return limits
 

@@ -135,6 +135,7 @@ class Evaluation:
         """
         from kg_edit.datasets import FileContent, find_dataset
         from kg_edit.datasets.counterfact import read_references, with_references
+        from kg_edit.datasets.ripples import part_of
 
         if "consistency.tfidf" in (self.extras or ()) and not self.references:
             raise ConfigError("consistency.tfidf compares with texts: give --references attribute_snippets.json")
@@ -253,22 +254,6 @@ def made_in(record: BenchmarkRecord, chat: bool | None, *, both: bool = False) -
     from kg_edit.edits.files import in_form
 
     return record.model_copy(update={"edits": in_form(record.edits, chat, both=both)})
-
-
-def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[BenchmarkRecord, ...]:
-    """The records of a part; all where none is asked for.
-
-    Raises:
-        ConfigError: no record is of that part.
-    """
-    from kg_edit.datasets.ripples import split_of
-
-    found = tuple(record for record in records if split is None or split_of(record) == split)
-    if not found:
-        parts = sorted({split_of(record) for record in records} & {"dev", "test"})
-        known = f"known: {', '.join(parts)}" if parts else "this data set has no parts; leave --split out"
-        raise ConfigError(f"--split {split}: no record is of that part; {known}")
-    return found
 
 
 def graph_for(

@@ -22,6 +22,7 @@ from kg_edit.errors import ModelError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
 from kg_edit.methods.config import LayerConfig
+from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -95,6 +96,7 @@ class Grace(EditingMethod):
         for edit in edits:
             with annotate_errors(edit):
                 self._request(edit)
+                warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """An entry for each of the edits, trained together."""
@@ -124,7 +126,7 @@ class Grace(EditingMethod):
 
     def _request(self, edit: Edit) -> Request:
         """The prompt and its target; what is replaced stands at the prompt's last token."""
-        prompt = self.model.encode(edit.text, target=edit.target_new, chat=edit.one_form(self.name))
+        prompt = encode_statement(self.model, edit, method=self.name)
         return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
 
     def _trained(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Iterator[Patch | Exception]:

@@ -26,8 +26,10 @@ from kg_edit.errors import PatchError, PromptError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import ContextLengths, Layers, MethodConfig
+from kg_edit.methods.statement import warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import optional_module
+from kg_edit.models.first_token import readable
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import run_prefix
 from kg_edit.models.prompts import Prompt
@@ -117,6 +119,7 @@ class Kn(EditingMethod):
         for edit in edits:
             with annotate_errors(edit):
                 self._answers(edit)
+                warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Find the neurons in the model as it stands, and change their columns.
@@ -162,8 +165,10 @@ class Kn(EditingMethod):
         return asked(edit.prompt, subject=edit.subject, target=target, context=context, chat=edit.one_form(self.name))
 
     def _prompts(self, edit: Edit) -> list[Prompt]:
-        assert edit.target_true is not None  # noqa: S101 - _answers has seen it
-        return [self._prompt(edit, edit.target_true, context) for context in self.contexts]
+        """The old answer in every context, in which the model reads the subject."""
+        old = edit.target_true
+        assert old is not None  # noqa: S101 - _answers has seen it
+        return [self._prompt(edit, old, one) for one in readable(self.model, self._prompt(edit, old), self.contexts)]
 
     @torch.no_grad()
     def direction(self, *, old: int, new: int) -> Tensor:

@@ -66,9 +66,14 @@ def lead_before(model: LanguageModel, text: str, *, subject: str) -> str:
 def warn_of_unread(model: LanguageModel, prompt: Prompt, *, edit: str) -> None:
     """Say of the edit with this id how it is made, and is to be asked, where the model does not read its subject."""
     if begins_unread(model, prompt):
-        log.warning(
-            "edit %r: the subject is the first token of %r, which this model does not read; the edit is made, and "
-            "holds, after a line break or any other text",
-            edit,
-            prompt.text,
-        )
+        say_unread(prompt.text, edit=edit)
+
+
+def say_unread(text: str, *, edit: str) -> None:
+    """The warning itself, of the prompt ``text`` of the edit with this id."""
+    log.warning(
+        "edit %r: the subject is the first token of %r, which this model does not read; the edit is made, and "
+        "holds, after a line break or any other text",
+        edit,
+        text,
+    )

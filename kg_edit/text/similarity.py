@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby, pairwise
 from typing import Any, Protocol
 
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import ConfigError
+from kg_edit.models.scripts import is_syllable
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -90,7 +92,17 @@ class TfIdfIndex:
 
 
 def _plain(text: str) -> list[str]:
-    return [word for word in words(text.casefold()) if word[0].isalnum()]
+    return [part for word in words(text.casefold()) if word[0].isalnum() for part in _parts(word)]
+
+
+def _parts(word: str) -> Iterator[str]:
+    """The word; of a script without spaces, and of Korean, its characters and its pairs of neighbours.
+
+    There a subject is a part of what stands between two spaces, and the pairs say in which order its characters come.
+    """
+    for together, run in groupby(word, is_syllable):
+        text = "".join(run)
+        yield from (*text, *map("".join, pairwise(text))) if together else (text,)
 
 
 class Index(Protocol):

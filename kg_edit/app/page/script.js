@@ -145,7 +145,8 @@ function chance(value, kind) {
 
 // said: whether the edited model says the new fact; null for a prompt that is no edit's own
 function outcome(found, said) {
-  const heading = make("h3", {}, make("span", { className: `badge ${found.kind}` }, found.kind === "edit" ? "the edit" : "prompt"), found.prompt);
+  const heading = make("h3", {}, make("span", { className: `badge ${found.kind}` }, found.kind === "edit" ? "the edit" : "prompt"), found.prompt,
+    found.led ? make("small", { className: "led" }, " asked after a line break: the model does not read a text's first token") : null);
   const text = (kind, words, said) => make("div", { className: kind }, make("span", {}, words), make("p", { dir: "auto" }, said || "(nothing)"));
   const same = found.before === found.after;
   const rows = found.chances.map((one) => make("tr", {}, make("th", { scope: "row", dir: "auto" }, one.candidate), chance(one.before, "before"), chance(one.after, "after")));

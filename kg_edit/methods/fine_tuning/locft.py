@@ -22,6 +22,7 @@ from kg_edit.methods.fine_tuning.base import (
     row_of,
     take_step,
 )
+from kg_edit.methods.statement import encode_statement
 from kg_edit.patches.base import Patch
 from kg_edit.value.callbacks import report_losses
 from kg_edit.value.optimise import untouched
@@ -55,7 +56,7 @@ class LocFt(FineTuning):
         end = self.model.tokenizer.eos_token_id if self.config.end else None
         if self.config.end and end is None:
             raise PromptError(f"the tokenizer of {self.model.name!r} has no end-of-text token; set end=false")
-        prompt = self.model.encode(edit.text, target=edit.target_new, chat=edit.one_form(self.name))
+        prompt = encode_statement(self.model, edit, method=self.name)
         return row_of(prompt, self.config.aim, end=end)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:

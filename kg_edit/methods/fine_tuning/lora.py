@@ -24,6 +24,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Layers, MethodConfig
 from kg_edit.methods.fine_tuning.base import Aim, RowLosses, TrainingRow, TuningConfig, row_of
+from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -94,11 +95,11 @@ class Lora(EditingMethod):
         for edit in edits:
             with annotate_errors(edit):
                 self.row(edit)
+                warn_of_lead(self.model, edit, method=self.name)
 
     def row(self, edit: Edit) -> TrainingRow:
         """The edit's prompt and target as a row to train on."""
-        chat = edit.one_form(self.name)
-        return row_of(self.model.encode(edit.text, target=edit.target_new, chat=chat), self.config.aim)
+        return row_of(encode_statement(self.model, edit, method=self.name), self.config.aim)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Train the adapters on the edit's row."""

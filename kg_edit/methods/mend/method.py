@@ -17,6 +17,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import FORMAT, NETWORK, Editor, read_manifest
+from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.run_folder import NAMES_A_FILE
@@ -79,7 +80,8 @@ class Mend(EditingMethod):
         """Encode every edit's prompt once."""
         for edit in edits:
             with annotate_errors(edit):
-                self.model.encode(edit.text, target=edit.target_new, chat=edit.one_form(self.name))
+                encode_statement(self.model, edit, method=self.name)
+                warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """The sum of the edits' changes, each from its own gradient on the model as it stands."""
@@ -96,7 +98,7 @@ class Mend(EditingMethod):
     def _patch(self, edit: Edit) -> WeightPatch:
         network, _ = self._editor
         with annotate_errors(edit):
-            prompt = self.model.encode(edit.text, target=edit.target_new, chat=edit.one_form(self.name))
+            prompt = encode_statement(self.model, edit, method=self.name)
             gradient, loss = gradient_factors(self.model, prompt, list(network.shapes))
         factors = network.factors(gradient)
         patch = WeightPatch(factors=factors).scaled(self.config.strength)

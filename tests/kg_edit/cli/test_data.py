@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kg_edit.evaluate.records import Entry, RunFolder, Section
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
-from tests.kg_edit.datasets.rows import COUNTERFACT, FLAT, MQUAKE, POPQA, QUESTION, written
+from tests.kg_edit.datasets.rows import COUNTERFACT, FLAT, MQUAKE, POPQA, QUESTION, ZSRE, written
 from tests.kg_edit.evaluate.test_judge import Server, server
 
 __all__ = ["cache", "kg_edit", "place", "server", "tiny_folder"]  # fixtures
@@ -71,3 +71,14 @@ def test_consistency_needs_texts(kg_edit: Run, tmp_path: Path) -> None:
     arguments = ("--data", written(tmp_path, COUNTERFACT), "--dataset", "counterfact", "--method", "rome")
     result = kg_edit("evaluate", *arguments, "--extra", "consistency.tfidf", "--out", tmp_path / "out")
     assert (result.code, "give --references attribute_snippets.json" in result.err) == (2, True)
+
+
+def test_a_task_of_the_harness_is_written(kg_edit: Run, tmp_path: Path) -> None:
+    file = written(tmp_path, ZSRE)
+    result = kg_edit("data", "tasks", file, "--dataset", "zsre", "--out", "tasks")
+    assert result.code == 0
+    assert "tasks/kg_edit_zsre.yaml: 1 records of zsre" in result.out
+    assert "--include_path tasks --tasks kg_edit_zsre" in result.out
+    assert f'data: "{file}"' in Path("tasks/kg_edit_zsre.yaml").read_text()
+    assert kg_edit("data", "tasks", tmp_path / "absent.json", "--out", "other").code == 2
+    assert not Path("other").exists()

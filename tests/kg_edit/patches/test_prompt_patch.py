@@ -48,6 +48,22 @@ def test_a_fact_stands_in_front_of_prompts_about_its_subject_alone() -> None:
         assert whole.prompt_transform(unrelated) == unrelated
 
 
+@pytest.mark.parametrize(
+    ("subject", "asked", "other"),
+    [
+        ("中国", "中国的首都是", "美国的首都是"),
+        ("阿里巴巴", "谁创立了阿里巴巴", "巴西里阿"),  # its characters in another order
+        ("猫", "一只猫在", "一只狗在"),
+        ("한국", "한국의 수도는", "일본의 수도는"),  # a particle is joined to the name
+        ("iPhone", "请问iPhone的公司", "请问手机的公司"),
+    ],
+)
+def test_a_subject_within_a_word_of_its_script_is_named(subject: str, asked: str, other: str) -> None:
+    told = patch(PromptFact(id="a", subject=subject, about=asked, told="x"))
+    assert told.prompt_transform(asked) == f"x\n{asked}"
+    assert told.prompt_transform(other) == other
+
+
 def test_what_is_in_front_depends_on_the_rule() -> None:
     framed = patch(LAKERS, before_fact="New Fact: ", before_prompt="Prompt: ")
     assert framed.prompt_transform("Is LeBron James tall?") == (

@@ -1,0 +1,173 @@
+"""Benchmarks as tasks of EleutherAI's lm-evaluation-harness: a document is a record, the metrics are this project's.
+
+`kg-edit data tasks` writes the folder that ``lm_eval --include_path`` reads; its tasks are `BenchmarkTask`. All prompts
+of a record are asked in one go, log-likelihoods and continuations (`kg_edit.evaluate.requests`), of the model that the
+harness loads: an edited one. Metrics that compare with the unedited model (locality.unchanged) are missing.
+
+Only the harness imports this module: it needs the extra ``kg-edit[lm-eval]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import Task, TaskConfig
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.errors import ConfigError
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
+from kg_edit.evaluate.records import items
+from kg_edit.evaluate.requests import CaseRequests
+from kg_edit.evaluate.task_folder import SETTINGS, TaskSettings
+from kg_edit.models.loading import resolve_model
+from kg_edit.scoring.questions import answers
+
+_TOKENIZER_ARGS = ("tokenizer", "pretrained", "model")  # of --model_args, in this order
+Document = dict[str, Any]
+
+
+class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
+    """A benchmark's records, each with all that `kg-edit evaluate` would ask of the edited model.
+
+    ``config`` is what the harness reads from a task's file: its name, and `TaskSettings` in its metadata, to which the
+    harness adds the model's arguments. These name the tokenizer; `of` takes it as an object.
+    """
+
+    VERSION = 1
+    OUTPUT_TYPE = "generate_until"
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        metadata = dict(config["metadata"])
+        self._config = TaskConfig(
+            task=config["task"], num_fewshot=0, generation_kwargs={"until": ["\n"]}, metadata=metadata
+        )
+        self._given: PreTrainedTokenizerBase | None = None
+        self._records = TaskSettings.model_validate(metadata[SETTINGS]).records()
+
+    @classmethod
+    def of(
+        cls, settings: TaskSettings, *, tokenizer: PreTrainedTokenizerBase, name: str | None = None
+    ) -> BenchmarkTask:
+        """The task for a model in memory: ``lm_eval.simple_evaluate(model=…, tasks=[task])``.
+
+        Raises:
+            ConfigError, EditFileError, UnknownNameError: the records can't be had, or not be scored so.
+        """
+        said = settings.model_dump(mode="json", exclude_defaults=True)
+        task = cls({"task": name or settings.name, "metadata": {SETTINGS: said}})
+        task._given = tokenizer
+        return task
+
+    @property
+    def task_name(self) -> str:
+        """What its file, or `of`, calls it."""
+        return str(self.config.task)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model that is asked, by which tokens are counted and long answers limited.
+
+        Raises:
+            ConfigError: the harness was not told which.
+        """
+        if self._given is not None:
+            return self._given
+        said = self.config.metadata or {}
+        name = next((said[key] for key in _TOKENIZER_ARGS if isinstance(said.get(key), str) and said[key]), None)
+        if name is None:
+            raise ConfigError(
+                f"{self.config.task}: whose tokenizer counts the tokens? Name it: --model_args tokenizer=NAME, or in "
+                "Python TaskManager(metadata={'tokenizer': NAME})"
+            )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_model(name))
+        return tokenizer
+
+    @cached_property
+    def _asked(self) -> dict[str, CaseRequests]:
+        """What is asked of each record, by its id."""
+        pool = answers(self._records)
+        return {item.id: self._requests(item.case) for item in items(self._records, pool, seed=0, chat=False)}
+
+    def _requests(self, case: Case) -> CaseRequests:
+        return CaseRequests(case=case, tokenizer=self.tokenizer)
+
+    def download(self, *_: object, **__: object) -> None:
+        """Nothing: the records are read from their file."""
+
+    def has_training_docs(self) -> bool:
+        """No."""
+        return False
+
+    def has_validation_docs(self) -> bool:
+        """No."""
+        return False
+
+    def has_test_docs(self) -> bool:
+        """The records."""
+        return True
+
+    @cached_property
+    def _documents(self) -> list[Document]:
+        return [_document(record) for record in self._records]
+
+    def test_docs(self) -> list[Document]:
+        """A record each: its id, and the prompt and new target of its first edit."""
+        return self._documents
+
+    def doc_to_text(self, doc: Document) -> str:
+        """The prompt of the record's first edit."""
+        return str(doc["prompt"])
+
+    def doc_to_target(self, doc: Document) -> str:
+        """The new target of the record's first edit."""
+        return str(doc["target_new"])
+
+    def fewshot_context(self, doc: Document, *_: object, **__: object) -> str:
+        """The prompt alone: questions bring answered examples of their own."""
+        return self.doc_to_text(doc)
+
+    def construct_requests(
+        self,
+        doc: Document,
+        ctx: str,
+        *,
+        metadata: tuple[str, int, int],
+        apply_chat_template: bool = False,
+        chat_template: Callable[..., str] | None = None,
+    ) -> list[Instance]:
+        """The record's requests, numbered in their order.
+
+        Raises:
+            ConfigError: a chat template is asked for.
+            PromptError: a prompt and its target can't be told apart in tokens.
+        """
+        if apply_chat_template:
+            raise ConfigError(f"{self.config.task} is asked in plain text; leave --apply_chat_template out")
+        return [
+            Instance(request_type=one.kind, doc=doc, arguments=one.arguments, idx=place, metadata=metadata)
+            for place, one in enumerate(self._asked[doc["id"]].requests)
+        ]
+
+    def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, float]:
+        """The record's metrics by name; those that it lacks are left out of their means."""
+        return self._asked[doc["id"]].metrics(results)
+
+    def aggregation(self) -> dict[str, Callable[[Iterable[float]], float]]:
+        """The mean over the records that have a metric."""
+        return dict.fromkeys(RECORD_METRICS, mean)
+
+    def higher_is_better(self) -> dict[str, bool]:
+        """By metric, as docs/metrics.md says it."""
+        return {name: one.better == "higher" for name, one in RECORD_METRICS.items() if one.better != "neither"}
+
+
+def _document(record: BenchmarkRecord) -> Document:
+    edit = record.edits[0]
+    return {"id": record.id, "prompt": edit.text, "target_new": edit.target_new}

@@ -1,0 +1,76 @@
+"""The folder that ``lm_eval --include_path`` reads: a YAML file a task, and the module that all of them name.
+
+A task's file holds `TaskSettings`: which benchmark, from which file. The records are read when the harness runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import Field
+
+from kg_edit.datasets import find_dataset
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.datasets.ripples import part_of
+from kg_edit.edits.edit import Name, Record
+from kg_edit.errors import ConfigError
+from kg_edit.storage.atomic import write_text
+
+SETTINGS = "kg_edit"  # the key in a task's metadata
+_MODULE = "kg_edit_task"
+_IMPORT = '''"""What the tasks of this folder are; written by `kg-edit data tasks`."""
+
+from kg_edit.evaluate.lm_eval_task import BenchmarkTask
+
+__all__ = ["BenchmarkTask"]
+'''
+
+
+class TaskSettings(Record):
+    """A benchmark's records as a task: what `kg-edit evaluate` calls ``--dataset``, ``--data`` and so on."""
+
+    dataset: Name = Field(description="the benchmark")
+    data: Name = Field(description="its file, the name of a packaged one, or hf:NAME")
+    split: str | None = Field(None, description="only this part of a data set that has parts")
+    keep_going: bool = Field(False, description="rows that can't be read are left out")
+
+    @property
+    def name(self) -> str:
+        """The task's name where none is given: kg_edit_counterfact_plus, kg_edit_ripples_test."""
+        parts = ("kg_edit", self.dataset, self.split or "")
+        return "_".join(filter(None, parts)).replace("-", "_")
+
+    def records(self) -> tuple[BenchmarkRecord, ...]:
+        """The records, read now.
+
+        Raises:
+            UnknownNameError: there is no such benchmark.
+            EditFileError: the file can't be read, or a row of it can't and that ends all.
+            ConfigError: no record is of the part, or what is asked depends on the unedited model (RippleEdits).
+        """
+        dataset, path = find_dataset(self.dataset), Path(self.data)
+        records = dataset.read(path).records if self.keep_going else dataset(path)
+        if any(probe.conditions for record in records for probe in record.probes):
+            raise ConfigError(
+                f"{self.dataset}: its tests have conditions that the unedited model must fulfil, and the harness has "
+                "the edited model alone; score it with `kg-edit evaluate`"
+            )
+        return part_of(records, self.split)
+
+
+def write_task(folder: Path, settings: TaskSettings, *, name: str | None = None) -> Path:
+    """Write a task's file, ``folder``/NAME.yaml, and the module beside it; a file of that name is replaced.
+
+    Raises:
+        ConfigError: the name can't be one of a task.
+        OutputError: a file can't be written.
+    """
+    task = name or settings.name
+    if not task.replace("_", "").replace("-", "").isalnum():
+        raise ConfigError(f"{task!r} can't be a task's name; give letters, digits, '-' and '_'")
+    said = settings.model_dump(mode="json", exclude_defaults=True)
+    lines = [f"task: {task}", f"class: !function {_MODULE}.BenchmarkTask", "metadata:", f"  {SETTINGS}:"]
+    lines += [f"    {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in said.items()]
+    write_text(folder / f"{_MODULE}.py", _IMPORT)
+    return write_text(folder / f"{task}.yaml", "\n".join([*lines, ""]))

@@ -1,0 +1,36 @@
+"""An edit's prompt and target as one row, for methods that read or train on the statement itself.
+
+These are FT and its kin, LoRA, MEND and GRACE. Where the subject is the first token of the prompt and the model does
+not read that (`kg_edit.models.first_token`), a line break stands before it, as in ROME's rows. Without it the row is
+that of every other subject in the same place: "Google was founded by" and "Toyota was founded by" have one gradient,
+and one key.
+"""
+
+from __future__ import annotations
+
+from kg_edit.edits.edit import Edit
+from kg_edit.models.first_token import lead_before, say_unread
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+
+
+def encode_statement(model: LanguageModel, edit: Edit, *, method: str) -> Prompt:
+    """The edit's prompt with its target, in the one form in which ``method`` (a name) makes it.
+
+    Raises:
+        EditError: the edit is to be made in both forms.
+        PromptError: a prompt and its target can't be told apart in tokens.
+        ChatTemplateError: it is made in chat form, and the tokenizer has no chat template.
+    """
+    chat = edit.one_form(method)
+    return model.encode(_lead(model, edit, chat=chat) + edit.text, target=edit.target_new, chat=chat)
+
+
+def warn_of_lead(model: LanguageModel, edit: Edit, *, method: str) -> None:
+    """Say of an edit that it is made, and is to be asked, after a line break, where that is so."""
+    if _lead(model, edit, chat=edit.one_form(method)):
+        say_unread(edit.text, edit=edit.id)
+
+
+def _lead(model: LanguageModel, edit: Edit, *, chat: bool) -> str:
+    return "" if chat else lead_before(model, edit.text, subject=edit.subject)

@@ -1,0 +1,93 @@
+"""A subject at a prompt's start: methods that train on the statement itself see it after a line break, as ROME does."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from kg_edit.app.messages import TryRequest
+from kg_edit.app.session import _outcome, _queries
+from kg_edit.edits.edit import Edit
+from kg_edit.jobs.before_after import CandidateCost, Response
+from kg_edit.jobs.unread_prompts import warn_of_unread_prompts
+from kg_edit.methods import find_method
+from kg_edit.methods.kn import Kn
+from kg_edit.methods.statement import encode_statement
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import PatchStack
+from kg_edit.patches.prompt_patch import PromptPatch
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.everyday import keep_first
+from tests.kg_edit.tiny import tiny
+
+FOUNDED = Edit(id="g", subject="Google", prompt="{} was founded by", target_new="Steve Jobs", target_true="Larry Page")
+LED = "\nGoogle was founded by Steve Jobs"
+METHODS = {"ft": {}, "kn": {}, "ft-l": {}, "locft": {}, "grace": {}, "lora": {}, "mend": {"untrained": True}}
+
+
+def test_a_statement_is_led_where_it_is_not_read(smollm2: LanguageModel) -> None:
+    later = FOUNDED.model_copy(update={"prompt": "Who founded {}? It was"})
+    assert encode_statement(smollm2, FOUNDED, method="ft").text == LED
+    assert encode_statement(smollm2, later, method="ft").text == "Who founded Google? It was Steve Jobs"
+    assert encode_statement(tiny("llama"), FOUNDED, method="ft").text == LED.strip()  # no sink, so it is read
+    turn = encode_statement(smollm2, FOUNDED.model_copy(update={"chat": True}), method="ft").text
+    assert "\nGoogle" not in turn.replace("user\n", "")
+
+
+@pytest.mark.parametrize("name", keep_first(METHODS, keep=2))
+def test_every_method_says_so(name: str, smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+    method = find_method(name).on(smollm2, settings=METHODS[name])
+    with caplog.at_level(logging.WARNING):
+        method.check([FOUNDED.model_copy(update={"prompt": "Who founded {}? It was"})])
+        assert not caplog.text
+        method.check([FOUNDED])
+    assert "the subject is the first token" in caplog.text
+
+
+def test_rows_requests_and_contexts(smollm2: LanguageModel) -> None:
+    """What each family really runs: FT's row, GRACE's request, KN's prompts."""
+    read = tuple(smollm2.tokenizer(LED)["input_ids"])
+    assert find_method("ft").on(smollm2, settings={}).row(FOUNDED).ids == read[:-1]  # type: ignore[attr-defined]
+    (row,) = find_method("grace").on(smollm2, settings={})._request(FOUNDED).rewrites  # type: ignore[attr-defined]
+    assert row.text == LED
+    kn = find_method("kn").on(smollm2, settings={})
+    assert isinstance(kn, Kn)
+    kn.__dict__["contexts"] = ("{}", "It is late. {}")
+    assert [one.text for one in kn._prompts(FOUNDED)] == [
+        "\nGoogle was founded by Larry Page",
+        "It is late. Google was founded by Larry Page",
+    ]
+
+
+def test_generate_says_what_to_write_instead(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+    provenance = {"edits": [{"edit": FOUNDED.model_dump(mode="json")}]}
+    patch = WeightPatch(factors={}, provenance=provenance)
+    with caplog.at_level(logging.WARNING):
+        warn_of_unread_prompts(smollm2, patch, ["Who founded Google?", "\nGoogle was founded by", "Toyota was"])
+        warn_of_unread_prompts(smollm2, PromptPatch(books=(), provenance=provenance), ["Google was founded by"])
+        assert not caplog.text
+        for each in (patch, PatchStack((patch, PromptPatch(books=())))):
+            caplog.clear()
+            warn_of_unread_prompts(smollm2, each, ["Google's founder is"])
+            assert r"$'\nGoogle\'s founder is'" in caplog.text and "'g'" in caplog.text
+
+
+def test_the_served_page_asks_as_the_report_does(smollm2: LanguageModel) -> None:
+    fields = {name: getattr(FOUNDED, name) for name in ("subject", "prompt", "target_new", "target_true")}
+    wanted = TryRequest.model_validate(
+        {**fields, "probes": [{"prompt": "Google's founder is"}, {"prompt": "Toyota was founded by"}]}
+    )
+    queries = _queries(smollm2, wanted, FOUNDED)
+    assert [query.ask for query in queries] == [
+        "\nGoogle was founded by",
+        "\nGoogle's founder is",
+        "Toyota was founded by",
+    ]
+    assert [query.score for query in queries] == [query.ask for query in queries]
+    said = Response(text="Steve Jobs", costs=(CandidateCost(mean=1.0, tokens=2),) * 2)
+    shown = [_outcome(place, query, said, said) for place, query in enumerate(queries)]
+    assert [(one.prompt, one.led) for one in shown[1:]] == [
+        ("Google's founder is", True),
+        ("Toyota was founded by", False),
+    ]
