@@ -98,7 +98,7 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
     def _requests(self, case: Case) -> CaseRequests:
         return CaseRequests(case=case, tokenizer=self.tokenizer)
 
-    def download(self, *_: object, **__: object) -> None:
+    def download(self, *_: object) -> None:
         """Nothing: the records are read from their file."""
 
     def has_training_docs(self) -> bool:
