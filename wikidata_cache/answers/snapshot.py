@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 import tempfile
@@ -21,8 +22,10 @@ from typing import IO, Any, Literal, get_args
 
 from wikidata_cache.answers.database import dumps, pack, unpack
 from wikidata_cache.answers.store import AnswerStore, insert_log, url_number
-from wikidata_cache.answers.validate import LOG_FIELDS, fact_problem, log_entry_problem
+from wikidata_cache.answers.validate import LOG_FIELDS, row_problem
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "wikidata-cache snapshot/1"
 LICENCE = "CC0 (Wikidata)"
@@ -67,8 +70,9 @@ def export_snapshot(
 ) -> Summary:
     """Write what a cache holds, all versions of it or the newest, up to the time `as_of` (as `utc` writes it).
 
-    `graph_name` limits it to one graph. The file appears whole or not at all. Raises CacheFileError where
-    there is nothing to export, and where the file cannot be written.
+    `graph_name` limits it to one graph. The file appears whole or not at all. Rows that an import would refuse, which
+    earlier releases kept unchecked, are left out with a warning. Raises CacheFileError where there is nothing to
+    export, and where the file cannot be written.
     """
     path = Path(path)
     with store.database.reading() as connection:
@@ -79,6 +83,13 @@ def export_snapshot(
         if not summary.facts:
             raise CacheFileError(store.path, "holds nothing of that to export", "Check the graph's name and the time.")
         _write(path, summary.header(), chosen.lines())
+    if summary.left_out:
+        logger.warning(
+            "%s: left out %d rows that no cache should hold (%s). `wikidata-cache fetch --mode refresh` asks again.",
+            path,
+            len(summary.left_out),
+            summary.left_out[0],
+        )
     return summary
 
 
@@ -92,6 +103,7 @@ class Summary:
     facts: int = 0
     queries: int = 0
     sha256: str = ""
+    left_out: list[str] = field(default_factory=list)  # what is wrong with each row that is not exported
 
     def header(self) -> str:
         """The first line of the file: canonical JSON, with a line end."""
@@ -122,11 +134,9 @@ class _ExportQuery:
         for row in self.connection.execute(_NEWEST_FACTS if self.newest_only else _FACTS, self.wanted):
             graph, kind, entity, fetched_at, url, value = row
             fact = {"graph": graph, "kind": kind, "id": entity, "fetched_at": fetched_at, "url": urls[url]}
-            summary.facts += 1
-            yield _counted_line(fact | {"type": "fact", "value": unpack(value)}, summary)
+            yield from _counted_line(fact | {"type": "fact", "value": unpack(value)}, summary)
         for (record,) in self.connection.execute(_LOG, self.wanted):
-            summary.queries += 1
-            yield _counted_line(unpack(record) | {"type": "query"}, summary)
+            yield from _counted_line(unpack(record) | {"type": "query"}, summary)
 
     def summary(self) -> Summary:
         """Counts and sha256 of all lines."""
@@ -137,11 +147,17 @@ class _ExportQuery:
         return summary
 
 
-def _counted_line(row: dict[str, object], summary: Summary) -> str:
+def _counted_line(row: dict[str, Any], summary: Summary) -> Iterator[str]:
+    """The row's line, counted; none for a row that an import would refuse."""
+    if problem := row_problem(row):
+        summary.left_out.append(problem)
+        return
+    summary.facts += row["type"] == "fact"
+    summary.queries += row["type"] == "query"
     summary.created = max(summary.created, str(row["fetched_at"]))
     summary.graphs.add(str(row["graph"]))
     summary.urls.add(str(row["url"]))
-    return dumps(row) + "\n"
+    yield dumps(row) + "\n"
 
 
 def _write(path: Path, header: str, lines: Iterator[str]) -> None:
@@ -249,8 +265,7 @@ def _body(path: Path, file: gzip.GzipFile, header: dict[str, Any]) -> Iterator[d
         row = _parsed(path, line, number)
         if row.get("type") not in found:
             raise SnapshotError(path, f"found a row of the type {row.get('type')!r}", line=number)
-        objection = fact_problem(row) if row["type"] == "fact" else log_entry_problem(row)
-        if objection:
+        if objection := row_problem(row):
             raise SnapshotError(path, objection, line=number)
         found[row["type"]] += 1
         if found["fact"] > expected[0] or found["query"] > expected[1]:

@@ -16,9 +16,11 @@ from types import TracebackType
 
 from wikidata_cache.answers.database import Database, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
+from wikidata_cache.answers.validate import log_entry_problem
 from wikidata_cache.endpoints.rate_limit import RateLimitState
-from wikidata_cache.errors import CacheFileError
+from wikidata_cache.errors import CacheFileError, UnfitFactError
 from wikidata_cache.ids import LANGUAGES, release
+from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import Exchange, Json
 
 # A bare column beside max() comes from the row with the maximum: the newest version.
@@ -86,9 +88,16 @@ class AnswerStore:
         return [url for (url,) in self.database.read(_URLS, (graph,))]
 
     def keep(self, graph: str, template: str, facts: Iterable[Sequence[Json]], exchange: Exchange) -> None:
-        """Write an answer's facts, as (kind, id, value), and its log entry in one transaction."""
+        """Write an answer's facts, as (kind, id, value), and its log entry in one transaction.
+
+        Raises UnfitFactError, and keeps nothing, where an import would refuse one of them.
+        """
         fetched_at = utc(exchange.fetched_at)
         record = log_record(graph, template, exchange)
+        facts = list(facts)
+        problems = (value_problem(kind, entity, value) for kind, entity, value in facts)
+        if problem := next(filter(None, (log_entry_problem(record | {"type": "query"}), *problems)), None):
+            raise UnfitFactError(self.path, exchange.url, problem)
         with self.database.writing() as connection:
             url = url_number(connection, exchange.url)
             insert_log(connection, record)

@@ -6,7 +6,7 @@ Statuses, headers and bodies of Wikidata's query service (Blazegraph), QLever, V
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
 from typing import Any
@@ -18,13 +18,18 @@ from wikidata_cache.sources.source import Binding
 
 _FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"
 _TIMEOUT_SIGNS = ("timeoutexception", "timed out", "timeout", "time-out", "operation has been cancelled")
+_LITERAL = ("literal", "typed-literal")
 _MONTH = 30 * 86_400.0
 _TRUNCATION_SIGNS = ("sr353", "sorted top clause")  # Virtuoso cannot sort more rows than it gives out
 _OVERLOAD_SIGNS = ("gateway", "unavailable", "overload", "maintenance", "too many", "try again", "outage")
 
 
-def parse_reply(reply: Reply, url: str) -> list[Binding]:
-    """The rows of SPARQL 1.1 JSON results; raises EndpointError for every other reply."""
+def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = None) -> list[Binding]:
+    """The rows of SPARQL 1.1 JSON results; raises EndpointError for every other reply.
+
+    Blank nodes are left out: their names mean nothing outside the answer. `literals` are the variables of our own
+    queries that hold literals: an IRI in one is an error, and a literal in another variable is left out.
+    """
     if reply.status != 200:
         raise _from_status(reply, url)
     if "x-sql-state" in reply.headers:  # Virtuoso says so when it stops early
@@ -37,15 +42,33 @@ def parse_reply(reply: Reply, url: str) -> list[Binding]:
         found = None
     if found is None:
         raise _broken_off(reply, url)
-    return _rows(found, reply, url)
+    return _rows(found, reply, url, literals)
 
 
-def _rows(found: Any, reply: Reply, url: str) -> list[Binding]:
+def _rows(found: Any, reply: Reply, url: str, literals: Container[str] | None) -> list[Binding]:
     try:
         bindings: list[Mapping[str, Mapping[str, Any]]] = found["results"]["bindings"]
-        return [{name: str(term["value"]) for name, term in row.items()} for row in bindings]
-    except (KeyError, TypeError, AttributeError) as error:
+        return [
+            {name: _value(term) for name, term in row.items() if _is_wanted(name, term["type"], literals)}
+            for row in bindings
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _foreign(reply, url) from error
+
+
+def _is_wanted(name: str, kind: str, literals: Container[str] | None) -> bool:
+    """Whether a term is kept, by its type; raises ValueError for an IRI in the place of a literal."""
+    if kind == "uri" and literals is not None and name in literals:
+        raise ValueError(f"an IRI as ?{name}")
+    return kind == "uri" or (kind in _LITERAL and (literals is None or name in literals))
+
+
+def _value(term: Mapping[str, Any]) -> str:
+    """The text of a term, lone surrogates replaced: no RDF text has them, and they cannot be written to a file."""
+    value = term["value"]
+    if not isinstance(value, str):
+        raise TypeError(f"a value that is no text: {value!r}")
+    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _broken_off(reply: Reply, url: str) -> EndpointError:
@@ -120,10 +143,14 @@ def truncated_answer(url: str, rows: int) -> EndpointError:
     return EndpointError(url, "truncated", found, suggestion, status=200)
 
 
-def unreadable_rows(url: str, error: Exception) -> EndpointError:
-    """The error for SPARQL JSON whose rows lack the variables or values of the query."""
-    found = f"rows that do not fit the query ({type(error).__name__}: {error})"
-    return EndpointError(url, "bad answer", found, f"Check what stands between you and the endpoint. {ELSEWHERE}")
+def wrong_answer(url: str, problem: str) -> EndpointError:
+    """The error for SPARQL JSON that does not fit the query, or is the answer to another one."""
+    return EndpointError(
+        url,
+        "bad answer",
+        _text(problem.encode("utf-8", "replace")),
+        f"Check what stands between you and the endpoint. {ELSEWHERE}",
+    )
 
 
 def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
