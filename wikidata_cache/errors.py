@@ -14,6 +14,7 @@ EndpointTrouble = Literal[
     "truncated",  # a complete message without its last rows
     "cut off",  # a message without its end
     "too long",  # the query, for the server
+    "too large",  # the answer, for us
     "unavailable",  # 5xx, no connection
     "rejected",  # other 4xx
     "bad answer",  # no SPARQL JSON

@@ -24,6 +24,7 @@ from wikidata_cache.endpoints.failures import (
 )
 from wikidata_cache.endpoints.rate_limit import RateLimiter, WaitBudget, forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
+from wikidata_cache.endpoints.web import largest_answer
 from wikidata_cache.errors import EndpointError, TruncatedAnswerError, WrongAnswerError
 from wikidata_cache.sources.queries import LITERALS
 from wikidata_cache.sources.schema import value_problem
@@ -49,7 +50,7 @@ _TOLD_TO_WAIT = ("throttled", "outage")
 
 T = TypeVar("T")
 
-_SPLITTABLE = ("timeout", "truncated", "cut off", "too long")  # asking for less helps
+_SPLITTABLE = ("timeout", "truncated", "cut off", "too long", "too large")  # asking for less helps
 _HEADERS = ("date", "server", "age", "x-served-by", "content-type")
 
 
@@ -57,8 +58,9 @@ class EndpointSource(SparqlSource):
     """A `Source` over a SPARQL endpoint, asked through SPARQLWrapper, one request at a time.
 
     `timeout` is the wall-clock limit of one request, and `patience` the longest total wait for the right to
-    send one, both in seconds. `limiter` is shared by sources that count their requests together. Raises
-    OfflineError when KG_OFFLINE is set, MissingContactError for a Wikimedia host without `contact` (or
+    send one, both in seconds. `limiter` is shared by sources that count their requests together. `max_bytes` is the
+    largest answer, packed and unpacked; by default KG_MAX_ANSWER_MB, else 50 MB. Redirects are followed within one
+    host. Raises OfflineError when KG_OFFLINE is set, MissingContactError for a Wikimedia host without `contact` (or
     KG_EDIT_CONTACT), and EndpointError for whatever the endpoint does wrong.
     """
 
@@ -70,9 +72,10 @@ class EndpointSource(SparqlSource):
         timeout: float = 90.0,
         patience: float = 180.0,
         limiter: RateLimiter | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         forbid_when_offline(url)
-        self._transport = Transport(url, user_agent(url, contact), timeout)
+        self._transport = Transport(url, user_agent(url, contact), timeout, max_bytes=max_bytes or largest_answer())
         self._patience = patience
         self._limiter = limiter or RateLimiter()
         self._sizes = BlockSizes()

@@ -13,6 +13,7 @@ from typing import Any
 
 from wikidata_cache.endpoints.rate_limit import ELSEWHERE
 from wikidata_cache.endpoints.transport import Reply
+from wikidata_cache.endpoints.web import LIMIT, AnswerTooLargeError
 from wikidata_cache.errors import EndpointError
 from wikidata_cache.sources.source import Binding
 
@@ -108,7 +109,7 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
     elif status >= 500 or status == 408:
         trouble, advice = "unavailable", "The server is in trouble; try again later."
     else:
-        moved = f" It has moved to {reply.headers['location']}." if "location" in reply.headers else ""
+        moved = f" It has moved to {_text(reply.headers['location'].encode())}." if "location" in reply.headers else ""
         trouble, advice = "rejected", f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
     return EndpointError(url, trouble, found, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
 
@@ -121,6 +122,8 @@ def _throttling(text: bytes, wait: float | None) -> tuple[Any, str]:
 
 def connection_error(error: Exception, url: str, timeout: float) -> EndpointError:
     """The EndpointError for an exception of urllib or http.client; raises other exceptions again."""
+    if isinstance(error, AnswerTooLargeError):
+        return too_large(url, error.limit)
     if isinstance(error, TimeoutError):
         return timed_out(url, f"no complete answer within the time limit of {timeout:g} s here")
     if isinstance(error, InvalidURL | UnicodeError):
@@ -134,6 +137,13 @@ def connection_error(error: Exception, url: str, timeout: float) -> EndpointErro
 def timed_out(url: str, found: str, *, status: int | None = None) -> EndpointError:
     """The error for a query that exceeded the server's time limit or ours; `found` says which."""
     return EndpointError(url, "timeout", found, _FEWER, status=status)
+
+
+def too_large(url: str, limit: int) -> EndpointError:
+    """The error for an answer of more than `limit` bytes, packed or unpacked."""
+    found = f"an answer of more than {limit / 1e6:g} MB"
+    suggestion = f"Ask for less at a time; where so much is right, set {LIMIT} to more megabytes. {ELSEWHERE}"
+    return EndpointError(url, "too large", found, suggestion)
 
 
 def truncated_answer(url: str, rows: int) -> EndpointError:
