@@ -48,7 +48,7 @@ class Transport:
     max_bytes: int = field(default_factory=largest_answer)
 
     def send(self, query: str) -> Reply:
-        """The reply to a query; raises TimeoutError, AnswerTooLargeError, or what urllib and http.client raise without a reply.
+        """The reply to a query; raises TimeoutError, AnswerTooLargeError, or what urllib and http.client raise.
 
         A socket's timeout covers neither name look-up nor a server that sends byte by byte. So a daemon thread
         makes the exchange, and is abandoned at the deadline (it ends with its connection).

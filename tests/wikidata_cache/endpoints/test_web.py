@@ -72,7 +72,7 @@ def test_an_answer_that_is_too_large_is_asked_for_in_parts(server: Server) -> No
 def test_the_limit_is_settable(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest_answer() == 50 * MB
     monkeypatch.setenv("KG_MAX_ANSWER_MB", "0.0001")
-    with pytest.raises(EndpointError, match="more than 0.0001 MB"):
+    with pytest.raises(EndpointError, match=r"more than 0\.0001 MB"):
         facts(EndpointSource(server.url, limiter=hasty())).labels(["Q65"])
     for wrong in ("much", "0", "-1", "nan", "1e99"):
         monkeypatch.setenv("KG_MAX_ANSWER_MB", wrong)
@@ -103,7 +103,7 @@ def elsewhere() -> Iterator[list[str]]:
     seen: list[str] = []
 
     class Elsewhere(QuietHandler):
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802
             seen.append(self.headers["User-Agent"])
             self.answer(200, b"{}")
 
