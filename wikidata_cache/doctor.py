@@ -21,7 +21,6 @@ from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import release
 from wikidata_cache.source_spec import SourceSpec
 from wikidata_cache.stores.manifest import count_triples, is_engine, read_manifest, store_of
-from wikidata_cache.stores.serve import find_server
 
 _PACKAGES = ("pyoxigraph", "SPARQLWrapper", "networkx", "rdflib")
 _EXTRAS = {"pandas": "to_dataframe()", "torch_geometric": "to_pyg()"}
@@ -133,10 +132,6 @@ def _surroundings() -> Iterator[Finding]:
     yield Finding("network", "forbidden by KG_OFFLINE" if offline_forced() else "allowed (KG_OFFLINE is not set)")
     contact = os.environ.get("KG_EDIT_CONTACT", "")
     yield Finding("contact", contact or "none set; Wikimedia endpoints need --contact or KG_EDIT_CONTACT")
-    try:
-        yield Finding("serve", find_server())
-    except WikidataCacheError as error:
-        yield Finding("serve", f"optional: {error}")
     for module, use in _EXTRAS.items():
         there = find_spec(module) is not None
         yield Finding(

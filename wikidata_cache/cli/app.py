@@ -160,7 +160,7 @@ def serve(
 
     Example: `wikidata-cache serve wd/ --port 7878`
     """
-    from wikidata_cache.stores.serve import served
+    from wikidata_cache.serving.server import served
 
     stopped = threading.Event()
     with served(store, port=port, timeout_s=timeout) as url:
