@@ -16,6 +16,7 @@ from pathlib import Path
 from wikidata_cache.answers.modes import cache_file, offline_forced, pack_files
 from wikidata_cache.answers.store import Inventory, take_inventory
 from wikidata_cache.cache import WikidataCache
+from wikidata_cache.endpoints.rate_limit import RateLimitState, after_clock_jump
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import release
@@ -115,7 +116,9 @@ def _cache(path: Path) -> Iterator[Finding]:
     except _FAILURES:  # the finding above says it
         return
     for host, state in hosts.items():
-        wait = float(str(state.get("not_before", 0))) - time.time()
+        until, since = (float(str(state.get(name, 0))) for name in ("not_before", "held_at"))
+        held = after_clock_jump(RateLimitState(not_before=until, held_at=since), time.time())
+        wait = held.not_before - time.time()
         said = f"asked us to wait {wait:.0f} s more: {state.get('reason')}" if wait > 0 else "may be asked"
         yield Finding(f"host {host}", said)
 

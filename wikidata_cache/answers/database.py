@@ -14,7 +14,7 @@ import re
 import shutil
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
@@ -85,7 +85,7 @@ class Database:
     def __reduce__(self) -> tuple[object, ...]:
         return _database, (self.path, self.read_only)
 
-    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         """All rows of a query; [] where there is no file yet."""
         with self._lock, cache_file_errors(self.path, reading=True):
             connection = self._connection(write=False)

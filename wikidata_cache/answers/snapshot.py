@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from wikidata_cache.answers.database import dumps, pack, unpack
-from wikidata_cache.answers.store import AnswerStore, insert_log, url_number
-from wikidata_cache.answers.validate import LOG_FIELDS, row_problem
+from wikidata_cache.answers.store import NEWEST, AnswerStore, insert_log, url_number
+from wikidata_cache.answers.validate import LOG_FIELDS, latest_time, row_problem
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ _FACTS = """
 SELECT graph, kind, id, fetched_at, url, value FROM facts
 WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of ORDER BY graph, kind, id, fetched_at"""
 # A bare column beside max() comes from the row with the maximum.
-_NEWEST_FACTS = """
-SELECT graph, kind, id, max(fetched_at), url, value FROM facts
-WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of GROUP BY graph, kind, id ORDER BY graph, kind, id"""
+_NEWEST_FACTS = f"""
+SELECT graph, kind, id, fetched_at, url, value, {NEWEST} FROM facts
+WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of GROUP BY graph, kind, id ORDER BY graph, kind, id"""  # noqa: S608
 _LOG = """
 SELECT record FROM queries
 WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of ORDER BY graph, fetched_at, key"""
@@ -56,7 +56,7 @@ _KEEP = f"SELECT * FROM incoming WHERE NOT EXISTS (SELECT 1 FROM facts AS have W
 _BOTH = """
 SELECT incoming.id, incoming.kind, incoming.value, max(incoming.fetched_at),
     (SELECT have.value FROM facts AS have WHERE have.graph = incoming.graph AND have.kind = incoming.kind
-     AND have.id = incoming.id ORDER BY have.fetched_at DESC LIMIT 1)
+     AND have.id = incoming.id ORDER BY have.fetched_at <= :latest DESC, have.fetched_at DESC LIMIT 1)
 FROM incoming GROUP BY incoming.graph, incoming.kind, incoming.id"""
 
 
@@ -78,7 +78,9 @@ def export_snapshot(
     with store.database.reading() as connection:
         if connection is None:
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
-        chosen = _ExportQuery(connection, newest_only, {"graph": graph_name, "as_of": as_of or "9999"})
+        chosen = _ExportQuery(
+            connection, newest_only, {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()}
+        )
         summary = chosen.summary()
         if not summary.facts:
             raise CacheFileError(store.path, "holds nothing of that to export", "Check the graph's name and the time.")
@@ -132,7 +134,7 @@ class _ExportQuery:
         summary = summary or Summary()
         urls: dict[int, str] = dict(self.connection.execute("SELECT id, url FROM urls"))
         for row in self.connection.execute(_NEWEST_FACTS if self.newest_only else _FACTS, self.wanted):
-            graph, kind, entity, fetched_at, url, value = row
+            graph, kind, entity, fetched_at, url, value = row[:6]
             fact = {"graph": graph, "kind": kind, "id": entity, "fetched_at": fetched_at, "url": urls[url]}
             yield from _counted_line(fact | {"type": "fact", "value": unpack(value)}, summary)
         for (record,) in self.connection.execute(_LOG, self.wanted):
@@ -226,7 +228,7 @@ def _stage(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
 
 def _resolve_conflicts(connection: sqlite3.Connection, path: Path, on_conflict: OnConflict) -> int:
     if on_conflict == "error":
-        for entity, kind, value, _, have in connection.execute(_BOTH):
+        for entity, kind, value, _, have in connection.execute(_BOTH, {"latest": latest_time()}):
             if have is not None and unpack(have) != unpack(value):
                 raise SnapshotError(path, f"contradicts the cache about {entity} (kind {kind})")
     chosen = _KEEP if on_conflict == "keep" else "SELECT * FROM incoming"

@@ -16,20 +16,21 @@ from types import TracebackType
 
 from wikidata_cache.answers.database import Database, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
-from wikidata_cache.answers.validate import log_entry_problem
+from wikidata_cache.answers.validate import latest_time, log_entry_problem
 from wikidata_cache.endpoints.rate_limit import RateLimitState
 from wikidata_cache.errors import CacheFileError, UnfitFactError
 from wikidata_cache.ids import LANGUAGES, release
 from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import Exchange, Json
 
-# A bare column beside max() comes from the row with the maximum: the newest version.
-_LOOK_UP = """
-SELECT id, value, max(fetched_at) FROM facts
-WHERE graph = ? AND kind = ? AND id IN (SELECT value FROM json_each(?)) AND fetched_at <= ? GROUP BY id"""
-_ORIGIN = """
-SELECT id, url, max(fetched_at) FROM facts
-WHERE graph = ? AND kind = ? AND id IN (SELECT value FROM json_each(?)) AND fetched_at <= ? GROUP BY id"""
+# A bare column beside max() comes from the row with the maximum: the newest version. One of the future (the clock was
+# wrong when it was fetched) is the oldest, so that asking again changes what is read.
+NEWEST = "max(iif(fetched_at <= :latest, fetched_at, '0' || fetched_at))"
+_OF_IDS = """
+WHERE graph = :graph AND kind = :kind AND id IN (SELECT value FROM json_each(:ids)) AND fetched_at <= :as_of
+GROUP BY id"""
+_LOOK_UP = f"SELECT id, value, {NEWEST} FROM facts {_OF_IDS}"  # noqa: S608
+_ORIGIN = f"SELECT id, url, fetched_at, {NEWEST} FROM facts {_OF_IDS}"  # noqa: S608
 _LABELLED = """
 SELECT DISTINCT id FROM facts
 WHERE graph = ? AND kind = 'label' AND value IN (SELECT value FROM json_each(?)) AND fetched_at <= ?"""
@@ -69,14 +70,14 @@ class AnswerStore:
 
     def look_up(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Json]:
         """{id: value} of the known ids, in the newest version, or the newest at the time `as_of` (UTC text)."""
-        rows = self.database.read(_LOOK_UP, (graph, kind, dumps(list(ids)), as_of or _ANY_TIME))
+        rows = self.database.read(_LOOK_UP, _wanted(graph, kind, ids, as_of))
         return {entity: unpack(value) for entity, value, _ in rows}
 
     def origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
         """{id: (URL, time in UTC)} of the answers that `look_up` gives."""
-        rows = self.database.read(_ORIGIN, (graph, kind, dumps(list(ids)), as_of or _ANY_TIME))
+        rows = self.database.read(_ORIGIN, _wanted(graph, kind, ids, as_of))
         urls = dict(self.database.read("SELECT id, url FROM urls")) if rows else {}
-        return {entity: (urls[url], fetched_at) for entity, url, fetched_at in rows}
+        return {entity: (urls[url], fetched_at) for entity, url, fetched_at, _ in rows}
 
     def labelled(self, graph: str, label: str, *, as_of: str | None = None) -> list[str]:
         """The ids that have had exactly this label in any version."""
@@ -111,6 +112,12 @@ class AnswerStore:
             with self.database.writing():
                 pass  # an unwritable file fails before the request is sent
             yield
+
+
+def _wanted(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dict[str, str]:
+    """The parameters of `_LOOK_UP` and `_ORIGIN`."""
+    as_of, latest = as_of or _ANY_TIME, latest_time()
+    return {"graph": graph, "kind": kind, "ids": dumps(list(ids)), "as_of": as_of, "latest": latest}
 
 
 def log_record(graph: str, template: str, exchange: Exchange) -> dict[str, Json]:

@@ -66,7 +66,11 @@ def origin_problem(row: Mapping[str, Any]) -> str | None:
         return str(error).rstrip(".")
     if written != time:
         return f"the time {time!r} is not written as {written!r}"
-    latest = utc((datetime.now(UTC) + _CLOCKS_DIFFER).isoformat())
-    if not _EARLIEST <= time <= latest:
+    if not _EARLIEST <= time <= latest_time():
         return f"the time {time} cannot be: Wikidata began in 2012, and now it is {now()}"
     return None
+
+
+def latest_time() -> str:
+    """The latest time that an answer can have been given, one day from now, as `utc` writes it."""
+    return utc((datetime.now(UTC) + _CLOCKS_DIFFER).isoformat())

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
 from typing import Any
 
-from wikidata_cache.endpoints.rate_limit import ELSEWHERE
+from wikidata_cache.endpoints.rate_limit import ELSEWHERE, LONGEST_WAIT
 from wikidata_cache.endpoints.transport import Reply
 from wikidata_cache.endpoints.web import LIMIT, AnswerTooLargeError
 from wikidata_cache.errors import EndpointError
@@ -20,7 +20,6 @@ from wikidata_cache.sources.source import Binding
 _FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"
 _TIMEOUT_SIGNS = ("timeoutexception", "timed out", "timeout", "time-out", "operation has been cancelled")
 _LITERAL = ("literal", "typed-literal")
-_MONTH = 30 * 86_400.0
 _TRUNCATION_SIGNS = ("sr353", "sorted top clause")  # Virtuoso cannot sort more rows than it gives out
 _OVERLOAD_SIGNS = ("gateway", "unavailable", "overload", "maintenance", "too many", "try again", "outage")
 
@@ -92,7 +91,7 @@ def _foreign(reply: Reply, url: str) -> EndpointError:
 
 
 def _from_status(reply: Reply, url: str) -> EndpointError:
-    status, wait = reply.status, _seconds(reply.headers.get("retry-after"))
+    status, wait = reply.status, _seconds(reply.headers.get("retry-after"), reply.headers.get("date"))
     said = _text(f"{reply.reason} ".encode() + reply.body[:4_000])
     found = f"HTTP {status} {said[:160]}".strip()
     text = said.encode()
@@ -184,13 +183,24 @@ def _text(body: bytes) -> str:
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header (seconds or an HTTP date) in seconds, a month at most; None where it is neither."""
+def _seconds(retry_after: str | None, date: str | None) -> float | None:
+    """A Retry-After header (seconds or an HTTP date) in seconds, a month at most; None where it is neither.
+
+    A date is compared with that of the reply (`date`), since this machine's clock may be wrong.
+    """
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():
-        return min(float(retry_after), _MONTH)
+        return min(float(retry_after), LONGEST_WAIT)
+    until, since = _time(retry_after), _time(date)
+    if until is None:
+        return None
+    return min(max(0.0, until - (time.time() if since is None else since)), LONGEST_WAIT)
+
+
+def _time(date: str | None) -> float | None:
+    """The Unix time of an HTTP date; None where it is none."""
     try:
-        return min(max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time()), _MONTH)
-    except (ValueError, TypeError, OverflowError):  # neither
+        return parsedate_to_datetime(date).timestamp() if date else None
+    except (ValueError, TypeError, OverflowError):
         return None
