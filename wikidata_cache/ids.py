@@ -51,6 +51,15 @@ def is_entity(text: str) -> bool:
     return is_item(text) or is_property(text)
 
 
+def is_text(text: str) -> bool:
+    """Whether a text is one that RDF and files can hold: without lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_ids(ids: Iterable[str]) -> list[str]:
     """The distinct ids, sorted as text; raises BadOptionError where one is no item or property id, such as a label."""
     distinct = sorted(set(ids))

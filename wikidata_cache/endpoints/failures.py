@@ -91,7 +91,7 @@ def _foreign(reply: Reply, url: str) -> EndpointError:
 
 
 def _from_status(reply: Reply, url: str) -> EndpointError:
-    status, wait = reply.status, _seconds(reply.headers.get("retry-after"), reply.headers.get("date"))
+    status, wait = reply.status, seconds_to_wait(reply.headers)
     said = _text(f"{reply.reason} ".encode() + reply.body[:4_000])
     found = f"HTTP {status} {said[:160]}".strip()
     text = said.encode()
@@ -183,11 +183,17 @@ def _text(body: bytes) -> str:
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
-def _seconds(retry_after: str | None, date: str | None) -> float | None:
-    """A Retry-After header (seconds or an HTTP date) in seconds, a month at most; None where it is neither.
+def printable(text: str) -> str:
+    """A text of somebody else as one line of printable characters."""
+    return _text(text.encode("utf-8", "replace"))
 
-    A date is compared with that of the reply (`date`), since this machine's clock may be wrong.
+
+def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
+    """The header Retry-After (seconds or an HTTP date) in seconds, a month at most; None where it is neither.
+
+    A date is compared with that of the reply, since this machine's clock may be wrong.
     """
+    retry_after, date = headers.get("retry-after"), headers.get("date")
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():
