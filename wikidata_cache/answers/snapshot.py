@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import logging
 import os
 import sqlite3
@@ -23,7 +22,9 @@ from typing import IO, Any, Literal, get_args
 from wikidata_cache.answers.database import dumps, pack, unpack
 from wikidata_cache.answers.store import NEWEST, AnswerStore, insert_log, url_number
 from wikidata_cache.answers.validate import LOG_FIELDS, latest_time, row_problem
+from wikidata_cache.endpoints.web import LIMIT, largest_answer
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
+from wikidata_cache.safe_json import parse
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,6 @@ WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of ORDER BY graph
 OnConflict = Literal["keep", "newer", "error"]
 """Where cache and snapshot both know an id: keep what the cache says; let the newer version speak (the cache keeps
 both); or refuse the snapshot if the two differ."""
-
-_LONGEST = 1 << 26  # bytes in a line; protects memory against hostile files
 
 _INCOMING = """
 CREATE TEMP TABLE incoming (
@@ -79,7 +78,10 @@ def export_snapshot(
         if connection is None:
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
         chosen = _ExportQuery(
-            connection, newest_only, {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()}
+            connection,
+            store.path,
+            newest_only,
+            {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()},
         )
         summary = chosen.summary()
         if not summary.facts:
@@ -126,6 +128,7 @@ class _ExportQuery:
     """The rows to export, read twice in one transaction: for the hash in the header, then for the file."""
 
     connection: sqlite3.Connection
+    cache: Path
     newest_only: bool
     wanted: dict[str, str | None]
 
@@ -136,9 +139,9 @@ class _ExportQuery:
         for row in self.connection.execute(_NEWEST_FACTS if self.newest_only else _FACTS, self.wanted):
             graph, kind, entity, fetched_at, url, value = row[:6]
             fact = {"graph": graph, "kind": kind, "id": entity, "fetched_at": fetched_at, "url": urls[url]}
-            yield from _counted_line(fact | {"type": "fact", "value": unpack(value)}, summary)
+            yield from _counted_line(fact | {"type": "fact", "value": unpack(value, self.cache)}, summary)
         for (record,) in self.connection.execute(_LOG, self.wanted):
-            yield from _counted_line(unpack(record) | {"type": "query"}, summary)
+            yield from _counted_line(unpack(record, self.cache) | {"type": "query"}, summary)
 
     def summary(self) -> Summary:
         """Counts and sha256 of all lines."""
@@ -203,7 +206,7 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
         connection.execute(_INCOMING)
         for row in rows:
             _stage(connection, row)
-        new = _resolve_conflicts(connection, path, on_conflict)
+        new = _resolve_conflicts(connection, store.path, path, on_conflict)
         connection.execute("DROP TABLE temp.incoming")
     return Imported(counts["facts"], counts["queries"], new)
 
@@ -226,10 +229,10 @@ def _stage(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
     connection.execute("INSERT OR IGNORE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
-def _resolve_conflicts(connection: sqlite3.Connection, path: Path, on_conflict: OnConflict) -> int:
+def _resolve_conflicts(connection: sqlite3.Connection, cache: Path, path: Path, on_conflict: OnConflict) -> int:
     if on_conflict == "error":
         for entity, kind, value, _, have in connection.execute(_BOTH, {"latest": latest_time()}):
-            if have is not None and unpack(have) != unpack(value):
+            if have is not None and unpack(have, cache) != unpack(value, cache):
                 raise SnapshotError(path, f"contradicts the cache about {entity} (kind {kind})")
     chosen = _KEEP if on_conflict == "keep" else "SELECT * FROM incoming"
     return int(connection.execute(f"INSERT OR IGNORE INTO facts {chosen}").rowcount)
@@ -278,16 +281,17 @@ def _body(path: Path, file: gzip.GzipFile, header: dict[str, Any]) -> Iterator[d
 
 
 def _line(path: Path, file: gzip.GzipFile, number: int) -> bytes:
-    line = file.readline(_LONGEST)
-    if len(line) == _LONGEST:
-        raise SnapshotError(path, f"has a line of more than {_LONGEST} bytes", line=number)
+    longest = largest_answer()
+    line = file.readline(longest + 1)
+    if len(line) > longest:
+        raise SnapshotError(path, f"has a line of more than {longest / 1e6:g} MB ({LIMIT})", line=number)
     return line
 
 
 def _parsed(path: Path, line: bytes, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse(line)
+    except ValueError as error:
         raise SnapshotError(path, f"is no JSON ({error})", line=number) from error
     if not isinstance(row, dict):
         raise SnapshotError(path, "found no object {...}", line=number)

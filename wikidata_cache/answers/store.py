@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -71,7 +71,16 @@ class AnswerStore:
     def look_up(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Json]:
         """{id: value} of the known ids, in the newest version, or the newest at the time `as_of` (UTC text)."""
         rows = self.database.read(_LOOK_UP, _wanted(graph, kind, ids, as_of))
-        return {entity: unpack(value) for entity, value, _ in rows}
+        found = {entity: unpack(value, self.path) for entity, value, _ in rows}
+        if self.database.read_only:
+            self._check(kind, found)
+        return found
+
+    def _check(self, kind: str, found: Mapping[str, Json]) -> None:
+        """Raise CacheFileError for a value that `keep` would not take: somebody else has written this file."""
+        problems = (value_problem(kind, entity, value) for entity, value in found.items())
+        if problem := next(filter(None, problems), None):
+            raise CacheFileError(self.path, f"holds what no cache should: {problem}", "Leave this pack out.")
 
     def origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
         """{id: (URL, time in UTC)} of the answers that `look_up` gives."""
@@ -224,7 +233,9 @@ class CacheRateLimitStore:
         if not rows:
             return RateLimitState()
         known = {field.name for field in fields(RateLimitState)}
-        return RateLimitState(**{name: value for name, value in unpack(rows[0][0]).items() if name in known})
+        return RateLimitState(
+            **{name: value for name, value in unpack(rows[0][0], self._database.path).items() if name in known}
+        )
 
     def write(self, host: str, state: RateLimitState) -> None:
         """Keep the state of a host, replacing the older one."""
@@ -266,7 +277,9 @@ def take_inventory(path: Path) -> Inventory | None:
             facts={(graph, kind): count for graph, kind, count in counted},
             requests=sum(count for (count,) in database.read("SELECT count(*) FROM queries")),
             span=(first, last) if first else None,
-            hosts={host: unpack(state) for host, state in database.read("SELECT host, state FROM pace ORDER BY host")},
+            hosts={
+                host: unpack(state, path) for host, state in database.read("SELECT host, state FROM pace ORDER BY host")
+            },
         )
     finally:
         database.close()

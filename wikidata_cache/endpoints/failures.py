@@ -4,7 +4,6 @@ Statuses, headers and bodies of Wikidata's query service (Blazegraph), QLever, V
 `parse_reply` reads SPARQL 1.1 JSON results (https://www.w3.org/TR/sparql11-results-json/) and refuses anything else.
 """
 
-import json
 import time
 from collections.abc import Container, Mapping
 from email.utils import parsedate_to_datetime
@@ -15,6 +14,7 @@ from wikidata_cache.endpoints.rate_limit import ELSEWHERE, LONGEST_WAIT
 from wikidata_cache.endpoints.transport import Reply
 from wikidata_cache.endpoints.web import LIMIT, AnswerTooLargeError
 from wikidata_cache.errors import EndpointError
+from wikidata_cache.safe_json import parse
 from wikidata_cache.sources.source import Binding
 
 _FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"
@@ -37,8 +37,8 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
     if "json" not in reply.headers.get("content-type", ""):
         raise _foreign(reply, url)
     try:
-        found = json.loads(reply.body) if reply.whole else None
-    except (ValueError, RecursionError):  # of the text, or of its encoding
+        found = parse(reply.body) if reply.whole else None
+    except ValueError:  # of the text, or of its encoding
         found = None
     if found is None:
         raise _broken_off(reply, url)

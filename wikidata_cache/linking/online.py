@@ -6,7 +6,6 @@ are. `OnlineKnowledge` keeps the answers in memory only.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 from urllib.request import Request
 
+from wikidata_cache import safe_json
 from wikidata_cache.endpoints.endpoint import MAX_ATTEMPTS, TRANSIENT, with_retries
 from wikidata_cache.endpoints.failures import connection_error, parse_reply, printable, seconds_to_wait, wrong_answer
 from wikidata_cache.endpoints.rate_limit import RateLimiter, forbid_when_offline, user_agent
@@ -121,8 +121,8 @@ class ActionApi:
 
     def _answer(self, reply: Reply, wanted: str) -> Json:
         try:
-            answer = json.loads(reply.body) if reply.whole and reply.status == 200 else None
-        except (ValueError, RecursionError):
+            answer = safe_json.parse(reply.body) if reply.whole and reply.status == 200 else None
+        except ValueError:
             answer = None
         if isinstance(answer, dict) and wanted in answer:
             return answer[wanted]

@@ -202,7 +202,7 @@ def test_graphs_of_other_names_are_kept_apart(server: Server, cache_path: str) -
 def test_the_log_tells_where_rows_came_from(server: Server, cache_path: str) -> None:
     WikidataCache(server.url, cache=cache_path, contact="a@b.org").labels(["Q65"])
     [(record,)] = AnswerStore(cache_path).database.read("SELECT record FROM queries")
-    entry = unpack(record)
+    entry = unpack(record, Path(cache_path))
     assert entry["url"] == server.url and entry["query"] == server.requests[0][2]
     assert entry["rows"] == 1 and len(entry["sha256"]) == 64 and entry["library"].startswith("wikidata-cache ")
     assert entry["template"].startswith("labels/") and "content-type" in {name.lower() for name in entry["headers"]}
