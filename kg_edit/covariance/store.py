@@ -96,7 +96,7 @@ def find_covariances(
     """
     config, folder = config or CovarianceConfig(), folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
-    return {layer: _load(folder, identity, config.ridge) for layer, identity in identities.items()}
+    return {layer: _load(folder, identity, config.ridge, _size(model, layer)) for layer, identity in identities.items()}
 
 
 def measure_covariances(
@@ -307,6 +307,6 @@ def _manifests(identities: dict[int, Identity], folder: Path) -> dict[int, Manif
     return {layer: read_manifest(moment_path(folder, found), found) for layer, found in identities.items()}
 
 
-def _load(folder: Path, identity: Identity, ridge: float) -> Covariance:
-    moment, manifest = read_moment(moment_path(folder, identity), identity)
+def _load(folder: Path, identity: Identity, ridge: float, size: int) -> Covariance:
+    moment, manifest = read_moment(moment_path(folder, identity), identity, size=size)
     return Covariance(moment=moment, tokens=manifest.count, ridge=ridge, id=identity.id)

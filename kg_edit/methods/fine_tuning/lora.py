@@ -24,7 +24,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, Layers, MethodConfig, annotate_errors
 from kg_edit.methods.fine_tuning.base import Aim, RowLosses, TrainingRow, TuningConfig, row_of
 from kg_edit.methods.workload import Workload
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.optimise import untouched
@@ -81,6 +81,10 @@ class Lora(EditingMethod):
     ) -> None:
         super().__init__(model, config, graph=graph)
         self.targets = target_modules(model, config.modules, config.layers)
+        for name in self.targets:
+            largest = min(weight_matrix(model.model.get_submodule(name)).shape)
+            if config.rank > largest:
+                raise ConfigError(f"rank={config.rank}: a change of {name} has at most the rank {largest}; give less")
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:

@@ -141,8 +141,9 @@ class TrainedNetwork:
         """
         manifest = read_manifest(folder / NETWORK)
         FORMAT.check_model(folder, model, fingerprint=manifest.model, name=manifest.model_name)
-        network = manifest.network()
-        digest = FORMAT.load(folder / NETWORK, network, model)
+        if (manifest.width, manifest.blocks) != (model.width, len(model.blocks)):
+            raise FORMAT.damaged(folder / NETWORK, f"it says that {model.name!r} has another width or depth")
+        network, digest = FORMAT.load(folder / NETWORK, manifest.network, model)
         return cls(network=network, manifest=manifest, digest=digest)
 
 

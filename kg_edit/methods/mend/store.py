@@ -77,8 +77,7 @@ class Editor:
         """
         manifest = read_manifest(folder / NETWORK)
         FORMAT.check_model(folder, model, fingerprint=manifest.model, name=manifest.model_name)
-        network = manifest.network()
-        digest = FORMAT.load(folder / NETWORK, network, model)
+        network, digest = FORMAT.load(folder / NETWORK, manifest.network, model)
         return cls(network=network, manifest=manifest, digest=digest)
 
 
