@@ -54,6 +54,7 @@ from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import input_files
+from kg_edit.storage.seeds import Seed
 from kg_edit.value.callbacks import Callback, watched
 
 Made = TypeVar("Made")
@@ -371,7 +372,7 @@ class GraphSettings(MethodConfig):
     """
 
     per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
-    seed: int = Field(0, description="of all that is drawn")
+    seed: Seed = Field(0, description="of all that is drawn")
     graph: SubgraphOptions = Field(
         SubgraphOptions(), description="which statements get in: graph.policy, graph.direction, graph.leakage"
     )

@@ -27,6 +27,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.storage.seeds import Seed
 from kg_edit.value.optimise import untouched
 
 _ADAPTER = "edit"
@@ -48,7 +49,7 @@ class LoraConfig(TuningConfig):
     )
     layers: Layers | None = Field(None, description="blocks, 0-based; default all")
     aim: Aim = Field("target", description="what is predicted: the target, the whole text, or all from prompt_last")
-    seed: int = Field(0, description="of the adapters and of dropout")
+    seed: Seed = Field(0, description="of the adapters and of dropout")
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """Those of the settings, or all."""
