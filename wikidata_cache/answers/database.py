@@ -83,6 +83,7 @@ class Database:
         self.read_only = read_only
         self._lock = RLock()
         self._open: tuple[int, bool, sqlite3.Connection] | None = None  # process, may write, connection
+        self._file: os.stat_result | None = None  # what is open for writing
         self._inherited: list[sqlite3.Connection] = []  # closing them would drop the parent's file locks
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -116,6 +117,7 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                self._check_there()
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
@@ -138,6 +140,16 @@ class Database:
         finally:
             lock.release()
 
+    def _check_there(self) -> None:
+        """Raise CacheFileError where the file was deleted or replaced: what is written to it would be lost."""
+        try:
+            same = self._file is not None and os.path.samestat(self._file, self.path.stat())
+        except OSError:
+            same = False
+        if not same:
+            problem = "was deleted or replaced while it was in use, and what was kept since is lost"
+            raise CacheFileError(self.path, problem, "Start again with the same command.")
+
     def close(self) -> None:
         """Close the connection; the next use opens the file again."""
         with self._lock:
@@ -159,6 +171,7 @@ class Database:
             return None
         opened = self._writer() if write else open_reader(self.path)
         self.close()
+        self._file = self.path.stat() if write else None
         if opened is not None:
             self._open = (os.getpid(), write, opened)
         return opened

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,14 @@ from wikidata_cache.ids import release
 if TYPE_CHECKING:
     from wikidata_cache.stores.load import LoadReport
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+_AFTER_INTERRUPT = {
+    "fetch": "; what was fetched is kept, the same command goes on",
+    "load": "; the same command goes on",
+    "import": "; the cache is unchanged",
+    "export": "; nothing was written",
+    "extract": "; nothing was written",
+}
 _FAULT = 70  # the exit code of a fault of this program, as sysexits.h has it
 
 
@@ -240,11 +249,23 @@ def _common(
 ) -> None: ...
 
 
+def _run() -> None:
+    """Run the command that is typed; Ctrl-C ends it with one line and exit code 130."""
+    try:
+        app()
+    except (SystemExit, KeyboardInterrupt) as end:
+        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+            raise
+        command = next((word for word in sys.argv[1:] if word in _AFTER_INTERRUPT), "")
+        say(f"stopped{_AFTER_INTERRUPT.get(command, '')}", err=True)
+        raise SystemExit(_INTERRUPTED) from None
+
+
 def main() -> None:
     """The entry point: errors of this package and of files end with one line and exit code 2, faults with 70."""
     set_up_console()
     try:
-        app()
+        _run()
     except (WikidataCacheError, OSError) as error:
         say(f"error: {one_line(str(error))}", err=True)
         raise SystemExit(2) from None

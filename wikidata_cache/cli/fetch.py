@@ -81,7 +81,7 @@ def fetch(
 
     opened = _open(endpoint, contact, cache, mode_from_options(mode, offline=offline), pack, as_of, graph_name)
     check_cached(context, opened.source)
-    with exit_on_interrupt(), add_fetch_hint(context, opened.source):
+    with add_fetch_hint(context, opened.source):
         if kind is not None:
             _fetch_ids(opened, kind, edits)
             return
@@ -190,16 +190,6 @@ def add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
             raise
         command = source.fetch_hint.command(*context.params["edits"], *_options(context))
         raise CacheMissError(miss.kind, miss.ids, miss.searched, command) from miss
-
-
-@contextmanager
-def exit_on_interrupt() -> Iterator[None]:
-    """End with one line and exit code 130 on Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        say("stopped; what was fetched is kept, the same command goes on", err=True)
-        raise typer.Exit(130) from None
 
 
 def _options(context: typer.Context) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What is printed does not steer the terminal, and what goes wrong has its own exit code."""
 
+import importlib
 import json
 import logging
 import sys
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from tests.wikidata_cache.api_server import ApiServer
 from tests.wikidata_cache.linking.test_online import made
-from tests.wikidata_cache.wikidata_helpers import reply
+from tests.wikidata_cache.wikidata_helpers import Server, reply
 from wikidata_cache import cli
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli.app import main
@@ -114,3 +115,64 @@ def test_a_fault_has_an_exit_code_of_its_own(arguments: list[str], monkeypatch: 
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 70
+
+
+@pytest.mark.parametrize(
+    ("command", "target", "said"),
+    [
+        (["load", "x.nt", "--store", "s"], "wikidata_cache.stores.load:load", "; the same command goes on"),
+        (["import", "x.jsonl.gz"], "wikidata_cache.cli.app:import_snapshot", "; the cache is unchanged"),
+        (["export", "x.jsonl.gz"], "wikidata_cache.cli.app:export_snapshot", "; nothing was written"),
+        (["show", "Q65"], "wikidata_cache.cache:WikidataCache.neighbourhood", ""),
+        (["labels", "Q65"], "wikidata_cache.cache:WikidataCache.labels", ""),
+    ],
+)
+def test_ctrl_c_ends_every_command_with_a_line(
+    command: list[str],
+    target: str,
+    said: str,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments += command
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    module, _, path = target.partition(":")
+    holder: object = importlib.import_module(module)
+    *parts, name = path.split(".")
+    for part in parts:
+        holder = getattr(holder, part)
+    monkeypatch.setattr(holder, name, interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped{said}"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "replaced"])
+def test_a_cache_that_is_deleted_meanwhile_is_no_success(
+    server: Server, tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], again: bool
+) -> None:
+    path = tmp_path / "cache.sqlite"
+
+    def deleting(handler: object, body: bytes) -> bool:
+        if path.exists() and len(server.requests) == 1:
+            for file in tmp_path.glob("cache.sqlite*"):
+                file.unlink() if file.is_file() else None
+            if again:
+                path.touch()
+        return False
+
+    server.fault = deleting
+    arguments += ["fetch", "--kind", "label", "Q65", "--endpoint", server.url, "--cache", str(path)]
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "was deleted or replaced while it was in use" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    assert AnswerStore(path).look_up("wikidata", "label", ["Q65"]) == {"Q65": ["Los Angeles", "en"]}
