@@ -78,6 +78,7 @@ def test_a_small_body_is_read(server: Served) -> None:
 def test_a_client_that_says_nothing_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     import uvicorn
 
+    monkeypatch.setattr("kg_edit.cli.serve._END_S", 1)
     started: list[uvicorn.Server] = []
     original = uvicorn.Server.__init__
     monkeypatch.setattr(uvicorn.Server, "__init__", lambda self, config: started.append(self) or original(self, config))  # type: ignore[func-returns-value]

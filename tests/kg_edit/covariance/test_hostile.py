@@ -96,18 +96,19 @@ def test_a_second_moment_may_have_zeros() -> None:
 
 
 def test_a_size_that_is_not_the_models_takes_no_memory(tmp_path: Path) -> None:
-    """A file of 400 MB would become a matrix of 800 MB."""
+    """A file of 50 MB would become a matrix of 100 MB."""
     model, config = tiny("llama"), CovarianceConfig(tokens=200)
     corpus = open_corpus(config.corpus, seed=config.seed)
     (identity,) = _identities(model, [1], corpus, config).values()
-    size = 14_000
+    size = 5_000
     forged(tmp_path, {"upper": torch.zeros(flat_size(size))}, identity=identity, count=300, size=size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CovarianceError, match=r"is of size 14000, and .* of this model has \d+ inputs"):
+    with pytest.raises(CovarianceError, match=r"is of size 5000, and .* of this model has \d+ inputs"):
         find_covariance(model, 1, config, folder=tmp_path, progress=False)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60 * 1024
 
 
+@pytest.mark.slow
 def test_sums_of_another_size_are_damaged(tmp_path: Path) -> None:
     model, config = tiny("llama"), CovarianceConfig(tokens=200)
     path = measure_shard(model, [1], config, part=0, parts=2, folder=tmp_path, progress=False)

@@ -28,7 +28,7 @@ def long_edit(tokens: int) -> Edit:
     return Edit(id="e", subject="LeBron James", target_true="Miami Heat", relation="team", target_new_id="Q2", **said)
 
 
-@pytest.mark.parametrize("name", keep_first(EVERY_DAY, keep=4))
+@pytest.mark.parametrize("name", keep_first(EVERY_DAY, keep=2))
 @pytest.mark.parametrize("beyond", [-1, 6])
 def test_a_prompt_near_the_positions_is_edited_or_refused_in_words(name: str, beyond: int) -> None:
     model = tiny("gpt2")
@@ -48,12 +48,13 @@ def test_positions_are_those_of_a_table() -> None:
 
 
 @pytest.mark.parametrize("seed", [2**64, -(2**64), 2**41])
-@pytest.mark.parametrize("name", ["rome", "memit", "lora", "grace", "glame"])
+@pytest.mark.parametrize("name", keep_first(["rome", "grace", "memit", "lora", "glame"], keep=2))
 def test_a_huge_seed_is_refused(name: str, seed: int) -> None:
     with pytest.raises(ConfigError, match="seed"):
         find_method(name).config_class.preset("default", {"seed": seed})
 
 
+@pytest.mark.slow
 def test_the_largest_seed_is_a_seed() -> None:
     for seed in (2**40, -(2**40)):
         assert method("lora", tiny("llama"), seed=seed).edit([long_edit(30)]).edits

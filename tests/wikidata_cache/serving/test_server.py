@@ -137,6 +137,7 @@ def test_a_heavy_query_is_stopped_and_the_others_go_on(loaded: Path) -> None:
         assert count(url) == "25726"
 
 
+@pytest.mark.slow
 def test_a_query_that_eats_memory_is_stopped(loaded: Path, tmp_path: Path) -> None:
     pool = WorkerPool(engine_folder(loaded), seconds=60, size=1, megabytes=200)
     try:
@@ -187,6 +188,7 @@ def test_other_requests(url: str, path: str, data: bytes | None, headers: dict[s
         assert error.code == expected
 
 
+@pytest.mark.slow
 def test_a_client_that_says_nothing_delays_nobody(loaded: Path) -> None:
     with socket.socket() as silent:
         with served(loaded) as url:
