@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it takes seconds to import, and the process that hands the 
     from kg_edit.models.language_model import LanguageModel
 
 settings.register_profile("everyday", deadline=None, max_examples=25)  # a slow machine is no failure
-settings.register_profile("all", deadline=None, max_examples=150)
+settings.register_profile("all", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "150")))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from wikidata_cache.answers.modes import cache_file, offline_forced, pack_files
 from wikidata_cache.answers.store import Inventory, take_inventory
 from wikidata_cache.cache import WikidataCache
+from wikidata_cache.endpoints.rate_limit import RateLimitState, after_clock_jump
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import release
 from wikidata_cache.source_spec import SourceSpec
 from wikidata_cache.stores.manifest import count_triples, is_engine, read_manifest, store_of
-from wikidata_cache.stores.serve import find_server
 
 _PACKAGES = ("pyoxigraph", "SPARQLWrapper", "networkx", "rdflib")
 _EXTRAS = {"pandas": "to_dataframe()", "torch_geometric": "to_pyg()"}
@@ -116,7 +116,9 @@ def _cache(path: Path) -> Iterator[Finding]:
     except _FAILURES:  # the finding above says it
         return
     for host, state in hosts.items():
-        wait = float(str(state.get("not_before", 0))) - time.time()
+        until, since = (float(str(state.get(name, 0))) for name in ("not_before", "held_at"))
+        held = after_clock_jump(RateLimitState(not_before=until, held_at=since), time.time())
+        wait = held.not_before - time.time()
         said = f"asked us to wait {wait:.0f} s more: {state.get('reason')}" if wait > 0 else "may be asked"
         yield Finding(f"host {host}", said)
 
@@ -133,10 +135,6 @@ def _surroundings() -> Iterator[Finding]:
     yield Finding("network", "forbidden by KG_OFFLINE" if offline_forced() else "allowed (KG_OFFLINE is not set)")
     contact = os.environ.get("KG_EDIT_CONTACT", "")
     yield Finding("contact", contact or "none set; Wikimedia endpoints need --contact or KG_EDIT_CONTACT")
-    try:
-        yield Finding("serve", find_server())
-    except WikidataCacheError as error:
-        yield Finding("serve", f"optional: {error}")
     for module, use in _EXTRAS.items():
         there = find_spec(module) is not None
         yield Finding(

@@ -14,6 +14,7 @@ EndpointTrouble = Literal[
     "truncated",  # a complete message without its last rows
     "cut off",  # a message without its end
     "too long",  # the query, for the server
+    "too large",  # the answer, for us
     "unavailable",  # 5xx, no connection
     "rejected",  # other 4xx
     "bad answer",  # no SPARQL JSON
@@ -121,6 +122,14 @@ class TruncatedAnswerError(WikidataCacheError):
         self.rows = rows
 
 
+class WrongAnswerError(WikidataCacheError):
+    """An answer does not fit the question: to other ids, or with values that the question cannot have."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"{source}: {problem}. Check what stands between you and the source, or use another one.")
+        self.problem = problem
+
+
 class LabelIndexError(WikidataCacheError):
     """A label index cannot be read or written; `path` is the file."""
 
@@ -172,6 +181,14 @@ class CacheFileError(WikidataCacheError):
     def __init__(self, path: Path, problem: str, suggestion: str) -> None:
         super().__init__(f"{path}: {problem}. {suggestion}")
         self.path = path
+
+
+class UnfitFactError(CacheFileError):
+    """An answer that a cache does not take: a value, an id or a time that no such fact can have."""
+
+    def __init__(self, path: Path, url: str, problem: str) -> None:
+        suggestion = "Check the endpoint, and this machine's clock."
+        super().__init__(path, f"nothing was kept of an answer of {url}: {problem}", suggestion)
 
 
 class CacheMissError(WikidataCacheError, LookupError):

@@ -19,6 +19,8 @@ WIKIDATA_API = "https://www.wikidata.org/w/api.php"
 
 _ITEM = re.compile(r"Q[1-9][0-9]*", re.ASCII)
 _PROPERTY = re.compile(r"P[1-9][0-9]*", re.ASCII)
+_WIKIDATA = "http://www.wikidata.org/"
+_PLACES = {_WIKIDATA + place for place in ("entity", "prop/direct", "prop/statement")}
 _ADDRESS = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
 
 
@@ -49,6 +51,15 @@ def is_entity(text: str) -> bool:
     return is_item(text) or is_property(text)
 
 
+def is_text(text: str) -> bool:
+    """Whether a text is one that RDF and files can hold: without lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_ids(ids: Iterable[str]) -> list[str]:
     """The distinct ids, sorted as text; raises BadOptionError where one is no item or property id, such as a label."""
     distinct = sorted(set(ids))
@@ -68,8 +79,9 @@ def bare_id(text: str) -> str:
 
 
 def local_id(iri: str) -> str:
-    """The id at the end of a Wikidata IRI: "http://www.wikidata.org/entity/Q42" gives "Q42"."""
-    return iri.rpartition("/")[2]
+    """The id in a Wikidata IRI: "http://www.wikidata.org/entity/Q42" gives "Q42", another site's IRI ""."""
+    place, _, name = iri.rpartition("/")
+    return name if place in _PLACES else ""
 
 
 def release() -> str:

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wikidata_cache.errors import EditRowError
+from wikidata_cache.safe_json import parse
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 _USUAL_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_LARGEST = 500_000_000  # bytes of a file, all of which is read at once
+_MOST_VALUES = 20_000_000  # of a JSON file
 _QUOTES = "close the quotes around a cell, and double those inside it"
 
 HeaderCheck = Callable[[Sequence[str]], str | None]
@@ -74,6 +77,8 @@ def utf8_text(path: Path) -> str:
 
 def _decoded(path: Path) -> str:
     try:
+        if (size := path.stat().st_size) > _LARGEST:
+            raise EditRowError(path, f"has {size / 1e6:,.0f} MB; at most {_LARGEST / 1e6:g} MB are read, so split it")
         return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise EditRowError(path, f"no such file; check the path, seen from {Path.cwd()}") from None
@@ -138,10 +143,10 @@ def _json_list(path: Path, text: str) -> list[RawRow]:
 def _parsed(text: str) -> object:
     """A JSON value; an object in which a name stands twice, however deep, makes the whole object a `RowFault`."""
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return parse(text, most=_MOST_VALUES, pairs=_object)
     except json.JSONDecodeError:
         raise
-    except (ValueError, RecursionError) as error:  # a number of 5000 digits, a list in a list in a list ...
+    except ValueError as error:  # a number of 5000 digits, a list in a list in a list ...
         raise json.JSONDecodeError(str(error), text, 0) from None
 
 
@@ -194,6 +199,8 @@ def _cells(text: str, separator: str) -> Iterator[tuple[int, list[str] | RowFaul
             return
         except csv.Error as error:
             yield number, RowFault("", f"not a row of a table: {error}; {_QUOTES}")
+            if "field larger" in str(error):  # an open quote: what follows is no row either
+                return
         else:
             if any(cells):
                 yield number, cells

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from wikidata_cache import Source
 from wikidata_cache.ids import DIRECT, ENTITY, local_id
+from wikidata_cache.sources.queries import marked_select
 from wikidata_cache.sources.source import Answer, Binding, Fact, Provenance, Template
 
 
@@ -32,7 +33,7 @@ class OneByOne:
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """An answer for each id."""
         bare = template.kind == "out" and not self._joined
-        alone = replace(template, query=_out_query, read=_read_out) if bare else template
+        alone = replace(template, query=_out_query, read=_read_out, about=lambda row: None) if bare else template
         for entity in ids:
             self.asked[template.kind] += 1
             yield from self._inner.ask(alone, [entity])
@@ -43,10 +44,10 @@ class OneByOne:
 
 
 def _out_query(ids: Sequence[str]) -> str:
-    return (
-        f"PREFIX wd: <{ENTITY}> SELECT ?p ?o ?end WHERE {{ {{ wd:{ids[0]} ?p ?o . FILTER(isIRI(?o)) "
-        f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) FILTER(STRSTARTS(STR(?o), "{ENTITY}Q")) }} '
-        f"UNION {{ BIND(1 AS ?end) }} }} ORDER BY ?end"
+    return marked_select(
+        "?p ?o",
+        f"wd:{ids[0]} ?p ?o . FILTER(isIRI(?o)) "
+        f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) FILTER(STRSTARTS(STR(?o), "{ENTITY}Q"))',
     )
 
 

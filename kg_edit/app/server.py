@@ -1,8 +1,7 @@
 """The web application behind `kg-edit serve`: the page, and its JSON API.
 
-No other machine is asked for anything. A browser sends a form's POST of any site to any address, so requests that
-change something are refused unless they come from this page or from a program (`refusal_of`). Errors are answered by
-a `Problem` in JSON.
+No other machine is asked for anything. Which requests are refused is in `guard.py`. Errors are answered by a `Problem`
+in JSON.
 """
 
 from __future__ import annotations
@@ -11,16 +10,15 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
-from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from kg_edit import __version__
 from kg_edit.app.completions import COMPLETIONS, CompletionRequest, add_completions
+from kg_edit.app.guard import LARGEST, LOCAL, BodyLimit, Refusal, refusal_of
 from kg_edit.app.messages import (
     ChatAnswer,
     ChatRequest,
@@ -39,57 +37,6 @@ from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
     from kg_edit.app.session import EditDesk
-
-
-_READING = ("GET", "HEAD", "OPTIONS")
-_JSON = "application/json"
-_OWN = ("same-origin", "none")  # none: the person at the browser
-_FOREIGN, _NOT_JSON = 403, 415
-
-
-class Refusal(NamedTuple):
-    """Why a request is not answered; ``kind`` as of a `Problem`."""
-
-    code: int
-    kind: str
-    message: str
-
-
-def refusal_of(request: Request) -> Refusal | None:
-    """Why a request that changes something is refused; None for one of this page, or of a program.
-
-    A browser tells the page's origin, which no page can change, and sends JSON elsewhere only with leave, which is
-    never given here. A program that is no browser tells none.
-    """
-    if request.method in _READING:
-        return None
-    if site := _foreign(request):
-        return Refusal(_FOREIGN, "ForeignRequestError", f"the request comes from {site}; open {_own(request)} instead")
-    found = request.headers.get("content-type", "")
-    if found.partition(";")[0].strip().lower() != _JSON:
-        said = f"the content type is {found!r}" if found else "there is no content type"
-        return Refusal(_NOT_JSON, "ContentTypeError", f"{said}; send JSON with the header Content-Type: {_JSON}")
-    return None
-
-
-def _foreign(request: Request) -> str | None:
-    """What other place the browser says that the request comes from."""
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-    if origin is not None and _place(origin) != request.headers.get("host", "").lower():
-        return f"a page at {origin!r}"
-    return f"another page ({site})" if site is not None and site not in _OWN else None
-
-
-def _place(origin: str) -> str | None:
-    """Host and port; None of the origin ``null``, and of what is none."""
-    try:
-        return urlsplit(origin).netloc.lower() or None
-    except ValueError:
-        return None
-
-
-def _own(request: Request) -> str:
-    return f"{request.url.scheme}://{request.url.netloc}/"
 
 
 def state_of(desk: EditDesk) -> State:
@@ -139,6 +86,7 @@ def _graph_name(desk: EditDesk) -> str | None:
 
 log = logging.getLogger(__name__)
 
+_Next = Callable[[Request], Awaitable[Response]]
 _FILES = {"": "text/html", "style.css": "text/css", "script.js": "text/javascript"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-src 'self'; img-src data:; "
@@ -154,11 +102,15 @@ _REQUESTS: dict[str, type[Record]] = {
 _FAILED, _UNKNOWN, _WRONG = 500, 404, 422
 
 
-def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> FastAPI:
-    """The application; ``hosts`` are the names under which it answers, so that no other site's name leads here."""
+def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = LOCAL, largest: int = LARGEST) -> FastAPI:
+    """The application.
+
+    ``hosts`` are the names under which it answers, so that no other site's name leads here (`kg_edit.app.guard`);
+    ``largest`` is how many bytes a request's body may have.
+    """
     app = FastAPI(title="kg-edit", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    app.middleware("http")(_guarded)
+    app.middleware("http")(_guard(hosts))
+    app.add_middleware(BodyLimit, largest=largest, answer=_refused)
     _add_problems(app)
     _add_page(app)
     _add_api(app, desk)
@@ -207,12 +159,21 @@ def _add_api(app: FastAPI, desk: EditDesk) -> None:
         return HTMLResponse(desk.subgraph_page(name))
 
 
-async def _guarded(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Refuse what another site's page may have sent; else answer. Every answer has the headers."""
-    refusal = refusal_of(request)
-    answer = _problem(*refusal, (), {}) if refusal else await call(request)
-    for name, value in _HEADERS.items():
-        answer.headers.setdefault(name, value)
+def _guard(hosts: tuple[str, ...]) -> Callable[[Request, _Next], Awaitable[Response]]:
+    async def guarded(request: Request, call: _Next) -> Response:
+        """Refuse what another site's page may have sent; else answer. Every answer has the headers."""
+        refusal = refusal_of(request, hosts)
+        answer = _refused(refusal) if refusal else await call(request)
+        for name, value in _HEADERS.items():
+            answer.headers.setdefault(name, value)
+        return answer
+
+    return guarded
+
+
+def _refused(refusal: Refusal) -> JSONResponse:
+    answer = _problem(*refusal, (), {})
+    answer.headers.update(_HEADERS)
     return answer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,9 +21,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HERE = ("127.0.0.1", "localhost")
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with
+_END_S = 3  # for connections that are open when the server ends
 LedgerFolder = Annotated[Path | None, typer.Option("--ledger", help="folder of the patch ledger to browse and add to")]
 Host = Annotated[str, typer.Option("--host", help="address to listen at; the default is this machine alone")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one")]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--name", help="another name under which it answers, such as that of a proxy; several times for more"),
+]
+MaxBody = Annotated[float, typer.Option("--max-body", min=0.001, max=1000, help="MB that a request may have")]
 Layer = Annotated[int | None, typer.Option("--layer", min=0, help="edited layer, 0-based")]
 
 
@@ -33,6 +41,8 @@ def serve(
     ledger: LedgerFolder = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
+    names: Names = None,
+    max_body: MaxBody = 1.0,
     layer: Layer = None,
     preset: Preset = "default",
     settings: Settings = None,
@@ -65,7 +75,8 @@ def serve(
         made = planned.on(load(model, dtype, device))
         with doing(f"preparing {method}"):
             made.prepare()
-        app = make_app(EditDesk(made, graph=planned.graph, ledger=opened), hosts=_names(host))
+        desk = EditDesk(made, graph=planned.graph, ledger=opened)
+        app = make_app(desk, hosts=_names(host, names or ()), largest=int(max_body * 1_000_000))
         typer.echo(f"http://{host}:{place.getsockname()[1]}/ is up; stop it with Ctrl-C")
         run(app, place)
     typer.echo("stopped")
@@ -75,8 +86,10 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that listens there.
 
     Raises:
-        ConfigError: the address or the port can't be had.
+        ConfigError: the address or the port can't be had, or there is no address.
     """
+    if not host.strip():
+        raise ConfigError("--host '' would listen to every machine; give an address, 0.0.0.0 if you mean every one")
     try:
         return socket.create_server((host, port))
     except OSError as error:
@@ -88,7 +101,8 @@ def run(app: FastAPI, place: socket.socket) -> None:
     import uvicorn
 
     with suppress(KeyboardInterrupt):  # uvicorn stops by itself, and passes it on
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[place])
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_END_S)
+        uvicorn.Server(config).run(sockets=[place])
 
 
 def _check_installed() -> None:
@@ -99,9 +113,13 @@ def _check_installed() -> None:
         raise ConfigError(f"the page needs the extra app ({error}): pip install 'kg-edit[app]'") from error
 
 
-def _names(host: str) -> tuple[str, ...]:
+def _names(host: str, given: Sequence[str]) -> tuple[str, ...]:
     """The names under which the page answers: another site's name that leads here is refused."""
+    from kg_edit.app.guard import ANY_ADDRESS
+
+    wanted = tuple(name.lower() for name in given)
     if host in _HERE:
-        return _HERE
+        return (*_HERE, *wanted)
     log.warning("listening at %s: whoever reaches this machine can make edits; there is no password", host)
-    return ("*",)
+    own = () if host in _EVERYWHERE else (host.lower(),)
+    return (*own, "localhost", socket.gethostname().lower(), *wanted, ANY_ADDRESS)

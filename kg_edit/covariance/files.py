@@ -18,9 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kg_edit.covariance.moment import ConvergenceCheck, flat_size, square
+from kg_edit.covariance.moment import ConvergenceCheck, flat_size, moment_problem, square
 from kg_edit.errors import CovarianceError, OutputError
 from kg_edit.storage.atomic import write_json, write_safetensors
+
+_KINDS = ("F32", "F64", "F16", "BF16")
+LARGEST = 1_000_000  # inputs of a module
 
 
 class Identity(BaseModel):
@@ -103,24 +106,54 @@ def check_finite(values: Tensor, identity: Identity) -> None:
         )
 
 
-def read_moment(path: Path, identity: Identity) -> tuple[Tensor, Manifest]:
-    """C [size, size] in float32, and its manifest.
+def read_moment(path: Path, identity: Identity, *, size: int | None = None) -> tuple[Tensor, Manifest]:
+    """C [size, size] in float32, and its manifest. ``size`` is that of the model's module, where it is known.
 
     Raises:
-        CovarianceError: the file is damaged, or was measured from something else.
+        CovarianceError: the file is damaged, was measured from something else, or is of another size; the size is
+            looked at before anything is read.
+    """
+    stored, manifest = check_moment(path, identity, size=size)
+    return stored if stored.dim() == 2 else square(stored, manifest.size), manifest
+
+
+def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> tuple[Tensor, Manifest]:
+    """What a covariance's file holds, the flat triangle or the whole matrix, which can be a second moment.
+
+    Raises:
+        CovarianceError: as `read_moment`.
     """
     manifest = read_manifest(path, identity)
     try:
         with safe_open(path, framework="pt") as file:
-            whole = "moment" in file.keys()  # noqa: SIM118 - not a mapping; the full matrix, as older files hold it
-            stored = file.get_tensor("moment" if whole else "upper")
+            name = _check_header(path, {name: file.get_slice(name) for name in file.keys()}, manifest, size)  # noqa: SIM118
+            stored: Tensor = file.get_tensor(name).float()
     except (OSError, SafetensorError) as error:
         raise damaged(path, error) from error
-    if not whole and stored.shape != (flat_size(manifest.size),):
-        raise damaged(path, f"{len(stored)} numbers are no triangle of size {manifest.size}")
     if not torch.isfinite(stored).all():
         raise CovarianceError(f"{path} holds values that are not finite; delete the file")
-    return stored if whole else square(stored, manifest.size), manifest
+    if problem := moment_problem(stored, manifest.size or len(stored)):
+        raise damaged(path, problem)
+    return stored, manifest
+
+
+def _check_header(path: Path, tensors: dict[str, Any], manifest: Manifest, size: int | None) -> str:
+    """The name of the only tensor, whose type and shape are as they should be. Nothing of it has been read yet."""
+    name = next(iter(tensors), "")
+    if len(tensors) != 1 or name not in ("upper", "moment"):
+        raise damaged(path, f"it holds {', '.join(sorted(tensors)) or 'no tensor'}; expected one of upper and moment")
+    held = tensors[name]
+    shape, kind = tuple(held.get_shape()), str(held.get_dtype())
+    found = manifest.size or shape[0]  # the oldest manifests lack it
+    if found not in range(1, LARGEST) or shape != ((flat_size(found),) if name == "upper" else (found, found)):
+        raise damaged(path, f"the shape {list(shape)} is no matrix of size {manifest.size}")
+    if kind not in _KINDS:
+        raise damaged(path, f"its numbers are of the type {kind}; expected {', '.join(_KINDS)}")
+    if size is not None and found != size:
+        raise CovarianceError(
+            f"{path} is of size {found}, and {manifest.module} of this model has {size} inputs; delete the file"
+        )
+    return name
 
 
 def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
@@ -135,6 +168,8 @@ def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
         found = getattr(manifest, name)
         if found != value:
             raise CovarianceError(f"{path}: expected {name} = {value!r}, found {found!r}; delete the file")
+    if manifest.count < manifest.tokens or manifest.chunks < 1:
+        raise damaged(path, f"it is the mean of {manifest.count} tokens; expected {manifest.tokens} or more")
     if path != moment_path(path.parent, manifest):
         raise CovarianceError(f"{path} is the covariance {manifest.id}; give the file that name, or delete it")
     return manifest

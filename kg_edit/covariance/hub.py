@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from kg_edit.covariance.files import Manifest, read_moment
+from kg_edit.covariance.files import Manifest, check_moment
 from kg_edit.errors import ConfigError, CovarianceError, OutputError
 from kg_edit.storage.atomic import replacing
 
@@ -29,7 +29,7 @@ def push(place: RemoteFolder, manifests: Sequence[Manifest], folder: Path) -> li
     there = place.files()
     new = [manifest for manifest in manifests if not _names(manifest.id) <= there]
     for manifest in new:
-        read_moment(folder / f"{manifest.id}.safetensors", manifest.identity)
+        check_moment(folder / f"{manifest.id}.safetensors", manifest.identity)
     if new:
         place.add([folder / name for manifest in new for name in sorted(_names(manifest.id))])
     return new
@@ -57,7 +57,7 @@ def _pull(place: RemoteFolder, name: str, folder: Path) -> Manifest:
     incoming = folder / ".incoming" / f"{name}.safetensors"
     try:
         place.fetch(incoming.name, incoming)
-        _, found = read_moment(incoming, manifest.identity)
+        _, found = check_moment(incoming, manifest.identity)
         place.fetch(f"{name}.json", folder / f"{name}.json")
         incoming.replace(folder / incoming.name)
     except OSError as error:

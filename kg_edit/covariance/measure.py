@@ -13,13 +13,14 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from kg_edit.covariance.corpora import Corpus
 from kg_edit.covariance.files import (
+    LARGEST,
     Identity,
     Manifest,
     Position,
@@ -67,7 +68,10 @@ def start(
     if not path.is_file():
         return Sums(fresh)
     sums = Sums.load(path)
-    if sums.position.identities != identities or (sums.position.part, sums.position.parts) != (part, parts):
+    if (sums.position.identities, sums.position.sizes) != (identities, sizes) or (
+        sums.position.part,
+        sums.position.parts,
+    ) != (part, parts):
         raise CovarianceError(f"{path} belongs to another run; delete the file")
     log.info("going on with %s after %d of %d tokens", path, sums.position.seen, fresh.wanted)
     return sums
@@ -158,12 +162,10 @@ class Sums:
         """
         position = read_position(path)
         try:
+            _check_sums(path, position)
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise damaged(path, error) from error
-        for layer, size in position.sizes.items():
-            if f"total.{layer}" not in tensors or tensors[f"total.{layer}"].shape != (flat_size(size),):
-                raise damaged(path, f"it has no sum of size {size} for layer {layer}")
         return cls(position, tensors)
 
     def save(self, path: Path) -> None:
@@ -257,6 +259,19 @@ class Sums:
 
     def _move(self, **changes: object) -> None:
         self.position = self.position.model_copy(update=changes)
+
+
+def _check_sums(path: Path, position: Position) -> None:
+    """Compare the shapes in a file's header with what its position says; no tensor is read."""
+    with safe_open(path, framework="pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    for layer, size in position.sizes.items():
+        sums = (flat_size(size),) if 0 < size < LARGEST else None
+        if shapes.get(f"total.{layer}") != sums or shapes.get(f"half.{layer}", sums) != sums:
+            raise damaged(path, f"it has no sum of size {size} for layer {layer}")
+        probes = shapes.get(f"probes.{layer}", (0, size))
+        if len(probes) != 2 or probes[0] > KEYS or probes[1] != size:
+            raise damaged(path, f"its probes of layer {layer} have the shape {list(probes)}")
 
 
 class ProbeKeys:

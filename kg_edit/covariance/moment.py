@@ -24,6 +24,7 @@ from torch import Tensor
 from kg_edit.errors import CovarianceError
 
 _BLOCK = 256  # rows of k k^T that one product gives
+_NEARLY, _TINY = 1.001, 1e-30
 _ROWS = 2048  # keys that wait until they are added together: enough for a matmul at full speed
 
 
@@ -118,6 +119,26 @@ def square(flat: Tensor, size: int) -> Tensor:
         corner = block[:, : len(block)].triu()  # a product is symmetric only up to rounding
         matrix[start : start + _BLOCK, start : start + _BLOCK] = corner + corner.triu(1).T
     return matrix
+
+
+def moment_problem(stored: Tensor, size: int) -> str | None:
+    """Why numbers can be no E[k k^T], in words; None where they can. ``stored``: as in `square`, or [size, size].
+
+    The diagonal has means of squares, and no entry exceeds the root of the product of both of its diagonal entries
+    (Cauchy and Schwarz), here to a thousandth.
+    """
+    if stored.dim() == 2 and not torch.allclose(stored, stored.T, rtol=1e-3, atol=1e-3 * float(stored.abs().max())):
+        return "the matrix is not symmetric"
+    rows = [(0, stored)] if stored.dim() == 2 else _blocks(stored, size)
+    diagonal = torch.cat([block.diagonal() for _, block in rows])
+    if (diagonal < 0).any():
+        return "an entry of the diagonal is negative"
+    roots = diagonal.sqrt()
+    for start, block in rows:
+        bound = roots[start : start + len(block), None] * roots[None, start:]
+        if (block.triu().abs() > _NEARLY * bound + _TINY).any():
+            return "an entry is larger than both of its diagonal entries allow"
+    return None
 
 
 def flat_size(size: int) -> int:

@@ -34,6 +34,7 @@ from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import cache_folder
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.storage.seeds import Seed
 
 _HINT = "give every shard of one run, each once"
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class CovarianceConfig(BaseModel):
         "self", json_schema_extra=NAMES_A_FILE, description="self (the model's own text), a text file, or hf:NAME"
     )
     tokens: int | None = Field(None, ge=1, description="at least so many; default 10 x d_ff")
-    seed: int = Field(0, description="of the model's own text")
+    seed: Seed = Field(0, description="of the model's own text")
     ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, relative to its mean")
 
     def tokens_for(self, size: int) -> int:
@@ -96,7 +97,7 @@ def find_covariances(
     """
     config, folder = config or CovarianceConfig(), folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
-    return {layer: _load(folder, identity, config.ridge) for layer, identity in identities.items()}
+    return {layer: _load(folder, identity, config.ridge, _size(model, layer)) for layer, identity in identities.items()}
 
 
 def measure_covariances(
@@ -307,6 +308,6 @@ def _manifests(identities: dict[int, Identity], folder: Path) -> dict[int, Manif
     return {layer: read_manifest(moment_path(folder, found), found) for layer, found in identities.items()}
 
 
-def _load(folder: Path, identity: Identity, ridge: float) -> Covariance:
-    moment, manifest = read_moment(moment_path(folder, identity), identity)
+def _load(folder: Path, identity: Identity, ridge: float, size: int) -> Covariance:
+    moment, manifest = read_moment(moment_path(folder, identity), identity, size=size)
     return Covariance(moment=moment, tokens=manifest.count, ridge=ridge, id=identity.id)

@@ -26,6 +26,7 @@ from kg_edit.scoring.questions import right_answers, scored_after
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest
 from kg_edit.text.matching import normalised
+from wikidata_cache.endpoints.web import whole_reply
 
 PROMPT = (
     "Question: {question}\nRight answers: {answers}\nGiven answer: {text}\n\n"
@@ -34,6 +35,7 @@ PROMPT = (
 )
 _TRIES, _SECONDS, _LONGEST_WAIT = 4, 60.0, 30.0
 _LATER = (408, 429, 500, 502, 503, 504)
+_MOST_BYTES = 10_000_000  # of a reply
 _FILE = "judge.jsonl"
 _ASKED = ("portability", "multihop", "hops", "recall")
 
@@ -90,11 +92,10 @@ class Judge:
         for left in reversed(range(_TRIES)):
             request = urllib.request.Request(address, data=body, headers=headers)  # noqa: S310 - checked above
             try:
-                with urllib.request.urlopen(request, timeout=_SECONDS) as response:  # noqa: S310
-                    return bytes(response.read())
+                return whole_reply(request, timeout=_SECONDS, limit=_MOST_BYTES)
             except urllib.error.HTTPError as error:
                 if error.code not in _LATER or not left:
-                    said = error.read()[:200]
+                    said = error.read(200)
                     raise JudgeError(f"{address}: refused with {error.code}: {said!r}; check model and key") from error
                 time.sleep(_wait(error.headers.get("Retry-After"), _TRIES - left))
             except (OSError, ValueError) as error:

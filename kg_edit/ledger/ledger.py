@@ -204,7 +204,7 @@ class Ledger:
             if source and not force:
                 refuse_twice(source, self.steps)
             self._check(found, list(self.patches.values()), force=force, model=model)
-            return self._written(found, source, after)
+            return self._written([(source or found, source)], [tuple(after)])[0]
 
     def add_all(
         self, additions: Sequence[Addition], *, force: bool = False, model: LanguageModel | None = None
@@ -214,14 +214,14 @@ class Ledger:
         Raises:
             KgEditError: as `add`, and without ``force`` also where one file is there twice.
         """
-        read, numbers = [*loaded(additions)], list[int]()
+        read = [*loaded(additions)]
         if not force:
             refuse_repeated(additions)
         with self._store.locked():
             self._check_all(read, force=force, model=model)
-            for addition, patch in read:
-                numbers.append(self._written(patch, addition.path, [numbers[place] for place in addition.after]))
-        return tuple(numbers)
+            first = len(self.events) + 1
+            after = [tuple(first + place for place in addition.after) for addition in additions]
+            return self._written([(addition.path, addition.path) for addition in additions], after)
 
     def make(self, method: EditingMethod, edits: Sequence[Edit], *, force: bool = False) -> int:
         """Make edits on the model as this ledger leaves it, and add them; the step's number.
@@ -236,7 +236,7 @@ class Ledger:
             patch = method.update(edits, before=None if before.is_empty else before)
             check_records(patch)
             self._check(patch, list(here.values()), force=force, model=method.model)
-            return self._written(patch, None, () if before.is_empty else tuple(here))
+            return self._written([(patch, None)], [() if before.is_empty else tuple(here)])[0]
 
     def remove(
         self,
@@ -297,13 +297,21 @@ class Ledger:
         if not force:
             refuse_disabling(patch, others, model)
 
-    def _written(self, patch: Patch, source: Path | None, after: Sequence[int]) -> int:
-        """Store a patch as the next step, and log it; its number."""
-        stored = self._store.put(source or patch, number=self._store.next_file())
-        name = source.name if source else None
-        event = Added(**self._stamp(), file=stored, after=tuple(after), source=name)
-        self._store.append(event)
-        return event.number
+    def _written(
+        self, patches: Sequence[tuple[Patch | Path, Path | None]], after: Sequence[tuple[int, ...]]
+    ) -> tuple[int, ...]:
+        """Store patches, each with its source, as the next steps; their numbers.
+
+        The files come first, then all lines of the log at once: a kill or a full disk leaves all of them or none.
+        """
+        stored = self._store.put_all([patch for patch, _ in patches])
+        first = len(self.events) + 1
+        events = [
+            Added(**stamp(first + place), file=file, after=steps, source=source.name if source else None)
+            for place, (file, steps, (_, source)) in enumerate(zip(stored, after, patches, strict=True))
+        ]
+        self._store.append(*events)
+        return tuple(event.number for event in events)
 
     def _stamp(self) -> dict[str, Any]:
         """What the next event says of itself."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -191,14 +191,30 @@ class Store:
             raise PatchError(f"{path}: its lines are not numbered 1, 2, 3 …; restore it from a copy")
         return found
 
-    def append(self, event: Event) -> None:
-        """Write an event; when this returns, it is on the disk. Needs the lock.
+    def append(self, *events: Event) -> None:
+        """Write events, all of them in one write; when this returns, they are on the disk. Needs the lock.
 
         Raises:
-            OutputError: it can't be written; the ledger is as it was.
+            OutputError: they can't be written; the ledger is as it was.
         """
         drop_cut_line(self.folder / LOG)
-        append_lines(self.folder / LOG, [event.model_dump_json()])
+        append_lines(self.folder / LOG, [event.model_dump_json() for event in events])
+
+    def put_all(self, patches: Sequence[Patch | Path]) -> list[StoredFile]:
+        """`put` each patch as the next file; where one can't be written, none is left. Needs the lock.
+
+        Raises:
+            PatchError, OutputError: as `put`.
+        """
+        first, stored = self.next_file(), list[StoredFile]()
+        try:
+            for number, patch in enumerate(patches, first):
+                stored.append(self.put(patch, number=number))
+        except (PatchError, OutputError):
+            for file in stored:
+                self.path(file).unlink(missing_ok=True)
+            raise
+        return stored
 
     def put(self, patch: Patch | Path, *, number: int) -> StoredFile:
         """Store a patch, or a file of one as it is, as file ``number``. Needs the lock.

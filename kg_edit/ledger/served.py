@@ -23,6 +23,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.ledger.entries import Entry
 from kg_edit.text.matching import begins_with, first_sentence, mentions
+from wikidata_cache.endpoints.web import whole_reply
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
 KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "follows", "neighbour")
@@ -31,6 +32,7 @@ LEAD = "\n"  # before a prompt whose first token may not be read
 SECONDS = 60.0
 _SENTENCE = 24  # tokens around the target in an answer
 _SPARE = 4  # tokens beyond the target's: a space, an article
+_MOST_BYTES = 10_000_000  # of a reply
 _SHOWN = 200  # characters of a server's reply in a message
 
 
@@ -114,8 +116,7 @@ class CompletionServer:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(address, data=data, headers=headers)  # noqa: S310 - checked above
         try:
-            with urllib.request.urlopen(request, timeout=self.seconds) as response:  # noqa: S310
-                text = response.read()
+            text = whole_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
         except urllib.error.HTTPError as error:
             raise ServerError(_refusal(address, error)) from error
         except (OSError, ValueError) as error:
@@ -133,7 +134,7 @@ class CompletionServer:
 
 
 def _refusal(address: str, error: urllib.error.HTTPError) -> str:
-    text = error.read().decode(errors="replace")
+    text = error.read(_MOST_BYTES).decode(errors="replace")
     try:
         data = json.loads(text)
         said = data.get("message") or data["error"]["message"]

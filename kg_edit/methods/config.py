@@ -32,6 +32,7 @@ from kg_edit.graphs.source import SubgraphOptions, SubgraphSource, edit_subgraph
 from kg_edit.methods.presets import preset_names, published_settings
 from kg_edit.methods.registry import find_method, method_names
 from kg_edit.methods.workload import Workload
+from kg_edit.storage.seeds import Seed
 
 
 class MethodConfig(BaseModel):
@@ -148,7 +149,7 @@ class GraphSettings(MethodConfig):
     """
 
     per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
-    seed: int = Field(0, description="of all that is drawn")
+    seed: Seed = Field(0, description="of all that is drawn")
     graph: SubgraphOptions = Field(
         SubgraphOptions(), description="which statements get in: graph.policy, graph.direction, graph.leakage"
     )

@@ -27,6 +27,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook_patch import Codebook, CodebookPatch, Deferral, without_codebooks
+from kg_edit.storage.seeds import Seed
 from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import Descent, optimise_values, untouched
 
@@ -46,7 +47,7 @@ class GraceConfig(LayerConfig):
     learning_rate: float = Field(1.0, gt=0, description="of Adam, on the value")
     stop_below: float = Field(0.01, description="a loss that is small enough")
     start: Literal["warm", "cold"] = Field("warm", description="first value: the module's output, or uniform in [0, 1)")
-    seed: int = Field(0, description="of a cold start")
+    seed: Seed = Field(0, description="of a cold start")
     deferral: Deferral = Field(Deferral(), description="radius, expand, metric: how far a key reaches")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

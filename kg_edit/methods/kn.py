@@ -36,6 +36,7 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.storage.seeds import Seed
 from kg_edit.value.optimise import untouched
 from kg_edit.value.tail_forward import TailForward
 
@@ -54,7 +55,7 @@ class KnConfig(MethodConfig):
     context_lengths: ContextLengths = Field(
         ((5, 2), (10, 2)), description="(tokens, count) of the contexts that the model writes"
     )
-    seed: int = Field(0, description="of the contexts")
+    seed: Seed = Field(0, description="of the contexts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},

@@ -29,6 +29,8 @@ from kg_edit.models.chat import ChatForm, chat_form
 from kg_edit.models.loading import WAYS, pick_device, pick_dtype, resolve_model
 from kg_edit.models.prompts import Prompt, encode
 
+_SHOWN = 60  # letters of a prompt in a message
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LanguageModel:
@@ -117,14 +119,20 @@ class LanguageModel:
         model.eval()
         return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model))
 
-    def encode(self, text: str, *, target: str | None = None, chat: bool = False) -> Prompt:
+    def encode(self, text: str, *, target: str | None = None, chat: bool = False, fitting: bool = True) -> Prompt:
         """What the model reads when it is asked ``text``, and then ``target``; with ``chat`` in chat form.
+
+        ``fitting``: only what fits into the model's positions; otherwise the caller looks at the length.
 
         Raises:
             PromptError: the target's first token would merge with the text's last one, or it has none.
+            ModelError: ``fitting``, and it is longer than the model's positions.
         """
         told = self.prompt_transform(text) if self.prompt_transform else text
-        return encode(self.tokenizer, told, target=target, chat=self.chat_form if chat else self.chat)
+        found = encode(self.tokenizer, told, target=target, chat=self.chat_form if chat else self.chat)
+        if fitting:
+            self.check_length(found)
+        return found
 
     def encode_fact(
         self, template: str, *, subject: str, target: str | None = None, context: str = "{}", chat: bool = False
@@ -134,11 +142,39 @@ class LanguageModel:
         What a patch of the prompt adds is left out.
 
         Raises:
-            PromptError: as `encode`.
+            PromptError, ModelError: as `encode`.
             ChatTemplateError: ``chat``, and the tokenizer has no chat template.
         """
         form = self.chat_form if chat else None
-        return encode(self.tokenizer, template, subject=subject, target=target, context=context, chat=form)
+        found = encode(self.tokenizer, template, subject=subject, target=target, context=context, chat=form)
+        self.check_length(found, context=context)
+        return found
+
+    @cached_property
+    def positions(self) -> int | None:
+        """How many positions the model has a table of; None if it computes them for any length (rotary, ALiBi)."""
+        config = self.model.config
+        computed = any(name.endswith("inv_freq") for name, _ in self.model.named_buffers())
+        if computed or getattr(config, "alibi", False):
+            return None
+        limit = getattr(config, "max_position_embeddings", None)
+        return limit if isinstance(limit, int) else None
+
+    def check_length(self, prompt: Prompt, *, more: int = 0, context: str = "{}") -> None:
+        """Check that a prompt, with ``more`` tokens to be written after it, fits into the model's positions.
+
+        Raises:
+            ModelError: it does not; says how long it is, and whether a ``context`` was put around it.
+        """
+        if self.positions is None or len(prompt.ids) + more <= self.positions:
+            return
+        beginning = prompt.text[:_SHOWN] + ("…" if len(prompt.text) > _SHOWN else "")
+        after = f", and {more} more are to be written after it" if more else ""
+        around = "" if context == "{}" else " with the context that is put before it"
+        raise ModelError(
+            f"the prompt {beginning!r} has {len(prompt.ids)} tokens{around}{after}; {self.name} has positions for "
+            f"{self.positions}. Shorten the prompt, or use a model with more positions"
+        )
 
     @cached_property
     def chat_form(self) -> ChatForm:

@@ -141,7 +141,7 @@ class CodebookPatch(Patch):
                 name: from_json(own, keys=file.tensors[f"{name}.keys"], values=file.tensors[f"{name}.values"])
                 for name, own in said.items()
             }
-        except (AttributeError, KeyError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PatchError(f"the patch {file.path} is no whole codebook: {error}; make it anew") from error
         return cls(codebooks=books, provenance=provenance)
 

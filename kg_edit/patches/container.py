@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from kg_edit.errors import PatchError
+from kg_edit.patches.provenance import check_provenance
 from kg_edit.storage.atomic import write_safetensors
+from wikidata_cache.safe_json import parse
 
 if TYPE_CHECKING:  # what a patch says of itself is read without torch
     from torch import Tensor
@@ -69,6 +71,8 @@ def read_patch(path: str | Path) -> PatchFile:
 
     said, tensors = _read(path, "pt")
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise PatchError(f"the patch {path} has values of {name} of the type {tensor.dtype}; expected real numbers")
         if not torch.isfinite(tensor).all():
             raise PatchError(f"the patch {path} has values of {name} that are not finite; make it anew")
     return PatchFile(path=str(path), format=said["format"], provenance=said["provenance"], tensors=tensors)
@@ -97,6 +101,8 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         file = read_patch(path)
         return file.provenance, {name: tensor.float().numpy() for name, tensor in file.tensors.items()}
     for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            raise PatchError(f"the patch {path} has values of {name} of the type {array.dtype}; expected real numbers")
         if not np.isfinite(array).all():
             raise PatchError(f"the patch {path} has values of {name} that are not finite; make it anew")
     return said["provenance"], arrays
@@ -106,7 +112,7 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
     """What the file says of itself, and its tensors in a ``framework``; without one, none of them."""
     try:
         with safe_open(path, framework=framework or "np") as file:
-            said = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            said = parse((file.metadata() or {}).get(_METADATA, "{}"))
             names = file.keys() if framework else ()
             tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
@@ -114,11 +120,9 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
     except (OSError, SafetensorError, ValueError) as error:
         raise PatchError(f"can't read the patch {path}: {error}; is it a patch.safetensors, and complete?") from error
     found = said.get("format") if isinstance(said, dict) else said
-    if found not in _CLASSES:
+    if not isinstance(found, str) or found not in _CLASSES:
         raise PatchError(f"{path} is no patch: expected one of the formats {', '.join(_CLASSES)}, found {found!r}")
-    provenance = said.get("provenance")
-    if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
-        raise PatchError(f"the patch {path} does not say where it came from; make it anew")
+    check_provenance(said.get("provenance"), path)
     return said, tensors
 
 

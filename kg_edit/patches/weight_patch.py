@@ -23,6 +23,8 @@ from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.changes import STATE
 from kg_edit.patches.container import WEIGHTS, PatchFile, write_patch
 
+_SAFE = 0.25  # of the largest number: a change below it leaves a weight finite
+
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
@@ -56,8 +58,23 @@ class Factors:
 
     @property
     def is_finite(self) -> bool:
-        """Whether no number is infinite or NaN."""
-        return bool(torch.isfinite(self.left).all() and torch.isfinite(self.right).all())
+        """Whether no number of the factors, and none of their product, is infinite or NaN."""
+        if not (torch.isfinite(self.left).all() and torch.isfinite(self.right).all()):
+            return False
+        return self.bound < _SAFE * torch.finfo(torch.float32).max or self._product_is_finite
+
+    @property
+    def bound(self) -> float:
+        """A number that no entry of the product exceeds: rank times the largest entries of both factors."""
+        if not self.left.numel() or not self.right.numel():
+            return 0.0
+        left, right = (float(side.abs().max()) for side in (self.left, self.right))
+        return self.rank * left * right
+
+    @property
+    def _product_is_finite(self) -> bool:
+        """Whether the whole product is finite, which takes as much memory as the weight."""
+        return bool(torch.isfinite(self.left.float() @ self.right.float().T).all())
 
 
 def chosen(pair: Factors, places: tuple[int, ...]) -> Factors:
@@ -132,19 +149,23 @@ class WeightPatch(Patch):
             self._add_to(modules)
             yield model
         finally:
-            with torch.no_grad():
-                for name, module in modules.items():
-                    module.weight.copy_(originals[name])
+            _put_back(modules, originals)
 
     def merge_into(self, model: LanguageModel) -> None:
         """Change the model's weights for good.
 
         Raises:
-            PatchError: a patch is applied to this model at the moment.
+            PatchError: a patch is applied to this model at the moment, or a weight would not be finite.
             PatchMismatchError: the patch is for another model.
         """
         with exclusive(model):
-            self._add_to(self.modules(model))
+            modules = self.modules(model)
+            originals = {name: module.weight.detach().clone() for name, module in modules.items()}
+            try:
+                self._add_to(modules)
+            except BaseException:
+                _put_back(modules, originals)
+                raise
 
     def modules(self, model: LanguageModel) -> dict[str, Any]:
         """The modules of ``model`` that this patch changes, by the names of their weights.
@@ -160,7 +181,12 @@ class WeightPatch(Patch):
         for name, module in modules.items():
             weight, pair = weight_matrix(module), self.factors[name]
             left, right = pair.left.to(weight.device), pair.right.to(weight.device)
-            weight.copy_((weight.float() + left.float() @ right.float().T).to(weight.dtype))
+            changed = (weight.float() + left.float() @ right.float().T).to(weight.dtype)
+            if pair.bound >= _SAFE * torch.finfo(weight.dtype).max and not torch.isfinite(changed).all():
+                raise PatchError(
+                    f"the change makes {name} infinite in {weight.dtype}; use float32, or a smaller change"
+                )
+            weight.copy_(changed)
 
     def check_finite(self) -> None:
         """Check that every factor's numbers are finite.
@@ -195,6 +221,12 @@ class WeightPatch(Patch):
         return cls(factors=_factors(file), provenance=file.provenance, state=state)
 
 
+@torch.no_grad()
+def _put_back(modules: Mapping[str, Any], originals: Mapping[str, Tensor]) -> None:
+    for name, module in modules.items():
+        module.weight.copy_(originals[name])
+
+
 def _factors(file: PatchFile) -> dict[str, Factors]:
     names = sorted({name.rpartition(".")[0] for name in file.tensors if not name.startswith(STATE)})
     found = dict[str, Factors]()
@@ -206,6 +238,8 @@ def _factors(file: PatchFile) -> dict[str, Factors]:
         if {len(shape) for shape in shapes} != {2} or shapes[0][1] != shapes[1][1]:
             raise PatchError(f"the patch {file.path} has factors of {name} that don't fit: {shapes}; make it anew")
         found[name] = Factors(left=sides[0], right=sides[1])
+        if not found[name].is_finite:
+            raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make it anew")
     return found
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.scoring.likelihood import positions
 
 WINDOW, STRIDE, TOKENS = 512, 256, 4096
 _LONGEST = 32  # letters a token: what lies further on need not be cut into tokens
@@ -31,7 +30,7 @@ def perplexity(
     """
     head = text if tokens is None else text[: tokens * _LONGEST]
     ids = torch.tensor(model.tokenizer(head)["input_ids"][:tokens])
-    size = min(window, positions(model) or window)
+    size = min(window, model.positions or window)
     losses = [_losses(model, ids[start:end])[first:] for start, end, first in _windows(len(ids), size, stride)]
     if not losses:
         raise ModelError("the text for general ability has no two tokens; give one of some thousand words")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,36 @@ def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     ``wait``: seconds that another process is given to end.
 
     Raises:
-        OutputError: another process works on it.
+        OutputError: another process works on it; or, at the end of the block, the folder is no longer there.
     """
+    with _still_there(folder), _lock(folder, wait):
+        yield
+
+
+@contextmanager
+def _still_there(folder: Path) -> Iterator[None]:
+    """Refuse to end well where the folder was deleted or replaced meanwhile: what was written is not in it."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # Windows opens no folders
+            stack.callback(os.close, os.open(folder, os.O_RDONLY))  # so that no other folder gets its number
+        before = _stat(folder)
+        yield
+        after = _stat(folder)
+    if before is not None and (after is None or not os.path.samestat(before, after)):
+        raise OutputError(
+            f"{folder} was deleted or replaced during the run, and what had been written is lost; start again"
+        )
+
+
+def _stat(folder: Path) -> os.stat_result | None:
+    try:
+        return folder.stat()
+    except OSError:
+        return None
+
+
+@contextmanager
+def _lock(folder: Path, wait: float) -> Iterator[None]:
     lock = FileLock(folder / ".lock", timeout=wait)
     try:
         lock.acquire()

@@ -21,6 +21,7 @@ from kg_edit.errors import ConfigError, KgEditError, faults_of, unknown_name
 from kg_edit.evaluate.metrics.catalogue import CATALOGUE
 from kg_edit.methods import EditingMethod, MethodConfig, find_method
 from kg_edit.storage.run_folder import digest
+from kg_edit.storage.seeds import Seed
 
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.nll", "portability.choice")
 
@@ -50,7 +51,7 @@ class SweepSettings(BaseModel):
     method: str = Field("glame", description="the method of all cells, unless it is an axis")
     preset: str = Field("default", description="named settings of the method, unless it is an axis")
     schedule: str = Field("single", description="how edits meet, as for kg-edit evaluate")
-    seed: int = Field(0, description="of choices and intervals")
+    seed: Seed = Field(0, description="of choices and intervals")
     metrics: tuple[str, ...] = Field(METRICS, min_length=1, description="a list of metrics, for table and picture")
     data: SweepData = Field(SweepData(), description="the table [data]")
     settings: dict[str, Any] = Field({}, description="the table [settings]: the same in all cells")

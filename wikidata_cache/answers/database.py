@@ -14,7 +14,7 @@ import re
 import shutil
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
@@ -23,11 +23,15 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
+from wikidata_cache.endpoints.web import LIMIT, largest_answer
 from wikidata_cache.errors import CacheFileError
+from wikidata_cache.safe_json import parse
 
 logger = logging.getLogger(__name__)
 
 ELSEWHERE = "give another file with --cache FILE (cache=...) or KG_CACHE"
+
+_DAMAGED = "Restore it from an exported snapshot (`wikidata-cache import`), or delete it and fetch again."
 
 # (problem, suggestion) by the beginning of SQLite's name of the error.
 _MEANINGS = {
@@ -36,10 +40,7 @@ _MEANINGS = {
     "SQLITE_CANTOPEN": ("cannot be opened", f"Check that its folder is there and writable, or {ELSEWHERE}."),
     "SQLITE_PERM": ("cannot be opened", f"Check its permissions, or {ELSEWHERE}."),
     "SQLITE_NOTADB": ("is no cache file", f"Check the path, or {ELSEWHERE}."),
-    "SQLITE_CORRUPT": (
-        "is damaged",
-        "Restore it from an exported snapshot (`wikidata-cache import`), or delete it and fetch again.",
-    ),
+    "SQLITE_CORRUPT": ("is damaged", _DAMAGED),
     "SQLITE_BUSY": ("another program has held it for a minute", f"Close that program, or {ELSEWHERE}."),
     "SQLITE_IOERR": ("cannot be read or written", f"Free some space and check the disk, or {ELSEWHERE}."),
 }
@@ -66,6 +67,8 @@ PRAGMA user_version = {FORMAT};
 
 _WORTH_SAYING = 5.0  # seconds
 
+_SHORTEST_LIMIT = 10_000_000  # bytes; the lists of ids in our own queries are texts too
+
 _WORTH_PACKING = 300  # characters; zlib saves nothing on shorter texts
 
 
@@ -80,12 +83,13 @@ class Database:
         self.read_only = read_only
         self._lock = RLock()
         self._open: tuple[int, bool, sqlite3.Connection] | None = None  # process, may write, connection
+        self._file: os.stat_result | None = None  # what is open for writing
         self._inherited: list[sqlite3.Connection] = []  # closing them would drop the parent's file locks
 
     def __reduce__(self) -> tuple[object, ...]:
         return _database, (self.path, self.read_only)
 
-    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         """All rows of a query; [] where there is no file yet."""
         with self._lock, cache_file_errors(self.path, reading=True):
             connection = self._connection(write=False)
@@ -113,6 +117,7 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                self._check_there()
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
@@ -135,6 +140,16 @@ class Database:
         finally:
             lock.release()
 
+    def _check_there(self) -> None:
+        """Raise CacheFileError where the file was deleted or replaced: what is written to it would be lost."""
+        try:
+            same = self._file is not None and os.path.samestat(self._file, self.path.stat())
+        except OSError:
+            same = False
+        if not same:
+            problem = "was deleted or replaced while it was in use, and what was kept since is lost"
+            raise CacheFileError(self.path, problem, "Start again with the same command.")
+
     def close(self) -> None:
         """Close the connection; the next use opens the file again."""
         with self._lock:
@@ -156,6 +171,7 @@ class Database:
             return None
         opened = self._writer() if write else open_reader(self.path)
         self.close()
+        self._file = self.path.stat() if write else None
         if opened is not None:
             self._open = (os.getpid(), write, opened)
         return opened
@@ -212,13 +228,17 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
             path, "is a folder", "Give the name of a file in it, with --cache (cache=...) or KG_CACHE."
         )
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(_SHORTEST_LIMIT, largest_answer()))
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
 
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether a file has no tables yet; raises CacheFileError for tables of another program or format."""
     application, version, tables = _header(connection)
     if (application, version) == (APPLICATION, FORMAT):
+        _check_tables(connection, path)
         return False
     if application == APPLICATION:
         suggestion = f"Use the release that wrote it (export there, import here), or {ELSEWHERE}."
@@ -226,6 +246,15 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     if tables:
         raise CacheFileError(path, "is an SQLite file, but no cache", f"Check the path, or {ELSEWHERE}.")
     return True
+
+
+def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise CacheFileError for views, triggers and other tables, by which another's file could do anything."""
+    found = connection.execute("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'").fetchall()
+    expected = {" ".join(statement.split()) for statement in _SCHEMA.split(";") if "CREATE TABLE" in statement}
+    if {" ".join(str(sql).split()) for (sql,) in found} != expected:
+        suggestion = f"It is damaged, or somebody has changed it. Import a snapshot into a new file, or {ELSEWHERE}."
+        raise CacheFileError(path, "has other tables than a cache", suggestion)
 
 
 def _header(connection: sqlite3.Connection) -> tuple[int, int, int]:
@@ -312,6 +341,18 @@ def pack(value: Any) -> str | bytes:
     return packed if len(packed) < 0.8 * len(text) else text
 
 
-def unpack(stored: str | bytes) -> Any:
-    """The value of what `pack` has stored."""
-    return json.loads(zlib.decompress(stored) if isinstance(stored, bytes) else stored)
+def unpack(stored: str | bytes, path: Path) -> Any:
+    """The value of what `pack` has stored in the cache file `path`; raises CacheFileError where it is none."""
+    try:
+        return parse(_unzipped(stored) if isinstance(stored, bytes) else stored)
+    except (ValueError, zlib.error) as error:
+        raise CacheFileError(path, f"is damaged: a value cannot be read ({error})", _DAMAGED) from error
+
+
+def _unzipped(stored: bytes) -> bytes:
+    most = largest_answer()
+    unzip = zlib.decompressobj()
+    text = unzip.decompress(stored, most)
+    if not unzip.eof:
+        raise ValueError(f"it is cut off, or has more than {most / 1e6:g} MB ({LIMIT})")
+    return text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
+import logging
 import os
 import sqlite3
 import tempfile
@@ -20,9 +20,13 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from wikidata_cache.answers.database import dumps, pack, unpack
-from wikidata_cache.answers.store import AnswerStore, insert_log, url_number
-from wikidata_cache.answers.validate import LOG_FIELDS, fact_problem, log_entry_problem
+from wikidata_cache.answers.store import NEWEST, AnswerStore, insert_log, url_number
+from wikidata_cache.answers.validate import LOG_FIELDS, latest_time, row_problem
+from wikidata_cache.endpoints.web import LIMIT, largest_answer
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
+from wikidata_cache.safe_json import parse
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "wikidata-cache snapshot/1"
 LICENCE = "CC0 (Wikidata)"
@@ -31,9 +35,9 @@ _FACTS = """
 SELECT graph, kind, id, fetched_at, url, value FROM facts
 WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of ORDER BY graph, kind, id, fetched_at"""
 # A bare column beside max() comes from the row with the maximum.
-_NEWEST_FACTS = """
-SELECT graph, kind, id, max(fetched_at), url, value FROM facts
-WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of GROUP BY graph, kind, id ORDER BY graph, kind, id"""
+_NEWEST_FACTS = f"""
+SELECT graph, kind, id, fetched_at, url, value, {NEWEST} FROM facts
+WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of GROUP BY graph, kind, id ORDER BY graph, kind, id"""  # noqa: S608
 _LOG = """
 SELECT record FROM queries
 WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of ORDER BY graph, fetched_at, key"""
@@ -41,8 +45,6 @@ WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of ORDER BY graph
 OnConflict = Literal["keep", "newer", "error"]
 """Where cache and snapshot both know an id: keep what the cache says; let the newer version speak (the cache keeps
 both); or refuse the snapshot if the two differ."""
-
-_LONGEST = 1 << 26  # bytes in a line; protects memory against hostile files
 
 _INCOMING = """
 CREATE TEMP TABLE incoming (
@@ -53,7 +55,7 @@ _KEEP = f"SELECT * FROM incoming WHERE NOT EXISTS (SELECT 1 FROM facts AS have W
 _BOTH = """
 SELECT incoming.id, incoming.kind, incoming.value, max(incoming.fetched_at),
     (SELECT have.value FROM facts AS have WHERE have.graph = incoming.graph AND have.kind = incoming.kind
-     AND have.id = incoming.id ORDER BY have.fetched_at DESC LIMIT 1)
+     AND have.id = incoming.id ORDER BY have.fetched_at <= :latest DESC, have.fetched_at DESC LIMIT 1)
 FROM incoming GROUP BY incoming.graph, incoming.kind, incoming.id"""
 
 
@@ -67,18 +69,31 @@ def export_snapshot(
 ) -> Summary:
     """Write what a cache holds, all versions of it or the newest, up to the time `as_of` (as `utc` writes it).
 
-    `graph_name` limits it to one graph. The file appears whole or not at all. Raises CacheFileError where
-    there is nothing to export, and where the file cannot be written.
+    `graph_name` limits it to one graph. The file appears whole or not at all. Rows that an import would refuse, which
+    earlier releases kept unchecked, are left out with a warning. Raises CacheFileError where there is nothing to
+    export, and where the file cannot be written.
     """
     path = Path(path)
     with store.database.reading() as connection:
         if connection is None:
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
-        chosen = _ExportQuery(connection, newest_only, {"graph": graph_name, "as_of": as_of or "9999"})
+        chosen = _ExportQuery(
+            connection,
+            store.path,
+            newest_only,
+            {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()},
+        )
         summary = chosen.summary()
         if not summary.facts:
             raise CacheFileError(store.path, "holds nothing of that to export", "Check the graph's name and the time.")
         _write(path, summary.header(), chosen.lines())
+    if summary.left_out:
+        logger.warning(
+            "%s: left out %d rows that no cache should hold (%s). `wikidata-cache fetch --mode refresh` asks again.",
+            path,
+            len(summary.left_out),
+            summary.left_out[0],
+        )
     return summary
 
 
@@ -92,6 +107,7 @@ class Summary:
     facts: int = 0
     queries: int = 0
     sha256: str = ""
+    left_out: list[str] = field(default_factory=list)  # what is wrong with each row that is not exported
 
     def header(self) -> str:
         """The first line of the file: canonical JSON, with a line end."""
@@ -112,6 +128,7 @@ class _ExportQuery:
     """The rows to export, read twice in one transaction: for the hash in the header, then for the file."""
 
     connection: sqlite3.Connection
+    cache: Path
     newest_only: bool
     wanted: dict[str, str | None]
 
@@ -120,13 +137,11 @@ class _ExportQuery:
         summary = summary or Summary()
         urls: dict[int, str] = dict(self.connection.execute("SELECT id, url FROM urls"))
         for row in self.connection.execute(_NEWEST_FACTS if self.newest_only else _FACTS, self.wanted):
-            graph, kind, entity, fetched_at, url, value = row
+            graph, kind, entity, fetched_at, url, value = row[:6]
             fact = {"graph": graph, "kind": kind, "id": entity, "fetched_at": fetched_at, "url": urls[url]}
-            summary.facts += 1
-            yield _counted_line(fact | {"type": "fact", "value": unpack(value)}, summary)
+            yield from _counted_line(fact | {"type": "fact", "value": unpack(value, self.cache)}, summary)
         for (record,) in self.connection.execute(_LOG, self.wanted):
-            summary.queries += 1
-            yield _counted_line(unpack(record) | {"type": "query"}, summary)
+            yield from _counted_line(unpack(record, self.cache) | {"type": "query"}, summary)
 
     def summary(self) -> Summary:
         """Counts and sha256 of all lines."""
@@ -137,11 +152,17 @@ class _ExportQuery:
         return summary
 
 
-def _counted_line(row: dict[str, object], summary: Summary) -> str:
+def _counted_line(row: dict[str, Any], summary: Summary) -> Iterator[str]:
+    """The row's line, counted; none for a row that an import would refuse."""
+    if problem := row_problem(row):
+        summary.left_out.append(problem)
+        return
+    summary.facts += row["type"] == "fact"
+    summary.queries += row["type"] == "query"
     summary.created = max(summary.created, str(row["fetched_at"]))
     summary.graphs.add(str(row["graph"]))
     summary.urls.add(str(row["url"]))
-    return dumps(row) + "\n"
+    yield dumps(row) + "\n"
 
 
 def _write(path: Path, header: str, lines: Iterator[str]) -> None:
@@ -185,7 +206,7 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
         connection.execute(_INCOMING)
         for row in rows:
             _stage(connection, row)
-        new = _resolve_conflicts(connection, path, on_conflict)
+        new = _resolve_conflicts(connection, store.path, path, on_conflict)
         connection.execute("DROP TABLE temp.incoming")
     return Imported(counts["facts"], counts["queries"], new)
 
@@ -208,10 +229,10 @@ def _stage(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
     connection.execute("INSERT OR IGNORE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
-def _resolve_conflicts(connection: sqlite3.Connection, path: Path, on_conflict: OnConflict) -> int:
+def _resolve_conflicts(connection: sqlite3.Connection, cache: Path, path: Path, on_conflict: OnConflict) -> int:
     if on_conflict == "error":
-        for entity, kind, value, _, have in connection.execute(_BOTH):
-            if have is not None and unpack(have) != unpack(value):
+        for entity, kind, value, _, have in connection.execute(_BOTH, {"latest": latest_time()}):
+            if have is not None and unpack(have, cache) != unpack(value, cache):
                 raise SnapshotError(path, f"contradicts the cache about {entity} (kind {kind})")
     chosen = _KEEP if on_conflict == "keep" else "SELECT * FROM incoming"
     return int(connection.execute(f"INSERT OR IGNORE INTO facts {chosen}").rowcount)
@@ -249,8 +270,7 @@ def _body(path: Path, file: gzip.GzipFile, header: dict[str, Any]) -> Iterator[d
         row = _parsed(path, line, number)
         if row.get("type") not in found:
             raise SnapshotError(path, f"found a row of the type {row.get('type')!r}", line=number)
-        objection = fact_problem(row) if row["type"] == "fact" else log_entry_problem(row)
-        if objection:
+        if objection := row_problem(row):
             raise SnapshotError(path, objection, line=number)
         found[row["type"]] += 1
         if found["fact"] > expected[0] or found["query"] > expected[1]:
@@ -261,16 +281,17 @@ def _body(path: Path, file: gzip.GzipFile, header: dict[str, Any]) -> Iterator[d
 
 
 def _line(path: Path, file: gzip.GzipFile, number: int) -> bytes:
-    line = file.readline(_LONGEST)
-    if len(line) == _LONGEST:
-        raise SnapshotError(path, f"has a line of more than {_LONGEST} bytes", line=number)
+    longest = largest_answer()
+    line = file.readline(longest + 1)
+    if len(line) > longest:
+        raise SnapshotError(path, f"has a line of more than {longest / 1e6:g} MB ({LIMIT})", line=number)
     return line
 
 
 def _parsed(path: Path, line: bytes, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse(line)
+    except ValueError as error:
         raise SnapshotError(path, f"is no JSON ({error})", line=number) from error
     if not isinstance(row, dict):
         raise SnapshotError(path, "found no object {...}", line=number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,18 +16,21 @@ from types import TracebackType
 
 from wikidata_cache.answers.database import Database, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
+from wikidata_cache.answers.validate import latest_time, log_entry_problem
 from wikidata_cache.endpoints.rate_limit import RateLimitState
-from wikidata_cache.errors import CacheFileError
+from wikidata_cache.errors import CacheFileError, UnfitFactError
 from wikidata_cache.ids import LANGUAGES, release
+from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import Exchange, Json
 
-# A bare column beside max() comes from the row with the maximum: the newest version.
-_LOOK_UP = """
-SELECT id, value, max(fetched_at) FROM facts
-WHERE graph = ? AND kind = ? AND id IN (SELECT value FROM json_each(?)) AND fetched_at <= ? GROUP BY id"""
-_ORIGIN = """
-SELECT id, url, max(fetched_at) FROM facts
-WHERE graph = ? AND kind = ? AND id IN (SELECT value FROM json_each(?)) AND fetched_at <= ? GROUP BY id"""
+# A bare column beside max() comes from the row with the maximum: the newest version. One of the future (the clock was
+# wrong when it was fetched) is the oldest, so that asking again changes what is read.
+NEWEST = "max(iif(fetched_at <= :latest, fetched_at, '0' || fetched_at))"
+_OF_IDS = """
+WHERE graph = :graph AND kind = :kind AND id IN (SELECT value FROM json_each(:ids)) AND fetched_at <= :as_of
+GROUP BY id"""
+_LOOK_UP = f"SELECT id, value, {NEWEST} FROM facts {_OF_IDS}"  # noqa: S608
+_ORIGIN = f"SELECT id, url, fetched_at, {NEWEST} FROM facts {_OF_IDS}"  # noqa: S608
 _LABELLED = """
 SELECT DISTINCT id FROM facts
 WHERE graph = ? AND kind = 'label' AND value IN (SELECT value FROM json_each(?)) AND fetched_at <= ?"""
@@ -67,14 +70,23 @@ class AnswerStore:
 
     def look_up(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Json]:
         """{id: value} of the known ids, in the newest version, or the newest at the time `as_of` (UTC text)."""
-        rows = self.database.read(_LOOK_UP, (graph, kind, dumps(list(ids)), as_of or _ANY_TIME))
-        return {entity: unpack(value) for entity, value, _ in rows}
+        rows = self.database.read(_LOOK_UP, _wanted(graph, kind, ids, as_of))
+        found = {entity: unpack(value, self.path) for entity, value, _ in rows}
+        if self.database.read_only:
+            self._check(kind, found)
+        return found
+
+    def _check(self, kind: str, found: Mapping[str, Json]) -> None:
+        """Raise CacheFileError for a value that `keep` would not take: somebody else has written this file."""
+        problems = (value_problem(kind, entity, value) for entity, value in found.items())
+        if problem := next(filter(None, problems), None):
+            raise CacheFileError(self.path, f"holds what no cache should: {problem}", "Leave this pack out.")
 
     def origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
         """{id: (URL, time in UTC)} of the answers that `look_up` gives."""
-        rows = self.database.read(_ORIGIN, (graph, kind, dumps(list(ids)), as_of or _ANY_TIME))
+        rows = self.database.read(_ORIGIN, _wanted(graph, kind, ids, as_of))
         urls = dict(self.database.read("SELECT id, url FROM urls")) if rows else {}
-        return {entity: (urls[url], fetched_at) for entity, url, fetched_at in rows}
+        return {entity: (urls[url], fetched_at) for entity, url, fetched_at, _ in rows}
 
     def labelled(self, graph: str, label: str, *, as_of: str | None = None) -> list[str]:
         """The ids that have had exactly this label in any version."""
@@ -86,9 +98,16 @@ class AnswerStore:
         return [url for (url,) in self.database.read(_URLS, (graph,))]
 
     def keep(self, graph: str, template: str, facts: Iterable[Sequence[Json]], exchange: Exchange) -> None:
-        """Write an answer's facts, as (kind, id, value), and its log entry in one transaction."""
+        """Write an answer's facts, as (kind, id, value), and its log entry in one transaction.
+
+        Raises UnfitFactError, and keeps nothing, where an import would refuse one of them.
+        """
         fetched_at = utc(exchange.fetched_at)
         record = log_record(graph, template, exchange)
+        facts = list(facts)
+        problems = (value_problem(kind, entity, value) for kind, entity, value in facts)
+        if problem := next(filter(None, (log_entry_problem(record | {"type": "query"}), *problems)), None):
+            raise UnfitFactError(self.path, exchange.url, problem)
         with self.database.writing() as connection:
             url = url_number(connection, exchange.url)
             insert_log(connection, record)
@@ -102,6 +121,12 @@ class AnswerStore:
             with self.database.writing():
                 pass  # an unwritable file fails before the request is sent
             yield
+
+
+def _wanted(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dict[str, str]:
+    """The parameters of `_LOOK_UP` and `_ORIGIN`."""
+    as_of, latest = as_of or _ANY_TIME, latest_time()
+    return {"graph": graph, "kind": kind, "ids": dumps(list(ids)), "as_of": as_of, "latest": latest}
 
 
 def log_record(graph: str, template: str, exchange: Exchange) -> dict[str, Json]:
@@ -208,7 +233,9 @@ class CacheRateLimitStore:
         if not rows:
             return RateLimitState()
         known = {field.name for field in fields(RateLimitState)}
-        return RateLimitState(**{name: value for name, value in unpack(rows[0][0]).items() if name in known})
+        return RateLimitState(
+            **{name: value for name, value in unpack(rows[0][0], self._database.path).items() if name in known}
+        )
 
     def write(self, host: str, state: RateLimitState) -> None:
         """Keep the state of a host, replacing the older one."""
@@ -250,7 +277,9 @@ def take_inventory(path: Path) -> Inventory | None:
             facts={(graph, kind): count for graph, kind, count in counted},
             requests=sum(count for (count,) in database.read("SELECT count(*) FROM queries")),
             span=(first, last) if first else None,
-            hosts={host: unpack(state) for host, state in database.read("SELECT host, state FROM pace ORDER BY host")},
+            hosts={
+                host: unpack(state, path) for host, state in database.read("SELECT host, state FROM pace ORDER BY host")
+            },
         )
     finally:
         database.close()

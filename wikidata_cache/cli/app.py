@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ from wikidata_cache.answers.modes import cache_file, utc
 from wikidata_cache.answers.snapshot import OnConflict, export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli import fetch, link, show
+from wikidata_cache.cli.console import one_line, say, say_row, set_up_console
 from wikidata_cache.cli.options import Cache, Contact, Graph, Ids, Offline, open_cache
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import PER_NODE, build_extract, check_out, read_seeds
@@ -25,6 +27,16 @@ from wikidata_cache.ids import release
 
 if TYPE_CHECKING:
     from wikidata_cache.stores.load import LoadReport
+
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+_AFTER_INTERRUPT = {
+    "fetch": "; what was fetched is kept, the same command goes on",
+    "load": "; the same command goes on",
+    "import": "; the cache is unchanged",
+    "export": "; nothing was written",
+    "extract": "; nothing was written",
+}
+_FAULT = 70  # the exit code of a fault of this program, as sysexits.h has it
 
 
 def doctor(graph: Graph = None, cache: Cache = None) -> None:
@@ -41,7 +53,7 @@ def doctor(graph: Graph = None, cache: Cache = None) -> None:
     is_sound = True
     for finding in examine(graph, cache=cache):
         mark = typer.style("ok    ", fg="green") if finding.ok else typer.style("BROKEN", fg="red", bold=True)
-        typer.echo(f"{mark} {finding.what}: {finding.found}")
+        typer.echo(f"{mark} {one_line(f'{finding.what}: {finding.found}')}")
         is_sound = is_sound and finding.ok
     if not is_sound:
         raise typer.Exit(1)
@@ -71,9 +83,7 @@ def extract(
         raise WikidataCacheError(f"{seeds} cannot be read ({error}); expected a TSV file of ids.") from error
     source = open_cache(graph, contact, cache=cache, offline=offline).source
     report = build_extract(source, wanted, out, per_node=per_node or PER_NODE, seed=seed)
-    typer.echo(
-        f"{out}: {report.statements} statements, {report.labels} labels, {report.bytes} bytes, sha256 {report.sha256}"
-    )
+    say(f"{out}: {report.statements} statements, {report.labels} labels, {report.bytes} bytes, sha256 {report.sha256}")
 
 
 def load(
@@ -111,14 +121,14 @@ def load(
 def _print_report(store: Path, report: LoadReport) -> None:
     counts, seconds = report.manifest.counts, report.seconds
     speed = f"; {counts['triples'] / seconds:,.0f} triples a second" if seconds else ""
-    typer.echo(
+    say(
         f"{store}: {counts['triples']:,} triples, {counts['statements']:,} statements about {counts['items']:,} items "
         f"with {counts['properties']:,} properties, {counts['named']:,} entities with a name\n"
         f"{seconds:.1f} s for the triples and {report.label_seconds:.1f} s for the label index{speed}\n"
         f"content hash {report.manifest.content_hash}"
     )
     if report.skipped:
-        typer.echo(f"{report.skipped:,} lines could not be read and were left out")
+        say(f"{report.skipped:,} lines could not be read and were left out")
 
 
 def labels(
@@ -130,7 +140,7 @@ def labels(
     """
     found = open_cache(graph, contact, cache=cache, offline=offline).labels(ids)
     for entity in ids:
-        typer.echo(f"{entity}\t{found.get(entity, '')}")
+        say_row(entity, found.get(entity, ""))
 
 
 def find(
@@ -146,7 +156,7 @@ def find(
     """
     found = open_cache(graph, contact, cache=cache, offline=offline).find(label)
     for entity in found:
-        typer.echo(entity)
+        say(entity)
     if not found:
         raise typer.Exit(1)
 
@@ -160,18 +170,18 @@ def serve(
 
     Example: `wikidata-cache serve wd/ --port 7878`
     """
-    from wikidata_cache.stores.serve import served
+    from wikidata_cache.serving.server import served
 
     stopped = threading.Event()
     with served(store, port=port, timeout_s=timeout) as url:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), lambda *_: stopped.set())
-        typer.echo(f"{url} is up; stop it with Ctrl-C. For example:")
-        typer.echo(f"  curl {url} -H 'Accept: text/csv' --data-urlencode 'query=SELECT * {{ ?s ?p ?o }} LIMIT 5'")
-        typer.echo(f"  wikidata-cache show Q1345 --graph {url}")
+        say(f"{url} is up; stop it with Ctrl-C. For example:")
+        say(f"  curl {url} -H 'Accept: text/csv' --data-urlencode 'query=SELECT * {{ ?s ?p ?o }} LIMIT 5'")
+        say(f"  wikidata-cache show Q1345 --graph {url}")
         stopped.wait()
-    typer.echo("stopped")
+    say("stopped")
 
 
 def export(
@@ -193,7 +203,7 @@ def export(
         summary = export_snapshot(
             store, out, newest_only=latest or as_of is not None, as_of=moment, graph_name=graph_name
         )
-    typer.echo(f"{out}: {summary.facts} facts, {summary.queries} requests, sha256 of the rows {summary.sha256}")
+    say(f"{out}: {summary.facts} facts, {summary.queries} requests, sha256 of the rows {summary.sha256}")
 
 
 def import_(
@@ -211,7 +221,7 @@ def import_(
     """
     with AnswerStore(cache_file(cache)) as store:
         done = import_snapshot(store, snapshot, on_conflict=on_conflict)
-        typer.echo(f"{store.path}: {done.new} new facts of {done.facts}, {done.queries} requests in the log")
+        say(f"{store.path}: {done.new} new facts of {done.facts}, {done.queries} requests in the log")
 
 
 _HELP = "`wikidata-cache`: subgraphs of Wikidata from the command line. Thin; the work is in the library."
@@ -227,7 +237,7 @@ app.command("import")(import_)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"wikidata-cache {release()}")
+        say(f"wikidata-cache {release()}")
         raise typer.Exit
 
 
@@ -239,11 +249,26 @@ def _common(
 ) -> None: ...
 
 
-def main() -> None:
-    """The console entry point: errors of this package and of files end with one line and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def _run() -> None:
+    """Run the command that is typed; Ctrl-C ends it with one line and exit code 130."""
     try:
         app()
+    except (SystemExit, KeyboardInterrupt) as end:
+        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+            raise
+        command = next((word for word in sys.argv[1:] if word in _AFTER_INTERRUPT), "")
+        say(f"stopped{_AFTER_INTERRUPT.get(command, '')}", err=True)
+        raise SystemExit(_INTERRUPTED) from None
+
+
+def main() -> None:
+    """The entry point: errors of this package and of files end with one line and exit code 2, faults with 70."""
+    set_up_console()
+    try:
+        _run()
     except (WikidataCacheError, OSError) as error:
-        typer.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
+        say(f"error: {one_line(str(error))}", err=True)
         raise SystemExit(2) from None
+    except Exception:  # exit code 1 means something else to whoever calls `link`, `find` and `doctor`
+        logging.exception("this should not have happened; please report it with the following")
+        raise SystemExit(_FAULT) from None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from wikidata_cache.answers.modes import WIKIDATA, Mode
+from wikidata_cache.cli.console import say
 from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, GraphName, Offline, Packs, mode_from_options
 from wikidata_cache.edits import read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
@@ -80,7 +81,7 @@ def fetch(
 
     opened = _open(endpoint, contact, cache, mode_from_options(mode, offline=offline), pack, as_of, graph_name)
     check_cached(context, opened.source)
-    with exit_on_interrupt(), add_fetch_hint(context, opened.source):
+    with add_fetch_hint(context, opened.source):
         if kind is not None:
             _fetch_ids(opened, kind, edits)
             return
@@ -137,7 +138,7 @@ def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
     if kind not in ("named", "ends", "at_end"):  # their ids are labels, or ends of relations
         check_ids(ids)
     found = sum(len(answer.facts) for answer in opened.source.ask(template, sorted(set(ids))))
-    typer.echo(f"{len(set(ids))} ids of kind {kind}: {found} facts in the cache")
+    say(f"{len(set(ids))} ids of kind {kind}: {found} facts in the cache")
 
 
 def report(fetched: Fetched) -> None:
@@ -162,7 +163,7 @@ def report(fetched: Fetched) -> None:
         if count or name not in ("skipped", "labels that differ"):
             table.add_row(name, f"{count:,}")
     Console().print(table)
-    typer.echo(f"digest {fetched.digest}")
+    say(f"digest {fetched.digest}")
 
 
 def check_cached(context: typer.Context, source: Source) -> None:
@@ -189,16 +190,6 @@ def add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
             raise
         command = source.fetch_hint.command(*context.params["edits"], *_options(context))
         raise CacheMissError(miss.kind, miss.ids, miss.searched, command) from miss
-
-
-@contextmanager
-def exit_on_interrupt() -> Iterator[None]:
-    """End with one line and exit code 130 on Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("stopped; what was fetched is kept, the same command goes on", err=True)
-        raise typer.Exit(130) from None
 
 
 def _options(context: typer.Context) -> Iterator[str]:

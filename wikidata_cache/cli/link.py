@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from wikidata_cache.cli.console import cell, say, say_json
 from wikidata_cache.cli.options import Cache, Contact, Graph, Offline, open_cache
 from wikidata_cache.edits import is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError
@@ -63,7 +63,7 @@ def link(
     wanted = _property(linker, relation) if relation else None
     linked = linker.link(text, relation=wanted, role=role, kind=kind, expected_label=label, limit=limit)
     if as_json:
-        typer.echo(json.dumps(linked.to_json(), ensure_ascii=False, indent=1))
+        say_json(linked.to_json())
     else:
         _show(linked)
     raise typer.Exit(_EXIT_CODES[linked.status])
@@ -72,7 +72,7 @@ def link(
 def _property(linker: Linker, relation: str) -> str:
     if is_property(relation):
         if not linker.knows_property(relation):
-            typer.echo(f"warning: {linker.knowledge.name} knows no property {relation}; check the number.", err=True)
+            say(f"warning: {linker.knowledge.name} knows no property {relation}; check the number.", err=True)
         return relation
     linked = linker.link(relation, kind="property")
     if linked.status == "exact":
@@ -102,14 +102,13 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int) -> int:
     report = link_edits(linker, edits, out, limit=limit)
     for row, field, linked in report.open:
         best = "; ".join(str(candidate) for candidate in linked.candidates[:3]) or "no candidate"
-        typer.echo(f"row {row}, {field}, {linked.text!r}: {best}")
-    typer.echo(f"{out}: {report.complete} of {report.edits} edits settled")
+        say(f"row {row}, {field}, {linked.text!r}: {best}")
+    say(f"{out}: {report.complete} of {report.edits} edits settled")
     return 0 if report.complete == report.edits else 3
 
 
 def _show(linked: LinkResult) -> None:
     from rich.console import Console
-    from rich.markup import escape
 
     console = Console(soft_wrap=True)
     console = console if console.is_terminal else Console(width=160)
@@ -121,18 +120,17 @@ def _show(linked: LinkResult) -> None:
         "none": f"Nothing is called {linked.text!r} in {linked.source}.",
     }
     for line in (*linked.notes, verdict[linked.status]):
-        console.print(escape(line))
+        console.print(cell(line))
 
 
 def _table(linked: LinkResult) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(f"{linked.text!r} in {linked.source}"), title_justify="left")
+    table = Table(title=cell(f"{linked.text!r} in {linked.source}"), title_justify="left")
     for column in ("score", "id", "label", "description", "types", "reasons"):
         table.add_column(column, no_wrap=column in ("score", "id"))
     for candidate in linked.candidates:
-        reasons = "\n".join(map(str, candidate.reasons))
-        words = (candidate.label or "", candidate.description or "", ", ".join(candidate.types), reasons)
-        table.add_row(f"{candidate.score:.1f}", candidate.id, *map(escape, words))
+        reasons = "\n".join(cell(str(reason)) for reason in candidate.reasons)
+        words = (candidate.label or "", candidate.description or "", ", ".join(candidate.types))
+        table.add_row(f"{candidate.score:.1f}", cell(candidate.id), *map(cell, words), reasons)
     return table

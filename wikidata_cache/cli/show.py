@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from wikidata_cache.cli.console import cell, say
 from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, Graph, GraphName, Offline, Packs, open_cache
 from wikidata_cache.edits import EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError, WikidataCacheError
@@ -112,7 +113,7 @@ def _check_files(html: Path | None, draw: Path | None, *, open_it: bool) -> None
 def _show_property(opened: WikidataCache, entity: str, *, drawn: bool) -> None:
     if drawn:
         raise BadOptionError(f"{entity} is a property, of which there is no graph to draw; give an item, such as Q42.")
-    typer.echo(described_property(opened, entity))
+    say(described_property(opened, entity))
 
 
 def _of_item(opened: WikidataCache, what: str, options: SubgraphPlan) -> tuple[Subgraph, str]:
@@ -247,27 +248,25 @@ def described_property(opened: WikidataCache, entity: str) -> str:
 def print_subgraph(graph: Subgraph, title: str) -> None:
     """Print the statements as a table, or a line where there are none, and below it what was left out."""
     from rich.console import Group
-    from rich.markup import escape
 
-    body = table(graph, title) if graph.number_of_edges() else f"{escape(title)}: no statement to show."
-    lines = [escape(line) for line in [left_out(graph) or nothing_said(graph)] if line]
+    body = table(graph, title) if graph.number_of_edges() else f"{cell(title)}: no statement to show."
+    lines = [cell(line) for line in [left_out(graph) or nothing_said(graph)] if line]
     _console().print(Group(body, *lines))
 
 
 def table(graph: Subgraph, title: str) -> Table:
     """A table with one row a statement: hop, labels of subject, property and object, and the three ids."""
-    from rich.markup import escape
     from rich.table import Table
 
     from wikidata_cache.subgraphs.subgraph import edge_hop
 
-    made = Table(title=escape(title), title_justify="left")
+    made = Table(title=cell(title), title_justify="left")
     for column in ("hop", "subject", "property", "object", "ids"):
         made.add_column(column, no_wrap=column == "ids")
     for subject, target, key, data in graph.edges(keys=True, data=True):
         cells = (graph.nodes[subject]["label"], data["label"], graph.nodes[target]["label"])
         hop = str(edge_hop(graph, subject, target))
-        made.add_row(hop, *map(escape, cells), f"{subject} {key} {target}")
+        made.add_row(hop, *map(cell, cells), f"{subject} {key} {target}")
     return made
 
 

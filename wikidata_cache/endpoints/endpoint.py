@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -20,12 +20,24 @@ from wikidata_cache.endpoints.failures import (
     for_single_id,
     parse_reply,
     truncated_answer,
-    unreadable_rows,
+    wrong_answer,
 )
 from wikidata_cache.endpoints.rate_limit import RateLimiter, WaitBudget, forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
-from wikidata_cache.errors import EndpointError, TruncatedAnswerError
-from wikidata_cache.sources.source import Answer, Binding, Exchange, Provenance, SparqlSource, Template, whole
+from wikidata_cache.endpoints.web import largest_answer
+from wikidata_cache.errors import EndpointError, TruncatedAnswerError, WrongAnswerError
+from wikidata_cache.sources.queries import LITERALS
+from wikidata_cache.sources.schema import value_problem
+from wikidata_cache.sources.source import (
+    Answer,
+    Binding,
+    Exchange,
+    Fact,
+    Provenance,
+    SparqlSource,
+    Template,
+    read_answer,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +50,7 @@ _TOLD_TO_WAIT = ("throttled", "outage")
 
 T = TypeVar("T")
 
-_SPLITTABLE = ("timeout", "truncated", "cut off", "too long")  # asking for less helps
+_SPLITTABLE = ("timeout", "truncated", "cut off", "too long", "too large")  # asking for less helps
 _HEADERS = ("date", "server", "age", "x-served-by", "content-type")
 
 
@@ -46,8 +58,9 @@ class EndpointSource(SparqlSource):
     """A `Source` over a SPARQL endpoint, asked through SPARQLWrapper, one request at a time.
 
     `timeout` is the wall-clock limit of one request, and `patience` the longest total wait for the right to
-    send one, both in seconds. `limiter` is shared by sources that count their requests together. Raises
-    OfflineError when KG_OFFLINE is set, MissingContactError for a Wikimedia host without `contact` (or
+    send one, both in seconds. `limiter` is shared by sources that count their requests together. `max_bytes` is the
+    largest answer, packed and unpacked; by default KG_MAX_ANSWER_MB, else 50 MB. Redirects are followed within one
+    host. Raises OfflineError when KG_OFFLINE is set, MissingContactError for a Wikimedia host without `contact` (or
     KG_EDIT_CONTACT), and EndpointError for whatever the endpoint does wrong.
     """
 
@@ -59,9 +72,10 @@ class EndpointSource(SparqlSource):
         timeout: float = 90.0,
         patience: float = 180.0,
         limiter: RateLimiter | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         forbid_when_offline(url)
-        self._transport = Transport(url, user_agent(url, contact), timeout)
+        self._transport = Transport(url, user_agent(url, contact), timeout, max_bytes=max_bytes or largest_answer())
         self._patience = patience
         self._limiter = limiter or RateLimiter()
         self._sizes = BlockSizes()
@@ -95,7 +109,12 @@ class EndpointSource(SparqlSource):
 
     def select(self, query: str, *, patience: float | None = None) -> list[Binding]:
         """The rows of a SELECT query; waits and retries where that can help, else raises EndpointError."""
-        return self._rows(query, patience, alone=True)[0]
+        rows = self._rows(query, patience, alone=True)[0]
+        if foreign := sorted(name for name in {name for row in rows for name in row} if not _stands_in(query, name)):
+            raise wrong_answer(
+                self.name, f"the variables {', '.join(foreign[:5])[:200]}, which the query does not have"
+            )
+        return rows
 
     def _split(self, template: Template, block: Sequence[str], error: EndpointError) -> None:
         if error.trouble not in _SPLITTABLE:
@@ -107,26 +126,34 @@ class EndpointSource(SparqlSource):
 
     def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
         query, fetched_at = template.query(block), _utc()
-        rows, reply = self._rows(query, patience, alone=len(block) == 1)
-        try:
-            rows = whole(rows, self.name)
-            facts = template.read(block, rows)
-        except TruncatedAnswerError as error:
-            raise truncated_answer(self.name, error.rows) from error
-        except (KeyError, ValueError) as error:
-            raise unreadable_rows(self.name, error) from error
+        rows, reply = self._rows(query, patience, alone=len(block) == 1, literals=LITERALS)
+        facts = self._facts(template, block, query, rows)
         headers = {name: reply.headers[name] for name in _HEADERS if name in reply.headers}
         digest = hashlib.sha256(reply.body).hexdigest()
-        exchange = Exchange(self.name, query, fetched_at, reply.elapsed_ms, len(rows), digest, headers)
+        exchange = Exchange(self.name, query, fetched_at, reply.elapsed_ms, len(rows) - 1, digest, headers)
         return Answer(template.name, facts, exchange)
 
-    def _rows(self, query: str, patience: float | None, *, alone: bool) -> tuple[list[Binding], Reply]:
+    def _facts(self, template: Template, block: Sequence[str], query: str, rows: Sequence[Binding]) -> Sequence[Fact]:
+        """The facts in the rows, checked as an imported snapshot is."""
+        try:
+            facts = read_answer(template, block, query, rows, self.name)
+        except TruncatedAnswerError as error:
+            raise truncated_answer(self.name, error.rows) from error
+        except WrongAnswerError as error:
+            raise wrong_answer(self.name, error.problem) from error
+        if problem := next((problem for fact in facts if (problem := value_problem(*fact))), None):
+            raise wrong_answer(self.name, problem)
+        return facts
+
+    def _rows(
+        self, query: str, patience: float | None, *, alone: bool, literals: Container[str] | None = None
+    ) -> tuple[list[Binding], Reply]:
         """The rows of a query and the reply they came in, after as many attempts as make sense."""
         forbid_when_offline(self.name)
         return with_retries(
             self._limiter,
             self.name,
-            partial(self._once, query),
+            partial(self._once, query, literals),
             patience=self._patience if patience is None else patience,
             attempts=partial(self._attempts, alone=alone),
         )
@@ -140,12 +167,12 @@ class EndpointSource(SparqlSource):
             return MAX_ATTEMPTS
         return 2 if error.trouble == "cut off" else 1  # one retry for what was transient; else the block is split
 
-    def _once(self, query: str) -> tuple[list[Binding], Reply]:
+    def _once(self, query: str, literals: Container[str] | None) -> tuple[list[Binding], Reply]:
         try:
             reply = self._transport.send(query)
         except Exception as error:  # urllib, http.client and socket share no base class
             raise connection_error(error, self.name, self._transport.timeout) from error
-        return parse_reply(reply, self.name), reply
+        return parse_reply(reply, self.name, literals=literals), reply
 
 
 class BlockSizes:
@@ -207,6 +234,11 @@ def with_retries(
                     raise limiter.too_soon_error(url, left) from error
                 raise
             logger.warning("%s Trying again in %.3g s", error, wait)
+
+
+def _stands_in(query: str, variable: str) -> bool:
+    """Whether a variable of an answer is one of the query; Virtuoso names unnamed columns callret-0, ..."""
+    return f"?{variable}" in query or f"${variable}" in query or variable.startswith("callret")
 
 
 def _utc() -> str:

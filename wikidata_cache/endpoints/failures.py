@@ -4,27 +4,32 @@ Statuses, headers and bodies of Wikidata's query service (Blazegraph), QLever, V
 `parse_reply` reads SPARQL 1.1 JSON results (https://www.w3.org/TR/sparql11-results-json/) and refuses anything else.
 """
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
 from typing import Any
 
-from wikidata_cache.endpoints.rate_limit import ELSEWHERE
+from wikidata_cache.endpoints.rate_limit import ELSEWHERE, LONGEST_WAIT
 from wikidata_cache.endpoints.transport import Reply
+from wikidata_cache.endpoints.web import LIMIT, AnswerTooLargeError
 from wikidata_cache.errors import EndpointError
+from wikidata_cache.safe_json import parse
 from wikidata_cache.sources.source import Binding
 
 _FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"
 _TIMEOUT_SIGNS = ("timeoutexception", "timed out", "timeout", "time-out", "operation has been cancelled")
-_MONTH = 30 * 86_400.0
+_LITERAL = ("literal", "typed-literal")
 _TRUNCATION_SIGNS = ("sr353", "sorted top clause")  # Virtuoso cannot sort more rows than it gives out
 _OVERLOAD_SIGNS = ("gateway", "unavailable", "overload", "maintenance", "too many", "try again", "outage")
 
 
-def parse_reply(reply: Reply, url: str) -> list[Binding]:
-    """The rows of SPARQL 1.1 JSON results; raises EndpointError for every other reply."""
+def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = None) -> list[Binding]:
+    """The rows of SPARQL 1.1 JSON results; raises EndpointError for every other reply.
+
+    Blank nodes are left out: their names mean nothing outside the answer. `literals` are the variables of our own
+    queries that hold literals: an IRI in one is an error, and a literal in another variable is left out.
+    """
     if reply.status != 200:
         raise _from_status(reply, url)
     if "x-sql-state" in reply.headers:  # Virtuoso says so when it stops early
@@ -32,20 +37,38 @@ def parse_reply(reply: Reply, url: str) -> list[Binding]:
     if "json" not in reply.headers.get("content-type", ""):
         raise _foreign(reply, url)
     try:
-        found = json.loads(reply.body) if reply.whole else None
-    except (ValueError, RecursionError):  # of the text, or of its encoding
+        found = parse(reply.body) if reply.whole else None
+    except ValueError:  # of the text, or of its encoding
         found = None
     if found is None:
         raise _broken_off(reply, url)
-    return _rows(found, reply, url)
+    return _rows(found, reply, url, literals)
 
 
-def _rows(found: Any, reply: Reply, url: str) -> list[Binding]:
+def _rows(found: Any, reply: Reply, url: str, literals: Container[str] | None) -> list[Binding]:
     try:
         bindings: list[Mapping[str, Mapping[str, Any]]] = found["results"]["bindings"]
-        return [{name: str(term["value"]) for name, term in row.items()} for row in bindings]
-    except (KeyError, TypeError, AttributeError) as error:
+        return [
+            {name: _value(term) for name, term in row.items() if _is_wanted(name, term["type"], literals)}
+            for row in bindings
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _foreign(reply, url) from error
+
+
+def _is_wanted(name: str, kind: str, literals: Container[str] | None) -> bool:
+    """Whether a term is kept, by its type; raises ValueError for an IRI in the place of a literal."""
+    if kind == "uri" and literals is not None and name in literals:
+        raise ValueError(f"an IRI as ?{name}")
+    return kind == "uri" or (kind in _LITERAL and (literals is None or name in literals))
+
+
+def _value(term: Mapping[str, Any]) -> str:
+    """The text of a term, lone surrogates replaced: no RDF text has them, and they cannot be written to a file."""
+    value = term["value"]
+    if not isinstance(value, str):
+        raise TypeError(f"a value that is no text: {value!r}")
+    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _broken_off(reply: Reply, url: str) -> EndpointError:
@@ -68,7 +91,7 @@ def _foreign(reply: Reply, url: str) -> EndpointError:
 
 
 def _from_status(reply: Reply, url: str) -> EndpointError:
-    status, wait = reply.status, _seconds(reply.headers.get("retry-after"))
+    status, wait = reply.status, seconds_to_wait(reply.headers)
     said = _text(f"{reply.reason} ".encode() + reply.body[:4_000])
     found = f"HTTP {status} {said[:160]}".strip()
     text = said.encode()
@@ -85,7 +108,7 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
     elif status >= 500 or status == 408:
         trouble, advice = "unavailable", "The server is in trouble; try again later."
     else:
-        moved = f" It has moved to {reply.headers['location']}." if "location" in reply.headers else ""
+        moved = f" It has moved to {_text(reply.headers['location'].encode())}." if "location" in reply.headers else ""
         trouble, advice = "rejected", f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
     return EndpointError(url, trouble, found, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
 
@@ -98,6 +121,8 @@ def _throttling(text: bytes, wait: float | None) -> tuple[Any, str]:
 
 def connection_error(error: Exception, url: str, timeout: float) -> EndpointError:
     """The EndpointError for an exception of urllib or http.client; raises other exceptions again."""
+    if isinstance(error, AnswerTooLargeError):
+        return too_large(url, error.limit)
     if isinstance(error, TimeoutError):
         return timed_out(url, f"no complete answer within the time limit of {timeout:g} s here")
     if isinstance(error, InvalidURL | UnicodeError):
@@ -113,6 +138,13 @@ def timed_out(url: str, found: str, *, status: int | None = None) -> EndpointErr
     return EndpointError(url, "timeout", found, _FEWER, status=status)
 
 
+def too_large(url: str, limit: int) -> EndpointError:
+    """The error for an answer of more than `limit` bytes, packed or unpacked."""
+    found = f"an answer of more than {limit / 1e6:g} MB"
+    suggestion = f"Ask for less at a time; where so much is right, set {LIMIT} to more megabytes. {ELSEWHERE}"
+    return EndpointError(url, "too large", found, suggestion)
+
+
 def truncated_answer(url: str, rows: int) -> EndpointError:
     """The error for a well-formed answer that lacks its end mark after `rows` rows."""
     found = f"the answer lacks its end after {rows} rows: the endpoint gives out no more"
@@ -120,10 +152,14 @@ def truncated_answer(url: str, rows: int) -> EndpointError:
     return EndpointError(url, "truncated", found, suggestion, status=200)
 
 
-def unreadable_rows(url: str, error: Exception) -> EndpointError:
-    """The error for SPARQL JSON whose rows lack the variables or values of the query."""
-    found = f"rows that do not fit the query ({type(error).__name__}: {error})"
-    return EndpointError(url, "bad answer", found, f"Check what stands between you and the endpoint. {ELSEWHERE}")
+def wrong_answer(url: str, problem: str) -> EndpointError:
+    """The error for SPARQL JSON that does not fit the query, or is the answer to another one."""
+    return EndpointError(
+        url,
+        "bad answer",
+        _text(problem.encode("utf-8", "replace")),
+        f"Check what stands between you and the endpoint. {ELSEWHERE}",
+    )
 
 
 def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
@@ -147,13 +183,30 @@ def _text(body: bytes) -> str:
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header (seconds or an HTTP date) in seconds, a month at most; None where it is neither."""
+def printable(text: str) -> str:
+    """A text of somebody else as one line of printable characters."""
+    return _text(text.encode("utf-8", "replace"))
+
+
+def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
+    """The header Retry-After (seconds or an HTTP date) in seconds, a month at most; None where it is neither.
+
+    A date is compared with that of the reply, since this machine's clock may be wrong.
+    """
+    retry_after, date = headers.get("retry-after"), headers.get("date")
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():
-        return min(float(retry_after), _MONTH)
+        return min(float(retry_after), LONGEST_WAIT)
+    until, since = _time(retry_after), _time(date)
+    if until is None:
+        return None
+    return min(max(0.0, until - (time.time() if since is None else since)), LONGEST_WAIT)
+
+
+def _time(date: str | None) -> float | None:
+    """The Unix time of an HTTP date; None where it is none."""
     try:
-        return min(max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time()), _MONTH)
-    except (ValueError, TypeError, OverflowError):  # neither
+        return parsedate_to_datetime(date).timestamp() if date else None
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -45,6 +45,9 @@ _OUTAGE_WAIT = 65.0  # seconds for the first refusal, doubled by each one after 
 _LONGEST_OUTAGE_WAIT = 3_600.0
 _LONGEST_BACKOFF = 60.0
 
+LONGEST_WAIT = 30 * 86_400.0  # seconds; no host is believed that asks for more
+_CLOCKS_DIFFER = 5.0  # seconds; the clocks of machines that share a cache file
+
 _WORTH_SAYING = 2.0  # seconds
 _NOW = 0.001  # seconds; a shorter wait is none
 
@@ -59,8 +62,17 @@ class RateLimiter:
     def wait(self, url: str) -> float:
         """Seconds until the host of `url` may be asked again; 0.0 for now."""
         host = host_of(url)
-        wait = seconds_until_due(self._store.read(host), self._clock.now(), usual_rate(host))
+        wait = seconds_until_due(self._state(host), self._clock.now(), usual_rate(host))
         return wait if wait > _NOW else 0.0
+
+    def _state(self, host: str) -> RateLimitState:
+        """The state of a host; where the clock was set back, its hold begins anew, once."""
+        found = self._store.read(host)
+        state = after_clock_jump(found, self._clock.now())
+        if state != found:
+            logger.warning("%s: the clock was set back; a wait for this host begins anew", host)
+            self._store.write(host, state)
+        return state
 
     def too_soon_error(self, url: str, budget: WaitBudget) -> EndpointError:
         """The EndpointError for a wait that `budget` does not cover: until when not to ask the host, and why."""
@@ -133,7 +145,8 @@ class RateLimitState:
 
     `rate` is the learned rate in requests a second (None: the host's usual one); the bucket held `tokens` requests at
     time `at`. Nothing may be sent before `not_before`, because of `trouble`, with `reason` in words. `outages`,
-    `failures` and `successes` count consecutive ones. All are plain JSON values, kept under these names.
+    `failures` and `successes` count consecutive ones. The hold began at `held_at`. All are plain JSON values,
+    kept under these names.
     """
 
     rate: float | None = None
@@ -145,6 +158,15 @@ class RateLimitState:
     outages: int = 0
     failures: int = 0
     successes: int = 0
+    held_at: float = 0.0
+
+
+def after_clock_jump(state: RateLimitState, now: float) -> RateLimitState:
+    """The state for a clock that shows `now`: a hold that began in the future, or is too long to be one, begins now."""
+    length = state.not_before - (state.held_at or now)
+    if state.held_at <= now + _CLOCKS_DIFFER and length <= LONGEST_WAIT:
+        return state
+    return replace(state, held_at=now, not_before=now + (length if length <= LONGEST_WAIT else _THROTTLED_WAIT))
 
 
 def seconds_until_due(state: RateLimitState, now: float, usual: float | None) -> float:
@@ -178,22 +200,22 @@ def with_failure(
     if error.trouble == "throttled":  # half as fast from now on, and nothing until it says so
         rate = (state.rate or usual or 2 * _FIRST_RATE) / 2
         wait = _THROTTLED_WAIT if error.retry_after is None else error.retry_after
-        return _held(replace(state, rate=max(rate, OUTAGE_RATE), tokens=0.0, at=now), error, now + wait)
+        return _held(replace(state, rate=max(rate, OUTAGE_RATE), tokens=0.0, at=now), error, now, wait)
     if error.trouble == "outage":
         wait = max(error.retry_after or 0.0, min(_OUTAGE_WAIT * 2**state.outages, _LONGEST_OUTAGE_WAIT))
         slow = replace(state, rate=OUTAGE_RATE, tokens=0.0, at=now, outages=state.outages + 1)
-        return _held(slow, error, now + wait)
+        return _held(slow, error, now, wait)
     if error.trouble == "unavailable":
         wait = max(error.retry_after or 0.0, min(2.0**state.failures, _LONGEST_BACKOFF) * jitter)
-        return _held(replace(state, failures=min(state.failures + 1, 10)), error, now + wait)
+        return _held(replace(state, failures=min(state.failures + 1, 10)), error, now, wait)
     if error.trouble == "cut off" or error.status in (503, 504):
-        return _held(state, error, now + jitter)
+        return _held(state, error, now, jitter)
     return state  # the host works; the query was at fault
 
 
-def _held(state: RateLimitState, error: EndpointError, until: float) -> RateLimitState:
+def _held(state: RateLimitState, error: EndpointError, now: float, wait: float) -> RateLimitState:
     trouble = error.trouble if error.trouble in ("throttled", "outage") else "unavailable"
-    return replace(state, not_before=until, trouble=trouble, reason=error.found[:200])
+    return replace(state, not_before=now + wait, held_at=now, trouble=trouble, reason=error.found[:200])
 
 
 def _tokens(state: RateLimitState, now: float, rate: float) -> float:

@@ -1,22 +1,25 @@
 """One HTTP request to a SPARQL endpoint and its reply of whatever status, within a wall-clock deadline.
 
 SPARQLWrapper builds the request (SPARQL 1.1 Protocol: GET, or POST for long queries); sending is done here, because
-the deadline must cover name look-up and slow bodies, and all statuses, headers and gzip bodies are needed.
+the deadline must cover name look-up and slow bodies, and all statuses, headers and gzip bodies are needed. Redirects
+and the size of bodies have limits (`web.py`).
 """
 
 import threading
 import time
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from dataclasses import dataclass, field
+from http.client import HTTPResponse
 from queue import Empty, SimpleQueue
 from typing import cast
 from urllib.error import HTTPError
 from urllib.parse import quote_plus
-from urllib.request import Request, urlopen
+from urllib.request import Request
+
+from wikidata_cache.endpoints.web import AnswerTooLargeError, largest_answer, open_url, read_body
 
 _GET_LIMIT = 7_500  # bytes of URL; longer questions go by POST
+_ERROR_BYTES = 1 << 20  # of a reply that is no answer; more is not read
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,19 @@ class Reply:
 
 @dataclass
 class Transport:
-    """Sends queries to `url` with User-Agent `agent`; `timeout` is in wall-clock seconds; `post` forces POST."""
+    """Sends queries to `url` with User-Agent `agent`; `timeout` is in wall-clock seconds; `post` forces POST.
+
+    `max_bytes` is the largest body that is read, packed and unpacked.
+    """
 
     url: str
     agent: str
     timeout: float
     post: bool = False
+    max_bytes: int = field(default_factory=largest_answer)
 
     def send(self, query: str) -> Reply:
-        """The reply to a query; raises TimeoutError, or what urllib and http.client raise without a reply.
+        """The reply to a query; raises TimeoutError, AnswerTooLargeError, or what urllib and http.client raise.
 
         A socket's timeout covers neither name look-up nor a server that sends byte by byte. So a daemon thread
         makes the exchange, and is abandoned at the deadline (it ends with its connection).
@@ -66,17 +73,22 @@ class Transport:
     def _exchange(self, query: str) -> Reply:
         start = time.monotonic()
         with self._open(query) as response:
-            body, whole = _read(response, start + self.timeout)
-        if response.headers.get("Content-Encoding", "").lower() == "gzip":
-            body, unzipped = _gunzip(body)
-            whole = whole and unzipped
+            body, whole = self._body(response, start + self.timeout)
         headers = {name.lower(): value for name, value in response.headers.items()}
         elapsed = round((time.monotonic() - start) * 1000)
         return Reply(response.status, response.reason, headers, body, whole, elapsed)
 
+    def _body(self, response: HTTPResponse, deadline: float) -> tuple[bytes, bool]:
+        if response.status == 200:
+            return read_body(response, deadline=deadline, limit=self.max_bytes)
+        try:
+            return read_body(response, deadline=deadline, limit=min(_ERROR_BYTES, self.max_bytes))
+        except AnswerTooLargeError:
+            return b"", False  # the status says enough
+
     def _open(self, query: str) -> HTTPResponse:
         try:
-            response: HTTPResponse = urlopen(self._request(query), timeout=self.timeout)  # noqa: S310 it is http
+            response: HTTPResponse = open_url(self._request(query), self.timeout)
         except HTTPError as error:
             return cast(HTTPResponse, error)  # wraps a response like any other
         return response
@@ -92,31 +104,3 @@ class Transport:
         # Its query() would lose the headers of five statuses, and leave their bodies zipped.
         request: Request = wrapper._createRequest()
         return request
-
-
-def _read(response: HTTPResponse, deadline: float) -> tuple[bytes, bool]:
-    """The body, and whether it is as long as was announced; raises TimeoutError at the deadline (monotonic seconds)."""
-    chunks = []
-    try:
-        while chunk := response.read1(1 << 16):
-            chunks.append(chunk)
-            if time.monotonic() > deadline:
-                raise TimeoutError
-    except (HTTPException, ConnectionError):
-        return b"".join(chunks), False
-    return b"".join(chunks), not response.length
-
-
-def _gunzip(body: bytes) -> tuple[bytes, bool]:
-    """The unzipped bytes, as far as they go, and whether the stream is complete."""
-    text = b""
-    try:
-        while body:
-            stream = zlib.decompressobj(wbits=31)  # gzip
-            text += stream.decompress(body)
-            if not stream.eof:
-                return text, False
-            body = stream.unused_data
-    except zlib.error:
-        return text, False
-    return text, True

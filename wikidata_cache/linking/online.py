@@ -6,26 +6,35 @@ are. `OnlineKnowledge` keeps the answers in memory only.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TypeVar
 from urllib.parse import urlencode
 from urllib.request import Request
 
+from wikidata_cache import safe_json
 from wikidata_cache.endpoints.endpoint import MAX_ATTEMPTS, TRANSIENT, with_retries
-from wikidata_cache.endpoints.failures import connection_error, parse_reply
+from wikidata_cache.endpoints.failures import connection_error, parse_reply, printable, seconds_to_wait, wrong_answer
 from wikidata_cache.endpoints.rate_limit import RateLimiter, forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
-from wikidata_cache.ids import LANGUAGES, WIKIDATA_API, is_entity, is_item
-from wikidata_cache.labels.label_index import EntityKind, Match, NameKind
+from wikidata_cache.ids import LANGUAGES, WIKIDATA_API, is_entity
+from wikidata_cache.labels.label_index import EntityKind, Match
+from wikidata_cache.linking.api_json import (
+    MALFORMED,
+    ApiEntity,
+    Json,
+    parse_entities,
+    parse_pages,
+    parse_search,
+)
 from wikidata_cache.linking.candidates import for_name
 from wikidata_cache.linking.knowledge import EntityInfo
 from wikidata_cache.sources.source import batches
 
-Json = Any
+T = TypeVar("T")
 
 _BATCH = 50  # ids that wbgetentities takes
 _LONGEST = 250  # characters of a name; the searches refuse more
@@ -39,7 +48,6 @@ _NAMESPACES = {"item": "0", "property": "120"}
 _SUGGESTION = "Check the URL (api.php of a Wikibase), or link offline."
 
 _PER_SEARCH = 15  # the entities of both searches go in one request, with all their statements
-_RANKS = ("preferred", "normal")  # the best one that is there is truthy; deprecated never is
 
 
 class ActionApi:
@@ -70,53 +78,55 @@ class ActionApi:
         if not text.strip() or len(text) > _LONGEST:
             return []
         by_name = {"action": "wbsearchentities", "search": text, "language": "en", "uselang": "en", "type": kind}
-        entities = self._get(by_name | {"limit": str(min(limit, _BATCH))}, "search")
-        found = [str(entity["id"]) for entity in entities]
+        found = self._get(by_name | {"limit": str(min(limit, _BATCH))}, "search", parse_search)
         if terms := " ".join(re.findall(r"\w+", text)):  # no operator of the search is left in it
             by_word = {"action": "query", "list": "search", "srsearch": terms, "srnamespace": _NAMESPACES[kind]}
-            pages = self._get(by_word | {"srlimit": str(min(limit, _BATCH))}, "query")["search"]
-            found += [str(page["title"]).rpartition(":")[2] for page in pages]
+            found += self._get(by_word | {"srlimit": str(min(limit, _BATCH))}, "query", parse_pages)
         return list(dict.fromkeys(found))
 
-    def entities(self, ids: Iterable[str]) -> dict[str, Json]:
-        """The JSON of those ids that exist, by the id that was asked for; redirects are followed."""
-        found: dict[str, Json] = {}
+    def entities(self, ids: Iterable[str]) -> dict[str, ApiEntity]:
+        """What is said of those ids that exist, by the id that was asked for; redirects are followed."""
+        found: dict[str, ApiEntity] = {}
         ask = {
             "action": "wbgetentities",
             "props": "labels|aliases|descriptions|claims",
             "languages": "|".join(LANGUAGES),
         }
         for block in batches(sorted(set(ids)), size=_BATCH):
-            found |= self._get(ask | {"ids": "|".join(block)}, "entities")
-        return {entity: said for entity, said in found.items() if "missing" not in said}
+            found |= self._get(ask | {"ids": "|".join(block)}, "entities", partial(parse_entities, asked=block))
+        return found
 
-    def _get(self, parameters: Mapping[str, str], wanted: str) -> Json:
-        """The field `wanted` of the answer to one request, retried where waiting helps."""
+    def _get(self, parameters: Mapping[str, str], wanted: str, parse: Callable[[Json], T]) -> T:
+        """The field `wanted` of the answer to one request, parsed; retried where waiting helps."""
         forbid_when_offline(self.url)
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
         return with_retries(
             self._limiter,
             self.url,
-            lambda: self._once(query, wanted),
+            lambda: self._once(query, wanted, parse),
             patience=self._patience,
             attempts=lambda error: MAX_ATTEMPTS if error.trouble in (*TRANSIENT, "cut off") else 1,
         )
 
-    def _once(self, query: str, wanted: str) -> Json:
+    def _once(self, query: str, wanted: str, parse: Callable[[Json], T]) -> T:
         try:
             reply = self._transport.send(query)
         except Exception as error:  # urllib, http.client and socket share no base class
             raise connection_error(error, self.url, self._transport.timeout) from error
-        return self._answer(reply, wanted)
+        found = self._answer(reply, wanted)
+        try:
+            return parse(found)
+        except MALFORMED as error:
+            raise wrong_answer(self.url, f"JSON that is not the API's ({type(error).__name__}: {error})") from error
 
     def _answer(self, reply: Reply, wanted: str) -> Json:
         try:
-            answer = json.loads(reply.body) if reply.whole and reply.status == 200 else None
+            answer = safe_json.parse(reply.body) if reply.whole and reply.status == 200 else None
         except ValueError:
             answer = None
         if isinstance(answer, dict) and wanted in answer:
             return answer[wanted]
-        if isinstance(answer, dict) and "error" in answer:
+        if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
             raise self._refusal(answer["error"], reply)
         parse_reply(reply, self.url)  # raises for every reply that is no SPARQL answer
         raise EndpointError(self.url, "bad answer", "found SPARQL results", _SUGGESTION)
@@ -124,9 +134,8 @@ class ActionApi:
     def _refusal(self, error: Json, reply: Reply) -> EndpointError:
         code = str(error.get("code", "unknown"))
         trouble = _PASSING.get(code, "rejected")
-        wait = reply.headers.get("retry-after", "")
-        after = float(wait) if wait.isdecimal() else None
-        found = f"the API says {code}: {error.get('info', '')}"
+        after = seconds_to_wait(reply.headers)
+        found = printable(f"the API says {code}: {error.get('info', '')}")
         return EndpointError(self.url, trouble, found, _SUGGESTION, status=reply.status, retry_after=after)
 
 
@@ -144,7 +153,7 @@ class OnlineKnowledge:
 
     def __init__(self, api: ActionApi) -> None:
         self._api = api
-        self._entities: dict[str, Json] = {}
+        self._entities: dict[str, ApiEntity | None] = {}
         self._searches: dict[tuple[str, EntityKind, int], list[str]] = {}
 
     @property
@@ -182,49 +191,22 @@ class OnlineKnowledge:
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """The labels of those ids that have one; raises EndpointError."""
         said = self._said(sorted(set(ids)))
-        return {entity: label for entity, found in said.items() if (label := _first(found.get("labels")))}
+        return {entity: label for entity, found in said.items() if (label := found.label)}
 
-    def _said(self, ids: Sequence[str]) -> dict[str, Json]:
+    def _said(self, ids: Sequence[str]) -> dict[str, ApiEntity]:
         if missing := [entity for entity in ids if entity not in self._entities]:
             found = self._api.entities(missing)
-            self._entities |= {said["id"]: said for said in found.values()}
+            self._entities |= {said.id: said for said in found.values()}
             self._entities |= {entity: found.get(entity) for entity in missing}
         return {entity: said for entity in ids if (said := self._entities[entity])}
 
 
-def _best(entity: str, said: Json, text: str) -> Match | None:
-    matches = [Match(entity, name, language, kind, 0) for name, language, kind in _names(said)]
+def _best(entity: str, said: ApiEntity, text: str) -> Match | None:
+    matches = [Match(entity, name, language, kind, 0) for name, language, kind in said.names]
     return max(matches, key=lambda match: for_name(match, text).points, default=None)
 
 
-def _names(said: Json) -> Iterator[tuple[str, str, NameKind]]:
-    for language in LANGUAGES:
-        if label := (said.get("labels") or {}).get(language):
-            yield label["value"], language, "label"
-        for alias in (said.get("aliases") or {}).get(language, ()):
-            yield alias["value"], language, "alias"
-
-
-def _entity_info(entity: str, said: Json) -> EntityInfo:
-    pairs = frozenset((relation, value) for relation, value in _truthy(said.get("claims") or {}))
-    types = frozenset(value for relation, value in pairs if relation == "P31")
-    merged = said["id"] if said["id"] != entity else None
-    return EntityInfo(_first(said.get("labels")), _first(said.get("descriptions")), types, pairs, merged)
-
-
-def _truthy(claims: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
-    """Pairs (property, item) of the statements of best rank."""
-    for relation, statements in claims.items():
-        ranks = {statement["rank"] for statement in statements}
-        best = next((rank for rank in _RANKS if rank in ranks), None)
-        for statement in statements:
-            value = statement["mainsnak"].get("datavalue", {}).get("value")
-            item = value.get("id", "") if isinstance(value, Mapping) else ""
-            if statement["rank"] == best and is_item(item):
-                yield relation, item
-
-
-def _first(texts: Json) -> str | None:
-    """The text in the first of LANGUAGES that has one, or None."""
-    found: list[str] = [texts[language]["value"] for language in LANGUAGES if language in (texts or {})]
-    return found[0] if found else None
+def _entity_info(entity: str, said: ApiEntity) -> EntityInfo:
+    types = frozenset(value for relation, value in said.statements if relation == "P31")
+    merged = said.id if said.id != entity else None
+    return EntityInfo(said.label, said.description, types, said.statements, merged)

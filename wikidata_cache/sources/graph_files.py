@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _PROGRESS_FROM = 5_000_000  # bytes on disk; smaller files load in well under a second
 _CHUNK = 1 << 20  # bytes
+_LONGEST_LINE = 1 << 20  # bytes of a TSV row
 
 
 def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
@@ -150,8 +151,10 @@ class CountingReader:
         return chunk
 
     def __iter__(self) -> Iterator[bytes]:
-        for line in self._file:
+        while line := self._file.readline(_LONGEST_LINE):
             self.lines += 1
+            if len(line) == _LONGEST_LINE:
+                raise GraphFileError(self._path, f"has a line of more than {_LONGEST_LINE} bytes", line=self.lines)
             if not self.lines % 10_000:
                 self._bar.update(self._raw.tell() - self._bar.n)
             yield line

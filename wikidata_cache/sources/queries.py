@@ -2,13 +2,15 @@
 
 No label service, no hints, no RAND, no implicit prefixes, no empty VALUES, and no LIMIT where the choice of
 rows would matter. Ids inside VALUES are sorted, so equal questions are equal texts. Every answer ends with a
-row of its own (`?end`), which sorts last: where it is missing, the answer was cut off on the way.
+row of its own (`?end`), which sorts last: where it is missing, the answer was cut off on the way. Its value is a
+digest of the question: where it differs, the answer is to another question (a proxy that ignores the query string).
 
 An end of a relation is written "P19 object", an item at an end "P19 object Q65".
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -24,6 +26,9 @@ _END = r"(P[1-9][0-9]*) (object|subject)"
 _ENDS = re.compile(_END + "()", re.ASCII)
 _PLACES = re.compile(_END + " (Q[1-9][0-9]*)", re.ASCII)
 _TRIPLES = {"object": "?s <{direct}{relation}> ?e .", "subject": "?e <{direct}{relation}> ?o ."}
+
+LITERALS = frozenset(("l", "lang", "n", "r", "start", "end_time", "end"))  # variables; the others are IRIs
+_DIGITS = 16  # of the digest that ends an answer
 
 HUB = 500  # an item with more incoming statements is not expanded along them
 
@@ -67,7 +72,7 @@ def out_query(ids: Sequence[str]) -> str:
     # Stated in each part: engines that evaluate bottom-up would else join with every label that there is.
     objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_item_valued('q', 'e')} }} }}"
     labels, types = f"{objects} {_worded('e', _RDFS_LABEL)}", f"{objects} ?e <{DIRECT}P31> ?t"
-    return _select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
+    return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
 def in_query(ids: Sequence[str]) -> str:
@@ -77,7 +82,7 @@ def in_query(ids: Sequence[str]) -> str:
         f"{_item_valued('p', 's')} }} LIMIT {HUB + 1} }}"
         for entity in sorted(ids)
     )
-    return _select("?e ?p ?s", *parts)
+    return marked_select("?e ?p ?s", *parts)
 
 
 def degree_query(ids: Sequence[str]) -> str:
@@ -87,7 +92,7 @@ def degree_query(ids: Sequence[str]) -> str:
         f"{_item_valued('p', 's')} }} LIMIT {HUB + 1} }} }} }}"
         for entity in sorted(ids)
     )
-    return _select("?e ?n", *parts)
+    return marked_select("?e ?n", *parts)
 
 
 def claims_query(ids: Sequence[str]) -> str:
@@ -97,7 +102,7 @@ def claims_query(ids: Sequence[str]) -> str:
         f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/{prop}> ?{name} FILTER(isLiteral(?{name})) }}"
         for prop, name in (("P580", "start"), ("P582", "end_time"))
     )
-    return _select(
+    return marked_select(
         "?s ?p ?o ?rank ?start ?end_time",
         f"VALUES ?s {{ {_names(ids)} }} ?s ?c ?n . ?n <{_RANK}rank> ?rank . ?n ?p ?o . {of_a_property}"
         f'statement/P")) {_item("o")} FILTER(?rank != <{_RANK}DeprecatedRank>) {" ".join(times)}',
@@ -106,39 +111,41 @@ def claims_query(ids: Sequence[str]) -> str:
 
 def types_query(ids: Sequence[str]) -> str:
     """Classes of which these ids are instances (P31): rows s, o."""
-    return _select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o")
+    return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o")
 
 
 def labels_query(ids: Sequence[str]) -> str:
     """Labels of these ids in the languages of LANGUAGES: rows e, l, lang."""
-    return _select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _RDFS_LABEL)}")
+    return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _RDFS_LABEL)}")
 
 
 def descriptions_query(ids: Sequence[str]) -> str:
     """Descriptions of these ids in the languages of LANGUAGES: rows e, l, lang."""
-    return _select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _DESCRIPTION)}")
+    return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _DESCRIPTION)}")
 
 
 def named_query(labels: Sequence[str]) -> str:
     """The entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
     wanted = " ".join(f"{_quoted(label)}@{language}" for label in sorted(labels) for language in LANGUAGES)
-    return _select("?e ?l", f'VALUES ?l {{ {wanted} }} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
+    return marked_select(
+        "?e ?l", f'VALUES ?l {{ {wanted} }} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))'
+    )
 
 
 def mentioned_query(ids: Sequence[str]) -> str:
     """Those of these ids that some truthy statement has as its value: rows e."""
     stated = f'?s ?p ?e FILTER(STRSTARTS(STR(?p), "{DIRECT}P"))'
-    return _select("?e", f"VALUES ?e {{ {_names(ids)} }} FILTER EXISTS {{ {stated} }}")
+    return marked_select("?e", f"VALUES ?e {{ {_names(ids)} }} FILTER EXISTS {{ {stated} }}")
 
 
 def redirects_query(ids: Sequence[str]) -> str:
     """The items into which these ids were merged: rows s, o."""
-    return _select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s {_SAME_AS} ?o . {_item('o')}")
+    return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s {_SAME_AS} ?o . {_item('o')}")
 
 
 def ends_query(ends: Sequence[str]) -> str:
     """The types of a sample of the entities at these ends of relations: rows r, e, t."""
-    return _select("?r ?e ?t", *ends_parts(ends))
+    return marked_select("?r ?e ?t", *ends_parts(ends))
 
 
 def ends_parts(ends: Sequence[str]) -> tuple[str, ...]:
@@ -155,7 +162,7 @@ def ends_parts(ends: Sequence[str]) -> tuple[str, ...]:
 
 def at_end_query(places: Sequence[str]) -> str:
     """Those of these items that stand at their end of a relation: rows r, e."""
-    return _select("?r ?e", *at_end_parts(places))
+    return marked_select("?r ?e", *at_end_parts(places))
 
 
 def at_end_parts(keys: Sequence[str]) -> tuple[str, ...]:
@@ -177,9 +184,17 @@ def _triple(place: RelationEnd) -> str:
     return _TRIPLES[place.role].format(direct=DIRECT, relation=place.relation)
 
 
-def _select(variables: str, *parts: str) -> str:
-    union = " UNION ".join(f"{{ {part} }}" for part in (*parts, "BIND(1 AS ?end)"))
-    return f"{_PREFIX}SELECT {variables} ?end WHERE {{ {union} }} ORDER BY ?end"
+def marked_select(variables: str, *parts: str) -> str:
+    """A SELECT query of the union of these group patterns, whose answer ends with a digest of the question (`?end`)."""
+    asked = " UNION ".join(f"{{ {part} }}" for part in parts)
+    digest = hashlib.sha256(f"{variables} {asked}".encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    end = f'{{ BIND("{digest}" AS ?end) }}'
+    return f"{_PREFIX}SELECT {variables} ?end WHERE {{ {asked} UNION {end} }} ORDER BY ?end"
+
+
+def end_mark(query: str) -> str:
+    """The value of `?end` in the last row of the answer to a query of this module."""
+    return query.rpartition('BIND("')[2][:_DIGITS]
 
 
 def _names(ids: Iterable[str]) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from wikidata_cache.errors import TruncatedAnswerError
+from wikidata_cache.errors import TruncatedAnswerError, WrongAnswerError
+from wikidata_cache.sources.queries import end_mark
 
 Binding = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
 
@@ -87,13 +88,14 @@ class Template:
     """A question about up to `size` ids in one query. `name` ends in a version, which the query log keeps.
 
     `query` gives the SPARQL for some ids; `read` turns its rows into facts: one of `kind` for each id asked for, and
-    maybe others.
+    maybe others. `about` says which of the ids a row is about, None for a row about none of them.
     """
 
     name: str
     kind: Kind
     query: Callable[[Sequence[str]], str]
     read: Reader
+    about: Callable[[Binding], str | None]
     size: int = 200  # ids in a query: 5 kB, well under the common 8 kB limit of a URL
 
 
@@ -132,10 +134,10 @@ class SparqlSource(ABC):
         """The rows of a SELECT query, in any order."""
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """One answer for each `template.size` ids; raises TruncatedAnswerError where one lacks its end."""
+        """One answer for each `template.size` ids; raises what `read_answer` raises."""
         for block in batches(ids, size=template.size):
-            rows = whole(self.select(template.query(block)), self.name)
-            yield Answer(template.name, template.read(block, rows))
+            query = template.query(block)
+            yield Answer(template.name, read_answer(template, block, query, self.select(query), self.name))
 
 
 def batches(ids: Sequence[str], *, size: int) -> Iterator[Sequence[str]]:
@@ -144,9 +146,28 @@ def batches(ids: Sequence[str], *, size: int) -> Iterator[Sequence[str]]:
         yield ids[start : start + size]
 
 
-def whole(rows: Sequence[Binding], name: str) -> list[Binding]:
-    """The rows without the end mark (`?end`, `queries.py`); raises TruncatedAnswerError where it is missing."""
+def read_answer(
+    template: Template, ids: Sequence[str], query: str, rows: Sequence[Binding], name: str
+) -> Sequence[Fact]:
+    """The facts of an answer of the source `name` that is whole and speaks of these ids alone.
+
+    Raises TruncatedAnswerError where the end mark (`?end`, `queries.py`) is missing, WrongAnswerError where it is that
+    of another question, or a row is about an id that was not asked for or lacks what the query selects.
+    """
     kept = [row for row in rows if "end" not in row]
     if len(kept) == len(rows):
         raise TruncatedAnswerError(name, len(rows))
-    return kept
+    if {row["end"] for row in rows if "end" in row} != {end_mark(query)}:
+        raise WrongAnswerError(name, "the answer to another question (a proxy may ignore the query in the URL)")
+    try:
+        _forbid_others(kept, ids, template)
+        return template.read(ids, kept)
+    except (KeyError, ValueError) as error:
+        raise WrongAnswerError(name, f"rows that do not fit the query ({type(error).__name__}: {error})") from error
+
+
+def _forbid_others(rows: Sequence[Binding], ids: Sequence[str], template: Template) -> None:
+    """Raise ValueError for a row about an id that was not asked for."""
+    asked = {None, *ids}
+    if other := next((row for row in rows if template.about(row) not in asked), None):
+        raise ValueError(f"a row about {str(template.about(other))[:80]!r}, which was not asked for")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property, local_id
 from wikidata_cache.sources import queries
@@ -25,9 +26,17 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
             if is_property(pair[0]) and is_item(pair[1]):
                 statements[local_id(row["s"])].add(pair)
     objects = sorted({target for pairs in statements.values() for _, target in pairs})
+    _forbid_strangers(rows)
     own = [Fact("out", entity, [list(pair) for pair in sorted(statements[entity])]) for entity in ids]
     of_objects = [row for row in rows if "e" in row]
     return own + _read_labels(objects, of_objects) + _types(objects, of_objects, "e", "t")
+
+
+def _forbid_strangers(rows: Sequence[Binding]) -> None:
+    """Raise ValueError for a label or a type of what is the value of no statement."""
+    objects = {row["o"] for row in rows if "o" in row}
+    if other := next((row["e"] for row in rows if "e" in row and row["e"] not in objects), None):
+        raise ValueError(f"a row about {other[:80]!r}, which is the value of no statement")
 
 
 def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -44,7 +53,9 @@ def _incoming(pairs: list[list[str]]) -> Json:
 
 
 def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    counts = {local_id(row["e"]): int(row["n"]) for row in rows if "n" in row}
+    counts = {local_id(row["e"]): int(row["n"]) for row in rows}
+    if len(counts) < len(rows):
+        raise ValueError("two counts of one id")
     return [Fact("degree", entity, counts.get(entity, 0)) for entity in ids]
 
 
@@ -137,18 +148,35 @@ def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("at_end", key, key in found) for key in keys]
 
 
-OUT = Template("out/1", "out", queries.out_query, _read_out)
-IN = Template("in/1", "in", queries.in_query, _read_in, size=20)
-DEGREE = Template("degree/1", "degree", queries.degree_query, _read_degrees, size=50)
-CLAIMS = Template("claims/1", "claims", queries.claims_query, _read_claims)
-TYPES = Template("types/1", "types", queries.types_query, _read_types)
-LABELS = Template("labels/1", "label", queries.labels_query, _read_labels)
-DESCRIPTIONS = Template("descriptions/1", "description", queries.descriptions_query, _read_descriptions)
-NAMED = Template("named/1", "named", queries.named_query, _read_named, size=25)
-MENTIONED = Template("mentioned/1", "mentioned", queries.mentioned_query, _read_mentioned)
-REDIRECTS = Template("redirects/1", "redirect", queries.redirects_query, _read_redirects)
-ENDS = Template("ends/1", "ends", queries.ends_query, _read_ends, size=10)
-AT_END = Template("at_end/1", "at_end", queries.at_end_query, _read_at_end)
+def _subject(row: Binding) -> str:
+    return local_id(row["s"])
+
+
+def _entity(row: Binding) -> str:
+    return local_id(row["e"])
+
+
+def _statement(row: Binding) -> str | None:
+    """The subject of a row of "out"; the rows about the objects are checked by its reader."""
+    return None if "e" in row and "s" not in row else _subject(row)
+
+
+def _place(row: Binding) -> str:
+    return f"{row['r']} {_entity(row)}"
+
+
+OUT = Template("out/1", "out", queries.out_query, _read_out, _statement)
+IN = Template("in/1", "in", queries.in_query, _read_in, _entity, size=20)
+DEGREE = Template("degree/1", "degree", queries.degree_query, _read_degrees, _entity, size=50)
+CLAIMS = Template("claims/1", "claims", queries.claims_query, _read_claims, _subject)
+TYPES = Template("types/1", "types", queries.types_query, _read_types, _subject)
+LABELS = Template("labels/1", "label", queries.labels_query, _read_labels, _entity)
+DESCRIPTIONS = Template("descriptions/1", "description", queries.descriptions_query, _read_descriptions, _entity)
+NAMED = Template("named/1", "named", queries.named_query, _read_named, itemgetter("l"), size=25)
+MENTIONED = Template("mentioned/1", "mentioned", queries.mentioned_query, _read_mentioned, _entity)
+REDIRECTS = Template("redirects/1", "redirect", queries.redirects_query, _read_redirects, _subject)
+ENDS = Template("ends/1", "ends", queries.ends_query, _read_ends, itemgetter("r"), size=10)
+AT_END = Template("at_end/1", "at_end", queries.at_end_query, _read_at_end, _place)
 
 
 TEMPLATES = {

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from wikidata_cache.errors import ServiceForbiddenError, UserQueryError
+from wikidata_cache.ids import is_text
 
 _TOKEN = re.compile(
     r"""(?P<string>\"{3}(?:\"{0,2}(?:[^"\\]|\\.))*\"{3} | '{3}(?:'{0,2}(?:[^'\\]|\\.))*'{3}
@@ -33,6 +34,8 @@ def check_select(query: str) -> str:
 
     Raises UserQueryError where it is no SELECT query.
     """
+    if not is_text(query):
+        raise UserQueryError("The query holds a lone surrogate, half a character; remove it.")
     form = next((word for word in _words(query) if word in _FORMS + _UPDATES), None)
     if form in _UPDATES:
         raise UserQueryError(

@@ -25,6 +25,8 @@ from wikidata_cache.stores.ntriples import LineTranslator, statement_numbers
 
 CHUNK = 16 << 20
 _HEAD = 1 << 16
+_LONGEST_LINE = 64 << 20  # bytes; the longest entities of Wikidata's dump have some 10 MB
+_TOO_LONG = f"has a line of more than {_LONGEST_LINE >> 20} MiB, which no dump has; fetch the file again"
 _CORRUPT = (gzip.BadGzipFile, EOFError, zlib.error)
 _OTHER = {b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 
@@ -79,7 +81,10 @@ class ChunkReader:
         try:
             self._skip(start)
             while text := self._file.read(CHUNK):
-                text += b"" if text.endswith(b"\n") else self._file.readline()
+                rest = b"" if text.endswith(b"\n") else self._file.readline(_LONGEST_LINE)
+                text += rest
+                if len(rest) == _LONGEST_LINE:
+                    raise GraphFileError(self.path, _TOO_LONG, line=number + text.count(b"\n"))
                 start += len(text)
                 whole = text if text.endswith(b"\n") else text + b"\n"
                 yield Chunk(whole, number, start)
@@ -111,8 +116,8 @@ class _HashingFile:
     def read(self, size: int = -1) -> bytes:
         return self._seen(self._file.read(size))
 
-    def readline(self) -> bytes:
-        return self._seen(self._file.readline())
+    def readline(self, size: int = -1) -> bytes:
+        return self._seen(self._file.readline(size))
 
     def _seen(self, data: bytes) -> bytes:
         self.digest.update(data)

@@ -9,12 +9,12 @@
 A translator takes whole lines and the number of the first, and returns the N-Triples that are kept.
 """
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from wikidata_cache.ids import is_entity, is_item, is_property
+from wikidata_cache.safe_json import parse
 from wikidata_cache.stores.chunks import Chunk
 from wikidata_cache.stores.ntriples import KIND_IRIS, BadLineHandler, LineTranslator, statement_line, text_line
 
@@ -97,7 +97,7 @@ def json_entities(languages: Collection[str], bad: BadLineHandler) -> LineTransl
             if text in (b"", b"[", b"]"):
                 continue
             try:
-                kept += _entity(json.loads(text), languages)
+                kept += _entity(parse(text), languages)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 bad(number, f"is no entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
         return kept

@@ -11,7 +11,7 @@ from collections.abc import Collection, Container, Iterable
 from typing import NamedTuple
 
 from wikidata_cache.errors import TruthyOnlyError
-from wikidata_cache.ids import Statement, check_ids
+from wikidata_cache.ids import Statement, check_ids, is_text
 from wikidata_cache.sources import templates
 from wikidata_cache.sources.source import Json, Kind, Source, Template
 from wikidata_cache.subgraphs.sampling import other_end
@@ -72,7 +72,9 @@ class Facts:
 
     def named(self, labels: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """The items and properties with exactly this label (case matters), sorted; () for none."""
-        return {label: tuple(found) for label, found in self._fetch(templates.NAMED, set(labels)).items()}
+        wanted = set(labels)
+        found = self._fetch(templates.NAMED, {label for label in wanted if is_text(label)})
+        return {label: tuple(found.get(label, ())) for label in wanted}
 
     def mentioned(self, ids: Iterable[str]) -> frozenset[str]:
         """Those of the ids that are the value of some statement."""

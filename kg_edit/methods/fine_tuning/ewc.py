@@ -16,6 +16,7 @@ from torch import Tensor
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, RowLosses, TrainingRow, WeightChange
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import document_start, sample_text
+from kg_edit.storage.seeds import Seed
 from kg_edit.value.optimise import untouched
 
 
@@ -46,7 +47,7 @@ class FtEwcConfig(FineTuningConfig):
     ewc_weight: NonNegativeFloat = Field(0.1, description="of 1/2 sum F change^2, where F has mean 1")
     fisher_texts: PositiveInt = Field(32, description="texts that the model writes to measure F")
     fisher_tokens: PositiveInt = Field(32, description="tokens a text")
-    seed: int = Field(0, description="of those texts")
+    seed: Seed = Field(0, description="of those texts")
 
 
 class FtEwc(FineTuning):

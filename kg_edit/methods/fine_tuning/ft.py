@@ -23,6 +23,7 @@ from kg_edit.methods.fine_tuning.base import Aim, FineTuning, FineTuningConfig, 
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.storage.seeds import Seed
 
 
 class FtConfig(FineTuningConfig):
@@ -116,7 +117,7 @@ class FtRetrainConfig(FineTuningConfig):
     """Settings of fine-tuning that trains on earlier edits again."""
 
     replayed: PositiveInt = Field(31, description="earlier edits beside the new one at most; more are sampled")
-    seed: int = Field(0, description="of the sample")
+    seed: Seed = Field(0, description="of the sample")
 
     def workload(self, *, edits: int) -> Workload:
         """With a row for each earlier edit that is trained on as well."""

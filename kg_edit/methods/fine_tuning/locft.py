@@ -24,6 +24,7 @@ from kg_edit.methods.fine_tuning.base import (
 )
 from kg_edit.methods.statement import encode_statement
 from kg_edit.patches.base import Patch
+from kg_edit.storage.seeds import Seed
 from kg_edit.value.callbacks import report_losses
 from kg_edit.value.optimise import untouched
 
@@ -34,7 +35,7 @@ class LocFtConfig(FineTuningConfig):
     steps: PositiveInt = Field(25, description="epochs at most: looks at every edit")
     batch_size: PositiveInt = Field(100, description="edits a step")
     end: bool = Field(True, description="the target is followed by the end-of-text token (not with aim prompt_last)")
-    seed: int = Field(0, description="of the batches")
+    seed: Seed = Field(0, description="of the batches")
 
 
 class LocFt(FineTuning):

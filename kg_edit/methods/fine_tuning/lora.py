@@ -26,9 +26,10 @@ from kg_edit.methods.config import Layers, MethodConfig
 from kg_edit.methods.fine_tuning.base import Aim, RowLosses, TrainingRow, TuningConfig, row_of
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Workload
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.storage.seeds import Seed
 from kg_edit.value.optimise import untouched
 
 _ADAPTER = "edit"
@@ -50,7 +51,7 @@ class LoraConfig(TuningConfig):
     )
     layers: Layers | None = Field(None, description="blocks, 0-based; default all")
     aim: Aim = Field("target", description="what is predicted: the target, the whole text, or all from prompt_last")
-    seed: int = Field(0, description="of the adapters and of dropout")
+    seed: Seed = Field(0, description="of the adapters and of dropout")
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """Those of the settings, or all."""
@@ -83,6 +84,10 @@ class Lora(EditingMethod):
     ) -> None:
         super().__init__(model, config, graph=graph)
         self.targets = target_modules(model, config.modules, config.layers)
+        for name in self.targets:
+            largest = min(weight_matrix(model.model.get_submodule(name)).shape)
+            if config.rank > largest:
+                raise ConfigError(f"rank={config.rank}: a change of {name} has at most the rank {largest}; give less")
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:

@@ -26,6 +26,7 @@ from kg_edit.methods.config import GraphSettings
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import GraphNetwork, Trains, Workload
 from kg_edit.patches.base import Patch
+from kg_edit.storage.seeds import Seed
 from kg_edit.value.objective import Request
 from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters
 
@@ -57,7 +58,7 @@ class GraphConfig(GraphSettings):
     normalise: bool = Field(True, description="scale labels' vectors to root mean square 1")
     gate: bool = Field(True, description="learn z's share, from 0: step 0 is the unedited model")
     clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: 4")
-    seed: int = Field(0, description="of the contexts, and of all else that is drawn")
+    seed: Seed = Field(0, description="of the contexts, and of all else that is drawn")
 
     @property
     def subgraph_hops(self) -> int:

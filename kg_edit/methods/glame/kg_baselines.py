@@ -24,6 +24,7 @@ from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.storage.seeds import Seed
 from kg_edit.value.optimise import DEFAULT
 
 
@@ -34,7 +35,7 @@ class GraphRequestConfig(GraphSettings):
     composed: NonNegativeInt = Field(5, description="facts s -r-> o* -r'-> o', about s, that are edited in as well")
     chained: NonNegativeInt = Field(0, description="the same read on from the edit's prompt: '... o*, r'' o'")
     per_node: PositiveInt = Field(20, description="m: statements of o* to choose from")
-    seed: int = Field(0, description="of all that is drawn: statements, facts, contexts")
+    seed: Seed = Field(0, description="of all that is drawn: statements, facts, contexts")
 
     def workload(self, *, edits: int) -> Workload:
         """With as many more facts as there are at most."""

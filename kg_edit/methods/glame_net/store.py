@@ -13,6 +13,7 @@ from kg_edit.methods.glame_net.network import ValueNetwork
 from kg_edit.methods.trained import training
 from kg_edit.methods.trained.files import NETWORK, NetworkFormat
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.seeds import Seed
 
 FORMAT = NetworkFormat(key="kg_edit_glame_net", thing="network", command="kg-edit glame-net train")
 _EARLY = 0.1  # of the depth: where GLAME reads labels
@@ -45,7 +46,7 @@ class NetTraining(LayerConfig):
     validation: PositiveInt = Field(64, description="edits with such o* on which the best network is chosen")
     validate_every: PositiveInt = Field(125, description="steps between two validations")
     patience: PositiveInt = Field(6, description="validations without a better one before training ends")
-    seed: int = Field(0, description="of the network, the contexts, and the order of edits")
+    seed: Seed = Field(0, description="of the network, the contexts, and the order of edits")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
@@ -141,8 +142,9 @@ class TrainedNetwork:
         """
         manifest = read_manifest(folder / NETWORK)
         FORMAT.check_model(folder, model, fingerprint=manifest.model, name=manifest.model_name)
-        network = manifest.network()
-        digest = FORMAT.load(folder / NETWORK, network, model)
+        if (manifest.width, manifest.blocks) != (model.width, len(model.blocks)):
+            raise FORMAT.damaged(folder / NETWORK, f"it says that {model.name!r} has another width or depth")
+        network, digest = FORMAT.load(folder / NETWORK, manifest.network, model)
         return cls(network=network, manifest=manifest, digest=digest)
 
 

@@ -46,7 +46,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.likelihood import positions
 from kg_edit.value.objective import ExtraTarget, Objective, Request
 from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters, descent_model, untouched
 
@@ -216,7 +215,7 @@ class GlamePlus(GraphReader, Rome):
 
     def _encoded(self, edit: Edit, wording: str, fact: ComposedFact, answer: Answer | None) -> Prompt | None:
         """The question up to its target, and the target, after as many facts of other things as fit."""
-        limit = positions(self.model)
+        limit = self.model.positions
         for shown in (self.config.shown, 0):
             found = self._after(fact.context(wording, shown=shown), edit, fact.prompt(wording), fact, answer)
             if found and (limit is None or len(found.ids) <= limit):

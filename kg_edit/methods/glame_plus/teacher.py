@@ -20,7 +20,7 @@ import torch
 from kg_edit.errors import PromptError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.greedy import Written, greedy
-from kg_edit.scoring.likelihood import Pair, positions, score
+from kg_edit.scoring.likelihood import Pair, score
 from kg_edit.text.matching import begins_with
 from kg_edit.value.objective import SoftTarget
 
@@ -102,8 +102,8 @@ def _said(model: LanguageModel, asked: Sequence[Sequence[str]], most: int) -> li
 
 
 def _fitting(model: LanguageModel, prompts: Sequence[str], most: int) -> tuple[int, ...] | None:
-    limit = positions(model)
-    encoded = (model.encode(prompt).ids for prompt in prompts)
+    limit = model.positions
+    encoded = (model.encode(prompt, fitting=False).ids for prompt in prompts)
     return next((ids for ids in encoded if limit is None or len(ids) + most <= limit), None)
 
 
@@ -153,9 +153,9 @@ def likeliest_first(
 
 def _tokens(model: LanguageModel, pair: Pair) -> int:
     """Of the candidate; 0 where it can't be scored after its prompt."""
-    limit = positions(model) or math.inf
+    limit = model.positions or math.inf
     try:
-        prompt = model.encode(pair.prompt, target=pair.candidate)
+        prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
     except PromptError:
         return 0
     return len(prompt.target_ids) if len(prompt.ids) <= limit else 0

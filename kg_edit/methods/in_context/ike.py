@@ -24,6 +24,7 @@ from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.models.prompts import join
 from kg_edit.patches.prompt_patch import PromptFact, TellingRule
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.storage.seeds import Seed
 from kg_edit.text.similarity import Index, Similarity, best, similarity
 
 NEW_FACT, PROMPT = "New Fact: ", "Prompt: "
@@ -42,7 +43,7 @@ class IkeConfig(PromptConfig):
         description="training file: a benchmark's or one of edits; unset: other facts of the patch, copied",
     )
     count: NonNegativeInt = Field(16, description="demonstrations before a fact")
-    seed: int = Field(0, description="of which demonstration is a copy, an update, or one to retain")
+    seed: Seed = Field(0, description="of which demonstration is a copy, an update, or one to retain")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},

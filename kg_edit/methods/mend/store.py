@@ -14,6 +14,7 @@ from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.trained import training
 from kg_edit.methods.trained.files import NETWORK, NetworkFormat
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.seeds import Seed
 
 __all__ = ["FORMAT", "NETWORK", "Editor", "Manifest", "MendTraining", "Validation", "read_manifest"]
 
@@ -43,7 +44,7 @@ class MendTraining(MethodConfig):
     patience: PositiveInt = Field(6, description="validations without a better one before training ends")
     texts: PositiveInt = Field(32, description="texts by the model itself, for edits without neighbours")
     text_tokens: int = Field(12, ge=2, description="length of these")
-    seed: int = Field(0, description="of the network, the order of edits, and the texts")
+    seed: Seed = Field(0, description="of the network, the order of edits, and the texts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
@@ -77,8 +78,7 @@ class Editor:
         """
         manifest = read_manifest(folder / NETWORK)
         FORMAT.check_model(folder, model, fingerprint=manifest.model, name=manifest.model_name)
-        network = manifest.network()
-        digest = FORMAT.load(folder / NETWORK, network, model)
+        network, digest = FORMAT.load(folder / NETWORK, manifest.network, model)
         return cls(network=network, manifest=manifest, digest=digest)
 
 

@@ -39,6 +39,7 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.storage.seeds import Seed
 from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import (
     DESCENT_DTYPE,
@@ -69,7 +70,7 @@ class ValueConfig(MethodConfig):
     learning_rate: float = Field(0.5, gt=0, description="of the optimiser")
     kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
     stop_below: float = Field(0.05, description="a loss that is small enough")
-    seed: int = Field(0, description="of the contexts, and of all else that is drawn")
+    seed: Seed = Field(0, description="of the contexts, and of all else that is drawn")
     covariance: CovarianceConfig = Field(CovarianceConfig(), description="what C is measured from")
     descent_dtype: DescentDtype = Field("model", description=DESCENT_DTYPE)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from kg_edit.storage.atomic import write_safetensors
 
 NETWORK = "network.safetensors"
 Said = TypeVar("Said", bound=BaseModel)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,33 @@ class NetworkFormat:
         except RuntimeError as error:
             raise self.damaged(path, error) from error
 
-    def load(self, path: Path, network: nn.Module, model: LanguageModel) -> str:
-        """Fill ``network`` from a file, frozen, where ``model`` is; the file's SHA-256.
+    def load(self, path: Path, make: Callable[[], Network], model: LanguageModel) -> tuple[Network, str]:
+        """The network that ``make`` makes, filled from a file, frozen, where ``model`` is; the file's SHA-256.
+
+        The sizes in a file's manifest are compared with its tensors before a network of these sizes is made.
 
         Raises:
             ModelError: the file is damaged.
         """
+        self._check_shapes(path, make)
+        network = make()
         self.fill(network, self.tensors(path), path)
         network.to(model.device).requires_grad_(False).eval()
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return network, hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def _check_shapes(self, path: Path, make: Callable[[], nn.Module]) -> None:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        with FakeTensorMode():  # tensors that have a shape and take no memory
+            wanted = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise self.damaged(path, error) from error
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                raise self.damaged(path, f"{name} is {found.get(name)}, and its settings ask for {wanted.get(name)}")
 
     def check_model(self, folder: Path, model: LanguageModel, *, fingerprint: str, name: str) -> None:
         """Look whether a network was trained for ``model``.

@@ -6,6 +6,7 @@ import json
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -320,6 +321,35 @@ def test_of_several_files_all_are_added_or_none(tmp_path: Path) -> None:
         assert content(tmp_path / "ledger") == before
     assert ledger.add_all([Addition(path=two), Addition(path=three, after=(0,))]) == (2, 3)
     assert [step.after for step in ledger.steps] == [(), (), (2,)]
+    assert same(ledger.patch, ONE + TWO + THREE)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OutputError("no space left on device")], ids=["kill", "full"])
+@pytest.mark.parametrize("done", range(4))
+def test_at_whatever_write_it_stops_all_are_added_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int, error: BaseException
+) -> None:
+    files = [patch.save(tmp_path / f"{place}.safetensors") for place, patch in enumerate((ONE, TWO, THREE))]
+    ledger, writes = Ledger.open(tmp_path / "ledger"), [0]
+
+    def counted(original: Any) -> Any:
+        def write(*args: Any, **options: Any) -> Any:
+            if writes[0] == done:
+                raise error
+            writes[0] += 1
+            return original(*args, **options)
+
+        return write
+
+    with monkeypatch.context() as patched:
+        for name in ("put", "append"):
+            patched.setattr(store.Store, name, counted(getattr(store.Store, name)))
+        with pytest.raises(type(error)):
+            ledger.add_all([Addition(path=path) for path in files])
+    assert Ledger.open(tmp_path / "ledger").patch.is_empty
+    if isinstance(error, OutputError) and done < 3:
+        assert not list((tmp_path / "ledger").glob("patches/*"))
+    assert ledger.add_all([Addition(path=path) for path in files]) == (1, 2, 3)
     assert same(ledger.patch, ONE + TWO + THREE)
 
 

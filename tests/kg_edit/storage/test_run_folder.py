@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from kg_edit.errors import OutputError
-from kg_edit.storage.run_folder import check_folder, claim, difference, digest, read_settings
+from kg_edit.storage.atomic import write_text
+from kg_edit.storage.run_folder import check_folder, claim, difference, digest, folder_lock, read_settings
 
 SETTINGS = {"job": "edit", "config": {"steps": 3, "sizes": (1, 2)}, "model": {"name": "m", "fingerprint": "f"}}
 
@@ -80,3 +82,23 @@ def test_difference_names_the_first_field() -> None:
 
 def test_digest_is_of_the_value_and_not_of_its_order() -> None:
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "replaced"])
+def test_a_folder_that_is_deleted_meanwhile_is_no_success(run: Path, again: bool) -> None:
+    with pytest.raises(OutputError, match=r"was deleted or replaced during the run.*start again"), folder_lock(run):
+        shutil.rmtree(run)
+        if again:
+            write_text(run / "patch.safetensors", "written into a new folder")
+
+
+def test_an_error_inside_is_the_one_that_is_raised(run: Path) -> None:
+    with pytest.raises(KeyError), folder_lock(run):
+        shutil.rmtree(run)
+        raise KeyError
+
+
+def test_a_folder_that_stays_is_fine(run: Path) -> None:
+    with folder_lock(run):
+        write_text(run / "patch.safetensors", "new")
+    assert (run / "patch.safetensors").read_text() == "new"

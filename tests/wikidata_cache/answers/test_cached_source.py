@@ -15,6 +15,7 @@ from tests.wikidata_cache.wikidata_helpers import EDITS, SPIKE, Server, facts
 from wikidata_cache import WikidataCache, open_source, packaged_extract
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.database import unpack
+from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, CacheFileError, CacheMissError, MissingContactError
@@ -201,7 +202,7 @@ def test_graphs_of_other_names_are_kept_apart(server: Server, cache_path: str) -
 def test_the_log_tells_where_rows_came_from(server: Server, cache_path: str) -> None:
     WikidataCache(server.url, cache=cache_path, contact="a@b.org").labels(["Q65"])
     [(record,)] = AnswerStore(cache_path).database.read("SELECT record FROM queries")
-    entry = unpack(record)
+    entry = unpack(record, Path(cache_path))
     assert entry["url"] == server.url and entry["query"] == server.requests[0][2]
     assert entry["rows"] == 1 and len(entry["sha256"]) == 64 and entry["library"].startswith("wikidata-cache ")
     assert entry["template"].startswith("labels/") and "content-type" in {name.lower() for name in entry["headers"]}
@@ -305,3 +306,20 @@ def test_local_graphs_take_no_notice_of_the_cache(cache_path: str, truth: list[s
     assert not Path(cache_path).exists()
     with pytest.raises(BadOptionError, match="asks an endpoint"):
         WikidataCache(mode="refresh", cache=cache_path)
+
+
+def test_facts_of_the_future_give_way_when_asked_again(server: Server, cache_path: str, tmp_path: Path) -> None:
+    """The clock showed 2099 when they were fetched; it was put right, and everything is asked for again."""
+    cache = WikidataCache(server.url, cache=cache_path)
+    cache.labels(["Q65"])
+    store = AnswerStore(cache_path)
+    with store.database.writing() as connection:
+        value = """["City of Bladerunners","en"]"""
+        connection.execute("UPDATE facts SET fetched_at = '2099' || substr(fetched_at, 5), value = ?", [value])
+    offline = {"cache": cache_path, "mode": "offline"}
+    assert WikidataCache(**offline).labels(["Q65"]) == {"Q65": "City of Bladerunners"}  # better than nothing
+    assert WikidataCache(server.url, cache=cache_path, mode="refresh").labels(["Q65"]) == {"Q65": "Los Angeles"}
+    assert WikidataCache(**offline).labels(["Q65"]) == {"Q65": "Los Angeles"}
+    for newest_only in (True, False):
+        assert export_snapshot(store, tmp_path / "s.jsonl.gz", newest_only=newest_only).facts == 1
+        assert import_snapshot(AnswerStore(tmp_path / f"{newest_only}.sqlite"), tmp_path / "s.jsonl.gz").new == 1

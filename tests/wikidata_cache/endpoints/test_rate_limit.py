@@ -3,6 +3,8 @@
 import logging
 import threading
 import time
+from dataclasses import replace
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from itertools import combinations, pairwise
 
@@ -150,3 +152,40 @@ def test_one_request_in_flight(server: Server) -> None:
         thread.join()
     assert len(server.requests) == 6
     assert most == [1]
+
+
+@pytest.mark.parametrize("kept", [{}, {"held_at": 0.0}], ids=["this release", "an earlier one"])
+def test_a_clock_that_was_set_back_makes_no_wait_of_years(kept: dict[str, float]) -> None:
+    clock, limits = SkippedTime(), MemoryRateLimitStore()
+    now = clock.time
+    clock.time += 10 * 365 * 86_400
+    limiter = RateLimiter(limits, clock=clock)
+    ask(limiter, clock, times=1, error=THROTTLED)
+    limits.write(HOST, replace(limits.read(HOST), **kept))
+    clock.time = now
+    wait = limiter.wait(WDQS)
+    assert 25 <= wait <= 60  # as long as was asked for, from now on
+    clock.time += wait + 1
+    assert limiter.wait(WDQS) == 0.0
+
+
+def test_clocks_of_two_machines_may_differ_a_little() -> None:
+    clock, limits = SkippedTime(), MemoryRateLimitStore()
+    limiter = RateLimiter(limits, clock=clock)
+    ask(limiter, clock, times=1, error=THROTTLED)
+    clock.time -= 2
+    assert limiter.wait(WDQS) == pytest.approx(32, abs=0.1)
+
+
+def test_a_date_to_wait_for_is_read_by_the_servers_clock(server: Server) -> None:
+    long_ago = time.time() - 20 * 365 * 86_400
+    until, since = formatdate(long_ago + 7, usegmt=True), formatdate(long_ago, usegmt=True)
+
+    def behind(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+        handler.date_time_string = lambda *_: since  # type: ignore[method-assign]
+        return reply(handler, 429, b"", headers={"Retry-After": until})
+
+    server.fault = behind
+    with pytest.raises(EndpointError) as caught:
+        EndpointSource(server.url, limiter=RateLimiter(clock=SkippedTime()), patience=1).select("SELECT * {}")
+    assert caught.value.retry_after == pytest.approx(7, abs=0.5)

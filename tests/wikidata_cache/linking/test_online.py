@@ -1,5 +1,6 @@
 """Linking through the Action API: both searches, polite requests, clear errors, and never offline."""
 
+import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -170,3 +171,83 @@ def test_a_relation_is_looked_up_in_the_graph(linker: Linker) -> None:
     assert "country, as 100% of the values of P17" in str(linked.candidates[0].reasons)
     with pytest.raises(BadOptionError):
         linker.link("USA", relation="country")
+
+
+def made(**fields: object) -> bytes:
+    """A wbgetentities answer about Q30 with some fields of another shape."""
+    said = {"id": "Q30", "labels": {}, "aliases": {}, "descriptions": {}, "claims": {}} | fields
+    return json.dumps({"entities": {"Q30": said}}).encode()
+
+
+SNAK = {"mainsnak": {"datavalue": {"value": {"id": "Q5"}}}, "rank": "normal"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        made(id=None),
+        made(id=7),
+        made(id="Q30; DROP"),
+        made(labels=7),
+        made(labels={"en": "text"}),
+        made(labels={"en": {"value": None}}),
+        made(labels={"en": {"language": "en"}}),
+        made(aliases={"en": {"value": "x"}}),
+        made(aliases={"en": [7]}),
+        made(descriptions="x"),
+        made(claims=[7]),
+        made(claims={"P31": 7}),
+        made(claims={"P31": [7]}),
+        made(claims={"P31": [{"mainsnak": {}}]}),
+        made(claims={"P31": [SNAK | {"rank": ["normal"]}]}),
+        made(claims={"P31": [SNAK | {"mainsnak": None}]}),
+        made(claims={"P31": [SNAK | {"mainsnak": {"datavalue": None}}]}),
+        made(claims={"P31": [SNAK | {"mainsnak": {"datavalue": {"value": {"id": 7}}}}]}),
+        made(claims={"Q31": [SNAK]}),
+        b'{"entities": null}',
+        b'{"entities": []}',
+        b'{"entities": {"Q30": null}}',
+        b'{"entities": {"Q666": {"id": "Q666"}}}',
+        b'{"error": null}',
+        b'{"error": "text"}',
+        b'{"error": {"code": ["x"], "info": {"a": "\\u001b[2J"}}}',
+        b'{"entities": ' + b"[" * 100_000,
+        b"null",
+        b"7",
+    ],
+)
+def test_a_malformed_answer_is_an_error_in_words(client: ActionApi, api: ApiServer, body: bytes) -> None:
+    api.spoil = says(200, body)  # type: ignore[assignment]
+    with pytest.raises(EndpointError) as caught:
+        client.entities(["Q30"])
+    assert caught.value.trouble in ("bad answer", "rejected", "cut off") and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"search": null}',
+        b'{"search": [null]}',
+        b'{"search": [{}]}',
+        b'{"search": [{"id": null}]}',
+        b'{"search": {"id": "Q30"}}',
+        b'{"search": [{"id": "None"}]}',
+    ],
+)
+def test_a_malformed_search_is_an_error_in_words(client: ActionApi, api: ApiServer, body: bytes) -> None:
+    api.spoil = says(200, body)  # type: ignore[assignment]
+    with pytest.raises(EndpointError) as caught:
+        client.search("USA")
+    assert caught.value.trouble == "bad answer"
+
+
+def test_empty_parts_may_be_lists(client: ActionApi, api: ApiServer) -> None:
+    api.spoil = says(200, made(labels=[], aliases=[], descriptions=[], claims=[]))  # type: ignore[assignment]
+    assert client.entities(["Q30"])["Q30"].names == ()
+
+
+def test_a_wait_without_end_is_none(client: ActionApi, api: ApiServer) -> None:
+    body = b'{"error": {"code": "maxlag", "info": "x"}}'
+    api.spoil = says(200, body, headers={"Retry-After": "9" * 40})  # type: ignore[assignment]
+    with pytest.raises(EndpointError, match=r"maxlag|not to be asked before"):
+        client.search("USA")

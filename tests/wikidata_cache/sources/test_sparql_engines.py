@@ -10,17 +10,16 @@ import rdflib
 from pyoxigraph import RdfFormat, Store
 
 from tests.wikidata_cache.full_graph import EVERYWHERE, FULL_EDITS, full_graph
+from tests.wikidata_cache.oxigraph_server import oxigraph_server
 from tests.wikidata_cache.virtuoso_server import virtuoso
 from tests.wikidata_cache.wikidata_helpers import EDITS, Server, triples
 from wikidata_cache import Source, SparqlSource, WikidataCache, content_hash, open_source, packaged_extract
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.errors import ServeError
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Binding, Provenance
-from wikidata_cache.stores.serve import find_server, served
 
 BOTH_ENDS = ("target_new", "subject")
 REAL = [
@@ -137,11 +136,7 @@ def test_on_disk(golden: list[str], folder: Path) -> None:
 
 
 def test_the_oxigraph_server(golden: list[str], folder: Path) -> None:
-    try:
-        find_server()
-    except ServeError as error:
-        pytest.skip(str(error))
-    with served(folder) as url:
+    with oxigraph_server(folder) as url:
         assert hashes(EndpointSource(url)) == golden
 
 

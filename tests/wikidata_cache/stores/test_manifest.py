@@ -13,10 +13,10 @@ from tests.wikidata_cache.wikidata_helpers import EDITS, read_shared
 from wikidata_cache import WikidataCache, cli, open_source, packaged_extract
 from wikidata_cache.doctor import examine
 from wikidata_cache.errors import LabelIndexError, SourceStringError, StoreError
+from wikidata_cache.serving.server import served
 from wikidata_cache.stores import manifest as checksums
 from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import LABELS, engine_folder, is_store, read_manifest
-from wikidata_cache.stores.serve import served
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,7 @@ def test_a_model_with_few_positions_is_asked_in_fewer_words() -> None:
     whole, alone = asked.questions
     assert whole.count("Fiat") == 4 and alone == "Q: What is the country of Toyota?\nA:"
     limit = model.model.config.max_position_embeddings
-    assert len(model.encode(whole).ids) > limit, "else nothing is tested"
+    assert len(model.encode(whole, fitting=False).ids) > limit, "else nothing is tested"
     assert len(answers_of(model, [asked, TeacherQuestion(noun="country", of="Toyota " * limit)], most=3)) == 2
 
 

@@ -1,0 +1,81 @@
+"""What a patch may say of itself: the shape of its provenance, checked when a file is read.
+
+Fields that are not listed here are free. Whatever is listed is used somewhere, and has the type that is used there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kg_edit.errors import PatchError
+
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Model(_Open):
+    name: str | None = None
+    fingerprint: str | None = None
+    dtype: str | None = None
+
+
+class _Method(_Open):
+    name: str
+    config: dict[str, Any] = {}
+
+
+class _Edit(_Open):
+    id: str
+
+
+class _Norms(_Open):
+    change: _Number | None = None
+    update: _Number | None = None
+
+
+class _Request(_Open):
+    edit: dict[str, Any] = {}
+
+
+class _Record(_Open):
+    edit: _Edit = _Edit(id="")
+    method: str = ""
+    scale: _Number = 1.0
+    batch: int = 1
+    norms: _Norms = _Norms()
+    requests: list[_Request] = []
+
+
+class _Provenance(_Open):
+    model: _Model = _Model()
+    methods: list[_Method] = []
+    edits: list[_Record] = []
+    weight_norms: dict[str, _Number] = {}
+
+
+def check_provenance(provenance: Any, path: object) -> dict[str, Any]:
+    """The provenance of the patch at ``path``, as it is.
+
+    Raises:
+        PatchError: a field of it is of another type than this program reads; names the first one.
+    """
+    if not isinstance(provenance, dict):
+        raise PatchError(f"the patch {path} does not say where it came from; make it anew")
+    try:
+        _Provenance.model_validate(provenance)
+    except (ValidationError, RecursionError) as error:
+        raise PatchError(f"the patch {path} does not say where it came from: {_first(error)}; make it anew") from error
+    return provenance
+
+
+def _first(error: ValidationError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    fault = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    return f"{place} is {fault['input']!r:.80}, {fault['msg'][0].lower()}{fault['msg'][1:]}"

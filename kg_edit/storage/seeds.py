@@ -1,0 +1,11 @@
+"""The seeds that settings may have: torch's generators take 64 bits, and some add up to a million draws to a seed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+LARGEST = 2**40
+
+Seed = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]

@@ -1,0 +1,237 @@
+"""Commands to attack: what each needs, how it is called, and what it must have made in the end.
+
+A `Case` is prepared in a folder of its own. Its `made` is compared as a whole: with that of a run which nobody
+disturbed, or where it may be so, with what was there before. KG_EDIT_KILLS says how often all are killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kg_edit.ledger import Ledger
+from tests.kg_edit.command_line import EDITS, GRAPH
+from tests.kg_edit.ledger.ledgers import edits_of, made_up
+from tests.wikidata_cache.wikidata_helpers import EDITS as WIKIDATA_EDITS
+from tests.wikidata_cache.wikidata_helpers import Server
+from wikidata_cache import packaged_extract
+from wikidata_cache.answers.snapshot import export_snapshot
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.stores.manifest import read_manifest
+
+KILLS = int(os.environ.get("KG_EDIT_KILLS", "60"))
+MEMORY_MB = 1_500  # of any command here, PyTorch included
+
+_WIKIDATA = "from wikidata_cache.cli import main; main()"
+_KG_EDIT = "from kg_edit.cli.app import main; main()"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended; `code` is negative for a signal."""
+
+    code: int
+    said: str
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A command in a folder.
+
+    `made` is what it has made, None where there is nothing whole yet. `again`: exit codes of the same command after it
+    was through. `atomic`: what is there at any time is nothing, or all of it.
+    """
+
+    name: str
+    program: str
+    arguments: Sequence[str]
+    folder: Path
+    made: Callable[[], Any]
+    again: tuple[int, ...] = (0,)
+    atomic: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *, prepare: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+        """The command as a process; `prepare` runs in it before Python begins."""
+        return subprocess.Popen(
+            [sys.executable, "-c", self.program, *self.arguments],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **self.environment},
+            preexec_fn=prepare,
+        )
+
+    def run(self, *, prepare: Callable[[], None] | None = None) -> Ended:
+        """The command from start to end."""
+        begun = time.monotonic()
+        with self.start(prepare=prepare) as process:
+            said = process.communicate(timeout=300)[0]
+        return Ended(process.returncode, said, time.monotonic() - begun)
+
+
+def in_words(ended: Ended) -> bool:
+    """Whether a command that failed has said why in words, without a traceback."""
+    return ended.code in (2, 130) and "Traceback" not in ended.said and bool(ended.said.strip())
+
+
+def fetch(folder: Path, server: Server) -> Case:
+    """Subgraphs into a cache, from an endpoint that takes its time."""
+    rows = [{key: value for key, value in vars(edit).items() if value} for edit in WIKIDATA_EDITS]
+    (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["fetch", "edits.jsonl", "--endpoint", server.url, "--cache", "c.sqlite", "--hops", "3"]
+    return Case("fetch", _WIKIDATA, arguments, folder, lambda: _facts(folder / "c.sqlite"))
+
+
+def load(folder: Path) -> Case:
+    """A store of the packaged extract, which two names make twice as long."""
+    for name in ("a.nt.gz", "b.nt.gz"):
+        (folder / name).write_bytes(packaged_extract().read_bytes())
+
+    def made() -> Any:
+        if not (folder / "wd" / "manifest.json").exists():
+            return None
+        return read_manifest(folder / "wd").content_hash
+
+    arguments = ["load", "a.nt.gz", "b.nt.gz", "--store", "wd"]
+    return Case("load", _WIKIDATA, arguments, folder, made, again=(0, 2), atomic=True)
+
+
+def import_(folder: Path) -> Case:
+    """A snapshot of ten thousand facts into a cache."""
+    exchange = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
+    with AnswerStore(folder / "from.sqlite") as store:
+        facts = [Fact("label", f"Q{number}", [f"number {number}", "en"]) for number in range(1, 10_000)]
+        store.keep("wikidata", "labels/1", facts, exchange)
+        export_snapshot(store, folder / "s.jsonl.gz")
+    arguments = ["import", "s.jsonl.gz", "--cache", "c.sqlite"]
+    return Case("import", _WIKIDATA, arguments, folder, lambda: _facts(folder / "c.sqlite"), atomic=True)
+
+
+def edit(folder: Path, model: Path) -> Case:
+    """Two edits by ROME, and what they changed."""
+    (folder / "edits.jsonl").write_text(EDITS)
+    arguments = ["edit", "edits.jsonl", "--method", "rome", "--model", str(model), "--out", "out", "--force", *_QUICK]
+
+    def made() -> Any:
+        return _hashes(folder / "out", "patch.safetensors", "records.jsonl", "run.json")
+
+    return Case("edit", _KG_EDIT, arguments, folder, made, environment=_cache(folder))
+
+
+def evaluate(folder: Path, model: Path) -> Case:
+    """Scores of two edits, one record a line."""
+    (folder / "edits.jsonl").write_text(EDITS)
+    arguments = ["evaluate", "--dataset", "edits", "--data", "edits.jsonl", "--method", "rome", "--model", str(model)]
+
+    def made() -> Any:
+        path = folder / "out" / "records.jsonl"
+        if not path.exists():
+            return None
+        whole = [line for line in path.read_text().split("\n")[:-1] if line]
+        names = [(entry["id"], entry["phase"]) for entry in map(json.loads, whole)]
+        assert len(set(names)) == len(names), "a record stands there twice"
+        return sorted(names) if (folder / "out" / "summary.json").exists() else None
+
+    return Case("evaluate", _KG_EDIT, [*arguments, "--out", "out", *_QUICK], folder, made, environment=_cache(folder))
+
+
+def covariance(folder: Path, model: Path) -> Case:
+    """Covariances of two layers."""
+    arguments = ["covariance", "--model", str(model), "--layers", "1-2", "--tokens", "9000", "--folder", "kept"]
+
+    def made() -> Any:
+        found = sorted((folder / "kept").glob("????????????????.safetensors"))
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in found] if len(found) == 2 else None
+
+    return Case("covariance", _KG_EDIT, arguments, folder, made)
+
+
+def patch_add(folder: Path) -> Case:
+    """Three patches into a ledger: all or none."""
+    for place in range(3):
+        made_up(edits_of(2, start=2 * place)).save(folder / f"{place}.safetensors")
+    arguments = ["patch", "add", "ledger", *(f"{place}.safetensors" for place in range(3))]
+    return Case("patch add", _KG_EDIT, arguments, folder, lambda: _standing(folder), again=(2,), atomic=True)
+
+
+def ledger_remove(folder: Path) -> Case:
+    """Two edits out of a ledger of three patches: both or none."""
+    ledger = Ledger.open(folder / "ledger")
+    for place in range(3):
+        ledger.add(made_up(edits_of(2, start=2 * place)))
+
+    def made() -> Any:
+        names = _standing(folder)
+        return None if names is not None and len(names) == 6 else names
+
+    arguments = ["patch", "remove", "ledger", "e0", "e1"]
+    return Case("ledger remove", _KG_EDIT, arguments, folder, made, again=(2,), atomic=True)
+
+
+_QUICK = ["--set", "covariance.tokens=500", "--set", "context_lengths=[[5, 2]]", "--set", "further_steps=0"]
+
+OFFLINE: dict[str, Callable[[Path, Path], Case]] = {
+    "load": lambda folder, model: load(folder),
+    "import": lambda folder, model: import_(folder),
+    "edit": edit,
+    "evaluate": evaluate,
+    "covariance": covariance,
+    "patch add": lambda folder, model: patch_add(folder),
+    "ledger remove": lambda folder, model: ledger_remove(folder),
+}
+NAMES = ("fetch", *OFFLINE)
+
+
+def prepared(name: str, folder: Path, model: Path, server: Server) -> Case:
+    """The case of this name, in a folder that is made for it."""
+    folder.mkdir(parents=True)
+    (folder / "graph.tsv").write_text(GRAPH)
+    return fetch(folder, server) if name == "fetch" else OFFLINE[name](folder, model)
+
+
+def _cache(folder: Path) -> dict[str, str]:
+    return {"KG_EDIT_CACHE": str(folder.parent / "cache")}
+
+
+def _facts(path: Path) -> Any:
+    """All facts of a cache, once each; None without a file."""
+    if not path.exists():
+        return None
+    connection = sqlite3.connect(path)
+    try:
+        [[tables]] = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'facts'").fetchall()
+        rows = connection.execute("SELECT graph, kind, id, value FROM facts").fetchall() if tables else []
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    finally:
+        connection.close()
+    assert len({row[:3] for row in rows}) == len(rows), "a fact stands there twice"
+    return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest() if rows else None
+
+
+def _hashes(folder: Path, *names: str) -> Any:
+    found = {name: folder / name for name in names}
+    if not all(path.exists() for path in found.values()):
+        return None
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
+
+
+def _standing(folder: Path) -> Any:
+    """The names of the edits that stand; None without a ledger, or with an empty one."""
+    if not (folder / "ledger" / "ledger.jsonl").exists():
+        return None
+    ledger = Ledger.open(folder / "ledger")
+    assert ledger.conflicts() is not None  # every patch that stands can be read
+    return [entry.name for entry in ledger.edits if entry.state == "standing"] or None

@@ -1,0 +1,151 @@
+"""Files of covariances that somebody else has made: refused in words, before memory is taken for them."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kg_edit.covariance.corpora import open_corpus
+from kg_edit.covariance.files import Identity, Manifest, moment_path, read_moment
+from kg_edit.covariance.hub import FolderPlace, pull
+from kg_edit.covariance.moment import flat_size, moment_problem
+from kg_edit.covariance.store import CovarianceConfig, _identities, find_covariance, measure_shard
+from kg_edit.errors import CovarianceError, ModelError
+from kg_edit.methods.glame_net.store import Manifest as NetManifest
+from kg_edit.methods.glame_net.store import NetTraining, TrainedNetwork
+from kg_edit.methods.trained.files import NETWORK
+from tests.kg_edit.ledger.ledgers import method
+from tests.kg_edit.tiny import tiny
+
+IDENTITY = Identity(model="a", module="layers.1", corpus="self", tokens=3)
+SIZE = 300  # more than one block
+KEYS = torch.randn(1000, SIZE, generator=torch.Generator().manual_seed(0))
+MOMENT = KEYS.T @ KEYS / 1000
+FLAT = torch.cat([MOMENT[:256].reshape(-1), MOMENT[256:, 256:].reshape(-1)])
+
+
+def forged(folder: Path, tensors: dict[str, torch.Tensor], *, identity: Identity = IDENTITY, **said: object) -> Path:
+    """A covariance's two files with some fields or tensors of our own."""
+    fields = {"count": 3, "chunks": 1, "model_name": "named", "size": SIZE} | said
+    manifest = Manifest(**identity.model_dump(), **fields)  # type: ignore[arg-type]
+    folder.mkdir(exist_ok=True)
+    path = moment_path(folder, identity)
+    save_file(tensors, path, metadata={"manifest": manifest.model_dump_json()})
+    path.with_suffix(".json").write_text(manifest.model_dump_json())
+    return path
+
+
+def changed(change: Callable[[torch.Tensor], object], base: torch.Tensor = MOMENT) -> dict[str, torch.Tensor]:
+    copy = base.clone()
+    change(copy)
+    return {"moment" if copy.dim() == 2 else "upper": copy}
+
+
+def test_what_was_measured_is_taken(tmp_path: Path) -> None:
+    for tensors in ({"upper": FLAT}, {"moment": MOMENT}):
+        forged(tmp_path / "place", tensors)
+        found, _ = read_moment(moment_path(tmp_path / "place", IDENTITY), IDENTITY, size=SIZE)
+        torch.testing.assert_close(found, MOMENT)
+        assert pull(FolderPlace(tmp_path / "place"), tmp_path / "store")
+        moment_path(tmp_path / "store", IDENTITY).unlink()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said", "message"),
+    [
+        ({"upper": FLAT[:-1]}, {}, "is no matrix of size 300"),
+        ({"upper": FLAT.reshape(1, -1)}, {}, "is no matrix"),
+        ({"moment": MOMENT[:, :-1].contiguous()}, {}, "is no matrix"),
+        ({"moment": MOMENT[:9, :9].contiguous()}, {}, "is no matrix of size 300"),
+        ({"upper": FLAT}, {"size": 10**12}, "is no matrix"),
+        ({"upper": FLAT}, {"size": -1}, "is no matrix"),
+        ({"upper": FLAT}, {"size": 299}, "is no matrix of size 299"),
+        ({"lower": FLAT}, {}, "it holds lower"),
+        ({"upper": FLAT, "moment": MOMENT}, {}, "it holds moment, upper"),
+        ({"upper": FLAT.to(torch.complex64)}, {}, "of the type"),
+        ({"upper": FLAT.to(torch.int32)}, {}, "of the type"),
+        ({"upper": FLAT}, {"count": 2}, "the mean of 2 tokens; expected 3"),
+        ({"upper": FLAT}, {"count": -5}, "the mean of -5 tokens"),
+        ({"upper": FLAT}, {"chunks": 0}, "the mean of"),
+        (changed(lambda c: c[1].mul_(2)), {}, "not symmetric"),
+        (changed(lambda c: c.neg_()), {}, "diagonal is negative"),
+        (changed(lambda c: c[0].mul_(9), FLAT), {}, "larger than both"),
+        (changed(lambda c: c[5].fill_(float("nan")), FLAT), {}, "not finite"),
+    ],
+)
+def test_what_can_be_no_covariance_is_not_pulled(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], said: dict[str, object], message: str
+) -> None:
+    if message == "larger than both":
+        tensors["upper"][1] = 1e6
+    forged(tmp_path / "place", tensors, **said)
+    with pytest.raises(CovarianceError, match=message):
+        pull(FolderPlace(tmp_path / "place"), tmp_path / "store")
+    assert not list((tmp_path / "store").glob("*.*"))
+
+
+def test_a_second_moment_may_have_zeros() -> None:
+    assert moment_problem(torch.zeros(flat_size(SIZE)), SIZE) is None
+    assert moment_problem(torch.zeros(4, 4), 4) is None
+
+
+def test_a_size_that_is_not_the_models_takes_no_memory(tmp_path: Path) -> None:
+    """A file of 50 MB would become a matrix of 100 MB."""
+    model, config = tiny("llama"), CovarianceConfig(tokens=200)
+    corpus = open_corpus(config.corpus, seed=config.seed)
+    (identity,) = _identities(model, [1], corpus, config).values()
+    size = 5_000
+    forged(tmp_path, {"upper": torch.zeros(flat_size(size))}, identity=identity, count=300, size=size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CovarianceError, match=r"is of size 5000, and .* of this model has \d+ inputs"):
+        find_covariance(model, 1, config, folder=tmp_path, progress=False)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60 * 1024
+
+
+@pytest.mark.slow
+def test_sums_of_another_size_are_damaged(tmp_path: Path) -> None:
+    model, config = tiny("llama"), CovarianceConfig(tokens=200)
+    path = measure_shard(model, [1], config, part=0, parts=2, folder=tmp_path, progress=False)
+    assert isinstance(path, Path)
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        said = file.metadata()
+    wrong = json.loads(said["manifest"]) | {"sizes": {"1": 10**11}}
+    for name, changes in (("half.1", torch.zeros(3)), ("probes.1", torch.zeros(2, 3)), ("total.1", torch.zeros(3))):
+        save_file({**tensors, name: changes}, path, metadata=said)
+        with pytest.raises(CovarianceError, match="is damaged"):
+            measure_shard(model, [1], config, part=0, parts=2, folder=tmp_path, progress=False)
+    save_file(tensors, path, metadata={"manifest": json.dumps(wrong)})
+    with pytest.raises(CovarianceError, match="is damaged"):
+        measure_shard(model, [1], config, part=0, parts=2, folder=tmp_path, progress=False)
+
+
+def test_a_networks_settings_take_no_memory_that_its_tensors_do_not_fill(tmp_path: Path) -> None:
+    model = tiny("llama")
+    made = NetManifest.of(model, NetTraining(hidden=8))
+    for name, said in (("wide", {"training": made.training.model_copy(update={"hidden": 200_000})}), ("own", {})):
+        manifest = made.model_copy(update=said)
+        (tmp_path / name).mkdir()
+        metadata = {"kg_edit_glame_net": manifest.model_dump_json()}
+        save_file(dict(made.network().state_dict()), tmp_path / name / NETWORK, metadata=metadata)
+    assert TrainedNetwork.load(tmp_path / "own", model).manifest == made
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match="its settings ask for"):
+        TrainedNetwork.load(tmp_path / "wide", model)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_a_rank_beyond_the_models_is_refused() -> None:
+    from kg_edit.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="has at most the rank"):
+        method("lora", tiny("llama"), rank=10**8)

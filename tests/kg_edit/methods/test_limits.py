@@ -1,0 +1,60 @@
+"""Prompts as long as the model's positions, and seeds as large as one likes: an error in words, before any work."""
+
+from __future__ import annotations
+
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, KgEditError, ModelError
+from kg_edit.graphs.source import as_source
+from kg_edit.methods import find_method
+from kg_edit.models.prompts import encode
+from tests.everyday import keep_first
+from tests.kg_edit.app.serving import toy_graph
+from tests.kg_edit.ledger.ledgers import method
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import tiny
+
+EVERY_DAY = ["rome", "ft", "grace", "memit", *sorted(set(QUICK) - {"rome", "ft", "grace", "memit"})]
+
+
+def long_edit(tokens: int) -> Edit:
+    """An edit whose prompt and target have as many tokens as fit into so many."""
+    for words in range(tokens, 0, -1):
+        said = {"prompt": "so " * words + "{} plays for the", "target_new": "Los Angeles Lakers"}
+        found = encode(tiny("gpt2").tokenizer, said["prompt"], subject="LeBron James", target=said["target_new"])
+        if len(found.ids) <= tokens:
+            break
+    return Edit(id="e", subject="LeBron James", target_true="Miami Heat", relation="team", target_new_id="Q2", **said)
+
+
+@pytest.mark.parametrize("name", keep_first(EVERY_DAY, keep=2))
+@pytest.mark.parametrize("beyond", [-1, 6])
+def test_a_prompt_near_the_positions_is_edited_or_refused_in_words(name: str, beyond: int) -> None:
+    model = tiny("gpt2")
+    assert model.positions is not None
+    try:
+        method(name, model, graph=as_source(toy_graph())).edit([long_edit(model.positions + beyond)])
+    except ModelError as error:
+        assert f"positions for {model.positions}" in str(error)
+        assert beyond > 0 or "with the context that is put before it" in str(error)
+    except KgEditError as error:
+        assert name == "glame-random", error
+
+
+def test_positions_are_those_of_a_table() -> None:
+    assert tiny("gpt2").positions == tiny("gpt2").model.config.max_position_embeddings
+    assert tiny("llama").positions is None
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**64), 2**41])
+@pytest.mark.parametrize("name", keep_first(["rome", "grace", "memit", "lora", "glame"], keep=2))
+def test_a_huge_seed_is_refused(name: str, seed: int) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        find_method(name).config_class.preset("default", {"seed": seed})
+
+
+@pytest.mark.slow
+def test_the_largest_seed_is_a_seed() -> None:
+    for seed in (2**40, -(2**40)):
+        assert method("lora", tiny("llama"), seed=seed).edit([long_edit(30)]).edits

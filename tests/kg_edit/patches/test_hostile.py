@@ -1,0 +1,162 @@
+"""Patch files that somebody else has written: each is refused in words, or read and added as finite numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from kg_edit.errors import KgEditError, PatchError
+from kg_edit.ledger import Ledger
+from kg_edit.ledger.entries import entries_of
+from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import columns, edit_norms, read_changes
+from kg_edit.patches.container import _METADATA
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from tests.kg_edit.ledger.ledgers import edits_of, made_up, method
+from tests.kg_edit.patches.test_base import patch_of, weights
+from tests.kg_edit.tiny import tiny
+
+ONE = made_up(edits_of(2))
+
+
+def written(patch: Patch, path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What the file of a patch holds: its JSON and its tensors."""
+    patch.save(path)
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()[_METADATA]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def forged(path: Path, said: Any, tensors: dict[str, torch.Tensor]) -> Path:
+    save_file(tensors, path, metadata={_METADATA: said if isinstance(said, str) else json.dumps(said)})
+    return path
+
+
+@cache
+def examples() -> tuple[tuple[dict[str, Any], dict[str, torch.Tensor]], ...]:
+    """A file of each kind of patch."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = [ONE, *(method(name, tiny("llama")).edit(edits_of(2)) for name in ("grace", "ike"))]
+        return tuple(written(patch, Path(folder) / "patch.safetensors") for patch in made)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of each value inside a JSON value."""
+    yield at
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inside:
+        yield from places(one, (*at, name))
+
+
+def replaced(value: Any, at: tuple[Any, ...], new: Any) -> Any:
+    if not at:
+        return new
+    changed = deepcopy(value)
+    holder = changed
+    for name in at[:-1]:
+        holder = holder[name]
+    holder[at[-1]] = new
+    return changed
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(st.data())
+def test_any_change_of_the_metadata_is_refused_in_words_or_harmless(tmp_path_factory: Any, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("hostile")
+    said, tensors = data.draw(st.sampled_from(examples()))
+    at = data.draw(st.sampled_from([*places(said)]))
+    path = forged(folder / "patch.safetensors", replaced(said, at, data.draw(JSON)), tensors)
+    try:
+        patch = Patch.load(path)
+        patch.check_finite()
+        assert patch.summary is not None
+        entries_of(patch)
+        columns(read_changes(path))
+        edit_norms(patch)
+        Ledger.open(folder / "ledger").add(path)
+    except KgEditError as error:
+        assert str(error)
+        assert not (folder / "ledger" / "ledger.jsonl").exists(), "refused, and yet committed"
+    else:
+        opened = Ledger.open(folder / "ledger")
+        assert len(opened.edits) == len(patch.edits) and opened.conflicts() is not None
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("provenance", "edits", 0, "method"), 5, r"edits\.0\.method is 5"),
+        (("provenance", "edits", 0, "edit"), ["x"], r"edits\.0\.edit"),
+        (("provenance", "edits", 0, "scale"), "2", r"edits\.0\.scale"),
+        (("provenance", "edits"), {"a": 1}, "edits is"),
+        (("provenance", "model"), "toy", "model is 'toy'"),
+        (("provenance", "model", "fingerprint"), 7, r"model\.fingerprint is 7"),
+        (("provenance", "weight_norms"), {"w": None}, r"weight_norms\.w"),
+        (("provenance",), [], "does not say where it came from"),
+        (("format",), ["kg-edit-patch/1"], "is no patch"),
+        ((), "[" * 10_000, "nested too deeply"),
+        ((), "{", "is it a patch.safetensors"),
+    ],
+)
+def test_malformed_metadata_is_named(tmp_path: Path, place: tuple[Any, ...], value: Any, message: str) -> None:
+    said, tensors = written(ONE, tmp_path / "patch.safetensors")
+    path = forged(tmp_path / "forged.safetensors", replaced(said, place, value), tensors)
+    for read in (Patch.load, read_changes, Ledger.open(tmp_path / "ledger").add):
+        with pytest.raises(PatchError, match=message):
+            read(path)
+    assert not (tmp_path / "ledger").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
+def test_numbers_that_are_not_real_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    said, tensors = written(ONE, tmp_path / "patch.safetensors")
+    path = forged(tmp_path / "forged.safetensors", said, {name: value.to(dtype) for name, value in tensors.items()})
+    for read in (Patch.load, read_changes):
+        with pytest.raises(PatchError, match="expected real numbers"):
+            read(path)
+
+
+def test_a_product_that_overflows_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    said, tensors = written(ONE, tmp_path / "patch.safetensors")
+    path = forged(tmp_path / "forged.safetensors", said, {name: value * 1e25 for name, value in tensors.items()})
+    with pytest.raises(PatchError, match="not finite"):
+        Patch.load(path)
+    assert not Factors(left=torch.full((2, 1), 1e30), right=torch.full((2, 1), 1e30)).is_finite
+    assert Factors(left=torch.full((2, 1), 1e30), right=torch.full((2, 1), 1e-30)).is_finite
+    assert Factors(left=torch.zeros(0, 3), right=torch.zeros(2, 3)).is_finite
+
+
+@pytest.mark.parametrize("size", [1e5, 1e38])
+def test_a_weight_that_would_overflow_is_left_as_it_was(size: float) -> None:
+    """Each of two changes is finite, their sum, or either in half precision, is not."""
+    model = deepcopy(tiny("llama"))
+    if size == 1e5:
+        model.model.half()
+    before, single = weights(model), patch_of(model)
+    assert isinstance(single, WeightPatch)
+    (name, pair), *_ = single.factors.items()
+    ones = Factors(left=torch.full_like(pair.left, size), right=torch.full_like(pair.right, 3.0))
+    patch = WeightPatch(factors={name: ones}, provenance={}) + WeightPatch(factors={name: ones}, provenance={})
+    with pytest.raises(PatchError, match="infinite in"):
+        patch.merge_into(model)
+    with pytest.raises(PatchError, match="infinite in"), patch.applied(model):
+        pass
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())

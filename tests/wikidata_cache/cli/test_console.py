@@ -1,0 +1,178 @@
+"""What is printed does not steer the terminal, and what goes wrong has its own exit code."""
+
+import importlib
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.wikidata_cache.api_server import ApiServer
+from tests.wikidata_cache.linking.test_online import made
+from tests.wikidata_cache.wikidata_helpers import Server, reply
+from wikidata_cache import cli
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.cli.app import main
+from wikidata_cache.cli.console import HarmlessFormatter, harmless, one_line
+from wikidata_cache.sources.source import Exchange, Fact
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\u202eLos\x9bAngeles\ud800\n[red]x"
+runner = CliRunner()
+
+
+@pytest.fixture
+def evil(tmp_path: Path) -> str:
+    """A cache of labels that steer terminals, as earlier releases and other programs may have written it."""
+    path = tmp_path / "evil.sqlite"
+    facts = [
+        Fact("label", "Q65", [EVIL, "en"]),
+        Fact("description", "Q65", EVIL),
+        Fact("out", "Q65", [["P31", "Q5"]]),
+        Fact("types", "Q5", []),
+        Fact("types", "Q65", ["Q5"]),
+        Fact("label", "Q5", [EVIL, "en"]),
+        Fact("label", "P31", [EVIL, "en"]),
+        Fact("label", "P19", [EVIL, "en"]),
+        Fact("description", "P19", EVIL),
+        Fact("out", "P19", []),
+        Fact("redirect", "Q65", None),
+        Fact("named", "Q65", []),
+    ]
+    exchange = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
+    AnswerStore(path).keep("wikidata", "labels/1", facts, exchange)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["labels", "Q65", "P19"],
+        ["show", "Q65"],
+        ["show", "P19"],
+        ["link", "Q65"],
+        ["link", "Q65", "--json"],
+        ["find", EVIL],
+        ["link", EVIL],
+    ],
+    ids=lambda command: " ".join(command)[:15],
+)
+def test_no_label_steers_the_terminal(command: list[str], evil: str) -> None:
+    result = runner.invoke(cli.app, [*command, "--offline", "--cache", evil])
+    assert result.exit_code in (0, 1, 3) and (result.exception is None or isinstance(result.exception, SystemExit))
+    said = result.output
+    assert all(letter.isprintable() or letter in "\n\t" for letter in said)
+    if "--json" in command:
+        assert json.loads(said)["candidates"][0]["label"] == EVIL
+    elif command[0] == "labels":
+        assert said.splitlines()[0].split("\t")[0] == "Q65" and len(said.splitlines()) == 2
+    elif command[0] == "show":
+        assert "[red]x" in said  # as it is written, and no markup
+
+
+def test_harmless_text_stays() -> None:
+    for text in ("Los Ángeles\t名前\n", "عربى", "a\u200db", "🏳️‍🌈"):
+        assert harmless(text) == text
+    assert one_line("a\nb\tc") == "a b c"
+
+
+def test_remarks_are_harmless_too() -> None:
+    record = logging.LogRecord("x", logging.WARNING, "f", 1, "row %s", ("\x1b[2Jgone",), None)
+    assert HarmlessFormatter("%(message)s").format(record) == "row  [2Jgone"
+
+
+@pytest.fixture
+def arguments(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command line of `main`."""
+    given = ["wikidata-cache"]
+    monkeypatch.setattr(sys, "argv", given)
+    return given
+
+
+def test_a_malformed_answer_is_not_the_exit_code_of_no_candidate(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = ApiServer()
+    body = made(labels=7)
+    api.spoil = lambda handler: reply(handler, 200, body, kind="application/json")
+    arguments += ["link", "Q30", "--online", "--api", api.url]
+    with pytest.raises(SystemExit) as caught:
+        main()
+    api.close()
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "bad answer" in said and "Traceback" not in said and len(said.splitlines()) == 1
+
+
+def test_a_fault_has_an_exit_code_of_its_own(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments += ["labels", "Q65"]
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr("wikidata_cache.cache.WikidataCache.labels", broken)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 70
+
+
+@pytest.mark.parametrize(
+    ("command", "target", "said"),
+    [
+        (["load", "x.nt", "--store", "s"], "wikidata_cache.stores.load:load", "; the same command goes on"),
+        (["import", "x.jsonl.gz"], "wikidata_cache.cli.app:import_snapshot", "; the cache is unchanged"),
+        (["export", "x.jsonl.gz"], "wikidata_cache.cli.app:export_snapshot", "; nothing was written"),
+        (["show", "Q65"], "wikidata_cache.cache:WikidataCache.neighbourhood", ""),
+        (["labels", "Q65"], "wikidata_cache.cache:WikidataCache.labels", ""),
+    ],
+)
+def test_ctrl_c_ends_every_command_with_a_line(
+    command: list[str],
+    target: str,
+    said: str,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments += command
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    module, _, path = target.partition(":")
+    holder: object = importlib.import_module(module)
+    *parts, name = path.split(".")
+    for part in parts:
+        holder = getattr(holder, part)
+    monkeypatch.setattr(holder, name, interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped{said}"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "replaced"])
+def test_a_cache_that_is_deleted_meanwhile_is_no_success(
+    server: Server, tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], again: bool
+) -> None:
+    path = tmp_path / "cache.sqlite"
+
+    def deleting(handler: object, body: bytes) -> bool:
+        if path.exists() and len(server.requests) == 1:
+            for file in tmp_path.glob("cache.sqlite*"):
+                file.unlink() if file.is_file() else None
+            if again:
+                path.touch()
+        return False
+
+    server.fault = deleting
+    arguments += ["fetch", "--kind", "label", "Q65", "--endpoint", server.url, "--cache", str(path)]
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "was deleted or replaced while it was in use" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    assert AnswerStore(path).look_up("wikidata", "label", ["Q65"]) == {"Q65": ["Los Angeles", "en"]}

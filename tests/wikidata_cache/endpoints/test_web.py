@@ -1,0 +1,143 @@
+"""What a server may send: so many bytes, packed and unpacked, and redirects to itself alone."""
+
+import gzip
+import resource
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.everyday import keep_first
+from tests.loopback import QuietHandler, running
+from tests.wikidata_cache.fault_server import hasty, status
+from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
+from wikidata_cache import WikidataCache
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.endpoints.web import largest_answer
+from wikidata_cache.errors import BadOptionError, EndpointError
+
+MB = 1_000_000
+GZIP = {"Content-Encoding": "gzip"}
+EMPTY = gzip.compress(b"", mtime=0)
+
+
+def bomb(size: int) -> bytes:
+    """A gzip stream a thousandth of the size that it unzips to."""
+    zipper = zlib.compressobj(wbits=31)
+    return b"".join(zipper.compress(bytes(MB)) for _ in range(size // MB)) + zipper.flush()
+
+
+def endless(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/sparql-results+json")
+    handler.end_headers()
+    try:
+        while True:
+            handler.wfile.write(bytes(MB))
+    except OSError:
+        return True
+
+
+def zipped(body: bytes) -> Callable[[BaseHTTPRequestHandler, bytes], bool]:
+    return lambda handler, _: reply(handler, 200, body, headers=GZIP)
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.parametrize(
+    "fault", [zipped(bomb(40 * MB)), endless, zipped(EMPTY * 300_000)], ids=["bomb", "endless", "empty members"]
+)
+def test_a_body_beyond_the_limit_is_not_read(server: Server, fault: Any) -> None:
+    server.fault = fault
+    before, start = peak_mb(), time.monotonic()
+    with pytest.raises(EndpointError, match=r"more than 5 MB \(too large\).*KG_MAX_ANSWER_MB") as caught:
+        EndpointSource(server.url, limiter=hasty(), max_bytes=5 * MB).select("SELECT * { ?s ?p ?o } LIMIT 1")
+    assert caught.value.trouble == "too large" and len(server.requests) == 1
+    assert peak_mb() - before < 100 and time.monotonic() - start < 20
+
+
+def test_an_answer_that_is_too_large_is_asked_for_in_parts(server: Server) -> None:
+    ids = [f"Q{number}" for number in range(1, 101)]
+    whole = facts(EndpointSource(server.url)).out(ids)
+    source = EndpointSource(server.url, limiter=hasty(), max_bytes=100_000)
+    asked = len(server.requests)
+    assert facts(source).out(ids) == whole
+    assert len(server.requests) - asked > 3
+
+
+def test_the_limit_is_settable(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert largest_answer() == 50 * MB
+    monkeypatch.setenv("KG_MAX_ANSWER_MB", "0.0001")
+    with pytest.raises(EndpointError, match=r"more than 0\.0001 MB"):
+        facts(EndpointSource(server.url, limiter=hasty())).labels(["Q65"])
+    for wrong in ("much", "0", "-1", "nan", "1e99"):
+        monkeypatch.setenv("KG_MAX_ANSWER_MB", wrong)
+        with pytest.raises(BadOptionError, match="KG_MAX_ANSWER_MB"):
+            WikidataCache(server.url, mode="online")
+
+
+def test_many_members_are_one_stream(server: Server) -> None:
+    right = facts(EndpointSource(server.url)).labels(["Q65", "Q30"])
+
+    def in_members(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+        pieces = [gzip.compress(body[start : start + 7]) for start in range(0, len(body), 7)]
+        return reply(handler, 200, EMPTY.join(pieces), headers=GZIP)
+
+    server.fault = in_members
+    assert facts(EndpointSource(server.url)).labels(["Q65", "Q30"]) == right
+
+
+def test_the_body_of_an_error_is_cut_off(server: Server) -> None:
+    server.fault = status(503, bytes(3 * MB))
+    with pytest.raises(EndpointError, match="HTTP 503"):
+        facts(EndpointSource(server.url, limiter=hasty())).labels(["Q65"])
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[list[str]]:
+    """Another server: its URL, then the User-Agents of those who came."""
+    seen: list[str] = []
+
+    class Elsewhere(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            seen.append(self.headers["User-Agent"])
+            self.answer(200, b"{}")
+
+    other = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    seen.append(f"http://127.0.0.1:{other.server_port}/query")
+    with running(other):
+        yield seen
+
+
+@pytest.mark.parametrize("code", keep_first([302, 308, 301, 303, 307], keep=2))
+@pytest.mark.parametrize("target", ["{other}", "ftp://127.0.0.1/x", "https://127.0.0.1:{port}/", "file:///etc/passwd"])
+def test_the_contact_address_is_taken_nowhere_else(
+    server: Server, elsewhere: list[str], target: str, code: int
+) -> None:
+    there = target.format(other=elsewhere[0], port=server.url.split(":")[2].split("/")[0])
+    server.fault = status(code, b"", {"Location": there})
+    with pytest.raises(EndpointError, match=r"rejected.*has moved to") as caught:
+        facts(EndpointSource(server.url, contact="me@example.org", limiter=hasty())).labels(["Q65"])
+    assert there in str(caught.value) and len(elsewhere) == 1
+
+
+def test_a_redirect_on_the_same_host_is_followed(server: Server) -> None:
+    def once(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+        if "moved" in handler.path:
+            return False
+        return reply(handler, 308, b"", headers={"Location": f"{handler.path}&moved=1"})
+
+    server.fault = once
+    assert facts(EndpointSource(server.url)).labels(["Q65"]) == {"Q65": "Los Angeles"}
+
+
+def test_a_redirect_in_a_circle_ends(server: Server) -> None:
+    server.fault = lambda handler, body: reply(handler, 302, b"", headers={"Location": handler.path})
+    with pytest.raises(EndpointError):
+        facts(EndpointSource(server.url, limiter=hasty())).labels(["Q65"])
+    assert len(server.requests) < 50

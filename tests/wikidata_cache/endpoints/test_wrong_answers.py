@@ -1,0 +1,138 @@
+"""Well-formed answers that are wrong: to another question, about other ids, with values that no such fact has."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyoxigraph import QueryResultsFormat
+
+from tests.wikidata_cache.fault_server import hasty, spoilt
+from tests.wikidata_cache.wikidata_helpers import Server, facts
+from wikidata_cache import WikidataCache
+from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.errors import EndpointError, UnfitFactError
+from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.sources.templates import REDIRECTS, TYPES
+
+_JSON = QueryResultsFormat.JSON
+ENTITY = "http://www.wikidata.org/entity/"
+
+
+def uri(name: str) -> dict[str, str]:
+    return {"type": "uri", "value": ENTITY + name}
+
+
+def literal(text: Any) -> dict[str, Any]:
+    return {"type": "literal", "value": text}
+
+
+def with_row(server: Server, row: dict[str, Any]) -> None:
+    """From now on every answer has one row more."""
+
+    def changed(body: bytes) -> bytes:
+        answer = json.loads(body)
+        answer["results"]["bindings"].insert(0, row)
+        return json.dumps(answer).encode()
+
+    server.fault = spoilt(changed)
+
+
+def test_the_answer_to_another_question_is_never_kept(server: Server, cache_path: str) -> None:
+    """A proxy that ignores the query string gives the first answer to whatever is asked."""
+    first: list[bytes] = []
+    server.fault = spoilt(lambda body: first.append(body) or first[0])  # type: ignore[func-returns-value]
+    cache = WikidataCache(server.url, cache=cache_path)
+    assert cache.labels(["Q65"]) == {"Q65": "Los Angeles"}
+    for ask in (cache.labels, cache.facts.out, cache.facts.types, cache.facts.redirects):
+        with pytest.raises(EndpointError, match="answer to another question") as caught:
+            ask(["Q1345"])
+        assert caught.value.trouble == "bad answer"
+    assert [record for (record,) in AnswerStore(cache_path).database.read("SELECT id FROM facts")] == ["Q65"]
+    server.fault = None
+    assert cache.labels(["Q1345"]) == {"Q1345": "Philadelphia"}
+
+
+def test_a_users_query_is_compared_by_its_variables(server: Server) -> None:
+    server.fault = spoilt(lambda body: server.store.query("SELECT ?x { ?x ?y ?z } LIMIT 2").serialize(format=_JSON))
+    with pytest.raises(EndpointError, match="the variables x, which the query does not have"):
+        EndpointSource(server.url, limiter=hasty()).select("SELECT ?s { ?s ?p ?o } LIMIT 2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("labels", {"e": uri("Q5"), "l": literal("human"), "lang": literal("en")}),  # not asked for
+        ("labels", {"e": uri("Q65"), "l": literal(None), "lang": literal("en")}),
+        ("labels", {"e": uri("Q65"), "l": literal(7), "lang": literal("en")}),
+        ("labels", {"e": uri("Q65"), "l": uri("Q7"), "lang": literal("en")}),
+        ("labels", {"e": uri("Q65"), "l": literal("L.A."), "lang": literal("tlh")}),
+        ("labels", {"e": {"type": "uri", "value": "http://evil/Q65"}, "l": literal("L.A."), "lang": literal("en")}),
+        ("labels", {"e": uri("Q65"), "l": {"value": "no type"}, "lang": literal("en")}),
+        ("types", {"s": uri("Q66"), "o": uri("Q5")}),
+        ("types", {"s": {"type": "bnode", "value": "b0"}, "o": uri("Q5")}),
+        ("redirects", {"s": uri("Q66"), "o": uri("Q5")}),
+        ("redirects", {"s": uri("Q65"), "o": {"type": "uri", "value": "http://evil/Q5"}}),
+        ("redirects", {"s": uri("Q65"), "o": uri("P31")}),
+        ("degrees", {"e": uri("Q65"), "n": literal("-1")}),
+        ("out", {"s": uri("Q65"), "p": literal("P31"), "o": uri("Q5")} | {"p": literal("P31")}),
+        ("out", {"e": uri("Q30"), "o": uri("Q5"), "p": uri("P1"), "s": uri("Q99")}),
+        ("out", {"e": uri("Q999999"), "l": literal("a stranger"), "lang": literal("en")}),
+    ],
+)
+def test_rows_that_no_engine_would_give_are_refused(server: Server, kind: str, row: dict[str, Any]) -> None:
+    with_row(server, row)
+    with pytest.raises(EndpointError) as caught:
+        getattr(facts(EndpointSource(server.url, limiter=hasty())), kind)(["Q65"])
+    assert caught.value.trouble == "bad answer"
+
+
+@pytest.mark.parametrize("value", [literal(ENTITY + "Q5"), {"type": "bnode", "value": "b0"}, literal("Q5")])
+@pytest.mark.parametrize("template", [TYPES, REDIRECTS], ids=lambda template: template.kind)
+def test_literals_and_blank_nodes_are_no_items(server: Server, template: Any, value: dict[str, str]) -> None:
+    source = EndpointSource(server.url, limiter=hasty())
+    right = [answer.facts for answer in source.ask(template, ["Q65"])]
+    with_row(server, {"s": uri("Q65"), "o": value})
+    assert [answer.facts for answer in source.ask(template, ["Q65"])] == right
+
+
+def test_a_lone_surrogate_is_replaced(server: Server) -> None:
+    server.fault = spoilt(lambda body: body.replace(b'"Los Angeles"', rb'"Los \ud800 Angeles"'))
+    assert WikidataCache(EndpointSource(server.url)).labels(["Q65"]) == {"Q65": "Los \ufffd Angeles"}
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        Fact("label", "Q1", "None"),
+        Fact("label", "http://evil/Q1", None),
+        Fact("types", "Q1", [""]),
+        Fact("redirect", "Q1", "P1"),
+        Fact("out", "Q1", [["Q5", "P31"]]),
+        Fact("lable", "Q1", None),  # type: ignore[arg-type]
+    ],
+)
+def test_what_import_would_refuse_is_not_kept(fact: Fact, cache_path: str) -> None:
+    store = AnswerStore(cache_path)
+    exchange = Exchange("http://e/", "SELECT", "2026-11-20T12:00:00+00:00", 1, 1, "0" * 64, {})
+    with pytest.raises(UnfitFactError, match="nothing was kept of an answer of http://e/"):
+        store.keep("wikidata", "labels/1", [Fact("label", "Q2", None), fact], exchange)
+    assert not Path(cache_path).exists()
+
+
+def test_import_takes_the_export_of_an_older_cache(
+    tmp_path: Path, cache_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Earlier releases kept facts unchecked; they are left out, and said to be."""
+    store = AnswerStore(cache_path)
+    exchange = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
+    store.keep("wikidata", "labels/1", [Fact("label", "Q1", ["one", "en"]), Fact("label", "Q2", None)], exchange)
+    with store.database.writing() as connection:
+        connection.execute("UPDATE facts SET value = '\"None\"' WHERE id = 'Q2'")
+    with caplog.at_level(logging.WARNING):
+        assert export_snapshot(store, tmp_path / "s.jsonl.gz").facts == 1
+    assert "left out 1 rows" in caplog.text and "Q2" in caplog.text
+    assert import_snapshot(AnswerStore(tmp_path / "other.sqlite"), tmp_path / "s.jsonl.gz").new == 1

@@ -1,0 +1,183 @@
+"""Files that somebody else has made to do harm: packs, snapshots, graphs and edits, each one clear message."""
+
+import bz2
+import gzip
+import json
+import resource
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.everyday import keep_first
+from wikidata_cache import WikidataCache, open_source
+from wikidata_cache.answers.snapshot import FORMAT, export_snapshot, import_snapshot
+from wikidata_cache.answers.store import AnswerStore, open_pack
+from wikidata_cache.edits import read_edits
+from wikidata_cache.errors import CacheFileError, EditRowError, GraphFileError, SnapshotError
+from wikidata_cache.safe_json import parse
+from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.stores import chunks
+from wikidata_cache.stores.load import load
+
+MB = 1_000_000
+EXCHANGE = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
+
+
+@contextmanager
+def within(seconds: float, megabytes: int) -> Iterator[None]:
+    """The block takes no more time and memory than this."""
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    yield
+    assert time.monotonic() - start < seconds
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < megabytes * 1024
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Path:
+    """A pack as it should be."""
+    path = tmp_path / "pack.sqlite"
+    with AnswerStore(path) as store:
+        store.keep("wikidata", "labels/1", [Fact("label", "Q65", ["Los Angeles", "en"])], EXCHANGE)
+    return path
+
+
+def changed(path: Path, *statements: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [
+            "DROP TABLE facts",
+            "CREATE VIEW facts AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+            "SELECT 'wikidata' graph, 'label' kind, 'Q' || i id, '2026' fetched_at, 1 url, '[]' value FROM n",
+        ],
+        ["CREATE TRIGGER t AFTER INSERT ON facts BEGIN DELETE FROM facts; END"],
+        ["CREATE TABLE more (x)"],
+        ["DROP TABLE queries"],
+        ["DROP TABLE pace", "CREATE VIRTUAL TABLE pace USING fts5(host, state)"],
+    ],
+    ids=["endless view", "trigger", "another table", "a table less", "virtual table"],
+)
+def test_a_pack_with_other_tables_is_refused(pack: Path, statements: list[str]) -> None:
+    changed(pack, *statements)
+    with within(5, 50), pytest.raises(CacheFileError, match="has other tables than a cache"):
+        open_pack(pack)
+    with pytest.raises(CacheFileError, match="has other tables"):
+        WikidataCache(cache=pack, mode="offline").labels(["Q65"])
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (zlib.compress(bytes(60 * MB)), "more than 50 MB"),
+        (zlib.compress(b'["a","en"]')[:-3], "cut off"),
+        (b"no zlib", "cannot be read"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[" + "[]," * 4 * MB + "[]]", "values; at most"),
+        ("{", "cannot be read"),
+        ('"None"', "not the shape"),
+        ('[["evil"],"en"]', "not the shape"),
+    ],
+    ids=["bomb", "cut off", "no zlib", "deep", "wide", "no json", "text", "list"],
+)
+def test_a_hostile_value_in_a_pack_is_an_error_in_words(
+    pack: Path, tmp_path: Path, value: str | bytes, problem: str
+) -> None:
+    connection = sqlite3.connect(pack, isolation_level=None)
+    connection.execute("UPDATE facts SET value = ?", [value])
+    connection.close()
+    cache = WikidataCache(cache=tmp_path / "own.sqlite", packs=[pack], mode="offline")
+    with within(10, 250), pytest.raises(CacheFileError, match=problem):
+        cache.labels(["Q65"])
+
+
+def snapshot(path: Path, *lines: bytes, facts: int = 1) -> Path:
+    header = {"format": FORMAT, "counts": {"facts": facts, "queries": 0}, "sha256": "0" * 64}
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(json.dumps(header).encode() + b"\n")
+        for line in lines:
+            file.write(line)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b" " * 51 * MB, "line 2: has a line of more than 50 MB"),
+        (b"[" + b"[]," * 10 * MB + b"[]]\n", "values; at most"),
+        (b"[" * 100_000 + b"\n", "nested too deeply"),
+    ],
+    ids=["long", "wide", "deep"],
+)
+def test_a_hostile_snapshot_takes_little_memory(tmp_path: Path, line: bytes, problem: str) -> None:
+    path = snapshot(tmp_path / "s.jsonl.gz", line)
+    with within(10, 250), pytest.raises(SnapshotError, match=problem):
+        import_snapshot(AnswerStore(tmp_path / "c.sqlite"), path)
+    assert not (tmp_path / "c.sqlite").exists()
+
+
+def test_what_is_kept_can_be_exported_and_imported_however_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One limit for answers, for lines and for values in the file."""
+    monkeypatch.setenv("KG_MAX_ANSWER_MB", "1")
+    store = AnswerStore(tmp_path / "c.sqlite")
+    rows = [{"x": f"{number:06d}" * 10} for number in range(9_000)]
+    store.keep("wikidata", "query", [("query", "0" * 64, rows)], EXCHANGE)
+    export_snapshot(store, tmp_path / "s.jsonl.gz")
+    assert import_snapshot(AnswerStore(tmp_path / "d.sqlite"), tmp_path / "s.jsonl.gz").new == 1
+
+
+@pytest.mark.parametrize("opened", keep_first([open, gzip.open, bz2.open]))
+def test_a_line_without_end_is_no_dump(
+    tmp_path: Path, opened: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 1 << 20)
+    monkeypatch.setattr(chunks, "_LONGEST_LINE", 4 << 20)
+    path = tmp_path / "dump.nt"
+    with opened(path, "wb") as file:  # type: ignore[attr-defined]
+        file.write(b"<http://www.wikidata.org/entity/Q1> <http://www.wikidata.org/prop/direct/P1> <")
+        for _ in range(30):
+            file.write(b"x" * MB)
+    with within(10, 100), pytest.raises(GraphFileError, match=r"line 1: has a line of more than .* MiB"):
+        load([path], tmp_path / "store")
+
+
+def test_a_row_without_end_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "graph.tsv").write_bytes(b"Q1\tP1\t" + b"Q" * 3 * MB)
+    with pytest.raises(GraphFileError, match="line 1: has a line of more than"):
+        open_source(tmp_path / "graph.tsv")
+
+
+def test_an_open_quote_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "edits.csv"
+    rows = "".join(f"s{number},{{}} is in,t{number}\n" for number in range(100_000))
+    path.write_text(f'subject,prompt,target_new\na,"{{}} is in,b\n{rows}')
+    with within(5, 100), pytest.raises(EditRowError, match="close the quotes"):
+        read_edits(str(path))
+
+
+def test_a_file_of_edits_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "edits.jsonl"
+    path.write_text("{}\n" * 1000)
+    monkeypatch.setattr("wikidata_cache.row_files._LARGEST", 1000)
+    with pytest.raises(EditRowError, match="so split it"):
+        read_edits(str(path))
+
+
+def test_json_within_limits() -> None:
+    assert parse(b'{"a": [1, 2]}') == {"a": [1, 2]}
+    assert parse('{"a": 1}', pairs=dict) == {"a": 1}
+    for text in ("[" * 10**5, "[1,2,3]", b"[{},{}]"):
+        with pytest.raises(ValueError, match=r"nested too deeply|at most"):
+            parse(text, most=10**6 if len(text) > 100 else 2)

@@ -1,0 +1,146 @@
+"""Processes that run queries (`worker.py`): started when needed, used again, ended at the time limit of a query."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO
+
+from wikidata_cache.errors import ServeError
+from wikidata_cache.serving.worker import Outcome, Task
+
+_START_S = 30.0
+
+
+class WorkerPool:
+    """At most `size` processes over a database folder, each with at most `megabytes` of memory; `close` ends them.
+
+    Raises ServeError where the first one does not start.
+    """
+
+    def __init__(self, folder: Path, *, seconds: int, size: int = 4, megabytes: int = 4_000) -> None:
+        self._command = [sys.executable, "-m", "wikidata_cache.serving.worker", str(folder)]
+        self._command += [str(seconds), str(megabytes)]
+        self._seconds, self._megabytes = seconds, megabytes
+        self._places = threading.Semaphore(size)
+        self._idle: list[_Worker] = []
+        self._all: set[_Worker] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._idle.append(self._started())
+
+    def ask(self, query: str, accept: Sequence[str], out: Path) -> Outcome:
+        """Run a query and write its answer to `out`, within the pool's seconds, waiting for a process included."""
+        deadline = time.monotonic() + self._seconds
+        if not self._places.acquire(timeout=self._seconds):
+            return {"status": 503, "said": "All processes are busy with other queries; try again later."}
+        try:
+            worker = self._free()
+            outcome = worker.ask({"query": query, "accept": list(accept), "out": str(out)}, deadline)
+            if outcome is not None:
+                self._idle.append(worker)
+                return outcome
+            worker.end()
+            self._all.discard(worker)
+        except ServeError as error:
+            return {"status": 500, "said": str(error)}
+        finally:
+            self._places.release()
+        return self._stopped(timed_out=time.monotonic() >= deadline)
+
+    def close(self) -> None:
+        """End all processes."""
+        with self._lock:
+            self._closed = True
+            for worker in self._all:
+                worker.end()
+
+    def _stopped(self, *, timed_out: bool) -> Outcome:
+        if timed_out:
+            return {"status": 504, "said": f"The query timed out: it was stopped after {self._seconds} s."}
+        said = f"The query was stopped: it took more than {self._megabytes} MB of memory, or the store is damaged."
+        return {"status": 500, "said": said}
+
+    def _free(self) -> _Worker:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._started()
+
+    def _started(self) -> _Worker:
+        with self._lock:
+            if self._closed:
+                raise ServeError("the server is being stopped")
+            worker = _Worker(self._command)
+            self._all.add(worker)
+        try:
+            worker.wait_until_ready()
+        except ServeError:
+            self._all.discard(worker)
+            raise
+        return worker
+
+
+class _Worker:
+    """One process; `ask` from one thread at a time."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        # A session of its own: Ctrl-C then reaches the server only, which ends the process.
+        self._process = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        assert self._process.stdout is not None  # noqa: S101 - a pipe
+        threading.Thread(target=_pass_on, args=(self._process.stdout, self._lines), daemon=True).start()
+
+    def wait_until_ready(self) -> None:
+        """Raise ServeError where the process does not say that it is ready."""
+        if self._line(time.monotonic() + _START_S) is None:
+            self.end()
+            self._said.seek(0)
+            words = " ".join(self._said.read().decode(errors="replace").split()[-60:])
+            raise ServeError(f"the process that runs queries did not start: {words or 'it said nothing'}")
+
+    def ask(self, task: Task, deadline: float) -> Outcome | None:
+        """The outcome of a task; None where the process has ended, or has not answered at the deadline."""
+        assert self._process.stdin is not None  # noqa: S101 - a pipe
+        try:
+            self._process.stdin.write(json.dumps(task) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            return None
+        line = self._line(deadline)
+        outcome: Outcome | None = None if line is None else json.loads(line)
+        return outcome
+
+    def end(self) -> None:
+        """Kill the process and wait for it."""
+        self._process.kill()
+        self._process.wait()
+
+    def _line(self, deadline: float) -> str | None:
+        try:
+            return self._lines.get(timeout=max(0.0, deadline - time.monotonic())) or None
+        except Empty:
+            return None
+
+
+def _pass_on(source: IO[str], lines: SimpleQueue[str]) -> None:
+    """Each line, and "" at the end."""
+    for line in source:
+        lines.put(line)
+    lines.put("")

@@ -1,0 +1,131 @@
+"""The process that runs queries over a store for `server.py`: one at a time, from its input, into files.
+
+`python -m wikidata_cache.serving.worker FOLDER SECONDS MEGABYTES` says `{"ready": true}`, then for each line of its
+input (a `Task` as JSON) one line (an `Outcome`). A query that does not stop is ended with the process: by an alarm of
+the system a little after SECONDS, or where it needs more than MEGABYTES of memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TypedDict
+
+from pyoxigraph import QueryResultsFormat, QueryTriples, RdfFormat, Store
+
+from wikidata_cache.errors import WikidataCacheError
+from wikidata_cache.sources.user_queries import forbid_service
+
+_GRACE = 5  # seconds after the limit, in which the server has ended the process already
+LARGEST = 1_000_000_000  # bytes of an answer
+
+_ROWS: Mapping[str, QueryResultsFormat] = {
+    "application/sparql-results+json": QueryResultsFormat.JSON,
+    "application/json": QueryResultsFormat.JSON,
+    "application/sparql-results+xml": QueryResultsFormat.XML,
+    "application/xml": QueryResultsFormat.XML,
+    "text/csv": QueryResultsFormat.CSV,
+    "text/tab-separated-values": QueryResultsFormat.TSV,
+}
+_TRIPLES: Mapping[str, RdfFormat] = {
+    "application/n-triples": RdfFormat.N_TRIPLES,
+    "text/turtle": RdfFormat.TURTLE,
+    "application/rdf+xml": RdfFormat.RDF_XML,
+}
+
+
+class Task(TypedDict):
+    """A query, the media types that are wanted of its answer (best first), and the file to write it to."""
+
+    query: str
+    accept: Sequence[str]
+    out: str
+
+
+class Outcome(TypedDict):
+    """The HTTP status, and the media type of the file, or what went wrong."""
+
+    status: int
+    said: str
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class _Limited:
+    """A file that refuses to grow beyond LARGEST bytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = LARGEST
+
+    def write(self, data: bytes) -> int:
+        self._left -= len(data)
+        if self._left < 0:
+            raise _TooLargeError
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def answer(store: Store, task: Task) -> Outcome:
+    """Run a query and write its answer to the task's file."""
+    try:
+        forbid_service(task["query"], "this server opens none")
+        with Path(task["out"]).open("wb") as file:
+            return {"status": 200, "said": _write(store, task, file)}
+    except (WikidataCacheError, SyntaxError, ValueError) as error:
+        return {"status": 400, "said": f"The query cannot be answered: {error}"}
+    except _TooLargeError:
+        return {"status": 500, "said": f"The answer has more than {LARGEST / 1e6:g} MB. Ask for less at a time."}
+    except (OSError, RuntimeError) as error:
+        return {"status": 500, "said": f"The answer cannot be given: {error}"}
+
+
+def _write(store: Store, task: Task, file: IO[bytes]) -> str:
+    """Write the answer in the first format that is wanted and possible; its media type."""
+    found = store.query(task["query"])
+    known: Mapping[str, QueryResultsFormat] | Mapping[str, RdfFormat]
+    known = _TRIPLES if isinstance(found, QueryTriples) else _ROWS
+    chosen = next((name for name in task["accept"] if name in known), next(iter(known)))
+    found.serialize(_Limited(file), known[chosen])  # type: ignore[arg-type]
+    return chosen
+
+
+def _limit_memory(megabytes: int) -> None:
+    with suppress(ImportError, ValueError, OSError):  # of Windows; of a lower limit that is set already
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
+
+
+def main(folder: str, seconds: str, megabytes: str) -> None:
+    """Answer the tasks of the input until it ends."""
+    _limit_memory(int(megabytes))
+    store = Store.read_only(folder)
+    _say({"ready": True})
+    for line in sys.stdin:
+        if hasattr(signal, "alarm"):  # not on Windows
+            signal.alarm(int(seconds) + _GRACE)
+        outcome = answer(store, json.loads(line))
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+        _say(outcome)
+
+
+def _say(what: object) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError, KeyboardInterrupt):
+        main(*sys.argv[1:])
+    os._exit(0)  # nobody reads what is left in the pipes
