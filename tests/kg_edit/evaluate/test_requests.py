@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from kg_edit.datasets import find_dataset
 from kg_edit.evaluate.case import TEACHER_FORCED, Case
@@ -17,7 +16,6 @@ from kg_edit.evaluate.records import items
 from kg_edit.evaluate.requests import CaseRequests, TextRequest, parts_of, target_of
 from kg_edit.evaluate.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.loading import resolve_model
 from kg_edit.models.prompts import encode
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair
@@ -90,8 +88,8 @@ def test_all_families_that_are_teacher_forced_are_named() -> None:
         ("Das Land heißt", "Österreich-Ungarn 🇦🇹"),  # a flag is several tokens, none of them a character
     ],
 )
-def test_a_targets_parts_are_its_tokens(prompt: str, target: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
+def test_a_targets_parts_are_its_tokens(prompt: str, target: str, smollm2: LanguageModel) -> None:
+    tokenizer = smollm2.tokenizer
     whole = encode(tokenizer, prompt, target=target)
     found = list(parts_of(tokenizer, Pair(prompt, target)))
     assert "".join(piece.text for piece in found) == f" {target}"
@@ -104,12 +102,11 @@ def test_a_targets_parts_are_its_tokens(prompt: str, target: str) -> None:
     assert target_of(tokenizer, Pair(prompt, target)) == (prompt, f" {target}", len(whole.target_ids))
 
 
-def test_a_token_behind_white_space_is_written_not_scored(model: LanguageModel, tmp_path: Path) -> None:
+def test_a_token_behind_white_space_is_written_not_scored(smollm2: LanguageModel, tmp_path: Path) -> None:
     """The harness scores " 1" where it is asked for "1" after "in ": both tokens would have to be the arg-max."""
     zsre = {**ROWS["zsre"], "answers": ["1998"], "alt": "1999"}
     (record,) = find_dataset("zsre")(written(tmp_path, zsre))
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
-    asked = CaseRequests(case=Case.of(record), tokenizer=tokenizer)
+    asked = CaseRequests(case=Case.of(record), tokenizer=smollm2.tokenizer)
     spaced = next(one for one in asked.requests if one.arguments[0] == f"{record.edits[0].text} ")
     assert spaced.kind == "generate_until" and spaced.arguments[1]["max_gen_toks"] == 1
     given = [
