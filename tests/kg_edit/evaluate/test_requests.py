@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kg_edit.datasets import find_dataset
 from kg_edit.evaluate.case import TEACHER_FORCED, Case
@@ -28,6 +28,13 @@ from tests.kg_edit.datasets.test_reading import ROWS
 from tests.kg_edit.evaluate.conftest import Nudge
 
 BENCHMARKS = keep_first(["zsre", "counterfact-plus", "mquake", "ripples", "knowedit"], keep=2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """SmolLM2's, which is read before a test has a cache of its own."""
+    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
+    return found
 
 
 def answered(model: LanguageModel, requests: Sequence[TextRequest]) -> list[Any]:
@@ -90,8 +97,7 @@ def test_all_families_that_are_teacher_forced_are_named() -> None:
         ("Das Land heißt", "Österreich-Ungarn 🇦🇹"),  # a flag is several tokens, none of them a character
     ],
 )
-def test_a_targets_parts_are_its_tokens(prompt: str, target: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
+def test_a_targets_parts_are_its_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> None:
     whole = encode(tokenizer, prompt, target=target)
     found = list(parts_of(tokenizer, Pair(prompt, target)))
     assert "".join(piece.text for piece in found) == f" {target}"
@@ -104,11 +110,10 @@ def test_a_targets_parts_are_its_tokens(prompt: str, target: str) -> None:
     assert target_of(tokenizer, Pair(prompt, target)) == (prompt, f" {target}", len(whole.target_ids))
 
 
-def test_a_token_behind_white_space_is_written_not_scored(model: LanguageModel, tmp_path: Path) -> None:
+def test_a_token_behind_white_space_is_written_not_scored(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     """The harness scores " 1" where it is asked for "1" after "in ": both tokens would have to be the arg-max."""
     zsre = {**ROWS["zsre"], "answers": ["1998"], "alt": "1999"}
     (record,) = find_dataset("zsre")(written(tmp_path, zsre))
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
     asked = CaseRequests(case=Case.of(record), tokenizer=tokenizer)
     spaced = next(one for one in asked.requests if one.arguments[0] == f"{record.edits[0].text} ")
     assert spaced.kind == "generate_until" and spaced.arguments[1]["max_gen_toks"] == 1
