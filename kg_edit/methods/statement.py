@@ -1,9 +1,8 @@
 """An edit's prompt and target as one row, for methods that read or train on the statement itself.
 
 These are FT and its kin, LoRA, MEND and GRACE. Where the subject is the first token of the prompt and the model does
-not read that (`kg_edit.models.first_token`), a line break stands before it, as in ROME's rows. Without it the row is
-that of every other subject in the same place: "Google was founded by" and "Toyota was founded by" have one gradient,
-and one key.
+not read that (`kg_edit.models.first_token`), a line break stands before it, as in ROME's rows. Without it "Google was
+founded by" and "Toyota was founded by" have much the same gradient and key.
 """
 
 from __future__ import annotations
