@@ -13,6 +13,7 @@ from kg_edit.cli import (
     catalogue,
     covariance,
     data,
+    drift,
     edit,
     evaluate,
     generate,
@@ -22,7 +23,9 @@ from kg_edit.cli import (
     mend,
     patch,
     plan,
+    serac,
     serve,
+    subtract,
     sweep,
 )
 from kg_edit.cli.console import friendly
@@ -39,7 +42,7 @@ app = typer.Typer(
 
 _COMMANDS = (
     *(edit.edit, edit.demo, generate.generate, evaluate.evaluate, evaluate.judge, evaluate.compare, evaluate.merge),
-    *(plan.plan, serve.serve, locate.locate, sweep.sweep),
+    *(plan.plan, serve.serve, locate.locate, sweep.sweep, drift.drift),
     *(catalogue.methods, catalogue.metrics, catalogue.models, catalogue.doctor),
 )
 _GOING_ON = (
@@ -51,12 +54,14 @@ _GOING_ON = (
     "sweep",
     "mend",
     "ke",
+    "serac",
     "glame-net",
 )  # given again, where they were
 _GROUPS = {
     "patch": patch.app,
     "mend": mend.app,
     "ke": ke.app,
+    "serac": serac.app,
     "glame-net": glame_net.app,
     "covariance": covariance.app,
     "data": data.app,
@@ -64,6 +69,7 @@ _GROUPS = {
 
 for _command in _COMMANDS:
     app.command()(_command)
+patch.app.command()(subtract.subtract)
 for _name, _group in _GROUPS.items():
     app.add_typer(_group, name=_name)
 

@@ -75,9 +75,11 @@ def _run_on_ray(evaluation: Evaluation, out: Path, *, shard: str | None) -> Summ
 
 def show(summary: Summary, out: Path) -> None:
     """The run's table, and where its files are."""
-    from kg_edit.evaluate.reports import rich_table
+    from kg_edit.evaluate.reports import rich_general, rich_table
 
     stdout().print(rich_table(summary))
+    if (general := rich_general(summary)) is not None:
+        stdout().print(general)
     skipped = (summary.provenance.get("data") or {}).get("skipped")
     if skipped:
         typer.echo(f"skipped, as they could not be read: {', '.join(skipped)}", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from kg_edit.cli.mend import Data, DatasetName, Leave, Limit, Out, Steps, learned_from, show_validations
+from kg_edit.cli.training import Data, DatasetName, Leave, Limit, Out, Steps, learned_from, show_validations
 from kg_edit.jobs.method_plan import load, parse_settings
 from kg_edit.jobs.options import Device, Dtype, ModelName, Preset, Settings
 from kg_edit.models.loading import check_model_name

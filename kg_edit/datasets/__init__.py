@@ -18,6 +18,7 @@ from kg_edit.datasets import (
     popqa,
     ripple_edits,
     ripples,
+    wikibio,
     zsre,
 )
 from kg_edit.datasets.reading import Dataset, FileContent, Problem
@@ -113,6 +114,14 @@ _ALL = (
         parser=lambda: knowedit.parse,
         edits_have=_RIVAL,
         rows=knowedit.rows,
+    ),
+    Dataset(
+        name="wikibio",
+        about="WikiBio hallucinations (Manakul et al. 2023): GPT-3's sentences, edited to the true ones as in GRACE",
+        measures=(wikibio.HALLUCINATION, wikibio.ACCURATE),
+        parser=lambda: wikibio.parse,
+        edits_have=("target_true",),
+        rows=wikibio.rows,
     ),
     Dataset(
         name="popqa",

@@ -31,6 +31,8 @@ the first right answer's places."""
 EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "edit": frozenset({"continuation"}),
     "efficacy": frozenset({"first answer"}),
+    "accurate": frozenset({"first answer"}),
+    "hallucination": frozenset({"first answer", "all answers"}),
     "hops": frozenset({"continuation"}),
     "inference": frozenset({"all answers"}),
     "locality": frozenset({"continuation", "first answer", "predicted tokens"}),

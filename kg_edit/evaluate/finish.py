@@ -10,8 +10,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from kg_edit.errors import OutputError
+from kg_edit.evaluate.general_tasks import GeneralChange, changes
 from kg_edit.evaluate.plots import draw_curve
-from kg_edit.evaluate.records import RunFolder, RunRecord, found_in, joined, missing_phases, missing_points, phase_of
+from kg_edit.evaluate.records import (
+    Point,
+    RunFolder,
+    RunRecord,
+    found_in,
+    joined,
+    missing_phases,
+    missing_points,
+    phase_of,
+)
 from kg_edit.evaluate.schedule import WHOLE, CurvePlan, Schedule, Shard
 from kg_edit.evaluate.settings import note_environment, provenance, read_environments
 from kg_edit.evaluate.summary import CEILINGS, JUST_EDITED, CurvePoint, Summary, curve, summarise
@@ -39,6 +49,7 @@ def finish(out: Path) -> Summary:
         seed=settings["seed"],
         provenance={**settings, **provenance(read_environments(out))},
         curve=_curve(settings, plan, records, folder),
+        general=_general(settings, folder),
     )
     summary.save(out / SUMMARY)
     if plan.schedule.has_steps and summary.curve:
@@ -96,9 +107,20 @@ def _curve(
     return curve(sequences, known, folder.points(), plan=plan, seed=settings["seed"])
 
 
+def _general(settings: Settings, folder: RunFolder) -> dict[str, GeneralChange] | None:
+    """The tasks before any edit and after all of each sequence; None where none were asked."""
+    if "general_tasks" not in settings:
+        return None
+    found: dict[int, dict[int, Point]] = {}
+    for point in folder.points():
+        found.setdefault(point.sequence, {})[point.edits] = point
+    ends = [(some[0].tasks, some[max(some)].tasks) for some in found.values() if 0 in some and max(some)]
+    return changes(ends, seed=settings["seed"])
+
+
 def has_points(settings: Settings) -> bool:
-    """Whether general ability or retention is found at the points of a run's curve."""
-    return "general_sha256" in settings or "retention_sha256" in settings
+    """Whether general ability, tasks or retention are found at the points of a run's curve."""
+    return any(name in settings for name in ("general_sha256", "general_tasks", "retention_sha256"))
 
 
 def merge(out: Path, shards: Sequence[Path]) -> Summary:

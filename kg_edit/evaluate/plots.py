@@ -71,13 +71,17 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     """
     points = summary.curve or ()
     panels = {title: names for title, starts in _PANELS.items() if (names := _drawn(points, starts))}
-    ability = any(point.general for point in points)
-    lines = max([len(names) for names in panels.values()], default=0)
-    drawn = figure(4.6 * max(1, len(panels) + ability), 3.4 + 0.14 * lines)
-    axes = drawn.subplots(1, max(1, len(panels) + ability), squeeze=False)[0]
+    tasks = _task_shares(points)
+    ability = any(PERPLEXITY in point.general for point in points) or any(point.general_failed for point in points)
+    lines = max([len(names) for names in (*panels.values(), tasks)], default=0)
+    count = max(1, len(panels) + bool(tasks) + ability)
+    drawn = figure(4.6 * count, 3.4 + 0.14 * lines)
+    axes = drawn.subplots(1, count, squeeze=False)[0]
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
         _scores(axis, points, names)
         axis.set_title(title, fontsize=10)
+    if tasks:
+        _tasks(axes[len(panels)], points, tasks)
     if ability:
         _ability(axes[-1], points)
     for axis in axes:
@@ -108,6 +112,26 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
         label = "some records could not be scored"
         axes.plot(broken, [0.0] * len(broken), color="black", marker="x", ls="", clip_on=False, label=label)
     axes.set_ylim(0, 1.02)
+    legend_below(axes)
+
+
+def _task_shares(points: Sequence[CurvePoint]) -> list[str]:
+    """The metrics of tasks that are shares: between 0 and 1 at all points that have them."""
+    values: dict[str, list[float]] = {}
+    for point in points:
+        for name, value in point.general.items():
+            values.setdefault(name, []).extend([] if value is None else [value])
+    return [
+        name for name, found in values.items() if name != PERPLEXITY and found and 0 <= min(found) <= max(found) <= 1
+    ]
+
+
+def _tasks(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
+    for name, colour in zip(names, COLOURS * len(names), strict=False):
+        there = [(point.edits, value) for point in points if (value := point.general.get(name)) is not None]
+        axes.plot(*zip(*there, strict=True), color=colour, marker="o", ms=3, label=name)
+    axes.set_ylim(0, 1.02)
+    axes.set_title("tasks of lm-eval", fontsize=10)
     legend_below(axes)
 
 

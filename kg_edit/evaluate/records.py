@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.general_tasks import DocumentScores
 from kg_edit.evaluate.schedule import CurvePlan, Scoring
 from kg_edit.scoring.questions import Form, choices
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
@@ -63,13 +64,17 @@ class Entry(BaseModel):
 
 
 class Point(BaseModel):
-    """A line of ``general.jsonl``: what the model with the first ``edits`` of a sequence can do besides."""
+    """A line of ``general.jsonl``: what the model with the first ``edits`` of a sequence can do besides.
+
+    ``tasks``: the scores of each document, by metric (`kg_edit.evaluate.general_tasks`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sequence: int
     edits: int
     scores: dict[str, float | None]
+    tasks: dict[str, DocumentScores] = {}
     error: str | None = None
 
 

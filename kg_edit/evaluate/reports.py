@@ -14,10 +14,11 @@ from matplotlib.axes import Axes
 
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.comparison import Comparison, MetricRow
+from kg_edit.evaluate.general_tasks import PREFIX, GeneralChange
 from kg_edit.evaluate.metrics.catalogue import CATALOGUE
 from kg_edit.evaluate.plots import COLOURS, figure, is_share, save_figure
 from kg_edit.evaluate.schedule import Schedule
-from kg_edit.evaluate.statistics import EDITING_SCORE, RESAMPLES, Difference
+from kg_edit.evaluate.statistics import EDITING_SCORE, RESAMPLES, Difference, Estimate
 from kg_edit.evaluate.summary import Summary
 from kg_edit.storage.atomic import write_json, write_text
 from kg_edit.text.display import markdown_table, terminal_table
@@ -25,6 +26,7 @@ from kg_edit.text.display import markdown_table, terminal_table
 if TYPE_CHECKING:
     from rich.table import Table
 
+_GENERAL = "tasks of lm-eval, the model before its edits and with all of a sequence; n documents, 95 % intervals"
 _TITLES = {
     "base": "before",
     "just_edited": "right after its edit",
@@ -40,7 +42,42 @@ def render(summary: Summary) -> str:
     Where only some records have a metric, their number stands in its cell.
     """
     header, *rows = _cells(summary)
-    return f"{markdown_table(header, rows, numbers_from=1)}\n\n{_caption(summary)}\n"
+    return f"{markdown_table(header, rows, numbers_from=1)}\n\n{_caption(summary)}\n{_general_markdown(summary)}"
+
+
+def rich_general(summary: Summary) -> Table | None:
+    """The table of what the edits cost elsewhere, for the terminal; None where no tasks were asked."""
+    header, *rows = _general_cells(summary)
+    return terminal_table(header, rows, numbers_from=1, caption=_GENERAL) if rows else None
+
+
+def _general_markdown(summary: Summary) -> str:
+    header, *rows = _general_cells(summary)
+    return f"\n{markdown_table(header, rows, numbers_from=1)}\n\n{_GENERAL}\n" if rows else ""
+
+
+def _general_cells(summary: Summary) -> list[list[str]]:
+    """A task's metric a row: before, after, the difference, p, documents."""
+    rows = [
+        [name.removeprefix(PREFIX), *map(_interval, (found.before, found.after)), *_changed(found), _n(found)]
+        for name, found in (summary.general or {}).items()
+    ]
+    return [["task", "before", "after", "after - before", "p", "n"], *rows]
+
+
+def _changed(found: GeneralChange) -> tuple[str, str]:
+    return _difference(found.difference, str, str)
+
+
+def _n(found: GeneralChange) -> str:
+    shown = [str(found.n)] if found.n else []
+    return ", ".join([*shown, *([f"{found.failed} broken"] if found.failed else [])])
+
+
+def _interval(found: Estimate) -> str:
+    if found.mean is None or found.ci95_low is None:
+        return "" if found.mean is None else f"{found.mean:.3f}"
+    return f"{found.mean:.3f} [{found.ci95_low:.3f}, {found.ci95_high:.3f}]"
 
 
 def rich_table(summary: Summary) -> Table:

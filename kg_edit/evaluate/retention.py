@@ -9,7 +9,8 @@ the edits, and the prompts of all t edits.
 - ARR, accurate retention rate: TRR over those test prompts alone that the unedited model answers rightly.
 
 Each but the average also as a perplexity: exp of the mean over prompts of -log p(answer | prompt) a token, as the
-paper has it for sentences (there the mean of each sentence's own). An answer is greedy and right if it says a name of
+paper has it for sentences (there the mean of each sentence's own). Where a test file has sentences that are known to be
+accurate (WikiBio), ARR is of these, as a perplexity alone. An answer is greedy and right if it says a name of
 the answer as whole words; an edit is said if the continuation of its prompt begins with the target. A model that can't
 be asked, because its edits broke it, has rates of 0 and no perplexity.
 """
@@ -71,11 +72,13 @@ class RetentionTest:
     """The prompts of a test file, each with its right answers."""
 
     queries: tuple[Query, ...]
+    accurate: tuple[Query, ...] = ()  # sentences that are known to be right, of which ARR is the perplexity
 
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of the prompts and answers: part of a run's settings."""
-        return digest([query.model_dump(mode="json") for query in self.queries])
+        said = [query.model_dump(mode="json") for query in self.queries]
+        return digest([said, [query.model_dump(mode="json") for query in self.accurate]] if self.accurate else said)
 
     def check(self, model: LanguageModel) -> None:
         """See that every prompt can be asked, before any work.
@@ -88,6 +91,8 @@ class RetentionTest:
             pair = pair_of(query)
             model.encode(pair.prompt, target=pair.candidate)
             check_lengths(model, [model.encode(generated_from(query))], more=_TOKENS)
+        for pair in map(pair_of, self.accurate):
+            model.encode(pair.prompt, target=pair.candidate)
 
     def replies(self, model: LanguageModel) -> list[Reply]:
         """The model's answers to the prompts, in their order.
@@ -104,15 +109,21 @@ class RetentionTest:
             ModelError: its output is not finite.
         """
         tested, edited = self.replies(model), replies(model, list(map(asked_of, made)), says=begins_with)
-        accurate = [now for now, then in zip(tested, before, strict=True) if then.right]
+        accurate = self._accurate(model) or [now for now, then in zip(tested, before, strict=True) if then.right]
         trr, err = _share(tested), _share(edited)
         return {
             TRR: trr,
             ERR: err,
             AVERAGE: None if trr is None or err is None else (trr + err) / 2,
-            ARR: _share(accurate),
+            ARR: None if self.accurate else _share(accurate),
             **{f"{name}{PERPLEXITY}": _perplexity(of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))},
         }
+
+    def _accurate(self, model: LanguageModel) -> list[Reply]:
+        """The losses of the accurate sentences; whether a model would write them is not asked."""
+        pairs = list(map(pair_of, self.accurate))
+        found = score(model, pairs) if pairs else {}
+        return [Reply(False, found[pair].nll) for pair in pairs]
 
 
 def asked_of(edit: Edit) -> Query:
@@ -166,19 +177,20 @@ def read_retention_test(path: str | Path, *, limit: int = TESTED) -> RetentionTe
 
     These are its prompts of locality and recall: the Natural Questions of zsRE, the neighbours of
     CounterFact in EasyEdit's form, PopQA's questions. Rows of one's own are read as PopQA's are: ``question`` and
-    ``possible_answers``.
+    ``possible_answers``. Of WikiBio's file the first ``limit`` accurate sentences are taken, for ARR as a perplexity.
 
     Raises:
         EditFileError: the file can't be read, or has no such prompt.
     """
     records = guess_dataset(Path(path)).read(Path(path)).records
     found = tuple(dict.fromkeys(query for record in records for query in _unrelated(record)))
-    if not found:
+    accurate = tuple(query for record in records for probe in record.group("accurate") for query in probe.queries)
+    if not found and not accurate:
         raise EditFileError(
             f"{path}: no record has a prompt of locality or recall, which retention is measured on; expected a file "
             "such as zsRE's, whose rows have loc and loc_ans, or PopQA's, with question and possible_answers"
         )
-    return RetentionTest(found[:limit])
+    return RetentionTest(found[:limit], accurate[:limit])
 
 
 def _unrelated(record: BenchmarkRecord) -> list[Query]:

@@ -12,6 +12,7 @@ from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.finish import cut, finish
+from kg_edit.evaluate.general_tasks import GeneralTasks
 from kg_edit.evaluate.metrics.catalogue import find_extras
 from kg_edit.evaluate.records import RunFolder, found_in, items
 from kg_edit.evaluate.retention import RetentionTest
@@ -50,6 +51,7 @@ def evaluate(
     schedule: str = "single",
     every: int | None = None,
     general: str | None = None,
+    tasks: GeneralTasks | None = None,
     retention: RetentionTest | None = None,
     shard: Shard = WHOLE,
     data: DataSource | None = None,
@@ -77,6 +79,7 @@ def evaluate(
         schedule: single, batch:N, sequential:N or batch:B,sequential:N, counted in records; see `Schedule`.
         every: where edits accumulate, after how many there is a point of the curve; by default about ten in all.
         general: a text; the model's perplexity on it is found at each point of the curve.
+        tasks: tasks of lm-eval; the model is asked them at each point of the curve.
         retention: unrelated prompts; GRACE's retention rates are found at each point of the curve.
         shard: the part of the run that is done here; see `merge`.
         data: where the records came from, for the provenance.
@@ -109,6 +112,7 @@ def evaluate(
         extras=extras,
         seed=seed,
         chat=chat,
+        tasks=tasks,
     )
     if retention:
         retention.check(model)
@@ -121,6 +125,7 @@ def evaluate(
             plan,
             settings,
             general=general,
+            tasks=tasks,
             retention=retention,
             cache=cache,
             ceilings=ceilings,
@@ -157,6 +162,7 @@ def _job(
     settings: Settings,
     *,
     general: str | None,
+    tasks: GeneralTasks | None,
     retention: RetentionTest | None,
     cache: Path | None,
     ceilings: bool,
@@ -171,6 +177,7 @@ def _job(
         plan=plan,
         unedited=UneditedScores(settings, folder=cache),
         general=general,
+        tasks=tasks,
         retention=retention,
         ceilings=ceilings,
         done=done,

@@ -1,8 +1,7 @@
 """One sequence of edits: the unedited model's scores, the edits step by step, the scores on the way and at the end.
 
-A step edits one record or a batch on the model that holds the earlier steps; a record that can't be edited fails alone.
-Records that are each edited alone are edited and scored many at a time, with the same scores (`Ahead`); where that
-fails, each is done in its own turn, which finds out which one it is.
+`step` makes the patch of each step. Records that are each edited alone are edited and scored many at a time, with the
+same scores (`Ahead`); where that fails, each is done in its own turn, which finds out which one it is.
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
-import torch
-
-from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.general_tasks import DocumentScores, GeneralTasks
 from kg_edit.evaluate.records import (
     BASE,
     EDIT,
@@ -34,113 +31,15 @@ from kg_edit.evaluate.records import (
 )
 from kg_edit.evaluate.retention import Reply, RetentionTest
 from kg_edit.evaluate.schedule import CurvePlan, Scoring
-from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, in_halves, memory_failure, release, score_cases
+from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, in_halves, score_cases
 from kg_edit.evaluate.settings import EditsEach, Method
-from kg_edit.graphs.source import FAILURES as GRAPH_FAILURES
+from kg_edit.evaluate.step import FAILURES, StepOutcome, finite, make_step, said
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.perplexity import general_scores
 
-# What counts as a failed record: also numbers beyond all bounds, which a method may not have caught.
-FAILURES = (*GRAPH_FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 TOGETHER = 16  # records at most that are edited and scored together, and then written: more gain little
 COMMITTED = 4  # of a run that has just begun
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepOutcome:
-    """What became of the records of one step."""
-
-    patch: Patch | None = None  # of those that could be made
-    errors: Mapping[str, str] = field(default_factory=dict)  # by the record's id
-    seconds: float = 0.0  # a record, of the calls that made the patch
-    halved_to: int | None = None  # how many records one call edited at most, if less than all for want of memory
-
-
-def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Patch | None) -> StepOutcome:
-    """The patch of ``records`` made by one call of ``method`` on the model with the patch ``before`` in it.
-
-    Where the call fails, halves of the batch are tried until each record that fails alone is found; the others are made
-    by one call without them. Where each would do alone, as of edits that contradict each other, or where memory runs
-    out, the batch is cut into halves that are made one after the other.
-    """
-    try:
-        start = time.perf_counter()
-        patch, batch = _edit(method, records, before)
-    except FAILURES as error:
-        return _without_culprits(method, records, before, error)
-    seconds = (time.perf_counter() - start) / len(records)
-    return StepOutcome(patch=patch, seconds=seconds, halved_to=batch if batch < len(records) else None)
-
-
-def said(error: BaseException) -> str:
-    """An error as a line of the run records it: "ClassName: message"."""
-    return f"{type(error).__name__}: {error}"
-
-
-def _without_culprits(
-    method: Method, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
-) -> StepOutcome:
-    found = _culprits(method, records, before, error)
-    good = [record for record in records if record.id not in found]
-    if not good:
-        return StepOutcome(errors=found)
-    rest = make_step(method, good, before=before) if found else _in_turn(method, good, before)
-    return StepOutcome(
-        patch=rest.patch, errors={**found, **rest.errors}, seconds=rest.seconds, halved_to=rest.halved_to
-    )
-
-
-def _in_turn(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> StepOutcome:
-    """One half of the records, then the other on the model that holds the first."""
-    first, second = _halves(records)
-    one = make_step(method, first, before=before)
-    other = make_step(method, second, before=before + one.patch if before and one.patch else one.patch or before)
-    patch = one.patch + other.patch if one.patch and other.patch else one.patch or other.patch
-    seconds = (one.seconds * len(first) + other.seconds * len(second)) / len(records)
-    sizes = [step.halved_to or len(half) for step, half in ((one, first), (other, second))]
-    return StepOutcome(patch=patch, errors={**one.errors, **other.errors}, seconds=seconds, halved_to=max(sizes))
-
-
-def _culprits(
-    method: Method, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
-) -> dict[str, str]:
-    """The records that fail alone, and how; ``records`` failed together with ``error``."""
-    if len(records) == 1:
-        return {records[0].id: said(error)}
-    found: dict[str, str] = {}
-    for half in _halves(records):
-        try:
-            _edit(method, half, before)
-        except FAILURES as fault:
-            found |= _culprits(method, half, before, fault)
-    return found
-
-
-def _edit(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> tuple[Patch, int]:
-    """The patch, and how many records one call edited at most."""
-    try:
-        return finite(method.update([edit for record in records for edit in record.edits], before=before)), len(records)
-    except (RuntimeError, MemoryError) as error:
-        failure = memory_failure(error)
-    release()
-    if len(records) == 1:
-        raise failure
-    first, second = _halves(records)
-    patch, batch = _edit(method, first, before)
-    more, other = _edit(method, second, patch if before is None else before + patch)
-    return patch + more, max(batch, other)
-
-
-def _halves(records: Sequence[BenchmarkRecord]) -> tuple[Sequence[BenchmarkRecord], Sequence[BenchmarkRecord]]:
-    middle = (len(records) + 1) // 2
-    return records[:middle], records[middle:]
-
-
-def finite(patch: Patch) -> Patch:
-    """``patch``; raises PatchError where it holds a value that is not finite."""
-    patch.check_finite()
-    return patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,12 +172,13 @@ class Job:
     ceilings: bool
     done: Done
     points: Points
+    tasks: GeneralTasks | None = None
     ahead: Ahead = field(default_factory=Ahead)
 
     @property
     def has_points(self) -> bool:
         """Whether anything but the records is asked at the points of the curve."""
-        return self.general is not None or self.retention is not None
+        return self.general is not None or self.retention is not None or self.tasks is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,13 +295,15 @@ class SequenceRun:
         if not job.has_points or (self.number, edits) in job.points:
             return
         before = job.unedited.replies(job.model, job.retention) if job.retention else []
-        scores, error = dict[str, float | None](), None
+        scores, tasks, error = dict[str, float | None](), dict[str, DocumentScores](), None
         try:
             with self._edited(patch) as model:
-                scores = {**self._general(model, patch), **self._retention(model, edits, before)}
+                tasks = job.tasks.scores(model, edited=patch is not None) if job.tasks else {}
+                values = {name: found.value for name, found in tasks.items()}
+                scores = {**self._general(model, patch), **values, **self._retention(model, edits, before)}
         except FAILURES as fault:
             error = said(fault)
-        job.folder.append_point(Point(sequence=self.number, edits=edits, scores=scores, error=error))
+        job.folder.append_point(Point(sequence=self.number, edits=edits, scores=scores, tasks=tasks, error=error))
 
     def _general(self, model: LanguageModel, patch: Patch | None) -> dict[str, float | None]:
         """General ability of the model with ``patch`` in it."""

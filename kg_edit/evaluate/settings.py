@@ -22,8 +22,10 @@ import kg_edit
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, OutputError
+from kg_edit.evaluate.general_tasks import GeneralTasks
 from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
 from kg_edit.evaluate.metrics.edit import CHAT_METRICS
+from kg_edit.evaluate.metrics.hallucination import HALLUCINATION_METRICS
 from kg_edit.evaluate.metrics.multihop import MULTIHOP_METRICS
 from kg_edit.evaluate.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluate.retention import RetentionTest
@@ -115,6 +117,7 @@ def run_settings(
     extras: Sequence[str],
     seed: int,
     chat: bool | None = None,
+    tasks: GeneralTasks | None = None,
 ) -> Settings:
     """All that decides a run's scores."""
     in_chat = any_in_chat(records, chat)
@@ -123,6 +126,7 @@ def run_settings(
         "schedule": str(plan.schedule),
         **({"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}),
         **({} if general is None else {"general_sha256": digest(general)}),
+        **({} if tasks is None else tasks.settings),
         **({} if retention is None else {"retention_sha256": retention.digest}),
         **({} if shard == WHOLE else {"shard": str(shard)}),
         **method_settings(method, model),
@@ -169,6 +173,7 @@ def _metrics_of(records: Sequence[BenchmarkRecord], *, in_chat: bool) -> list[st
     ripples = any(group.startswith("ripples-") for group in groups)
     absent = {*(() if ripples else RIPPLES_METRICS), *(() if in_chat else CHAT_METRICS)}
     absent |= set() if "multihop" in groups else set(MULTIHOP_METRICS)
+    absent |= set() if groups & {"hallucination", "accurate"} else set(HALLUCINATION_METRICS)
     absent |= set() if "specificity" in groups else {"specificity.nll"}
     return [name for name in RECORD_METRICS if name not in absent]
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kg_edit.errors import OutputError
+from kg_edit.evaluate.general_tasks import GeneralChange
 from kg_edit.evaluate.records import BASE, Point, RunRecord, phase_of
 from kg_edit.evaluate.retention import ERR, PREFIX, edit_retention, rates
 from kg_edit.evaluate.schedule import CurvePlan
@@ -113,7 +114,7 @@ class Summary(BaseModel):
     behind its mean. The two ceilings are the unedited model's, with the edited fact (and the relation that leads to
     the answer) told before the question; None where they were not asked for. Where edits accumulate, ``just_edited``
     is right after a record's own edit, ``edited`` after all of its sequence, and ``curve`` the way between; a curve
-    is there as well where general ability was asked for.
+    is there as well where general ability was asked for. ``general``: tasks of lm-eval before any edit and after all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -125,6 +126,7 @@ class Summary(BaseModel):
     fact_in_prompt: Estimates | None = None
     fact_and_relation_in_prompt: Estimates | None = None
     curve: tuple[CurvePoint, ...] | None = None
+    general: dict[str, GeneralChange] | None = None
     seconds_per_edit: float | None
     provenance: dict[str, Any]
 
@@ -136,7 +138,7 @@ class Summary(BaseModel):
 
     def save(self, path: Path) -> Path:
         """Write the summary as JSON, atomically."""
-        absent = {name for name in ("curve", *SECTIONS) if getattr(self, name) is None}
+        absent = {name for name in ("curve", "general", *SECTIONS) if getattr(self, name) is None}
         return write_json(path, self.model_dump(mode="json", exclude=absent))
 
     @classmethod
@@ -159,6 +161,7 @@ def summarise(
     seed: int,
     provenance: Mapping[str, Any],
     curve: tuple[CurvePoint, ...] | None = None,
+    general: dict[str, GeneralChange] | None = None,
 ) -> Summary:
     """The means of ``sections`` over the records; a section that a record lacks is missing there."""
     rows = {name: [record.scores.get(name, {}) for record in records] for name in sections}
@@ -168,6 +171,7 @@ def summarise(
         n=len(records),
         seconds_per_edit=fmean(seconds) if seconds else None,
         curve=curve,
+        general=general,
         provenance={
             **provenance,
             "failed": sum(record.error is not None for record in records),

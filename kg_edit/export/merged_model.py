@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,11 @@ def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_siz
     """An ``lm_eval.models.huggingface.HFLM`` of ``model`` with ``patch`` in it, for the length of a ``with`` block.
 
     Hand it to the harness: ``lm_eval.simple_evaluate(model=found, tasks=["hellaswag"])``. Nothing is copied or saved;
-    after the block the model is bit for bit as before. Needs the extra ``kg-edit[lm-eval]``.
+    after the block the model is bit for bit as before. What a patch of the prompt tells stands before each context; a
+    whole text (a task of ``loglikelihood_rolling``) has none. Needs the extra ``kg-edit[lm-eval]``.
 
     Raises:
-        ConfigError: lm-eval is not installed, or the patch is one of the prompt.
+        ConfigError: lm-eval is not installed.
         PatchError: another patch is applied to this model.
         PatchMismatchError: the patch is for another model.
     """
@@ -130,9 +132,25 @@ def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_siz
     except ImportError as error:
         raise ConfigError("this needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'") from error
     with patch.applied(model) if patch else nullcontext(model) as edited:
-        if edited.prompt_transform:
-            raise ConfigError("the harness asks the model itself, which a patch of the prompt does not change")
-        yield HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
+        own = _told(HFLM, edited.prompt_transform) if edited.prompt_transform else HFLM
+        yield own(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
+
+
+def _told(harness: Any, transform: Callable[[str], str]) -> Any:
+    """lm-eval's model class, which reads contexts as ``transform`` makes them."""
+
+    class Told(harness):  # type: ignore[misc,unused-ignore]
+        """A model that is told facts in the prompt."""
+
+        def _encode_pair(self, context: str, continuation: str) -> Any:
+            return super()._encode_pair(transform(context), continuation)
+
+        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
+            """Texts after what the contexts become."""
+            told = [replace(one, arguments=(transform(one.args[0]), *one.args[1:])) for one in requests]
+            return super().generate_until(told, disable_tqdm=disable_tqdm)
+
+    return Told
 
 
 def check_new(folder: Path) -> None:

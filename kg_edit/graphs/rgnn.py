@@ -39,6 +39,11 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         received: Tensor = self.propagate(edges, nodes=nodes, relations=relations)
         return result + received @ self.neighbours.T  # W_1 of a sum is the sum of W_1
 
+    def propagate(self, edges: Tensor, *, nodes: Tensor, relations: Tensor) -> Tensor:
+        """The base class's; a class without one of its own has a compiled copy left in the temporary folder."""
+        received: Tensor = super().propagate(edges, nodes=nodes, relations=relations)
+        return received
+
     def message(self, nodes_j: Tensor, relations: Tensor) -> Tensor:
         """An edge's message: z_o + z_r, or z_o alone without relations, [edges, d]."""
         return nodes_j + relations if self._relations else nodes_j

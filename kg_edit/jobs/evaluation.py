@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kg_edit.datasets.record import BenchmarkRecord
     from kg_edit.edits.edit import Edit
     from kg_edit.evaluate import Shard, Summary
+    from kg_edit.evaluate.general_tasks import GeneralTasks
     from kg_edit.evaluate.retention import RetentionTest
     from kg_edit.graphs.source import SubgraphSource
     from kg_edit.jobs.method_plan import MethodPlan
@@ -58,7 +59,15 @@ Every = Annotated[
     int | None,
     typer.Option("--evaluate-every", min=1, help="a point of the curve every so many edits; default: ten in all"),
 ]
-General = Annotated[Path | None, typer.Option(help="text file; general ability is the perplexity on its beginning")]
+General = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT|TASKS",
+        help="what edits cost elsewhere: a text, for its perplexity; task files or folders of lm-eval, or names of its "
+        "tasks; several with commas",
+    ),
+]
+GeneralLimit = Annotated[int | None, typer.Option(min=1, help="the first so many documents of each of these tasks")]
 RetentionFile = Annotated[
     Path | None,
     typer.Option(help="file of unrelated prompts, such as zsRE's or PopQA's: GRACE's retention rates on the way"),
@@ -112,6 +121,7 @@ class Evaluation:
     schedule: ScheduleText = "single"
     every: Every = None
     general: General = None
+    general_limit: GeneralLimit = None
     retention: RetentionFile = None
     ceilings: Ceilings = False
     extras: Extras = None
@@ -188,16 +198,19 @@ class Evaluation:
             graph=graph,
             memory=self.memory,
         )
+        from kg_edit.evaluate.general_tasks import GeneralTasks, split_general
         from kg_edit.evaluate.metrics.catalogue import find_extras
         from kg_edit.evaluate.retention import read_retention_test
         from kg_edit.scoring.perplexity import read_text
 
         find_extras(self.extras or ())
-        text = read_text(self.general) if self.general else None
+        text_file, wanted = split_general(self.general)
+        text = read_text(text_file) if text_file else None
         test = read_retention_test(self.retention) if self.retention else None
         seen = graph_for(planned.graph, reading.records, self.control)
         planned = replace(planned, around=guarded(seen, planned.config, reading.records))
         planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
+        tasks = GeneralTasks.open(wanted, limit=self.general_limit, tokenizer=self.model) if wanted else None
         model = load(self.model, self.dtype, self.device)
         chat_settings(model, (edit for record in reading.records for edit in record.edits), self.chat)
         reading = self._known(model, reading)
@@ -209,6 +222,7 @@ class Evaluation:
             model=model,
             reading=reading,
             text=text,
+            tasks=tasks,
             retention=test,
         )
 
@@ -240,6 +254,7 @@ class Ready:
     model: LanguageModel
     reading: FileContent
     text: str | None
+    tasks: GeneralTasks | None = None
     retention: RetentionTest | None = None
 
     @property
@@ -266,6 +281,7 @@ class Ready:
             schedule=options.schedule,
             every=options.every,
             general=self.text,
+            tasks=self.tasks,
             retention=self.retention,
             shard=shard,
             data=DataSource.of(options.dataset, options.data, skipped=self.skipped),

@@ -6,7 +6,7 @@ A patch that decides by a whole prompt needs this at every token, since it is no
 tokens belong to the same text follows from the attention mask that the block gets. So the mean is the same for a text
 alone, padded, packed with others into one row (`kg_edit.scoring.likelihood`), or read piece by piece with a cache
 (`kg_edit.models.prefix_cache`), in which the sums so far are kept. In a block with a sliding window the mean is over
-what the window shows.
+what the window shows. `AfterMarker` says in the same way at which tokens a text has had a certain token.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from kg_edit.models.language_model import LanguageModel
 class TokenMeans:
     """Means in one block: what the block was called with last is noted (`attached`), `of` computes them.
 
-    ``name`` tells the sums in a cache from those of others in the same block.
+    ``layer`` None: the module around all blocks, which no window cuts. ``name`` tells the sums in a cache from
+    those of others in the same block.
     """
 
-    def __init__(self, model: LanguageModel, layer: int, *, name: str) -> None:
-        self._block, self._key = model.block(layer), f"{layer}/{name}"
+    def __init__(self, model: LanguageModel, layer: int | None, *, name: str) -> None:
+        around = model.spec.blocks.rpartition(".")[0]  # some families' heads call this one past the base model
+        self._block: nn.Module = model.model.get_submodule(around) if layer is None else model.block(layer)
+        self._key = f"{layer}/{name}"
         self._size = (0, 0)
         self._mask: Tensor | None = None
         self._cache: Any = None
@@ -83,10 +86,42 @@ class TokenMeans:
         return (shown > torch.finfo(shown.dtype).min / 2).float()
 
     def _note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        state = args[0] if args else kwargs["hidden_states"]
-        self._size = (state.shape[0], state.shape[1])
+        state = _input_of(args, kwargs)
+        self._size = (0, 0) if state is None else (state.shape[0], state.shape[1])
         given = kwargs.get("attention_mask")
         by_place = (one for one in args[1:] if isinstance(one, Tensor) and one.dim() == 4)
         self._mask = given if isinstance(given, Tensor) else next(by_place, None)
         caches = (one for one in (*args[1:], *kwargs.values()) if isinstance(one, Cache))
         self._cache = next(caches, None)
+
+
+class AfterMarker(TokenMeans):
+    """Whether a text has had the token ``marker``, at each token of it; ``name`` as of `TokenMeans`.
+
+    Known from the token ids that the transformer is called with, once a call. Without ids (a caller that gives
+    embeddings) no text has had it.
+    """
+
+    def __init__(self, model: LanguageModel, marker: int, *, name: str) -> None:
+        super().__init__(model, None, name=name)
+        self._marker = marker
+        self._after: Tensor | None = None
+
+    def at(self, tokens: int) -> Tensor | None:
+        """1 or 0 for the ``tokens`` of the last call, [tokens, 1]; None where none has had it, or for other tokens."""
+        return self._after if self._after is not None and len(self._after) == tokens else None
+
+    @torch.no_grad()
+    def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super()._note(block, args, kwargs)
+        ids, self._after = _input_of(args, kwargs), None
+        if ids is not None:
+            marked = (ids.reshape(-1, 1) == self._marker).float()
+            after = self.of(marked) > 0
+            self._after = after.float() if bool(after.any()) else None
+
+
+def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """What a block, or the transformer, was called with: hidden states or token ids [rows, tokens, ...]."""
+    found = args[0] if args else kwargs.get("hidden_states", kwargs.get("input_ids"))
+    return found if isinstance(found, Tensor) else None

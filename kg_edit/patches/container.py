@@ -1,7 +1,8 @@
 """The file of a patch: safetensors, with the format's name and the provenance as JSON in the metadata.
 
 `write_patch` and `read_patch` take tensors by name, whatever kind of patch they belong to; `patch_class` finds the
-class for a format (``kg-edit-patch/1``, ``kg-edit-codebook/1``, ``kg-edit-prompt/1``, ``kg-edit-side/1``).
+class for a format (``kg-edit-patch/1``, ``kg-edit-codebook/1``, ``kg-edit-prompt/1``, ``kg-edit-loop/1``,
+``kg-edit-side/1``, ``kg-edit-scope/1``).
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ from wikidata_cache.safe_json import parse
 if TYPE_CHECKING:  # what a patch says of itself is read without torch
     from torch import Tensor
 
-WEIGHTS, CODEBOOK, PROMPT, SIDE = (f"kg-edit-{kind}/1" for kind in ("patch", "codebook", "prompt", "side"))
+WEIGHTS, CODEBOOK, PROMPT, LOOP, SIDE, SCOPE = (
+    f"kg-edit-{kind}/1" for kind in ("patch", "codebook", "prompt", "loop", "side", "scope")
+)
 
 _CLASSES = {
     WEIGHTS: "kg_edit.patches.weight_patch:WeightPatch",
     CODEBOOK: "kg_edit.patches.codebook_patch:CodebookPatch",
     PROMPT: "kg_edit.patches.prompt_patch:PromptPatch",
+    LOOP: "kg_edit.patches.loop_patch:LoopPatch",
     SIDE: "kg_edit.patches.side_patch:SidePatch",
+    SCOPE: "kg_edit.patches.scope_patch:ScopePatch",
 }
 
 _METADATA = "kg_edit"

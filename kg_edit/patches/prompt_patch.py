@@ -22,7 +22,8 @@ from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.container import PROMPT, PatchFile, write_patch
-from kg_edit.text.similarity import Index, Similarity, TfIdf, best, similarity
+from kg_edit.text.similarity import Index, Similarity, TfIdf, best, letters_apart, similarity
+from kg_edit.text.subquestions import bare_question
 
 _SAID = "facts"
 
@@ -36,6 +37,8 @@ class PromptPatch(Patch):
     """
 
     kind: ClassVar[Kind] = "prompt"
+    format: ClassVar[str] = PROMPT
+    rule_class: ClassVar[type[TellingRule]]
 
     books: tuple[FactBook, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -74,20 +77,24 @@ class PromptPatch(Patch):
             raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; look at its edits' ids")
         books = tuple(book.without(ids) for book in self.books)
         edits = [record for record in self.edits if record.get("edit", {}).get("id") not in ids]
-        return PromptPatch(books=books, provenance={**self.provenance, "edits": edits})
+        return replace(self, books=books, provenance={**self.provenance, "edits": edits})
+
+    def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
+        """What makes of a text what ``model`` reads; here `prompt_transform`, which needs no model."""
+        return self.prompt_transform
 
     def _plus(self, other: PromptPatch) -> PromptPatch:
         """Facts one after the other; a rule keeps its place."""
         books = {book.rule: book for book in self.books}
         for book in other.books:
             books[book.rule] = books[book.rule] + book if book.rule in books else book
-        return PromptPatch(books=tuple(books.values()), provenance=joined(self.provenance, other.provenance))
+        return replace(self, books=tuple(books.values()), provenance=joined(self.provenance, other.provenance))
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Another `LanguageModel` over the same weights, which is told the facts; ``model`` itself stays as it is."""
         self.check_model(model)
-        yield replace(model, prompt_transform=_after(self.prompt_transform, model.prompt_transform))
+        yield replace(model, prompt_transform=_after(self.transform_for(model), model.prompt_transform))
 
     def check_finite(self) -> None:
         """Accept the patch: it holds text alone, no numbers."""
@@ -102,7 +109,7 @@ class PromptPatch(Patch):
             {"rule": book.rule.model_dump(mode="json"), "facts": [fact.model_dump(mode="json") for fact in book.facts]}
             for book in self.books
         ]
-        return write_patch(path, format=PROMPT, provenance={**self.provenance, _SAID: said}, tensors={})
+        return write_patch(path, format=self.format, provenance={**self.provenance, _SAID: said}, tensors={})
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
@@ -114,15 +121,15 @@ class PromptPatch(Patch):
         provenance = dict(file.provenance)
         said = provenance.pop(_SAID, None)
         try:
-            books = tuple(map(_book, said))
+            books = tuple(_book(book, cls.rule_class) for book in said)
         except (TypeError, KeyError, ValidationError) as error:
             raise PatchError(f"the patch {file.path} holds no facts that can be read: {error}; make it anew") from error
         return cls(books=books, provenance=provenance)
 
 
-def _book(said: Mapping[str, Any]) -> FactBook:
+def _book(said: Mapping[str, Any], rule: type[TellingRule]) -> FactBook:
     facts = tuple(PromptFact.model_validate(fact) for fact in said["facts"])
-    return FactBook(rule=TellingRule.model_validate(said["rule"]), facts=facts)
+    return FactBook(rule=rule.model_validate(said["rule"]), facts=facts)
 
 
 def _after(first: Callable[[str], str], then: Callable[[str], str] | None) -> Callable[[str], str]:
@@ -154,10 +161,12 @@ class FactBook:
         Raises:
             ConfigError: the encoder is not installed.
         """
-        question = prompt.rstrip().rpartition("\n\n")[2]
+        bare = self.rule.letters is not None
+        question = bare_question(prompt) if bare else prompt.rstrip().rpartition("\n\n")[2]
         scores = self._index.scores(question)
         shares = scores if self.rule.gate == "similarity" else self._named(question)
-        fits = [place for place, share in enumerate(shares) if share >= self.rule.threshold]
+        near = self._spelt_alike(question)
+        fits = [place for place, share in enumerate(shares) if share >= self.rule.threshold or place in near]
         chosen = best([scores[place] for place in fits], self.rule.most)
         return tuple(self._current[fits[place]] for place in chosen)
 
@@ -197,6 +206,13 @@ class FactBook:
     @cached_property
     def _words(self) -> TfIdf:
         return TfIdf()
+
+    def _spelt_alike(self, question: str) -> set[int]:
+        """The places of the facts whose prompts are few enough letters from ``question``; none without a limit."""
+        most = self.rule.letters
+        if most is None:
+            return set()
+        return {n for n, fact in enumerate(self._current) if letters_apart(fact.about, question) <= most}
 
     def _named(self, question: str) -> list[float]:
         return [self._words.share(fact.subject, question) for fact in self._current]
@@ -238,3 +254,12 @@ class TellingRule(BaseModel):
     before_fact: str = Field("", description="stands before each fact, such as 'New Fact: '")
     before_prompt: str = Field("", description="stands before the prompt, such as 'Prompt: '")
     own_examples: int = Field(0, ge=0, description="other facts of the patch, shown as examples")
+    letters: int | None = Field(
+        None,
+        ge=0,
+        exclude_if=lambda found: found is None,
+        description="a fact also belongs to a question that is so many letters from the edit's prompt at most",
+    )
+
+
+PromptPatch.rule_class = TellingRule

@@ -1,7 +1,8 @@
 """Greedy decoding of many rows of tokens, each on its own patched model if need be, without computing a thing twice.
 
 1. Rows of one model that begin alike (the examples before a question) share their beginning's keys and values.
-2. A row that is done leaves its batch, so that short answers don't wait for long ones.
+2. Prompts are read in groups of like length, all rows write in one batch: a step of few rows takes almost as long as
+   one of many. A row that is done leaves the batch, and when there is room, the next group is read.
 3. Keys and values are written in place, not copied at each token.
 
 `greedy` gives the arg-max tokens after each row, and what the model expected at each of them.
@@ -9,20 +10,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kg_edit.models.hooks import telling_prompt_ends, watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import Prefix, base_model, empty_prefix, mask_decides, run_prefix
+from kg_edit.models.prefix_cache import Prefix, SummedCache, base_model, empty_prefix, mask_decides, run_prefix
 from kg_edit.models.prompts import left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
 
 BATCH_ROWS = 64
+_READ_ROWS = 32  # of which so many are read at once
 _ALIKE = 24  # tokens that rows must share at their beginning to share its computation
 _SHRINK = 0.75  # share of a batch's rows that are left when the others are taken out of it
 _SPREAD, _SLACK = 1.5, 8  # a batch's longest row against its shortest one, in tokens
@@ -70,19 +73,8 @@ def greedy(
     """
     whole, own = [tuple(row) for row in rows], list(patches or [None] * len(rows))
     begun = _beginnings(model, whole, own, max(limits, default=0))
-    found: dict[int, Written] = {}
-    for some in _alike(whole, begun):
-        decoder = _Decoder(
-            model=model,
-            rows=[whole[place] for place in some],
-            limits=[limits[place] for place in some],
-            patches=[own[place] for place in some],
-            begun=[begun[place] for place in some],
-            kept=kept,
-            is_last=is_last,
-        )
-        found |= zip(some, decoder.run(), strict=True)
-    return [found[place] for place in range(len(whole))]
+    decoder = _Decoder(model=model, rows=whole, limits=limits, patches=own, begun=begun, kept=kept, is_last=is_last)
+    return decoder.run()
 
 
 def _beginnings(
@@ -122,7 +114,7 @@ def _alike(rows: Sequence[Row], begun: Sequence[_Beginning | None]) -> Iterator[
         group: list[int] = []
         places = [place for place, one in enumerate(begun) if (one is not None) is with_beginning]
         for place in sorted(places, key=lambda place: (known[place], lengths[place])):
-            if group and (len(group) == BATCH_ROWS or lengths[place] > _SPREAD * lengths[group[0]] + _SLACK):
+            if group and (len(group) == _READ_ROWS or lengths[place] > _SPREAD * lengths[group[0]] + _SLACK):
                 yield group
                 group = []
             group.append(place)
@@ -130,9 +122,27 @@ def _alike(rows: Sequence[Row], begun: Sequence[_Beginning | None]) -> Iterator[
             yield group
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Batch:
+    """Rows on the way: their numbers ``inside``, of which some may be done, and the token that each is fed next.
+
+    ``before`` holds what they read so far, ``ids`` [rows, 1] their last tokens.
+    """
+
+    inside: list[int]
+    before: Prefix
+    ids: Tensor
+
+    def of(self, places: Collection[int]) -> _Batch:
+        """The rows ``places`` alone."""
+        left = [at for at, place in enumerate(self.inside) if place in places]
+        index = torch.tensor(left, dtype=torch.long, device=self.ids.device)
+        return _Batch(inside=[self.inside[at] for at in left], before=self.before.rows(index), ids=self.ids[index])
+
+
 @dataclass(eq=False, kw_only=True)
 class _Decoder:
-    """A batch of rows on the way: what each has written, and which rows are still in the batch."""
+    """Rows, and what each has written so far."""
 
     model: LanguageModel
     rows: Sequence[Row]
@@ -142,43 +152,58 @@ class _Decoder:
     kept: int
     is_last: Callable[[int], bool]
     _best: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
+    _active: set[int] = field(default_factory=set)
 
     def run(self) -> list[Written]:
         """Decode until every row is done."""
         self._best = [[] for _ in self.rows]
-        start = self._start()
-        tails = [row[one.length if one else 0 :] for row, one in zip(self.rows, self.begun, strict=True)]
-        batch = left_pad(tails, device=self.model.device)
-        cache = start.growing(len(self.model.blocks), room=batch.ids.shape[1] + max(self.limits))
-        ids, mask = batch.ids, torch.cat([start.mask, batch.mask], -1)
-        positions = start.lengths + batch.positions
-        inside = list(range(len(self.rows)))  # the batch's rows; of these some are done
-        active = [place for place in inside if self.limits[place] > 0]
-        while active:
-            final = self._final(inside, ids, mask, positions, cache, begins=not any(self._best))
-            done = self._write(final, inside, set(active))
-            active = [place for place in active if place not in done]
-            ids = torch.stack([self._token(place) for place in inside])[:, None]
-            mask, positions = torch.cat([mask, torch.ones_like(ids)], -1), positions[:, -1:] + 1
-            if active and len(active) <= _SHRINK * len(inside):
-                left = set(active)
-                index = torch.tensor([at for at, place in enumerate(inside) if place in left], device=ids.device)
-                cache.batch_select_indices(index)
-                ids, mask, positions = ids[index], mask[index], positions[index]
-                inside = active
+        self._active = {place for place, limit in enumerate(self.limits) if limit > 0}
+        groups = [left for some in _alike(self.rows, self.begun) if (left := [p for p in some if p in self._active])]
+        batch: _Batch | None = None
+        for group in groups:
+            if batch:
+                batch = self._write_on(batch, until=BATCH_ROWS - len(group) if self._may_join(batch, group) else 0)
+            batch = _joined(batch, self._read(group))
+        if batch:
+            self._write_on(batch, until=0)
         return [self._written(some) for some in self._best]
 
-    def _start(self) -> Prefix:
-        known = [one for one in self.begun if one]
-        if not known:
-            return empty_prefix(self.model, len(self.rows))
-        found = known[0].prefix.rows(torch.tensor([one.place for one in known], device=self.model.device))
-        width = max(one.length for one in known)  # other rows' longer beginnings left padding
-        layers = tuple((keys[..., -width:, :], values[..., -width:, :]) for keys, values in found.layers)
-        return Prefix(mask=found.mask[:, -width:], layers=layers, sums=found.sums)
+    def _may_join(self, batch: _Batch, places: Sequence[int]) -> bool:
+        """Whether padding in front of the shorter rows changes nothing."""
+        longest = max(batch.before.mask.shape[-1], *(len(self.rows[place]) for place in places))
+        return mask_decides(self.model, longest + max(self.limits))
+
+    def _read(self, places: list[int]) -> _Batch:
+        """Read the rows ``places``, and write their first token."""
+        known = [one for place in places if (one := self.begun[place])]
+        start = _begin(self.model, known, len(places))
+        tails = [self.rows[place][one.length if (one := self.begun[place]) else 0 :] for place in places]
+        batch = left_pad(tails, device=self.model.device)
+        cache = start.growing(len(self.model.blocks))
+        mask, positions = torch.cat([start.mask, batch.mask], -1), start.lengths + batch.positions
+        self._note(self._final(places, batch.ids, mask, positions, cache, begins=True), places)
+        before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
+        return _Batch(inside=places, before=before, ids=self._last_tokens(places)).of(self._active)
+
+    def _write_on(self, batch: _Batch, *, until: int) -> _Batch | None:
+        """Write on until no more than ``until`` rows are left; these, if any."""
+        inside, ids, mask = batch.inside, batch.ids, batch.before.mask
+        room = max(self.limits[place] - len(self._best[place]) for place in inside)
+        cache = batch.before.growing(len(self.model.blocks), room=room)
+        while len(active := [place for place in inside if place in self._active]) > until:
+            if len(active) <= _SHRINK * len(inside):
+                left = [at for at, place in enumerate(inside) if place in self._active]
+                index = torch.tensor(left, device=ids.device)
+                cache.batch_select_indices(index)
+                inside, ids, mask = active, ids[index], mask[index]
+            mask = torch.cat([mask, torch.ones_like(ids)], -1)
+            self._note(self._final(inside, ids, mask, mask.sum(-1, keepdim=True) - 1, cache, begins=False), inside)
+            ids = self._last_tokens(inside)
+        before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
+        return _Batch(inside=inside, before=before, ids=ids).of(self._active) if active else None
 
     def _final(
-        self, inside: Sequence[int], ids: Tensor, mask: Tensor, positions: Tensor, cache: object, *, begins: bool
+        self, inside: Sequence[int], ids: Tensor, mask: Tensor, positions: Tensor, cache: SummedCache, *, begins: bool
     ) -> Tensor:
         """Logits [rows, vocabulary] after the last token, which is a prompt's last one where decoding ``begins``."""
         final = list[Tensor]()  # before the last norm, which is a part of `LanguageModel.logits`
@@ -200,30 +225,63 @@ class _Decoder:
         owners = torch.tensor([[numbers[id(self.patches[place])]] for place in inside])
         return owners, list(distinct.values())
 
-    def _write(self, logits: Tensor, inside: Sequence[int], active: set[int]) -> set[int]:
-        """Note the next token of every active row; those rows that are done with it."""
+    def _note(self, logits: Tensor, inside: Sequence[int]) -> None:
+        """Note the next token of every active row, and which rows are done with it."""
         best = logits.softmax(-1).topk(min(self.kept, logits.shape[-1]))
-        done = set[int]()
         for at, place in enumerate(inside):
-            if place in active:
+            if place in self._active:
                 self._best[place].append((best.indices[at], best.values[at]))
                 if len(self._best[place]) >= self.limits[place] or self.is_last(int(best.indices[at, 0])):
-                    done.add(place)
-        return done
+                    self._active.discard(place)
 
-    def _token(self, place: int) -> Tensor:
-        """The row's last token; a row that is done, or may write none, is fed any."""
-        return (
-            self._best[place][-1][0][0]
-            if self._best[place]
-            else torch.zeros((), dtype=torch.long, device=self.model.device)
-        )
+    def _last_tokens(self, inside: Sequence[int]) -> Tensor:
+        """The last token of each row, [rows, 1]."""
+        return torch.stack([self._best[place][-1][0][0] for place in inside])[:, None]
 
     def _written(self, best: list[tuple[Tensor, Tensor]]) -> Written:
         if not best:
             return Written((), torch.zeros(0, self.kept, dtype=torch.long), torch.zeros(0, self.kept))
         likeliest, probabilities = (torch.stack(parts) for parts in zip(*best, strict=True))
         return Written(tuple(likeliest[:, 0].tolist()), likeliest, probabilities)
+
+
+def _begin(model: LanguageModel, known: Sequence[_Beginning], rows: int) -> Prefix:
+    """The beginnings of rows that have one, or that of ``rows`` rows without."""
+    if not known:
+        return empty_prefix(model, rows)
+    found = known[0].prefix.rows(torch.tensor([one.place for one in known], device=model.device))
+    width = max(one.length for one in known)  # other rows' longer beginnings left padding
+    layers = tuple((keys[..., -width:, :], values[..., -width:, :]) for keys, values in found.layers)
+    return Prefix(mask=found.mask[:, -width:], layers=layers, sums=found.sums)
+
+
+def _joined(one: _Batch | None, other: _Batch) -> _Batch | None:
+    """The rows of both, the shorter ones with padding in front."""
+    if one is None or not other.inside:
+        return one or (other if other.inside else None)
+    both, width = (one.before, other.before), max(one.before.mask.shape[-1], other.before.mask.shape[-1])
+    layers = tuple(
+        tuple(torch.cat([_padded(state, width, -2) for state in states]) for states in zip(*layer, strict=True))
+        for layer in zip(*(before.layers for before in both), strict=True)
+    )
+    before = Prefix(
+        mask=torch.cat([_padded(before.mask, width, -1) for before in both]),
+        layers=tuple((keys, values) for keys, values in layers),
+        sums={name: torch.cat([before.sums[name] for before in both]) for name in one.before.sums},
+    )
+    return _Batch(inside=[*one.inside, *other.inside], before=before, ids=torch.cat([one.ids, other.ids]))
+
+
+def _padded(state: Tensor, width: int, dim: int) -> Tensor:
+    """A state with zeros in front along ``dim``, up to ``width``."""
+    shape = list(state.shape)
+    shape[dim] = width - shape[dim]
+    return torch.cat([state.new_zeros(shape), state], dim)
+
+
+def _states(cache: SummedCache) -> tuple[tuple[Tensor, Tensor], ...]:
+    held: list[Any] = list(cache.layers)
+    return tuple((layer.keys, layer.values) for layer in held)
 
 
 def _last_of(ids: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 from kg_edit.models.scripts import is_syllable
 
@@ -54,6 +55,14 @@ def is_exactly(text: str, name: str) -> bool:
 def substring(text: str, name: str) -> bool:
     """Whether the letters of ``name`` stand in ``text``, in any case: Rome is in Romelu."""
     return bool(name.strip()) and name.strip().casefold() in text.casefold()
+
+
+def sentences(text: str) -> Iterator[str]:
+    """The sentences of ``text``, one after the other, as `first_sentence` ends them; a blank text has none."""
+    while text := text.strip():
+        sentence = first_sentence(text)
+        yield sentence
+        text = text[len(sentence) :]
 
 
 def first_sentence(text: str) -> str:

@@ -176,3 +176,14 @@ def similarity(encoder: str | None) -> Similarity:
 def best(scores: Sequence[float], most: int) -> list[int]:
     """The places of the highest scores, best first; among equals the earlier one comes first."""
     return sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:most]
+
+
+def letters_apart(first: str, second: str) -> int:
+    """The Levenshtein distance of the texts' words: letters put in, left out or exchanged, in any case."""
+    one, other = (" ".join(_plain(text)) for text in (first, second))
+    row = list(range(len(other) + 1))
+    for place, letter in enumerate(one, 1):
+        before, row = row, [place]
+        for column, wanted in enumerate(other):
+            row.append(min(before[column + 1] + 1, row[column] + 1, before[column] + (letter != wanted)))
+    return row[-1]

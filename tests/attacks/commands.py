@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,15 @@ def patch_add(folder: Path) -> Case:
     return Case("patch add", _KG_EDIT, arguments, folder, lambda: _standing(folder), again=(2,), atomic=True)
 
 
+def subtract(folder: Path) -> Case:
+    """An anti-expert taken from an expert: a patch file, whole or not there."""
+    for place, name in enumerate(("expert", "anti")):
+        made_up(edits_of(2, start=2 * place)).save(folder / f"{name}.safetensors")
+    arguments = ["patch", "subtract", "expert.safetensors", "anti.safetensors", "--out", "out.safetensors"]
+    made = partial(_hashes, folder, "out.safetensors")
+    return Case("patch subtract", _KG_EDIT, arguments, folder, made, again=(2,), atomic=True)
+
+
 def ledger_remove(folder: Path) -> Case:
     """Two edits out of a ledger of three patches: both or none."""
     ledger = Ledger.open(folder / "ledger")
@@ -190,6 +200,7 @@ OFFLINE: dict[str, Callable[[Path, Path], Case]] = {
     "evaluate": evaluate,
     "covariance": covariance,
     "patch add": lambda folder, model: patch_add(folder),
+    "patch subtract": lambda folder, model: subtract(folder),
     "ledger remove": lambda folder, model: ledger_remove(folder),
 }
 NAMES = ("fetch", *OFFLINE)

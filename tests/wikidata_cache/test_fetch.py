@@ -228,6 +228,7 @@ def test_edits_that_the_graph_does_not_know(edits: Path, server: Server, tmp_pat
     assert "Q999999999" in failing([*arguments, "--keep-going"])
 
 
+@pytest.mark.slow
 def test_the_command_that_a_miss_names_works(server: Server, tmp_path: Path) -> None:
     cache = str(tmp_path / "c.sqlite")
     miss = failing(["labels", "Q65", "P19", "--offline", "--cache", cache])

@@ -26,7 +26,7 @@ from wikidata_cache.endpoints.rate_limit import RateLimiter, WaitBudget, forbid_
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.endpoints.web import largest_answer
 from wikidata_cache.errors import EndpointError, TruncatedAnswerError, WrongAnswerError
-from wikidata_cache.sources.queries import LITERALS
+from wikidata_cache.sources.queries import LITERALS, echo_query
 from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import (
     Answer,
@@ -108,12 +108,18 @@ class EndpointSource(SparqlSource):
             yield answer
 
     def select(self, query: str, *, patience: float | None = None) -> list[Binding]:
-        """The rows of a SELECT query; waits and retries where that can help, else raises EndpointError."""
+        """The rows of a SELECT query; waits and retries where that can help, else raises EndpointError.
+
+        A user's query has no end mark, so that a second request sees whether answers belong to what is asked.
+        """
         rows = self._rows(query, patience, alone=True)[0]
         if foreign := sorted(name for name in {name for row in rows for name in row} if not _stands_in(query, name)):
             raise wrong_answer(
                 self.name, f"the variables {', '.join(foreign[:5])[:200]}, which the query does not have"
             )
+        echo, mark = echo_query(query)
+        if self._rows(echo, patience, alone=True)[0] != [mark]:
+            raise wrong_answer(self.name, "the answer to another question (a proxy may ignore the query in the URL)")
         return rows
 
     def _split(self, template: Template, block: Sequence[str], error: EndpointError) -> None:

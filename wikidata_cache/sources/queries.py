@@ -192,6 +192,12 @@ def marked_select(variables: str, *parts: str) -> str:
     return f"{_PREFIX}SELECT {variables} ?end WHERE {{ {asked} UNION {end} }} ORDER BY ?end"
 
 
+def echo_query(query: str) -> tuple[str, dict[str, str]]:
+    """A query whose one row holds a digest of ``query``, and that row."""
+    digest = hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    return f'SELECT ?echo WHERE {{ BIND("{digest}" AS ?echo) }}', {"echo": digest}
+
+
 def end_mark(query: str) -> str:
     """The value of `?end` in the last row of the answer to a query of this module."""
     return query.rpartition('BIND("')[2][:_DIGITS]

@@ -12,6 +12,7 @@ from kg_edit.datasets import DATASETS, Dataset
 from kg_edit.errors import unknown_name
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
+from kg_edit.evaluate.metrics.hallucination import HALLUCINATION_METRICS
 from kg_edit.evaluate.metrics.metric import Metric, RunMetric
 from kg_edit.evaluate.metrics.multihop import MULTIHOP_METRICS
 from kg_edit.evaluate.metrics.probes import PROBE_METRICS
@@ -89,7 +90,7 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         for rate in ("TRR", "ERR", "ARR")
     },
 }
-_OF_PROBES = {**PROBE_METRICS, **MULTIHOP_METRICS, **RIPPLES_METRICS}
+_OF_PROBES = {**PROBE_METRICS, **MULTIHOP_METRICS, **RIPPLES_METRICS, **HALLUCINATION_METRICS}
 RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **CHAT_METRICS, **_OF_PROBES, **EXTRAS}
 CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 

@@ -295,3 +295,10 @@ def checked_loss(loss: Tensor, step: int) -> float:
     if not torch.isfinite(loss.detach()).all():
         raise PatchError(f"the loss is {found} at step {step}; lower the learning rate, or load the model in float32")
     return found
+
+
+def batches(count: int, size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Places 0 to ``count`` in random order, ``size`` a batch; another order each epoch, the same for a seed."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    return [order[start : start + size] for start in range(0, count, size)]

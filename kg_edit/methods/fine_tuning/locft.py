@@ -17,6 +17,7 @@ from kg_edit.methods.fine_tuning.base import (
     RowLosses,
     TrainingRow,
     WeightChange,
+    batches,
     checked_loss,
     record,
     row_of,
@@ -93,10 +94,3 @@ class LocFt(FineTuning):
             if float(losses.mean()) < config.stop_below:
                 break
         return epochs
-
-
-def batches(count: int, size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Places 0 to ``count`` in random order, ``size`` a batch; another order each epoch, the same for a seed."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order: list[int] = torch.randperm(count, generator=generator).tolist()
-    return [order[start : start + size] for start in range(0, count, size)]

@@ -25,12 +25,12 @@ from kg_edit.graphs.encoding import label_readings
 from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.glame_net.network import GraphBatch, ReadSubgraph, ValueNetwork
-from kg_edit.methods.glame_net.store import FORMAT, NetTraining, TrainedNetwork, read_manifest
+from kg_edit.methods.glame_net.store import FORMAT, Manifest, NetTraining, load_network, read_manifest
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
 from kg_edit.methods.rank_one.base import FoundValue, request_of
 from kg_edit.methods.rank_one.rome import FreeDelta
-from kg_edit.methods.trained.files import NETWORK
+from kg_edit.methods.trained.files import NETWORK, Trained
 from kg_edit.methods.workload import Workload
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.value.objective import Objective, Request, tokens_within
@@ -148,11 +148,11 @@ class GlameNet(GlamePlus):
         return said
 
     @cached_property
-    def _trained(self) -> TrainedNetwork | None:
+    def _trained(self) -> Trained[ValueNetwork, Manifest] | None:
         folder = _folder(self.config)
         if folder is None:
             return None
-        found = TrainedNetwork.load(folder, self.model)
+        found = load_network(folder, self.model)
         if found.manifest.layer != self.layer:
             raise ConfigError(
                 f"the network in {folder} was trained for layer {found.manifest.layer}, and layer {self.layer} is to "

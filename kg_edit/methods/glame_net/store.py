@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from kg_edit.methods.config import ContextLengths, LayerConfig
 from kg_edit.methods.glame_net.network import ValueNetwork
 from kg_edit.methods.trained import training
-from kg_edit.methods.trained.files import NETWORK, NetworkFormat
+from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.seeds import Seed
 
@@ -68,27 +67,19 @@ class Validation(training.Validation):
     held_out: float | None
 
 
-class Manifest(BaseModel):
+class Manifest(NetworkManifest):
     """Whose network it is and how it was trained.
 
-    ``edits`` is the digest of those given, ``examples`` and ``targets`` the numbers of edits and of different o* that
-    it learned from, ``steps`` after how many steps it was at its best.
+    ``targets`` is the number of different o* that it learned from.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     format: str = "kg-edit-glame-net/1"
-    model: str
-    model_name: str
     width: int
     blocks: int
     training: NetTraining
-    graph: dict[str, Any] = {}
+    graph: dict[str, Any] = Field({})
     excluded: str = ""
-    edits: str = ""
-    examples: int = 0
     targets: int = 0
-    steps: int = 0
     validations: tuple[Validation, ...] = ()
 
     @property
@@ -124,28 +115,17 @@ class Manifest(BaseModel):
         )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TrainedNetwork:
-    """A network and what is known of it; ``digest`` is its file's SHA-256."""
+def load_network(folder: Path, model: LanguageModel) -> Trained[ValueNetwork, Manifest]:
+    """The network that `kg-edit glame-net train` wrote to ``folder``, on the device of ``model``.
 
-    network: ValueNetwork
-    manifest: Manifest
-    digest: str
-
-    @classmethod
-    def load(cls, folder: Path, model: LanguageModel) -> Self:
-        """The network that `kg-edit glame-net train` wrote to ``folder``, on the device of ``model``.
-
-        Raises:
-            ModelError: there is none, or its file is damaged.
-            PatchMismatchError: it was trained for another model.
-        """
-        manifest = read_manifest(folder / NETWORK)
-        FORMAT.check_model(folder, model, fingerprint=manifest.model, name=manifest.model_name)
-        if (manifest.width, manifest.blocks) != (model.width, len(model.blocks)):
-            raise FORMAT.damaged(folder / NETWORK, f"it says that {model.name!r} has another width or depth")
-        network, digest = FORMAT.load(folder / NETWORK, manifest.network, model)
-        return cls(network=network, manifest=manifest, digest=digest)
+    Raises:
+        ModelError: there is none, or its file is damaged.
+        PatchMismatchError: it was trained for another model.
+    """
+    found = FORMAT.trained(folder, model, Manifest, Manifest.network)
+    if (found.manifest.width, found.manifest.blocks) != (model.width, len(model.blocks)):
+        raise FORMAT.damaged(folder / NETWORK, f"it says that {model.name!r} has another width or depth")
+    return found
 
 
 def read_manifest(path: Path) -> Manifest:

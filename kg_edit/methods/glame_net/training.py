@@ -36,7 +36,6 @@ from kg_edit.value.objective import Objective, Request
 from kg_edit.value.optimise import untouched
 from kg_edit.value.tail_forward import TailForward
 
-_SLACK = 4
 _NOTHING = Excluded()
 
 
@@ -147,7 +146,6 @@ class Lesson:
             requests,
             kl_weight=settings.kl_weight,
             forward=partial(TailForward, contexts=self.contexts),
-            slack=_SLACK,
         )
 
     def batch(self, examples: Sequence[Example], requests: Sequence[Request]) -> Batch:

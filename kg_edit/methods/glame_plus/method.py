@@ -104,7 +104,6 @@ class GlamePlus(GraphReader, Rome):
     name = "glame-plus"
     paper = "this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
     about = "GLAME beyond the paper: what the graph and the model itself say of o* is written where it is answered"
-    slack = 4
     config_class = GlamePlusConfig
     config: GlamePlusConfig
 

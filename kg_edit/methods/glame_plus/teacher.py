@@ -22,7 +22,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.greedy import Written, greedy
 from kg_edit.scoring.likelihood import Pair, score
 from kg_edit.text.matching import begins_with
-from kg_edit.value.objective import SoftTarget
+from kg_edit.value.rows import SoftTarget
 
 # For a relation without examples of its own: they show the form only. Questions that score a model are asked in another
 # one (`scoring.questions`).

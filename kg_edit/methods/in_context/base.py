@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -42,6 +42,7 @@ class PromptMethod(EditingMethod):
     family = "in-context"
     kind = "prompt"
     separable = True
+    patch_class: ClassVar[type[PromptPatch]] = PromptPatch
     config: PromptConfig
 
     @cached_property
@@ -60,13 +61,13 @@ class PromptMethod(EditingMethod):
         """The fact that an edit is told as, and notes for the edit's record in the provenance."""
 
     def empty_patch(self) -> Patch:
-        """A `PromptPatch` without facts, which changes nothing."""
-        return PromptPatch(books=(), provenance=self.provenance())
+        """A patch of the prompt without facts, which changes nothing."""
+        return self.patch_class(books=(), provenance=self.provenance())
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """A `PromptPatch` with the fact of the one edit, and the edit's record in its provenance."""
+        """A patch of the prompt with the fact of the one edit, and the edit's record in its provenance."""
         (edit,) = edits
         fact, notes = self.fact(edit)
         record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name, **notes}
         book = FactBook(rule=self.rule, facts=(fact,), alike=self.alike)
-        return PromptPatch(books=(book,), provenance={**self.provenance(), "edits": [record]})
+        return self.patch_class(books=(book,), provenance={**self.provenance(), "edits": [record]})

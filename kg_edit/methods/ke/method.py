@@ -11,7 +11,7 @@ from pydantic import Field
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.ke.network import KeNetwork
-from kg_edit.methods.ke.store import FORMAT, KeEditor, KeManifest, embedding_width
+from kg_edit.methods.ke.store import FORMAT, KeManifest, embedding_width, load_ke
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.method import Mend, MendConfig
 from kg_edit.methods.statement import encode_statement
@@ -85,7 +85,7 @@ class Ke(Mend):
             width = embedding_width(self.model)
             network = KeNetwork(shapes, width=width, hidden=1, inner=1, edit_lr=self.config.edit_lr)
             return network.to(self.model.device).requires_grad_(False), {"digest": "untrained"}
-        editor = KeEditor.load(folder, self.model)
+        editor = load_ke(folder, self.model)
         said = editor.manifest.model_dump(mode="json", include={"edits", "examples", "steps"})
         return editor.network, {"digest": editor.digest, **said}
 

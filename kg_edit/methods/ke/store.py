@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.methods.ke.network import KeNetwork
 from kg_edit.methods.mend.gradients import Shape
 from kg_edit.methods.mend.store import MendTraining, Validation
-from kg_edit.methods.trained.files import NETWORK, NetworkFormat
+from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
 from kg_edit.models.language_model import LanguageModel
 
 FORMAT = NetworkFormat(key="kg_edit_ke", thing="KE network", command="kg-edit ke train")
@@ -37,20 +36,13 @@ class KeTraining(MendTraining):
     }
 
 
-class KeManifest(BaseModel):
-    """Whose network it is and how it was trained; as `kg_edit.methods.mend.store.Manifest`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class KeManifest(NetworkManifest):
+    """Whose network it is and how it was trained."""
 
     format: str = "kg-edit-ke/1"
-    model: str
-    model_name: str
     width: int
     shapes: dict[str, Shape]
     training: KeTraining
-    edits: str = ""
-    examples: int = 0
-    steps: int = 0
     validations: tuple[Validation, ...] = ()
 
     def network(self) -> KeNetwork:
@@ -61,26 +53,14 @@ class KeManifest(BaseModel):
         )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class KeEditor:
-    """A network and what is known of it; ``digest`` is its file's SHA-256."""
+def load_ke(folder: Path, model: LanguageModel) -> Trained[KeNetwork, KeManifest]:
+    """The network that `kg-edit ke train` wrote to ``folder``, on the device of ``model``.
 
-    network: KeNetwork
-    manifest: KeManifest
-    digest: str
-
-    @classmethod
-    def load(cls, folder: Path, model: LanguageModel) -> Self:
-        """The network that `kg-edit ke train` wrote to ``folder``, on the device of ``model``.
-
-        Raises:
-            ModelError: there is none, or its file is damaged.
-            PatchMismatchError: it was trained for another model.
-        """
-        manifest = FORMAT.manifest(folder / NETWORK, KeManifest)
-        FORMAT.check_model(folder, model, fingerprint=manifest.model, name=manifest.model_name)
-        network, digest = FORMAT.load(folder / NETWORK, manifest.network, model)
-        return cls(network=network, manifest=manifest, digest=digest)
+    Raises:
+        ModelError: there is none, or its file is damaged.
+        PatchMismatchError: it was trained for another model.
+    """
+    return FORMAT.trained(folder, model, KeManifest, KeManifest.network)
 
 
 def embedding_width(model: LanguageModel) -> int:

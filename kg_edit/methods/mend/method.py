@@ -16,7 +16,7 @@ from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import MendNetwork
-from kg_edit.methods.mend.store import FORMAT, NETWORK, Editor, read_manifest
+from kg_edit.methods.mend.store import FORMAT, NETWORK, load_editor, read_manifest
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -131,7 +131,7 @@ class Mend(EditingMethod):
             shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
             network = MendNetwork(shapes, rank=1, edit_lr=self.config.edit_lr)
             return network.to(self.model.device).requires_grad_(False), {"digest": _UNTRAINED}
-        editor = Editor.load(folder, self.model)
+        editor = load_editor(folder, self.model)
         manifest = editor.manifest
         said = manifest.model_dump(mode="json", include={"edits", "examples", "steps"})
         return editor.network, {"digest": editor.digest, **said}

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.gradients import Shape
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.trained import training
-from kg_edit.methods.trained.files import NETWORK, NetworkFormat
+from kg_edit.methods.trained.files import NETWORK, NetworkFormat, NetworkManifest, Trained
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.seeds import Seed
 
-__all__ = ["FORMAT", "NETWORK", "Editor", "Manifest", "MendTraining", "Validation", "read_manifest"]
+__all__ = ["FORMAT", "NETWORK", "Manifest", "MendTraining", "Validation", "load_editor", "read_manifest"]
 
 FORMAT = NetworkFormat(key="kg_edit_mend", thing="editor", command="kg-edit mend train")
 
@@ -60,28 +59,6 @@ class MendTraining(MethodConfig):
     }
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Editor:
-    """A network and what is known of it; ``digest`` is its file's SHA-256."""
-
-    network: MendNetwork
-    manifest: Manifest
-    digest: str
-
-    @classmethod
-    def load(cls, folder: Path, model: LanguageModel) -> Self:
-        """The editor that `kg-edit mend train` wrote to ``folder``, on the device of ``model``.
-
-        Raises:
-            ModelError: there is none, or its file is damaged.
-            PatchMismatchError: it was trained for another model.
-        """
-        manifest = read_manifest(folder / NETWORK)
-        FORMAT.check_model(folder, model, fingerprint=manifest.model, name=manifest.model_name)
-        network, digest = FORMAT.load(folder / NETWORK, manifest.network, model)
-        return cls(network=network, manifest=manifest, digest=digest)
-
-
 class Validation(training.Validation):
     """The mean losses on the edits held out, after so many steps."""
 
@@ -89,29 +66,32 @@ class Validation(training.Validation):
     locality: float
 
 
-class Manifest(BaseModel):
+class Manifest(NetworkManifest):
     """Whose editor it is and how it was trained.
 
     ``edits`` is the digest of those given, ``examples`` the number that it learned from, ``steps`` after how many steps
     it was at its best.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     format: str = "kg-edit-mend/1"
-    model: str
-    model_name: str
     shapes: dict[str, Shape]
     training: MendTraining
-    edits: str = ""
-    examples: int = 0
-    steps: int = 0
     validations: tuple[Validation, ...] = ()
 
     def network(self) -> MendNetwork:
         """The network as it is before training."""
         training = self.training
         return MendNetwork(self.shapes, rank=training.rank, edit_lr=training.edit_lr, seed=training.seed)
+
+
+def load_editor(folder: Path, model: LanguageModel) -> Trained[MendNetwork, Manifest]:
+    """The network that `kg-edit mend train` wrote to ``folder``, on the device of ``model``.
+
+    Raises:
+        ModelError: there is none, or its file is damaged.
+        PatchMismatchError: it was trained for another model.
+    """
+    return FORMAT.trained(folder, model, Manifest, Manifest.network)
 
 
 def read_manifest(path: Path) -> Manifest:

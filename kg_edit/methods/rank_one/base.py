@@ -194,7 +194,6 @@ class RankOneMethod(ValueMethod):
 
     family = "rank-one"
     config: RankOneConfig
-    slack: ClassVar[int] = 1  # rows whose tails differ by fewer tokens share a pass
 
     def __init__(
         self,
@@ -313,7 +312,6 @@ class RankOneMethod(ValueMethod):
             # made anew for each call: the model may have been edited since the last one
             forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),
             tokens=tokens_within(model, self.layer, self.memory),
-            slack=self.slack,
         )
 
     def check(self, edits: Sequence[Edit]) -> None:

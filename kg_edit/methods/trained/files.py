@@ -10,10 +10,11 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -24,6 +25,34 @@ from kg_edit.storage.atomic import write_safetensors
 NETWORK = "network.safetensors"
 Said = TypeVar("Said", bound=BaseModel)
 Network = TypeVar("Network", bound=nn.Module)
+
+
+class NetworkManifest(BaseModel):
+    """Whose network it is and how it was trained; a method adds what its network needs to be built.
+
+    ``model`` is the fingerprint of the model that it is for, ``edits`` the digest of those given, ``examples`` the
+    number that it learned from, ``steps`` after how many steps it was at its best.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    model_name: str
+    edits: str = ""
+    examples: int = 0
+    steps: int = 0
+
+
+Manifest = TypeVar("Manifest", bound=NetworkManifest)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trained(Generic[Network, Manifest]):
+    """A network and what is known of it; ``digest`` is its file's SHA-256."""
+
+    network: Network
+    manifest: Manifest
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -48,6 +77,22 @@ class NetworkFormat:
                 f"give its folder: --set network=FOLDER. Or {instead}: --set untrained=true. Give one of the two"
             )
         return Path(network) if network else None
+
+    def trained(
+        self, folder: Path, model: LanguageModel, kind: type[Manifest], network: Callable[[Manifest], Network]
+    ) -> Trained[Network, Manifest]:
+        """The network that the command wrote to ``folder``, on the device of ``model``.
+
+        ``kind`` is its manifest's class, ``network`` builds it from one as it is before training.
+
+        Raises:
+            ModelError: there is none, or its file is damaged.
+            PatchMismatchError: it was trained for another model.
+        """
+        manifest = self.manifest(folder / NETWORK, kind)
+        self.check_model(folder, model, fingerprint=manifest.model, name=manifest.model_name)
+        found, digest = self.load(folder / NETWORK, partial(network, manifest), model)
+        return Trained(network=found, manifest=manifest, digest=digest)
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], manifest: BaseModel) -> Path:
         """Write tensors and a manifest as one file.

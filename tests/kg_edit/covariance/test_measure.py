@@ -41,6 +41,7 @@ def of(folder: Path, *layers: int, chunks: int = 4, corpus: str = "self", ridge:
     return find_covariances(tiny("llama"), layers, config, folder=folder, progress=False)
 
 
+@pytest.mark.slow
 def test_layers_together_are_the_layers_alone(tmp_path: Path) -> None:
     together = of(tmp_path / "together", 0, 1, 3)
     for layer, found in together.items():

@@ -214,6 +214,15 @@ ENTITY = {
     "qid": "cyclone (Q79602)",
 }
 
+WIKIBIO: dict[str, Any] = {
+    "gpt3_text": "Ada Byron was a poet. Rome saw plays. She died in 1852.",
+    "wiki_bio_text": "Ada Byron (born 10 December 1815) was a mathematician. She wrote notes on an engine.",
+    "gpt3_sentences": ["Ada Byron was a poet.", "Rome saw plays.", "She died in 1852."],
+    "annotation": ["accurate", "major_inaccurate", "accurate"],
+    "wiki_bio_test_idx": 62464,
+    "gpt3_text_samples": ["Ada Byron was a singer.", "Ada Byron was a queen."],
+}
+
 
 def written(folder: Path, *rows: object) -> Path:
     """A file of rows."""

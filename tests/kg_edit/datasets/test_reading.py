@@ -19,6 +19,7 @@ from tests.kg_edit.datasets.rows import (
     QUESTION,
     RIPPLE,
     RIPPLES,
+    WIKIBIO,
     ZSRE,
     written,
 )
@@ -32,6 +33,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "ripple-edits": RIPPLE,
     "ripples": RIPPLES,
     "knowedit": FACT,
+    "wikibio": WIKIBIO,
     "popqa": POPQA,
     "entity-inferences": ENTITY,
     "edits": {"id": "a", "subject": "Ada", "prompt": "{} is", "target_new": "old"},

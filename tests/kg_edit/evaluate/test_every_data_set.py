@@ -35,7 +35,8 @@ class Told:
     """A run: what the model says before and after, and each score of it then and then; what is not named is missing.
 
     ``leads``: metrics that are the mean over prompts of p(one answer) - p(another); ``losses``: metrics that are the
-    mean over categories of the mean of -log p(answer) a token. Both are computed here, with a plain forward pass.
+    mean over categories of the mean of -log p(answer) a token; ``perplexities``: metrics that are the mean of its exp.
+    All are computed here, with a plain forward pass.
     """
 
     name: str
@@ -43,10 +44,13 @@ class Told:
     scores: Mapping[str, tuple[float | None, float | None]]
     leads: Mapping[str, Sequence[Triple]] = field(default_factory=dict)
     losses: Mapping[str, Sequence[Sequence[Asked]]] = field(default_factory=dict)
+    perplexities: Mapping[str, Sequence[Asked]] = field(default_factory=dict)
 
 
 HEAT, LAKERS, FLORIDA = "Miami Heat", "Los Angeles Lakers", "In which state does LeBron James play?"
 UP, DOWN, YES, NO, NEVER = (0, 1), (1, 0), (1, 1), (0, 0), (None, 0)
+ADA = "This is a Wikipedia passage about ada byron."
+ROME, ENGINE = "Rome saw plays.", "She wrote notes on an engine."
 COUNTERFACT_LEADS: dict[str, Sequence[Triple]] = {
     "efficacy.magnitude": [("LeBron James plays for the", HEAT, LAKERS)],
     "paraphrase.magnitude": [("The team of LeBron James is the", HEAT, LAKERS)],
@@ -215,6 +219,20 @@ TOLD = (
         ("lawyer", "apolitician"),
         {"efficacy.greedy": NO, "recall.greedy": NO, "recall.substring": UP},
     ),
+    Told(  # its text ends after a full stop, as the passage has one; of both sentences only the first token is unsure
+        "wikibio",
+        (ROME, ENGINE),
+        {"efficacy.prob": YES, "efficacy.greedy": NO, "hallucination.prob": YES},
+        {"efficacy.magnitude": [(f"{ADA} Ada Byron was a poet.", ENGINE, ROME)]},
+        perplexities={
+            "hallucination.true.perplexity": [(f"{ADA} Ada Byron was a poet.", ENGINE)],
+            "hallucination.own.perplexity": [(f"{ADA} Ada Byron was a poet.", ROME)],
+            "accurate.perplexity": [
+                (ADA, "Ada Byron was a poet."),
+                (f"{ADA} Ada Byron was a poet. {ROME}", "She died in 1852."),
+            ],
+        },
+    ),
     Told("entity-inferences", ("Italy", "Australia"), {"efficacy.greedy": UP, "inference.choice": UP}),
     Told("edits", ("new", "old"), {"efficacy.greedy": UP}),
 )
@@ -241,7 +259,7 @@ def test_a_run_on_each_data_set(told: Told, tmp_path: Path) -> None:
     assert (summary.n, summary.provenance["failed"]) == (1, 0)
     assert method.calls == [edit.id for edit in records[0].edits]
     metrics = {*metrics_for(Case.of(records[0])), "editing_score"}
-    assert {*told.scores, *told.leads, *told.losses} <= metrics
+    assert {*told.scores, *told.leads, *told.losses, *told.perplexities} <= metrics
     with method.update(records[0].edits).applied(model):
         edited = plain(told, model)
     for place, (section, losses) in enumerate(((summary.base, plain(told, model)), (summary.edited, edited))):
@@ -265,7 +283,8 @@ def plain(told: Told, model: LanguageModel) -> dict[str, float]:
         name: fmean(fmean(nll(model, *pair) for pair in category) for category in categories)
         for name, categories in told.losses.items()
     }
-    return leads | losses
+    perplexities = {name: fmean(exp(nll(model, *pair)) for pair in pairs) for name, pairs in told.perplexities.items()}
+    return leads | losses | perplexities
 
 
 @torch.no_grad()

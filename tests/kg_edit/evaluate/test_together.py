@@ -57,6 +57,7 @@ def test_together_is_as_one_by_one(chosen: RankOneMethod, tmp_path: Path, monkey
     assert [without_nll(entry) for entry in many] == [approximately(entry) for entry in alone]
 
 
+@pytest.mark.slow
 def test_one_descent_and_one_pass(chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     original = chosen.edit_each
@@ -105,6 +106,7 @@ def test_a_pass_that_fails_is_made_again_one_by_one(
     assert [without_nll(entry) for entry in again] == [approximately(entry) for entry in expected]
 
 
+@pytest.mark.slow
 def test_an_edit_that_fails_is_recorded_and_the_others_are_not_touched(tmp_path: Path) -> None:
     glame = method("glame", tiny("llama"))
     broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")

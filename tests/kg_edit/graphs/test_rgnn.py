@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -110,3 +115,10 @@ def test_dropout_is_seeded_and_off_in_evaluation() -> None:
     gone = (dropped == 0) & (whole > 0)
     assert 0.3 < float(gone.sum() / (whole > 0).sum()) < 0.7
     torch.testing.assert_close(dropped[~gone], 2 * whole[~gone])
+
+
+@pytest.mark.slow
+def test_no_file_is_left_in_the_temporary_folder(tmp_path: Path) -> None:
+    code = "from kg_edit.graphs.rgnn import RGNN; RGNN(4)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
+    assert not list(tmp_path.iterdir())

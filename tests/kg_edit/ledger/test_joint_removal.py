@@ -36,6 +36,7 @@ def assert_near(one: Patch, other: Patch, *, share: float = 1e-4) -> None:
     assert [record["edit"] for record in one.edits] == [record["edit"] for record in other.edits]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", keep_first(CLOSED_FORM, keep=1))
 def test_fifty_edits_without_ten_is_a_solve_of_forty(name: str, tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(50)

@@ -13,7 +13,7 @@ _BESIDE: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 _TUNING: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 
 # What a method needs that has no network of its own at hand
-UNTRAINED: dict[str, dict[str, Any]] = {name: {"untrained": True} for name in ("glame-net", "ke", "mend")}
+UNTRAINED: dict[str, dict[str, Any]] = {name: {"untrained": True} for name in ("glame-net", "ke", "mend", "serac")}
 
 QUICK: dict[str, dict[str, Any]] = {
     "adalora": {"steps": 4, "rank": 2, "initial_rank": 3, "warm_up": 1, "final": 0, "learning_rate": 0.05},
@@ -23,6 +23,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "defer": {**_BESIDE, "texts": 4, "shut": 20.0},
     "definition": {},
     "emmet": {**_JOINT, "layer": 1},
+    "ext-sub": {"steps": 4, "rank": 2, "learning_rate": 0.01, "dropout": 0.0},
     "ft": _TUNING,
     "ft-all": {"steps": 4, "learning_rate": 0.005},
     "ft-constrained": {**_TUNING, "radius": 0.02},
@@ -43,15 +44,18 @@ QUICK: dict[str, dict[str, Any]] = {
     "kn": {"steps": 2, "context_lengths": [[4, 1]]},
     "locft": {**_TUNING, "batch_size": 2},
     "lora": {"steps": 4, "rank": 2, "learning_rate": 0.005},
+    "mello": {"shots": 0, "steps": 1, "tokens": 4},
     "memit": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "memit-kg": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0, "statements": 1, "composed": 1},
     "memoe": _BESIDE,
     "memoir": {**_BESIDE, "background_texts": 4},
     "memory": _BESIDE,
+    "memprompt": {"shots": 0},
     "mend": UNTRAINED["mend"],
     "popularity-retrieval": {},
     "r-rome": _RANK_ONE,
     "rome": _RANK_ONE,
     "rome-kg": {**_RANK_ONE, "statements": 1, "composed": 1},
+    "serac": UNTRAINED["serac"],
     "t-patcher": {**_BESIDE, "texts": 4},
 }

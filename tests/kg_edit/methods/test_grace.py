@@ -72,6 +72,7 @@ def test_an_edit_is_made_as_if_it_were_alone() -> None:
         torch.testing.assert_close(together.values[place], alone.values[0], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_earlier_weights_are_seen_and_an_earlier_codebook_is_not() -> None:
     model = tiny("llama")
     chosen, weights = grace(model), patch_of(model)

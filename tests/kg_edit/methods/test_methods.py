@@ -297,6 +297,7 @@ def test_glame_starts_from_the_unedited_model() -> None:
     assert paper["norms"]["change"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", [{"relations": False}, {"use_graph": False}])
 def test_ablations_change_the_result(ablation: dict[str, bool]) -> None:
     model = tiny("llama")

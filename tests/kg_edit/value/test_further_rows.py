@@ -8,8 +8,9 @@ from torch import Tensor
 
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
-from kg_edit.value.objective import ExtraTarget, Objective, Request, SoftTarget, equally_long
+from kg_edit.value.objective import ExtraTarget, Objective, Request
 from kg_edit.value.plain_forward import PlainForward
+from kg_edit.value.rows import SoftTarget, TargetRow, passes
 from kg_edit.value.tail_forward import TailForward
 from tests.kg_edit.tiny import tiny
 
@@ -69,8 +70,8 @@ def test_the_loss_written_out() -> None:
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "falcon-alibi", "llama"])
 def test_fast_equals_plain_padded_or_not(family: str) -> None:
     model, gradients = tiny(family), []
-    for forward, slack in ((PlainForward, 1), (TailForward, 1), (TailForward, 8)):
-        found = Objective(model, LAYER, requests(model), kl_weight=0.5, forward=forward, slack=slack)
+    for forward, tokens in ((PlainForward, 512), (TailForward, 1), (TailForward, 512)):
+        found = Objective(model, LAYER, requests(model), kl_weight=0.5, forward=forward, tokens=tokens)
         gradients.append(found.gradient(at(model)))
     (plain, exact), *others = gradients
     assert exact.abs().max() > 1e-3, "the test must be able to fail"
@@ -91,12 +92,19 @@ def test_edits_that_are_done_take_their_further_rows_along() -> None:
     torch.testing.assert_close(left[1], gradient[1])
 
 
-def test_slack_makes_fewer_groups() -> None:
-    from kg_edit.value.objective import TargetRow
-
+def test_few_rows_share_a_pass_and_many_of_unlike_length_do_not() -> None:
     model = tiny("llama")
-    rows = [TargetRow(edit=0, prompt=row.prompt) for request in requests(model) for row in request.further]
-    lengths = {len(row.prompt.ids) - row.prompt.edited_at for row in rows}
+    few = [TargetRow(edit=0, prompt=row.prompt) for request in requests(model) for row in request.further]
+    few.append(TargetRow(edit=0, prompt=requests(model)[0].rewrites[0], part="kl"))
+    lengths = {row.length for row in few}
     assert len(lengths) > 1
-    assert len(list(equally_long(rows, tokens=512))) == len(lengths)
-    assert [row for group in equally_long(rows, tokens=512, slack=64) for row in group] == rows
+    (together,) = passes(few, tokens=512)
+    assert len(together) == len(few) and [row.part for row in together] == ["kl"] + ["nll"] * (len(few) - 1)
+    many = [row for row in few for _ in range(100)]
+    apart = list(passes(many, tokens=10_000))
+    assert [len({row.length for row in some}) for some in apart] == [1] * len(lengths)
+    for tokens in (1, 40):
+        pieces = list(passes(many, tokens=tokens))
+        assert sum(map(len, pieces)) == len(many)
+        widths = [max(row.length for row in some) for some in pieces]
+        assert all((len(some) - 1) * width < tokens for some, width in zip(pieces, widths, strict=True))

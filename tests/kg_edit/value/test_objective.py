@@ -12,8 +12,9 @@ from torch import Tensor
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import encode
-from kg_edit.value.objective import ForwardFactory, Losses, Objective, Request
+from kg_edit.value.objective import Losses, Objective, Request
 from kg_edit.value.plain_forward import PlainForward
+from kg_edit.value.rows import ForwardFactory
 from kg_edit.value.tail_forward import TailForward
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import CONFIGS, tiny

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -151,7 +152,8 @@ def test_roots(edits: str, server: Server, tmp_path: Path) -> None:
 
 
 def test_stopped_by_the_user(edits: str, server: Server, tmp_path: Path) -> None:
-    server.fault = lambda handler, body: time.sleep(0.2) is not None  # type: ignore[func-returns-value]
+    stopped = threading.Event()
+    server.fault = lambda handler, body: len(server.requests) > 1 and not stopped.wait(60)
     line = ["fetch", edits, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
     process = subprocess.Popen(
         [sys.executable, "-c", MAIN, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
@@ -160,6 +162,7 @@ def test_stopped_by_the_user(edits: str, server: Server, tmp_path: Path) -> None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate()
+    stopped.set()
     assert (process.returncode, output) == (130, ""), errors
     assert errors.splitlines()[-1] == "stopped; what was fetched is kept, the same command goes on"
     assert "Traceback" not in errors

@@ -62,6 +62,18 @@ def test_a_users_query_is_compared_by_its_variables(server: Server) -> None:
         EndpointSource(server.url, limiter=hasty()).select("SELECT ?s { ?s ?p ?o } LIMIT 2")
 
 
+def test_a_users_query_behind_a_proxy_that_ignores_it(server: Server, cache_path: str) -> None:
+    """The answer to an earlier query with the same variables is not taken for this one's, and not kept."""
+    asked = "SELECT ?s {{ ?s ?p ?o }} ORDER BY ?s LIMIT {}"
+    stale = server.store.query(asked.format(3)).serialize(format=_JSON)
+    server.fault = spoilt(lambda body: stale)
+    cache = WikidataCache(server.url, cache=cache_path)
+    with pytest.raises(EndpointError, match="answer to another question"):
+        cache.query(asked.format(2))
+    server.fault = None
+    assert len(cache.query(asked.format(2))) == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "row"),
     [

@@ -94,7 +94,7 @@ def test_an_endpoints_rows_are_kept_by_the_question(server: Server, cache_path: 
     rows = online.query(query)
     assert {"l": "Los Angeles"} in rows
     assert online.query(query.replace(" ", "\n  ") + " # again") == rows
-    assert len(server.requests) == 1
+    assert len(server.requests) == 2  # the query, and its echo
     offline = WikidataCache(cache=cache_path)
     assert offline.query(query) == rows
     with pytest.raises(CacheMissError, match="kind query"):
@@ -102,7 +102,7 @@ def test_an_endpoints_rows_are_kept_by_the_question(server: Server, cache_path: 
     with pytest.raises(ServiceForbiddenError, match="offline"):
         offline.query(f"SELECT * {{ SERVICE <{AWAY}> {{ ?s ?p ?o }} }}")
     assert len(WikidataCache(server.url, cache=cache_path, mode="refresh").query(query)) == len(rows)
-    assert len(server.requests) == 2
+    assert len(server.requests) == 4
 
 
 def test_kg_offline_forbids_service_too(toy: WikidataCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ PAGE = Path(__file__).resolve().parents[4] / "docs" / "metrics.md"
 PROTOCOLS = {
     "hop_share",
     "hop_wise",
+    "perplexity",
     "prob",
     "greedy",
     "greedy_old",

@@ -103,6 +103,7 @@ def test_the_gradient_is_that_of_the_bare_prompt(reading_gradient: Path) -> None
     assert slope == pytest.approx(-float(downhill.norm()), rel=0.02)
 
 
+@pytest.mark.slow
 def test_with_steps_the_descent_begins_there(folder: Path) -> None:
     """The first loss that is seen is the network's; from 0 it is the unedited model's."""
     own, free = method(folder, steps=1), method(None, untrained=True, steps=1)

@@ -16,6 +16,7 @@ from tests.kg_edit.methods.memit.joint import BARE, EDITS, change, joint, moment
 from tests.kg_edit.tiny import tiny
 
 
+@pytest.mark.slow
 def test_keys_that_c_was_measured_from_are_answered_as_before() -> None:
     """D C is nothing, though C has half of all directions; with MEMIT it is much."""
     model = tiny("llama")

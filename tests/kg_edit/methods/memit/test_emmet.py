@@ -30,6 +30,7 @@ def test_every_value_of_a_batch_is_met(family: str) -> None:
         assert (edited - wanted).norm() < 1e-4 * wanted.norm()
 
 
+@pytest.mark.slow
 def test_mean_keys_are_answered_with_the_change() -> None:
     """D K = R with the keys that are the mean of the bare prompt's and of the contexts' mean."""
     model = tiny("llama")

@@ -188,6 +188,7 @@ def test_further_requests_are_written_in_the_same_batch_and_leave_with_their_edi
     assert (change(left, model, 2) - expected).norm() < 1e-4 * expected.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", keep_first(JOINT))
 def test_memory_decides_how_many_are_sought_at_once_and_not_what_comes_out(
     name: str, monkeypatch: pytest.MonkeyPatch

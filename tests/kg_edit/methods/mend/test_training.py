@@ -16,7 +16,7 @@ from kg_edit.methods.mend import training
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import MendNetwork
-from kg_edit.methods.mend.store import NETWORK, Editor, Manifest, MendTraining, read_manifest
+from kg_edit.methods.mend.store import NETWORK, Manifest, MendTraining, load_editor, read_manifest
 from kg_edit.methods.mend.training import CHECKPOINT, losses_after, train
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.value.optimise import untouched
@@ -31,6 +31,7 @@ def made(out: Path, **settings: Any) -> Manifest:
     return train(tiny("llama"), edits(), quick(**settings), out, progress=False, checkpoint_seconds=0.0)
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path: Path) -> None:
     manifest = made(tmp_path, steps=30, learning_rate=0.02, validate_every=10)
     first, best = manifest.validations[0], min(found.total for found in manifest.validations)
@@ -98,7 +99,7 @@ def test_it_stops_where_nothing_gets_better_and_keeps_the_best(tmp_path: Path) -
     best = totals.index(min(totals))
     assert len(totals) == best + 3 < 40
     assert manifest.steps == best
-    network = Editor.load(tmp_path, tiny("llama")).network
+    network = load_editor(tmp_path, tiny("llama")).network
     with untouched(tiny("llama")):
         course = BatchOrder.of(tiny("llama"), edits(), manifest.training)
         again = [losses_after(tiny("llama"), network, rows, **WEIGHTS) for rows in course.validation()]

@@ -1,0 +1,147 @@
+"""`kg-edit patch merge` and `kg-edit patch export`: what stands in a ledger, in the forms that others load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.console import stdout
+from kg_edit.cli.patch_output import (
+    FORMS,
+    TARGETS,
+    check_export,
+    check_push,
+    export_patch,
+    model_for,
+    say_pushed,
+)
+from kg_edit.errors import ConfigError
+from kg_edit.jobs.method_plan import load
+from kg_edit.jobs.options import Device, Dtype
+from kg_edit.text.display import plain
+
+if TYPE_CHECKING:
+    from kg_edit.edits.edit import Edit
+    from kg_edit.jobs.before_after import ReportRow
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.patches.base import Patch
+
+Standing = Annotated[
+    Path, typer.Argument(metavar="LEDGER", help="the ledger's folder, one patch file, or a folder of kg-edit edit")
+]
+Known = Annotated[
+    str | None, typer.Option("--model", help="the unedited model; default: the one that the patch says it is for")
+]
+Base = Annotated[
+    str | None, typer.Option("--base", help="hub id or folder that others load the unedited model by; default: known")
+]
+License = Annotated[str | None, typer.Option("--license", help="of the base model, for the card; default: as known")]
+Scores = Annotated[bool, typer.Option("--scores", help="ask the model all prompts, and put the scores into the card")]
+Push = Annotated[str | None, typer.Option("--push", metavar="OWNER/NAME", help="upload the folder to a hub")]
+Private = Annotated[bool, typer.Option("--private", help="with --push: a repository that is made anew is private")]
+
+
+def merge(
+    ledger: Standing,
+    out: Annotated[Path, typer.Option("--out", help="new folder for the edited model")],
+    model: Known = None,
+    to: Annotated[str, typer.Option("--to", help="folder: for transformers; gguf: for llama.cpp")] = "folder",
+    shard: Annotated[str, typer.Option("--shard", help="at most so much in a file of weights")] = "5GB",
+    gguf: Annotated[
+        Path | None, typer.Option("--gguf", help="the unedited model as GGUF; default: --model, where it is one")
+    ] = None,
+    gguf_type: Annotated[str, typer.Option("--gguf-type", help="of edited tensors: F32, F16, BF16 or Q8_0")] = "F32",
+    base: Base = None,
+    license: License = None,
+    scores: Scores = False,
+    push: Push = None,
+    private: Private = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Write the edited model: a folder as transformers lays it out, or a GGUF file in which all else is as it was.
+
+    The folder holds a model card (README.md) too. For a GGUF file the edited tensors alone are dequantised and written
+    anew. `--push OWNER/NAME` uploads the folder to a hub.
+
+    Examples: `kg-edit patch merge ledger/ --model smollm2-135m --out merged/`,
+    `kg-edit patch merge ledger/ --to gguf --out merged-gguf/`
+    """
+    from kg_edit.errors import unknown_name
+    from kg_edit.ledger.paths import check_patches, patch_file, standing_at
+
+    if to not in FORMS:
+        raise unknown_name("form", to, FORMS)
+    check_push(push, to)
+    check_patches([ledger])
+    from kg_edit.export.merged_model import check_mergeable
+    from kg_edit.jobs.shipping import Shipment, gguf_of, measured_rows
+
+    patch, entries = standing_at(ledger)
+    check_mergeable(patch, out, shard=shard)
+    name, edits = model_for(patch, model), [entry.edit for entry in entries]
+    file = gguf_of(name, gguf) if to == "gguf" else None
+    loaded = load(name, dtype, device)
+    rows = _asked(patch, edits, loaded) if scores else measured_rows(patch_file(ledger), edits)
+    shipment = Shipment.of(patch, edits, model=name, base=base, license=license, rows=rows)
+    check_push(push, to, base=shipment.base)
+    if file:
+        shipment.to_gguf_model(out, loaded, base=file, kind=gguf_type)
+    else:
+        shipment.to_folder(out, loaded, shard=shard)
+    stdout().print(f"{plain(str(out))}: the model with {len(entries)} edits in its weights", soft_wrap=True)
+    say_pushed(out, push, private=private)
+
+
+def _asked(patch: Patch, edits: Sequence[Edit], model: LanguageModel) -> tuple[ReportRow, ...]:
+    from kg_edit.jobs.before_after import before_and_after
+
+    return before_and_after(model, patch, edits, progress=True)
+
+
+def export(
+    ledger: Standing,
+    out: Annotated[Path, typer.Argument(help="new folder of the adapter, or file of the patch")],
+    to: Annotated[
+        str, typer.Option("--to", help="peft or gguf: a LoRA adapter; patch: one patch file of all that stands")
+    ],
+    model: Known = None,
+    base: Base = None,
+    license: License = None,
+    scores: Scores = False,
+    push: Push = None,
+    private: Private = False,
+) -> None:
+    """Write what stands as a LoRA adapter, which needs no kg-edit to load, or as one patch file.
+
+    The adapter is PEFT's, which vLLM and others read too, or llama.cpp's (`adapter.gguf`); a model card (README.md) is
+    beside it. `--push OWNER/NAME` uploads the folder to a hub.
+
+    Examples: `kg-edit patch export ledger/ --to peft adapter/`, `kg-edit patch export ledger/ --to gguf adapter-gguf/`
+    """
+    from kg_edit.errors import unknown_name
+    from kg_edit.ledger.paths import check_patches, patch_file, standing_at
+
+    if to not in TARGETS:
+        raise unknown_name("format", to, TARGETS)
+    if to == "gguf" and out.suffix == ".gguf":
+        raise ConfigError(f"{out} is to be a folder, in which the file is adapter.gguf; give it another name")
+    check_push(push, to)
+    check_patches([ledger])
+    patch, entries = standing_at(ledger)
+    check_export(patch, out)
+    name, edits = model_for(patch, model), [entry.edit for entry in entries]
+    if to == "patch":
+        export_patch(patch, out)
+    else:
+        from kg_edit.jobs.shipping import Shipment, measured_rows
+
+        rows = _asked(patch, edits, load(name)) if scores else measured_rows(patch_file(ledger), edits)
+        shipment = Shipment.of(patch, edits, model=name, base=base, license=license, rows=rows)
+        check_push(push, to, base=shipment.base)
+        (shipment.to_gguf if to == "gguf" else shipment.to_peft)(out)
+    stdout().print(plain(f"{out}: {patch.summary}"), soft_wrap=True)
+    say_pushed(out, push, private=private)

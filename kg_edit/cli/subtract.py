@@ -1,0 +1,63 @@
+"""`kg-edit patch subtract`: an expert less what is an anti-expert's own (Ext-Sub), from patches or PEFT adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.console import stdout
+from kg_edit.errors import ConfigError, OutputError
+from kg_edit.jobs.method_plan import load
+from kg_edit.jobs.options import Device, Dtype
+from kg_edit.text.display import plain
+
+if TYPE_CHECKING:
+    from kg_edit.patches.base import Patch
+
+_FORM = "a patch file of weights, or the folder of a PEFT LoRA adapter"
+Expert = Annotated[Path, typer.Argument(help=f"what to keep: {_FORM}")]
+Anti = Annotated[Path, typer.Argument(help=f"what to take away: {_FORM}")]
+Out = Annotated[Path, typer.Option(help="the patch file to write")]
+Strength = Annotated[float, typer.Option(min=0, help="of the subtraction")]
+Whole = Annotated[bool, typer.Option("--whole", help="take the whole anti-expert away, also what both have in common")]
+Model = Annotated[str | None, typer.Option(help="the model of the adapters; of patches nothing is loaded")]
+
+
+def subtract(
+    expert: Expert,
+    anti: Anti,
+    out: Out,
+    strength: Strength = 1.0,
+    whole: Whole = False,
+    model: Model = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """An expert's change less what an anti-expert's change does not share with it (Ext-Sub).
+
+    Example: `kg-edit patch subtract expert/ toxic/ --model smollm2-135m --out clean.safetensors`
+    """
+    if out.exists():
+        raise OutputError(f"{out} is there already; give another --out")
+    from kg_edit.closed_form.extraction import subtracted
+    from kg_edit.export.peft_reading import is_adapter
+
+    adapters = [path for path in (expert, anti) if is_adapter(path)]
+    if adapters and model is None:
+        raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say for which weights; give --model")
+    loaded = load(model, dtype, device) if adapters and model else None
+
+    def read(path: Path) -> Patch:
+        if loaded and path in adapters:
+            from kg_edit.export.peft_reading import read_peft
+
+            return read_peft(path, loaded)
+        from kg_edit.patches.base import Patch
+
+        return Patch.load(path)
+
+    made = subtracted(read(expert), read(anti), strength=strength, extract=not whole)
+    made.check_finite()
+    stdout().print(plain(f"{made.save(out)}: {len(made.factors)} weights changed"), soft_wrap=True)

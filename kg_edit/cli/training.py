@@ -1,0 +1,69 @@
+"""What the commands that train an editor share: their options, the edits to learn from, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.console import stdout
+from kg_edit.text.display import plain
+
+if TYPE_CHECKING:
+    from kg_edit.edits.edit import Edit
+    from kg_edit.methods.mend.store import Validation
+
+Data = Annotated[Path, typer.Option("--data", help="edits, or a benchmark's file, whose edits are learned from")]
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="which benchmark that is; default: by its rows")]
+Leave = Annotated[
+    list[Path] | None, typer.Option("--leave-out", help="a file whose subjects are not learned from; repeatable")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="the first so many records")]
+Steps = Annotated[int | None, typer.Option(min=1, help="at most so many steps; as --set steps=N")]
+Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+
+
+def learned_from(data: Path, dataset: str | None, limit: int | None, leave_out: list[Path]) -> list[Edit]:
+    """The edits of a file but those of subjects in the files of ``leave_out``; says how many these are."""
+    found = _read(data, dataset)[:limit]
+    gone = {edit.subject.casefold() for path in leave_out for edit in _read(path, None)}
+    left = [edit for edit in found if edit.subject.casefold() not in gone]
+    if leave_out:
+        typer.echo(
+            f"{len(found) - len(left)} of {len(found)} edits are left out: their subjects are those of --leave-out"
+        )
+    return left
+
+
+def _read(path: Path, dataset: str | None) -> list[Edit]:
+    from kg_edit.datasets import find_dataset, guess_dataset
+
+    chosen = find_dataset(dataset) if dataset else guess_dataset(path)
+    reading = chosen.read(path)
+    for problem in reading.problems:
+        typer.echo(f"skipped: {problem}", err=True)
+    return [edit for record in reading.records for edit in record.edits]
+
+
+def show_validations(validations: Sequence[Validation], best: int, out: Path, *, method: str) -> None:
+    """A table of the losses on edits held out, and how ``method`` uses what was kept after ``best`` steps."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for header in ("steps", "-log p (new target)", "KL elsewhere", "loss"):
+        table.add_column(header, justify="right")
+    for found in validations:
+        mark = " *" if found.step == best else ""
+        table.add_row(f"{found.step}{mark}", f"{found.edit:.3f}", f"{found.locality:.4f}", f"{found.total:.4f}")
+    stdout().print(table, "on edits held out, each made alone; * is what was kept")
+    say_kept(out, method)
+
+
+def say_kept(out: Path, method: str) -> None:
+    """Which files were kept, and how ``method`` is told of them."""
+    stdout().print(
+        f"{plain(str(out))}: network.safetensors, run.json; use --method {method} --set network={plain(str(out))}",
+        soft_wrap=True,
+    )

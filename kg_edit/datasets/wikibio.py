@@ -1,0 +1,125 @@
+"""WikiBio hallucinations (Manakul et al., EMNLP 2023: SelfCheckGPT) as GRACE (Hartvigsen et al., NeurIPS 2023) edits.
+
+A passage that GPT-3 wrote about a person, its sentences marked as accurate or not, and the true passage. Each sentence
+that is marked inaccurate is an edit: after "This is a Wikipedia passage about …." and GPT-3's sentences before it, the
+sentence of the same place in the true passage (its last one, where it is shorter) shall come next. Accurate sentences
+are kept: they are asked once in all, with the first edit of their passage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, TypeGuard
+
+from pydantic import Field
+
+from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template
+from kg_edit.datasets.reading import RawRecord, every_row
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits.edit import Name, Record, Text, Texts
+from kg_edit.errors import EditError, Fault
+from kg_edit.text.matching import sentences
+
+HALLUCINATION, ACCURATE = "hallucination", "accurate"
+_PLACE, _KEPT = "place", "kept"
+_MARK = re.compile(r"accurate|(?:\w+_)?inaccurate")
+_NAME_ENDS = re.compile(r"\s*(?:\(|,|\b(?:is|was|were|are)\b)")
+Pairs = Annotated[tuple[tuple[str, str], ...], Field(strict=False)]
+
+
+class PassageRow(Record):
+    """A passage as published; ``concept`` is the person's name, where the file has it.
+
+    ``place`` and ``kept`` say which sentence is the edit, and which accurate ones are asked with it (see `rows`).
+    """
+
+    gpt3_sentences: Annotated[Texts, Field(min_length=1)]
+    annotation: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    wiki_bio_text: Text
+    gpt3_text: str = ""
+    concept: Name | None = None
+    wiki_bio_test_idx: object = None
+    gpt3_text_samples: object = None
+    place: int | None = None
+    kept: Pairs = ()
+
+
+def rows(document: object) -> Iterable[object]:
+    """A row for each inaccurate sentence; accurate ones of passages without any are asked with the next such row."""
+    waiting, last, passage = list[tuple[str, str]](), dict[str, Any](), dict[str, Any]()
+    for row in every_row(document):
+        if not _is_passage(row):
+            yield row
+            continue
+        passage = dict(row)
+        waiting += _accurate(row)
+        for place in _inaccurate(row):
+            if last:
+                yield last
+            last = {**row, _PLACE: place, _KEPT: waiting}
+            waiting = []
+    if last:
+        yield {**last, _KEPT: [*last[_KEPT], *waiting]}
+    elif passage:
+        yield passage
+
+
+def _is_passage(row: object) -> TypeGuard[dict[str, Any]]:
+    """Whether a row has the fields that are needed to take it apart; another is left for `parse` to refuse."""
+    if not isinstance(row, dict):
+        return False
+    lists = [row.get(name) for name in ("gpt3_sentences", "annotation")]
+    texts = all(isinstance(found, list) and all(isinstance(part, str) for part in found) for found in lists)
+    if not texts or not isinstance(row.get("wiki_bio_text"), str) or len(lists[0] or ()) != len(lists[1] or ()):
+        return False
+    return all(map(_MARK.fullmatch, row["annotation"]))
+
+
+def _inaccurate(row: Mapping[str, Any]) -> Iterator[int]:
+    """The places of the sentences that are marked so; "major_inaccurate" and "minor_inaccurate" count alike."""
+    return (place for place, mark in enumerate(row["annotation"]) if "inaccurate" in mark)
+
+
+def _accurate(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    marks, said = row["annotation"], row["gpt3_sentences"]
+    return [(_before(row, place), said[place]) for place, mark in enumerate(marks) if "inaccurate" not in mark]
+
+
+def _before(row: Mapping[str, Any], place: int) -> str:
+    """What stands before a sentence: the header, and GPT-3's own sentences."""
+    header = f"This is a Wikipedia passage about {_concept(row)}."
+    return " ".join([header, *(sentence.strip() for sentence in row["gpt3_sentences"][:place])])
+
+
+def _concept(row: Mapping[str, Any]) -> str:
+    """The person: the field ``concept``, else what the true passage begins with, in lower case as the field has it."""
+    own = row.get("concept")
+    if isinstance(own, str) and own.strip():
+        return own.strip()
+    found = _NAME_ENDS.search(row["wiki_bio_text"])
+    return " ".join(row["wiki_bio_text"][: found.start() if found else None].split()).lower()
+
+
+def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
+    """The record of a row of `rows`.
+
+    Raises:
+        EditError: a field is wrong; names it.
+    """
+    row = fields_of(PassageRow, raw)
+    if row.place is None:
+        marks = "accurate, minor_inaccurate and major_inaccurate, one to be edited"
+        raise EditError([Fault("annotation", f"expected a list as long as gpt3_sentences, of {marks}")])
+    text, own = _before(raw, row.place), row.gpt3_sentences[row.place].strip()
+    true = list(sentences(row.wiki_bio_text))
+    right = true[min(row.place, len(true) - 1)]
+    old, remarks = old_target(right, own)
+    place = template(text, _concept(raw), field="wiki_bio_text")
+    fields = {"id": name, **place._asdict(), "target_new": right, "target_true": old}
+    edit = built_edit(fields, names={"target_new": "wiki_bio_text", "target_true": "gpt3_sentences"})
+    probes = [
+        *probe(HALLUCINATION, edit.text, ((right,),), form="sentence", others=(own,) if old else ()),
+        *(part for before, said in row.kept for part in probe(ACCURATE, before, ((said.strip(),),), form="sentence")),
+    ]
+    return built(name, [edit], probes, form="WikiBio hallucinations, as GRACE edits them", remarks=remarks)

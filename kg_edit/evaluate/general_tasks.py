@@ -1,0 +1,308 @@
+"""What an edit costs elsewhere: tasks of EleutherAI's lm-evaluation-harness, asked at the points of a run's curve.
+
+`kg-edit evaluate --general TASKS` names task files, folders of them, or the harness's own tasks. The model is asked as
+it is in memory, with the patch in it; no model is copied. Every document's score is kept, so that before and after are
+compared on the same documents: the mean difference has a paired bootstrap interval.
+
+A score whose mean over documents is not the task's (a perplexity, a correlation) is kept without an interval. Needs
+the extra ``kg-edit[lm-eval]``, which is imported when tasks are opened and not before.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.evaluate.statistics import Difference, Estimate, estimates, paired_difference
+from kg_edit.export.merged_model import lm_eval_model
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.run_folder import digest
+
+PREFIX = "general."
+_NAME = re.compile(r"^(?:task|group):[ \t]*([^\s#]+)", re.MULTILINE)
+_YAML = (".yaml", ".yml")
+_CLOSE = 1e-6
+_ROWS = 16  # of a forward pass
+
+
+class DocumentScores(BaseModel):
+    """A metric of a task: its ``value``, and each document's score where the value is their mean."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float | None
+    documents: tuple[float, ...] = ()
+
+
+class GeneralChange(BaseModel):
+    """A metric of a task before and after the edits, over ``n`` documents.
+
+    ``before`` and ``after`` have 95 % bootstrap intervals over documents, ``difference`` (after - before) a paired
+    one; a metric that is no mean over documents has none, and no difference. ``failed`` sequences of edits left a model
+    that can't be asked; they are no part of ``after``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int
+    before: Estimate
+    after: Estimate
+    difference: Difference | None = None
+    failed: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GeneralTasks:
+    """Tasks that were opened: ``manager`` is lm-eval's, ``names`` are theirs there.
+
+    ``limit``: the first so many documents of each. ``sha256``: of the documents and how they are asked, by name.
+    """
+
+    names: tuple[str, ...]
+    manager: Any
+    sha256: Mapping[str, str]
+    limit: int | None = None
+    _unedited: list[dict[str, DocumentScores]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, wanted: Sequence[str], *, limit: int | None = None, tokenizer: str | None = None) -> Self:
+        """The tasks of files, of folders, or of the harness by name; their documents are read now.
+
+        ``tokenizer``: the model's name, for tasks that count tokens (those of `kg-edit data tasks`).
+
+        Raises:
+            ConfigError: lm-eval is not installed, there is no such file or task, or its data can't be read.
+        """
+        _check_installed()
+        from lm_eval.tasks import TaskManager
+
+        folders, names, own = _found(wanted)
+        try:
+            manager = TaskManager(
+                include_path=[str(path) for path in folders],
+                include_defaults=own,
+                metadata={"tokenizer": tokenizer} if tokenizer else None,
+            )
+            known = set(manager.all_tasks)
+            if missing := [name for name in names if name not in known]:
+                raise ConfigError(f"lm-eval has no task {', '.join(map(repr, missing))}; give a task file: NAME.yaml")
+            said = {name: _digest(task, limit) for name, task in _loaded(manager, names).items()}
+        except ConfigError:
+            raise
+        except Exception as error:  # of a task's file, its template or its data, lm-eval raises anything
+            first = str(error).strip().splitlines()
+            raise ConfigError(
+                f"the tasks {', '.join(names)} can't be opened: {type(error).__name__}: {first[0] if first else ''}; "
+                "look at the file and at the data that it names (a task that is not a file needs its data on this disk)"
+            ) from error
+        return cls(names=tuple(names), manager=manager, sha256=said, limit=limit)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the scores, for a run's settings."""
+        return {"general_tasks": {"sha256": dict(self.sha256), **({"limit": self.limit} if self.limit else {})}}
+
+    def scores(self, model: LanguageModel, *, edited: bool) -> dict[str, DocumentScores]:
+        """Every metric of every task as ``general.TASK.METRIC``, of the model as it stands.
+
+        ``edited`` false: of the unedited model, which is asked once.
+
+        Raises:
+            ModelError: the model's output is not finite.
+        """
+        if edited:
+            return dict(self._asked(model))
+        if not self._unedited:
+            self._unedited.append(dict(self._asked(model)))
+        return self._unedited[0]
+
+    def _asked(self, model: LanguageModel) -> Iterator[tuple[str, DocumentScores]]:
+        import lm_eval
+
+        with lm_eval_model(model, batch_size=_ROWS) as harness, _own_randomness(model):
+            found: Any = lm_eval.simple_evaluate(
+                model=harness,
+                tasks=list(self.names),
+                task_manager=self.manager,
+                limit=self.limit,
+                bootstrap_iters=0,
+            )
+        for task, results in found["results"].items():
+            samples = found["samples"].get(task, [])
+            _refuse_no_numbers(task, samples)
+            for (metric, kept), value in _metrics(results).items():
+                scores = [one.get(metric) for one in samples if one.get("filter", kept) == kept]
+                yield f"{PREFIX}{task}.{metric}", document_scores(value, scores)
+
+
+def split_general(text: str | None) -> tuple[Path | None, tuple[str, ...]]:
+    """What ``--general`` names, separated by commas: a text file for the perplexity, and tasks.
+
+    A ``.yaml`` file and a folder hold tasks; what has no ending and is no file is one of the harness's own.
+
+    Raises:
+        ConfigError: there are two texts.
+    """
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    tasks = [part for part in parts if _is_task(part)]
+    texts = [part for part in parts if part not in tasks]
+    if len(texts) > 1:
+        raise ConfigError(f"--general takes one text, found {', '.join(texts)}; task files end in .yaml")
+    return Path(texts[0]) if texts else None, tuple(tasks)
+
+
+def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
+    """A task's value with its documents' scores, where they are numbers of which it is the mean."""
+    numbers = [float(one) for one in scores if isinstance(one, bool | int | float | np.number)]
+    whole = len(numbers) == len(scores) and bool(numbers) and bool(np.isfinite(numbers).all())
+    is_mean = whole and abs(float(np.mean(numbers)) - value) < _CLOSE
+    return DocumentScores(value=value if np.isfinite(value) else None, documents=tuple(numbers) if is_mean else ())
+
+
+def changes(
+    points: Iterable[tuple[Mapping[str, DocumentScores], Mapping[str, DocumentScores]]], *, seed: int
+) -> dict[str, GeneralChange]:
+    """Each metric before and after; a pair of both a sequence of edits, over which documents' scores are averaged.
+
+    The second of a pair is empty where the model could not be asked any more.
+    """
+    pairs = list(points)
+    names = dict.fromkeys(name for before, _ in pairs for name in before)
+    return {
+        name: _change([one[name] for one, _ in pairs if name in one], [two[name] for _, two in pairs if two], seed)
+        for name in names
+    }
+
+
+def _change(before: Sequence[DocumentScores], after: Sequence[DocumentScores], seed: int) -> GeneralChange:
+    failed = len(before) - len(after)
+    if not after or not all(one.documents for one in (*before, *after)):
+        return GeneralChange(n=0, before=_bare(before), after=_bare(after), failed=failed)
+    first, second = (np.mean([one.documents for one in side], axis=0) for side in (before, after))
+    return GeneralChange(
+        n=len(first),
+        before=_estimate(first, seed),
+        after=_estimate(second, seed),
+        difference=paired_difference(first, second, seed=seed),
+        failed=failed,
+    )
+
+
+def _estimate(scores: Any, seed: int) -> Estimate:
+    return estimates([{"it": float(one)} for one in scores], names=["it"], seed=seed)["it"]
+
+
+def _bare(several: Sequence[DocumentScores]) -> Estimate:
+    values = [one.value for one in several if one.value is not None]
+    return Estimate(mean=float(np.mean(values)) if values else None, ci95_low=None, ci95_high=None)
+
+
+@contextmanager
+def _own_randomness(model: LanguageModel) -> Iterator[None]:
+    """The harness seeds all generators; after the block they are as before."""
+    plain, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=model.cuda_devices):
+        try:
+            yield
+        finally:
+            random.setstate(plain)
+            np.random.set_state(arrays)
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError(
+            "--general with tasks needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'; or give a "
+            "text file, whose perplexity needs nothing more"
+        )
+
+
+def _is_task(part: str) -> bool:
+    path = Path(part)
+    return path.suffix.casefold() in _YAML or path.is_dir() or not (path.suffix or path.exists())
+
+
+def _found(wanted: Sequence[str]) -> tuple[list[Path], list[str], bool]:
+    """Folders with task files, the tasks' names, and whether the harness's own tasks are wanted too."""
+    folders, names, own = list[Path](), list[str](), False
+    for part in wanted:
+        path = Path(part)
+        if path.is_dir() or path.suffix.casefold() in _YAML:
+            folders.append(path if path.is_dir() else path.parent)
+            names += _names_in(path)
+        else:
+            names, own = [*names, part], True
+    return list(dict.fromkeys(folders)), list(dict.fromkeys(names)), own
+
+
+def _names_in(path: Path) -> list[str]:
+    """The tasks of a file, or of all files of a folder.
+
+    Raises:
+        ConfigError: there is no such file, or no task in it.
+    """
+    files = sorted(file for ending in _YAML for file in path.glob(f"*{ending}")) if path.is_dir() else [path]
+    try:
+        names = [name for file in files for name in _NAME.findall(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't read the task {path}: {error}; give a file of lm-eval: NAME.yaml") from error
+    if not names:
+        raise ConfigError(f"{path} holds no task of lm-eval: expected a .yaml file with a line 'task: NAME'")
+    return [name.strip("'\"") for name in names]
+
+
+def _loaded(manager: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The tasks of these names by name, those of groups too."""
+    if hasattr(manager, "load"):
+        return dict(manager.load(list(names))["tasks"])
+    return dict(_tasks(manager.load_task_or_group(list(names))))  # of earlier releases
+
+
+def _tasks(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """The tasks by name, those of groups too."""
+    for name, task in loaded.items():
+        if isinstance(task, Mapping):
+            yield from _tasks(task)
+        else:
+            yield str(name), task
+
+
+def _digest(task: Any, limit: int | None) -> str:
+    """SHA-256 of the task's version, and of what is asked about its documents."""
+    parts = [task.doc_to_text, task.doc_to_target]
+    if task.OUTPUT_TYPE == "multiple_choice":
+        parts.append(task.doc_to_choice)
+    asked = [[str(part(one)) for part in parts] for one in list(task.eval_docs)[:limit]]
+    return digest(
+        [str(task.VERSION), str(task.OUTPUT_TYPE), str(task.config.num_fewshot), sorted(task.aggregation()), asked]
+    )
+
+
+def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ModelError where a likelihood is no number: the largest of such would be any answer."""
+    for sample in samples:
+        for reply in sample.get("filtered_resps", ()):
+            likelihood = reply[0] if isinstance(reply, tuple | list) and reply else reply
+            if isinstance(likelihood, float) and np.isnan(likelihood):
+                raise ModelError(f"the model's output on the task {task} is not finite; edit with less force")
+
+
+def _metrics(results: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """The numbers of a task by metric and filter, without standard errors; of each metric the first filter's."""
+    found: dict[str, tuple[str, float]] = {}
+    for name, value in results.items():
+        metric, comma, kept = name.partition(",")
+        if comma and not metric.endswith("_stderr") and isinstance(value, int | float | np.number):
+            found.setdefault(metric, (kept, float(value)))
+    return {(metric, kept): value for metric, (kept, value) in found.items()}

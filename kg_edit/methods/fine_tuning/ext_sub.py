@@ -1,0 +1,179 @@
+"""Ext-Sub (Hu et al., AAAI 2024, arXiv 2308.08090): what shall not be said is trained, and taken away.
+
+Two LoRA adapters are trained on the same projections: an expert on the new targets, an anti-expert on the old ones.
+What both have in common, such as the form of an answer, is kept of the anti-expert; the rest of it is subtracted
+(`kg_edit.closed_form.extraction`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from tqdm import tqdm
+
+from kg_edit.closed_form.extraction import subtracted
+from kg_edit.datasets import guess_dataset
+from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.errors import EditFileError
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods.base import annotate_errors
+from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.fine_tuning.base import RowLosses, TrainingRow, batches, checked_loss, row_of, take_step
+from kg_edit.methods.fine_tuning.lora import Adapters, Lora, LoraConfig, LoraSize, adapted
+from kg_edit.methods.workload import Workload
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.questions import pair_of
+from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.value.callbacks import report_losses
+from kg_edit.value.optimise import untouched
+
+
+class ExtSubConfig(LoraConfig):
+    """Settings of both adapters and of the subtraction; ``paper`` has the published rate and epochs."""
+
+    steps: PositiveInt = Field(10, description="epochs of each adapter at most; published: 2")
+    learning_rate: float = Field(2e-4, gt=0, description="of Adam; published: 2e-5, for 52,000 rows")
+    rank: PositiveInt = Field(16, description="r of each adapter; the patch has twice as much")
+    dropout: float = Field(0.05, ge=0, lt=1, description="on the adapters' inputs")
+    batch_size: PositiveInt = Field(8, description="rows a step")
+    strength: float = Field(1.0, ge=0, description="of the subtraction")
+    extract: bool = Field(True, description="keep what both adapters have in common; false: plain subtraction")
+    kept: str | None = Field(
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="benchmark's file whose locality answers the expert learns too, as what has to stay",
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {},
+        "paper": {"steps": 2, "learning_rate": 2e-5, "stop_below": 0.0},
+    }
+
+    def workload(self, *, edits: int) -> Workload:
+        """Two descents, of so many epochs."""
+        return replace(super().workload(edits=edits), steps=2 * self.steps, rank=2 * self.rank)
+
+
+class ExtSub(Lora):
+    """An expert on the new targets less what is an anti-expert's own, which is trained on the old targets.
+
+    All edits of a call are trained together. An edit without an old target is the expert's alone.
+    """
+
+    name = "ext-sub"
+    paper = "Hu et al., AAAI 2024, arXiv 2308.08090"
+    about = "a LoRA on the new targets, less what a LoRA on the old ones does not share with it (PEFT)"
+    joint = True
+    config_class = ExtSubConfig
+    config: ExtSubConfig
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also read what has to stay.
+
+        Raises:
+            EditFileError: its file can't be read, or has no such answers.
+        """
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, ExtSubConfig)  # noqa: S101 - config_class
+        if config.kept:
+            read_kept(config.kept)
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Train both adapters on the edits, and subtract."""
+        refuse_clash(edits)
+        with untouched(self.model):
+            wanted, old = self._rows(edits)
+            expert, told = self._trained([*wanted, *self._kept])
+            anti, seen = self._trained(list(old.values())) if old else (WeightPatch(factors={}), [])
+        config = self.config
+        factors = subtracted(expert, anti, strength=config.strength, extract=config.extract).factors
+        norms = [float(pair.product.norm()) for pair in factors.values()]
+        update = {"update": round(sum(norm**2 for norm in norms) ** 0.5, 6), "largest": round(max(norms), 6)}
+        losses = dict(zip(old, _ends(seen), strict=True))
+        records = [
+            self._record(edit, update, own, losses.get(place))
+            for place, (edit, own) in enumerate(zip(edits, _ends(told), strict=False))  # what is kept comes after
+        ]
+        patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
+        patch.check_finite()
+        return patch
+
+    def _rows(self, edits: Sequence[Edit]) -> tuple[list[TrainingRow], dict[int, TrainingRow]]:
+        """A row of each edit's new target, and of the old one where it has one, by the edit's place."""
+        wanted, old = list[TrainingRow](), dict[int, TrainingRow]()
+        for place, edit in enumerate(edits):
+            with annotate_errors(edit):
+                wanted.append(self.row(edit))
+                if edit.target_true:
+                    old[place] = self.row(edit.model_copy(update={"target_new": edit.target_true}))
+        return wanted, old
+
+    @cached_property
+    def _kept(self) -> list[TrainingRow]:
+        pairs = read_kept(self.config.kept) if self.config.kept else ()
+        return [row_of(self.model.encode(prompt, target=answer), self.config.aim) for prompt, answer in pairs]
+
+    def _trained(self, rows: Sequence[TrainingRow]) -> tuple[WeightPatch, list[list[float]]]:
+        """An adapter trained on ``rows``, and their losses in each epoch."""
+        config = self.config
+        size = LoraSize(rank=config.rank, alpha=config.alpha, dropout=config.dropout, seed=config.seed)
+        with adapted(self.model, self.targets, size) as adapters:
+            losses = self._epochs(adapters, rows)
+            return WeightPatch(factors=adapters.factors()), losses
+
+    def _epochs(self, adapters: Adapters, rows: Sequence[TrainingRow]) -> list[list[float]]:
+        """Each epoch's losses of the rows, seen right before the step that a row was part of; the last makes none."""
+        config, epochs = self.config, list[list[float]]()
+        optimizer = torch.optim.Adam(adapters.parameters, lr=config.learning_rate)
+        quiet = True if len(rows) <= config.batch_size else None  # None: unless there is a terminal
+        for epoch in tqdm(range(config.steps), desc=self.name, unit="epoch", disable=quiet):
+            losses = torch.zeros(len(rows))
+            for batch in batches(len(rows), config.batch_size, seed=config.seed, epoch=epoch):
+                found = RowLosses(self.model, 0, [rows[place] for place in batch])()
+                checked_loss(found.mean(), epoch)
+                losses[batch] = found.detach().cpu()
+                if epoch < config.steps - 1:
+                    take_step(optimizer, found.mean())
+            epochs.append(losses.tolist())
+            report_losses(epoch, dict(enumerate(epochs[-1])), of=len(rows))
+            if float(losses.mean()) < config.stop_below:
+                break
+        return epochs
+
+    def _record(
+        self, edit: Edit, norms: Mapping[str, float], own: tuple[float, float], old: tuple[float, float] | None
+    ) -> dict[str, Any]:
+        """What the patch says of one edit; the norms are those of the change that all edits of the call made."""
+        ends = dict(zip(("loss_before", "loss_after"), own, strict=True))
+        anti = dict(zip(("old_loss_before", "old_loss_after"), old, strict=True)) if old else {}
+        dumped = edit.model_dump(mode="json", exclude_defaults=True)
+        return {"edit": dumped, "method": self.name, "norms": dict(norms), **ends, **anti}
+
+
+def _ends(epochs: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """Each row's first and last loss."""
+    pairs = zip(epochs[0], epochs[-1], strict=True) if epochs else ()
+    return [(round(first, 6), round(last, 6)) for first, last in pairs]
+
+
+def read_kept(path: str | Path) -> tuple[tuple[str, str], ...]:
+    """The prompts of locality of a benchmark's file, each with its first answer.
+
+    Raises:
+        EditFileError: the file can't be read, or has none.
+    """
+    records = guess_dataset(Path(path)).read(Path(path)).records
+    queries = [query for record in records for probe in record.group("locality") for query in probe.queries]
+    pairs = [pair_of(query) for query in queries if query.answers]
+    found = tuple(dict.fromkeys((pair.prompt, pair.candidate) for pair in pairs))
+    if not found:
+        raise EditFileError(f"{path}: no record has a prompt of locality with an answer, which the expert could keep")
+    return found

@@ -1,0 +1,86 @@
+"""MeLLo (Zhong et al., EMNLP 2023, arXiv 2305.14795): a question in steps, each checked against the edited facts.
+
+The model writes subquestions and tentative answers; after each the edited fact that is nearest to the subquestion is
+put in, and the model says whether the two contradict each other (`kg_edit.text.subquestions`). An edit is a fact of the
+memory: nothing is computed for it, and all the work is done when the model is asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
+from kg_edit.methods.in_context.ike import new_fact
+from kg_edit.patches.loop_patch import LoopPatch, LoopRule
+from kg_edit.patches.prompt_patch import PromptFact
+from kg_edit.text.subquestions import DEMONSTRATIONS, demonstrations
+
+_ROOM = 640  # tokens of the model's context that are left for the dialogue; at most half of it
+
+
+class MelloConfig(PromptConfig):
+    """Settings of the loop; ``paper``: 256 tokens a time. Facts are compared with subquestions by likeness alone."""
+
+    gate: Literal["subject", "similarity"] = Field(
+        "similarity", description="a fact is one for a subquestion that is like its prompt, or that names its subject"
+    )
+    threshold: float = Field(
+        0.0, ge=0, le=1, description="how alike the two must be; 0: the nearest fact is shown, whatever it is about"
+    )
+    most: PositiveInt = Field(1, description="facts shown after a subquestion: one, the nearest", le=1)
+    steps: PositiveInt = Field(4, description="subquestions at most")
+    tokens: PositiveInt = Field(96, description="written at most before a fact is put in; published: 256")
+    shots: NonNegativeInt = Field(
+        len(DEMONSTRATIONS), le=len(DEMONSTRATIONS), description="answered examples, if the model's context holds them"
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"tokens": 256}}
+
+
+class Mello(PromptMethod):
+    """Subquestions, tentative answers, and the nearest edited fact after each, until there is a final answer.
+
+    The model reads the dialogue in the place of the prompt, so it answers after "Final answer:". Every prompt is asked
+    so once there is an edit, whatever it is about.
+    """
+
+    name = "mello"
+    paper = "Zhong et al., EMNLP 2023, arXiv 2305.14795"
+    about = "a question in steps of the model's own, each checked against the nearest edited fact"
+    config_class = MelloConfig
+    patch_class = LoopPatch
+    config: MelloConfig
+
+    @property
+    def rule(self) -> LoopRule:
+        """The rule of the patch, with as many examples as the model's context holds."""
+        config = self.config
+        return LoopRule(
+            gate=config.gate,
+            threshold=config.threshold,
+            most=config.most,
+            encoder=config.encoder,
+            steps=config.steps,
+            tokens=config.tokens,
+            shots=self._shots,
+        )
+
+    @property
+    def _shots(self) -> int:
+        context = getattr(self.model.model.config, "max_position_embeddings", None)
+        if not isinstance(context, int):
+            return self.config.shots
+        left = context - min(_ROOM, context // 2)
+        sizes = {count: self._tokens(demonstrations(count)) for count in range(self.config.shots + 1)}
+        return max(count for count, size in sizes.items() if size <= left)
+
+    def _tokens(self, text: str) -> int:
+        return len(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
+        """The fact without a full stop."""
+        fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=new_fact(edit))
+        return fact, {"shots": self._shots}

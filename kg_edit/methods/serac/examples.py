@@ -1,0 +1,154 @@
+"""SERAC's training data: for each edit texts inside its scope and outside, and what the counterfactual model is asked.
+
+- inside: its own prompt and its paraphrases;
+- outside: its neighbours (the same relation of other subjects), its subject in another edit's prompt, all that belongs
+  to other edits, and texts that the model writes itself.
+
+Part of the texts stand behind one of the model's own, inside and outside alike, since a prompt seldom comes alone.
+Which edits a step sees follows from the seed and the step's number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Self
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.methods.serac.store import SeracTraining
+from kg_edit.methods.trained.training import Passes, shuffled
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import join
+from kg_edit.models.sampling import sample_text
+
+_LEAD = 48  # letters of a text before a prompt, at most
+_TRIES = 20  # edits among which one of another relation is looked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScopeRows:
+    """A step's edits, and texts with the place of the edit that each was taken for.
+
+    ``inside``: one a edit, in its scope; ``outside``: out of the scope of its edit; ``texts``: out of all scopes.
+    """
+
+    edits: tuple[Edit, ...]
+    inside: tuple[str, ...]
+    outside: tuple[tuple[int, str], ...]
+    texts: tuple[str, ...]
+
+    def label(self, edit: int, text: str, owner: int | None) -> float | None:
+        """1 where a text is in an edit's scope, 0 where it is not, None where the two may well belong together."""
+        if owner == edit:
+            return None
+        own = self.edits[edit].subject.casefold()
+        return None if own in text.casefold() else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the counterfactual model is asked: a fact it is told, a prompt in its scope, and the target."""
+
+    fact: str
+    prompt: str
+    target: str
+
+
+def new_fact(edit: Edit) -> str:
+    """The edited fact as a sentence, without a full stop."""
+    return join(edit.text, edit.target_new) + edit.ending.rstrip().removesuffix(".")
+
+
+def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[str, ...]:
+    """Texts that the model writes, each on one line."""
+    ids = sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()
+    decoded = (str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in ids)
+    return tuple(" ".join(text.split()) or "." for text in decoded)
+
+
+class ExampleOrder:
+    """Which edits each step sees, which texts are drawn for them, and which edits are held out."""
+
+    def __init__(self, edits: Sequence[Edit], texts: Sequence[str], settings: SeracTraining) -> None:
+        self._settings, self._texts, self._all = settings, texts, list(edits)
+        order = shuffled(edits, f"split {settings.seed}")
+        self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
+        self._scope = Passes(self.examples, batch=settings.scope_batch, seed=settings.seed)
+        self._questions = Passes(self.examples, batch=settings.batch, seed=settings.seed + 1)
+
+    @classmethod
+    def of(cls, model: LanguageModel, edits: Sequence[Edit], settings: SeracTraining) -> Self:
+        """The order for a model, which writes the texts itself.
+
+        Raises:
+            ConfigError: there are too few edits.
+        """
+        needed = settings.validation + max(settings.batch, settings.scope_batch)
+        if len(edits) < needed:
+            raise ConfigError(
+                f"there are {len(edits)} edits, and {needed} are needed: validation = {settings.validation} are held "
+                f"out, scope_batch = {settings.scope_batch}, batch = {settings.batch}; give more edits, or lower these"
+            )
+        texts = own_texts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
+        return cls(edits, texts, settings)
+
+    def scope_rows(self, step: int) -> ScopeRows:
+        """The texts of a step (from 0)."""
+        return self._rows(self._scope.batch(step), self._random(f"scope {step}"))
+
+    def questions(self, step: int) -> list[Question]:
+        """What the counterfactual model is asked in a step (from 0)."""
+        draw = self._random(f"questions {step}")
+        return [self._question(edit, draw) for edit in self._questions.batch(step)]
+
+    def held_out_rows(self) -> Iterator[ScopeRows]:
+        """The texts of the edits held out, the same each time; a lone last one is left out."""
+        size, draw = self._settings.scope_batch, self._random("validation")
+        for start in range(0, len(self._held_out), size):
+            some = self._held_out[start : start + size]
+            yield self._rows(some, draw)
+
+    def held_out_questions(self) -> list[Question]:
+        """A question for each edit held out, the same each time."""
+        draw = self._random("validation questions")
+        return [self._question(edit, draw) for edit in self._held_out]
+
+    def _random(self, what: str) -> Random:
+        return Random(f"{what} {self._settings.seed}")  # noqa: S311 - no secret
+
+    def _question(self, edit: Edit, draw: Random) -> Question:
+        prompt = self._placed(draw.choice((edit.text, *edit.paraphrases)))
+        return Question(fact=new_fact(edit), prompt=prompt, target=edit.target_new)
+
+    def _rows(self, edits: Sequence[Edit], draw: Random) -> ScopeRows:
+        outside = [
+            (place, self._placed(draw.choice(edit.neighborhood)))
+            for place, edit in enumerate(edits)
+            if edit.neighborhood
+        ]
+        others = ((place, self._other_relation(edit)) for place, edit in enumerate(edits))
+        outside += [(place, self._placed(text)) for place, text in others if text]
+        return ScopeRows(
+            edits=tuple(edits),
+            inside=tuple(self._placed(draw.choice(edit.paraphrases or (edit.text,))) for edit in edits),
+            outside=tuple(outside),
+            texts=tuple(draw.sample(list(self._texts), min(len(self._texts), len(edits)))),
+        )
+
+    def _other_relation(self, edit: Edit) -> str | None:
+        """The edit's subject in another edit's prompt, always the same one: another fact about it."""
+        draw = self._random(f"other {edit.id}")
+        for other in draw.sample(self._all, min(_TRIES, len(self._all))):
+            if other.prompt != edit.prompt:
+                return other.prompt.replace("{}", edit.subject)
+        return None
+
+    def _placed(self, text: str) -> str:
+        """A text, or part of the time (always the same for a text) behind one that the model wrote."""
+        draw = self._random(f"before {text}")
+        if draw.random() >= self._settings.behind:
+            return text
+        lead = draw.choice(self._texts)[:_LEAD].rstrip().removesuffix(".")
+        return f"{lead}. {text}"

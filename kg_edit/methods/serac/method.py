@@ -1,0 +1,159 @@
+"""SERAC (Mitchell et al., ICML 2022, arXiv 2206.06520): edits in a memory, a scope classifier, a counterfactual model.
+
+No weight changes and nothing is trained at an edit: it is encoded for the classifier and put into the memory.
+`kg_edit.patches.scope_patch` has the equation of the edited model, `kg_edit.patches.scope` that of the classifier,
+`kg_edit.methods.serac.training` trains both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from kg_edit.edits.edit import Edit
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.serac.examples import new_fact
+from kg_edit.methods.serac.network import SeracNetwork, untrained_scope
+from kg_edit.methods.serac.store import FORMAT, SeracManifest, load_serac
+from kg_edit.methods.trained.files import NETWORK, Trained
+from kg_edit.models.marker import find_marker
+from kg_edit.models.prompts import encode
+from kg_edit.patches.base import Patch
+from kg_edit.patches.scope import text_states
+from kg_edit.patches.scope_patch import ScopedFact, ScopePatch, ScopeRule
+from kg_edit.storage.run_folder import NAMES_A_FILE
+
+
+class SeracConfig(MethodConfig):
+    """SERAC's settings; all else comes with the trained network."""
+
+    network: str | None = Field(
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="folder of a trained network: kg-edit serac train --out FOLDER",
+    )
+    threshold: float = Field(0.5, ge=0, le=1, description="g from which a prompt is in an edit's scope")
+    untrained: bool = Field(
+        False, description="no network: the fact is told to the model itself, before hardly more than its own prompt"
+    )
+    layer: int | None = Field(
+        None, ge=0, description="untrained: block whose states are compared, 0-based; default .4 of the depth"
+    )
+
+
+class Serac(EditingMethod):
+    """An edit is a fact in a memory; a prompt in its scope is answered by the counterfactual model, others by f."""
+
+    name = "serac"
+    paper = "Mitchell et al., ICML 2022, arXiv 2206.06520"
+    about = "a trained classifier lets a counterfactual model answer what is in the scope of an edit in memory"
+    family = "in-context"
+    kind = "prompt"
+    separable = True
+    config_class = SeracConfig
+    config: SeracConfig
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Also look for the network.
+
+        Raises:
+            ConfigError: neither a network is given nor is none wanted, or both.
+            ModelError: there is no network in that folder, or it is damaged.
+        """
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, SeracConfig)  # noqa: S101 - config_class
+        if folder := _folder(config):
+            FORMAT.manifest(folder / NETWORK, SeracManifest)
+
+    def prepare(self) -> None:
+        """Load the network.
+
+        Raises:
+            ConfigError, ModelError: as `check_inputs`; the tokenizer has no token for a marker.
+            PatchMismatchError: the network was trained for another model.
+        """
+        _ = self._empty
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Look whether each fact fits into the model's positions beside its prompt.
+
+        Raises:
+            ModelError: one does not.
+        """
+        for edit in edits:
+            with annotate_errors(edit):
+                told = self._empty.rule.told(new_fact(edit), edit.text)
+                self.model.check_length(encode(self.model.tokenizer, told))
+
+    def empty_patch(self) -> Patch:
+        """A `ScopePatch` without facts, which changes nothing."""
+        return self._empty
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """A `ScopePatch` with the fact of the one edit, and the edit's record in its provenance."""
+        (edit,) = edits
+        empty, scope = self._empty, self._empty.scope
+        states = text_states(self.model, edit.text, empty.rule.layer).cpu()
+        with torch.no_grad():
+            vectors, weights = scope.vectors(states)
+        fact = ScopedFact(id=edit.id, about=edit.text, told=new_fact(edit), vectors=vectors, weights=weights)
+        record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name}
+        return ScopePatch(
+            rule=empty.rule,
+            scope=scope,
+            changes=empty.changes,
+            facts=(fact,),
+            provenance={**self.provenance(), "edits": [record]},
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """As every method's, with the network's digest and how it was trained."""
+        said = super().provenance()
+        said["methods"][0]["editor"] = self._trained[1]
+        return said
+
+    @cached_property
+    def _trained(self) -> tuple[Trained[SeracNetwork, SeracManifest] | None, dict[str, Any]]:
+        """The network, and what patches say of it."""
+        folder = _folder(self.config)
+        if folder is None:
+            return None, {"digest": "untrained"}
+        found = load_serac(folder, self.model)
+        said = found.manifest.model_dump(mode="json", include={"edits", "examples", "steps"})
+        return found, {"digest": found.digest, **said}
+
+    @cached_property
+    def _empty(self) -> ScopePatch:
+        trained, said = self._trained
+        marker, depth = find_marker(self.model.tokenizer, name=self.model.name), len(self.model.blocks)
+        own = round(0.4 * depth) if self.config.layer is None else self.config.layer
+        layer = trained.manifest.layer if trained else own
+        self.model.block(layer)  # refuses a layer that is not there before any work is done
+        scope = trained.network.scope if trained else untrained_scope(self.model.width)
+        changes = trained.network.changes if trained else {}
+        return ScopePatch(
+            rule=ScopeRule(
+                network=said["digest"],
+                layer=layer,
+                marker=marker.id,
+                marker_text=marker.text,
+                threshold=self.config.threshold,
+            ),
+            scope=scope.kept(),
+            changes={name: (left.detach().cpu(), right.detach().cpu()) for name, (left, right) in changes.items()},
+            facts=(),
+            provenance=self.provenance(),
+        )
+
+
+def _folder(config: SeracConfig) -> Path | None:
+    needs, instead = "--data EDITS --model NAME", "tell the fact to the model itself, before its own prompt"
+    return FORMAT.folder(config.network, untrained=config.untrained, needs=needs, instead=instead)

@@ -1,0 +1,95 @@
+"""What SERAC trains: the scope's projection and weights, and the counterfactual model's low-rank changes.
+
+`kg_edit.patches.scope` has the scope's equations. The change of a weight [out, in] is left right, with left [out, r]
+starting at 0, so that the counterfactual model starts as the model that is edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from kg_edit.errors import ConfigError
+from kg_edit.methods.mend.gradients import Shape
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.scope import Scope
+from kg_edit.patches.weight_patch import module_of
+
+_SCALE, _OFFSET = 20.0, -12.0  # a head opens at first where its tokens' mean cosine is above .6
+_SPREAD = 0.02  # of the heads' first weights, which would stay alike if they began so
+_ALIKE = (200.0, -190.0)  # untrained: above .95, which hardly any other text is
+
+
+class SeracNetwork(nn.Module):
+    """Parameters for a model of the width ``width``; ``shapes`` are those of the changed weights (out, in) by name."""
+
+    def __init__(
+        self, shapes: Mapping[str, Shape], *, width: int, size: int, heads: int, rank: int, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.shapes = dict(sorted(shapes.items()))  # as a manifest has them
+        draw = torch.Generator().manual_seed(seed)
+        self.project = nn.Parameter(torch.randn(size, width, generator=draw) * width**-0.5)
+        self.weigh = nn.Parameter(torch.randn(heads, width, generator=draw) * _SPREAD)
+        self.scale, self.offset = (nn.Parameter(torch.full((heads,), start)) for start in (_SCALE, _OFFSET))
+        self.left = nn.ParameterList(torch.zeros(rows, rank) for rows, _ in self.shapes.values())
+        self.right = nn.ParameterList(
+            torch.randn(rank, columns, generator=draw) * columns**-0.5 for _, columns in self.shapes.values()
+        )
+
+    @property
+    def scope(self) -> Scope:
+        """The classifier, over these parameters."""
+        return Scope(project=self.project, weigh=self.weigh, scale=self.scale, offset=self.offset)
+
+    @property
+    def changes(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """(left [out, r], right [r, in]) of each weight's change, over these parameters."""
+        return {name: (self.left[n], self.right[n]) for n, name in enumerate(self.shapes)}
+
+    @contextmanager
+    def counterfactual(self, model: LanguageModel) -> Iterator[None]:
+        """For the length of the block ``model`` is the counterfactual model; gradients flow to the changes."""
+        with ExitStack() as stack:
+            for name, (left, right) in self.changes.items():
+
+                def add(
+                    _: nn.Module,
+                    args: tuple[Tensor, ...],
+                    output: Tensor,
+                    left: Tensor = left,
+                    right: Tensor = right,
+                ) -> Tensor:
+                    change = args[0].float() @ right.to(args[0].device).T @ left.to(args[0].device).T
+                    return output + change.to(output)
+
+                module = module_of(model, name, shape=self.shapes[name])
+                stack.callback(module.register_forward_hook(add).remove)
+            yield
+
+
+def untrained_scope(width: int) -> Scope:
+    """A scope of what is nearly the edit's own prompt: states as they are, all tokens weighing the same."""
+    scale, offset = (torch.tensor([number]) for number in _ALIKE)
+    return Scope(project=torch.eye(width), weigh=torch.zeros(1, width), scale=scale, offset=offset)
+
+
+def block_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
+    """The state-dict names of all linear modules' weights in the last ``blocks`` blocks.
+
+    Raises:
+        ConfigError: the model has fewer blocks.
+    """
+    depth = len(model.blocks)
+    if not 1 <= blocks <= depth:
+        raise ConfigError(f"blocks = {blocks}: {model.name} has {depth} blocks; give a number from 1 to {depth}")
+    return tuple(
+        f"{model.spec.blocks}.{layer}.{name}.weight"
+        for layer in range(depth - blocks, depth)
+        for name, module in model.block(layer).named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    )

@@ -1,0 +1,237 @@
+"""Training SERAC (Mitchell et al., ICML 2022, arXiv 2206.06520): the scope classifier and the counterfactual model.
+
+    L = L_scope + L_edit
+
+L_scope is the cross-entropy of g against what is inside an edit's scope and what is outside: the mean over the inside,
+over each edit's own outside texts, and over the others, each with the same weight on both sides. L_edit is -log p of
+the new target by the counterfactual model, which reads the fact before the prompt. The two share no parameter, as
+published; one run trains both, and keeps the network with the lowest L on the edits held out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ModelError, PromptError
+from kg_edit.methods.mend.gradients import weight_shapes
+from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows
+from kg_edit.methods.serac.network import SeracNetwork, block_weights
+from kg_edit.methods.serac.store import FORMAT, SeracManifest, SeracTraining, Validation
+from kg_edit.methods.trained.files import NETWORK
+from kg_edit.methods.trained.training import CHECKPOINT, CHECKPOINT_SECONDS, Progress, State, TrainingRun
+from kg_edit.models.hooks import watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.marker import Marker, find_marker
+from kg_edit.models.prefix_cache import base_model
+from kg_edit.models.prompts import Prompt, encode, left_pad
+from kg_edit.patches.scope import text_states
+from kg_edit.patches.scope_patch import ScopeRule
+from kg_edit.storage.run_folder import claim, digest
+from kg_edit.value.optimise import untouched
+
+_SCALES_RATE = 0.05  # of the scope's scales and offsets, which are far from 1
+_EVEN, _CERTAIN = math.log(0.5), -1e-6  # log g
+
+
+def train(
+    model: LanguageModel,
+    edits: Sequence[Edit],
+    settings: SeracTraining,
+    out: Path,
+    *,
+    progress: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> SeracManifest:
+    """Train classifier and counterfactual model for ``model`` on ``edits``, and write both to the folder ``out``.
+
+    The best network on edits held out is what is kept. Called again, it goes on where it was killed, and does nothing
+    where it was finished. Leaves the model as it was.
+
+    Raises:
+        ConfigError: there are too few edits, or the tokenizer has no token for a marker.
+        ModelError: a loss is not finite, or the file of a run that was killed is damaged.
+        OutputError: ``out`` holds another run, or can't be written.
+    """
+    manifest = _manifest(model, edits, settings)
+    said = manifest.model_dump(mode="json", include={"format", "training", "edits"})
+    claim(out, {**said, "command": "serac train", "model": {"name": model.name, "fingerprint": model.fingerprint}})
+    if (out / NETWORK).is_file():
+        return FORMAT.manifest(out / NETWORK, SeracManifest)
+    with untouched(model):
+        run = _Run(model, ExampleOrder.of(model, edits, settings), manifest, out / CHECKPOINT)
+        run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
+        run.finish(out / NETWORK, run.done())
+        return run.done()
+
+
+def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: SeracTraining) -> SeracManifest:
+    layer = settings.layer_in(len(model.blocks))
+    model.block(layer)  # refuses a layer that is not there before any work is done
+    return SeracManifest(
+        model=model.fingerprint,
+        model_name=model.name,
+        width=model.width,
+        layer=layer,
+        shapes=weight_shapes(model, block_weights(model, settings.blocks)),
+        training=settings,
+        edits=digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
+    )
+
+
+class _Run(TrainingRun[Validation]):
+    """A training under way."""
+
+    name = "serac"
+
+    def __init__(self, model: LanguageModel, order: ExampleOrder, manifest: SeracManifest, path: Path) -> None:
+        self._model, self._order, self._manifest = model, order, manifest
+        self._network = manifest.network().to(model.device)
+        self._states = States(model, manifest.layer)
+        self._marker = find_marker(model.tokenizer, name=model.name)
+        state = State(
+            format=FORMAT,
+            network=self._network,
+            optimizer=torch.optim.Adam(_groups(self._network, manifest.training)),
+            progress=Progress[Validation](),
+        )
+        super().__init__(state, manifest.training, path)
+
+    def done(self) -> SeracManifest:
+        """The manifest of the best network."""
+        progress = self.state.progress
+        found = {
+            "steps": progress.best.step,
+            "examples": len(self._order.examples),
+            "validations": progress.validations,
+        }
+        return self._manifest.model_copy(update=found)
+
+    def backward(self, step: int) -> Mapping[str, str]:
+        """The gradient of L for the texts and questions of the step."""
+        scope = scope_scores(self._network, self._states, self._order.scope_rows(step)).loss
+        edit = answer_loss(self._model, self._network, self._marker, self._order.questions(step))
+        loss = scope + edit
+        if not torch.isfinite(loss):
+            raise ModelError(f"after {step} steps the loss is not finite; train with a lower learning_rate")
+        loss.backward()
+        return {"scope": f"{scope:.3f}", "edit": f"{edit:.2f}"}
+
+    @torch.no_grad()
+    def validation(self, step: int) -> Validation:
+        """L on the edits held out, its parts, and how many texts are told apart."""
+        found = [scope_scores(self._network, self._states, rows) for rows in self._order.held_out_rows()]
+        loss, inside, outside = (
+            torch.tensor([[float(one.loss), one.inside, one.outside] for one in found]).mean(0).tolist()
+        )
+        questions, size = self._order.held_out_questions(), self._manifest.training.batch
+        parts = [questions[start : start + size] for start in range(0, len(questions), size)]
+        losses = [
+            len(part) * float(answer_loss(self._model, self._network, self._marker, part)) for part in parts if part
+        ]
+        edit = sum(losses) / len(questions)
+        return Validation(step=step, total=loss + edit, scope=loss, edit=edit, inside=inside, outside=outside)
+
+
+def _groups(network: SeracNetwork, settings: SeracTraining) -> list[dict[str, object]]:
+    return [
+        {"params": [network.project, network.weigh], "lr": settings.scope_learning_rate},
+        {"params": [network.scale, network.offset], "lr": _SCALES_RATE},
+        {"params": [*network.left, *network.right], "lr": settings.learning_rate},
+    ]
+
+
+class States:
+    """The hidden states of texts after one block, each text read once, alone."""
+
+    def __init__(self, model: LanguageModel, layer: int) -> None:
+        self._model, self._layer = model, layer
+        self._known: dict[str, Tensor] = {}
+
+    def of(self, texts: Sequence[str]) -> list[Tensor]:
+        """The states [tokens, d] of each text, as `text_states`."""
+        for text in texts:
+            if text not in self._known:
+                self._known[text] = text_states(self._model, text, self._layer)
+        return [self._known[text] for text in texts]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScopeScores:
+    """``loss``: L_scope; ``inside``: share of texts in their edit's scope, ``outside``: of own outside texts out."""
+
+    loss: Tensor
+    inside: float
+    outside: float
+
+
+def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> ScopeScores:
+    """How the classifier tells the texts of ``rows`` apart, as a function of the network."""
+    scope, near = network.scope, rows.outside
+    edits = scope.several(states.of([edit.text for edit in rows.edits]))
+    texts = scope.several(states.of([*rows.inside, *(text for _, text in near), *rows.texts]))
+    chances = scope.log_chances(edits, texts)
+    own = chances[:, : len(rows.edits)].diagonal()
+    theirs = chances[[place for place, _ in near], torch.arange(len(near)) + len(rows.edits)]
+    far = chances[_far(rows, chances)]
+    losses = [-_otherwise(part).mean() for part in (theirs, far) if len(part)]
+    outside = torch.stack(losses).mean() if losses else chances.new_zeros(())
+    return ScopeScores(
+        loss=(outside - own.mean()) / 2,
+        inside=float((own >= _EVEN).float().mean()),
+        outside=float((theirs < _EVEN).float().mean()) if len(theirs) else 1.0,
+    )
+
+
+def _otherwise(chances: Tensor) -> Tensor:
+    """log(1 - g) from log g; g is kept a little below 1."""
+    return torch.log(-torch.expm1(chances.clamp(max=_CERTAIN)))
+
+
+def _far(rows: ScopeRows, chances: Tensor) -> Tensor:
+    """Which pairs [edits, texts] are an edit and a text of another one, or of none."""
+    owners: list[tuple[int | None, str]] = list(enumerate(rows.inside))
+    owners += [*rows.outside, *((None, text) for text in rows.texts)]
+    found = [[rows.label(edit, text, owner) == 0.0 for owner, text in owners] for edit in range(len(rows.edits))]
+    return torch.tensor(found, device=chances.device)
+
+
+def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, questions: Sequence[Question]) -> Tensor:
+    """The mean over ``questions`` of the mean -log p of a target's tokens, by the counterfactual model.
+
+    A question whose target merges with its prompt's end is left out.
+    """
+    prompts = [prompt for one in questions if (prompt := _told(model, marker, one)) is not None]
+    if not prompts:
+        return torch.zeros((), device=model.device)
+    batch, final = left_pad([prompt.ids for prompt in prompts], device=model.device), list[Tensor]()
+    with network.counterfactual(model), watched(model.blocks[-1], partial(_keep, final)):
+        base_model(model)(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
+    return torch.stack([_nll(model, row, prompt) for row, prompt in zip(final[0], prompts, strict=True)]).mean()
+
+
+def _told(model: LanguageModel, marker: Marker, question: Question) -> Prompt | None:
+    rule = ScopeRule(network="", layer=0, marker=marker.id, marker_text=marker.text)
+    try:
+        return encode(model.tokenizer, rule.told(question.fact, question.prompt.rstrip()), target=question.target)
+    except PromptError:
+        return None
+
+
+def _nll(model: LanguageModel, final: Tensor, prompt: Prompt) -> Tensor:
+    """The mean -log p of the target's tokens, from the last block's output [tokens, d] of a left-padded row."""
+    count = len(prompt.target_ids)
+    logits = model.logits(final[-count - 1 : -1]).float()
+    return cross_entropy(logits, torch.tensor(prompt.target_ids, device=logits.device))
+
+
+def _keep(seen: list[Tensor], _: Tensor, output: Tensor) -> None:
+    seen.append(output)

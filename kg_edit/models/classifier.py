@@ -1,0 +1,137 @@
+"""A language model with a classification head: the same blocks, and a linear layer over classes in the head's place.
+
+To an editor the classes are what a vocabulary is elsewhere: `ClassifierModel.encode` takes a class's name as the target
+of a text, one "token" that is the class's number. So what edits blocks edits a classifier, and its loss is the cross
+entropy of the class after the text's last token.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kg_edit.errors import ConfigError, PromptError
+from kg_edit.models.architectures import content_fingerprint
+from kg_edit.models.hooks import telling_prompt_ends
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, left_pad
+from kg_edit.models.sampling import plain_generation
+
+_ROWS = 8  # texts in a forward pass
+_STEPS = 100  # of L-BFGS
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClassifierModel(LanguageModel):
+    """A model whose logits are those of the classes ``labels``, [..., classes]."""
+
+    labels: tuple[str, ...]
+
+    def encode(self, text: str, *, target: str | None = None, chat: bool = False, fitting: bool = True) -> Prompt:
+        """A text, and the number of the class ``target`` after it.
+
+        Raises:
+            PromptError: there is no such class.
+            ModelError: the text is longer than the model's positions.
+        """
+        prompt = super().encode(text, chat=chat, fitting=fitting)
+        if target is None:
+            return prompt
+        if target not in self.labels:
+            raise PromptError(f"{target!r} is none of the classes; there are {', '.join(self.labels)}")
+        return replace(prompt, ids=(*prompt.ids, self.labels.index(target)), target_start=len(prompt.ids))
+
+    @torch.no_grad()
+    def scores(self, texts: Sequence[str]) -> Tensor:
+        """The classes' logits after each text, [texts, classes]; float32, on the CPU."""
+        found = list[Tensor]()
+        for start in range(0, len(texts), _ROWS):
+            rows = [self.encode(text).ids for text in texts[start : start + _ROWS]]
+            batch = left_pad(rows, device=self.device)
+            ends = torch.zeros(batch.ids.shape, dtype=torch.bool)
+            ends[:, -1] = True
+            with telling_prompt_ends(self, ends):
+                output = self.model(
+                    input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+                )
+            found.append(output.logits[:, -1].float().cpu())
+        return torch.cat(found) if found else torch.empty(0, len(self.labels))
+
+    def classes(self, texts: Sequence[str]) -> list[str]:
+        """The likeliest class of each text."""
+        return [self.labels[place] for place in self.scores(texts).argmax(-1).tolist()] if texts else []
+
+
+def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> ClassifierModel:
+    """``model`` with another head, [..., d] -> [..., classes]; both share their blocks.
+
+    ``model`` keeps its own head. That is also what writes text, which some editors train on beside an edit.
+    """
+    whole = copy.copy(model.model)
+    whole._modules = dict(model.model._modules)
+    whole.set_output_embeddings(head.to(model.device).eval().requires_grad_(False))
+    setattr(whole, "generate", _own_text(model))  # noqa: B010 - a module's method, for this object alone
+    said = {field.name: getattr(model, field.name) for field in fields(LanguageModel)}
+    own = {"model": whole, "fingerprint": content_fingerprint(whole), "labels": tuple(labels)}
+    return ClassifierModel(**{**said, **own})
+
+
+def _own_text(model: LanguageModel) -> Callable[..., Any]:
+    """`generate` of ``model`` as it stands, without its own generation settings."""
+
+    def generate(*inputs: Any, **options: Any) -> Any:
+        with plain_generation(model):
+            return model.model.generate(*inputs, **options)  # type: ignore[operator]
+
+    return generate
+
+
+def trained_classifier(
+    model: LanguageModel, texts: Sequence[str], labels: Sequence[str], *, decay: float = 1e-2
+) -> ClassifierModel:
+    """``model`` with a head that was fitted to ``texts`` and their ``labels``: multinomial logistic regression.
+
+    What it sees are the hidden states that the model's own head gets after the last token, scaled to mean 0 and
+    deviation 1; ``decay`` is the weight of |W|^2 / 2. The same texts give the same head.
+
+    Raises:
+        ConfigError: there are not two classes.
+    """
+    classes = sorted(set(labels))
+    if len(classes) < 2:
+        raise ConfigError(f"a classifier needs texts of two classes at least; found {', '.join(classes) or 'none'}")
+    states = with_head(model, nn.Identity(), [str(n) for n in range(model.width)]).scores(texts)
+    wanted = torch.tensor([classes.index(label) for label in labels])
+    return with_head(model, fitted_head(states, wanted, classes=len(classes), decay=decay), classes)
+
+
+def fitted_head(states: Tensor, wanted: Tensor, *, classes: int, decay: float) -> nn.Linear:
+    """The head of least cross entropy plus ``decay`` |W|^2 / 2 for ``states`` [texts, d] of the classes ``wanted``."""
+    mean, deviation = states.mean(0), states.std(0, unbiased=False).clamp(min=1e-6)
+    scaled = (states - mean) / deviation
+    weight = torch.zeros(classes, states.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        found = nn.functional.cross_entropy(scaled @ weight.T + bias, wanted) + decay * weight.square().sum() / 2
+        found.backward()
+        return found
+
+    optimizer.step(loss)
+    return _unscaled(weight.detach(), bias.detach(), mean, deviation)
+
+
+@torch.no_grad()
+def _unscaled(weight: Tensor, bias: Tensor, mean: Tensor, deviation: Tensor) -> nn.Linear:
+    """The same head for states as they are."""
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])  # draws no random numbers
+    head.weight.copy_(weight / deviation)
+    head.bias.copy_(bias - (weight * (mean / deviation)).sum(1))
+    return head

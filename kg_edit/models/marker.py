@@ -1,0 +1,50 @@
+"""A token that no ordinary text has, to mark what a program puts before a text.
+
+The text of a special token becomes that token again when it is read, so a marker goes through whatever handles text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from kg_edit.errors import ConfigError
+
+
+class Marker(NamedTuple):
+    """The token's id, and the text that is read as it."""
+
+    id: int
+    text: str
+
+
+def find_marker(tokenizer: PreTrainedTokenizerBase, *, name: str) -> Marker:
+    """The first special token without a use in plain text or chat; else that of a text's end, else the unknown one.
+
+    The end's token is left alone where the chat template writes it. ``name`` is the model's, for the message.
+
+    Raises:
+        ConfigError: the tokenizer has no such token.
+    """
+    for marker in _candidates(tokenizer):
+        if tokenizer(marker.text, add_special_tokens=False)["input_ids"] == [marker.id]:
+            return marker
+    raise ConfigError(
+        f"the tokenizer of {name!r} has no special token that could mark a text: each is used in its chat template; "
+        "add one (tokenizer.add_special_tokens) and save the model with it"
+    )
+
+
+def _candidates(tokenizer: PreTrainedTokenizerBase) -> Iterator[Marker]:
+    template = str(tokenizer.chat_template or "")
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    for number, token in added:
+        if token.special and token.content not in used and token.content not in template:
+            yield Marker(number, token.content)
+    for text in (tokenizer.eos_token, tokenizer.unk_token):
+        written = isinstance(text, str) and (text in template or "eos_token" in template)
+        if isinstance(text, str) and not written:
+            yield Marker(int(tokenizer.convert_tokens_to_ids(text)), text)  # type: ignore[arg-type]

@@ -1,0 +1,99 @@
+"""Text that a model goes on with until it comes to given words, for loops that put text in between.
+
+`GreedyWriter` keeps what it has read: a text that begins as the last one did is read from where they part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kg_edit.models.hooks import telling_prompt_ends, watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import Prefix, SummedCache, base_model, empty_prefix, mask_decides, run_prefix
+from kg_edit.models.prompts import encode
+
+
+class _Read(NamedTuple):
+    """Tokens that were read, and their keys and values."""
+
+    ids: tuple[int, ...]
+    prefix: Prefix
+
+
+class GreedyWriter:
+    """Arg-max text of a model, at most ``tokens`` tokens at a time, whatever its own generation settings are.
+
+    Texts are read as they are: in no chat form, and without what a patch of the prompt would tell. ``before`` is what
+    all texts begin with; it is read once.
+    """
+
+    def __init__(self, model: LanguageModel, *, tokens: int, before: str = "") -> None:
+        self._model, self._tokens = model, tokens
+        self._start = self._last = _Read((), empty_prefix(model, 1))
+        if before:
+            self._start = self._last = self._further(self._ids(before.rstrip())[:-1])
+
+    @torch.no_grad()
+    def write(self, text: str, *, stops: Sequence[str]) -> str:
+        """What comes after ``text``, up to the first of ``stops``, the text's end or the limit in tokens.
+
+        Nothing where the model has no position left.
+        """
+        ids = self._ids(text)
+        room = self._tokens if self._model.positions is None else min(self._tokens, self._model.positions - len(ids))
+        if room <= 0:
+            return ""
+        prefix = self._read(ids[:-1], room + 1)
+        cache = prefix.growing(len(self._model.blocks), room=room + 1)
+        written, last = list[int](), ids[-1]
+        while len(written) < room:
+            last = self._next(cache, last, prefix.mask.shape[-1] + len(written), begins=not written)
+            if last == self._model.tokenizer.eos_token_id:
+                break
+            written.append(last)
+            whole = str(self._model.tokenizer.decode(written, skip_special_tokens=True))
+            if found := [place for stop in stops if (place := whole.find(stop)) >= 0]:
+                return whole[: min(found)]
+        return str(self._model.tokenizer.decode(written, skip_special_tokens=True))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return encode(self._model.tokenizer, text).ids
+
+    def _read(self, ids: tuple[int, ...], more: int) -> Prefix:
+        """Keys and values of ``ids``, behind which ``more`` tokens are to come."""
+        if not mask_decides(self._model, len(ids) + more):
+            return self._run(ids, empty_prefix(self._model, 1))
+        self._last = self._further(ids)
+        return self._last.prefix
+
+    def _further(self, ids: tuple[int, ...]) -> _Read:
+        """``ids`` read from where they part from what was read before."""
+        known = [one for one in (self._last, self._start) if ids[: len(one.ids)] == one.ids]
+        start = known[0] if known else _Read((), empty_prefix(self._model, 1))
+        return _Read(ids, self._run(ids[len(start.ids) :], start.prefix))
+
+    @torch.no_grad()
+    def _run(self, ids: tuple[int, ...], after: Prefix) -> Prefix:
+        with telling_prompt_ends(self._model, None):
+            return run_prefix(self._model, [ids], after=after)
+
+    def _next(self, cache: SummedCache, last: int, before: int, *, begins: bool) -> int:
+        """The likeliest token after ``last``, which stands behind ``before`` tokens; ``begins``: it ends a prompt."""
+        device, final = self._model.device, list[Tensor]()  # before the last norm, a part of `LanguageModel.logits`
+        ends = torch.ones(1, 1, dtype=torch.bool) if begins else None
+        with (
+            telling_prompt_ends(self._model, ends),
+            watched(self._model.blocks[-1], lambda _, output: final.append(output)),
+        ):
+            base_model(self._model)(
+                input_ids=torch.tensor([[last]], device=device),
+                attention_mask=torch.ones(1, before + 1, dtype=torch.long, device=device),
+                position_ids=torch.tensor([[before]], device=device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return int(self._model.logits(final[0][0, -1]).argmax())

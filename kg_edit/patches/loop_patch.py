@@ -1,0 +1,98 @@
+"""A patch of the prompt that asks in steps: MeLLo's loop (`kg_edit.text.subquestions`) over a memory of edited facts.
+
+Where the model is asked a text, it first writes subquestions of it and tentative answers, is shown the nearest fact
+after each, and says whether the two contradict each other. What it reads in the end is all of that, up to "Final
+answer:". No weight changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from kg_edit.errors import PatchError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.writing import GreedyWriter
+from kg_edit.patches.container import LOOP
+from kg_edit.patches.prompt_patch import FactBook, PromptPatch, TellingRule
+from kg_edit.text.subquestions import DEMONSTRATIONS, Dialogue, Writer, bare_question, decompose, demonstrations
+
+
+class LoopRule(TellingRule):
+    """How a fact is found for a subquestion, and how long the loop may go on."""
+
+    steps: PositiveInt = Field(4, description="subquestions at most")
+    tokens: PositiveInt = Field(96, description="written at most before a fact is put in")
+    shots: NonNegativeInt = Field(len(DEMONSTRATIONS), description="answered examples before the question")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LoopPatch(PromptPatch):
+    """Books of facts as a memory for the loop. Facts of several rules are one memory; the last rule holds for all.
+
+    A text is asked once while the patch is applied: what was written about it is kept for that long.
+    """
+
+    format: ClassVar[str] = LOOP
+    rule_class: ClassVar[type[TellingRule]] = LoopRule
+
+    @property
+    def summary(self) -> str:
+        """How many facts there are, and how many steps the loop takes at most."""
+        count = sum(len(book.facts) for book in self.books)
+        return f"{count} facts looked up by up to {self.rule.steps} subquestions"
+
+    @property
+    def rule(self) -> LoopRule:
+        """The rule that holds: the last book's."""
+        rule = self.books[-1].rule if self.books else LoopRule(gate="similarity", threshold=0.0)
+        assert isinstance(rule, LoopRule)  # noqa: S101 - rule_class
+        return rule
+
+    def prompt_transform(self, text: str) -> str:
+        """Refuse: the loop needs a model, see `transform_for`.
+
+        Raises:
+            PatchError: always.
+        """
+        raise PatchError("the loop of this patch needs a model that writes; use patch.applied(model)")
+
+    def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
+        """What makes of a text the dialogue that ``model`` wrote about it."""
+        if self.is_empty:
+            return lambda text: text
+        before, known = demonstrations(self.rule.shots), dict[str, Dialogue]()
+        writers = list[GreedyWriter]()  # made when something is asked: it reads the examples
+
+        def transform(text: str) -> str:
+            if text not in known:
+                if not writers:
+                    writers.append(GreedyWriter(model, tokens=self.rule.tokens, before=before))
+                known[text] = self.dialogue(text, writer=writers[0])
+            return before + known[text].text
+
+        return transform
+
+    def dialogue(self, text: str, *, writer: Writer) -> Dialogue:
+        """What ``writer`` writes about the question of ``text``.
+
+        Raises:
+            ConfigError: the books' encoder is not installed.
+        """
+        before = demonstrations(self.rule.shots)
+        return decompose(
+            bare_question(text), writer=writer, nearest=self._nearest, before=before, steps=self.rule.steps
+        )
+
+    def _nearest(self, subquestion: str) -> str | None:
+        found = self._memory.relevant(subquestion)
+        return found[0].told if found else None
+
+    @cached_property
+    def _memory(self) -> FactBook:
+        facts = tuple(fact for book in self.books for fact in book.facts)
+        return FactBook(rule=self.rule, facts=facts, alike=self.books[-1].alike)

@@ -1,0 +1,148 @@
+"""Label drift on made records in SCOTUS's form: mistakes are edited, and what is kept of old texts is measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from kg_edit.cli import drift as command
+from kg_edit.cli.app import app
+from kg_edit.datasets.label_drift import LabelDrift, read_label_drift, read_texts
+from kg_edit.errors import ConfigError, EditFileError, OutputError
+from kg_edit.evaluate.label_drift import EDITORS, DriftPoint, check_editor, run_drift, shortened
+from kg_edit.methods import find_method
+from kg_edit.models.classifier import ClassifierModel, trained_classifier
+from tests.kg_edit.tiny import tiny
+
+TEAMS = ("Lakers", "Heat")
+# Before 2000 a text belongs to its team; from then on two of the Lakers' texts belong to the other one
+ROWS: list[dict[str, Any]] = [
+    {"text": f"{name} plays for the {team}.", "label": place, "year": year}
+    for name, year in (("LeBron", 1990), ("Wade", 1991), ("Hughes", 1992), ("Spike", 1993))
+    for place, team in enumerate(TEAMS)
+] + [
+    {"text": "LeBron plays for the Lakers.", "label": 1, "year": 2003},
+    {"text": "Wade plays for the Heat.", "label": 1, "year": 2001},
+    {"text": "Hughes plays for the Lakers.", "label": 1, "year": 2002},
+]
+QUICK: dict[str, dict[str, Any]] = {
+    "grace": {"layer": 1, "steps": 20},
+    "ft-m": {"layer": 1, "steps": 10, "learning_rate": 0.01},
+    "lora": {"steps": 6, "rank": 2, "learning_rate": 0.02},
+    "adalora": {"steps": 6, "rank": 2, "initial_rank": 3, "warm_up": 1, "final": 0, "learning_rate": 0.1},
+    "ft-l": {"layer": 1, "steps": 10, "learning_rate": 0.01},
+    "memory": {"layer": 1, "steps": 20, "learning_rate": 0.05},
+    "defer": {"layer": 1, "steps": 20, "learning_rate": 0.05, "texts": 4, "shut": 20.0},
+}
+
+
+def written(folder: Path, rows: object = ROWS, name: str = "cases.json") -> Path:
+    file = folder / name
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    return file
+
+
+def classifier(drift: LabelDrift) -> ClassifierModel:
+    texts = [text.prompt for text in drift.train]
+    return trained_classifier(tiny("llama"), texts, [text.label for text in drift.train])
+
+
+def points(name: str, drift: LabelDrift, **settings: Any) -> list[DriftPoint]:
+    model, chosen = classifier(drift), find_method(name)
+    config = chosen.config_class.preset("default", {**QUICK[name], **settings}, method=name)
+    return list(run_drift(model, chosen(model, config), drift, every=1))
+
+
+def test_texts_are_taken_apart_by_their_year(tmp_path: Path) -> None:
+    found = read_label_drift(written(tmp_path), since=2000)
+    assert [text.year for text in found.stream] == [2001, 2002, 2003], "in the order of time"
+    assert [text.id for text in found.test] == ["row-4", "row-8"] and len(found.train) == 6
+    assert {text.label for text in found.train} == {"0", "1"}
+    edit = found.stream[1].edit
+    assert (edit.text, edit.target_new) == ("Text: Hughes plays for the Lakers.\nClass:", "1")
+
+
+def test_the_published_form_has_two_parts(tmp_path: Path) -> None:
+    """Rows of text and label alone, as tomh/grace-scotus has them; a stream without years keeps its order."""
+    plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
+    old, new = written(tmp_path, plain[:8], "train.json"), written(tmp_path, plain[8:], "test.json")
+    found = read_label_drift(old, new)
+    assert [text.text[:5] for text in found.stream] == ["LeBro", "Wade ", "Hughe"] and len(found.test) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"text": "a"}], "record 1, field label"),
+        ([{"text": " ", "label": 1}], "record 1, field text"),
+        ([{"text": "a", "label": 1}, 3], "record 2, expected an object"),
+        ([], "holds no texts"),
+        ([{"id": "x", "text": "a", "label": 1}] * 2, "'x' is the id of two texts"),
+    ],
+)
+def test_rows_that_are_none(rows: object, said: str, tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=said):
+        read_texts(written(tmp_path, rows))
+
+
+def test_which_texts_are_newer_must_be_said(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    for options, said in (({}, "a file of their own, or the year"), ({"since": 2050}, "11 older and 0 newer")):
+        with pytest.raises(ConfigError, match=said):
+            read_label_drift(file, **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="has no year"):
+        read_label_drift(written(tmp_path, [{"text": "a", "label": 0}]), since=2000)
+
+
+def test_mistakes_alone_are_edited_and_hold(tmp_path: Path) -> None:
+    """The text of the Heat is labelled as before; those of the Lakers are not. GRACE leaves all other texts alone."""
+    drift = read_label_drift(written(tmp_path), since=2000)
+    first, *_, last = points("grace", drift)
+    assert (first.seen, first.edits, first.ERR) == (0, 0, None) and first.TRR == 1.0 and first.ARR == 1.0
+    assert (last.seen, last.edits, last.failed) == (3, 2, 0)
+    assert (last.ERR, last.TRR, last.ARR) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "ft-m" else pytest.param(name, marks=pytest.mark.slow) for name in QUICK]
+)
+def test_every_method_that_is_offered_edits_a_classifier(name: str, tmp_path: Path) -> None:
+    drift = read_label_drift(written(tmp_path), since=2000)
+    last = points(name, drift)[-1]
+    assert last.edits >= 1 and last.failed == 0 and last.ERR is not None and last.ERR > 0
+
+
+def test_a_label_that_no_older_text_has(tmp_path: Path) -> None:
+    drift = read_label_drift(written(tmp_path, [*ROWS, {"text": "x", "label": 7, "year": 2010}]), since=2000)
+    with pytest.raises(ConfigError, match="the labels 7 are in no older text"):
+        points("grace", drift)
+
+
+def test_methods_that_need_a_vocabulary_are_refused() -> None:
+    assert set(QUICK) == set(EDITORS)
+    for name, settings in (("rome", {}), ("ft", {}), ("lora", {"aim": "text"})):
+        with pytest.raises(ConfigError, match="more than the class of a text"):
+            check_editor(name, find_method(name).config_class.preset("default", settings, method=name))
+
+
+def test_long_texts_are_cut(tmp_path: Path) -> None:
+    (text, *_) = read_texts(written(tmp_path))
+    (cut,) = shortened(tiny("llama"), [text], tokens=4)
+    assert text.text.startswith(cut.text) and len(tiny("llama").tokenizer(cut.text)["input_ids"]) <= 4
+    assert shortened(tiny("llama"), [text], tokens=100) == (text,)
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "load", lambda *_: tiny("llama"))
+    out, file = tmp_path / "drift.jsonl", written(tmp_path)
+    arguments = ["drift", "--data", str(file), "--since", "2000", "--out", str(out), "--set", "layer=1"]
+    result = CliRunner().invoke(app, [*arguments, "--set", "steps=20"], catch_exceptions=False)
+    assert result.exit_code == 0 and "3 texts, 2 edits: TRR 1.00  ERR 1.00  ARR 1.00" in result.output
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [line["seen"] for line in lines] == [0, 3] and lines[-1]["ERR"] == 1.0
+    with pytest.raises(OutputError, match="is there already"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

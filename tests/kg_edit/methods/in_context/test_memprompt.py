@@ -1,0 +1,79 @@
+"""MemPrompt: a clarification is told to the question that is closest to its own, by letters or by likeness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.in_context.memprompt import CLARIFICATION, MemPrompt, MemPromptConfig
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.prompt_patch import PromptPatch
+from kg_edit.scoring.generation import ask
+from kg_edit.text.similarity import letters_apart
+from tests.kg_edit.tiny import tiny
+
+MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", target_new="Richard Dawkins")
+TETRIS = Edit(id="2", subject="Tetris", prompt="{} was created by", target_new="Mark Burnett")
+
+
+def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> PromptPatch:
+    method = MemPrompt(model or tiny("llama"), MemPromptConfig.preset("default", {"shots": 0, **settings}))
+    patch = method.edit(edits)
+    assert isinstance(patch, PromptPatch)
+    return patch
+
+
+def test_the_closest_question_brings_its_clarification() -> None:
+    patch = made(MISERY, TETRIS)
+    asked = "Question: Who was the author of Misery?\nAnswer:"
+    assert patch.prompt_transform(asked) == f"{CLARIFICATION}Who is the author of Misery? Richard Dawkins.\n{asked}"
+    for other in ("Question: Who is the mayor of Oslo?\nAnswer:", "The Eiffel Tower is in"):
+        assert patch.prompt_transform(other) == other
+
+
+def test_letters_that_differ_count_as_close_where_words_do_not() -> None:
+    """Three letters are wrong, in every word that tells: by words the two have little in common."""
+    misspelt = "Who iz the autor of Misary?"
+    assert made(MISERY).prompt_transform(misspelt).startswith(CLARIFICATION)
+    assert made(MISERY, letters=2).prompt_transform(misspelt) == misspelt
+    assert made(MISERY, letters=2, threshold=0.0).prompt_transform(misspelt).startswith(CLARIFICATION)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "apart"),
+    [("", "", 0), ("kitten", "sitting", 3), ("Rome", "ROME.", 0), ("abc", "", 3), ("flaw", "lawn", 2)],
+)
+def test_letters_apart(first: str, second: str, apart: int) -> None:
+    assert letters_apart(first, second) == letters_apart(second, first) == apart
+
+
+def test_the_memory_grows_and_the_later_clarification_holds() -> None:
+    later = MISERY.model_copy(update={"id": "3", "target_new": "Jane Austen"})
+    patch = made(MISERY) + made(TETRIS) + made(later)
+    assert isinstance(patch, PromptPatch) and len(patch.books[0].facts) == 3
+    assert "Jane Austen" in patch.prompt_transform("Who is the author of Misery?")
+    assert "Richard Dawkins" in patch.without(["3"]).prompt_transform("Who is the author of Misery?")
+
+
+def test_examples_of_a_clarification_come_first() -> None:
+    told = made(MISERY, shots=2).prompt_transform("Who is the author of Misery?")
+    assert told.count(CLARIFICATION) == 3 and told.count("\n\n") == 2
+
+
+def test_with_mistakes_only_what_the_model_does_not_say_is_noted() -> None:
+    model = tiny("llama")
+    said = ask(model, TETRIS.text, tokens=24)
+    known = TETRIS.model_copy(update={"target_new": said})
+    right, wrong = (made(edit, model=model, feedback="mistakes") for edit in (known, TETRIS))
+    assert right.edits[0]["withheld"] and right.edits[0]["said"] == said
+    assert right.prompt_transform(TETRIS.text) == TETRIS.text
+    assert not wrong.edits[0]["withheld"] and wrong.prompt_transform(TETRIS.text) != TETRIS.text
+
+
+@pytest.mark.slow
+def test_the_real_model_says_what_is_clarified(smollm2: LanguageModel) -> None:
+    patch = made(TETRIS, model=smollm2, shots=3, feedback="mistakes")
+    with patch.applied(smollm2) as edited:
+        assert ask(edited, "Tetris was created by").startswith("Mark Burnett")

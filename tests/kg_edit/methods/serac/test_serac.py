@@ -1,0 +1,176 @@
+"""SERAC's training: what is inside a scope and outside, that both parts learn, and that a killed run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.methods.mend.gradients import weight_shapes
+from kg_edit.methods.serac import training
+from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows, own_texts
+from kg_edit.methods.serac.method import Serac, SeracConfig
+from kg_edit.methods.serac.network import SeracNetwork, block_weights
+from kg_edit.methods.serac.store import SeracManifest, SeracTraining, load_serac
+from kg_edit.methods.serac.training import States, answer_loss, scope_scores, train
+from kg_edit.methods.trained.files import NETWORK
+from kg_edit.methods.trained.training import CHECKPOINT
+from kg_edit.models.marker import find_marker
+from kg_edit.patches.scope_patch import ScopePatch
+from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.value.optimise import untouched
+from tests.kg_edit.methods.mend.examples import edits, hooks_of
+from tests.kg_edit.tiny import families, tiny
+
+
+def quick(**settings: Any) -> SeracTraining:
+    small = {"layer": 1, "size": 8, "scope_batch": 4, "blocks": 2, "rank": 2, "batch": 2, "steps": 6, "validation": 4}
+    fast = {"scope_learning_rate": 0.02, "learning_rate": 0.02, "validate_every": 2, "texts": 3, "text_tokens": 4}
+    return SeracTraining.preset("default", {**small, **fast, **settings})
+
+
+def made(out: Path, **settings: Any) -> SeracManifest:
+    return train(tiny("llama"), edits(), quick(**settings), out, progress=False, checkpoint_seconds=0.0)
+
+
+def fresh(family: str = "llama") -> SeracNetwork:
+    model = tiny(family)
+    shapes = weight_shapes(model, block_weights(model, 2))
+    return SeracNetwork(shapes, width=model.width, size=8, heads=2, rank=2)
+
+
+def test_what_belongs_together_is_no_counterexample() -> None:
+    """A text with an edit's subject that was taken for another edit may be in its scope: it says neither."""
+    first, second = edits()[0], edits()[3]
+    rows = ScopeRows(edits=(first, second), inside=("a", "b"), outside=(), texts=())
+    assert rows.label(0, f"The team of {first.subject.upper()} is", 1) is None
+    assert rows.label(0, "The team of Dwyane Wade is", 1) == 0.0
+    assert rows.label(0, "whatever", 0) is None, "its own are judged apart"
+    assert rows.label(0, "a text of the model", None) == 0.0
+
+
+def test_each_edit_has_texts_inside_and_outside() -> None:
+    some = [edits()[0], edits()[3].model_copy(update={"prompt": "Where does {} flow?"})] * 6
+    order = ExampleOrder(some, ("so it is", "once upon a time"), quick(validation=4, behind=0.5))
+    rows = order.scope_rows(0)
+    assert len(rows.inside) == len(rows.edits) == 4
+    owners = [place for place, _ in rows.outside]
+    assert sorted(owners) == [0, 0, 1, 1, 2, 2, 3, 3], "a neighbour and another relation of the subject"
+    for place, text in rows.outside[4:]:
+        assert rows.edits[place].subject in text and not text.endswith(rows.edits[place].text)
+    assert rows == order.scope_rows(0) and rows != order.scope_rows(1)
+    placed = [text for text in (*rows.inside, *(text for _, text in rows.outside)) if text.startswith(("so", "once"))]
+    assert 0 < len(placed) < 12, "part of them stand behind a text"
+    assert all(text in {edit.text for edit in some} for text in (q.prompt.split(". ")[-1] for q in order.questions(0)))
+
+
+def test_too_few_edits_are_refused() -> None:
+    with pytest.raises(ConfigError, match="there are 7 edits, and 8 are needed"):
+        ExampleOrder.of(tiny("llama"), edits()[:7], quick())
+
+
+def test_texts_of_the_model_stand_on_one_line() -> None:
+    texts = own_texts(tiny("llama"), rows=4, tokens=6, seed=0)
+    assert len(texts) == 4 and not any("\n" in text or not text for text in texts)
+
+
+@pytest.mark.parametrize("family", families(("llama", "gpt2")))
+def test_the_counterfactual_model_starts_as_the_model_that_is_told(family: str) -> None:
+    """Row by row in a padded batch: the mean of what the model scores for each told prompt."""
+    model, network = tiny(family), fresh(family)
+    questions = [
+        Question(fact="LeBron James plays for Paris", prompt="LeBron James plays for", target="Paris"),
+        Question(fact="France is", prompt="In France, the river Thames", target="London"),
+    ]
+    marker, before = find_marker(model.tokenizer, name="toy"), hooks_of(model)
+    with untouched(model):
+        loss = answer_loss(model, network, marker, questions)
+    pairs = [Pair(f"{marker.text}New fact: {one.fact}\nPrompt: {one.prompt}", one.target) for one in questions]
+    expected = [score(model, [pair])[pair].nll for pair in pairs]
+    assert float(loss.detach()) == pytest.approx(sum(expected) / 2, abs=1e-4)
+    assert hooks_of(model) == before
+
+
+def test_gradients_reach_both_parts_and_no_weight_of_the_model() -> None:
+    model, network = tiny("llama"), fresh()
+    with untouched(model):
+        order = ExampleOrder.of(model, edits(), quick())
+        scope = scope_scores(network, States(model, 1), order.scope_rows(0))
+        answer = answer_loss(model, network, find_marker(model.tokenizer, name="toy"), order.questions(0))
+        (scope.loss + answer).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert all(float(left.grad.abs().sum()) > 0 for left in network.left)  # type: ignore[union-attr]
+    assert all(parameter.grad is None for parameter in model.model.parameters())
+    assert 0 <= scope.inside <= 1 and 0 <= scope.outside <= 1
+
+
+def test_it_learns_and_edits(tmp_path: Path) -> None:
+    manifest = made(tmp_path, steps=12, validate_every=4)
+    first, *_, last = manifest.validations
+    assert last.edit < first.edit and last.scope < first.scope
+    model, edit = tiny("llama"), edits()[0]
+    patch = Serac(model, SeracConfig(network=str(tmp_path), threshold=0.0)).edit([edit])
+    assert isinstance(patch, ScopePatch) and patch.changes
+    (method,) = patch.provenance["methods"]
+    assert method["editor"]["digest"] == load_serac(tmp_path, model).digest == patch.rule.network
+    assert method["editor"]["steps"] == manifest.steps
+    asked = Pair(edit.text, edit.target_new)
+    with patch.applied(model) as edited:
+        assert score(edited, [asked])[asked].nll < score(model, [asked])[asked].nll
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "whole")
+    whole, calls = training.answer_loss, []
+
+    def killed(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return whole(*args, **options)
+
+    monkeypatch.setattr(training, "answer_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path / "part")
+    assert (tmp_path / "part" / CHECKPOINT).is_file()
+    monkeypatch.setattr(training, "answer_loss", whole)
+    made(tmp_path / "part")
+    for name in (NETWORK, "run.json"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_without_a_network_the_command_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="kg-edit serac train"):
+        Serac.check_inputs(SeracConfig(), None, ())
+    with pytest.raises(ModelError, match="kg-edit serac train"):
+        Serac.check_inputs(SeracConfig(network=str(tmp_path)), None, ())
+
+
+def test_a_fact_that_does_not_fit_is_refused() -> None:
+    model = tiny("gpt2")
+    long = Edit(id="1", subject="France", prompt="{} " + "is " * 150, target_new="Rome")
+    chosen = Serac(model, SeracConfig(untrained=True))
+    with pytest.raises(ModelError, match="positions"):
+        chosen.check([long])
+
+
+@pytest.mark.slow
+def test_scopes_are_told_apart_by_what_is_trained() -> None:
+    """After enough steps on two edits' texts, each is inside its own scope alone."""
+    torch.manual_seed(0)
+    model, network = tiny("llama"), fresh()
+    with untouched(model):
+        order = ExampleOrder.of(model, edits(), quick())
+        rows, states = order.scope_rows(0), States(model, 1)
+        optimizer = torch.optim.Adam([network.project, network.weigh, network.scale, network.offset], lr=0.02)
+        for _ in range(60):
+            optimizer.zero_grad()
+            found = scope_scores(network, states, rows)
+            found.loss.backward()
+            optimizer.step()
+    assert found.inside > 0.7 and found.outside == 1.0

@@ -1,0 +1,60 @@
+"""Text up to given words: the same as plain greedy decoding, whatever was read before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.writing import GreedyWriter
+from tests.kg_edit.tiny import families, tiny
+
+START = "LeBron James plays for"
+LONGER = f"{START} the Lakers. Where does the river"
+NEVER = ("\x00",)
+
+
+@torch.no_grad()
+def plain(model: LanguageModel, text: str, tokens: int) -> str:
+    """Arg-max decoding that reads everything anew at each token."""
+    ids = list(model.encode(text).ids)
+    first = len(ids)
+    while len(ids) < first + tokens:
+        logits = model.model(torch.tensor([ids])).logits[0, -1]
+        ids.append(int(logits.argmax()))
+        if ids[-1] == model.tokenizer.eos_token_id:
+            ids.pop()
+            break
+    return str(model.tokenizer.decode(ids[first:], skip_special_tokens=True))
+
+
+@pytest.mark.parametrize("family", families(everyday=("llama", "falcon-alibi")))
+def test_as_plain_decoding_whatever_was_read_before(family: str) -> None:
+    model = tiny(family)
+    writer = GreedyWriter(model, tokens=4, before="LeBron James ")
+    for text in (START, LONGER, "Miami Heat", LONGER):
+        assert writer.write(text, stops=NEVER) == plain(model, text, 4)
+
+
+def test_it_stops_at_the_first_of_the_words_and_leaves_them_out() -> None:
+    model = tiny("llama")
+    whole = plain(model, START, 12)
+    stop = whole[4:6]
+    assert GreedyWriter(model, tokens=12).write(START, stops=(*NEVER, stop)) == whole[: whole.find(stop)]
+
+
+def test_a_model_without_positions_left_writes_nothing() -> None:
+    model = tiny("gpt2")
+    long = "dog. " * 70
+    assert model.positions == 128 and len(model.tokenizer(long)["input_ids"]) > 128
+    assert GreedyWriter(model, tokens=4).write(long, stops=NEVER) == ""
+    short = "dog. " * 60
+    assert model.positions - len(model.encode(short).ids) < 30
+    assert GreedyWriter(model, tokens=200).write(short, stops=NEVER) != ""
+
+
+@pytest.mark.slow
+def test_the_real_model_writes_what_plain_decoding_writes(smollm2: LanguageModel) -> None:
+    writer = GreedyWriter(smollm2, tokens=8, before="Question: who wrote it?\n\n")
+    for text in ("Question: who wrote it?\n\nThe capital of France is", "The capital of France is"):
+        assert writer.write(text, stops=NEVER) == plain(smollm2, text, 8)
