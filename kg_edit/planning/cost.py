@@ -49,13 +49,14 @@ def descent_flop(
     """One edit's value by descent (ROME, GLAME, MEMIT's z): at most ``steps`` evaluations.
 
     Once, forward: N rows of prefix and tail, N (before + tail) 2 P L, and the contexts' own tokens (shared by edits).
-    Each step, there and back: the tails in the blocks above l, N tail 4 P (L - l), the head where a target is
-    predicted, N target 4 d V; and the same for the one token of "{subject} is a".
+    Each step, there and back: the tails in the blocks above l, (N + 1) tail 4 P (L - l), where the one more is
+    "{subject} is a", padded to run with them; and the head where a target or its one token is predicted,
+    (N target + 1) 4 d V.
     """
     said = prompts or Prompts()
     above = shape.layers - layer
     once = (contexts * said.length + context_tokens) * 2.0 * shape.block * shape.layers
-    blocks = (contexts * said.tail + 1) * 4.0 * shape.block * above
+    blocks = (contexts + 1) * said.tail * 4.0 * shape.block * above
     head = (contexts * said.target + 1) * 4.0 * shape.width * shape.vocabulary
     return once + steps * (blocks + head)
 

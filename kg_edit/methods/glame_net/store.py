@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from kg_edit.methods.config import ContextLengths, LayerConfig
 from kg_edit.methods.glame_net.network import ValueNetwork
 from kg_edit.methods.trained import training
-from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
+from kg_edit.methods.trained.files import NETWORK, NetworkFormat, NetworkManifest, Trained
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.seeds import Seed
 

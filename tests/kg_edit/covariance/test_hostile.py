@@ -18,7 +18,7 @@ from kg_edit.covariance.moment import flat_size, moment_problem
 from kg_edit.covariance.store import CovarianceConfig, _identities, find_covariance, measure_shard
 from kg_edit.errors import CovarianceError, ModelError
 from kg_edit.methods.glame_net.store import Manifest as NetManifest
-from kg_edit.methods.glame_net.store import NetTraining, TrainedNetwork
+from kg_edit.methods.glame_net.store import NetTraining, load_network
 from kg_edit.methods.trained.files import NETWORK
 from tests.kg_edit.ledger.ledgers import method
 from tests.kg_edit.tiny import tiny
@@ -137,10 +137,10 @@ def test_a_networks_settings_take_no_memory_that_its_tensors_do_not_fill(tmp_pat
         (tmp_path / name).mkdir()
         metadata = {"kg_edit_glame_net": manifest.model_dump_json()}
         save_file(dict(made.network().state_dict()), tmp_path / name / NETWORK, metadata=metadata)
-    assert TrainedNetwork.load(tmp_path / "own", model).manifest == made
+    assert load_network(tmp_path / "own", model).manifest == made
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match="its settings ask for"):
-        TrainedNetwork.load(tmp_path / "wide", model)
+        load_network(tmp_path / "wide", model)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 

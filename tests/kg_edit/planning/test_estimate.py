@@ -143,7 +143,7 @@ def test_time_is_work_by_speed() -> None:
     seconds = {one.what: one.seconds for one in found.time}
     assert seconds["measuring C"] == pytest.approx(4000 * (2 * 10**6 + 2 * 10**5 + 400**2) / 1e9)
     assert seconds["factoring C"] == pytest.approx(400**3 / 3 / 1e9)
-    step = (36 + 1) * 4 * 10**5 * 8 + (6 + 1) * 4 * 10**5
+    step = (36 + 6) * 4 * 10**5 * 8 + (6 + 1) * 4 * 10**5
     before = (6 * 10 + round(40 / 3)) * 2 * 10**6
     assert seconds["the edits"] == pytest.approx(3 * (before + 12 * step) / 1e9)
     assert found.kept_seconds == seconds["measuring C"]

@@ -155,8 +155,9 @@ def test_stopped_by_the_user(edits: str, server: Server, tmp_path: Path) -> None
     stopped = threading.Event()
     server.fault = lambda handler, body: len(server.requests) > 1 and not stopped.wait(60)
     line = ["fetch", edits, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
+    heeded = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {MAIN}"  # ignored after nohup &
     process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, "-c", heeded, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
     )
     while len(server.requests) < 2 and process.poll() is None:
         time.sleep(0.01)
