@@ -1,41 +1,86 @@
-"""Keys that an update is to leave alone: those of the other tokens of an edit's own prompts.
+"""Keys that an update is to leave alone: those of the other tokens of the edits' own prompts.
 
-A descent finds m* as if the subject's last token alone changed. A rank-one update also answers every other token's key
-n with (n . u) of the change, little in ordinary text, and up to half of it where tokens are rare in the text that C is
-from (a German word in pieces, docs/results.md). With the keys N [n, d_ff] of the prompts' other tokens the direction is
+A descent finds m* as if the subject's last token alone changed. An update also answers every other token's key n with
+(n . u) of the change, little in ordinary text, and up to half of it where tokens are rare in the text that C is
+from (a German word in pieces, docs/results.md). With the keys N_e [n_e, d_ff] of the other tokens in edit e's prompts
 
-    u = (C + w N^T N / n)^-1 k*        (by Woodbury's identity, from C's factorisation)
+    H = sum_e N_e^T N_e / n_e,    U = (C + w H)^-1 K    [d_ff, edits]
 
-so that the written model computes what the descent saw. w is the weight of these keys, C having 1.
+stands where C^-1 K would, so that the written model computes what the descent saw. w is the weight of these keys, C
+having 1. As long as there are fewer than d_ff keys they are solved for by Woodbury's identity, from C's factorisation.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.models.hooks import watched
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.replay import block_output
 from kg_edit.value.objective import Request
 
+_ROWS = 2  # of an edit's rewrites: contexts are ordinary text, which C knows
+
+
+@dataclass(frozen=True, eq=False)
+class HeldKeys:
+    """H = ``moment`` + ``rows``^T ``rows`` [d_ff, d_ff] in float64, with fewer than d_ff rows [n, d_ff]."""
+
+    rows: Tensor
+    moment: Tensor | None = None
+
+    @classmethod
+    def none(cls, size: int) -> Self:
+        """H = 0 for keys of ``size`` numbers."""
+        return cls(torch.empty(0, size, dtype=torch.float64))
+
+    def plus(self, others: Tensor) -> HeldKeys:
+        """H with an edit's ``others`` [n_e, d_ff]."""
+        rows = torch.cat([self.rows, others.to(self.rows) / max(1, len(others)) ** 0.5])
+        if len(rows) < rows.shape[1]:
+            return HeldKeys(rows, self.moment)
+        moment = rows.T @ rows
+        return HeldKeys(rows[:0], moment if self.moment is None else moment.add_(self.moment))
+
+    def metric(self, covariance: Covariance, *, weight: float) -> Covariance:
+        """C + weight ``moment``, with C's ridge in it."""
+        if self.moment is None:
+            return covariance
+        moment = weight * self.moment + covariance.moment.to(self.moment)
+        moment.diagonal().add_(covariance.ridge * covariance.moment.diagonal().mean())
+        return replace(covariance, moment=moment, ridge=0.0)
+
 
 @torch.no_grad()
-def other_keys(model: LanguageModel, request: Request, layer: int) -> Tensor:
-    """The inputs of block ``layer``'s down-projection at a request's other tokens [n, d_ff], in float32.
+def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tensor:
+    """The inputs of block ``layer``'s down-projection at the other tokens of an edit's rewrites [n, d_ff], in float32.
 
-    These are the tokens of its rewrites, targets included, but for those that end a mention of the subject. No block
+    These are the tokens of ``rows``, targets included, but for those that end a mention of the subject. No block
     above ``layer`` runs.
     """
-    rows, keys = request.rewrites, list[Tensor]()
+    keys = list[Tensor]()
     batch = left_pad([row.ids for row in rows], device=model.device)
     with watched(model.down_projection(layer), lambda key, _: keys.append(key.reshape(*batch.ids.shape, -1))):
         block_output(model, batch, layer)
     width = batch.ids.shape[1]
     other = torch.tensor([[False] * (width - len(row.ids)) + _is_other(row) for row in rows])
     return keys[0][other.to(keys[0].device)].float()
+
+
+def held_keys(model: LanguageModel, requests: Iterable[Request], layer: int) -> HeldKeys:
+    """H of all ``requests`` together, from two of each one's rewrites: of each form one, if it has both."""
+    held = HeldKeys.none(weight_matrix(model.down_projection(layer)).shape[1])
+    for request in requests:
+        some = request.rewrites[:: -(-len(request.rewrites) // _ROWS)]
+        held = held.plus(other_keys(model, some, layer).cpu())
+    return held
 
 
 def _is_other(row: Prompt) -> list[bool]:
@@ -45,16 +90,17 @@ def _is_other(row: Prompt) -> list[bool]:
     return [row.ids[max(0, end - len(subject)) : end] != subject for end in ends]
 
 
-def held_direction(covariance: Covariance, key: Tensor, others: Tensor, *, weight: float) -> Tensor:
-    """u [d_ff] in float64, for k* ``key`` [d_ff], ``others`` N [n, d_ff] and their ``weight`` w.
+def held_solve(covariance: Covariance, keys: Tensor, held: HeldKeys, *, weight: float) -> Tensor:
+    """(C + w H)^-1 K [d_ff, edits] in float64, for ``keys`` K [d_ff, edits] and the ``weight`` w of H.
 
     Raises:
         CovarianceError: C is not positive definite.
     """
-    rest = others.double()
-    solved = covariance.solve(torch.cat([key.double()[:, None], rest.T], 1))
-    alone, theirs = solved[:, 0], solved[:, 1:]
-    inner = rest @ theirs
-    inner.diagonal().add_(len(rest) / weight)
-    found: Tensor = alone - theirs @ torch.linalg.solve(inner, rest @ alone)
+    metric = held.metric(covariance, weight=weight) if weight else covariance
+    rows = held.rows.to(keys.device) if weight else held.rows[:0].to(keys.device)
+    solved = metric.solve(torch.cat([keys.double(), rows.T], 1))
+    alone, theirs = solved[:, : keys.shape[1]], solved[:, keys.shape[1] :]
+    inner = rows @ theirs
+    inner.diagonal().add_(1 / (weight or 1.0))
+    found: Tensor = alone - theirs @ torch.linalg.solve(inner, rows @ alone)
     return found

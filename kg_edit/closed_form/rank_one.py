@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from kg_edit.closed_form.held import held_direction
+from kg_edit.closed_form.held import HeldKeys, held_solve
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import PatchError
 from kg_edit.patches.weight_patch import Factors
@@ -44,10 +44,11 @@ def rank_one_update(
     Raises:
         PatchError: k is all but orthogonal to u, so that the update would explode, or the numbers are not finite.
     """
-    if others is None or not len(others) or not hold:
+    if others is None or not hold:
         direction = covariance.solve(mean_key)
     else:
-        direction = held_direction(covariance, mean_key, others, weight=hold)
+        held = HeldKeys.none(len(mean_key)).plus(others)
+        direction = held_solve(covariance, mean_key[:, None], held, weight=hold)[:, 0]
     right = direction / direction.norm()
     key, residual = bare_key.double(), change.double()
     if variant == "r-rome":

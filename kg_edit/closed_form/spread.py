@@ -65,7 +65,7 @@ def write_jointly(
         wanted: z, [facts, d].
         layers: in ascending order.
         place: of which output of the last layer ``wanted`` speaks.
-        directions: the closed form.
+        directions: the closed form; called with the updates of the layers before in the model.
 
     Raises:
         PatchError: an update is not finite.
@@ -75,8 +75,8 @@ def write_jointly(
     for number, layer in enumerate(layers):
         with done.stacked_on(model):
             key, state = _mean_keys(model, requests, layer, layers[-1], place)
+            right = directions(layer, key.double()).float()
         missing = (wanted.to(state.device) - state) / (len(layers) - number)
-        right = directions(layer, key.double()).float()
         factors = Factors(left=missing.T.to(right.device), right=right)
         if not factors.is_finite:
             raise PatchError("the update has values that are not finite; lower the learning rate or use float32")

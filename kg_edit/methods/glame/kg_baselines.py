@@ -25,7 +25,6 @@ from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.seeds import Seed
-from kg_edit.value.optimise import DEFAULT
 
 
 class GraphRequestConfig(GraphSettings):
@@ -162,7 +161,7 @@ class MemitKgConfig(GraphRequestConfig, MemitConfig):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": DEFAULT,
+        "default": MemitConfig.default,
         "paper": {**MemitConfig.presets["paper"], "statements": 0, "composed": 0, "chained": 20},
     }
 

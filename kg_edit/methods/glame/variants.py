@@ -22,7 +22,6 @@ from kg_edit.methods.glame.glame import Glame, GlameConfig, GraphConfig, GraphVa
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.memit.values import WriteRequest
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.value.optimise import DEFAULT, FAST
 
 # Teams, cities, countries, languages, firms, sports: things that CounterFact's edits lead to.
 POOL = (
@@ -117,7 +116,7 @@ class GlameBatchConfig(GraphConfig, MemitConfig):
 
     clamp_norm_factor: float = Field(0.75, gt=0, description="|z - h| is at most so many times |h|")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": DEFAULT, "fast": FAST}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": MemitConfig.default, "fast": MemitConfig.fast}
 
 
 class GlameBatch(GraphValues, Memit):

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kg_edit.closed_form.held import HeldKeys
 from kg_edit.closed_form.joint import NullSpace, joint_directions, null_space
 from kg_edit.methods.memit.base import JointMethod, SpreadConfig
 from kg_edit.methods.workload import Workload
-from kg_edit.value.optimise import DEFAULT, FAST
 
 
 class AlphaEditConfig(SpreadConfig):
@@ -26,12 +26,18 @@ class AlphaEditConfig(SpreadConfig):
 
     threshold: float = Field(1.0, gt=0, description="eigenvectors of C with smaller eigenvalues are free for edits")
     relative: bool = Field(True, description="the threshold counts in mean eigenvalues of C; published: absolute")
-    ridge: float = Field(10.0, gt=0, description="L2, added to the diagonal of the keys' moments")
+    ridge: float = Field(1.0, gt=0, description="L2, added to the diagonal of the keys' moments; published: 10")
+    hold: float = Field(
+        0.0,
+        ge=0,
+        exclude_if=lambda hold: not hold,
+        description="weight of the keys of the prompts' other tokens, a new key having 1; in the preset default 1",
+    )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": DEFAULT,
-        "fast": FAST,
-        "paper": {"threshold": 0.02, "relative": False},
+        "default": SpreadConfig.default,
+        "fast": SpreadConfig.fast,
+        "paper": {"threshold": 0.02, "relative": False, "ridge": 10.0},
     }
 
     def workload(self, *, edits: int) -> Workload:
@@ -64,9 +70,21 @@ class AlphaEdit(JointMethod):
             )
         return self._null_spaces[layer]
 
-    def directions(self, layer: int, keys: Tensor, protected: Tensor | None) -> Tensor:
-        """(P (K_p K_p^T + K K^T) + ridge I)^-1 P K, with the keys K_p of earlier batches."""
+    def directions(self, layer: int, keys: Tensor, held: HeldKeys, protected: Tensor | None) -> Tensor:
+        """(P (K_p K_p^T + hold H + K K^T) + ridge I)^-1 P K, with the keys K_p of earlier batches."""
         earlier = keys[:, :0] if protected is None else protected.to(keys)
-        known = torch.cat([keys, earlier], 1)
-        solved = self.null_space(layer).project(known)
+        rows = self.config.hold**0.5 * held.rows.to(keys)
+        known = torch.cat([keys, earlier, rows.T], 1)
+        solved = self._within(layer, known, held.moment)
         return joint_directions(known, solved, weight=self.config.ridge)[:, : keys.shape[1]]
+
+    def _within(self, layer: int, keys: Tensor, moment: Tensor | None) -> Tensor:
+        """(I + hold P H / ridge)^-1 P K for H = ``moment``: P K, less what other tokens' keys have of it."""
+        space = self.null_space(layer)
+        projected = space.project(keys)
+        if moment is None:
+            return projected
+        system = self.config.hold / self.config.ridge * space.project(moment.to(keys))
+        system.diagonal().add_(1.0)
+        solved: Tensor = torch.linalg.solve(system, projected)
+        return solved

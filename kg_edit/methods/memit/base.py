@@ -18,6 +18,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from kg_edit.closed_form.held import HeldKeys, held_keys, held_solve
 from kg_edit.closed_form.spread import SpreadSite, refuse_norm_after_mlp, write_jointly
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.methods.base import annotate_errors, attempt
@@ -31,7 +32,7 @@ from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.optimise import DeltaParameters, untouched
+from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters, untouched
 
 _MOST_BESIDE = 2
 
@@ -39,10 +40,19 @@ _MOST_BESIDE = 2
 class JointConfig(ValueConfig):
     """Settings of methods that write a batch of values at once."""
 
+    default: ClassVar[dict[str, Any]] = {**DEFAULT, "hold": 1.0}
+    fast: ClassVar[dict[str, Any]] = {**FAST, "hold": 1.0}
+
     weight_decay: float = Field(0.5, ge=0, description="weight of |z - h| / |h|^2 in the loss")
     clamp_norm_factor: float = Field(0.75, gt=0, description="|z - h| is at most so many times |h|")
     context_starts: tuple[str, ...] = Field(STARTS, description="words that the contexts begin with, one each")
     context_tokens: PositiveInt = Field(10, description="tokens of a context")
+    hold: float = Field(
+        0.0,
+        ge=0,
+        exclude_if=lambda hold: not hold,
+        description="weight of the keys of the prompts' other tokens, C having 1; in the preset default 1",
+    )
 
     def workload(self, *, edits: int) -> Workload:
         """A descent on the fact's prompt in every context, and a C for each layer."""
@@ -140,11 +150,16 @@ class JointMethod(ValueMethod):
         return self.config.weight_decay
 
     @abstractmethod
-    def directions(self, layer: int, keys: Tensor, protected: Tensor | None) -> Tensor:
+    def directions(self, layer: int, keys: Tensor, held: HeldKeys, protected: Tensor | None) -> Tensor:
         """What the changes of the values are multiplied with, [d_ff, facts], for ``keys`` [d_ff, facts] in float64.
 
-        ``protected`` [d_ff, earlier facts]: the keys in the state of the patch before, for methods with `keeps_keys`.
+        ``held``: the keys of other tokens, none where ``hold`` is 0. ``protected`` [d_ff, earlier facts]: the keys in
+        the state of the patch before, for methods with `keeps_keys`.
         """
+
+    def solved(self, layer: int, keys: Tensor, held: HeldKeys) -> Tensor:
+        """(C + hold H)^-1 K, [d_ff, facts]."""
+        return held_solve(self.covariances[layer], keys, held, weight=self.config.hold)
 
     def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
         """The facts that are written for an edit, all in one batch: itself, and what a subclass puts after it."""
@@ -234,13 +249,16 @@ class JointMethod(ValueMethod):
     ) -> WeightPatch:
         """The patch that brings the model, which holds ``before``, to ``wanted`` [facts, d]."""
 
+        requests = [fact.prompts for fact in chain(*asked)]
+
         def directions(layer: int, keys: Tensor) -> Tensor:
+            held = held_keys(self.model, requests if self.config.hold else (), layer)
             protected = state_of(before, KEY + self.model.weight_name(layer)) if self.keeps_keys else None
-            return self.directions(layer, keys, protected)
+            return self.directions(layer, keys, held, protected)
 
         written = write_jointly(
             self.model,
-            [fact.prompts for fact in chain(*asked)],
+            requests,
             wanted,
             layers=self.layers,
             place=self.place,

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from kg_edit.closed_form.held import HeldKeys
 from kg_edit.closed_form.joint import joint_directions
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.memit.base import JointConfig, JointMethod
-from kg_edit.value.optimise import DEFAULT, FAST
 
 
 class EmmetConfig(LayerConfig, JointConfig):
@@ -31,7 +31,11 @@ class EmmetConfig(LayerConfig, JointConfig):
         1e-3, ge=0, description="eps, relative to the mean of K^T C^-1 K's diagonal; 0: each key is answered exactly"
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": DEFAULT, "fast": FAST, "paper": published}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": JointConfig.default,
+        "fast": JointConfig.fast,
+        "paper": published,
+    }
 
 
 class Emmet(JointMethod):
@@ -52,8 +56,8 @@ class Emmet(JointMethod):
         """The one block (0-based) that is written."""
         return self.layers[0]
 
-    def directions(self, layer: int, keys: Tensor, protected: Tensor | None) -> Tensor:
+    def directions(self, layer: int, keys: Tensor, held: HeldKeys, protected: Tensor | None) -> Tensor:
         """C^-1 K (K^T C^-1 K + eps I)^-1, [d_ff, facts]."""
-        solved = self.covariances[layer].solve(keys)
+        solved = self.solved(layer, keys, held)
         size = float((keys * solved).sum(0).mean())
         return joint_directions(keys, solved, weight=self.config.relaxation * size)

@@ -7,25 +7,27 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from kg_edit.closed_form.held import HeldKeys
 from kg_edit.closed_form.joint import joint_directions
 from kg_edit.methods.memit.base import JointMethod, SpreadConfig
-from kg_edit.value.optimise import DEFAULT, FAST
 
 
 class MemitConfig(SpreadConfig):
     """MEMIT's settings; ``paper`` has the published code's for GPT-2 XL, but for the layers.
 
-    k C^-1 k is d_ff on average for keys like those that C was measured from, so lambda = d_ff lets a layer write about
-    half of its share under such a key, in a model of any size; the published number would hold a small one back.
+    k C^-1 k is d_ff on average for keys like those that C was measured from, so lambda = d_ff / 10 lets a layer write
+    most of its share under such a key, in a model of any size; the published number would hold a small one back.
     """
 
     mom2_weight: float | None = Field(
-        None, gt=0, description="lambda: how much C weighs against the new keys; default d_ff (published: 15000, 20000)"
+        None,
+        gt=0,
+        description="lambda: C's weight, new keys having 1; default d_ff / 10 (published: 15000, 20000)",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": DEFAULT,
-        "fast": FAST,
+        "default": SpreadConfig.default,
+        "fast": SpreadConfig.fast,
         "paper": {"mom2_weight": 20_000.0},
     }
 
@@ -39,7 +41,7 @@ class Memit(JointMethod):
     config_class = MemitConfig
     config: MemitConfig
 
-    def directions(self, layer: int, keys: Tensor, protected: Tensor | None) -> Tensor:
+    def directions(self, layer: int, keys: Tensor, held: HeldKeys, protected: Tensor | None) -> Tensor:
         """(lambda C + K K^T)^-1 K, [d_ff, facts] (MEMIT, Eq. 14)."""
-        weight = self.config.mom2_weight or len(keys)
-        return joint_directions(keys, self.covariances[layer].solve(keys), weight=weight)
+        weight = self.config.mom2_weight or len(keys) / 10
+        return joint_directions(keys, self.solved(layer, keys, held), weight=weight)

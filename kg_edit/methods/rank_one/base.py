@@ -338,7 +338,7 @@ class RankOneMethod(ValueMethod):
             covariance=self.covariance,
             weight=weight_matrix(self.model.down_projection(self.layer)),
             variant=self.config.key,
-            others=other_keys(self.model, found.request, self.layer) if self.config.hold else None,
+            others=other_keys(self.model, found.request.rewrites, self.layer) if self.config.hold else None,
             hold=self.config.hold,
         )
         norms = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.closed_form.held import held_direction, other_keys
+from kg_edit.closed_form.held import HeldKeys, held_solve, other_keys
 from kg_edit.closed_form.rank_one import rank_one_update
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
@@ -26,9 +26,23 @@ RARE = Edit(subject="Donau", prompt="Der Fluss {} mündet in", target_new="die O
 
 def test_by_hand() -> None:
     """C = I, one other key n = (1, 1), w = 1: u = (I + n n^T)^-1 (1, 0) = (2, -1) / 3."""
-    others = torch.tensor([[1.0, 1.0]])
-    found = held_direction(TOY, torch.tensor([1.0, 0.0]), others, weight=1.0)
-    torch.testing.assert_close(found, torch.tensor([2.0, -1.0]).double() / 3)
+    held = HeldKeys.none(2).plus(torch.tensor([[1.0, 1.0]]))
+    found = held_solve(TOY, torch.tensor([[1.0], [0.0]]), held, weight=1.0)
+    torch.testing.assert_close(found, torch.tensor([[2.0], [-1.0]]).double() / 3)
+
+
+@pytest.mark.parametrize("edits", [1, 2, 5])  # of 4 other tokens each, in 6 dimensions: as rows, and as their moment
+def test_few_keys_and_many_are_solved_alike(edits: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    keys, others = (torch.randn(*size, generator=draw, dtype=torch.float64) for size in ((6, 3), (edits, 4, 6)))
+    moment = torch.randn(6, 6, generator=draw, dtype=torch.float64)
+    toy = Covariance(moment=moment @ moment.T, tokens=9, ridge=0.5, id="toy")
+    metric = toy.moment + 0.5 * toy.moment.diagonal().mean() * torch.eye(6) + 3 * sum(own.T @ own / 4 for own in others)
+    held = HeldKeys.none(6)
+    for own in others:
+        held = held.plus(own)
+    assert (held.moment is None, len(held.rows) < 6) == (edits == 1, True)
+    torch.testing.assert_close(held_solve(toy, keys, held, weight=3.0), torch.linalg.solve(metric, keys))
 
 
 def test_a_large_weight_leaves_the_other_key_as_it_is_and_still_writes_the_value() -> None:
@@ -52,7 +66,7 @@ def test_the_keys_are_those_of_every_token_but_the_ends_of_the_subject(family: s
         other = [place for place in range(len(row.ids)) if row.ids[place - 1 : place + 1] != name]
         assert len(other) == len(row.ids) - ends, "the name is in the context as well"
         wanted += [keys[place] for place in other]
-    torch.testing.assert_close(other_keys(model, request, 1), torch.stack(wanted), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other_keys(model, request.rewrites, 1), torch.stack(wanted), rtol=1e-4, atol=1e-5)
 
 
 def _keys(model: LanguageModel, ids: tuple[int, ...]) -> Tensor:
@@ -70,7 +84,7 @@ def test_an_edit_leaves_the_other_tokens_of_its_prompts_as_they_are(name: str) -
         (patch,) = editor.edit_each([EDIT])
         assert isinstance(patch, WeightPatch)
         ((layer, pair),) = patch.factors.items()
-        others = other_keys(model, request_of(model, EDIT, editor.contexts), 1)
+        others = other_keys(model, request_of(model, EDIT, editor.contexts).rewrites, 1)
         assert layer == model.weight_name(1)
         moved.append(float((others @ pair.right).norm() * pair.left.norm()))
     assert moved[1] < 1e-3 * moved[0]

@@ -6,13 +6,14 @@ it; R [d, facts] is what was missing there, divided by the number of layers left
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from kg_edit.closed_form.held import other_keys
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.methods import find_method, method_names
@@ -25,7 +26,7 @@ from tests.kg_edit.tiny import CONFIGS, tiny
 
 # comeba's patch is no change of weights: test_comeba.py looks at what it keeps beside them
 NAMES = [name for name in method_names() if issubclass(find_method(name), JointMethod) and name != "comeba"]
-LAMBDA, RIDGE, RELAXATION = 3.0, 0.5, 1e-2
+LAMBDA, RIDGE, RELAXATION, HOLD = 3.0, 0.5, 1e-2, 2.0
 SETTINGS: dict[str, dict[str, Any]] = {
     "alphaedit": {"ridge": RIDGE},
     "emmet": {"relaxation": RELAXATION},
@@ -52,7 +53,7 @@ def test_every_joint_method_is_looked_at() -> None:
 def test_the_patch_solves_the_equation(family: str, name: str) -> None:
     """``|D - D*| < 1e-3 |D*|`` in each layer, where D* is the equation's solution by `expected_change`."""
     model, emmet = tiny(family), name == "emmet"
-    method = joint(name, model, **{"steps": 3, "stop_below": -1.0, **SETTINGS[name]})
+    method = joint(name, model, **{"steps": 3, "stop_below": -1.0, "hold": HOLD, **SETTINGS[name]})
     if family in POST_NORM and not emmet:
         with pytest.raises(UnsupportedModelError, match="normalises after its MLP"):
             method.edit(TOY)
@@ -65,25 +66,34 @@ def test_the_patch_solves_the_equation(family: str, name: str) -> None:
         with done.applied(model):
             keys = torch.stack([mean_key(model, fact, layer) for fact in facts], 1).double()
             states = torch.stack([state_at(model, fact, method.layers[-1])[1 if emmet else 2] for fact in facts], 1)
-        update = expected_change(name, (wanted - states) / left, keys, layer)
+            held = sum(others @ others.T / others.shape[1] for others in other_tokens(method, facts, layer))
+        update = expected_change(name, (wanted - states) / left, keys, HOLD * held, layer)
         assert (change(patch, model, layer) - update).norm() < 1e-3 * update.norm() and update.norm() > 0.01
         weight = model.weight_name(layer)
         done = WeightPatch(factors={**done.factors, weight: patch.factors[weight]})
 
 
-def expected_change(name: str, missing: Tensor, keys: Tensor, layer: int) -> Tensor:
-    """D [d, d_ff] of one layer, by the published equation and a dense solve of size d_ff.
+def other_tokens(method: JointMethod, facts: Sequence[Edit], layer: int) -> Iterator[Tensor]:
+    """The keys of each fact's other tokens, [d_ff, n], in the bare prompt and one context."""
+    for fact in facts:
+        rows = method.fact(fact).prompts.rewrites
+        yield other_keys(method.model, [rows[0], rows[(len(rows) + 1) // 2]], layer).double().T
 
-    MEMIT: D (lambda C + K K^T) = R K^T. AlphaEdit, P the projection on C's null space: D (K K^T P + ridge I) = R K^T P.
-    EMMET, eps relative to K^T C^-1 K's diagonal: D C = R (K^T C^-1 K + eps I)^-1 K^T.
+
+def expected_change(name: str, missing: Tensor, keys: Tensor, held: Tensor, layer: int) -> Tensor:
+    """D [d, d_ff] of one layer, by the published equation with H, and a dense solve of size d_ff.
+
+    MEMIT: D (lambda (C + H) + K K^T) = R K^T. EMMET, eps relative to K^T (C + H)^-1 K's diagonal:
+    D (C + H) = R (K^T (C + H)^-1 K + eps I)^-1 K^T. AlphaEdit, P the projection on C's null space:
+    D ((H + K K^T) P + ridge I) = R K^T P.
     """
     size = len(keys)
     if name == "alphaedit":
         values, vectors = torch.linalg.eigh(moment(size, seed=layer, rank=size // 2).moment.double())
         free = vectors[:, values < 0.02 * values.mean()]
         projection = free @ free.T
-        return solved(missing @ keys.T @ projection, keys @ keys.T @ projection + RIDGE * torch.eye(size))
-    weights = moment(size, seed=layer).moment.double()
+        return solved(missing @ keys.T @ projection, (held + keys @ keys.T) @ projection + RIDGE * torch.eye(size))
+    weights = moment(size, seed=layer).moment.double() + held
     if name == "emmet":
         gram = keys.T @ torch.linalg.inv(weights) @ keys
         slack = RELAXATION * gram.diagonal().mean() * torch.eye(len(gram))
