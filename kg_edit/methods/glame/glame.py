@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
-from kg_edit.graphs.rgnn import RGNN, Aggregation
 from kg_edit.graphs.source import check_graph
 from kg_edit.methods.base import GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings
@@ -29,6 +28,9 @@ from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
 from kg_edit.value.objective import Request
 from kg_edit.value.optimise import DeltaParameters
+
+if TYPE_CHECKING:
+    from kg_edit.graphs.rgnn import RGNN
 
 _REPRESENTATION_DEPTH = 0.1
 
@@ -45,7 +47,7 @@ class GraphConfig(GraphSettings):
     start_token: bool = Field(True, description="put the document's start and a line break before a label")
     hops: PositiveInt = Field(2, description="n: order of the subgraph, and layers of the R-GNN")
     per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
-    aggregation: Aggregation = Field("mean", description="over a node's neighbours (paper: sum)")
+    aggregation: Literal["sum", "mean"] = Field("mean", description="over a node's neighbours (paper: sum)")
     relations: bool = Field(True, description="False: the ablation w/ GNN")
     use_graph: bool = Field(True, description="False: the ablation w/ MLP")
     final_activation: bool = Field(False, description="g after the last layer too (paper)")
@@ -125,6 +127,8 @@ class _GraphValue(nn.Module):
     """z_s^n of one subgraph. With a gate, it is scaled to |m| and by a learned number that starts at 0."""
 
     def __init__(self, subgraph: EncodedSubgraph, config: GraphConfig, *, size: Tensor) -> None:
+        from kg_edit.graphs.rgnn import RGNN  # here, as PyTorch Geometric takes a second to import
+
         super().__init__()
         self._subgraph, self._size = subgraph, size
         width = subgraph.nodes.shape[1]
