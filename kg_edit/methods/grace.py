@@ -2,7 +2,7 @@
 
 An entry an edit: the key k [d_ff] is the down-projection's input at the prompt's last token, the value v [d] is trained
 by Adam until the model says the target. At the last token of a prompt, with x there the module's input and i the
-nearest key, the module answers v_i where ||x - k_i|| <= eps_i, else W x. `kg_edit.patches.codebook_patch` has the rule
+nearest key, the module answers v_i where ||x - k_i|| <= eps_i, else W x. `kg_edit.patches.codebook` has the rule
 by which the radii eps follow from the edits (Algorithm 1).
 """
 
@@ -28,7 +28,8 @@ from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.codebook_patch import Codebook, CodebookPatch, Deferral, without_codebooks
+from kg_edit.patches.codebook import Codebook, Deferral
+from kg_edit.patches.codebook_patch import CodebookPatch, without_codebooks
 from kg_edit.storage.seeds import Seed
 from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import Descent, optimise_values, untouched

@@ -12,7 +12,8 @@ from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods.grace import Grace, GraceConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.codebook_patch import Codebook, CodebookPatch
+from kg_edit.patches.codebook import Codebook
+from kg_edit.patches.codebook_patch import CodebookPatch
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.patches.test_base import patch_of
 from tests.kg_edit.tiny import tiny

@@ -13,7 +13,8 @@ from kg_edit.models.hooks import wants_prompt_ends, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.patches.base import Patch
-from kg_edit.patches.codebook_patch import Codebook, CodebookPatch, Deferral, Lookup, as_json, from_json
+from kg_edit.patches.codebook import Codebook, Deferral, Lookup, as_json, from_json
+from kg_edit.patches.codebook_patch import CodebookPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import Pair, predictions, score

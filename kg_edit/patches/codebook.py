@@ -1,0 +1,231 @@
+"""A codebook beside a module, GRACE's (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031), and how far its keys reach.
+
+- `Codebook`: keys k_i [d_in], values v_i [d_out] and labels in the order of the edits.
+- `Deferral`, `regions`: the rule by which the radii eps_i follow from that order. They are not stored, so that a
+  codebook without one of its edits is the codebook of a call that never made it.
+- `Regions.of`: the entry in whose ball ||x - k_i|| <= eps_i a key x lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+Metric = Literal["euclidean", "unit"]
+Expand = Literal["coverage", "moving-average", "widen"]
+Lookup = Literal["every-token", "prompt-end"]
+_SAME_KEY = 1e-3  # of the initial radius
+_GAP = 1e-5  # by which a split leaves the older key less than half of the way
+_SLACK = 1 + 1e-3  # a key that lies on the rim by the edits' order is inside, however its prompt is batched
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Codebook:
+    """Entries in the order of their edits: ``keys`` [entries, d_in], ``values`` [entries, d_out], labels, edits' ids.
+
+    A label is what decides whether two edits agree: the text of the target.
+    """
+
+    keys: Tensor
+    values: Tensor
+    labels: tuple[str, ...]
+    ids: tuple[str, ...]
+    deferral: Deferral
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the weight that it stands beside."""
+        return self.values.shape[1], self.keys.shape[1]
+
+    def __add__(self, other: Codebook) -> Codebook:
+        """The entries of both, this one's first; the two have one deferral rule."""
+        return Codebook(
+            keys=torch.cat([self.keys, other.keys]),
+            values=torch.cat([self.values, other.values]),
+            labels=self.labels + other.labels,
+            ids=self.ids + other.ids,
+            deferral=self.deferral,
+        )
+
+    def without(self, ids: Collection[str]) -> Codebook:
+        """The codebook of a call that never made the edits with these ids."""
+        kept = [place for place, own in enumerate(self.ids) if own not in ids]
+        return Codebook(
+            keys=self.keys[kept],
+            values=self.values[kept],
+            labels=tuple(self.labels[place] for place in kept),
+            ids=tuple(self.ids[place] for place in kept),
+            deferral=self.deferral,
+        )
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number is infinite or NaN."""
+        return bool(torch.isfinite(self.keys).all() and torch.isfinite(self.values).all())
+
+    @cached_property
+    def regions(self) -> Regions:
+        """The balls in which the codebook answers, by `regions`; computed once."""
+        return regions(self.keys, self.labels, self.deferral)
+
+
+def as_json(book: Codebook) -> dict[str, object]:
+    """What a codebook holds besides its tensors (labels, edits' ids, deferral rule), as JSON."""
+    return {"labels": list(book.labels), "ids": list(book.ids), "deferral": book.deferral.model_dump(mode="json")}
+
+
+def from_json(said: Mapping[str, object], *, keys: Tensor, values: Tensor) -> Codebook:
+    """The codebook of tensors and of what `as_json` said.
+
+    Raises:
+        ValueError: the two don't fit together.
+    """
+    labels, ids = said.get("labels"), said.get("ids")
+    if not isinstance(labels, list) or not isinstance(ids, list) or keys.dim() != 2 or values.dim() != 2:
+        raise ValueError("labels, ids, keys [entries, in] or values [entries, out] are missing")
+    if not len(keys) == len(values) == len(labels) == len(ids):
+        raise ValueError(f"{len(keys)} keys, {len(values)} values, {len(labels)} labels and {len(ids)} ids")
+    deferral = Deferral.model_validate(said.get("deferral"))
+    return Codebook(keys=keys, values=values, labels=tuple(labels), ids=tuple(ids), deferral=deferral)
+
+
+class Deferral(BaseModel):
+    """How far a key reaches: the rule by which radii follow from the order of the edits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    radius: float = Field(
+        1.0, gt=0, description="ε, the radius of a new key; keys differ in size, see norms.key of an edit"
+    )
+    expand: Expand = Field(
+        "coverage",
+        description="a near key of the same target: reach it, also move half of the way (moving-average), or ε more "
+        "(widen, as in Algorithm 1)",
+    )
+    metric: Metric = Field(
+        "euclidean", description="distance of two keys as they are, or scaled to length 1 (unit: 0 to 2)"
+    )
+    lookup: Lookup = Field(
+        "every-token",
+        exclude_if=lambda found: found == "every-token",  # as patches say that were made before there was a choice
+        description="tokens at which the codebook is asked: the prompt's last one (prompt-end), or every-token",
+    )
+
+    def placed(self, keys: Tensor) -> Tensor:
+        """Keys [..., d_in] as points between which the distance is Euclidean; float32."""
+        points = keys.float()
+        return torch.nn.functional.normalize(points, dim=-1) if self.metric == "unit" else points
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Regions:
+    """Where a codebook answers: balls with ``centres`` [regions, d_in] and ``radii`` [regions].
+
+    ``entries`` [regions] says whose value is given in each.
+    """
+
+    centres: Tensor
+    radii: Tensor
+    entries: Tensor
+
+    def of(self, points: Tensor) -> Tensor:
+        """The entry whose value is given at each of ``points`` [points, d_in], -1 for none: the nearest ball's."""
+        if not len(self.entries):
+            return torch.full((len(points),), -1, device=points.device)
+        nearest = torch.cdist(points, self.centres).argmin(-1)
+        distance = (points - self.centres[nearest]).norm(dim=-1)  # `cdist` rounds where points are near
+        inside = distance <= self.radii[nearest] * _SLACK
+        return torch.where(inside, self.entries[nearest], -1)
+
+    def to(self, device: torch.device) -> Regions:
+        """The same regions, with their tensors on ``device``."""
+        return Regions(centres=self.centres.to(device), radii=self.radii.to(device), entries=self.entries.to(device))
+
+
+def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
+    """The balls of keys [entries, d_in] that came in this order, by the paper's rule (its Algorithm 1).
+
+    Each entry in turn meets the balls before it. Farther than ε from the edge of the nearest one, d > ε_i + ε: a ball
+    of its own, with radius ε (init). Else, with the nearest one's label, that ball grows (expand); with another label,
+    a ball of its own, and both end half-way between the two (split). Algorithm 1 lets a ball grow by ε (``widen``), the
+    published program to the new key (``coverage``). A key inside a ball of its label is no error, and changes nothing.
+    Beyond the paper: of two edits with one key the later holds, and the earlier is passed over.
+    """
+    points = rule.placed(keys)
+    passed = set(_superseded(points, labels, near=_SAME_KEY * rule.radius))
+    replay = _Replay(points, labels, rule)
+    for entry in range(len(labels)):
+        if entry not in passed:
+            replay.meet(entry)
+    return replay.regions()
+
+
+def _superseded(points: Tensor, labels: Sequence[str], *, near: float) -> Iterator[int]:
+    """Entries that have the key of a later one with another label."""
+    if len(labels) < 2:
+        return
+    rough = torch.cdist(points, points)  # rounded: 1e-2 of a key's length is far more than it can be wrong
+    pairs = (rough <= near + 1e-2 * points.norm(dim=-1)).triu(1).nonzero().tolist()
+    for first, second in pairs:
+        if labels[first] != labels[second] and (points[first] - points[second]).norm() <= near:
+            yield first
+
+
+class _Replay:
+    """The balls so far, as entry after entry meets them."""
+
+    def __init__(self, points: Tensor, labels: Sequence[str], deferral: Deferral) -> None:
+        self._points, self._labels, self._deferral = points, labels, deferral
+        self._centres = torch.empty_like(points)
+        self._radii: list[float] = []
+        self._entries: list[int] = []
+
+    def meet(self, entry: int) -> None:
+        """Add ``entry``: a ball of its own (init), growing the nearest one (expand), or cutting both (split)."""
+        epsilon = self._deferral.radius
+        nearest, distance = self._nearest(entry)
+        if nearest is None or distance > epsilon + self._radii[nearest]:
+            self._add(entry, epsilon)
+        elif self._labels[entry] == self._labels[self._entries[nearest]]:
+            self._expand(nearest, entry, distance)
+        else:
+            self._radii[nearest] = max(distance / 2 - _GAP, 0.0)
+            self._add(entry, distance / 2)
+
+    def _nearest(self, entry: int) -> tuple[int | None, float]:
+        if not self._entries:
+            return None, 0.0
+        distances = (self._centres[: len(self._entries)] - self._points[entry]).norm(dim=-1)
+        nearest = int(distances.argmin())
+        return nearest, float(distances[nearest])
+
+    def _add(self, entry: int, radius: float) -> None:
+        self._centres[len(self._entries)] = self._points[entry]
+        self._entries.append(entry)
+        self._radii.append(radius)
+
+    def _expand(self, nearest: int, entry: int, distance: float) -> None:
+        if distance <= self._radii[nearest]:
+            return
+        widened = self._radii[nearest] + self._deferral.radius  # as far as that, or it would have a ball of its own
+        self._radii[nearest] = widened if self._deferral.expand == "widen" else distance
+        if self._deferral.expand == "moving-average":
+            self._centres[nearest] = (self._centres[nearest] + self._points[entry]) / 2
+
+    def regions(self) -> Regions:
+        """The balls after the entries that were met so far."""
+        device = self._points.device
+        return Regions(
+            centres=self._centres[: len(self._entries)].clone(),
+            radii=torch.tensor(self._radii, dtype=torch.float32, device=device),
+            entries=torch.tensor(self._entries, dtype=torch.long, device=device),
+        )
