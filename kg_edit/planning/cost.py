@@ -10,31 +10,35 @@ matrices, L the number of blocks, l the edited one, d the width and V the vocabu
 - through the head 2 d V, there and back 4 d V.
 
 Attention between tokens (4 d a token and a token before it) is left out: a hundredth, in prompts of some dozen tokens.
-
-How many bytes there must be: what stays (weights), what comes and goes (covariance, activations, optimiser).
+What takes time without products of matrices is in `kg_edit.planning.calls`, bytes are in `kg_edit.planning.memory`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kg_edit.covariance.corpora import SelfCorpus
+from kg_edit.covariance.keys import TRIED_TOKENS
 from kg_edit.errors import ConfigError
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.methods.workload import Family, Workload
+from kg_edit.planning.calls import descent_calls, held_calls
+from kg_edit.planning.memory import graph_parameters
 from kg_edit.planning.shape import ModelShape
-from kg_edit.scoring.greedy import BATCH_ROWS
-from kg_edit.value.objective import numbers_kept, tokens_at_once
+from kg_edit.value.objective import MOST_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """A typical edit in tokens: CounterFact's prompts. ``before`` the subject's last token, from there on ``tail``."""
+    """A typical edit in tokens: CounterFact's prompts. ``before`` the subject's last token, from there on ``tail``.
+
+    Of 200 records SmolLM2's tokenizer makes 4.1, 4.4 and 1.1 tokens on the average.
+    """
 
     before: int = 4
-    tail: int = 6
-    target: int = 1  # tokens that are scored: 1.2 on the average
+    tail: int = 4
+    target: int = 1  # tokens that are scored
     written: int = 10  # tokens that are written after a prompt to look at the result
 
     @property
@@ -44,20 +48,27 @@ class Prompts:
 
 
 def descent_flop(
-    shape: ModelShape, layer: int, *, contexts: int, context_tokens: int, steps: int, prompts: Prompts | None = None
+    shape: ModelShape,
+    layer: int,
+    *,
+    contexts: int,
+    context_tokens: int,
+    steps: int,
+    prompts: Prompts | None = None,
+    essences: int = 1,
 ) -> float:
     """One edit's value by descent (ROME, GLAME, MEMIT's z): at most ``steps`` evaluations.
 
     Once, forward: N rows of prefix and tail, N (before + tail) 2 P L, and the contexts' own tokens (shared by edits).
-    Each step, there and back: the tails in the blocks above l, (N + 1) tail 4 P (L - l), where the one more is
+    Each step, there and back: the tails in the blocks above l, (N + E) tail 4 P (L - l), where the ``essences`` E are
     "{subject} is a", padded to run with them; and the head where a target or its one token is predicted,
-    (N target + 1) 4 d V.
+    (N target + E) 4 d V.
     """
     said = prompts or Prompts()
     above = shape.layers - layer
     once = (contexts * said.length + context_tokens) * 2.0 * shape.block * shape.layers
-    blocks = (contexts + 1) * said.tail * 4.0 * shape.block * above
-    head = (contexts * said.target + 1) * 4.0 * shape.width * shape.vocabulary
+    blocks = (contexts + essences) * said.tail * 4.0 * shape.block * above
+    head = (contexts * said.target + essences) * 4.0 * shape.width * shape.vocabulary
     return once + steps * (blocks + head)
 
 
@@ -90,8 +101,38 @@ def covariance_flop(shape: ModelShape, *, tokens: int, layers: int = 1) -> float
 
     tokens (2 P L + 2 d V + d_ff^2 layers): of the symmetric product, 2 d_ff^2, only half is computed.
     """
-    written = 2.0 * shape.block * shape.layers + 2.0 * shape.width * shape.vocabulary
-    return tokens * (written + layers * float(shape.inner) ** 2)
+    return tokens * (token_flop(shape) + layers * float(shape.inner) ** 2)
+
+
+def read_covariance_flop(shape: ModelShape, layer: int, *, tokens: int, layers: int = 1) -> float:
+    """C from text that is read: no block above ``layer``, the highest, runs, and no head.
+
+    tokens (2 P (layer + 1) + d_ff^2 layers); and 2 P L for each of the tokens by which it is found out whether texts can
+    be packed.
+    """
+    tried = float(TRIED_TOKENS) * 2.0 * shape.block * shape.layers
+    return tried + tokens * (2.0 * shape.block * (layer + 1) + layers * float(shape.inner) ** 2)
+
+
+def token_flop(shape: ModelShape) -> float:
+    """A token's way through all blocks and the head, 2 P L + 2 d V."""
+    return 2.0 * shape.block * shape.layers + 2.0 * shape.width * shape.vocabulary
+
+
+def cache_moved_bytes(shape: ModelShape, *, tokens: int, size: int) -> float:
+    """Keys and values that are moved while the model writes ``tokens``, each put behind those before it.
+
+    Each time all are read, written to a new place, and read for attention: 3 times half a text's length for a token.
+    """
+    return 3.0 * size * shape.cache * tokens * SelfCorpus.length / 2
+
+
+def comparing_flop(shape: ModelShape, *, tokens: int, layers: int) -> float:
+    """Comparing C with that of half the text, at each doubling from d_ff tokens on: two factorisations, in float64."""
+    doublings = 0
+    while tokens / 2 ** (doublings + 1) >= shape.inner:
+        doublings += 1
+    return 2 * max(doublings, 1) * cholesky_flop(shape, layers=layers)
 
 
 def cholesky_flop(shape: ModelShape, *, layers: int = 1) -> float:
@@ -127,73 +168,41 @@ def gradient_flop(shape: ModelShape, *, prompts: Prompts | None = None) -> float
     return (prompts or Prompts()).length * 4.0 * shape.block * shape.layers
 
 
-def keys_flop(shape: ModelShape, *, layers: int, contexts: int, prompts: Prompts | None = None) -> float:
-    """Keys of one edit in several layers: its prompt in every context, forward once a layer, N length 2 P L each."""
-    return layers * contexts * (prompts or Prompts()).length * 2.0 * shape.block * shape.layers
+def keys_flop(
+    shape: ModelShape, layers: Sequence[int], *, contexts: int, context_tokens: int, prompts: Prompts | None = None
+) -> float:
+    """Keys and states of one edit in several ``layers``: its prompt up to the subject's end in every context.
+
+    Once a layer, up to the last one: (N (before + 1) + context tokens) 2 P (l + 1).
+    """
+    tokens = contexts * ((prompts or Prompts()).before + 1) + context_tokens
+    return len(layers) * tokens * 2.0 * shape.block * (layers[-1] + 1)
+
+
+def held_tokens(load: Workload, *, prompts: Prompts | None = None) -> float:
+    """Tokens of the rows of an edit whose keys are held, contexts included; none where no row's are."""
+    share = load.held / max(1, load.rows)
+    return share * (load.rows * (prompts or Prompts()).length + load.context_tokens)
+
+
+def held_flop(shape: ModelShape, layers: Sequence[int], *, load: Workload) -> float:
+    """The keys of one fact's other tokens: its rows run once more up to each layer, 2 P (l + 1) a token."""
+    return held_tokens(load) * 2.0 * shape.block * sum(layer + 1 for layer in layers)
+
+
+def held_solve_flop(shape: ModelShape, *, layers: int, keys: float) -> float:
+    """What ``keys`` that are held add to the solve of each layer, in float64: 2 d_ff^2 a key.
+
+    From d_ff keys on also one more factorisation, d_ff^3 / 3.
+    """
+    more = cholesky_flop(shape, layers=layers) if keys >= shape.inner else 0.0
+    return layers * 2.0 * float(shape.inner) ** 2 * keys + more
 
 
 def written_flop(shape: ModelShape, *, prompts: int, said: Prompts | None = None) -> float:
     """Looking at ``prompts`` of one edit, before and after: 2 (length + written) (2 P L + 2 d V)."""
     tokens = (said or Prompts()).length + (said or Prompts()).written
-    return 2.0 * prompts * tokens * (2.0 * shape.block * shape.layers + 2.0 * shape.width * shape.vocabulary)
-
-
-RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model, 0.11 more once one has run
-_FLOAT32, _FLOAT64 = 4, 8
-
-
-def weights_bytes(shape: ModelShape, *, size: int) -> float:
-    """The model: a number of ``size`` bytes a parameter."""
-    return float(size) * shape.parameters
-
-
-def covariance_bytes(shape: ModelShape, *, layers: int) -> float:
-    """C in float32 and its factor in float64, for each layer: 12 d_ff^2."""
-    return layers * float(shape.inner) ** 2 * (_FLOAT32 + _FLOAT64)
-
-
-def factoring_bytes(shape: ModelShape) -> float:
-    """Four more float64 matrices of C's size while one C is factored: 32 d_ff^2."""
-    return 4 * float(shape.inner) ** 2 * _FLOAT64
-
-
-def measuring_bytes(shape: ModelShape, *, layers: int, size: int) -> float:
-    """While the model writes the text that C is measured from: 64 texts of 128 tokens at a time.
-
-    Their keys and values in all blocks, four copies of 64 rows of logits, and sums of half of C in float64.
-    """
-    cache = float(size) * shape.cache * SelfCorpus.rows * SelfCorpus.length
-    return cache + 4.0 * _FLOAT32 * SelfCorpus.rows * shape.vocabulary + layers * float(shape.inner) ** 2 * _FLOAT64 / 2
-
-
-def activations_bytes(shape: ModelShape, layer: int, *, tokens: float, size: int, limit: float) -> float:
-    """What a pass with gradient keeps for the way back, as `kg_edit.value.objective.tokens_within` reckons it.
-
-    ``tokens`` is what all rows have, ``limit`` the bytes that a pass should stay within (--memory).
-    """
-    blocks = shape.layers - layer
-    each = size * float(numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary))
-    return each * min(tokens_at_once(each, limit=limit), tokens)
-
-
-def optimiser_bytes(parameters: float) -> float:
-    """A trained number's gradient, Adam's two means and its copy for the way back, in float32."""
-    return 4.0 * _FLOAT32 * parameters
-
-
-def graph_parameters(shape: ModelShape, *, hops: int) -> float:
-    """Of the R-GNN: two matrices [d, d] a hop."""
-    return 2.0 * hops * shape.width**2
-
-
-def patch_bytes(shape: ModelShape, *, edits: int, layers: int = 1) -> float:
-    """Rank one an edit and layer: d + d_ff numbers in float32; also the size of the file."""
-    return float(_FLOAT32) * edits * layers * (shape.width + shape.inner)
-
-
-def reading_bytes(shape: ModelShape, *, size: int) -> float:
-    """Looking at an edit's prompts before and after: a row of logits for each of a batch, and its copies in float32."""
-    return float(BATCH_ROWS * shape.vocabulary * (size + 2 * _FLOAT32))
+    return 2.0 * prompts * tokens * token_flop(shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +211,9 @@ class Recipe:
 
     The last two are in float64. ``covariance`` is the number of tokens that C is measured from (0: no C), ``trained``
     how many numbers an optimiser holds, ``tokens`` how many an edit's rows have, ``facts`` the rank of what is written
-    for one edit, ``dense`` whether a patch holds whole matrices.
+    for one edit, ``dense`` whether a patch holds whole matrices. The model itself writes the text for C if ``written``;
+    ``contexts`` are FLOP of writing contexts, a run; ``calls`` are small calls an edit, ``together`` the edits that run
+    in the same passes without being joint.
     """
 
     layers: tuple[int, ...]
@@ -211,6 +222,10 @@ class Recipe:
     solve: float = 0.0
     once: float = 0.0
     covariance: int = 0
+    written: bool = True
+    contexts: float = 0.0
+    calls: float = 0.0
+    together: int = 1
     trained: float = 0.0
     facts: int = 1
     dense: bool = False
@@ -232,7 +247,16 @@ def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelSha
     written = Written(load=load, layers=layers, shape=shape, facts=edits * load.facts)
     recipe = _RECIPES[method.family](written) if method.family in _RECIPES else _undeclared(written, method.name)
     trained = trained_numbers(method, written)
-    return replace(recipe, layers=layers, trained=trained, dense=method.trains in ("weight", "all weights"))
+    corpus = load.covariance.corpus if load.covariance else "self"
+    return replace(
+        recipe,
+        layers=layers,
+        trained=trained,
+        dense=method.trains in ("weight", "all weights"),
+        written=corpus == "self",
+        contexts=load.context_tokens * token_flop(shape),
+        together=min(edits, load.together),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +276,19 @@ class Written:
         return descent_flop(self.shape, self.layers[-1], contexts=load.rows, context_tokens=shared, steps=load.steps)
 
     @property
+    def own_keys(self) -> float:
+        """FLOP of one fact's keys that are held."""
+        return held_flop(self.shape, self.layers, load=self.load)
+
+    def calls(self, *, passes: float, essences: int = 1) -> float:
+        """Small calls of one fact, which takes part in so many ``passes`` a step (a share of one, with others)."""
+        load, above = self.load, self.shape.layers - self.layers[-1]
+        descent = descent_calls(
+            steps=load.steps, rows=load.rows + essences, blocks=self.shape.layers, above=above, passes=passes
+        )
+        return descent + (held_calls(self.layers) if load.held else 0.0)
+
+    @property
     def network(self) -> float:
         """FLOP of one edit's R-GNN, where there is one."""
         load, found = self.load, self.load.network
@@ -262,8 +299,12 @@ class Written:
 
     @property
     def covariance(self) -> int:
-        """Tokens that C is measured from."""
-        return self.load.covariance.tokens_for(self.shape.inner) if self.load.covariance else 0
+        """Tokens that C is measured from; the model writes whole pieces."""
+        config = self.load.covariance
+        if config is None:
+            return 0
+        wanted, piece = config.tokens_for(self.shape.inner), SelfCorpus.rows * SelfCorpus.length
+        return -(-wanted // piece) * piece if config.corpus == "self" else wanted
 
 
 def trained_numbers(method: type[EditingMethod], written: Written) -> float:
@@ -289,9 +330,11 @@ def _rank_one(of: Written) -> Recipe:
     load, shape = of.load, of.shape
     return Recipe(
         layers=of.layers,
-        each=load.facts * of.descent + of.network,
+        each=load.facts * (of.descent + of.own_keys) + of.network,
         tokens=load.rows * Prompts().tail,
         once=cholesky_flop(shape),
+        solve=held_solve_flop(shape, layers=1, keys=held_tokens(load)) if load.held else 0.0,
+        calls=load.facts * of.calls(passes=1),
         covariance=of.covariance,
         facts=load.facts,
     )
@@ -301,11 +344,15 @@ def _joint(of: Written) -> Recipe:
     """Values by descent in the last layer, then a solve for all facts in each layer."""
     load, shape, layers = of.load, of.shape, len(of.layers)
     factors = eigenvectors_flop if load.eigenvectors else cholesky_flop
+    keys = keys_flop(shape, of.layers, contexts=load.rows, context_tokens=load.context_tokens)
+    held = held_solve_flop(shape, layers=layers, keys=of.facts * held_tokens(load)) if load.held else 0.0
+    tokens = load.rows * Prompts().tail
     return Recipe(
         layers=of.layers,
-        each=load.facts * (of.descent + keys_flop(shape, layers=layers, contexts=load.rows)) + of.network,
-        tokens=load.rows * Prompts().tail * load.facts,
-        solve=joint_solve_flop(shape, layers=layers, facts=of.facts),
+        each=load.facts * (of.descent + keys + of.own_keys) + of.network,
+        tokens=tokens * load.facts,
+        solve=joint_solve_flop(shape, layers=layers, facts=of.facts) + held,
+        calls=load.facts * of.calls(passes=max(1 / of.facts, tokens / MOST_TOKENS)),
         once=factors(shape, layers=layers),
         covariance=of.covariance,
         facts=load.facts,
@@ -319,8 +366,16 @@ def _tuning(of: Written) -> Recipe:
 
 
 def _codebook(of: Written) -> Recipe:
-    """One value by descent at the prompt's last token."""
-    return Recipe(layers=of.layers, each=of.descent, tokens=Prompts().target)
+    """One value by descent at the prompt's last token: nothing but the target comes after it, and no essence."""
+    said, load, together = Prompts(), of.load, min(of.facts, of.load.together)
+    own = Prompts(before=said.length - said.target, tail=said.target, target=said.target)
+    sizes = {"contexts": load.rows, "context_tokens": 0, "steps": load.steps, "essences": 0}
+    return Recipe(
+        layers=of.layers,
+        each=descent_flop(of.shape, of.layers[-1], prompts=own, **sizes),
+        tokens=own.tail * together,
+        calls=of.calls(passes=1 / together, essences=0),
+    )
 
 
 def _neurons(of: Written) -> Recipe:

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from kg_edit.closed_form.held import HeldKeys, held_keys, held_solve
+from kg_edit.closed_form.held import HELD_ROWS, HeldKeys, held_keys, held_solve
 from kg_edit.closed_form.spread import SpreadSite, refuse_norm_after_mlp, write_jointly
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.methods.base import annotate_errors, attempt
@@ -56,9 +56,11 @@ class JointConfig(ValueConfig):
 
     def workload(self, *, edits: int) -> Workload:
         """A descent on the fact's prompt in every context, and a C for each layer."""
+        rows = 1 + len(self.context_starts)
         return Workload(
             steps=self.steps,
-            rows=1 + len(self.context_starts),
+            rows=rows,
+            held=min(rows, HELD_ROWS) if self.hold else 0,
             context_tokens=len(self.context_starts) * self.context_tokens,
             covariance=self.covariance,
         )
