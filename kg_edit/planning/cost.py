@@ -107,8 +107,7 @@ def covariance_flop(shape: ModelShape, *, tokens: int, layers: int = 1) -> float
 def read_covariance_flop(shape: ModelShape, layer: int, *, tokens: int, layers: int = 1) -> float:
     """C from text that is read: no block above ``layer``, the highest, runs, and no head.
 
-    tokens (2 P (layer + 1) + d_ff^2 layers); and 2 P L for each of the tokens by which it is found out whether texts can
-    be packed.
+    tokens (2 P (layer + 1) + d_ff^2 layers), and 2 P L for each of those that show whether texts can be packed.
     """
     tried = float(TRIED_TOKENS) * 2.0 * shape.block * shape.layers
     return tried + tokens * (2.0 * shape.block * (layer + 1) + layers * float(shape.inner) ** 2)
@@ -127,12 +126,15 @@ def cache_moved_bytes(shape: ModelShape, *, tokens: int, size: int) -> float:
     return 3.0 * size * shape.cache * tokens * SelfCorpus.length / 2
 
 
-def comparing_flop(shape: ModelShape, *, tokens: int, layers: int) -> float:
-    """Comparing C with that of half the text, at each doubling from d_ff tokens on: two factorisations, in float64."""
-    doublings = 0
-    while tokens / 2 ** (doublings + 1) >= shape.inner:
-        doublings += 1
-    return 2 * max(doublings, 1) * cholesky_flop(shape, layers=layers)
+def comparing_flop(shape: ModelShape, *, tokens: int, layers: int, piece: int) -> float:
+    """Comparing C with that of half the text: at each doubling two factorisations, in float64.
+
+    Looked at is after each ``piece`` of the text, from d_ff tokens on.
+    """
+    marks = 1
+    while tokens / 2 ** (marks + 1) >= shape.inner:
+        marks += 1
+    return 2 * min(marks, -(-tokens // piece) - 1) * cholesky_flop(shape, layers=layers)
 
 
 def cholesky_flop(shape: ModelShape, *, layers: int = 1) -> float:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from kg_edit.covariance.corpora import SelfCorpus
+from kg_edit.covariance.corpora import SelfCorpus, chunk_size
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.planning import cost, memory
 from kg_edit.planning.cost import Recipe, recipe_of
@@ -231,8 +231,9 @@ def _read_covariance(job: Job, speed: Rates) -> Duration:
 
 def _comparing(job: Job, speed: Rates) -> float:
     """Seconds of comparing C with that of half the text."""
-    layers = len(job.recipe.layers)
-    return cost.comparing_flop(job.shape, tokens=job.recipe.covariance, layers=layers) / speed.double
+    tokens, layers = job.recipe.covariance, len(job.recipe.layers)
+    piece = SelfCorpus.rows * SelfCorpus.length if job.recipe.written else chunk_size(tokens)
+    return cost.comparing_flop(job.shape, tokens=tokens, layers=layers, piece=piece) / speed.double
 
 
 PLACES: tuple[MemoryPlace, ...] = ("main memory", "accelerator")
