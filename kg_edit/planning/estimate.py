@@ -106,7 +106,7 @@ class Rates:
         return cls(
             alone=_SHARE * matmul_rate(rows, size, dtype=job.dtype, device=device),
             batch=_SHARE * batch,
-            writing=_SHARE * matmul_rate(SelfCorpus.rows, size, dtype=job.dtype, device=device),
+            writing=matmul_rate(SelfCorpus.rows, size, dtype=job.dtype, device=device),
             looking=_SHARE * matmul_rate(_PROMPTS, size, dtype=job.dtype, device=device),
             double=_DOUBLE * host,
             drawing=drawing_rate(SelfCorpus.rows, job.shape.vocabulary),
@@ -125,6 +125,8 @@ def memory_parts(job: Job) -> Iterator[Part]:
         yield from _covariance_parts(job)
     if recipe.tokens:
         yield _states(job)
+    if recipe.prefix:
+        yield _prefixes(job)
     if recipe.trained:
         held, said = memory.optimiser_bytes(recipe.trained), f"{recipe.trained:,.0f} numbers x 16"
         yield Part(what="what is trained, and Adam", bytes=held, phase="editing", place=place, formula=said)
@@ -170,6 +172,14 @@ def _states(job: Job) -> Part:
     )
 
 
+def _prefixes(job: Job) -> Part:
+    recipe = job.recipe
+    facts = float(recipe.facts * (job.edits if job.joint else recipe.together))
+    held = memory.prefix_bytes(job.shape, facts=facts, tokens=recipe.prefix, size=job.size, limit=job.limit)
+    said = f"{recipe.prefix:.0f} tokens a fact, {facts:.0f} facts, within --memory"
+    return Part(what="keys and values of prompts", bytes=held, phase="editing", place=job.place, formula=said)
+
+
 def _patch(job: Job) -> Part:
     shape, recipe, rank = job.shape, job.recipe, job.edits * job.recipe.facts
     low = memory.patch_bytes(shape, edits=rank, layers=len(recipe.layers))
@@ -206,14 +216,14 @@ def durations(job: Job, speed: Rates) -> Iterator[Duration]:
 
 
 def _written_covariance(job: Job, speed: Rates) -> Duration:
-    """C from text that the model writes: its products, the draw of each token, the keys and values that are moved."""
+    """C from text that the model writes: its products, the draw of each token, the states, keys and values moved."""
     shape, tokens, layers = job.shape, job.recipe.covariance, len(job.recipe.layers)
     flop = cost.covariance_flop(shape, tokens=tokens, layers=layers)
     seconds = flop / speed.writing + _comparing(job, speed)
-    if job.machine.is_cpu:  # an accelerator does both while its products wait for the memory
+    if job.machine.is_cpu:  # copying and drawing were measured here, not on an accelerator
         seconds += float(tokens) * shape.vocabulary / speed.drawing
-        seconds += cost.cache_moved_bytes(shape, tokens=tokens, size=job.size) / speed.copying
-    said = f"{tokens:,} tokens of the model's own text, {flop:.2g} FLOP, the draws, keys and values moved"
+        seconds += cost.moved_bytes(shape, tokens=tokens, size=job.size) / speed.copying
+    said = f"{tokens:,} tokens of the model's own text, {flop:.2g} FLOP, the draws, states moved"
     return Duration(what="measuring C", seconds=seconds, formula=said, kept=True)
 
 

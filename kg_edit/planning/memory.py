@@ -61,6 +61,16 @@ def activations_bytes(shape: ModelShape, layer: int, *, tokens: float, size: int
     return each * min(tokens_at_once(each, limit=limit), tokens)
 
 
+def prefix_bytes(shape: ModelShape, *, facts: float, tokens: float, size: int, limit: float) -> float:
+    """Keys and values of ``tokens`` a fact, in all blocks, for as many of the ``facts`` as a descent takes at once.
+
+    These are, as `kg_edit.methods.memit.values` reckons, so many that 2 d numbers a token and block are within
+    ``limit`` bytes.
+    """
+    reckoned = 2.0 * shape.width * shape.layers * size * max(tokens, 1)
+    return min(facts, max(1.0, limit / reckoned)) * tokens * shape.cache * size
+
+
 def optimiser_bytes(parameters: float) -> float:
     """A trained number's gradient, Adam's two means and its copy for the way back, in float32."""
     return 4.0 * _FLOAT32 * parameters

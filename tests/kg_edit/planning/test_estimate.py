@@ -133,6 +133,7 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     assert parts["C and its factors"] == 12 * 400**2
     assert parts["measuring C"] == 4 * 2000 * 64 * 128 + 16 * 64 * 1000 + 4 * 400**2
     assert parts["states for the way back"] == 4 * (6 * 4) * ((1000 + 2000) * 8 + 1000)  # 6 rows of 4 tokens, layer 2
+    assert parts["keys and values of prompts"] == 4 * 2000 * (6 * 8 + 40)
     assert parts["comparing C"] == 46 * 400**2
     assert parts["the patch"] == 4 * 500
     always = sum(part.bytes for part in found.memory if part.phase == "always")
@@ -140,11 +141,20 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     assert found.needed("accelerator") == 0
 
 
+def test_the_prompts_of_a_batch_are_held_as_far_as_the_memory_goes() -> None:
+    held = {
+        edits: next(part.bytes for part in reckoned("memit", edits=edits).memory if "prompts" in part.what)
+        for edits in (1, 100, 10**4, 10**5)
+    }
+    assert held[100] == pytest.approx(100 * held[1])
+    assert held[10**4] == held[10**5] == pytest.approx(1e9)
+
+
 def test_time_is_work_by_speed() -> None:
     found = reckoned(edits=3)
     seconds = {one.what: one.seconds for one in found.time}
     written, token = 8192, 2 * 10**6 + 2 * 10**5  # 4,000 tokens are wanted, the model writes a whole piece
-    moved = 3 * 4 * 2000 * written * 64 / 1e10
+    moved = 4 * written * (3 * 2000 * 64 + 13 * 10 * (1000 + 2000)) / 1e10
     measured = (
         written * (token + 400**2) / 1e9 + written * 1000 / 1e8 + moved
     )  # one piece is not compared with its half
