@@ -23,6 +23,7 @@ _LLAMAS = {
     "SmolLM2-360M": (960, 2560, 32, 15, 5),
     "Llama-3.2-1B": (2048, 8192, 16, 32, 8),
 }
+_SPECIAL = {"bos_token_id": 0, "eos_token_id": 0}
 SHAPES = (*_LLAMAS, "GPT-2 XL")
 # As long as CounterFact's prompts on the average: 4 tokens before the subject's last one, 4 from there on, 1 of target
 TYPICAL = Edit(id="typical", subject="Armin Hofmann", prompt="{} passed away in", target_new="Birmingham")
@@ -33,7 +34,7 @@ _CITIES = ("Rome", "Oslo", "Lima", "Cairo", "Delhi", "Kyoto", "Quito", "Paris", 
 def large_config(name: str) -> PretrainedConfig:
     """The config of one of `SHAPES`, with the tokenizer's vocabulary."""
     if name == "GPT-2 XL":
-        return AutoConfig.for_model("gpt2", n_embd=1600, n_layer=48, n_head=25, vocab_size=VOCABULARY)
+        return AutoConfig.for_model("gpt2", n_embd=1600, n_layer=48, n_head=25, vocab_size=VOCABULARY, **_SPECIAL)
     width, inner, blocks, heads, kept = _LLAMAS[name]
     return _llama(width, inner, blocks, heads=heads, kept=kept, vocabulary=VOCABULARY)
 
@@ -46,8 +47,8 @@ def small_config(vocabulary: int) -> PretrainedConfig:
 def _llama(width: int, inner: int, blocks: int, *, heads: int, kept: int, vocabulary: int) -> PretrainedConfig:
     sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": blocks, "vocab_size": vocabulary}
     attention = {"num_attention_heads": heads, "num_key_value_heads": kept, "head_dim": width // heads}
-    special = {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True, "max_position_embeddings": 1024}
-    return AutoConfig.for_model("llama", **sizes, **attention, **special)
+    more = {"tie_word_embeddings": True, "max_position_embeddings": 1024}
+    return AutoConfig.for_model("llama", **sizes, **attention, **more, **_SPECIAL)
 
 
 def random_model(config: PretrainedConfig, tokenizer: Any, name: str, dtype: torch.dtype) -> LanguageModel:

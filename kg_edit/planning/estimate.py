@@ -16,8 +16,8 @@ import torch
 from kg_edit.covariance.corpora import SelfCorpus, chunk_size
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.planning import cost, memory
-from kg_edit.planning.cost import Recipe, recipe_of
 from kg_edit.planning.machine import Machine, call_seconds, copy_rate, drawing_rate, matmul_rate
+from kg_edit.planning.recipe import Recipe, recipe_of
 from kg_edit.planning.shape import ModelShape
 from kg_edit.scoring.greedy import BATCH_ROWS
 from kg_edit.value.objective import MOST_TOKENS

@@ -25,9 +25,10 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
-from kg_edit.planning.cost import Prompts, comparing_flop, covariance_flop, descent_flop, recipe_of
+from kg_edit.planning.cost import Prompts, comparing_flop, covariance_flop, descent_flop
 from kg_edit.planning.estimate import Estimate, Rates, estimate, suggestions
 from kg_edit.planning.machine import Machine, call_seconds, copy_rate, drawing_rate, free_memory, matmul_rate
+from kg_edit.planning.recipe import recipe_of
 from kg_edit.planning.shape import ModelShape, shape_of
 from kg_edit.value.objective import Objective
 from kg_edit.value.tail_forward import tail
