@@ -75,8 +75,12 @@ class Clock:
 
 
 def planned(said: Estimate, parts: Sequence[str], phases: Sequence[str], *, times: int = 1) -> Found:
-    """Seconds of some ``parts`` of a plan, ``times`` over, and the memory at the worst moment of some ``phases``."""
-    steps = {one.what: round(times * one.seconds, 3) for one in said.time if one.what in parts}
+    """Seconds of some ``parts`` of a plan, ``times`` over, and the memory at the worst moment of some ``phases``.
+
+    C is factored once.
+    """
+    took = {one.what: one.seconds * (1 if one.what == "factoring C" else times) for one in said.time}
+    steps = {what: round(seconds, 3) for what, seconds in took.items() if what in parts}
     shown = replace(said, memory=tuple(part for part in said.memory if part.phase in ("always", *phases)))
     return {
         "planned_seconds": sum(steps.values()),

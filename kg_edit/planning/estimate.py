@@ -16,6 +16,7 @@ import torch
 from kg_edit.covariance.corpora import SelfCorpus, chunk_size
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.planning import cost, memory
+from kg_edit.planning.cost import Prompts
 from kg_edit.planning.machine import Machine, call_seconds, copy_rate, drawing_rate, matmul_rate
 from kg_edit.planning.recipe import Recipe, recipe_of
 from kg_edit.planning.shape import ModelShape
@@ -175,9 +176,11 @@ def _states(job: Job) -> Part:
 def _prefixes(job: Job) -> Part:
     recipe = job.recipe
     facts = float(recipe.facts * (job.edits if job.joint else recipe.together))
-    held = memory.prefix_bytes(job.shape, facts=facts, tokens=recipe.prefix, size=job.size, limit=job.limit)
+    tails = float(recipe.rows * Prompts().tail)
+    sizes = {"tokens": recipe.prefix, "tails": tails, "rows": float(recipe.rows), "limit": job.limit}
+    held = memory.prompts_bytes(job.shape, facts=facts, size=job.size, **sizes)
     said = f"{recipe.prefix:.0f} tokens a fact, {facts:.0f} facts, within --memory"
-    return Part(what="keys and values of prompts", bytes=held, phase="editing", place=job.place, formula=said)
+    return Part(what="prompts: keys, values, states", bytes=held, phase="editing", place=job.place, formula=said)
 
 
 def _patch(job: Job) -> Part:

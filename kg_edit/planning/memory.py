@@ -61,14 +61,20 @@ def activations_bytes(shape: ModelShape, layer: int, *, tokens: float, size: int
     return each * min(tokens_at_once(each, limit=limit), tokens)
 
 
-def prefix_bytes(shape: ModelShape, *, facts: float, tokens: float, size: int, limit: float) -> float:
-    """Keys and values of ``tokens`` a fact, in all blocks, for as many of the ``facts`` as a descent takes at once.
+def prompts_bytes(
+    shape: ModelShape, *, facts: float, tokens: float, tails: float, rows: float, size: int, limit: float
+) -> float:
+    """What is held of the prompts of as many of the ``facts`` as a descent takes at once.
+
+    A fact's keys and values, of ``tokens`` in all blocks; what goes into the edited block, into the one above and out of
+    the last, 3 d a token of its ``tails``; the keys of its ``rows``, d_ff each; and the clean logits of one.
 
     These are, as `kg_edit.methods.memit.values` reckons, so many that 2 d numbers a token and block are within
     ``limit`` bytes.
     """
     reckoned = 2.0 * shape.width * shape.layers * size * max(tokens, 1)
-    return min(facts, max(1.0, limit / reckoned)) * tokens * shape.cache * size
+    each = tokens * shape.cache + 3.0 * tails * shape.width + rows * shape.inner + shape.vocabulary
+    return min(facts, max(1.0, limit / reckoned)) * each * size
 
 
 def optimiser_bytes(parameters: float) -> float:

@@ -38,7 +38,8 @@ class Recipe:
     The last two are in float64. ``covariance`` is the number of tokens that C is measured from (0: no C), ``trained``
     how many numbers an optimiser holds, ``tokens`` how many an edit's rows have, ``facts`` the rank of what is written
     for one edit, ``dense`` whether a patch holds whole matrices. The model itself writes the text for C if ``written``;
-    ``contexts`` are FLOP of writing contexts, a run; ``prefix`` tokens of a fact whose keys and values are held;
+    ``contexts`` are FLOP of writing contexts, a run; ``prefix`` tokens of a fact whose keys and values are held, in so
+    many ``rows``;
     ``calls`` are small calls an edit, ``together`` the edits that run
     in the same passes without being joint.
     """
@@ -52,6 +53,7 @@ class Recipe:
     written: bool = True
     contexts: float = 0.0
     prefix: float = 0.0
+    rows: int = 0
     calls: float = 0.0
     together: int = 1
     trained: float = 0.0
@@ -84,6 +86,7 @@ def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelSha
         written=corpus == "self",
         contexts=load.context_tokens * token_flop(shape),
         prefix=load.rows * Prompts().length + load.context_tokens if method.trains == "value" else 0.0,
+        rows=load.rows + 1,
         together=min(edits, load.together),
     )
 

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
@@ -108,10 +108,10 @@ class JointMethod(ValueMethod):
         refuse_clash(edits)
         with untouched(self.model):
             self.prepare()
-            asked = []
+            asked, wanted = [], {edit.text: edit.target_new for edit in edits}
             for edit in edits:
                 with annotate_errors(edit):
-                    asked.append(_unopposed(self.facts(edit), edits))
+                    asked.append(_unopposed(self.facts(edit), wanted))
             return self._new(edits, asked, self._targets(asked), before)
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
@@ -271,7 +271,6 @@ class JointMethod(ValueMethod):
         return WeightPatch(factors=written.factors, provenance=provenance, state={VALUE: wanted.T, **keys})
 
 
-def _unopposed(facts: Sequence[WriteRequest], edits: Sequence[Edit]) -> tuple[WriteRequest, ...]:
-    """Without what was added to an edit against another edit of the batch, whose word counts."""
-    wanted = {edit.text: edit.target_new for edit in edits}
+def _unopposed(facts: Sequence[WriteRequest], wanted: Mapping[str, str]) -> tuple[WriteRequest, ...]:
+    """Without what was added to an edit against another edit of the batch; ``wanted``: their targets, by their texts."""
     return tuple(fact for fact in facts if wanted.get(fact.edit.text, fact.edit.target_new) == fact.edit.target_new)

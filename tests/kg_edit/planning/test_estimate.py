@@ -134,7 +134,7 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     assert parts["C and its factors"] == 12 * 400**2
     assert parts["measuring C"] == 4 * 2000 * 64 * 128 + 16 * 64 * 1000 + 4 * 400**2
     assert parts["states for the way back"] == 4 * (6 * 4) * ((1000 + 2000) * 8 + 1000)  # 6 rows of 4 tokens, layer 2
-    assert parts["keys and values of prompts"] == 4 * 2000 * (6 * 8 + 40)
+    assert parts["prompts: keys, values, states"] == 4 * (2000 * 88 + 3 * 28 * 100 + 7 * 400 + 1000)
     assert parts["comparing C"] == 46 * 400**2
     assert parts["the patch"] == 4 * 500
     always = sum(part.bytes for part in found.memory if part.phase == "always")
@@ -144,11 +144,11 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
 
 def test_the_prompts_of_a_batch_are_held_as_far_as_the_memory_goes() -> None:
     held = {
-        edits: next(part.bytes for part in reckoned("memit", edits=edits).memory if "prompts" in part.what)
+        edits: next(part.bytes for part in reckoned("memit", edits=edits).memory if part.what.startswith("prompts"))
         for edits in (1, 100, 10**4, 10**5)
     }
     assert held[100] == pytest.approx(100 * held[1])
-    assert held[10**4] == held[10**5] == pytest.approx(1e9)
+    assert held[10**4] == held[10**5] == pytest.approx(1e9, rel=0.1)
 
 
 def test_time_is_work_by_speed() -> None:
