@@ -140,13 +140,14 @@ def memory_parts(job: Job) -> Iterator[Part]:
 def _covariance_parts(job: Job) -> Iterator[Part]:
     shape, layers = job.shape, len(job.recipe.layers)
     yield _measuring(job)
-    compared = memory.comparing_bytes(shape, layers=layers)
+    compared = memory.comparing_bytes(shape, layers=layers) if _comparing(job) else 0.0
     said = f"d_ff² x (40 + 6 x {layers})"
     yield Part(what="comparing C", bytes=compared, phase="comparing C", place="main memory", formula=said)
-    held, factored = memory.covariance_bytes(shape, layers=layers), memory.factoring_bytes(shape)
+    held, factored = memory.covariance_bytes(shape, layers=layers), memory.factoring_bytes(shape, joint=job.joint)
     said = f"d_ff² x 12 x {layers}"
     yield Part(what="C and its factors", bytes=held, phase="always", place="main memory", formula=said)
-    yield Part(what="factoring C", bytes=factored, phase="factoring C", place="main memory", formula="d_ff² x 32")
+    said = f"d_ff² x {32 if job.joint else 8}"
+    yield Part(what="factoring C", bytes=factored, phase="factoring C", place="main memory", formula=said)
 
 
 def _measuring(job: Job) -> Part:
@@ -222,7 +223,7 @@ def _written_covariance(job: Job, speed: Rates) -> Duration:
     """C from text that the model writes: its products, the draw of each token, the states, keys and values moved."""
     shape, tokens, layers = job.shape, job.recipe.covariance, len(job.recipe.layers)
     flop = cost.covariance_flop(shape, tokens=tokens, layers=layers)
-    seconds = flop / speed.writing + _comparing(job, speed)
+    seconds = flop / speed.writing + _comparing(job) / speed.double
     if job.machine.is_cpu:  # copying and drawing were measured here, not on an accelerator
         seconds += float(tokens) * shape.vocabulary / speed.drawing
         seconds += cost.moved_bytes(shape, tokens=tokens, size=job.size) / speed.copying
@@ -236,17 +237,17 @@ def _read_covariance(job: Job, speed: Rates) -> Duration:
     highest, layers = max(recipe.layers), len(recipe.layers)
     flop = cost.read_covariance_flop(shape, highest, tokens=recipe.covariance, layers=layers)
     seconds, said = (
-        flop / speed.batch + _comparing(job, speed),
+        flop / speed.batch + _comparing(job) / speed.double,
         f"{recipe.covariance:,} tokens of text, {flop:.2g} FLOP",
     )
     return Duration(what="measuring C", seconds=seconds, formula=said, kept=True)
 
 
-def _comparing(job: Job, speed: Rates) -> float:
-    """Seconds of comparing C with that of half the text."""
+def _comparing(job: Job) -> float:
+    """FLOP of comparing C with that of half the text."""
     tokens, layers = job.recipe.covariance, len(job.recipe.layers)
     piece = SelfCorpus.rows * SelfCorpus.length if job.recipe.written else chunk_size(tokens)
-    return cost.comparing_flop(job.shape, tokens=tokens, layers=layers, piece=piece) / speed.double
+    return cost.comparing_flop(job.shape, tokens=tokens, layers=layers, piece=piece)
 
 
 PLACES: tuple[MemoryPlace, ...] = ("main memory", "accelerator")

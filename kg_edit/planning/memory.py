@@ -22,9 +22,12 @@ def covariance_bytes(shape: ModelShape, *, layers: int) -> float:
     return layers * float(shape.inner) ** 2 * (_FLOAT32 + _FLOAT64)
 
 
-def factoring_bytes(shape: ModelShape) -> float:
-    """Four more float64 matrices of C's size while one C is factored: 32 d_ff^2."""
-    return 4 * float(shape.inner) ** 2 * _FLOAT64
+def factoring_bytes(shape: ModelShape, *, joint: bool) -> float:
+    """While one C is factored: its copy in float64, 8 d_ff^2.
+
+    For a batch four such matrices, 32 d_ff^2: eigenvectors with their workspace, or C with the keys that are held.
+    """
+    return (4 if joint else 1) * float(shape.inner) ** 2 * _FLOAT64
 
 
 def measuring_bytes(shape: ModelShape, *, layers: int, size: int) -> float:
@@ -66,8 +69,8 @@ def prompts_bytes(
 ) -> float:
     """What is held of the prompts of as many of the ``facts`` as a descent takes at once.
 
-    A fact's keys and values, of ``tokens`` in all blocks; what goes into the edited block, into the one above and out of
-    the last, 3 d a token of its ``tails``; the keys of its ``rows``, d_ff each; and the clean logits of one.
+    A fact's keys and values, of ``tokens`` in all blocks; what goes into the edited block, into the one above and out
+    of the last, 3 d a token of its ``tails``; the keys of its ``rows``, d_ff each; and the clean logits of one.
 
     These are, as `kg_edit.methods.memit.values` reckons, so many that 2 d numbers a token and block are within
     ``limit`` bytes.

@@ -272,5 +272,5 @@ class JointMethod(ValueMethod):
 
 
 def _unopposed(facts: Sequence[WriteRequest], wanted: Mapping[str, str]) -> tuple[WriteRequest, ...]:
-    """Without what was added to an edit against another edit of the batch; ``wanted``: their targets, by their texts."""
+    """Without what was added to an edit against another one of the batch; ``wanted``: their targets, by text."""
     return tuple(fact for fact in facts if wanted.get(fact.edit.text, fact.edit.target_new) == fact.edit.target_new)

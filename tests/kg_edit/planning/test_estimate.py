@@ -135,7 +135,8 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     assert parts["measuring C"] == 4 * 2000 * 64 * 128 + 16 * 64 * 1000 + 4 * 400**2
     assert parts["states for the way back"] == 4 * (6 * 4) * ((1000 + 2000) * 8 + 1000)  # 6 rows of 4 tokens, layer 2
     assert parts["prompts: keys, values, states"] == 4 * (2000 * 88 + 3 * 28 * 100 + 7 * 400 + 1000)
-    assert parts["comparing C"] == 46 * 400**2
+    assert parts["comparing C"] == 0  # one piece of text
+    assert parts["factoring C"] == 8 * 400**2
     assert parts["the patch"] == 4 * 500
     always = sum(part.bytes for part in found.memory if part.phase == "always")
     assert found.needed("main memory") == always + parts["measuring C"]
@@ -177,6 +178,9 @@ def test_a_text_that_is_read_stops_at_the_layer() -> None:
     read = 1000 * (2 * 10**5 * 3 + 400**2) + 96 * 2 * 10**6
     assert seconds["measuring C"] == pytest.approx(read / 2e9)  # one piece is not compared with its half
     parts = {part.what: part.bytes for part in found.memory}
+    assert parts["comparing C"] == 0
+    longer = reckoned(covariance={"corpus": "pages.txt", "tokens": 3000})
+    assert next(part.bytes for part in longer.memory if part.what == "comparing C") == 46 * 400**2
     assert parts["measuring C"] == 4 * 2048 * (400 + 1200) + 4 * 2048 * 400 + 4 * 400**2
 
 
