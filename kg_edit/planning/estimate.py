@@ -152,12 +152,11 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
 
 def _measuring(job: Job) -> Part:
     if job.recipe.written:
-        needed, said = (
-            memory.measuring_bytes,
-            f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums",
-        )
+        said = f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums"
+        needed = memory.measuring_bytes
     else:
-        needed, said = memory.reading_covariance_bytes, "a block's states of a pass, keys that wait, sums"
+        said = "a block's states of a pass, keys that wait, sums"
+        needed = memory.reading_covariance_bytes
     held = needed(job.shape, layers=len(job.recipe.layers), size=job.size)
     return Part(what="measuring C", bytes=held, phase="measuring C", place=job.place, formula=said)
 
