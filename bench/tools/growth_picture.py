@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 _PANELS = {
     "size": ("One ROME edit, with its C", "parameters of the model"),
@@ -40,6 +41,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def _axes(panel: Axes, title: str, number: str, label: str) -> None:
     panel.set(title=title, xlabel=number, ylabel=label, xscale="log", yscale="log")
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.grid(visible=True, which="major", alpha=0.3)
 
 
