@@ -36,8 +36,8 @@ def plan(
     """Say what memory and time edits will take on this machine, before anything is loaded.
 
     Sizes come from the model's config alone, the speed from a second of matrix products. A preset's name stands for
-    its model, so that nothing is fetched: gpt2-xl, gpt-j, llama-2-7b, llama-3-8b, qwen2.5-7b, smollm2-135m. Times are
-    right to a factor of about two on a quiet machine.
+    its model, so that nothing is fetched: gpt2-xl, gpt-j, llama-2-7b, llama-3-8b, qwen2.5-7b, smollm2-135m. Times and
+    memory are right to a quarter in shapes of 135 M to 1.5 B parameters (docs/speed.md).
 
     Example: `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """

@@ -26,7 +26,7 @@ from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.replay import block_output
 from kg_edit.value.objective import Request
 
-_ROWS = 2  # of an edit's rewrites: contexts are ordinary text, which C knows
+HELD_ROWS = 2  # of an edit's rewrites: contexts are ordinary text, which C knows
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def held_keys(model: LanguageModel, requests: Iterable[Request], layer: int) -> 
     """H of all ``requests`` together, from two of each one's rewrites: of each form one, if it has both."""
     held = HeldKeys.none(weight_matrix(model.down_projection(layer)).shape[1])
     for request in requests:
-        some = request.rewrites[:: -(-len(request.rewrites) // _ROWS)]
+        some = request.rewrites[:: -(-len(request.rewrites) // HELD_ROWS)]
         held = held.plus(other_keys(model, some, layer).cpu())
     return held
 

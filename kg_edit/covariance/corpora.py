@@ -82,7 +82,7 @@ class TextCorpus:
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
         """Chunks of whole texts; the last text is the one with which ``tokens`` is reached."""
-        size = min(16_384, max(1024, tokens // 16))
+        size = chunk_size(tokens)
         rows: list[list[int]] = []
         held = passed = 0
         packed = cache(partial(can_pack, model))  # found out when the first chunk is fed
@@ -104,6 +104,11 @@ class TextCorpus:
             if not batch:
                 return
             yield from (row[: self._max_tokens] for row in tokenizer(batch)["input_ids"] if row)
+
+
+def chunk_size(tokens: int) -> int:
+    """Tokens of a chunk of a text that is read, in a run of so many."""
+    return min(16_384, max(1024, tokens // 16))
 
 
 def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, packed: Callable[[], bool]) -> Chunk:

@@ -18,7 +18,8 @@ from kg_edit.models.hooks import StopForwardError, stopping
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 
-_BATCH_TOKENS = 2048
+BATCH_TOKENS = 2048
+TRIED_TOKENS = 96  # in all blocks, to find out whether texts can be packed
 _LEAST_TOKENS, _SLACK = 256, 1.05  # a batch of so many tokens ends where more than 5 % would be padding
 TokenRow = Sequence[int]
 
@@ -106,7 +107,7 @@ def packed_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[T
     """Texts side by side in rows as long as the longest text."""
     width = max(map(len, rows), default=0)
     bins = _fill(rows, width)
-    size = max(1, _BATCH_TOKENS // max(1, width))
+    size = max(1, BATCH_TOKENS // max(1, width))
     for start in range(0, len(bins), size):
         yield pack(bins[start : start + size], width, device)
 
@@ -156,7 +157,7 @@ def _alike(rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
     for row in rows:
         padded = (len(group) + 1) * len(row)
         wasteful = tokens >= _LEAST_TOKENS and padded > _SLACK * (tokens + len(row))
-        if group and (padded > _BATCH_TOKENS or wasteful):
+        if group and (padded > BATCH_TOKENS or wasteful):
             yield group
             group, tokens = [], 0
         group.append(row)

@@ -63,7 +63,7 @@ class GraceConfig(LayerConfig):
 
     def workload(self, *, edits: int) -> Workload:
         """``steps`` steps of gradient descent on the edit's prompt alone."""
-        return Workload(steps=self.steps)
+        return Workload(steps=self.steps, together=_BATCH)
 
 
 class Grace(EditingMethod):

@@ -52,6 +52,8 @@ class Workload:
         network: the R-GNN, for methods that train one.
         rank: the rank of the change that is trained (LoRA's r).
         matrices: weights that are changed in a layer.
+        held: rows of a fact that run once more up to each written layer, for the keys of their other tokens.
+        together: edits that are sought in the same passes, though each is written alone.
     """
 
     steps: int = 1
@@ -63,3 +65,5 @@ class Workload:
     network: GraphNetwork | None = None
     rank: int = 1
     matrices: int = 1
+    held: int = 0
+    together: int = 1

@@ -1,6 +1,4 @@
-"""What each family of methods does, as numbers: how often the model runs, what is solved, what is trained.
-
-How much there is to compute: floating-point operations (FLOP) of what methods are made of, with their formulas.
+"""How much there is to compute: floating-point operations (FLOP) of what methods are made of, with their formulas.
 
 A product of a weight with one token's state is 2 FLOP an element of the weight. With P the elements of one block's
 matrices, L the number of blocks, l the edited one, d the width and V the vocabulary, a token's way
@@ -10,31 +8,32 @@ matrices, L the number of blocks, l the edited one, d the width and V the vocabu
 - through the head 2 d V, there and back 4 d V.
 
 Attention between tokens (4 d a token and a token before it) is left out: a hundredth, in prompts of some dozen tokens.
-
-How many bytes there must be: what stays (weights), what comes and goes (covariance, activations, optimiser).
+What takes time without products of matrices is in `kg_edit.planning.calls`, bytes are in `kg_edit.planning.memory`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kg_edit.covariance.corpora import SelfCorpus
-from kg_edit.errors import ConfigError
-from kg_edit.methods import EditingMethod, MethodConfig
-from kg_edit.methods.workload import Family, Workload
+from kg_edit.covariance.keys import TRIED_TOKENS
+from kg_edit.methods.workload import Workload
 from kg_edit.planning.shape import ModelShape
-from kg_edit.scoring.greedy import BATCH_ROWS
-from kg_edit.value.objective import numbers_kept, tokens_at_once
+
+_TIMES_MOVED = 13  # read or written: 4.2 ns a number at 13 GB/s, in shapes of 135 M and 360 M
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """A typical edit in tokens: CounterFact's prompts. ``before`` the subject's last token, from there on ``tail``."""
+    """A typical edit in tokens: CounterFact's prompts. ``before`` the subject's last token, from there on ``tail``.
+
+    Of 200 records SmolLM2's tokenizer makes 4.1, 4.4 and 1.1 tokens on the average.
+    """
 
     before: int = 4
-    tail: int = 6
-    target: int = 1  # tokens that are scored: 1.2 on the average
+    tail: int = 4
+    target: int = 1  # tokens that are scored
     written: int = 10  # tokens that are written after a prompt to look at the result
 
     @property
@@ -44,20 +43,27 @@ class Prompts:
 
 
 def descent_flop(
-    shape: ModelShape, layer: int, *, contexts: int, context_tokens: int, steps: int, prompts: Prompts | None = None
+    shape: ModelShape,
+    layer: int,
+    *,
+    contexts: int,
+    context_tokens: int,
+    steps: int,
+    prompts: Prompts | None = None,
+    essences: int = 1,
 ) -> float:
     """One edit's value by descent (ROME, GLAME, MEMIT's z): at most ``steps`` evaluations.
 
     Once, forward: N rows of prefix and tail, N (before + tail) 2 P L, and the contexts' own tokens (shared by edits).
-    Each step, there and back: the tails in the blocks above l, (N + 1) tail 4 P (L - l), where the one more is
+    Each step, there and back: the tails in the blocks above l, (N + E) tail 4 P (L - l), where the ``essences`` E are
     "{subject} is a", padded to run with them; and the head where a target or its one token is predicted,
-    (N target + 1) 4 d V.
+    (N target + E) 4 d V.
     """
     said = prompts or Prompts()
     above = shape.layers - layer
     once = (contexts * said.length + context_tokens) * 2.0 * shape.block * shape.layers
-    blocks = (contexts + 1) * said.tail * 4.0 * shape.block * above
-    head = (contexts * said.target + 1) * 4.0 * shape.width * shape.vocabulary
+    blocks = (contexts + essences) * said.tail * 4.0 * shape.block * above
+    head = (contexts * said.target + essences) * 4.0 * shape.width * shape.vocabulary
     return once + steps * (blocks + head)
 
 
@@ -90,8 +96,43 @@ def covariance_flop(shape: ModelShape, *, tokens: int, layers: int = 1) -> float
 
     tokens (2 P L + 2 d V + d_ff^2 layers): of the symmetric product, 2 d_ff^2, only half is computed.
     """
-    written = 2.0 * shape.block * shape.layers + 2.0 * shape.width * shape.vocabulary
-    return tokens * (written + layers * float(shape.inner) ** 2)
+    return tokens * (token_flop(shape) + layers * float(shape.inner) ** 2)
+
+
+def read_covariance_flop(shape: ModelShape, layer: int, *, tokens: int, layers: int = 1) -> float:
+    """C from text that is read: no block above ``layer``, the highest, runs, and no head.
+
+    tokens (2 P (layer + 1) + d_ff^2 layers), and 2 P L for each of those that show whether texts can be packed.
+    """
+    tried = float(TRIED_TOKENS) * 2.0 * shape.block * shape.layers
+    return tried + tokens * (2.0 * shape.block * (layer + 1) + layers * float(shape.inner) ** 2)
+
+
+def token_flop(shape: ModelShape) -> float:
+    """A token's way through all blocks and the head, 2 P L + 2 d V."""
+    return 2.0 * shape.block * shape.layers + 2.0 * shape.width * shape.vocabulary
+
+
+def moved_bytes(shape: ModelShape, *, tokens: int, size: int) -> float:
+    """What is read and written while the model writes ``tokens``, besides its weights.
+
+    A block's states, 10 d + 5 d_ff numbers a token, each about six times there and back (norms, activations, sums:
+    measured). Keys and values: a token is put behind those before it, for which all are read, written to a new place,
+    and read for attention, 3 times half a text's length.
+    """
+    states = _TIMES_MOVED * shape.layers * (10.0 * shape.width + 5.0 * shape.inner)
+    return size * tokens * (states + 3.0 * shape.cache * SelfCorpus.length / 2)
+
+
+def comparing_flop(shape: ModelShape, *, tokens: int, layers: int, piece: int) -> float:
+    """Comparing C with that of half the text: at each doubling two factorisations, in float64.
+
+    Looked at is after each ``piece`` of the text, from d_ff tokens on.
+    """
+    marks = 1
+    while tokens / 2 ** (marks + 1) >= shape.inner:
+        marks += 1
+    return 2 * min(marks, -(-tokens // piece) - 1) * cholesky_flop(shape, layers=layers)
 
 
 def cholesky_flop(shape: ModelShape, *, layers: int = 1) -> float:
@@ -127,235 +168,38 @@ def gradient_flop(shape: ModelShape, *, prompts: Prompts | None = None) -> float
     return (prompts or Prompts()).length * 4.0 * shape.block * shape.layers
 
 
-def keys_flop(shape: ModelShape, *, layers: int, contexts: int, prompts: Prompts | None = None) -> float:
-    """Keys of one edit in several layers: its prompt in every context, forward once a layer, N length 2 P L each."""
-    return layers * contexts * (prompts or Prompts()).length * 2.0 * shape.block * shape.layers
+def keys_flop(
+    shape: ModelShape, layers: Sequence[int], *, contexts: int, context_tokens: int, prompts: Prompts | None = None
+) -> float:
+    """Keys and states of one edit in several ``layers``: its prompt up to the subject's end in every context.
+
+    Once a layer, up to the last one: (N (before + 1) + context tokens) 2 P (l + 1).
+    """
+    tokens = contexts * ((prompts or Prompts()).before + 1) + context_tokens
+    return len(layers) * tokens * 2.0 * shape.block * (layers[-1] + 1)
+
+
+def held_tokens(load: Workload, *, prompts: Prompts | None = None) -> float:
+    """Tokens of the rows of an edit whose keys are held, contexts included; none where no row's are."""
+    share = load.held / max(1, load.rows)
+    return share * (load.rows * (prompts or Prompts()).length + load.context_tokens)
+
+
+def held_flop(shape: ModelShape, layers: Sequence[int], *, load: Workload) -> float:
+    """The keys of one fact's other tokens: its rows run once more up to each layer, 2 P (l + 1) a token."""
+    return held_tokens(load) * 2.0 * shape.block * sum(layer + 1 for layer in layers)
+
+
+def held_solve_flop(shape: ModelShape, *, layers: int, keys: float) -> float:
+    """What ``keys`` that are held add to the solve of each layer, in float64: 2 d_ff^2 a key.
+
+    From d_ff keys on also one more factorisation, d_ff^3 / 3.
+    """
+    more = cholesky_flop(shape, layers=layers) if keys >= shape.inner else 0.0
+    return layers * 2.0 * float(shape.inner) ** 2 * keys + more
 
 
 def written_flop(shape: ModelShape, *, prompts: int, said: Prompts | None = None) -> float:
     """Looking at ``prompts`` of one edit, before and after: 2 (length + written) (2 P L + 2 d V)."""
     tokens = (said or Prompts()).length + (said or Prompts()).written
-    return 2.0 * prompts * tokens * (2.0 * shape.block * shape.layers + 2.0 * shape.width * shape.vocabulary)
-
-
-RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model, 0.11 more once one has run
-_FLOAT32, _FLOAT64 = 4, 8
-
-
-def weights_bytes(shape: ModelShape, *, size: int) -> float:
-    """The model: a number of ``size`` bytes a parameter."""
-    return float(size) * shape.parameters
-
-
-def covariance_bytes(shape: ModelShape, *, layers: int) -> float:
-    """C in float32 and its factor in float64, for each layer: 12 d_ff^2."""
-    return layers * float(shape.inner) ** 2 * (_FLOAT32 + _FLOAT64)
-
-
-def factoring_bytes(shape: ModelShape) -> float:
-    """Four more float64 matrices of C's size while one C is factored: 32 d_ff^2."""
-    return 4 * float(shape.inner) ** 2 * _FLOAT64
-
-
-def measuring_bytes(shape: ModelShape, *, layers: int, size: int) -> float:
-    """While the model writes the text that C is measured from: 64 texts of 128 tokens at a time.
-
-    Their keys and values in all blocks, four copies of 64 rows of logits, and sums of half of C in float64.
-    """
-    cache = float(size) * shape.cache * SelfCorpus.rows * SelfCorpus.length
-    return cache + 4.0 * _FLOAT32 * SelfCorpus.rows * shape.vocabulary + layers * float(shape.inner) ** 2 * _FLOAT64 / 2
-
-
-def activations_bytes(shape: ModelShape, layer: int, *, tokens: float, size: int, limit: float) -> float:
-    """What a pass with gradient keeps for the way back, as `kg_edit.value.objective.tokens_within` reckons it.
-
-    ``tokens`` is what all rows have, ``limit`` the bytes that a pass should stay within (--memory).
-    """
-    blocks = shape.layers - layer
-    each = size * float(numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary))
-    return each * min(tokens_at_once(each, limit=limit), tokens)
-
-
-def optimiser_bytes(parameters: float) -> float:
-    """A trained number's gradient, Adam's two means and its copy for the way back, in float32."""
-    return 4.0 * _FLOAT32 * parameters
-
-
-def graph_parameters(shape: ModelShape, *, hops: int) -> float:
-    """Of the R-GNN: two matrices [d, d] a hop."""
-    return 2.0 * hops * shape.width**2
-
-
-def patch_bytes(shape: ModelShape, *, edits: int, layers: int = 1) -> float:
-    """Rank one an edit and layer: d + d_ff numbers in float32; also the size of the file."""
-    return float(_FLOAT32) * edits * layers * (shape.width + shape.inner)
-
-
-def reading_bytes(shape: ModelShape, *, size: int) -> float:
-    """Looking at an edit's prompts before and after: a row of logits for each of a batch, and its copies in float32."""
-    return float(BATCH_ROWS * shape.vocabulary * (size + 2 * _FLOAT32))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """``layers`` that are written or read back to; FLOP an edit (``each``), a batch (``solve``) and a run (``once``).
-
-    The last two are in float64. ``covariance`` is the number of tokens that C is measured from (0: no C), ``trained``
-    how many numbers an optimiser holds, ``tokens`` how many an edit's rows have, ``facts`` the rank of what is written
-    for one edit, ``dense`` whether a patch holds whole matrices.
-    """
-
-    layers: tuple[int, ...]
-    each: float
-    tokens: float
-    solve: float = 0.0
-    once: float = 0.0
-    covariance: int = 0
-    trained: float = 0.0
-    facts: int = 1
-    dense: bool = False
-    notes: tuple[str, ...] = ()
-
-
-def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelShape, *, edits: int) -> Recipe:
-    """The recipe of a method with its settings, for a run of ``edits``: what its class and its config say of it.
-
-    Of a method whose class names no family the model and looking at the edits are reckoned alone, which a note says.
-
-    Raises:
-        ConfigError: the model has no such layer.
-    """
-    layers = config.written_layers(shape.layers)
-    if beyond := [layer for layer in layers if not 0 <= layer < shape.layers]:
-        raise ConfigError(f"{shape.name} has layers 0 to {shape.layers - 1}; layer {beyond[0]} is none of them")
-    load = config.workload(edits=edits)
-    written = Written(load=load, layers=layers, shape=shape, facts=edits * load.facts)
-    recipe = _RECIPES[method.family](written) if method.family in _RECIPES else _undeclared(written, method.name)
-    trained = trained_numbers(method, written)
-    return replace(recipe, layers=layers, trained=trained, dense=method.trains in ("weight", "all weights"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """What a method says of its work, on a model: the layers that are written, and the ``facts`` of all edits."""
-
-    load: Workload
-    layers: tuple[int, ...]
-    shape: ModelShape
-    facts: int
-
-    @property
-    def descent(self) -> float:
-        """FLOP of one fact's value; what runs once for all facts is shared by them."""
-        load = self.load
-        shared = round(load.context_tokens / self.facts)
-        return descent_flop(self.shape, self.layers[-1], contexts=load.rows, context_tokens=shared, steps=load.steps)
-
-    @property
-    def network(self) -> float:
-        """FLOP of one edit's R-GNN, where there is one."""
-        load, found = self.load, self.load.network
-        if found is None:
-            return 0.0
-        layer = self.layers[-1] if found.layer is None else found.layer
-        return graph_flop(self.shape, layer, hops=found.hops, per_node=found.per_node, steps=load.steps)
-
-    @property
-    def covariance(self) -> int:
-        """Tokens that C is measured from."""
-        return self.load.covariance.tokens_for(self.shape.inner) if self.load.covariance else 0
-
-
-def trained_numbers(method: type[EditingMethod], written: Written) -> float:
-    """How many numbers an optimiser holds at once: of one edit, or of all where the method is joint."""
-    shape, load, width = written.shape, written.load, float(written.shape.width)
-    match method.trains:
-        case "value":
-            return width * (written.facts if method.joint else 1)
-        case "graph network":
-            return graph_parameters(shape, hops=load.network.hops) if load.network else 0.0
-        case "weight":
-            return width * shape.inner
-        case "all weights":
-            return shape.block * len(written.layers)
-        case "adapters":
-            return 2.0 * len(written.layers) * load.matrices * load.rank * width
-        case "nothing":
-            return 0.0
-
-
-def _rank_one(of: Written) -> Recipe:
-    """A value by descent for each fact in turn, and one factor of C."""
-    load, shape = of.load, of.shape
-    return Recipe(
-        layers=of.layers,
-        each=load.facts * of.descent + of.network,
-        tokens=load.rows * Prompts().tail,
-        once=cholesky_flop(shape),
-        covariance=of.covariance,
-        facts=load.facts,
-    )
-
-
-def _joint(of: Written) -> Recipe:
-    """Values by descent in the last layer, then a solve for all facts in each layer."""
-    load, shape, layers = of.load, of.shape, len(of.layers)
-    factors = eigenvectors_flop if load.eigenvectors else cholesky_flop
-    return Recipe(
-        layers=of.layers,
-        each=load.facts * (of.descent + keys_flop(shape, layers=layers, contexts=load.rows)) + of.network,
-        tokens=load.rows * Prompts().tail * load.facts,
-        solve=joint_solve_flop(shape, layers=layers, facts=of.facts),
-        once=factors(shape, layers=layers),
-        covariance=of.covariance,
-        facts=load.facts,
-    )
-
-
-def _tuning(of: Written) -> Recipe:
-    """Descent on weights or on their factors, back to the lowest layer."""
-    each = tuning_flop(of.shape, min(of.layers), steps=of.load.steps, rows=of.load.rows)
-    return Recipe(layers=of.layers, each=each, tokens=Prompts().length, facts=of.load.rank)
-
-
-def _codebook(of: Written) -> Recipe:
-    """One value by descent at the prompt's last token."""
-    return Recipe(layers=of.layers, each=of.descent, tokens=Prompts().target)
-
-
-def _neurons(of: Written) -> Recipe:
-    """Knowledge neurons: integrated gradients of the answer's probability, in all layers."""
-    each = attribution_flop(of.shape, contexts=of.load.rows, steps=of.load.steps)
-    return Recipe(layers=of.layers, each=each, tokens=of.load.rows * Prompts().tail)
-
-
-def _hypernetwork(of: Written) -> Recipe:
-    """One gradient of rank one a token, once the editor is trained."""
-    tokens, note = Prompts().length, "training the editor (kg-edit mend train) is not counted"
-    return Recipe(layers=of.layers, each=gradient_flop(of.shape), tokens=tokens, facts=tokens, notes=(note,))
-
-
-def _in_context(of: Written) -> Recipe:
-    """Nothing is computed when an edit is made; prompts get longer."""
-    return Recipe(layers=(), each=0.0, tokens=0.0, notes=("each prompt gets longer by what is put before it",))
-
-
-def _undeclared(of: Written, name: str) -> Recipe:
-    """The model, its prompts, and a patch of rank one."""
-    note = (
-        f"the method {name} does not say how much it computes (family, workload): its edits are not counted; "
-        "try it with `kg-edit edit` on one edit, and multiply"
-    )
-    return Recipe(layers=of.layers, each=0.0, tokens=0.0, facts=of.load.facts, notes=(note,))
-
-
-_RECIPES: Mapping[Family | None, Callable[[Written], Recipe]] = {
-    "rank-one": _rank_one,
-    "joint": _joint,
-    "fine-tuning": _tuning,
-    "adapters": _tuning,
-    "codebook": _codebook,
-    "neurons": _neurons,
-    "hypernetwork": _hypernetwork,
-    "in-context": _in_context,
-}
+    return 2.0 * prompts * tokens * token_flop(shape)

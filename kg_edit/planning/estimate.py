@@ -13,11 +13,12 @@ from typing import Literal
 
 import torch
 
-from kg_edit.covariance.corpora import SelfCorpus
+from kg_edit.covariance.corpora import SelfCorpus, chunk_size
 from kg_edit.methods import EditingMethod, MethodConfig
-from kg_edit.planning import cost
-from kg_edit.planning.cost import Recipe, recipe_of
-from kg_edit.planning.machine import Machine, matmul_rate
+from kg_edit.planning import cost, memory
+from kg_edit.planning.cost import Prompts
+from kg_edit.planning.machine import Machine, call_seconds, copy_rate, drawing_rate, matmul_rate
+from kg_edit.planning.recipe import Recipe, recipe_of
 from kg_edit.planning.shape import ModelShape
 from kg_edit.scoring.greedy import BATCH_ROWS
 from kg_edit.value.objective import MOST_TOKENS
@@ -26,7 +27,7 @@ _SHARE = 0.55  # of a matrix product's speed that a whole pass reaches: measured
 _DOUBLE = 0.25  # of float32's speed that float64 factorisations reach: .15 at size 1,536, more beyond
 _PROMPTS = 4  # of an edit that are looked at
 
-Phase = Literal["always", "measuring C", "factoring C", "editing", "looking"]
+Phase = Literal["always", "measuring C", "comparing C", "factoring C", "editing", "looking"]
 MemoryPlace = Literal["main memory", "accelerator"]
 
 
@@ -80,13 +81,19 @@ class Job:
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """FLOP/s: of one edit's rows, of many edits' together, of the model writing many texts, of it reading and writing a
-    few prompts, and of float64 in main memory."""
+    few prompts, and of float64 in main memory.
+
+    ``drawing``: logits/s from which tokens are drawn; ``copying``: bytes/s; ``call``: seconds of a small operation.
+    """
 
     alone: float
     batch: float
     writing: float
     looking: float
     double: float
+    drawing: float
+    copying: float
+    call: float
 
     @classmethod
     def measured(cls, job: Job) -> Rates:
@@ -100,40 +107,58 @@ class Rates:
         return cls(
             alone=_SHARE * matmul_rate(rows, size, dtype=job.dtype, device=device),
             batch=_SHARE * batch,
-            writing=_SHARE * matmul_rate(SelfCorpus.rows, size, dtype=job.dtype, device=device),
+            writing=matmul_rate(SelfCorpus.rows, size, dtype=job.dtype, device=device),
             looking=_SHARE * matmul_rate(_PROMPTS, size, dtype=job.dtype, device=device),
             double=_DOUBLE * host,
+            drawing=drawing_rate(SelfCorpus.rows, job.shape.vocabulary),
+            copying=copy_rate(),
+            call=call_seconds(),
         )
 
 
 def memory_parts(job: Job) -> Iterator[Part]:
     """What takes memory, and when."""
     shape, recipe, size, place = job.shape, job.recipe, job.size, job.place
-    yield Part(what="Python, torch, transformers", bytes=cost.RUNTIME, phase="always", place="main memory")
-    weights, said = cost.weights_bytes(shape, size=size), f"{shape.parameters:,} parameters x {size}"
+    yield Part(what="Python, torch, transformers", bytes=memory.RUNTIME, phase="always", place="main memory")
+    weights, said = memory.weights_bytes(shape, size=size), f"{shape.parameters:,} parameters x {size}"
     yield Part(what="the model", bytes=weights, phase="always", place=place, formula=said)
     if recipe.covariance:
         yield from _covariance_parts(job)
     if recipe.tokens:
         yield _states(job)
+    if recipe.prefix:
+        yield _prefixes(job)
     if recipe.trained:
-        held, said = cost.optimiser_bytes(recipe.trained), f"{recipe.trained:,.0f} numbers x 16"
+        held, said = memory.optimiser_bytes(recipe.trained), f"{recipe.trained:,.0f} numbers x 16"
         yield Part(what="what is trained, and Adam", bytes=held, phase="editing", place=place, formula=said)
     yield _patch(job)
-    rows = cost.reading_bytes(shape, size=size)
+    rows = memory.reading_bytes(shape, size=size)
     said = f"{BATCH_ROWS} rows of logits"
     yield Part(what="looking before and after", bytes=rows, phase="looking", place=place, formula=said)
 
 
 def _covariance_parts(job: Job) -> Iterator[Part]:
     shape, layers = job.shape, len(job.recipe.layers)
-    written = cost.measuring_bytes(shape, layers=layers, size=job.size)
-    held, factored = cost.covariance_bytes(shape, layers=layers), cost.factoring_bytes(shape)
-    said = f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums"
-    yield Part(what="measuring C", bytes=written, phase="measuring C", place=job.place, formula=said)
+    yield _measuring(job)
+    compared = memory.comparing_bytes(shape, layers=layers) if _comparing(job) else 0.0
+    said = f"d_ff² x (40 + 6 x {layers})"
+    yield Part(what="comparing C", bytes=compared, phase="comparing C", place="main memory", formula=said)
+    held, factored = memory.covariance_bytes(shape, layers=layers), memory.factoring_bytes(shape, joint=job.joint)
     said = f"d_ff² x 12 x {layers}"
     yield Part(what="C and its factors", bytes=held, phase="always", place="main memory", formula=said)
-    yield Part(what="factoring C", bytes=factored, phase="factoring C", place="main memory", formula="d_ff² x 32")
+    said = f"d_ff² x {32 if job.joint else 8}"
+    yield Part(what="factoring C", bytes=factored, phase="factoring C", place="main memory", formula=said)
+
+
+def _measuring(job: Job) -> Part:
+    if job.recipe.written:
+        said = f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums"
+        needed = memory.measuring_bytes
+    else:
+        said = "a block's states of a pass, keys that wait, sums"
+        needed = memory.reading_covariance_bytes
+    held = needed(job.shape, layers=len(job.recipe.layers), size=job.size)
+    return Part(what="measuring C", bytes=held, phase="measuring C", place=job.place, formula=said)
 
 
 def _states(job: Job) -> Part:
@@ -141,17 +166,27 @@ def _states(job: Job) -> Part:
     tokens = job.recipe.tokens * (job.edits if job.joint else 1)
     return Part(
         what="states for the way back",
-        bytes=cost.activations_bytes(job.shape, lowest, tokens=tokens, size=job.size, limit=job.limit),
+        bytes=memory.activations_bytes(job.shape, lowest, tokens=tokens, size=job.size, limit=job.limit),
         phase="editing",
         place=job.place,
         formula=f"(10 d + 5 d_ff) x {job.shape.layers - lowest} blocks + V, a token",
     )
 
 
+def _prefixes(job: Job) -> Part:
+    recipe = job.recipe
+    facts = float(recipe.facts * (job.edits if job.joint else recipe.together))
+    tails = float(recipe.rows * Prompts().tail)
+    sizes = {"tokens": recipe.prefix, "tails": tails, "rows": float(recipe.rows), "limit": job.limit}
+    held = memory.prompts_bytes(job.shape, facts=facts, size=job.size, **sizes)
+    said = f"{recipe.prefix:.0f} tokens a fact, {facts:.0f} facts, within --memory"
+    return Part(what="prompts: keys, values, states", bytes=held, phase="editing", place=job.place, formula=said)
+
+
 def _patch(job: Job) -> Part:
     shape, recipe, rank = job.shape, job.recipe, job.edits * job.recipe.facts
-    low = cost.patch_bytes(shape, edits=rank, layers=len(recipe.layers))
-    full = cost.patch_bytes(shape, edits=min(shape.width, shape.inner), layers=len(recipe.layers))
+    low = memory.patch_bytes(shape, edits=rank, layers=len(recipe.layers))
+    full = memory.patch_bytes(shape, edits=min(shape.width, shape.inner), layers=len(recipe.layers))
     return Part(
         what="the patch",
         bytes=full if recipe.dense else min(low, full),
@@ -164,20 +199,54 @@ def _patch(job: Job) -> Part:
 def durations(job: Job, speed: Rates) -> Iterator[Duration]:
     """The steps of a job that take time, with the FLOP and the rate behind each number of seconds."""
     shape, recipe = job.shape, job.recipe
+    if recipe.contexts:
+        said = f"{recipe.contexts:.2g} FLOP, a few rows at a time"
+        yield Duration(what="writing contexts", seconds=recipe.contexts / speed.looking, formula=said)
     if recipe.covariance:
-        flop = cost.covariance_flop(shape, tokens=recipe.covariance, layers=len(recipe.layers))
-        said = f"{recipe.covariance:,} tokens of the model's own text, {flop:.2g} FLOP"
-        yield Duration(what="measuring C", seconds=flop / speed.writing, formula=said, kept=True)
+        yield _written_covariance(job, speed) if recipe.written else _read_covariance(job, speed)
         said = f"{recipe.once:.2g} FLOP in float64"
         yield Duration(what="factoring C", seconds=recipe.once / speed.double, formula=said)
     rate = speed.batch if job.joint and job.edits > 1 else speed.alone
-    said = f"{recipe.each:.2g} FLOP each at most"
-    yield Duration(what="the edits", seconds=job.edits * recipe.each / rate, formula=said)
+    said = f"{recipe.each:.2g} FLOP and {recipe.calls:.2g} small calls each at most"
+    seconds = job.edits * (recipe.each / rate + recipe.calls * speed.call)
+    yield Duration(what="the edits", seconds=seconds, formula=said)
     if recipe.solve:
         said = f"{recipe.solve:.2g} FLOP in float64"
-        yield Duration(what="writing them", seconds=recipe.solve / speed.double, formula=said)
+        times = 1 if job.joint else job.edits
+        yield Duration(what="writing them", seconds=times * recipe.solve / speed.double, formula=said)
     looking = job.edits * cost.written_flop(shape, prompts=_PROMPTS)
     yield Duration(what="looking before and after", seconds=looking / speed.looking, formula="4 prompts each")
+
+
+def _written_covariance(job: Job, speed: Rates) -> Duration:
+    """C from text that the model writes: its products, the draw of each token, the states, keys and values moved."""
+    shape, tokens, layers = job.shape, job.recipe.covariance, len(job.recipe.layers)
+    flop = cost.covariance_flop(shape, tokens=tokens, layers=layers)
+    seconds = flop / speed.writing + _comparing(job) / speed.double
+    if job.machine.is_cpu:  # copying and drawing were measured here, not on an accelerator
+        seconds += float(tokens) * shape.vocabulary / speed.drawing
+        seconds += cost.moved_bytes(shape, tokens=tokens, size=job.size) / speed.copying
+    said = f"{tokens:,} tokens of the model's own text, {flop:.2g} FLOP, the draws, states moved"
+    return Duration(what="measuring C", seconds=seconds, formula=said, kept=True)
+
+
+def _read_covariance(job: Job, speed: Rates) -> Duration:
+    """C from text that is read, up to the highest layer."""
+    recipe, shape = job.recipe, job.shape
+    highest, layers = max(recipe.layers), len(recipe.layers)
+    flop = cost.read_covariance_flop(shape, highest, tokens=recipe.covariance, layers=layers)
+    seconds, said = (
+        flop / speed.batch + _comparing(job) / speed.double,
+        f"{recipe.covariance:,} tokens of text, {flop:.2g} FLOP",
+    )
+    return Duration(what="measuring C", seconds=seconds, formula=said, kept=True)
+
+
+def _comparing(job: Job) -> float:
+    """FLOP of comparing C with that of half the text."""
+    tokens, layers = job.recipe.covariance, len(job.recipe.layers)
+    piece = SelfCorpus.rows * SelfCorpus.length if job.recipe.written else chunk_size(tokens)
+    return cost.comparing_flop(job.shape, tokens=tokens, layers=layers, piece=piece)
 
 
 PLACES: tuple[MemoryPlace, ...] = ("main memory", "accelerator")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -86,6 +86,50 @@ def _timed(states: torch.Tensor, weights: list[torch.Tensor]) -> Iterator[float]
             yield min(now - start, worked) if on_cpu and worked > 0 else now - start
         if now >= end:
             return
+
+
+def copy_rate() -> float:
+    """Bytes/s at which numbers are moved in main memory, read and written; beyond the processor's caches."""
+    source = torch.ones(int(_BEYOND_CACHE / 4))
+    target = torch.empty_like(source)
+    return 2 * _BEYOND_CACHE / _fastest(lambda: target.copy_(source))
+
+
+def drawing_rate(rows: int, vocabulary: int) -> float:
+    """Logits/s on the CPU from which tokens are drawn as `generate` does: copied, masked, softmax, a draw a row."""
+    generator = torch.Generator().manual_seed(0)
+    logits, banned = torch.zeros(rows, vocabulary), torch.zeros(vocabulary, dtype=torch.bool)
+
+    def draw() -> torch.Tensor:
+        kept = torch.where(banned, -torch.inf, logits.to(torch.float32, copy=True))
+        return kept.softmax(-1).multinomial(1, generator=generator)
+
+    return rows * vocabulary / _fastest(draw)
+
+
+def call_seconds() -> float:
+    """Seconds of calling one small operation from Python."""
+    state, weight, times = torch.ones(1, 8), torch.ones(8, 8), 1000
+
+    def call() -> None:
+        for _ in range(times):
+            torch.nn.functional.linear(state, weight)
+
+    return _fastest(call) / times
+
+
+@torch.no_grad()
+def _fastest(run: Callable[[], object]) -> float:
+    """Seconds of one ``run`` on the CPU, the fastest of a moment; processor time where it is less, as in `_timed`."""
+    found, end = float("inf"), time.perf_counter() + _SECONDS
+    run()
+    while True:
+        start, busy = time.perf_counter(), time.process_time()
+        run()
+        now, worked = time.perf_counter(), (time.process_time() - busy) / torch.get_num_threads()
+        found = min(found, now - start, worked or found)
+        if now >= end:
+            return found
 
 
 def _available() -> int | None:

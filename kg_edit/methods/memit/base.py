@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from kg_edit.closed_form.held import HeldKeys, held_keys, held_solve
+from kg_edit.closed_form.held import HELD_ROWS, HeldKeys, held_keys, held_solve
 from kg_edit.closed_form.spread import SpreadSite, refuse_norm_after_mlp, write_jointly
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.methods.base import annotate_errors, attempt
@@ -56,9 +56,11 @@ class JointConfig(ValueConfig):
 
     def workload(self, *, edits: int) -> Workload:
         """A descent on the fact's prompt in every context, and a C for each layer."""
+        rows = 1 + len(self.context_starts)
         return Workload(
             steps=self.steps,
-            rows=1 + len(self.context_starts),
+            rows=rows,
+            held=min(rows, HELD_ROWS) if self.hold else 0,
             context_tokens=len(self.context_starts) * self.context_tokens,
             covariance=self.covariance,
         )
@@ -106,10 +108,10 @@ class JointMethod(ValueMethod):
         refuse_clash(edits)
         with untouched(self.model):
             self.prepare()
-            asked = []
+            asked, wanted = [], {edit.text: edit.target_new for edit in edits}
             for edit in edits:
                 with annotate_errors(edit):
-                    asked.append(_unopposed(self.facts(edit), edits))
+                    asked.append(_unopposed(self.facts(edit), wanted))
             return self._new(edits, asked, self._targets(asked), before)
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
@@ -269,7 +271,6 @@ class JointMethod(ValueMethod):
         return WeightPatch(factors=written.factors, provenance=provenance, state={VALUE: wanted.T, **keys})
 
 
-def _unopposed(facts: Sequence[WriteRequest], edits: Sequence[Edit]) -> tuple[WriteRequest, ...]:
-    """Without what was added to an edit against another edit of the batch, whose word counts."""
-    wanted = {edit.text: edit.target_new for edit in edits}
+def _unopposed(facts: Sequence[WriteRequest], wanted: Mapping[str, str]) -> tuple[WriteRequest, ...]:
+    """Without what was added to an edit against another one of the batch; ``wanted``: their targets, by text."""
     return tuple(fact for fact in facts if wanted.get(fact.edit.text, fact.edit.target_new) == fact.edit.target_new)

@@ -109,9 +109,11 @@ class RankOneConfig(ValueConfig, LayerConfig):
 
     def workload(self, *, edits: int) -> Workload:
         """A descent on the edit's prompt in every context, and one C."""
+        rows = 1 + sum(count for _, count in self.context_lengths)
         return Workload(
             steps=self.steps,
-            rows=1 + sum(count for _, count in self.context_lengths),
+            rows=rows,
+            held=rows if self.hold else 0,
             context_tokens=sum(length * count for length, count in self.context_lengths),
             covariance=self.covariance,
         )

@@ -25,9 +25,10 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
-from kg_edit.planning.cost import Prompts, covariance_flop, descent_flop, recipe_of
+from kg_edit.planning.cost import Prompts, comparing_flop, covariance_flop, descent_flop
 from kg_edit.planning.estimate import Estimate, Rates, estimate, suggestions
-from kg_edit.planning.machine import Machine, free_memory, matmul_rate
+from kg_edit.planning.machine import Machine, call_seconds, copy_rate, drawing_rate, free_memory, matmul_rate
+from kg_edit.planning.recipe import recipe_of
 from kg_edit.planning.shape import ModelShape, shape_of
 from kg_edit.value.objective import Objective
 from kg_edit.value.tail_forward import tail
@@ -39,7 +40,7 @@ from tests.kg_edit.tiny import tiny
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 CPU = torch.device("cpu")
-RATES = Rates(alone=1e9, batch=2e9, writing=1e9, looking=1e9, double=1e9)
+RATES = Rates(alone=1e9, batch=2e9, writing=1e9, looking=1e9, double=1e9, drawing=1e8, copying=1e10, call=1e-6)
 EDIT = Edit(id="lebron", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
 
 
@@ -48,9 +49,10 @@ def small(**changes: int) -> ModelShape:
     return ModelShape(name="small", family="llama", **{**sizes, "cache": 2000, **changes})
 
 
-def reckoned(method: str = "rome", *, host: int | None = 10**12, edits: int = 1) -> Estimate:
+def reckoned(method: str = "rome", *, host: int | None = 10**12, edits: int = 1, **settings: object) -> Estimate:
     chosen, where = find_method(method), Machine(device=CPU, host=host, accelerator=None)
-    return estimate(chosen, chosen.config_class.preset(), small(), where, edits=edits, rates=RATES)
+    config = chosen.config_class.preset("default", settings)
+    return estimate(chosen, config, small(), where, edits=edits, rates=RATES)
 
 
 def shape_in_memory(model: LanguageModel, folder: Path) -> ModelShape:
@@ -131,22 +133,70 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     assert parts["the model"] == 4 * 10**6
     assert parts["C and its factors"] == 12 * 400**2
     assert parts["measuring C"] == 4 * 2000 * 64 * 128 + 16 * 64 * 1000 + 4 * 400**2
-    assert parts["states for the way back"] == 4 * (6 * 6) * ((1000 + 2000) * 8 + 1000)  # 6 rows of 6 tokens, layer 2
+    assert parts["states for the way back"] == 4 * (6 * 4) * ((1000 + 2000) * 8 + 1000)  # 6 rows of 4 tokens, layer 2
+    assert parts["prompts: keys, values, states"] == 4 * (2000 * 88 + 3 * 28 * 100 + 7 * 400 + 1000)
+    assert parts["comparing C"] == 0  # one piece of text
+    assert parts["factoring C"] == 8 * 400**2
     assert parts["the patch"] == 4 * 500
     always = sum(part.bytes for part in found.memory if part.phase == "always")
     assert found.needed("main memory") == always + parts["measuring C"]
     assert found.needed("accelerator") == 0
 
 
+def test_the_prompts_of_a_batch_are_held_as_far_as_the_memory_goes() -> None:
+    held = {
+        edits: next(part.bytes for part in reckoned("memit", edits=edits).memory if part.what.startswith("prompts"))
+        for edits in (1, 100, 10**4, 10**5)
+    }
+    assert held[100] == pytest.approx(100 * held[1])
+    assert held[10**4] == held[10**5] == pytest.approx(1e9, rel=0.1)
+
+
 def test_time_is_work_by_speed() -> None:
     found = reckoned(edits=3)
     seconds = {one.what: one.seconds for one in found.time}
-    assert seconds["measuring C"] == pytest.approx(4000 * (2 * 10**6 + 2 * 10**5 + 400**2) / 1e9)
+    written, token = 8192, 2 * 10**6 + 2 * 10**5  # 4,000 tokens are wanted, the model writes a whole piece
+    moved = 4 * written * (3 * 2000 * 64 + 13 * 10 * (1000 + 2000)) / 1e10
+    measured = (
+        written * (token + 400**2) / 1e9 + written * 1000 / 1e8 + moved
+    )  # one piece is not compared with its half
+    assert seconds["measuring C"] == pytest.approx(measured)
+    assert seconds["writing contexts"] == pytest.approx(40 * token / 1e9)
     assert seconds["factoring C"] == pytest.approx(400**3 / 3 / 1e9)
-    step = (36 + 6) * 4 * 10**5 * 8 + (6 + 1) * 4 * 10**5
-    before = (6 * 10 + round(40 / 3)) * 2 * 10**6
-    assert seconds["the edits"] == pytest.approx(3 * (before + 12 * step) / 1e9)
+    step = (24 + 4) * 4 * 10**5 * 8 + (6 + 1) * 4 * 10**5
+    before = (6 * 8 + round(40 / 3)) * 2 * 10**6
+    held = (6 * 8 + 40) * 2 * 10**5 * 3
+    calls = 7 * 130 + 12 * 150 + 12 * 8 * 440 + 4 * (10 * 180 + 600) + 3 * 180 + 600
+    assert seconds["the edits"] == pytest.approx(3 * ((before + 12 * step + held) / 1e9 + calls * 1e-6))
+    assert seconds["writing them"] == pytest.approx(3 * 2 * 400**2 * 88 / 1e9)
     assert found.kept_seconds == seconds["measuring C"]
+
+
+def test_a_text_that_is_read_stops_at_the_layer() -> None:
+    found = reckoned(covariance={"corpus": "pages.txt", "tokens": 1000})
+    seconds = {one.what: one.seconds for one in found.time}
+    read = 1000 * (2 * 10**5 * 3 + 400**2) + 96 * 2 * 10**6
+    assert seconds["measuring C"] == pytest.approx(read / 2e9)  # one piece is not compared with its half
+    parts = {part.what: part.bytes for part in found.memory}
+    assert parts["comparing C"] == 0
+    longer = reckoned(covariance={"corpus": "pages.txt", "tokens": 3000})
+    assert next(part.bytes for part in longer.memory if part.what == "comparing C") == 46 * 400**2
+    assert parts["measuring C"] == 4 * 2048 * (400 + 1200) + 4 * 2048 * 400 + 4 * 400**2
+
+
+def test_c_is_compared_with_that_of_half_the_text_as_often_as_it_doubles() -> None:
+    factor = 2 * 400**3 / 3
+    many = [comparing_flop(small(), tokens=tokens, layers=1, piece=1024) for tokens in (1024, 2000, 4000, 8000)]
+    assert many == pytest.approx([0, factor, 3 * factor, 4 * factor])
+    assert comparing_flop(small(), tokens=16_384, layers=2, piece=8192) == pytest.approx(2 * factor)
+
+
+def test_grace_runs_one_token_an_edit_and_many_edits_together() -> None:
+    one, many = (reckoned("grace", edits=edits).job.recipe for edits in (1, 100))
+    assert (one.tokens, many.tokens) == (1, 32)
+    step = 4 * 10**5 * 2 + 4 * 10**5  # one token there and back in two blocks, and the head
+    assert one.each == many.each == 8 * 2 * 10**6 + 50 * step
+    assert many.calls < one.calls / 2
 
 
 def test_what_does_not_fit_comes_with_ways_out() -> None:
@@ -179,6 +229,9 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_benchmark_measures_something() -> None:
     assert 1e6 < matmul_rate(32, (64, 128), dtype=torch.float32, device=CPU) < 1e15
+    assert 1e4 < drawing_rate(4, 1000) < 1e12
+    assert 1e7 < copy_rate() < 1e14
+    assert 1e-8 < call_seconds() < 1e-2
 
 
 def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,248 @@
+"""What each family of methods does, as numbers: how often the model runs, what is solved, what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from kg_edit.covariance.corpora import SelfCorpus
+from kg_edit.errors import ConfigError
+from kg_edit.methods import EditingMethod, MethodConfig
+from kg_edit.methods.workload import Family, Workload
+from kg_edit.planning.calls import descent_calls, held_calls
+from kg_edit.planning.cost import (
+    Prompts,
+    attribution_flop,
+    cholesky_flop,
+    descent_flop,
+    eigenvectors_flop,
+    gradient_flop,
+    graph_flop,
+    held_flop,
+    held_solve_flop,
+    held_tokens,
+    joint_solve_flop,
+    keys_flop,
+    token_flop,
+    tuning_flop,
+)
+from kg_edit.planning.memory import graph_parameters
+from kg_edit.planning.shape import ModelShape
+from kg_edit.value.objective import MOST_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """``layers`` that are written or read back to; FLOP an edit (``each``), a batch (``solve``) and a run (``once``).
+
+    The last two are in float64. ``covariance`` is the number of tokens that C is measured from (0: no C), ``trained``
+    how many numbers an optimiser holds, ``tokens`` how many an edit's rows have, ``facts`` the rank of what is written
+    for one edit, ``dense`` whether a patch holds whole matrices. The model itself writes the text for C if ``written``;
+    ``contexts`` are FLOP of writing contexts, a run; ``prefix`` tokens of a fact whose keys and values are held, in so
+    many ``rows``;
+    ``calls`` are small calls an edit, ``together`` the edits that run
+    in the same passes without being joint.
+    """
+
+    layers: tuple[int, ...]
+    each: float
+    tokens: float
+    solve: float = 0.0
+    once: float = 0.0
+    covariance: int = 0
+    written: bool = True
+    contexts: float = 0.0
+    prefix: float = 0.0
+    rows: int = 0
+    calls: float = 0.0
+    together: int = 1
+    trained: float = 0.0
+    facts: int = 1
+    dense: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelShape, *, edits: int) -> Recipe:
+    """The recipe of a method with its settings, for a run of ``edits``: what its class and its config say of it.
+
+    Of a method whose class names no family the model and looking at the edits are reckoned alone, which a note says.
+
+    Raises:
+        ConfigError: the model has no such layer.
+    """
+    layers = config.written_layers(shape.layers)
+    if beyond := [layer for layer in layers if not 0 <= layer < shape.layers]:
+        raise ConfigError(f"{shape.name} has layers 0 to {shape.layers - 1}; layer {beyond[0]} is none of them")
+    load = config.workload(edits=edits)
+    written = Written(load=load, layers=layers, shape=shape, facts=edits * load.facts)
+    recipe = _RECIPES[method.family](written) if method.family in _RECIPES else _undeclared(written, method.name)
+    trained = trained_numbers(method, written)
+    corpus = load.covariance.corpus if load.covariance else "self"
+    return replace(
+        recipe,
+        layers=layers,
+        trained=trained,
+        dense=method.trains in ("weight", "all weights"),
+        written=corpus == "self",
+        contexts=load.context_tokens * token_flop(shape),
+        prefix=load.rows * Prompts().length + load.context_tokens if method.trains == "value" else 0.0,
+        rows=load.rows + 1,
+        together=min(edits, load.together),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a method says of its work, on a model: the layers that are written, and the ``facts`` of all edits."""
+
+    load: Workload
+    layers: tuple[int, ...]
+    shape: ModelShape
+    facts: int
+
+    @property
+    def descent(self) -> float:
+        """FLOP of one fact's value; what runs once for all facts is shared by them."""
+        load = self.load
+        shared = round(load.context_tokens / self.facts)
+        return descent_flop(self.shape, self.layers[-1], contexts=load.rows, context_tokens=shared, steps=load.steps)
+
+    @property
+    def own_keys(self) -> float:
+        """FLOP of one fact's keys that are held."""
+        return held_flop(self.shape, self.layers, load=self.load)
+
+    def calls(self, *, passes: float, essences: int = 1) -> float:
+        """Small calls of one fact, which takes part in so many ``passes`` a step (a share of one, with others)."""
+        load, above = self.load, self.shape.layers - self.layers[-1]
+        descent = descent_calls(
+            steps=load.steps, rows=load.rows + essences, blocks=self.shape.layers, above=above, passes=passes
+        )
+        return descent + (held_calls(self.layers) if load.held else 0.0)
+
+    @property
+    def network(self) -> float:
+        """FLOP of one edit's R-GNN, where there is one."""
+        load, found = self.load, self.load.network
+        if found is None:
+            return 0.0
+        layer = self.layers[-1] if found.layer is None else found.layer
+        return graph_flop(self.shape, layer, hops=found.hops, per_node=found.per_node, steps=load.steps)
+
+    @property
+    def covariance(self) -> int:
+        """Tokens that C is measured from; the model writes whole pieces."""
+        config = self.load.covariance
+        if config is None:
+            return 0
+        wanted, piece = config.tokens_for(self.shape.inner), SelfCorpus.rows * SelfCorpus.length
+        return -(-wanted // piece) * piece if config.corpus == "self" else wanted
+
+
+def trained_numbers(method: type[EditingMethod], written: Written) -> float:
+    """How many numbers an optimiser holds at once: of one edit, or of all where the method is joint."""
+    shape, load, width = written.shape, written.load, float(written.shape.width)
+    match method.trains:
+        case "value":
+            return width * (written.facts if method.joint else 1)
+        case "graph network":
+            return graph_parameters(shape, hops=load.network.hops) if load.network else 0.0
+        case "weight":
+            return width * shape.inner
+        case "all weights":
+            return shape.block * len(written.layers)
+        case "adapters":
+            return 2.0 * len(written.layers) * load.matrices * load.rank * width
+        case "nothing":
+            return 0.0
+
+
+def _rank_one(of: Written) -> Recipe:
+    """A value by descent for each fact in turn, and one factor of C."""
+    load, shape = of.load, of.shape
+    return Recipe(
+        layers=of.layers,
+        each=load.facts * (of.descent + of.own_keys) + of.network,
+        tokens=load.rows * Prompts().tail,
+        once=cholesky_flop(shape),
+        solve=held_solve_flop(shape, layers=1, keys=held_tokens(load)) if load.held else 0.0,
+        calls=load.facts * of.calls(passes=1),
+        covariance=of.covariance,
+        facts=load.facts,
+    )
+
+
+def _joint(of: Written) -> Recipe:
+    """Values by descent in the last layer, then a solve for all facts in each layer."""
+    load, shape, layers = of.load, of.shape, len(of.layers)
+    factors = eigenvectors_flop if load.eigenvectors else cholesky_flop
+    keys = keys_flop(shape, of.layers, contexts=load.rows, context_tokens=load.context_tokens)
+    held = held_solve_flop(shape, layers=layers, keys=of.facts * held_tokens(load)) if load.held else 0.0
+    tokens = load.rows * Prompts().tail
+    return Recipe(
+        layers=of.layers,
+        each=load.facts * (of.descent + keys + of.own_keys) + of.network,
+        tokens=tokens * load.facts,
+        solve=joint_solve_flop(shape, layers=layers, facts=of.facts) + held,
+        calls=load.facts * of.calls(passes=max(1 / of.facts, tokens / MOST_TOKENS)),
+        once=factors(shape, layers=layers),
+        covariance=of.covariance,
+        facts=load.facts,
+    )
+
+
+def _tuning(of: Written) -> Recipe:
+    """Descent on weights or on their factors, back to the lowest layer."""
+    each = tuning_flop(of.shape, min(of.layers), steps=of.load.steps, rows=of.load.rows)
+    return Recipe(layers=of.layers, each=each, tokens=Prompts().length, facts=of.load.rank)
+
+
+def _codebook(of: Written) -> Recipe:
+    """One value by descent at the prompt's last token: nothing but the target comes after it, and no essence."""
+    said, load, together = Prompts(), of.load, min(of.facts, of.load.together)
+    own = Prompts(before=said.length - said.target, tail=said.target, target=said.target)
+    sizes = {"contexts": load.rows, "context_tokens": 0, "steps": load.steps, "essences": 0}
+    return Recipe(
+        layers=of.layers,
+        each=descent_flop(of.shape, of.layers[-1], prompts=own, **sizes),
+        tokens=own.tail * together,
+        calls=of.calls(passes=1 / together, essences=0),
+    )
+
+
+def _neurons(of: Written) -> Recipe:
+    """Knowledge neurons: integrated gradients of the answer's probability, in all layers."""
+    each = attribution_flop(of.shape, contexts=of.load.rows, steps=of.load.steps)
+    return Recipe(layers=of.layers, each=each, tokens=of.load.rows * Prompts().tail)
+
+
+def _hypernetwork(of: Written) -> Recipe:
+    """One gradient of rank one a token, once the editor is trained."""
+    tokens, note = Prompts().length, "training the editor (kg-edit mend train) is not counted"
+    return Recipe(layers=of.layers, each=gradient_flop(of.shape), tokens=tokens, facts=tokens, notes=(note,))
+
+
+def _in_context(of: Written) -> Recipe:
+    """Nothing is computed when an edit is made; prompts get longer."""
+    return Recipe(layers=(), each=0.0, tokens=0.0, notes=("each prompt gets longer by what is put before it",))
+
+
+def _undeclared(of: Written, name: str) -> Recipe:
+    """The model, its prompts, and a patch of rank one."""
+    note = (
+        f"the method {name} does not say how much it computes (family, workload): its edits are not counted; "
+        "try it with `kg-edit edit` on one edit, and multiply"
+    )
+    return Recipe(layers=of.layers, each=0.0, tokens=0.0, facts=of.load.facts, notes=(note,))
+
+
+_RECIPES: Mapping[Family | None, Callable[[Written], Recipe]] = {
+    "rank-one": _rank_one,
+    "joint": _joint,
+    "fine-tuning": _tuning,
+    "adapters": _tuning,
+    "codebook": _codebook,
+    "neurons": _neurons,
+    "hypernetwork": _hypernetwork,
+    "in-context": _in_context,
+}
