@@ -2,7 +2,8 @@
 
 All edits (s, r, o -> o*) of the file become one update of several MLPs' down-projections. For each edit a state z of
 the last of these blocks is found that makes the model say o*; then each block in turn, from the lowest, takes its share
-of what is still missing, in a least-squares solution over the keys of all edits and of ordinary text (covariance C).
+of what is still missing, in a least-squares solution over the keys of all edits, of their prompts' other tokens and of
+ordinary text (covariance C).
 The results are those of `kg-edit edit --method memit`.
 
 python pipelines/memit.py edits.jsonl --out out/
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.cli.console import friendly
+from kg_edit.closed_form.held import held_keys, held_solve
 from kg_edit.closed_form.joint import joint_directions
 from kg_edit.closed_form.spread import refuse_norm_after_mlp, subject_states
 from kg_edit.covariance.moment import Covariance
@@ -147,6 +149,7 @@ class Memit(EditingMethod):
             # a. With the updates of the layers below: keys, a row a context, and where the last block stands.
             with done.stacked_on(self.model):
                 keys, states = subject_states(self.model, rows, layer=layer, last=self.layers[-1])
+                held = held_keys(self.model, requests if self.config.hold else (), layer)  # H: their other tokens
             keys = keys.unflatten(0, (len(requests), contexts))  # [edits, contexts, d_ff]
             bare, others = keys[:, 0], keys[:, 1:]
             mean_keys = ((bare + others.mean(1)) / 2 if contexts > 1 else bare).T.double()  # K, [d_ff, edits]
@@ -154,9 +157,10 @@ class Memit(EditingMethod):
             # b. This layer's share R, [d, edits], of what is still missing.
             missing = (wanted.to(states.device) - states[::contexts]).T / (len(self.layers) - number)
 
-            # c. W + R K^T (lambda C + K K^T)^-1 (Eq. 14).
-            weight = self.config.mom2_weight or len(mean_keys)
-            right = joint_directions(mean_keys, self.covariances[layer].solve(mean_keys), weight=weight).float()
+            # c. W + R K^T (lambda (C + hold H) + K K^T)^-1 (Eq. 14, with H).
+            weight = self.config.mom2_weight or len(mean_keys) / 10
+            solved = held_solve(self.covariances[layer], mean_keys, held, weight=self.config.hold)
+            right = joint_directions(mean_keys, solved, weight=weight).float()
             update = Factors(left=missing.to(right.device), right=right)
             done = WeightPatch(factors={**done.factors, self.model.weight_name(layer): update})
         done.check_finite()

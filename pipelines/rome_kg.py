@@ -128,7 +128,7 @@ class RomeKg(GraphRequestMethod):
                 covariance=self.covariance,
                 weight=weight_matrix(model.down_projection(layer)),
                 variant=self.config.key,
-                others=other_keys(model, request, layer) if self.config.hold else None,
+                others=other_keys(model, request.rewrites, layer) if self.config.hold else None,
                 hold=self.config.hold,
             )
 

@@ -40,7 +40,7 @@ def test_help_shows_an_example(arguments: tuple[str, ...], kg_edit: Run) -> None
 
 
 def test_the_example_of_plan_can_be_run(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = Rates(alone=1e9, batch=2e9, writing=1e9, looking=1e9, double=1e9)
+    rates = Rates(alone=1e9, batch=2e9, writing=1e9, looking=1e9, double=1e9, drawing=1e8, copying=1e10, call=1e-6)
     monkeypatch.setattr(Rates, "measured", lambda job: rates)
     (example,) = re.findall(r"Example: `kg-edit (.*)`", plan.__doc__ or "")
     result = kg_edit(*example.split())
