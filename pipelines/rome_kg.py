@@ -101,7 +101,8 @@ class RomeKg(GraphRequestMethod):
         # 3. The patch: all updates, whose rank adds up, and where they came from: the facts belong to the edit.
         own, *further = made.edits
         assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of such
-        provenance = {**self.provenance(), "edits": [{**own, "requests": further}]}
+        noted = {"answers_met": self.told_answers(edit)} if edit.portability else {}  # test answers among the facts
+        provenance = {**self.provenance(), "edits": [{**own, **noted, "requests": further}]}
         return WeightPatch(factors=made.factors, provenance=provenance)
 
     def rome(self, edit: Edit) -> WeightPatch:
