@@ -96,11 +96,12 @@ def held_solve(covariance: Covariance, keys: Tensor, held: HeldKeys, *, weight: 
     Raises:
         CovarianceError: C is not positive definite.
     """
-    metric = held.metric(covariance, weight=weight) if weight else covariance
-    rows = held.rows.to(keys.device) if weight else held.rows[:0].to(keys.device)
-    solved = metric.solve(torch.cat([keys.double(), rows.T], 1))
+    if not weight:
+        return covariance.solve(keys)
+    rows = held.rows.to(keys.device)
+    solved = held.metric(covariance, weight=weight).solve(torch.cat([keys.double(), rows.T], 1))
     alone, theirs = solved[:, : keys.shape[1]], solved[:, keys.shape[1] :]
     inner = rows @ theirs
-    inner.diagonal().add_(1 / (weight or 1.0))
+    inner.diagonal().add_(1 / weight)
     found: Tensor = alone - theirs @ torch.linalg.solve(inner, rows @ alone)
     return found
