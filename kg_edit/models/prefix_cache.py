@@ -31,6 +31,13 @@ class SharedContexts:
         self._prefix = run_prefix(model, self._ids)
 
     @classmethod
+    def of_prefix(cls, ids: Sequence[tuple[int, ...]], prefix: Prefix) -> Self:
+        """Those of the token rows ``ids``, all different, whose keys and values ``prefix`` holds."""
+        found = cls.__new__(cls)
+        found._ids, found._prefix = list(ids), prefix
+        return found
+
+    @classmethod
     def of(cls, model: LanguageModel, contexts: Sequence[str]) -> Self:
         """Those of contexts, up to where each has its prompt: for all edits of a run."""
         # what comes next may take the last space into its first token
@@ -52,6 +59,11 @@ class SharedContexts:
         """Places in a row, with the padding between its context and what is its own."""
         own = (len(row) - len(self._ids[place]) for row, place in zip(rows, index, strict=True))
         return self._prefix.mask.shape[-1] + max(own)
+
+    def beginning(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
+        """The longest start of a row that is known and leaves a token: the prefix, its row there, and its length."""
+        place = self._longest(row[:-1])
+        return None if place is None else (self._prefix, place, len(self._ids[place]))
 
     def _longest(self, row: Sequence[int]) -> int | None:
         fits = [place for place, ids in enumerate(self._ids) if tuple(row[: len(ids)]) == ids]
@@ -140,6 +152,38 @@ def _picked(rows: Tensor, index: Tensor) -> Tensor:
 def empty_prefix(model: LanguageModel, rows: int) -> Prefix:
     """The prefix of ``rows`` rows that holds no token; to begin with."""
     return Prefix(mask=torch.ones(rows, 0, dtype=torch.long, device=model.device), layers=())
+
+
+def side_by_side(prefixes: Sequence[Prefix]) -> Prefix:
+    """The rows of all prefixes, the shorter ones with padding in front. All have the same ``sums``."""
+    width = max(one.mask.shape[-1] for one in prefixes)
+    filled = [_like(one, prefixes) for one in prefixes]
+    layers = tuple(
+        tuple(torch.cat([_padded(state, width, -2) for state in states]) for states in zip(*layer, strict=True))
+        for layer in zip(*(one.layers for one in filled), strict=True)
+    )
+    return Prefix(
+        mask=torch.cat([_padded(one.mask, width, -1) for one in filled]),
+        layers=tuple((keys, values) for keys, values in layers),
+        sums={name: torch.cat([one.sums[name] for one in filled]) for name in filled[0].sums},
+    )
+
+
+def _like(prefix: Prefix, others: Sequence[Prefix]) -> Prefix:
+    """``prefix``, with layers that hold no token if it has none and another one has."""
+    other = next((one for one in others if one.layers), None)
+    if prefix.layers or other is None:
+        return prefix
+    none = torch.zeros(len(prefix.mask), dtype=torch.long, device=prefix.mask.device)
+    layers = tuple((keys[..., :0, :], values[..., :0, :]) for keys, values in other.rows(none).layers)
+    return Prefix(mask=prefix.mask, layers=layers, sums=prefix.sums)
+
+
+def _padded(state: Tensor, width: int, dim: int) -> Tensor:
+    """A state with zeros in front along ``dim``, up to ``width``."""
+    shape = list(state.shape)
+    shape[dim] = width - shape[dim]
+    return torch.cat([state.new_zeros(shape), state], dim)
 
 
 def base_model(model: LanguageModel) -> torch.nn.Module:

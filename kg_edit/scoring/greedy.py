@@ -20,7 +20,16 @@ from torch import Tensor
 
 from kg_edit.models.hooks import telling_prompt_ends, watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import Prefix, SummedCache, base_model, empty_prefix, mask_decides, run_prefix
+from kg_edit.models.prefix_cache import (
+    Prefix,
+    SharedContexts,
+    SummedCache,
+    base_model,
+    empty_prefix,
+    mask_decides,
+    run_prefix,
+    side_by_side,
+)
 from kg_edit.models.prompts import left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
 
@@ -62,19 +71,28 @@ def greedy(
     kept: int = 1,
     patches: Sequence[WeightPatch | None] | None = None,
     is_last: Callable[[int], bool] = lambda _: False,
+    starts: SharedContexts | None = None,
 ) -> list[Written]:
     """At most ``limits`` arg-max tokens after each row, up to one that ``is_last``, which still belongs to it.
 
     ``kept``: how many of the likeliest tokens are handed out. ``patches``: the one in whose place a row's model is, by
-    row; None is the model as it is.
+    row; None is the model as it is. ``starts``: what rows of the model as it is begin with, if that was computed.
 
     Raises:
         PatchMismatchError: a patch is for another model.
     """
     whole, own = [tuple(row) for row in rows], list(patches or [None] * len(rows))
-    begun = _beginnings(model, whole, own, max(limits, default=0))
+    more = max(limits, default=0)
+    begun = _known(model, whole, starts, more) if starts else _beginnings(model, whole, own, more)
     decoder = _Decoder(model=model, rows=whole, limits=limits, patches=own, begun=begun, kept=kept, is_last=is_last)
     return decoder.run()
+
+
+def _known(model: LanguageModel, rows: Sequence[Row], starts: SharedContexts, more: int) -> list[_Beginning | None]:
+    """What each row has in common with ``starts``."""
+    if not mask_decides(model, max(map(len, rows), default=0) + more):
+        return [None] * len(rows)
+    return [_Beginning(*found) if (found := starts.beginning(row)) else None for row in rows]
 
 
 def _beginnings(
@@ -259,24 +277,8 @@ def _joined(one: _Batch | None, other: _Batch) -> _Batch | None:
     """The rows of both, the shorter ones with padding in front."""
     if one is None or not other.inside:
         return one or (other if other.inside else None)
-    both, width = (one.before, other.before), max(one.before.mask.shape[-1], other.before.mask.shape[-1])
-    layers = tuple(
-        tuple(torch.cat([_padded(state, width, -2) for state in states]) for states in zip(*layer, strict=True))
-        for layer in zip(*(before.layers for before in both), strict=True)
-    )
-    before = Prefix(
-        mask=torch.cat([_padded(before.mask, width, -1) for before in both]),
-        layers=tuple((keys, values) for keys, values in layers),
-        sums={name: torch.cat([before.sums[name] for before in both]) for name in one.before.sums},
-    )
+    before = side_by_side([one.before, other.before])
     return _Batch(inside=[*one.inside, *other.inside], before=before, ids=torch.cat([one.ids, other.ids]))
-
-
-def _padded(state: Tensor, width: int, dim: int) -> Tensor:
-    """A state with zeros in front along ``dim``, up to ``width``."""
-    shape = list(state.shape)
-    shape[dim] = width - shape[dim]
-    return torch.cat([state.new_zeros(shape), state], dim)
 
 
 def _states(cache: SummedCache) -> tuple[tuple[Tensor, Tensor], ...]:

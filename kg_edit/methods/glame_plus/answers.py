@@ -19,25 +19,24 @@ edit's own prompt, in its contexts, has a value too: its end would else be taken
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from kg_edit.closed_form.spread import refuse_norm_after_mlp
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
+from kg_edit.methods.glame_plus.known_questions import KnownQuestions
 from kg_edit.methods.glame_plus.questions import QUESTIONS, ComposedFact, first_hop
 from kg_edit.models.hooks import beside, watched
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts, quick_backward
-from kg_edit.models.prompts import Prompt, encode, left_pad
-from kg_edit.models.replay import RecordedBlocks, block_output
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.replay import RecordedBlocks
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.text.relation_nouns import relation_examples
 from kg_edit.value.plain_forward import read_index
@@ -47,9 +46,8 @@ DEPTH = 0.87
 # Things of many kinds, which people know.
 _KNOWN = ("Google", "Mount Everest", "Paris", "Toyota", "Albert Einstein", "Uppsala University", "Sony", "Marie Curie")
 _STOP_BELOW = 0.005  # far below what is said: lambda takes a part of each value
-_ROWS = 32  # questions about other things in one pass
 Asking = Callable[[str], Sequence[Prompt]]
-"""The rows of one question about a given thing, in its wordings or contexts, each with its answer."""
+"""The rows of an edit's prompt about a given thing, in its contexts."""
 
 
 class AnswerOptions(BaseModel):
@@ -100,26 +98,25 @@ def write_answers(
     layer: int,
     covariance: Covariance,
     options: AnswerOptions,
+    edited: AbstractContextManager[object],
+    known: KnownQuestions,
 ) -> WrittenAnswers | None:
     """The update of ``layer`` after which questions for ``facts`` about ``subject`` are answered with their targets.
 
-    ``model``: with the edit itself in it; ``others``: things whose answers are to stay; ``rewrites``: the edit's own
-    prompt in its contexts, about a given subject. None if no question fits the tokenizer.
-
-    Raises:
-        UnsupportedModelError: the block normalises after its MLP.
+    ``edited`` puts the edit itself into ``model``; ``others``: things whose answers are to stay; ``rewrites``: the
+    edit's own prompt in its contexts, about a given subject. None if no question fits the tokenizer.
     """
-    asking = {fact: partial(_questions, model, fact, options) for fact in facts}
-    asked = {fact: own for fact, ask in asking.items() if (own := ask(subject))}
+    asking = {fact: question_of(fact, shown=options.shown) for fact in facts}
+    asked = {fact: own for fact, question in asking.items() if (own := question.about(model, subject))}
     if not asked:
         return None
-    refuse_norm_after_mlp(model, layer)
-    groups = (*asked.values(), _ends(rewrites(subject)))
-    starts = SharedContexts(model, (row.ids[: row.subject_first] for group in groups for row in group))
-    rows = AnswerRows(model, layer, groups, starts)
-    found = AnswerValues(rows, options)
-    values = found.descend(options.steps)
-    theirs = _keys_of_others(model, [*(asking[fact] for fact in asked), rewrites], others, layer, starts)
+    groups = (*asked.values(), tuple(map(_end, rewrites(subject))))
+    starts = known.starts.contexts(model, (row.ids[: row.subject_first] for group in groups for row in group))
+    theirs = known.keys(model, _of_others(model, [asking[fact] for fact in asked], rewrites, others), layer, starts)
+    with edited:
+        rows = AnswerRows(model, layer, groups, starts)
+        found = AnswerValues(rows, options)
+        values = found.descend(options.steps)
     right = directions(rows.keys[rows.predicts].T, theirs, covariance, options)
     left = values[rows.predicts].T.contiguous()
     nll = tuple((losses[0], losses[-1]) for losses in found.seen)[: len(asked)]
@@ -227,50 +224,55 @@ class AnswerValues:
                 self._values[fact].mul_((self._limits[fact] / size).clamp(max=1.0))
 
 
-def _questions(model: LanguageModel, fact: ComposedFact, options: AnswerOptions, subject: str) -> tuple[Prompt, ...]:
-    """The fact's question about ``subject`` in each wording that fits its target."""
-    found = []
-    for wording in QUESTIONS:
-        context = fact.context(wording, shown=options.shown)
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A fact's question in its wordings, each a template and the context before it, and its answer."""
+
+    forms: tuple[tuple[str, str], ...]
+    target: str
+
+    def about(self, model: LanguageModel, subject: str) -> tuple[Prompt, ...]:
+        """The rows about ``subject`` in each wording that fits the target."""
+        found = (self.worded(model, subject, number) for number in range(len(self.forms)))
+        return tuple(row for row in found if row)
+
+    def worded(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
+        """The row in one wording, written at its last token; None where the target does not fit it."""
+        template, context = self.forms[number % len(self.forms)]
         with suppress(PromptError):
-            row = encode(model.tokenizer, fact.prompt(wording), subject=subject, target=fact.target, context=context)
-            found.append(replace(row, ids=(*row.ids, _end(model))))
-    return _ends(found)
+            row = encode(model.tokenizer, template, subject=subject, target=self.target, context=context)
+            return _end(replace(row, ids=(*row.ids, _break(model))))
+        return None
 
 
-def _ends(rows: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The rows, written at the last token before the target."""
-    return tuple(replace(row, subject_last=row.target_start - 1) for row in rows)
+def question_of(fact: ComposedFact, *, shown: int) -> Question:
+    """The question for a fact, after ``shown`` facts of other things."""
+    forms = tuple((fact.prompt(wording), fact.context(wording, shown=shown)) for wording in QUESTIONS)
+    return Question(forms=forms, target=fact.target)
 
 
-def _end(model: LanguageModel) -> int:
+def _end(row: Prompt) -> Prompt:
+    """The row, written at the last token before the target."""
+    return replace(row, subject_last=row.target_start - 1)
+
+
+def _break(model: LanguageModel) -> int:
     """The token that ends an answer, as it ends those of the facts that stand before a question."""
     first: int = model.tokenizer("\n\n", add_special_tokens=False)["input_ids"][0]
     return first
 
 
-def _keys_of_others(
-    model: LanguageModel, asking: Sequence[Asking], others: Sequence[str], layer: int, starts: SharedContexts
-) -> Tensor:
-    """The inputs of the down-projection where the same is asked about other things, [d_ff, questions]."""
-    rows: list[Prompt] = []
-    for (place, ask), (number, other) in product(enumerate(asking), enumerate(others)):
+def _of_others(
+    model: LanguageModel, questions: Sequence[Question], rewrites: Asking, others: Sequence[str]
+) -> list[Prompt]:
+    """The same questions about other things, and the edit's prompt; each in one of its wordings, or contexts."""
+    each = product(questions, enumerate(others))
+    rows = [row for question, (number, other) in each if (row := question.worded(model, other, number))]
+    for number, other in enumerate(others):
         with suppress(PromptError):
-            asked = _ends(ask(other))
-            rows += asked and [asked[(place + number) % len(asked)]]
-    keys = [_last_keys(model, rows[start : start + _ROWS], layer, starts) for start in range(0, len(rows), _ROWS)]
-    return torch.cat(keys).T if keys else torch.empty(weight_matrix(model.down_projection(layer)).shape[1], 0)
-
-
-@torch.no_grad()
-def _last_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
-    """The inputs of the down-projection at the last token of each question, [rows, d_ff]."""
-    keys: list[Tensor] = []
-    prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=1)
-    last = left_pad([[row.ids[row.edited_at]] for row in rows], device=model.device)
-    with watched(model.down_projection(layer), lambda key, _: keys.append(key.reshape(len(rows), -1))):
-        block_output(model, last, layer, prefix=prefix)
-    return keys[0].float()
+            asked = rewrites(other)
+            rows.append(_end(asked[number % len(asked)]))
+    return rows
 
 
 @torch.no_grad()

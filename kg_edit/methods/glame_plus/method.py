@@ -24,12 +24,14 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from kg_edit.closed_form.spread import refuse_norm_after_mlp
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PromptError
 from kg_edit.graphs.source import check_graph
 from kg_edit.methods.base import GraphReader, attempt
 from kg_edit.methods.config import ContextLengths, GraphSettings
 from kg_edit.methods.glame_plus.answers import AnswerOptions, others_than, write_answers
+from kg_edit.methods.glame_plus.known_questions import KnownQuestions
 from kg_edit.methods.glame_plus.questions import (
     WORDINGS,
     ComposedFact,
@@ -120,6 +122,16 @@ class GlamePlus(GraphReader, Rome):
         return self._ripples[edit]
 
     @cached_property
+    def _late(self) -> int:
+        """The block where answers are written, once it was seen that it can be."""
+        refuse_norm_after_mlp(self.model, self.layers[-1])
+        return self.layers[-1]
+
+    @cached_property
+    def _known(self) -> KnownQuestions:
+        return KnownQuestions()
+
+    @cached_property
     def _taught(self) -> dict[Edit, list[ComposedFact]]:
         return {}
 
@@ -137,9 +149,9 @@ class GlamePlus(GraphReader, Rome):
     def _answered(self, edit: Edit, patch: WeightPatch) -> Patch:
         """``patch`` with what follows from its edit written where it is answered."""
         assert self.config.answers is not None  # noqa: S101 - as edit_each asked
-        found, late = self.ripples(edit), self.layers[-1]
+        found, late = self.ripples(edit), self._late
         facts = [*found.stated, *self._taught.get(edit, ()), *found.own[:1]]
-        with untouched(self.model), patch.stacked_on(self.model):
+        with untouched(self.model):
             written = write_answers(
                 self.model,
                 facts,
@@ -149,6 +161,8 @@ class GlamePlus(GraphReader, Rome):
                 layer=late,
                 covariance=self.covariances[late],
                 options=self.config.answers,
+                edited=patch.stacked_on(self.model),
+                known=self._known,
             )
         if written is None:
             return patch
@@ -200,7 +214,7 @@ class GlamePlus(GraphReader, Rome):
         found = [self.ripples(edit) for edit in edits]
         asked = [(place, one) for place, of_edit in enumerate(found) for one in of_edit.asks]
         rows: list[list[tuple[ComposedFact, Answer | None]]] = [[] for _ in edits]
-        said = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens)
+        said = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens, store=self._known.starts)
         for (place, one), answer in zip(asked, said, strict=True):
             fact = found[place].learned(one, answer)
             if fact and len(rows[place]) < self.config.recalled:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
 
 from kg_edit.errors import PromptError
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_store import PrefixStore
 from kg_edit.scoring.greedy import Written, greedy
 from kg_edit.scoring.likelihood import Pair, score
 from kg_edit.text.matching import begins_with
@@ -53,20 +55,34 @@ class TeacherQuestion:
     examples: tuple[tuple[str, str], ...] = ()
 
     @property
-    def questions(self) -> tuple[str, str]:
-        """With examples, and alone, for models that can read no more."""
+    def question(self) -> TeacherPrompt:
+        """The question as it is asked."""
         return self._worded("Q: What is the {noun} of {thing}?\nA:", "\n\n")
 
     @property
-    def sentences(self) -> tuple[str, str]:
+    def sentence(self) -> TeacherPrompt:
         """The same as a sentence to go on with: an answer that both get is known rather than guessed."""
         return self._worded("The {noun} of {thing} is", ".\n")
 
-    def _worded(self, form: str, end: str) -> tuple[str, str]:
+    def _worded(self, form: str, end: str) -> TeacherPrompt:
         facts = [(self.noun, *fact) for fact in self.examples if fact[0] != self.of] or _SHOTS
         shown = "".join(f"{_filled(form, noun, thing)} {target}{end}" for noun, thing, target in facts[:_SHOWN])
-        alone = _filled(form, self.noun, self.of)
-        return shown + alone, alone
+        begun = form.partition(" {thing}")[0].replace("{noun}", self.noun)
+        return TeacherPrompt(start=shown + begun, shown=shown, alone=_filled(form, self.noun, self.of))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherPrompt:
+    """A question ``alone`` and the facts that are ``shown`` before it; ``start`` is the same for any thing."""
+
+    start: str
+    shown: str
+    alone: str
+
+    @property
+    def forms(self) -> tuple[str, str]:
+        """With the facts, and alone, for models that can read no more."""
+        return self.shown + self.alone, self.alone
 
 
 def _filled(form: str, noun: str, thing: str) -> str:
@@ -74,17 +90,19 @@ def _filled(form: str, noun: str, thing: str) -> str:
 
 
 @torch.no_grad()
-def answers_of(model: LanguageModel, asked: Sequence[TeacherQuestion], *, most: int) -> list[Answer | None]:
+def answers_of(
+    model: LanguageModel, asked: Sequence[TeacherQuestion], *, most: int, store: PrefixStore | None = None
+) -> list[Answer | None]:
     """The model's greedy answer to each question, of at most ``most`` tokens.
 
     None where it says nothing, or something else as a sentence: then it guesses. A question takes the first of its
-    prompts that fits into the model's positions; where none does, it has no answer.
+    prompts that fits into the model's positions; where none does, it has no answer. ``store`` keeps what stands before
+    the thing for later calls.
     """
-    questions = _said(model, [one.questions for one in asked], most)
-    sentences = _said(model, [one.sentences for one in asked], most)
+    said = _said(model, [*(one.question for one in asked), *(one.sentence for one in asked)], most, store)
     return [
         answer if answer and other and _agree(answer.text, other.text) else None
-        for answer, other in zip(questions, sentences, strict=True)
+        for answer, other in zip(said[: len(asked)], said[len(asked) :], strict=True)
     ]
 
 
@@ -92,11 +110,22 @@ def _agree(one: str, other: str) -> bool:
     return begins_with(one, other) or begins_with(other, one)
 
 
-def _said(model: LanguageModel, asked: Sequence[Sequence[str]], most: int) -> list[Answer | None]:
-    """What is written after the first of each one's prompts that fits."""
-    fitting = [_fitting(model, prompts, most) for prompts in asked]
+def _said(
+    model: LanguageModel, asked: Sequence[TeacherPrompt], most: int, store: PrefixStore | None
+) -> list[Answer | None]:
+    """What is written after the first form of each prompt that fits."""
+    fitting = [_fitting(model, one.forms, most) for one in asked]
     rows = [ids for ids in fitting if ids]
-    written = greedy(model, rows, limits=[most] * len(rows), kept=_KEPT)
+    begun = (model.encode(one.start, fitting=False).ids for one in asked)
+    known = [start for start, ids in zip(begun, fitting, strict=True) if ids and ids[: len(start)] == start]
+    written = greedy(
+        model,
+        rows,
+        limits=[most] * len(rows),
+        kept=_KEPT,
+        is_last=partial(_ends, model),
+        starts=store.contexts(model, known) if store and known else None,
+    )
     said = (_answer(model, one) for one in written)
     return [next(said) if ids else None for ids in fitting]
 
@@ -107,15 +136,16 @@ def _fitting(model: LanguageModel, prompts: Sequence[str], most: int) -> tuple[i
     return next((ids for ids in encoded if limit is None or len(ids) + most <= limit), None)
 
 
+def _ends(model: LanguageModel, token: int) -> bool:
+    """Whether an answer ends before this token."""
+    text = str(model.tokenizer.decode([token]))
+    return token in model.tokenizer.all_special_ids or "\n" in text or text.strip() in (".", ",")
+
+
 def _answer(model: LanguageModel, written: Written) -> Answer | None:
     """The first line, or sentence, of what was written; None if it is empty."""
     texts = [str(model.tokenizer.decode([token])) for token in written.tokens]
-    specials = set(model.tokenizer.all_special_ids)
-    ends = (
-        token in specials or "\n" in text or text.strip() in (".", ",")
-        for token, text in zip(written.tokens, texts, strict=True)
-    )
-    stop = next((place for place, end in enumerate(ends) if end), len(texts))
+    stop = next((place for place, token in enumerate(written.tokens) if _ends(model, token)), len(texts))
     while stop and not texts[stop - 1].strip(" ."):
         stop -= 1
     text = str(model.tokenizer.decode(list(written.tokens[:stop]))).strip()
@@ -138,7 +168,7 @@ def likeliest_first(
     """
     found = {noun: list(some[:_MOST]) for noun, some in islice(objects.items(), nouns)}
     pairs = {
-        (noun, label): Pair(TeacherQuestion(noun=noun, of=thing).questions[-1], label)
+        (noun, label): Pair(TeacherQuestion(noun=noun, of=thing).question.alone, label)
         for noun, labels in found.items()
         for label in labels
         if len(labels) > 1

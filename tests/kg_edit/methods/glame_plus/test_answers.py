@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,17 +13,17 @@ from kg_edit.closed_form.spread import subject_states
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.methods.glame_plus import answers
+from kg_edit.methods.glame_plus import answers, known_questions
 from kg_edit.methods.glame_plus.answers import (
     AnswerOptions,
     AnswerRows,
     AnswerValues,
-    _last_keys,
-    _questions,
     directions,
     others_than,
+    question_of,
     write_answers,
 )
+from kg_edit.methods.glame_plus.known_questions import KnownQuestions, last_keys
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import ComposedFact
 from kg_edit.methods.rank_one.base import request_of
@@ -84,6 +85,8 @@ def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **optio
         layer=layer,
         covariance=covariance(size),
         options=chosen,
+        edited=nullcontext(),
+        known=KnownQuestions(),
     )
     assert found is not None and len(found.nll) == len(facts)
     assert all(after < before for before, after in found.nll)
@@ -94,7 +97,7 @@ def test_what_is_answered_already_gets_no_value(monkeypatch: pytest.MonkeyPatch)
     """Adam's steps do not shrink with the loss: its value would be noise, which other subjects' prompts share."""
     model, hops = tiny("llama"), ("capital of the country of origin", "currency of the country of origin")
     facts = [ComposedFact(hop=hop, target="Paris") for hop in hops]
-    asked = [_questions(model, fact, AnswerOptions(shown=0), HUGHES.subject) for fact in facts]
+    asked = [question_of(fact, shown=0).about(model, HUGHES.subject) for fact in facts]
     starts = SharedContexts(model, (row.ids[: row.subject_first] for rows in asked for row in rows))
     rows = AnswerRows(model, 2, asked, starts)
     before = rows.nll(torch.zeros(2, rows.keys.shape[1], model.width), (0, 1)).tolist()
@@ -145,14 +148,23 @@ def test_questions_are_also_asked_of_things_of_its_kind() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon-alibi"])
-def test_what_stands_before_a_subject_is_run_once_for_all_subjects(family: str) -> None:
+def test_what_stands_before_a_subject_is_run_once_for_all_subjects(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The keys of questions about other things, from shared beginnings and from whole rows; also with ALiBi."""
     model, layer = tiny(family), 3
     fact = ComposedFact(hop="capital of the country of origin", target="Antananarivo")
-    rows = [row for name in ("Spike", "Yoko Ono", "U2") for row in _questions(model, fact, AnswerOptions(), name)]
+    question = question_of(fact, shown=AnswerOptions().shown)
+    rows = [row for name in ("Spike", "Yoko Ono", "U2") for row in question.about(model, name)]
     starts = SharedContexts(model, (row.ids[: row.subject_first] for row in rows[:4]))
     plain, _ = subject_states(model, rows, layer=layer, last=layer, place="value")
-    torch.testing.assert_close(_last_keys(model, rows, layer, starts), plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(last_keys(model, rows, layer, starts), plain, rtol=1e-4, atol=1e-5)
+    known = KnownQuestions()
+    torch.testing.assert_close(known.keys(model, rows[:2], layer, starts), plain[:2].T, rtol=1e-4, atol=1e-5)
+    new: list[Prompt] = []
+    monkeypatch.setattr(known_questions, "last_keys", lambda *args: (new.extend(args[1]), last_keys(*args))[1])
+    torch.testing.assert_close(known.keys(model, rows[1:], layer, starts), plain[1:].T, rtol=1e-4, atol=1e-5)
+    assert new == rows[2:], "the second row's key is known"
 
 
 def test_the_layer_is_above_the_edited_one() -> None:

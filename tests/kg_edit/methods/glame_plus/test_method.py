@@ -101,7 +101,7 @@ def test_without_ripples_it_is_rome() -> None:
 @pytest.fixture
 def sure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model says different things in two forms; asked twice in one form it agrees with itself."""
-    monkeypatch.setattr(TeacherQuestion, "sentences", TeacherQuestion.questions)
+    monkeypatch.setattr(TeacherQuestion, "sentence", TeacherQuestion.question)
 
 
 @pytest.mark.usefixtures("sure")
@@ -126,7 +126,7 @@ def test_many_edits_equal_one_at_a_time() -> None:
 def test_a_guess_is_not_learned() -> None:
     """The tiny model says something else as a sentence."""
     asked = TeacherQuestion(noun="country", of="Toyota")
-    ((first, _), (second, _)) = asked.questions, asked.sentences
+    ((first, _), (second, _)) = asked.question.forms, asked.sentence.forms
     model = tiny("llama")
     said = continuations(model, [first, second], limits=(3, 3))
     assert not said[0].startswith(said[1]) and not said[1].startswith(said[0]), "else nothing is tested"
@@ -149,7 +149,7 @@ def test_the_teacher_expects_what_it_says(family: str) -> None:
     assert any(found), "the test must be able to fail"
     for one, answer in zip(asked, found, strict=True):
         if answer:
-            ids = [*model.encode(one.questions[0]).ids, *answer.ids]
+            ids = [*model.encode(one.question.forms[0]).ids, *answer.ids]
             logits = model.model(torch.tensor([ids])).logits[0, -len(answer.ids) - 1 : -1]
             assert logits.argmax(-1).tolist() == list(answer.ids)
             best = logits.softmax(-1).topk(64).values
@@ -162,7 +162,7 @@ def test_the_teacher_expects_what_it_says(family: str) -> None:
 def test_a_model_with_few_positions_is_asked_in_fewer_words() -> None:
     model = tiny("gpt2")
     asked = TeacherQuestion(noun="country", of="Toyota", examples=(("Fiat", "Italy"),) * 9)
-    whole, alone = asked.questions
+    whole, alone = asked.question.forms
     assert whole.count("Fiat") == 4 and alone == "Q: What is the country of Toyota?\nA:"
     limit = model.model.config.max_position_embeddings
     assert len(model.encode(whole, fitting=False).ids) > limit, "else nothing is tested"

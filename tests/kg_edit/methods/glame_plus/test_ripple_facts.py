@@ -111,6 +111,6 @@ def test_what_is_asked_of_a_thing_is_what_such_things_have() -> None:
 
 def test_no_wording_is_one_that_scores() -> None:
     scored = format_question("What is the country of X?") + format_question_with_shots("What is the country of X?")
-    for text in (*WORDINGS, *TeacherQuestion(noun="country", of="X").questions):
+    for text in (*WORDINGS, *TeacherQuestion(noun="country", of="X").question.forms):
         assert "Question:" not in text and "Answer:" not in text
     assert "Question:" in scored and "Answer:" in scored, "else the test compares with nothing"

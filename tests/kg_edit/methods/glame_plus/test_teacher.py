@@ -23,7 +23,7 @@ def test_the_order_is_that_of_whole_objects() -> None:
     model = tiny("llama")
 
     def cost(label: str) -> float:
-        ids = model.encode(TeacherQuestion(noun="country", of="Rome").questions[-1], target=label)
+        ids = model.encode(TeacherQuestion(noun="country", of="Rome").question.alone, target=label)
         with torch.no_grad():
             logits = model.model(torch.tensor([ids.ids])).logits[0].log_softmax(-1)
         start = len(ids.ids) - len(ids.target_ids)

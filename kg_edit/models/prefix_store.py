@@ -1,0 +1,77 @@
+"""Keys and values of token rows that prompts of many edits begin with, kept for as long as the model is the same.
+
+What stands before a subject ("Q: What is the capital of Japan? A: Tokyo. Q: What is the capital of the country of") is
+the same for all edits of a relation. `PrefixStore` computes it once for all of these; `model_state` tells whether
+the model still computes the same.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from kg_edit.models.architectures import content_fingerprint
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import Prefix, SharedContexts, empty_prefix, run_prefix, side_by_side
+
+Ids = tuple[int, ...]
+
+
+def model_state(model: LanguageModel) -> str:
+    """What the model computes with at the moment: its weights (`content_fingerprint`), their dtype, and its hooks.
+
+    Equal for a copy with the same weights. Hooks, as adapters use them, are told apart by their number alone, which no
+    two of a process share.
+    """
+    hooks = (
+        number
+        for module in model.model.modules()
+        for some in (module._forward_hooks, module._forward_pre_hooks)
+        for number in some
+    )
+    return f"{content_fingerprint(model.model)} {model.model.dtype} {sorted(hooks)}"
+
+
+class PrefixStore:
+    """Prefixes of single token rows by model state, at most ``megabytes`` of them; the longest unused ones go first."""
+
+    def __init__(self, *, megabytes: float = 512) -> None:
+        self._held: OrderedDict[tuple[str, Ids], Prefix] = OrderedDict()
+        self._limit = megabytes * 2**20
+
+    def contexts(self, model: LanguageModel, starts: Iterable[Ids]) -> SharedContexts:
+        """The keys and values of ``starts``; those that are not held are computed in one batch."""
+        ids, state = list(dict.fromkeys(starts)), model_state(model)
+        missing = [row for row in ids if row and (state, row) not in self._held]
+        made = run_prefix(model, missing) if missing else empty_prefix(model, 0)
+        if made.sums:  # a patch adds tokens up, which the rows of other calls need not have been
+            return SharedContexts(model, ids)
+        for place, row in enumerate(missing):
+            self._held[state, row] = _row_of(made, place, len(row))
+        found = [self._used((state, row)) if row else empty_prefix(model, 1) for row in ids]
+        self._trim()
+        return SharedContexts.of_prefix(ids, side_by_side(found))
+
+    def _used(self, key: tuple[str, Ids]) -> Prefix:
+        self._held.move_to_end(key)
+        return self._held[key]
+
+    def _trim(self) -> None:
+        size = sum(map(_bytes_of, self._held.values()))
+        while size > self._limit:
+            _, gone = self._held.popitem(last=False)
+            size -= _bytes_of(gone)
+
+
+def _row_of(prefix: Prefix, place: int, length: int) -> Prefix:
+    """One row of a prefix, without its padding, as tensors of its own."""
+    row = prefix.rows(torch.tensor([place], device=prefix.mask.device))
+    layers = tuple((keys[..., -length:, :].clone(), values[..., -length:, :].clone()) for keys, values in row.layers)
+    return Prefix(mask=row.mask[:, -length:], layers=layers)
+
+
+def _bytes_of(prefix: Prefix) -> int:
+    states: Sequence[torch.Tensor] = [state for layer in prefix.layers for state in layer]
+    return sum(state.numel() * state.element_size() for state in states)
