@@ -31,7 +31,8 @@ _SUBJECT = "_:subject"
 class PrivateGraph:
     """Subgraphs of a directed networkx graph whose edges s -> o carry a ``label``; nodes are their ``label``, or text.
 
-    An edit's subject and new object are found by their ids among the nodes, else by their labels.
+    An edit's subject and new object are found by their ids among the nodes, else by their labels. What was read of the
+    graph is kept: for a graph that has changed make another one.
     """
 
     graph: nx.DiGraph
@@ -75,9 +76,21 @@ class PrivateGraph:
 
     def provenance(self) -> dict[str, Any]:
         """A hash of all nodes, labels and edges."""
+        return {"kind": "private graph", "content_hash": self._hash}
+
+    @cached_property
+    def _hash(self) -> str:
         edges = sorted(statement for key in self._labels for statement in self._statements(key))
         content = json.dumps([sorted(self._labels.items()), edges])
-        return {"kind": "private graph", "content_hash": hashlib.sha256(content.encode()).hexdigest()}
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @cached_property
+    def _named(self) -> dict[str, list[str]]:
+        """The nodes of each label."""
+        found: dict[str, list[str]] = {}
+        for key, name in self._labels.items():
+            found.setdefault(name, []).append(key)
+        return found
 
     @cached_property
     def _nodes(self) -> dict[str, Hashable]:
@@ -91,7 +104,7 @@ class PrivateGraph:
     def _find(self, key: str | None, label: str) -> str | None:
         if key in self._labels:
             return key
-        named = [found for found, name in self._labels.items() if name == label]
+        named = self._named.get(label, [])
         if len(named) > 1:
             raise GraphError(f"{label!r} names the nodes {', '.join(sorted(named)[:5])}; give the one meant as its id")
         return named[0] if named else None

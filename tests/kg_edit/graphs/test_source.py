@@ -83,3 +83,14 @@ def test_its_identity_is_its_content() -> None:
     other.add_edge(4, 2, label="holds")
     assert PrivateGraph(company()).provenance() == PrivateGraph(company(nx.MultiDiGraph)).provenance()
     assert PrivateGraph(company()).provenance() != PrivateGraph(other).provenance()
+
+
+def test_a_large_graph_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hash of the whole graph is the same for every edit; a further one reads its own neighbourhood alone."""
+    source, read = PrivateGraph(company()), list[str]()
+    first = source.subgraph(EDIT)
+    plain = PrivateGraph._statements
+    monkeypatch.setattr(PrivateGraph, "_statements", lambda self, key: read.append(key) or plain(self, key))
+    second = source.subgraph(EDIT)
+    assert read == ["2"], "of o* alone"
+    assert nx.utils.graphs_equal(first, second) and first.graph == second.graph
