@@ -1,19 +1,25 @@
-"""What the commands that train an editor share: their options, the edits to learn from, and what was found."""
+"""The commands that train an editor on a file of edits: options, the edits to learn from, and what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.jobs.method_plan import load, parse_settings
+from kg_edit.jobs.options import Device, Dtype, ModelName, Preset, Settings
+from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
-    from kg_edit.methods.mend.store import Validation
+    from kg_edit.methods.config import MethodConfig
+    from kg_edit.methods.ke.store import KeManifest
+    from kg_edit.methods.mend.store import Manifest as MendManifest
 
 Data = Annotated[Path, typer.Option("--data", help="edits, or a benchmark's file, whose edits are learned from")]
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="which benchmark that is; default: by its rows")]
@@ -23,6 +29,45 @@ Leave = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="the first so many records")]
 Steps = Annotated[int | None, typer.Option(min=1, help="at most so many steps; as --set steps=N")]
 Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a method's network is trained: its settings' class, the function that does it, and what is shown then.
+
+    ``train`` takes the model, the edits, the settings and the output folder, and gives the manifest.
+    """
+
+    settings: type[MethodConfig]
+    train: Callable[..., Any]
+    show: Callable[[Any, Path], None]
+
+
+def training_command(app: typer.Typer, about: str, training: Callable[[], Training]) -> None:
+    """Add the command ``train`` to ``app``; ``about`` is its help. ``training`` is called late, as its imports are heavy."""
+
+    @app.command(help=about)
+    def train(
+        data: Data,
+        out: Out,
+        dataset: DatasetName = None,
+        model: ModelName = "smollm2-135m",
+        leave_out: Leave = None,
+        limit: Limit = None,
+        steps: Steps = None,
+        preset: Preset = "default",
+        settings: Settings = None,
+        dtype: Dtype = "auto",
+        device: Device = "auto",
+    ) -> None:
+        check_model_name(model)
+        edits = learned_from(data, dataset, limit, leave_out or [])
+        from kg_edit.storage.run_folder import check_folder
+
+        chosen, wanted = training(), parse_settings(settings or [])
+        config = chosen.settings.preset(preset, {**wanted, **({} if steps is None else {"steps": steps})})
+        check_folder(out)
+        chosen.show(chosen.train(load(model, dtype, device), edits, config, out), out)
 
 
 def learned_from(data: Path, dataset: str | None, limit: int | None, leave_out: list[Path]) -> list[Edit]:
@@ -47,15 +92,15 @@ def _read(path: Path, dataset: str | None) -> list[Edit]:
     return [edit for record in reading.records for edit in record.edits]
 
 
-def show_validations(validations: Sequence[Validation], best: int, out: Path, *, method: str) -> None:
-    """A table of the losses on edits held out, and how ``method`` uses what was kept after ``best`` steps."""
+def show_validations(manifest: KeManifest | MendManifest, out: Path, *, method: str) -> None:
+    """A table of the losses on edits held out, and how ``method`` uses what was kept."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for header in ("steps", "-log p (new target)", "KL elsewhere", "loss"):
         table.add_column(header, justify="right")
-    for found in validations:
-        mark = " *" if found.step == best else ""
+    for found in manifest.validations:
+        mark = " *" if found.step == manifest.steps else ""
         table.add_row(f"{found.step}{mark}", f"{found.edit:.3f}", f"{found.locality:.4f}", f"{found.total:.4f}")
     stdout().print(table, "on edits held out, each made alone; * is what was kept")
     say_kept(out, method)

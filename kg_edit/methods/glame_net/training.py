@@ -25,15 +25,13 @@ from kg_edit.graphs.source import SubgraphSource, graph_identity
 from kg_edit.methods.glame_net.edits import Excluded
 from kg_edit.methods.glame_net.examples import Example, Visits, make_examples, split
 from kg_edit.methods.glame_net.network import GraphBatch
-from kg_edit.methods.glame_net.store import FORMAT, Manifest, NetTraining, Validation, read_manifest
-from kg_edit.methods.trained.files import NETWORK
-from kg_edit.methods.trained.training import CHECKPOINT, CHECKPOINT_SECONDS, Passes, Progress, State, TrainingRun
+from kg_edit.methods.glame_net.store import FORMAT, Manifest, NetTraining, Validation
+from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Passes, Progress, State, TrainingRun, keep_trained
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
-from kg_edit.storage.run_folder import claim, digest
+from kg_edit.storage.run_folder import digest
 from kg_edit.value.objective import Objective, Request
-from kg_edit.value.optimise import untouched
 from kg_edit.value.tail_forward import TailForward
 
 _NOTHING = Excluded()
@@ -63,15 +61,19 @@ def train(
     """
     manifest = _manifest(model, source, edits, settings, excluded)
     model.block(manifest.layer)
-    claim(out, _identity(manifest))
-    if (out / NETWORK).is_file():
-        return read_manifest(out / NETWORK)
-    with untouched(model):
-        lesson = Lesson.of(model, source, edits, settings, excluded=excluded)
-        run = _Run(lesson, manifest, out / CHECKPOINT)
-        run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
-        run.finish(out / NETWORK, run.done())
-        return run.done()
+
+    def start(path: Path) -> _Run:
+        return _Run(Lesson.of(model, source, edits, settings, excluded=excluded), manifest, path)
+
+    return keep_trained(
+        model,
+        manifest,
+        out,
+        start,
+        format=FORMAT,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
+    )
 
 
 def _manifest(
@@ -83,13 +85,6 @@ def _manifest(
         "edits": digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
     }
     return Manifest.of(model, settings).model_copy(update=found)
-
-
-def _identity(manifest: Manifest) -> dict[str, object]:
-    """All that decides the result, for ``run.json``."""
-    said = manifest.model_dump(mode="json", include={"format", "training", "edits", "graph", "excluded"})
-    model = {"name": manifest.model_name, "fingerprint": manifest.model}
-    return {**said, "command": "glame-net train", "model": model}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -190,15 +185,9 @@ class _Run(TrainingRun[Validation]):
         state = State(format=FORMAT, network=self._network, optimizer=optimizer, progress=Progress[Validation]())
         super().__init__(state, settings, path)
 
-    def done(self) -> Manifest:
-        """The manifest of the best network."""
-        found = {
-            "examples": len(self._lesson.learned),
-            "targets": len({one.edit.target_new for one in self._lesson.learned}),
-            "steps": self.state.progress.best.step,
-            "validations": self.state.progress.validations,
-        }
-        return self._manifest.model_copy(update=found)
+    def learned_from(self) -> Mapping[str, int]:
+        targets = {one.edit.target_new for one in self._lesson.learned}
+        return {"examples": len(self._lesson.learned), "targets": len(targets)}
 
     def rate(self, step: int) -> float:
         """Up in a line, then down as half a cosine."""

@@ -25,11 +25,9 @@ from kg_edit.methods.mend.examples import BatchOrder, Rows
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.methods.mend.store import Validation
 from kg_edit.methods.mend.training import Losses, losses_after
-from kg_edit.methods.trained.files import NETWORK
-from kg_edit.methods.trained.training import CHECKPOINT, CHECKPOINT_SECONDS, Progress, State, TrainingRun
+from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, keep_trained
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import claim, digest
-from kg_edit.value.optimise import untouched
+from kg_edit.storage.run_folder import digest
 
 
 def train(
@@ -59,15 +57,15 @@ def train(
         training=settings,
         edits=digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
     )
-    said = manifest.model_dump(mode="json", include={"format", "training", "edits"})
-    claim(out, {**said, "command": "ke train", "model": {"name": model.name, "fingerprint": model.fingerprint}})
-    if (out / NETWORK).is_file():
-        return FORMAT.manifest(out / NETWORK, KeManifest)
-    with untouched(model):
-        run = _Run(model, BatchOrder.of(model, edits, settings), manifest, out / CHECKPOINT)
-        run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
-        run.finish(out / NETWORK, run.done())
-        return run.done()
+    return keep_trained(
+        model,
+        manifest,
+        out,
+        lambda path: _Run(model, BatchOrder.of(model, edits, settings), manifest, path),
+        format=FORMAT,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
+    )
 
 
 class _Run(TrainingRun[Validation]):
@@ -86,14 +84,8 @@ class _Run(TrainingRun[Validation]):
         )
         super().__init__(state, manifest.training, path)
 
-    def done(self) -> KeManifest:
-        """The manifest of the best network."""
-        found = {
-            "steps": self.state.progress.best.step,
-            "examples": len(self._order.examples),
-            "validations": self.state.progress.validations,
-        }
-        return self._manifest.model_copy(update=found)
+    def learned_from(self) -> Mapping[str, int]:
+        return {"examples": len(self._order.examples)}
 
     def backward(self, step: int) -> Mapping[str, str]:
         """The Lagrangian of the step's rows; the multiplier moves by how far the bound is exceeded."""

@@ -31,13 +31,12 @@ from kg_edit.methods.mend.gradients import (
     weight_shapes,
 )
 from kg_edit.methods.mend.network import Pairs
-from kg_edit.methods.mend.store import FORMAT, NETWORK, Manifest, MendTraining, Validation, read_manifest
-from kg_edit.methods.trained.training import CHECKPOINT, CHECKPOINT_SECONDS, Progress, State, TrainingRun
+from kg_edit.methods.mend.store import FORMAT, Manifest, MendTraining, Validation
+from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, keep_trained
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import claim, digest
-from kg_edit.value.optimise import untouched
+from kg_edit.storage.run_folder import digest
 
-__all__ = ["CHECKPOINT", "EditorNetwork", "Losses", "losses_after", "train"]
+__all__ = ["EditorNetwork", "Losses", "losses_after", "train"]
 
 
 def train(
@@ -60,14 +59,15 @@ def train(
         OutputError: ``out`` holds another run, or can't be written.
     """
     manifest = _manifest(model, edits, settings)
-    claim(out, _identity(manifest))
-    if (out / NETWORK).is_file():
-        return read_manifest(out / NETWORK)
-    with untouched(model):
-        run = _Run(model, BatchOrder.of(model, edits, settings), manifest, out / CHECKPOINT)
-        run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
-        run.finish(out / NETWORK, run.done())
-        return run.done()
+    return keep_trained(
+        model,
+        manifest,
+        out,
+        lambda path: _Run(model, BatchOrder.of(model, edits, settings), manifest, path),
+        format=FORMAT,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
+    )
 
 
 def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: MendTraining) -> Manifest:
@@ -78,12 +78,6 @@ def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: MendTrainin
         training=settings,
         edits=digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
     )
-
-
-def _identity(manifest: Manifest) -> dict[str, object]:
-    """All that decides the result, for ``run.json``."""
-    said = manifest.model_dump(mode="json", include={"format", "training", "edits"})
-    return {**said, "command": "mend train", "model": {"name": manifest.model_name, "fingerprint": manifest.model}}
 
 
 class _Run(TrainingRun[Validation]):
@@ -108,14 +102,8 @@ class _Run(TrainingRun[Validation]):
         )
         super().__init__(state, settings, path)
 
-    def done(self) -> Manifest:
-        """The manifest of the best network."""
-        found = {
-            "steps": self.state.progress.best.step,
-            "examples": len(self._order.examples),
-            "validations": self.state.progress.validations,
-        }
-        return self._manifest.model_copy(update=found)
+    def learned_from(self) -> Mapping[str, int]:
+        return {"examples": len(self._order.examples)}
 
     def begin(self) -> None:
         """Take the factors' mean and deviation."""

@@ -26,8 +26,7 @@ from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows
 from kg_edit.methods.serac.network import SeracNetwork, block_weights
 from kg_edit.methods.serac.store import FORMAT, SeracManifest, SeracTraining, Validation
-from kg_edit.methods.trained.files import NETWORK
-from kg_edit.methods.trained.training import CHECKPOINT, CHECKPOINT_SECONDS, Progress, State, TrainingRun
+from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, keep_trained
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.marker import Marker, find_marker
@@ -35,8 +34,7 @@ from kg_edit.models.prefix_cache import base_model
 from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.patches.scope import text_states
 from kg_edit.patches.scope_patch import ScopeRule
-from kg_edit.storage.run_folder import claim, digest
-from kg_edit.value.optimise import untouched
+from kg_edit.storage.run_folder import digest
 
 _SCALES_RATE = 0.05  # of the scope's scales and offsets, which are far from 1
 _EVEN, _CERTAIN = math.log(0.5), -1e-6  # log g
@@ -62,15 +60,15 @@ def train(
         OutputError: ``out`` holds another run, or can't be written.
     """
     manifest = _manifest(model, edits, settings)
-    said = manifest.model_dump(mode="json", include={"format", "training", "edits"})
-    claim(out, {**said, "command": "serac train", "model": {"name": model.name, "fingerprint": model.fingerprint}})
-    if (out / NETWORK).is_file():
-        return FORMAT.manifest(out / NETWORK, SeracManifest)
-    with untouched(model):
-        run = _Run(model, ExampleOrder.of(model, edits, settings), manifest, out / CHECKPOINT)
-        run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
-        run.finish(out / NETWORK, run.done())
-        return run.done()
+    return keep_trained(
+        model,
+        manifest,
+        out,
+        lambda path: _Run(model, ExampleOrder.of(model, edits, settings), manifest, path),
+        format=FORMAT,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
+    )
 
 
 def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: SeracTraining) -> SeracManifest:
@@ -105,15 +103,8 @@ class _Run(TrainingRun[Validation]):
         )
         super().__init__(state, manifest.training, path)
 
-    def done(self) -> SeracManifest:
-        """The manifest of the best network."""
-        progress = self.state.progress
-        found = {
-            "steps": progress.best.step,
-            "examples": len(self._order.examples),
-            "validations": progress.validations,
-        }
-        return self._manifest.model_copy(update=found)
+    def learned_from(self) -> Mapping[str, int]:
+        return {"examples": len(self._order.examples)}
 
     def backward(self, step: int) -> Mapping[str, str]:
         """The gradient of L for the texts and questions of the step."""

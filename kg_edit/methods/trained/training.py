@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -20,7 +20,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kg_edit.methods.trained.files import NetworkFormat
+from kg_edit.methods.trained.files import NETWORK, Manifest, NetworkFormat
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.run_folder import claim
+from kg_edit.value.optimise import untouched
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 60.0
 """How much work a kill may cost, about; a step is finished first."""
 
+_IDENTITY = {"format", "training", "edits", "graph", "excluded"}  # all that decides the result, of what there is
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")
 Example = TypeVar("Example")
 
@@ -156,6 +160,10 @@ class TrainingRun(ABC, Generic[Measured]):
     def validation(self, step: int) -> Measured:
         """The loss on the examples held out."""
 
+    @abstractmethod
+    def learned_from(self) -> Mapping[str, int]:
+        """The ``examples`` that are learned from, and whatever else the manifest counts."""
+
     def begin(self) -> None:
         """Before the first validation of a new run, not of one that goes on."""
 
@@ -177,10 +185,14 @@ class TrainingRun(ABC, Generic[Measured]):
                     state.save(self._path)
                     saved = time.monotonic()
 
-    def finish(self, path: Path, manifest: BaseModel) -> None:
-        """Write the best network with its manifest, then forget the run."""
-        self.state.format.write(path, self.state.best, manifest)
+    def finish(self, path: Path, manifest: Manifest) -> Manifest:
+        """Write the best network with its manifest, which is completed, then forget the run."""
+        progress = self.state.progress
+        found = {"steps": progress.best.step, "validations": progress.validations, **self.learned_from()}
+        done = manifest.model_copy(update=found)
+        self.state.format.write(path, self.state.best, done)
         self._path.unlink(missing_ok=True)
+        return done
 
     def _start(self) -> None:
         if self._path.is_file():
@@ -216,6 +228,36 @@ class TrainingRun(ABC, Generic[Measured]):
         self.state.progress = self.state.progress.plus(found)
         if self.state.progress.best == found:
             self.state.keep_best()
+
+
+def keep_trained(
+    model: LanguageModel,
+    manifest: Manifest,
+    out: Path,
+    start: Callable[[Path], TrainingRun[Any]],
+    *,
+    format: NetworkFormat,
+    progress: bool,
+    checkpoint_seconds: float,
+) -> Manifest:
+    """Train the network of ``manifest`` and write the best one to the folder ``out``; ``model`` is left as it was.
+
+    ``start`` makes the run, given where it keeps itself. Called again, it goes on where it was killed, and does nothing
+    where it was finished.
+
+    Raises:
+        ModelError: a loss is not finite, or the file of a run that was killed is damaged.
+        OutputError: ``out`` holds another run, or can't be written.
+    """
+    said = manifest.model_dump(mode="json", include=_IDENTITY)
+    command = format.command.removeprefix("kg-edit ")
+    claim(out, {**said, "command": command, "model": {"name": manifest.model_name, "fingerprint": manifest.model}})
+    if (out / NETWORK).is_file():
+        return format.manifest(out / NETWORK, type(manifest))
+    with untouched(model):
+        run = start(out / CHECKPOINT)
+        run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
+        return run.finish(out / NETWORK, manifest)
 
 
 class Passes(Generic[Example]):
