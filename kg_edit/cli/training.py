@@ -44,7 +44,10 @@ class Training:
 
 
 def training_command(app: typer.Typer, about: str, training: Callable[[], Training]) -> None:
-    """Add the command ``train`` to ``app``; ``about`` is its help. ``training`` is called late, as its imports are heavy."""
+    """Add the command ``train`` to ``app``, with the help ``about``.
+
+    ``training`` is called when the command runs, as its imports are heavy.
+    """
 
     @app.command(help=about)
     def train(
