@@ -182,22 +182,31 @@ class Evaluation:
             KgEditError, WikidataCacheError: something can't work.
         """
         check_names(self.method, self.model)
-        reading = self.read()
-        default = str(self.data) if packaged_graph(str(self.data)) else EXTRACT
-        graph = graph_of(self.method, self.graph, self.contact, default=default)
+        reading, planned, beside = self.read(), self._planned(), self._beside()
+        seen = graph_for(planned.graph, reading.records, self.control)
+        planned = replace(planned, around=guarded(seen, planned.config, reading.records))
+        planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
+        model = load(self.model, self.dtype, self.device)
+        reading = self._known(model, self._in_chat(model, reading))
+        chosen = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
+        return Ready(options=self, plan=chosen, method=chosen.on(model), model=model, reading=reading, beside=beside)
+
+    def _planned(self) -> MethodPlan:
         from kg_edit.evaluate.run import check_schedule
-        from kg_edit.evaluate.settings import chat_settings
 
         check_schedule(self.schedule, self.every)
-        planned = plan(
+        default = str(self.data) if packaged_graph(str(self.data)) else EXTRACT
+        return plan(
             self.method,
             preset=self.preset,
             layer=self.layer,
             settings=self.settings,
             corpus=self.corpus,
-            graph=graph,
+            graph=graph_of(self.method, self.graph, self.contact, default=default),
             memory=self.memory,
         )
+
+    def _beside(self) -> Beside:
         from kg_edit.evaluate.general_tasks import GeneralTasks, split_general
         from kg_edit.evaluate.metrics.catalogue import find_extras
         from kg_edit.evaluate.retention import read_retention_test
@@ -205,26 +214,18 @@ class Evaluation:
 
         find_extras(self.extras or ())
         text_file, wanted = split_general(self.general)
-        text = read_text(text_file) if text_file else None
-        test = read_retention_test(self.retention) if self.retention else None
-        seen = graph_for(planned.graph, reading.records, self.control)
-        planned = replace(planned, around=guarded(seen, planned.config, reading.records))
-        planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
-        tasks = GeneralTasks.open(wanted, limit=self.general_limit, tokenizer=self.model) if wanted else None
-        model = load(self.model, self.dtype, self.device)
-        chat_settings(model, (edit for record in reading.records for edit in record.edits), self.chat)
-        reading = self._known(model, reading)
-        chosen = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
-        return Ready(
-            options=self,
-            plan=chosen,
-            method=chosen.on(model),
-            model=model,
-            reading=reading,
-            text=text,
-            tasks=tasks,
-            retention=test,
+        return Beside(
+            text=read_text(text_file) if text_file else None,
+            tasks=GeneralTasks.open(wanted, limit=self.general_limit, tokenizer=self.model) if wanted else None,
+            retention=read_retention_test(self.retention) if self.retention else None,
         )
+
+    def _in_chat(self, model: LanguageModel, reading: FileContent) -> FileContent:
+        """The records, once it is clear that the model has the chat template that they need."""
+        from kg_edit.evaluate.settings import chat_settings
+
+        chat_settings(model, (edit for record in reading.records for edit in record.edits), self.chat)
+        return reading
 
     def _known(self, model: LanguageModel, reading: FileContent) -> FileContent:
         """The records with the questions that ``--known-only`` leaves.
@@ -245,6 +246,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What is measured beside the records: a text's perplexity, general tasks, and what earlier edits kept."""
+
+    text: str | None
+    tasks: GeneralTasks | None
+    retention: RetentionTest | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ready:
     """An evaluation with its model in memory."""
 
@@ -253,9 +263,7 @@ class Ready:
     method: EditingMethod
     model: LanguageModel
     reading: FileContent
-    text: str | None
-    tasks: GeneralTasks | None = None
-    retention: RetentionTest | None = None
+    beside: Beside
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -280,9 +288,9 @@ class Ready:
             out=out,
             schedule=options.schedule,
             every=options.every,
-            general=self.text,
-            tasks=self.tasks,
-            retention=self.retention,
+            general=self.beside.text,
+            tasks=self.beside.tasks,
+            retention=self.beside.retention,
             shard=shard,
             data=DataSource.of(options.dataset, options.data, skipped=self.skipped),
             ceilings=options.ceilings,
