@@ -236,9 +236,10 @@ class Evaluation:
         if not self.known_only:
             return reading
         from kg_edit.datasets import FileContent
+        from kg_edit.models.loading import cache_folder
         from kg_edit.ripples.known_only import known_only
 
-        found = known_only(model, reading.records)
+        found = known_only(model, reading.records, folder=cache_folder() / "knowledge")
         if not found.records:
             raise ConfigError(f"--known-only: the model knows no further hop of any of {found.asked} questions")
         log.warning("--known-only: %s", found)

@@ -10,22 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import groupby
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
-
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.ripples.replies import KeptReplies
 from kg_edit.ripples.words import RippleWords
 from kg_edit.scoring.generation import ends_line
 from kg_edit.scoring.greedy import greedy
-from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
-from kg_edit.storage.run_folder import digest
 from kg_edit.text.matching import begins_with
 
 _STEPS = 7  # tokens of an answer
-_AT_ONCE = 192  # answers between two writes
 
 
 @dataclass(frozen=True, order=True)
@@ -40,15 +34,6 @@ class AskedFact:
     def object(self) -> str:
         """The name that is shown."""
         return self.names[0]
-
-
-class Reply(BaseModel):
-    """A line of the cache: what the model wrote after a prompt."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prompt: str
-    text: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +51,7 @@ class Knowledge:
         """Ask for ``facts`` in all three forms; ``about`` is what the progress bar says."""
         new = [fact for fact in dict.fromkeys(facts) if fact not in self._rights and self._may_ask(fact)]
         prompts = {(fact, form): self._prompt(fact, form) for fact in new for form in self.words.knowledge}
-        texts = self._texts(list(dict.fromkeys(prompts.values())), about)
+        texts = self._replies.texts(list(prompts.values()), about=about)
         for fact in new:
             said = [texts[prompts[fact, form]] for form in self.words.knowledge]
             self._rights[fact] = sum(any(begins_with(text, name) for name in fact.names) for text in said)
@@ -93,42 +78,15 @@ class Knowledge:
         shown = [f"{_filled(form, noun, one.thing)} {one.object}" for one in self.examples[fact.relation]]
         return "\n".join([*shown, _filled(form, noun, fact.thing)])
 
-    def _texts(self, prompts: list[str], about: str) -> dict[str, str]:
-        """What the model writes after each prompt, up to the line's end; known, or asked now and kept."""
-        known = self._kept
-        new = sorted(prompt for prompt in prompts if prompt not in known)
-        with tqdm(
-            desc=about, initial=len(prompts) - len(new), total=len(prompts), disable=None if self.progress else True
-        ) as bar:
-            for some in _chunks(new):
-                replies = [Reply(prompt=p, text=t) for p, t in zip(some, self._written(some), strict=True)]
-                append_lines(self._file, [reply.model_dump_json() for reply in replies])
-                known |= {reply.prompt: reply.text for reply in replies}
-                bar.update(len(some))
-        return {prompt: known[prompt] for prompt in prompts}
-
     def _written(self, prompts: Sequence[str]) -> Iterator[str]:
         rows = [self.model.encode(prompt).ids for prompt in prompts]
         for written in greedy(self.model, rows, limits=[_STEPS] * len(rows), is_last=partial(ends_line, self.model)):
             yield str(self.model.tokenizer.decode(list(written.tokens))).lstrip().split("\n", 1)[0]
 
     @cached_property
-    def _kept(self) -> dict[str, str]:
-        drop_cut_line(self._file)
-        return {line.prompt: line.text for line in read_lines(self._file, Reply)} if self._file.exists() else {}
-
-    @cached_property
-    def _file(self) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder / f"{digest(self.model.fingerprint)[:16]}.jsonl"
+    def _replies(self) -> KeptReplies:
+        return KeptReplies(self.model, self.folder, f"examples, {_STEPS} tokens", self._written, self.progress)
 
 
 def _filled(form: str, noun: str, thing: str) -> str:
     return form.replace("{noun}", noun).replace("{thing}", thing)
-
-
-def _chunks(prompts: Sequence[str]) -> Iterator[list[str]]:
-    """Prompts with the same examples stay together, as they share the computation."""
-    for _, same in groupby(prompts, key=lambda prompt: prompt.rpartition("\n")[0]):
-        rows = list(same)
-        yield from (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))

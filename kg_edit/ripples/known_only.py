@@ -16,17 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-from tqdm import tqdm
+from functools import partial
+from pathlib import Path
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Question
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.ripples.replies import KeptReplies
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import generated_from
 from kg_edit.text.matching import mentions
 
-_TOKENS, _AT_ONCE = 16, 128  # tokens of an answer, prompts between two looks at the progress bar
+_TOKENS = 16  # of an answer, at most
 _FOLLOWS = ("multihop", "ripple", "ripples-known", "ripples-unknown")  # families of questions with hops
 
 
@@ -42,10 +43,16 @@ class KnownOnly:
         return f"{self.questions} of {self.asked} questions are left, in {len(self.records)} records"
 
 
-def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord], *, progress: bool = True) -> KnownOnly:
-    """The records with the questions of which ``model``, unedited, knows every further hop."""
+def known_only(
+    model: LanguageModel, records: Sequence[BenchmarkRecord], *, folder: Path, progress: bool = True
+) -> KnownOnly:
+    """The records with the questions of which ``model``, unedited, knows every further hop.
+
+    ``folder`` keeps what the model answers.
+    """
     hops = [query for record in records for _, needed in _questions(record) for query in needed]
-    texts = _answers(model, list(dict.fromkeys(map(generated_from, hops))), progress=progress)
+    replies = KeptReplies(model, folder, f"{_TOKENS} tokens", partial(_written, model), progress)
+    texts = replies.texts(list(map(generated_from, hops)), about="known hops")
     knows = {query: _says(texts[generated_from(query)], query) for query in hops}
     kept = [
         _left(record, [asked for asked, needed in _questions(record) if _may_count(asked, needed, knows)])
@@ -56,14 +63,8 @@ def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord], *, prog
     return KnownOnly(whole, *counts)
 
 
-def _answers(model: LanguageModel, prompts: Sequence[str], *, progress: bool) -> dict[str, str]:
-    found: dict[str, str] = {}
-    with tqdm(desc="known hops", total=len(prompts), disable=None if progress else True) as bar:
-        for start in range(0, len(prompts), _AT_ONCE):
-            some = prompts[start : start + _AT_ONCE]
-            found |= zip(some, continuations(model, some, limits=[_TOKENS] * len(some)), strict=True)
-            bar.update(len(some))
-    return found
+def _written(model: LanguageModel, prompts: Sequence[str]) -> tuple[str, ...]:
+    return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
 
 
 def _may_count(asked: Question | Probe, needed: Sequence[Query], knows: dict[Query, bool]) -> bool:

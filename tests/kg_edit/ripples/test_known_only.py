@@ -9,7 +9,7 @@ import pytest
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.ripples.known_only import known_only
+from kg_edit.ripples.known_only import KnownOnly, known_only
 from tests.kg_edit.datasets.rows import MQUAKE, RIPPLE, RIPPLES, written
 from tests.kg_edit.evaluate.parrot import parrot
 
@@ -19,9 +19,14 @@ def read(name: str, folder: Path, row: dict[str, object]) -> BenchmarkRecord:
     return record
 
 
+def asked(folder: Path, says: str, records: list[BenchmarkRecord]) -> KnownOnly:
+    """What is left with a model that says one thing; each such model has a folder of its own."""
+    return known_only(parrot(says, "x"), records, folder=folder / says, progress=False)
+
+
 def test_the_condition_of_a_ripple_test(tmp_path: Path) -> None:
     record = read("ripple-edits", tmp_path, RIPPLE)
-    knowing, other = known_only(parrot("Rome", "x"), [record]), known_only(parrot("Oslo", "x"), [record])
+    knowing, other = asked(tmp_path, "Rome", [record]), asked(tmp_path, "Oslo", [record])
     assert [len(found.records[0].group("ripple.CI")) for found in (knowing, other)] == [1, 0]
     assert (knowing.asked - knowing.questions, other.asked - other.questions) == (0, 1)
     assert other.records[0].group("efficacy"), "what asks for nothing that follows stays"
@@ -30,19 +35,21 @@ def test_the_condition_of_a_ripple_test(tmp_path: Path) -> None:
 def test_the_hops_of_a_chain_that_no_edit_makes(tmp_path: Path) -> None:
     """Both hops are edited: nothing need be known. With the first edit alone the second hop must be."""
     record = read("mquake", tmp_path, MQUAKE)
-    assert known_only(parrot("Nowhere", "x"), [record]).questions == 1
+    assert asked(tmp_path, "Nowhere", [record]).questions == 1
     first = record.model_copy(update={"edits": record.edits[:1]})
     needed = record.edits[1].target_new
-    assert known_only(parrot("Nowhere", "x"), [first]).records == ()
-    assert known_only(parrot(needed, "x"), [first]).questions == 1
+    assert asked(tmp_path, "Nowhere", [first]).records == ()
+    assert asked(tmp_path, needed, [first]).questions == 1
 
 
 @pytest.mark.parametrize(("says", "left"), [("Italy", 1), ("Peru", 0)])
-def test_the_recalled_relation(says: str, left: int) -> None:
+def test_the_recalled_relation(tmp_path: Path, says: str, left: int) -> None:
     question = Question(question="Where?", answer="Italy", recalled_relation="(Rome, capital of, Italy)")
     edit = Edit(id="1", subject="Ada", prompt="{} lives in", target_new="Rome", portability=(question,))
-    found = known_only(parrot(says, "x"), [BenchmarkRecord(id="1", edits=(edit,))])
+    found = asked(tmp_path, says, [BenchmarkRecord(id="1", edits=(edit,))])
     assert (found.questions, found.asked, len(found.records)) == (left, 1, left)
+    again = known_only(parrot("something else", "x"), found.records, folder=tmp_path / says, progress=False)
+    assert again.questions == left, "the answers are kept: nothing was asked again"
     assert str(found) == f"{left} of 1 questions are left, in {left} records"
 
 
@@ -50,6 +57,6 @@ def test_the_unknown_part_of_a_ripples_file(tmp_path: Path) -> None:
     record = read("ripples", tmp_path, RIPPLES)
     unknown = Probe(measures="ripples-unknown.stated", queries=(Query(prompt="Which?", answers=(("x",),)),))
     both = record.model_copy(update={"probes": (*record.probes, unknown)})
-    found = known_only(parrot("Rome", "x"), [both])
+    found = asked(tmp_path, "Rome", [both])
     assert found.records == (record,)
     assert (found.questions, found.asked) == (1, 2)

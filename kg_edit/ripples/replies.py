@@ -1,0 +1,76 @@
+"""What an unedited model writes after prompts, kept in a file, so that no prompt is asked twice.
+
+A run that was stopped goes on behind the last prompt that it asked, and a second method pays nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from tqdm import tqdm
+
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.run_folder import digest
+
+_AT_ONCE = 192  # prompts between two writes to the file
+
+
+class Reply(BaseModel):
+    """A line of the file: a prompt and what the model wrote after it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class KeptReplies:
+    """Asks ``model`` with ``write`` (prompts to texts) and keeps the texts in ``folder``.
+
+    ``form`` names how ``write`` asks; replies of another form, model or dtype are in another file.
+    """
+
+    model: LanguageModel
+    folder: Path
+    form: str
+    write: Callable[[Sequence[str]], Iterable[str]]
+    progress: bool = True
+
+    def texts(self, prompts: Sequence[str], *, about: str) -> dict[str, str]:
+        """What the model writes after each prompt; ``about`` is the label of the progress bar."""
+        known, asked = self._kept, list(dict.fromkeys(prompts))
+        new = sorted(prompt for prompt in asked if prompt not in known)
+        with tqdm(
+            desc=about, initial=len(asked) - len(new), total=len(asked), disable=None if self.progress else True
+        ) as bar:
+            for some in _chunks(new):
+                replies = [Reply(prompt=prompt, text=text) for prompt, text in zip(some, self.write(some), strict=True)]
+                append_lines(self._file, [reply.model_dump_json() for reply in replies])
+                known |= {reply.prompt: reply.text for reply in replies}
+                bar.update(len(some))
+        return {prompt: known[prompt] for prompt in asked}
+
+    @cached_property
+    def _kept(self) -> dict[str, str]:
+        drop_cut_line(self._file)
+        return {line.prompt: line.text for line in read_lines(self._file, Reply)} if self._file.exists() else {}
+
+    @cached_property
+    def _file(self) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        said = [self.model.fingerprint, str(self.model.model.dtype), self.form]
+        return self.folder / f"{digest(said)[:16]}.jsonl"
+
+
+def _chunks(prompts: Sequence[str]) -> Iterator[list[str]]:
+    """Prompts with the same examples stay together, because they share computation."""
+    for _, same in groupby(prompts, key=lambda prompt: prompt.rpartition("\n")[0]):
+        rows = list(same)
+        yield from (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
