@@ -1,1 +1,1 @@
-"""Edits, the files and rows that they are read from, and relation templates."""
+"""The `Edit` class, the readers and writers of edit files and rows, and the relation templates."""

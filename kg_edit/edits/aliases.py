@@ -1,8 +1,9 @@
-"""What people and other tools call the fields of a row, and EasyEdit's rows, in the names of `Edit`.
+"""Translate the field names that people and other tools write, EasyEdit above all, into the field names of `Edit`.
 
-`ALIASES` are other names for a field. EasyEdit's rows have the subject's name in the prompt where ours have {}, and
-prompts with answers of their own under ``locality`` and ``portability``. `wikidata-cache link` adds ids and, where a
-person has to choose, ``candidates``, which are passed over.
+`ALIASES` lists the other names of a field. An EasyEdit row differs in two ways: its prompt holds the subject's name
+where ours holds {}, and its ``locality`` and ``portability`` fields hold prompts with their own answers.
+`wikidata-cache link` adds ids to a row. It also adds ``candidates`` where a person has to choose an id; that field is
+ignored here.
 """
 
 from __future__ import annotations
@@ -35,15 +36,18 @@ _EASY_EDIT = {"ground_truth", "rephrase_prompt", "rephrase_prompts", "locality",
 
 
 def canonical(row: Row, *, triplet: bool, check: bool = True) -> tuple[dict[str, object], dict[str, str]]:
-    """The row in the names of `Edit` (of a triplet, in a triplet's), and what the row itself calls those fields.
+    """Rename the row's fields to those of `Edit` (or of a triplet).
 
     Args:
-        row: a row of any shape; a CounterFact record loses its ``candidates`` alone.
-        triplet: whether it is one.
-        check: refuse a field that stands there under two names.
+        row: a row of any shape. Of a CounterFact record, only ``candidates`` is removed.
+        triplet: whether the row is a triplet.
+        check: refuse a row that gives one field under two names.
+
+    Returns:
+        The renamed row, and a map from the new field names to the row's own names.
 
     Raises:
-        EditError: a field stands there under two names.
+        EditError: the row gives one field under two names, and ``check`` is true.
     """
     left = {name: value for name, value in row.items() if name != LINKED}
     if "requested_rewrite" in row:
@@ -60,19 +64,20 @@ def canonical(row: Row, *, triplet: bool, check: bool = True) -> tuple[dict[str,
 
 
 def _renames(row: Row, *, triplet: bool) -> dict[str, str]:
-    """The row's own names that are others here."""
+    """The row's field names that have another name here, each with that name."""
     known = {**ALIASES, **({**TRIPLET_IDS, "ground_truth": "object"} if triplet else {"case_id": "id"})}
     return {name: known[name] for name in row if name in known}
 
 
 def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
-    """The fields of an edit from those of a row of EasyEdit; of any other row as they are."""
+    """Turn the fields of an EasyEdit row into those of an `Edit`; leave other rows unchanged."""
     if row.keys().isdisjoint(_EASY_EDIT) and not isinstance(fields.get("portability"), Mapping):
         return fields
     found = {name: value for name, value in fields.items() if name not in ("locality", *LOCALITY)}
     found["prompt"] = _with_place(found.get("prompt"), found.get("subject"))
     if isinstance(old := found.get("target_true"), list) and old:
         found["target_true"] = old[0]
+    # a locality prompt whose answer is the old object is a neighbour of the fact
     if kept := [prompt for prompt, answer in _asked_elsewhere(fields) if answer == found.get("target_true")]:
         found.setdefault("neighborhood", kept)
     if isinstance(asked := found.get("portability"), Mapping):
@@ -81,7 +86,7 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
 
 
 def _with_place(prompt: object, subject: object) -> object:
-    """The prompt with {} for the subject, which stands there once as a word of its own; else as it is."""
+    """Replace the subject by {} if it occurs exactly once in the prompt as a whole word; else change nothing."""
     if not (isinstance(prompt, str) and isinstance(subject, str) and subject.strip()) or "{}" in prompt:
         return prompt
     parts = re.split(rf"(?<!\w){re.escape(subject.strip())}(?!\w)", prompt)
@@ -89,7 +94,7 @@ def _with_place(prompt: object, subject: object) -> object:
 
 
 def _asked_elsewhere(fields: Row) -> Iterator[tuple[object, object]]:
-    """The locality prompts, each with its answer; those whose answer is the old object are neighbours of the fact."""
+    """Yield (prompt, answer) for each locality prompt."""
     prompt, answer = (fields.get(name) for name in LOCALITY)
     yield from _paired(prompt, answer)
     if isinstance(groups := fields.get("locality"), Mapping):
@@ -97,7 +102,7 @@ def _asked_elsewhere(fields: Row) -> Iterator[tuple[object, object]]:
 
 
 def _pairs(groups: Row) -> Iterator[tuple[object, object]]:
-    """(prompt, answer) of ``{"prompt": …, "ground_truth": …}``, of groups of it, and of CounterFactPlus' names."""
+    """Yield (prompt, answer) pairs from EasyEdit's or CounterFactPlus' field names, also from nested groups of them."""
     if "New Question" in groups:
         yield from _paired(groups.get("New Question"), groups.get("New Answer"))
     elif "prompt" in groups:
@@ -110,6 +115,7 @@ def _pairs(groups: Row) -> Iterator[tuple[object, object]]:
 
 
 def _paired(prompt: object, answer: object) -> Iterator[tuple[object, object]]:
+    """Yield (prompt, first answer), from one prompt or from a list of prompts with a list of answers."""
     if isinstance(prompt, list) and isinstance(answer, list):
         for one, its in zip(prompt, answer, strict=False):
             yield one, _first(its)
@@ -118,7 +124,7 @@ def _paired(prompt: object, answer: object) -> Iterator[tuple[object, object]]:
 
 
 def _first(answer: object) -> object:
-    """The first of several right answers."""
+    """The first right answer, where the answer is a list of right answers."""
     while isinstance(answer, list) and answer:
         answer = answer[0]
     return answer

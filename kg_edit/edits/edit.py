@@ -1,4 +1,4 @@
-"""An edit (s, r, o -> o*): after a prompt about subject s, the model shall say o* instead of o."""
+"""The request to edit a fact, (s, r, o -> o*): after a prompt about subject s, the model shall say o* instead of o."""
 
 import hashlib
 import json
@@ -43,12 +43,12 @@ PropertyId = Annotated[str, StringConstraints(pattern="^P[1-9][0-9]*$")]
 Text = Annotated[str, AfterValidator(_readable)]
 Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_readable)]
 
-# JSON has lists only, so tuples are taken from lists; what they hold stays strict.
+# JSON has no tuples, so a tuple may be given as a list; its elements are still checked strictly.
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 
 
 class Record(BaseModel):
-    """Base of all records read from files: immutable, no unknown field, no silent change of type."""
+    """Base of all records read from files: immutable, no unknown fields, no silent type conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -63,15 +63,15 @@ class Question(Record):
 
 
 class Edit(Record):
-    """The edit (s, r, o -> o*): after it, `text` goes on with `target_new` instead of `target_true`.
+    """The edit (s, r, o -> o*): after it, the model continues `text` with `target_new` instead of `target_true`.
 
-    White space around names and the prompt is dropped; paraphrases and neighborhood prompts, which name
-    their subject themselves, are kept as they are. A name that is only a Wikidata id is refused, because a
-    model would be taught to say the id; write the label, and the id in the field for it. Without an ``id`` an edit
-    makes its own from subject, prompt and target: the same fact, the same id.
+    White space around names and around the prompt is removed. Paraphrases and neighborhood prompts contain their
+    subject already, so they are kept unchanged. A name that is only a Wikidata id is refused, because the model would
+    learn to say the id: write the label, and put the id in its own field. An edit without ``id`` gets an id made from
+    subject, prompt and target, so the same fact always has the same id.
 
     Raises:
-        pydantic.ValidationError: a field is wrong; `checked(Edit, fields)` says so in plain words.
+        pydantic.ValidationError: a field is wrong; `checked(Edit, fields)` raises an error in plain words instead.
     """
 
     id: Name = Field("", description="a name for the edit, unique in its file")
@@ -96,34 +96,37 @@ class Edit(Record):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``chat`` and ``ending`` where there is none: edits have the hashes that earlier runs noted."""
+        """Leave out ``chat`` and ``ending`` where they are empty, to keep the hashes that earlier runs recorded."""
         found: dict[str, Any] = dump(self)
         return {name: value for name, value in found.items() if value or name not in ("chat", "ending")}
 
     @property
     def text(self) -> str:
-        """The prompt with the subject filled in; not `str.format`, as a subject may hold braces."""
+        """The prompt with the subject filled in. It does not use `str.format`, because a subject may contain braces."""
         return self.prompt.replace("{}", self.subject)
 
     @property
     def relation_text(self) -> str:
-        """The relation in words: its label, else what the prompt says beside the subject."""
+        """The relation in words: its label, or else the prompt without the subject."""
         return self.relation or " ".join(self.prompt.replace("{}", " ").split()).strip(" ,;:")
 
     def in_chat(self, *, chat: bool | Literal["both"] = True) -> Self:
-        """The same edit made in chat form; with ``chat`` false in plain text, with "both" in both forms."""
+        """A copy of the edit in chat form; with ``chat`` false in plain text, with "both" in both forms."""
         return self.model_copy(update={"chat": chat})
 
     @property
     def forms(self) -> tuple[bool, ...]:
-        """Whether it is made in chat form, or not, or both; its own form, in which it is asked, first."""
+        """The forms in which the edit is made: true is chat form, false is plain text.
+
+        The first form is also the form in which the edit's questions are asked.
+        """
         return (False, True) if self.chat == "both" else (self.chat,)
 
     def one_form(self, method: str) -> bool:
-        """Whether it is made in chat form, for a ``method`` that makes an edit in one form.
+        """Whether the edit is made in chat form. Call it from a ``method`` that makes an edit in one form only.
 
         Raises:
-            EditError: it is to be made in both.
+            EditError: the edit asks for both forms.
         """
         if self.chat == "both":
             way = "give true or false, or take a method that finds a value by descent, such as rome or memit"
@@ -162,7 +165,7 @@ class Edit(Record):
 
 
 def _id_of(fields: Mapping[str, object]) -> str:
-    """An id for an edit that has none: the subject in words, and a part of the fact's SHA-256."""
+    """Make an id for an edit: up to 40 characters of the subject's words, and 6 hex digits of the fact's SHA-256."""
     fact = [str(fields.get(name, "")).strip() for name in ("subject", "prompt", "target_new")]
     fact += [f"chat {chat}"] if (chat := fields.get("chat")) else []
     words = "-".join(re.findall(r"\w+", fact[0].lower()))[:40]
@@ -171,7 +174,7 @@ def _id_of(fields: Mapping[str, object]) -> str:
 
 
 def _place_subject(prompt: str, subject: str | None) -> str:
-    """Say how to put {} into a prompt that lacks it."""
+    """Explain where to write {} in a prompt that has none."""
     if subject and (found := re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt, re.IGNORECASE)):
         return f"write {prompt[: found.start()] + '{}' + prompt[found.end() :]!r}"
     absent = f"the subject {subject!r} does not occur in it; " if subject else ""
@@ -192,10 +195,10 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def checked(model: type[AnyRecord], fields: Mapping[str, object]) -> AnyRecord:
-    """Build a record from `fields`.
+    """Build a record of class `model` from `fields`.
 
     Raises:
-        EditError: with one fault for each field that is wrong, in plain words.
+        EditError: a field is wrong; it has one fault for each wrong field, in plain words.
     """
     try:
         return model.model_validate(dict(fields))

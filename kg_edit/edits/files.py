@@ -1,7 +1,7 @@
-"""Files of edits: JSONL, JSON, CSV and TSV are read, JSONL is written.
+"""Read files of edits (JSONL, JSON, CSV and TSV), and write them as JSONL.
 
-`read_edits` takes rows of three shapes (see `kg_edit.edits.rows`) and names the line and the field of each fault. The
-raw rows, before they are checked, come from `wikidata_cache.row_files`; `numbered_rows` gives them to other readers.
+`read_edits` accepts rows of three shapes (see `kg_edit.edits.rows`), and names the line and the field of each fault.
+`wikidata_cache.row_files` reads the raw rows; `numbered_rows` passes these unchecked rows to other readers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kg_edit.storage.atomic import write_text
 from wikidata_cache.errors import EditRowError
 from wikidata_cache.row_files import RowFault, raw_rows
 
-# The number of a row and what it holds: any JSON value, or why it could not be read.
+# The number of a row, and its content: any JSON value, or the error if the row could not be read.
 NumberedRow = tuple[int, object]
 
 _SHAPES = (
@@ -32,27 +32,27 @@ _SHAPES = (
     ("subject", "prompt", "new_object"),
 )
 _IN_TABLES = {name: own for name, own in ALIASES.items() if own != "portability"}
-_COLUMNS = tuple(name for name in FIELDS if name != "portability")  # its questions have fields of their own
+_COLUMNS = tuple(name for name in FIELDS if name != "portability")  # questions do not fit into a cell
 _TABLES = (".csv", ".tsv")
 _TRUTH = {"true": True, "false": False}  # beside "both"
 
-_Taken = dict[tuple[str, ...], tuple[int, Edit]]  # what an edit claims for itself -> its row and the edit
+_Taken = dict[tuple[str, ...], tuple[int, Edit]]  # a key from `_claims` -> the row number and the edit
 
 log = logging.getLogger(__name__)
 
 
 class LabelSource(Protocol):
-    """Whatever knows the labels of Wikidata ids, as `wikidata_cache.WikidataCache` does."""
+    """Any object that knows the labels of Wikidata ids, such as `wikidata_cache.WikidataCache`."""
 
     def labels(self, ids: Sequence[str], /) -> Mapping[str, str]:
         """Return the labels of those `ids` that have one."""
 
 
 class RowProblem(NamedTuple):
-    """Why a row is no edit: the field and what is wrong with it."""
+    """Why a row can't be read as an edit: the file, the row, the field and its fault."""
 
     file: Path
-    row: int  # the line of the file; in .json, where lines mean nothing, the place in the list, from 1
+    row: int  # the line of the file; in .json, where lines mean nothing, the position in the list, from 1
     fault: Fault
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class RowProblem(NamedTuple):
 
 @dataclass(frozen=True)
 class EditFile:
-    """The edits of a file, and what is wrong with the rows that were skipped."""
+    """The edits of a file, and the faults of the rows that were skipped."""
 
     edits: tuple[Edit, ...]
     problems: tuple[RowProblem, ...] = ()
@@ -77,18 +77,18 @@ def read_edits(
 ) -> EditFile:
     """Read the edits of a .jsonl, .json, .csv or .tsv file, in the file's order.
 
-    Rows are edits, triplets or CounterFact records (see `kg_edit.edits.rows`). In CSV and TSV the entries of
-    paraphrases and neighborhood stand with " | " between them, and an empty cell is a field left out.
+    Rows are edits, triplets or CounterFact records (see `kg_edit.edits.rows`). In CSV and TSV, " | " separates the
+    entries of paraphrases and neighborhood, and an empty cell means that the field is absent.
 
     Args:
         path: the file, in UTF-8.
-        labels: where the labels of ids in triplets come from; asked once for the whole file.
-        templates: relation templates for triplets without prompt; by default the packaged ones.
-        keep_going: skip the rows that are wrong and report them in `problems`.
-        allow_conflicts: take rows that edit one fact to different targets, for a use that makes each edit alone.
+        labels: the source of the labels of ids in triplets; it is asked once for the whole file.
+        templates: relation templates for triplets without a prompt; by default the packaged ones.
+        keep_going: skip wrong rows, and report them in `problems`.
+        allow_conflicts: accept rows that edit one fact to different targets, for a caller that makes each edit alone.
 
     Raises:
-        EditFileError: the file cannot be read, or holds no good row, or (not `keep_going`) holds a bad row.
+        EditFileError: the file can't be read, or has no good row, or (without `keep_going`) has a bad row.
     """
     path, templates = Path(path), templates or RelationTemplates.load()
     rows = list(numbered_rows(path))
@@ -114,7 +114,7 @@ def read_edits(
 
 
 def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
-    """Write edits as JSONL that `read_edits` reads back, all or nothing: a half-written file is never seen.
+    """Write edits as JSONL that `read_edits` reads back. The file is replaced atomically, so it is never half-written.
 
     Raises:
         OutputError: `path` does not end in .jsonl or cannot be written.
@@ -128,10 +128,10 @@ def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
 
 
 def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> tuple[Edit, ...]:
-    """The edits made in chat form, or in plain text, or in ``both``; with ``chat`` None as their rows say.
+    """Set the form of the edits: ``chat`` (true, false, or None to keep the rows' own form), or ``both``.
 
     Raises:
-        ConfigError: one form is asked for, and both.
+        ConfigError: the caller asks for one form and for both.
     """
     if both and chat is not None:
         raise ConfigError(f"both forms are asked for, and {'chat' if chat else 'plain text'} alone; keep one of them")
@@ -140,7 +140,7 @@ def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> 
 
 
 def numbered_rows(path: Path) -> Iterator[NumberedRow]:
-    """The rows of a file with their numbers; a row that can't be read comes as an `EditError`.
+    """Yield the rows of a file with their numbers. A row that can't be read is yielded as an `EditError`.
 
     Raises:
         EditFileError: the file can't be read at all, or its header is wrong.
@@ -155,10 +155,10 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
 
 
 def check_file(path: Path) -> None:
-    """Look at a file of edits before anything else is done: whether it is there, and in a form that can be read.
+    """Check early that a file of edits exists and is in a format that can be read; only the first row is read.
 
     Raises:
-        EditFileError: it can't be read at all, or its header is wrong.
+        EditFileError: the file can't be read at all, or its header is wrong.
     """
     next(numbered_rows(path), None)
 
@@ -193,7 +193,7 @@ def _entries(cell: str) -> list[str]:
 
 
 def unit_of(path: Path) -> str:
-    """What a row's number counts: lines, or in .json, where lines mean nothing, places in the list."""
+    """What the number of a row counts: lines, or in .json, where lines mean nothing, positions in the list."""
     return "record" if path.suffix.lower() == ".json" else "line"
 
 
@@ -215,7 +215,9 @@ def _fields(row: object) -> Row:
 
 
 def _claims(edit: Edit) -> tuple[tuple[str, ...], ...]:
-    """What no other edit of the file may share; the second it may, with the same target."""
+    """The keys that an edit claims in its file: its id, and its fact. Two edits may share a fact with the same
+    target.
+    """
     return ("id", edit.id), ("fact", edit.subject, edit.prompt)
 
 

@@ -1,11 +1,11 @@
-"""A row of an edit file becomes an `Edit`. It has one of three shapes:
+"""Convert a row of an edit file to an `Edit`. The row has one of three shapes:
 
-- an edit: the fields of `Edit`, taken as they are;
-- a triplet: subject, relation, object, new_object, as labels or Wikidata ids in any mixture;
+- an edit: the fields of `Edit`, used unchanged;
+- a triplet: subject, relation, object and new_object, each a label or a Wikidata id;
 - a record of CounterFact or CounterFactPlus.
 
-Names that people and other tools write are understood too (`kg_edit.edits.aliases`), as is what `wikidata-cache link`
-writes. docs/files.md shows every field.
+Field names of other tools are understood too (`kg_edit.edits.aliases`), and so are the fields that `wikidata-cache
+link` adds. docs/files.md shows every field.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ from wikidata_cache.ids import bare_id
 Row = Mapping[str, object]
 Labels = Mapping[str, str]
 
-# What a triplet and what CounterFact call the fields of an Edit.
+# Field name of `Edit` -> its name in a triplet, and in a CounterFact record.
 _TRIPLET = {own: theirs for theirs, own in TRIPLET_NAMES.items()}
 _COUNTERFACT = {
     "id": "case_id",
@@ -58,7 +58,7 @@ class Target(Record):
 
 
 class RequestedRewrite(Record):
-    """The part of a CounterFact record that says what is edited; `subject_id` is what linking adds."""
+    """The part of a CounterFact record that describes the edit; linking adds `subject_id`."""
 
     prompt: Name
     subject_id: EntityId | None = None
@@ -69,7 +69,7 @@ class RequestedRewrite(Record):
 
 
 class Portability(Record):
-    """What CounterFactPlus adds to a CounterFact record."""
+    """The fields that CounterFactPlus adds to a CounterFact record."""
 
     recalled_relation: str | None = Field(None, alias="Recalled Relation")
     question: Text = Field(alias="New Question")
@@ -77,7 +77,7 @@ class Portability(Record):
 
 
 class CounterFactRecord(Record):
-    """A record of CounterFact (Meng et al. 2022), and ``chat``; its last three fields are accepted and not used."""
+    """A record of CounterFact (Meng et al. 2022), and our field ``chat``. The last three fields are not used."""
 
     case_id: Name
     requested_rewrite: RequestedRewrite
@@ -91,10 +91,10 @@ class CounterFactRecord(Record):
 
 
 def to_edit(row: Row, *, row_id: str, labels: Labels, templates: RelationTemplates) -> Edit:
-    """Build the edit that a row of any shape describes; one without an id of its own is called `row_id`.
+    """Build the edit that a row of any shape describes. An edit without an id gets `row_id` as its id.
 
     Raises:
-        EditError: with one fault for each field that is wrong, under the row's own names.
+        EditError: a field is wrong; it has one fault for each wrong field, with the row's own field name.
     """
     row = {name: str(value) if _is_number_id(name, value) else value for name, value in row.items()}
     row, names = canonical(row, triplet=_is_triplet(row))
@@ -113,7 +113,7 @@ def to_edit(row: Row, *, row_id: str, labels: Labels, templates: RelationTemplat
 
 
 def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
-    """Return the Wikidata ids in a row for which `to_edit` will look for a label."""
+    """Return the Wikidata ids in a row whose labels `to_edit` will need."""
     ids: list[object] = []
     if isinstance(rewrite := row.get("requested_rewrite"), dict):
         ids = [rewrite.get("relation_id")]
@@ -130,7 +130,7 @@ def _is_number_id(name: str, value: object) -> bool:
 
 
 def _lacks_prompt(row: Row) -> bool:
-    """Whether an edit's prompt is to be made from its relation, as a triplet's is."""
+    """Whether the row is an edit without a prompt, whose prompt is made from its relation, as for a triplet."""
     return "prompt" not in row and ("relation" in row or "relation_id" in row)
 
 
@@ -144,7 +144,7 @@ def _refuse_unknown(row: Row, known: tuple[str, ...]) -> None:
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:
-    """Suggest a known field, where a row may be of one shape in all but this field."""
+    """Suggest the known field that the writer of an unknown field probably meant."""
     if name in FIELDS:
         return f" in a triplet; expected {_TRIPLET[name]!r}"
     return did_you_mean(name, FIELDS) or f"; known: {', '.join(known)}"
@@ -172,7 +172,7 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
 
 
 def _renamed(row: Row) -> dict[str, object]:
-    """Give a triplet the field names of an Edit, with an id for each Wikidata address."""
+    """Rename the fields of a triplet to those of an `Edit`, and shorten each Wikidata address to its id."""
     fields = {name: row[own] for name, own in zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True) if own in row}
     return {name: _plain(value) for name, value in fields.items()}
 
@@ -199,10 +199,10 @@ def _entity_label(name: str, entity: str, labels: Labels) -> str:
 
 
 def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
-    """Complete a relation: its id, its label and, if the row has none, the prompt."""
+    """Return the relation's id, its label, and the prompt: the row's own prompt, or else one made from the relation."""
     name, id_ = fields.get("relation"), fields.get("relation_id")
     if not isinstance(name, str | None) or not isinstance(id_, str | None):
-        return {}  # the check of the edit's types says it better
+        return {}  # checking the edit's types gives a better message
     if is_property_id(name) and id_ in (None, name):
         name, id_ = None, name
     known = templates.find(id_) or templates.find(name)

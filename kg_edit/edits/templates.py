@@ -1,4 +1,4 @@
-"""The table that turns a relation into a prompt: its property id, its label and a sentence with {}."""
+"""Relation templates: a table that turns a relation (property id and label) into a prompt with {} for the subject."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from wikidata_cache import row_files
 from wikidata_cache.errors import EditRowError
 
 _PACKAGED = Path("data", "relation_templates.tsv")
-_NEAR = 0.84  # of difflib: two letters of ten in another order; "father" is not "mother"
+_NEAR = 0.84  # difflib's ratio: two swapped letters of ten still match, "father" and "mother" do not
 _HEADER = ("property", "label", "template")
 
 
 class RelationTemplate(NamedTuple):
-    """A relation r and the sentence for it; `property_id` is empty for a relation outside Wikidata."""
+    """A relation r and its prompt template; `property_id` is empty for a relation outside Wikidata."""
 
     property_id: str
     label: str
@@ -26,7 +26,7 @@ class RelationTemplate(NamedTuple):
 
     @property
     def names(self) -> set[str]:
-        """The names that the relation is found by: its id and its label, in lower case."""
+        """The names under which the relation is found: its id and its label, in lower case."""
         return {name.casefold() for name in (self.property_id, self.label) if name}
 
 
@@ -38,33 +38,33 @@ class RelationTemplates:
 
     @classmethod
     def load(cls, extra: Path | None = None) -> Self:
-        """Read the packaged table, with the rows of the file `extra` on top where there is one.
+        """Read the packaged table. The rows of the file `extra`, if given, are added and take precedence.
 
         Raises:
-            EditFileError: `extra` cannot be read or has a wrong row; names its line.
+            EditFileError: `extra` can't be read or has a wrong row; the message names the line.
         """
         packaged = files("kg_edit").joinpath(*_PACKAGED.parts).read_text(encoding="utf-8")
         own = _table(extra, utf8_text(extra)) if extra else {}
         return cls({**_table(_PACKAGED, packaged), **own})
 
     def find(self, relation: str | None) -> RelationTemplate | None:
-        """Return the row whose property id or label (in any case) is `relation`, if there is one."""
+        """Return the template whose property id or label (in any case) is `relation`, or None."""
         row = self.by_name.get((relation or "").strip().casefold())
-        # A file on top may give a property another label: its template then serves the old label too.
+        # An extra file may give a property another label. Its template is then used for the old label too.
         return self.by_name.get(row.property_id.casefold(), row) if row else None
 
     def near(self, relation: str) -> str | None:
-        """The label that `relation` is all but: what is probably misspelt."""
+        """Return the label that is almost equal to `relation`, which is then probably misspelt; else None."""
         labels = {row.label.casefold(): row.label for row in self.by_name.values()}
         found = get_close_matches(relation.strip().casefold(), labels, n=1, cutoff=_NEAR)
         return labels[found[0]] if found else None
 
 
 def utf8_text(file: Path) -> str:
-    """Read a text file that a person wrote, with or without a byte order mark.
+    """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        EditFileError: it cannot be read or is not UTF-8; names the line and the byte.
+        EditFileError: the file can't be read or is not UTF-8; the message names the line and the byte.
     """
     try:
         return row_files.utf8_text(file)
@@ -95,7 +95,7 @@ def _cells(line: str) -> tuple[str, ...]:
 
 
 def _fault(cells: tuple[str, ...], table: Mapping[str, RelationTemplate]) -> str | None:
-    """Say what is wrong with a row that follows the rows of `table`."""
+    """Return the fault of a row of cells, or None if it is right; `table` holds the templates of the rows above it."""
     if len(cells) != len(_HEADER):
         return f"found {len(cells)} cells; expected {len(_HEADER)} with tabs between"
     row = RelationTemplate(*cells)
