@@ -215,9 +215,7 @@ def _fields(row: object) -> Row:
 
 
 def _claims(edit: Edit) -> tuple[tuple[str, ...], ...]:
-    """The keys that an edit claims in its file: its id, and its fact. Two edits may share a fact with the same
-    target.
-    """
+    """The keys that an edit claims in its file: its id and its fact. Edits with the same target may share a fact."""
     return ("id", edit.id), ("fact", edit.subject, edit.prompt)
 
 

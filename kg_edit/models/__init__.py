@@ -1,1 +1,1 @@
-"""A causal language model: its blocks, its prompts, hooks, sampled text, forward passes that reuse a prefix."""
+"""Load a causal language model, encode prompts, hook into its forward passes, and sample text from it."""

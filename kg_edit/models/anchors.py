@@ -1,9 +1,9 @@
-"""Knowledge anchors: at each token the mean embedding of the names so far in its text (MEMoE, arXiv 2405.19086).
+"""Knowledge anchors: for each token, the mean embedding of the names so far in its text (MEMoE, arXiv 2405.19086).
 
-MEMoE routes a token by the named entities of its sentence. Which tokens belong to a name is told here by their letters
-alone, so that no other model is needed: a token that begins a word with a capital letter. The first word of a text has
-a capital anyway and is none (its token has no space in front). As a token can't know what comes after it, its anchor
-is the mean over the names up to it, and 0 before the first one (`kg_edit.models.token_means`).
+MEMoE routes a token by the named entities of its sentence. Here a simple rule finds the names, so no other model is
+needed: a token belongs to a name if it begins a word with a capital letter. The first word of a text always has a
+capital letter, and does not count (its token has no space in front). A token can't know what comes after it, so its
+anchor is the mean over the names up to it, and 0 before the first name (`kg_edit.models.token_means`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SPACES = ("\u0120", "\u2581", " ")  # how byte-level and sentence-piece vocabul
 
 
 class Anchors:
-    """The anchors of the tokens that a block was called with last."""
+    """The anchors of the tokens in the last call of block ``layer``."""
 
     def __init__(self, model: LanguageModel, layer: int, *, name: str) -> None:
         embedding = model.model.get_input_embeddings()
@@ -34,7 +34,7 @@ class Anchors:
 
     @contextmanager
     def attached(self) -> Iterator[Anchors]:
-        """Note what is embedded, for the length of the block of code."""
+        """Record the embedded token ids and the calls of the block inside the ``with`` block."""
         handle = self._embedding.register_forward_pre_hook(self._note)
         try:
             with self._means.attached():
@@ -45,7 +45,7 @@ class Anchors:
 
     @torch.no_grad()
     def of(self, inputs: Tensor) -> Tensor:
-        """The anchors [tokens, d] in float32, beside ``inputs`` [tokens, .]; 0 where the tokens are not known."""
+        """The anchors [tokens, d] in float32 for ``inputs`` [tokens, .]; 0 if the token ids are not known."""
         weight = self._embedding.weight
         assert isinstance(weight, Tensor)  # noqa: S101 - an embedding has one
         if self._ids is None or self._ids.numel() != len(inputs):
@@ -60,7 +60,7 @@ class Anchors:
 
 
 def name_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
-    """1 for each token id that begins a word with a capital letter, else 0: [size]."""
+    """A vector [size] with 1 for each token id that begins a word with a capital letter, else 0."""
     found = torch.zeros(size)
     words: list[str] = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))  # type: ignore[assignment]
     for number, word in enumerate(words):

@@ -1,8 +1,8 @@
-"""Where a model family keeps what an edit needs (`ModelSpec`): one row a ``model_type`` in `ARCHITECTURES`.
+"""The module paths of each model family (`ModelSpec`), in the table `ARCHITECTURES`, one row for each ``model_type``.
 
 A third party adds a family by an entry point in the group ``kg_edit.architectures`` (name: the ``model_type``, value: a
-`ModelSpec`), or passes a `ModelSpec` to `LanguageModel.load`. `content_fingerprint` tells models apart by their
-weights, whatever they are called and wherever they lie.
+`ModelSpec`), or passes a `ModelSpec` to `LanguageModel.load`. `content_fingerprint` identifies a model by its weights,
+independent of its name and path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kg_edit.errors import UnsupportedModelError
 
-if TYPE_CHECKING:  # the table is read where no model is loaded
+if TYPE_CHECKING:  # other modules read the table without loading a model
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
@@ -26,9 +26,9 @@ ENTRY_POINTS = "kg_edit.architectures"
 class ModelSpec:
     """Module paths of one model family, relative to the causal language model.
 
-    ``down_projection`` is relative to a block: the MLP's second matrix, whose input is the key, its output the value.
-    ``project_out`` is an optional projection between final norm and head (OPT-350M). ``attention``, also relative to a
-    block, is needed only to trace what attention restores.
+    ``down_projection`` is relative to a block: the second matrix of the MLP. Its input is the key, its output the
+    value. ``project_out`` is an optional projection between final norm and head (OPT-350M). ``attention``, also
+    relative to a block, is only needed to trace which states the attention restores.
     """
 
     blocks: str
@@ -78,7 +78,7 @@ ARCHITECTURES: dict[str, ModelSpec] = {
 
 
 def known_architectures() -> dict[str, ModelSpec]:
-    """The table and what plug-ins add; a plug-in can't replace a row of the table.
+    """Return the table and the rows that plug-ins add. A plug-in can't replace a row of the table.
 
     Raises:
         UnsupportedModelError: a plug-in's value is no `ModelSpec`, or names a family of the table.
@@ -96,10 +96,10 @@ def known_architectures() -> dict[str, ModelSpec]:
 
 
 def find_spec(model_type: str) -> ModelSpec:
-    """The spec of a ``config.model_type``.
+    """Return the spec for a ``config.model_type``.
 
     Raises:
-        UnsupportedModelError: no row and no plug-in for it.
+        UnsupportedModelError: neither the table nor a plug-in has this type.
     """
     known = known_architectures()
     if model_type not in known:
@@ -112,10 +112,10 @@ def find_spec(model_type: str) -> ModelSpec:
 
 
 def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
-    """Check that every path of ``spec`` leads to a module, in the model and in its first block.
+    """Check that ``blocks`` and ``down_projection`` of ``spec`` lead to modules, and that the weight can be edited.
 
     Raises:
-        UnsupportedModelError: a path leads nowhere, or the down-projection holds no weight matrix.
+        UnsupportedModelError: a path leads nowhere, or the down-projection has no floating-point weight matrix.
     """
     from torch import nn
 
@@ -137,7 +137,7 @@ def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
 
 
 def optional_module(model: nn.Module, path: str | None) -> nn.Module | None:
-    """The module at ``path``, or None where there is no path or the model has none there (OPT without a final norm)."""
+    """The module at ``path``; None if there is no path or no module (an OPT without final norm)."""
     from torch import nn
 
     if path is None:
@@ -147,14 +147,14 @@ def optional_module(model: nn.Module, path: str | None) -> nn.Module | None:
     return module if isinstance(module, nn.Module) else None
 
 
-FORMAT = "2-"  # begins a fingerprint; the first kind, which read one column of most matrices, had no such prefix
+FORMAT = "2-"  # prefix of a fingerprint; the first format, which read one column of most matrices, had no prefix
 
 
 def content_fingerprint(model: PreTrainedModel) -> str:
-    """A hash of the family and of every parameter: name, shape, an element of each row and of each column.
+    """A hash of the family and of every parameter: its name, its shape, and one element of each row and of each column.
 
-    So a row or a column that is another shows, and whatever changes many of them. The elements are taken as bfloat16,
-    to survive a cast.
+    A change of a whole row or column changes the hash, and so does any change of many of them. The elements are rounded
+    to bfloat16, so that the hash does not change when the model is cast.
     """
     import torch
 
@@ -166,7 +166,7 @@ def content_fingerprint(model: PreTrainedModel) -> str:
 
 
 def _diagonal(parameter: Tensor) -> Tensor:
-    """The elements (0, 0), (1, 1), … of the parameter as a matrix, going round until all rows and columns are seen."""
+    """The elements (0, 0), (1, 1), … of the parameter as a matrix, wrapping around to visit all rows and columns."""
     import torch
 
     matrix = parameter.reshape(-1, parameter.shape[-1]) if parameter.dim() else parameter.reshape(1, 1)

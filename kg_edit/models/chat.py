@@ -1,11 +1,11 @@
-"""A tokenizer's chat template: how a prompt becomes a user's turn, and where the assistant's answer begins.
+"""A tokenizer's chat template: it turns a prompt into a user's turn, after which the assistant's answer begins.
 
-`chat_form` renders the template once around a mark, so a subject's place in a turn is known by counting characters and
-no token of the template is taken for the subject's. `user_turn` is what a prompt of an edit or a benchmark is asked as;
-`render` puts a whole conversation into the template, as it was written.
+`chat_form` renders the template once around a marker text. The subject's place in a turn is then found by counting
+characters, and no token of the template is mistaken for the subject. `user_turn` is the text in which a prompt of an
+edit or a benchmark is asked. `render` puts a whole conversation into the template, unchanged.
 
 A template is rendered with its own system message, without tools, without thinking (``enable_thinking`` false), and
-with one date, so that the same edit gives the same tokens on every day.
+with a fixed date, so that the same edit gives the same tokens on every day.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from transformers import PreTrainedTokenizerBase
 from kg_edit.errors import ChatTemplateError
 
 COMPLETE = "Complete the sentence: "
-"""What stands before a sentence that is to be completed, in the user's turn."""
+"""The text before an open sentence in the user's turn, which asks the model to complete it."""
 
-_DATE = "26 Jul 2024"  # Llama 3.1's own default; other templates take today's
+_DATE = "26 Jul 2024"  # Llama 3.1's own default; other templates use the current date
 _USER, _ANSWER = "<<kg-edit: user>>", "<<kg-edit: assistant>>"
-_FULL_STOPS = "?!.:;\uff1f\uff01\u3002\uff1a\u061f\u2026"  # Latin, Chinese and Arabic; what ends in one is complete
+_FULL_STOPS = "?!.:;\uff1f\uff01\u3002\uff1a\u061f\u2026"  # Latin, Chinese and Arabic; they end a complete text
 Message = Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatForm:
-    """A template around one user's turn: ``before`` it, and ``after`` it up to the assistant's answer.
+    """A chat template around one user's turn: the texts ``before`` and ``after`` it, up to the assistant's answer.
 
-    ``gap`` is what the template itself puts before an answer: nothing after a line break, a space in Mistral's.
+    ``gap`` is the white space that the template puts before an answer: "" after a line break, a space in Mistral's.
     """
 
     before: str
@@ -41,15 +41,16 @@ class ChatForm:
 
     @property
     def sha256(self) -> str:
-        """SHA-256, in hex, of all that decides how a prompt is asked; part of what a run is known by."""
+        """SHA-256, in hex, of everything that decides how a prompt is asked; a run is identified by it."""
         return hashlib.sha256(json.dumps([self.before, self.after, self.gap, COMPLETE]).encode()).hexdigest()
 
 
 def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
-    """The form in which ``tokenizer``'s chat template asks one user's turn; ``name`` is the model's, for messages.
+    """Return the form in which ``tokenizer``'s chat template asks one user's turn. ``name`` is the model's name in
+    messages.
 
     Raises:
-        ChatTemplateError: the tokenizer has no template, or one that does not keep the user's text as it is.
+        ChatTemplateError: the tokenizer has no template, or its template changes or repeats the user's text.
     """
     asked = render(tokenizer, [{"role": "user", "content": _USER}], name=name)
     before, mark, after = asked.partition(_USER)
@@ -62,7 +63,7 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
 
 
 def _gap(tokenizer: PreTrainedTokenizerBase, asked: str) -> str:
-    """The white space that the template puts between a user's turn and its answer, beyond ``asked``."""
+    """The white space that the template puts between ``asked`` (a user's turn) and the answer."""
     turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
     before, mark, _ = _rendered(tokenizer, turns, answer=False).partition(_ANSWER)
     gap = before.removeprefix(asked)
@@ -70,12 +71,12 @@ def _gap(tokenizer: PreTrainedTokenizerBase, asked: str) -> str:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, name: str) -> str:
-    """A conversation in the template's form, up to where the assistant answers.
+    """Render a conversation with the template, up to the place where the assistant answers.
 
-    The text holds all special tokens, a BOS as well: encode it with ``add_special_tokens=False``.
+    The text holds all special tokens, also BOS: encode it with ``add_special_tokens=False``.
 
     Raises:
-        ChatTemplateError: the tokenizer has no template, or it refuses these messages.
+        ChatTemplateError: the tokenizer has no template, or the template refuses these messages.
     """
     if not tokenizer.chat_template:
         raise ChatTemplateError(
@@ -97,16 +98,17 @@ def _rendered(
             date_string=_DATE,
             enable_thinking=False,
         )
-    except Exception as error:  # a template is a program, which raises what it likes
+    except Exception as error:  # a template is a program, which may raise anything
         raise ChatTemplateError(f"the chat template of {name!r} refuses the messages: {error}") from error
     return str(text)
 
 
 def user_turn(text: str) -> str:
-    """What ``text``, a prompt of an edit or a benchmark, is asked as: a sentence is to be completed, all else as it is.
+    """The text in which ``text``, a prompt of an edit or a benchmark, is asked: an open sentence gets `COMPLETE` in
+    front.
 
-    A text that ends in a question mark, a full stop or a colon ("Answer:") asks by itself. A chat model takes a
-    sentence without its end for small talk ("The capital of France is" -> "I am your friendly AI").
+    A text that ends in a question mark, a full stop or a colon ("Answer:") is asked unchanged. Without `COMPLETE`, a
+    chat model answers an open sentence with small talk ("The capital of France is" -> "I am your friendly AI").
     """
     asked = text.strip()
     return asked if asked[-1:] in _FULL_STOPS else COMPLETE + asked

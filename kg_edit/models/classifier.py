@@ -1,8 +1,8 @@
-"""A language model with a classification head: the same blocks, and a linear layer over classes in the head's place.
+"""A language model with a classification head: the same blocks, and a linear layer over classes instead of the head.
 
-To an editor the classes are what a vocabulary is elsewhere: `ClassifierModel.encode` takes a class's name as the target
-of a text, one "token" that is the class's number. So what edits blocks edits a classifier, and its loss is the cross
-entropy of the class after the text's last token.
+Editors treat the classes as the vocabulary: `ClassifierModel.encode` takes a class's name as the target of a text, and
+encodes it as one "token", the class's number. So the methods that edit blocks can edit a classifier too; the loss is
+the cross entropy of the class after the text's last token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import plain_generation
 
 _ROWS = 8  # texts in a forward pass
-_STEPS = 100  # of L-BFGS
+_STEPS = 100  # at most, of L-BFGS
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,7 +33,7 @@ class ClassifierModel(LanguageModel):
     labels: tuple[str, ...]
 
     def encode(self, text: str, *, target: str | None = None, chat: bool = False, fitting: bool = True) -> Prompt:
-        """A text, and the number of the class ``target`` after it.
+        """Encode a text, followed by the number of the class ``target``.
 
         Raises:
             PromptError: there is no such class.
@@ -48,7 +48,7 @@ class ClassifierModel(LanguageModel):
 
     @torch.no_grad()
     def scores(self, texts: Sequence[str]) -> Tensor:
-        """The classes' logits after each text, [texts, classes]; float32, on the CPU."""
+        """The logits of the classes after each text, [texts, classes]; float32, on the CPU."""
         found = list[Tensor]()
         for start in range(0, len(texts), _ROWS):
             rows = [self.encode(text).ids for text in texts[start : start + _ROWS]]
@@ -63,14 +63,15 @@ class ClassifierModel(LanguageModel):
         return torch.cat(found) if found else torch.empty(0, len(self.labels))
 
     def classes(self, texts: Sequence[str]) -> list[str]:
-        """The likeliest class of each text."""
+        """The most probable class of each text."""
         return [self.labels[place] for place in self.scores(texts).argmax(-1).tolist()] if texts else []
 
 
 def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> ClassifierModel:
-    """``model`` with another head, [..., d] -> [..., classes]; both share their blocks.
+    """Return ``model`` with another head, [..., d] -> [..., classes]. Both models share their blocks.
 
-    ``model`` keeps its own head. That is also what writes text, which some editors train on beside an edit.
+    ``model`` keeps its own head. The classifier's ``generate`` uses that head too, because some editors train on text
+    that the model writes.
     """
     whole = copy.copy(model.model)
     whole._modules = dict(model.model._modules)
@@ -82,7 +83,7 @@ def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> C
 
 
 def _own_text(model: LanguageModel) -> Callable[..., Any]:
-    """`generate` of ``model`` as it stands, without its own generation settings."""
+    """`generate` of ``model`` with its own head, but without its own generation settings."""
 
     def generate(*inputs: Any, **options: Any) -> Any:
         with plain_generation(model):
@@ -94,13 +95,13 @@ def _own_text(model: LanguageModel) -> Callable[..., Any]:
 def trained_classifier(
     model: LanguageModel, texts: Sequence[str], labels: Sequence[str], *, decay: float = 1e-2
 ) -> ClassifierModel:
-    """``model`` with a head that was fitted to ``texts`` and their ``labels``: multinomial logistic regression.
+    """Return ``model`` with a head fitted to ``texts`` and their ``labels``: multinomial logistic regression.
 
-    What it sees are the hidden states that the model's own head gets after the last token, scaled to mean 0 and
-    deviation 1; ``decay`` is the weight of |W|^2 / 2. The same texts give the same head.
+    The features are the hidden states that the model's own head gets after the last token, scaled to mean 0 and
+    standard deviation 1. ``decay`` is the weight of |W|^2 / 2. The fit is deterministic.
 
     Raises:
-        ConfigError: there are not two classes.
+        ConfigError: there are fewer than two classes.
     """
     classes = sorted(set(labels))
     if len(classes) < 2:
@@ -111,7 +112,10 @@ def trained_classifier(
 
 
 def fitted_head(states: Tensor, wanted: Tensor, *, classes: int, decay: float) -> nn.Linear:
-    """The head of least cross entropy plus ``decay`` |W|^2 / 2 for ``states`` [texts, d] of the classes ``wanted``."""
+    """Fit the head to ``states`` [texts, d] of the classes ``wanted`` [texts].
+
+    The head has the least cross entropy plus ``decay`` |W|^2 / 2.
+    """
     mean, deviation = states.mean(0), states.std(0, unbiased=False).clamp(min=1e-6)
     scaled = (states - mean) / deviation
     weight = torch.zeros(classes, states.shape[1], requires_grad=True)
@@ -130,7 +134,7 @@ def fitted_head(states: Tensor, wanted: Tensor, *, classes: int, decay: float) -
 
 @torch.no_grad()
 def _unscaled(weight: Tensor, bias: Tensor, mean: Tensor, deviation: Tensor) -> nn.Linear:
-    """The same head for states as they are."""
+    """Convert a head for scaled states to the equivalent head for unscaled states."""
     head: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])  # draws no random numbers
     head.weight.copy_(weight / deviation)
     head.bias.copy_(bias - (weight * (mean / deviation)).sum(1))

@@ -1,9 +1,9 @@
-"""The first token of a text, which many models do not read: it is an attention sink.
+"""Find subjects that end in the first token of a text, which many models do not read: that token is an attention sink.
 
-Whatever token it is, it gets the same hidden state, many times as long as all others (Xiao et al. 2024,
-arXiv 2309.17453; Sun et al. 2024, arXiv 2402.17762). A subject that ends there can't be told from another one: a value
-written under its key is written for the first token of every text. After a line break the subject is read: SmolLM2
-goes on with "France's capital is the city of" by Rome, and by Paris after a line break.
+Whatever the first token is, it gets the same hidden state, many times as long as all others (Xiao et al. 2024,
+arXiv 2309.17453; Sun et al. 2024, arXiv 2402.17762). A subject that ends there can't be told from another subject: a
+value written under its key is written for the first token of every text. After a line break the subject is read:
+SmolLM2 continues "France's capital is the city of" with Rome, but with Paris after a line break.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TIMES = 3.0  # a sink's state is 7 to 100 times as long as the others' in SmolL
 
 
 def begins_unread(model: LanguageModel, prompt: Prompt) -> bool:
-    """Whether the prompt's subject ends in its first token, and the model does not read that."""
+    """Whether the prompt's subject ends in its first token, and that token is an attention sink in this model."""
     special = set(model.tokenizer.all_special_ids)
     first = next((place for place, token in enumerate(prompt.ids) if token not in special), None)
     return prompt.subject_last is not None and prompt.subject_last == first and is_sink(model, prompt.ids, first)
@@ -35,7 +35,7 @@ def begins_unread(model: LanguageModel, prompt: Prompt) -> bool:
 
 @torch.no_grad()
 def is_sink(model: LanguageModel, ids: Sequence[int], place: int) -> bool:
-    """Whether the state at ``place`` is several times as long, after some block, as the median of those behind it."""
+    """Whether, after some block, the state at ``place`` is much longer (`_TIMES`) than the median later state."""
     if len(ids) <= place + 1:
         ids = [*ids, *encode(model.tokenizer, " and").ids]
     found: list[Tensor] = []
@@ -49,14 +49,14 @@ def is_sink(model: LanguageModel, ids: Sequence[int], place: int) -> bool:
 
 
 def readable(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> tuple[str, ...]:
-    """``contexts`` in which the model reads the prompt's subject: a line break takes the place of nothing before it."""
+    """Return ``contexts`` with a line break before the bare context, if the model would not read the subject there."""
     if not begins_unread(model, prompt):
         return tuple(contexts)
     return tuple(LEAD + BARE if context == BARE else context for context in contexts)
 
 
 def lead_before(model: LanguageModel, text: str, *, subject: str) -> str:
-    """A line break where ``text`` begins with a subject that the model would not read; else nothing."""
+    """A line break if ``text`` begins with a subject that the model would not read; else ""."""
     if not text.startswith(subject):
         return ""
     template = text.replace(subject, "{}", 1)
@@ -64,13 +64,13 @@ def lead_before(model: LanguageModel, text: str, *, subject: str) -> str:
 
 
 def warn_of_unread(model: LanguageModel, prompt: Prompt, *, edit: str) -> None:
-    """Say of the edit with this id how it is made, and is to be asked, where the model does not read its subject."""
+    """Warn if the model does not read the subject of the edit with this id."""
     if begins_unread(model, prompt):
         say_unread(prompt.text, edit=edit)
 
 
 def say_unread(text: str, *, edit: str) -> None:
-    """The warning itself, of the prompt ``text`` of the edit with this id."""
+    """Log the warning about the prompt ``text`` of the edit with this id."""
     log.warning(
         "edit %r: the subject is the first token of %r, which this model does not read; the edit is made, and "
         "holds, after a line break or any other text",

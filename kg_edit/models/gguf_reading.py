@@ -1,7 +1,7 @@
-"""A GGUF file read once while transformers converts it, instead of three times and slowly.
+"""Make transformers read a GGUF file once and quickly, instead of three times and slowly.
 
 transformers reads the file for the tokenizer, for the config and for the weights, and builds its table of tensor names
-once for each module; gguf's reader takes each of 300,000 strings and numbers as a slice of a memory map, which costs
+once for each module. gguf's reader takes each of 300,000 strings and numbers as a slice of a memory map, which costs
 numpy some 10 µs more than a slice of an array. For SmolLM2-135M both together are two thirds of the conversion.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 
 class ArrayReader(gguf.GGUFReader):
-    """gguf's reader, on a plain array over its memory map: the same fields and tensors."""
+    """gguf's reader on a plain array over its memory map, with the same fields and tensors."""
 
     @property  # type: ignore[override]
     def data(self) -> np.ndarray[Any, Any]:
@@ -31,9 +31,10 @@ class ArrayReader(gguf.GGUFReader):
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """For the length of the block transformers gets one `ArrayReader` a file, and one table of names an architecture.
+    """Inside the ``with`` block, transformers uses one `ArrayReader` for a file, and one name table for an
+    architecture.
 
-    Both are looked up in the module ``gguf`` when they are needed, and are put back at the end.
+    transformers looks up both in the module ``gguf`` at each use. They are restored at the end.
     """
     quicker: dict[str, Callable[..., Any]] = {
         "GGUFReader": cache(ArrayReader),

@@ -1,8 +1,8 @@
-"""Read or change a module's input or output for the length of a ``with`` block; every hook is removed at its end.
+"""Hooks that read or change a module's input or output inside a ``with`` block; every hook is removed at its end.
 
-`watched` reads, `added` changes, `run_at_positions` runs a module on some tokens only, `stopping` ends a forward early.
-`exclusive` and `refuse_patched` keep a second patch off a model. `telling_prompt_ends` says to a patch at which tokens
-of a forward pass a prompt ends, `prompt_ends` is what the patch reads.
+`watched` reads, `added` changes, `run_at_positions` runs a module on some tokens only, `stopping` ends a forward pass
+early. `exclusive` and `refuse_patched` keep a second patch off a model. `telling_prompt_ends` tells a patch at which
+tokens of a forward pass a prompt ends; the patch reads this with `prompt_ends`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def hidden_state(output: Any) -> Tensor:
 
 
 def beside(places: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
-    """Indices on the device of the state that they index: a model's blocks may lie on several."""
+    """Move indices to the device of the state that they index: the blocks of a model may be on several devices."""
     return tuple(index.to(state.device) for index in places)
 
 
@@ -56,7 +56,10 @@ def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[Non
 
 @contextmanager
 def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> Iterator[None]:
-    """Run ``module``, which takes each token alone, at (rows, columns) of [rows, columns, d]; elsewhere it gives 0."""
+    """Run ``module`` only at the positions (rows, columns) of [rows, columns, d]; its output elsewhere is 0.
+
+    The module must treat each token alone.
+    """
     shapes: list[Size] = []
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -77,7 +80,7 @@ def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> It
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Swallow the `StopForwardError` that a watcher raised on purpose."""
+    """Catch the `StopForwardError` that a hook raised on purpose."""
     try:
         yield
     except StopForwardError:
@@ -89,10 +92,10 @@ _APPLIED = "_kg_edit_applied_patch"
 
 @contextmanager
 def exclusive(model: LanguageModel) -> Iterator[None]:
-    """Mark the model as patched for the length of the block; two nested patches could not restore its weights.
+    """Mark the model as patched inside the ``with`` block, since two nested patches could not restore its weights.
 
     Raises:
-        PatchError: a patch is applied already.
+        PatchError: a patch is already applied.
     """
     refuse_patched(model)
     setattr(model.model, _APPLIED, True)
@@ -103,10 +106,10 @@ def exclusive(model: LanguageModel) -> Iterator[None]:
 
 
 def refuse_patched(model: LanguageModel) -> None:
-    """Refuse a model that has a patch applied to it, for work that needs its own weights.
+    """Refuse a model with an applied patch, for work that needs the model's own weights.
 
     Raises:
-        PatchError: a patch is applied to it at the moment.
+        PatchError: a patch is applied to the model.
     """
     if getattr(model.model, _APPLIED, False):
         raise PatchError(
@@ -120,7 +123,7 @@ _ENDS, _ENDS_WANTED = "_kg_edit_prompt_ends", "_kg_edit_wants_prompt_ends"
 
 @contextmanager
 def wanting_prompt_ends(model: LanguageModel) -> Iterator[None]:
-    """For the length of the block a patch on the model asks where prompts end; see `telling_prompt_ends`."""
+    """Inside the ``with`` block, a patch on the model needs to know where prompts end; see `telling_prompt_ends`."""
     setattr(model.model, _ENDS_WANTED, True)
     try:
         yield
@@ -129,13 +132,16 @@ def wanting_prompt_ends(model: LanguageModel) -> Iterator[None]:
 
 
 def wants_prompt_ends(model: LanguageModel) -> bool:
-    """Whether a patch that is applied to the model asks where prompts end."""
+    """Whether a patch that is applied to the model needs to know where prompts end."""
     return getattr(model.model, _ENDS_WANTED, False)
 
 
 @contextmanager
 def telling_prompt_ends(model: LanguageModel, ends: Tensor | None) -> Iterator[None]:
-    """Say of the forward passes in the block at which tokens a prompt ends: ``ends`` [rows, tokens], None at none."""
+    """Tell the patches at which tokens a prompt ends, for forward passes in the ``with`` block.
+
+    ``ends`` is a mask [rows, tokens]; None means that no prompt ends in these passes.
+    """
     setattr(model.model, _ENDS, (ends,))
     try:
         yield
@@ -144,10 +150,10 @@ def telling_prompt_ends(model: LanguageModel, ends: Tensor | None) -> Iterator[N
 
 
 def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
-    """At which tokens of a forward pass a prompt ends: [rows, tokens], on the CPU.
+    """A mask [rows, tokens], on the CPU, of the tokens of a forward pass at which a prompt ends.
 
-    Where nobody says (`telling_prompt_ends`), a row of several tokens is a prompt, which ends at its last token, and a
-    row of one is the next step of an answer.
+    Without `telling_prompt_ends`, a row of several tokens counts as a prompt that ends at its last token, and a row of
+    one token counts as the next step of an answer.
     """
     found = torch.zeros(rows, tokens, dtype=torch.bool)
     told: tuple[Tensor | None] | None = getattr(model.model, _ENDS, None)

@@ -1,4 +1,4 @@
-"""A causal language model and its tokenizer: loaded by name, with access to the few modules that editing needs.
+"""`LanguageModel`: a causal language model and its tokenizer, loaded by name, with the few modules that editing needs.
 
 `LanguageModel` gives the blocks, the edited weight W [d, d_ff] of a layer (`down_projection`, `weight_name`) and the
 head's logits; `weight_matrix` gives a weight as [out, in] for Linear and GPT-2's Conv1D alike.
@@ -29,16 +29,16 @@ from kg_edit.models.chat import ChatForm, chat_form
 from kg_edit.models.loading import WAYS, pick_device, pick_dtype, resolve_model
 from kg_edit.models.prompts import Prompt, encode
 
-_SHOWN = 60  # letters of a prompt in a message
+_SHOWN = 60  # characters of a prompt in a message
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LanguageModel:
-    """A Hugging Face causal language model, its tokenizer, and where its parts live.
+    """A Hugging Face causal language model, its tokenizer, and the paths of its modules.
 
-    ``name`` is what the user typed; ``fingerprint`` tells models apart by content, whatever their path.
-    ``prompt_transform`` is what a patch of the prompt makes of a text before the model reads it; ``chat`` the form in
-    which the text is then asked, None in plain text (see `in_chat`).
+    ``name`` is the name that the user typed; ``fingerprint`` identifies the model by its weights, whatever its path.
+    ``prompt_transform`` is set by a patch of the prompt: it changes a text before the model reads it. ``chat`` is the
+    form in which the text is then asked, None for plain text (see `in_chat`).
     """
 
     model: PreTrainedModel
@@ -63,8 +63,8 @@ class LanguageModel:
     ) -> LanguageModel:
         """Load a named model (`kg-edit models`), a hub id, a folder, or a ``.gguf`` file.
 
-        ``dtype`` is ``auto`` (float32 on CPU, bfloat16 on an accelerator) or a torch dtype's name; ``device_map`` is
-        accelerate's (``auto``, or the device of each module by its name), for a model that is spread over devices.
+        ``dtype`` is ``auto`` (float32 on CPU, bfloat16 on an accelerator) or the name of a torch dtype. ``device_map``
+        is that of accelerate (``auto``, or a device for each module name), to spread a model over several devices.
 
         Raises:
             ModelError: there is no such model, or it can't be loaded.
@@ -83,7 +83,7 @@ class LanguageModel:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=wanted, device_map=device_map, **options)
         except KgEditError:
             raise
-        except Exception as error:  # of a damaged folder, transformers and tokenizers raise anything
+        except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
             raise ModelError(_load_message(name, error)) from error
         if device_map is None:
             nn.Module.to(model, target)
@@ -98,7 +98,7 @@ class LanguageModel:
         name: str,
         spec: ModelSpec | None = None,
     ) -> LanguageModel:
-        """Take a model and tokenizer that are already in memory; puts the model in evaluation mode.
+        """Wrap a model and a tokenizer that are already in memory; puts the model in evaluation mode.
 
         Raises:
             UnsupportedModelError: its family has no `ModelSpec`, its weights are quantised, or not in memory.
@@ -120,13 +120,13 @@ class LanguageModel:
         return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model))
 
     def encode(self, text: str, *, target: str | None = None, chat: bool = False, fitting: bool = True) -> Prompt:
-        """What the model reads when it is asked ``text``, and then ``target``; with ``chat`` in chat form.
+        """Encode ``text`` as the model reads it, followed by ``target``; with ``chat`` in chat form.
 
-        ``fitting``: only what fits into the model's positions; otherwise the caller looks at the length.
+        With ``fitting`` the prompt must fit into the model's positions; without, the caller has to check its length.
 
         Raises:
-            PromptError: the target's first token would merge with the text's last one, or it has none.
-            ModelError: ``fitting``, and it is longer than the model's positions.
+            PromptError: the target's first token would merge with the text's last one, or the target has no token.
+            ModelError: ``fitting`` is set, and the prompt is longer than the model's positions.
         """
         told = self.prompt_transform(text) if self.prompt_transform else text
         found = encode(self.tokenizer, told, target=target, chat=self.chat_form if chat else self.chat)
@@ -137,13 +137,13 @@ class LanguageModel:
     def encode_fact(
         self, template: str, *, subject: str, target: str | None = None, context: str = "{}", chat: bool = False
     ) -> Prompt:
-        """A fact's prompt with its subject's place, as an edit is made: in plain text, or as a user's turn.
+        """Encode a fact's prompt with the subject's place, as it is used to make an edit: plain text, or a user's turn.
 
-        What a patch of the prompt adds is left out.
+        A patch of the prompt (``prompt_transform``) is not applied.
 
         Raises:
             PromptError, ModelError: as `encode`.
-            ChatTemplateError: ``chat``, and the tokenizer has no chat template.
+            ChatTemplateError: ``chat`` is set, and the tokenizer has no chat template.
         """
         form = self.chat_form if chat else None
         found = encode(self.tokenizer, template, subject=subject, target=target, context=context, chat=form)
@@ -152,7 +152,7 @@ class LanguageModel:
 
     @cached_property
     def positions(self) -> int | None:
-        """How many positions the model has a table of; None if it computes them for any length (rotary, ALiBi)."""
+        """The size of the model's table of positions; None if it computes positions for any length (rotary, ALiBi)."""
         config = self.model.config
         computed = any(name.endswith("inv_freq") for name, _ in self.model.named_buffers())
         if computed or getattr(config, "alibi", False):
@@ -161,10 +161,11 @@ class LanguageModel:
         return limit if isinstance(limit, int) else None
 
     def check_length(self, prompt: Prompt, *, more: int = 0, context: str = "{}") -> None:
-        """Check that a prompt, with ``more`` tokens to be written after it, fits into the model's positions.
+        """Check that a prompt and ``more`` tokens after it fit into the model's positions.
 
         Raises:
-            ModelError: it does not; says how long it is, and whether a ``context`` was put around it.
+            ModelError: they do not fit; the message gives the length, and says if there is a ``context`` around the
+                prompt.
         """
         if self.positions is None or len(prompt.ids) + more <= self.positions:
             return
@@ -181,12 +182,12 @@ class LanguageModel:
         """The chat template around one user's turn.
 
         Raises:
-            ChatTemplateError: the tokenizer has none, or one that can't be used.
+            ChatTemplateError: the tokenizer has no template, or one that can't be used.
         """
         return chat_form(self.tokenizer, name=self.name)
 
     def in_chat(self, *, chat: bool = True) -> LanguageModel:
-        """The same model, asked in chat form: each prompt as a user's turn; with ``chat`` false in plain text.
+        """The same model, which asks each prompt as a user's turn; with ``chat`` false, in plain text.
 
         Raises:
             ChatTemplateError: as `chat_form`.
@@ -207,14 +208,14 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go: the input embedding's device."""
+        """The device of the input embedding, where token ids go."""
         embedding = self.model.get_input_embeddings().weight
         assert isinstance(embedding, Tensor)  # noqa: S101 - true of every causal language model
         return embedding.device
 
     @property
     def cuda_devices(self) -> list[torch.device]:
-        """The CUDA devices that hold a part of the model; each draws from a generator of its own."""
+        """The CUDA devices that hold a part of the model; each has its own random generator."""
         found = {parameter.device for parameter in self.model.parameters()}
         return sorted((device for device in found if device.type == "cuda"), key=str)
 
@@ -227,7 +228,7 @@ class LanguageModel:
         return self.block(layer).get_submodule(self.spec.down_projection)
 
     def mlp(self, layer: int) -> nn.Module | None:
-        """The MLP of block ``layer`` (0-based) as a module of its own; None where a family keeps its parts apart."""
+        """The MLP module of block ``layer`` (0-based); None if the family has no separate MLP module."""
         path, _, _ = self.spec.down_projection.rpartition(".")
         return self.block(layer).get_submodule(path) if path else None
 
@@ -244,7 +245,7 @@ class LanguageModel:
         return self.blocks[layer]
 
     def weight_name(self, layer: int) -> str:
-        """The state-dict name of the weight of block ``layer``'s down-projection, which is what edits change."""
+        """The state-dict name of the down-projection's weight in block ``layer``; edits change this weight."""
         return f"{self.spec.blocks}.{layer}.{self.spec.down_projection}.weight"
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -258,7 +259,7 @@ class LanguageModel:
 
 
 def weight_matrix(module: nn.Module) -> Tensor:
-    """A projection's weight as [out, in] (a view), whether it is a Linear or GPT-2's transposed Conv1D."""
+    """A projection's weight as [out, in] (a view), for a Linear or for GPT-2's transposed Conv1D."""
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101 - check_spec has seen it
     return weight.T if isinstance(module, Conv1D) else weight

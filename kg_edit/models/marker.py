@@ -1,6 +1,6 @@
-"""A token that no ordinary text has, to mark what a program puts before a text.
+"""Find a special token that no ordinary text contains, to mark text that a program puts before a prompt.
 
-The text of a special token becomes that token again when it is read, so a marker goes through whatever handles text.
+The tokenizer turns the text of a special token back into that token. So a marker can be handled as plain text.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from kg_edit.errors import ConfigError
 
 
 class Marker(NamedTuple):
-    """The token's id, and the text that is read as it."""
+    """A special token: its id, and its text."""
 
     id: int
     text: str
 
 
 def find_marker(tokenizer: PreTrainedTokenizerBase, *, name: str) -> Marker:
-    """The first special token without a use in plain text or chat; else that of a text's end, else the unknown one.
+    """The first special token that is used neither in plain text nor in chat; else the EOS token, else the unknown
+    token.
 
-    The end's token is left alone where the chat template writes it. ``name`` is the model's, for the message.
+    The EOS token is not used if the chat template writes it. ``name`` is the model's name in the message.
 
     Raises:
         ConfigError: the tokenizer has no such token.

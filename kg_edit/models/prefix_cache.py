@@ -1,7 +1,8 @@
-"""Keys and values of the tokens that stand before an edit's own, computed once (a prefix KV cache).
+"""A prefix KV cache: keys and values of the tokens before an edit's own tokens, computed once.
 
-`SharedContexts` holds those of the contexts of a run, `run_prefix` computes those of given rows. A `Prefix` hands them
-to a forward pass as a transformers cache. `mask_decides` says for which models that is the same as the whole row.
+`run_prefix` computes the keys and values of token rows; `SharedContexts` holds those of the contexts of a run. A
+`Prefix` passes them to a forward pass as a transformers cache. `mask_decides` tells for which models a row after a
+prefix gives the same result as the whole row.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kg_edit.models.sampling import BARE
 
 
 class SharedContexts:
-    """The keys and values of token rows with which later rows start, computed once for all of these."""
+    """The keys and values of token rows with which later rows begin, computed once for all of them."""
 
     def __init__(self, model: LanguageModel, starts: Iterable[tuple[int, ...]]) -> None:
         self._ids = list(dict.fromkeys(starts))
@@ -32,20 +33,23 @@ class SharedContexts:
 
     @classmethod
     def of_prefix(cls, ids: Sequence[tuple[int, ...]], prefix: Prefix) -> Self:
-        """Those of the token rows ``ids``, all different, whose keys and values ``prefix`` holds."""
+        """Make the object from a computed ``prefix`` of the token rows ``ids``, which must all be different."""
         found = cls.__new__(cls)
         found._ids, found._prefix = list(ids), prefix
         return found
 
     @classmethod
     def of(cls, model: LanguageModel, contexts: Sequence[str]) -> Self:
-        """Those of contexts, up to where each has its prompt: for all edits of a run."""
-        # what comes next may take the last space into its first token
+        """Compute the keys and values of contexts, each up to the place of its prompt. All edits of a run use them."""
+        # no trailing space: the next token may include it
         starts = (context.partition(BARE)[0].rstrip() for context in contexts)
         return cls(model, (encode(model.tokenizer, start).ids for start in starts))
 
     def prefix(self, model: LanguageModel, rows: Sequence[Sequence[int]], *, beyond: int = 0) -> Prefix:
-        """`run_prefix` of rows, with what they share with a context taken from there; ``beyond`` tokens come after."""
+        """`run_prefix` of rows, reusing the contexts with which they begin; ``beyond`` more tokens will follow.
+
+        The whole rows are computed if a row begins with no context, or if `mask_decides` is false.
+        """
         index = [place for row in rows if (place := self._longest(row)) is not None]
         known = len(index) == len(rows) and bool(self._prefix.layers)
         if not known or not mask_decides(model, self._width(rows, index) + beyond):
@@ -56,12 +60,14 @@ class SharedContexts:
         )
 
     def _width(self, rows: Sequence[Sequence[int]], index: Sequence[int]) -> int:
-        """Places in a row, with the padding between its context and what is its own."""
+        """The length of the rows, with the padding between the context and the row's own tokens."""
         own = (len(row) - len(self._ids[place]) for row, place in zip(rows, index, strict=True))
         return self._prefix.mask.shape[-1] + max(own)
 
     def beginning(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
-        """The longest start of a row that is known and leaves a token: the prefix, its row there, and its length."""
+        """The longest context with which a row begins: (prefix, its row there, its length). At least one token is
+        left.
+        """
         place = self._longest(row[:-1])
         return None if place is None else (self._prefix, place, len(self._ids[place]))
 
@@ -71,7 +77,7 @@ class SharedContexts:
 
 
 def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Prefix | None = None) -> Prefix:
-    """The keys and values of token rows, each row after the same row of ``after``."""
+    """Compute the keys and values of token rows, each after the same row of ``after``."""
     before = empty_prefix(model, len(rows)) if after is None else after
     batch = left_pad(rows, device=model.device)
     if batch.ids.shape[1] == 0:
@@ -94,9 +100,9 @@ def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Pr
 class Prefix:
     """Keys and values of rows of tokens, left-padded.
 
-    ``mask`` is [rows, length] (1 = token); ``layers`` has for each block the keys and the values, both
-    [rows, heads, length, head size]; it is empty if no row has a token. ``sums`` are those of
-    `kg_edit.models.token_means`, by name; none unless a patch asked for them.
+    ``mask`` is [rows, length] (1 = token). ``layers`` has the keys and the values of each block, both
+    [rows, heads, length, head size]; it is empty if no row has a token. ``sums`` holds the sums of
+    `kg_edit.models.token_means` by name, if a patch asked for them.
     """
 
     mask: Tensor
@@ -109,17 +115,19 @@ class Prefix:
         return self.mask.sum(-1, keepdim=True)
 
     def rows(self, index: Tensor) -> Prefix:
-        """The prefix of the rows with the numbers ``index`` [rows'], in that order."""
+        """The prefix of the rows with the numbers ``index`` [rows'], in this order."""
         layers = tuple((_picked(keys, index), _picked(values, index)) for keys, values in self.layers)
         sums = {name: _picked(held, index) for name, held in self.sums.items()}
         return Prefix(mask=_picked(self.mask, index), layers=layers, sums=sums)
 
     def frozen(self, blocks: int) -> Cache:
-        """A cache of ``blocks`` layers that hands out the prefix with new tokens after it, and keeps none of them."""
+        """A cache of ``blocks`` layers that returns the prefix and the new tokens, but does not store the new
+        tokens.
+        """
         return self._cache(_FrozenLayer, blocks, keeps=False)
 
     def growing(self, blocks: int, *, room: int = 0) -> SummedCache:
-        """A cache that starts with the prefix and keeps what comes after; ``room`` tokens of it without a copy."""
+        """A cache that begins with the prefix and stores new tokens, up to ``room`` of them in preallocated memory."""
         return self._cache(partial(_RoomyLayer, room) if room else _HeldLayer, blocks)
 
     def _cache(self, kind: Callable[[], _HeldLayer], blocks: int, *, keeps: bool = True) -> SummedCache:
@@ -130,9 +138,9 @@ class Prefix:
 
 
 class SummedCache(Cache):
-    """A cache that also holds the sums of `kg_edit.models.token_means`, [rows, d + 1] by name.
+    """A cache that also holds the sums of `kg_edit.models.token_means`, [rows, d + 1], by name.
 
-    ``keeps_sums``: whether new tokens are added to them.
+    ``keeps_sums``: whether new tokens are added to the sums.
     """
 
     def __init__(self, layers: list[Any], sums: Mapping[str, Tensor], *, keeps: bool) -> None:
@@ -140,22 +148,25 @@ class SummedCache(Cache):
         self.token_sums, self.keeps_sums = dict(sums), keeps
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows ``indices`` alone."""
+        """Keep only the rows ``indices``."""
         super().batch_select_indices(indices)
         self.token_sums = {name: _picked(held, indices) for name, held in self.token_sums.items()}
 
 
 def _picked(rows: Tensor, index: Tensor) -> Tensor:
-    return rows[index.to(rows.device)]  # a block's rows are where the block is
+    return rows[index.to(rows.device)]  # the blocks may be on different devices
 
 
 def empty_prefix(model: LanguageModel, rows: int) -> Prefix:
-    """The prefix of ``rows`` rows that holds no token; to begin with."""
+    """A prefix of ``rows`` rows without tokens."""
     return Prefix(mask=torch.ones(rows, 0, dtype=torch.long, device=model.device), layers=())
 
 
 def side_by_side(prefixes: Sequence[Prefix]) -> Prefix:
-    """The rows of all prefixes, the shorter ones with padding in front. All have the same ``sums``."""
+    """Join prefixes to one with the rows of all; shorter ones are padded on the left.
+
+    All must have ``sums`` of the same names.
+    """
     width = max(one.mask.shape[-1] for one in prefixes)
     filled = [_like(one, prefixes) for one in prefixes]
     layers = tuple(
@@ -170,7 +181,7 @@ def side_by_side(prefixes: Sequence[Prefix]) -> Prefix:
 
 
 def _like(prefix: Prefix, others: Sequence[Prefix]) -> Prefix:
-    """``prefix``, with layers that hold no token if it has none and another one has."""
+    """``prefix``; if it has no layers but one of ``others`` has, it gets layers that hold no token."""
     other = next((one for one in others if one.layers), None)
     if prefix.layers or other is None:
         return prefix
@@ -180,14 +191,14 @@ def _like(prefix: Prefix, others: Sequence[Prefix]) -> Prefix:
 
 
 def _padded(state: Tensor, width: int, dim: int) -> Tensor:
-    """A state with zeros in front along ``dim``, up to ``width``."""
+    """A state with zeros in front along ``dim``, up to the length ``width``."""
     shape = list(state.shape)
     shape[dim] = width - shape[dim]
     return torch.cat([state.new_zeros(shape), state], dim)
 
 
 def base_model(model: LanguageModel) -> torch.nn.Module:
-    """The transformer below the head: token ids to hidden states [rows, length, d], without logits."""
+    """The transformer without its head: token ids -> hidden states [rows, length, d]."""
     base: torch.nn.Module = model.model.base_model
     return base
 
@@ -202,14 +213,17 @@ class _HeldLayer(DynamicLayer):
 
 
 class _RoomyLayer(_HeldLayer):
-    """A `_HeldLayer` with room for new tokens, which are written in place; beyond it the layer grows as any other."""
+    """A `_HeldLayer` with room for new tokens, which are written in place.
+
+    When the room is used up, the layer grows like any other, by copying.
+    """
 
     def __init__(self, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._room, self._buffers = room, tuple[Tensor, ...]()
 
     def hold(self, keys: Tensor, values: Tensor) -> None:
-        """Begin with a copy of ``keys`` and ``values``, with room behind."""
+        """Begin with a copy of ``keys`` and ``values``, with room after them."""
         super().hold(keys, values)
         self._buffers = tuple(_with_room(state, self._room) for state in (keys, values))
 
@@ -227,14 +241,14 @@ class _RoomyLayer(_HeldLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows ``indices`` alone, with their room."""
+        """Keep only the rows ``indices``, with their room."""
         length = self.get_seq_length()
         self._buffers = tuple(buffer[indices.to(buffer.device)] for buffer in self._buffers)
         self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
 
 
 def _with_room(state: Tensor, room: int) -> Tensor:
-    """A copy of a state [rows, heads, length, head size] with ``room`` places behind."""
+    """A copy of a state [rows, heads, length, head size] with room for ``room`` more tokens."""
     rows, heads, length, size = state.shape
     buffer = state.new_empty(rows, heads, length + room, size)
     buffer[..., :length, :] = state
@@ -242,7 +256,7 @@ def _with_room(state: Tensor, room: int) -> Tensor:
 
 
 class _FrozenLayer(_HeldLayer):
-    """A `_HeldLayer` that returns its own keys and values with the new tokens' after them, and stores none of those."""
+    """A `_HeldLayer` that returns its own keys and values and the new tokens', but does not store the new ones."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -252,9 +266,9 @@ class _FrozenLayer(_HeldLayer):
 
 
 def mask_decides(model: LanguageModel, longest: int) -> bool:
-    """Whether mask and position ids alone say what attends to what, in up to ``longest`` tokens.
+    """Whether mask and position ids alone decide which token attends to which, for up to ``longest`` tokens.
 
-    Not so with ALiBi, which counts places in the row, nor with a window that is shorter than the text.
+    False for ALiBi, which counts places in the row, and for a sliding window shorter than the text.
     """
     config = model.model.config
     window = getattr(config, "sliding_window", None) or math.inf
@@ -263,7 +277,7 @@ def mask_decides(model: LanguageModel, longest: int) -> bool:
 
 
 def quick_backward(hidden: Tensor) -> AbstractContextManager[None]:
-    """Plain attention where the fused kernel's backward pass takes several times as long: in bfloat16 on a CPU."""
+    """Use plain attention for bfloat16 on a CPU, where the fused kernel's backward pass takes several times as long."""
     if hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()

@@ -1,8 +1,8 @@
-"""Keys and values of token rows that prompts of many edits begin with, kept for as long as the model is the same.
+"""A store of prefix keys and values that the prompts of many edits share, valid as long as the model does not change.
 
-What stands before a subject ("Q: What is the capital of Japan? A: Tokyo. Q: What is the capital of the country of") is
-the same for all edits of a relation. `PrefixStore` computes it once for all of these; `model_state` tells whether
-the model still computes the same.
+The text before a subject ("Q: What is the capital of Japan? A: Tokyo. Q: What is the capital of the country of") is the
+same for all edits of a relation. `PrefixStore` computes its keys and values once. `model_state` shows whether the model
+still computes the same.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Ids = tuple[int, ...]
 
 
 def model_state(model: LanguageModel) -> str:
-    """What the model computes with at the moment: its weights (`content_fingerprint`), their dtype, and its hooks.
+    """Identify the state of the model: a text of its weights (`content_fingerprint`), dtype and hooks.
 
-    Equal for a copy with the same weights. Hooks, as adapters use them, are told apart by their number alone, which no
-    two of a process share.
+    A copy with the same weights has the same state. Hooks, as adapters use them, are identified only by their number,
+    which is unique in a process.
     """
     hooks = (
         number
@@ -35,18 +35,21 @@ def model_state(model: LanguageModel) -> str:
 
 
 class PrefixStore:
-    """Prefixes of single token rows by model state, at most ``megabytes`` of them; the longest unused ones go first."""
+    """Prefixes of single token rows by model state, at most ``megabytes`` of them.
+
+    The least recently used prefixes are removed first.
+    """
 
     def __init__(self, *, megabytes: float = 512) -> None:
         self._held: OrderedDict[tuple[str, Ids], Prefix] = OrderedDict()
         self._limit = megabytes * 2**20
 
     def contexts(self, model: LanguageModel, starts: Iterable[Ids]) -> SharedContexts:
-        """The keys and values of ``starts``; those that are not held are computed in one batch."""
+        """Return the keys and values of ``starts``; missing ones are computed in one batch."""
         ids, state = list(dict.fromkeys(starts)), model_state(model)
         missing = [row for row in ids if row and (state, row) not in self._held]
         made = run_prefix(model, missing) if missing else empty_prefix(model, 0)
-        if made.sums:  # a patch adds tokens up, which the rows of other calls need not have been
+        if made.sums:  # a patch sums over tokens; prefixes stored by other calls may lack these sums
             return SharedContexts(model, ids)
         for place, row in enumerate(missing):
             self._held[state, row] = _row_of(made, place, len(row))

@@ -1,4 +1,4 @@
-"""Prompts as token ids and spans: where the subject's last token is, and where the target begins.
+"""Encode prompts as token ids, with the place of the subject's last token and the place where the target begins.
 
 `encode` makes a `Prompt` from **one** encoding with character offsets; nothing is ever decoded and encoded again.
 `left_pad` makes a batch of token rows.
@@ -20,10 +20,10 @@ from kg_edit.models.scripts import is_unspaced
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """Token ids of a prompt and, where there is one, its target.
+    """The token ids of a prompt and of its target, if it has one.
 
-    ``ids[target_start:]`` is the target (empty without one); ``ids[subject_first]`` and ``ids[subject_last]`` are the
-    subject's first and last token.
+    ``ids[target_start:]`` is the target (empty without one). ``ids[subject_first]`` and ``ids[subject_last]`` are the
+    subject's first and last tokens.
     """
 
     text: str
@@ -34,7 +34,7 @@ class Prompt:
 
     @property
     def target_ids(self) -> tuple[int, ...]:
-        """The token ids of the target, () where the prompt has none."""
+        """The token ids of the target; () if the prompt has none."""
         return self.ids[self.target_start :]
 
     @property
@@ -58,14 +58,15 @@ def encode(
     context: str = "{}",
     chat: ChatForm | None = None,
 ) -> Prompt:
-    """Encode ``context`` around ``template`` around ``subject``, then a space and ``target``, in one piece.
+    """Encode ``context`` around ``template`` around ``subject``, then a space and ``target``, as one text.
 
-    ``context`` and ``template`` hold one ``{}`` each; a template without subject is taken as it stands. With ``chat``
-    all but the target is a user's turn, and the target begins the assistant's.
+    ``context`` and ``template`` hold one ``{}`` each; without a subject, the template is used unchanged. With ``chat``,
+    everything but the target is a user's turn, and the target begins the assistant's turn.
 
     Raises:
         PromptError: no token ends the subject; the target's first token would merge with the prompt's last one (then
-            the model could not be asked for the target after the prompt); the target has no token.
+            the
+            model could not be asked for the target after the prompt); or the target has no token.
     """
     text, span = _fill(context, template, subject)
     if chat:
@@ -79,7 +80,7 @@ def encode(
 
 
 def join(text: str, target: str) -> str:
-    """``text`` and ``target`` with one space between, unless there is white space, or neither side's script has any."""
+    """Join ``text`` and ``target`` by a space, unless white space is there already or both scripts use no spaces."""
     spaced = text[-1:].isspace() or target[:1].isspace()
     unspaced = all(side and is_unspaced(side) for side in (text[-1:], target[:1]))
     return text + target if spaced or unspaced else f"{text} {target}"
@@ -96,7 +97,7 @@ def _fill(context: str, template: str, subject: str | None) -> tuple[str, tuple[
 
 
 def _as_turn(text: str, span: tuple[int, int] | None, chat: ChatForm) -> tuple[str, tuple[int, int] | None]:
-    """``text`` as a user's turn, and where its ``span`` is then."""
+    """``text`` as a user's turn, and the position of ``span`` in it."""
     turn = user_turn(text)
     more = len(chat.before) + len(turn) - len(text.strip()) - (len(text) - len(text.lstrip()))
     return f"{chat.before}{turn}{chat.after}", None if span is None else (span[0] + more, span[1] + more)
@@ -105,9 +106,10 @@ def _as_turn(text: str, span: tuple[int, int] | None, chat: ChatForm) -> tuple[s
 def _encode(
     tokenizer: PreTrainedTokenizerBase, text: str, *, own: bool = True
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids with the special tokens that the tokenizer puts in front (a BOS), without those at the end (an EOS).
+    """Return (ids, offsets), with the special tokens that the tokenizer puts in front (BOS), without those at the end
+    (EOS).
 
-    Without ``own`` it puts none: the text holds them, as a chat template's does, whose last one stays.
+    With ``own`` false the tokenizer adds no special tokens, because the text, a rendered chat template, holds them all.
     """
     encoding = tokenizer(text, add_special_tokens=own, return_offsets_mapping=True, return_special_tokens_mask=True)
     ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
@@ -132,7 +134,7 @@ def _target_start(
 
 
 def _ends(offsets: list[tuple[int, int]], span: tuple[int, int], text: str) -> tuple[int, int]:
-    """The first and the last token that hold a character of the subject; a token may reach beyond it."""
+    """The first and the last token that hold a character of the subject; these tokens may hold other characters too."""
     inside = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0] and end > start]
     if not inside:
         raise PromptError(
@@ -152,7 +154,7 @@ class Batch:
 
 
 def left_pad(rows: Sequence[Sequence[int]], *, device: torch.device, pad: int = 0) -> Batch:
-    """Rows of token ids, padded on the left to the longest one; positions count tokens only."""
+    """Pad rows of token ids on the left to the longest one; position ids count real tokens only."""
     length = max(len(row) for row in rows)
     ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)

@@ -1,8 +1,8 @@
-"""Run some of a model's blocks again: one recorded forward pass, then as many runs of its upper blocks as are wanted.
+"""Run some of a model's blocks again: record one forward pass, then run its upper blocks as often as needed.
 
-A change in block l leaves all below it as it is. So rows of tokens go through the whole model once, and from then on
-only through the blocks from l on, which get the hidden states that are asked about and, besides these, what the model
-itself gave them.
+A change in block l does not change the blocks below it. So rows of tokens go through the whole model once, and after
+that only through the blocks from l on. These blocks get the hidden states under test, and the same other arguments that
+the model gave them in the recorded pass.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]  # a block's positional and keywor
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RecordedBlocks:
-    """The calls of consecutive blocks in one forward pass, which can be made again with other hidden states.
+    """The recorded calls of consecutive blocks in one forward pass, which can be repeated with other hidden states.
 
-    A call is what a block got besides its hidden state: attention mask, position embeddings, the cache with a prefix.
-    As the model computed them for these rows, masks, windows and positions are right in every family; so are the
-    devices, as accelerate's hooks move a call's tensors to its block again. A call fits all states [rows, tokens, d].
+    A call is all that a block got besides its hidden state: attention mask, position embeddings, the cache with a
+    prefix. The model itself computed them for these rows, so masks, windows and positions are right in every family.
+    The devices are right too, because accelerate's hooks move a call's tensors to its block again. A call fits all
+    states [rows, tokens, d].
 
-    ``calls`` holds the blocks' calls from block ``first`` on. ``inputs`` holds, by block, the hidden states
-    [rows, tokens, d] that went in, without their graph: that of ``first``, of other blocks where it was asked for.
+    ``calls`` holds the calls of the blocks from block ``first`` on. ``inputs`` maps a block to its input hidden states
+    [rows, tokens, d], detached from the graph: always for ``first``, for other blocks only on request.
 
-    Memory: [rows, tokens, d] for each input that is kept. The arguments are mostly the same tensors for all blocks.
+    Memory: [rows, tokens, d] for each kept input. The other arguments are mostly the same tensors for all blocks.
     """
 
     model: LanguageModel
@@ -52,17 +53,21 @@ class RecordedBlocks:
         prefix: Prefix | None = None,
         all_inputs: bool = False,
     ) -> tuple[RecordedBlocks, Tensor]:
-        """Run ``batch`` through the model up to the last of ``layers``; their calls, and that last block's output.
-
-        The output [rows, tokens, d] is not kept in the record, as it may hold the graph of what hooks changed.
+        """Run ``batch`` through the model up to the last of ``layers``, and record the calls of ``layers``.
 
         Args:
-            model: with whatever hooks the caller has put on its modules.
-            batch: rows of tokens; with ``prefix`` those that come after the same rows of it.
-            layers: consecutive blocks (0-based). Empty for a change after the last block: its output is then the input
-                of what would come next, and nothing is left to run.
+            model: the model, with any hooks that the caller has put on its modules.
+            batch: rows of tokens; with ``prefix``, they come after the same rows of it.
+            layers: consecutive blocks (0-based). An empty range means a change after the last block: the output of the
+                block
+                before the range is then the recorded input, and no block is left to run.
             prefix: keys and values of earlier tokens.
-            all_inputs: keep the input of each of ``layers``, not of the first one alone.
+            all_inputs: keep the input of each of ``layers``, not only of the first one.
+
+        Returns:
+            The record, and the last block's output [rows, tokens, d]. The record does not keep the output, because it
+            may
+            hold the autograd graph of the hooks' changes.
         """
         calls, inputs = list[Call](), dict[int, Tensor]()
 
@@ -80,13 +85,14 @@ class RecordedBlocks:
 
     @property
     def start(self) -> Tensor:
-        """What went into block ``first``, [rows, tokens, d]."""
+        """The input of block ``first``, [rows, tokens, d]."""
         return self.inputs[self.first]
 
     def run(self, hidden: Tensor, *, first: int | None = None) -> Tensor:
-        """The last recorded block's output [rows, tokens, d] for ``hidden`` [rows, tokens, d] into block ``first``.
+        """The last recorded block's output [rows, tokens, d] for the input ``hidden`` [rows, tokens, d] of block
+        ``first``.
 
-        By default from the first recorded block. Differentiable in ``hidden`` and in what hooks change.
+        ``first`` is by default the first recorded block. Differentiable in ``hidden`` and in what hooks change.
         """
         first = self.first if first is None else first
         for layer, (args, kwargs) in enumerate(self.calls[first - self.first :], start=first):
@@ -97,7 +103,7 @@ class RecordedBlocks:
 def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Prefix | None = None) -> Tensor:
     """The output of block ``layer`` (0-based) for a batch of token rows, [rows, tokens, d]; no block above it runs.
 
-    With ``prefix`` the rows come after the same rows of it, and their positions count on from there.
+    With ``prefix``, the rows come after the same rows of it, and their positions continue from there.
 
     Raises:
         ModelError: the model has no such layer.

@@ -1,7 +1,7 @@
-"""Contexts: texts that the model itself writes, put before a prompt so that an edit also holds after other text.
+"""Sample texts from the model. Put before a prompt as contexts, they make an edit hold after other text too.
 
-`sample_contexts` makes ROME's, `started_contexts` MEMIT's; `sample_text` and `continue_text` sample from the model's
-own distribution, whatever its generation settings are, and leave torch's global generator as it is.
+`sample_contexts` makes ROME's contexts, `started_contexts` MEMIT's. `sample_text` and `continue_text` sample from the
+model's own distribution, ignore its generation settings, and leave torch's global generator unchanged.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def sample_contexts(
 def started_contexts(
     model: LanguageModel, *, starts: Sequence[str] = STARTS, tokens: int = 10, seed: int = 0
 ) -> tuple[str, ...]:
-    """The bare ``{}`` and, for each of ``starts``, a sampled text of ``tokens`` tokens that goes on from it (MEMIT's).
+    """The bare ``{}`` and, for each of ``starts``, a sampled text of ``tokens`` tokens that begins with it (MEMIT's).
 
-    As `sample_contexts`, each text follows the document's start token, which is not counted.
+    As in `sample_contexts`, each text follows the document's start token, which is not counted.
     """
     if not starts:
         return (BARE,)
@@ -66,7 +66,10 @@ def _as_context(text: str) -> str:
 def sample_text(
     model: LanguageModel, *, rows: int, tokens: int, seed: int, top_k: int = 0, temperature: float = 1.0
 ) -> Tensor:
-    """Sample ``rows`` texts of ``tokens`` tokens from the document's start: ids [rows, tokens]; no global RNG moves."""
+    """Sample ``rows`` texts of ``tokens`` tokens from the document's start: ids [rows, tokens].
+
+    No global random generator changes.
+    """
     start = torch.full((rows, 1), document_start(model.tokenizer), device=model.device)
     return continue_text(
         model, start, torch.ones_like(start), tokens=tokens, seed=seed, top_k=top_k, temperature=temperature
@@ -84,9 +87,9 @@ def continue_text(
     top_k: int = 0,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Sample ``tokens`` tokens after left-padded ``ids`` [rows, length]: ids [rows, tokens]; no global RNG moves.
+    """Sample ``tokens`` tokens after left-padded ``ids`` [rows, length]: ids [rows, tokens].
 
-    They are drawn from the model's own distribution, whatever its generation settings are.
+    The model's own generation settings are ignored, and no global random generator changes.
     """
     with plain_generation(model), torch.random.fork_rng(devices=model.cuda_devices):
         torch.manual_seed(seed)
@@ -109,9 +112,10 @@ def continue_text(
 
 @contextmanager
 def plain_generation(model: LanguageModel) -> Iterator[None]:
-    """For the length of the block ``generate`` takes nothing from the model's own settings: penalties, beams, bans.
+    """Inside the ``with`` block, ``generate`` ignores the model's generation settings: penalties, beams, banned tokens.
 
-    What ``generate`` is not told it takes from there, also beside a `GenerationConfig` that it is given.
+    Otherwise ``generate`` takes every option that it is not given from these settings, even when it gets a
+    `GenerationConfig`.
     """
     own = model.model.generation_config
     model.model.generation_config = GenerationConfig()
@@ -122,7 +126,7 @@ def plain_generation(model: LanguageModel) -> Iterator[None]:
 
 
 def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that a document begins with: BOS, else EOS (GPT-2's end of text).
+    """The token with which a document begins: BOS, else EOS (GPT-2's end of text).
 
     Raises:
         ModelError: the tokenizer has neither.

@@ -1,4 +1,4 @@
-"""Which characters are written without spaces between words: Chinese, Japanese, Thai and their neighbours."""
+"""Tell which characters are written without spaces between words: Chinese, Japanese, Thai and related scripts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ _HANGUL = range(0xAC00, 0xD7A4)
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether no space stands between a word that ends in ``character`` and the next one."""
+    """Whether a word that ends in ``character`` is written without a space before the next word."""
     place = bisect_right(_STARTS, ord(character)) - 1
     return place >= 0 and ord(character) <= _UNSPACED[place][1]
 
 
 def is_syllable(character: str) -> bool:
-    """Whether it counts as a word of its own where texts are compared: unspaced, or Korean, whose particles are joined
-    to the word."""
+    """Whether ``character`` counts as a word of its own when texts are compared.
+
+    True for unspaced scripts, and for Korean, whose particles are joined to the word.
+    """
     return is_unspaced(character) or ord(character) in _HANGUL

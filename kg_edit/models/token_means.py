@@ -2,11 +2,11 @@
 
     mean_t = 1/t sum_{j <= t} x_j
 
-A patch that decides by a whole prompt needs this at every token, since it is not told where a prompt ends. Which
-tokens belong to the same text follows from the attention mask that the block gets. So the mean is the same for a text
-alone, padded, packed with others into one row (`kg_edit.scoring.likelihood`), or read piece by piece with a cache
-(`kg_edit.models.prefix_cache`), in which the sums so far are kept. In a block with a sliding window the mean is over
-what the window shows. `AfterMarker` says in the same way at which tokens a text has had a certain token.
+A patch that decides by a whole prompt needs this mean at every token, because it is not told where a prompt ends. The
+attention mask of the block shows which tokens belong to the same text. So the mean is the same for a text alone,
+padded, packed with others into one row (`kg_edit.scoring.likelihood`), or read piece by piece with a cache
+(`kg_edit.models.prefix_cache`), which keeps the sums so far. In a block with a sliding window, the mean is over the
+tokens in the window. `AfterMarker` shows in the same way at which tokens a text already contains a certain token.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from kg_edit.models.language_model import LanguageModel
 
 
 class TokenMeans:
-    """Means in one block: what the block was called with last is noted (`attached`), `of` computes them.
+    """Means in one block: `attached` records the last call of the block, `of` computes the means.
 
-    ``layer`` None: the module around all blocks, which no window cuts. ``name`` tells the sums in a cache from
-    those of others in the same block.
+    If ``layer`` is None, it is the module around all blocks, which has no window. ``name`` separates the sums in a
+    cache from other sums of the same block.
     """
 
     def __init__(self, model: LanguageModel, layer: int | None, *, name: str) -> None:
-        around = model.spec.blocks.rpartition(".")[0]  # some families' heads call this one past the base model
+        around = model.spec.blocks.rpartition(".")[0]  # in some families the head calls this module, not the base model
         self._block: nn.Module = model.model.get_submodule(around) if layer is None else model.block(layer)
         self._key = f"{layer}/{name}"
         self._size = (0, 0)
@@ -39,7 +39,7 @@ class TokenMeans:
 
     @contextmanager
     def attached(self) -> Iterator[TokenMeans]:
-        """Note the calls of the block for the length of the block of code."""
+        """Record the calls of the block inside the ``with`` block."""
         handle = self._block.register_forward_pre_hook(self._note, with_kwargs=True)
         try:
             yield self
@@ -48,9 +48,10 @@ class TokenMeans:
             self._mask, self._cache = None, None
 
     def of(self, inputs: Tensor) -> Tensor:
-        """The means [rows * tokens, d] in float32 for a module's inputs [rows * tokens, d] in that block's last call.
+        """The means [rows * tokens, d] in float32 of a module's inputs [rows * tokens, d] in the block's last call.
 
-        Where the module was run on other tokens than the block, each token stands for itself.
+        If the module ran on other tokens than the block, the inputs themselves are returned: each token is its own
+        mean.
         """
         rows, tokens = self._size
         if rows * tokens != len(inputs):
@@ -63,7 +64,7 @@ class TokenMeans:
         return (sums[..., :-1] / sums[..., -1:].clamp(min=1)).reshape(len(inputs), -1)
 
     def _with_cache(self, sums: Tensor) -> Tensor:
-        """The sums [rows, tokens, d + 1] with those of the tokens read before, which grow by the new ones."""
+        """Add the cached sums of earlier tokens to ``sums`` [rows, tokens, d + 1], and update the cache."""
         held = self._cache.__dict__.setdefault("token_sums", {})
         if self._key in held:
             sums = sums + held[self._key].to(sums.device)[:, None]
@@ -96,10 +97,10 @@ class TokenMeans:
 
 
 class AfterMarker(TokenMeans):
-    """Whether a text has had the token ``marker``, at each token of it; ``name`` as of `TokenMeans`.
+    """Whether the token ``marker`` has occurred in a text, at each of its tokens; ``name`` as in `TokenMeans`.
 
-    Known from the token ids that the transformer is called with, once a call. Without ids (a caller that gives
-    embeddings) no text has had it.
+    It is computed once a call from the token ids that the transformer gets. If a caller gives embeddings instead of
+    ids, the marker counts as absent.
     """
 
     def __init__(self, model: LanguageModel, marker: int, *, name: str) -> None:
@@ -108,7 +109,10 @@ class AfterMarker(TokenMeans):
         self._after: Tensor | None = None
 
     def at(self, tokens: int) -> Tensor | None:
-        """1 or 0 for the ``tokens`` of the last call, [tokens, 1]; None where none has had it, or for other tokens."""
+        """1 or 0 for each token of the last call, [tokens, 1].
+
+        None if no text has had the marker, or if the last call did not have ``tokens`` tokens.
+        """
         return self._after if self._after is not None and len(self._after) == tokens else None
 
     @torch.no_grad()
@@ -122,6 +126,6 @@ class AfterMarker(TokenMeans):
 
 
 def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """What a block, or the transformer, was called with: hidden states or token ids [rows, tokens, ...]."""
+    """The input of a block or of the transformer: hidden states or token ids [rows, tokens, ...]."""
     found = args[0] if args else kwargs.get("hidden_states", kwargs.get("input_ids"))
     return found if isinstance(found, Tensor) else None

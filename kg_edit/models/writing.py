@@ -1,6 +1,7 @@
-"""Text that a model goes on with until it comes to given words, for loops that put text in between.
+"""Greedy text up to given stop words, for loops that alternate between the model's text and inserted text.
 
-`GreedyWriter` keeps what it has read: a text that begins as the last one did is read from where they part.
+`GreedyWriter` keeps the keys and values of the last text that it has read. If the next text continues that text, only
+the new part is read.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from kg_edit.models.prompts import encode
 
 
 class _Read(NamedTuple):
-    """Tokens that were read, and their keys and values."""
+    """Tokens that were read, with their keys and values."""
 
     ids: tuple[int, ...]
     prefix: Prefix
 
 
 class GreedyWriter:
-    """Arg-max text of a model, at most ``tokens`` tokens at a time, whatever its own generation settings are.
+    """Writes arg-max text, at most ``tokens`` tokens at a time; the model's own generation settings are ignored.
 
-    Texts are read as they are: in no chat form, and without what a patch of the prompt would tell. ``before`` is what
-    all texts begin with; it is read once.
+    Texts are read unchanged: not in chat form, and without the text that a patch of the prompt would add. ``before`` is
+    a text with which all texts begin; it is read once.
     """
 
     def __init__(self, model: LanguageModel, *, tokens: int, before: str = "") -> None:
@@ -39,9 +40,9 @@ class GreedyWriter:
 
     @torch.no_grad()
     def write(self, text: str, *, stops: Sequence[str]) -> str:
-        """What comes after ``text``, up to the first of ``stops``, the text's end or the limit in tokens.
+        """Return the text after ``text``, up to the first of ``stops``, the end-of-text token or the token limit.
 
-        Nothing where the model has no position left.
+        Returns "" if the model has no position left.
         """
         ids = self._ids(text)
         room = self._tokens if self._model.positions is None else min(self._tokens, self._model.positions - len(ids))
@@ -64,14 +65,14 @@ class GreedyWriter:
         return encode(self._model.tokenizer, text).ids
 
     def _read(self, ids: tuple[int, ...], more: int) -> Prefix:
-        """Keys and values of ``ids``, behind which ``more`` tokens are to come."""
+        """The keys and values of ``ids``; ``more`` tokens will follow."""
         if not mask_decides(self._model, len(ids) + more):
             return self._run(ids, empty_prefix(self._model, 1))
         self._last = self._further(ids)
         return self._last.prefix
 
     def _further(self, ids: tuple[int, ...]) -> _Read:
-        """``ids`` read from where they part from what was read before."""
+        """Read ``ids``, reusing the last text or ``before`` if ``ids`` begins with it."""
         known = [one for one in (self._last, self._start) if ids[: len(one.ids)] == one.ids]
         start = known[0] if known else _Read((), empty_prefix(self._model, 1))
         return _Read(ids, self._run(ids[len(start.ids) :], start.prefix))
@@ -82,7 +83,10 @@ class GreedyWriter:
             return run_prefix(self._model, [ids], after=after)
 
     def _next(self, cache: SummedCache, last: int, before: int, *, begins: bool) -> int:
-        """The likeliest token after ``last``, which stands behind ``before`` tokens; ``begins``: it ends a prompt."""
+        """The most probable token after ``last``, which stands after ``before`` tokens.
+
+        ``begins``: ``last`` is the last token of a prompt.
+        """
         device, final = self._model.device, list[Tensor]()  # before the last norm, a part of `LanguageModel.logits`
         ends = torch.ones(1, 1, dtype=torch.bool) if begins else None
         with (
