@@ -1,4 +1,7 @@
-"""The shape that every method has: a frozen config (`kg_edit.methods.config`), a class, ``edit(edits) -> Patch``."""
+"""The base class of all editing methods: a class with a frozen config and ``edit(edits) -> Patch``.
+
+The configs are in `kg_edit.methods.config`.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,20 @@ Made = TypeVar("Made")
 
 
 class EditingMethod(ABC):
-    """A way to change facts. Computing an edit leaves the model bit for bit as it was.
+    """Base class of an editing method. Computing an edit leaves the model unchanged, bit for bit.
 
-    A ``joint`` method computes all edits of a call together; another one makes them in turn, each on the model as the
-    earlier ones left it. ``separable``: an edit can be taken out of a patch without computing the others anew.
-
-    ``family`` and ``trains`` say what is computed (`kg_edit.methods.workload`), the config in which layers and how
-    much. The base class of a family has said all of it; a method that says nothing is planned as an unknown one.
+    Attributes:
+        name: the method's name, as ``--method`` takes it.
+        about: what the method does, in one line.
+        paper: the method's paper.
+        family: which computation the method does (`kg_edit.methods.workload`); None: the planner does not know.
+        trains: what the method's optimiser trains.
+        kind: what a patch of this method changes: weights, a layer's output (adapter) or the prompt.
+        joint: true if all edits of a call are computed together; false if they are made in turn, each on the model
+            with the earlier edits applied.
+        separable: whether an edit can be taken out of a patch without computing the other edits again.
+        needs_graph: whether the method needs a knowledge graph.
+        config_class: the class of the method's settings.
     """
 
     name: ClassVar[str]
@@ -54,7 +64,7 @@ class EditingMethod(ABC):
     separable: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
     config_class: ClassVar[type[MethodConfig]]
-    memory: float = 1000.0  # MB above the model that a pass may take; decides the speed, never the result
+    memory: float = 1000.0  # MB that a forward pass may take besides the model; changes the speed, never the result
 
     def __init__(
         self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
@@ -72,13 +82,13 @@ class EditingMethod(ABC):
         settings: dict[str, Any] | None = None,
         graph: SubgraphSource | nx.DiGraph | str | None = None,
     ) -> Self:
-        """This method on a model, with a preset's settings and ``settings`` over them.
+        """Build this method for a model, with a preset's settings; ``settings`` overrides single values.
 
-        ``graph`` may also be a file, a folder, a URL, or the name of a packaged graph; where a method needs one and
-        none is given, it is the packaged extract.
+        ``graph`` may also be a file, a folder, a URL, or the name of a packaged graph. A method that needs a graph
+        uses the packaged extract if none is given.
 
         Raises:
-            KgEditError: there is no such preset or setting, or a value does not fit.
+            KgEditError: the preset or a setting is unknown, or a value is invalid.
             WikidataCacheError: the graph can't be opened.
         """
         name = EXTRACT if graph is None and cls.needs_graph else graph
@@ -95,16 +105,20 @@ class EditingMethod(ABC):
         callbacks: Sequence[Callback] = (),
         progress: bool = False,
     ) -> Patch:
-        """One patch with ``start``, which was made before, and all ``edits``.
+        """Make all ``edits`` and return one patch. The model itself is unchanged afterwards, also after an exception.
 
-        ``after_each`` gets the patch so far whenever it has grown: a run that was killed starts from there. ``guard``
-        gets what was just made and the patch so far, before it is added, and stops it by raising. ``callbacks`` see the
-        losses (`kg_edit.value.callbacks`). Hands a model back that is as it was, also after an exception.
+        Args:
+            edits: the facts to change.
+            start: a patch made earlier; the result contains it, and the new edits are made on top of it.
+            after_each: called with the patch so far after each batch of edits, so that a killed run can resume.
+            guard: called with the new patch and the patch so far before the new one is added; it may raise.
+            callbacks: get the losses of each step (`kg_edit.value.callbacks`).
+            progress: whether to show a progress bar.
 
         Raises:
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
-        self._prepare_unpatched()  # also where ``start`` is applied below: the same patch either way
+        self._prepare_unpatched()  # before ``start`` is applied, so that the patch is the same with and without it
         patch = start or self.empty_patch()
         with tqdm(total=len(edits), desc=self.name, unit="edit", disable=None if progress else True) as bar:
             for batch in self._batches(edits):
@@ -117,7 +131,9 @@ class EditingMethod(ABC):
         return patch
 
     def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
-        """What ``edits`` add to the model with the patch ``before``: `edit`, but that ``before`` is not part of it.
+        """Make ``edits`` on the model with the patch ``before`` applied, and return a patch of these edits alone.
+
+        It differs from `edit` with ``start=before`` in one point: the result does not contain ``before``.
 
         Raises:
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
@@ -130,15 +146,16 @@ class EditingMethod(ABC):
         return update
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """A patch for each edit alone, on the model as it is; for one that can't be made an error of `FAILURES`.
+        """Make each edit alone, on the unedited model; return a patch or an exception of `FAILURES` for each edit.
 
-        The same patches as from one call of `edit` an edit, to rounding; methods that can make them together.
+        The patches are the same, up to rounding, as from one call of `edit` for each edit. Some methods override this
+        to compute all of them together, which is faster.
         """
         self._prepare_unpatched()
         return tuple(attempt(edit, partial(self.make, (edit,), before=self.empty_patch())) for edit in edits)
 
     def _prepare_unpatched(self) -> None:
-        """`prepare` on the model as it is: what is measured there is kept under the model's name."""
+        """Run `prepare` on the model without a patch, because measurements are stored under the model's name."""
         refuse_patched(self.model)
         self.prepare()
 
@@ -147,7 +164,7 @@ class EditingMethod(ABC):
         return WeightPatch(factors={}, provenance=self.provenance())
 
     def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
-        """Batches for `make`: all edits in one if the method is joint, else one edit each."""
+        """Yield the batches for `make`: one batch of all edits if the method is joint, else one edit per batch."""
         if self.joint:
             yield from (edits,) if edits else ()
         else:
@@ -160,22 +177,22 @@ class EditingMethod(ABC):
 
     @property
     def reads_graph(self) -> bool:
-        """Whether a graph that is given is looked at; by default, whether one is needed."""
+        """Whether the method reads the given graph; by default, whether it needs one."""
         return self.needs_graph
 
     @property
     def graph_identity(self) -> Mapping[str, Any] | None:
-        """Which graph is looked at: files and hashes, or a URL (not when it was asked); None if none is."""
+        """Which graph the method reads: its files and hashes, or its URL without a date. None if it reads no graph."""
         if self.graph is None or not self.reads_graph:
             return None
         return graph_identity(self.graph)
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Look at all that needs no model, before one is loaded.
+        """Check the inputs that need no model, before the model is loaded.
 
         Raises:
-            KgEditError: the method needs a graph and there is none.
+            KgEditError: the method needs a graph and none is given.
         """
         cls._refuse_no_graph(graph)
 
@@ -185,28 +202,28 @@ class EditingMethod(ABC):
             raise ConfigError(f"the method {cls.name} needs a knowledge graph; give graph=... (CLI: --graph)")
 
     def prepare(self) -> None:  # noqa: B027 - a method may have nothing to prepare
-        """Do once what all edits share."""
+        """Compute once what all edits share, such as contexts and covariances."""
 
     def check(self, edits: Sequence[Edit]) -> None:  # noqa: B027 - a method may have nothing to check
-        """Look at all ``edits`` before any work is done on one.
+        """Check all ``edits`` before the first one is made.
 
         Raises:
-            KgEditError: one of them can't be made.
+            KgEditError: an edit can't be made.
         """
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph | None:
-        """The knowledge graph that this method looks at for ``edit``, if it looks at one."""
+        """The subgraph that this method reads for ``edit``; None if it reads no graph."""
         return None
 
     @abstractmethod
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """The patch of ``edits`` (one, unless the method is joint) for the model as it stands, ``before`` applied.
+        """Compute the patch of ``edits`` for the model with ``before`` already applied.
 
-        What `edit` and `update` are made of; call those.
+        ``edits`` has one edit unless the method is joint. Subclasses implement this; callers use `edit` or `update`.
         """
 
     def provenance(self) -> dict[str, Any]:
-        """What every patch of this method says of itself."""
+        """The provenance that every patch of this method records: model, versions, method, settings, input files."""
         return {
             "model": {
                 "name": self.model.name,
@@ -233,7 +250,10 @@ class EditingMethod(ABC):
 
 
 class GraphReader(EditingMethod):
-    """Put before a method without a graph: each edit's subgraph, asked for once."""
+    """Mixin that gives a method the subgraph of each edit; put it before the method in the list of base classes.
+
+    The subgraph of an edit is fetched from the graph once.
+    """
 
     needs_graph = True
     config: GraphSettings
@@ -261,7 +281,7 @@ class GraphReader(EditingMethod):
         return self._subgraphs[edit]
 
     def answers_met(self, edit: Edit) -> list[str]:
-        """The labels in the edit's subgraph that overlap an answer of its test questions.
+        """The labels in the edit's subgraph that overlap an answer of the edit's test questions.
 
         Raises:
             KgEditError, WikidataCacheError: the graph does not know o*.
@@ -270,9 +290,9 @@ class GraphReader(EditingMethod):
         return sorted(str(graph.nodes[node]["label"]) for node in answers_in(graph, answers)) if answers else []
 
     def _report_answers(self, edit: Edit) -> None:
-        """Say once of a run that a test's answers are in what the method reads: leakage where it is a benchmark's test.
+        """Log once per run that the subgraph holds answers to the edit's test questions, which leaks a benchmark.
 
-        A note, as the facts of one's own graph are meant to be read.
+        It is only an info message: with a user's own graph, the method is meant to read these facts.
         """
         guarded = self.config.exclude_answers
         if self._reported or guarded or not edit.portability or not _is_subgraph(self._subgraphs[edit]):
@@ -289,7 +309,10 @@ class GraphReader(EditingMethod):
 
 
 def _is_subgraph(graph: nx.MultiDiGraph) -> bool:
-    """Whether answers can be looked for in it; what it lacks is said where it is used."""
+    """Whether ``graph`` is a complete subgraph, so that answers can be looked up in it.
+
+    If it is not, the code that uses the subgraph raises the error.
+    """
     try:
         check_graph(graph)
         target_of(graph)
@@ -299,7 +322,7 @@ def _is_subgraph(graph: nx.MultiDiGraph) -> bool:
 
 
 def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
-    """What ``make`` gives, or the failure that it raised, with a note of the edit."""
+    """Call ``make`` and return its result, or the exception of `FAILURES` that it raised, with a note of the edit."""
     try:
         with annotate_errors(edit):
             return make()
@@ -309,7 +332,7 @@ def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
 
 @contextmanager
 def annotate_errors(*edits: Edit) -> Iterator[None]:
-    """Note on whatever goes wrong which edit it was, or between which two of a batch."""
+    """Add a note to any exception of the ``with`` block: the edit, or the first and last edit of a batch."""
     try:
         yield
     except Exception as error:
@@ -319,6 +342,6 @@ def annotate_errors(*edits: Edit) -> Iterator[None]:
         note = f"in the edit {first.id!r}: {first.text!r} -> {first.target_new!r}"
         if len(edits) > 1:
             note = f"in a batch of {len(edits)} edits, {first.id!r} to {last.id!r}"
-        if note not in getattr(error, "__notes__", ()):  # a batch of one names its edit twice
+        if note not in getattr(error, "__notes__", ()):  # nested calls would note the same edit twice
             error.add_note(note)
         raise

@@ -1,7 +1,7 @@
-"""Settings of methods: frozen, checked, saved with every patch.
+"""Base classes for the settings of methods. Settings are immutable, validated, and saved with every patch.
 
-`MethodConfig` is every method's, `LayerConfig` that of methods that write into one layer, `GraphSettings` that of
-methods that read a graph. Types of settings that several methods have stand at the end.
+`MethodConfig` is the base of every method's settings, `LayerConfig` of methods that write one layer, `GraphSettings` of
+methods that read a graph. Types that several methods use in their settings are at the end of the file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ from kg_edit.storage.seeds import Seed
 
 
 class MethodConfig(BaseModel):
-    """Settings of a method: immutable, unknown names refused, saved with every patch."""
+    """Settings of a method. They are immutable, unknown names are an error, and every patch records them.
+
+    Attributes:
+        presets: the presets that the class itself defines: setting values by preset name.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -46,7 +50,7 @@ class MethodConfig(BaseModel):
     @field_validator("*", mode="wrap")
     @classmethod
     def _no_truth_value_is_a_number(cls, value: Any, take: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number is wanted, also further inside: pydantic would make them 1 and 0."""
+        """Refuse true and false where a number is expected, also in nested values: pydantic would make them 1 and 0."""
         taken = take(value)
         for place, given in cls._turned(value, taken, info.field_name or ""):
             said = f"found {describe(given)}; expected a number"
@@ -55,7 +59,7 @@ class MethodConfig(BaseModel):
 
     @classmethod
     def _turned(cls, given: Any, taken: Any, place: str) -> Iterator[tuple[str, bool]]:
-        """The truth values in ``given`` that became something else in ``taken``, each with its place."""
+        """Yield (place, value) of each bool in ``given`` that validation turned into another type in ``taken``."""
         if isinstance(given, bool) and not isinstance(taken, bool):
             yield place, given
         elif isinstance(given, dict) and isinstance(taken, (dict, BaseModel)):
@@ -70,13 +74,14 @@ class MethodConfig(BaseModel):
     def preset(
         cls, name: str = "default", settings: dict[str, Any] | None = None, *, method: str | None = None
     ) -> Self:
-        """A named set of values, with ``settings`` over it: one of ``presets``, else one of `kg_edit.methods.presets`.
+        """The settings of a preset; ``settings`` overrides single values.
 
-        ``method`` says whose, where several methods share this class.
+        The preset ``name`` is looked up in ``presets``, then in `kg_edit.methods.presets`. ``method`` names the method
+        if several methods share this class.
 
         Raises:
-            UnknownNameError: there is no such preset, or no such setting.
-            ConfigError: a value does not fit.
+            UnknownNameError: the preset or a setting is unknown.
+            ConfigError: a value is invalid.
         """
         own = cls.presets[name] if name in cls.presets else cls._published(name, method)
         wanted = _over(own, settings or {})
@@ -107,16 +112,16 @@ class MethodConfig(BaseModel):
             )
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The layers that are written in a model of so many blocks, in ascending order; none, unless a family says."""
+        """The layers that the method writes in a model of ``blocks`` blocks, ascending; by default none."""
         return ()
 
     def workload(self, *, edits: int) -> Workload:
-        """How much one of ``edits`` takes; `EditingMethod.family` says of what."""
+        """How much computation one edit takes in a call of ``edits`` edits; `EditingMethod.family` says which kind."""
         return Workload()
 
 
 def _over(own: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset's values with ``settings`` over them, also within a group such as ``deferral``."""
+    """A preset's values ``own``, overridden by ``settings``; groups such as ``deferral`` are merged key by key."""
     both = {name for name, value in settings.items() if isinstance(value, dict) and isinstance(own.get(name), dict)}
     return {**own, **settings, **{name: _over(own[name], settings[name]) for name in both}}
 
@@ -125,15 +130,15 @@ DEPTH = 0.2
 
 
 def default_layer(blocks: int) -> int:
-    """The layer at 0.2 of the depth, where a method writes that writes into one: 6 of 30, 2 of 12."""
+    """The default layer of methods that write one layer, at 0.2 of the depth: 6 of 30 blocks, 2 of 12."""
     return round(DEPTH * blocks)
 
 
 class LayerConfig(MethodConfig):
-    """Settings of methods that write into one layer, which ``--layer`` chooses; ``--layer auto`` tries some.
+    """Settings of methods that write one layer. ``--layer`` chooses the layer; ``--layer auto`` tries several.
 
     Attributes:
-        depth: the default layer's share of the depth.
+        depth: where the default layer is, as a fraction of the number of blocks.
     """
 
     depth: ClassVar[float] = DEPTH
@@ -141,18 +146,19 @@ class LayerConfig(MethodConfig):
     layer: int | None = Field(None, ge=0, description="edited layer, 0-based; default 0.2 of the depth")
 
     def layer_in(self, blocks: int) -> int:
-        """The layer that is written in a model of so many blocks."""
+        """The layer that the method writes in a model of ``blocks`` blocks."""
         return round(self.depth * blocks) if self.layer is None else self.layer
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The edited layer, alone: (`layer_in`,)."""
+        """The edited layer as a tuple of one: (`layer_in`,)."""
         return (self.layer_in(blocks),)
 
 
 class GraphSettings(MethodConfig):
-    """Settings of methods that read an edit's subgraph; those of the group ``graph`` are said only where one is set.
+    """Settings of methods that read an edit's subgraph.
 
-    So a patch or a run that was made before there was the group has the same settings as one made today.
+    The group ``graph`` is saved only if one of its settings differs from the default. Patches and runs made before this
+    group existed thus have the same saved settings as new ones.
     """
 
     per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
@@ -175,11 +181,11 @@ class GraphSettings(MethodConfig):
 
     @property
     def subgraph_hops(self) -> int:
-        """The order of the subgraph: 2 is what the graph says of o*."""
+        """How many hops from the subject the subgraph has: 2 covers s -> o* and the statements about o*."""
         return 2
 
     def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
-        """The edit's subgraph, as these settings want it.
+        """Ask ``source`` for the edit's subgraph with these settings.
 
         Raises:
             KgEditError, WikidataCacheError: as `edit_subgraph`.
@@ -198,7 +204,7 @@ class GraphSettings(MethodConfig):
 
     @property
     def guards_answers(self) -> bool:
-        """Whether the subgraph is asked for without the answers of the edit's test questions."""
+        """Whether the answers of the edit's test questions are kept out of the subgraph."""
         return self.exclude_answers
 
 
@@ -214,7 +220,7 @@ def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Layers = Annotated[tuple[int, ...], AfterValidator(_ascending)]
-"""Blocks, 0-based, each once."""
+"""Indices of blocks, 0-based, in ascending order without repeats."""
 
 ContextLengths = tuple[tuple[Annotated[int, Field(ge=2)], NonNegativeInt], ...]
-"""(tokens, count) of contexts; the document's start is one of the tokens."""
+"""(tokens, count) of the sampled contexts; the start-of-document token counts as one of the tokens."""
