@@ -65,8 +65,9 @@ class SharedContexts:
         return self._prefix.mask.shape[-1] + max(own)
 
     def beginning(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
-        """The longest context with which a row begins: (prefix, its row there, its length). At least one token is
-        left.
+        """The longest context with which a row begins, leaving at least one token of the row.
+
+        Returns the prefix, the context's row in it, and the context's length; None if no context fits.
         """
         place = self._longest(row[:-1])
         return None if place is None else (self._prefix, place, len(self._ids[place]))
@@ -121,9 +122,7 @@ class Prefix:
         return Prefix(mask=_picked(self.mask, index), layers=layers, sums=sums)
 
     def frozen(self, blocks: int) -> Cache:
-        """A cache of ``blocks`` layers that returns the prefix and the new tokens, but does not store the new
-        tokens.
-        """
+        """A cache of ``blocks`` layers that returns the prefix and the new tokens, without storing the new tokens."""
         return self._cache(_FrozenLayer, blocks, keeps=False)
 
     def growing(self, blocks: int, *, room: int = 0) -> SummedCache:

@@ -1,1 +1,1 @@
-"""What a model says of a prompt: likelihood, generated text, perplexity, answers to questions."""
+"""Score and query a model: likelihood of candidates, generated text, perplexity, and answers to questions."""

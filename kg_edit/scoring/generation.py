@@ -1,7 +1,7 @@
-"""Texts that a model writes after prompts: greedy and sampled.
+"""Generate text after prompts, greedily or by sampling.
 
-`continuations`: greedy, up to the end of a line or of the text. `samples`: top-5 sampling to 100 tokens, as in the
-published evaluations of fluency and portability, with a seed for each prompt.
+`continuations` is greedy, up to the end of the line or of the text. `samples` is top-5 sampling to 100 tokens, as in
+the published evaluations of fluency and portability, with one seed for each prompt.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ def continuations(
     limits: Sequence[int],
     patches: Sequence[WeightPatch | None] | None = None,
 ) -> tuple[str, ...]:
-    """What the model writes after each prompt, up to a line's end, the text's end or the prompt's limit in tokens.
+    """Generate text after each prompt, up to the end of the line, the end of the text or the prompt's token limit.
 
-    The text comes from the generated ids alone. Arg-max at each step, whatever the model's own generation settings.
-    With ``patches``, one a prompt, each text is the model's with the patch in its place (None: as it is).
+    The text is decoded from the generated ids alone. Each token is the arg-max; the model's own generation settings are
+    ignored. ``patches`` has one entry for each prompt: its text is written by the model with this patch applied (None:
+    the unpatched model).
 
     Raises:
-        ModelError: a prompt and what is written after it don't fit into the model's positions.
+        ModelError: a prompt and the text after it do not fit into the model's positions.
         PatchMismatchError: a patch is for another model.
     """
     encoded = [model.encode(prompt) for prompt in prompts]
@@ -55,13 +56,14 @@ def continuations(
 
 
 def ask(model: LanguageModel, prompt: str, *, tokens: int = 20, chat: bool = False) -> str:
-    """What the model, patched or not, goes on with after a prompt: greedily, at most ``tokens`` tokens of one line.
+    """Return the model's greedy answer to a prompt: at most ``tokens`` tokens of one line.
 
-    With ``chat`` the prompt is a user's turn, as it is written, and the answer may have several lines.
+    The model may be patched. With ``chat``, the prompt is a user's turn, unchanged, and the answer may have several
+    lines.
 
     Raises:
-        ModelError: the prompt and the answer don't fit into the model's positions.
-        ChatTemplateError: ``chat``, and the tokenizer has no chat template.
+        ModelError: the prompt and the answer do not fit into the model's positions.
+        ChatTemplateError: ``chat`` is set, and the tokenizer has no chat template.
     """
     if chat:
         return reply(model, [{"role": "user", "content": prompt}], tokens=tokens).text
@@ -70,7 +72,7 @@ def ask(model: LanguageModel, prompt: str, *, tokens: int = 20, chat: bool = Fal
 
 
 class Reply(NamedTuple):
-    """The assistant's turn: its text, how many tokens were read and written, and whether it came to its end."""
+    """The assistant's turn: its text, the number of tokens read and written, and whether it ended before the limit."""
 
     text: str
     read: int
@@ -80,14 +82,14 @@ class Reply(NamedTuple):
 
 @torch.no_grad()
 def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20) -> Reply:
-    """The assistant's turn after a conversation in the model's chat template: greedily, at most ``tokens`` tokens.
+    """Return the assistant's greedy answer to a conversation in the model's chat template, at most ``tokens`` tokens.
 
-    ``messages`` have a ``role`` (system, user, assistant) and a ``content``, and are put into the template as they are.
-    A patch of the prompt tells its facts in the last message.
+    ``messages`` have a ``role`` (system, user, assistant) and a ``content``, and are put into the template unchanged.
+    A patch of the prompt adds its facts to the last message.
 
     Raises:
-        ModelError: the conversation and the answer don't fit into the model's positions.
-        ChatTemplateError: the tokenizer has no chat template, or it refuses the messages.
+        ModelError: the conversation and the answer do not fit into the model's positions.
+        ChatTemplateError: the tokenizer has no chat template, or the template refuses the messages.
     """
     *before, last = messages
     told = model.prompt_transform(last["content"]) if model.prompt_transform else last["content"]
@@ -102,7 +104,7 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
 
 
 def ends_line(model: LanguageModel, token: int) -> bool:
-    """Whether a line ends in a token."""
+    """Whether the text of a token contains a line break."""
     return "\n" in str(model.tokenizer.decode([token]))
 
 
@@ -119,15 +121,15 @@ def _end_tokens(model: LanguageModel) -> list[int]:
     return sorted({token for token in (*several, model.tokenizer.eos_token_id) if token is not None})
 
 
-TOTAL_TOKENS = 100  # of the prompt and what follows it
+TOTAL_TOKENS = 100  # of the prompt and the sampled text
 _LIKELIEST = 5
 
 
 def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
-    """Each prompt with what was sampled after it, from the 5 likeliest tokens a step, to 100 tokens in all.
+    """Sample text after each prompt: from the 5 most probable tokens at each step, to 100 tokens including the prompt.
 
-    A prompt's own hash is its seed, so that a text does not depend on what else is asked. The state of the random
-    generators is as before.
+    The seed is a hash of the prompt, so a text does not depend on the other prompts. The state of the global random
+    generators is restored. Returns each prompt with its whole text.
 
     Raises:
         ModelError: a prompt does not fit into the model's positions.
@@ -152,7 +154,7 @@ def _sample(model: LanguageModel, prompt: str) -> str:
 
 
 def _settings(model: LanguageModel, more: int) -> GenerationConfig:
-    """A text ends at its end token or at the limit."""
+    """Sampling settings: a text ends at the end token or after ``more`` tokens."""
     end = model.tokenizer.eos_token_id
     return GenerationConfig(
         max_new_tokens=more,

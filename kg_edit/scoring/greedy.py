@@ -1,11 +1,11 @@
-"""Greedy decoding of many rows of tokens, each on its own patched model if need be, without computing a thing twice.
+"""Greedy decoding of many token rows in one batch; each row may use its own patched model.
 
-1. Rows of one model that begin alike (the examples before a question) share their beginning's keys and values.
-2. Prompts are read in groups of like length, all rows write in one batch: a step of few rows takes almost as long as
-   one of many. A row that is done leaves the batch, and when there is room, the next group is read.
+1. Rows of one model that begin alike (the examples before a question) share the keys and values of their beginning.
+2. Prompts are read in groups of similar length, but all rows write in one batch, because a step with few rows takes
+   almost as long as one with many. A finished row leaves the batch. When there is room, the next group is read.
 3. Keys and values are written in place, not copied at each token.
 
-`greedy` gives the arg-max tokens after each row, and what the model expected at each of them.
+`greedy` returns the arg-max tokens after each row, and the most probable tokens at each step.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ from kg_edit.models.prompts import left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
 
 BATCH_ROWS = 64
-_READ_ROWS = 32  # of which so many are read at once
-_ALIKE = 24  # tokens that rows must share at their beginning to share its computation
-_SHRINK = 0.75  # share of a batch's rows that are left when the others are taken out of it
-_SPREAD, _SLACK = 1.5, 8  # a batch's longest row against its shortest one, in tokens
+_READ_ROWS = 32  # rows whose prompts are read in one forward pass
+_ALIKE = 24  # rows must share this many first tokens to share their computation
+_SHRINK = 0.75  # finished rows are removed once at most this share of the batch is active
+_SPREAD, _SLACK = 1.5, 8  # in a group, longest row <= _SPREAD * shortest row + _SLACK tokens
 Row = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """What a model writes after a row: ``tokens`` [steps], and the likeliest tokens at each step with their p.
+    """The tokens that a model writes after a row, with the most probable tokens and their probabilities at each step.
 
-    ``likeliest`` and ``probabilities`` are [steps, kept]; the first of each step is the token written.
+    ``tokens`` is [steps]; ``likeliest`` and ``probabilities`` are [steps, kept]. The first entry of a step is the token
+    that was written.
     """
 
     tokens: tuple[int, ...]
@@ -73,10 +74,10 @@ def greedy(
     is_last: Callable[[int], bool] = lambda _: False,
     starts: SharedContexts | None = None,
 ) -> list[Written]:
-    """At most ``limits`` arg-max tokens after each row, up to one that ``is_last``, which still belongs to it.
+    """Return at most ``limits`` arg-max tokens after each row, ending with the first token that ``is_last``.
 
-    ``kept``: how many of the likeliest tokens are handed out. ``patches``: the one in whose place a row's model is, by
-    row; None is the model as it is. ``starts``: what rows of the model as it is begin with, if that was computed.
+    ``kept``: the number of most probable tokens to return for each step. ``patches``: the patch of each row's model
+    (None: the unpatched model). ``starts``: precomputed beginnings of the rows, for rows of the unpatched model.
 
     Raises:
         PatchMismatchError: a patch is for another model.
@@ -89,7 +90,7 @@ def greedy(
 
 
 def _known(model: LanguageModel, rows: Sequence[Row], starts: SharedContexts, more: int) -> list[_Beginning | None]:
-    """What each row has in common with ``starts``."""
+    """Find the beginning of each row in ``starts``; None for a row without one."""
     if not mask_decides(model, max(map(len, rows), default=0) + more):
         return [None] * len(rows)
     return [_Beginning(*found) if (found := starts.beginning(row)) else None for row in rows]
@@ -98,7 +99,7 @@ def _known(model: LanguageModel, rows: Sequence[Row], starts: SharedContexts, mo
 def _beginnings(
     model: LanguageModel, rows: Sequence[Row], patches: Sequence[WeightPatch | None], more: int
 ) -> list[_Beginning | None]:
-    """What each row shares with others of its model, computed once; None where it is too little."""
+    """Compute the beginnings that rows of one model share; None for a row that shares fewer than `_ALIKE` tokens."""
     groups: dict[tuple[int, Row], list[int]] = {}
     for place, (row, patch) in enumerate(zip(rows, patches, strict=True)):
         groups.setdefault((id(patch), row[:_ALIKE]), []).append(place)
@@ -118,14 +119,17 @@ def _beginnings(
 
 
 def _shared(rows: Sequence[Row]) -> Row:
-    """The tokens that all rows begin with, one less than the shortest row at most."""
+    """The longest common beginning of all rows, at most one token shorter than the shortest row."""
     columns = zip(*rows, strict=False)
     count = next((place for place, column in enumerate(columns) if len(set(column)) > 1), len(min(rows, key=len)))
     return rows[0][: min(count, len(min(rows, key=len)) - 1)]
 
 
 def _alike(rows: Sequence[Row], begun: Sequence[_Beginning | None]) -> Iterator[list[int]]:
-    """Rows with a beginning apart from those without, of like lengths together, and not too many at once."""
+    """Group the rows to be read together.
+
+    A group has at most `_READ_ROWS` rows of similar lengths. Rows with a shared beginning are apart from those without.
+    """
     known = [one.length if one else 0 for one in begun]
     lengths = [len(row) - before for row, before in zip(rows, known, strict=True)]
     for with_beginning in (True, False):
@@ -142,9 +146,10 @@ def _alike(rows: Sequence[Row], begun: Sequence[_Beginning | None]) -> Iterator[
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Batch:
-    """Rows on the way: their numbers ``inside``, of which some may be done, and the token that each is fed next.
+    """Rows that are being decoded.
 
-    ``before`` holds what they read so far, ``ids`` [rows, 1] their last tokens.
+    ``inside`` has their numbers; some of them may be finished. ``before`` holds the keys and values of the tokens read
+    so far, ``ids`` [rows, 1] the next token to feed.
     """
 
     inside: list[int]
@@ -152,7 +157,7 @@ class _Batch:
     ids: Tensor
 
     def of(self, places: Collection[int]) -> _Batch:
-        """The rows ``places`` alone."""
+        """The batch with only the rows ``places``."""
         left = [at for at, place in enumerate(self.inside) if place in places]
         index = torch.tensor(left, dtype=torch.long, device=self.ids.device)
         return _Batch(inside=[self.inside[at] for at in left], before=self.before.rows(index), ids=self.ids[index])
@@ -160,7 +165,7 @@ class _Batch:
 
 @dataclass(eq=False, kw_only=True)
 class _Decoder:
-    """Rows, and what each has written so far."""
+    """All rows, and what each has written so far."""
 
     model: LanguageModel
     rows: Sequence[Row]
@@ -173,7 +178,7 @@ class _Decoder:
     _active: set[int] = field(default_factory=set)
 
     def run(self) -> list[Written]:
-        """Decode until every row is done."""
+        """Decode until every row is finished."""
         self._best = [[] for _ in self.rows]
         self._active = {place for place, limit in enumerate(self.limits) if limit > 0}
         groups = [left for some in _alike(self.rows, self.begun) if (left := [p for p in some if p in self._active])]
@@ -187,7 +192,7 @@ class _Decoder:
         return [self._written(some) for some in self._best]
 
     def _may_join(self, batch: _Batch, places: Sequence[int]) -> bool:
-        """Whether padding in front of the shorter rows changes nothing."""
+        """Whether the rows may be padded to one batch without a change of the results."""
         longest = max(batch.before.mask.shape[-1], *(len(self.rows[place]) for place in places))
         return mask_decides(self.model, longest + max(self.limits))
 
@@ -204,7 +209,7 @@ class _Decoder:
         return _Batch(inside=places, before=before, ids=self._last_tokens(places)).of(self._active)
 
     def _write_on(self, batch: _Batch, *, until: int) -> _Batch | None:
-        """Write on until no more than ``until`` rows are left; these, if any."""
+        """Decode until at most ``until`` rows are active; return the batch of these, or None if no row is left."""
         inside, ids, mask = batch.inside, batch.ids, batch.before.mask
         room = max(self.limits[place] - len(self._best[place]) for place in inside)
         cache = batch.before.growing(len(self.model.blocks), room=room)
@@ -223,8 +228,8 @@ class _Decoder:
     def _final(
         self, inside: Sequence[int], ids: Tensor, mask: Tensor, positions: Tensor, cache: SummedCache, *, begins: bool
     ) -> Tensor:
-        """Logits [rows, vocabulary] after the last token, which is a prompt's last one where decoding ``begins``."""
-        final = list[Tensor]()  # before the last norm, which is a part of `LanguageModel.logits`
+        """Logits [rows, vocabulary] after the last token. ``begins``: this token is the last one of a prompt."""
+        final = list[Tensor]()  # states before the final norm, which `LanguageModel.logits` applies
         owners, patches = self._owners(inside)
         with (
             each_patched(self.model, patches, owners),
@@ -237,14 +242,14 @@ class _Decoder:
         return self.model.logits(final[0][:, -1]).float()
 
     def _owners(self, inside: Sequence[int]) -> tuple[Tensor, list[WeightPatch | None]]:
-        """Rows of one patch have one owner, so that its product is taken once."""
+        """The owner number of each row, and the patch of each owner. Rows of one patch have one owner."""
         distinct = {id(self.patches[place]): self.patches[place] for place in inside}
         numbers = {key: number for number, key in enumerate(distinct)}
         owners = torch.tensor([[numbers[id(self.patches[place])]] for place in inside])
         return owners, list(distinct.values())
 
     def _note(self, logits: Tensor, inside: Sequence[int]) -> None:
-        """Note the next token of every active row, and which rows are done with it."""
+        """Record the next token of each active row, and mark the rows that are finished."""
         best = logits.softmax(-1).topk(min(self.kept, logits.shape[-1]))
         for at, place in enumerate(inside):
             if place in self._active:
@@ -264,17 +269,17 @@ class _Decoder:
 
 
 def _begin(model: LanguageModel, known: Sequence[_Beginning], rows: int) -> Prefix:
-    """The beginnings of rows that have one, or that of ``rows`` rows without."""
+    """The shared beginnings ``known``, one a row; if there are none, an empty prefix of ``rows`` rows."""
     if not known:
         return empty_prefix(model, rows)
     found = known[0].prefix.rows(torch.tensor([one.place for one in known], device=model.device))
-    width = max(one.length for one in known)  # other rows' longer beginnings left padding
+    width = max(one.length for one in known)  # without the padding for longer beginnings of rows outside this group
     layers = tuple((keys[..., -width:, :], values[..., -width:, :]) for keys, values in found.layers)
     return Prefix(mask=found.mask[:, -width:], layers=layers, sums=found.sums)
 
 
 def _joined(one: _Batch | None, other: _Batch) -> _Batch | None:
-    """The rows of both, the shorter ones with padding in front."""
+    """The rows of both batches, the shorter ones padded on the left."""
     if one is None or not other.inside:
         return one or (other if other.inside else None)
     before = side_by_side([one.before, other.before])
@@ -287,7 +292,7 @@ def _states(cache: SummedCache) -> tuple[tuple[Tensor, Tensor], ...]:
 
 
 def _last_of(ids: Tensor) -> Tensor:
-    """The last token of each row, marked in [rows, tokens]."""
+    """A mask [rows, tokens] of the last token of each row."""
     marks = torch.zeros(ids.shape, dtype=torch.bool)
     marks[:, -1] = True
     return marks

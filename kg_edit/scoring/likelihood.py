@@ -1,7 +1,7 @@
-"""Teacher-forced scores of many (prompt, candidate) pairs: mean NLL a token, share of arg-max tokens, arg-max tokens.
+"""Teacher-forced scores of many (prompt, candidate) pairs: mean NLL per token, token accuracy, arg-max tokens.
 
 Prompts that share a beginning share its computation: a `TokenTree` packs many sequences into one row, in which a token
-attends to its own sequence only. Nothing is padded. Prompts that do not fit into the model's positions are refused.
+attends only to its own sequence. Nothing is padded. A prompt that does not fit into the model's positions is refused.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
 
-_NODES = 768  # of a forward pass: attention over more costs more than another pass
+_NODES = 768  # in one forward pass; with more nodes, attention costs more than a second pass
 _ROWS = 32
 Ends = tuple[Tensor, list[int]]  # rows and columns at which prompts end
 
 
 class Pair(NamedTuple):
-    """A prompt and a text that may follow it."""
+    """A prompt, and a candidate text that may follow it."""
 
     prompt: str
     candidate: str
 
 
 class TokenScores(NamedTuple):
-    """How a model scores a candidate after its prompt."""
+    """The scores of a candidate after its prompt."""
 
     nll: float  # mean over the candidate's tokens of -log p(token | all before), in nats
     accuracy: float  # share of the candidate's tokens that are the arg-max, given those before
 
 
 class TokenTree:
-    """Prefix trees of token sequences. A node sees its ancestors and itself; its position is its depth.
+    """Prefix trees of token sequences, packed into one row. A node attends to its ancestors and itself; position =
+    depth.
 
-    One forward pass over the nodes, in one row without padding, gives each sequence the hidden states it has alone.
+    One forward pass over the nodes, without padding, gives each sequence the same hidden states as a pass of its own.
     """
 
     def __init__(self) -> None:
@@ -58,9 +59,10 @@ class TokenTree:
         return len(self._tokens)
 
     def add(self, ids: Sequence[int], *, owner: int = 0, end: int | None = None) -> list[int]:
-        """Add a sequence; its nodes, one a token. Sequences of different owners share none.
+        """Add a sequence, and return its nodes, one for each token. Sequences of different owners share no nodes.
 
-        The token at ``end`` is shared only with sequences that have theirs there, and so is what comes after it.
+        If ``end`` is given, the token at ``end`` and the tokens after it are shared only with sequences of the same
+        ``end``.
         """
         path: list[int] = []
         for depth, token in enumerate(ids):
@@ -81,7 +83,7 @@ class TokenTree:
         return torch.tensor([self._tokens])
 
     def positions(self) -> Tensor:
-        """Position ids, a node's depth in its tree, [1, nodes]."""
+        """Position ids (the depth of a node in its tree), [1, nodes]."""
         return torch.tensor([self._depths])
 
     def owners(self) -> Tensor:
@@ -89,7 +91,7 @@ class TokenTree:
         return torch.tensor([self._owners])
 
     def mask(self, dtype: torch.dtype) -> Tensor:
-        """The attention mask [1, 1, nodes, nodes] to be added to attention scores: 0 for what a node sees."""
+        """The additive attention mask [1, 1, nodes, nodes]: 0 where a node attends, else the dtype's minimum."""
         seen = torch.eye(len(self), dtype=torch.bool)
         for node, parent in enumerate(self._parents):
             if parent >= 0:  # parents stand before their children
@@ -98,10 +100,10 @@ class TokenTree:
 
 
 def check_lengths(model: LanguageModel, prompts: Iterable[Prompt], *, more: int = 0) -> None:
-    """Check that each prompt, with ``more`` tokens to be written after it, fits into the model's positions.
+    """Check that each prompt, with ``more`` tokens after it, fits into the model's positions.
 
     Raises:
-        ModelError: one does not; says which, and how long it is.
+        ModelError: a prompt does not fit; the message names it and its length.
     """
     for prompt in prompts:
         model.check_length(prompt, more=more)
@@ -109,17 +111,17 @@ def check_lengths(model: LanguageModel, prompts: Iterable[Prompt], *, more: int 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A prompt with its target, asked of the model with the patch ``owner``."""
+    """A prompt with its target, to be scored on the model with patch number ``owner``."""
 
     owner: int
     prompt: Prompt
 
 
 def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores]:
-    """Score each pair, a space between prompt and candidate (Meng et al. 2022, their evaluation code).
+    """Score each pair, with a space between prompt and candidate (Meng et al. 2022, their evaluation code).
 
     Raises:
-        PromptError: a candidate can't be told from its prompt's end.
+        PromptError: a candidate can't be separated from its prompt's end.
         ModelError: the model's output is not finite, or a pair does not fit into its positions.
     """
     (found,) = score_each(model, [pairs], patches=[None])
@@ -129,10 +131,10 @@ def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores
 def score_each(
     model: LanguageModel, asked: Sequence[Iterable[Pair]], *, patches: Sequence[WeightPatch | None]
 ) -> list[dict[Pair, TokenScores]]:
-    """`score` of each entry of ``asked`` on the model with the patch in its place (None: as it is), all together.
+    """Run `score` for each entry of ``asked`` on the model with its patch applied (None: unpatched), all in one batch.
 
     Raises:
-        PromptError: a candidate can't be told from its prompt's end.
+        PromptError: a candidate can't be separated from its prompt's end.
         ModelError: an edited model's output is not finite, or a pair does not fit into its positions.
         PatchMismatchError: a patch is for another model.
     """
@@ -148,7 +150,7 @@ def score_each(
 
 
 def _chunks(asked: Sequence[_Asked]) -> Iterator[list[_Asked]]:
-    """Cut what is asked so that no tree is much larger than it should be."""
+    """Split the prompts into chunks whose trees have at most `_NODES` nodes, if each prompt has fewer."""
     tree, chunk = TokenTree(), list[_Asked]()
     for one in asked:
         if len(tree) + len(one.prompt.ids) > _NODES and chunk:
@@ -180,13 +182,13 @@ def _score_chunk(
 def _tree_logits(
     model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[WeightPatch | None]
 ) -> tuple[Tensor, Tensor]:
-    """Logits [nodes, vocabulary] that predict some target's token, and for each token of each target its node."""
+    """Logits [nodes, vocabulary] of the nodes that predict a target token, and for each target token its node."""
     tree, reads, ends = TokenTree(), list[int](), list[int]()
     wanted = wants_prompt_ends(model)
     for one in asked:
         last = one.prompt.target_start - 1
         path = tree.add(one.prompt.ids[:-1], owner=one.owner, end=last if wanted else None)
-        reads += path[last:]  # the last token predicts nothing that is asked for
+        reads += path[last:]  # the last token is left out: it predicts no target token
         ends.append(path[last])
     nodes, places = torch.tensor(reads).unique(return_inverse=True)
     mask = tree.mask(model.model.dtype)
@@ -199,7 +201,7 @@ def _tree_logits(
 def _row_logits(
     model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[WeightPatch | None]
 ) -> tuple[Tensor, Tensor]:
-    """The same from a left-padded row for each pair."""
+    """The same as `_tree_logits`, from one left-padded row for each pair."""
     batch = left_pad([one.prompt.ids for one in asked], device=torch.device("cpu"))
     rows = [row for row, one in enumerate(asked) for _ in one.prompt.target_ids]
     columns = [place for one in asked for place in range(-len(one.prompt.target_ids) - 1, -1)]
@@ -213,12 +215,12 @@ def _row_logits(
 
 
 def _row_ends(prompts: Sequence[Prompt]) -> Ends:
-    """Where in left-padded rows the prompts end: (rows, columns)."""
+    """The places (rows, columns) at which the prompts end in left-padded rows."""
     return torch.arange(len(prompts)), [-len(prompt.target_ids) - 1 for prompt in prompts]
 
 
 def _marked(shape: torch.Size, ends: Ends) -> Tensor:
-    """The places ``ends`` in rows of tokens, [rows, tokens]."""
+    """A mask of the given shape [rows, tokens] with the places ``ends``."""
     marks = torch.zeros(shape, dtype=torch.bool)
     marks[ends] = True
     return marks
@@ -228,7 +230,7 @@ def _marked(shape: torch.Size, ends: Ends) -> Tensor:
 def _forward(
     model: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *, at: tuple[Tensor, Tensor], ends: Ends
 ) -> Tensor:
-    """Logits [reads, vocabulary] at (rows, columns) of ids [rows, columns]; float32, on the CPU.
+    """Logits [reads, vocabulary] at the places ``at`` (rows, columns) of ids [rows, columns]; float32, on the CPU.
 
     ``ends`` are the places at which a prompt ends.
     """
@@ -246,7 +248,7 @@ def _forward(
 
 @contextmanager
 def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[None]:
-    """Give the head, in one row, only what is read: over whole rows it costs as much as several blocks."""
+    """Apply the head only at the places ``at``: over whole rows, it costs as much as several blocks."""
     head = model.model.get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda _, args: (args[0][beside(at, args[0])][None],))
     try:
@@ -256,10 +258,10 @@ def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[N
 
 
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:
-    """For each pair the likeliest token id at each of the candidate's places, given the prompt and the tokens before.
+    """For each pair, the arg-max token id at each of the candidate's places, given the prompt and the tokens before.
 
     Raises:
-        PromptError: a candidate can't be told from its prompt's end.
+        PromptError: a candidate can't be separated from its prompt's end.
         ModelError: a pair does not fit into the model's positions.
     """
     distinct = list(dict.fromkeys(pairs))

@@ -1,4 +1,4 @@
-"""General ability: the strided perplexity of a text that has nothing to do with any edit, such as WikiText-2's."""
+"""General ability: the strided perplexity of a text unrelated to any edit, such as WikiText-2's."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from kg_edit.errors import ConfigError, ModelError
 from kg_edit.models.language_model import LanguageModel
 
 WINDOW, STRIDE, TOKENS = 512, 256, 4096
-_LONGEST = 32  # letters a token: what lies further on need not be cut into tokens
+_LONGEST = 32  # characters a token, at most: the text beyond tokens * _LONGEST is not tokenized
 PERPLEXITY = "general.perplexity"
 
 
 def perplexity(
     model: LanguageModel, text: str, *, window: int = WINDOW, stride: int = STRIDE, tokens: int | None = TOKENS
 ) -> float:
-    """exp of the mean of -log p(token | those before it in its window), in the text's first ``tokens`` (None: all).
+    """exp of the mean of -log p(token | earlier tokens of its window), over the text's first ``tokens`` (None: all).
 
-    Windows of ``window`` tokens (fewer for a model with fewer positions) start every ``stride``; a token is scored
-    once, in the first window that holds it, so that it sees at least window - stride tokens, but at the beginning.
+    Windows of ``window`` tokens (fewer for a model with fewer positions) start every ``stride`` tokens. A token is
+    scored once, in the first window that contains it. So each token has at least window - stride tokens before it,
+    except in the first window.
 
     Raises:
-        ModelError: the text has no two tokens, or the perplexity is not finite.
+        ModelError: the text has fewer than two tokens, or the perplexity is not finite.
     """
     head = text if tokens is None else text[: tokens * _LONGEST]
     ids = torch.tensor(model.tokenizer(head)["input_ids"][:tokens])
@@ -41,7 +42,7 @@ def perplexity(
 
 
 def _windows(length: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Start and end of each window, and the first of its losses that no window before had."""
+    """Yield the start and the end of each window, and the index of its first loss that no earlier window has."""
     done = 1  # the first token has nothing before it
     for start in range(0, length, min(stride, size - 1)):
         end = min(start + size, length)
@@ -52,16 +53,16 @@ def _windows(length: int, size: int, stride: int) -> Iterator[tuple[int, int, in
 
 @torch.no_grad()
 def _losses(model: LanguageModel, ids: Tensor) -> Tensor:
-    """-log p of each token of ids [tokens] but the first: [tokens - 1], in nats."""
+    """-log p of each token of ids [tokens] except the first: [tokens - 1], in nats."""
     logits = model.model(input_ids=ids[None].to(model.device), use_cache=False).logits[0, :-1].float()
     return torch.nn.functional.cross_entropy(logits, ids[1:].to(logits.device), reduction="none").cpu()
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """Read the text of a file.
 
     Raises:
-        ConfigError: it can't be read, or is empty.
+        ConfigError: the file can't be read, or is empty.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -73,7 +74,7 @@ def read_text(path: Path) -> str:
 
 
 def general_scores(model: LanguageModel, text: str) -> dict[str, float | None]:
-    """``general.perplexity`` on ``text``.
+    """Return the metric ``general.perplexity`` on ``text``.
 
     Raises:
         ModelError: the model's output is not finite, or the text is too short.

@@ -1,4 +1,4 @@
-"""How a model is asked a question, and what it may answer: the fixed forms of the portability metrics."""
+"""The fixed question forms of the portability metrics, and the answers to choose from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kg_edit.text.matching import normalised
 ANSWER = "Answer:"
 CHOICES = 10
 
-# They show the form only: two steps each, about things that are in no benchmark's record.
+# They only show the form. Each has two steps, about things that no benchmark's record contains.
 SHOTS = (
     Example(
         question="What colour is the fruit that lemonade is made from?",
@@ -44,41 +44,41 @@ Form = tuple[str, ...]
 
 
 def format_question(question: str, facts: str = "") -> str:
-    """The question in the plain form, after ``facts`` (sentences) where there are any; its answer comes next."""
+    """The question in the plain form, after ``facts`` (sentences) if there are any; the answer is to follow."""
     return "\n".join(filter(None, [facts, f"Question: {question}", ANSWER]))
 
 
 def format_question_with_shots(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
-    """The question in the few-shot form: the answered ``examples`` first, an empty line after each."""
+    """The question in the few-shot form: the answered ``examples`` first, separated by empty lines."""
     shots = [f"{format_question(shot.question, shot.told)} {shot.answer}" for shot in examples]
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
 def format_question_with_steps(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
-    """The question after ``examples`` with their steps, on one line; what comes next is to end in "So: [answer]"."""
+    """The question after ``examples`` with their steps on one line; the model's text shall end in "So: [answer]"."""
     shots = [f"{format_question(shot.question, shot.told)} {shot.steps} {_SO} {shot.answer}" for shot in examples]
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
 def after_steps(text: str) -> str:
-    """The answer of a text with steps; "" where it never comes to one."""
+    """The answer at the end of a text with steps; "" if the text gives none."""
     return text.rpartition(_SO)[2] if _SO in text else ""
 
 
 def generated_from(query: Query) -> str:
-    """What the model goes on with to answer a query: a question in the few-shot form, a sentence as it stands."""
+    """The prompt after which the model generates its answer: a question in the few-shot form, a sentence unchanged."""
     if query.form == "sentence":
         return _sentence(query)
     return format_question_with_shots(query.prompt, query.told, examples=query.examples or SHOTS)
 
 
 def scored_after(query: Query) -> str:
-    """The prompt after which a query's answers are scored: a question in the plain form, a sentence as it stands."""
+    """The prompt after which a query's answers are scored: a question in the plain form, a sentence unchanged."""
     return format_question(query.prompt, query.told) if query.form == "question" else _sentence(query)
 
 
 def stepped_from(query: Query) -> str:
-    """What the model goes on with to answer a question with its steps written out."""
+    """The prompt after which the model answers a question with its steps written out."""
     return format_question_with_steps(query.prompt, query.told, examples=query.examples or SHOTS)
 
 
@@ -87,33 +87,35 @@ def _sentence(query: Query) -> str:
 
 
 def fact(edit: Edit) -> str:
-    """The edited fact as a sentence: prompt with subject, new target, what comes after it, full stop."""
+    """The edited fact as a sentence: prompt with subject, new target, ``ending``, full stop."""
     return f"{edit.text} {edit.target_new}{edit.ending.rstrip().removesuffix('.')}."
 
 
 def recalled_fact(recalled_relation: str) -> str:
-    """CounterFactPlus's "(s, r, o)" as a plain sentence: "s r o."; an object with commas keeps them.
+    """Turn CounterFactPlus's "(s, r, o)" into a plain sentence "s r o."; commas in the object are kept.
 
-    A limit of this plain rule: of the 46 of 530 dev records with more than two commas most have such an object, but
-    seven chain two facts, and the second is taken for a part of the object: "(Miguel de Cervantes, notable work, Don
-    Quixote, language, Spanish)" becomes "Miguel de Cervantes notable work Don Quixote, language, Spanish.".
+    A limit of this simple rule: of the 46 of 530 dev records with more than two commas, most have a comma in the
+    object, but seven chain two facts. Then the second fact is taken for a part of the object: "(Miguel de Cervantes,
+    notable work, Don Quixote, language, Spanish)" becomes "Miguel de Cervantes notable work Don Quixote, language,
+    Spanish.".
     """
     inner = recalled_relation.strip().removeprefix("(").removesuffix(")")
     return " ".join(part.strip() for part in inner.split(",", 2)) + "."
 
 
 def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Form, str]:
-    """All distinct answers of ``records`` by their normal form, in its order, whatever the records' order."""
+    """All distinct answers of ``records`` by normal form, sorted by it, so the order of the records does not matter."""
     edits = (edit for record in records for edit in as_record(record).edits)
     found = sorted((question.answer for edit in edits for question in edit.portability), reverse=True)
     return dict(sorted({normalised(answer): answer for answer in found}.items()))
 
 
 def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: int) -> tuple[tuple[str, ...], ...]:
-    """For each portability question of ``record``'s edits ten answers: the right one, then nine of other records.
+    """Draw ten answers for each portability question of ``record``'s edits: the right one, then nine from ``pool``.
 
-    Drawn from ``pool`` (of `answers`) without replacement, seeded by ``seed`` and the edit's id; none is equal after
-    normalisation to another, or to any right answer of the edit. Empty for a question if the pool has too few.
+    The nine are drawn from ``pool`` (made by `answers`) without replacement, seeded by ``seed`` and the edit's id.
+    After normalisation, none equals another one or any right answer of the edit. A question gets () if the pool is too
+    small.
     """
     return tuple(drawn for edit in as_record(record).edits for drawn in _of_edit(edit, pool, seed))
 
@@ -128,10 +130,10 @@ def _of_edit(edit: Edit, pool: Mapping[Form, str], seed: int) -> Iterator[tuple[
 
 
 def right_answers(question: Question) -> tuple[str, ...]:
-    """All names that count as right: the answer, then its aliases."""
+    """All names of the right answer: the answer, then its aliases."""
     return (question.answer, *question.aliases)
 
 
 def pair_of(query: Query) -> Pair:
-    """The prompt in scored form, and the first answer's name."""
+    """The query as a pair to score: its prompt in scored form, and the name of its first answer."""
     return Pair(scored_after(query), query.answers[0][0])
