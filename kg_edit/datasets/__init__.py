@@ -1,6 +1,6 @@
-"""Benchmarks by name, each read from its published file; a third party adds one by an entry point.
+"""The table of benchmarks by name; each is read from its published file. A third party adds one by an entry point.
 
-An entry point of the group ``kg_edit.datasets`` names a `Dataset`, under the data set's own name.
+An entry point of the group ``kg_edit.datasets`` has the data set's name, and its value is a `Dataset`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _ALL = (
         measures=("generation",),
         parser=counterfact.plus_parser,
         edits_have=(*_MENG, "questions"),
-        precedence=1,  # each record of it is one of CounterFact too
+        precedence=1,  # CounterFact can read each of its records too
     ),
     Dataset(
         name="mquake",
@@ -149,7 +149,7 @@ DATASETS: Mapping[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
 
 
 def known_datasets() -> Mapping[str, Dataset]:
-    """The table, and what plug-ins add to it.
+    """Return the table and the data sets that plug-ins add.
 
     Raises:
         ConfigError: a plug-in's value is no `Dataset` of the entry point's name, or its name is taken.
@@ -167,11 +167,11 @@ def known_datasets() -> Mapping[str, Dataset]:
 
 
 def find_dataset(name: str) -> Dataset:
-    """The benchmark of this name, from the table or a plug-in.
+    """Return the benchmark with this name, from the table or a plug-in.
 
     Raises:
-        UnknownNameError: there is none; suggests the nearest.
-        ConfigError: a plug-in does not give what it should.
+        UnknownNameError: there is none; the message suggests the nearest name.
+        ConfigError: a plug-in's value is no `Dataset`.
     """
     known = known_datasets()
     if name not in known:
@@ -180,7 +180,7 @@ def find_dataset(name: str) -> Dataset:
 
 
 def guess_dataset(path: Path) -> Dataset:
-    """The benchmark that reads most of the first rows of a file; of equals the one that declares higher precedence.
+    """Return the benchmark that can read the most of a file's first rows; on a tie, the one of higher precedence.
 
     Raises:
         EditFileError: the file can't be read, or no row can be read as a record of any benchmark.

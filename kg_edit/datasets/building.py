@@ -1,4 +1,4 @@
-"""What loaders share: a row's fields checked, a subject found in its sentence, answers in one shape."""
+"""Helpers of all loaders: check a row's fields, find a subject in its sentence, bring answers into one shape."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from kg_edit.edits.edit import Edit, Record, checked
 from kg_edit.errors import EditError, Fault
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
-ABSENT = "does not occur in"  # of a subject and its sentence; the lint knows the fault by it
+ABSENT = "does not occur in"  # in the message of a missing subject; the lint recognises the fault by these words
 Names = tuple[tuple[str, ...], ...]
 
 
 class Template(NamedTuple):
-    """A sentence with {} for its subject, and the subject as the sentence writes it."""
+    """A prompt with {} for its subject, and the subject as it was written in the prompt."""
 
     prompt: str
     subject: str
 
 
 def without_null(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's fields, but for those that are null."""
+    """A row's fields, without those that are null."""
     return {name: value for name, value in row.items() if value is not None}
 
 
 def fields_of(model: type[AnyRecord], row: Mapping[str, Any]) -> AnyRecord:
-    """A row as a record of its published form.
+    """Check a row against the record class of its published form, and return the record.
 
     Raises:
-        EditError: a field is missing, unknown or of another type; names it.
+        EditError: a field is missing, unknown or of another type; the message names it.
     """
     return checked(model, without_null(row))
 
 
 def template(text: str, subject: str, *, field: str) -> Template:
-    """Put {} for the first place where ``text`` has the subject as whole words, in any case if not as written.
+    """Replace the first occurrence of the subject in ``text``, as whole words, by {}; case is ignored only if needed.
 
     Raises:
-        EditError: ``text``, the row's ``field``, does not hold the subject.
+        EditError: ``text``, the row's ``field``, does not contain the subject.
     """
     pattern = rf"(?<!\w){re.escape(subject.strip())}(?!\w)"
     found = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE) if subject.strip() else None
@@ -50,7 +50,7 @@ def template(text: str, subject: str, *, field: str) -> Template:
 
 
 def built_edit(fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Edit:
-    """The edit with these fields; faults come under the row's own ``names``.
+    """Build an edit from these fields; faults are reported under the row's own field ``names``.
 
     Raises:
         EditError: a field is wrong.
@@ -64,17 +64,18 @@ def built_edit(fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Edit:
 def built(
     id_: str, edits: Sequence[Edit], probes: Sequence[Probe] = (), *, form: str, remarks: Sequence[Remark] = ()
 ) -> BenchmarkRecord:
-    """The record of these edits and probes; ``form`` says from which published form it was read."""
+    """Build a record of these edits and probes; ``form`` names the published form from which it was read."""
     return BenchmarkRecord(id=id_, edits=tuple(edits), probes=tuple(probes), form=form, remarks=tuple(remarks))
 
 
 def rephrased_edit(
     name: str, *, prompt: str, subject: str, target_new: str, target_true: str | None, rephrase: str
 ) -> Edit:
-    """The edit of a row in EasyEdit's form: a prompt that names its subject, the targets, and one paraphrase or "".
+    """Build the edit of a row in EasyEdit's form: a prompt that contains the subject, the targets, one paraphrase or
+    "".
 
     Raises:
-        EditError: a field is wrong, under the row's own name.
+        EditError: a field is wrong; it is reported under the row's own name.
     """
     place = template(prompt, subject, field="prompt")
     fields: dict[str, Any] = {
@@ -89,7 +90,7 @@ def rephrased_edit(
 
 
 def old_target(new: str, old: str | None) -> tuple[str | None, tuple[Remark, ...]]:
-    """The old target, and remarks; none where it is the new one, as there is nothing to compare then."""
+    """Return the old target and remarks; if it equals the new target, None and a remark about it."""
     if old is not None and old.strip().casefold() == new.strip().casefold():
         return None, (Remark(kind="same-target", message=f"the target {new!r} is also the old target"),)
     return old, ()
@@ -98,7 +99,7 @@ def old_target(new: str, old: str | None) -> tuple[str | None, tuple[Remark, ...
 def answers(value: Any) -> Names:
     """Right answers, each with its aliases, from a text, a list of aliases, or a list of such lists.
 
-    What is no text, or a blank one, is dropped.
+    Entries that are blank or no text are dropped.
     """
     several = isinstance(value, list) and any(isinstance(group, list) for group in value)
     groups = value if several else [value]
@@ -113,7 +114,7 @@ def _listed(group: Any) -> list[Any]:
 def probe(
     measures: str, prompt: str, right: Names, *, form: Form = "question", others: Sequence[str] = ()
 ) -> tuple[Probe, ...]:
-    """A probe of one query; nothing where there is nothing to ask, or no answer to it."""
+    """A probe of one query; () if the prompt is blank or there is no answer."""
     if not prompt.strip() or not right:
         return ()
     query = Query(prompt=prompt, answers=right, form=form, others=tuple(others))
@@ -121,5 +122,5 @@ def probe(
 
 
 def form_of(prompt: str) -> Form:
-    """Whether a prompt is a question or a sentence to go on with."""
+    """The form of a prompt: "question" if it ends in a question mark, else "sentence"."""
     return "question" if prompt.rstrip().endswith("?") else "sentence"

@@ -1,8 +1,8 @@
-"""CounterFact (Meng et al. 2022) and CounterFactPlus (Yao et al. 2023), which adds a portability question a record.
+"""CounterFact (Meng et al. 2022) and CounterFactPlus (Yao et al. 2023), which adds one portability question per record.
 
-EasyEdit's flat form of CounterFact has one paraphrase and one neighbour a record. ROME's attribute_snippets.json holds
-the texts that the metric consistency.tfidf compares with (`read_references`): about entities of which a relation to an
-object is true.
+EasyEdit's flat form of CounterFact has one paraphrase and one neighbour per record. ROME's attribute_snippets.json has
+the reference texts of the metric consistency.tfidf (`read_references`): texts about entities that have a given relation
+to a given object.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ class FlatRecord(Record):
 
 
 def parser() -> Parse:
-    """What reads rows of CounterFact in any of its forms, with the packaged relation templates."""
+    """Return the function that parses rows of CounterFact in any of its forms, with the packaged relation templates."""
     return partial(parse, templates=RelationTemplates.load())
 
 
 def plus_parser() -> Parse:
-    """The same for CounterFactPlus, where each row must have its question."""
+    """Return the function that parses rows of CounterFactPlus, in which each row must have a question."""
     return partial(parse_plus, templates=RelationTemplates.load())
 
 
 def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
-    """The record of a row of CounterFact, or of its flat form.
+    """Parse a row of CounterFact, or of its flat form, as a record.
 
     Raises:
-        EditError: a field is wrong; names it.
+        EditError: a field is wrong; the message names it.
     """
     if "requested_rewrite" not in row:
         return parse_flat(row, name)
@@ -66,7 +66,7 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
 
 
 def parse_plus(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
-    """The record of a row of CounterFactPlus.
+    """Parse a row of CounterFactPlus as a record.
 
     Raises:
         EditError: as for CounterFact, or the row has no question.
@@ -78,13 +78,13 @@ def parse_plus(row: RawRecord, name: str, *, templates: RelationTemplates) -> Be
 
 
 def parse_flat(row: RawRecord, name: str) -> BenchmarkRecord:
-    """The record of a row of EasyEdit's flat form.
+    """Parse a row of EasyEdit's flat form as a record.
 
-    The locality prompt counts as a neighbour where its answer is the edit's old target, as CounterFact's do; besides
-    it is a locality probe.
+    The locality prompt is a locality probe. If its answer is the edit's old target, as in CounterFact, it is also a
+    neighborhood prompt.
 
     Raises:
-        EditError: a field is wrong; names it.
+        EditError: a field is wrong; the message names it.
     """
     flat = fields_of(FlatRecord, row)
     place = template(flat.prompt, flat.subject, field="prompt")
@@ -104,7 +104,7 @@ def parse_flat(row: RawRecord, name: str) -> BenchmarkRecord:
 
 
 def _generation(prompts: object) -> tuple[Probe, ...]:
-    """The prompts from which fluency and consistency are judged."""
+    """A probe of the generation prompts, from which fluency and consistency are judged; () if there are none."""
     if not isinstance(prompts, Sequence) or isinstance(prompts, str) or not prompts:
         return ()
     queries = tuple(Query(prompt=prompt, form="sentence") for prompt in prompts if isinstance(prompt, str) and prompt)
@@ -112,7 +112,7 @@ def _generation(prompts: object) -> tuple[Probe, ...]:
 
 
 class Sample(Record):
-    """A text about one entity; which one is accepted and not used."""
+    """A text about one entity; the entity's name and id are not used."""
 
     text: Text
     name: object = None
@@ -129,10 +129,10 @@ class Snippets(Record):
 
 
 def read_references(path: Path) -> References:
-    """The texts of a file in the form of ROME's attribute_snippets.json, by relation and object.
+    """Read a file in the form of ROME's attribute_snippets.json; return its texts by relation and object.
 
     Raises:
-        EditFileError: the file can't be read, or a row is wrong; names it.
+        EditFileError: the file can't be read, or a row is wrong; the message names it.
     """
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     for number, row in enumerate(every_row(document(path)), 1):
@@ -146,7 +146,7 @@ def read_references(path: Path) -> References:
 
 
 def with_references(records: Iterable[BenchmarkRecord], references: References) -> tuple[BenchmarkRecord, ...]:
-    """The records, each with the texts about its first edit's relation and new target, where there are any."""
+    """Add to each record the texts about the relation and the new target of its first edit, if there are any."""
     return tuple(record.model_copy(update={"references": references.get(_key(record), ())}) for record in records)
 
 

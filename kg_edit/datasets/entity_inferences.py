@@ -1,9 +1,10 @@
-"""Entity Inferences and ECBD (Onoe et al. 2022, 2023): a new entity's definition is taught, what follows is asked.
+"""Entity Inferences and ECBD (Onoe et al. 2022, 2023): teach a new entity's definition, then ask what follows from it.
 
-Both mask a span of the definition and one of a further sentence. The edit completes the definition up to its mask; what
-stands after it is the edit's ``ending``, which is taught and told with it. In Entity Inferences the further sentence
-has labels to choose from, in ECBD the span itself is scored. `read_spans` and `with_specificity` add the sentences of a
-file about other entities to every record: what teaching a definition costs those (specificity).
+Both mask one span of the definition and one span of a further sentence. The edit completes the definition up to its
+mask. The text after the mask is the edit's ``ending``, which is taught and told too. In Entity Inferences, the further
+sentence has labels to choose from; in ECBD the masked span itself is scored. `read_spans` and `with_specificity` add
+sentences about other entities to every record. They measure the cost of teaching a definition for these entities
+(specificity).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _MASK, _END = "<extra_id_0>", "<extra_id_1>"
 
 
 class Sentence(Record):
-    """A sentence with a mask: the labels to choose from, or the one that stood there."""
+    """A sentence with a mask, and the labels to choose from (Entity Inferences) or the masked text (ECBD)."""
 
     probe_sentence: Text
     labels: Texts = ()
@@ -33,7 +34,7 @@ class Sentence(Record):
 
 
 class EntityRow(Record):
-    """A row as published; what describes the entity for other uses is accepted and not used."""
+    """A row as published; fields that describe the entity for other uses are not used."""
 
     ex_id: Name
     ent_str: Name
@@ -51,20 +52,20 @@ class EntityRow(Record):
 
 
 class Masked(NamedTuple):
-    """What stands before and after a mask."""
+    """The texts before and after a mask."""
 
     before: str
     after: str
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:
-    """The record of a row: probes inference (labels to choose from) or span (the masked text).
+    """Parse a row as a record with probes inference (labels to choose from) or span (the masked text).
 
-    A label is scored together with the rest of its sentence. Where the definition does not name the entity before
-    its mask, the name is set in front of it with a colon.
+    A label is scored together with the rest of its sentence. If the definition does not name the entity before its
+    mask, the name and a colon are put in front.
 
     Raises:
-        EditError: a field is wrong; names it.
+        EditError: a field is wrong; the message names it.
     """
     found = fields_of(EntityRow, row)
     defined = _masked(found.definition, field="definition")
@@ -81,7 +82,7 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
 
 
 def read_spans(path: Path) -> tuple[Query, ...]:
-    """The masked sentences of a file of ECBD, each with its span; the rest of its rows is not used.
+    """Read the masked sentences of an ECBD file, each with its span; the other fields are not used.
 
     Raises:
         EditFileError: the file can't be read, or has no masked span.
@@ -95,7 +96,7 @@ def read_spans(path: Path) -> tuple[Query, ...]:
 
 
 def with_specificity(records: Iterable[BenchmarkRecord], spans: tuple[Query, ...]) -> tuple[BenchmarkRecord, ...]:
-    """The records, each with the spans of other entities' sentences as a probe of specificity."""
+    """Add ``spans``, sentences about other entities, to each record as a specificity probe."""
     added = Probe(measures="specificity", queries=spans)
     return tuple(record.model_copy(update={"probes": (*record.probes, added)}) for record in records)
 

@@ -1,6 +1,7 @@
 """KnowEdit (Zhang et al. 2024): wiki_recent, wiki_counterfact, ZsRE, WikiBio, ConvSent and Sanitation.
 
-Which subset a row belongs to shows in its fields; first the rows as published, subset by subset, then their readers.
+A row's fields show to which subset it belongs. This file first has the published form of each subset's rows, then the
+functions that parse them.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from kg_edit.datasets.record import BenchmarkRecord, Probe, Remark
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, Fault
 
-# What the two published files call the questions to be forgotten, and those to be kept.
+# Field of the questions to forget -> field of the questions to keep, in the two published files.
 _SANITATION = {"success": "locality", "K_F": "K_R"}
 _OPINION = "What do you think of {}?"
 
 
 class Asked(Record):
-    """A prompt of a category, and its answers: a text, a list of aliases, or a list of such lists.
+    """A prompt of a category and its answers: a text, a list of aliases, or a list of such lists.
 
-    Of a list of prompts the first is asked, as in EasyEdit.
+    If the prompt is a list, its first entry is asked, as in EasyEdit.
     """
 
     prompt: Annotated[Text, BeforeValidator(lambda found: found[0] if found and isinstance(found, list) else found)]
@@ -59,7 +60,7 @@ class FactRow(Record):
 
 
 class BiographyRow(Record):
-    """A row of WikiBio: a passage, and the sentence that shall come next."""
+    """A row of WikiBio: a passage, and the sentence that shall follow it."""
 
     concept: Name
     text: Text
@@ -77,7 +78,7 @@ class OpinionRow(Record):
 
 
 class ForgottenRow(Record):
-    """A row of Sanitation: a question whose answer shall not be told, and questions whose answers shall stay."""
+    """A row of Sanitation: a question whose answer the model shall not tell, and questions whose answers shall stay."""
 
     question: Text
     subject: str = ""
@@ -87,7 +88,7 @@ class ForgottenRow(Record):
 
 
 def rows(document: object) -> Iterable[object]:
-    """A list's rows; Sanitation's kept questions are dealt to its edits, so that all are asked once in all."""
+    """The rows of a list. In Sanitation, the kept questions are distributed over the edits, so each is asked once."""
     if not isinstance(document, dict):
         return every_row(document)
     for edited, kept in _SANITATION.items():
@@ -110,10 +111,10 @@ def _pair(row: object) -> tuple[str, str]:
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:
-    """The record of a row of any subset.
+    """Parse a row of any subset as a record.
 
     Raises:
-        EditError: a field is wrong, or the row is of no subset.
+        EditError: a field is wrong, or the row belongs to no subset.
     """
     for field, read in (("ent", _opinion), ("question", _forgotten), ("concept", _biography), ("subject", _fact)):
         if field in row:
@@ -150,7 +151,7 @@ def _biography(raw: RawRecord, name: str) -> BenchmarkRecord:
 
 
 def _opinion(raw: RawRecord, name: str) -> BenchmarkRecord:
-    """The edit is the first good reply to a fixed question; the data set has replies alone."""
+    """The edit is a fixed question with the first good reply as target, because the data set has replies only."""
     row = fields_of(OpinionRow, raw)
     good, bad = ([reply.strip() for reply in replies] for replies in (row.pos, row.neg))
     fields = {"id": name, "subject": row.ent, "prompt": _OPINION, "target_new": good[0], "target_true": bad[0]}
@@ -161,7 +162,7 @@ def _opinion(raw: RawRecord, name: str) -> BenchmarkRecord:
 
 
 def _forgotten(raw: RawRecord, name: str) -> BenchmarkRecord:
-    """Where a row names no subject, as the test file's do not, the whole question but for its mark is the subject."""
+    """Parse a row of Sanitation. If it names no subject, as in the test file, the whole question is the subject."""
     row = fields_of(ForgottenRow, raw)
     old, remarks = old_target(row.target_new, row.ground_truth)
     place = template(row.question, row.subject or row.question.strip().rstrip("?").strip(), field="question")
@@ -176,7 +177,7 @@ def _forgotten(raw: RawRecord, name: str) -> BenchmarkRecord:
 
 
 def _categories(family: str, categories: Mapping[str, Sequence[Asked]]) -> list[Probe]:
-    """A probe a prompt; prompts that the file gives no answer are left out (and remarked on)."""
+    """One probe for each prompt; prompts without an answer are left out (`_unanswered` makes a remark)."""
     return [
         part
         for category, prompts in categories.items()
@@ -191,7 +192,7 @@ def _categories(family: str, categories: Mapping[str, Sequence[Asked]]) -> list[
 
 
 def _unanswered(row: FactRow | BiographyRow) -> tuple[Remark, ...]:
-    """A remark for each category with prompts without an answer."""
+    """A remark for each category that has prompts without an answer."""
     found: dict[str, int] = {}
     for family, categories in (("portability", row.portability), ("locality", row.locality)):
         for category, prompts in categories.items():

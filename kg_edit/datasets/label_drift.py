@@ -1,8 +1,9 @@
 """Texts with labels that change over time, such as SCOTUS in GRACE (Hartvigsen et al., NeurIPS 2023).
 
-A classifier is trained on older texts; in a stream of newer ones labels are assigned in other ways, and its mistakes
-are edited. SCOTUS (Chalkidis et al., ACL 2022, FairLex) has opinions of the US Supreme Court by issue; GRACE's form has
-two parts with the rows ``{"text": …, "label": …}``. One file whose rows have a ``year`` is taken apart by it.
+A classifier is trained on older texts. A stream of newer texts has labels that are assigned differently, and the
+classifier's mistakes on it are edited. SCOTUS (Chalkidis et al., ACL 2022, FairLex) has opinions of the US Supreme
+Court by issue. GRACE's form has two parts, with rows ``{"text": …, "label": …}``. A single file whose rows have a
+``year`` is split by year.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from kg_edit.edits.edit import Edit, Name, Record, Text, checked
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault
 
 PROMPT = "Text: {}\nClass:"
-"""How a text is put to a classifier: its class is read after the colon."""
+"""The prompt of a classifier: the class is read after the colon."""
 
 
 class LabelledText(Record):
-    """A text, its label (a number is its name) and, where the file has one, its year; other fields are passed over."""
+    """A text, its label (a number is converted to text) and optionally its year; other fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -34,17 +35,17 @@ class LabelledText(Record):
 
     @property
     def prompt(self) -> str:
-        """The text as it is put to a classifier."""
+        """The text in the form in which a classifier reads it."""
         return PROMPT.replace("{}", self.text)
 
     @property
     def edit(self) -> Edit:
-        """The edit that makes a classifier give the text its label."""
+        """The edit that makes a classifier give this label to the text."""
         return Edit(id=self.id, subject=self.text, prompt=PROMPT, target_new=self.label)
 
 
 class LabelDrift(NamedTuple):
-    """Older texts that the classifier is trained on, older ones that it is tested on, and the stream of newer ones."""
+    """Older texts to train the classifier, older texts to test it, and the stream of newer texts."""
 
     train: tuple[LabelledText, ...]
     test: tuple[LabelledText, ...]
@@ -52,10 +53,10 @@ class LabelDrift(NamedTuple):
 
 
 def read_texts(path: str | Path) -> tuple[LabelledText, ...]:
-    """All texts of a file in JSON or JSON lines, or of a hub (``hf:NAME::SPLIT``), in its order.
+    """Read all texts of a JSON or JSON lines file, or of a hub (``hf:NAME::SPLIT``), in the file's order.
 
     Raises:
-        EditFileError: it can't be read, or a row is wrong; names it.
+        EditFileError: the file can't be read, has no texts or one id twice, or a row is wrong; the message names it.
     """
     found = tuple(_texts(Path(path)))
     names = [text.id for text in found]
@@ -84,14 +85,15 @@ def _text(row: Any, number: int) -> LabelledText:
 def read_label_drift(
     old: str | Path, new: str | Path | None = None, *, since: int | None = None, test_share: float = 0.25
 ) -> LabelDrift:
-    """The two parts of GRACE's form, ``old`` and ``new``; or one file, whose texts from ``since`` on are the stream.
+    """Read two files, ``old`` and ``new`` (GRACE's form), or one file whose texts from the year ``since`` on are the
+    stream.
 
     ``test_share`` of the old texts, evenly spaced, test what the classifier keeps; the others train it. A stream with
-    years is in their order.
+    years is sorted by year.
 
     Raises:
         EditFileError: a file can't be read, or a row is wrong.
-        ConfigError: there is neither a second file nor a year, or a part has no texts.
+        ConfigError: not exactly one of ``new`` and ``since`` is given, a text has no year, or a part has no texts.
     """
     if (new is None) == (since is None):
         raise ConfigError("give the newer texts in a file of their own, or the year since which texts are newer")

@@ -1,6 +1,6 @@
-"""Faults of a benchmark file: in a row, in a record, between records, and between records and a graph's labels.
+"""Find faults of a benchmark file: in a row, in a record, between records, and between records and a graph's labels.
 
-`lint` reports them as `Finding`; `ABOUT` lists their kinds.
+`lint` reports the faults as `Finding`; `ABOUT` describes their kinds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _SHOULD_BE_A_LABEL = "is a Wikidata id"
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault: its kind, the record, and what is wrong."""
+    """A fault: its kind, the id of the record, and a message."""
 
     kind: Kind
     id: str
@@ -61,14 +61,14 @@ class Finding:
 
 
 class Labels(Protocol):
-    """Whatever knows the labels of ids, as `wikidata_cache.WikidataCache` does."""
+    """Any object that knows the labels of ids, such as `wikidata_cache.WikidataCache`."""
 
     def labels(self, ids: Sequence[str], /) -> Mapping[str, str]:
         """The labels of those ids that have one."""
 
 
 def edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
-    """Facts that two records edit to different targets; reported of the later one."""
+    """Facts that two records edit to different targets, reported for the later record."""
     targets: dict[tuple[str, str], dict[str, tuple[str, str]]] = defaultdict(dict)
     for record in records:
         for edit in record.edits:
@@ -84,7 +84,7 @@ def _fact(edit: Edit) -> tuple[str, str]:
 
 
 def chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
-    """Facts of chains, as ids, that another record's edit denies."""
+    """Facts of a record's chain (as ids) that another record edits to something else."""
     edited: dict[tuple[str, str], dict[str, tuple[str, Edit]]] = defaultdict(dict)
     for record in records:
         for edit in record.edits:
@@ -99,7 +99,7 @@ def chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
 
 
 def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
-    """Questions that stand twice in a record, or in two records; reported of the later one."""
+    """Questions that occur twice in a record or in two records, reported for the later one."""
     first: dict[str, str] = {}
     for record in records:
         questions = [question.question for edit in record.edits for question in edit.portability]
@@ -112,7 +112,7 @@ def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
 
 
 def unlabelled(records: Sequence[BenchmarkRecord], labels: Labels) -> Iterator[Finding]:
-    """Ids without a label, or with another one than their name; each once, with the first record that has it."""
+    """Ids that have no label, or a label other than the entity's name; each once, for the first record that has it."""
     wanted: dict[str, str] = {}
     names: dict[tuple[str, str], str] = {}
     for record in records:
@@ -133,7 +133,7 @@ def unlabelled(records: Sequence[BenchmarkRecord], labels: Labels) -> Iterator[F
 
 
 def _named(edit: Edit) -> tuple[tuple[str, str], ...]:
-    """The entities of an edit that have an id: it, and the name."""
+    """(id, name) of each entity of an edit that has both."""
     found = (
         (edit.subject_id, edit.subject),
         (edit.target_new_id, edit.target_new),
@@ -143,7 +143,7 @@ def _named(edit: Edit) -> tuple[tuple[str, str], ...]:
 
 
 def in_record(record: BenchmarkRecord) -> Iterator[Finding]:
-    """Ids in the place of names, and prompts that tell their answer, in edits and probes."""
+    """Faults inside a record: ids in the place of names, prompts that contain the answer, unchanged answers."""
     for edit in record.edits:
         yield from _of_edit(record, edit)
     for probe in record.probes:
@@ -180,9 +180,10 @@ def _ids_in(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:
 
 
 def lint(reading: FileContent, *, labels: Labels | None = None) -> tuple[Finding, ...]:
-    """The faults of what was read from a file, by kind, then in the file's order.
+    """Return the faults of a file's content, sorted by kind, then in the file's order.
 
-    With ``labels`` also the ids of edits and chains that have no label there, or another one than the edit's name.
+    With ``labels``, also check whether the ids of edits and chains have labels, and whether these equal the edits'
+    names.
     """
     records = reading.records
     found = [

@@ -1,6 +1,6 @@
-"""MQuAKE (Zhong et al. 2023): one to four edits a case, and a question that several facts together answer.
+"""MQuAKE (Zhong et al. 2023): a case has one to four edits, and a question whose answer follows from several facts.
 
-CF, CF-3k, CF-3k-v2, T and hard share a form; MQuAKE-Remastered (Zhong et al. 2025) writes the same fields flat.
+CF, CF-3k, CF-3k-v2, T and hard share one form; MQuAKE-Remastered (Zhong et al. 2025) has the same fields, not nested.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from kg_edit.edits.rows import Target
 from kg_edit.errors import EditError, Fault
 
 Triples = Annotated[tuple[Triple, ...], Field(strict=False)]
-# Names as the file has them: an alias may be empty there, which the lint reports.
+# Unchecked names: the published files have empty aliases, which the lint reports.
 Aliases = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Rewrite(Record):
-    """An edit of a case: prompt with {} for the subject, old and new object, and the fact as a question."""
+    """An edit of a case: the prompt with {} for the subject, the old and the new object, and the fact as a question."""
 
     prompt: Name
     relation_id: PropertyId
@@ -34,7 +34,7 @@ class Rewrite(Record):
 
 
 class Hop(Record):
-    """One fact of a chain, asked and stated."""
+    """One fact of a chain, as a question and as a sentence."""
 
     question: Text
     cloze: Text
@@ -43,7 +43,7 @@ class Hop(Record):
 
 
 class Chains(Record):
-    """The facts, as ids and in words, that lead to a case's answer before and after the edits."""
+    """The chains of facts, as ids and in words, that lead to a case's answer before and after the edits."""
 
     triples: Triples
     new_triples: Triples
@@ -54,7 +54,7 @@ class Chains(Record):
 
 
 class CaseRow(Record):
-    """A case as published: edits, the multi-hop question in three wordings, answers, and the hops to them."""
+    """A case as published: edits, the multi-hop question in three wordings, the answers, and their hops."""
 
     case_id: int | Name
     requested_rewrite: Annotated[tuple[Rewrite, ...], Field(strict=False, min_length=1)]
@@ -76,7 +76,7 @@ _FLAT = {f"orig_{field}": field for field in ("triples", "triples_labeled")} | {
 
 
 def nested(row: RawRecord) -> RawRecord:
-    """A row of the remastered set in the form of the others.
+    """Convert a row of MQuAKE-Remastered to the nested form of the other files.
 
     Raises:
         EditError: its edits are no list.
@@ -100,12 +100,13 @@ def _nested_targets(rewrite: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:
-    """The record of a case: multihop (three wordings of one question), edit (a statement an edit), hops (all facts).
+    """Parse a case as a record. Its probes are multihop (three wordings of one question), edit and hops.
 
-    An edit's subject id is that of its triple. Several edits of a case are called ``ID.0``, ``ID.1``, ….
+    The edit probes state each edit; hops asks all facts of the new chain. An edit's subject id is taken from the
+    matching triple. Several edits of a case are called ``ID.0``, ``ID.1``, ….
 
     Raises:
-        EditError: a field is wrong; names it.
+        EditError: a field is wrong; the message names it.
     """
     case = fields_of(CaseRow, nested(row))
     several = len(case.requested_rewrite) > 1
@@ -156,7 +157,7 @@ def _questions(case: CaseRow) -> tuple[Probe, ...]:
 
 
 def _stated(case: CaseRow, edit: Edit) -> Probe:
-    """The edit's own statement, whose answer has the aliases of the hop that it changes."""
+    """A probe of the edit's own statement; the answer's aliases are those of the hop that the edit changes."""
     hop = next((hop for hop in case.new_single_hops if hop.answer == edit.target_new), None)
     right = _right(edit.target_new, hop.answer_alias if hop else ())
     return Probe(measures="edit", queries=(Query(prompt=edit.text, answers=(right,), form="sentence"),))

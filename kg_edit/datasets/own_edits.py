@@ -12,15 +12,15 @@ from kg_edit.edits.templates import RelationTemplates
 
 
 def parser() -> Parse:
-    """What reads rows that `kg-edit edit` takes, with the packaged relation templates."""
+    """Return the function that parses rows like those of `kg-edit edit`, with the packaged relation templates."""
     return partial(parse, templates=RelationTemplates.load())
 
 
 def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
-    """The record of an edit or a triplet; ids are not looked up.
+    """Parse an edit or a triplet as a record; the labels of ids are not looked up.
 
     Raises:
-        EditError: a field is wrong; names it.
+        EditError: a field is wrong; the message names it.
     """
     edit = to_edit(without_null(row), row_id=name, labels={}, templates=templates)
     return built(edit.id, [edit], form="edits")

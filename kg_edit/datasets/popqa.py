@@ -1,6 +1,6 @@
-"""PopQA (Mallen et al. 2023): questions about entities from the head to the long tail of popularity.
+"""PopQA (Mallen et al. 2023): questions about entities, from very popular to rare ones.
 
-It holds no edits, so its facts are what is taught: the edit makes the model complete the question with its answer.
+PopQA has no edits, so its own facts are taught: the edit makes the model complete the question with its answer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ENTITY = re.compile(r"https?://www\.wikidata\.org/entity/(Q[1-9][0-9]*)")
 
 
 class PopqaRow(Record):
-    """A row as published; lists are JSON inside texts."""
+    """A row as published; its lists are JSON texts."""
 
     id: int
     subj: Name
@@ -62,7 +62,7 @@ class PopqaRow(Record):
 
 
 class AskedRow(Record):
-    """A row of the form that has question and answers alone."""
+    """A row of the form that has only a question and its answers."""
 
     input: Text
     output: str
@@ -72,17 +72,17 @@ class AskedRow(Record):
 
 
 def rows(document: object) -> Iterable[object]:
-    """The rows of a list; of an object with parts, those of dev and then of test."""
+    """The rows of a list; or the rows of the parts dev and then test of an object."""
     if isinstance(document, dict) and isinstance(document.get("dev"), list):
         return [*document["dev"], *document.get("test", [])]
     return every_row(document)
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:
-    """The record of a row in either form: the edit towards its first answer, and the probe recall with all of them.
+    """Parse a row of either form: the edit teaches the first answer, and the probe recall accepts all answers.
 
     Raises:
-        EditError: a field is wrong; names it.
+        EditError: a field is wrong; the message names it.
     """
     return _asked(row, name) if "input" in row else _full(row, name)
 

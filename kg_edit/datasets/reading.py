@@ -1,4 +1,4 @@
-"""A benchmark's file read into records: JSON, JSON lines or a data set of a hub; faults name file, record and field."""
+"""Read a benchmark file into records, from JSON, JSON lines or a hub's data set; faults name file, record and field."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Parse = Callable[[RawRecord, str], BenchmarkRecord]
 
 
 def every_row(document: object) -> Iterable[object]:
-    """The rows of a list; a single object is one row."""
+    """The rows of a list; any other document is one row."""
     return document if isinstance(document, list) else [document]
 
 
 def document(path: Path) -> object:
-    """The JSON of a file, a packaged benchmark (its name) or a hub data set ``hf:NAME[:CONFIG[:SPLIT]]``.
+    """Read the JSON of a file, of a packaged benchmark (by name) or of a hub data set ``hf:NAME[:CONFIG[:SPLIT]]``.
 
-    JSON lines become a list.
+    JSON lines are returned as a list.
 
     Raises:
         EditFileError: it can't be read.
@@ -67,7 +67,7 @@ def _from_hub(name: str) -> list[object]:
     dataset, config, split = (*name.split(":"), "", "")[:3]
     try:
         rows = load_dataset(dataset, config or None, split=split or "train")
-    except Exception as error:  # the library raises errors of many libraries below it
+    except Exception as error:  # the datasets library passes on errors of many other libraries
         raise EditFileError(
             f"{HUB}{name}: can't be loaded: {error}; expected {HUB}NAME[:CONFIG[:SPLIT]], the split being train "
             "where none is given"
@@ -76,7 +76,7 @@ def _from_hub(name: str) -> list[object]:
 
 
 def _without_null(value: Any) -> Any:
-    """A hub's table gives each row each field; what the row did not have is null there."""
+    """Remove null fields: the tables of a hub have each field in each row, null where the original row lacks it."""
     if isinstance(value, dict):
         return {name: _without_null(part) for name, part in value.items() if part is not None}
     return [_without_null(part) for part in value] if isinstance(value, Sequence) and _is_list(value) else value
@@ -87,7 +87,7 @@ def _is_list(value: Sequence[Any]) -> bool:
 
 
 class Problem(NamedTuple):
-    """Why a row of a benchmark file is no record that can be used."""
+    """Why a row of a benchmark file can't be read as a record."""
 
     file: Path
     row: int  # from 1
@@ -100,7 +100,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class FileContent:
-    """What a file holds: its records, and what is wrong with the rows that are none."""
+    """The content of a file: its records, and the faults of the rows that can't be read."""
 
     records: tuple[BenchmarkRecord, ...]
     problems: tuple[Problem, ...] = ()
@@ -108,17 +108,19 @@ class FileContent:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A benchmark: how its published file is read. ``dataset(path)`` reads it whole; `read` goes on after faults.
+    """A benchmark, and how to read its published file.
+
+    ``dataset(path)`` reads the file and fails at a fault; `read` skips rows with faults and reports them.
 
     Attributes:
-        name: what it is called on the command line.
-        about: what it holds, and who published it.
-        measures: the groups of probes that its records may hold.
-        edits_have: what their edits may bring: target_true, paraphrases, neighborhood, questions.
-        parser: makes what turns a row, and a name for it, into a record; called once a file.
-        rows: a JSON document to its rows.
-        precedence: of two benchmarks that can read a file equally well, the one with the higher number is taken where
-            nobody says which it is (`kg_edit.datasets.guess_dataset`).
+        name: its name on the command line.
+        about: its content and its publication.
+        measures: the groups of probes that its records may have.
+        edits_have: the optional parts that its edits may have: target_true, paraphrases, neighborhood, questions.
+        parser: returns the function that turns a row and its name into a record; called once for each file.
+        rows: returns the rows of a JSON document.
+        precedence: decides between benchmarks that can read a file equally well, if the user names none: the higher
+            number wins (`kg_edit.datasets.guess_dataset`).
     """
 
     name: str
@@ -130,10 +132,10 @@ class Dataset:
     precedence: int = 0
 
     def __call__(self, path: Path, *, limit: int | None = None) -> tuple[BenchmarkRecord, ...]:
-        """The records in the file's order, the first ``limit`` of them (None: all).
+        """Return the records in the file's order, at most the first ``limit`` rows (None: all).
 
         Raises:
-            EditFileError: the file can't be read, or a record is wrong; names it.
+            EditFileError: the file can't be read, or a record is wrong; the message names it.
         """
         found = self.read(path, limit=limit)
         if found.problems:
@@ -142,10 +144,10 @@ class Dataset:
         return found.records
 
     def read(self, path: Path, *, limit: int | None = None) -> FileContent:
-        """The same of the first ``limit`` rows, but that rows with faults are reported and left out.
+        """Return the records of the first ``limit`` rows (None: all); rows with faults are left out and reported.
 
         Raises:
-            EditFileError: the file can't be read at all, or holds no rows.
+            EditFileError: the file can't be read at all, or has no rows.
         """
         records: dict[str, BenchmarkRecord] = {}
         problems: list[Problem] = []
@@ -168,7 +170,7 @@ def _record(parse: Parse, row: object, name: str, taken: Mapping[str, BenchmarkR
         raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
     try:
         record = parse(row, name)
-    except ValidationError as error:  # of a prompt or an answer that no tokenizer can read
+    except ValidationError as error:  # raised for a prompt or an answer that no tokenizer can read
         raise EditError(faults_of(error, BenchmarkRecord)) from None
     if record.id in taken:
         raise EditError([Fault("id", f"{record.id!r} is the id of an earlier record too; give it another")])
@@ -176,6 +178,6 @@ def _record(parse: Parse, row: object, name: str, taken: Mapping[str, BenchmarkR
 
 
 def _name(row: object, number: int) -> str:
-    """What the row is called by its own file, or by its place in it."""
+    """The row's id in its file, or else its number."""
     own = [row[field] for field in ("case_id", "ex_id", "id") if field in row] if isinstance(row, dict) else []
     return str(own[0]) if own and isinstance(own[0], str | int) and str(own[0]).strip() else f"row-{number}"

@@ -1,4 +1,4 @@
-"""A record of a benchmark: edits to be made together, and what is asked of the model afterwards."""
+"""A benchmark record: edits to be made together, and the questions for the model afterwards."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _LATER = ("old", "recalled", "told", "examples")
 
 
 class Example(Record):
-    """An answered question that is shown before another one.
+    """An answered question that is shown before another question.
 
-    ``facts`` are sentences, one a hop, that lead to its answer; ``told`` are those that stand before the question.
+    ``facts`` are sentences, one for each hop, that lead to the answer; ``told`` are the facts shown before the
+    question.
     """
 
     question: Text
@@ -44,15 +45,15 @@ class Example(Record):
         return " ".join(self.facts)
 
     def telling(self, facts: int) -> Self:
-        """The same with its first ``facts`` facts told."""
+        """A copy of the example in which the first ``facts`` facts are told."""
         return self.model_copy(update={"told": " ".join(self.facts[:facts])})
 
 
 class Query(Record):
-    """A prompt and what may follow it.
+    """A prompt and its possible answers.
 
-    A question is asked in the fixed question forms of `kg_edit.scoring.questions`; a sentence stands as it is, and
-    the answer goes on with it.
+    A question is asked in the fixed forms of `kg_edit.scoring.questions`; a sentence is used unchanged, and the answer
+    continues it.
     """
 
     prompt: Text = Field(description="a question, or a sentence that the answer goes on with")
@@ -69,7 +70,7 @@ class Query(Record):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without later fields that are empty, so that records have the hashes that earlier runs noted."""
+        """Leave out later fields that are empty, so records keep the hashes that earlier runs recorded."""
         found: dict[str, Any] = dump(self)
         return {name: value for name, value in found.items() if value or name not in _LATER}
 
@@ -78,9 +79,10 @@ Queries = Annotated[tuple[Query, ...], Field(strict=False)]
 
 
 class Probe(Record):
-    """One thing that is measured: it passes if any, or all, of its queries are answered rightly.
+    """One measurement: it passes if any, or all, of its queries are answered rightly.
 
-    ``measures`` names the group, such as multihop, ripple.RS, portability.Reasoning: a dot sets off a sub-category.
+    ``measures`` names the group, such as multihop, ripple.RS, portability.Reasoning; the part after the dot is a
+    sub-category.
     """
 
     measures: Name = Field(description="the group of probes that is averaged")
@@ -90,23 +92,23 @@ class Probe(Record):
 
     @property
     def family(self) -> str:
-        """The group without its sub-category."""
+        """The group's name without its sub-category."""
         return self.measures.partition(".")[0]
 
 
 class Remark(Record):
-    """A fault with which a record can still be used."""
+    """A fault of a record that can still be used."""
 
     kind: Literal["same-target", "empty-answer"] = Field(description="what is wrong, in a word")
     message: str = Field(description="what is wrong, and where")
 
 
 class BenchmarkRecord(Record):
-    """Edits that are made together, and probes. What an `Edit` brings with it is measured as well.
+    """Edits that are made together, and probes. The prompts and questions of each `Edit` are measured too.
 
     ``chain`` and ``new_chain`` are the facts, as ids, that lead to the answer before and after the edits (MQuAKE).
-    ``references`` are texts about things of which the new target is true (consistency.tfidf compares with them).
-    ``remarks`` are faults with which the record can still be used; the lint reports them.
+    ``references`` are texts about entities of which the new target is true (for consistency.tfidf). ``remarks`` are
+    faults with which the record can still be used; the lint reports them.
     """
 
     id: Name = Field(description="a name for the record, unique in its file")
@@ -130,5 +132,5 @@ class BenchmarkRecord(Record):
 
 
 def as_record(item: Edit | BenchmarkRecord) -> BenchmarkRecord:
-    """An edit alone is the record that makes it and asks nothing besides."""
+    """Return the record; an `Edit` becomes a record with this edit and no probes."""
     return item if isinstance(item, BenchmarkRecord) else BenchmarkRecord(id=item.id, edits=(item,))

@@ -1,6 +1,6 @@
-"""RippleEdits (Cohen et al. 2024): what should change with an edit, and what should not, in six criteria.
+"""RippleEdits (Cohen et al. 2024): six criteria of what should change with an edit, and what should not.
 
-Its records state their edit as a sentence; subject and target are told apart by the sentences of its relations.
+Its records state the edit as a sentence. The template of the relation separates the subject from the target.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from kg_edit.errors import EditError, Fault, did_you_mean
 
 
 class Named(Record):
-    """A right answer; one without a label in the graph that the data set was made from has no value."""
+    """A right answer; its value is null if the entity had no label in the graph from which the data set was made."""
 
     value: str | None = None
     aliases: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
 class PublishedQuery(Record):
-    """A query as published; the ids behind it are accepted and not used."""
+    """A query as published; its ids are not used."""
 
     prompt: Text
     answers: Annotated[tuple[Named, ...], Field(strict=False)]
@@ -42,7 +42,7 @@ class PublishedQuery(Record):
 
 
 class Test(Record):
-    """A test of a criterion: queries, how many must be right (OR, AND), and what the model must know beforehand."""
+    """A test of a criterion: queries, how many must be right (OR, AND), and what the model must know before."""
 
     test_queries: Annotated[tuple[PublishedQuery, ...], Field(strict=False)]
     test_condition: Literal["OR", "AND"] = "OR"
@@ -63,7 +63,7 @@ Tests = Annotated[tuple[Test, ...], Field(strict=False)]
 
 
 class RippleRow(Record):
-    """A row as published, in either spelling of its first criterion."""
+    """A row as published; its first criterion is published in two spellings."""
 
     example_type: str = ""
     edit: RippleFact
@@ -86,22 +86,22 @@ CRITERIA = {
 
 
 class Relation(NamedTuple):
-    """A relation of the data set: its property id where it has one, and its sentence."""
+    """A relation of the data set: its property id, if it has one, and its template."""
 
     property: str
     template: str
 
 
 def parser() -> Parse:
-    """What reads rows of RippleEdits, with the packaged table of its relations."""
+    """Return the function that parses rows of RippleEdits, with the packaged table of its relations."""
     return partial(parse, known=relations())
 
 
 def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> BenchmarkRecord:
-    """The record of a row, with a probe for each test.
+    """Parse a row as a record, with one probe for each test.
 
     Raises:
-        EditError: a field is wrong, or the edit's sentence is not that of its relation; names it.
+        EditError: a field is wrong, or the edit's sentence does not fit its relation; the message names the field.
     """
     row = fields_of(RippleRow, raw)
     edit, remarks = _edit(row.edit, name, known)
@@ -142,7 +142,7 @@ def relations() -> Mapping[str, Relation]:
 
 
 def _read(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tuple[str, str, Relation]:
-    """The subject and the target that a fact's sentence names."""
+    """The subject, the target and the relation of a fact's sentence."""
     if fact.relation not in known:
         found = f"unknown relation {fact.relation!r}{did_you_mean(fact.relation, map(str.lower, known))}"
         raise EditError([Fault(f"{field}.relation", f"{found}; known: {', '.join(known)}")])
@@ -156,7 +156,7 @@ def _read(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tup
 
 
 def _probe(measures: str, test: Test) -> tuple[Probe, ...]:
-    """A test as a probe; nothing where a query has no answer that can be said."""
+    """A test as a probe; () if a query has no usable answer."""
     queries, conditions = (tuple(map(_query, found)) for found in (test.test_queries, test.condition_queries))
     if not queries or not all(query.answers for query in (*queries, *conditions)):
         return ()
@@ -165,7 +165,10 @@ def _probe(measures: str, test: Test) -> tuple[Probe, ...]:
 
 
 def _query(asked: PublishedQuery) -> Query:
-    """Every answer must be said, by one of its names; names of one letter do not count, as in the authors' program."""
+    """A query that requires every answer, by any of its names.
+
+    One-letter names do not count (one-digit names do), as in the authors' program.
+    """
     names = (tuple(filter(_says, (answer.value, *answer.aliases))) for answer in asked.answers)
     right = tuple(tuple(dict.fromkeys(group)) for group in names if group)
     return Query(prompt=asked.prompt, answers=right, every=True, form="sentence")

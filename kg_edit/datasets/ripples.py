@@ -1,11 +1,13 @@
 """Ripples: questions about what follows from an edit, made by `kg-edit data ripples` for one model.
 
-A file is an object: its format, provenance, the nouns of relations, the aliases of answers, objects to choose from, and
-records. A record is an edit and questions; a question is a path from a thing over relations to its answer, and is
-worded here: "What is the capital of the country of Rome?". Two other things on such a path are its examples,
-none of which has its answer. Its hops are facts that the model knows by itself, but for the last hop of an *unknown*
-two-hop question, which it gets wrong in every form. *Withheld* is a question whose answer a method that reads a graph
-must not see there (`kg_edit.graphs.controls.Withheld`), *stated* one whose answer stands there.
+A file is an object with its format, provenance, nouns of relations, aliases of answers, objects to choose from, and
+records. A record is an edit and its questions. A question is a path from an entity over relations to its answer; this
+module words it: "What is the capital of the country of Rome?". Two paths of other entities, with other answers, serve
+as its examples.
+
+The model knows each hop of a path by itself. The exception is an *unknown* two-hop question: the model gets its last
+hop wrong in every form. The answer of a *withheld* question is hidden from a method that reads a graph
+(`kg_edit.graphs.controls.Withheld`); the answer of a *stated* question is visible in the graph.
 """
 
 from __future__ import annotations
@@ -45,13 +47,13 @@ GROUPS = (
 CHOICES = 10
 _HEADER = ("nouns", "asks", "inverse", "paraphrases", "aliases", "choices", "examples")
 _SHOWN = 2  # examples before a question
-_INVERSE = "-"  # before the property that is asked the other way round
+_INVERSE = "-"  # prefix of a property that is asked in the inverse direction
 Names = Annotated[tuple[Text, ...], Field(strict=False)]
 Words = Mapping[str, str]
 
 
 class RippleQuestion(Record):
-    """A question as a path; ``hops`` are properties, the one nearest to ``start`` first."""
+    """A question as a path; ``hops`` are properties, beginning with the one next to ``start``."""
 
     kind: Kind = Field(description="what follows or stays, as RippleEdits sorts it")
     start: Text = Field(description="the thing that the question names")
@@ -64,7 +66,7 @@ class RippleQuestion(Record):
 
 
 class RippleRow(Record):
-    """A record of the file, with what its header says for all records."""
+    """A record of the file, with the fields that the file's header gives for all records."""
 
     id: Name
     split: Literal["dev", "test"] = "test"
@@ -80,7 +82,7 @@ class RippleRow(Record):
 
 
 def rows(document: object) -> Iterable[object]:
-    """The records of a file, each with the header's words; what is of another format is left to `parse`."""
+    """The records of a file, each with the header's fields; a document of another format is left to `parse`."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return every_row(document)
     shared = {name: document.get(name, {}) for name in _HEADER}
@@ -88,10 +90,10 @@ def rows(document: object) -> Iterable[object]:
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
-    """The record of a row, with a probe for each question.
+    """Parse a row as a record, with one probe for each question.
 
     Raises:
-        EditError: a field is wrong, or a relation has no noun; names it.
+        EditError: a field is wrong, or a relation has no noun; the message names it.
     """
     if "records" in raw:
         raise EditError([Fault("format", f"expected {FORMAT!r}; make the file with `kg-edit data ripples`")])
@@ -105,15 +107,15 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
 
 
 def split_of(record: BenchmarkRecord) -> str:
-    """The part of the file that a record belongs to: dev or test."""
+    """The split of a record: dev or test."""
     return record.form.rpartition(" ")[2]
 
 
 def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[BenchmarkRecord, ...]:
-    """The records of a part; all where none is asked for.
+    """The records of a split; all records if ``split`` is None.
 
     Raises:
-        ConfigError: no record is of that part.
+        ConfigError: no record is in that split.
     """
     found = tuple(record for record in records if split is None or split_of(record) == split)
     if not found:
@@ -124,7 +126,7 @@ def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[Benc
 
 
 def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozenset[str]]:
-    """By the edit's id what a graph method must not see: the names of the answers of its withheld questions."""
+    """For each edit id, the names that a graph method must not see: the answers of the edit's withheld questions."""
     found: dict[str, frozenset[str]] = {}
     for record in records:
         hidden = (probe for probe in record.probes if probe.measures.endswith(".withheld"))
@@ -151,7 +153,7 @@ def _probe(question: RippleQuestion, row: RippleRow, place: int) -> Probe:
 
 
 def worded(start: str, hops: Sequence[str], row: RippleRow) -> str:
-    """A path as a question: "On which continent is the country of Rome?"."""
+    """The question of a path: "On which continent is the country of Rome?"."""
     *before, last = hops
     if last.startswith(_INVERSE):
         return row.inverse[last.removeprefix(_INVERSE)].replace("{}", start)
@@ -160,7 +162,7 @@ def worded(start: str, hops: Sequence[str], row: RippleRow) -> str:
 
 
 def _phrase(start: str, hops: Sequence[str], row: RippleRow) -> str:
-    """What a path leads to, named by where it starts: "the country of the capital of Peru"."""
+    """A phrase for the end of a path: "the country of the capital of Peru"."""
     return "".join(f"the {row.nouns[hop]} of " for hop in reversed(hops)) + start
 
 
@@ -171,7 +173,7 @@ def _sentences(things: Sequence[str], hops: Sequence[str], row: RippleRow) -> tu
 
 
 def _recalled(question: RippleQuestion, row: RippleRow) -> str:
-    """The facts after the edited one that lead to the answer; "" where there are none."""
+    """The facts that lead from the edit's new object to the answer, as sentences; "" for other kinds of questions."""
     if question.kind not in ("two-hop", "three-hop"):
         return ""
     things = (row.edit["target_new"], *question.via, question.answers[0])
@@ -179,7 +181,7 @@ def _recalled(question: RippleQuestion, row: RippleRow) -> str:
 
 
 def _examples(question: RippleQuestion, row: RippleRow, *, taken: Iterable[str]) -> tuple[Example, ...]:
-    """Paths like the question's, from other things to other answers; none where the file has fewer than two."""
+    """Two paths like the question's, from other entities to other answers; () if the file has fewer than two."""
     names = {name.casefold() for name in taken}
     for hops in _similar(question.hops, row.examples):
         paths = [path for path in row.examples[" ".join(hops)] if path[-1].casefold() not in names]
@@ -189,7 +191,7 @@ def _examples(question: RippleQuestion, row: RippleRow, *, taken: Iterable[str])
 
 
 def _similar(hops: Sequence[str], known: Iterable[str]) -> list[list[str]]:
-    """The question's own path, then others of its length to the same last relation, then that relation alone."""
+    """The question's own path, then others of the same length with the same last relation, then that relation alone."""
     ends = [path.split() for path in known if path.split()[-1] == hops[-1]]
     fitting = [path for path in ends if len(path) in (len(hops), 1)]
     return sorted(fitting, key=lambda path: (path != list(hops), len(path) != len(hops), path))
@@ -213,7 +215,7 @@ def _with_aliases(names: tuple[str, ...], row: RippleRow) -> tuple[str, ...]:
 
 
 def _others(question: RippleQuestion, row: RippleRow, *, taken: Iterable[str]) -> tuple[str, ...]:
-    """Nine other objects of the last relation, drawn by the record; fewer where the file has fewer."""
+    """Up to nine wrong objects of the last relation, drawn with a seed from the record's id."""
     names = {name.casefold() for name in taken}
     some = [name for name in row.choices.get(question.hops[-1], []) if name.casefold() not in names]
     drawn = random.Random(f"{row.id}/{question.hops}").sample(some, min(CHOICES - 1, len(some)))  # noqa: S311 - no secret

@@ -1,9 +1,10 @@
-"""WikiBio hallucinations (Manakul et al., EMNLP 2023: SelfCheckGPT) as GRACE (Hartvigsen et al., NeurIPS 2023) edits.
+"""WikiBio hallucinations (Manakul et al., EMNLP 2023: SelfCheckGPT), edited as in GRACE (Hartvigsen et al., NeurIPS
+2023).
 
-A passage that GPT-3 wrote about a person, its sentences marked as accurate or not, and the true passage. Each sentence
-that is marked inaccurate is an edit: after "This is a Wikipedia passage about …." and GPT-3's sentences before it, the
-sentence of the same place in the true passage (its last one, where it is shorter) shall come next. Accurate sentences
-are kept: they are asked once in all, with the first edit of their passage.
+A row has a passage that GPT-3 wrote about a person, its sentences marked as accurate or not, and the true passage.
+Each inaccurate sentence gives one edit. Its prompt is "This is a Wikipedia passage about …." and GPT-3's sentences
+before it. Its target is the sentence at the same place of the true passage (the last sentence, if the true passage is
+shorter). Accurate sentences shall stay: each is asked once, with the first edit of its passage.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ Pairs = Annotated[tuple[tuple[str, str], ...], Field(strict=False)]
 
 
 class PassageRow(Record):
-    """A passage as published; ``concept`` is the person's name, where the file has it.
+    """A passage as published; ``concept`` is the person's name, if the file has it.
 
-    ``place`` and ``kept`` say which sentence is the edit, and which accurate ones are asked with it (see `rows`).
+    ``place`` is the sentence to edit, ``kept`` the accurate sentences asked with it; `rows` sets both.
     """
 
     gpt3_sentences: Annotated[Texts, Field(min_length=1)]
@@ -46,7 +47,11 @@ class PassageRow(Record):
 
 
 def rows(document: object) -> Iterable[object]:
-    """A row for each inaccurate sentence; accurate ones of passages without any are asked with the next such row."""
+    """Yield one row for each inaccurate sentence.
+
+    The first row of a passage also gets the accurate sentences to ask: its own, and those of passages without an
+    inaccurate sentence before it. At the end of the file, the last row gets the remaining ones.
+    """
     waiting, last, passage = list[tuple[str, str]](), dict[str, Any](), dict[str, Any]()
     for row in every_row(document):
         if not _is_passage(row):
@@ -66,7 +71,7 @@ def rows(document: object) -> Iterable[object]:
 
 
 def _is_passage(row: object) -> TypeGuard[dict[str, Any]]:
-    """Whether a row has the fields that are needed to take it apart; another is left for `parse` to refuse."""
+    """Whether a row has the fields that `rows` needs; `parse` refuses the other rows."""
     if not isinstance(row, dict):
         return False
     lists = [row.get(name) for name in ("gpt3_sentences", "annotation")]
@@ -77,7 +82,7 @@ def _is_passage(row: object) -> TypeGuard[dict[str, Any]]:
 
 
 def _inaccurate(row: Mapping[str, Any]) -> Iterator[int]:
-    """The places of the sentences that are marked so; "major_inaccurate" and "minor_inaccurate" count alike."""
+    """The places of the inaccurate sentences; "major_inaccurate" and "minor_inaccurate" count alike."""
     return (place for place, mark in enumerate(row["annotation"]) if "inaccurate" in mark)
 
 
@@ -87,13 +92,13 @@ def _accurate(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _before(row: Mapping[str, Any], place: int) -> str:
-    """What stands before a sentence: the header, and GPT-3's own sentences."""
+    """The text before a sentence: the header, and GPT-3's own sentences."""
     header = f"This is a Wikipedia passage about {_concept(row)}."
     return " ".join([header, *(sentence.strip() for sentence in row["gpt3_sentences"][:place])])
 
 
 def _concept(row: Mapping[str, Any]) -> str:
-    """The person: the field ``concept``, else what the true passage begins with, in lower case as the field has it."""
+    """The person: the field ``concept``, or else the lower-cased beginning of the true passage."""
     own = row.get("concept")
     if isinstance(own, str) and own.strip():
         return own.strip()
@@ -102,10 +107,10 @@ def _concept(row: Mapping[str, Any]) -> str:
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
-    """The record of a row of `rows`.
+    """Parse a row made by `rows` as a record.
 
     Raises:
-        EditError: a field is wrong; names it.
+        EditError: a field is wrong; the message names it.
     """
     row = fields_of(PassageRow, raw)
     if row.place is None:

@@ -1,7 +1,7 @@
-"""zsRE (Levy et al. 2017) as a set of edits: the MEND/ROME form (Mitchell et al. 2022) and EasyEdit's.
+"""zsRE (Levy et al. 2017) as a set of edits, in the MEND/ROME form (Mitchell et al. 2022) and in EasyEdit's form.
 
 Published programs edit the same file towards different targets: ROME and MEMIT towards ``answers[0]``, the true
-answer; EasyEdit towards ``alt``, another one.
+answer; EasyEdit towards ``alt``, another answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NQ = "nq question: "
 
 
 class ZsreRow(Record):
-    """A row of the MEND/ROME form, and what Yao et al. (2023) added to it."""
+    """A row of the MEND/ROME form, with the fields that Yao et al. (2023) added."""
 
     subject: Name
     src: Text
@@ -39,7 +39,7 @@ class ZsreRow(Record):
 
 
 class EasyEditRow(Record):
-    """A row of EasyEdit's form, which names its target, a paraphrase and a locality prompt."""
+    """A row of EasyEdit's form, with its own target, a paraphrase and a locality prompt."""
 
     case_id: int | None = None
     subject: Name
@@ -53,21 +53,21 @@ class EasyEditRow(Record):
 
 
 def parse(row: RawRecord, name: str, *, towards: Towards = "answers") -> BenchmarkRecord:
-    """The record of a row, edited ``towards`` its answer (ROME, MEMIT) or its alternative (EasyEdit).
+    """Parse a row as a record, edited ``towards`` its answer (ROME, MEMIT) or its alternative (EasyEdit).
 
-    EasyEdit's form names its target itself.
+    A row in EasyEdit's form has its own target, so ``towards`` does not matter.
 
     Raises:
-        EditError: a field is wrong; names it.
+        EditError: a field is wrong; the message names it.
     """
     return _easy_edit(row, name) if "prompt" in row else _rome(fields_of(ZsreRow, row), name, towards)
 
 
 def parse_alt(row: RawRecord, name: str) -> BenchmarkRecord:
-    """The same towards ``alt``.
+    """`parse` with ``alt`` as the target.
 
     Raises:
-        EditError: a field is wrong; names it.
+        EditError: a field is wrong; the message names it.
     """
     return parse(row, name, towards="alt")
 
@@ -117,13 +117,13 @@ def _accuracy(prompt: str, rephrase: str, target: str) -> tuple[Probe, ...]:
 
 
 def _locality(prompt: str, answer: str) -> tuple[Probe, ...]:
-    """The Natural Questions prompt as ROME's program asks it, with a question mark at its end."""
+    """A probe of the Natural Questions prompt, with a question mark at its end as in ROME's program."""
     asked = f"{prompt.rstrip()}?" if prompt.startswith(_NQ) and not prompt.rstrip().endswith("?") else prompt
     return probe("locality", asked, answers(answer), form="sentence")
 
 
 def _portability(row: ZsreRow, new: str) -> tuple[Question, ...]:
-    """The question, where the edit is the one that it was written for: the one towards ``alt``."""
+    """The portability question; () unless the edit is towards ``alt``, for which the question was written."""
     if not row.portability or not _towards_alt(row, new):
         return ()
     return (Question.model_validate(row.portability.model_dump()),)
@@ -134,7 +134,7 @@ def _towards_alt(row: ZsreRow, new: str) -> bool:
 
 
 def _added(row: ZsreRow, subject: str, new: str) -> tuple[Probe, ...]:
-    """The inverse question names ``alt`` and is answered by the subject; the other one calls the subject otherwise."""
+    """Two probes: the inverse question, answered by the subject, and a question with another name of the subject."""
     inverse = row.inverse_question if _towards_alt(row, new) else None
     return (
         *probe("portability.Inverse_Relation", inverse or "", ((subject,),)),
