@@ -1,1 +1,1 @@
-"""GLAME, its ablations, and the baselines that write the subgraph's facts as edits of their own."""
+"""GLAME, its ablations, and the baselines ROME-KG and MEMIT-KG, which make the subgraph's facts as further edits."""

@@ -2,9 +2,10 @@
 
     m* = m + z_s^n  [d]  (Eq. 6)
 
-where z_s^n is the subject's vector after n layers of the R-GNN (Eq. 5, `kg_edit.graphs.rgnn`) over the labels' hidden
-states (`kg_edit.graphs.encoding`). AdamW trains the R-GNN of one edit on the loss of Eq. 7; the value is then written
-as in ROME (`RankOneMethod`). `GraphValues` makes such values for whatever method writes them.
+where z_s^n is the subject's vector after n layers of the R-GNN (Eq. 5, `kg_edit.graphs.rgnn`). The inputs of the R-GNN
+are the hidden states of the nodes' labels (`kg_edit.graphs.encoding`). Each edit has an R-GNN of its own, which AdamW
+trains on the loss of Eq. 7. The value is then written as in ROME (`RankOneMethod`). `GraphValues` is the mixin that
+makes such values, for GLAME and for other methods.
 """
 
 from __future__ import annotations
@@ -64,24 +65,24 @@ class GraphConfig(GraphSettings):
 
     @property
     def subgraph_hops(self) -> int:
-        """As many as the R-GNN has layers."""
+        """The number of hops of the subgraph: one for each layer of the R-GNN."""
         return self.hops
 
     def workload(self, *, edits: int) -> Workload:
-        """With an R-GNN in the place of a free change."""
+        """The workload of the method, with an R-GNN instead of a free change."""
         network = GraphNetwork(hops=self.hops, per_node=self.per_node, layer=self.representation_layer)
         return replace(super().workload(edits=edits), network=network)
 
 
 class GraphValues(GraphReader):
-    """Put before a method that asks for a `proposal`: the change of its value is the subject's vector z_s^n."""
+    """Mixin for methods with a `proposal`: the change of the value is the subject's vector z_s^n of an R-GNN."""
 
     trains: ClassVar[Trains] = "graph network"
     config: GraphConfig
-    _last: RGNN | None = None  # of the edit before
+    _last: RGNN | None = None  # the R-GNN of the previous edit, for ``warm_start``
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """A fresh R-GNN on the edit's subgraph."""
+        """A new R-GNN on the edit's subgraph; with ``warm_start`` it starts from the previous edit's parameters."""
         subgraph, notes = self.encode(edit)
         made = _GraphValue(subgraph.to(value.device), self.config, size=value.norm())
         if self.config.warm_start:
@@ -91,13 +92,16 @@ class GraphValues(GraphReader):
         return _GraphChange(made, value, self.config), notes
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """All edits' values in one descent; with ``warm_start`` one after the other, as each begins where one ended."""
+        """Make each edit alone, all in one descent.
+
+        With ``warm_start`` there is a descent for each edit, in turn, because it starts from the previous edit's R-GNN.
+        """
         if not self.config.warm_start:
             return super().edit_each(edits)
         return tuple(result for edit in edits for result in super(GraphValues, self).edit_each([edit]))
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Also fetch every edit's subgraph, and look for the layer that labels are read from."""
+        """Check the edits as the base class does, check that the representation layer exists, fetch all subgraphs."""
         super().check(edits)
         self.model.block(self._representation_layer)
         for edit in edits:
@@ -110,7 +114,7 @@ class GraphValues(GraphReader):
         return round(_REPRESENTATION_DEPTH * len(self.model.blocks)) if layer is None else layer
 
     def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
-        """The edit's subgraph as hidden states, and its provenance."""
+        """The edit's subgraph with hidden states as node vectors, and notes on it for the patch's record."""
         config, graph = self.config, self.subgraph(edit)
         subgraph = encode_subgraph(
             self.model,
@@ -124,7 +128,10 @@ class GraphValues(GraphReader):
 
 
 class _GraphValue(nn.Module):
-    """z_s^n of one subgraph. With a gate, it is scaled to |m| and by a learned number that starts at 0."""
+    """The R-GNN of one subgraph, whose output is z_s^n [d].
+
+    With a gate, z_s^n is multiplied by |m| / sqrt(d) and by a learned number that starts at 0.
+    """
 
     def __init__(self, subgraph: EncodedSubgraph, config: GraphConfig, *, size: Tensor) -> None:
         from kg_edit.graphs.rgnn import RGNN  # here, as PyTorch Geometric takes a second to import
@@ -147,7 +154,7 @@ class _GraphValue(nn.Module):
         self.gate = nn.Parameter(torch.zeros((), device=subgraph.nodes.device)) if config.gate else None
 
     def forward(self) -> Tensor:
-        """The subject's vector z_s^n [d]; scaled by the gate, where there is one."""
+        """The subject's vector z_s^n [d], scaled by the gate if the settings have one."""
         graph = self._subgraph
         z: Tensor = self.rgnn(graph.nodes, graph.edges, graph.relations)[graph.subject]
         if self.gate is not None:
@@ -156,7 +163,7 @@ class _GraphValue(nn.Module):
 
 
 class _GraphChange:
-    """AdamW on the R-GNN's parameters; |z| is kept within ``clamp_norm_factor`` times |m|."""
+    """The change z_s^n of one edit, whose R-GNN is trained by AdamW; |z| is at most ``clamp_norm_factor`` times |m|."""
 
     def __init__(self, value: _GraphValue, clean: Tensor, config: GraphConfig) -> None:
         self._value, self._limit = value, config.clamp_norm_factor * clean.norm()
@@ -165,7 +172,7 @@ class _GraphChange:
         )
 
     def change(self) -> Tensor:
-        """The current change m* - m = z_s^n, [d], no longer than the limit (Eq. 6)."""
+        """The current change m* - m = z_s^n, [d], with its norm clamped to the limit (Eq. 6)."""
         return _shortened(self._value(), self._limit)
 
     def learn(self) -> None:
@@ -175,18 +182,19 @@ class _GraphChange:
 
 
 def _shortened(z: Tensor, limit: Tensor) -> Tensor:
-    """``z``, rescaled to ``limit`` where it is longer; gradients see the rescaling."""
+    """``z``, rescaled to the norm ``limit`` if it is longer; gradients flow through the rescaling."""
     factor: Tensor = (limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
     return z * factor
 
 
 class GlameConfig(GraphConfig, RankOneConfig):
-    """GLAME's settings; ``default`` starts from the unedited model.
+    """GLAME's settings.
 
-    ``paper`` is the setting of the paper with ROME's 20 steps and contexts: the public code has 25 to 50 steps by data
-    set (see the presets of the models). ``code`` is the public program's (GPT-J on CounterFact, but for the layer):
-    what it does otherwise than the paper, see `RGNN`; unlike there the value is the one of the last step, dropout
-    included, whose loss was seen.
+    Presets: with ``default`` the change starts at 0, that is, at the unedited model. ``paper`` has the paper's settings
+    with ROME's 20 steps and contexts; the public code has 25 to 50 steps, by data set (see the presets of the models).
+    ``code`` has the settings of the public code (GPT-J on CounterFact), except the layer; `RGNN` lists where that code
+    differs from the paper. One difference to the public code remains: the value is the one of the last step, dropout
+    included, whose loss was computed.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -228,6 +236,6 @@ class Glame(GraphValues, RankOneMethod):
     config: GlameConfig
 
     def request(self, edit: Edit) -> Request:
-        """As every method's; an edit whose subgraph can't be used fails here, before any work."""
+        """The prompts of the edit. An unusable subgraph raises here, before any expensive work."""
         check_graph(self.subgraph(edit))
         return super().request(edit)

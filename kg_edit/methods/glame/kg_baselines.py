@@ -1,7 +1,7 @@
 """ROME-KG and MEMIT-KG, the baselines of GLAME's paper (Zhang et al., EMNLP 2024, arXiv 2402.13593).
 
-The facts that the graph has around an edit become further edit requests in natural language: `RomeKg` makes them one
-after the other with ROME, `MemitKg` in one batch with MEMIT. `GraphRequestConfig` says how many of which kind.
+The facts of the subgraph around an edit become further edit requests in natural language. `RomeKg` makes them one
+after the other with ROME, `MemitKg` in one batch with MEMIT. `GraphRequestConfig` sets how many facts of each kind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kg_edit.storage.seeds import Seed
 
 
 class GraphRequestConfig(GraphSettings):
-    """Which facts of an edit's subgraph are edited in as well."""
+    """Settings: which facts of an edit's subgraph are made as further edits, and how many."""
 
     statements: NonNegativeInt = Field(5, description="facts o* -r'-> o', about o*, that are edited in as well")
     composed: NonNegativeInt = Field(5, description="facts s -r-> o* -r'-> o', about s, that are edited in as well")
@@ -37,11 +37,11 @@ class GraphRequestConfig(GraphSettings):
     seed: Seed = Field(0, description="of all that is drawn: statements, facts, contexts")
 
     def workload(self, *, edits: int) -> Workload:
-        """With as many more facts as there are at most."""
+        """The workload of the method, with the largest possible number of further facts."""
         return replace(super().workload(edits=edits), facts=1 + self.statements + self.composed + self.chained)
 
     def facts(self, edit: Edit, graph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:
-        """The facts of an edit's subgraph, in the order in which they are edited in: statements first."""
+        """The facts of an edit's subgraph that become further edits, in order: statements, composed, chained."""
         kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
         return tuple(
             fact
@@ -51,16 +51,16 @@ class GraphRequestConfig(GraphSettings):
 
 
 class GraphRequestMethod(GraphReader):
-    """Put before a method without a graph: that method, with the facts around an edit as further requests.
+    """Mixin for methods without a graph: adds the facts of an edit's subgraph as further edit requests.
 
-    Where the graph states nothing of o*, there are none, and the edit is made alone.
+    If the graph has no statement about o*, there are no such facts, and the edit is made alone.
     """
 
     config: GraphRequestConfig
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and that every edit's facts can be worded.
+        """Check the inputs, and that the facts of every edit can be put into words.
 
         Raises:
             KgEditError, WikidataCacheError: the graph does not know o*, or lacks a label.
@@ -72,7 +72,7 @@ class GraphRequestMethod(GraphReader):
                 config.facts(edit, config.ask(graph, edit))
 
     def further_edits(self, edit: Edit) -> tuple[Edit, ...]:
-        """The facts as edits, named after the one that they belong to.
+        """The subgraph's facts as edits, with ids ``ID/1``, ``ID/2``, … after the id of the edit they belong to.
 
         Raises:
             KgEditError, WikidataCacheError: the graph does not know o*, or lacks a label.
@@ -83,21 +83,21 @@ class GraphRequestMethod(GraphReader):
         return tuple(fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(facts, 1))
 
     def told_answers(self, edit: Edit) -> int:
-        """How many of the facts that are edited in have an object that overlaps an answer of the test questions."""
+        """How many of the further facts have an object that overlaps an answer of the edit's test questions."""
         answers = asked_answers(edit)
         return sum(any(overlaps(fact.target_new, name) for name in answers) for fact in self.further_edits(edit))
 
     def provenance(self) -> dict[str, Any]:
-        """The method's provenance, and the identity of the graph."""
+        """The method's provenance, plus the identity of the graph."""
         said = super().provenance()
         said["methods"][0] |= {"graph": dict(self.graph_identity or {})}
         return said
 
 
 class RomeKgConfig(GraphRequestConfig, RomeConfig):
-    """ROME's settings, and how many facts of which kind are edited in.
+    """ROME's settings, and how many facts of each kind become further edits.
 
-    ``paper`` has ROME's published settings, and all of the m facts read on from the edit's prompt.
+    The preset ``paper`` has ROME's published settings and 20 facts of the kind ``chained``, no others.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -123,7 +123,7 @@ class RomeKg(GraphRequestMethod, Rome):
     config: RomeKgConfig
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """One ROME edit after the other; the first one is the edit itself."""
+        """Make the edit, then each fact, one ROME edit after the other."""
         (edit,) = edits
         facts, made = self.further_edits(edit), self._alone(edit)
         for fact in facts:
@@ -137,14 +137,14 @@ class RomeKg(GraphRequestMethod, Rome):
         return WeightPatch(factors=made.factors, provenance=provenance)
 
     def _alone(self, edit: Edit) -> Patch:
-        """ROME's patch of one edit for the model as it stands."""
+        """ROME's patch of one edit, for the model in its present state."""
         (patch,) = super().edit_each((edit,))
         if isinstance(patch, Exception):
             raise patch
         return patch
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """Each in turn: a fact is edited on the model with the earlier ones, so there is nothing to share."""
+        """Make each edit in turn. A fact needs the model with the earlier facts, so edits can't share a descent."""
         return EditingMethod.edit_each(self, edits)
 
     def check(self, edits: Sequence[Edit]) -> None:
@@ -155,9 +155,9 @@ class RomeKg(GraphRequestMethod, Rome):
 
 
 class MemitKgConfig(GraphRequestConfig, MemitConfig):
-    """MEMIT's settings, and how many facts of which kind are edited in.
+    """MEMIT's settings, and how many facts of each kind become further requests.
 
-    ``paper`` has MEMIT's published settings, and all of the m facts read on from the edit's prompt.
+    The preset ``paper`` has MEMIT's published settings and 20 facts of the kind ``chained``, no others.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -183,5 +183,5 @@ class MemitKg(GraphRequestMethod, Memit):
     config: MemitKgConfig
 
     def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
-        """The requests that MEMIT writes for an edit: the edit itself, then the facts around it."""
+        """The requests that MEMIT writes for an edit: the edit itself, then the facts of its subgraph."""
         return (edit, *self.further_edits(edit))

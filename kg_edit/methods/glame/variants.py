@@ -1,8 +1,8 @@
 """Variants of GLAME: the paper's ablations, a control with a wrong graph, and GLAME for batches.
 
 - ``glame-mlp``, ``glame-gnn``: table 2's "w/ MLP" (no messages) and "w/ GNN" (messages without relations).
-- ``glame-random``: the statements of o* are those of other entities (`WrongGraph`).
-- ``glame-batch``: values that the R-GNN makes, spread over several layers and written together as in MEMIT.
+- ``glame-random``: the statements of o* are replaced by statements of other entities (`WrongGraph`).
+- ``glame-batch``: the values come from the R-GNN and are written together over several layers, as in MEMIT.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.memit.values import WriteRequest
 from kg_edit.models.language_model import LanguageModel
 
-# Teams, cities, countries, languages, firms, sports: things that CounterFact's edits lead to.
+# Teams, cities, countries, languages, firms, sports: the kinds of entities that are objects in CounterFact's edits.
 POOL = (
     "Q121783", "Q1345", "Q220", "Q90", "Q60", "Q142", "Q183", "Q38", "Q1860", "Q150",
     "Q1321", "Q2283", "Q312", "Q95", "Q53268", "Q2736", "Q5372", "Q41323", "Q11463", "Q9592",
@@ -31,7 +31,7 @@ POOL = (
 
 
 class AblationConfig(GlameConfig):
-    """GLAME's settings; a model's published ones are GLAME's too."""
+    """GLAME's settings, including GLAME's published presets for each model."""
 
     @classmethod
     def _published(cls, name: str, method: str | None) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class AblationConfig(GlameConfig):
 
 
 class GlameMlpConfig(AblationConfig):
-    """GLAME's settings, but that the graph can't be switched on."""
+    """GLAME's settings with the graph switched off for good."""
 
     use_graph: Literal[False] = Field(False, description="the subject's vector goes through an MLP alone")
 
@@ -54,7 +54,7 @@ class GlameMlp(Glame):
 
 
 class GlameGnnConfig(AblationConfig):
-    """GLAME's settings, but that relations can't be switched on."""
+    """GLAME's settings with relations switched off for good."""
 
     relations: Literal[False] = Field(False, description="messages carry the neighbour, not the relation")
 
@@ -69,7 +69,7 @@ class GlameGnn(Glame):
 
 
 class GlameRandomConfig(AblationConfig):
-    """GLAME's settings, and whose statements take the place of those of o*."""
+    """GLAME's settings, and the entities whose statements replace those of o*."""
 
     pool: tuple[str, ...] = Field(POOL, min_length=1, description="items (ids or labels) whose statements are borrowed")
 
@@ -98,7 +98,7 @@ class GlameRandom(Glame):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and that the pool fills every edit's wrong subgraph.
+        """Check the inputs, and that the pool has enough statements for every edit's wrong subgraph.
 
         Raises:
             GraphError: the pool has too few statements for an edit.
@@ -112,7 +112,7 @@ def _wrong(graph: SubgraphSource | nx.DiGraph, config: GlameRandomConfig) -> Wro
 
 
 class GlameBatchConfig(GraphConfig, MemitConfig):
-    """GLAME's settings for the R-GNN, MEMIT's for all else; as in GLAME, AdamW's decay is the only penalty."""
+    """GLAME's settings for the R-GNN, MEMIT's for the rest. As in GLAME, AdamW's decay is the only penalty."""
 
     clamp_norm_factor: float = Field(0.75, gt=0, description="|z - h| is at most so many times |h|")
 
@@ -130,10 +130,10 @@ class GlameBatch(GraphValues, Memit):
 
     @property
     def norm_penalty(self) -> float:
-        """Weight of MEMIT's penalty on the norm of delta: 0, AdamW's decay is the only regulariser."""
+        """Weight of MEMIT's penalty on the norm of delta: 0, because AdamW's decay is the only regulariser."""
         return 0.0
 
     def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:
-        """As every method's; an edit whose subgraph can't be used fails here, before any work."""
+        """The facts to write for the edit. An unusable subgraph raises here, before any expensive work."""
         check_graph(self.subgraph(edit))
         return super().facts(edit)

@@ -1,12 +1,12 @@
-"""How ROME and GLAME write one value under one key in one layer; subclasses say what makes the value.
+"""Base classes of ROME and GLAME: they write one value under one key in one layer. Subclasses define the value.
 
-1. Contexts: texts that the model writes, in front of the prompt, so that the edit holds in any company.
-2. `Objective` (Eq. 7) gives m [d], the keys [d_ff], and the loss of a change m* - m; `optimise_values` descends on it.
-   A method may also propose a change that is written as it is, with 0 steps.
-3. k* is the mean key over the contexts, C [d_ff, d_ff] the second moment of the down-projection's inputs.
+1. Contexts: the model samples short texts. They stand in front of the prompt, so that the edit holds after other text.
+2. `Objective` (Eq. 7) gives m [d], the keys [d_ff], and the loss of a change m* - m; `optimise_values` minimises it.
+   With 0 steps there is no descent, and the change that the method proposes is written unchanged.
+3. k* is the mean key over the contexts; C [d_ff, d_ff] is the second moment of the down-projection's inputs.
 4. `rank_one_update` (Eq. 8): W + left right^T, a `WeightPatch`.
 
-Layers, contexts and covariances (`ValueMethod`) are the same for methods that write many values, such as MEMIT.
+`ValueMethod` handles layers, contexts and covariances. Methods that write many values, such as MEMIT, use it too.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ _ESSENCE = "{} is a"
 
 
 class ValueConfig(MethodConfig):
-    """Settings of methods that find values by descent: the descent, what is kept as it is, and what C is measured from.
+    """Settings of methods that find values by gradient descent: the descent, the KL term, the covariance C.
 
-    A config also says, in ``written_layers``, where its method writes.
+    ``written_layers`` gives the layers that the method writes.
     """
 
     steps: PositiveInt = Field(20, description="evaluations of the objective at most")
@@ -81,8 +81,8 @@ class ValueConfig(MethodConfig):
 class RankOneConfig(ValueConfig, LayerConfig):
     """Settings of methods that write one value under one key in one layer.
 
-    The defaults differ from ROME's in two things (docs/measurements.md): the clamp, as at 4 an edit costs its
-    neighbours twice as much, and fewer contexts, which gives the same scores in a fraction of the time.
+    The defaults differ from ROME's in two settings (docs/measurements.md). The clamp is 2, because at 4 an edit damages
+    its neighbours twice as much. There are fewer contexts, which gives the same scores in a fraction of the time.
     """
 
     published: ClassVar[dict[str, Any]] = {
@@ -108,7 +108,7 @@ class RankOneConfig(ValueConfig, LayerConfig):
     )
 
     def workload(self, *, edits: int) -> Workload:
-        """A descent on the edit's prompt in every context, and one C."""
+        """One descent on the edit's prompt in every context, and one covariance C."""
         rows = 1 + sum(count for _, count in self.context_lengths)
         return Workload(
             steps=self.steps,
@@ -120,9 +120,9 @@ class RankOneConfig(ValueConfig, LayerConfig):
 
 
 class ValueMethod(EditingMethod):
-    """A method that finds values by descent and writes them under keys: its layers, contexts and covariances.
+    """A method that finds values by descent and writes them under keys; it holds layers, contexts and covariances.
 
-    Contexts and covariances may be given; else the model writes the contexts, and C is measured, or found on disk.
+    Contexts and covariances may be passed in. Otherwise the model samples the contexts, and C is loaded or measured.
     """
 
     trains: ClassVar[Trains] = "value"
@@ -143,20 +143,20 @@ class ValueMethod(EditingMethod):
         self._progress = progress
         self.layers = config.written_layers(len(model.blocks))
         for layer in self.layers:
-            model.block(layer)  # refuses a layer that is not there before any work is done
+            model.block(layer)  # raises early if the model has no such layer
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
-        """The templates around the prompt, the bare ``{}`` first."""
+        """The templates around the prompt; the first one is the bare ``{}``."""
         return self.sampled_contexts() if self._given_contexts is None else self._given_contexts
 
     @abstractmethod
     def sampled_contexts(self) -> tuple[str, ...]:
-        """Contexts that the model writes, as the settings want them."""
+        """Sample contexts from the model, as the settings say."""
 
     @cached_property
     def covariances(self) -> Mapping[int, Covariance]:
-        """C [d_ff, d_ff] of the inputs of each edited down-projection, by layer."""
+        """By layer, the second moment C [d_ff, d_ff] of the inputs of the edited down-projection."""
         given = self._given_covariances or {}
         wanted = [layer for layer in self.layers if layer not in given]
         found = find_covariances(self.model, wanted, self.config.covariance, progress=self._progress) if wanted else {}
@@ -164,22 +164,28 @@ class ValueMethod(EditingMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also open the corpus of the covariance."""
+        """Check the inputs, and open the corpus that C is measured from."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, ValueConfig)  # noqa: S101 - config_class
         open_corpus(config.covariance.corpus, seed=config.covariance.seed)
 
     def prepare(self) -> None:
-        """Sample the contexts and find the covariances."""
+        """Sample the contexts, and load or measure the covariances."""
         with untouched(self.model):
             _ = self.contexts, self.covariances
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FoundValue:
-    """What was found for one edit: m [d] and the keys [d_ff] of the clean model, and the descent to m*.
+    """The result of the descent for one edit.
 
-    ``request``: what it was found for.
+    Attributes:
+        request: the edit's prompts.
+        clean: m, the value of the clean model at the bare prompt, [d].
+        bare_key: the key at the bare prompt, [d_ff].
+        mean_key: k*, the mean key over the contexts, [d_ff].
+        descent: the change m* - m and the losses on the way.
+        notes: what the patch records about the change.
     """
 
     request: Request
@@ -192,7 +198,7 @@ class FoundValue:
 
 
 class RankOneMethod(ValueMethod):
-    """Find a change of the value, then write it by one rank-one update. Subclasses say what makes the change."""
+    """Find a change of the value, then write it by one rank-one update. Subclasses define the change (`proposal`)."""
 
     family = "rank-one"
     config: RankOneConfig
@@ -221,7 +227,7 @@ class RankOneMethod(ValueMethod):
         return self.covariances[self.layer]
 
     def sampled_contexts(self) -> tuple[str, ...]:
-        """ROME's contexts: the bare prompt, and sampled texts of the lengths in the settings."""
+        """ROME's contexts: the bare prompt, and sampled texts with the lengths of ``context_lengths``."""
         return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
 
     @property
@@ -231,17 +237,17 @@ class RankOneMethod(ValueMethod):
 
     @abstractmethod
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """The parameters of the edit's change m* - m, given m [d], and what the patch's record says of them."""
+        """The parameters of the edit's change m* - m, and notes for the patch's record; ``value`` is m, [d]."""
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Eq. 7 for m*, Eq. 8 for k*, and the closed form for the weight."""
+        """Find m* (Eq. 7) and k* (Eq. 8) for the one edit, and write them by the closed form."""
         (patch,) = self.edit_each(edits)
         if isinstance(patch, Exception):
             raise patch
         return patch
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """All edits' values in one descent, then each written alone."""
+        """Find the values of all edits in one descent, then write each edit into a patch of its own."""
         with untouched(self.model):
             self.prepare()
             asked = [attempt(edit, partial(self.request, edit)) for edit in edits]
@@ -280,7 +286,7 @@ class RankOneMethod(ValueMethod):
 
     @torch.no_grad()
     def _proposed(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
-        """The values as they are proposed, without a descent: no block above the edited one runs."""
+        """The proposed changes without a descent; the blocks above the edited one do not run."""
         rows = [row for request in requests for row in request.rewrites]
         keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, place="value")
         counts, found = [len(request.rewrites) for request in requests], list[FoundValue]()
@@ -293,11 +299,11 @@ class RankOneMethod(ValueMethod):
         return found
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
-        """The loss of ``edits``, which ask for ``requests``, on the model as it stands."""
+        """The loss of ``edits`` with their prompts ``requests``, on the model in its present state."""
         return self.loss_on(descent_model(self.model, self.config.descent_dtype), requests)
 
     def loss_on(self, rough: LanguageModel, requests: Sequence[Request]) -> Objective:
-        """The loss on ``rough``, the model or a copy in fewer bits; m and the keys are always the model's own."""
+        """The loss on ``rough``, the model or a copy of it in bfloat16; m and the keys always come from the model."""
         loss = self._loss(rough, requests)
         if rough is not self.model:
             exact = self._loss(self.model, [replace(request, further=()) for request in requests])
@@ -311,13 +317,13 @@ class RankOneMethod(ValueMethod):
             requests,
             kl_weight=self.config.kl_weight,
             weight_decay=self.norm_penalty,
-            # made anew for each call: the model may have been edited since the last one
+            # computed again for each call, because the model may have been edited since the last call
             forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),
             tokens=tokens_within(model, self.layer, self.memory),
         )
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt once."""
+        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
         for edit in edits:
             with annotate_errors(edit):
                 for chat in edit.forms:
@@ -326,7 +332,7 @@ class RankOneMethod(ValueMethod):
                     warn_of_unread(self.model, asked(), edit=edit.id)
 
     def request(self, edit: Edit) -> Request:
-        """The prompts of one edit: the target in every context, and "{subject} is a"."""
+        """The prompts of one edit: its prompt with the target in every context, and "{subject} is a"."""
         return request_of(self.model, edit, self.contexts)
 
     @torch.no_grad()
@@ -359,7 +365,7 @@ class RankOneMethod(ValueMethod):
         return WeightPatch(factors={self.model.weight_name(self.layer): factors}, provenance=provenance)
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with the layer, the contexts and the covariance."""
+        """The provenance of every method, plus the layer, the contexts and the covariance."""
         said = super().provenance()
         said["methods"][0] |= {
             "layer": self.layer,
@@ -370,10 +376,11 @@ class RankOneMethod(ValueMethod):
 
 
 def request_of(model: LanguageModel, edit: Edit, contexts: Sequence[str]) -> Request:
-    """What an edit asks of the model: the target in every context, the bare one first, and "{subject} is a".
+    """The prompts of an edit: its prompt with the target in every context, the bare one first, and "{subject} is a".
 
-    A line break stands before a prompt whose subject the model would not read (`models.first_token`). In chat form all
-    but the target is a user's turn; an edit in both forms has every row in plain text, then every row in chat form.
+    A line break is put before a prompt if the model would not read its subject otherwise (`models.first_token`). In
+    chat form, everything before the target is a user's turn. An edit in both forms has all plain rows, then all chat
+    rows.
     """
 
     def rows(template: str, around: Sequence[str], chat: bool, target: str | None = None) -> tuple[Prompt, ...]:

@@ -1,7 +1,7 @@
 """ROME (Meng et al., NeurIPS 2022, arXiv 2202.05262) and R-ROME (Gupta et al., EMNLP Findings 2024, arXiv 2403.07175).
 
-The parameter of ROME's descent is the change m* - m [d] itself (`FreeDelta`); the rest is `RankOneMethod`. R-ROME
-takes the mean key k* also in the residual and in the denominator of the update (`rank_one_update`).
+ROME optimises the change m* - m [d] itself (`FreeDelta`); everything else is in `RankOneMethod`. R-ROME uses the mean
+key k* also in the residual and in the denominator of the update (`rank_one_update`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kg_edit.value.optimise import DeltaParameters
 
 
 class RomeConfig(RankOneConfig):
-    """ROME's settings; ``paper`` has the published code's, but for the layer."""
+    """ROME's settings. The preset ``paper`` has the settings of the published code, except the layer."""
 
     steps: PositiveInt = Field(12, description="evaluations of the objective at most")
     learning_rate: float = Field(1.0, gt=0, description="of Adam")
@@ -47,12 +47,15 @@ class Rome(RankOneMethod):
         return self.config.weight_decay
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """The change m* - m itself is the parameter; it starts at 0."""
+        """The change m* - m itself as the parameter, starting at 0; no notes."""
         return FreeDelta(value, self.config), {}
 
 
 class RRomeConfig(RomeConfig):
-    """ROME's settings with the other key; with it an edit disturbs less and says less, so it may push as published."""
+    """ROME's settings with the key of R-ROME and the published clamp of 4.
+
+    With this key an edit damages less and succeeds less often, so the larger clamp is affordable.
+    """
 
     key: KeyVariant = Field("r-rome", description="key in the residual: bare prompt's (rome), or the mean")
     clamp_norm_factor: float = Field(4.0, gt=0, description="|m* - m| is at most so many times |m|")
@@ -74,7 +77,10 @@ class RRome(Rome):
 
 
 class FreeDelta:
-    """Adam on the change itself, from ``start`` or 0 on, which is kept within ``clamp_norm_factor`` times |m|."""
+    """The change m* - m as a free parameter, trained by Adam.
+
+    It starts at ``start``, or at 0. After each step its norm is clamped to ``clamp_norm_factor`` times |m|.
+    """
 
     def __init__(self, value: Tensor, config: StepSettings, *, start: Tensor | None = None) -> None:
         self._change = (torch.zeros_like(value) if start is None else start.detach().clone()).requires_grad_()
@@ -82,19 +88,19 @@ class FreeDelta:
         self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)
 
     def change(self) -> Tensor:
-        """The current change m* - m, [d]; a leaf."""
+        """The current change m* - m, [d]; a leaf tensor."""
         return self._change
 
     @torch.no_grad()
     def learn(self) -> None:
-        """A step of Adam, and back to the ball where it leads out."""
+        """Take a step of Adam, then rescale the change if its norm exceeds the limit."""
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._change.mul_((self._limit / self._change.norm().clamp(min=1e-12)).clamp(max=1.0))
 
 
 class StepSettings(Protocol):
-    """The settings that `FreeDelta` reads: how far it goes in a step, and in all."""
+    """The settings that `FreeDelta` reads: the learning rate and the limit of the norm."""
 
     @property
     def learning_rate(self) -> float:
@@ -102,4 +108,4 @@ class StepSettings(Protocol):
 
     @property
     def clamp_norm_factor(self) -> float:
-        """|m* - m| is at most so many times |m|."""
+        """The largest |m* - m|, as a multiple of |m|."""
