@@ -1,4 +1,4 @@
-"""Wikidata to subgraphs, online or offline; usable without kg_edit, imports no torch.
+"""Build subgraphs of Wikidata around edits, online or offline. The package needs neither kg_edit nor torch.
 
     from wikidata_cache import WikidataCache, packaged_extract
 
@@ -6,7 +6,7 @@
     graph = cache.subgraph(edit)  # a labelled networkx.MultiDiGraph around the edit's new fact
     graph.to_html("edit.html")
 
-`Subgraph` says how a graph shows and exports itself; `errors.WikidataCacheError` is the base of all errors.
+`Subgraph` has the methods that display and export a graph. All errors derive from `errors.WikidataCacheError`.
 """
 
 from importlib import import_module
@@ -64,7 +64,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a name of `__all__` when it is first asked for: `import wikidata_cache` alone stays cheap."""
+    """Import a name of `__all__` at its first use, so that `import wikidata_cache` alone stays fast."""
     if name not in _HOMES:
         raise AttributeError(f"module 'wikidata_cache' has no attribute {name!r}; it has: {', '.join(__all__)}")
     found: object = getattr(import_module(_HOMES[name]), name)
@@ -73,5 +73,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """The module's own names and those that are imported when asked for."""
+    """Return the names of the module, including those of `__all__` that are not imported yet."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Replacing files atomically: a reader sees the old file or the complete new one, also after a crash."""
+"""Replace files atomically: even after a crash, a reader sees either the old file or the complete new file."""
 
 import os
 import tempfile
@@ -6,9 +6,10 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
-    """Write a whole file by way of a temporary one beside it, and return its path.
+    """Write `content` to a temporary file in the same folder, rename it to `path`, and return `path`.
 
-    Text is encoded as UTF-8, lone surrogates as "?". Raises OSError naming `path`; an older file is then unchanged.
+    Text is encoded as UTF-8; lone surrogates become "?". Raises OSError, which names `path`; an existing file at
+    `path` is then unchanged.
     """
     path = Path(path)
     body = content if isinstance(content, bytes) else content.encode("utf-8", errors="replace")

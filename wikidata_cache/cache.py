@@ -1,4 +1,4 @@
-"""`WikidataCache`, the class to start with: subgraphs of edits, labels, ids and linking, from any source."""
+"""`WikidataCache`, the main class: it builds subgraphs of edits, and looks up labels and ids, in any source."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 class WikidataCache:
     """Subgraphs, labels and ids from a source: a graph file, a folder, a store on disk or an endpoint.
 
-    `source` is whatever `open_source` takes, or a `Source`; the options from `cache` to `graph_name` are
-    explained there. Without a source the cache file is read offline. `contact` is for Wikimedia endpoints.
-    `meta_properties` and `internal_classes` replace the packaged deny-lists (`deny_lists.py`): the ids, or the path of
-    a TSV file (id, label) such as `data/meta_properties.tsv`; () switches one off.
-    Answers are kept in memory as long as the object lives.
+    `source` is a `Source`, or anything that `open_source` accepts; `open_source` explains the options from `cache` to
+    `graph_name`. Without a source, the cache file is read offline. Wikimedia endpoints require `contact`.
+    `meta_properties` and `internal_classes` replace the packaged deny-lists (`deny_lists.py`). Each is a collection of
+    ids, or the path of a TSV file (id, label) such as `data/meta_properties.tsv`; () switches the list off.
+    The object keeps all answers in memory.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class WikidataCache:
         )
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
-        """English labels (else mul, en-gb, en-ca, en-us, simple) by id; ids without one are absent."""
+        """Return {id: label}: English, else mul, en-gb, en-ca, en-us, simple. Ids without a label are absent."""
         return self.facts.labels(ids)
 
     def find(self, label: str) -> tuple[str, ...]:
-        """The ids of all items and properties with exactly this label, sorted."""
+        """Return the ids of all items and properties with exactly this label, sorted."""
         return self.facts.named([label])[label]
 
     def describe(self, graph: nx.MultiDiGraph) -> None:
-        """Add `description` to those nodes of a subgraph whose items have one, in place: a request for 200 nodes.
+        """Add the attribute `description` in place to every node of a subgraph whose item has a description.
 
-        `Subgraph.to_html` shows them. Neither the content hash nor anything else of the graph changes. Offline,
-        what the cache lacks stays without one.
+        One request covers 200 nodes. `Subgraph.to_html` shows the descriptions. The content hash and everything else
+        in the graph stay the same. Offline, nodes whose description is not in the cache get none.
         """
         items = set(filter(is_item, graph))
         try:
@@ -93,16 +93,19 @@ class WikidataCache:
 
     @cached_property
     def linker(self) -> "Linker":
-        """The `Linker` over this graph, as in `cache.linker.link("Los Angeles", relation="P551")`."""
+        """The `Linker` over this source, for example `cache.linker.link("Los Angeles", relation="P551")`."""
         from wikidata_cache.linking.linker import open_linker  # a sixth of the package's import time
 
         return open_linker(self.facts)
 
     def query(self, sparql: str) -> list[Binding]:
-        """The rows of a SELECT query of your own; an endpoint's answer is kept in the cache like any other.
+        """Run your own SELECT query and return its rows. The cache keeps the answer of an endpoint.
 
-        Raises UserQueryError where it is no SELECT query, ServiceForbiddenError for SERVICE in a graph of
-        this machine or offline, CacheMissError offline, and what the source raises.
+        Raises:
+            UserQueryError: the text is not a SELECT query.
+            ServiceForbiddenError: the query contains SERVICE, and the graph is local or the cache is offline.
+            CacheMissError: the cache is offline and does not hold the answer.
+            The errors of the source.
         """
         check_select(sparql)
         if offline_forced():
@@ -123,27 +126,33 @@ class WikidataCache:
         statements: Statements = "truthy",
         leakage: Leakage | None = None,
     ) -> Subgraph:
-        """The new fact s -r-> o* with what the graph says about o*, for GLAME's relational GNN.
+        """Return the subgraph of one edit: the new fact s -r-> o* and the statements about o*, for GLAME's R-GNN.
 
-        The edit's own edge is hop 1, the statements of o* are hop 2: each root is expanded `hops - 1` times,
-        and each expanded node keeps `per_node` statements, chosen by `policy` (`subgraphs/sampling.py`). `roots`
-        may add "subject" (without it the subject's statements stay out) and "target_true". `max_edges` keeps
-        the nearest edges, the edit's own always.
+        The edge of the edit is hop 1, and the statements of o* are hop 2. Each root is expanded `hops - 1` times, and
+        each expanded node keeps `per_node` statements, which `policy` chooses (`subgraphs/sampling.py`). `roots` may
+        also contain "subject" and "target_true"; without "subject", the statements of the subject stay out.
+        `max_edges` keeps the edges nearest to the edit, and always the edge of the edit itself.
 
-        - `direction="both"` expands along incoming statements too; edges keep their true direction. A hub (a
-          node with more than 500 of them) is not, and is listed in `graph.graph["hubs"]`.
-        - `statements="all"` takes statements of every rank but deprecated, not only the truthy ones; edges get
-          `rank`, `start` and `end` (of the best claim, then the latest) and all `claims`. Incoming statements
-          are truthy ones. The source must hold full statements.
-        - `leakage` keeps out what gives a test away; by default the replaced edge s -r-> o, in either direction.
+        - `direction="both"` also expands along incoming statements; every edge keeps its true direction. A hub is a
+          node with more than 500 incoming statements: it is not expanded along them, and `graph.graph["hubs"]`
+          lists it.
+        - `statements="all"` takes statements of every rank except deprecated, not only the truthy ones. Each edge then
+          has `rank`, `start` and `end` (of the claim of best rank, of several the latest) and the list `claims`.
+          Incoming statements are always truthy ones. The source must hold full statements.
+        - `leakage` keeps out statements that would reveal the answers of a test. By default only the replaced edge
+          s -r-> o stays out, in either direction.
 
-        Nodes are item ids ("_:subject" for a subject without one) with `label`, `hop` and `role`; edge keys
-        are property ids ("edit" for a relation without one), with `property`, `label` and `role`. What was
-        read, sampled and dropped stands in `graph.graph`, with a `content_hash` equal over all backends; ids
-        that Wikidata has merged are followed, and stand there as `redirects`.
+        Nodes are item ids ("_:subject" for a subject without an id) with `label`, `hop` and `role`. Edge keys are
+        property ids ("edit" for a relation without an id), with `property`, `label` and `role`. `graph.graph` records
+        what was read, sampled and dropped, and a `content_hash` that is the same for every backend. Items that
+        Wikidata has merged are replaced by the merged item, and `graph.graph["redirects"]` lists them.
 
-        Raises EntityNotInGraphError where the graph does not know o*; UnknownLabelError or AmbiguousLabelError
-        where o* has no id and its label does not settle it; TruthyOnlyError; BadOptionError.
+        Raises:
+            EntityNotInGraphError: the graph says nothing about o*.
+            UnknownLabelError: o* has no id, and no item has its label.
+            AmbiguousLabelError: o* has no id, and several items have its label.
+            TruthyOnlyError: `statements="all"`, and the source holds truthy statements only.
+            BadOptionError: an option has a bad value.
         """
         plan = SubgraphPlan(hops, per_node, seed, roots, max_edges, policy, direction, statements)
         return self._subgraphs([edit], plan, leakage or Leakage())[0]
@@ -162,10 +171,10 @@ class WikidataCache:
         statements: Statements = "truthy",
         leakage: Leakage | Sequence[Leakage] | None = None,
     ) -> list[Subgraph]:
-        """`subgraph` of each edit, in order, with the requests of all edits batched hop by hop.
+        """Return the `subgraph` of each edit, in the order of the edits. Each hop sends shared requests for all edits.
 
-        `leakage` may be one for all, or one for each edit. Raises what `subgraph` raises, such as
-        BadOptionError for another number of them.
+        `leakage` is one `Leakage` for all edits, or a sequence with one for each edit. Raises the errors of `subgraph`,
+        and BadOptionError where the number of `leakage` entries differs from the number of edits.
         """
         plan = SubgraphPlan(hops, per_node, seed, roots, max_edges, policy, direction, statements)
         return self._subgraphs(list(edits), plan, Leakage() if leakage is None else leakage)
@@ -181,9 +190,9 @@ class WikidataCache:
         direction: Direction = "out",
         statements: Statements = "truthy",
     ) -> Subgraph:
-        """What the graph says about one item, without any edit: its statements are hop 1.
+        """Return the subgraph around one item, without any edit. The statements of the item are hop 1.
 
-        An item of which the graph says nothing gives a lone node. Raises BadOptionError or TruthyOnlyError.
+        For an item without statements, the result is a single node. Raises BadOptionError or TruthyOnlyError.
         """
         check_ids([entity])
         plan = SubgraphPlan(hops, per_node, seed, (), None, policy, direction, statements)
@@ -200,7 +209,7 @@ class WikidataCache:
         return [self._with_source(graph) for graph in edit_subgraphs(edits, self.facts, plan, each)]
 
     def _with_source(self, graph: Subgraph) -> Subgraph:
-        # Statements of the outermost nodes were not read, so they are no part of the provenance.
+        # The statements of the outermost nodes were not read, so the provenance leaves these nodes out.
         read = (node for node, hop in graph.nodes(data="hop") if hop < graph.graph["hops"])
         graph.graph["source"] = self.source.provenance(sorted(filter(is_item, read)))
         return graph

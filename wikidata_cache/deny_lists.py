@@ -1,7 +1,7 @@
-"""Deny-lists: properties and classes of Wikimedia housekeeping, whose statements stay out of subgraphs.
+"""Deny-lists: housekeeping properties and internal classes of Wikimedia, whose statements stay out of subgraphs.
 
-A list is a TSV file with a header row, ids in the first column and labels, for people, in the second. To change
-one, copy `data/meta_properties.tsv` or `data/internal_classes.tsv`, and give its path to `WikidataCache`.
+A deny-list is a TSV file with a header row. The first column has the ids; the second has labels for human readers. To
+change a list, copy `data/meta_properties.tsv` or `data/internal_classes.tsv`, and pass its path to `WikidataCache`.
 """
 
 from collections.abc import Callable, Collection
@@ -15,17 +15,19 @@ DenyList = Collection[str] | Path  # ids, or the path of a TSV file (a str is a 
 
 
 def meta_properties(given: DenyList | None = None) -> frozenset[str]:
-    """Property ids of Wikimedia's housekeeping, such as "topic's main category" (P910); `given` replaces the list.
+    """Return the ids of Wikimedia's housekeeping properties, such as "topic's main category" (P910).
 
-    Raises DenyListError where `given` cannot be read, or holds what is no property id.
+    `given` replaces the packaged list. Raises DenyListError where `given` cannot be read or contains anything but
+    property ids.
     """
     return _deny_list(given, "meta_properties.tsv", is_property, "P910")
 
 
 def internal_classes(given: DenyList | None = None) -> frozenset[str]:
-    """Item ids of classes of Wikimedia-internal items, such as "Wikimedia category" (Q4167836); `given` replaces them.
+    """Return the item ids of Wikimedia-internal classes, such as "Wikimedia category" (Q4167836).
 
-    Raises DenyListError where `given` cannot be read, or holds what is no item id.
+    `given` replaces the packaged list. Raises DenyListError where `given` cannot be read or contains anything but item
+    ids.
     """
     return _deny_list(given, "internal_classes.tsv", is_item, "Q4167836")
 
@@ -48,5 +50,5 @@ def _read(path: Path) -> frozenset[str]:
 
 
 def _first_column(table: str) -> frozenset[str]:
-    """The first cells of all rows but the header."""
+    """Return the first cell of every row except the header."""
     return frozenset(line.split("\t")[0].strip() for line in table.splitlines()[1:] if line.strip())

@@ -1,6 +1,6 @@
-"""`examine`: versions, packaged extract, cache files, hosts, extras and sources, each found in order or broken.
+"""`examine` checks an installation: versions, packaged extract, cache files, rate limits, optional libraries, source.
 
-Nobody on the network is asked, unless a source to be examined is an endpoint.
+It sends no request, unless the source to be checked is an endpoint.
 """
 
 import os
@@ -31,7 +31,7 @@ _FAILURES = (WikidataCacheError, OSError, RuntimeError, ValueError, sqlite3.Erro
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing examined: `what` it is, what was `found` in words, and whether that is `ok`."""
+    """The result of one check: `what` was checked, what was `found` (a text), and whether it is `ok`."""
 
     what: str
     found: str
@@ -39,10 +39,10 @@ class Finding:
 
 
 def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> Iterator[Finding]:
-    """Examine versions, the packaged extract, the cache file and its packs, rate limits of hosts, and extras.
+    """Check versions, the packaged extract, the cache file and its packs, rate limits of hosts, and optional libraries.
 
-    With `graph` also whether that source opens and answers; of a store made by `load`, every file is compared with
-    what was loaded; an endpoint is asked one small question.
+    With `graph`, also check that this source opens and answers. For a store made by `load`, the sha256 of every file is
+    compared with the manifest. An endpoint gets a few small requests.
     """
     yield Finding("release", f"wikidata-cache {release()}, Python {platform.python_version()}")
     yield _tried("packages", lambda: ", ".join(f"{name} {version(name)}" for name in _PACKAGES))
@@ -54,7 +54,7 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
     yield from _surroundings()
     if graph is not None:
         whole = yield from _store(graph)
-        if not whole:  # the engine may allocate any amount of memory on a damaged database
+        if not whole:  # on a damaged database, the engine may allocate any amount of memory
             return
         yield _tried(f"source {graph}", lambda: _answers(WikidataCache(graph, cache=cache)))
 
@@ -67,12 +67,12 @@ def _tried(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _store(graph: SourceSpec) -> Generator[Finding, None, bool]:
-    """Whether a folder's database can be read, and is what was loaded; returns False where it cannot or is not."""
+    """Check the database of a store: yield the finding; return False where the database is unreadable or changed."""
     folder = Path(str(graph).removeprefix("oxigraph:")).expanduser() if isinstance(graph, str | Path) else None
     try:
         store = store_of(folder) if folder else None
         plain = folder if folder and store is None and is_engine(folder) else None
-    except OSError:  # the source itself will say why
+    except OSError:  # opening the source reports this error
         return True
     if store is None and plain is None:
         return True
@@ -113,7 +113,7 @@ def _cache(path: Path) -> Iterator[Finding]:
     yield _tried(f"cache {path}", lambda: _counted(take_inventory(path)))
     try:
         hosts = (take_inventory(path) or Inventory({}, 0, None, {})).hosts
-    except _FAILURES:  # the finding above says it
+    except _FAILURES:  # the finding above reports this error
         return
     for host, state in hosts.items():
         until, since = (float(str(state.get(name, 0))) for name in ("not_before", "held_at"))

@@ -1,8 +1,8 @@
-"""Files of edits: JSONL, JSON, CSV or TSV, one edit a row, read into `EditRow`s with labels and Wikidata ids.
+"""Read files of edits (JSONL, JSON, CSV or TSV, one edit per row) into `EditRow`s with labels and Wikidata ids.
 
-Rows have the fields subject, relation, target_true and target_new, each with an id field such as subject_id; the
-names of triplet files (object, new_object) and CounterFact's `requested_rewrite` records are understood as well.
-"edits.jsonl:3" names the third row of a file.
+A row has the fields subject, relation, target_true and target_new, each with an id field such as subject_id. The field
+names of triplet files (object, new_object) and the `requested_rewrite` records of CounterFact are accepted too.
+"edits.jsonl:3" means the third row of a file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wikidata_cache.errors import EditRowError
 from wikidata_cache.ids import bare_id, is_item, is_property
 from wikidata_cache.row_files import SUFFIXES, RowFault, raw_rows
 
-# Field names of triplet files, and ours.
+# Field name of triplet files -> our field name.
 TRIPLET_NAMES = {
     "object": "target_true",
     "object_id": "target_true_id",
@@ -33,7 +33,7 @@ _FOREIGN = ("id", "prompt", "paraphrases", "neighborhood", "portability")
 class EditRow:
     """One edit (subject, relation, target_true -> target_new): labels, and Wikidata ids where they are known.
 
-    `row` counts from 1; the header of a table and blank lines are not counted.
+    `row` is the number of the row, from 1. Blank lines and the header of a table do not count.
     """
 
     row: int
@@ -53,11 +53,11 @@ _KNOWN = (*_FIELDS, *TRIPLET_NAMES)
 
 
 def read_edits(place: str | Path) -> list[EditRow]:
-    """The edits of a file, in order; "edits.jsonl:3" is its third row alone.
+    """Return the edits of a file, in order; for "edits.jsonl:3", return its third row only.
 
-    Rows have the fields subject, relation, target_true, target_new (or object, new_object, as labels or ids)
-    and subject_id, relation_id, target_true_id, target_new_id, or are records of CounterFact
-    (`requested_rewrite`). Other fields are passed over. Raises EditRowError, which names file, row and field.
+    A row has the fields subject, relation, target_true, target_new (or object, new_object), which hold labels or ids,
+    and subject_id, relation_id, target_true_id, target_new_id. It may also be a record of CounterFact
+    (`requested_rewrite`). Other fields are ignored. Raises EditRowError, which names file, row and field.
     """
     path, wanted = _split(str(place))
     rows = list(enumerate(json_rows(path), 1))
@@ -69,12 +69,12 @@ def read_edits(place: str | Path) -> list[EditRow]:
 
 
 def is_edit_file(place: str) -> bool:
-    """Whether a text is the name of a file of edits, or of a row such as "edits.jsonl:3"; an id is not."""
+    """Return whether a text names a file of edits, or one of its rows such as "edits.jsonl:3" (not an id)."""
     return _split(place)[0].suffix.lower() in SUFFIXES
 
 
 def file_of(place: str | Path) -> Path:
-    """The path without the row number: "edits.jsonl:3" gives edits.jsonl."""
+    """Return the path without the row number: edits.jsonl for "edits.jsonl:3"."""
     return _split(str(place))[0]
 
 
@@ -112,7 +112,7 @@ def _edit(path: Path, number: int, row: object) -> EditRow:
 
 
 def _flat(row: Mapping[str, object]) -> Mapping[str, object]:
-    """A CounterFact record with its `requested_rewrite` under our field names; any other row unchanged."""
+    """Return the `requested_rewrite` of a CounterFact record under our field names; return any other row unchanged."""
     rewrite = row.get("requested_rewrite")
     if not isinstance(rewrite, Mapping):
         return row
@@ -125,14 +125,14 @@ def _flat(row: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _misspelt(name: str) -> str | None:
-    """The field name that an unknown name was likely meant to be, or None: other tools' fields are ignored."""
+    """Return the known field name that is close to an unknown name, or None: fields of other tools are ignored."""
     if name in _KNOWN or name in _FOREIGN:
         return None
     return next(iter(difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.85)), None)
 
 
 def _move_ids(found: dict[str, str]) -> None:
-    """Move ids that stand in label fields to the id fields; where only an id is given, it is used as the label too."""
+    """Move ids from label fields to id fields. A subject or object with an id but no label gets the id as its label."""
     for field in ("subject", "target_true", "target_new"):
         if is_item(found.get(field, "")):
             found.setdefault(f"{field}_id", found[field])
@@ -143,9 +143,10 @@ def _move_ids(found: dict[str, str]) -> None:
 
 
 def json_rows(path: Path) -> list[object]:
-    """The rows of a file unchecked: JSON values, or of a table {column: cell} without empty cells; no blank lines.
+    """Return the rows of a file without checking their fields; blank lines are skipped.
 
-    Raises EditRowError where the file or a row cannot be read.
+    A row is a JSON value, or for a table {column: cell} without empty cells. Raises EditRowError where the file or a
+    row cannot be read.
     """
     rows = raw_rows(path, expected="a file of edits")
     for number, row in enumerate(rows, 1):

@@ -1,32 +1,32 @@
-"""The errors of this package; each message names what was found, what was expected, and what to do about it."""
+"""The errors of this package. Each message says what was found, what was expected, and what to do about it."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-_OTHER_GRAPH = "--graph URL, or --graph wd/ made by `wikidata-cache load`"  # as both command lines call it
+_OTHER_GRAPH = "--graph URL, or --graph wd/ made by `wikidata-cache load`"  # an option of both command lines
 
 EndpointTrouble = Literal[
-    "throttled",  # HTTP 429: wait
-    "outage",  # the 429 that limits everybody
+    "throttled",  # HTTP 429 for us: wait
+    "outage",  # HTTP 429 that limits all clients
     "refused",  # HTTP 403: banned, or no acceptable User-Agent
-    "timeout",  # the query took too long, for the server or for us
-    "truncated",  # a complete message without its last rows
-    "cut off",  # a message without its end
-    "too long",  # the query, for the server
-    "too large",  # the answer, for us
-    "unavailable",  # 5xx, no connection
-    "rejected",  # other 4xx
-    "bad answer",  # no SPARQL JSON
+    "timeout",  # the query exceeded the time limit of the server or of this client
+    "truncated",  # the message is complete, but rows are missing at its end
+    "cut off",  # the message stops before its end
+    "too long",  # the server refuses a query of this length
+    "too large",  # the answer exceeds the size limit of this client
+    "unavailable",  # HTTP 5xx, or no connection
+    "rejected",  # any other HTTP 4xx
+    "bad answer",  # the answer is not SPARQL JSON
 ]
 
 
 class WikidataCacheError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
 
 class BadOptionError(WikidataCacheError, ValueError):
-    """An argument is outside its range, or not an id where an id is needed."""
+    """An argument has a bad value: for example it is outside its range, or is not an id where an id is required."""
 
 
 class MissingExtraError(WikidataCacheError, ImportError):
@@ -38,19 +38,19 @@ class MissingExtraError(WikidataCacheError, ImportError):
 
 
 class SourceStringError(WikidataCacheError, ValueError):
-    """A source string names nothing that can be opened."""
+    """A source string does not name anything that can be opened."""
 
 
 class OfflineError(WikidataCacheError):
-    """A SPARQL endpoint was asked for while KG_OFFLINE forbids it."""
+    """A SPARQL endpoint was to be opened, but KG_OFFLINE forbids the network."""
 
 
 class MissingContactError(WikidataCacheError):
-    """A Wikimedia endpoint was asked for without saying who asks."""
+    """A Wikimedia endpoint was to be opened without a contact address, which Wikimedia requires."""
 
 
 class GraphFileError(WikidataCacheError):
-    """A graph file is missing, empty, corrupt or malformed; names the file and, where known, the line."""
+    """A graph file is missing, empty, corrupt or malformed. The message names the file and, where known, the line."""
 
     def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
         where = f"{path}, line {line}" if line is not None else f"{path}"
@@ -61,7 +61,7 @@ class GraphFileError(WikidataCacheError):
 
 
 class EntityNotInGraphError(WikidataCacheError, LookupError):
-    """The graph says nothing at all about an entity: no statement, no mention, no label."""
+    """The graph does not contain an entity: it has no statement of it, no statement with it as value, and no label."""
 
     def __init__(self, entity: str, label: str, source: str) -> None:
         super().__init__(
@@ -73,7 +73,7 @@ class EntityNotInGraphError(WikidataCacheError, LookupError):
 
 
 class UnknownLabelError(WikidataCacheError, LookupError):
-    """No item of the graph, Wikimedia's own pages aside, carries a label that had to be resolved."""
+    """No item has the label that had to be resolved to an id. Wikimedia-internal items do not count."""
 
     def __init__(self, label: str, source: str) -> None:
         super().__init__(
@@ -85,7 +85,10 @@ class UnknownLabelError(WikidataCacheError, LookupError):
 
 
 class AmbiguousLabelError(WikidataCacheError, LookupError):
-    """A label that had to be resolved names several entities; `candidates` begins with the most stated one."""
+    """Several items have the label that had to be resolved to an id.
+
+    `candidates` are their ids; the item with the most statements comes first.
+    """
 
     def __init__(self, label: str, candidates: Sequence[str], described: Sequence[str]) -> None:
         super().__init__(
@@ -97,11 +100,11 @@ class AmbiguousLabelError(WikidataCacheError, LookupError):
 
 
 class DenyListError(WikidataCacheError, ValueError):
-    """A deny-list cannot be read, or holds what is no id of its kind."""
+    """A deny-list cannot be read, or contains something that is not an id of the expected kind (item or property)."""
 
 
 class TruthyOnlyError(WikidataCacheError, LookupError):
-    """Statements of every rank were asked for, and the graph holds truthy ones only."""
+    """Statements of every rank were requested, but the graph holds truthy statements only."""
 
     def __init__(self, entity: str, source: str) -> None:
         super().__init__(
@@ -112,7 +115,7 @@ class TruthyOnlyError(WikidataCacheError, LookupError):
 
 
 class TruncatedAnswerError(WikidataCacheError):
-    """An answer lacks its end mark: the source has a limit on rows; `rows` is how many came."""
+    """An answer lacks the row that marks its end, so the source has a limit on rows; `rows` is the number received."""
 
     def __init__(self, source: str, rows: int) -> None:
         super().__init__(
@@ -123,7 +126,7 @@ class TruncatedAnswerError(WikidataCacheError):
 
 
 class WrongAnswerError(WikidataCacheError):
-    """An answer does not fit the question: to other ids, or with values that the question cannot have."""
+    """An answer does not fit its query: it is about other ids, or has values that this query cannot return."""
 
     def __init__(self, source: str, problem: str) -> None:
         super().__init__(f"{source}: {problem}. Check what stands between you and the source, or use another one.")
@@ -139,7 +142,7 @@ class LabelIndexError(WikidataCacheError):
 
 
 class StoreError(WikidataCacheError):
-    """A store on disk is missing, incomplete, damaged, of another version, or stands where one is to be written."""
+    """A store on disk is missing, incomplete, damaged or of another version, or its place is already taken."""
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(f"{folder}: {problem}")
@@ -153,7 +156,7 @@ class ServeError(WikidataCacheError):
 class EndpointError(WikidataCacheError):
     """A SPARQL endpoint failed: `trouble` is the kind of failure, `suggestion` what to do about it.
 
-    `status` is the HTTP status where there was one, `retry_after` the seconds that the server asks to wait.
+    `status` is the HTTP status, or None. `retry_after` is the number of seconds that the server asks to wait, or None.
     """
 
     def __init__(
@@ -184,7 +187,7 @@ class CacheFileError(WikidataCacheError):
 
 
 class UnfitFactError(CacheFileError):
-    """An answer that a cache does not take: a value, an id or a time that no such fact can have."""
+    """The cache refuses to store an answer, because it has a value, an id or a time that is impossible for its kind."""
 
     def __init__(self, path: Path, url: str, problem: str) -> None:
         suggestion = "Check the endpoint, and this machine's clock."
@@ -192,7 +195,7 @@ class UnfitFactError(CacheFileError):
 
 
 class CacheMissError(WikidataCacheError, LookupError):
-    """Offline, and the cache lacks what was asked for; `kind` and `ids` say what, `command` fetches it."""
+    """The cache is offline and lacks the requested facts: those of `kind` for `ids`. `command` fetches them."""
 
     def __init__(self, kind: str, ids: Sequence[str], searched: Sequence[Path], command: str) -> None:
         shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
@@ -208,7 +211,7 @@ class CacheMissError(WikidataCacheError, LookupError):
 
 
 class SnapshotError(WikidataCacheError):
-    """A snapshot file is malformed, cut off, corrupt, or contradicts the cache; the cache is left as it was."""
+    """A snapshot file is malformed, cut off, corrupt, or contradicts the cache. The cache is left unchanged."""
 
     def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
         where = f"{path}, line {line}" if line is not None else f"{path}"
@@ -222,13 +225,13 @@ class UserQueryError(WikidataCacheError, ValueError):
 
 
 class ServiceForbiddenError(WikidataCacheError, ValueError):
-    """A query uses SERVICE (SPARQL federation) where no connection may be opened."""
+    """A query contains SERVICE (SPARQL federation) where no network connection is allowed."""
 
 
 class EditRowError(WikidataCacheError, ValueError):
-    """A file of edits can't be read, or a row of it is no edit, or one of which the graph knows nothing.
+    """A file of edits cannot be read, or a row is not a valid edit, or the graph cannot resolve the edit of a row.
 
-    Names the file, the row (else the `place` in the text, such as "line 3") and the field.
+    The message names the file, the row (or the `place` in the text, such as "line 3") and the field.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Extracts: a small graph file out of a big graph, with the neighbourhoods of some seeds and all labels they need.
+"""Write an extract: a small graph file with the neighbourhoods of some seed items in a big graph, and their labels.
 
-The packaged extract (`data/extract.nt.gz`, described in `data/extract.md`) was made by this module from
+This module made the packaged extract (`data/extract.nt.gz`, described in `data/extract.md`) from
 `data/extract_seeds.tsv`.
 """
 
@@ -22,12 +22,12 @@ from wikidata_cache.subgraphs.expand import Expansion, expand
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.options import SubgraphPlan
 
-PER_NODE = (80, 20, 4)  # statements kept of each seed, of each of its neighbours, and so on
+PER_NODE = (80, 20, 4)  # statements to keep for each item at distance 0 (a seed), 1 and 2
 
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """Sizes of an extract that was written: statements, labels, bytes of the file, and its sha256 as hex."""
+    """Size of a written extract: numbers of statements, labels and bytes, and the sha256 of the file as hex."""
 
     statements: int
     labels: int
@@ -36,7 +36,7 @@ class ExtractReport:
 
 
 def packaged_extract() -> Path:
-    """The path of the extract that ships with the package (CC0), for demonstrations and tests without network."""
+    """Return the path of the extract (CC0) that ships with the package, for demos and tests without a network."""
     return Path(__file__).parent / "data" / "extract.nt.gz"
 
 
@@ -50,11 +50,11 @@ def build_extract(
 ) -> ExtractReport:
     """Write the labelled out-neighbourhoods of the seeds to `out`, a gzipped N-Triples file.
 
-    `seeds` are item ids, and property ids of which only the label is wanted. Each item is expanded
-    `len(per_node)` times, and an item keeps per_node[hop] of its statements (by hash priority under `seed`).
-    Housekeeping statements and those without labels stay out. The same graph gives the same bytes.
+    `seeds` are item ids and property ids; of a property, only the label is written. Each item is expanded
+    `len(per_node)` times, and an item at distance `hop` keeps per_node[hop] of its statements, chosen by hash priority
+    under `seed`. Housekeeping statements and statements without labels stay out. The same graph gives the same bytes.
 
-    Raises BadOptionError where a seed is no id, or `out` does not end in .nt.gz or cannot be written.
+    Raises BadOptionError where a seed is not an id, or `out` does not end in .nt.gz or cannot be written.
     """
     check_out(out)
     wanted = check_ids(seeds)
@@ -68,7 +68,7 @@ def build_extract(
 
 
 def check_out(out: Path) -> None:
-    """Raise BadOptionError for a file of another name, or in a missing folder, before any work is done for it."""
+    """Raise BadOptionError if `out` does not end in .nt.gz or its folder is missing; call it before the real work."""
     if not out.name.endswith(".nt.gz"):
         raise BadOptionError(f"{out}: expected a name ending in .nt.gz.")
     if not out.parent.is_dir():
@@ -76,7 +76,7 @@ def check_out(out: Path) -> None:
 
 
 def read_seeds(path: Path) -> list[str]:
-    """The ids in the first column of a TSV file with a header row, such as `data/extract_seeds.tsv`."""
+    """Return the ids in the first column of a TSV file with a header row, such as `data/extract_seeds.tsv`."""
     return [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
 
 
@@ -86,7 +86,7 @@ def _write(out: Path, statements: Sequence[Statement], labels: dict[str, str]) -
         triples.append(Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(label, language="en")))
     text = serialize(triples, format=RdfFormat.N_TRIPLES)
     buffer = io.BytesIO()
-    # No name and no time in the header, so that equal content is equal bytes.
+    # No file name and no time in the gzip header, so that equal content gives equal bytes.
     with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=9, mtime=0) as file:
         file.write(text or b"")
     data = buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Fetching the subgraphs of a file of edits in as few requests as possible, and writing them as JSON lines."""
+"""Fetch the subgraphs of a file of edits in as few requests as possible, and write them as JSON lines."""
 
 import gzip
 import hashlib
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 class Fetched:
     """The edits that have a subgraph, their subgraphs in the same order, and the errors of the rows that were skipped.
 
-    `contradictions` has one text for each row whose ids have other labels in the graph than in the row;
-    `request_counts` says what was asked and what was in the cache.
+    `contradictions` has one text for each row whose labels differ from the labels of its ids in the graph.
+    `request_counts` has the numbers of ids found in the cache and asked of the endpoint.
     """
 
     edits: Sequence[EditRow]
@@ -39,7 +39,7 @@ class Fetched:
 
     @property
     def digest(self) -> str:
-        """The sha256, as hex, over the content hashes of all subgraphs: equal for equal subgraphs from any source."""
+        """The sha256 (hex) over the content hashes of all subgraphs. Equal subgraphs give equal digests."""
         return hashlib.sha256("\n".join(str(graph.graph["content_hash"]) for graph in self.graphs).encode()).hexdigest()
 
 
@@ -57,11 +57,11 @@ def fetch_edits(
     statements: Statements = "truthy",
     keep_going: bool = False,
 ) -> Fetched:
-    """The subgraphs of all edits of the file `path`, fetched hop by hop in batches over all of them.
+    """Fetch the subgraphs of all edits of the file `path`; each hop sends shared requests for all edits.
 
-    Logs a warning where the graph's label of an id differs from the row's. Raises EditRowError for an edit whose
-    new object the graph does not know; with `keep_going` such rows are skipped instead, unless there is nothing
-    else. Raises what `WikidataCache.subgraphs` raises.
+    Logs a warning where a label in a row differs from the label of its id in the graph. Raises EditRowError for an edit
+    whose ids are malformed or whose new object cannot be resolved in the graph. With `keep_going` such rows are
+    skipped, and the error is raised only if no row is left. Raises the errors of `WikidataCache.subgraphs`.
     """
     good, skipped = _by_ends(cache, edits, path)
     if skipped and not (keep_going and good):
@@ -84,9 +84,9 @@ def fetch_edits(
 
 
 def write_subgraphs(path: Path, fetched: Fetched) -> None:
-    """One subgraph a line as node-link JSON, with its row and its edit; gzipped where the name ends in .gz.
+    """Write one subgraph per line as node-link JSON, with its edit; gzip the file if its name ends in .gz.
 
-    Equal subgraphs give equal bytes. The file appears whole or not at all. Raises OSError.
+    Equal subgraphs give equal bytes. The file is written atomically. Raises OSError.
     """
     text = "".join(_line(edit, graph) for edit, graph in zip(fetched.edits, fetched.graphs, strict=True))
     content = text.encode()
@@ -99,7 +99,7 @@ def write_subgraphs(path: Path, fetched: Fetched) -> None:
 
 
 def _contradictions(cache: WikidataCache, edits: Sequence[EditRow], graphs: Sequence[Subgraph]) -> list[str]:
-    """The contradictions between labels in the rows and in the graph, each of which is logged as a warning."""
+    """Return the contradictions between labels in the rows and in the graph, and log each as a warning."""
     pairs = zip(edits, graphs, strict=True)
     each = (contradiction(edit, cache.facts.label, redirects=graph.graph["redirects"]) for edit, graph in pairs)
     found = [said for said in each if said]
@@ -109,7 +109,7 @@ def _contradictions(cache: WikidataCache, edits: Sequence[EditRow], graphs: Sequ
 
 
 def _by_ends(cache: WikidataCache, edits: Sequence[EditRow], path: Path) -> tuple[list[EditRow], list[EditRowError]]:
-    """The edits whose ends the graph knows, and the errors of the others."""
+    """Return the edits whose subject and objects can be resolved in the graph, and the errors of the other edits."""
     ends = try_ends(edits, cache.facts)
     pairs = list(zip(edits, ends, strict=True))
     faults = [EditRowError(path, str(end), row=edit.row) for edit, end in pairs if isinstance(end, WikidataCacheError)]

@@ -1,6 +1,6 @@
-"""Wikidata's ids, the IRIs that carry them, and what every module agrees on: languages, API address, release.
+"""Wikidata ids and IRIs: constants, checks and conversions that all modules share.
 
-Items are Q and a number, properties P and a number (https://www.wikidata.org/wiki/Wikidata:Identifiers).
+An item id is Q and a number, a property id P and a number (https://www.wikidata.org/wiki/Wikidata:Identifiers).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _PLACES = {_WIKIDATA + place for place in ("entity", "prop/direct", "prop/statem
 _ADDRESS = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
 
 
-# Languages of labels, best first; "mul" holds the names for which Wikidata has deleted the English copy.
+# Languages of labels, best first. "mul" has the names of which Wikidata has deleted the English copy.
 LANGUAGES = ("en", "mul", "en-gb", "en-ca", "en-us", "simple")
 
 
 class Statement(NamedTuple):
-    """A truthy item-valued statement, by id: Q1345 P17 Q30."""
+    """A truthy statement whose value is an item, as three ids: for example Q1345 P17 Q30."""
 
     subject: str
     property: str
@@ -37,22 +37,22 @@ class Statement(NamedTuple):
 
 
 def is_item(text: str) -> bool:
-    """Whether the text is an item id such as Q42."""
+    """Return whether the text is an item id such as Q42."""
     return _ITEM.fullmatch(text) is not None
 
 
 def is_property(text: str) -> bool:
-    """Whether the text is a property id such as P31."""
+    """Return whether the text is a property id such as P31."""
     return _PROPERTY.fullmatch(text) is not None
 
 
 def is_entity(text: str) -> bool:
-    """Whether the text is an item or a property id."""
+    """Return whether the text is an item id or a property id."""
     return is_item(text) or is_property(text)
 
 
 def is_text(text: str) -> bool:
-    """Whether a text is one that RDF and files can hold: without lone surrogates."""
+    """Return whether a text can be encoded as UTF-8, so that RDF and files can hold it: it has no lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -61,7 +61,7 @@ def is_text(text: str) -> bool:
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
-    """The distinct ids, sorted as text; raises BadOptionError where one is no item or property id, such as a label."""
+    """Return the distinct ids, sorted as text; raise BadOptionError for a text that is not an item or property id."""
     distinct = sorted(set(ids))
     for entity in distinct:
         if not is_entity(entity):
@@ -73,19 +73,19 @@ def check_ids(ids: Iterable[str]) -> list[str]:
 
 
 def bare_id(text: str) -> str:
-    """The id in the address of an entity, such as https://www.wikidata.org/wiki/Q42; any other text as it is."""
+    """Return the id in an entity's web address, such as https://www.wikidata.org/wiki/Q42; return other text as is."""
     address = _ADDRESS.fullmatch(text)
     return address[1] if address else text
 
 
 def local_id(iri: str) -> str:
-    """The id in a Wikidata IRI: "http://www.wikidata.org/entity/Q42" gives "Q42", another site's IRI ""."""
+    """Return the id in a Wikidata IRI: "Q42" for "http://www.wikidata.org/entity/Q42"; "" for any other IRI."""
     place, _, name = iri.rpartition("/")
     return name if place in _PLACES else ""
 
 
 def release() -> str:
-    """The installed version of the distribution kg-edit, or "0" where it is not installed."""
+    """Return the installed version of the distribution kg-edit, or "0" where it is not installed."""
     try:
         return version("kg-edit")
     except PackageNotFoundError:

@@ -1,7 +1,8 @@
-"""Files of rows: JSONL, JSON, CSV and TSV in UTF-8, read row by row; a row that can't be read says why.
+"""Read files of rows (JSONL, JSON, CSV and TSV in UTF-8); a row that cannot be read becomes a `RowFault`.
 
-This is the raw reading that files of edits share; what the fields of a row mean is for the caller. A table's header
-says what separates its columns: the usual separator of the ending, or where the header lacks it ``,``, ``;`` or a tab.
+All readers of edit files share this module. It does not interpret the fields of a row; the caller does. The separator
+of a table's columns is the usual one for the file ending. If the header does not contain that separator, the module
+tries ``,``, ``;`` and a tab.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from wikidata_cache.safe_json import parse
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 _USUAL_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_LARGEST = 500_000_000  # bytes of a file, all of which is read at once
-_MOST_VALUES = 20_000_000  # of a JSON file
+_LARGEST = 500_000_000  # bytes; the whole file is read at once
+_MOST_VALUES = 20_000_000  # JSON values in one text
 _QUOTES = "close the quotes around a cell, and double those inside it"
 
 HeaderCheck = Callable[[Sequence[str]], str | None]
 
 
 class RowFault(NamedTuple):
-    """Why a row could not be read; `field` is empty where no single field is at fault."""
+    """The reason why a row could not be read. `field` is empty where no single field is wrong."""
 
     field: str
     message: str
 
 
 class RawRow(NamedTuple):
-    """A row as it stands in its file.
+    """A row of a file, before its fields are interpreted.
 
-    `line` is the row's first line, from 1; in .json, where lines mean nothing, the place in the list. `value` is a JSON
-    value, of a table {column: cell} without empty cells, or the fault that kept the row from being read.
+    `line` is the number of the row's first line, from 1; in a .json file, it is the position in the list, from 1.
+    `value` is a JSON value, or for a table {column: cell} without empty cells, or a `RowFault` for an unreadable row.
     """
 
     line: int
@@ -44,13 +45,13 @@ class RawRow(NamedTuple):
 
 
 def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck | None = None) -> list[RawRow]:
-    """The rows of a file in its order, blank ones left out.
+    """Return the rows of a file in order, without blank lines.
 
-    `expected` is what the file should be, for messages. `header_fault` says what is wrong with the columns of a table,
-    or None where nothing is.
+    `expected` describes the file in error messages. `header_fault` is called with the columns of a table and returns
+    what is wrong with them, or None.
 
     Raises:
-        EditRowError: the file can't be read at all; names the line.
+        EditRowError: the file as a whole cannot be read; the message names the line where it is known.
     """
     if path.is_dir():
         raise EditRowError(path, f"is a folder; expected {expected}, give the path of one in it")
@@ -64,10 +65,10 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
 
 
 def utf8_text(path: Path) -> str:
-    """The text of a file that a person wrote, without its byte order mark.
+    """Return the text of a UTF-8 file without its byte order mark.
 
     Raises:
-        EditRowError: it can't be read, or is not UTF-8; names the line and the byte.
+        EditRowError: the file cannot be read, or is not UTF-8; for the latter, the message names the line and the byte.
     """
     try:
         return _decoded(path)
@@ -94,7 +95,7 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, *, row: int | None = None) 
 
 
 def _row_at(path: Path, error: UnicodeDecodeError, header_fault: HeaderCheck | None) -> int | None:
-    """The number of the row in which the file stops being UTF-8; None in .json, and in a table's header."""
+    """Return the number of the row that has the first non-UTF-8 byte; None for .json, and for the header of a table."""
     if path.suffix.lower() == ".json":
         return None
     before = error.object[: error.start].decode("utf-8").removeprefix("\ufeff") + "?"
@@ -112,7 +113,7 @@ def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterable[R
 
 
 def _json_lines(text: str) -> Iterator[RawRow]:
-    # Not splitlines(): JSON texts may hold U+2028 and its like.
+    # splitlines() would also split at U+2028 and similar characters, which JSON strings may contain.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -141,12 +142,12 @@ def _json_list(path: Path, text: str) -> list[RawRow]:
 
 
 def _parsed(text: str) -> object:
-    """A JSON value; an object in which a name stands twice, however deep, makes the whole object a `RowFault`."""
+    """Parse a JSON text. An object with a duplicate name, at any depth, makes the outermost object a `RowFault`."""
     try:
         return parse(text, most=_MOST_VALUES, pairs=_object)
     except json.JSONDecodeError:
         raise
-    except ValueError as error:  # a number of 5000 digits, a list in a list in a list ...
+    except ValueError as error:  # a number of 5000 digits, or too deep nesting
         raise json.JSONDecodeError(str(error), text, 0) from None
 
 
@@ -162,7 +163,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object] | RowFault:
 
 
 def _faults(place: str, value: object) -> Iterator[RowFault]:
-    """The faults of the objects in a value, which are parsed already, with their place in it."""
+    """Yield the `RowFault`s inside a parsed value, each with its place (such as "name[2].field") as `field`."""
     if isinstance(value, RowFault):
         yield RowFault(f"{place}.{value.field}", value.message)
     elif isinstance(value, list):
@@ -171,7 +172,7 @@ def _faults(place: str, value: object) -> Iterator[RowFault]:
 
 
 def _separator(text: str, usual: str) -> str:
-    """What separates a table's columns: the usual separator, or where that is not in its header one that is."""
+    """Return the first of (usual separator, comma, semicolon, tab) that the header contains; else the usual one."""
     header = next((line for line in text.splitlines() if line.strip()), "")
     return next((separator for separator in (usual, ",", ";", "\t") if separator in header), usual)
 
@@ -189,7 +190,7 @@ def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | No
 
 
 def _cells(text: str, separator: str) -> Iterator[tuple[int, list[str] | RowFault]]:
-    """The rows of a table with the first line of each, as a cell in quotes may hold several."""
+    """Yield (number of the first line, cells) for each row of a table; a quoted cell may span several lines."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     while True:
         number = lines.line_num + 1
@@ -199,7 +200,7 @@ def _cells(text: str, separator: str) -> Iterator[tuple[int, list[str] | RowFaul
             return
         except csv.Error as error:
             yield number, RowFault("", f"not a row of a table: {error}; {_QUOTES}")
-            if "field larger" in str(error):  # an open quote: what follows is no row either
+            if "field larger" in str(error):  # a quote was never closed, so no further row can be read
                 return
         else:
             if any(cells):

@@ -1,4 +1,7 @@
-"""JSON from elsewhere, read within limits: a few bytes of nested lists take a hundred times as many in memory."""
+"""Parse JSON from untrusted sources with a limit on the number of values, because values need much memory.
+
+In memory, nested lists take about a hundred times as many bytes as in the text.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-MOST_VALUES = 3_000_000  # of a text; each takes up to 250 bytes in memory
+MOST_VALUES = 3_000_000  # values in one text; each takes up to 250 bytes in memory
 
 
 def parse(
@@ -15,9 +18,10 @@ def parse(
     most: int = MOST_VALUES,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """The value of a JSON text with at most `most` values; `pairs` makes what an object becomes.
+    """Return the value of a JSON text with at most `most` values; `pairs` is the `object_pairs_hook` of `json.loads`.
 
-    Raises ValueError (JSONDecodeError where it is no JSON) for other texts, also for those nested too deeply.
+    Raises ValueError where the text has more values or is nested too deeply, and its subclass JSONDecodeError where
+    the text is not JSON.
     """
     found = sum(map(text.count, (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")))  # type: ignore[arg-type]
     if found > most:

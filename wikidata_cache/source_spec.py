@@ -1,7 +1,7 @@
-"""From what a user writes for a graph (`SourceSpec`: one string, a path, or several) to an open source.
+"""Open the graph that a user names (`SourceSpec`: a string, a path, or several) as a `Source`.
 
-Graph files and folders open in memory, stores read-only from disk, URLs as endpoints behind the answer cache; None is
-the cache alone. docs/wikidata.md has the table of all forms.
+Graph files and folders are read into memory. Stores are opened read-only on disk. URLs are endpoints behind the answer
+cache. None means the cache alone. docs/wikidata.md has a table of all forms.
 """
 
 import re
@@ -22,7 +22,7 @@ from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file
 from wikidata_cache.stores.manifest import is_store
 
 SourceSpec = str | Path | Sequence[str | Path]
-"""What names a source of statements: a file, a folder, a store, a URL, or several; see `open_source`."""
+"""The name of a source of statements: a file, a folder, a store, a URL, or several of these; see `open_source`."""
 
 _FORMS = (
     "a graph file (FILE.nt.gz, .nt, .tsv, .tsv.gz), a folder of them, several separated by commas, memory:FILE, "
@@ -44,16 +44,21 @@ def open_source(
 ) -> Source:
     """Open a source of statements and labels.
 
-    `spec` is a graph file, a folder of graph files, several of these (comma-separated, or a sequence),
-    "memory:FILE" (the same as FILE), a store made by `wikidata-cache load`, "oxigraph:FOLDER" for an on-disk
-    store, the URL of a SPARQL endpoint, or several URLs of endpoints of one graph, the best first.
-    `contact` (an e-mail address or URL of yours) and `timeout` (seconds a request) are for endpoints. What
-    they answer is kept in the file `cache` (else KG_CACHE, else a file in the user's cache folder) under
-    `graph_name`; `mode`, `packs` (read-only cache files below it, else KG_PACKS) and `as_of` (ISO 8601) are
-    explained at `CachedSource`. None is the cache alone, offline.
+    `spec` is one of:
 
-    Raises SourceStringError, GraphFileError, MissingContactError (with a cache first when an endpoint would be
-    asked), BadOptionError, CacheFileError or StoreError.
+    - a graph file, a folder of graph files, or several of these (comma-separated, or a sequence);
+    - "memory:FILE", the same as FILE;
+    - a store made by `wikidata-cache load`, or "oxigraph:FOLDER" for any database of Oxigraph on disk;
+    - the URL of a SPARQL endpoint, or several URLs of endpoints with the same graph, the preferred one first;
+    - None for the cache alone, offline.
+
+    `contact` (your e-mail address or URL) and `timeout` (seconds per request) are for endpoints. Their answers are kept
+    in the file `cache` under `graph_name`; the default file is KG_CACHE, else a file in the user's cache folder.
+    `packs` are read-only cache files that are read after `cache` (default: KG_PACKS). `CachedSource` explains `mode`
+    and `as_of` (ISO 8601).
+
+    Raises SourceStringError, GraphFileError, MissingContactError (in mode "cache_first" only at the first request to
+    an endpoint), BadOptionError, CacheFileError or StoreError.
     """
     parts = _parts(spec) if spec is not None else []
     urls = [part for part in parts if part.startswith(REMOTE)]
@@ -76,9 +81,10 @@ def open_source(
 def open_with_fallback(
     graph: Path, *, cache: str | Path | None = None, packs: Sequence[str | Path] = (), graph_name: str = "wikidata"
 ) -> FallbackSource:
-    """The cache read offline, and a graph file for what the cache lacks; nothing is written, no endpoint is asked.
+    """Open the cache offline, with a graph file for everything that the cache lacks.
 
-    The options are those of `open_source`. Raises GraphFileError or CacheFileError.
+    Nothing is written, and no request is sent. The options are those of `open_source`. Raises GraphFileError or
+    CacheFileError.
     """
     store = AnswerStore(cache_file(cache), read_only=True)
     opened = [open_pack(pack) for pack in pack_files(packs)]
@@ -86,7 +92,7 @@ def open_with_fallback(
 
 
 def _inner_source(mode: Mode, urls: Sequence[str], make: Callable[[], Source]) -> Source | None:
-    """What a cache in this mode asks for what it lacks: nothing offline, an endpoint opened when needed, or now."""
+    """Return the source that fills the cache: None offline; in "cache_first", one that is opened at its first use."""
     if mode == "offline":
         return None
     return LazySource(", ".join(urls), make) if mode == "cache_first" else make()
@@ -100,7 +106,7 @@ def _endpoints(urls: Sequence[str], *, contact: str | None, timeout: float, limi
 def _parts(spec: SourceSpec) -> list[str]:
     if isinstance(spec, Path):
         return [str(spec)]
-    if isinstance(spec, str) and not spec.strip():  # Path("") would be the current folder
+    if isinstance(spec, str) and not spec.strip():  # Path("") means the current folder
         raise SourceStringError(f"An empty source; expected {_FORMS}.")
     if not isinstance(spec, str):
         parts = [part for item in spec for part in _parts(item)]
