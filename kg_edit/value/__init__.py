@@ -1,1 +1,1 @@
-"""Which value to write: the objective (GLAME Eq. 7), its optimisation, and the forward passes that it needs."""
+"""Finding the value that an edit writes: the objective (GLAME Eq. 7), its optimisation, and its forward passes."""

@@ -1,8 +1,8 @@
-"""Callbacks: whoever wants to see the losses of a descent while it runs, such as TensorBoard.
+"""Callbacks that receive the losses of a descent while it runs, for example to log them to TensorBoard.
 
-`EditingMethod.edit(…, callbacks=…)` tells them of every step; descents report by `report_losses`, whoever runs them.
-`LossFile` writes JSON lines, which `read_losses` reads; `TensorBoard` and `WeightsAndBiases` need their packages.
-`open_callback` makes one from a text, as ``--log`` takes it. What a callback does changes no result.
+`EditingMethod.edit(…, callbacks=…)` registers callbacks; a descent reports each step with `report_losses`. `LossFile`
+writes JSON lines, which `read_losses` reads. `TensorBoard` and `WeightsAndBiases` need their packages installed.
+`open_callback` makes a callback from the text of the option ``--log``. A callback never changes a result.
 """
 
 from __future__ import annotations
@@ -25,39 +25,42 @@ _WATCHED: ContextVar[_Watched] = ContextVar("callbacks", default=((), ()))
 
 
 class Callback:
-    """Does nothing at every event; a subclass overrides what it wants to see."""
+    """Base class: it ignores every event. A subclass overrides the events it needs."""
 
     def on_terms(self, edit: str, step: int, terms: Mapping[str, float]) -> None:
-        """Before `on_step`: the terms of that loss by name, such as nll and kl, where the method tells them."""
+        """Called before `on_step` with the terms of the loss by name (nll, kl), if the method reports them."""
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
-        """The loss of the edit with this id (a batch's: ``first..last``) at a step of its descent, from 0."""
+        """Called with the loss of an edit at each step of its descent; steps count from 0.
+
+        ``edit`` is the edit's id; for one descent over a batch it is ``first..last``.
+        """
 
     def close(self) -> None:
-        """All edits are made."""
+        """Called when all edits are made."""
 
 
 class LossLines(Callback):
-    """Keeps ``{"edit", "step", "loss", …}`` of every step as JSON, with the loss's terms where there are any."""
+    """Collects a JSON line ``{"edit", "step", "loss", …}`` for every step, with the terms of the loss if reported."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self._terms: dict[str, float] = {}
 
     def on_terms(self, edit: str, step: int, terms: Mapping[str, float]) -> None:
-        """Kept until the step's line is written."""
+        """Keep the terms until the line of this step is written."""
         self._terms = {name: round(value, 6) for name, value in terms.items()}
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
-        """A line more."""
+        """Append a line for this step."""
         self.lines.append(json.dumps({"edit": edit, "step": step, "loss": round(loss, 6), **self._terms}))
         self._terms = {}
 
     def append_to(self, path: Path) -> None:
-        """Add the lines since the last call to a file.
+        """Append the lines collected since the last call to a file.
 
         Raises:
-            OutputError: it can't be written.
+            OutputError: the file can't be written.
         """
         if self.lines:
             append_lines(path, self.lines)
@@ -65,14 +68,14 @@ class LossLines(Callback):
 
 
 class LossFile(LossLines):
-    """Appends each step's line to a file at once."""
+    """Appends the line of each step to a file immediately."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
-        """A line more.
+        """Append a line for this step to the file.
 
         Raises:
             OutputError: the file can't be written.
@@ -82,28 +85,28 @@ class LossFile(LossLines):
 
 
 class TensorBoard(Callback):
-    """A curve an edit, ``loss/ID``, in a log folder of TensorBoard (pip install tensorboard)."""
+    """Logs one curve ``loss/ID`` per edit to a TensorBoard folder (pip install tensorboard)."""
 
     def __init__(self, folder: Path) -> None:
         self._writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
-        """A point more."""
+        """Add a point to the edit's curve."""
         self._writer.add_scalar(f"loss/{edit}", loss, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining points and close the log."""
         self._writer.close()
 
 
 class WeightsAndBiases(Callback):
-    """A curve an edit, ``loss/ID``, in a run of a Weights & Biases project (pip install wandb)."""
+    """Logs one curve ``loss/ID`` per edit to a run of a Weights & Biases project (pip install wandb)."""
 
     def __init__(self, project: str) -> None:
         self._run = _package("wandb", "wandb").init(project=project)
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
-        """A point more; edits have steps of their own, so the step is logged beside the loss."""
+        """Add a point to the edit's curve. The step is logged too, because each edit counts its own steps."""
         self._run.log({f"loss/{edit}": loss, f"step/{edit}": step})
 
     def close(self) -> None:
@@ -115,10 +118,10 @@ KINDS = ("file", "tensorboard", "wandb")
 
 
 def open_callback(text: str) -> Callback:
-    """The callback that ``KIND:WHERE`` names: file:losses.jsonl, tensorboard:FOLDER or wandb:PROJECT.
+    """The callback for the text ``KIND:WHERE``: file:losses.jsonl, tensorboard:FOLDER or wandb:PROJECT.
 
     Raises:
-        UnknownNameError: there is no such kind.
+        UnknownNameError: KIND is unknown.
         ConfigError: WHERE is missing, or the package is not installed.
     """
     kind, _, where = text.partition(":")
@@ -140,7 +143,7 @@ def _package(module: str, install: str) -> Any:
 
 @contextmanager
 def watched(callbacks: Sequence[Callback], edits: Sequence[str]) -> Iterator[None]:
-    """For the length of the block, losses that are reported are those of the edits with these ids."""
+    """Within the ``with`` block, send reported losses to ``callbacks`` as those of the edits with these ids."""
     token = _WATCHED.set((tuple(callbacks), tuple(edits)))
     try:
         yield
@@ -155,9 +158,14 @@ def report_losses(
     of: int = 1,
     terms: Mapping[int, Mapping[str, float]] | None = None,
 ) -> None:
-    """Tell the callbacks a step's losses, each by its edit's place in the batch, which has ``of`` descents.
+    """Send the losses of one step to the callbacks.
 
-    ``terms``: those of each loss by name, also by place.
+    Args:
+        step: the step of the descent, from 0.
+        losses: the loss of each running edit, by its index in the batch.
+        of: the number of descents in the batch; if it is not the number of edits, a loss is reported for the whole
+            batch, as ``first..last``.
+        terms: the terms of each loss by name, by the same index.
     """
     callbacks, edits = _WATCHED.get()
     for callback in callbacks:
@@ -169,7 +177,7 @@ def report_losses(
 
 
 class LossStep(BaseModel):
-    """A line of `LossLines`: the loss at one step of an edit's descent, with its terms where they are told."""
+    """A line of `LossLines`: the loss at one step of an edit's descent, with its terms if they were reported."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -181,12 +189,14 @@ class LossStep(BaseModel):
 
 
 def read_losses(path: Path) -> dict[str, tuple[LossStep, ...]]:
-    """The last descent of each edit (or batch, ``first..last``) in a file of `LossLines`; empty where there is none.
+    """Read a file of `LossLines`: the steps of the last descent of each edit, by its id (a batch: ``first..last``).
 
-    A descent begins at step 0: one that was interrupted and made anew stands twice in the file.
+    The result is empty if there is no such file.
+
+    A descent that was interrupted and repeated is in the file twice. A step that does not ascend starts a new descent.
 
     Raises:
-        OutputError: a line is none of these.
+        OutputError: a line is not a valid line of `LossLines`.
     """
     found: dict[str, list[LossStep]] = {}
     for line in read_lines(path, LossStep):

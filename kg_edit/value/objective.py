@@ -1,17 +1,17 @@
 """The loss whose minimum is an edit's value: GLAME's Eq. 7, which is ROME's (Meng et al. 2022, Eq. 4), for many edits.
 
-With the change delta = m* - m of the value at the subject's last token, [d] an edit:
+For each edit, delta = m* - m [d] is the change of the value at the subject's last token:
 
     L(delta) = L_p + kl_weight L_a + L_further + weight_decay |delta| / |m|^2
 
 - L_p: mean over the contexts, and over the target's tokens, of -log P(o* | context, prompt) under delta.
 - L_a: KL(P under delta || P) of the token after the subject in "{subject} is a".
-- L_further: weighted rows of facts that follow from the edit, if a request brings any; a row's target is one text, or
-  what a teacher expects at each token (soft targets, Hinton et al. 2015).
+- L_further: weighted rows of facts that follow from the edit, if the request has any. The target of a row is a text, or
+  a teacher's distribution at each token (soft targets, Hinton et al. 2015).
 - The last term is ROME's norm penalty; GLAME has none.
 
-`Request` says what an edit asks, `Objective` is the loss; `rows` has its parts, and puts the rows of all edits into
-passes.
+`Request` has the prompts of an edit, `Objective` is the loss. The module `rows` computes the parts of the loss, and
+groups the rows of all edits into forward passes.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.value.rows import ForwardFactory, Part, Pass, SoftTarget, TargetRow, passes
 from kg_edit.value.tail_forward import TailForward
 
-FEWEST_TOKENS, MOST_TOKENS = 32, 512  # beyond 512 matrices gain nothing and leave the processor's caches
+FEWEST_TOKENS, MOST_TOKENS = 32, 512  # larger passes are no faster, and no longer fit into the processor's caches
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ExtraTarget:
-    """A row besides an edit's rewrites: its target should become likely, or what a teacher expects there."""
+    """A further row of an edit, besides its rewrites. It trains the prompt's target, or the soft target ``taught``."""
 
     prompt: Prompt
     weight: float
@@ -41,11 +41,13 @@ class ExtraTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What one edit asks of the model.
+    """The prompts of one edit, as the objective uses them.
 
-    ``rewrites``: the prompt with its target in every context, the bare context first. ``essence``: a prompt about the
-    subject ("{} is a") whose next-token distribution at the subject's last token should stay. ``further``: other rows
-    about the subject, each with its weight in the loss.
+    Attributes:
+        rewrites: the edit's prompt with its target in every context; the bare context is first.
+        essence: a prompt about the subject ("{} is a"); its next-token distribution at the subject's last token should
+            not change.
+        further: other rows about the subject, each with its weight in the loss.
     """
 
     rewrites: tuple[Prompt, ...]
@@ -55,9 +57,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """The loss's parts, one number an edit: [edits] each. ``nll`` is L_p, ``kl`` is L_a, both unweighted.
+    """The parts of the loss, [edits] each.
 
-    ``further`` is the weighted loss of the further rows.
+    ``nll`` is L_p and ``kl`` is L_a, both without their weights. ``further`` is L_further, and ``penalty`` the norm
+    penalty, both with their weights. ``total`` is the loss.
     """
 
     nll: Tensor
@@ -70,8 +73,8 @@ class Losses:
 class Objective:
     """The loss as a function of the change of each edit's value, m* - m, added at the subject's last token.
 
-    ``value`` [edits, d] is m in the bare prompt; ``bare_key`` and ``mean_key`` [edits, d_ff] are the key there and its
-    mean over the contexts (Eq. 8).
+    ``value`` [edits, d] is m in the bare prompt, ``bare_key`` [edits, d_ff] the key there, and ``mean_key``
+    [edits, d_ff] the mean key over the contexts (Eq. 8).
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Objective:
         self._keep_clean_states([request.rewrites[0] for request in requests])
 
     def _keep_clean_states(self, bare: Sequence[Prompt]) -> None:
-        """Collect m and the keys from the groups; an edit's bare prompt is its first row."""
+        """Collect m and the keys from the passes; ``bare`` has the bare prompt of each edit."""
         value, key = dict[int, Tensor](), dict[int, Tensor]()
         keys: dict[int, list[Tensor]] = {edit: [] for edit in range(len(bare))}
         for one in self._passes:
@@ -107,7 +110,10 @@ class Objective:
         self.mean_key = torch.stack([torch.stack(keys[edit]).mean(0) for edit in range(len(bare))])
 
     def __call__(self, change: Tensor) -> Losses:
-        """The losses under ``change`` [edits, d], differentiable in it; for few edits, as all activations are kept."""
+        """The losses under ``change`` [edits, d], differentiable in it.
+
+        Use it for few edits only, because it keeps all activations; `gradient` needs less memory.
+        """
         parts = self._nothing(change)
         for one in self._passes:
             for part, loss in one.losses(change):
@@ -115,9 +121,9 @@ class Objective:
         return self._total(change, parts)
 
     def gradient(self, change: Tensor) -> tuple[Losses, Tensor]:
-        """The losses under ``change`` [edits, d] and their gradient, in memory that does not grow with the edits.
+        """The losses under ``change`` [edits, d], and the gradient of the total losses, [edits, d].
 
-        A pass's activations are freed before the next one runs.
+        The memory does not grow with the number of edits: the activations of a pass are freed before the next pass.
         """
         leaf = change.detach().requires_grad_()
         parts = self._nothing(leaf)
@@ -134,15 +140,15 @@ class Objective:
 
     @torch.no_grad()
     def greedy(self, change: Tensor, *, margin: float = 0.0) -> Tensor:
-        """Whether all rewrites go on with the target, token by token, under ``change`` [edits, d]: [edits].
+        """Whether greedy decoding gives the target in all rewrites of an edit, under ``change`` [edits, d]: [edits].
 
-        With a ``margin`` each target token's logit is to be above the next one's by as much.
+        The logit of each target token must exceed that of the second likeliest token by at least ``margin``.
         """
         found = (wrong for one in self._passes for wrong in one.wrong(change, margin=margin))
         return sum((wrong.to(change.device) for wrong in found), change.new_zeros(len(change))) == 0
 
     def drop(self, done: Collection[int]) -> None:
-        """Spend no more on edits that are ``done``; their losses mean nothing from now on."""
+        """Stop computing the edits whose indices are in ``done``; their losses are meaningless from now on."""
         gone = set(done)
         self._passes = [left for one in self._passes if (left := one.without(gone)) is not None]
 
@@ -161,7 +167,7 @@ class Objective:
 
 
 def _rows(requests: Sequence[Request]) -> Iterator[TargetRow]:
-    """All rows of all edits, each with its share in its edit's loss."""
+    """Yield the rows of all edits, each with its weight in its edit's loss."""
     for edit, request in enumerate(requests):
         for prompt in request.rewrites:
             yield TargetRow(edit=edit, prompt=prompt, weight=1 / len(request.rewrites))
@@ -172,9 +178,9 @@ def _rows(requests: Sequence[Request]) -> Iterator[TargetRow]:
 
 
 def tokens_within(model: LanguageModel, layer: int, megabytes: float) -> int:
-    """How many tokens a pass with gradient may have to stay within ``megabytes`` above the model.
+    """The number of tokens of a pass with gradient that fit into ``megabytes``, the model itself not counted.
 
-    What a token leaves for the way back is `numbers_kept`.
+    `numbers_kept` estimates what each token keeps in memory for the backward pass.
     """
     inner = weight_matrix(model.down_projection(layer)).shape[1]
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
@@ -184,10 +190,10 @@ def tokens_within(model: LanguageModel, layer: int, megabytes: float) -> int:
 
 
 def numbers_kept(width: int, inner: int, *, blocks: int, vocabulary: int) -> int:
-    """What a token leaves for the way back: about 10 d + 5 d_ff numbers a block, and a vocabulary of logits."""
+    """How many numbers a token keeps for the backward pass: about 10 d + 5 d_ff per block, and its logits."""
     return (10 * width + 5 * inner) * blocks + vocabulary
 
 
 def tokens_at_once(bytes_a_token: float, *, limit: float) -> float:
-    """How many tokens a pass may have to stay within ``limit`` bytes, 32 at least and 512 at most."""
+    """The number of tokens of a pass that fit into ``limit`` bytes, but at least 32 and at most 512."""
     return max(FEWEST_TOKENS, min(MOST_TOKENS, limit / bytes_a_token))

@@ -1,7 +1,8 @@
-"""The descent to the values: minimise `Objective` over whatever parameters make each edit's change m* - m.
+"""The gradient descent for the values: it minimises `Objective` over the parameters of each edit's change m* - m.
 
-ROME optimises the change itself (`FreeDelta`), GLAME a relational GNN whose output it is; both are `DeltaParameters`.
-The descent may run on a copy of the model in bfloat16 (`descent_model`); the model itself stays as it is (`untouched`).
+ROME's parameters are the change itself (`FreeDelta`), GLAME's are those of a relational GNN that outputs the change.
+Both are `DeltaParameters`. The descent may run on a copy of the model in bfloat16 (`descent_model`). The model itself
+does not change (`untouched`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.value.callbacks import report_losses
 from kg_edit.value.objective import Losses, Objective
 
-_MARGIN = 0.5  # of logits: what is written is not to the last digit what the descent saw
+_MARGIN = 0.5  # in logits; the written weight reproduces the descent's logits only approximately
 
 
 class DeltaParameters(Protocol):
@@ -31,18 +32,18 @@ class DeltaParameters(Protocol):
         """The current change m* - m, [d]; differentiable in the parameters."""
 
     def learn(self) -> None:
-        """One step of the optimiser, after the parameters got their gradient."""
+        """Take one step of the optimiser; the parameters already have their gradients."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Descent:
-    """What a descent found for one edit: ``change`` [d], and (total, nll, kl) at every step; none without a step."""
+    """The result of a descent for one edit: its ``change`` [d], and the losses (total, nll, kl) of every step."""
 
     change: Tensor
     losses: tuple[tuple[float, float, float], ...]
 
     def check_finite(self) -> None:
-        """Look whether the change and its last loss are numbers.
+        """Check that the change and its last loss are finite.
 
         Raises:
             PatchError: one of them is infinite or not a number.
@@ -53,7 +54,7 @@ class Descent:
 
     @property
     def summary(self) -> dict[str, float | int]:
-        """What a patch records of the descent: its steps, and the loss and its parts at the first and last one."""
+        """The summary for the patch's record: the number of steps, and the losses of the first and the last step."""
         if not self.losses:
             return {"steps": 0}
         (total, nll, _), (last_total, last_nll, last_kl) = self.losses[0], self.losses[-1]
@@ -75,14 +76,15 @@ def optimise_values(
     stop_below: float,
     further_steps: int = 0,
 ) -> list[Descent]:
-    """Descend for all edits of ``objective`` at once; ``proposals``: each one's parameters. A `Descent` an edit.
+    """Minimise the loss of all edits of ``objective`` at once; return one `Descent` per edit.
 
-    There are at most ``steps`` evaluations of the objective, with an update between two. An edit whose loss is below
-    ``stop_below``, or no number, is done and soon costs nothing more. As in the published code the last evaluation
-    makes no update: the change returned is one whose loss was seen.
+    ``proposals`` has the parameters of each edit's change. The objective is evaluated at most ``steps`` times, with an
+    update of the parameters between two evaluations. An edit stops if its loss is below ``stop_below`` or NaN. As in
+    the published code, no update follows the last evaluation, so the loss of the returned change is known.
 
-    An edit whose target is not yet the greedy continuation in each context goes on until it is, by a margin, for
-    ``further_steps`` more at most. Edits that are said after ``steps`` get the same change as without.
+    After ``steps`` evaluations, an edit continues if its target is not the greedy continuation in each context. It
+    stops when it is, by a margin, or after ``further_steps`` more evaluations. Edits that already succeed after
+    ``steps`` evaluations get the same change as with ``further_steps=0``.
     """
     running = dict(enumerate(proposals))
     changes = [proposal.change() for proposal in proposals]
@@ -93,7 +95,7 @@ def optimise_values(
         for edit in running:
             seen[edit].append(_numbers(losses, edit))
         _report(step, {edit: seen[edit][-1] for edit in running}, of=len(proposals))
-        done = {edit for edit in running if not seen[edit][-1][0] >= stop_below}  # or not a number
+        done = {edit for edit in running if not seen[edit][-1][0] >= stop_below}  # true for NaN too
         if further_steps and step >= steps - 1:
             margin = _MARGIN if step >= steps else 0.0
             done |= {edit for edit, said in enumerate(objective.greedy(now, margin=margin).tolist()) if said}
@@ -119,7 +121,10 @@ def _numbers(losses: Losses, edit: int) -> tuple[float, float, float]:
 
 @contextmanager
 def untouched(model: LanguageModel) -> Iterator[None]:
-    """Freeze the model, in evaluation mode, for a ``with`` block; then modes, flags and random state are as before."""
+    """Freeze the model and set it to evaluation mode within a ``with`` block.
+
+    Afterwards the modes, the ``requires_grad`` flags and the random state are as before.
+    """
     modes = {module: module.training for module in model.model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.model.parameters()}
     with torch.random.fork_rng(devices=model.cuda_devices), torch.enable_grad():
@@ -135,13 +140,14 @@ def untouched(model: LanguageModel) -> Iterator[None]:
 
 DescentDtype = Literal["model", "bfloat16"]
 DESCENT_DTYPE = "bfloat16: descend on a copy in bfloat16, twice as fast on processors that have it"
-# the presets of these names; a patch that says nothing of further steps was made without any
+# Settings of the presets "default" and "fast". The class default of further_steps is 0, because patches saved before
+# this setting existed were made without further steps.
 DEFAULT: dict[str, Any] = {"further_steps": 28}
 FAST: dict[str, Any] = {"descent_dtype": "bfloat16", **DEFAULT}
 
 
 def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:
-    """``model`` itself, or a frozen copy of it as it stands, patches included, in ``dtype``."""
+    """The model to run the descent on: ``model`` itself, or a frozen copy in ``dtype`` with its applied patches."""
     if dtype == "model" or model.model.dtype == torch.bfloat16:
         return model
     rough = deepcopy(model.model).to(torch.bfloat16)  # type: ignore[arg-type]

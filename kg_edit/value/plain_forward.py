@@ -1,6 +1,7 @@
-"""The plain way to ask what a change does: every row through the whole model at every step, nothing kept.
+"""The plain forward pass of the objective: at every step all rows run through the whole model, without caches.
 
-It is the oracle of the fast way, `TailForward`: tests hold their logits and gradients to each other in every family.
+It is the reference for the fast version, `TailForward`. Tests compare the logits and gradients of both for every model
+family.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from kg_edit.models.prompts import Prompt, left_pad
 
 
 class PlainForward:
-    """Rows of prompts through the whole model, with a change at the subject's last token.
+    """Runs rows of prompts through the whole model, with a change at the subject's last token in block ``layer``.
 
-    ``keys`` [rows, d_ff] and ``values`` [rows, d] are the clean input and output of the down-projection there.
+    ``keys`` [rows, d_ff] and ``values`` [rows, d] are the input and output of the down-projection at that token, in the
+    model without the change.
     """
 
     def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt]) -> None:
@@ -32,7 +34,7 @@ class PlainForward:
         self.keys, self.values = self._clean()
 
     def kept(self, rows: Sequence[int]) -> PlainForward:
-        """The forward of the rows with these indices alone."""
+        """The forward of only the rows with these indices."""
         return PlainForward(self._model, self._layer, [self._rows[row] for row in rows])
 
     @torch.no_grad()
@@ -54,10 +56,10 @@ class PlainForward:
         return logits
 
     def logits(self, change: Tensor | None = None) -> Tensor:
-        """Logits [reads, vocabulary] wherever the loss reads them, with ``change`` [rows, d] (None: the clean model).
+        """Logits [reads, vocabulary] at the positions that the loss reads, with ``change`` [rows, d] (None: no change).
 
-        Read are, row after row: each position that predicts a target token; for a row without target, the subject's
-        last token.
+        The positions, row after row: those that predict a target token; for a row without target, the subject's last
+        token.
         """
         if change is None:
             return self._forward()[self._reads]
@@ -73,14 +75,14 @@ class PlainForward:
 
 
 def read_positions(row: Prompt) -> list[int]:
-    """Positions in ``row`` whose logits the loss reads: those that predict the target, or the subject's end."""
+    """The positions in ``row`` whose logits the loss reads: those that predict the target, else the subject's end."""
     if row.target_ids:
         return list(range(row.target_start - 1, len(row.ids) - 1))
     return [row.edited_at]
 
 
 def read_index(rows: Sequence[Prompt], shifts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(row, position) of each logit that the loss reads, row after row; ``shifts`` is added to a row's positions."""
+    """The (row, position) indices of the logits that the loss reads; each row's shift is added to its positions."""
     pairs = [
         (index, shift + position)
         for index, (row, shift) in enumerate(zip(rows, shifts, strict=True))

@@ -1,9 +1,9 @@
-"""Rows of tokens that the loss reads, each kind's part in the loss, and the passes in which they run.
+"""The rows of tokens in the objective: the loss of each kind of row, and the forward passes in which rows run.
 
-`Rewrites`, `Essences` and `DistillationRows` are the kinds: logits in, a loss an edit out. A `Pass` is one forward of
-rows of any kinds. With few tokens a pass takes as long as it takes to read the weights, so `passes` puts rows of unlike
-lengths together where the padding costs less than a pass of their own; else equally long ones, and of few enough tokens
-to stay in the processor's caches.
+`Rewrites`, `Essences` and `DistillationRows` are the kinds of rows. Each turns logits into one loss per edit. A `Pass`
+is one forward pass, with rows of any kind. `passes` groups the rows: a pass with few tokens takes as long as reading
+the weights, so rows of different length share a pass if the padding costs less than another pass. A pass has few enough
+tokens to stay in the processor's caches.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.value.tail_forward import tail
 
-_PASS = 32  # tokens: what a pass costs besides its tokens; 36 measured on one thread of a processor
+_PASS = 32  # fixed cost of a pass, in tokens; measured: 36 on one thread of a processor
 Part = Literal["nll", "kl", "further"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SoftTarget:
-    """What a teacher expects at each of a row's target tokens: its likeliest ``tokens`` [target tokens, k], and their
-    ``probabilities``, which sum to 1 a token."""
+    """A teacher's distribution at each target token of a row.
+
+    ``tokens`` [target tokens, k] are the likeliest token ids, ``probabilities`` [target tokens, k] their probabilities,
+    which sum to 1 for each target token.
+    """
 
     tokens: Tensor
     probabilities: Tensor
@@ -35,7 +38,10 @@ class SoftTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRow:
-    """A prompt of the edit with the index ``edit``; ``weight``: its share in ``part`` of that edit's loss."""
+    """A prompt of the edit with index ``edit``, with its ``weight`` in one ``part`` of that edit's loss.
+
+    ``taught`` is the soft target of the row; None: the target is the prompt's own text.
+    """
 
     edit: int
     prompt: Prompt
@@ -45,27 +51,27 @@ class TargetRow:
 
     @property
     def kind(self) -> type[Rows]:
-        """What its loss is."""
+        """The class that computes the loss of this row."""
         if self.part == "kl":
             return Essences
         return Rewrites if self.taught is None else DistillationRows
 
     @property
     def length(self) -> int:
-        """Of its tail, in tokens."""
+        """The length of the row's tail (`tail`), in tokens."""
         return len(tail(self.prompt))
 
     @property
     def reads(self) -> int:
-        """At how many tokens the loss reads it."""
+        """The number of positions of this row whose logits the loss reads."""
         return max(1, len(self.prompt.target_ids))
 
 
 class Forward(Protocol):
-    """Rows of prompts whose logits are wanted under a change: `TailForward`, or its oracle `PlainForward`.
+    """Computes the logits of rows of prompts under a change: `TailForward`, or its reference `PlainForward`.
 
-    ``keys`` [rows, d_ff] and ``values`` [rows, d] are the clean input and output of the edited down-projection at the
-    subject's last token.
+    ``keys`` [rows, d_ff] and ``values`` [rows, d] are the input and output of the edited down-projection at the
+    subject's last token, in the model without the change.
     """
 
     keys: Tensor
@@ -75,18 +81,18 @@ class Forward(Protocol):
         """Logits [reads, vocabulary] under ``change`` [rows, d]."""
 
     def kept(self, rows: Sequence[int]) -> Forward:
-        """The forward of the rows with these indices alone."""
+        """The forward of only the rows with these indices."""
 
 
 class ForwardFactory(Protocol):
-    """Makes the `Forward` of rows of prompts whose change is in block ``layer``."""
+    """Makes a `Forward` for rows of prompts, with the change in block ``layer``."""
 
     def __call__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt], /) -> Forward:
         """The forward for ``rows`` with the change in ``layer``."""
 
 
 class Pass:
-    """Rows that run together, those of one kind after the other; ``edits``: how many there are in all."""
+    """Rows that run in one forward pass, ordered by kind. ``edits`` is the number of edits of the whole objective."""
 
     def __init__(self, rows: Sequence[TargetRow], forward: Forward, *, edits: int) -> None:
         self.rows, self.forward, self._edits = rows, forward, edits
@@ -100,22 +106,25 @@ class Pass:
 
     @torch.no_grad()
     def _clean_logits(self) -> Tensor | None:
-        """Of the unedited model, if a kind asks for them."""
+        """The logits of the unedited model, if a row is an essence; else None."""
         return self.forward.logits() if any(row.kind is Essences for row in self.rows) else None
 
     def losses(self, change: Tensor) -> list[tuple[Part, Tensor]]:
-        """Each kind's part in the loss of each edit, [edits], under ``change`` [edits, d]."""
+        """Under ``change`` [edits, d], the loss of each kind of rows: (part of the loss, loss by edit [edits])."""
         logits = self._logits(change)
         return [(kind.part, kind.loss(logits[reads])) for kind, reads in self._kinds]
 
     def wrong(self, change: Tensor, *, margin: float) -> list[Tensor]:
-        """How many target tokens of each edit's own prompt are not the likeliest by ``margin``, [edits]."""
+        """The number of target tokens in each edit's rewrites that are not the likeliest by ``margin``, [edits]."""
         own = [(kind, reads) for kind, reads in self._kinds if isinstance(kind, Rewrites) and kind.part == "nll"]
         logits = self._logits(change) if own else change
         return [kind.wrong(logits[reads], margin=margin) for kind, reads in own]
 
     def without(self, done: set[int]) -> Pass | None:
-        """The pass without the rows of edits that are ``done``, once these are half of it; None if all are."""
+        """The pass without the rows of the edits in ``done``; None if no row remains.
+
+        If less than half of the rows can go, the pass itself is returned, because building a new pass has a cost.
+        """
         left = [place for place, row in enumerate(self.rows) if row.edit not in done]
         if not left:
             return None
@@ -128,9 +137,11 @@ class Pass:
 
 
 class Rows(ABC):
-    """The rows of one kind in a pass, and the ``part`` of the loss in which they are: [edits], 0 for other edits.
+    """The rows of one kind in a pass. Subclasses define their loss.
 
-    ``clean``: the unedited model's logits where they are read, [reads, vocabulary].
+    ``part`` is the part of the loss that the rows belong to. ``clean`` has the unedited model's logits at the positions
+    that are read, [reads, vocabulary]. ``edits`` is the number of edits of the whole objective; the loss of an edit
+    without such rows is 0.
     """
 
     def __init__(self, rows: Sequence[TargetRow], part: Part, clean: Tensor | None, *, edits: int) -> None:
@@ -144,11 +155,11 @@ class Rows(ABC):
         """The rows' part in each edit's loss, [edits], with ``logits`` [reads, vocabulary]."""
 
     def _of_edits(self, values: Tensor) -> Tensor:
-        """Sum ``values`` [reads] edit by edit: [edits]."""
+        """The sums of ``values`` [reads] over the reads of each edit, [edits]."""
         return values.new_zeros(self._edits).index_add(0, self._edit_of_read.to(values.device), values)
 
     def _mean(self, values: Tensor) -> Tensor:
-        """The weighted mean over rows of the mean over a row's reads, edit by edit: [edits]."""
+        """For each edit, the weighted sum over its rows of the mean of ``values`` over a row's reads, [edits]."""
         return self._of_edits(values * self._weights.to(values.device))
 
 
@@ -165,7 +176,7 @@ class Rewrites(Rows):
         return self._mean(torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none"))
 
     def wrong(self, logits: Tensor, *, margin: float) -> Tensor:
-        """How many of each edit's target tokens are not the likeliest by ``margin``, [edits]."""
+        """The number of each edit's target tokens that are not the likeliest by ``margin``, [edits]."""
         two, tokens = logits.float().topk(2, dim=-1)
         missed = (tokens[:, 0] != self._targets.to(logits.device)) | (two[:, 0] - two[:, 1] < margin)
         return self._of_edits(missed.to(two.dtype))
@@ -186,9 +197,9 @@ class Essences(Rows):
 
 
 class DistillationRows(Rows):
-    """Soft targets: the mean over a row's target tokens of -sum q log p, where q is what a teacher expects there.
+    """Soft targets: the mean over a row's target tokens of -sum q log p, where q is the teacher's distribution.
 
-    Its gradient is that of KL(q || p), as q does not change (Hinton et al. 2015, arXiv 1503.02531).
+    Its gradient is that of KL(q || p), because q is constant (Hinton et al. 2015, arXiv 1503.02531).
     """
 
     def __init__(self, rows: Sequence[TargetRow], part: Part, clean: Tensor | None, *, edits: int) -> None:
@@ -204,7 +215,7 @@ class DistillationRows(Rows):
 
 
 def passes(rows: Sequence[TargetRow], *, tokens: int) -> Iterator[list[TargetRow]]:
-    """The rows in passes of about ``tokens`` tokens at most, padding included; those of one kind keep their order."""
+    """Group the rows into passes of at most about ``tokens`` tokens, padding included."""
     by_length: dict[int, list[TargetRow]] = {}
     for row in rows:
         by_length.setdefault(row.length, []).append(row)
@@ -219,7 +230,7 @@ def passes(rows: Sequence[TargetRow], *, tokens: int) -> Iterator[list[TargetRow
 
 
 def _pieces(rows: Sequence[TargetRow], width: int, tokens: int) -> Iterator[list[TargetRow]]:
-    """Rows of ``width`` tokens in parts of equal size, each with one kind after the other."""
+    """Split rows of up to ``width`` tokens into parts of equal size; each part is ordered by kind of row."""
     if not rows:
         return
     size = -(-len(rows) // -(-len(rows) * width // tokens))

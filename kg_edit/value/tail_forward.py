@@ -1,9 +1,10 @@
-"""The fast way to ask what a change does: run only what it can reach.
+"""The fast forward pass of the objective: it runs only the part of the model that a change can reach.
 
-A change at the subject's last token in layer l reaches that token from layer l on, and later tokens from layer l+1 on.
-All before is computed once: the tokens in front of the subject's last one as keys and values (`prefix_cache`), the
-later tokens' states up to layer l+1. A step then runs block l on one token a row, and the blocks above on the tail
-tokens alone (`RecordedBlocks`). `PlainForward` is its oracle: the same logits from the whole model.
+A change at the subject's last token in layer l affects that token from layer l on, and later tokens from layer l+1 on.
+Everything else is computed once: the attention keys and values of the tokens before the subject's last token
+(`prefix_cache`), and the states of the later tokens up to layer l+1. A step then runs block l on one token per row, and
+the blocks above on the tail tokens only (`RecordedBlocks`). `PlainForward` is the reference: the same logits from the
+whole model.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from kg_edit.value.plain_forward import read_index, read_positions
 
 
 class TailForward:
-    """Rows of prompts with a change at the subject's last token in block ``layer``; only their tails are run.
+    """Runs the tails of rows of prompts, with a change at the subject's last token in block ``layer``.
 
-    ``keys`` [rows, d_ff] and ``values`` [rows, d] are the clean input and output of the down-projection there.
+    A row's tail starts at the subject's last token (`tail`). ``keys`` [rows, d_ff] and ``values`` [rows, d] are the
+    input and output of the down-projection at that token, in the model without the change.
     """
 
     def __init__(
@@ -36,7 +38,11 @@ class TailForward:
         contexts: SharedContexts | None = None,
         prefix: Prefix | None = None,
     ) -> None:
-        """``contexts``: what rows begin with, computed once for many forwards; ``prefix``: all before the tails."""
+        """Run the tails once without a change, and record the calls of the blocks.
+
+        ``contexts`` are cached beginnings of rows, shared by many forwards. ``prefix`` holds the cached keys and values
+        of all tokens before the tails; by default it is computed here.
+        """
         starts = [row.ids[: row.edited_at] for row in rows]
         tails = [tail(row) for row in rows]
         if prefix is None:
@@ -49,19 +55,19 @@ class TailForward:
             self._record_blocks_above(tails)
 
     def kept(self, rows: Sequence[int]) -> TailForward:
-        """The same for some of the rows; their prefix is not computed again."""
+        """The forward of only the rows with these indices; their prefix is reused."""
         prefix = self._prefix.rows(torch.tensor(rows, device=self._model.device))
         return TailForward(self._model, self._layer, [self._rows[row] for row in rows], prefix=prefix)
 
     def _record_edited_block(self, tails: Sequence[Sequence[int]]) -> None:
-        """The edited block's call with the subject's last token alone; key and value there."""
+        """Record the call of the edited block with only the subject's last token; keep the key and value there."""
         seen: list[Tensor] = []
         with watched(self._model.down_projection(self._layer), lambda key, value: seen.extend((key, value))):
             self._edited, _ = self._record([tail[:1] for tail in tails], range(self._layer, self._layer + 1))
         self.keys, self.values = (state.reshape(len(tails), -1) for state in seen)
 
     def _record_blocks_above(self, tails: Sequence[Sequence[int]]) -> None:
-        """The calls of the blocks above with the whole tails, and the clean states that go in and come out."""
+        """Record the calls of the blocks above with the whole tails; keep the states before and after them."""
         self._above, self._clean_final = self._record(tails, range(self._layer + 1, len(self._model.blocks)))
         self._clean_later = self._above.start[:, 1:]
 
@@ -70,10 +76,10 @@ class TailForward:
         return RecordedBlocks.record(self._model, batch, layers, prefix=self._prefix)
 
     def logits(self, change: Tensor | None = None) -> Tensor:
-        """Logits [reads, vocabulary] wherever the loss reads them, with ``change`` [rows, d] (None: the clean model).
+        """Logits [reads, vocabulary] at the positions that the loss reads, with ``change`` [rows, d] (None: no change).
 
-        Read are, row after row: each position that predicts a target token; for a row without target, the subject's
-        last token.
+        The positions, row after row: those that predict a target token; for a row without target, the subject's last
+        token.
         """
         with quick_backward(self._clean_final):
             hidden = self._clean_final if change is None else self._changed(change)
@@ -90,12 +96,12 @@ class TailForward:
 
 
 def tail(row: Prompt) -> Sequence[int]:
-    """The tokens that a change can reach and the loss reads: from the subject's last one to the last that predicts."""
+    """The tail of a row: the tokens from the subject's last one to the last position that the loss reads."""
     return row.ids[row.edited_at : read_positions(row)[-1] + 1]
 
 
 def right_pad(rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
-    """Tails as a batch: all begin at the subject's last token, so that a column is a distance from it."""
+    """Right-pad tails into a batch. All begin at the subject's last token, so a column is the distance from it."""
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)

@@ -1,1 +1,1 @@
-"""MEMIT, EMMET and AlphaEdit: many edits in one least-squares solve, over several layers."""
+"""MEMIT, EMMET, AlphaEdit and COMEBA: methods that write many edits at once by a least-squares solve."""

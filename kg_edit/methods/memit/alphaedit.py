@@ -1,4 +1,4 @@
-"""AlphaEdit (Fang et al., ICLR 2025, arXiv 2410.02355): MEMIT's spread, written where no other key reaches."""
+"""AlphaEdit (Fang et al., ICLR 2025, arXiv 2410.02355): MEMIT's spread, with updates in the null space of C."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kg_edit.methods.workload import Workload
 
 
 class AlphaEditConfig(SpreadConfig):
-    """AlphaEdit's settings; ``paper`` has the published code's for GPT-2 XL, but for the layers.
+    """AlphaEdit's settings. The preset ``paper`` has those of the published code for GPT-2 XL, except the layers.
 
-    Where C has no eigenvalues near 0, "null space" is a manner of speaking: free are the directions that are used less
-    than the average one. On SmolLM2-135M these are 70 to 80 %, with about a third of the keys' energy; the published
-    absolute threshold leaves about as many.
+    If C has no eigenvalues near 0, it has no null space in the strict sense. By default the edits then use the
+    directions with an eigenvalue below the mean. On SmolLM2-135M these are 70 to 80 % of the directions, with about a
+    third of the keys' energy; the published absolute threshold leaves about as many.
     """
 
     threshold: float = Field(1.0, gt=0, description="eigenvectors of C with smaller eigenvalues are free for edits")
@@ -41,7 +41,7 @@ class AlphaEditConfig(SpreadConfig):
     }
 
     def workload(self, *, edits: int) -> Workload:
-        """As every batch's, with C's null space."""
+        """The workload of a joint method, plus the eigenvectors of C for the null space."""
         return replace(super().workload(edits=edits), eigenvectors=True)
 
 
@@ -63,7 +63,7 @@ class AlphaEdit(JointMethod):
         return {}
 
     def null_space(self, layer: int) -> NullSpace:
-        """P, the projection on the free directions of a layer's keys; found once a layer."""
+        """P, the projection onto the free directions of the keys of ``layer``; computed once per layer."""
         if layer not in self._null_spaces:
             self._null_spaces[layer] = null_space(
                 self.covariances[layer], threshold=self.config.threshold, relative=self.config.relative
@@ -79,7 +79,7 @@ class AlphaEdit(JointMethod):
         return joint_directions(known, solved, weight=self.config.ridge)[:, : keys.shape[1]]
 
     def _within(self, layer: int, keys: Tensor, moment: Tensor | None) -> Tensor:
-        """(I + hold P H / ridge)^-1 P K for H = ``moment``: P K, less what other tokens' keys have of it."""
+        """(I + hold P H / ridge)^-1 P K for H = ``moment``: P K, reduced along the keys of other tokens."""
         space = self.null_space(layer)
         projected = space.project(keys)
         if moment is None:

@@ -1,9 +1,10 @@
-"""How MEMIT, EMMET and AlphaEdit write many facts at once: a value each, then one least-squares system a layer.
+"""Base classes of MEMIT, EMMET and AlphaEdit, which write many facts at once: one least-squares system per layer.
 
-1. A descent finds for every fact the state z [d] at the subject's last token that makes the model say it (`Search`).
-2. In ascending layers one update for all facts brings the model there (`write_jointly`); the methods differ in its
-   closed form (`joint_directions`).
-3. The patch keeps the values, so that an edit can be taken out and the others written anew (`JointMethod.without`).
+1. For every fact a descent finds z [d], the state at the subject's last token with which the model says the fact
+   (`Search`).
+2. Layer by layer, in ascending order, one update for all facts moves the model's states towards z (`write_jointly`).
+   The methods differ in the closed form of the update (`joint_directions`).
+3. The patch stores the values z, so that an edit can be taken out and the others written again (`JointMethod.without`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _MOST_BESIDE = 2
 
 
 class JointConfig(ValueConfig):
-    """Settings of methods that write a batch of values at once."""
+    """Settings of methods that write the values of a batch of facts at once."""
 
     default: ClassVar[dict[str, Any]] = {**DEFAULT, "hold": 1.0}
     fast: ClassVar[dict[str, Any]] = {**FAST, "hold": 1.0}
@@ -55,7 +56,7 @@ class JointConfig(ValueConfig):
     )
 
     def workload(self, *, edits: int) -> Workload:
-        """A descent on the fact's prompt in every context, and a C for each layer."""
+        """One descent on the fact's prompt in every context, and one covariance C for each layer."""
         rows = 1 + len(self.context_starts)
         return Workload(
             steps=self.steps,
@@ -67,7 +68,7 @@ class JointConfig(ValueConfig):
 
 
 class SpreadConfig(JointConfig):
-    """Of those that spread the change over several layers."""
+    """Settings of joint methods that spread the change over several layers."""
 
     layers: Layers | None = Field(
         None,
@@ -76,35 +77,35 @@ class SpreadConfig(JointConfig):
     )
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """Those of the settings, or about five at 0.2 of the depth."""
+        """The layers in the settings, or by default up to five around 0.2 of the depth."""
         return self.layers or default_layers(blocks)
 
 
 def default_layers(blocks: int) -> tuple[int, ...]:
-    """The layer at 0.2 of the depth with up to two on each side: 4 to 8 of 30, 1 to 3 of 12."""
+    """The layer at 0.2 of the depth and up to two layers on each side: 4 to 8 of 30 blocks, 1 to 3 of 12."""
     centre, beside = default_layer(blocks), min(_MOST_BESIDE, round(blocks / 15))
     return tuple(range(max(0, centre - beside), min(blocks, centre + beside + 1)))
 
 
-KEY = "key/"  # a patch's state, with the weight's name behind: the keys under which it was written, [d_ff, facts]
+KEY = "key/"  # prefix of a patch's state; the weight's name follows. The state holds the facts' keys, [d_ff, facts]
 
 
 class JointMethod(ValueMethod):
-    """Find a state z for every fact, then bring the model there layer by layer, for all facts at once.
+    """Find a state z for every fact, then move the model's states towards z layer by layer, for all facts at once.
 
-    The settings say in which layers, a subclass with which closed form (`directions`). A patch keeps each z as state
-    ``value`` [d, facts], so that `without` writes what is left of a batch anew.
+    The settings name the layers, a subclass defines the closed form (`directions`). A patch stores all z as its state
+    ``value`` [d, facts], so that `without` can write the rest of a batch again.
     """
 
     family = "joint"
     joint = True
     separable = True
     keeps_keys: ClassVar[bool] = False  # whether later batches need the keys of earlier ones
-    place: ClassVar[SpreadSite] = "block"  # of which output z speaks
+    place: ClassVar[SpreadSite] = "block"  # which output of the last edited layer z is
     config: JointConfig
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """All values in one descent, then all written together."""
+        """Find all values in one descent, then write all facts together."""
         refuse_clash(edits)
         with untouched(self.model):
             self.prepare()
@@ -115,7 +116,7 @@ class JointMethod(ValueMethod):
             return self._new(edits, asked, self._targets(asked), before)
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """All edits' values in one descent, then each written alone."""
+        """Find the values of all edits in one descent, then write each edit into a patch of its own."""
         with untouched(self.model):
             self.prepare()
             asked = [attempt(edit, partial(self.facts, edit)) for edit in edits]
@@ -128,14 +129,14 @@ class JointMethod(ValueMethod):
             )
 
     def without(self, patch: Patch, ids: Collection[str], *, before: Patch | None = None) -> WeightPatch:
-        """``patch``, made by this method, without the edits that ``ids`` name: the others are written anew.
+        """Take the edits with these ``ids`` out of ``patch``: the other edits are written again from their values z.
 
-        Exact for one batch: no value depends on another edit of the batch, so this is what the others alone give.
-        In later batches the values stay those of a model that had the edit. ``before`` is what the model held when
-        ``patch`` was made.
+        For a patch of one batch the result is exact, because no value depends on another edit of the batch. The values
+        of later batches are kept, although they were found on a model with the removed edits. ``before`` is the patch
+        that was applied to the model when ``patch`` was made.
 
         Raises:
-            PatchError: the patch is not this method's, with these settings, or has no such edit.
+            PatchError: the patch was not made by this method with these settings, or it has no edit with such an id.
         """
         self.prepare()
         left = WeightPatch(factors={}, provenance=self.provenance())
@@ -153,10 +154,14 @@ class JointMethod(ValueMethod):
 
     @abstractmethod
     def directions(self, layer: int, keys: Tensor, held: HeldKeys, protected: Tensor | None) -> Tensor:
-        """What the changes of the values are multiplied with, [d_ff, facts], for ``keys`` [d_ff, facts] in float64.
+        """The right factor U [d_ff, facts] of a layer's update R U^T, where R [d, facts] are the changes of the values.
 
-        ``held``: the keys of other tokens, none where ``hold`` is 0. ``protected`` [d_ff, earlier facts]: the keys in
-        the state of the patch before, for methods with `keeps_keys`.
+        Args:
+            layer: the block that is written.
+            keys: K, the facts' keys, [d_ff, facts], in float64.
+            held: the keys of other tokens; empty if ``hold`` is 0.
+            protected: the keys of earlier batches, from the state of the patch before, [d_ff, earlier facts]; None if
+                there are none, or if the method does not set ``keeps_keys``.
         """
 
     def solved(self, layer: int, keys: Tensor, held: HeldKeys) -> Tensor:
@@ -164,29 +169,29 @@ class JointMethod(ValueMethod):
         return held_solve(self.covariances[layer], keys, held, weight=self.config.hold)
 
     def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
-        """The facts that are written for an edit, all in one batch: itself, and what a subclass puts after it."""
+        """The facts that are written for an edit: the edit itself; a subclass may add further facts after it."""
         return (edit,)
 
     def proposal(self, edit: Edit, state: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """What makes z - h for a fact, given h [d], and what to note of it."""
+        """The parameters of a fact's change z - h, and notes for its record; ``state`` is h, [d]."""
         return FreeDelta(state, self.config), {}
 
     def sampled_contexts(self) -> tuple[str, ...]:
-        """MEMIT's contexts: the bare prompt, and one sampled text for each of the words that they begin with."""
+        """MEMIT's contexts: the bare prompt, and one sampled text for each start word in ``context_starts``."""
         config = self.config
         return started_contexts(
             self.model, starts=config.context_starts, tokens=config.context_tokens, seed=config.seed
         )
 
     def prepare(self) -> None:
-        """Also look whether the model can be edited so, before anything is sampled or measured."""
+        """Check that the architecture allows a spread over layers, then sample contexts and find covariances."""
         if self.place == "block":
             with untouched(self.model):
                 refuse_norm_after_mlp(self.model, self.layers[-1])
         super().prepare()
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every fact's prompt once."""
+        """Encode every fact's prompts, so that a prompt that can't be encoded raises before any edit is made."""
         for edit in edits:
             with annotate_errors(edit):
                 self.facts(edit)
@@ -194,15 +199,15 @@ class JointMethod(ValueMethod):
             warn_of_unread(self.model, prompt, edit=edit.id)
 
     def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:
-        """What is written for an edit, with its prompts."""
+        """The facts that are written for an edit, each with its prompts."""
         return tuple(map(self.fact, self.requests_of(edit)))
 
     def fact(self, request: Edit) -> WriteRequest:
-        """A fact with its prompts: in every context with its target, and "{subject} is a"."""
+        """A fact with its prompts: its own prompt with the target in every context, and "{subject} is a"."""
         return WriteRequest(edit=request, prompts=request_of(self.model, request, self.contexts))
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with the layers, the contexts and the covariances."""
+        """The provenance of every method, plus the layers, the contexts and the covariances."""
         said = super().provenance()
         said["methods"][0] |= {
             "layers": list(self.layers),
@@ -214,7 +219,7 @@ class JointMethod(ValueMethod):
         return said
 
     def _targets(self, asked: Sequence[tuple[WriteRequest, ...]]) -> list[list[Target]]:
-        """A target for each fact of each edit."""
+        """Find a target for each fact of each edit."""
         config = self.config
         search = Search(
             layer=self.layers[-1],
@@ -238,7 +243,7 @@ class JointMethod(ValueMethod):
         targets: Sequence[list[Target]],
         before: Patch,
     ) -> Patch:
-        """The patch of ``edits``, whose facts are ``asked``, given a target for each fact."""
+        """The patch of ``edits``; ``asked`` has the facts of each edit, ``targets`` a target for each fact."""
         records = []
         for edit, facts, own in zip(edits, asked, targets, strict=True):
             with annotate_errors(edit):
@@ -249,7 +254,7 @@ class JointMethod(ValueMethod):
     def _written(
         self, asked: Sequence[tuple[WriteRequest, ...]], wanted: Tensor, records: Sequence[Record], before: Patch
     ) -> WeightPatch:
-        """The patch that brings the model, which holds ``before``, to ``wanted`` [facts, d]."""
+        """The patch that moves the states of a model with ``before`` applied to ``wanted`` [facts, d]."""
 
         requests = [fact.prompts for fact in chain(*asked)]
 
@@ -272,5 +277,5 @@ class JointMethod(ValueMethod):
 
 
 def _unopposed(facts: Sequence[WriteRequest], wanted: Mapping[str, str]) -> tuple[WriteRequest, ...]:
-    """Without what was added to an edit against another one of the batch; ``wanted``: their targets, by text."""
+    """Drop facts that contradict an edit of the batch. ``wanted``: the target of each edit, by its text."""
     return tuple(fact for fact in facts if wanted.get(fact.edit.text, fact.edit.target_new) == fact.edit.target_new)

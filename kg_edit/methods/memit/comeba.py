@@ -1,7 +1,7 @@
-"""COMEBA (Li et al., EMNLP 2024, arXiv 2403.05330): MEMIT's batches, one after the other, behind hook layers.
+"""COMEBA (Li et al., EMNLP 2024, arXiv 2403.05330): batches of MEMIT one after the other, applied by gated hooks.
 
-Each batch is written as MEMIT writes it, on the model with the whole update of the batches before; the weights stay,
-and the update is felt only at tokens whose keys are near to those that were edited. The gate is that of
+Each batch is computed as in MEMIT, on the model with the full updates of the earlier batches. The weights themselves
+do not change: the update is added only at tokens whose keys are near to edited keys. The gate is defined in
 `kg_edit.patches.sides.gated_update`.
 """
 
@@ -47,18 +47,18 @@ class Comeba(Memit):
     config: ComebaConfig
 
     def empty_patch(self) -> Patch:
-        """A `SidePatch` without sides, which changes nothing."""
+        """A `SidePatch` without sides; it changes nothing."""
         return SidePatch(sides={}, provenance=self.provenance())
 
     def prepare(self) -> None:
-        """Also collect the keys of other text, once."""
+        """Prepare as MEMIT does, and collect the keys of other text once."""
         super().prepare()
         with untouched(self.model):
             _ = self.others
 
     @cached_property
     def others(self) -> Mapping[str, Tensor]:
-        """Keys of the model's own texts [tokens, d_ff], by the weight's name."""
+        """By the weight's name, keys [tokens, d_ff] of texts that the model wrote itself."""
         config = self.config
         return {
             self.model.weight_name(layer): own_text_inputs(
@@ -68,7 +68,7 @@ class Comeba(Memit):
         }
 
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
-        """`make` with the whole update of earlier batches in the weights, and no gate before it."""
+        """Call `make` on the model with the full updates of earlier batches in the weights, without their gates."""
         rest: Patch = before
         for place in self._places:
             rest = without_side(rest, place) or WeightPatch(factors={})
@@ -83,7 +83,7 @@ class Comeba(Memit):
         targets: Sequence[list[Target]],
         before: Patch,
     ) -> Patch:
-        """MEMIT's update behind gates."""
+        """MEMIT's update as gated sides of a `SidePatch`."""
         made = super()._new(edits, asked, targets, before)
         assert isinstance(made, WeightPatch)  # noqa: S101 - MEMIT's
         settings = GateSettings(most=self.config.alpha, share=self.config.share)

@@ -14,7 +14,7 @@ from kg_edit.methods.memit.base import JointConfig, JointMethod
 
 
 class EmmetConfig(LayerConfig, JointConfig):
-    """EMMET's settings. Values are sought as ROME seeks them, which is where the defaults are from."""
+    """EMMET's settings. The values are found as in ROME, where the defaults come from."""
 
     published: ClassVar[dict[str, Any]] = {
         "steps": 20,

@@ -1,4 +1,4 @@
-"""MEMIT (Meng et al., ICLR 2023, arXiv 2210.07229): many facts at once, each layer taking its share."""
+"""MEMIT (Meng et al., ICLR 2023, arXiv 2210.07229): many facts at once, with a share of the change in each layer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from kg_edit.methods.memit.base import JointMethod, SpreadConfig
 
 
 class MemitConfig(SpreadConfig):
-    """MEMIT's settings; ``paper`` has the published code's for GPT-2 XL, but for the layers.
+    """MEMIT's settings. The preset ``paper`` has those of the published code for GPT-2 XL, except the layers.
 
-    k C^-1 k is d_ff on average for keys like those that C was measured from, so lambda = d_ff / 10 lets a layer write
-    most of its share under such a key, in a model of any size; the published number would hold a small one back.
+    For keys like those that C was measured from, k C^-1 k is d_ff on average. The default lambda = d_ff / 10 therefore
+    lets a layer write most of its share under such a key, in a model of any size. The published number would be too
+    strong for a small model.
     """
 
     mom2_weight: float | None = Field(

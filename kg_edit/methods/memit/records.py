@@ -1,7 +1,7 @@
-"""The records of a joint method's patch: an edit, the facts written for it, and their values z.
+"""The records of a joint method's patch: each edit, the facts written for it, and their values z.
 
-The values z [d, facts] are the patch's state ``value``, so that some edits can be taken out later and the others
-written anew from their z (`batches_without`).
+The values z [d, facts] are the patch's state ``value``. With them, edits can be taken out later and the others written
+again from their z (`batches_without`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Record = Mapping[str, Any]
 
 
 def new_record(method: str, edit: Edit, facts: Sequence[Edit], targets: Sequence[Target]) -> dict[str, Any]:
-    """The record of an edit: of the fact that it is, and of those that are written with it.
+    """The record of an edit: of the edit's own fact, and of the further facts written with it (``requests``).
 
     Raises:
         PatchError: a target, or its loss, is not finite.
@@ -50,7 +50,7 @@ def _fields(edit: Edit) -> dict[str, Any]:
 
 
 def with_updates(records: Sequence[Record], updates: Tensor) -> list[Record]:
-    """The records of a batch with the norms of its facts' ``updates`` [facts], and the batch's size."""
+    """The records of a batch, with the norms of its facts' ``updates`` [facts] and the size of the batch added."""
     parts = updates.split([width(record) for record in records])
     return [
         {**record, "norms": {**record["norms"], "update": round(float(part.norm()), 6)}, "batch": len(records)}
@@ -59,12 +59,12 @@ def with_updates(records: Sequence[Record], updates: Tensor) -> list[Record]:
 
 
 def width(record: Record) -> int:
-    """How many facts, and columns of the state, a record stands for."""
+    """The number of facts of a record, which is its number of columns in the state ``value``."""
     return 1 + len(record.get("requests", ()))
 
 
 def facts_of(record: Record) -> list[Edit]:
-    """The facts that were written for an edit: itself first.
+    """The facts that were written for an edit; the edit itself is the first one.
 
     Raises:
         EditError: the record is damaged.
@@ -74,7 +74,7 @@ def facts_of(record: Record) -> list[Edit]:
 
 
 def state_of(patch: Patch, name: str) -> Tensor | None:
-    """A state of a patch of weights, or of such a part of a stack."""
+    """The state ``name`` of a weight patch, or of the first weight patch in a stack that has it; None if none has."""
     parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
     return next((part.state[name] for part in parts if isinstance(part, WeightPatch) and name in part.state), None)
 
@@ -88,11 +88,11 @@ class Batch:
 
 
 def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Record]) -> list[Batch]:
-    """The batches of ``patch`` without the edits that ``ids`` name.
+    """The batches of ``patch`` without the edits with these ``ids``; a batch without remaining edits is left out.
 
     Raises:
-        PatchError: the patch is of another method or of other settings than ``methods``, its edits' values are not
-            there, it was scaled, or no edit has such an id.
+        PatchError: the patch was made by another method or with other settings than ``methods``, it lacks the values
+            of its edits, it was scaled, or no edit has such an id.
     """
     values = _values(patch, methods)
     if any(record.get("scale", 1.0) != 1.0 for record in patch.edits):
@@ -124,7 +124,7 @@ def _values(patch: Patch, methods: Sequence[Record]) -> Tensor:
 
 
 def _batches(records: Sequence[Record], values: Tensor) -> Iterator[tuple[Sequence[Record], Tensor]]:
-    """Records and columns of each batch, which is as long as its first record says."""
+    """Yield the records and columns of each batch; the first record of a batch has the size of the batch."""
     while records:
         size = int(records[0]["batch"])
         batch, records = records[:size], records[size:]

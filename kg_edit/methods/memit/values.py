@@ -1,4 +1,7 @@
-"""What a batch of facts wants: for each one the state that makes the model say it, found for many in one descent."""
+"""The search for the values of a batch of facts: for each fact the state z that makes the model say it.
+
+One descent finds the states of many facts at once (`Search.targets`).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from kg_edit.value.tail_forward import TailForward
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WriteRequest:
-    """A fact that is written for an edit: the edit itself or one that goes with it, and its prompts."""
+    """A fact that is written for an edit, with its prompts: the edit itself or a further fact."""
 
     edit: Edit
     prompts: Request
@@ -29,7 +32,7 @@ class WriteRequest:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Target:
-    """The ``state`` [d] of the model as it is, at the subject's last token, and the descent to the wanted one."""
+    """``state``: h [d], the model's present state at the subject's last token; ``descent``: found the change z - h."""
 
     state: Tensor
     descent: Descent
@@ -43,7 +46,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How targets are found: in which layer, at which ``place`` of it, with which loss, in which precision."""
+    """Settings of the search for targets: the layer, its output (``place``), the loss, the memory, the precision."""
 
     layer: int
     place: SpreadSite
@@ -62,7 +65,11 @@ class Search:
         facts: Sequence[WriteRequest],
         proposal: Callable[[Edit, Tensor], tuple[DeltaParameters, dict[str, Any]]],
     ) -> list[Target]:
-        """A target a fact, whatever the others are: as many in one descent as ``memory`` (MB) holds."""
+        """Find one target for each fact, independent of the other facts.
+
+        A descent handles as many facts at once as fit into ``memory`` (MB). ``proposal`` gives the parameters of a
+        fact's change, and notes.
+        """
         rough = descent_model(model, self.dtype)
         shared = SharedContexts.of(rough, self.contexts)
         found: list[Target] = []
@@ -89,7 +96,7 @@ class Search:
             forward=partial(TailForward, contexts=shared),
             tokens=tokens_within(model, self.layer, self.memory),
         )
-        objective.value = states  # the norm penalty is relative to it: in MEMIT the block's output, not the MLP's
+        objective.value = states  # the norm penalty is relative to h: in MEMIT the block's output, not the MLP's
         proposals, notes = zip(
             *(proposal(fact.edit, state) for fact, state in zip(facts, states, strict=True)), strict=True
         )
@@ -106,7 +113,7 @@ class Search:
         ]
 
     def _portions(self, model: LanguageModel, facts: Sequence[WriteRequest]) -> Iterator[list[WriteRequest]]:
-        """Facts whose prefixes, as keys and values of every block, stay within ``memory``."""
+        """Split the facts so that the keys and values of their prompts, in every block, fit into ``memory``."""
         token = 2 * model.width * len(model.blocks) * torch.finfo(model.model.dtype).bits // 8
         some: list[WriteRequest] = []
         held = 0
