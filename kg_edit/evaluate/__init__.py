@@ -1,6 +1,6 @@
-"""Score editing methods: metrics named with their protocol, runs that can be resumed, reports.
+"""Evaluate editing methods: metrics whose names contain their protocol, resumable runs, reports.
 
-The names of `__all__` are imported when they are first asked for: options are checked, and runs found, without torch.
+The names in `__all__` are imported at first use, so that options can be checked and runs be found without torch.
 """
 
 from importlib import import_module
@@ -53,7 +53,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a name of `__all__` when it is first asked for."""
+    """Import a name of `__all__` at its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'kg_edit.evaluate' has no attribute {name!r}; it has: {', '.join(__all__)}")
     found: object = getattr(import_module(f"kg_edit.evaluate.{_HOMES[name]}"), name)

@@ -1,6 +1,6 @@
-"""A case, which is a record as it is scored: the prompts that the model is asked because of its edits and its probes.
+"""A case is a record in the form in which it is scored: the prompts for the model, from the record's edits and probes.
 
-A case knows no metric: it says which texts are continued, scored, predicted or sampled; metrics read what comes back.
+A case knows no metric. It lists which texts the model continues, scores, predicts or samples; metrics read the results.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from kg_edit.scoring.questions import (
 )
 
 Asked = Literal["continuation", "steps", "first answer", "all answers", "gains", "predicted tokens"]
-"""What a model is asked about a query: its greedy continuation, the same with the steps written out, the likelihood of
-the first right answer, that of all right and rival answers, the same without the question too, or the arg-max tokens at
-the first right answer's places."""
+"""The kinds of evidence about a query: the greedy continuation ("continuation"), the same with the steps written out
+("steps"), the likelihood of the first right answer ("first answer"), of all right and rival answers ("all answers"), of
+these without the question ("gains"), and the arg-max tokens at the first right answer's places ("predicted tokens")."""
 
 EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "edit": frozenset({"continuation"}),
@@ -50,10 +50,10 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "span": frozenset({"first answer"}),
     "specificity": frozenset({"first answer"}),
 }
-"""What is asked about the probes of each family; of a family that is not here (generation) the extras alone ask."""
+"""The kinds of evidence that the probes of each family need. Only the extras use other families (generation)."""
 
 TEACHER_FORCED = frozenset({"efficacy", "locality", "paraphrase", "portability"})
-"""The families of which some metric counts the arg-max tokens of the first right answer."""
+"""The families with a metric that counts the arg-max tokens of the first right answer."""
 
 FUZZY = "portability.glame_fuzzy"
 FLUENCY, CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
@@ -62,12 +62,13 @@ FUZZY_SUFFIX = " The answer, most simply, is"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A record to be scored: its edits and probes; answers to choose from and facts to tell, one a question.
+    """A record to be scored: its edits and probes, and for each question the answers to choose from and the facts to
+    tell.
 
-    ``edit`` is the record's first edit, ``further`` are those made together with it. A ``ceiling`` tells facts before
-    its questions, and is about these alone: it asks what a model could answer that has learned the facts. ``extras``
-    names costly metrics that are scored as well; ``references`` are the texts that consistency.tfidf compares with.
-    ``chat``: each prompt is asked as a user's turn.
+    ``edit`` is the record's first edit, ``further`` are the edits made together with it. A ``ceiling`` tells facts
+    before its questions, and asks only these: it measures what a model could answer that has learned the facts.
+    ``extras`` names costly metrics to score as well. ``references`` are the texts with which consistency.tfidf
+    compares. If ``chat`` is true, each prompt is asked as a user's turn.
     """
 
     edit: Edit
@@ -89,7 +90,10 @@ class Case:
         extras: tuple[str, ...] = (),
         chat: bool | None = None,
     ) -> Self:
-        """The case that asks all that a record measures; ``chat`` None: in the form in which its edits are made."""
+        """The case with all prompts that a record measures.
+
+        ``chat`` None: ask in the form in which the record's edits are made.
+        """
         whole = as_record(record)
         first, *further = whole.edits
         return cls(
@@ -104,7 +108,7 @@ class Case:
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """The edits that the record makes together, its first one first."""
+        """The edits that the record makes together, beginning with its first one."""
         return (self.edit, *self.further)
 
     @property
@@ -118,23 +122,23 @@ class Case:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Each portability question in the plain form, after its fact where one is told."""
+        """Each portability question in the plain form, after its fact if it has one."""
         return self._ask(format_question)
 
     @property
     def few_shot_prompts(self) -> tuple[str, ...]:
-        """Each portability question in the few-shot form, after its fact where one is told."""
+        """Each portability question in the few-shot form, after its fact if it has one."""
         return self._ask(format_question_with_shots)
 
     @property
     def answer_pairs(self) -> list[Pair]:
-        """Each question's answer after its plain form."""
+        """Each question in its plain form with its answer."""
         answers = (question.answer for question in self.questions)
         return list(map(Pair, self.prompts, answers))
 
     @property
     def pairs(self) -> list[Pair]:
-        """All whose likelihood the metrics of this case look at."""
+        """All pairs whose likelihood the metrics of this case read."""
         choices = [
             Pair(prompt, answer)
             for question, answers in zip(self.prompts, self.choices, strict=False)
@@ -147,29 +151,29 @@ class Case:
 
     @property
     def forced_pairs(self) -> list[Pair]:
-        """Those of `pairs` whose arg-max tokens are counted, given the right ones before them."""
+        """The pairs whose token accuracy is counted under teacher forcing."""
         probed = (query for probe in self.probes if probe.family in TEACHER_FORCED for query in probe.queries)
         return [*self.answer_pairs, *map(pair_of, probed)]
 
     @property
     def predicted_pairs(self) -> list[Pair]:
-        """Those whose arg-max tokens are compared with the unedited model's."""
+        """The pairs whose arg-max tokens are compared with the unedited model's."""
         return [pair_of(query) for query in self._queries("predicted tokens")]
 
     @property
     def continued(self) -> dict[str, str]:
-        """Each text that the model goes on with greedily, to the name that its continuation has in a section."""
+        """Each text that the model continues greedily -> the name of its continuation in a section."""
         own = {} if self.ceiling else {edit.text: edit.text for edit in self.edits}
         return {**self._asked, **own, **self._probed}
 
     @property
     def answered(self) -> frozenset[str]:
-        """Those of `continued` after which a question, a probe or a condition looks for its answer."""
+        """The texts of `continued` whose continuation shall answer a question, a probe or a condition."""
         return frozenset([*self._asked, *self._probed])
 
     @property
     def sampled(self) -> tuple[str, ...]:
-        """The texts that the model goes on with by sampling, for the extras."""
+        """The texts that the model continues by sampling, for the extras."""
         return sampled_prompts(self)
 
     @property
@@ -184,7 +188,7 @@ class Case:
 
     @property
     def stepped(self) -> frozenset[str]:
-        """Those of `continued` after which the answer comes at the end of its steps."""
+        """The texts of `continued` after which the model writes the steps first and then the answer."""
         return frozenset(stepped_from(query) for query in self._queries("steps"))
 
     @property
@@ -222,7 +226,7 @@ class Case:
 
 
 def sampled_prompts(case: Case) -> tuple[str, ...]:
-    """What a case's extras let the model go on with by sampling."""
+    """The texts that a case's extras need to be continued by sampling."""
     if case.ceiling:
         return ()
     asked = tuple(map(fuzzy_prompt, questions_of(case))) if FUZZY in case.extras else ()
@@ -230,12 +234,12 @@ def sampled_prompts(case: Case) -> tuple[str, ...]:
 
 
 def fuzzy_prompt(question: str) -> str:
-    """A question as GLAME's program asks it."""
+    """A question in the form of GLAME's program."""
     return question + FUZZY_SUFFIX
 
 
 def questions_of(case: Case) -> Mapping[str, tuple[str, ...]]:
-    """Portability questions, and their right answers."""
+    """Each portability question with its right answers."""
     answers = {question.question: right_answers(question) for question in case.questions}
     queries = (query for probe in case.group("portability") for query in probe.queries)
     return {

@@ -1,6 +1,6 @@
-"""Compare runs record by record: differences of the same records' scores, with intervals and corrected p-values.
+"""Compare runs record by record: differences of the scores of the same records, with intervals and corrected p-values.
 
-Runs are compared only where schedule, protocols, model and tokenizer are the same, on the records that all have.
+Only runs with the same schedule, protocols, model and tokenizer are compared, on the records that all runs have.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kg_edit.evaluate.statistics import (
 )
 from kg_edit.storage.run_folder import Settings, difference, read_settings
 
-# What has to be the same, and what to do where it is not.
+# A setting that must be equal -> what to do if it differs.
 _SAME = {
     "job": "compare runs of `kg-edit evaluate`",
     "schedule": "evaluate both under one schedule",
@@ -49,7 +49,7 @@ Scores = Mapping[str, Mapping[str, float | None]]  # id -> metric -> score
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
-    """A run, its name in the comparison, its records by id, and which of them it has not scored yet."""
+    """A run with its name in the comparison, its records by id, and the ids of records that it has not finished."""
 
     folder: Path
     name: str
@@ -59,10 +59,10 @@ class ComparedRun:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> ComparedRun:
-        """The run in ``folder``.
+        """Read the run in ``folder``.
 
         Raises:
-            OutputError: there is none, or it can't be read.
+            OutputError: the folder has no run, or it can't be read.
         """
         settings, files = read_settings(folder), RunFolder(folder)
         if settings.get("job") != "evaluate":
@@ -82,15 +82,15 @@ class ComparedRun:
         return self.records[name].scores.get(EDITED, {})
 
     def ids(self) -> list[str]:
-        """The records that are scored, in the data set's order."""
+        """The ids of the finished records, in the data set's order."""
         return [name for name in self.settings["ids"] if name in self.records and name not in self.unfinished]
 
 
 def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
-    """Refuse runs that differ in what has to be the same.
+    """Refuse runs that differ in a setting that must be equal.
 
     Raises:
-        OutputError: two of them do; says in what, and the way out.
+        OutputError: two runs differ, or a run is not finished; the message says in what, and what to do.
     """
     first = runs[0]
     same = {**_SAME, **({} if common else {"data": f"evaluate both on one file; {_SHARED}"})}
@@ -108,10 +108,10 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
 
 
 def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> tuple[list[str], tuple[str, ...]]:
-    """The ids of the records to compare, in the first run's order, and what a reader should know of the runs.
+    """Return the ids of the records to compare, in the first run's order, and notes about the runs for the reader.
 
     Raises:
-        OutputError: the runs' records differ, and not only the ``common`` ones are asked for; or they share none.
+        OutputError: the runs' records differ, and ``common`` is not set; or the runs share no record.
     """
     first, *others = runs
     for run in others:
@@ -139,7 +139,7 @@ def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
 
 
 def _comparable(value: object, field: str) -> object:
-    """A setting's value without what is no difference: a model's path."""
+    """A setting's value without the parts that may differ: the name of the model."""
     if field == "model" and isinstance(value, dict):
         return {name: part for name, part in value.items() if name != "name"}
     return value
@@ -163,7 +163,8 @@ def _failed(run: ComparedRun, ids: Sequence[str]) -> int:
 
 
 class MetricRow(BaseModel):
-    """A metric over the ``n`` records for which every side has it: a mean a side, a difference a side but the first.
+    """A metric over the ``n`` records that have it on every side: the mean of each side, and the difference of each to
+    the first.
 
     The editing score's ``n`` is that of its rarest part.
     """
@@ -177,9 +178,9 @@ class MetricRow(BaseModel):
 
 
 class Comparison(BaseModel):
-    """What `compare` found. ``sides`` are names, the first being what the others are compared with.
+    """The result of `compare`. ``sides`` are names; the others are compared with the first one.
 
-    ``model``, ``data`` and ``schedule`` are what all runs share; a benchmark that is not known has no name.
+    ``model``, ``data`` and ``schedule`` are shared by all runs; ``data`` is None for an unknown benchmark.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -195,7 +196,7 @@ class Comparison(BaseModel):
 
     @property
     def setting(self) -> str:
-        """Of which data, on which model, under which schedule: what follows "60 records"."""
+        """A phrase with data, model and schedule, to follow "60 records"."""
         parts = (("of", self.data), ("on", self.model), ("under the schedule", self.schedule))
         return "".join(f" {word} {name}" for word, name in parts if name)
 
@@ -208,16 +209,16 @@ def compare(
     common: bool = False,
     seed: int = 0,
 ) -> Comparison:
-    """Compare runs with the first of them, or with ``against``: another of them, or the word unedited.
+    """Compare runs with the first of them, or with ``against``: another run, or the word unedited.
 
-    One run alone is compared with the unedited model. Only ``metrics`` are compared where some are given; with
-    ``common`` only records that all runs have.
+    One run alone is compared with the unedited model. ``metrics`` limits the comparison to these metrics; ``common``
+    limits it to the records that all runs have.
 
     Raises:
-        ConfigError: no run is given, one twice, or ``against`` is none of them.
+        ConfigError: no run is given, one is given twice, or ``against`` is none of them.
         UnknownNameError: a metric is in none of the runs.
-        OutputError: a folder holds no finished run, or runs differ in what has to be the same: the model, the data
-            set, its records, the schedule or the protocols.
+        OutputError: a folder holds no finished run, or the runs differ in a setting that must be equal: the model, the
+            data set, its records, the schedule or the protocols.
     """
     runs = _read(folders)
     check_comparable(runs, common=common)
@@ -235,7 +236,7 @@ def compare(
 
 
 def _shared(runs: Sequence[ComparedRun]) -> dict[str, str | None]:
-    """The names of the model, the benchmarks and the schedule of runs that can be compared."""
+    """The names of the model, the benchmarks and the schedule that comparable runs share."""
     said = runs[0].settings
     names = dict.fromkeys((run.settings.get("data") or {}).get("dataset") for run in runs)
     return {
@@ -256,7 +257,7 @@ def _read(folders: Sequence[Path]) -> list[ComparedRun]:
 
 
 def _named(reference: str, sides: Mapping[str, Scores], folders: Sequence[Path]) -> str:
-    """The side that ``reference`` names, be it by the folder."""
+    """The side with the name ``reference``, which may be a run's folder."""
     by_folder = dict(zip(map(str, folders), [side for side in sides if side != UNEDITED], strict=True))
     name = by_folder.get(reference, by_folder.get(reference.rstrip("/"), reference))
     if name not in sides:
@@ -265,7 +266,7 @@ def _named(reference: str, sides: Mapping[str, Scores], folders: Sequence[Path])
 
 
 def _chosen(sides: Mapping[str, Scores], metrics: Sequence[str]) -> tuple[str, ...]:
-    """The metrics to compare: those asked for, else all that every side has, with the editing score."""
+    """The metrics to compare: those asked for, or else all that some side has, with the editing score."""
     known = metric_names(row for scores in sides.values() for row in scores.values())
     known += (EDITING_SCORE,) if set(SCORED) <= set(known) else ()
     for name in metrics:
@@ -275,7 +276,7 @@ def _chosen(sides: Mapping[str, Scores], metrics: Sequence[str]) -> tuple[str, .
 
 
 def _rows(sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int) -> list[MetricRow]:
-    """A row a metric that some record has on every side."""
+    """One row for each metric that some record has on every side."""
     names = tuple(dict.fromkeys([*metrics, *(SCORED if EDITING_SCORE in metrics else ())]))
     tables = {side: _table(scores, ids, names) for side, scores in sides.items()}
     missing = np.any([np.isnan(table) for table in tables.values()], axis=0)
@@ -295,7 +296,7 @@ def _rows(sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str
 
 
 def _table(scores: Scores, ids: Sequence[str], names: Sequence[str]) -> Table:
-    """Scores [records, metrics]; NaN where one is missing."""
+    """Scores [records, metrics]; NaN for a missing score."""
     rows = [[scores[record].get(name) for name in names] for record in ids]
     return np.array(rows, dtype=np.float64).reshape(len(ids), len(names))
 
@@ -316,7 +317,7 @@ def _difference(first: Table, second: Table, seed: int) -> Difference | None:
 
 
 def _corrected(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:
-    """The rows with each p corrected for the number of all."""
+    """The rows with Holm-corrected p-values."""
     flat = [(place, side) for place, row in enumerate(rows) for side in row.differences]
     values = dict(zip(flat, holm([rows[place].differences[side].p for place, side in flat]), strict=True))
     return tuple(

@@ -1,6 +1,6 @@
-"""The end of a run: the lines of its folder become the summary and the picture of the curve.
+"""The end of a run: the lines in its folder become the summary and the plot of the curve.
 
-Shards of a run are merged first, into the same files that one process would have left.
+The shards of a run are merged first, into the same files that a single process would have written.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _WAY_OUT = "give every shard of one run, each once"
 
 
 def finish(out: Path) -> Summary:
-    """Write ``summary.json``, and ``curve.svg`` where there is a curve, from all else that the run in ``out`` wrote.
+    """Write ``summary.json``, and ``curve.svg`` if there is a curve, from the other files of the run in ``out``.
 
     Raises:
-        OutputError: something can't be read or written.
+        OutputError: a file can't be read or written.
     """
     settings, folder = read_settings(out), RunFolder(out)
     plan, records = plan_of(settings), joined(folder.entries())
@@ -58,19 +58,19 @@ def finish(out: Path) -> Summary:
 
 
 def plan_of(settings: Settings) -> CurvePlan:
-    """The plan that a run's settings name."""
+    """The plan of a run with these settings."""
     return CurvePlan.of(Schedule.parse(settings["schedule"]), settings.get("evaluate_every"))
 
 
 def sequences_of(settings: Settings) -> dict[int, tuple[str, ...]]:
-    """The ids of a run's records, or of its shard's, by the number of their sequence."""
+    """The record ids of a run, or of its shard, by the number of their sequence."""
     shard = Shard.parse(settings["shard"]) if "shard" in settings else WHOLE
     size = plan_of(settings).schedule.sequence
     return dict(shard.deal(list(enumerate(cut(settings["ids"], size)))))
 
 
 def cut(items: Sequence[Thing], size: int) -> list[tuple[Thing, ...]]:
-    """Sequences of ``size`` items; the last may be shorter."""
+    """Cut items into sequences of ``size``; the last one may be shorter."""
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
 
 
@@ -82,7 +82,7 @@ def _sections(settings: Settings, plan: CurvePlan) -> tuple[str, ...]:
 def _with_just_edited(
     records: Sequence[RunRecord], sequences: dict[int, tuple[str, ...]], plan: CurvePlan
 ) -> tuple[RunRecord, ...]:
-    """The records, each with the scores right after its own step as a section of its own."""
+    """Add a section to each record: its scores right after its own step."""
     own = {
         names[place]: phase_of(scoring)
         for names in sequences.values()
@@ -108,7 +108,7 @@ def _curve(
 
 
 def _general(settings: Settings, folder: RunFolder) -> dict[str, GeneralChange] | None:
-    """The tasks before any edit and after all of each sequence; None where none were asked."""
+    """The task scores before any edit and after all edits of each sequence; None if no tasks were asked."""
     if "general_tasks" not in settings:
         return None
     found: dict[int, dict[int, Point]] = {}
@@ -119,14 +119,14 @@ def _general(settings: Settings, folder: RunFolder) -> dict[str, GeneralChange] 
 
 
 def has_points(settings: Settings) -> bool:
-    """Whether general ability, tasks or retention are found at the points of a run's curve."""
+    """Whether a run measures general ability, tasks or retention at the points of its curve."""
     return any(name in settings for name in ("general_sha256", "general_tasks", "retention_sha256"))
 
 
 def merge(out: Path, shards: Sequence[Path]) -> Summary:
-    """Write into ``out`` the run that the folders ``shards`` are parts of: records in the data set's order.
+    """Merge the folders ``shards`` of one run into ``out``, with the records in the data set's order.
 
-    The shards are left as they are.
+    The shards are not changed.
 
     Raises:
         OutputError: a folder holds no shard, or one of another run; a shard is missing, given twice or not finished;
@@ -146,7 +146,7 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
 
 
 def _parts(settings: dict[Path, Settings]) -> list[Path]:
-    """The folders by the number of their shard."""
+    """The folders, sorted by the number of their shard."""
     found: dict[Shard, Path] = {}
     first, *_ = settings or [None]
     if first is None:
@@ -187,7 +187,7 @@ def _check_finished(folder: Path, settings: Settings) -> None:
 
 
 def _write(out: Path, parts: Sequence[Path], whole: Settings) -> None:
-    """Lines by sequence, and in each as its shard has them; patches as they are."""
+    """Write the lines sorted by sequence, in their shard's order within a sequence; copy the patches."""
     numbers = {name: number for number, names in sequences_of(whole).items() for name in names}
     folders, target = [RunFolder(part) for part in parts], RunFolder(out)
     lines: dict[int, list[bytes]] = {}

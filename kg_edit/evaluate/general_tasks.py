@@ -1,11 +1,11 @@
-"""What an edit costs elsewhere: tasks of EleutherAI's lm-evaluation-harness, asked at the points of a run's curve.
+"""Side effects of edits on general tasks of EleutherAI's lm-evaluation-harness, asked at the points of a run's curve.
 
-`kg-edit evaluate --general TASKS` names task files, folders of them, or the harness's own tasks. The model is asked as
-it is in memory, with the patch in it; no model is copied. Every document's score is kept, so that before and after are
-compared on the same documents: the mean difference has a paired bootstrap interval.
+`kg-edit evaluate --general TASKS` names task files, folders of task files, or the harness's own tasks. The harness asks
+the model in memory, with the patch applied; the model is not copied. Every document's score is kept, so that the same
+documents are compared before and after the edits: the mean difference has a paired bootstrap interval.
 
-A score whose mean over documents is not the task's (a perplexity, a correlation) is kept without an interval. Needs
-the extra ``kg-edit[lm-eval]``, which is imported when tasks are opened and not before.
+A score that is not the mean of its documents' scores (a perplexity, a correlation) is kept without an interval. This
+module needs the extra ``kg-edit[lm-eval]``, and imports it only when tasks are opened.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ PREFIX = "general."
 _NAME = re.compile(r"^(?:task|group):[ \t]*([^\s#]+)", re.MULTILINE)
 _YAML = (".yaml", ".yml")
 _CLOSE = 1e-6
-_ROWS = 16  # of a forward pass
+_ROWS = 16  # in a forward pass
 
 
 class DocumentScores(BaseModel):
-    """A metric of a task: its ``value``, and each document's score where the value is their mean."""
+    """A metric of a task: its ``value``, and the documents' scores if the value is their mean."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,9 +48,9 @@ class DocumentScores(BaseModel):
 class GeneralChange(BaseModel):
     """A metric of a task before and after the edits, over ``n`` documents.
 
-    ``before`` and ``after`` have 95 % bootstrap intervals over documents, ``difference`` (after - before) a paired
-    one; a metric that is no mean over documents has none, and no difference. ``failed`` sequences of edits left a model
-    that can't be asked; they are no part of ``after``.
+    ``before`` and ``after`` have 95 % bootstrap intervals over documents; ``difference`` (after - before) has a paired
+    one. A metric that is no mean over documents has neither intervals nor a difference. ``failed`` counts the sequences
+    of edits whose model could not be asked; ``after`` leaves them out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,9 +64,10 @@ class GeneralChange(BaseModel):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GeneralTasks:
-    """Tasks that were opened: ``manager`` is lm-eval's, ``names`` are theirs there.
+    """Opened tasks: lm-eval's ``manager``, and the ``names`` of the tasks in it.
 
-    ``limit``: the first so many documents of each. ``sha256``: of the documents and how they are asked, by name.
+    ``limit``: use only this many first documents of each task. ``sha256``: for each task, the hash of its documents and
+    of the form in which they are asked.
     """
 
     names: tuple[str, ...]
@@ -77,7 +78,7 @@ class GeneralTasks:
 
     @classmethod
     def open(cls, wanted: Sequence[str], *, limit: int | None = None, tokenizer: str | None = None) -> Self:
-        """The tasks of files, of folders, or of the harness by name; their documents are read now.
+        """Open tasks from files, from folders, or from the harness by name; their documents are read now.
 
         ``tokenizer``: the model's name, for tasks that count tokens (those of `kg-edit data tasks`).
 
@@ -100,7 +101,7 @@ class GeneralTasks:
             said = {name: _digest(task, limit) for name, task in _loaded(manager, names).items()}
         except ConfigError:
             raise
-        except Exception as error:  # of a task's file, its template or its data, lm-eval raises anything
+        except Exception as error:  # lm-eval may raise anything for a faulty task file, template or data
             first = str(error).strip().splitlines()
             raise ConfigError(
                 f"the tasks {', '.join(names)} can't be opened: {type(error).__name__}: {first[0] if first else ''}; "
@@ -110,13 +111,13 @@ class GeneralTasks:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the scores, for a run's settings."""
+        """The entries of a run's settings that decide the scores of the tasks."""
         return {"general_tasks": {"sha256": dict(self.sha256), **({"limit": self.limit} if self.limit else {})}}
 
     def scores(self, model: LanguageModel, *, edited: bool) -> dict[str, DocumentScores]:
-        """Every metric of every task as ``general.TASK.METRIC``, of the model as it stands.
+        """Return every metric of every task as ``general.TASK.METRIC``, for the model in its present state.
 
-        ``edited`` false: of the unedited model, which is asked once.
+        ``edited`` false: the scores of the unedited model, which are computed once and kept.
 
         Raises:
             ModelError: the model's output is not finite.
@@ -147,12 +148,13 @@ class GeneralTasks:
 
 
 def split_general(text: str | None) -> tuple[Path | None, tuple[str, ...]]:
-    """What ``--general`` names, separated by commas: a text file for the perplexity, and tasks.
+    """Split the value of ``--general`` at commas into a text file (for the perplexity) and tasks.
 
-    A ``.yaml`` file and a folder hold tasks; what has no ending and is no file is one of the harness's own.
+    A ``.yaml`` file and a folder contain tasks. A part without a file ending that is no file is one of the harness's
+    tasks.
 
     Raises:
-        ConfigError: there are two texts.
+        ConfigError: there are two text files.
     """
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     tasks = [part for part in parts if _is_task(part)]
@@ -163,7 +165,7 @@ def split_general(text: str | None) -> tuple[Path | None, tuple[str, ...]]:
 
 
 def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
-    """A task's value with its documents' scores, where they are numbers of which it is the mean."""
+    """A task's value; with its documents' scores if these are finite numbers with the value as their mean."""
     numbers = [float(one) for one in scores if isinstance(one, bool | int | float | np.number)]
     whole = len(numbers) == len(scores) and bool(numbers) and bool(np.isfinite(numbers).all())
     is_mean = whole and abs(float(np.mean(numbers)) - value) < _CLOSE
@@ -173,9 +175,10 @@ def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
 def changes(
     points: Iterable[tuple[Mapping[str, DocumentScores], Mapping[str, DocumentScores]]], *, seed: int
 ) -> dict[str, GeneralChange]:
-    """Each metric before and after; a pair of both a sequence of edits, over which documents' scores are averaged.
+    """Each metric before and after the edits.
 
-    The second of a pair is empty where the model could not be asked any more.
+    ``points`` has one pair (before, after) for each sequence of edits; documents' scores are averaged over the
+    sequences. The second part of a pair is empty if the edited model could not be asked.
     """
     pairs = list(points)
     names = dict.fromkeys(name for before, _ in pairs for name in before)
@@ -210,7 +213,7 @@ def _bare(several: Sequence[DocumentScores]) -> Estimate:
 
 @contextmanager
 def _own_randomness(model: LanguageModel) -> Iterator[None]:
-    """The harness seeds all generators; after the block they are as before."""
+    """Restore all random generators after the block, because the harness seeds them."""
     plain, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=model.cuda_devices):
         try:
@@ -234,7 +237,7 @@ def _is_task(part: str) -> bool:
 
 
 def _found(wanted: Sequence[str]) -> tuple[list[Path], list[str], bool]:
-    """Folders with task files, the tasks' names, and whether the harness's own tasks are wanted too."""
+    """Return the folders with task files, the tasks' names, and whether the harness's own tasks are needed too."""
     folders, names, own = list[Path](), list[str](), False
     for part in wanted:
         path = Path(part)
@@ -247,10 +250,10 @@ def _found(wanted: Sequence[str]) -> tuple[list[Path], list[str], bool]:
 
 
 def _names_in(path: Path) -> list[str]:
-    """The tasks of a file, or of all files of a folder.
+    """The tasks of a file, or of all files in a folder.
 
     Raises:
-        ConfigError: there is no such file, or no task in it.
+        ConfigError: there is no such file, or it has no task.
     """
     files = sorted(file for ending in _YAML for file in path.glob(f"*{ending}")) if path.is_dir() else [path]
     try:
@@ -263,14 +266,14 @@ def _names_in(path: Path) -> list[str]:
 
 
 def _loaded(manager: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The tasks of these names by name, those of groups too."""
+    """Load the tasks with these names, and the tasks of groups with these names, by name."""
     if hasattr(manager, "load"):
         return dict(manager.load(list(names))["tasks"])
     return dict(_tasks(manager.load_task_or_group(list(names))))  # of earlier releases
 
 
 def _tasks(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """The tasks by name, those of groups too."""
+    """Yield the tasks by name, including those inside groups."""
     for name, task in loaded.items():
         if isinstance(task, Mapping):
             yield from _tasks(task)
@@ -279,7 +282,7 @@ def _tasks(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _digest(task: Any, limit: int | None) -> str:
-    """SHA-256 of the task's version, and of what is asked about its documents."""
+    """SHA-256 of the task's version and of the texts, targets and choices of its documents."""
     parts = [task.doc_to_text, task.doc_to_target]
     if task.OUTPUT_TYPE == "multiple_choice":
         parts.append(task.doc_to_choice)
@@ -290,7 +293,7 @@ def _digest(task: Any, limit: int | None) -> str:
 
 
 def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
-    """Raise ModelError where a likelihood is no number: the largest of such would be any answer."""
+    """Raise ModelError if a likelihood is NaN, because the largest of several NaN would be any answer."""
     for sample in samples:
         for reply in sample.get("filtered_resps", ()):
             likelihood = reply[0] if isinstance(reply, tuple | list) and reply else reply
@@ -299,7 +302,7 @@ def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _metrics(results: Mapping[str, Any]) -> dict[tuple[str, str], float]:
-    """The numbers of a task by metric and filter, without standard errors; of each metric the first filter's."""
+    """The values of a task by (metric, filter), without standard errors; only the first filter of each metric."""
     found: dict[str, tuple[str, float]] = {}
     for name, value in results.items():
         metric, comma, kept = name.partition(",")

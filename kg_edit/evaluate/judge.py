@@ -1,6 +1,7 @@
-"""Ask a language model, behind an OpenAI-compatible address, which greedy answers of a finished run are right.
+"""Ask a language model (the judge), behind an OpenAI-compatible address, which greedy answers of a finished run are
+right.
 
-Verdicts are kept in the run's folder, a JSON line each, so that no answer is asked about twice.
+The verdicts are stored in the run's folder as JSON lines, so that no answer is judged twice.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ class JudgeError(KgEditError):
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """A model that is asked at ``url`` (up to and with /v1, say).
+    """A judge model at ``url`` (for example up to and including /v1).
 
     Attributes:
-        url: the address in front of /chat/completions.
+        url: the address before /chat/completions.
         model: the model's name there.
-        key: sent as a bearer token; never written anywhere.
+        key: sent as a bearer token; never written to a file.
     """
 
     url: str
@@ -62,13 +63,14 @@ class Judge:
         """Check the address.
 
         Raises:
-            ConfigError: it is none of HTTP's.
+            ConfigError: it is no HTTP address.
         """
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"--judge {self.url!r}: expected an address such as http://localhost:8000/v1")
 
     def says(self, question: str, answers: Sequence[str], text: str) -> tuple[bool | None, str]:
-        """Whether ``text`` gives one of the right ``answers``, and the reply; None if it is neither yes nor no.
+        """Return whether ``text`` gives one of the right ``answers`` (None if the reply is neither yes nor no), and the
+        reply.
 
         Raises:
             JudgeError: the judge can't be reached, refuses, or replies in another form.
@@ -106,13 +108,13 @@ class Judge:
 
 
 def _wait(asked: str | None, tries: int) -> float:
-    """Seconds before the next try: what the server asked for, else twice as long each time."""
+    """Seconds to wait before the next try: as the server asks, or else doubled at each try; at most `_LONGEST_WAIT`."""
     seconds = float(asked) if asked and asked.isdecimal() else 0.5 * 2**tries
     return min(seconds, _LONGEST_WAIT)
 
 
 class Verdict(BaseModel):
-    """What a judge said of an answer: ``right`` is None where its reply is neither yes nor no."""
+    """The verdict of a judge on an answer; ``right`` is None if the reply is neither yes nor no."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -128,20 +130,21 @@ class Verdict(BaseModel):
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What tells this verdict from others: judge, prompt, record, section, question and text."""
+        """The key of the verdict: judge, prompt, record, section, question and text."""
         return self.judge, self.prompt_sha256, self.id, self.section, self.question, self.text
 
 
 def judge_run(
     folder: Path, records: Iterable[BenchmarkRecord], judge: Judge, *, progress: bool = True
 ) -> Mapping[str, Mapping[str, float | None]]:
-    """Ask about each answer of the run in ``folder`` that was not asked about; the share of right ones.
+    """Ask the judge about all answers of the run in ``folder`` that it has not judged yet, and return the shares of
+    right ones.
 
     Returns section -> ``portability.judge`` (and multihop, hops, recall) -> mean over records of the share of verdicts
     that are yes; a reply that is neither yes nor no counts as no.
 
     Raises:
-        JudgeError: the judge can't be asked; verdicts so far are kept.
+        JudgeError: the judge can't be asked; the verdicts so far are kept.
         OutputError: the run's records or its verdicts can't be read or written.
     """
     file = folder / _FILE
@@ -157,7 +160,7 @@ def judge_run(
 
 
 def _questions(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Verdict, tuple[str, ...]]]:
-    """Each answer of the run as a verdict to be filled in, and the right answers."""
+    """Yield each answer of the run as an empty verdict, with the right answers."""
     prompt = digest(PROMPT)
     for entry in RunFolder(folder).entries():
         case = cases.get(entry.id)
@@ -181,7 +184,7 @@ def _questions(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterato
 
 
 def _asked(case: Case) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    """Group, question, the name of its text in a section, right answers."""
+    """Yield (group, question, name of its text in a section, right answers)."""
     for question in case.questions:
         yield "portability", question.question, question.question, right_answers(question)
     for family in _ASKED:

@@ -1,11 +1,12 @@
-"""Label drift (GRACE, Hartvigsen et al., NeurIPS 2023): a classifier meets texts whose labels are assigned anew.
+"""Label drift (GRACE, Hartvigsen et al., NeurIPS 2023): edit a classifier when labels are assigned differently over
+time.
 
-Texts of a stream come one after the other. Where the classifier, with the edits so far, gives a wrong label, that text
-is edited; where it is right, nothing is done. On the way three shares of right labels are measured:
+The texts of a stream are processed one after the other. If the classifier, with the edits so far, gives a wrong label,
+the text is edited; else nothing is done. Three shares of right labels are measured on the way:
 
-- TRR: over older texts that it was tested with before any edit.
+- TRR: over older texts, with which the classifier was tested before any edit.
 - ERR: over the texts edited so far.
-- ARR: over those texts of the stream that the unedited classifier labels rightly.
+- ARR: over the texts of the stream that the unedited classifier labels rightly.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 
 EDITORS = ("adalora", "defer", "ft-l", "ft-m", "grace", "lora", "memory")
-"""Methods that train on the target alone, so that classes can stand in the vocabulary's place."""
+"""Methods that train on the target alone, so that classes can replace the vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DriftPoint:
-    """What was measured after ``seen`` texts of the stream, ``edits`` of them edited and ``failed`` not editable."""
+    """The shares after ``seen`` texts of the stream: ``edits`` were edited, ``failed`` could not be edited."""
 
     seen: int
     edits: int
@@ -41,7 +42,7 @@ class DriftPoint:
     TRR: float | None
     ERR: float | None
     ARR: float | None
-    seconds: float  # an edit, on average
+    seconds: float  # per edit, on average
 
     def as_json(self) -> dict[str, Any]:
         """The fields by name."""
@@ -49,7 +50,7 @@ class DriftPoint:
 
 
 def shortened(model: LanguageModel, texts: Sequence[LabelledText], *, tokens: int) -> tuple[LabelledText, ...]:
-    """The texts, each cut after its first ``tokens`` tokens."""
+    """The texts, each cut to its first ``tokens`` tokens."""
     return tuple(text.model_copy(update={"text": _cut(model, text.text, tokens)}) for text in texts)
 
 
@@ -59,10 +60,10 @@ def _cut(model: LanguageModel, text: str, tokens: int) -> str:
 
 
 def check_editor(name: str, config: BaseModel) -> None:
-    """See that a method can edit a classifier.
+    """Check that a method can edit a classifier.
 
     Raises:
-        ConfigError: it trains on more than the target, or needs a vocabulary.
+        ConfigError: the method trains on more than the target, or needs a vocabulary.
     """
     aim = getattr(config, "aim", "target")
     if name not in EDITORS or aim == "text":
@@ -70,10 +71,10 @@ def check_editor(name: str, config: BaseModel) -> None:
 
 
 def run_drift(model: ClassifierModel, method: Method, drift: LabelDrift, *, every: int = 25) -> Iterator[DriftPoint]:
-    """Go through the stream; a point before the first text, after every ``every`` edits, and at the end.
+    """Process the stream; yield a point before the first text, after every ``every`` edits, and at the end.
 
     Raises:
-        ConfigError: a label of the stream is none that the classifier knows, or the method can't edit one.
+        ConfigError: the classifier does not know a label of the stream, or the method can't edit a classifier.
     """
     check_editor(method.name, method.config)
     unknown = sorted({text.label for text in drift.stream} - set(model.labels))
@@ -89,7 +90,7 @@ def run_drift(model: ClassifierModel, method: Method, drift: LabelDrift, *, ever
 
 @dataclass(kw_only=True)
 class _Run:
-    """A stream on the way: the patch so far, and which texts were edited."""
+    """The state of a stream: the patch so far, and the edited texts."""
 
     model: ClassifierModel
     method: Method
@@ -102,7 +103,7 @@ class _Run:
     error: str = ""
 
     def meet(self, text: LabelledText) -> bool:
-        """Edit the text if its label is wrong; whether it was edited."""
+        """Edit the text if its label is wrong; return whether it was edited."""
         if self._share([text]) == 1:
             return False
         start = time.perf_counter()
@@ -117,7 +118,7 @@ class _Run:
         return True
 
     def point(self, seen: int) -> DriftPoint:
-        """All shares on the classifier as it now is."""
+        """The shares of the present classifier."""
         shares = [self._share(texts) for texts in (self.drift.test, self.edited, self.accurate)]
         count = len(self.edited)
         rates = dict(zip(("TRR", "ERR", "ARR"), shares, strict=True))

@@ -1,10 +1,11 @@
-"""Benchmarks as tasks of EleutherAI's lm-evaluation-harness: a document is a record, the metrics are this project's.
+"""Benchmarks as tasks of EleutherAI's lm-evaluation-harness: a document is a record, and the metrics are this
+project's.
 
 `kg-edit data tasks` writes the folder that ``lm_eval --include_path`` reads; its tasks are `BenchmarkTask`. All prompts
-of a record are asked in one go, log-likelihoods and continuations (`kg_edit.evaluate.requests`), of the model that the
-harness loads: an edited one. Metrics that compare with the unedited model (locality.unchanged) are missing.
+of a record are asked together, as log-likelihoods and continuations (`kg_edit.evaluate.requests`). The harness loads
+the model, usually an edited one. Metrics that compare with the unedited model (locality.unchanged) are missing.
 
-Only the harness imports this module: it needs the extra ``kg-edit[lm-eval]``.
+Only the harness imports this module, which needs the extra ``kg-edit[lm-eval]``.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ Document = dict[str, Any]
 
 
 class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
-    """A benchmark's records, each with all that `kg-edit evaluate` would ask of the edited model.
+    """The records of a benchmark, each with all prompts that `kg-edit evaluate` would ask of the edited model.
 
-    ``config`` is what the harness reads from a task's file: its name, and `TaskSettings` in its metadata, to which the
-    harness adds the model's arguments. These name the tokenizer; `of` takes it as an object.
+    ``config`` is the content of a task's file: its name, and `TaskSettings` in its metadata, to which the harness adds
+    the model's arguments. These arguments name the tokenizer; `of` takes the tokenizer as an object.
     """
 
     VERSION = 1
@@ -55,10 +56,10 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
     def of(
         cls, settings: TaskSettings, *, tokenizer: PreTrainedTokenizerBase, name: str | None = None
     ) -> BenchmarkTask:
-        """The task for a model in memory: ``lm_eval.simple_evaluate(model=…, tasks=[task])``.
+        """Make the task for a model in memory: ``lm_eval.simple_evaluate(model=…, tasks=[task])``.
 
         Raises:
-            ConfigError, EditFileError, UnknownNameError: the records can't be had, or not be scored so.
+            ConfigError, EditFileError, UnknownNameError: the records can't be read, or can't be scored by the harness.
         """
         said = settings.model_dump(mode="json", exclude_defaults=True)
         task = cls({"task": name or settings.name, "metadata": {SETTINGS: said}})
@@ -67,15 +68,15 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
 
     @property
     def task_name(self) -> str:
-        """What its file, or `of`, calls it."""
+        """The name of the task, from its file or from `of`."""
         return str(self.config.task)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the model that is asked, by which tokens are counted and long answers limited.
+        """The tokenizer of the model; it counts tokens and limits the length of answers.
 
         Raises:
-            ConfigError: the harness was not told which.
+            ConfigError: the harness was not told its name.
         """
         if self._given is not None:
             return self._given
@@ -91,7 +92,7 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
 
     @cached_property
     def _asked(self) -> dict[str, CaseRequests]:
-        """What is asked of each record, by its id."""
+        """The requests of each record, by the record's id."""
         pool = answers(self._records)
         return {item.id: self._requests(item.case) for item in items(self._records, pool, seed=0, chat=False)}
 
@@ -99,18 +100,18 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         return CaseRequests(case=case, tokenizer=self.tokenizer)
 
     def download(self, *_: object) -> None:
-        """Nothing: the records are read from their file."""
+        """Do nothing: the records are read from their file."""
 
     def has_training_docs(self) -> bool:
-        """No."""
+        """Always false."""
         return False
 
     def has_validation_docs(self) -> bool:
-        """No."""
+        """Always false."""
         return False
 
     def has_test_docs(self) -> bool:
-        """The records."""
+        """Always true: the records are the test documents."""
         return True
 
     @cached_property
@@ -118,7 +119,7 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         return [_document(record) for record in self._records]
 
     def test_docs(self) -> list[Document]:
-        """A record each: its id, and the prompt and new target of its first edit."""
+        """One document for each record: its id, and the prompt and the new target of its first edit."""
         return self._documents
 
     def doc_to_text(self, doc: Document) -> str:
@@ -140,7 +141,7 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         chat_template: Callable[..., str] | None = None,
         gen_prefix: str | None = None,
     ) -> str:
-        """The prompt alone, whatever else lm-eval gives: questions bring answered examples of their own."""
+        """The prompt alone, whatever lm-eval passes: the questions have answered examples of their own."""
         return self.doc_to_text(doc)
 
     def construct_requests(
@@ -152,11 +153,11 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         apply_chat_template: bool = False,
         chat_template: Callable[..., str] | None = None,
     ) -> list[Instance]:
-        """The record's requests, numbered in their order.
+        """The requests of the record, numbered in their order.
 
         Raises:
             ConfigError: a chat template is asked for.
-            PromptError: a prompt and its target can't be told apart in tokens.
+            PromptError: a prompt and its target can't be separated in tokens.
         """
         if apply_chat_template:
             raise ConfigError(f"{self.config.task} is asked in plain text; leave --apply_chat_template out")
@@ -166,15 +167,15 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         ]
 
     def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, float]:
-        """The record's metrics by name; those that it lacks are left out of their means."""
+        """The record's metrics by name; missing metrics do not count in the means."""
         return self._asked[doc["id"]].metrics(results)
 
     def aggregation(self) -> dict[str, Callable[[Iterable[float]], float]]:
-        """The mean over the records that have a metric."""
+        """Each metric's aggregation: the mean over the records that have it."""
         return dict.fromkeys(RECORD_METRICS, mean)
 
     def higher_is_better(self) -> dict[str, bool]:
-        """By metric, as docs/metrics.md says it."""
+        """Whether higher is better, for each metric for which docs/metrics.md says so."""
         return {name: one.better == "higher" for name, one in RECORD_METRICS.items() if one.better != "neither"}
 
 

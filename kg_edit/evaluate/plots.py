@@ -1,6 +1,6 @@
-"""The curve of a sequential run as a picture; the same figure gives the same file, byte for byte.
+"""Plot the curve of a sequential run; the same figure gives the same file, byte for byte.
 
-The picture shows after so many edits: whether earlier edits hold, whether other facts stay, and general ability.
+The plot shows over the number of edits: whether earlier edits hold, whether other facts stay, and general ability.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _PANELS = {
     "retention: records edited so far": ("efficacy.", "paraphrase.", "portability.greedy", "multihop."),
     "locality: what must not change": ("neighborhood.", "locality."),
 }
-_FAR = 5  # perplexities so many times the lowest one stand on a logarithmic axis
+_FAR = 5  # the axis is logarithmic if the highest perplexity is more than this many times the lowest
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric lies between 0 and 1, so that it can stand on one axis with others."""
+    """Whether a metric lies between 0 and 1, so that it can share an axis with others; true for an unknown metric."""
     known = CATALOGUE.get(metric)
     return known is None or known.values == "0 to 1"
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, which no window and no global state knows of."""
+    """An empty figure of the given size in inches, without a window and without pyplot's global state."""
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
     return made
 
 
 def legend_below(axes: Axes, *, columns: int = 1, room: float = 0.48) -> None:
-    """The legend of a panel beneath its horizontal axis, where it covers nothing; ``room`` inches are its labels'."""
+    """Put the legend of a panel below its horizontal axis; ``room`` inches are kept free for the axis labels."""
     height = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
     place = (0.0, -room / max(height, 0.5))
     axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=place, borderaxespad=0, ncols=columns)
@@ -64,7 +64,7 @@ def save_figure(made: Figure, path: Path) -> Path:
 
 
 def draw_curve(summary: Summary, path: Path) -> Path:
-    """Draw the run's curve: a panel each for retention, locality and general ability, where it has them.
+    """Draw the run's curve, with a panel each for retention, locality, tasks and general ability if the run has them.
 
     Raises:
         OutputError: the file can't be written.
@@ -94,7 +94,7 @@ def draw_curve(summary: Summary, path: Path) -> Path:
 
 
 def _drawn(points: Sequence[CurvePoint], starts: tuple[str, ...]) -> list[str]:
-    """The metrics between 0 and 1 that begin so, and that some point has."""
+    """The metrics between 0 and 1 whose names begin with ``starts`` and that have a mean at some point."""
     names = dict.fromkeys(name for point in points for name, found in point.scores.items() if found.mean is not None)
     return [name for name in names if name.startswith(starts) and is_share(name)]
 
@@ -116,7 +116,7 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
 
 
 def _task_shares(points: Sequence[CurvePoint]) -> list[str]:
-    """The metrics of tasks that are shares: between 0 and 1 at all points that have them."""
+    """The metrics of tasks that lie between 0 and 1 at all points that have them."""
     values: dict[str, list[float]] = {}
     for point in points:
         for name, value in point.general.items():

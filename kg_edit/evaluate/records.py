@@ -1,6 +1,6 @@
-"""The folder of a run: its settings, and a JSON line for each phase of each record, appended as soon as it is there.
+"""The folder of a run: its settings, and one JSON line for each phase of each record, appended as soon as it is known.
 
-A run that was killed reads its lines and does what is missing; the same check precedes the merge of shards.
+A run that was killed reads its lines and does the missing work. The same check is made before shards are merged.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from kg_edit.scoring.questions import Form, choices
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest
 
-BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; besides, after:K in a sequence
+BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; in a sequence also after:K
 Done = Mapping[tuple[str, str], str | None]  # (id, phase) -> error
 Points = frozenset[tuple[int, int]]  # (sequence, edits) of general ability
 
 
 def phase_after(edits: int) -> str:
-    """The phase in which a record is scored on the model with the first ``edits`` of its sequence."""
+    """The phase in which a record is scored on the model with the first ``edits`` edits of its sequence."""
     return f"after:{edits}"
 
 
 class Section(BaseModel):
-    """A record's scores on one model, and all that decided them."""
+    """A record's scores on one model, with the evidence for them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,27 +44,28 @@ class Section(BaseModel):
 
 
 class Entry(BaseModel):
-    """A line of ``records.jsonl``: a phase of a record.
+    """A line of ``records.jsonl``: one phase of one record.
 
-    ``base`` has the unedited model's sections (base, and the ceilings) and the choices; ``edit`` how the edit went;
-    ``edited`` the section of the model with all edits of the record's sequence; ``after:K`` that with the first K.
-    A phase with an ``error`` lacks its section, but that a record edited alone then counts as the unedited model.
+    ``base`` has the unedited model's sections (base, and the ceilings) and the choices. ``edit`` tells how the edit
+    went. ``edited`` has the section of the model with all edits of the record's sequence, ``after:K`` that with the
+    first K edits. A phase with an ``error`` has no section; but a record that was edited alone then counts with the
+    unedited model's scores.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     phase: str
-    sha256: str  # of the record
+    sha256: str  # of the record's JSON
     error: str | None = None
-    seconds: float | None = None  # of computing the edit, its share of the batch
-    batch: int | None = None  # how many edits one call made, where memory did not allow what was planned
-    choices: tuple[tuple[str, ...], ...] = ()  # a tuple a question, the right answer first
+    seconds: float | None = None  # to compute the edit: the record's share of its batch
+    batch: int | None = None  # number of records edited by one call, if memory forced smaller batches
+    choices: tuple[tuple[str, ...], ...] = ()  # one tuple for each question, the right answer first
     sections: dict[str, Section] = {}
 
 
 class Point(BaseModel):
-    """A line of ``general.jsonl``: what the model with the first ``edits`` of a sequence can do besides.
+    """A line of ``general.jsonl``: the general ability of the model with the first ``edits`` edits of a sequence.
 
     ``tasks``: the scores of each document, by metric (`kg_edit.evaluate.general_tasks`).
     """
@@ -80,7 +81,7 @@ class Point(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of the files in a run's folder, and what is read from them."""
+    """The paths of the files in a run's folder, with functions to read and append their lines."""
 
     path: Path
 
@@ -91,44 +92,44 @@ class RunFolder:
 
     @property
     def general(self) -> Path:
-        """File of JSON lines with the general ability after so many edits of a sequence (`Point`)."""
+        """File of JSON lines with the general ability after each number of edits of a sequence (`Point`)."""
         return self.path / "general.jsonl"
 
     def step(self, sequence: int, step: int) -> Path:
-        """The patch of a step of a sequence."""
+        """The file of the patch of a step of a sequence."""
         return self.path / "patches" / f"{sequence:05d}-{step:05d}.safetensors"
 
     def entries(self) -> Iterator[Entry]:
-        """The phases of records that are there, but for a last line that was cut.
+        """The recorded phases; an incomplete last line is ignored.
 
         Raises:
-            OutputError: a line is no such phase.
+            OutputError: a line is no `Entry`.
         """
         return read_lines(self.records, Entry)
 
     def points(self) -> Iterator[Point]:
-        """What general ability was found.
+        """The recorded points of general ability.
 
         Raises:
-            OutputError: a line is none.
+            OutputError: a line is no `Point`.
         """
         return read_lines(self.general, Point)
 
     def drop_cut_lines(self) -> None:
-        """Drop a last line without an end: a run was killed while it wrote it."""
+        """Drop an incomplete last line, left by a run that was killed while writing it."""
         for file in (self.records, self.general):
             drop_cut_line(file)
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Add phases; when this returns, they are on the disk.
+        """Append phases; when this returns, they are on disk.
 
         Raises:
-            OutputError: they can't be written; what was there is as it was.
+            OutputError: they can't be written; the file is then unchanged.
         """
         append_lines(self.records, [entry.model_dump_json(exclude_defaults=True) for entry in entries])
 
     def append_point(self, point: Point) -> None:
-        """The same for general ability.
+        """Append a point of general ability; when this returns, it is on disk.
 
         Raises:
             OutputError: as `append`.
@@ -137,20 +138,20 @@ class RunFolder:
 
 
 class RunRecord(BaseModel):
-    """What a run found about a record: its phases together, without what decided the scores."""
+    """The joined results of a record's phases, without the evidence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     sha256: str
-    error: str | None = None  # of its first phase that has one
+    error: str | None = None  # of its first phase with an error
     seconds: float | None = None
     choices: tuple[tuple[str, ...], ...] = ()
     scores: dict[str, dict[str, float | None]] = {}  # section -> metric
 
 
 def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
-    """The records that ``entries`` are about, in the order in which they first come."""
+    """Join ``entries`` to records, in the order of their first entries."""
     found: dict[str, dict[str, Any]] = {}
     for entry in entries:
         record = found.setdefault(entry.id, {"id": entry.id, "sha256": entry.sha256, "scores": {}})
@@ -162,7 +163,7 @@ def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A benchmark's record and the case that is made of it."""
+    """A benchmark's record, and the case made from it."""
 
     record: BenchmarkRecord
     case: Case
@@ -174,7 +175,7 @@ class Item:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the record's JSON, by which a resumed run knows it."""
+        """SHA-256 of the record's JSON, by which a resumed run recognises it."""
         return record_digest(self.record)
 
 
@@ -186,9 +187,9 @@ def items(
     extras: Sequence[str] = (),
     chat: bool | None = None,
 ) -> list[Item]:
-    """Each record with the answers to choose from drawn out of ``pool``; ``extras`` are costly metrics asked for.
+    """Make an item of each record; the answers to choose from are drawn from ``pool``. ``extras`` are costly metrics.
 
-    ``chat``: whether all is asked in chat form; None: in the form in which a record's edits are made.
+    ``chat``: whether everything is asked in chat form; None: in the form in which a record's edits are made.
     """
     drawn = (choices(record, pool, seed=seed) for record in records)
     cases = (
@@ -204,17 +205,20 @@ def record_digest(record: BenchmarkRecord) -> str:
 
 
 def found_in(folder: RunFolder) -> tuple[Done, Points]:
-    """What a run's folder holds.
+    """Return the finished phases with their errors, and the finished points, of a run's folder.
 
     Raises:
-        OutputError: a line of it can't be read.
+        OutputError: a line can't be read.
     """
     done = {(entry.id, entry.phase): entry.error for entry in folder.entries()}
     return done, frozenset((point.sequence, point.edits) for point in folder.points())
 
 
 def missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[tuple[str, str]]:
-    """What is not ``done`` of a sequence of records; one that the unedited model fails on has nothing but its base."""
+    """Yield each (id, phase) of a sequence that is not ``done``.
+
+    A record that the unedited model could not be scored on needs no other phase.
+    """
     usable = [name for name in ids if done.get((name, BASE)) is None]
     yield from ((name, BASE) for name in ids if (name, BASE) not in done)
     yield from ((name, EDIT) for name in usable if (name, EDIT) not in done)
@@ -224,11 +228,11 @@ def missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[
 
 
 def missing_points(plan: CurvePlan, number: int, records: int, points: Points) -> Iterator[int]:
-    """After how many edits of sequence ``number`` the general ability is still to be found."""
+    """Yield the numbers of edits after which the general ability of sequence ``number`` is still missing."""
     wanted = [0, *(scoring.edits for scoring in plan.scorings(records) if scoring.on_curve)]
     yield from (edits for edits in wanted if (number, edits) not in points)
 
 
 def phase_of(scoring: Scoring) -> str:
-    """What a scoring is called in the records."""
+    """The name of a scoring's phase in the records."""
     return EDITED if scoring.last else phase_after(scoring.edits)

@@ -1,7 +1,7 @@
-"""The summary of a run, and the comparison of several, for people.
+"""Reports for people: tables of a run's summary, and tables and plots of a comparison of runs.
 
 A summary becomes a table for the terminal or in Markdown. A comparison becomes a table for the terminal, in Markdown,
-LaTeX or JSON, or a picture: each metric's difference with its interval, beside the line of no difference.
+LaTeX or JSON, or a plot of each metric's difference with its interval, beside the line of no difference.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _TITLES = {
 
 
 def render(summary: Summary) -> str:
-    """A Markdown table, a metric a row, with 95 % intervals; an empty cell is a metric that no record has.
+    """A Markdown table with one row for each metric and 95 % intervals; a cell is empty if no record has the metric.
 
-    Where only some records have a metric, their number stands in its cell.
+    If only some records have a metric, their number is in its cell.
     """
     header, *rows = _cells(summary)
     return f"{markdown_table(header, rows, numbers_from=1)}\n\n{_caption(summary)}\n{_general_markdown(summary)}"
 
 
 def rich_general(summary: Summary) -> Table | None:
-    """The table of what the edits cost elsewhere, for the terminal; None where no tasks were asked."""
+    """The table of the tasks before and after the edits, for the terminal; None if no tasks were asked."""
     header, *rows = _general_cells(summary)
     return terminal_table(header, rows, numbers_from=1, caption=_GENERAL) if rows else None
 
@@ -57,7 +57,7 @@ def _general_markdown(summary: Summary) -> str:
 
 
 def _general_cells(summary: Summary) -> list[list[str]]:
-    """A task's metric a row: before, after, the difference, p, documents."""
+    """One row for each metric of a task: before, after, difference, p, number of documents."""
     rows = [
         [name.removeprefix(PREFIX), *map(_interval, (found.before, found.after)), *_changed(found), _n(found)]
         for name, found in (summary.general or {}).items()
@@ -92,7 +92,7 @@ def _cells(summary: Summary) -> list[list[str]]:
 
 
 def _names(summary: Summary) -> list[str]:
-    """All metrics of which a section has a mean, the editing score last."""
+    """All metrics with a mean in some section, the editing score last."""
     found = (name for section in summary.sections.values() for name, own in section.items() if own.mean is not None)
     return sorted(dict.fromkeys(found), key=EDITING_SCORE.__eq__)
 
@@ -103,7 +103,7 @@ def _cell(summary: Summary, section: str, metric: str) -> str:
         return ""
     count = summary.provenance["counts"][section][metric]
     some = f" of {count}" if count < summary.n else ""
-    if count == 1:  # nothing is known of its spread
+    if count == 1:  # the spread of one value is unknown
         return f"{estimate.mean:.3f}{some}"
     return f"{estimate.mean:.3f} [{estimate.ci95_low:.3f}, {estimate.ci95_high:.3f}]{some}"
 
@@ -118,7 +118,7 @@ def _caption(summary: Summary) -> str:
 
 
 def _form(run: Mapping[str, Any]) -> str:
-    """In which form all was asked, where the run says one."""
+    """The form in which everything was asked, if the run names one."""
     return {"chat": ", asked in chat form", "plain": ", asked in plain text"}.get(run.get("asked_in", ""), "")
 
 
@@ -132,7 +132,7 @@ def _how(run: Mapping[str, Any]) -> str:
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> Path:
-    """Draw the differences; metrics that are no shares, such as nats, have a panel of their own.
+    """Draw the differences; metrics that are no shares, such as nats, get a panel of their own.
 
     Raises:
         OutputError: the file can't be written.
@@ -176,7 +176,7 @@ _ESCAPED = str.maketrans(
 
 
 def markdown(comparison: Comparison) -> str:
-    """A Markdown table; a difference that is more than chance is bold."""
+    """A Markdown table; a significant difference is bold."""
     header, *rows = _compared_cells(comparison, bold=lambda text: f"**{text}**")
     return f"{markdown_table(header, rows, numbers_from=1)}\n\n{caption(comparison)}\n"
 
@@ -203,7 +203,10 @@ def latex(comparison: Comparison) -> str:
 
 
 def rich_comparison(comparison: Comparison) -> Table:
-    """The table of a comparison for the terminal, a line a metric and run; a star marks a difference that was found."""
+    """The table of a comparison for the terminal, one line for each metric and run.
+
+    A star marks a significant difference.
+    """
     first, *others = comparison.sides
     rows = []
     for row in comparison.rows:
@@ -218,7 +221,7 @@ def rich_comparison(comparison: Comparison) -> Table:
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
-    """Write ``path`` as its ending says: .md, .tex, .json, .png, .svg or .pdf.
+    """Write the comparison in the format of the ending of ``path``: .md, .tex, .json, .png, .svg or .pdf.
 
     Raises:
         ConfigError: the ending is none of these.
@@ -229,17 +232,17 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
 
 
 def check_ending(path: Path) -> None:
-    """Check that the ending of ``path`` names a form in which a comparison can be written.
+    """Check that a comparison can be written in the format of the ending of ``path``.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it can't.
     """
     if path.suffix.casefold() not in _WRITERS:
         raise ConfigError(f"can't write a comparison as {path}; its ending has to be one of {', '.join(_WRITERS)}")
 
 
 def caption(comparison: Comparison) -> str:
-    """The caption of a comparison: what its numbers, intervals and tests are."""
+    """The caption of a comparison, which explains its numbers, intervals and tests."""
     tests = sorted({found.test for row in comparison.rows for found in row.differences.values()})
     said = {
         "McNemar": "exact McNemar test for 0-1 scores",
@@ -274,7 +277,7 @@ def _compared_cells(
 
 
 def _arrow(metric: str) -> str:
-    """Which way is better: an arrow up or down; nothing where neither is, or the metric is unknown."""
+    """An arrow up or down for the better direction; "" if neither is better, or the metric is unknown."""
     known = CATALOGUE.get(metric)
     return {"higher": " ↑", "lower": " ↓"}.get(known.better, "") if known else ""
 
@@ -288,7 +291,7 @@ def _difference(found: Difference | None, bold: Callable[[str], str], escape: Ca
 
 
 def _number(value: float, sign: str = "") -> str:
-    """Three decimals, or two digits of what would be 0 then."""
+    """Three decimals; two significant digits for values closer to 0 than 0.005."""
     return f"{value:{sign}.3f}" if abs(value) >= 0.005 or value == 0 else f"{value:{sign}.1e}"
 
 

@@ -1,10 +1,10 @@
-"""A case as requests that any other program can run: log-likelihoods of texts, and greedy continuations.
+"""A case as requests that another program can run: log-likelihoods of texts, and greedy continuations.
 
-`CaseRequests.requests` are what the lm-evaluation-harness asks a model (`kg_edit.evaluate.lm_eval_task`), and
-`CaseRequests.evidence` puts the answers together again, so that the metrics are the same ones as of `kg-edit evaluate`.
+The lm-evaluation-harness sends `CaseRequests.requests` to a model (`kg_edit.evaluate.lm_eval_task`), and
+`CaseRequests.evidence` turns the answers into evidence. So the metrics are the same as those of `kg-edit evaluate`.
 
-A log-likelihood comes back as a sum over the tokens of a text and whether all of them are the arg-max. Where a metric
-wants the share of arg-max tokens (teacher forcing), a target is asked token by token besides. Tokens whose text can't
+The answer to a log-likelihood request is the sum over the tokens of a text, and whether all tokens are the arg-max. For
+metrics of the share of arg-max tokens (teacher forcing), a target is also asked token by token. Tokens whose text can't
 be asked alone, such as a part of a character, are asked together and count as one answer.
 """
 
@@ -30,14 +30,14 @@ LINE_END = "\n"
 
 
 class TextRequest(NamedTuple):
-    """A request: (context, continuation) to be scored, or (prompt, settings) to go on with."""
+    """A request: (context, continuation) to be scored, or (prompt, settings) to be continued."""
 
     kind: Kind
     arguments: tuple[str, Any]
 
 
 class Piece(NamedTuple):
-    """A text that is scored after another one, and how many tokens it has: a target, or a part of one."""
+    """A text to be scored after a context, and its number of tokens: a target, or a part of one."""
 
     context: str
     text: str
@@ -46,23 +46,23 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CaseRequests:
-    """What a case asks of a model with this tokenizer."""
+    """The requests of a case to a model with this tokenizer."""
 
     case: Case
     tokenizer: PreTrainedTokenizerBase
 
     @cached_property
     def targets(self) -> Mapping[Pair, Piece]:
-        """Each pair's target as a whole.
+        """The whole target of each pair.
 
         Raises:
-            PromptError: a prompt's end and a target can't be told apart in tokens.
+            PromptError: a prompt's end and its target can't be separated in tokens.
         """
         return {pair: target_of(self.tokenizer, pair) for pair in self.case.pairs}
 
     @cached_property
     def parts(self) -> Mapping[Pair, tuple[Piece, ...]]:
-        """The tokens of those targets whose arg-max tokens are counted.
+        """The tokens of the targets whose arg-max tokens are counted.
 
         Raises:
             PromptError: as `targets`.
@@ -71,7 +71,7 @@ class CaseRequests:
 
     @cached_property
     def limits(self) -> Mapping[str, int]:
-        """The most tokens that are written after each prompt."""
+        """The largest number of tokens to write after each prompt."""
         return text_limits(self.tokenizer, self.case)
 
     @property
@@ -85,9 +85,10 @@ class CaseRequests:
         )
 
     def evidence(self, answers: Sequence[Any]) -> Evidence:
-        """What the answers to `requests` say, in their order: (log-likelihood, whether all are the arg-max), or texts.
+        """Turn the answers to `requests`, in their order, into evidence.
 
-        A share of arg-max tokens that no metric counts is no number.
+        An answer is (log-likelihood, whether all tokens are the arg-max), or a text. The accuracy of a pair that no
+        metric counts is NaN.
         """
         given = iter(answers)
         nll = {pair: -next(given)[0] / target.tokens for pair, target in self.targets.items()}
@@ -97,19 +98,23 @@ class CaseRequests:
         return Evidence(scores=scores, texts=texts)
 
     def metrics(self, answers: Sequence[Any]) -> dict[str, float]:
-        """The metrics that the case has; those that compare with the unedited model are missing."""
+        """The metrics that the case has; metrics that compare with the unedited model are missing."""
         evidence = self.evidence(answers)
         values = {name: metric(self.case, evidence) for name, metric in metrics_for(self.case).items()}
         return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def _greedy(limit: int, *, until: Sequence[str] = (LINE_END,)) -> dict[str, Any]:
-    """Settings of a greedy continuation, by default to a line's end."""
+    """Settings of a greedy continuation, by default to the end of the line."""
     return {"until": list(until), "max_gen_toks": limit, "do_sample": False}
 
 
 def _asked_part(part: Piece) -> TextRequest:
-    """Whether a part is the arg-max; written, where it follows white space, which the harness moves behind it."""
+    """The request that shows whether a part is the arg-max.
+
+    A part after white space is generated instead of scored, because the harness moves white space from the context's
+    end into the continuation.
+    """
     if part.context[-1:].isspace():
         return TextRequest("generate_until", (part.context, _greedy(part.tokens, until=())))
     return TextRequest("loglikelihood", (part.context, part.text))
@@ -123,22 +128,22 @@ def _share(parts: Sequence[Piece], answers: Sequence[tuple[float, bool] | str]) 
 
 
 def target_of(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Piece:
-    """The pair's target, with what joins it to its prompt.
+    """The pair's target, with the space that joins it to its prompt.
 
     Raises:
-        PromptError: the prompt's end and the target can't be told apart in tokens.
+        PromptError: the prompt's end and the target can't be separated in tokens.
     """
     prompt = encode(tokenizer, pair.prompt, target=pair.candidate)
     return Piece(pair.prompt, prompt.text[len(pair.prompt) :], len(prompt.target_ids))
 
 
 def parts_of(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Iterator[Piece]:
-    """The pair's target token by token, each after those before it.
+    """Yield the pair's target token by token, each after the earlier ones.
 
-    A part ends where the tokenizer makes the same tokens of the text up to there as of the whole text.
+    A part ends where the text up to there has the same tokens as in the whole text.
 
     Raises:
-        PromptError: the prompt's end and the target can't be told apart in tokens.
+        PromptError: the prompt's end and the target can't be separated in tokens.
     """
     prompt = encode(tokenizer, pair.prompt, target=pair.candidate)
     text, start, done = prompt.text, len(pair.prompt), prompt.target_start
@@ -151,7 +156,10 @@ def parts_of(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Iterator[Piece]:
 
 
 def _cuts(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], start: int) -> Iterator[tuple[int, int]]:
-    """Places behind ``start`` at which ``text`` can be cut between two tokens, and how many tokens are before each."""
+    """Yield the places after ``start`` where ``text`` can be cut between tokens.
+
+    Each comes as (place, number of tokens before it).
+    """
     offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     for tokens, (_, end) in enumerate(offsets[: len(ids)], 1):
         if end > start and list(encode(tokenizer, text[:end]).ids) == list(ids[:tokens]):

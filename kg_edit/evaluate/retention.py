@@ -1,18 +1,18 @@
-"""What a sequence of edits leaves of a model: the retention rates of GRACE (Hartvigsen et al., NeurIPS 2023).
+"""The retention rates of GRACE (Hartvigsen et al., NeurIPS 2023): what a model keeps after a sequence of edits.
 
-At a point of a run's curve, after t edits, the model is asked the prompts of a test file, which have nothing to do with
-the edits, and the prompts of all t edits.
+At a point of a run's curve, after t edits, the model is asked the prompts of a test file, which are unrelated to the
+edits, and the prompts of all t edits.
 
 - TRR, test retention rate: the share of the test prompts that are answered rightly.
-- ERR, edit retention rate: the share of the edits 1 ... t that are still said.
+- ERR, edit retention rate: the share of the edits 1 ... t whose target the model still says.
 - average: the mean of TRR and ERR, the column "Avg." of the paper's table.
-- ARR, accurate retention rate: TRR over those test prompts alone that the unedited model answers rightly.
+- ARR, accurate retention rate: TRR over only the test prompts that the unedited model answers rightly.
 
-Each but the average also as a perplexity: exp of the mean over prompts of -log p(answer | prompt) a token, as the
-paper has it for sentences (there the mean of each sentence's own). Where a test file has sentences that are known to be
-accurate (WikiBio), ARR is of these, as a perplexity alone. An answer is greedy and right if it says a name of
-the answer as whole words; an edit is said if the continuation of its prompt begins with the target. A model that can't
-be asked, because its edits broke it, has rates of 0 and no perplexity.
+All except the average also have a perplexity: exp of the mean over prompts of -log p(answer | prompt) per token, which
+the paper uses for sentences (there as the mean of each sentence's own perplexity). If a test file has sentences that
+are known to be accurate (WikiBio), ARR is measured on these, as a perplexity only. A greedy answer is right if it says
+a name of the answer as whole words. An edit is said if the continuation of its prompt begins with the target. A model
+that can't be asked, because its edits broke it, has rates of 0 and no perplexity.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ from kg_edit.text.matching import begins_with, mentions
 PREFIX = "retention."
 TRR, ERR, AVERAGE, ARR = (f"{PREFIX}{name}" for name in ("TRR", "ERR", "average", "ARR"))
 PERPLEXITY = ".perplexity"
-TESTED = 1000  # prompts of a test file, the first ones; as many as the paper has
+TESTED = 1000  # the number of first prompts to use of a test file, as in the paper
 _TOKENS = 24  # of an answer
 _NQ = "nq question: "  # how zsRE's rows introduce a question of Natural Questions
 Scores = Mapping[str, float | None]  # by the id of a record or a prompt
 
 
 def unrelated_retention(now: Scores) -> float | None:
-    """TRR: the mean score on test prompts that have nothing to do with the edits."""
+    """TRR: the mean score on test prompts that are unrelated to the edits."""
     return mean(now.values())
 
 
 def edit_retention(now: Scores, made: Sequence[str]) -> float | None:
-    """ERR: the mean score, on the model as it ``now`` is, of all the edits ``made`` so far (their ids)."""
+    """ERR: the mean score ``now`` of all edits ``made`` so far (their ids)."""
     return mean(now.get(name) for name in made)
 
 
 def accurate_retention(now: Scores, before: Scores) -> float | None:
-    """ARR: the mean score of those prompts that the unedited model got right (a score of 1)."""
+    """ARR: the mean score ``now`` of the prompts that the unedited model got right (a score of 1)."""
     return mean(now.get(name) for name, score in before.items() if score == 1)
 
 
 class Reply(NamedTuple):
-    """How a model answers one prompt: whether rightly, and -log p of the answer a token, in nats."""
+    """A model's answer to one prompt: whether it is right, and -log p of the right answer per token, in nats."""
 
     right: bool
     nll: float
@@ -72,7 +72,7 @@ class RetentionTest:
     """The prompts of a test file, each with its right answers."""
 
     queries: tuple[Query, ...]
-    accurate: tuple[Query, ...] = ()  # sentences that are known to be right, of which ARR is the perplexity
+    accurate: tuple[Query, ...] = ()  # sentences that are known to be right; ARR is their perplexity
 
     @cached_property
     def digest(self) -> str:
@@ -81,10 +81,10 @@ class RetentionTest:
         return digest([said, [query.model_dump(mode="json") for query in self.accurate]] if self.accurate else said)
 
     def check(self, model: LanguageModel) -> None:
-        """See that every prompt can be asked, before any work.
+        """Check that every prompt can be asked, before any other work.
 
         Raises:
-            PromptError: a prompt and its answer can't be told apart in tokens.
+            PromptError: a prompt and its answer can't be separated in tokens.
             ModelError: a prompt does not fit into the model's positions.
         """
         for query in self.queries:
@@ -95,7 +95,7 @@ class RetentionTest:
             model.encode(pair.prompt, target=pair.candidate)
 
     def replies(self, model: LanguageModel) -> list[Reply]:
-        """The model's answers to the prompts, in their order.
+        """The model's answers to the prompts, in order.
 
         Raises:
             ModelError: its output is not finite.
@@ -103,7 +103,7 @@ class RetentionTest:
         return replies(model, self.queries, says=mentions)
 
     def scores(self, model: LanguageModel, made: Sequence[Edit], *, before: Sequence[Reply]) -> dict[str, float | None]:
-        """All rates and perplexities of a model with the edits ``made``; ``before``: the unedited model's `replies`.
+        """All rates and perplexities of a model with the edits ``made``; ``before`` are the unedited model's `replies`.
 
         Raises:
             ModelError: its output is not finite.
@@ -120,19 +120,19 @@ class RetentionTest:
         }
 
     def _accurate(self, model: LanguageModel) -> list[Reply]:
-        """The losses of the accurate sentences; whether a model would write them is not asked."""
+        """The losses of the accurate sentences; no greedy answers are generated for them."""
         pairs = list(map(pair_of, self.accurate))
         found = score(model, pairs) if pairs else {}
         return [Reply(False, found[pair].nll) for pair in pairs]
 
 
 def asked_of(edit: Edit) -> Query:
-    """An edit's own prompt, and its target."""
+    """A query with an edit's prompt and its target."""
     return Query(prompt=edit.text, answers=((edit.target_new,),), form="sentence")
 
 
 def replies(model: LanguageModel, queries: Sequence[Query], *, says: Callable[[str, str], bool]) -> list[Reply]:
-    """How the model answers; a greedy answer is right where it ``says`` (text, name) a name of an answer."""
+    """The model's answers; a greedy answer is right if ``says(text, name)`` is true for a name of an answer."""
     prompts, pairs = [generated_from(query) for query in queries], list(map(pair_of, queries))
     texts = continuations(model, prompts, limits=[_limit(model, pair) for pair in pairs]) if prompts else ()
     found = score(model, pairs)
@@ -144,7 +144,7 @@ def replies(model: LanguageModel, queries: Sequence[Query], *, says: Callable[[s
 
 
 def _limit(model: LanguageModel, pair: Pair) -> int:
-    """Tokens of an answer, more where the right one is longer."""
+    """The largest number of tokens of an answer: `_TOKENS`, or more if the right answer is longer."""
     return max(_TOKENS, len(model.tokenizer(pair.candidate, add_special_tokens=False)["input_ids"]) + 2)
 
 
@@ -154,13 +154,13 @@ def _share(found: Sequence[Reply]) -> float | None:
 
 def _perplexity(found: Sequence[Reply]) -> float | None:
     nll = mean(reply.nll for reply in found)
-    return None if nll is None else math.exp(min(nll, 700.0))  # beyond, a float has no exponential
+    return None if nll is None else math.exp(min(nll, 700.0))  # exp of more overflows a float
 
 
 def rates(points: Iterable[Mapping[str, float | None] | None], names: Iterable[str]) -> dict[str, float | None]:
-    """The means over sequences of what each has at one point; None in the place of one whose model could not be asked.
+    """The mean over sequences of each rate at one point; None stands for a sequence whose model could not be asked.
 
-    Such a one has a rate of 0. It has no perplexity, and then neither has the mean.
+    Such a sequence counts with a rate of 0. It has no perplexity, and then the mean perplexity is None too.
     """
     some = list(points)
     return {name: _over(name, some) for name in names}
@@ -173,11 +173,11 @@ def _over(name: str, points: Sequence[Mapping[str, float | None] | None]) -> flo
 
 
 def read_retention_test(path: str | Path, *, limit: int = TESTED) -> RetentionTest:
-    """The first ``limit`` unrelated prompts of a benchmark's file.
+    """Read the first ``limit`` unrelated prompts of a benchmark's file.
 
-    These are its prompts of locality and recall: the Natural Questions of zsRE, the neighbours of
-    CounterFact in EasyEdit's form, PopQA's questions. Rows of one's own are read as PopQA's are: ``question`` and
-    ``possible_answers``. Of WikiBio's file the first ``limit`` accurate sentences are taken, for ARR as a perplexity.
+    These are its locality and recall prompts: the Natural Questions of zsRE, the neighbours of CounterFact in
+    EasyEdit's form, PopQA's questions. Your own rows are read in PopQA's form: ``question`` and ``possible_answers``. A
+    WikiBio file gives its first ``limit`` accurate sentences, for ARR as a perplexity.
 
     Raises:
         EditFileError: the file can't be read, or has no such prompt.
@@ -199,7 +199,7 @@ def _unrelated(record: BenchmarkRecord) -> list[Query]:
 
 
 def _plain(query: Query) -> Query:
-    """A question of Natural Questions as a question: with its prefix, no model goes on with an answer."""
+    """Remove zsRE's prefix from a Natural Questions prompt: with the prefix, no model continues with an answer."""
     if not query.prompt.startswith(_NQ):
         return query
     asked = query.prompt.removeprefix(_NQ)

@@ -1,4 +1,4 @@
-"""Score a method on a data set: before, after, on the way, and with the facts told in the prompt instead."""
+"""Run an evaluation: make the edits of a data set by a method, and score the model before, during and after them."""
 
 from __future__ import annotations
 
@@ -65,33 +65,33 @@ def evaluate(
     """Make the records' edits on ``model`` as ``schedule`` says, and score them before and after.
 
     Writes ``run.json`` (the settings), ``records.jsonl`` (a line for each phase of each record, see `Entry`: every
-    score and what decided it), ``general.jsonl`` (the same for general ability), ``environments.jsonl``, the patches
-    of sequences and ``summary.json``. Started again with the same settings it goes on where it was, also after
-    ``kill -9``, or with more records behind the same first ones. A record that fails is noted and counted; its edit
-    leaves the model as it is.
+    score and its evidence), ``general.jsonl`` (the same for general ability), ``environments.jsonl``, the patches of
+    sequences and ``summary.json``. If it is started again with the same settings, it continues where it stopped, also
+    after ``kill -9``. It also continues if more records were added after the same first ones. A record that fails is
+    recorded and counted; its edit leaves the model unchanged.
 
     Args:
-        method: what computes the patches, for this ``model``.
-        model: the model, the same before and after.
-        records: what is edited and asked.
+        method: computes the patches, for this ``model``.
+        model: the model; it is the same before and after.
+        records: the records to edit and to ask.
         out: the folder of the run.
-        pool: the records whose answers stand beside the right one in portability.choice; by default ``records``.
+        pool: the records that give the wrong answers of portability.choice; by default ``records``.
         schedule: single, batch:N, sequential:N or batch:B,sequential:N, counted in records; see `Schedule`.
-        every: where edits accumulate, after how many there is a point of the curve; by default about ten in all.
-        general: a text; the model's perplexity on it is found at each point of the curve.
+        every: the number of edits between two points of the curve, if edits accumulate; by default about ten points.
+        general: a text; the model's perplexity on it is measured at each point of the curve.
         tasks: tasks of lm-eval; the model is asked them at each point of the curve.
-        retention: unrelated prompts; GRACE's retention rates are found at each point of the curve.
-        shard: the part of the run that is done here; see `merge`.
-        data: where the records came from, for the provenance.
-        cache: where scores of unedited models are kept; by default a folder of the user's cache.
+        retention: unrelated prompts; GRACE's retention rates are measured at each point of the curve.
+        shard: the part of the run to do here; see `merge`.
+        data: the source of the records, for the provenance.
+        cache: the folder for scores of unedited models; by default a folder in the user's cache.
         ceilings: also score the portability questions with the facts told in the prompt.
-        extras: costly metrics that are scored as well, by name; see `EXTRAS`.
+        extras: the names of costly metrics to score as well; see `EXTRAS`.
         chat: ask every prompt as a user's turn, or none; by default in the form in which a record's edits are made.
-        seed: of the choices and of the bootstrap.
+        seed: the seed of the choices and of the bootstrap.
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: two records have the same id; the schedule or ``every`` can't be.
+        ConfigError: two records have the same id; the schedule or ``every`` is not possible.
         UnknownNameError: there is no such schedule, or extra metric.
         ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
         OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
@@ -139,9 +139,10 @@ def evaluate(
 
 
 def grown_from(out: Path, settings: Settings, records: Sequence[BenchmarkRecord], plan: CurvePlan) -> Settings | None:
-    """The settings of the run in ``out`` where it is this one with fewer records, all of them this one's first ones.
+    """The settings of the run in ``out``, if this run extends it: the same run whose records are the first ones of
+    this.
 
-    Only runs whose earlier records come out the same: whole runs, whose sequences were full.
+    None if the results of the earlier records could change: for shards, and if the last sequence was not full.
     """
     if "shard" in settings or not is_run(out):
         return None
@@ -167,7 +168,7 @@ def _job(
     cache: Path | None,
     ceilings: bool,
 ) -> Job:
-    """What there is to do, and what of it is done."""
+    """The job of a run, with the phases and points that are already done."""
     folder.drop_cut_lines()
     done, points = found_in(folder)
     return Job(
@@ -202,12 +203,12 @@ def _run(job: Job, runs: Sequence[SequenceRun], *, data: DataSource | None, prog
 
 
 def _batches(job: Job, runs: Sequence[SequenceRun], begin: Callable[[int, int], object]) -> Iterator[list[SequenceRun]]:
-    """The runs one after the other; those of a single record with what can be done for many of them at once.
+    """Yield the runs one after the other; runs of single records in groups, with what was computed for a group at once.
 
-    The unedited model is asked about `TOGETHER` records at once, whose scores are kept. They are edited and written
-    down in groups of `COMMITTED`, then of as many as this start has done, up to `TOGETHER`: 4, 4, 8, 16, 16, … So a
-    short run loses little by a kill, and a long one no speed: of sixteen together each takes 0.7 of the time that it
-    takes of four. ``begin`` gets the place of a group's first record, and how many it has.
+    The unedited model is asked about `TOGETHER` records at once, and their scores are kept. The records are edited and
+    written in groups of `COMMITTED`, then of as many as this start has done, up to `TOGETHER`: 4, 4, 8, 16, 16, … So a
+    short run loses little when it is killed, and a long run loses no speed: a record in a group of sixteen takes 0.7 of
+    the time of one in a group of four. ``begin`` gets the place of a group's first record, and the group's size.
     """
     alone = all(len(run.items) == 1 for run in runs)
     start = 0
@@ -228,11 +229,11 @@ def _batches(job: Job, runs: Sequence[SequenceRun], begin: Callable[[int, int], 
 
 
 def check_schedule(schedule: str, every: int | None = None) -> CurvePlan:
-    """What is scored when under a schedule, with a point of the curve ``every`` so many edits.
+    """Parse a schedule and return its plan, with a point of the curve after every ``every`` edits.
 
     Raises:
         UnknownNameError: there is no such schedule.
-        ConfigError: a number in it can't be, or ``every`` makes no sense under it.
+        ConfigError: a number in it is not possible, or ``every`` makes no sense under it.
     """
     found = Schedule.parse(schedule)
     if every is not None and (every < 1 or not found.has_steps):

@@ -1,7 +1,7 @@
-"""When a run edits and scores: each record alone, in batches, one after the other, or batch after batch.
+"""The schedule of a run: whether records are edited alone, in batches, in sequence, or in a sequence of batches.
 
-A `Schedule` deals records to sequences and steps, a `CurvePlan` says what is scored after which step, a `Shard` is the
-part of a run's sequences that one process or machine takes.
+A `Schedule` assigns records to sequences and steps, a `CurvePlan` says which records are scored after each step, and a
+`Shard` is the part of a run's sequences for one process or machine.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from kg_edit.errors import ConfigError, unknown_name
 
 _FORMS = ("single", "batch", "sequential")
 _EXAMPLES = "single, batch:32, sequential:100 or batch:32,sequential:1000"
-CURVE_POINTS = 10  # where nothing else is asked for
-CURVE_RECORDS = 100  # of the edits made so far, scored at a point; the last point has all
+CURVE_POINTS = 10  # by default
+CURVE_RECORDS = 100  # earlier records to score at a point, at most; the last point has all
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """``sequence`` edits accumulate in the model before it is reset, ``batch`` of them made by one call of the method.
+    """``sequence`` edits accumulate in the model before it is reset; ``batch`` of them are made by one call of the
+    method.
 
-    In words: ``single`` (1, 1), ``batch:N`` (N, N), ``sequential:N`` (1, N) and ``batch:B,sequential:N`` (B, N): N
-    edits in all, in batches of B, of which the last may be smaller. ``str`` gives the words in this canonical form.
+    As text, with (batch, sequence): ``single`` (1, 1), ``batch:N`` (N, N), ``sequential:N`` (1, N) and
+    ``batch:B,sequential:N`` (B, N), that is N edits in batches of B. The last batch may be smaller. ``str`` gives the
+    text in this canonical form.
     """
 
     batch: int = 1
@@ -34,10 +36,10 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The schedule that ``text`` names.
+        """Parse the text of a schedule.
 
         Raises:
-            UnknownNameError: a part is none of the forms; suggests the nearest.
+            UnknownNameError: a part is none of the forms; the message suggests the nearest.
             ConfigError: a number is missing, wrong, or given twice; or a batch is larger than its sequence.
         """
         sizes: dict[str, int] = {}
@@ -63,11 +65,11 @@ class Schedule:
 
     @property
     def has_steps(self) -> bool:
-        """Whether edits are made on a model that holds earlier ones."""
+        """Whether edits are made on a model that already has earlier edits."""
         return self.batch < self.sequence
 
     def steps(self, records: int) -> Iterator[range]:
-        """The places, in a sequence of ``records``, of the records that are edited together, step after step."""
+        """Yield for each step the places of its records in a sequence of ``records``."""
         for start in range(0, records, self.batch):
             yield range(start, min(start + self.batch, records))
 
@@ -87,7 +89,7 @@ def _part(part: str, text: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """After ``edits`` edits: the places of the records to be scored, and whether this is a point of the curve."""
+    """A scoring after ``edits`` edits: the places of the records to score, and whether it is a point of the curve."""
 
     step: range
     edits: int
@@ -98,10 +100,10 @@ class Scoring:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePlan:
-    """A schedule, and after how many edits there is another point of the curve.
+    """A schedule, and the number of edits between two points of the curve.
 
-    Each record is scored right after its own step, and after the last; at each point so are the earlier ones, all if
-    they are at most `CURVE_RECORDS`, else so many, evenly spread.
+    Each record is scored right after its own step, and after the last step. At each point of the curve, earlier records
+    are scored too: all of them, or `CURVE_RECORDS` evenly spread ones if there are more.
     """
 
     schedule: Schedule
@@ -109,11 +111,11 @@ class CurvePlan:
 
     @classmethod
     def of(cls, schedule: Schedule, every: int | None = None) -> CurvePlan:
-        """The plan with ``every``, or with about ten points."""
+        """The plan with ``every``; by default with about ten points."""
         return cls(schedule=schedule, every=every or math.ceil(schedule.sequence / CURVE_POINTS))
 
     def scorings(self, records: int) -> Iterator[Scoring]:
-        """What is scored in a sequence of ``records``, step after step."""
+        """Yield the scorings of a sequence of ``records``, step by step."""
         for step in self.schedule.steps(records):
             last = step.stop == records
             on_curve = last or step.stop // self.every > step.start // self.every
@@ -123,16 +125,16 @@ class CurvePlan:
 
 
 def _spread(records: int) -> tuple[int, ...]:
-    """At most `CURVE_RECORDS` places below ``records``, from the first on, evenly spread."""
+    """At most `CURVE_RECORDS` places below ``records``, evenly spread, beginning with 0."""
     some = min(records, CURVE_RECORDS)
     return tuple(place * records // some for place in range(some))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Shard ``part`` of ``parts``, the first being 0: every ``parts``-th sequence of edits from number ``part`` on.
+    """Shard ``part`` (0-based) of ``parts``: every ``parts``-th sequence of edits, beginning with number ``part``.
 
-    Sequences are dealt whole (under the schedule single each is one record), as the edits of one meet in the model.
+    A sequence is never split, because its edits share one model (under the schedule single it is one record).
     """
 
     part: int
@@ -140,10 +142,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The shard that ``text``, such as 0/4, names.
+        """Parse the text of a shard, such as 0/4.
 
         Raises:
-            ConfigError: it names none.
+            ConfigError: it is no shard.
         """
         found = re.fullmatch(r"\s*([0-9]+)\s*/\s*([0-9]+)\s*", text)
         part, parts = map(int, found.groups()) if found else (0, 0)
@@ -155,7 +157,7 @@ class Shard:
         return f"{self.part}/{self.parts}"
 
     def deal(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Those of ``items`` (sequences, or records edited alone) that this shard takes, in their order."""
+        """The part of ``items`` (sequences, or records edited alone) for this shard, in their order."""
         return items[self.part :: self.parts]
 
 

@@ -1,7 +1,8 @@
-"""Score cases on a model, all metrics of a case at once: one forward pass over all pairs, one batch of continuations.
+"""Score cases on a model, with all metrics of a case at once: one forward pass for all pairs, one batch of
+continuations.
 
-Scores of the unedited model are kept in the cache folder, so that a second method on the same records needs none.
-Where memory runs out, a batch is halved and tried again (`in_halves`), here and where many records are edited at once.
+Scores of the unedited model are kept in the cache folder, so a second method on the same records need not compute them.
+If memory runs out, a batch is halved and tried again (`in_halves`), here and where many records are edited at once.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ from kg_edit.storage.run_folder import Settings, digest
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
 STEP_TOKENS = 40  # the same with its steps
-_REWRITE_TOKENS = 10  # at least; a long target may take more
-_SLACK = 2  # tokens more than a name has where it stands alone
+_REWRITE_TOKENS = 10  # after an edit's own prompt, at least; a long target may take more
+_SLACK = 2  # added to the number of tokens of a name alone
 _UNEDITED = -1
-# What an unedited model's scores of a case depend on.
+# The settings on which an unedited model's scores of a case depend.
 _DECIDES = ("model", "tokenizer_sha256", "protocols", "question_form_sha256", "kg_edit", "chat_form_sha256")
 
 log = logging.getLogger(__name__)
-# What the errors say that mean no memory, on the CPU and on accelerators.
+# Parts of the messages of out-of-memory errors, on the CPU and on accelerators.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate")
 
 Item = TypeVar("Item")
@@ -61,15 +62,15 @@ def score_cases(
     before: Sequence[Section] | None = None,
     patches: Sequence[Patch | None] | None = None,
 ) -> tuple[Section, ...]:
-    """A section for each case, with the metrics that it has (see `metrics_for`).
+    """Return a section for each case, with the metrics that the case has (see `metrics_for`).
 
-    ``before`` are the unedited model's sections of the same cases, where ``model`` is edited: metrics that compare the
-    two models read them. With ``patches`` each case is scored on the model with the patch in its place,
-    all together if they are patches of weights.
+    ``before`` are the unedited model's sections of the same cases, if ``model`` is edited; metrics that compare the two
+    models need them. With ``patches``, each case is scored on the model with its patch applied; patches of weights are
+    scored together.
 
     Raises:
         ConfigError: an extra needs a package that is not installed.
-        PromptError: a prompt and its target can't be told apart in tokens.
+        PromptError: a prompt and its target can't be separated in tokens.
         ModelError: a model's output is not finite, or a prompt does not fit into its positions.
         PatchMismatchError: a patch is for another model.
         ChatTemplateError: a case is asked in chat form, and the tokenizer has no chat template.
@@ -88,7 +89,7 @@ def score_cases(
 def _in_one_form(
     model: LanguageModel, cases: Sequence[Case], before: Sequence[Section | None], patches: Sequence[Patch | None]
 ) -> tuple[Section, ...]:
-    """The sections of cases that are all asked in ``model``'s own form, plain or chat."""
+    """The sections of cases that are all asked in ``model``'s form, plain or chat."""
     own = _of_weights(patches)
     if own is not None:
         return _together(model, cases, before, own)
@@ -100,7 +101,7 @@ def _in_one_form(
 
 
 def _of_weights(patches: Sequence[Patch | None]) -> list[WeightPatch | None] | None:
-    """The patches, if each is one of weights, so that they can share a pass."""
+    """The patches, if all are weight patches, so that they can share a forward pass; else None."""
     own = [patch for patch in patches if patch is None or isinstance(patch, WeightPatch)]
     return own if len(own) == len(patches) else None
 
@@ -128,7 +129,7 @@ def _together(
 
 
 def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[WeightPatch | None]) -> list[dict[str, str]]:
-    """What each case's model writes after its prompts; a prompt that unedited cases share is asked once."""
+    """The texts of each case's model after its prompts; a prompt that several unedited cases share is asked once."""
     asked: dict[tuple[int, str], int] = {}
     for place, (case, patch) in enumerate(zip(cases, patches, strict=True)):
         for prompt, limit in text_limits(model.tokenizer, case).items():
@@ -145,7 +146,7 @@ def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Weight
 
 
 def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int]:
-    """The most tokens after each prompt; an edit's own gets few, unless an answer is looked for after it as well."""
+    """The token limit after each prompt; small for an edit's own prompt, unless an answer is expected after it."""
     limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
     limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
     for prompt, name in _stated(case):
@@ -155,7 +156,7 @@ def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int
 
 
 def _stated(case: Case) -> Iterator[tuple[str, str]]:
-    """Each edit's statement, with the target and with each name that its probes take for the target."""
+    """Yield each edit's statement with its target, and with each name that its probes accept for the target."""
     if case.ceiling:
         return
     yield from ((edit.text, edit.target_new) for edit in case.edits)
@@ -164,10 +165,11 @@ def _stated(case: Case) -> Iterator[tuple[str, str]]:
 
 
 def ceiling_cases(case: Case) -> dict[str, Case]:
-    """The same questions with the edited fact told first, and with the fact and the relation that leads to the answer.
+    """The same questions with the edited fact told first, and with both the fact and the relation that leads to the
+    answer.
 
-    Of several edits each question is told the one that it is about; a probe's are told all. The second case is there
-    only if each question has its recalled relation.
+    If a record has several edits, a question is told the edit that it is about; a probe's query is told all of them.
+    The second case exists only if each question has a recalled relation.
     """
     told = tuple(fact(edit) for edit in case.edits for _ in edit.portability)
     recalled = [question.recalled_relation for question in case.questions]
@@ -184,7 +186,7 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
 
 
 def _told(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> tuple[Probe, ...]:
-    """The probes with the edits' facts before each question, and what it recalls if that is wanted."""
+    """The probes with the edits' facts before each question, and with the recalled facts if ``recalled``."""
     facts = " ".join(map(fact, edits))
     return tuple(
         probe.model_copy(
@@ -195,9 +197,9 @@ def _told(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> 
 
 
 def _told_query(query: Query, facts: str, *, recalled: bool) -> Query:
-    """The query after ``facts``; its examples are told their first hop, or all of them, in turn.
+    """The query after ``facts``; its examples too are told their first hop, or all hops if ``recalled``.
 
-    Else the model would have to guess what a fact before a question is for.
+    Without that, the model would have to guess the purpose of a fact before a question.
     """
     told = f"{facts} {query.recalled}".strip() if recalled else facts
     hops = [len(example.facts) if recalled else min(1, max(0, len(example.facts) - 1)) for example in query.examples]
@@ -223,7 +225,7 @@ def _section(case: Case, evidence: Evidence, before: Section | None) -> Section:
 
 
 def _evidence_of(case: Case, section: Section) -> Evidence:
-    """What a section keeps of the evidence that it was made of."""
+    """The part of the evidence that a section keeps."""
     found = [(pair, section.predicted.get(pair.prompt, {}).get(pair.candidate)) for pair in case.predicted_pairs]
     return Evidence(
         texts={prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts},
@@ -232,7 +234,10 @@ def _evidence_of(case: Case, section: Section) -> Evidence:
 
 
 class UneditedScores:
-    """A file a section under ``folder``, named by the hash of the model, the protocol and the case with its choices."""
+    """A store of the unedited model's sections, one file each under ``folder``.
+
+    The file name is a hash of the model, the protocol and the case with its choices.
+    """
 
     def __init__(self, settings: Settings, *, folder: Path | None = None) -> None:
         named = {name: settings[name] for name in _DECIDES if name in settings}
@@ -241,7 +246,7 @@ class UneditedScores:
         self._key, self._folder = digest(named), folder or cache_folder() / "unedited"
 
     def sections(self, model: LanguageModel, cases: Mapping[str, Case]) -> dict[str, Section]:
-        """The sections of ``cases`` (named) on ``model``: those that are known, the rest scored now and kept."""
+        """The sections of ``cases`` (by name) on ``model``; unknown ones are scored now and stored."""
         known = {name: section for name, case in cases.items() if (section := self._read(case))}
         asked = {name: case for name, case in cases.items() if name not in known}
         scored = in_halves(lambda some: score_cases(model, some), tuple(asked.values())) if asked else []
@@ -251,7 +256,7 @@ class UneditedScores:
         return {name: found[name] for name in cases}
 
     def general(self, model: LanguageModel, text: str) -> dict[str, float | None]:
-        """General ability on ``text``, known or found now."""
+        """General ability on ``text``; computed and stored if unknown."""
         known = self._read(text)
         if known is None:
             known = Section(scores=general_scores(model, text), nll={}, texts={})
@@ -259,7 +264,7 @@ class UneditedScores:
         return known.scores
 
     def replies(self, model: LanguageModel, test: RetentionTest) -> list[Reply]:
-        """The unedited model's answers to a retention test, known or found now."""
+        """The unedited model's answers to a retention test; computed and stored if unknown."""
         name = f"retention {test.digest}"
         known = self._read(name)
         if known is None:
@@ -272,7 +277,7 @@ class UneditedScores:
     def _file(self, asked: Case | str) -> Path:
         said = to_jsonable_python(asked)
         if isinstance(asked, Case) and not asked.chat:
-            del said["chat"]  # so that a case in plain text has the name that it always had
+            del said["chat"]  # a case in plain text keeps the file name of earlier versions
         name = digest([self._key, said])
         return self._folder / name[:2] / f"{name}.json"
 
@@ -280,7 +285,7 @@ class UneditedScores:
         file = self._file(asked)
         try:
             return Section.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError):  # absent, or not ours: it is scored, and written anew
+        except (OSError, ValidationError):  # absent or damaged: it is scored and written again
             return self._unwritten.get(file.name)
 
     def _write(self, asked: Case | str, section: Section) -> None:
@@ -292,7 +297,7 @@ class UneditedScores:
 
 
 def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:
-    """``call(items)``; where memory runs out that of one half, then of the other, and so on.
+    """Return ``call(items)``; if memory runs out, call it for each half of the items, and so on.
 
     Raises:
         ModelError: there is not enough memory for one item.
@@ -300,7 +305,7 @@ def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequenc
     try:
         return list(call(items))
     except (RuntimeError, MemoryError) as error:
-        failure = memory_failure(error)  # in the handler, as the error holds on to the tensors of the failed call
+        failure = memory_failure(error)  # made here, because the error keeps the tensors of the failed call alive
     release()
     if len(items) == 1:
         raise failure
@@ -309,7 +314,7 @@ def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequenc
 
 
 def memory_failure(error: Exception) -> ModelError:
-    """``error`` in plain words if it says that memory ran out, on the CPU or on an accelerator; else raises it."""
+    """Turn an out-of-memory error into a ModelError with a clear message; raise any other ``error``."""
     said = str(error).casefold()
     if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(words in said for words in _NO_MEMORY):
         raise error

@@ -1,7 +1,8 @@
-"""One sequence of edits: the unedited model's scores, the edits step by step, the scores on the way and at the end.
+"""Run one sequence of edits: score the unedited model, make the edits step by step, and score on the way and at the
+end.
 
 `step` makes the patch of each step. Records that are each edited alone are edited and scored many at a time, with the
-same scores (`Ahead`); where that fails, each is done in its own turn, which finds out which one it is.
+same scores (`Ahead`). If that fails, each record is done alone, which shows which one failed.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.perplexity import general_scores
 
-TOGETHER = 16  # records at most that are edited and scored together, and then written: more gain little
-COMMITTED = 4  # of a run that has just begun
+TOGETHER = 16  # records to edit, score and write together, at most; more would hardly be faster
+COMMITTED = 4  # records to do together at the beginning of a run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ahead:
-    """What is known before a record's turn, by its id."""
+    """Steps and scores that were computed before a record's turn, by its id."""
 
     steps: dict[str, StepOutcome] = field(default_factory=dict)
     scores: dict[str, Section] = field(default_factory=dict)
@@ -59,7 +60,10 @@ def ahead_of(
     *,
     ceilings: bool,
 ) -> Ahead:
-    """Edit and score the items that still lack it, each alone on the model as it is; the unedited scores are kept."""
+    """Edit and score, together, the items that are not done yet, each alone on the unedited model.
+
+    The unedited model's scores are kept.
+    """
     ahead = Ahead()
     new = [item for item in items if (item.id, EDITED) not in done and not done.get((item.id, BASE))]
     keep_unedited(model, unedited, new, done, ceilings=ceilings)
@@ -74,7 +78,7 @@ def ahead_of(
 def keep_unedited(
     model: LanguageModel, unedited: UneditedScores, items: Sequence[Item], done: Done, *, ceilings: bool
 ) -> None:
-    """Score on the unedited model, at once, those of ``items`` that lack it; ``unedited`` keeps what is found."""
+    """Score the ``items`` that are not scored yet on the unedited model, all at once; ``unedited`` keeps the scores."""
     new = [item for item in items if (item.id, BASE) not in done]
     _tried(lambda: unedited.sections(model, dict(_unedited_cases(new, ceilings=ceilings))))
 
@@ -124,11 +128,11 @@ def _tried(work: Callable[[], object]) -> None:
     try:
         work()
     except FAILURES:
-        return  # in its own turn each record is tried alone
+        return  # each record is tried again alone, in its own turn
 
 
 def edit_entry(item: Item, step: StepOutcome) -> Entry:
-    """What became of an item's edit, made in ``step``."""
+    """The entry of an item's edit, which was made in ``step``."""
     error = step.errors.get(item.id)
     return (
         entry_of(item, EDIT, error=error) if error else entry_of(item, EDIT, seconds=step.seconds, batch=step.halved_to)
@@ -145,7 +149,7 @@ def entry_of(
     choices: tuple[tuple[str, ...], ...] = (),
     sections: Mapping[str, Section] | None = None,
 ) -> Entry:
-    """What is known of an item in a phase: its scores, or why there are none."""
+    """The entry of an item in a phase: its scores, or the error."""
     return Entry(
         id=item.id,
         phase=phase,
@@ -160,7 +164,7 @@ def entry_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the sequences of a run share, with what was done of it before this start."""
+    """What all sequences of a run share, including what was done before this start."""
 
     method: Method
     model: LanguageModel
@@ -177,7 +181,7 @@ class Job:
 
     @property
     def has_points(self) -> bool:
-        """Whether anything but the records is asked at the points of the curve."""
+        """Whether the points of the curve have more than the records' scores: general ability, retention or tasks."""
         return self.general is not None or self.retention is not None or self.tasks is not None
 
 
@@ -197,12 +201,12 @@ class SequenceRun:
         return not any(True for _ in (*missing_phases(job.plan, ids, job.done), *points))
 
     def run(self, after_step: Callable[[int], object] = lambda _: None) -> None:
-        """Do what is left; ``after_step`` gets the number of records that a step edits.
+        """Do what is missing; ``after_step`` gets the number of records of each step.
 
-        A failed edit leaves the model as it is, and its record is scored on the model as it then is.
+        A failed edit leaves the model unchanged, and its record is scored on that model.
 
         Raises:
-            OutputError: a result can't be written; all before it is kept.
+            OutputError: a result can't be written; all earlier results are kept.
         """
         usable = {item.id for some in _chunks(self.items) for item in self._bases(some)}
         self._find_general(0, None)
@@ -220,13 +224,13 @@ class SequenceRun:
             after_step(len(scoring.step))
 
     def _bases(self, items: Sequence[Item]) -> list[Item]:
-        """Score the items on the unedited model, at once where that can be done; those with which one can go on."""
+        """Score the items on the unedited model, at once if possible; return the items without an error."""
         if len(self.items) > 1:
             keep_unedited(self.job.model, self.job.unedited, items, self.job.done, ceilings=self.job.ceilings)
         return [item for item in items if self._base(item)]
 
     def _base(self, item: Item) -> bool:
-        """Score the item on the unedited model; whether that can be done."""
+        """Score the item on the unedited model; return whether that succeeded."""
         key = (item.id, BASE)
         if key in self.job.done:
             return self.job.done[key] is None
@@ -240,7 +244,7 @@ class SequenceRun:
         return True
 
     def _make(self, number: int, items: Sequence[Item], before: Patch | None) -> Patch | None:
-        """The patch of step ``number``, read where it was saved; None if no edit of it can be made."""
+        """The patch of step ``number``: loaded if it was saved, else made; None if none of its edits can be made."""
         job, file = self.job, self.job.folder.step(self.number, number)
         new = [item for item in items if (item.id, EDIT) not in job.done]
         if not new and all(job.done[item.id, EDIT] for item in items):
@@ -249,7 +253,7 @@ class SequenceRun:
             return Patch.load(file)
         ready = job.ahead.steps.get(items[0].id) if len(self.items) == 1 else None
         step = ready or make_step(job.method, [item.record for item in items], before=before)
-        if step.patch and len(self.items) > 1:  # one record is edited again sooner than its patch is kept
+        if step.patch and len(self.items) > 1:  # for one record, editing again is cheaper than storing its patch
             step.patch.save(file)
         self.job.folder.append(edit_entry(item, step) for item in new)
         return step.patch
@@ -262,7 +266,7 @@ class SequenceRun:
             self.job.folder.append([entry_of(new[0], phase, sections={phase: ready})])
         if ready or not new:
             return
-        for some in _chunks(items):  # whole ones, so that a run that goes on rounds as one that was never stopped
+        for some in _chunks(items):  # whole chunks: a resumed run then rounds like an uninterrupted one
             wanted = {item.id for item in some} & {item.id for item in new}
             entries = self._scored(patch, some, phase) if wanted else []
             self.job.folder.append(entry for entry in entries if entry.id in wanted and self._counts(entry))
@@ -271,14 +275,17 @@ class SequenceRun:
             self.job.folder.append([unedited.model_copy(update={"error": entries[0].error})])
 
     def _counts(self, entry: Entry) -> bool:
-        """Whether an entry is one of its record; a model that one edit broke is as good as none."""
+        """Whether an entry is written as it is.
+
+        If a record was edited alone and its edited model can't be scored, the unedited model is scored instead.
+        """
         return entry.error is None or len(self.items) > 1
 
     def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
         return patch.applied(self.job.model) if patch else nullcontext(self.job.model)
 
     def _scored(self, patch: Patch | None, items: Sequence[Item], phase: str) -> list[Entry]:
-        """The items' scores, all at once; where that fails, each alone, so that a failure is one item's."""
+        """Score the items all at once; if that fails, each alone, so that an error belongs to one item."""
         try:
             known = self.job.unedited.sections(self.job.model, {item.id: item.case for item in items})
             pairs = [(item.case, known[item.id]) for item in items]
@@ -306,7 +313,7 @@ class SequenceRun:
         job.folder.append_point(Point(sequence=self.number, edits=edits, scores=scores, tasks=tasks, error=error))
 
     def _general(self, model: LanguageModel, patch: Patch | None) -> dict[str, float | None]:
-        """General ability of the model with ``patch`` in it."""
+        """General ability of the model with ``patch`` applied."""
         if self.job.general is None:
             return {}
         find = general_scores if patch else self.job.unedited.general
@@ -314,7 +321,7 @@ class SequenceRun:
         return scores
 
     def _retention(self, model: LanguageModel, edits: int, before: Sequence[Reply]) -> dict[str, float | None]:
-        """GRACE's rates of the model with the edits of the first ``edits`` records."""
+        """GRACE's retention rates of the model with the edits of the first ``edits`` records."""
         if self.job.retention is None:
             return {}
         made = [edit for item in self.items[:edits] for edit in item.record.edits]

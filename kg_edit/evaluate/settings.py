@@ -1,7 +1,7 @@
-"""What decides a run's scores, written beside them and compared before a run goes on: method, records, model, protocol.
+"""The settings that decide a run's scores (method, records, model, protocol), stored with them and checked on resuming.
 
-`Method` is what a method must offer to be evaluated. The machine and the versions are written too, but not compared:
-the scores should not depend on them.
+`Method` is the interface that a method needs to be evaluated. The machine and the versions are stored too, but not
+compared, because the scores should not depend on them.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ _PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are
 
 
 class Method(Protocol):
-    """What computes patches: a name, its settings, and edits to a patch."""
+    """The interface of a method: a name, its settings, and a function from edits to a patch."""
 
     @property
     def name(self) -> str:
-        """What the method is called in results."""
+        """The method's name in results."""
 
     @property
     def config(self) -> BaseModel:
-        """All settings of the method; they are written with the scores."""
+        """All settings of the method; they are stored with the scores."""
 
     @property
     def graph_identity(self) -> Mapping[str, Any] | None:
-        """Which knowledge graph it looks at, as JSON; None if it looks at none."""
+        """The identity, as JSON, of the knowledge graph that the method reads; None if it reads none."""
 
     def prepare(self) -> None:
-        """Do once what all edits share, so that it is in no edit's time."""
+        """Do the work that all edits share once, so that no edit's time includes it."""
 
     def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
-        """What ``edits`` add to the model with the patch ``before``; leaves the model as it is."""
+        """Return the patch that adds ``edits`` to the model with the patch ``before``; the model is not changed."""
 
 
 @runtime_checkable
@@ -68,13 +68,13 @@ class EditsEach(Protocol):
     """A method that can compute many edits at once, each as if it were the only one."""
 
     def edit_each(self, edits: Sequence[Edit]) -> Sequence[Patch | Exception]:
-        """A patch for each edit alone, or why it can't be made; leaves the model as it is."""
+        """Return a patch for each edit alone, or the error if it can't be made; the model is not changed."""
 
 
 class DataSource(BaseModel):
-    """Where the records came from: the benchmark's name, its file's name and SHA-256, and the rows that are none.
+    """The source of the records: the benchmark's name, its file's name and SHA-256, and the ids of unreadable rows.
 
-    What is read from a hub has no file whose hash could be taken; the records' own hash is part of every run.
+    A data set from a hub has no file hash; but the records' own hash is part of every run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,7 +86,7 @@ class DataSource(BaseModel):
 
     @classmethod
     def of(cls, dataset: str, path: Path, *, skipped: Sequence[str] = ()) -> Self:
-        """The source that is read from ``path``, with the ids of rows that could not be read.
+        """The source in ``path``, with the ids of the rows that could not be read.
 
         Raises:
             EditFileError: the file can't be read.
@@ -119,7 +119,7 @@ def run_settings(
     chat: bool | None = None,
     tasks: GeneralTasks | None = None,
 ) -> Settings:
-    """All that decides a run's scores."""
+    """All settings that decide a run's scores."""
     in_chat = any_in_chat(records, chat)
     return {
         "job": "evaluate",
@@ -151,10 +151,11 @@ def any_in_chat(records: Sequence[BenchmarkRecord], chat: bool | None) -> bool:
 
 
 def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None = None) -> Settings:
-    """What decides how edits are made and asked in chat form; nothing where none is, as in runs of earlier versions.
+    """The settings that decide how edits are made and asked in chat form; {} if none is, as in runs of earlier
+    versions.
 
     Raises:
-        ChatTemplateError: one is, and the tokenizer has no chat template.
+        ChatTemplateError: an edit uses chat form, and the tokenizer has no chat template.
     """
     if not (chat or any(edit.chat for edit in edits)):
         return {}
@@ -168,7 +169,7 @@ def records_digest(records: Sequence[BenchmarkRecord]) -> str:
 
 
 def _metrics_of(records: Sequence[BenchmarkRecord], *, in_chat: bool) -> list[str]:
-    """All metrics; those that came later only where a record has them, so that no other run depends on them."""
+    """All metrics; newer ones only if a record can have them, so that the settings of other runs do not change."""
     groups = {probe.family for record in records for probe in record.probes}
     ripples = any(group.startswith("ripples-") for group in groups)
     absent = {*(() if ripples else RIPPLES_METRICS), *(() if in_chat else CHAT_METRICS)}
@@ -179,7 +180,7 @@ def _metrics_of(records: Sequence[BenchmarkRecord], *, in_chat: bool) -> list[st
 
 
 def method_settings(method: Method, model: LanguageModel) -> Settings:
-    """What decides a method's patches, but for the edits: its settings, what is in files, its graph and the model."""
+    """The settings that decide a method's patches besides the edits: its config, its files, its graph and the model."""
     files = input_files(method.config)
     return {
         "method": method.name,
@@ -191,10 +192,10 @@ def method_settings(method: Method, model: LanguageModel) -> Settings:
 
 
 def tokenizer_digest(model: LanguageModel) -> str:
-    """The SHA-256 of the fast tokenizer: vocabulary, merges, special tokens and what it puts around a text."""
+    """The SHA-256 of the fast tokenizer: vocabulary, merges, special tokens, and the tokens that it adds to a text."""
     fast: Any = model.tokenizer
     said = json.loads(fast.backend_tokenizer.to_str())
-    return digest({**said, "padding": None, "truncation": None})  # left there by the last call
+    return digest({**said, "padding": None, "truncation": None})  # state of the last call, not part of the tokenizer
 
 
 Environment = dict[str, Any]
@@ -204,7 +205,7 @@ _FILE = "environments.jsonl"
 def environment(method: Method, model: LanguageModel, data: DataSource | None = None) -> Environment:
     """Versions, the code's commit, the model's revision on the hub, the covariance and the data's file.
 
-    To be asked for once the method is prepared, as only then its covariance is known.
+    Call it after `Method.prepare`, since the covariance is unknown before.
     """
     return {
         "python": platform.python_version(),
@@ -219,16 +220,16 @@ def environment(method: Method, model: LanguageModel, data: DataSource | None = 
 
 
 def commit(folder: Path) -> str | None:
-    """The git commit of a checkout, with -dirty after it where tracked files differ; None where there is none."""
+    """The git commit of a checkout, with -dirty if tracked files differ; None if ``folder`` is not tracked."""
     try:
-        _git(folder, "ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie in anybody's checkout
+        _git(folder, "ls-files", "--error-unmatch", "__init__.py")  # fails if another project's checkout holds an installed copy
         return _git(folder, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*") or None
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def note_environment(folder: Path, found: Environment) -> None:
-    """Add ``found`` to the run's environments, if it is a new one.
+    """Add ``found`` to the run's environments, if it is new.
 
     Raises:
         OutputError: it can't be written.
@@ -239,7 +240,7 @@ def note_environment(folder: Path, found: Environment) -> None:
 
 
 def read_environments(folder: Path) -> list[Environment]:
-    """The distinct environments that worked on a run, in the order of their coming.
+    """The distinct environments that worked on a run, in the order of their first use.
 
     Raises:
         OutputError: the file can't be read.
@@ -254,7 +255,7 @@ def read_environments(folder: Path) -> list[Environment]:
 
 
 def provenance(environments: Sequence[Environment]) -> dict[str, Any]:
-    """The first environment's entries, and the others where a run was computed in several."""
+    """The entries of the first environment; the others are added under ``other_environments`` if there are any."""
     first, *others = environments or [{}]
     return {**first, **({"other_environments": others} if others else {})}
 
@@ -266,7 +267,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _covariance(method: Method) -> Any:
-    """What a method of this package says of its covariance in the patches that it makes."""
+    """The covariance that a method of this package records in its patches."""
     said = getattr(method, "provenance", None)
     found = said() if callable(said) else {}
     methods = found.get("methods") or [{}]

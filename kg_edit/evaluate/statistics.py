@@ -1,7 +1,7 @@
 """Statistics of scores: means over records with bootstrap intervals, the editing score, and tests between two runs.
 
 Two runs are compared on the same records: the mean difference with a paired bootstrap interval, McNemar's exact test
-for scores of 0 and 1, sign flips for others, and Holm's correction for several metrics.
+for scores of 0 and 1, sign flips for other scores, and Holm's correction for several metrics.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pydantic import BaseModel, ConfigDict
 EDITING_SCORE = "editing_score"
 SCORED = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.greedy")
 PERPLEXITIES = {"span.nll": "span.perplexity", "specificity.nll": "specificity.perplexity"}
-_LARGEST = 700.0  # nats, of which a float has an exponential
+_LARGEST = 700.0  # nats; exp of more overflows a float
 _RESAMPLES = 1000
 
 MetricRow = Mapping[str, float | None]
 Table = NDArray[np.float64]
 RESAMPLES = 10_000
-_EXACT = 12  # records up to which all sign flips are tried
-_CELLS = 4_000_000  # of a table of resamples at once
+_EXACT = 12  # up to this many records, all sign flips are tried
+_CELLS = 4_000_000  # largest size of a table of resamples
 Test = Literal["McNemar", "sign flips", "swaps"]
 
 
 class Estimate(BaseModel):
-    """A mean over records and its 95 % bootstrap interval; all None where no record has the metric."""
+    """A mean over records and its 95 % bootstrap interval; all None if no record has the metric."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,14 +39,13 @@ class Estimate(BaseModel):
 
 
 def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> dict[str, Estimate]:
-    """The mean of each metric over ``rows`` (one a record), and what follows from several of them or from a mean.
+    """The mean of each metric over ``rows`` (one for each record), and the metrics that are derived from these means.
 
-    Where ``names`` holds its parts, the editing score; of a loss of spans exp of its mean, a perplexity.
-
+    Derived are the editing score, if ``names`` contains its parts, and a perplexity: exp of the mean of a span loss.
     The interval is the percentile bootstrap over records (Efron 1979); all metrics share the same resamples.
     """
     if not rows:
-        rows = [dict.fromkeys(names)]  # one record that has nothing
+        rows = [dict.fromkeys(names)]  # one record without any metric
     values = np.array([[_number(row.get(name)) for name in names] for row in rows])
     records = len(rows)
     drawn = np.random.default_rng(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
@@ -65,7 +64,7 @@ def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> 
 
 
 def counts(rows: Sequence[MetricRow], *, names: Sequence[str]) -> dict[str, int]:
-    """How many of ``rows`` have each metric of `estimates`; for the editing score the rarest of its parts."""
+    """The number of ``rows`` with each metric of `estimates`; for the editing score, the number of its rarest part."""
     found = {name: sum(row.get(name) is not None for row in rows) for name in names}
     if set(SCORED) <= set(names):
         found[EDITING_SCORE] = min(found[name] for name in SCORED)
@@ -73,7 +72,7 @@ def counts(rows: Sequence[MetricRow], *, names: Sequence[str]) -> dict[str, int]
 
 
 def metric_names(rows: Iterable[MetricRow]) -> tuple[str, ...]:
-    """All metrics of ``rows``, in the order in which they first come."""
+    """All metrics of ``rows``, in the order of their first occurrence."""
     return tuple(dict.fromkeys(name for row in rows for name in row))
 
 
@@ -82,13 +81,13 @@ def _number(value: float | None) -> float:
 
 
 def harmonic_mean(parts: NDArray[Any]) -> Table:
-    """The harmonic mean of the last axis; 0 where a part is 0, NaN where one is NaN."""
+    """The harmonic mean over the last axis; 0 if a part is 0, NaN if a part is NaN."""
     with np.errstate(divide="ignore"):
         return np.asarray(parts.shape[-1] / (1 / np.asarray(parts, float)).sum(-1))
 
 
 def _means(values: Table, drawn: NDArray[Any]) -> Table:
-    """Means [resamples, metrics] of values [records, metrics], each record drawn [resamples, records] times."""
+    """Means [resamples, metrics] of values [records, metrics]; ``drawn`` [resamples, records] weighs the records."""
     present = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.asarray((drawn @ np.where(present, values, 0.0)) / (drawn @ present))
@@ -102,7 +101,7 @@ def _estimate(mean: float, spread: Table) -> Estimate:
 
 
 class Difference(BaseModel):
-    """The mean difference of ``n`` records' scores, its 95 % bootstrap interval, and p of there being none.
+    """The mean difference of ``n`` records' scores, its 95 % bootstrap interval, and the p-value of no difference.
 
     ``p_holm`` is p after Holm's correction for all differences of the comparison.
     """
@@ -119,15 +118,15 @@ class Difference(BaseModel):
 
     @property
     def is_found(self) -> bool:
-        """Whether it is more than chance would give: p after correction below 0.05."""
+        """Whether the difference is significant: the corrected p is below 0.05."""
         return self.p_holm is not None and self.p_holm < 0.05
 
 
 def paired_difference(first: Table, second: Table, *, seed: int) -> Difference | None:
-    """``second`` minus ``first``, the scores of the same records [records]; None if there is no record.
+    """``second`` minus ``first``, the scores [records] of the same records; None if there is no record.
 
-    The interval is the percentile bootstrap over records (Efron 1979). p is two-sided: of 0-1 scores that of McNemar's
-    exact test (1947), of others that of the paired permutation test (Fisher 1935), where the signs of the records'
+    The interval is the percentile bootstrap over records (Efron 1979). p is two-sided. For 0-1 scores it is that of
+    McNemar's exact test (1947), for others that of the paired permutation test (Fisher 1935): the signs of the records'
     differences are flipped at random, or in all ways for up to 12 records.
     """
     change = second - first
@@ -141,10 +140,10 @@ def paired_difference(first: Table, second: Table, *, seed: int) -> Difference |
 
 
 def score_difference(first: Table, second: Table, *, seed: int) -> Difference | None:
-    """The difference of the editing scores of the parts [records, parts]: of harmonic means of means over records.
+    """The difference of two editing scores: harmonic means over parts of the means over records of [records, parts].
 
-    A part that a record lacks is NaN in both. p is that of the permutation test that swaps a record's scores between
-    the two runs.
+    A part that a record lacks is NaN in both tables. p is that of the permutation test that swaps a record's scores
+    between the two runs.
     """
     present = ~np.isnan(first)
     if not present.any(0).all():
@@ -169,7 +168,7 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The two-sided exact p of McNemar's test: that of a fair coin, for the records that changed."""
+    """The two-sided exact p of McNemar's test: that of a fair coin thrown once for each changed record."""
     changed, term, total = gained + lost, 1, 0
     for heads in range(min(gained, lost) + 1):
         total += term
@@ -178,7 +177,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979), in the given order."""
+    """The p-values in their given order, corrected for multiple tests (Holm 1979)."""
     corrected, least = [0.0] * len(values), 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
         least = max(least, min(1.0, (len(values) - rank) * values[place]))
@@ -200,18 +199,18 @@ def _sign_flips(change: Table, rng: np.random.Generator) -> float:
 
 
 def _share_as_large(drawn: Table, found: float) -> float:
-    """The share of values that are as far from 0 as the one ``found``, which counts among them."""
+    """The p-value of ``found``: the share of values at least as far from 0; ``found`` counts as one of them."""
     return float((1 + (np.abs(drawn) >= abs(found) - 1e-12).sum()) / (1 + len(drawn)))
 
 
 def _bootstrap(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:
-    """How often each record is drawn: tables [some resamples, records]."""
+    """Yield tables [some resamples, records] of how often each record is drawn."""
     for rows in _portions(records):
         yield rng.multinomial(records, [1 / records] * records, size=rows)
 
 
 def _coins(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:
-    """A coin, 0 or 1, for each record: tables [some resamples, records]."""
+    """Yield tables [some resamples, records] of fair coins, 0 or 1."""
     for rows in _portions(records):
         yield rng.integers(0, 2, size=(rows, records)).astype(np.float64)
 

@@ -1,6 +1,6 @@
-"""One step of a sequence: the patch of one record or a batch, on the model that holds the earlier steps.
+"""One step of a sequence: make the patch of one record or a batch, on the model with the earlier steps' edits.
 
-A record that can't be edited fails alone, whatever is in its batch; where memory runs out, the batch is halved.
+A record that can't be edited fails alone and does not affect its batch. If memory runs out, the batch is halved.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from kg_edit.evaluate.settings import Method
 from kg_edit.graphs.source import FAILURES as GRAPH_FAILURES
 from kg_edit.patches.base import Patch
 
-# What counts as a failed record: also numbers beyond all bounds, which a method may not have caught.
+# The errors that count as a failed record; also numerical errors, which a method may not catch.
 FAILURES = (*GRAPH_FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutcome:
-    """What became of the records of one step."""
+    """The result of one step: a patch, and the errors of records that could not be edited."""
 
-    patch: Patch | None = None  # of those that could be made
+    patch: Patch | None = None  # of the edits that could be made
     errors: Mapping[str, str] = field(default_factory=dict)  # by the record's id
-    seconds: float = 0.0  # a record, of the calls that made the patch
-    halved_to: int | None = None  # how many records one call edited at most, if less than all for want of memory
+    seconds: float = 0.0  # per record, for the calls that made the patch
+    halved_to: int | None = None  # largest number of records edited by one call, if memory forced smaller batches
 
 
 def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Patch | None) -> StepOutcome:
-    """The patch of ``records`` made by one call of ``method`` on the model with the patch ``before`` in it.
+    """Make the patch of ``records`` by one call of ``method``, on the model with the patch ``before`` applied.
 
-    Where the call fails, halves of the batch are tried until each record that fails alone is found; the others are made
-    by one call without them. Where each would do alone, as of edits that contradict each other, or where memory runs
-    out, the batch is cut into halves that are made one after the other.
+    If the call fails, halves of the batch are tried, to find each record that fails alone; the others are then made by
+    one call without these. If no record fails alone, for example because two edits contradict each other, or if memory
+    runs out, the batch is split into halves that are made one after the other.
     """
     try:
         start = time.perf_counter()
@@ -48,7 +48,7 @@ def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Pat
 
 
 def said(error: BaseException) -> str:
-    """An error as a line of the run records it: "ClassName: message"."""
+    """An error as the run's line records it: "ClassName: message"."""
     return f"{type(error).__name__}: {error}"
 
 
@@ -66,7 +66,7 @@ def _without_culprits(
 
 
 def _in_turn(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> StepOutcome:
-    """One half of the records, then the other on the model that holds the first."""
+    """Make one half of the records, then the other half on the model with the first."""
     first, second = _halves(records)
     one = make_step(method, first, before=before)
     other = make_step(method, second, before=before + one.patch if before and one.patch else one.patch or before)
@@ -79,7 +79,7 @@ def _in_turn(method: Method, records: Sequence[BenchmarkRecord], before: Patch |
 def _culprits(
     method: Method, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
 ) -> dict[str, str]:
-    """The records that fail alone, and how; ``records`` failed together with ``error``."""
+    """Find the records that fail alone, with their errors; ``records`` failed together with ``error``."""
     if len(records) == 1:
         return {records[0].id: said(error)}
     found: dict[str, str] = {}
@@ -92,7 +92,7 @@ def _culprits(
 
 
 def _edit(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> tuple[Patch, int]:
-    """The patch, and how many records one call edited at most."""
+    """The patch, and the largest number of records that one call edited."""
     try:
         return finite(method.update([edit for record in records for edit in record.edits], before=before)), len(records)
     except (RuntimeError, MemoryError) as error:
@@ -112,6 +112,6 @@ def _halves(records: Sequence[BenchmarkRecord]) -> tuple[Sequence[BenchmarkRecor
 
 
 def finite(patch: Patch) -> Patch:
-    """``patch``; raises PatchError where it holds a value that is not finite."""
+    """Return ``patch``; raises PatchError if it has a value that is not finite."""
     patch.check_finite()
     return patch

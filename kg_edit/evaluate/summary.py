@@ -27,13 +27,13 @@ _EDIT = "efficacy.greedy"
 
 
 class CurvePoint(BaseModel):
-    """The model with ``edits`` edits, over all sequences of a run that came so far.
+    """A point of the curve: the model with ``edits`` edits, over all sequences of a run that have so many.
 
-    ``scores`` are means over ``n`` records among those edited so far (retention: do they still hold? locality: are
-    their neighbours untouched?); ``failed`` of them could not be scored, as a model broken by edits can't be.
-    ``retention`` are GRACE's rates (`kg_edit.evaluate.retention`), where the run has a test file; else ERR alone, of
-    efficacy.greedy over the ``n`` records, those that failed counting as 0. ``general`` are means over sequences;
-    ``general_failed`` counts those whose model could not be asked.
+    ``scores`` are means over ``n`` records among those edited so far: do the edits still hold, are their neighbours
+    unchanged? ``failed`` of the ``n`` records could not be scored, because edits broke the model. ``retention`` has
+    GRACE's rates (`kg_edit.evaluate.retention`) if the run has a test file; else only ERR, from efficacy.greedy over
+    the ``n`` records, where failed ones count as 0. ``general`` are means over sequences; ``general_failed`` counts the
+    sequences whose model could not be asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +55,10 @@ def curve(
     plan: CurvePlan,
     seed: int,
 ) -> tuple[CurvePoint, ...]:
-    """The points of the curve of a run with these ``sequences`` of ids; the first has no edits, and all records."""
+    """The points of the curve of a run with these ``sequences`` of ids.
+
+    The first point has no edits, and all records.
+    """
     asked: dict[int, list[tuple[str, str]]] = {0: [(name, BASE) for names in sequences for name in names]}
     for names in sequences:
         for scoring in plan.scorings(len(names)):
@@ -77,7 +80,10 @@ def _point(
     names: Sequence[str],
     seed: int,
 ) -> CurvePoint:
-    """A point of the curve; ``names`` are all that any point of the run has of ``general`` ability and retention."""
+    """A point of the curve.
+
+    ``names`` are all measures of general ability and retention that some point of the run has.
+    """
     usable = [(records[name], section) for name, section in keys if name in records and BASE in records[name].scores]
     rows = [record.scores[section] for record, section in usable if section in record.scores]
     now = {record.id: record.scores.get(section, {_EDIT: 0.0}).get(_EDIT) for record, section in usable}
@@ -109,12 +115,14 @@ Estimates = dict[str, Estimate]
 class Summary(BaseModel):
     """The file ``summary.json``: for each metric its mean over those of the ``n`` records that have it.
 
-    ``provenance`` holds the run's settings, how many records ``failed`` (those whose edit could not be made are scored
-    on the model as it was without it, and part of the means), and ``counts``: for each section and metric the records
-    behind its mean. The two ceilings are the unedited model's, with the edited fact (and the relation that leads to
-    the answer) told before the question; None where they were not asked for. Where edits accumulate, ``just_edited``
-    is right after a record's own edit, ``edited`` after all of its sequence, and ``curve`` the way between; a curve
-    is there as well where general ability was asked for. ``general``: tasks of lm-eval before any edit and after all.
+    ``provenance`` has the run's settings, the number of ``failed`` records, and ``counts``: for each section and
+    metric, the number of records behind its mean. A record whose edit could not be made is scored on the model without
+    it, and counts in the means.
+
+    The two ceilings are scores of the unedited model, with the edited fact (and the relation that leads to the answer)
+    told before the question; None if they were not asked for. If edits accumulate, ``just_edited`` has the scores right
+    after a record's own edit, ``edited`` those after all edits of its sequence, and ``curve`` those between. A run that
+    measures general ability has a curve too. ``general``: tasks of lm-eval before any edit and after all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -132,7 +140,7 @@ class Summary(BaseModel):
 
     @property
     def sections(self) -> dict[str, Estimates]:
-        """The sections that are there, by name."""
+        """The existing sections, by name."""
         found = {name: getattr(self, name) for name in SECTIONS}
         return {name: section for name, section in found.items() if section is not None}
 
@@ -143,7 +151,7 @@ class Summary(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Summary:
-        """Read what `save` wrote.
+        """Read a summary that `save` wrote.
 
         Raises:
             OutputError: the file can't be read, or is no summary.
@@ -163,7 +171,7 @@ def summarise(
     curve: tuple[CurvePoint, ...] | None = None,
     general: dict[str, GeneralChange] | None = None,
 ) -> Summary:
-    """The means of ``sections`` over the records; a section that a record lacks is missing there."""
+    """Make the summary: the means of ``sections`` over the records that have them."""
     rows = {name: [record.scores.get(name, {}) for record in records] for name in sections}
     metrics = {name: metric_names(found) for name, found in rows.items()}
     seconds = [record.seconds for record in records if record.seconds is not None]

@@ -1,6 +1,6 @@
-"""The folder that ``lm_eval --include_path`` reads: a YAML file a task, and the module that all of them name.
+"""Write the folder for ``lm_eval --include_path``: a YAML file for each task, and the module that all of them import.
 
-A task's file holds `TaskSettings`: which benchmark, from which file. The records are read when the harness runs.
+A task's file holds `TaskSettings`: the benchmark and its file. The records are read when the harness runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["BenchmarkTask"]
 
 
 class TaskSettings(Record):
-    """A benchmark's records as a task: what `kg-edit evaluate` calls ``--dataset``, ``--data`` and so on."""
+    """The records of a benchmark as a task: the options ``--dataset``, ``--data`` and so on of `kg-edit evaluate`."""
 
     dataset: Name = Field(description="the benchmark")
     data: Name = Field(description="its file, the name of a packaged one, or hf:NAME")
@@ -37,17 +37,17 @@ class TaskSettings(Record):
 
     @property
     def name(self) -> str:
-        """The task's name where none is given: kg_edit_counterfact_plus, kg_edit_ripples_test."""
+        """The task's default name: kg_edit_counterfact_plus, kg_edit_ripples_test."""
         parts = ("kg_edit", self.dataset, self.split or "")
         return "_".join(filter(None, parts)).replace("-", "_")
 
     def records(self) -> tuple[BenchmarkRecord, ...]:
-        """The records, read now.
+        """Read the records now.
 
         Raises:
             UnknownNameError: there is no such benchmark.
-            EditFileError: the file can't be read, or a row of it can't and that ends all.
-            ConfigError: no record is of the part, or what is asked depends on the unedited model (RippleEdits).
+            EditFileError: the file can't be read; or a row can't be read, and ``keep_going`` is false.
+            ConfigError: no record is in the split, or the metrics depend on the unedited model (RippleEdits).
         """
         dataset, path = find_dataset(self.dataset), Path(self.data)
         records = dataset.read(path).records if self.keep_going else dataset(path)
@@ -60,10 +60,10 @@ class TaskSettings(Record):
 
 
 def write_task(folder: Path, settings: TaskSettings, *, name: str | None = None) -> Path:
-    """Write a task's file, ``folder``/NAME.yaml, and the module beside it; a file of that name is replaced.
+    """Write a task's file, ``folder``/NAME.yaml, and the module beside it; an existing file of that name is replaced.
 
     Raises:
-        ConfigError: the name can't be one of a task.
+        ConfigError: the name can't be a task's name.
         OutputError: a file can't be written.
     """
     task = name or settings.name

@@ -1,1 +1,1 @@
-"""Metrics, each with the kinds of probes that it needs."""
+"""The metrics, each with the probes that it needs."""

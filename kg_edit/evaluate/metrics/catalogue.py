@@ -1,7 +1,7 @@
-"""All metrics by name, which of them a record has by what they need, and the page docs/metrics.md written from them.
+"""The catalogue of all metrics by name, the choice of metrics for a record, and the page docs/metrics.md made from it.
 
-Metrics of records are defined in `edit` (every record), `probes` (the probes that a data set brings) and `sampled_text`
-(on request); those of a whole run are listed here, with the function that computes each.
+The metrics of records are defined in `edit` (for every record), `probes` (for the probes of a data set) and
+`sampled_text` (on request). The metrics of a whole run are listed here, with the function that computes each.
 """
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 
 
 def metrics_for(case: Case) -> Mapping[str, Metric]:
-    """The metrics of a case by name, in the catalogue's order; each may still be missing (None) in its scores.
+    """The metrics of a case by name, in the catalogue's order; the value of a metric may still be missing (None).
 
-    The metrics of `edit` are every case's; one of `probes` is a case's whose probes are of the groups that it needs; of
-    `EXTRAS` those are scored that the case asks for; `CHAT_METRICS` are of cases in chat form. A ceiling is asked what
-    follows from its edits alone.
+    Every case has the metrics of `edit`. It has a metric of `probes` if its probes include the groups that the metric
+    needs, the metrics of `EXTRAS` that it asks for, and `CHAT_METRICS` if it is asked in chat form. A ceiling only has
+    metrics of what follows from its edits.
     """
     groups = {part for probe in case.probes for part in (probe.measures, probe.family)}
     probed = {name: metric for name, metric in _OF_PROBES.items() if groups.issuperset(metric.needs)}
@@ -111,10 +111,10 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
 
 
 def find_extras(names: Iterable[str]) -> tuple[str, ...]:
-    """The names of costly metrics, each once, in the catalogue's order.
+    """Check the names of costly metrics; return each once, in the catalogue's order.
 
     Raises:
-        UnknownNameError: one is none of them; suggests the nearest.
+        UnknownNameError: there is no such costly metric; the message suggests the nearest name.
     """
     wanted = set(names)
     for name in sorted(wanted - set(EXTRAS)):
@@ -144,7 +144,7 @@ judged by, so it is kinder than any use of the model; it is here because publish
 
 
 def metrics_page() -> str:
-    """The page docs/metrics.md: each metric with formula, source, range and data sets, then the data sets."""
+    """The page docs/metrics.md: each metric with its formula, source, range and data sets, then the data sets."""
     others = {**METRICS, **CHAT_METRICS, **EXTRAS}
     probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
     parts = [
@@ -160,13 +160,13 @@ def metrics_page() -> str:
 
 
 def used_by(name: str) -> tuple[str, ...]:
-    """The data sets whose records may have a metric of records."""
+    """The data sets whose records may have this metric of records."""
     needs = set(RECORD_METRICS[name].needs)
     return tuple(dataset.name for dataset in DATASETS.values() if needs <= _parts(dataset))
 
 
 def _parts(dataset: Dataset) -> set[str]:
-    """What the records of a data set may have; a question of an edit is a portability probe too."""
+    """What the records of a data set may have. An edit's question also counts as a portability probe."""
     groups = {part for group in dataset.measures for part in (group, group.partition(".")[0])}
     return {*groups, *dataset.edits_have, *(("portability",) if "questions" in dataset.edits_have else ())}
 

@@ -1,8 +1,8 @@
-"""The metrics of every record, from what an edit brings: prompt, paraphrases, neighbours, portability questions.
+"""The metrics of every record, from an edit's own prompt, paraphrases, neighbours and portability questions.
 
-First the functions that compute them, then the tables `PORTABILITY`, `METRICS` and `CHAT_METRICS` with formula, source
-and needs. A metric is missing (None) for a record without what it needs. Where a record makes several edits at once, it
-is the mean over them.
+First come the functions that compute them, then the tables `PORTABILITY`, `METRICS` and `CHAT_METRICS` with formula,
+source and needs. A metric is missing (None) for a record without the parts that it needs. If a record makes several
+edits at once, the metric is the mean over them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ OfEdit = Callable[[Edit, "Evidence"], float | None]
 
 
 def over_edits(of_edit: OfEdit) -> Callable[[Case, Evidence], float | None]:
-    """A metric of a case from one of an edit: the mean over the case's edits."""
+    """Turn a metric of an edit into a metric of a case: the mean over the case's edits."""
     return lambda case, evidence: mean(of_edit(edit, evidence) for edit in case.edits)
 
 
 def efficacy_prob(edit: Edit, evidence: Evidence) -> float | None:
-    """Whether the new target is the likelier one after the edit's prompt."""
+    """Whether the new target is more probable than the old one after the edit's prompt."""
     return _share_preferring_new(edit, (edit.text,), evidence)
 
 
 def paraphrase_prob(edit: Edit, evidence: Evidence) -> float | None:
-    """The share of paraphrases after which the new target is the likelier one."""
+    """The share of paraphrases after which the new target is more probable than the old one."""
     return _share_preferring_new(edit, edit.paraphrases, evidence)
 
 
 def neighborhood_prob(edit: Edit, evidence: Evidence) -> float | None:
-    """The share of neighbours' prompts after which the old target is the likelier one."""
+    """The share of neighbours' prompts after which the old target is more probable than the new one."""
     old, new = edit.target_true, edit.target_new
     if old is None:
         return None
@@ -49,17 +49,17 @@ def neighborhood_prob(edit: Edit, evidence: Evidence) -> float | None:
 
 
 def efficacy_magnitude(edit: Edit, evidence: Evidence) -> float | None:
-    """How much likelier the new target is after the edit's prompt."""
+    """exp(-NLL) of the new target minus exp(-NLL) of the old one, after the edit's prompt."""
     return _lead_of_new(edit, (edit.text,), evidence)
 
 
 def paraphrase_magnitude(edit: Edit, evidence: Evidence) -> float | None:
-    """How much likelier the new target is after paraphrases, on average."""
+    """exp(-NLL) of the new target minus exp(-NLL) of the old one, mean over the paraphrases."""
     return _lead_of_new(edit, edit.paraphrases, evidence)
 
 
 def neighborhood_magnitude(edit: Edit, evidence: Evidence) -> float | None:
-    """How much likelier the old target is after neighbours' prompts, on average."""
+    """exp(-NLL) of the old target minus exp(-NLL) of the new one, mean over the neighbours' prompts."""
     lead = _lead_of_new(edit, edit.neighborhood, evidence)
     return None if lead is None else -lead
 
@@ -84,7 +84,7 @@ def portability_greedy(case: Case, evidence: Evidence) -> float | None:
 
 
 def portability_teacher_forced(case: Case, evidence: Evidence) -> float | None:
-    """The share of the answer's tokens that are the arg-max, given those before."""
+    """The share of the answer's tokens that are the arg-max, given the right tokens before them."""
     asked = (evidence.scores[pair].accuracy for pair in case.answer_pairs)
     return by_category(case, evidence, "portability", lambda *of: first_score(*of).accuracy, besides=asked)
 
@@ -96,7 +96,7 @@ def portability_nll(case: Case, evidence: Evidence) -> float | None:
 
 
 def portability_choice(case: Case, evidence: Evidence) -> float | None:
-    """Whether the right one of ten answers gains most by the question."""
+    """The share of questions for which, of ten answers, the right one gains most in log-likelihood by the question."""
     if len(case.choices) < len(case.questions) or not all(case.choices):
         return None
     gains = (

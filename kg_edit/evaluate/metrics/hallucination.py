@@ -1,7 +1,8 @@
 """The metrics of WikiBio hallucinations: perplexities of sentences, as in the table of GRACE (Hartvigsen et al. 2023).
 
-A sentence's perplexity is exp of the mean of -log p(token | all before) over its tokens, after the passage before it;
-the mean is taken of perplexities, as the published program does. First the functions, then the table.
+A sentence's perplexity is exp of the mean of -log p(token | all before) over its tokens, after the passage before it.
+The mean over sentences is a mean of perplexities, as in the published program. First come the functions, then the
+table.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from kg_edit.evaluate.case import Case
     from kg_edit.evaluate.metrics.metric import Evidence
 
-_LARGEST = 700.0  # beyond, a float has no exponential
+_LARGEST = 700.0  # nats; exp of more overflows a float
 
 
 def true_perplexity(case: Case, evidence: Evidence) -> float | None:
@@ -33,7 +34,7 @@ def own_perplexity(case: Case, evidence: Evidence) -> float | None:
 
 
 def prefers_true(case: Case, evidence: Evidence) -> float | None:
-    """Whether the true sentence is likelier, a token, than the hallucinated one."""
+    """Whether the true sentence is more probable per token than the hallucinated one."""
     asked = (query for query in _asked(case, "hallucination") for _ in query.others)
     pairs = zip(asked, _hallucinated(case), strict=True)
     return mean(first_score(query, evidence).nll < evidence.nll(*of) for query, of in pairs)
@@ -49,7 +50,7 @@ def _asked(case: Case, group: str) -> Iterator[Query]:
 
 
 def _hallucinated(case: Case) -> Iterator[tuple[str, str]]:
-    """(prompt, sentence) of each."""
+    """Yield (prompt, sentence) for each hallucinated sentence."""
     return ((scored_after(query), other) for query in _asked(case, "hallucination") for other in query.others)
 
 

@@ -1,4 +1,4 @@
-"""A metric: what it needs of a record, its formula and source, and a function of the case and the model's evidence."""
+"""The classes `Metric` (needs, formula, source and function) and `Evidence` (what a model answered to a case)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ CATEGORIES = "Where probes have sub-categories, the mean over these of the mean 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric of one record. Calling it gives its value, or None for a record without what it needs.
+    """A metric of one record. Calling it gives its value, or None for a record without the parts that it needs.
 
     Attributes:
-        compute: the function.
-        formula: what it computes, in one sentence or two.
-        source: where it comes from, and where this differs.
+        compute: the function that computes the value.
+        formula: the definition of the value, in one or two sentences.
+        source: its publication, and how this implementation differs.
         needs: the groups of probes (such as locality, ripple.RS) and the parts of an edit (target_true, paraphrases,
-            neighborhood, questions) without which a record lacks it; empty where every record has it.
-        values: the range of its values, with the unit where there is one.
-        better: which values are the better ones.
+            neighborhood, questions) that a record must have; empty if every record has the metric.
+        values: the range of its values, with the unit if there is one.
+        better: which values are better.
     """
 
     compute: Callable[[Case, Evidence], float | None]
@@ -39,13 +39,13 @@ class Metric:
     better: Better = "higher"
 
     def __call__(self, case: Case, evidence: Evidence) -> float | None:
-        """The metric's value for a case, from what the model did with its prompts."""
+        """Compute the metric's value for a case from the model's evidence."""
         return self.compute(case, evidence)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunMetric:
-    """A metric of a whole model or run; the function that computes it is named by its module path."""
+    """A metric of a whole model or run; ``where`` is the module path of the function that computes it."""
 
     where: str
     formula: str
@@ -55,21 +55,22 @@ class RunMetric:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are there; None if none is."""
+    """The mean of the values that are not None; None if all are None."""
     found = [float(value) for value in values if value is not None]
     return fmean(found) if found else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a model did with a case's prompts, and what the unedited model did, where this one is edited.
+    """The results of a model for a case's prompts, and those of the unedited model if this one is edited.
 
     Attributes:
-        scores: of (prompt, candidate) pairs.
+        scores: the scores of (prompt, candidate) pairs.
         texts: greedy continuations by prompt.
         predicted: the arg-max token ids at a candidate's places, by pair.
-        samples: prompts with what was sampled after them, by prompt.
-        before: the unedited model's evidence, of which ``texts`` and ``predicted`` are there; None if this is its own.
+        samples: each prompt with the text sampled after it, by prompt.
+        before: the unedited model's evidence, with ``texts`` and ``predicted`` only; None if this is the unedited
+            model's.
     """
 
     scores: Mapping[Pair, TokenScores] = field(default_factory=dict)
@@ -79,5 +80,5 @@ class Evidence:
     before: Evidence | None = None
 
     def nll(self, prompt: str, candidate: str) -> float:
-        """The candidate's mean negative log-likelihood a token, in nats."""
+        """The candidate's mean negative log-likelihood per token, in nats."""
         return self.scores[Pair(prompt.rstrip(), candidate)].nll

@@ -1,7 +1,8 @@
-"""The metrics of MQuAKE's multi-hop questions beside exact match: likelihoods, the old answer, hops, 2 to 4 hops apart.
+"""The metrics of MQuAKE's multi-hop questions besides exact match: likelihoods, the old answer, hops, 2 to 4 hops
+apart.
 
-First the functions that compute them, then the table `MULTIHOP_METRICS` with formula, source and needs.
-`kg_edit.evaluate.metrics.probes` has the published multihop.any_of_3, multihop.edit_wise and multihop.instance_wise.
+First come the functions that compute them, then the table `MULTIHOP_METRICS` with formula, source and needs. The
+published multihop.any_of_3, multihop.edit_wise and multihop.instance_wise are in `kg_edit.evaluate.metrics.probes`.
 """
 
 from __future__ import annotations
@@ -26,41 +27,41 @@ instance_wise = share_passed("hops", is_exactly)
 
 
 def answer_nll(case: Case, evidence: Evidence) -> float | None:
-    """-log p of the new answer after each wording of the question, in nats a token; mean over wordings."""
+    """-log p of the new answer after each wording of the question, in nats per token; mean over wordings."""
     return mean(first_score(query, evidence).nll for query in _wordings(case))
 
 
 def old_answer_nll(case: Case, evidence: Evidence) -> float | None:
-    """The same of the answer before the edits."""
+    """-log p of the old answer after each wording of the question, in nats per token; mean over wordings."""
     return mean(evidence.nll(scored_after(query), old) for query in _wordings(case) for old in query.others)
 
 
 def answer_prob(case: Case, evidence: Evidence) -> float | None:
-    """The share of wordings after which the new answer is likelier than the old one."""
+    """The share of wordings after which the new answer is more probable than the old one."""
     found = ((query, old) for query in _wordings(case) for old in query.others)
     return mean(first_score(query, evidence).nll < evidence.nll(scored_after(query), old) for query, old in found)
 
 
 def old_answer(case: Case, evidence: Evidence) -> float | None:
-    """Whether a wording is answered with the answer before the edits."""
+    """Whether the model answers any wording with the answer before the edits."""
     said = [_says(query, evidence, name) for query in _wordings(case) for name in query.others]
     return float(any(said)) if said else None
 
 
 def hop_share(case: Case, evidence: Evidence) -> float | None:
-    """The share of the facts of the new chain that are answered rightly, one question each."""
+    """The share of the facts of the new chain that are answered rightly; each fact has one question."""
     queries = [query for probe in case.group("hops") for query in probe.queries]
     return mean(any(_says(query, evidence, name) for names in query.answers for name in names) for query in queries)
 
 
 def hop_wise(case: Case, evidence: Evidence) -> float | None:
-    """Whether the question is answered rightly and so is every fact of the new chain."""
+    """Whether the question and every fact of the new chain are answered rightly."""
     question, hops = any_of_3(case, evidence), instance_wise(case, evidence)
     return None if question is None or hops is None else float(question == hops == 1)
 
 
 def of_hops(hops: int, compute: Compute) -> Compute:
-    """A metric of those records alone whose new chain has so many facts."""
+    """Restrict a metric to the records whose new chain has ``hops`` facts; None for other records."""
 
     def chosen(case: Case, evidence: Evidence) -> float | None:
         facts = sum(len(probe.queries) for probe in case.group("hops"))

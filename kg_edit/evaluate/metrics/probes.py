@@ -1,6 +1,6 @@
-"""The metrics of probes: each looks at one group of the probes that a record brings, and is missing without them.
+"""The metrics of probes: each reads one group of a record's probes, and is missing for a record without them.
 
-First the functions that compute them, then the table `PROBE_METRICS` with formula, source and needs.
+First come the functions that compute them, then the table `PROBE_METRICS` with formula, source and needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OfQuery = Callable[[Query, "Evidence"], float | None]
 def by_category(
     case: Case, evidence: Evidence, group: str, of_query: OfQuery, *, besides: Iterable[float] = ()
 ) -> float | None:
-    """The mean over the categories of ``group`` of the mean over their probes; ``besides`` is a category more."""
+    """The mean over the categories of ``group`` of the mean over their probes; ``besides`` is one more category."""
     categories: dict[str, list[float | None]] = {"": list(besides)}
     for probe in case.group(group):
         values = categories.setdefault(probe.measures, [])
@@ -35,12 +35,12 @@ def by_category(
 
 
 def mentioned(query: Query, evidence: Evidence) -> float | None:
-    """Whether the greedy continuation says the answers (all, or one, as the query has it) as whole words."""
+    """Whether the greedy continuation says the answers as whole words: all of them or one, as the query requires."""
     return float(_answered(query, evidence, mentions))
 
 
 def first_score(query: Query, evidence: Evidence) -> TokenScores:
-    """The scores of the first answer's name, teacher-forced."""
+    """The teacher-forced scores of the first answer's name."""
     return evidence.scores[pair_of(query)]
 
 
@@ -55,17 +55,17 @@ def _answered(query: Query, evidence: Evidence, judge: Judge) -> bool:
 
 
 def greedy(group: str) -> Callable[[Case, Evidence], float | None]:
-    """The share of a group's probes that greedy generation answers."""
+    """A metric: the share of a group's queries that greedy generation answers, mean over categories."""
     return lambda case, evidence: by_category(case, evidence, group, mentioned)
 
 
 def teacher_forced(group: str) -> Callable[[Case, Evidence], float | None]:
-    """The share of right tokens, given those before, in a group's answers."""
+    """A metric: the share of arg-max tokens in a group's answers, given the right tokens before them."""
     return lambda case, evidence: by_category(case, evidence, group, lambda *of: first_score(*of).accuracy)
 
 
 def unchanged(group: str) -> Callable[[Case, Evidence], float | None]:
-    """The share of arg-max tokens in a group's answers that are the unedited model's."""
+    """A metric: the share of places in a group's answers at which the arg-max token equals the unedited model's."""
     return lambda case, evidence: by_category(case, evidence, group, _same_tokens)
 
 
@@ -77,12 +77,12 @@ def _same_tokens(query: Query, evidence: Evidence) -> float | None:
 
 
 def share_passed(group: str, judge: Judge) -> Callable[[Case, Evidence], float | None]:
-    """The share of a group's probes that pass, a text being judged by ``judge``."""
+    """A metric: the share of a group's probes that pass; ``judge`` decides whether a text gives an answer."""
     return lambda case, evidence: mean(passes(probe, evidence, judge) for probe in case.group(group))
 
 
 def ripple_passed(group: str) -> Callable[[Case, Evidence], float | None]:
-    """The share of a criterion's tests that pass, of those whose conditions the unedited model fulfils."""
+    """A metric: the share of a criterion's tests that pass, among those whose conditions the unedited model fulfils."""
 
     def compute(case: Case, evidence: Evidence) -> float | None:
         unedited = evidence.before or evidence
@@ -103,17 +103,17 @@ def _choice(query: Query, evidence: Evidence) -> float | None:
 
 
 def inference_choice(case: Case, evidence: Evidence) -> float | None:
-    """Whether the right label is the likeliest one."""
+    """Whether the right label is the most probable one."""
     return by_category(case, evidence, "inference", _choice)
 
 
 def span_nll(case: Case, evidence: Evidence) -> float | None:
-    """The mean negative log-likelihood a token of the masked span."""
+    """The mean negative log-likelihood per token of the masked span."""
     return by_category(case, evidence, "span", lambda *of: first_score(*of).nll)
 
 
 def specificity_nll(case: Case, evidence: Evidence) -> float | None:
-    """The same of the spans of sentences about other entities."""
+    """The mean negative log-likelihood per token of the spans of sentences about other entities."""
     return by_category(case, evidence, "specificity", lambda *of: first_score(*of).nll)
 
 
@@ -125,7 +125,7 @@ def _preference(query: Query, evidence: Evidence) -> float | None:
 
 
 def sentiment(case: Case, evidence: Evidence) -> float | None:
-    """The share of pairs of a good and a bad reply of which the good one is likelier."""
+    """The share of pairs of a good and a bad reply in which the good one is more probable."""
     return by_category(case, evidence, "sentiment", _preference)
 
 

@@ -1,7 +1,7 @@
-"""The metrics of a Ripples file: what follows from an edit and what stays, kind by kind; two hops in four cells.
+"""The metrics of a Ripples file: what follows from an edit and what stays, by kind; two-hop questions in four cells.
 
-A question counts as answered if what the model writes begins with the answer or an alias. First the functions that
-compute them, then the table `RIPPLES_METRICS`.
+A question counts as answered if the model's text begins with the answer or an alias. First come the functions that
+compute the metrics, then the table `RIPPLES_METRICS`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def over_queries(group: str, of_query: OfQuery) -> Callable[[Case, Evidence], fl
 
 
 def says_answer(query: Query, evidence: Evidence) -> float:
-    """Whether the greedy answer begins with the right one."""
+    """Whether the greedy answer begins with the right answer."""
     return _begins(evidence.texts[generated_from(query)], query)
 
 
 def says_answer_after_steps(query: Query, evidence: Evidence) -> float:
-    """The same with the steps written out."""
+    """Whether the answer after the written steps begins with the right answer."""
     return _begins(after_steps(evidence.texts[stepped_from(query)]), query)
 
 
@@ -44,14 +44,17 @@ def _begins(text: str, query: Query) -> float:
 
 
 def says_old(query: Query, evidence: Evidence) -> float | None:
-    """Whether the greedy answer begins with the one before the edit; None where the graph has none."""
+    """Whether the greedy answer begins with the answer before the edit; None if the query has no old answer."""
     if not query.old:
         return None
     return float(any(begins_with(evidence.texts[generated_from(query)], name) for name in query.old))
 
 
 def gains_most(query: Query, evidence: Evidence) -> float | None:
-    """Whether the right one of up to ten objects gains most by the question; None where there is no other."""
+    """Whether, of up to ten objects, the question raises the log-likelihood of the right one most.
+
+    None if the query has no other objects.
+    """
     if not query.others:
         return None
     prompt = scored_after(query)

@@ -1,4 +1,4 @@
-"""Metrics of sampled texts: fluency, consistency, and GLAME's fuzzy match. Costly, so scored on request only."""
+"""Metrics of sampled texts: fluency, consistency, and GLAME's fuzzy match. They are costly, so only on request."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def ngram_entropy(text: str) -> float:
 
 
 def tfidf_similarity(text: str, references: Sequence[str]) -> float:
-    """The cosine of the TF-IDF vectors of a text and of its references joined.
+    """The cosine of the TF-IDF vectors of a text and of its joined references.
 
-    tf is a word's count, in any case; idf is ln((1 + n) / (1 + df)) + 1 over the n references.
+    tf is a word's count, ignoring case; idf is ln((1 + n) / (1 + df)) + 1 over the n references.
     """
     rarity = Rarity(words(reference.casefold()) for reference in references)
     first, second = (rarity.vector(words(joined.casefold())) for joined in (text, " ".join(references)))
@@ -46,7 +46,7 @@ def tfidf_similarity(text: str, references: Sequence[str]) -> float:
 
 
 def partial_ratio(text: str, name: str) -> float:
-    """How alike ``name`` is to the part of ``text`` most like it, 0 to 100.
+    """The similarity, 0 to 100, between ``name`` and the most similar part of ``text``.
 
     Raises:
         ConfigError: the package rapidfuzz is not installed.
