@@ -1,1 +1,1 @@
-"""Cached answers: cache files, modes, snapshots, and the sources that read and fill a cache."""
+"""The answer cache: its files, modes and snapshots, and the sources that read and fill it."""

@@ -1,8 +1,8 @@
-"""Sources that remember: `CachedSource` answers from a cache file, and asks an endpoint only for what the file lacks.
+"""Sources with a cache: `CachedSource` answers from a cache file, and asks an endpoint only for missing facts.
 
-`CacheFiller` asks one request at a time over all processes that share the file, and keeps each answer before anybody
-sees it; a fact that is already cached keeps its value, so that this run and the next read the same. `FallbackSource`
-reads a cache over a local graph and writes nothing.
+`CacheFiller` sends the requests, one at a time across all processes that share the file, and writes each answer to the
+file before it returns the answer. A fact that is already cached keeps its value, so that this run and the next run
+read the same value. `FallbackSource` reads a cache, and a local graph for what the cache lacks; it writes nothing.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _NOTHING = object()
 
 Known = dict[tuple[str, str], Json]  # (kind, id) -> value
 
-_LISTED = 20  # missing ids that the command to fetch them names one by one
+_LISTED = 20  # up to this many missing ids, the suggested fetch command lists each id
 _STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims")
 
 
 @dataclass
 class RequestCounts:
-    """Counts of a `CachedSource`: ids `found` in the cache, ids `asked` of the endpoint, answered `requests`."""
+    """Counts of a `CachedSource`: ids `found` in the cache, ids `asked` of the endpoint, and answered `requests`."""
 
     found: int = 0
     asked: int = 0
@@ -43,13 +43,13 @@ class RequestCounts:
 
 
 class CachedSource:
-    """A `Source` over a cache file, read-only packs below it, and an inner source for what they lack.
+    """A `Source` that reads a cache file, then read-only packs, and asks an inner source for the facts they lack.
 
-    `mode` is cache_file_errors at `Mode`; without an inner source it is "offline". `graph` is the name under which
-    answers are kept: two endpoints with one name answer for each other. `as_of` (ISO 8601) replays what the
-    cache held at that time. `urls` are the endpoints that a miss names, else those that have answered before.
-    An answer is written before anybody sees it, and errors never are. Raises
-    BadOptionError for a mode that does not fit.
+    `Mode` explains `mode`; without an inner source the mode is "offline". `graph` is the name under which answers are
+    kept: two endpoints with the same graph name share their answers. `as_of` (ISO 8601) reads the cache as it was at
+    that time. `urls` are the endpoints in the fetch command of a CacheMissError (default: those that answered before).
+    Each answer is written to the cache before it is returned; errors are never written. Raises BadOptionError for a
+    mode that is unknown or does not fit the other arguments.
     """
 
     def __init__(
@@ -77,13 +77,14 @@ class CachedSource:
 
     @property
     def name(self) -> str:
-        """The name of the inner source; offline the graph's name and the cache file."""
+        """The name of the inner source; offline, the graph's name and the cache file."""
         return f"{self.graph} ({self._layers.store.path})" if self._filler is None else self._filler.inner.name
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """The graph's name, the URLs that answered about the ids, and the first and last time (UTC) of these answers.
+        """Return the graph's name, the URLs that answered about the ids, and the first and last time (UTC) of answers.
 
-        The same online and offline; in mode "online" that of the inner source. Raises CacheFileError.
+        The result is the same with and without network. In mode "online", it is the provenance of the inner source.
+        Raises CacheFileError.
         """
         if self._filler is not None and self.mode == "online":
             return self._filler.inner.provenance(ids)
@@ -99,9 +100,10 @@ class CachedSource:
         }
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Cached facts first, then one answer a request for the others.
+        """Yield the cached facts first, then one answer per request for the other ids.
 
-        Raises CacheMissError offline, CacheFileError, and whatever the inner source raises.
+        Raises CacheMissError where the cache is offline and lacks ids, CacheFileError, and the errors of the inner
+        source.
         """
         known = self._layers.look_up(template.kind, ids) if self.mode in ("offline", "cache_first") else {}
         missing = [entity for entity in ids if entity not in known]
@@ -114,9 +116,9 @@ class CachedSource:
             yield from self._filler.fetch(template, missing)
 
     def select(self, query: str) -> Sequence[Binding]:
-        """The rows of a user's SELECT query, kept like other answers.
+        """Return the rows of a user's SELECT query; the cache keeps them like other answers.
 
-        Raises ServiceForbiddenError and CacheMissError offline, CacheFileError, and what the inner source raises.
+        Raises ServiceForbiddenError and CacheMissError offline, CacheFileError, and the errors of the inner source.
         """
         if self._filler is None:
             forbid_service(query, "the cache is offline")
@@ -133,27 +135,27 @@ class CachedSource:
         self._layers.store.close()
 
     def known(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
-        """{id: value} of these ids from the cache alone, without asking. Raises CacheFileError."""
+        """Return {id: value} for the ids that the cache holds, without a request. Raises CacheFileError."""
         found = self._layers.look_up(template.kind, ids)
         self.request_counts.found += len(found)
         return found
 
     def labelled(self, label: str) -> list[str]:
-        """The ids whose label in the cache is exactly this one. Raises CacheFileError."""
+        """Return the ids whose label in the cache is exactly this text. Raises CacheFileError."""
         return self._layers.labelled(label)
 
     @cached_property
     def fetch_hint(self) -> FetchHint:
-        """Commands that fetch what is missing. Raises CacheFileError."""
+        """The commands that fetch missing facts, for error messages. Raises CacheFileError."""
         return FetchHint(self._layers.store.path, self.graph, self._urls or self._layers.urls())
 
     def _command(self, kind: str, ids: Sequence[str]) -> str:
-        """The command that fetches these ids."""
+        """Return the command that fetches these ids; for many ids, it names a file of edits instead."""
         return self.fetch_hint.command(*(["--kind", kind, *ids] if len(ids) <= _LISTED else ["EDITS.jsonl"]))
 
 
 class CacheFiller:
-    """Asks `inner` for what the cache lacks, and writes each answer to the cache before returning it."""
+    """Asks the source `inner` for missing facts, and writes each answer to the cache before returning it."""
 
     def __init__(self, inner: Source, layers: CacheLayers, *, mode: Mode, request_counts: RequestCounts) -> None:
         self.inner = inner
@@ -162,9 +164,9 @@ class CacheFiller:
         self.request_counts = request_counts
 
     def fetch(self, template: Template, missing: list[str]) -> Iterator[Answer]:
-        """One answer a request; before each, the cache is read again for what other processes have written.
+        """Yield one answer per request. Before each request, read the cache again: another process may have filled it.
 
-        Raises CacheFileError, and whatever the inner source raises.
+        Raises CacheFileError, and the errors of the inner source.
         """
         self._get_ready()
         quiet = True if len(missing) <= template.size else None
@@ -176,13 +178,13 @@ class CacheFiller:
                 yield from answers
 
     def select(self, query: str, key: str) -> Sequence[Binding]:
-        """The rows of a user's query; raises CacheFileError, and whatever the inner source raises."""
+        """Return the rows of a user's query; raises CacheFileError, and the errors of the inner source."""
         self._get_ready()
         if self._mode == "online":
             return self.inner.select(query)
         with self._layers.store.request_lock():
             rows = self._layers.look_up("query", [key]) if self._mode != "refresh" else {}
-            if key in rows:  # another process was faster
+            if key in rows:  # another process has cached them in the meantime
                 return _as_rows(rows[key])
             found, exchange = timed_select(self.inner, query)
             self._layers.store.keep(self._layers.graph, "query", [("query", key, found)], exchange)
@@ -190,7 +192,7 @@ class CacheFiller:
             return found
 
     def _next(self, template: Template, missing: list[str]) -> tuple[list[Answer], Collection[str]]:
-        """What other processes have cached meanwhile, else the answers to the next block; and the ids they cover."""
+        """Return (answers, ids they cover): facts that another process has cached, else the next block's answers."""
         block = missing[: template.size]
         if self._mode == "online":
             self.request_counts.asked += len(block)
@@ -204,7 +206,7 @@ class CacheFiller:
             return [self._keep(template, block, answer) for answer in answers], block
 
     def _get_ready(self) -> None:
-        """Open a lazy source, so that its errors (no contact, offline) come before a cache file is created."""
+        """Open a lazy source now, so that its errors (no contact, offline) come before a cache file is created."""
         if isinstance(self.inner, LazySource):
             self.inner.ready()
 
@@ -214,7 +216,7 @@ class CacheFiller:
             yield answer
 
     def _keep(self, template: Template, block: Sequence[str], answer: Answer) -> Answer:
-        """Write an answer to the cache, and return it with the values that the cache gives from now on."""
+        """Write an answer to the cache, and return it with the values that the cache will return from now on."""
         known = cached_values(answer.facts, self._layers)
         if self._mode == "refresh":
             facts: Sequence[Fact] = answer.facts
@@ -231,12 +233,12 @@ class CacheFiller:
 
 
 def cached_answer(template: Template, known: dict[str, Json]) -> Answer:
-    """Cached values ({id: value}) of a template's kind as an answer without exchange."""
+    """Return cached values ({id: value}) of the template's kind as an `Answer` without an exchange."""
     return Answer(template.name, [Fact(template.kind, entity, value) for entity, value in known.items()])
 
 
 def cached_values(facts: Iterable[Fact], layers: CacheLayers) -> Known:
-    """The cached values of these facts' ids, by (kind, id); ids that the cache lacks are absent."""
+    """Return the cached value for the (kind, id) of each fact; those that the cache lacks are absent."""
     ids: dict[str, list[str]] = defaultdict(list)
     for fact in facts:
         ids[fact.kind].append(fact.id)
@@ -245,17 +247,17 @@ def cached_values(facts: Iterable[Fact], layers: CacheLayers) -> Known:
 
 
 def with_cached_values(facts: Iterable[Fact], known: Known) -> list[Fact]:
-    """The facts with the cached value where there is one, so that this run and the next read the same."""
+    """Return the facts, with the cached value where there is one: this run and the next then read the same value."""
     return [Fact(kind, entity, known.get((kind, entity), value)) for kind, entity, value in facts]
 
 
 def missing_facts(facts: Iterable[Fact], known: Known) -> list[Fact]:
-    """The facts that the cache lacks."""
+    """Return the facts that the cache lacks."""
     return [fact for fact in facts if (fact.kind, fact.id) not in known]
 
 
 def changed_facts(facts: Iterable[Fact], known: Known, *, kind: str, asked: Collection[str]) -> list[Fact]:
-    """The facts that were asked for, and of the others in the answer those whose value differs from the cached one."""
+    """Return the facts that were asked for, and those other facts of the answer that differ from the cached value."""
     return [
         fact
         for fact in facts
@@ -264,7 +266,7 @@ def changed_facts(facts: Iterable[Fact], known: Known, *, kind: str, asked: Coll
 
 
 def timed_select(source: Source, query: str) -> tuple[Sequence[Binding], Exchange]:
-    """The rows of a user's query, and its `Exchange` with the time taken. Raises what the source raises."""
+    """Run a user's query; return its rows and its `Exchange` with the time taken. Raises the errors of the source."""
     fetched_at, start = now(), time.monotonic()
     rows = [dict(row) for row in source.select(query)]
     elapsed = round(1000 * (time.monotonic() - start))
@@ -274,18 +276,18 @@ def timed_select(source: Source, query: str) -> tuple[Sequence[Binding], Exchang
 def plain_exchange(
     source: Source, query: str, found: Sequence[Json], *, fetched_at: str | None = None, elapsed_ms: int = 0
 ) -> Exchange:
-    """An `Exchange` for an answer whose source gives none; `found` is hashed as canonical JSON."""
+    """Return an `Exchange` for an answer whose source gives none; its sha256 is that of `found` as canonical JSON."""
     digest = hashlib.sha256(dumps(found).encode()).hexdigest()
     return Exchange(source.name, query, fetched_at or now(), elapsed_ms, len(found), digest, {})
 
 
 def _as_rows(value: Json) -> list[Binding]:
-    """The cached rows of a user's query as bindings."""
+    """Return the cached rows of a user's query as bindings."""
     return [dict(row) for row in value]
 
 
 class FallbackSource:
-    """A `Source` that reads an offline `cache`, and a local `graph` for what the cache lacks. Nothing is written."""
+    """A `Source` that reads an offline `cache`, and a local `graph` for what the cache lacks. It writes nothing."""
 
     def __init__(self, cache: CachedSource, graph: OxigraphSource) -> None:
         self.cache = cache
@@ -297,23 +299,24 @@ class FallbackSource:
         return f"{self.cache.name} over {self.graph.name}"
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """The provenance of the cache for these ids, and of the graph."""
+        """Return the provenance of the cache for these ids, and the provenance of the graph."""
         return {"kind": "cache over graph", "cache": self.cache.provenance(ids), "graph": self.graph.provenance()}
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Cached facts, then the graph's facts of the other ids. Raises CacheFileError.
+        """Yield the cached facts, then the graph's facts about the other ids. Raises CacheFileError.
 
-        For a label that was never looked up ("named"), the entities of both with this label.
+        For a label whose entities ("named") are not cached, the answer joins the entities with this label in the graph
+        and in the cache.
         """
         known = self.cache.known(template, ids)
         if known:
             yield cached_answer(template, known)
         for answer in self.graph.ask(template, [entity for entity in ids if entity not in known]):
-            # Facts of other kinds are left out: the cache may have other values for them.
+            # The cache may have different values for facts of other kinds, so they are left out.
             yield Answer(template.name, [self._joined(fact) for fact in answer.facts if fact.kind == template.kind])
 
     def select(self, query: str) -> Sequence[Binding]:
-        """The cached rows, else the rows of the graph. Raises what the graph raises."""
+        """Return the cached rows, else the rows of the graph. Raises the errors of the graph."""
         try:
             return self.cache.select(query)
         except CacheMissError:

@@ -1,8 +1,9 @@
-"""The SQLite file of a cache: its tables, one connection a process, transactions, locks, and clear errors.
+"""The SQLite file of a cache: its tables, one connection per process, transactions, locks and error messages.
 
-`Database` opens the file when it is first needed (write-ahead log, or a rollback journal where the file system has no
-shared memory); a process may be killed at any time. `facts` has all versions of every fact, `queries` the log of
-requests, `pace` the rate limits of hosts. Values are JSON, zlib-compressed where that saves space (`pack`).
+`Database` opens the file at its first use, with a write-ahead log, or a rollback journal where the file system has no
+shared memory. A process may be killed at any time without damage. The table `facts` has all versions of every fact,
+`queries` the log of requests, and `pace` the rate limits of hosts. Values are JSON, zlib-compressed where that saves
+space (`pack`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ELSEWHERE = "give another file with --cache FILE (cache=...) or KG_CACHE"
 
 _DAMAGED = "Restore it from an exported snapshot (`wikidata-cache import`), or delete it and fetch again."
 
-# (problem, suggestion) by the beginning of SQLite's name of the error.
+# {first part of SQLite's error name: (problem, suggestion)}
 _MEANINGS = {
     "SQLITE_FULL": ("no space left to write", f"What was kept is safe. Free some space, or {ELSEWHERE}."),
     "SQLITE_READONLY": ("cannot be written", f"Make the file and its folder writable, or {ELSEWHERE}."),
@@ -49,9 +50,9 @@ _UNREADABLE = ("cannot be read", f"Check its permissions and those of its folder
 
 APPLICATION = 0x6B676361  # SQLite's application_id of our files
 FORMAT = 1
-_WAIT = 60.0  # seconds for another process's transaction
+_WAIT = 60.0  # seconds to wait for the transaction of another process
 
-# `facts` only ever grows: a refresh adds a row with a later fetched_at (UTC, ISO 8601, milliseconds).
+# Rows of `facts` are never changed: a refresh adds a row with a later fetched_at (UTC, ISO 8601, milliseconds).
 _SCHEMA = f"""
 CREATE TABLE urls (id INTEGER PRIMARY KEY, url TEXT NOT NULL UNIQUE);
 CREATE TABLE queries (key TEXT PRIMARY KEY, graph TEXT NOT NULL, fetched_at TEXT NOT NULL, record NOT NULL);
@@ -65,39 +66,40 @@ PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {FORMAT};
 """
 
-_WORTH_SAYING = 5.0  # seconds
+_WORTH_SAYING = 5.0  # seconds; a longer wait for a lock is logged
 
-_SHORTEST_LIMIT = 10_000_000  # bytes; the lists of ids in our own queries are texts too
+_SHORTEST_LIMIT = 10_000_000  # bytes; SQLite's length limit also applies to the lists of ids in our own queries
 
-_WORTH_PACKING = 300  # characters; zlib saves nothing on shorter texts
+_WORTH_PACKING = 300  # characters; zlib does not make shorter texts smaller
 
 
 class Database:
-    """Access to a cache file; the first `writing` creates it, reading never does. Methods raise CacheFileError.
+    """Access to a cache file. The first `writing` creates the file; reading never does. Methods raise CacheFileError.
 
-    A forked child opens its own connection, because SQLite connections must not cross a fork. Objects can be pickled.
+    A forked child opens its own connection, because a SQLite connection must not be used after a fork. Objects can be
+    pickled.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.read_only = read_only
         self._lock = RLock()
-        self._open: tuple[int, bool, sqlite3.Connection] | None = None  # process, may write, connection
-        self._file: os.stat_result | None = None  # what is open for writing
-        self._inherited: list[sqlite3.Connection] = []  # closing them would drop the parent's file locks
+        self._open: tuple[int, bool, sqlite3.Connection] | None = None  # process id, may write, connection
+        self._file: os.stat_result | None = None  # the file that is open for writing
+        self._inherited: list[sqlite3.Connection] = []  # kept open: closing them would drop the parent's file locks
 
     def __reduce__(self) -> tuple[object, ...]:
         return _database, (self.path, self.read_only)
 
     def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
-        """All rows of a query; [] where there is no file yet."""
+        """Return all rows of a query; [] where there is no file yet."""
         with self._lock, cache_file_errors(self.path, reading=True):
             connection = self._connection(write=False)
             return [] if connection is None else connection.execute(sql, parameters).fetchall()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection | None]:
-        """A read transaction, so that several queries see one state; None where there is no file yet."""
+        """Open a read transaction, in which all queries see the same state; yield None where there is no file yet."""
         with self._lock, cache_file_errors(self.path, reading=True):
             connection = self._connection(write=False)
             if connection is not None:
@@ -110,7 +112,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: everything that the block writes is kept, or nothing."""
+        """Open a write transaction: either everything that the block writes is kept, or nothing."""
         with self._lock, cache_file_errors(self.path):
             connection = self._connection(write=True)
             assert connection is not None  # noqa: S101  # writing opens or raises
@@ -126,10 +128,10 @@ class Database:
 
     @contextmanager
     def exclusive(self, purpose: str) -> Iterator[None]:
-        """Hold the file's lock for `purpose`, which all processes respect; it is released when the process ends.
+        """Hold the file's lock for `purpose` across all processes; the lock ends with the block, or with the process.
 
-        Lock files lie in a folder beside the cache file and stay there: removing one that another process is about
-        to open would let two processes hold it.
+        Lock files are in a folder beside the cache file and are never removed: if one were removed while another
+        process is about to open it, two processes could hold the lock.
         """
         with cache_file_errors(self.path):
             name = re.sub(r"[^\w.-]", "_", purpose)
@@ -141,7 +143,7 @@ class Database:
             lock.release()
 
     def _check_there(self) -> None:
-        """Raise CacheFileError where the file was deleted or replaced: what is written to it would be lost."""
+        """Raise CacheFileError if the file was deleted or replaced, because everything written to it would be lost."""
         try:
             same = self._file is not None and os.path.samestat(self._file, self.path.stat())
         except OSError:
@@ -178,7 +180,7 @@ class Database:
 
     def _writer(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.exclusive("making"):  # two processes that make one file get in each other's way
+        with self.exclusive("making"):  # two processes must not create the tables at the same time
             return open_writer(self.path)
 
 
@@ -187,8 +189,8 @@ def _database(path: Path, read_only: bool) -> Database:
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """A connection for writing; creates file and tables if needed. Raises CacheFileError and sqlite3.Error."""
-    if path.exists() and not os.access(path, os.W_OK):  # SQLite would open it for reading, and say so later
+    """Open a connection for writing; create file and tables if needed. Raises CacheFileError and sqlite3.Error."""
+    if path.exists() and not os.access(path, os.W_OK):  # SQLite opens it read-only, and fails only at the first write
         raise CacheFileError(path, "cannot be written", f"Make it writable, or {ELSEWHERE}.")
     connection = _connect(path, "rwc")
     try:
@@ -202,7 +204,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection | None:
-    """A connection for reading; None for a file without tables yet. Raises CacheFileError and sqlite3.Error."""
+    """Open a connection for reading; None if the file has no tables yet. Raises CacheFileError and sqlite3.Error."""
     connection = _connect(path, "ro")
     try:
         new = _is_new(connection, path)
@@ -210,7 +212,7 @@ def open_reader(path: Path) -> sqlite3.Connection | None:
         connection.close()
         if path.with_name(f"{path.name}-wal").exists():
             raise
-        # In a folder that cannot be written, SQLite lacks the file it shares with other readers.
+        # In a read-only folder, SQLite cannot create the shared-memory file for readers; "immutable" does without.
         connection = _connect(path, "ro&immutable=1")
         new = _is_new(connection, path)
     except BaseException:
@@ -235,7 +237,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether a file has no tables yet; raises CacheFileError for tables of another program or format."""
+    """Return whether a file has no tables yet; raise CacheFileError for tables of another program or format."""
     application, version, tables = _header(connection)
     if (application, version) == (APPLICATION, FORMAT):
         _check_tables(connection, path)
@@ -249,7 +251,7 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise CacheFileError for views, triggers and other tables, by which another's file could do anything."""
+    """Raise CacheFileError for views, triggers and unknown tables, with which an untrusted file could run SQL."""
     found = connection.execute("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'").fetchall()
     expected = {" ".join(statement.split()) for statement in _SCHEMA.split(";") if "CREATE TABLE" in statement}
     if {" ".join(str(sql).split()) for (sql,) in found} != expected:
@@ -258,7 +260,10 @@ def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _header(connection: sqlite3.Connection) -> tuple[int, int, int]:
-    """(application_id, user_version, number of tables) in one transaction: another process may be creating them."""
+    """Return (application_id, user_version, number of schema entries).
+
+    One transaction reads all three, since another process may be creating the tables.
+    """
     connection.execute("BEGIN")
     try:
         [[application]] = connection.execute("PRAGMA application_id").fetchall()
@@ -284,7 +289,10 @@ def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def cache_file_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
-    """Raise CacheFileError for errors of SQLite and the file system inside the block; `reading` tells what it does."""
+    """Turn errors of SQLite and of the file system inside the block into CacheFileError.
+
+    `reading` chooses the message: it says whether the block only reads.
+    """
     try:
         yield
     except sqlite3.Error as error:
@@ -304,12 +312,12 @@ def cache_file_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
 
 
 def _lock_folder(path: Path) -> Path:
-    """The folder of a cache file's locks, with the permissions of the folder that the file is in."""
+    """Return the folder of a cache file's locks; create it with the permissions of the folder that the file is in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f"{path.name}.locks")
     if not folder.is_dir():
         folder.mkdir(exist_ok=True)
-        with suppress(OSError):  # not every file system knows modes
+        with suppress(OSError):  # some file systems have no permissions
             shutil.copymode(path.parent, folder)
     return folder
 
@@ -323,7 +331,7 @@ def _acquire(lock: FileLock) -> None:
 
 
 def dumps(value: Any) -> str:
-    """The canonical JSON text of a value: sorted keys, no spaces, not ASCII-escaped (but for lone surrogates)."""
+    """Return the canonical JSON text of a value: sorted keys, no spaces, ASCII escapes only with lone surrogates."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     try:
         text.encode()
@@ -333,7 +341,7 @@ def dumps(value: Any) -> str:
 
 
 def pack(value: Any) -> str | bytes:
-    """A value as it is stored: its JSON text, or that zlib-compressed where it is at least 20 % smaller."""
+    """Return a value as it is stored: as JSON text, or zlib-compressed if that is more than 20 % smaller."""
     text = dumps(value)
     if len(text) < _WORTH_PACKING:
         return text
@@ -342,7 +350,7 @@ def pack(value: Any) -> str | bytes:
 
 
 def unpack(stored: str | bytes, path: Path) -> Any:
-    """The value of what `pack` has stored in the cache file `path`; raises CacheFileError where it is none."""
+    """Return the value that `pack` stored in the cache file `path`; raise CacheFileError if it cannot be read."""
     try:
         return parse(_unzipped(stored) if isinstance(stored, bytes) else stored)
     except (ValueError, zlib.error) as error:

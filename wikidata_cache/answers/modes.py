@@ -1,8 +1,8 @@
-"""The rules of caching: modes (offline, cache_first, refresh, online), cache files and packs, times, and fetch hints.
+"""The settings of the cache: modes (offline, cache_first, refresh, online), files, packs, times and fetch hints.
 
-Environment: KG_OFFLINE forbids the network, KG_CACHE names the cache file, KG_PACKS the read-only caches below it.
-Times are ISO 8601 in UTC with milliseconds, so that they compare as text. A `FetchHint` is the command that fetches
-what an offline cache lacks.
+Environment variables: KG_OFFLINE forbids the network; KG_CACHE names the cache file; KG_PACKS names read-only caches
+that are read after it. Times are ISO 8601 in UTC with milliseconds, so that they can be compared as text. A `FetchHint`
+has the commands that fetch what an offline cache lacks.
 """
 
 from __future__ import annotations
@@ -21,17 +21,23 @@ from wikidata_cache.endpoints.rate_limit import wants_contact
 from wikidata_cache.errors import BadOptionError
 
 Mode = Literal["offline", "cache_first", "refresh", "online"]
-"""offline: read the cache, open no socket; cache_first: ask for what the cache lacks, and keep it; refresh: ask
-for everything again and keep the new versions; online: ask, and neither read nor write the cache."""
+"""What a `CachedSource` does.
+
+- offline: read the cache only, without network access.
+- cache_first: read the cache, ask the endpoint for missing facts, and keep the answers.
+- refresh: ask the endpoint for everything again, and keep the new versions.
+- online: ask the endpoint for everything; neither read nor write the cache.
+"""
 
 WIKIDATA = "https://query.wikidata.org/sparql"
 _CONTACT = "YOU@EXAMPLE.ORG"
 
 
 def effective_mode(mode: Mode | None, *, endpoint: bool, as_of: str | None = None) -> Mode:
-    """The mode in effect: offline where KG_OFFLINE or `as_of` is set, or there is no endpoint.
+    """Return the mode in effect: "offline" if KG_OFFLINE or `as_of` is set or there is no endpoint, else `mode`.
 
-    Raises BadOptionError for an unknown mode, or one that needs an endpoint where there is none.
+    The default is "cache_first". Raises BadOptionError for an unknown mode, for a mode that needs an endpoint where
+    there is none, and for `as_of` with any mode but "offline".
     """
     if mode is not None and mode not in get_args(Mode):
         raise BadOptionError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}.")
@@ -43,12 +49,12 @@ def effective_mode(mode: Mode | None, *, endpoint: bool, as_of: str | None = Non
 
 
 def offline_forced() -> bool:
-    """Whether the environment sets KG_OFFLINE to anything but 0, false, no or nothing."""
+    """Return whether the environment variable KG_OFFLINE is set to anything but 0, false, no or the empty text."""
     return os.environ.get("KG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
 
 
 def cache_file(path: str | Path | None = None) -> Path:
-    """The cache file: the one given, else KG_CACHE, else cache.sqlite in the user's cache folder."""
+    """Return the cache file: `path`, else KG_CACHE, else cache.sqlite in the user's cache folder."""
     chosen = path or os.environ.get("KG_CACHE", "").strip()
     if chosen:
         return Path(chosen).expanduser()
@@ -56,15 +62,15 @@ def cache_file(path: str | Path | None = None) -> Path:
 
 
 def pack_files(packs: Sequence[str | Path] = ()) -> list[Path]:
-    """The read-only caches below the user's own: those given, else those of KG_PACKS (separated as in PATH)."""
+    """Return the read-only cache files: `packs`, else those of KG_PACKS (separated as in PATH)."""
     chosen = list(packs) or [part for part in os.environ.get("KG_PACKS", "").split(os.pathsep) if part.strip()]
     return [Path(pack).expanduser() for pack in chosen]
 
 
 def utc(time: str) -> str:
-    """An ISO 8601 time in UTC with milliseconds, so that times compare as text; without a zone it is UTC.
+    """Convert an ISO 8601 time to UTC with milliseconds, so that times can be compared as text.
 
-    Raises BadOptionError where it is no time.
+    A time without a zone counts as UTC. Raises BadOptionError where the text is not a time.
     """
     try:
         moment = datetime.fromisoformat(time)
@@ -75,20 +81,20 @@ def utc(time: str) -> str:
 
 
 def now() -> str:
-    """The present time in the form of `utc`."""
+    """Return the current time in the form of `utc`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)
 class FetchHint:
-    """Commands that fetch into `cache`, under the name `graph`, from `urls` (Wikidata where none is known)."""
+    """Commands that fetch facts into the file `cache`, under the name `graph`, from `urls` (default: Wikidata)."""
 
     cache: Path
     graph: str
     urls: Sequence[str]
 
     def command(self, *what: str) -> str:
-        """The shell command `wikidata-cache fetch WHAT...` with endpoint, cache, contact and graph name."""
+        """Return the shell command `wikidata-cache fetch WHAT...` with endpoint, cache, contact and graph name."""
         words = ["wikidata-cache", "fetch", *what]
         for url in self._endpoints:
             words += ["--endpoint", url]
@@ -100,7 +106,7 @@ class FetchHint:
         return shlex.join((["env", "-u", "KG_OFFLINE"] if offline_forced() else []) + words)
 
     def for_query(self) -> str:
-        """The Python call that keeps the rows of a user's own query, for which there is no command."""
+        """Return the Python call that runs and caches a user's own query; there is no shell command for that."""
         urls = self._endpoints
         options = [repr(urls[0] if len(urls) == 1 else urls), f"cache={str(self.cache)!r}"]
         options += [f"contact={_CONTACT!r}"] if self._contact else []

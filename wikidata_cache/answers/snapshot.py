@@ -1,7 +1,7 @@
-"""Snapshots: a cache as one file to share, exported with a hash and imported row by row or not at all.
+"""Snapshots: export a cache to one file to share it, and import such a file completely or not at all.
 
 The format is gzipped JSON lines: a header (format, newest time, graphs, URLs, licence, counts, sha256 of all other
-lines), then facts, then the query log, each sorted. The same cache always gives the same bytes.
+lines), then the facts, then the query log, each sorted. The same cache always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LICENCE = "CC0 (Wikidata)"
 _FACTS = """
 SELECT graph, kind, id, fetched_at, url, value FROM facts
 WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of ORDER BY graph, kind, id, fetched_at"""
-# A bare column beside max() comes from the row with the maximum.
+# SQLite takes the other columns from the row with the max().
 _NEWEST_FACTS = f"""
 SELECT graph, kind, id, fetched_at, url, value, {NEWEST} FROM facts
 WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of GROUP BY graph, kind, id ORDER BY graph, kind, id"""  # noqa: S608
@@ -43,8 +43,12 @@ SELECT record FROM queries
 WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of ORDER BY graph, fetched_at, key"""
 
 OnConflict = Literal["keep", "newer", "error"]
-"""Where cache and snapshot both know an id: keep what the cache says; let the newer version speak (the cache keeps
-both); or refuse the snapshot if the two differ."""
+"""What an import does with a fact that cache and snapshot both have.
+
+- keep: keep the version of the cache.
+- newer: add the version of the snapshot; the newer of the two is then read.
+- error: refuse the snapshot if the two values differ.
+"""
 
 _INCOMING = """
 CREATE TEMP TABLE incoming (
@@ -67,11 +71,12 @@ def export_snapshot(
     as_of: str | None = None,
     graph_name: str | None = None,
 ) -> Summary:
-    """Write what a cache holds, all versions of it or the newest, up to the time `as_of` (as `utc` writes it).
+    """Write the facts and the log of a cache to a snapshot file, and return a summary.
 
-    `graph_name` limits it to one graph. The file appears whole or not at all. Rows that an import would refuse, which
-    earlier releases kept unchecked, are left out with a warning. Raises CacheFileError where there is nothing to
-    export, and where the file cannot be written.
+    `newest_only` exports only the newest version of each fact instead of all versions. `as_of` (as `utc` writes it)
+    leaves out later rows, and `graph_name` leaves out other graphs. The file is written atomically. Rows that an import
+    would refuse are left out with a warning: earlier releases kept rows without checking them. Raises CacheFileError
+    where there is nothing to export, or the file cannot be written.
     """
     path = Path(path)
     with store.database.reading() as connection:
@@ -99,18 +104,18 @@ def export_snapshot(
 
 @dataclass
 class Summary:
-    """Contents of a snapshot, as its header states them; `created` is the newest `fetched_at`, `sha256` of its rows."""
+    """The contents of a snapshot, as its header states them: `sha256` is the hash of all lines after the header."""
 
-    created: str = ""  # the newest fetched_at in it
+    created: str = ""  # the newest fetched_at of all rows
     graphs: set[str] = field(default_factory=set)
     urls: set[str] = field(default_factory=set)
     facts: int = 0
     queries: int = 0
     sha256: str = ""
-    left_out: list[str] = field(default_factory=list)  # what is wrong with each row that is not exported
+    left_out: list[str] = field(default_factory=list)  # the problem of each row that was not exported
 
     def header(self) -> str:
-        """The first line of the file: canonical JSON, with a line end."""
+        """Return the first line of the file: canonical JSON, with a line end."""
         said = {
             "format": FORMAT,
             "created": self.created,
@@ -125,7 +130,7 @@ class Summary:
 
 @dataclass
 class _ExportQuery:
-    """The rows to export, read twice in one transaction: for the hash in the header, then for the file."""
+    """The rows to export. They are read twice in one transaction: for the hash in the header, then for the file."""
 
     connection: sqlite3.Connection
     cache: Path
@@ -133,7 +138,7 @@ class _ExportQuery:
     wanted: dict[str, str | None]
 
     def lines(self, summary: Summary | None = None) -> Iterator[str]:
-        """The lines of facts, then of the query log; counts them in `summary`."""
+        """Yield the lines of the facts, then of the query log; count them in `summary`."""
         summary = summary or Summary()
         urls: dict[int, str] = dict(self.connection.execute("SELECT id, url FROM urls"))
         for row in self.connection.execute(_NEWEST_FACTS if self.newest_only else _FACTS, self.wanted):
@@ -144,7 +149,7 @@ class _ExportQuery:
             yield from _counted_line(unpack(record, self.cache) | {"type": "query"}, summary)
 
     def summary(self) -> Summary:
-        """Counts and sha256 of all lines."""
+        """Return the counts and the sha256 of all lines."""
         summary, digest = Summary(), hashlib.sha256()
         for line in self.lines(summary):
             digest.update(line.encode())
@@ -153,7 +158,7 @@ class _ExportQuery:
 
 
 def _counted_line(row: dict[str, Any], summary: Summary) -> Iterator[str]:
-    """The row's line, counted; none for a row that an import would refuse."""
+    """Yield the line of a row and count it. For a row that an import would refuse, only note the problem."""
     if problem := row_problem(row):
         summary.left_out.append(problem)
         return
@@ -181,7 +186,7 @@ def _write(path: Path, header: str, lines: Iterator[str]) -> None:
 
 
 def _zip(raw: IO[bytes], header: str, lines: Iterator[str]) -> None:
-    # No name and no time in the gzip header, so that equal caches give equal files.
+    # No file name and no time in the gzip header, so that equal caches give equal files.
     with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
         file.write(header.encode())
         for line in lines:
@@ -189,10 +194,13 @@ def _zip(raw: IO[bytes], header: str, lines: Iterator[str]) -> None:
 
 
 def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConflict = "keep") -> Imported:
-    """Add a snapshot's rows to a cache in one transaction; importing it again changes nothing.
+    """Add the rows of a snapshot to a cache in one transaction. Importing the same file again changes nothing.
 
-    Raises SnapshotError where the file is no snapshot, cut, corrupt or hostile, or (on_conflict="error")
-    contradicts the cache; BadOptionError; CacheFileError where the cache cannot be written.
+    Raises:
+        SnapshotError: the file is not a snapshot, or is cut off, corrupt or hostile; or, with on_conflict="error", it
+            contradicts the cache.
+        BadOptionError: `on_conflict` is unknown.
+        CacheFileError: the cache cannot be written.
     """
     path = Path(path)
     if on_conflict not in get_args(OnConflict):
@@ -213,7 +221,7 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
 
 @dataclass(frozen=True)
 class Imported:
-    """Numbers of facts and log entries in a snapshot, and of facts that were new to the cache."""
+    """The numbers of facts and of log entries in a snapshot, and the number of facts that were new to the cache."""
 
     facts: int
     queries: int
@@ -239,7 +247,7 @@ def _resolve_conflicts(connection: sqlite3.Connection, cache: Path, path: Path, 
 
 
 def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The header, then every row; the hash and the counts are compared at the end."""
+    """Yield the header, then every row, each checked; compare the hash and the counts at the end."""
     try:
         with gzip.open(path) as file:
             header = _header(path, file)

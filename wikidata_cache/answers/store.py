@@ -1,7 +1,7 @@
-"""A cache file in terms of facts: what it holds of each id in every version, its query log, and hosts' rate limits.
+"""Read and write the contents of a cache file: facts in all their versions, the query log, and hosts' rate limits.
 
-`AnswerStore` reads and writes one file. `CacheLayers` reads the user's file over read-only packs (`open_pack`): the
-first that knows an id is used. `take_inventory` counts and checks a file without changing it.
+`AnswerStore` reads and writes one file. `CacheLayers` reads the user's file and then read-only packs (`open_pack`); for
+each id, the first file that knows it is used. `take_inventory` checks and counts a file without changing it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from wikidata_cache.ids import LANGUAGES, release
 from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import Exchange, Json
 
-# A bare column beside max() comes from the row with the maximum: the newest version. One of the future (the clock was
-# wrong when it was fetched) is the oldest, so that asking again changes what is read.
+# SQLite takes the other columns from the row with the max(), here the newest version. A version from the future (the
+# clock was wrong when it was fetched) counts as the oldest one, so that a refresh replaces it.
 NEWEST = "max(iif(fetched_at <= :latest, fetched_at, '0' || fetched_at))"
 _OF_IDS = """
 WHERE graph = :graph AND kind = :kind AND id IN (SELECT value FROM json_each(:ids)) AND fetched_at <= :as_of
@@ -36,9 +36,9 @@ SELECT DISTINCT id FROM facts
 WHERE graph = ? AND kind = 'label' AND value IN (SELECT value FROM json_each(?)) AND fetched_at <= ?"""
 _URLS = """
 SELECT url FROM urls WHERE EXISTS (SELECT 1 FROM facts WHERE facts.graph = ? AND facts.url = urls.id) ORDER BY url"""
-_ANY_TIME = "9999"  # later than every ISO time
+_ANY_TIME = "9999"  # as text, later than every ISO time
 
-Origin = tuple[str, str]  # the URL that said it, and when
+Origin = tuple[str, str]  # the URL that answered, and the time of the answer
 
 _GZIP = b"\x1f\x8b"
 
@@ -46,9 +46,9 @@ _GZIP = b"\x1f\x8b"
 class AnswerStore:
     """A cache file: facts by graph, kind and id in all their versions, the query log, and the hosts' rate limits.
 
-    The file is made by the first write. Many processes may share it, and any of them may be killed at any
-    time. `read_only` is for packs, which are never written. Its methods raise CacheFileError where the file
-    is of another format, damaged, read-only or on a full disk. Use as a context manager, or `close` it.
+    The first write creates the file. Many processes may share it, and each of them may be killed at any time.
+    `read_only` is for packs, which are never written. The methods raise CacheFileError where the file has another
+    format, is damaged or read-only, or the disk is full. Use the object as a context manager, or call `close`.
     """
 
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
@@ -65,11 +65,11 @@ class AnswerStore:
         self.close()
 
     def close(self) -> None:
-        """Close the file; the next use opens it again."""
+        """Close the file. The next use opens it again."""
         self.database.close()
 
     def look_up(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Json]:
-        """{id: value} of the known ids, in the newest version, or the newest at the time `as_of` (UTC text)."""
+        """Return {id: value} of the known ids, in the newest version, or in the newest up to `as_of` (UTC text)."""
         rows = self.database.read(_LOOK_UP, _wanted(graph, kind, ids, as_of))
         found = {entity: unpack(value, self.path) for entity, value, _ in rows}
         if self.database.read_only:
@@ -77,30 +77,30 @@ class AnswerStore:
         return found
 
     def _check(self, kind: str, found: Mapping[str, Json]) -> None:
-        """Raise CacheFileError for a value that `keep` would not take: somebody else has written this file."""
+        """Raise CacheFileError for a value that `keep` would refuse: a read-only file may come from somebody else."""
         problems = (value_problem(kind, entity, value) for entity, value in found.items())
         if problem := next(filter(None, problems), None):
             raise CacheFileError(self.path, f"holds what no cache should: {problem}", "Leave this pack out.")
 
     def origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
-        """{id: (URL, time in UTC)} of the answers that `look_up` gives."""
+        """Return {id: (URL, time in UTC)} of the answers that `look_up` returns."""
         rows = self.database.read(_ORIGIN, _wanted(graph, kind, ids, as_of))
         urls = dict(self.database.read("SELECT id, url FROM urls")) if rows else {}
         return {entity: (urls[url], fetched_at) for entity, url, fetched_at, _ in rows}
 
     def labelled(self, graph: str, label: str, *, as_of: str | None = None) -> list[str]:
-        """The ids that have had exactly this label in any version."""
+        """Return the ids that have exactly this label in any version."""
         texts = dumps([pack([label, language]) for language in LANGUAGES])
         return [entity for (entity,) in self.database.read(_LABELLED, (graph, texts, as_of or _ANY_TIME))]
 
     def urls(self, graph: str) -> list[str]:
-        """The URLs that have answered for a graph, sorted."""
+        """Return the URLs that have answered for a graph, sorted."""
         return [url for (url,) in self.database.read(_URLS, (graph,))]
 
     def keep(self, graph: str, template: str, facts: Iterable[Sequence[Json]], exchange: Exchange) -> None:
-        """Write an answer's facts, as (kind, id, value), and its log entry in one transaction.
+        """Write the facts of an answer, as (kind, id, value), and its log entry in one transaction.
 
-        Raises UnfitFactError, and keeps nothing, where an import would refuse one of them.
+        Raises UnfitFactError, and writes nothing, if an import would refuse one of them.
         """
         fetched_at = utc(exchange.fetched_at)
         record = log_record(graph, template, exchange)
@@ -116,21 +116,21 @@ class AnswerStore:
 
     @contextmanager
     def request_lock(self) -> Iterator[None]:
-        """A lock over all processes for asking an endpoint and keeping its answer; creates the file first."""
+        """Hold the lock of all processes for asking an endpoint and keeping its answer; create the file first."""
         with self.database.exclusive("asking"):
             with self.database.writing():
-                pass  # an unwritable file fails before the request is sent
+                pass  # a file that cannot be written fails here, before the request is sent
             yield
 
 
 def _wanted(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dict[str, str]:
-    """The parameters of `_LOOK_UP` and `_ORIGIN`."""
+    """Return the SQL parameters of `_LOOK_UP` and `_ORIGIN`."""
     as_of, latest = as_of or _ANY_TIME, latest_time()
     return {"graph": graph, "kind": kind, "ids": dumps(list(ids)), "as_of": as_of, "latest": latest}
 
 
 def log_record(graph: str, template: str, exchange: Exchange) -> dict[str, Json]:
-    """An exchange as an entry of the log: plain JSON values, with `LOG_FIELDS` of `validate.py`."""
+    """Return an exchange as an entry of the query log: plain JSON values, with the `LOG_FIELDS` of `validate.py`."""
     return {
         "graph": graph,
         "template": template,
@@ -146,21 +146,21 @@ def log_record(graph: str, template: str, exchange: Exchange) -> dict[str, Json]
 
 
 def insert_log(connection: sqlite3.Connection, record: dict[str, Json]) -> None:
-    """Add an entry to the query log; an equal one is kept once."""
+    """Add an entry to the query log; equal entries are kept once."""
     text = dumps(record)
     row = hashlib.sha256(text.encode()).hexdigest(), record["graph"], record["fetched_at"], pack(record)
     connection.execute("INSERT OR IGNORE INTO queries VALUES (?, ?, ?, ?)", row)
 
 
 def url_number(connection: sqlite3.Connection, url: str) -> int:
-    """The row id of a URL in the table `urls`, which `facts` refers to; added if it is new."""
+    """Return the row id of a URL in the table `urls`, to which `facts` refers; add the URL if it is new."""
     connection.execute("INSERT OR IGNORE INTO urls (url) VALUES (?)", (url,))
     [[number]] = connection.execute("SELECT id FROM urls WHERE url = ?", (url,)).fetchall()
     return int(number)
 
 
 class CacheLayers:
-    """The user's cache file and packs below it, read as one for one graph, at the time `as_of` (UTC text) or now."""
+    """The user's cache file and then its packs, read as one, for one graph, as of `as_of` (UTC text) or now."""
 
     def __init__(
         self, store: AnswerStore, packs: Sequence[AnswerStore] = (), *, graph: str, as_of: str | None = None
@@ -176,7 +176,7 @@ class CacheLayers:
         return [store.path for store in self._all]
 
     def look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
-        """{id: value} of the known ids, from the first file that knows each. Raises CacheFileError."""
+        """Return {id: value} of the known ids, each from the first file that knows it. Raises CacheFileError."""
         missing, found = list(ids), dict[str, Json]()
         for store in self._all:
             found |= store.look_up(self.graph, kind, missing, as_of=self._as_of) if missing else {}
@@ -184,16 +184,16 @@ class CacheLayers:
         return found
 
     def labelled(self, label: str) -> list[str]:
-        """The ids that have exactly this label. Raises CacheFileError."""
+        """Return the ids that have exactly this label, sorted. Raises CacheFileError."""
         ever = {entity for store in self._all for entity in store.labelled(self.graph, label, as_of=self._as_of)}
         return sorted(entity for entity, now in self.look_up("label", ever).items() if now and now[0] == label)
 
     def urls(self) -> list[str]:
-        """The URLs that have answered for the graph. Raises CacheFileError."""
+        """Return the URLs that have answered for the graph, sorted. Raises CacheFileError."""
         return sorted({url for store in self._all for url in store.urls(self.graph)})
 
     def origins(self, kind: str, ids: Iterable[str]) -> list[Origin]:
-        """(URL, time in UTC) of each answer that `look_up` gives. Raises CacheFileError."""
+        """Return (URL, time in UTC) of each answer that `look_up` returns. Raises CacheFileError."""
         missing, found = list(ids), dict[str, Origin]()
         for store in self._all:
             found |= store.origins(self.graph, kind, missing, as_of=self._as_of) if missing else {}
@@ -202,10 +202,10 @@ class CacheLayers:
 
 
 def open_pack(path: str | Path) -> AnswerStore:
-    """Open another's cache file for reading only, and check its format.
+    """Open a pack (a cache file that somebody else made) read-only, and check its format.
 
-    Raises CacheFileError where there is none, where it is a snapshot that is still to be imported, and where
-    it is of another format.
+    Raises CacheFileError where there is no such file, where it is a snapshot (which must be imported first), and where
+    it has another format.
     """
     path = Path(path)
     if not path.is_file():
@@ -217,18 +217,18 @@ def open_pack(path: str | Path) -> AnswerStore:
         suggestion = f"Make a cache file of it: wikidata-cache import {path} --cache {target}"
         raise CacheFileError(path, "is a snapshot, no cache file", suggestion)
     store = AnswerStore(path, read_only=True)
-    store.database.read("SELECT 1")  # checks the format now, not in the middle of a run
+    store.database.read("SELECT 1")  # checks the format now instead of in the middle of a run
     return store
 
 
 class CacheRateLimitStore:
-    """A `RateLimitStore` in a cache file, for all processes that share it. Its methods raise CacheFileError."""
+    """A `RateLimitStore` in a cache file; all processes that use the file share it. Methods raise CacheFileError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def read(self, host: str) -> RateLimitState:
-        """The state of a host (name and port); `RateLimitState()` for one never asked."""
+        """Return the state of a host (name and port); `RateLimitState()` for a host that was never asked."""
         rows = self._database.read("SELECT state FROM pace WHERE host = ?", (host,))
         if not rows:
             return RateLimitState()
@@ -238,20 +238,20 @@ class CacheRateLimitStore:
         )
 
     def write(self, host: str, state: RateLimitState) -> None:
-        """Keep the state of a host, replacing the older one."""
+        """Keep the state of a host; it replaces the older state."""
         if state == self.read(host):
-            return  # the usual case for a host without a known limit
+            return  # usually so for a host without a known limit
         with self._database.writing() as connection:
             connection.execute("INSERT OR REPLACE INTO pace VALUES (?, ?)", (host, dumps(asdict(state))))
 
     def slot(self, host: str) -> AbstractContextManager[object]:
-        """A lock on the host: while it is held, no other process with this cache sends it a request."""
+        """Return a lock on the host: while it is held, no other process with this cache sends the host a request."""
         return self._database.exclusive(f"host {host}")
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """A cache file in figures: facts by (graph, kind), requests logged, first and last time (UTC), states of hosts."""
+    """Counts of a cache file: facts by (graph, kind), logged requests, first and last time (UTC), states of hosts."""
 
     facts: dict[tuple[str, str], int]
     requests: int
@@ -260,9 +260,9 @@ class Inventory:
 
 
 def take_inventory(path: Path) -> Inventory | None:
-    """Check and count a cache file without changing it; None where there is no file yet.
+    """Check a cache file and count its contents without changing it; return None where there is no file yet.
 
-    Raises CacheFileError where it is damaged, of another format, or cannot be read.
+    Raises CacheFileError where the file is damaged, has another format, or cannot be read.
     """
     if not path.exists():
         return None

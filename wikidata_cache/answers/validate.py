@@ -1,7 +1,7 @@
-"""Checks of whatever gets into a cache, from an endpoint or a snapshot file: fields, ids, shapes of values, times.
+"""Check every row that enters a cache, from an endpoint or a snapshot file: fields, ids, shapes of values, times.
 
-The shapes of values are those of `schema.py`. Times must lie between 2012, when Wikidata began, and one day from
-now (clocks differ). What is kept passes the same checks as what is imported, so that `import` takes every `export`.
+`schema.py` defines the shapes of values. Times must lie between 2012, when Wikidata began, and one day from now, since
+clocks differ. Answers of endpoints pass the same checks as imported rows, so that `import` accepts every `export`.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from wikidata_cache.answers.modes import now, utc
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.sources.schema import value_problem
 
-_EARLIEST = "2012"  # times compare as text
+_EARLIEST = "2012"  # times are compared as text
 _CLOCKS_DIFFER = timedelta(days=1)
 FACT_FIELDS = ("fetched_at", "graph", "id", "kind", "url", "value")
 LOG_FIELDS: Mapping[str, type] = {
@@ -30,12 +30,12 @@ LOG_FIELDS: Mapping[str, type] = {
 
 
 def row_problem(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with a row of the type "fact" or "query", in words; None for a valid one."""
+    """Return what is wrong with a row of the type "fact" or "query", in words; None for a valid row."""
     return fact_problem(row) if row["type"] == "fact" else log_entry_problem(row)
 
 
 def fact_problem(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with a fact's row (a JSON object with `FACT_FIELDS`), in words; None for a valid one."""
+    """Return what is wrong with a fact's row (a JSON object with `FACT_FIELDS`), in words; None for a valid row."""
     if set(row) != {"type", *FACT_FIELDS}:
         return f"found the fields {sorted(row)}; expected {', '.join(('type', *FACT_FIELDS))}"
     if not all(isinstance(row[name], str) for name in FACT_FIELDS if name != "value"):
@@ -44,7 +44,7 @@ def fact_problem(row: Mapping[str, Any]) -> str | None:
 
 
 def log_entry_problem(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with an entry of the query log (`LOG_FIELDS` by type), in words; None for a valid one."""
+    """Return what is wrong with an entry of the query log (`LOG_FIELDS`), in words; None for a valid entry."""
     if set(row) != {"type", *LOG_FIELDS}:
         return f"found the fields {sorted(row)}; expected type, {', '.join(LOG_FIELDS)}"
     for name, expected in LOG_FIELDS.items():
@@ -56,7 +56,7 @@ def log_entry_problem(row: Mapping[str, Any]) -> str | None:
 
 
 def origin_problem(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with the graph's name or the time of an answer."""
+    """Return what is wrong with the graph's name or the time of an answer, in words; None if both are valid."""
     if not row["graph"].strip():
         return "the graph has no name"
     time = row["fetched_at"]
@@ -72,5 +72,5 @@ def origin_problem(row: Mapping[str, Any]) -> str | None:
 
 
 def latest_time() -> str:
-    """The latest time that an answer can have been given, one day from now, as `utc` writes it."""
+    """Return the latest time that an answer may have: one day from now, in the form of `utc`."""
     return utc((datetime.now(UTC) + _CLOCKS_DIFFER).isoformat())

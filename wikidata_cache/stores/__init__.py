@@ -1,1 +1,1 @@
-"""Stores on disk: made from dumps, graph files and CoDEx folders, checked when opened, and served as an endpoint."""
+"""Stores on disk: load dumps, graph files and CoDEx folders into a store, and check a store when it is opened."""

@@ -1,7 +1,8 @@
-"""Big files in chunks of whole lines: unzipped, hashed and counted on the way, and gathered into batches of triples.
+"""Read big files in chunks of whole lines: unzip, hash and count them, and collect them into batches of triples.
 
-`open_chunks` reads a file from any earlier position; `batches` translates chunks and prepares what the database, the
-label index and the manifest need of them; `read_ahead` does that in a thread while the batch before is stored.
+`open_chunks` opens a file, which can be read from an earlier position. `batches` translates chunks and prepares what
+the database, the label index and the manifest need. `read_ahead` makes the next batch in a thread while the current
+one is stored.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from tqdm import tqdm
 from wikidata_cache.errors import GraphFileError
 from wikidata_cache.stores.ntriples import LineTranslator, statement_numbers
 
-CHUNK = 16 << 20
-_HEAD = 1 << 16
+CHUNK = 16 << 20  # bytes
+_HEAD = 1 << 16  # bytes
 _LONGEST_LINE = 64 << 20  # bytes; the longest entities of Wikidata's dump have some 10 MB
 _TOO_LONG = f"has a line of more than {_LONGEST_LINE >> 20} MiB, which no dump has; fetch the file again"
 _CORRUPT = (gzip.BadGzipFile, EOFError, zlib.error)
 _OTHER = {b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 
-PARTS = 2  # of a batch, added at the same time
+PARTS = 2  # parts of a batch, which are added to the database in parallel
 _KEPT = 48 << 20  # bytes of kept lines in a batch: about 400,000 triples
-_READ = 512 << 20  # bytes read for one, however little was kept
+_READ = 512 << 20  # bytes to read at most for one batch, even if few lines were kept
 _MODULUS = 1 << 128
 
 Item = TypeVar("Item")
 
 
 class Chunk(NamedTuple):
-    """Whole lines, the number of the first one (from 1), and where the next chunk starts (unzipped bytes)."""
+    """Whole lines, the number of the first line (from 1), and the position of the next chunk (in unzipped bytes)."""
 
     lines: bytes
     first: int
@@ -48,7 +49,7 @@ class Chunk(NamedTuple):
 
 @contextmanager
 def open_chunks(path: Path) -> Iterator[ChunkReader]:
-    """A reader of the file, with a progress bar on stderr; raises GraphFileError where it cannot be opened."""
+    """Open a file for reading in chunks, with a progress bar on stderr; raise GraphFileError if that fails."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -60,7 +61,7 @@ def open_chunks(path: Path) -> Iterator[ChunkReader]:
 
 
 class ChunkReader:
-    """Reads the lines of one file, from where an earlier run stopped. Made by `open_chunks`."""
+    """Reads the lines of one file, from the position where an earlier run stopped. `open_chunks` makes it."""
 
     def __init__(self, path: Path, raw: _HashingFile) -> None:
         self.path = path
@@ -69,11 +70,11 @@ class ChunkReader:
 
     @property
     def sha256(self) -> str:
-        """The sha256 of the file's bytes on disk, as hex; valid once all of it has been read."""
+        """The sha256 of the file's bytes on disk, as hex; valid only after the whole file has been read."""
         return self._raw.digest.hexdigest()
 
     def chunks(self, *, start: int = 0, lines: int = 0) -> Iterator[Chunk]:
-        """The chunks of the file after byte `start` of the unzipped text, before which there are `lines` lines.
+        """Yield the chunks of the file from byte `start` of the unzipped text; `lines` lines come before that byte.
 
         Raises GraphFileError where the file is corrupt, cut off or cannot be read.
         """
@@ -89,7 +90,7 @@ class ChunkReader:
                 whole = text if text.endswith(b"\n") else text + b"\n"
                 yield Chunk(whole, number, start)
                 number += whole.count(b"\n")
-            if self._raw.read(1):  # a damaged part of a .bz2 ends it for Python, without a word
+            if self._raw.read(1):  # Python takes a damaged part of a .bz2 for its end, without an error
                 raise EOFError("what follows cannot be unpacked")
         except _CORRUPT as error:
             problem = f"corrupt or cut-off compressed file ({error}); fetch the file again"
@@ -106,7 +107,7 @@ class ChunkReader:
 
 
 class _HashingFile:
-    """A raw file that is read once from start to end: hashed (sha256), and shown as a progress bar."""
+    """A raw file that is read once from start to end; reading updates its sha256 and the progress bar."""
 
     def __init__(self, file: IO[bytes], bar: tqdm[None]) -> None:
         self._file = file
@@ -126,7 +127,7 @@ class _HashingFile:
 
 
 def read_head(path: Path) -> bytes:
-    """The first 64 KiB of the unzipped file; raises GraphFileError where it cannot be read."""
+    """Return the first 64 KiB of the unzipped file; raise GraphFileError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return _unzipped(file, path).read(_HEAD)
@@ -137,7 +138,7 @@ def read_head(path: Path) -> bytes:
 
 
 def _unzipped(file: IO[bytes], path: Path) -> IO[bytes]:
-    """The file, unzipped if its first bytes say gzip or bzip2; raises GraphFileError for other compression."""
+    """Unzip a file whose first bytes say gzip or bzip2; raise GraphFileError for other compression formats."""
     with path.open("rb") as start:
         magic = start.read(4)
     if magic.startswith(b"\x1f\x8b"):
@@ -155,11 +156,13 @@ def _unreadable(path: Path, error: OSError) -> GraphFileError:
 
 
 class Batch(NamedTuple):
-    """Triples to store, as N-Triples in a few parts, with what is counted of them.
+    """Triples to store, as N-Triples in `PARTS` parts, and their counts.
 
-    `names` holds the lines with texts; `weights` pairs of little-endian int64: an id's number (negative for properties)
-    and how many statements it is in. `kept` counts triples, `probe` is one of them. `end` and `lines` are the position
-    after the batch: bytes of the unzipped file, and lines.
+    - `names` has the lines with texts.
+    - `weights` are pairs of little-endian int64: the number of an id (negative for properties), and how many statements
+      contain the id.
+    - `kept` is the number of triples, and `probe` is one of them.
+    - `end` and `lines` are the position after the batch: bytes of the unzipped file, and lines.
     """
 
     triples: tuple[bytes, ...]
@@ -174,7 +177,7 @@ class Batch(NamedTuple):
 
 
 def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batch]:
-    """The translated chunks in batches of about 400,000 triples, or of 512 MiB read where fewer are kept."""
+    """Translate the chunks; yield batches of about 400,000 triples, or of 512 MiB of input if it has fewer triples."""
     kept: list[bytes] = []
     size = read = 0
     chunk = None
@@ -219,17 +222,20 @@ def _weights(numbers: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> bytes:
 
 
 def content_hash(lines: Sequence[bytes]) -> int:
-    """The sum of the lines' BLAKE2b-128 hashes modulo 2^128: independent of order, additive over disjoint sets."""
+    """Return the sum of the lines' BLAKE2b-128 hashes modulo 2^128.
+
+    The sum does not depend on the order of the lines, and is additive over disjoint sets of lines.
+    """
     return sum([int.from_bytes(blake2b(line, digest_size=16).digest(), "little") for line in lines]) % _MODULUS
 
 
 def add_hashes(one: int, other: int) -> int:
-    """The content hash of the union of two disjoint sets of lines, from theirs."""
+    """Return the content hash of the union of two disjoint sets of lines, given the content hash of each."""
     return (one + other) % _MODULUS
 
 
 def read_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """The same items, each produced in a thread while the one before is being used."""
+    """Yield the same items; a thread produces the next item while the caller uses the current one."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:

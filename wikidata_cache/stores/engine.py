@@ -1,6 +1,6 @@
-"""The Oxigraph database of an unfinished store: adding, ordering and recounting triples; and its label index.
+"""Write the Oxigraph database of an unfinished store: add, compact and recount triples, and build the label index.
 
-The label index and the counts of ids are made from what was spooled while the triples were loaded (`load.py`).
+The label index and the counts of ids are made from spool files, which `load.py` writes while it loads the triples.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from wikidata_cache.stores.chunks import add_hashes, content_hash
 from wikidata_cache.stores.manifest import ENGINE
 from wikidata_cache.stores.ntriples import names, statement_numbers
 
-_BLOCK = 16 << 20
+_BLOCK = 16 << 20  # bytes
 _FULL = "free some space or give another --store, and run the same command again: it goes on where it stopped"
 
 _INDEX_BLOCK = 1 << 20  # pairs
-_COMMON = 1 << 28  # above the number of every item there is
+_COMMON = 1 << 28  # larger than the number of any item of Wikidata
 
 
 class Database:
-    """An Oxigraph database that is being written. Use as a context manager.
+    """An Oxigraph database that is being written. Use it as a context manager.
 
-    The engine releases its lock when its `Store` object is deleted, and a traceback would keep that alive. So only this
-    object holds a reference, and drops it on exit.
+    The engine releases its lock when its `Store` object is deleted, but a traceback could keep that object alive.
+    Therefore only this class holds a reference to it, and drops it on exit.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,14 +46,14 @@ class Database:
 
     @property
     def store(self) -> Store:
-        """The open database. Do not keep a reference to it; raises RuntimeError once it is closed."""
+        """The open database. Do not keep a reference to it. Raises RuntimeError after it was closed."""
         if self._store is None:
             raise RuntimeError("the database is closed")
         return self._store
 
     def add(self, parts: Sequence[bytes]) -> None:
-        """Add the triples of all parts (N-Triples), each in a thread; raises SyntaxError where one is malformed."""
-        # The engine releases the GIL, so the next batch can be read meanwhile (`read_ahead`).
+        """Add the triples of all parts (N-Triples), one thread per part; raises SyntaxError for a malformed triple."""
+        # The engine releases the GIL, so that `read_ahead` can read the next batch meanwhile.
         with ThreadPoolExecutor(len(parts) or 1) as threads:
             list(threads.map(self._add, parts))
         self.store.flush()
@@ -62,13 +62,13 @@ class Database:
         self.store.bulk_load(triples, RdfFormat.N_TRIPLES, lenient=True)
 
     def optimize(self) -> int:
-        """Compact the database for reading; returns the number of distinct triples."""
+        """Compact the database for reading, and return the number of distinct triples."""
         self.store.flush()
         self.store.optimize()
         return len(self.store)
 
     def recount(self) -> tuple[int, int]:
-        """(content hash, number of statements) of the stored triples, by dumping them all: slower than loading them."""
+        """Dump all stored triples, and return (content hash, number of statements). This is slower than loading."""
         counter = _Counter()
         self.store.dump(counter, RdfFormat.N_TRIPLES, from_graph=DefaultGraph())  # type: ignore[arg-type]
         counter.flush()
@@ -76,7 +76,7 @@ class Database:
 
 
 class _Counter:
-    """A write-only file that keeps the content hash and the number of statements of the N-Triples written to it."""
+    """A write-only file that computes the content hash and the number of statements of the N-Triples written to it."""
 
     def __init__(self) -> None:
         self.content_hash = 0
@@ -84,7 +84,7 @@ class _Counter:
         self._rest = bytearray()
 
     def write(self, text: bytes) -> int:
-        """Count the whole lines of `text` and of what was left over; returns the number of bytes."""
+        """Append `text`; count the complete lines once enough bytes are there. Return the number of bytes of `text`."""
         self._rest += text
         if len(self._rest) > _BLOCK:
             whole, _, rest = bytes(self._rest).rpartition(b"\n")
@@ -93,7 +93,7 @@ class _Counter:
         return len(text)
 
     def flush(self) -> None:
-        """Count the lines that are left over."""
+        """Count the remaining lines."""
         if self._rest.endswith(b"\n"):
             self._count(bytes(self._rest[:-1]).split(b"\n"))
             self._rest.clear()
@@ -115,7 +115,7 @@ def _allow_many_files() -> None:
 
 @contextmanager
 def store_write_errors(target: Path) -> Iterator[None]:
-    """Raise StoreError, naming the target, for errors of the file system and the database inside the block."""
+    """Turn errors of the file system and of the database inside the block into a StoreError that names the target."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -123,19 +123,19 @@ def store_write_errors(target: Path) -> Iterator[None]:
 
 
 def index_names(path: Path, spooled: Path, weights: Path) -> LabelCounts:
-    """Write the label index to `path` from the spools of names and weights; raises LabelIndexError."""
+    """Write the label index to `path` from the spool files of names and weights; raises LabelIndexError."""
     return build_label_index(path, _entries(spooled), weights=_weights(weights))
 
 
 class IdCounts(NamedTuple):
-    """Numbers of distinct items and properties in statements."""
+    """The numbers of distinct items and of distinct properties in statements."""
 
     items: int
     properties: int
 
 
 def count_ids(weights: Path) -> IdCounts:
-    """Count the distinct ids of the spool, in bounded memory: one byte for each possible item number up to 2^28."""
+    """Count the distinct ids of a spool of weights, in bounded memory: one byte for each item number below 2^28."""
     common = np.zeros(_COMMON, dtype=np.bool_)
     rare: set[int] = set()
     properties: set[int] = set()

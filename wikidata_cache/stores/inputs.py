@@ -1,7 +1,8 @@
-"""What can be loaded: the files that were meant, and what each is, told by its content and not by its name.
+"""Find the files to load, and detect the kind of each file by its content, not by its name.
 
-Kinds: N-Triples (Wikidata's RDF dumps among them), TSV rows of three ids, KGTK edges, Wikidata's JSON dump, and the
-folders of CoDEx (https://github.com/tsafavi/codex), whose `*negatives*` files are false facts and stay out.
+Kinds: N-Triples (such as Wikidata's RDF dumps), TSV rows of three ids, KGTK edges, Wikidata's JSON dump, and the
+folders of CoDEx (https://github.com/tsafavi/codex). The `*negatives*` files of CoDEx are left out, because they have
+false facts.
 """
 
 from __future__ import annotations
@@ -48,14 +49,17 @@ _SIBLINGS = ("labels.nt.gz", "labels.nt", "labels.tsv.gz", "labels.tsv")
 
 @dataclass(frozen=True)
 class Input:
-    """A file to load, its kind, and its first line (`header`), which says how to read KGTK files and JSON dumps."""
+    """A file to load, its kind, and its first line (`header`), which is needed to read KGTK files and JSON dumps."""
 
     path: Path
     kind: Kind
     header: bytes = b""
 
     def translate(self, languages: Collection[str], *, keep_all: bool, bad: BadLineHandler) -> LineTranslator:
-        """The function from the file's lines to the N-Triples that are kept; `bad` is called for unreadable lines."""
+        """Return the function that translates lines of the file to the N-Triples to keep.
+
+        `keep_all` keeps every triple of an N-Triples file. `bad` is called for unreadable lines.
+        """
         if self.kind == "N-Triples" and keep_all:
             return ntriples.all_lines_translator(self.path.name, bad)
         makers: dict[Kind, Callable[[], LineTranslator]] = {
@@ -68,15 +72,15 @@ class Input:
         return makers[self.kind]()
 
     def checked(self, chunks: Iterator[Chunk], bad: BadLines) -> Iterator[Chunk]:
-        """The same chunks; `bad.cut_off` is called where a JSON array lacks its closing bracket."""
+        """Yield the same chunks; call `bad.cut_off` where a JSON array lacks its closing bracket."""
         is_array = self.kind == "JSON dump" and self.header.lstrip().startswith(b"[")
         return check_array_closed(chunks, bad.cut_off) if is_array else chunks
 
 
 def find_inputs(sources: Iterable[Path]) -> list[Input]:
-    """The given files and the files of given folders, in order, each with its kind.
+    """Return the given files and the files of given folders, in order, each with its kind.
 
-    Raises GraphFileError where one is missing, empty, of no known kind, or given twice.
+    Raises GraphFileError where a file is missing, empty, of an unknown kind, or given twice.
     """
     files = [file for source in sources for file in _files(source.expanduser())]
     for file in files:
@@ -86,7 +90,7 @@ def find_inputs(sources: Iterable[Path]) -> list[Input]:
 
 
 def detect(path: Path) -> Input:
-    """The kind of a file, by its first bytes; raises GraphFileError where it is empty or of no known kind."""
+    """Detect the kind of a file by its first bytes; raise GraphFileError if it is empty or of an unknown kind."""
     start = read_head(path)
     if not start.strip():
         raise GraphFileError(path, f"is empty; expected {_EXPECTED}")
@@ -111,12 +115,12 @@ def _files(source: Path) -> list[Path]:
 
 
 def is_graph_file(path: Path) -> bool:
-    """Whether the file's name ends in one of `SUFFIXES`, which can be opened without `load`."""
+    """Return whether the file's name ends in one of `SUFFIXES`; such a file can be opened without `load`."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def sibling_labels(paths: Sequence[Path]) -> Path | None:
-    """A labels file (labels.nt.gz and the like) beside one of the files, or beside the target of a symbolic link."""
+    """Return a labels file (such as labels.nt.gz) beside one of the files or the target of its symbolic link, or None."""
     targets = [path.resolve() for path in paths]
     folders = dict.fromkeys(path.parent for path in (*paths, *targets))
     candidates = (folder / name for folder in folders for name in _SIBLINGS)
@@ -132,7 +136,7 @@ class BadLines:
         self._leave_out = leave_out
 
     def __call__(self, line: int, problem: str) -> None:
-        """Report line number `line` and what is wrong with it; raises GraphFileError unless such lines are left out."""
+        """Report the unreadable line number `line` and its `problem`; raises GraphFileError unless `leave_out`."""
         if not self._leave_out:
             suggestion = "Correct it, or leave such lines out with --skip-bad-lines"
             raise GraphFileError(self._path, f"{problem}. {suggestion}", line=line)
@@ -149,7 +153,7 @@ class BadLines:
 
 
 def codex_files(folder: Path) -> list[Path]:
-    """The triples and label files of a CoDEx folder, flat or as in its repository; [] for any other folder."""
+    """Return the triples and label files of a CoDEx folder, flat or as in its repository; [] for any other folder."""
     for root in (folder, folder / "data"):
         triples = [*(root / "triples").glob("codex-*"), root]
         splits = [folder / name for folder in sorted(triples) for name in _SPLITS if (folder / name).is_file()]
@@ -165,7 +169,7 @@ def _label_files(root: Path) -> Iterator[Path]:
 
 
 def codex_labels(path: Path, bad: BadLineHandler) -> LineTranslator:
-    """A translator of a whole file `{id: {"label": …, "description": …}}`; the language is the folder's name."""
+    """Return a translator of a whole file `{id: {"label": …, "description": …}}`; the folder's name is the language."""
     language = path.parent.name if path.parent.name in LANGUAGES else LANGUAGES[0]
 
     def translate(text: bytes, first: int) -> list[bytes]:

@@ -1,8 +1,8 @@
-"""Loading dumps and graph files into a store on disk: streamed in batches, resumable, moved into place when complete.
+"""Load dumps and graph files into a store on disk, in batches. An interrupted load can be resumed.
 
-`load` builds the store in a folder of its own (`unfinished.py`): each source is read in chunks, translated to N-Triples
-and added to the database; then the database is compacted, the label index built, the result looked at, and the
-manifest written last. Each step can be repeated.
+`load` builds the store in a separate folder (`unfinished.py`) and moves it into place when it is complete. Each source
+is read in chunks, translated to N-Triples and added to the database. Then the database is compacted, the label index
+is built, the result is checked, and the manifest is written last. Each step can be repeated.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ from wikidata_cache.stores.unfinished import NAMES, WEIGHTS, Work, discard, open
 
 logger = logging.getLogger(__name__)
 
-_PROBES = 16
+_PROBES = 16  # triples that the manifest lists, so that opening the store can look them up
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """What to keep of the sources: every triple of N-Triples (`keep_all`), and labels in which `languages`.
+    """What to keep of the sources.
 
-    `skip_bad_lines` leaves out lines that cannot be read, instead of raising GraphFileError.
+    `keep_all` keeps every triple of N-Triples files. `languages` are those of the labels, aliases and descriptions to
+    keep. `skip_bad_lines` leaves out unreadable lines, instead of raising GraphFileError.
     """
 
     keep_all: bool = False
@@ -55,7 +56,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The new store's manifest, the seconds for triples and for the label index, and the number of lines left out."""
+    """The manifest of the new store, the seconds for triples and for the label index, and the count of skipped lines."""
 
     manifest: Manifest
     seconds: float
@@ -70,14 +71,16 @@ def load(
     force: bool = False,
     options: LoadOptions | None = None,
 ) -> LoadReport:
-    """Make a store of the sources: graph files, Wikidata dumps, folders of them, or CoDEx folders.
+    """Make a store from the sources: graph files, Wikidata dumps, folders of these, or CoDEx folders.
 
-    The store is built in a folder beside it (`STORE.loading`), and takes the place of an older one (only with
-    `force`) when it is whole. A loading that was interrupted goes on where it stopped when it is called again
-    with the same files and options. Memory stays bounded whatever the size.
+    The store is built in the folder `STORE.loading` beside its final place, and moved there when it is complete. With
+    `force`, it replaces an existing store. An interrupted load resumes when it is called again with the same files and
+    options. Memory is bounded, whatever the size of the sources.
 
-    Raises GraphFileError for a source that cannot be read, naming file and line; StoreError where a store is
-    in the way, another process is loading it, or it cannot be written; BadOptionError without any source.
+    Raises:
+        GraphFileError: a source cannot be read; the message names file and line.
+        StoreError: the place is taken, another process is loading this store, or the store cannot be written.
+        BadOptionError: there is no source.
     """
     if not sources:
         raise BadOptionError("Nothing to load; name at least one file or folder.")
@@ -108,7 +111,7 @@ def _plan(inputs: Sequence[Input], options: LoadOptions) -> list[object]:
 
 
 def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
-    if is_store(work.folder):  # killed between the last step and the move
+    if is_store(work.folder):  # an earlier run was killed between the last step and the move
         return LoadReport(_finished_manifest(work.folder), 0.0, 0.0, work.progress.skipped)
     try:
         return build(work, inputs, options)
@@ -127,7 +130,7 @@ def _finished_manifest(folder: Path) -> Manifest:
 
 
 def _what_is_kept(work: Work) -> str:
-    """Say what a failed loading leaves behind; without a triple, the folder is deleted."""
+    """Return a sentence on what a failed load leaves behind. If no triple was loaded, delete the folder."""
     if not work.progress.triples:
         discard(work.folder)
         return "Nothing was loaded"
@@ -138,7 +141,7 @@ def _what_is_kept(work: Work) -> str:
 
 
 def build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
-    """Load the triples, build the label index, check that probes are found, and write the manifest last.
+    """Load the triples, build the label index, check that the probe triples are found, and write the manifest last.
 
     Raises GraphFileError, StoreError or LabelIndexError.
     """
@@ -154,7 +157,7 @@ def build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRepo
 
 
 def _load_all(work: Work, inputs: Sequence[Input], options: LoadOptions) -> int:
-    """Add the sources that are not done yet to the database and compact it; returns the number of distinct triples."""
+    """Add the sources that are not done yet to the database, compact it, and return the number of distinct triples."""
     with Database(work.folder) as database:
         for source in inputs[len(work.progress.done) :]:
             _load_source(work, database, source, options)
@@ -190,7 +193,7 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
 def _add(database: Database, batch: Batch, path: Path) -> None:
     try:
         database.add(batch.triples)
-    except SyntaxError as error:  # not found by the fast test; the engine counts kept lines, not lines of the file
+    except SyntaxError as error:  # missed by the fast test; the engine's line numbers count only the kept lines
         problem = f"is not N-Triples before line {batch.lines}: {error.msg}"
         raise GraphFileError(path, problem) from error
 
@@ -226,7 +229,7 @@ def _as_one_chunk(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
 
 
 def _labels_beside(work: Work, inputs: Sequence[Input]) -> list[Input]:
-    """The labels file beside sources without any label, as `graph_files.py` does; [] where there is none."""
+    """Return the labels file beside sources that have no labels, as `graph_files.py` does; else []."""
     if len(work.progress.done) > len(inputs) or (work.progress.names and not work.progress.offset):
         return []
     sibling = sibling_labels([source.path for source in inputs])

@@ -1,9 +1,9 @@
-"""What a store on disk holds and where it came from (`manifest.json`), and checks that the store is whole.
+"""Read and check `manifest.json`, which describes the contents and the sources of a store on disk.
 
 A store is a folder with `manifest.json`, `oxigraph/` (the triples) and `labels.sqlite` (the label index). The manifest
-is written last, so that a folder with one is finished. It has the size, time of change and sha256 of every file: a file
-whose time differs is read and compared when the store is opened. Some triples (`probes`) are looked up as well,
-because a network file system may return nothing without an error.
+is written last, so a folder with a manifest is complete. It has the size, modification time and sha256 of every file.
+When the store is opened, each file whose time differs is hashed and compared. Some triples (`probes`) are looked up
+too, because a network file system may return empty data without an error.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from wikidata_cache.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1 << 20
-_SLOW_S = 1.0
+_BLOCK = 1 << 20  # bytes
+_SLOW_S = 1.0  # seconds; a longer check shows a progress bar and is logged
 RELOAD_HINT = "load it again: `wikidata-cache load SOURCE --store {folder} --force`"
 
 FORMAT = "wikidata-cache store/2"
@@ -41,10 +41,11 @@ _MAKE = "make one with `wikidata-cache load SOURCE --store FOLDER`"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The content of manifest.json. `created` is UTC, ISO 8601; `package` the release that loaded the store.
+    """The content of manifest.json.
 
-    Stores of the same triples have the same `content_hash`, in whatever order they were loaded. `files` are sizes,
-    times and sha256 by path, `probes` some of the triples as N-Triples.
+    `created` is a UTC time in ISO 8601, and `package` the release that loaded the store. Stores of the same triples
+    have the same `content_hash`, whatever the order of loading. `files` are size, time and sha256 by path. `probes` are
+    some of the triples as N-Triples.
     """
 
     created: str
@@ -60,13 +61,13 @@ class Manifest:
     content_hash_method: str = HASH_METHOD
 
     def as_json(self) -> str:
-        """The text of manifest.json, format version included."""
+        """Return the text of manifest.json, with the format version."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A file of a finished store: size in bytes, time of last change in nanoseconds, sha256 as hex."""
+    """A file of a finished store: size in bytes, modification time in nanoseconds, sha256 as hex."""
 
     bytes: int
     mtime_ns: int
@@ -74,7 +75,7 @@ class StoredFile:
 
 
 class SourceFile(TypedDict):
-    """A file that was loaded: its size and sha256 as it lay on disk, its lines, and the triples kept of them."""
+    """A file that was loaded: its size and sha256 on disk, its number of lines, and the number of triples kept."""
 
     name: str
     kind: str
@@ -85,7 +86,7 @@ class SourceFile(TypedDict):
 
 
 class Counts(TypedDict):
-    """Triples; item-valued statements, and items and properties in these; entities with a name, labels, aliases."""
+    """Counts: triples; item-valued statements, with their items and properties; named entities, labels and aliases."""
 
     triples: int
     statements: int
@@ -97,9 +98,9 @@ class Counts(TypedDict):
 
 
 def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
-    """The manifest of a store, after checking its files (`check_files`; `every` compares all of them).
+    """Return the manifest of a store, after checking its files (`check_files`; `every` hashes all of them).
 
-    Raises StoreError where the folder is no store, not finished, of another version, damaged, or has lost something.
+    Raises StoreError where the folder is not a store, is not finished, has another version, is damaged, or lacks files.
     """
     if not is_store(folder):
         raise _no_store(folder)
@@ -120,24 +121,24 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
 
 
 def is_store(folder: Path) -> bool:
-    """Whether the folder is a store that `load` has finished, of whatever version."""
+    """Return whether the folder is a store, of any version, that `load` has finished."""
     return (folder / MANIFEST).is_file()
 
 
 def is_engine(folder: Path) -> bool:
-    """Whether the folder is an Oxigraph database."""
+    """Return whether the folder is an Oxigraph database."""
     return (folder / "CURRENT").is_file()
 
 
 def store_of(folder: Path) -> Path | None:
-    """The store for a folder that is one, or that is the database inside one; None for any other folder."""
+    """Return the store: `folder` if it is a store, its parent if it is the database of a store, else None."""
     if is_store(folder):
         return folder
     return folder.parent if folder.name == ENGINE and is_store(folder.parent) else None
 
 
 def engine_folder(folder: Path) -> Path:
-    """The database folder of a store, after checking it, or the folder itself where it is one; raises StoreError."""
+    """Check a store and return its database folder; return a plain database folder as is. Raises StoreError."""
     store = store_of(folder)
     if store is None and is_engine(folder):
         return folder
@@ -149,7 +150,8 @@ def engine_folder(folder: Path) -> Path:
 def open_database(folder: Path, manifest: Manifest) -> Store:
     """Open the database of a store read-only, and look up the manifest's `probes`, in less than a millisecond.
 
-    Raises StoreError where it cannot be read, or a probe is not found: some network file systems return nothing.
+    Raises StoreError where the database cannot be read, or a probe is not found: some network file systems return
+    empty data without an error.
     """
     with store_read_errors(folder):
         store = Store.read_only(str(folder / ENGINE))
@@ -163,14 +165,14 @@ def open_database(folder: Path, manifest: Manifest) -> Store:
 
 
 def count_triples(folder: Path) -> int:
-    """The number of triples of an Oxigraph database, by reading each; raises StoreError where one cannot be read."""
+    """Count the triples of an Oxigraph database by reading each; raise StoreError if one cannot be read."""
     with store_read_errors(folder):
         return sum(1 for _ in Store.read_only(str(folder)))
 
 
 @contextmanager
 def store_read_errors(folder: Path) -> Iterator[None]:
-    """Raise StoreError, naming the folder, for errors of the engine and the file system while reading."""
+    """Turn errors of the engine and of the file system while reading into a StoreError that names the folder."""
     try:
         yield
     except (OSError, RuntimeError, SyntaxError) as error:
@@ -180,22 +182,22 @@ def store_read_errors(folder: Path) -> Iterator[None]:
 
 
 def stored_files(folder: Path) -> dict[str, StoredFile]:
-    """All files of a store by path, but for the engine's LOCK and LOG files, which change."""
+    """Return all files of a store by path, except the engine's LOCK and LOG files, which change."""
     engine = [path for path in sorted((folder / ENGINE).iterdir()) if not path.name.startswith("LO")]
     return {path.relative_to(folder).as_posix(): describe_file(path) for path in (*engine, folder / LABELS)}
 
 
 def describe_file(path: Path) -> StoredFile:
-    """Size, time and sha256 of a finished file."""
+    """Return size, modification time and sha256 of a finished file."""
     said = path.stat()
     return StoredFile(bytes=said.st_size, mtime_ns=said.st_mtime_ns, sha256=_sha256([path])[path])
 
 
 def check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool = False) -> None:
-    """Raise StoreError, naming the file, where one of the folder's files is missing or not what it was.
+    """Raise StoreError, which names the file, if a file of the folder is missing or has changed.
 
-    A file with the recorded size and time of change is trusted; of others, or with `every` of all, the sha256 is
-    compared.
+    A file with the recorded size and modification time is trusted. The sha256 is compared for files with another time,
+    and with `every` for all files.
     """
     doubtful = [name for name, known in files.items() if _stat_differs(folder, name, known) or every]
     begun = time.monotonic()
@@ -218,7 +220,7 @@ def check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool = 
 
 
 def _stat_differs(folder: Path, name: str, known: StoredFile) -> bool:
-    """Whether the time of change differs; raises StoreError where the size does, or the file is missing."""
+    """Return whether the modification time differs; raise StoreError if the size differs or the file is missing."""
     try:
         said = (folder / name).stat()
     except FileNotFoundError as error:
@@ -232,7 +234,7 @@ def _stat_differs(folder: Path, name: str, known: StoredFile) -> bool:
 
 
 def _sha256(paths: Iterable[Path]) -> dict[Path, str]:
-    """The sha256 of each file as hex, with a progress bar after one second."""
+    """Return the sha256 of each file as hex; a progress bar appears after one second."""
     files = list(paths)
     total = sum(path.stat().st_size for path in files)
     bar = tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=None, leave=False, delay=_SLOW_S)

@@ -1,9 +1,9 @@
-"""N-Triples by the megabyte: one regular expression keeps the lines that this package asks for, in canonical form.
+"""Filter N-Triples fast, in blocks of megabytes: one regular expression finds the lines that this package needs.
 
-Kept are truthy item-valued statements, redirects, and labels, aliases and descriptions in the languages wanted; of full
-dumps also the statement nodes of items with their item values, ranks, start and end times. All other inputs are turned
-into such lines (`statement_line`, `text_line`), so that equal triples are equal bytes in every store. Line endings are
-not part of a line. Format: https://www.w3.org/TR/n-triples/.
+The kept lines are truthy item-valued statements, redirects, and labels, aliases and descriptions in the wanted
+languages; of full dumps also the statement nodes of items with their item values, ranks, start and end times. All
+other inputs are turned into such lines (`statement_line`, `text_line`). Lines are in canonical form, so that equal
+triples are equal bytes in every store. Line endings are not part of a line. Format: https://www.w3.org/TR/n-triples/.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pyoxigraph import RdfFormat, parse, serialize
 
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
 
-if TYPE_CHECKING:  # only a store that is loaded needs it
+if TYPE_CHECKING:  # only `load` needs numpy
     import numpy as np
 
-BadLineHandler = Callable[[int, str], None]  # called with the number of an unreadable line, and what is wrong
-LineTranslator = Callable[[bytes, int], list[bytes]]  # whole lines and the first one's number -> lines of N-Triples
+BadLineHandler = Callable[[int, str], None]  # called with the number of an unreadable line and its problem
+LineTranslator = Callable[[bytes, int], list[bytes]]  # (whole lines, number of the first line) -> N-Triples lines
 
 _W = rb"http://www\.wikidata\.org/"
 _O = rb"http://wikiba\.se/ontology#"
@@ -30,7 +30,7 @@ _NODE = rb"<" + _W + rb"entity/statement/[^>\n]+>"
 _TEXTS = rb"<http://(?:www\.w3\.org/(?:2000/01/rdf-schema#label|2004/02/skos/core#altLabel)|schema\.org/description)>"
 _TIME = rb'"[^"\n]*"\^\^<http://www\.w3\.org/2001/XMLSchema#dateTime>'
 
-# A line that the engine would write in just this way, which makes equal triples equal bytes.
+# The canonical form is the one that the engine writes, so that equal triples are equal bytes.
 _PLAIN = rb'[^"\\\x00-\x1f\x7f]*'
 _CANONICAL = re.compile(
     _PLAIN + rb'(?:"' + _PLAIN + rb'(?:\\[nrt"\\]' + _PLAIN + rb')*"(?:@[a-z0-9-]+|\^\^<[^>"]*>)?)? \.'
@@ -63,7 +63,7 @@ Name = tuple[str, str, str, str]  # id, text, language, kind
 
 
 def wanted_lines_translator(languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
-    """A translator of N-Triples that keeps the lines of `wanted_pattern`; `bad` is called for unreadable lines."""
+    """Return a translator of N-Triples that keeps the lines of `wanted_pattern`; it calls `bad` for unreadable lines."""
     pattern = wanted_pattern(languages)
 
     def translate(lines: bytes, first: int) -> list[bytes]:
@@ -74,7 +74,7 @@ def wanted_lines_translator(languages: Collection[str], bad: BadLineHandler) -> 
 
 
 def wanted_pattern(languages: Collection[str]) -> re.Pattern[bytes]:
-    """The regular expression of a kept line: it begins with the line end before it, group 1 is the line."""
+    """Return the regular expression of a kept line. A match starts at the line end before it; group 1 is the line."""
     spoken = b"|".join(re.escape(language.encode()) for language in languages)
     of_an_item = (
         rb"<" + _W + rb"prop/direct/P[0-9]+> " + _ITEM,
@@ -92,10 +92,10 @@ def wanted_pattern(languages: Collection[str]) -> re.Pattern[bytes]:
 
 
 def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
-    """A translator of N-Triples that keeps every triple; `bad` is called for unreadable lines.
+    """Return a translator of N-Triples that keeps every triple; `bad` is called for unreadable lines.
 
-    Blank nodes become IRIs, as on Wikidata's own endpoint. Their labels are local to a file, so the IRIs hold a hash of
-    the file's `name`.
+    Blank nodes become IRIs, as on Wikidata's own endpoint. The label of a blank node is local to its file, so the IRI
+    contains a hash of the file's `name`.
     """
     mark = blake2b(name.encode(), digest_size=4).hexdigest().encode()
 
@@ -107,7 +107,7 @@ def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
 
 
 def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
-    """The same number of lines, each a triple with single spaces and " ." at its end, or empty."""
+    """Return the same number of lines; each is empty, or a triple with single spaces and " ." at its end."""
     count = lines.count(b"\n")
     begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
     spaced = not (b">\t" in lines or b">  " in lines)
@@ -138,7 +138,7 @@ def _canonical(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandler) 
 
 
 def _surely_canonical(text: bytes) -> bool:
-    """A fast sufficient test: True means that all lines are canonical, False that each must be looked at."""
+    """Test fast whether all lines are surely canonical. False means that each line must be checked."""
     if any(escape in text for escape in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f")) or _CAPITALS.search(text):
         return False
     quotes = text.count(b'"') - text.count(rb"\"")
@@ -152,7 +152,7 @@ def _surely_canonical(text: bytes) -> bool:
 
 
 def _rewritten(line: bytes, tidy: bytes, first: int, bad: BadLineHandler) -> bytes:
-    def at_fault(_: int, problem: str) -> None:  # the line number is searched for only now: it is slow
+    def at_fault(_: int, problem: str) -> None:  # finding the line number is slow, so only errors do it
         before = (b"\n" + tidy).find(b"\n" + line + b"\n")
         bad(first + tidy.count(b"\n", 0, before), problem)
 
@@ -168,18 +168,18 @@ def _is_canonical(line: bytes) -> bool:
 
 
 def statement_line(subject: bytes, relation: bytes, value: bytes) -> bytes:
-    """The line of a truthy item-valued statement, from three ids such as b"Q42", b"P31", b"Q5"."""
+    """Return the line of a truthy item-valued statement, from three ids such as b"Q42", b"P31", b"Q5"."""
     return _STATEMENT % (subject, relation, value)
 
 
 def text_line(entity: str, kind: str, text: str, language: str) -> bytes:
-    """The line of a text of `kind` "label", "alias" or "description"; lone surrogates become "?"."""
+    """Return the line of a text of the `kind` "label", "alias" or "description"; lone surrogates become "?"."""
     line = f'<{ENTITY}{entity}> <{KIND_IRIS[kind]}> "{text.translate(_ESCAPES)}"@{language} .'
     return line.encode("utf-8", errors="replace")
 
 
 def statement_numbers(lines: Sequence[bytes]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """The id numbers (subject, property, object) of the truthy statements among the lines, int64 [statements, 3]."""
+    """Return the id numbers (subject, property, object) of the truthy statements in `lines`: int64 [statements, 3]."""
     found = _IDS.findall(b"\n".join(lines))
     numbers = b" ".join([b"%s %s %s" % ids for ids in found]).decode()
     import numpy as np
@@ -188,7 +188,7 @@ def statement_numbers(lines: Sequence[bytes]) -> np.ndarray[tuple[int, int], np.
 
 
 def names(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Name]:
-    """The labels and aliases among the lines, as (id, text, language, kind)."""
+    """Yield the labels and aliases in the lines, as (id, text, language, kind)."""
     for line in lines:
         found = _NAME.fullmatch(line)
         kind = _KINDS.get(found[2]) if found else None

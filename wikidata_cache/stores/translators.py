@@ -1,12 +1,12 @@
-"""Translators of other formats into lines of N-Triples: TSV and plain rows, KGTK's edges, and Wikidata's JSON dump.
+"""Translate other formats into lines of N-Triples: plain TSV rows, KGTK edges, and Wikidata's JSON dump.
 
 - Plain rows are `Q42 P31 Q5` and `Q42 label Douglas Adams` (English), tab-separated.
-- KGTK's have a header that names `node1`, `label` and `node2` (https://kgtk.readthedocs.io/en/latest/data_model/); kept
-  are item-valued edges and the labels, aliases and descriptions in the languages wanted, written `'text'@en`.
-- The JSON dump has an entity a line (https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html). Kept is what
-  its truthy RDF dump has: of each property the item-valued statements of the best rank; and the texts.
+- KGTK files have a header with `node1`, `label` and `node2` (https://kgtk.readthedocs.io/en/latest/data_model/). The
+  kept edges are item-valued edges, and labels, aliases and descriptions in the wanted languages, written `'text'@en`.
+- The JSON dump has one entity per line (https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html). As in the
+  truthy RDF dump, the item-valued statements of best rank of each property are kept, and the texts.
 
-A translator takes whole lines and the number of the first, and returns the N-Triples that are kept.
+A translator takes whole lines and the number of the first line, and returns the N-Triples to keep.
 """
 
 import re
@@ -20,9 +20,9 @@ from wikidata_cache.stores.ntriples import KIND_IRIS, BadLineHandler, LineTransl
 
 Json = Any
 
-_RANKS = ("preferred", "normal")  # the best one that is there is truthy; deprecated never is
+_RANKS = ("preferred", "normal")  # the first of these that a property has is truthy; deprecated never is
 
-RowConverter = Callable[[list[str]], Iterable[bytes]]  # cells -> lines of N-Triples; ValueError says what is wrong
+RowConverter = Callable[[list[str]], Iterable[bytes]]  # cells -> N-Triples lines; raises ValueError for a bad row
 
 _ROW = re.compile(rb"(Q[1-9][0-9]*)\t(P[1-9][0-9]*)\t(Q[1-9][0-9]*)\r?")
 _ID = re.compile(r"[QP][1-9][0-9]*", re.ASCII)
@@ -31,7 +31,7 @@ _ESCAPED = re.compile(r"\\(.)")
 
 
 def plain_rows(bad: BadLineHandler) -> LineTranslator:
-    """A translator of this package's TSV and of plain rows of three ids; `bad` is called for unreadable rows."""
+    """Return a translator of plain rows, the TSV format of this package; `bad` is called for unreadable rows."""
     return _translator(_plain_row, bad)
 
 
@@ -46,7 +46,7 @@ def _plain_row(cells: list[str]) -> Iterable[bytes]:
 
 
 def kgtk_rows(header: bytes, languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
-    """A translator of KGTK edge files, whose first line is `header`; `bad` is called for unreadable rows."""
+    """Return a translator of KGTK edge files, whose first line is `header`; `bad` is called for unreadable rows."""
     names = header.decode().strip("\ufeff\r\n").split("\t")
     subject, relation, value = (names.index(name) for name in ("node1", "label", "node2"))
 
@@ -88,7 +88,10 @@ def _translator(row: RowConverter, bad: BadLineHandler) -> LineTranslator:
 
 
 def json_entities(languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
-    """A translator of lines of a JSON dump: item-valued statements of best rank, labels, aliases, descriptions."""
+    """Return a translator of lines of a JSON dump: item-valued statements of best rank, labels, aliases, descriptions.
+
+    `bad` is called for unreadable lines.
+    """
 
     def translate(lines: bytes, first: int) -> list[bytes]:
         kept: list[bytes] = []
@@ -106,7 +109,7 @@ def json_entities(languages: Collection[str], bad: BadLineHandler) -> LineTransl
 
 
 def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iterator[Chunk]:
-    """The same chunks; before the last one `cut_off` is called where no line `]` closes the array."""
+    """Yield the same chunks; if no line `]` closes the array, call `cut_off` before the last chunk."""
     held: Chunk | None = None
     last, number = b"]", 0
     for chunk in chunks:
@@ -142,7 +145,7 @@ def _statements(item: str, entity: Json) -> Iterator[bytes]:
 
 
 def _item_value(statement: Json) -> str | None:
-    """The item that a statement has as its value; None for unknown values, no values and other types."""
+    """Return the item that is the value of a statement; None for unknown values, no values and other value types."""
     snak = statement["mainsnak"]
     if snak["snaktype"] != "value" or snak["datavalue"]["type"] != "wikibase-entityid":
         return None

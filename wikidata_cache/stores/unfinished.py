@@ -1,7 +1,7 @@
-"""The unfinished store: a folder beside the target, with a record of how far its loading has come.
+"""The unfinished store: a folder beside the target, in which `load` works and records its progress.
 
-Every batch is added to the database before `progress.json` says so, and adding a triple twice is adding it once. So a
-loading that was killed goes on after the last recorded batch, and ends in the same store. Lines with names and counts
+Every batch is added to the database before it is recorded in `progress.json`, and adding a triple twice has no effect.
+So a load that was killed resumes after the last recorded batch, and gives the same store. Lines with names and counts
 of ids are spooled to files, from which the label index is built at the end.
 """
 
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
 NAMES = "names.nt"  # lines with labels and aliases, for the label index
-WEIGHTS = "weights.i64"  # pairs of an id's number (negative for properties) and how many statements it is in
+WEIGHTS = "weights.i64"  # pairs: number of an id (negative for properties), number of statements with this id
 _LOCK = "lock"
 _UNFINISHED = (f"{LABELS}.*.tmp", f".{PROGRESS}-*", f".{MANIFEST}-*")  # temporary files that a killed process leaves
 
 
 class Work:
-    """The locked folder of an unfinished store, with its progress. Made by `open_work`."""
+    """The locked folder of an unfinished store, with its progress. `open_work` makes it."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Work:
                 file.truncate(size)
 
     def spool(self, name: str, content: bytes) -> int:
-        """Append to the spool `name` and flush it to disk; returns its new size in bytes."""
+        """Append to the spool file `name`, flush it to disk, and return its new size in bytes."""
         with (self.folder / name).open("ab") as file:
             file.write(content)
             file.flush()
@@ -51,16 +51,16 @@ class Work:
             return file.tell()
 
     def record(self) -> None:
-        """Write progress.json: everything up to here has been added."""
+        """Write progress.json: everything up to here is in the database and in the spool files."""
         write_atomically(self.folder / PROGRESS, json.dumps(asdict(self.progress)))
 
 
 @dataclass
 class Progress:
-    """How far a loading has come (the content of progress.json).
+    """The progress of a load (the content of progress.json).
 
-    `plan` describes sources and options: a loading with another plan starts over. `offset`, `lines` and `kept` are of
-    the current source, the other counts of all sources.
+    `plan` describes sources and options; a load with another plan starts over. `offset`, `lines` and `kept` count the
+    current source, the other counts cover all sources.
     """
 
     plan: list[object]
@@ -70,22 +70,22 @@ class Progress:
     kept: int = 0
     statements: int = 0
     content_hash: int = 0
-    names: int = 0  # bytes of the spools
-    weights: int = 0
+    names: int = 0  # bytes of the spool file of names
+    weights: int = 0  # bytes of the spool file of weights
     skipped: int = 0
     probes: list[str] = field(default_factory=list)
 
     @property
     def triples(self) -> int:
-        """Triples kept of all sources so far."""
+        """The number of triples kept so far, over all sources."""
         return self.kept + sum(source["kept"] for source in self.done)
 
 
 @contextmanager
 def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
-    """Lock the folder TARGET.loading; resume what an interrupted loading with the same plan left, else start anew.
+    """Lock the folder TARGET.loading; resume an interrupted load with the same plan, else start with an empty folder.
 
-    Raises StoreError where another process holds the lock, or the folder was not made by `load`.
+    Raises StoreError where another process holds the lock or has just finished, or the folder was not made by `load`.
     """
     folder = target.with_name(f"{target.name}.loading")
     if folder.exists() and any(folder.iterdir()) and not (folder / _LOCK).exists():
@@ -93,7 +93,7 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / _LOCK, timeout=0):
-            if not (folder / _LOCK).exists():  # the process that held the lock has just moved it into place
+            if not (folder / _LOCK).exists():  # the process that held the lock has just moved the folder away
                 raise StoreError(target, "another process has just finished loading it")
             yield Work(folder, _resumed(folder, plan) or _started(folder, plan))
     except Timeout as error:
@@ -101,7 +101,7 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
 
 
 def swap_in(folder: Path, target: Path) -> None:
-    """Move a finished store to `target`; an older one is put aside first, and deleted last."""
+    """Move a finished store to `target`. An older store there is moved aside first, and deleted last."""
     aside = _backup_path(target)
     _delete_leftovers(folder)
     if target.exists():
@@ -118,13 +118,13 @@ def swap_in(folder: Path, target: Path) -> None:
 
 
 def restore(target: Path) -> None:
-    """Bring back a store that `swap_in` had put aside when it was interrupted."""
+    """Move back a store that `swap_in` had moved aside when it was interrupted."""
     if not target.exists() and _backup_path(target).exists():
         _backup_path(target).replace(target)
 
 
 def discard(folder: Path) -> None:
-    """Delete an unfinished store; call it only while it is locked."""
+    """Delete an unfinished store. Call this only while the store is locked."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
