@@ -54,6 +54,7 @@ class Workload:
         matrices: weights that are changed in a layer.
         held: rows of a fact that run once more up to each written layer, for the keys of their other tokens.
         together: edits that are sought in the same passes, though each is written alone.
+        kept: tokens of an edit whose keys and values are kept for later edits (`kg_edit.models.prefix_store`).
     """
 
     steps: int = 1
@@ -67,3 +68,4 @@ class Workload:
     matrices: int = 1
     held: int = 0
     together: int = 1
+    kept: int = 0

@@ -17,6 +17,8 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, SharedContexts, empty_prefix, run_prefix, side_by_side
 
 Ids = tuple[int, ...]
+MEGABYTES = 512.0
+"""What a store holds at most by default."""
 
 
 def model_state(model: LanguageModel) -> str:
@@ -40,7 +42,7 @@ class PrefixStore:
     The least recently used prefixes are removed first.
     """
 
-    def __init__(self, *, megabytes: float = 512) -> None:
+    def __init__(self, *, megabytes: float = MEGABYTES) -> None:
         self._held: OrderedDict[tuple[str, Ids], Prefix] = OrderedDict()
         self._limit = megabytes * 2**20
 

@@ -15,6 +15,7 @@ import torch
 
 from kg_edit.covariance.corpora import SelfCorpus, chunk_size
 from kg_edit.methods import EditingMethod, MethodConfig
+from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.planning import cost, memory
 from kg_edit.planning.cost import Prompts
 from kg_edit.planning.machine import Machine, call_seconds, copy_rate, drawing_rate, matmul_rate
@@ -128,6 +129,10 @@ def memory_parts(job: Job) -> Iterator[Part]:
         yield _states(job)
     if recipe.prefix:
         yield _prefixes(job)
+    if recipe.kept:
+        held = memory.kept_bytes(shape, edits=job.edits, tokens=recipe.kept, size=size)
+        said = f"{recipe.kept} tokens an edit, at most {MEGABYTES:.0f} MB"
+        yield Part(what="beginnings of questions", bytes=held, phase="editing", place=place, formula=said)
     if recipe.trained:
         held, said = memory.optimiser_bytes(recipe.trained), f"{recipe.trained:,.0f} numbers x 16"
         yield Part(what="what is trained, and Adam", bytes=held, phase="editing", place=place, formula=said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kg_edit.covariance.corpora import SelfCorpus
 from kg_edit.covariance.keys import BATCH_TOKENS
+from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.planning.shape import ModelShape
 from kg_edit.scoring.greedy import BATCH_ROWS
 from kg_edit.value.objective import numbers_kept, tokens_at_once
@@ -78,6 +79,11 @@ def prompts_bytes(
     reckoned = 2.0 * shape.width * shape.layers * size * max(tokens, 1)
     each = tokens * shape.cache + 3.0 * tails * shape.width + rows * shape.inner + shape.vocabulary
     return min(facts, max(1.0, limit / reckoned)) * each * size
+
+
+def kept_bytes(shape: ModelShape, *, edits: int, tokens: int, size: int) -> float:
+    """Keys and values of ``tokens`` of each edit that are kept for later edits, within the limit of a `PrefixStore`."""
+    return min(MEGABYTES * 2**20, float(edits) * tokens * shape.cache * size)
 
 
 def optimiser_bytes(parameters: float) -> float:

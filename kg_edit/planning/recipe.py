@@ -39,7 +39,7 @@ class Recipe:
     how many numbers an optimiser holds, ``tokens`` how many an edit's rows have, ``facts`` the rank of what is written
     for one edit, ``dense`` whether a patch holds whole matrices. The model itself writes the text for C if ``written``;
     ``contexts`` are FLOP of writing contexts, a run; ``prefix`` tokens of a fact whose keys and values are held, in so
-    many ``rows``;
+    many ``rows``; ``kept`` tokens of an edit whose keys and values are kept for later edits;
     ``calls`` are small calls an edit, ``together`` the edits that run
     in the same passes without being joint.
     """
@@ -54,6 +54,7 @@ class Recipe:
     contexts: float = 0.0
     prefix: float = 0.0
     rows: int = 0
+    kept: int = 0
     calls: float = 0.0
     together: int = 1
     trained: float = 0.0
@@ -87,6 +88,7 @@ def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelSha
         contexts=load.context_tokens * token_flop(shape),
         prefix=load.rows * Prompts().length + load.context_tokens if method.trains == "value" else 0.0,
         rows=load.rows + 1,
+        kept=load.kept,
         together=min(edits, load.together),
     )
 

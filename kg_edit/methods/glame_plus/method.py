@@ -1,16 +1,16 @@
-"""GLAME-plus: the edit, and what the graph and the unedited model say of o*, written where it is answered.
+"""GLAME-plus: ROME's edit, and facts that follow from it, which are written into a late block.
 
-It goes beyond GLAME's paper. The value at s is ROME's. Then a late block is written as well, under the key of the last
-token of a question (`answers`):
+It goes beyond GLAME's paper. The value at s is ROME's. Then a late block is written too, under the key of the last
+token of a question (`answers`). It gets these facts:
 
 - the edit itself, as a question and as its prompt;
-- for a statement o* -r'-> o' of the graph "Q: What is the r' of the r of s? A:" o'; of several o' the one that the
-  model finds likeliest;
-- for an r' that the graph does not have, and such things do, what the unedited model answers to "What is the r' of
-  o*?", if it says the same in another form.
+- for a statement o* -r'-> o' of the graph: "Q: What is the r' of the r of s? A:" o'. If there are several o', the one
+  that the model finds likeliest;
+- for a relation r' that such things usually have but the graph lacks: the unedited model's answer to "What is the r' of
+  o*?", if the model gives the same answer to another form of the question.
 
-Without ``answers`` (null) the one value at s learns all of it in its own descent, the edit as two questions:
-L = ROME's loss + ripple_weight * the mean over these rows of -log p(o'), or of -sum q log p, q being the unedited
+With ``answers`` null, the one value at s learns all of this in its own descent, the edit itself as two questions:
+L = ROME's loss + ripple_weight * the mean over these rows of -log p(o'), or of -sum q log p, where q is the unedited
 model's answer. `questions` words the rows, `teacher` gives q.
 """
 
@@ -51,9 +51,11 @@ from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.value.objective import ExtraTarget, Objective, Request
 from kg_edit.value.optimise import DeltaParameters, descent_model, untouched
 
+_KEPT = 150  # tokens that stand before the things that are asked about, for one relation r'; found with 3 edits
+
 
 class GlamePlusConfig(GraphSettings, RippleConfig):
-    """ROME's settings, and how much of what follows from the edit is written, and where."""
+    """ROME's settings, and settings for the facts that follow from the edit: how many, and where they are written."""
 
     steps: PositiveInt = Field(16, description="evaluations of the objective at most")
     context_lengths: ContextLengths = Field(
@@ -77,14 +79,14 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
 
     @property
     def guards_answers(self) -> bool:
-        """Never: what may be learned is decided word by word (`kg_edit.methods.glame_plus.questions.objects_of`)."""
+        """False: the subgraph may hold answers; `kg_edit.methods.glame_plus.questions.objects_of` filters them."""
         return False
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The edited layer, and the one where answers are written.
+        """The edited layer, and the late layer where answers are written.
 
         Raises:
-            ConfigError: the second is not above the first.
+            ConfigError: the late layer is not above the edited one.
         """
         edited = super().written_layers(blocks)
         if self.answers is None:
@@ -95,9 +97,10 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
         return (*edited, late)
 
     def workload(self, *, edits: int) -> Workload:
-        """ROME's, with a row for each further relation and each statement that is learned."""
+        """ROME's workload, plus one row for each recalled relation and each statement."""
         found = super().workload(edits=edits)
-        return replace(found, rows=found.rows + self.recalled + self.stated)
+        asked = self.recalled + self.stated
+        return replace(found, rows=found.rows + asked, kept=_KEPT * asked)
 
 
 class GlamePlus(GraphReader, Rome):
@@ -114,7 +117,7 @@ class GlamePlus(GraphReader, Rome):
         return {}
 
     def ripples(self, edit: Edit) -> RippleTargets:
-        """What is asked about the edit; found once, on the model as it stands when edits are made."""
+        """The questions and facts around the edit; computed once, on the model in its present state."""
         if edit not in self._ripples:
             objects = objects_of(edit, self.subgraph(edit), exclude=excluded_answers(edit, self.config))
             ranked = likeliest_first(self.model, edit.target_new, objects, nouns=self.config.stated)
@@ -123,7 +126,7 @@ class GlamePlus(GraphReader, Rome):
 
     @cached_property
     def _late(self) -> int:
-        """The block where answers are written, once it was seen that it can be."""
+        """The block where answers are written, after a check that the architecture allows it."""
         refuse_norm_after_mlp(self.model, self.layers[-1])
         return self.layers[-1]
 
@@ -136,7 +139,10 @@ class GlamePlus(GraphReader, Rome):
         return {}
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """As `RankOneMethod.edit_each`; asks anew about edits that were made before, on another model perhaps."""
+        """`RankOneMethod.edit_each`, then write the answers of each edit.
+
+        The cached questions are dropped first, because the model may have changed since the last call.
+        """
         self._ripples.clear()
         made = super().edit_each(edits)
         if self.config.answers is None:
@@ -147,7 +153,7 @@ class GlamePlus(GraphReader, Rome):
         )
 
     def _answered(self, edit: Edit, patch: WeightPatch) -> Patch:
-        """``patch`` with what follows from its edit written where it is answered."""
+        """``patch``, extended by the update of the late block with the answers that follow from its edit."""
         assert self.config.answers is not None  # noqa: S101 - as edit_each asked
         found, late = self.ripples(edit), self._late
         facts = [*found.stated, *self._taught.get(edit, ()), *found.own[:1]]
@@ -174,19 +180,19 @@ class GlamePlus(GraphReader, Rome):
         return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
 
     def _rewrites(self, edit: Edit, subject: str) -> tuple[Prompt, ...]:
-        """The edit's prompt in its contexts, about ``subject``."""
+        """The edit's prompt in its contexts, with another ``subject``."""
         return request_of(self.model, edit.model_copy(update={"subject": subject}), self.contexts).rewrites
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """ROME's; the notes say which graph was read, and what of it was learned."""
+        """ROME's proposal; the notes also record the graph, and the facts that were learned from it."""
         free, notes = super().proposal(edit, value)
         learned = {fact.hop: fact.target for fact in self.ripples(edit).stated}
         return free, {**notes, "graph": dict(self.subgraph(edit).graph), "stated": learned}
 
     def request(self, edit: Edit) -> Request:
-        """As ROME's; an edit whose subgraph can't be used fails here.
+        """ROME's request. An unusable subgraph raises here.
 
-        What is not written where it is answered is learned as well: o* as an answer, and the statements of the graph.
+        With ``answers`` null, the request also has the edit as questions and the statements of the graph as rows.
         """
         check_graph(self.subgraph(edit))
         found, request = self.ripples(edit), super().request(edit)
@@ -195,10 +201,10 @@ class GlamePlus(GraphReader, Rome):
         return replace(request, further=self._rows(edit, [(fact, None) for fact in (*found.own, *found.stated)]))
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
-        """ROME's loss and that of the further rows; the teacher is asked for all edits together."""
+        """ROME's loss, plus the loss of the further rows. The teacher is asked about all edits in one batch."""
         student = descent_model(self.model, self.config.descent_dtype)
         taught = self._teacher_rows(edits, student)
-        if self.config.answers is not None:  # learned where it is answered, not by the value at s
+        if self.config.answers is not None:  # the late block learns these facts, not the value at s
             self._taught.update({edit: [fact for fact, _ in rows] for edit, rows in zip(edits, taught, strict=True)})
             return self.loss_on(student, requests)
         whole = [
@@ -210,7 +216,7 @@ class GlamePlus(GraphReader, Rome):
     def _teacher_rows(
         self, edits: Sequence[Edit], model: LanguageModel
     ) -> list[list[tuple[ComposedFact, Answer | None]]]:
-        """What the unedited model answers about each edit's o*."""
+        """For each edit, the facts about o* that the unedited model answers, each with its answer."""
         found = [self.ripples(edit) for edit in edits]
         asked = [(place, one) for place, of_edit in enumerate(found) for one in of_edit.asks]
         rows: list[list[tuple[ComposedFact, Answer | None]]] = [[] for _ in edits]
@@ -233,7 +239,10 @@ class GlamePlus(GraphReader, Rome):
         )
 
     def _encoded(self, edit: Edit, wording: str, fact: ComposedFact, answer: Answer | None) -> Prompt | None:
-        """The question up to its target, and the target, after as many facts of other things as fit."""
+        """The question with its target, after the example facts, or without them if the model's context is too short.
+
+        None if neither fits, or if the wording can't be encoded with the target.
+        """
         limit = self.model.positions
         for shown in (self.config.shown, 0):
             found = self._after(fact.context(wording, shown=shown), edit, fact.prompt(wording), fact, answer)
@@ -244,7 +253,7 @@ class GlamePlus(GraphReader, Rome):
     def _after(
         self, context: str, edit: Edit, template: str, fact: ComposedFact, answer: Answer | None
     ) -> Prompt | None:
-        """A teacher's answer keeps the tokens in which it was given."""
+        """The question after ``context``, with its target; a teacher's answer keeps its own tokens."""
         tokenizer = self.model.tokenizer
         if answer:
             asked = encode(tokenizer, template, subject=edit.subject, context=context)
@@ -255,5 +264,5 @@ class GlamePlus(GraphReader, Rome):
             return None
 
     def _shared(self, rows: tuple[ExtraTarget, ...]) -> tuple[ExtraTarget, ...]:
-        """The rows, each weighted by ``ripple_weight`` / the number of rows."""
+        """The rows, each with the weight ``ripple_weight`` / number of rows."""
         return tuple(replace(row, weight=self.config.ripple_weight / len(rows)) for row in rows)

@@ -22,6 +22,7 @@ from kg_edit.methods.mend.method import MendConfig
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.methods.workload import Family
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.patches.base import Patch
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
@@ -267,6 +268,21 @@ def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: Lang
         case _:
             written = getattr(made, "layers", None) or (getattr(made, "layer"),)  # noqa: B009 - one or several
     assert tuple(found.layers) == tuple(written)
+
+
+def test_the_beginnings_of_questions_that_are_kept_have_a_limit() -> None:
+    """70 MB after one edit of `glame-plus`, and no more than the store's limit after a thousand; ROME keeps none."""
+    held = {edits: _beginnings("glame-plus", edits) for edits in (1, 2, 1000)}
+    assert held[1] == pytest.approx(70e6, rel=0.1) and held[2] == 2 * held[1]
+    assert held[1000] == MEGABYTES * 2**20
+    assert _beginnings("rome", 1) is None
+
+
+def _beginnings(name: str, edits: int) -> float | None:
+    method, machine = find_method(name), Machine(device=CPU, host=10**12, accelerator=None)
+    config = method.config_class.preset("default")
+    found = estimate(method, config, shape_of("smollm2-135m"), machine, edits=edits, rates=RATES)
+    return {part.what: part.bytes for part in found.memory}.get("beginnings of questions")
 
 
 def test_every_method_says_what_it_is() -> None:
