@@ -1,1 +1,1 @@
-"""Knowledge graphs around an edit: as tensors, in words, and wrong ones for control."""
+"""Knowledge graphs around an edit: where subgraphs come from, as tensors, in words, and wrong graphs as controls."""

@@ -1,11 +1,11 @@
-"""Sources of subgraphs that say less, or otherwise, than the graph they stand around: controls of a graph method.
+"""Controls of a graph method: sources of subgraphs that say less than the right graph, or something else.
 
-- `NoGraph`: the edit's own (s, r, o*) and nothing besides.
-- `ShuffledObjects`: the statements o* -r'-> o' keep their r' and get the object of another o* for it.
-- `Withheld`: without the things that an edit's withheld questions ask for.
-- `WithoutAnswers`: without what overlaps an answer of its record's test questions.
+- `NoGraph`: only the edit's own statement (s, r, o*).
+- `ShuffledObjects`: each statement o* -r'-> o' keeps its r', but gets an object of another o* for this r'.
+- `Withheld`: without the entities that an edit's withheld questions ask for.
+- `WithoutAnswers`: without nodes that overlap an answer of the record's test questions.
 
-`wrong_graph.WrongGraph`, in which o* has the statements of other entities, is the third control.
+`wrong_graph.WrongGraph` is a further control, in which o* has the statements of other entities.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from kg_edit.storage.run_folder import digest
 from wikidata_cache.subgraphs.options import Direction, Leakage
 from wikidata_cache.subgraphs.sampling import Policy
 
-_ALL = 500  # statements of a donor
+_ALL = 500  # statements of a donor, at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Which statements a subgraph is to have: the options of ``subgraph``, ``more`` being those not by default."""
+    """The options of ``subgraph`` that decide its statements; ``more`` has those that differ from the defaults."""
 
     hops: int
     per_node: int
@@ -38,13 +38,13 @@ class Sampling:
     more: Mapping[str, Any]
 
     def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
-        """The source's subgraph of an edit."""
+        """The source's subgraph of an edit, with these options."""
         return ask(source, edit, hops=self.hops, per_node=self.per_node, seed=self.seed, arguments=self.more)
 
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A source around another one; a subclass says what becomes of a subgraph."""
+    """A source around another source; a subclass says how it changes a subgraph."""
 
     right: SubgraphSource
 
@@ -59,11 +59,11 @@ class Control:
         direction: Direction = "out",
         leakage: Leakage | None = None,
     ) -> nx.MultiDiGraph:
-        """What becomes of the right subgraph; the options are the right graph's.
+        """The changed subgraph of an edit. The options are those of the right graph.
 
         Raises:
-            GraphError: the right subgraph is none of an edit, or can't be changed.
-            ConfigError: the right graph does not take such an option.
+            GraphError: the right subgraph is not a subgraph of an edit, or can't be changed.
+            ConfigError: the right graph does not take one of the options.
         """
         given = {"policy": policy, "direction": direction, "leakage": leakage}
         more = {name: value for name, value in given.items() if value not in ("uniform", "out", None)}
@@ -77,38 +77,38 @@ class Control:
         return made
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
-        """A new subgraph in the place of the right one, which stays as it is."""
+        """Make a new subgraph from the right ``graph``, which is not changed."""
         raise NotImplementedError
 
     def provenance(self) -> dict[str, Any]:
-        """Which control it is, and the right graph's provenance."""
+        """The name of the control, and the right graph's identity."""
         return {"kind": type(self).__name__, "right": graph_identity(self.right), **self.notes()}
 
     def notes(self) -> dict[str, Any]:
-        """What else decides the subgraphs."""
+        """Further entries that decide the subgraphs."""
         return {}
 
 
 @dataclass(frozen=True, eq=False)
 class NoGraph(Control):
-    """The edit's own edge alone."""
+    """A control with only the edit's own edge."""
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
-        """Nothing but s -r-> o*."""
+        """Only s -r-> o*."""
         return bare(graph)
 
 
 @dataclass(frozen=True, eq=False)
 class ShuffledObjects(Control):
-    """Statements of o* with the objects of others: of the edits in ``pool`` that have the same r'.
+    """The statements of o* with the objects of other o*: those of the edits in ``pool`` that have the same r'.
 
-    A statement for which the pool has no other object is left out, and so is what hung on the old objects.
+    A statement is left out if the pool has no other object for it. Nodes behind the old objects are left out too.
     """
 
     pool: Sequence[Edit] = ()
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
-        """The objects of o*'s statements exchanged."""
+        """The subgraph with other objects in o*'s statements."""
         root, made = target_of(graph), bare(graph)
         edges = [edge for edge in graph.out_edges(root, keys=True, data=True) if edge[3].get("role") != "edit"]
         own = {end for _, end, _, _ in edges} | set(made)
@@ -123,13 +123,13 @@ class ShuffledObjects(Control):
 
     @cached_property
     def _objects(self) -> Mapping[str, Mapping[str, str]]:
-        """The objects of the pool's o*, with their labels, by relation."""
+        """For each relation, the objects of the pool's o*, with their labels."""
         found: dict[str, dict[str, str]] = {}
         whole = Sampling(hops=2, per_node=_ALL, seed=0, more={})
         for donor in {donor.target_new_id or donor.target_new: donor for donor in self.pool}.values():
             try:
                 graph = whole.ask(self.right, donor)
-            except FAILURES:  # a donor that the graph does not know
+            except FAILURES:  # the graph does not know the donor
                 continue
             for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
                 if data.get("role") != "edit":
@@ -143,12 +143,12 @@ class ShuffledObjects(Control):
 
 @dataclass(frozen=True, eq=False)
 class Withheld(Control):
-    """The right graph without the things called ``names[edit id]``, and what only they lead to."""
+    """The right graph without the entities called ``names[edit id]``, and without the nodes that only they lead to."""
 
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
-        """Without the withheld nodes; the edit's own ends stay."""
+        """The subgraph without the withheld nodes; the edit's own subject and object stay."""
         graph = graph.copy()
         names, ends = self.names.get(edit.id, frozenset()), {subject_of(graph), target_of(graph)}
         gone = [node for node, label in graph.nodes(data="label") if label in names and node not in ends]
@@ -158,21 +158,21 @@ class Withheld(Control):
         return graph
 
     def notes(self) -> dict[str, Any]:
-        """A hash of what is withheld."""
+        """A hash of the withheld names."""
         return {"withheld_sha256": digest({name: sorted(some) for name, some in sorted(self.names.items())})}
 
 
 @dataclass(frozen=True, eq=False)
 class WithoutAnswers(Withheld):
-    """The right graph without what overlaps a name in ``names[edit id]``: the answers of the test questions."""
+    """The right graph without nodes that overlap a name in ``names[edit id]``: the answers of the test questions."""
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
-        """Without such nodes, and what only they lead to; the edit's own ends stay."""
+        """The subgraph without these nodes and those that only they lead to; the edit's own subject and object stay."""
         return without_answers(graph, sorted(self.names.get(edit.id, frozenset())))
 
 
 def bare(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
-    """The edit's own ends and edge, without any statement; with the graph's notes."""
+    """The edit's own nodes and edge without any statement, and the graph's attributes."""
     ends = {subject_of(graph), target_of(graph)}
     made = nx.MultiDiGraph(**graph.graph)
     made.add_nodes_from((key, data) for key, data in graph.nodes(data=True) if key in ends)
@@ -182,5 +182,5 @@ def bare(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
 
 
 def hashed(seed: int, *parts: str) -> bytes:
-    """What decides a draw, the same on all machines."""
+    """A hash that decides a random draw, the same on all machines."""
     return hashlib.blake2b("|".join((str(seed), *parts)).encode(), digest_size=16).digest()

@@ -1,7 +1,8 @@
-"""An edit's subgraph as the tensors that the R-GNN reads (GLAME, section 4.2).
+"""Encode an edit's subgraph as the tensors that the R-GNN reads (GLAME, section 4.2).
 
-Entities and relations become vectors [d] by their labels: a label alone goes through the model's first blocks, and its
-vector is the hidden state after block k, of its last token or its tokens' mean. `label_readings` gives several at once.
+Entities and relations become vectors [d] by their labels. A label alone goes through the model's first blocks; its
+vector is the hidden state after block k, of the label's last token or the mean over its tokens. `label_readings` gives
+several such states at once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from kg_edit.models.replay import RecordedBlocks, block_output
 from kg_edit.models.sampling import document_start
 
 Pooling = Literal["last", "mean", "both"]
-_ROWS = 256  # labels of one pass
+_ROWS = 256  # labels in one pass
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +32,7 @@ class EncodedSubgraph:
 
     Attributes:
         nodes: the entities' vectors, [nodes, d].
-        edges: [2, edges], rows of ``nodes``: the object, then the subject, as messages run.
+        edges: [2, edges], rows of ``nodes``: the object, then the subject, which is the direction of messages.
         relations: the edges' vectors, [edges, d].
         subject: the row of the edit's subject in ``nodes``.
     """
@@ -42,7 +43,10 @@ class EncodedSubgraph:
     subject: int
 
     def normalised(self) -> EncodedSubgraph:
-        """Every vector scaled to root mean square 1: early hidden states differ in size by orders of magnitude."""
+        """The same with each vector scaled to root mean square 1.
+
+        Early hidden states differ in size by orders of magnitude.
+        """
         return EncodedSubgraph(
             nodes=_unit_rms(self.nodes),
             edges=self.edges,
@@ -51,7 +55,7 @@ class EncodedSubgraph:
         )
 
     def to(self, device: torch.device) -> EncodedSubgraph:
-        """The same on another device: labels are read in an early block, the value is wanted beside a later one."""
+        """The same on another device: labels are read in an early block, but the value is needed at a later one."""
         moved = {name: getattr(self, name).to(device) for name in ("nodes", "edges", "relations")}
         return EncodedSubgraph(**moved, subject=self.subject)
 
@@ -59,10 +63,11 @@ class EncodedSubgraph:
 def encode_subgraph(
     model: LanguageModel, graph: nx.MultiDiGraph, *, layer: int, pooling: Pooling, start_token: bool
 ) -> EncodedSubgraph:
-    """Nodes and relations as the model's hidden states of their labels, in one pass.
+    """Encode nodes and relations as the model's hidden states of their labels, in one pass.
 
     Raises:
-        GraphError: no node or several play the subject, a node or an edge has no label, or there is no edge.
+        GraphError: not exactly one node has the role of the subject, a node or an edge has no label, or there is no
+            edge.
     """
     keys = sorted(graph.nodes)
     edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
@@ -89,12 +94,12 @@ def label_vectors(
     pooling: Pooling = "last",
     start_token: bool = False,
 ) -> Tensor:
-    """The output of block ``layer`` for each label fed alone: [labels, d] in float32.
+    """The output of block ``layer`` for each label read alone: [labels, d] in float32.
 
     ``pooling``: the last token's state (paper), the mean over the label's tokens (public code), or the mean of both.
-    ``start_token`` puts the document's start and a line break before each label: what comes first in a text is an
-    attention sink in many models (`models.first_token`), with the same huge hidden state whatever it is, and in some of
-    them so is the first token after the document's start. Equal labels are computed once; no block above ``layer``
+    ``start_token`` puts the document's start and a line break before each label. In many models, the first token of a
+    text is an attention sink (`models.first_token`), which has the same huge hidden state for every token; in some
+    models, so is the first token after the document's start. Equal labels are computed once; no block above ``layer``
     runs.
     """
     distinct = sorted(set(labels))
@@ -112,10 +117,11 @@ def label_vectors(
 
 @torch.no_grad()
 def label_readings(model: LanguageModel, labels: Sequence[str], *, layers: Sequence[int]) -> dict[str, Tensor]:
-    """What goes into each block of ``layers`` for labels fed alone: [2 layers d] in float32, by label.
+    """The input of each block of ``layers`` for labels read alone: [2 layers d] in float32, by label.
 
-    Of each block a label's last token, then the mean over its tokens, each scaled to root mean square 1. Block 0 reads
-    the embeddings. The document's start stands before a label; no block above the last of ``layers`` runs.
+    For each block: the state of a label's last token, then the mean over its tokens, each scaled to root mean square 1.
+    Block 0 reads the embeddings. The document's start stands before a label; no block above the last of ``layers``
+    runs.
     """
     rows = {label: _row(model, label, start_token=True) for label in sorted(set(labels))}
     by_length = sorted(rows, key=lambda label: len(rows[label][0]))
@@ -139,7 +145,7 @@ def _pooled(states: Tensor, pooling: Pooling) -> Tensor:
 
 
 def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
-    """A label's tokens, and how many in front are not its own (a start, a BOS); an EOS behind is dropped."""
+    """A label's tokens, and how many of the first ones are not its own (a start, a BOS); a final EOS is dropped."""
     if start_token:
         lead, own = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (LEAD, label))
         before = [document_start(model.tokenizer), *lead]

@@ -1,10 +1,12 @@
-"""What a graph says about an edit's new object o*, in words: facts that can be edited, trained on, or asked for.
+"""The facts that a graph states about an edit's new object o*, in words: to be edited, trained on, or asked.
 
-`graph_facts` makes a `GraphFact` of a statement o* -r'-> o' in three forms. A statement is about o* itself ("Los
-Angeles Lakers has its headquarters in"); a composed fact is about s, over the edited relation ("The sports team of
-LeBron James has its headquarters in"); a chained one reads on from the edit's prompt ("LeBron James plays for Los
-Angeles Lakers, headquarters location"). `Wording` has the words: relation templates where there are some, else the
-relation's label.
+`graph_facts` turns a statement o* -r'-> o' into a `GraphFact` of three kinds:
+
+- a statement is about o* itself: "Los Angeles Lakers has its headquarters in";
+- a composed fact is about s, over the edited relation: "The sports team of LeBron James has its headquarters in";
+- a chained fact continues the edit's prompt: "LeBron James plays for Los Angeles Lakers, headquarters location".
+
+`Wording` makes the prompts, from relation templates if there are any, or else from the relation's label.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from kg_edit.graphs.source import check_graph, subject_of
 _OPEN_ENDS = frozenset({"after", "as", "at", "by", "for", "from", "in", "of", "on", "to", "with"})  # "part of"
 _VERBS = ("contains ", "has ", "shares ", "uses ")
 _STATES = ("described ", "located ")
-_DROPPED = ("member of ", "located in the ")  # of "member of sports team": what is left names o'
+_DROPPED = ("member of ", "located in the ")  # "member of sports team" becomes "sports team", a name for o'
 Kind = Literal["statement", "composed", "chained"]
 _Statement = tuple[str, str, str]  # property, r', o'
-_LETTERS = 4  # so long an answer is also looked for inside words
+_LETTERS = 4  # an answer of at least this length is also looked for inside words
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,11 @@ class GraphFact:
 
     @property
     def text(self) -> str:
-        """The sentence with its subject, up to the object."""
+        """The prompt with its subject filled in."""
         return self.prompt.replace("{}", self.subject)
 
     def as_edit(self, name: str) -> Edit:
-        """The fact as an edit with the id ``name``, to be made like any other."""
+        """The fact as an edit with the id ``name``, to be made like any other edit."""
         return Edit(id=name, subject=self.subject, prompt=self.prompt, target_new=self.object, relation=self.relation)
 
 
@@ -64,10 +66,10 @@ def graph_facts(
 ) -> tuple[GraphFact, ...]:
     """At most ``limit`` facts of each kind (None: all) from the statements of o* in the edit's subgraph.
 
-    Kinds come in the order given; within one, facts come in an order made of hashes with ``seed``, the same whatever
-    order the graph was made in, so that fewer facts are the first of more. A prompt comes once: of several objects the
-    first stays. Left out are facts whose object is s, o*, only an id, or `overlaps` one of ``exclude``. Empty where the
-    graph says nothing of o*. Statements of nodes beyond o* are not told.
+    The kinds come in the given order. Within a kind, facts are sorted by hashes with ``seed``. So the order does not
+    depend on the order of the graph, and fewer facts are the first ones of more. Each prompt occurs once: if a relation
+    has several objects, the first one is kept. Facts are left out if their object is s, o*, only an id, or `overlaps`
+    one of ``exclude``. Only statements of o* itself are used. The result is empty if the graph has none.
 
     Raises:
         GraphError: the graph is not an edit's subgraph, or a label is missing.
@@ -80,19 +82,19 @@ def graph_facts(
 
 
 def _of_kind(kind: Kind, edit: Edit, statements: Iterable[_Statement], wording: Wording) -> list[GraphFact]:
-    """The statements as facts of one kind, a prompt once."""
+    """The statements as facts of one kind, each prompt once."""
     subject = wording.target if kind == "statement" else edit.subject
     found: dict[str, GraphFact] = {}
     for property_, relation, target in statements:
         prompt = wording.prompt(kind, property_, relation)
-        if prompt.count("{}") == 1:  # a label may hold braces itself
+        if prompt.count("{}") == 1:  # a label may contain braces
             fact = GraphFact(kind=kind, subject=subject, relation=relation, object=target, prompt=prompt)
             found.setdefault(prompt, fact)
     return list(found.values())
 
 
 def _statements(edit: Edit, graph: nx.MultiDiGraph, exclude: Sequence[str]) -> Iterator[_Statement]:
-    """What the graph states of o*, with labels; each once."""
+    """Yield the graph's distinct usable statements about o*, as labels."""
     target = target_of(graph)
     taken = {_folded(edit.subject), _folded(edit.target_new), _folded(graph.nodes[target]["label"])}
     edges = graph.out_edges(target, keys=True, data=True)
@@ -118,10 +120,10 @@ def _priority(statement: _Statement, seed: int) -> bytes:
 
 
 def target_of(graph: nx.MultiDiGraph) -> str:
-    """The key of the node that plays o*: by its role, else as the object of the edit's edge.
+    """The key of o*'s node: the node with its role, or else the object of the edit's edge.
 
     Raises:
-        GraphError: no node does.
+        GraphError: there is no such node, or several.
     """
     roles = [key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"]
     edges = [target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"]
@@ -132,7 +134,7 @@ def target_of(graph: nx.MultiDiGraph) -> str:
 
 
 def overlaps(text: str, other: str) -> bool:
-    """Whether the words of one stand in the other, in any case and accents; longer names also inside a word."""
+    """Whether the words of one text occur in the other, ignoring case and accents; longer names also inside a word."""
     one, two = _folded(text), _folded(other)
     if not one or not two:
         return False
@@ -141,7 +143,8 @@ def overlaps(text: str, other: str) -> bool:
 
 
 def answers_in(graph: nx.MultiDiGraph, answers: Sequence[str]) -> list[str]:
-    """The nodes of an edit's subgraph whose label `overlaps` one of ``answers``; never the edit's own ends.
+    """The nodes of an edit's subgraph whose label `overlaps` one of ``answers``; never the edit's own subject and
+    object.
 
     Raises:
         GraphError: the graph is not an edit's subgraph.
@@ -152,9 +155,7 @@ def answers_in(graph: nx.MultiDiGraph, answers: Sequence[str]) -> list[str]:
 
 
 def without_answers(graph: nx.MultiDiGraph, answers: Sequence[str]) -> nx.MultiDiGraph:
-    """An edit's subgraph without the nodes that overlap an answer, and without what only they lead to.
-
-    The graph that is given stays as it is.
+    """A copy of an edit's subgraph without the nodes that overlap an answer, and without those that only they lead to.
 
     Raises:
         GraphError: the graph is not an edit's subgraph.
@@ -171,14 +172,14 @@ def _plain(label: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """The words in lower case, without accents and punctuation; all of it where there is nothing else."""
+    """The words in lower case, without accents and punctuation; the text itself if it has no words."""
     letters = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
     return " ".join(re.findall(r"\w+", letters)) or _plain(letters)
 
 
 @dataclass(frozen=True)
 class Wording:
-    """The words for facts around one edit: o*'s label, the thing that s has by r ("the sports team of {}")."""
+    """The words for facts around one edit: o*'s label, and a phrase for what s has by r ("the sports team of {}")."""
 
     edit_prompt: str
     target: str
@@ -187,7 +188,7 @@ class Wording:
 
     @classmethod
     def of(cls, edit: Edit, graph: nx.MultiDiGraph, *, target: str, templates: RelationTemplates) -> Self:
-        """The words for facts around ``edit``, where ``target`` is the key of o*."""
+        """Make the words for facts around ``edit``; ``target`` is the key of o*."""
         label = " ".join(graph.nodes[target]["label"].split())
         noun = noun_for(_relation(edit, graph, templates))
         return cls(edit.prompt, label, f"the {noun} of {{}}" if noun else None, templates)
@@ -216,7 +217,7 @@ class Wording:
 
 
 def noun_for(relation: str | None) -> str | None:
-    """What a relation's object is called: "sports team" for "member of sports team"; None for such as "part of"."""
+    """A noun for a relation's object: "sports team" for "member of sports team"; None for "part of" and the like."""
     for start in _DROPPED:
         relation = (relation or "").removeprefix(start)
     if not relation or relation.split()[-1] in _OPEN_ENDS or relation.startswith((*_VERBS, *_STATES)):
@@ -225,7 +226,7 @@ def noun_for(relation: str | None) -> str | None:
 
 
 def _relation(edit: Edit, graph: nx.MultiDiGraph, templates: RelationTemplates) -> str | None:
-    """The label of r: the graph's, the edit's, the table's; None where only the prompt's words are there."""
+    """The label of r from the graph, the edit or the table; None if it is only the prompt's words."""
     row = templates.find(edit.relation_id) or templates.find(edit.relation)
     in_graph = [str(data["label"]) for _, _, data in graph.edges(data=True) if data.get("role") == "edit"]
     bare = edit.model_copy(update={"relation": None}).relation_text

@@ -3,8 +3,8 @@
     z_s^(l+1) = g(W_1 aggr_{(r, o)} (z_o^l + z_r) + W_2 z_s^l),   z [nodes, d], z_r [edges, d], W_1, W_2 [d, d]
 
 for the statements s -r-> o of the subgraph, n times; aggr is the paper's sum, or the mean. The ablations of the
-paper's table 2 leave out z_r ("w/ GNN") or all messages ("w/ MLP"). The public program differs from the paper: a leaky
-g, dropout after it, and every node is its own neighbour (`RGNN`'s options).
+paper's table 2 leave out z_r ("w/ GNN") or all messages ("w/ MLP"). The public program differs from the paper: it has a
+leaky g, dropout after g, and every node as its own neighbour (`RGNN`'s options).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Aggregation = Literal["sum", "mean"]
 
 
 class RelationalLayer(MessagePassing):  # type: ignore[misc]
-    """z_s' = W_1 aggr_{(r, o)} (z_o + z_r) + W_2 z_s: relations are vectors, added to the neighbours they lead to.
+    """z_s' = W_1 aggr_{(r, o)} (z_o + z_r) + W_2 z_s: a relation is a vector, added to the neighbour to which it leads.
 
     Messages run from object to subject. ``relations=False`` leaves z_r out ("w/ GNN"), ``graph=False`` the whole sum
     ("w/ MLP").
@@ -40,7 +40,10 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         return result + received @ self.neighbours.T  # W_1 of a sum is the sum of W_1
 
     def propagate(self, edges: Tensor, *, nodes: Tensor, relations: Tensor) -> Tensor:
-        """The base class's; a class without one of its own has a compiled copy left in the temporary folder."""
+        """Call the base class's method.
+
+        Without this override, PyG leaves a compiled copy of the class in the temporary folder.
+        """
         received: Tensor = super().propagate(edges, nodes=nodes, relations=relations)
         return received
 
@@ -50,11 +53,11 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
 
 
 class RGNN(nn.Module):
-    """``layers`` times `RelationalLayer`, each followed by g (the last one only if ``final_activation``).
+    """``layers`` times a `RelationalLayer`, each followed by g (the last one only if ``final_activation``).
 
-    g is the leaky ReLU with ``slope``, 0 being the paper's ReLU. ``dropout`` is applied after it while the network
-    trains. With ``self_loops`` each node is among its own neighbours, by the first edge's relation: in the public
-    program these edges carry relation 1 of an unordered list.
+    g is the leaky ReLU with ``slope``; 0 gives the paper's ReLU. ``dropout`` is applied after g in training. With
+    ``self_loops`` each node is one of its own neighbours, by the relation of the first edge: in the public program,
+    these edges carry relation 1 of an unordered list.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class RGNN(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        """Xavier-uniform with ReLU's gain, as in the public code; from our own generator, the global one untouched."""
+        """Xavier-uniform with ReLU's gain, as in the public code, from our own random generator."""
         for weight in self.parameters():
             nn.init.xavier_uniform_(weight, gain=nn.init.calculate_gain("relu"), generator=generator)
 
@@ -97,7 +100,7 @@ class RGNN(nn.Module):
         return nodes
 
     def _dropped(self, nodes: Tensor) -> Tensor:
-        """Dropout from the network's own generator, so that a run can be had again."""
+        """Dropout from the network's own generator, so that a run can be repeated."""
         if not (self.training and self._dropout):
             return nodes
         kept = torch.rand(nodes.shape, generator=self._drawn).to(nodes.device) >= self._dropout
@@ -105,7 +108,7 @@ class RGNN(nn.Module):
 
 
 def _with_self_loops(nodes: Tensor, edges: Tensor, relations: Tensor) -> tuple[Tensor, Tensor]:
-    """``edges`` [2, edges + nodes] and ``relations`` with one more for each node."""
+    """``edges`` [2, edges + nodes] and ``relations``, with one more edge for each node."""
     own = torch.arange(len(nodes), device=edges.device).expand(2, -1)
     shared = relations[:1].expand(len(nodes), -1)
     return torch.cat([edges, own], 1), torch.cat([relations, shared])

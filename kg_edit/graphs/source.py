@@ -1,6 +1,7 @@
-"""Where an edit's subgraph comes from: Wikidata, or a knowledge graph of your own, held in networkx.
+"""Where an edit's subgraph comes from: Wikidata, or your own knowledge graph in networkx.
 
-`SubgraphOptions` are the settings ``graph.*`` of all methods that read one; `check_graph` is what they all ask of it.
+`SubgraphOptions` are the settings ``graph.*`` of all methods that read a graph; `check_graph` checks what they all
+require of a subgraph.
 """
 
 from __future__ import annotations
@@ -29,18 +30,21 @@ _SUBJECT = "_:subject"
 
 @dataclass(frozen=True, eq=False)
 class PrivateGraph:
-    """Subgraphs of a directed networkx graph whose edges s -> o carry a ``label``; nodes are their ``label``, or text.
+    """Subgraphs of a directed networkx graph whose edges s -> o have a ``label``. A node's name is its ``label``, or
+    its key.
 
-    An edit's subject and new object are found by their ids among the nodes, else by their labels. What was read of the
-    graph is kept: for a graph that has changed make another one.
+    An edit's subject and new object are found among the nodes by their ids, or else by their labels. The content of the
+    graph is cached, so make a new `PrivateGraph` after a change of the graph.
     """
 
     graph: nx.DiGraph
 
     def subgraph(self, edit: Edit, *, hops: int = 2, per_node: int = 20, seed: int = 0) -> nx.MultiDiGraph:
-        """The edit's own edge, and the statements of o* up to ``hops``; the old edge and others of s stay out.
+        """The edit's own edge, and the statements of o* up to ``hops``; the old edge and other statements of s are left
+        out.
 
-        Each node keeps ``per_node`` statements, the same on every machine (`wikidata_cache.subgraphs.sampling`).
+        Each node keeps at most ``per_node`` statements, the same on every machine
+        (`wikidata_cache.subgraphs.sampling`).
 
         Raises:
             GraphError: o* is not in the graph, or its label names several nodes.
@@ -61,7 +65,7 @@ class PrivateGraph:
     def _expand(
         self, made: nx.MultiDiGraph, frontier: list[str], closed: set[str], *, hop: int, per_node: int, seed: int
     ) -> list[str]:
-        """Add the statements of ``frontier`` but of ``closed``; the nodes that are new."""
+        """Add the statements of ``frontier``, except those to nodes in ``closed``; return the new nodes."""
         new: list[str] = []
         for node in frontier:
             kept = bottom_m((s for s in self._statements(node) if s.object not in closed), per_node, seed=seed)
@@ -86,7 +90,7 @@ class PrivateGraph:
 
     @cached_property
     def _named(self) -> dict[str, list[str]]:
-        """The nodes of each label."""
+        """The nodes with each label."""
         found: dict[str, list[str]] = {}
         for key, name in self._labels.items():
             found.setdefault(name, []).append(key)
@@ -94,7 +98,7 @@ class PrivateGraph:
 
     @cached_property
     def _nodes(self) -> dict[str, Hashable]:
-        """The graph's own nodes, by their keys as text."""
+        """The graph's nodes by their keys as text."""
         return {str(node): node for node in self.graph}
 
     @cached_property
@@ -115,20 +119,20 @@ class PrivateGraph:
                 yield Statement(key, label, str(target))
 
 
-# A graph that can't be reached is none of these: it ends a run, which goes on later.
+# Errors of one edit. An unreachable graph is none of these: it ends the run, which can be resumed.
 FAILURES = (KgEditError, EntityNotInGraphError, UnknownLabelError, AmbiguousLabelError)
 
 
 @runtime_checkable
 class SubgraphSource(Protocol):
-    """Anything that can say what surrounds an edit, such as `wikidata_cache.WikidataCache`."""
+    """Any object that gives the subgraph around an edit, such as `wikidata_cache.WikidataCache`."""
 
     def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
-        """Nodes with ``label`` and ``role`` (one is the "subject"), edges s -> o with ``label``."""
+        """A graph of nodes with ``label`` and ``role`` (one is the "subject") and edges s -> o with ``label``."""
 
 
 def open_named(name: str) -> SubgraphSource:
-    """The graph of a packaged name (extract), a file, a folder, a store or a URL.
+    """Open the graph of a packaged name (extract), a file, a folder, a store or a URL.
 
     Raises:
         WikidataCacheError: it can't be opened.
@@ -139,19 +143,19 @@ def open_named(name: str) -> SubgraphSource:
 
 
 def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
-    """``graph``, or a `PrivateGraph` around a networkx graph."""
+    """Return ``graph``; a networkx graph is wrapped in a `PrivateGraph`."""
     return PrivateGraph(graph) if isinstance(graph, nx.Graph) else graph
 
 
 def graph_identity(graph: SubgraphSource) -> dict[str, Any]:
-    """Which graph it is: files and hashes, or a URL; not when it was asked."""
+    """The graph's files and hashes, or its URL, without the time at which it was asked."""
     source: Any = getattr(graph, "source", graph)
     said = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
     return {key: value for key, value in said.items() if key != "fetched_at"}
 
 
 class LeakageOptions(BaseModel):
-    """The settings ``graph.leakage.*``: what is kept out of a subgraph because it gives a test away."""
+    """The settings ``graph.leakage.*``: statements to keep out of a subgraph because they give a test away."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -161,19 +165,19 @@ class LeakageOptions(BaseModel):
     @field_validator("answers")
     @classmethod
     def _named(cls, answers: tuple[str, ...]) -> tuple[str, ...]:
-        return Leakage(answers).answers  # refuses an empty one
+        return Leakage(answers).answers  # refuses an empty name
 
     @property
     def guards(self) -> Leakage:
-        """The same, as `wikidata_cache` takes it."""
+        """The same as a `Leakage` of `wikidata_cache`."""
         return Leakage(self.answers, self.drop_old_edge)
 
 
 class SubgraphOptions(BaseModel):
-    """The settings ``graph.*`` of methods that read a graph: which statements get into an edit's subgraph.
+    """The settings ``graph.*`` of methods that read a graph: which statements are in an edit's subgraph.
 
-    `WikidataCache.subgraph` says what each means. ``direction="both"`` counts incoming statements among the
-    ``per_node``; what reads a subgraph along its edges alone, as GLAME's R-GNN does, sees none of them.
+    `WikidataCache.subgraph` explains each. With ``direction="both"`` incoming statements count among the ``per_node``;
+    a reader that only follows edges forwards, like GLAME's R-GNN, does not see them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -187,7 +191,7 @@ class SubgraphOptions(BaseModel):
     leakage: LeakageOptions = Field(LeakageOptions(), description="what is kept out, as it gives a test away")
 
     def arguments(self) -> dict[str, Any]:
-        """What differs from the defaults, as arguments of ``subgraph``; nothing where all is as by default."""
+        """The options that differ from the defaults, as arguments of ``subgraph``."""
         own = {"policy": self.policy, "direction": self.direction, "leakage": self.leakage.guards}
         return {name: own[name] for name in own if getattr(self, name) != type(self).model_fields[name].default}
 
@@ -205,12 +209,12 @@ def edit_subgraph(
     options: SubgraphOptions = DEFAULT_OPTIONS,
     exclude: Sequence[str] = (),
 ) -> nx.MultiDiGraph:
-    """The edit's subgraph; an edit that names no relation lends the words of its prompt.
+    """The edit's subgraph. If the edit has no relation, the words of its prompt are the label of its edge.
 
-    ``exclude`` are answers that no statement may lead to or from, where the graph has that guard (`Leakage`).
+    ``exclude`` are answers that no statement may lead to or from, if the graph supports that guard (`Leakage`).
 
     Raises:
-        ConfigError: ``options`` are not the defaults, and ``source`` takes none.
+        ConfigError: ``options`` are not the defaults, and ``source`` does not take them.
         KgEditError, WikidataCacheError: the graph does not know o*.
     """
     named = edit.model_copy(update={"relation": edit.relation_text or None})
@@ -222,7 +226,7 @@ def edit_subgraph(
 
 
 def _takes_guards(source: SubgraphSource) -> bool:
-    """Whether a graph, or the one that a control stands around, can keep statements out before it samples."""
+    """Whether a graph, or the graph inside a control, can leave statements out before it samples."""
     inner: Any = source
     while isinstance(getattr(inner, "right", None), SubgraphSource):
         inner = inner.right
@@ -233,7 +237,7 @@ def _takes_guards(source: SubgraphSource) -> bool:
 def ask(
     source: SubgraphSource, edit: Edit, *, hops: int, per_node: int, seed: int, arguments: Mapping[str, Any]
 ) -> nx.MultiDiGraph:
-    """``source.subgraph`` with further ``arguments``, such as ``{"policy": "inverse-hub"}``.
+    """Call ``source.subgraph`` with further ``arguments``, such as ``{"policy": "inverse-hub"}``.
 
     Raises:
         ConfigError: its ``subgraph`` does not take one of them.
@@ -245,16 +249,17 @@ def ask(
             f"the setting graph.{min(other)} is not for this graph: subgraph() of {type(source).__name__} takes "
             f"{', '.join(sorted(names - {'edit'}))} alone. Leave the setting out, or give a Wikidata graph"
         )
-    whole: Any = source  # the protocol asks for the least that a graph must take
+    whole: Any = source  # the protocol only has the arguments that every graph must take
     found: nx.MultiDiGraph = whole.subgraph(edit, hops=hops, per_node=per_node, seed=seed, **arguments)
     return found
 
 
 def check_graph(graph: nx.MultiDiGraph) -> None:
-    """Look for all that `encode_subgraph` needs; takes no model.
+    """Check everything that `encode_subgraph` needs; this takes no model.
 
     Raises:
-        GraphError: no node or several play the subject, a node or an edge has no label, or there is no edge.
+        GraphError: not exactly one node has the role of the subject, a node or an edge has no label, or there is no
+            edge.
     """
     subject_of(graph)
     if not graph.number_of_edges():
@@ -268,10 +273,10 @@ def check_graph(graph: nx.MultiDiGraph) -> None:
 
 
 def subject_of(graph: nx.MultiDiGraph) -> str:
-    """The key of the node that plays the subject.
+    """The key of the node with the role of the subject.
 
     Raises:
-        GraphError: none does, or several do.
+        GraphError: there is no such node, or several.
     """
     subjects = [key for key, data in graph.nodes(data=True) if data.get("role") == "subject"]
     if len(subjects) != 1:

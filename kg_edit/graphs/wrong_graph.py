@@ -1,7 +1,7 @@
 """The wrong-graph control (`WrongGraph`): an edit's subgraph in which o* has the statements of other entities.
 
-What a graph method gains with the right graph and not with this one is the graph's own; the rest is form: more
-parameters, longer training, known wordings.
+The gain of a graph method with the right graph over this one is due to the graph's content. The rest of its gain is due
+to form: more parameters, longer training, known wordings.
 """
 
 from __future__ import annotations
@@ -21,23 +21,28 @@ from kg_edit.storage.run_folder import digest
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 
 _Edge = tuple[str, str, str, dict[str, Any]]  # subject, object, key, data
-_UNKNOWN = (AmbiguousLabelError, EntityNotInGraphError, GraphError, UnknownLabelError)  # of a donor
+_UNKNOWN = (
+    AmbiguousLabelError,
+    EntityNotInGraphError,
+    GraphError,
+    UnknownLabelError,
+)  # for a donor
 
 
 @dataclass(frozen=True, eq=False)
 class WrongGraph(Control):
-    """Subgraphs of the same size as those of ``right``, but that what follows from o* is said of ``pool``'s o*.
+    """Subgraphs of the same size as those of ``right``, in which o* has the statements of other o* from ``pool``.
 
-    Donors are drawn from the edits in ``pool``, seeded and for each edit anew, till there are as many statements at o*
-    as in the right subgraph; their further hops come along. Statements that the right subgraph holds too are not
-    taken, nor those about the edit's own s and o*. With the direction "both" statements that lead to o* count as its
-    own, and those that lead to the donors are taken as well.
+    Donors are drawn from the edits in ``pool``, with a seed and anew for each edit, until o* has as many statements as
+    in the right subgraph. Their further hops are copied too. Statements that the right subgraph also has are not taken,
+    nor those about the edit's own s and o*. With the direction "both", statements that lead to o* count as its own, and
+    those that lead to the donors are taken as well.
     """
 
     pool: Sequence[Edit] = ()
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
-        """The edit's own edge, and the donors' statements in the place of those of o*.
+        """The edit's own edge, with the donors' statements instead of those of o*.
 
         Raises:
             GraphError: the pool has too few statements.
@@ -67,7 +72,7 @@ class WrongGraph(Control):
         return {"kind": "wrong graph", "pool_sha256": digest(targets), "right": graph_identity(self.right)}
 
     def _donors(self, edit: Edit, seed: int) -> Iterator[Edit]:
-        """The pool's edits with another o*, in an order of this edit's own."""
+        """The pool's edits with another o*, in an order that depends on this edit and ``seed``."""
         own = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id}
         others = {
             _name(donor): donor for donor in self.pool if not own & {donor.target_new, donor.target_new_id} - {None}
@@ -77,7 +82,7 @@ class WrongGraph(Control):
 
 
 def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
-    """Donors by their names in the graph: item ids such as Q1345, or labels."""
+    """Make donors from their names in the graph: item ids such as Q1345, or labels."""
     return tuple(
         Edit(
             id=name,
@@ -95,12 +100,12 @@ def _name(edit: Edit) -> str:
 
 
 def _degree(graph: nx.MultiDiGraph, incoming: bool) -> int:
-    """How many statements leave o*; with ``incoming`` also those that lead to it."""
+    """The number of statements that leave o*; with ``incoming`` also of those that lead to it."""
     return sum(1 for _ in _statements(graph, incoming))
 
 
 def _statements(graph: nx.MultiDiGraph, incoming: bool) -> Iterator[_Edge]:
-    """The statements that leave o*, then with ``incoming`` those that lead to it: (subject, object, key, data)."""
+    """Yield the statements that leave o*, then with ``incoming`` those that lead to it."""
     target = target_of(graph)
     for edge in graph.out_edges(target, keys=True, data=True):
         if edge[3].get("role") != "edit":
@@ -113,9 +118,9 @@ def _statements(graph: nx.MultiDiGraph, incoming: bool) -> Iterator[_Edge]:
 def _graft(
     made: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph, *, room: int, seed: int, incoming: bool
 ) -> None:
-    """Add at most ``room`` statements of ``other``'s o* to that of ``made``, with what hangs on them."""
+    """Add at most ``room`` statements of ``other``'s o* to the o* of ``made``, with the nodes behind them."""
     root, theirs = target_of(made), target_of(other)
-    if theirs in {root, subject_of(made)}:  # the pool names it otherwise than the edit does
+    if theirs in {root, subject_of(made)}:  # the same entity under another name in the pool
         return
     known = {_seen_from(root, edge) for edge in _statements(true, incoming)}
     excluded = {subject_of(made), root, subject_of(other), theirs}
@@ -135,7 +140,10 @@ def _seen_from(node: str, edge: _Edge) -> tuple[bool, str, str]:
 
 
 def _add(made: nx.MultiDiGraph, other: nx.MultiDiGraph, start: str, excluded: set[str], *, incoming: bool) -> None:
-    """Add the node ``start`` and all that ``other`` states from there on, or with ``incoming`` of what is around it."""
+    """Add the node ``start`` and all nodes that ``other`` reaches from it.
+
+    With ``incoming``, edges are followed in both directions.
+    """
     inside = other.subgraph([key for key in other if key not in excluded])
     paths = inside.to_undirected(as_view=True) if incoming else inside
     near = nx.descendants(paths, start)
