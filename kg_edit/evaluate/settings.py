@@ -222,7 +222,7 @@ def environment(method: Method, model: LanguageModel, data: DataSource | None = 
 def commit(folder: Path) -> str | None:
     """The git commit of a checkout, with -dirty if tracked files differ; None if ``folder`` is not tracked."""
     try:
-        _git(folder, "ls-files", "--error-unmatch", "__init__.py")  # fails if another project's checkout holds an installed copy
+        _git(folder, "ls-files", "--error-unmatch", "__init__.py")  # not so in another project's checkout
         return _git(folder, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*") or None
     except (OSError, subprocess.SubprocessError):
         return None

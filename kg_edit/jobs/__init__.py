@@ -1,1 +1,1 @@
-"""What a command does, without the command line."""
+"""The work behind the commands of `kg-edit`, independent of the command line."""

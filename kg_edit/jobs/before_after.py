@@ -1,8 +1,9 @@
-"""What a model says, without and with a patch: the one reader behind the report, `patch check` and the served page.
+"""Ask a model the prompts of edits, without and with a patch, and judge its answers.
 
-`responses` asks a model queries: what it continues a prompt with, and how likely the candidates are after it. `read`
-asks the probes of an edit (the rewrite, its paraphrases, what follows from it, and its neighbours) and judges the
-responses; `before_and_after` does so without and with a patch. `kg_edit.jobs.report` shows the outcome.
+The report, `patch check` and the served page use this module. `responses` asks a model queries: how it continues a
+prompt, and how probable the candidates are after it. `read` asks the probes of an edit (the rewrite, its paraphrases,
+what follows from it, and its neighbours) and judges the responses; `before_and_after` does so without and with a patch.
+`kg_edit.jobs.report` shows the outcome.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from kg_edit.scoring.questions import format_question, format_question_with_shot
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
-_TOKENS = 10  # written after a probe
+_TOKENS = 10  # to write after a probe
 _CHAT_TOKENS = 24  # in chat form: a sentence
-_ROWS = 32  # queries in a batch: one of all prompts of a long file would fill the memory
+_ROWS = 32  # queries in a batch; all prompts of a long file at once would fill the memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """``ask`` is what the model continues, ``score`` the prompt after which ``candidates`` are scored.
+    """``ask`` is the text that the model continues; ``candidates`` are scored after the prompt ``score``.
 
-    ``chat``: both are a user's turn.
+    With ``chat``, both texts are a user's turn.
     """
 
     ask: str
@@ -46,7 +47,7 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateCost:
-    """-log p of a candidate after a prompt, in nats: ``mean`` over its ``tokens``."""
+    """-log p of a candidate after a prompt, in nats: ``mean`` is the mean over its ``tokens`` tokens."""
 
     mean: float
     tokens: int
@@ -64,19 +65,19 @@ class CandidateCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """What a model does with a query: its greedy continuation, and the cost of each candidate."""
+    """A model's response to a query: its greedy continuation, and the cost of each candidate."""
 
     text: str
     costs: tuple[CandidateCost, ...]
 
 
 def check_queries(model: LanguageModel, queries: Sequence[Query], *, tokens: int) -> None:
-    """Encode every query, so that one that can't be asked is known before an edit is computed.
+    """Encode every query, to find a query that can't be asked before an edit is computed.
 
     Raises:
-        PromptError: a prompt's end and a candidate can't be told apart.
-        ModelError: a prompt with a candidate, or with ``tokens`` more tokens, doesn't fit into the model's positions.
-        ChatTemplateError: one is asked in chat form, and the tokenizer has no chat template.
+        PromptError: a prompt's end and a candidate can't be separated.
+        ModelError: a prompt with a candidate, or with ``tokens`` more tokens, does not fit into the model's positions.
+        ChatTemplateError: a query is in chat form, and the tokenizer has no chat template.
     """
     for query in queries:
         reader = _reader(model, query)
@@ -87,17 +88,17 @@ def check_queries(model: LanguageModel, queries: Sequence[Query], *, tokens: int
 def responses(
     model: LanguageModel, queries: Sequence[Query], *, tokens: int, progress: str | None = None
 ) -> tuple[Response, ...]:
-    """What the model as it stands does with each query; texts are ``tokens`` long, or shorter where they end.
+    """Ask the model, in its present state, each query; texts have ``tokens`` tokens, or fewer if they end earlier.
 
-    In chat form they are longer: a sentence, in which the answer stands somewhere. ``progress`` is the title of a
+    In chat form texts are longer: a sentence, which contains the answer somewhere. ``progress`` is the title of a
     progress bar.
 
     Raises:
-        PromptError: a prompt's end and a candidate can't be told apart.
+        PromptError: a prompt's end and a candidate can't be separated.
         ModelError: the model's output is not finite, or a query does not fit into its positions.
     """
     found: dict[int, Response] = {}
-    hidden = None if progress else True  # None: shown on a terminal
+    hidden = None if progress else True  # None: tqdm shows the bar on a terminal only
     with tqdm(total=len(queries), desc=progress, unit="prompt", disable=hidden, leave=False) as bar:
         for places in _batches(queries):
             found |= zip(places, _batch(model, [queries[place] for place in places], tokens), strict=True)
@@ -106,14 +107,14 @@ def responses(
 
 
 def _batches(queries: Sequence[Query]) -> Iterator[list[int]]:
-    """The places of queries of one form, at most `_ROWS` at once."""
+    """Yield the places of queries of one form, at most `_ROWS` at a time."""
     for chat in (False, True):
         places = [place for place, query in enumerate(queries) if query.chat == chat]
         yield from (places[start : start + _ROWS] for start in range(0, len(places), _ROWS))
 
 
 def _reader(model: LanguageModel, query: Query) -> LanguageModel:
-    """The model in the form in which the query is asked."""
+    """The model in the query's form, chat or plain."""
     return model.in_chat() if query.chat else model
 
 
@@ -141,9 +142,9 @@ def _pairs(queries: Sequence[Query]) -> list[Pair]:
 
 
 class ReportProbe(BaseModel):
-    """A prompt to look at: what should be said after it, and what is compared with that.
+    """A prompt to check: the wanted answer, and optionally an unwanted one to compare with.
 
-    ``ask`` is what the model continues (a question in its few-shot form); ``score`` what the answer is scored after.
+    The model continues ``ask`` (a question in its few-shot form); the answers are scored after ``score``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -159,24 +160,24 @@ class ReportProbe(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``chat`` where it is false, as earlier versions wrote it."""
+        """Leave out ``chat`` if it is false, as earlier versions did."""
         found: dict[str, Any] = dump(self)
         return {name: value for name, value in found.items() if value or name != "chat"}
 
     @property
     def query(self) -> Query:
-        """What a model is asked: the wanted candidate first, then the unwanted one if there is one."""
+        """The query of the probe: the wanted candidate first, then the unwanted one if there is one."""
         candidates = tuple(filter(None, (self.wanted, self.unwanted)))
         return Query(ask=self.ask, score=self.score, candidates=candidates, chat=self.chat)
 
 
 class Reading(BaseModel):
-    """What a model does with a probe: its greedy continuation, and the wanted answer's nats a token.
+    """The judged response to a probe: the greedy continuation, and the wanted answer's ``nats`` per token.
 
-    ``said``: the continuation begins with the wanted target; in chat form its first sentence mentions it, as the text
-    does for what follows. ``right``: the
-    whole wanted target is more likely than the whole other one (log-probabilities summed over its tokens, where
-    CounterFact's metrics take their mean), whether it is said or not; where there is no other one, as said.
+    ``said``: the continuation begins with the wanted target. In chat form, its first sentence has to mention the
+    target; for a question about what follows, the text has to mention the answer. ``right``: the whole wanted target is
+    more probable than the whole other one, whether it is said or not; the log-probabilities are summed over the tokens,
+    where CounterFact's metrics take their mean. If there is no other target, ``right`` equals ``said``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -188,7 +189,7 @@ class Reading(BaseModel):
 
 
 class ReportRow(BaseModel):
-    """A probe before and after the patch."""
+    """A probe with its readings before and after the patch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -199,10 +200,10 @@ class ReportRow(BaseModel):
 
 
 def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
-    """All that an edit's row asks to check; after a line break where ``model`` would not read the subject.
+    """All probes of an edit's row; a prompt gets a line break in front if ``model`` would not read its subject.
 
-    ``chat``: in chat form, or in plain text; None: as the edit is made. One that is made in both forms is asked in
-    plain text, and its own prompt in chat form besides, as a paraphrase.
+    ``chat``: in chat form, or in plain text; None: in the form in which the edit is made. An edit that is made in both
+    forms is asked in plain text; its own prompt is also asked in chat form, as a paraphrase.
     """
     in_chat = [probe.model_copy(update={"chat": True}) for probe in _probes(edit, (edit.text, *edit.paraphrases))]
     if edit.forms[0] if chat is None else chat:
@@ -234,13 +235,13 @@ def _probes(edit: Edit, own: Sequence[str]) -> tuple[ReportProbe, ...]:
 
 
 def check_probes(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | None = None) -> None:
-    """Encode every probe once, so that a prompt that can't be scored is known before an edit is computed.
+    """Encode every probe once, to find a prompt that can't be scored before an edit is computed.
 
-    A note at the error names the edit.
+    A note on the error names the edit.
 
     Raises:
-        PromptError: a prompt's end and what should follow it can't be told apart.
-        ModelError: a prompt and what follows it don't fit into the model's positions.
+        PromptError: a prompt's end and the text after it can't be separated.
+        ModelError: a prompt and the text after it do not fit into the model's positions.
     """
     for edit in edits:
         try:
@@ -253,7 +254,7 @@ def check_probes(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
 def before_and_after(
     model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, chat: bool | None = None, progress: bool = False
 ) -> tuple[ReportRow, ...]:
-    """Every probe of every edit, on the model without and with the one patch; ``chat`` as of `probes`."""
+    """Read every probe of every edit on the model without and with the patch; ``chat`` as in `probes`."""
     asked_of = [(edit, probe) for edit in edits for probe in probes(model, edit, chat=chat)]
     before = read(model, [probe for _, probe in asked_of], progress="before" if progress else None)
     with patch.applied(model) as edited:
@@ -265,10 +266,10 @@ def before_and_after(
 
 
 def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str | None = None) -> tuple[Reading, ...]:
-    """What the model as it stands does with each probe; ``progress`` is the title of a progress bar.
+    """Read each probe on the model in its present state; ``progress`` is the title of a progress bar.
 
     Raises:
-        PromptError, ModelError: as of `responses`.
+        PromptError, ModelError: as in `responses`.
     """
     found = responses(model, [probe.query for probe in wanted], tokens=_TOKENS, progress=progress)
     return tuple(map(_reading, wanted, found))
@@ -276,7 +277,7 @@ def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str |
 
 def _statement(kind: Kind, prompt: str, wanted: str | None, unwanted: str | None) -> ReportProbe:
     text = prompt.rstrip()
-    shown = text.replace("\n", "\\n")  # a cell of a table is one line
+    shown = text.replace("\n", "\\n")  # a table cell has one line
     return ReportProbe(kind=kind, prompt=shown, ask=text, score=text, wanted=wanted or "", unwanted=unwanted)
 
 

@@ -1,4 +1,4 @@
-"""What a model is made of, as far as editing is concerned, and one edit on it as a test."""
+"""The job behind `kg-edit doctor`: describe the parts of a model that editing uses, and test one edit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CONTEXTS = ("{}", "It is well known. {}")
 
 
 def examine(model: LanguageModel, *, layer: int | None = None) -> Iterator[tuple[str, str]]:
-    """(what, finding) pairs: the model's parts, then the self-test's results.
+    """Yield (name, finding) pairs: the model's parts, then the self-test's results.
 
     Raises:
         KgEditError: the test's edit can't be made.
@@ -37,10 +37,10 @@ def examine(model: LanguageModel, *, layer: int | None = None) -> Iterator[tuple
 
 
 def self_test(model: LanguageModel, method: Rome) -> Iterator[tuple[str, str]]:
-    """Make one edit with two contexts and C = I; check the value that is written, and that the weights come back.
+    """Make one edit with two contexts and C = I; check the written value, and that the weights are restored.
 
     Raises:
-        ModelError: the value did not move as intended, or the weights are not as before.
+        ModelError: the value did not move as intended, or the weights are not restored.
     """
     original = weight_matrix(model.down_projection(method.layer)).clone()
     patch = method.edit([_EDIT])
@@ -74,7 +74,7 @@ def _method(model: LanguageModel, layer: int | None) -> Rome:
 
 @torch.no_grad()
 def _value(model: LanguageModel, layer: int) -> torch.Tensor:
-    """The module's output at the subject's last token of the bare prompt."""
+    """The down-projection's output at the subject's last token of the bare prompt."""
     prompt = encode(model.tokenizer, _EDIT.prompt, subject=_EDIT.subject)
     seen: list[torch.Tensor] = []
     with watched(model.down_projection(layer), lambda _, value: seen.append(value)):

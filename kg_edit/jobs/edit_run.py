@@ -1,4 +1,4 @@
-"""The job behind `kg-edit edit`: edits in, a folder out with the patch, the proof and a picture; resumable."""
+"""The job behind `kg-edit edit`: make edits, and write a folder with the patch, the checks and a picture; resumable."""
 
 from __future__ import annotations
 
@@ -47,16 +47,15 @@ def run_edits(
 ) -> tuple[ReportRow, ...]:
     """Make ``edits`` in turn and write ``out``: patch.safetensors, records.jsonl, report.md, report.html, run.json.
 
-    losses.jsonl has the loss at every step of every edit, where the method descends on one.
-
-    Started again with the same settings it goes on where it was killed, and does nothing twice. Nothing is written
-    before all edits are checked and the method is prepared. Without ``force`` an edit that looks as if it would break
-    the model (`kg_edit.patches.guards`) is stopped before it is added to the patch.
+    losses.jsonl has the loss at every step of every edit, if the method minimises a loss. If the run is started again
+    with the same settings, it continues where it stopped. Nothing is written before all edits are checked and the
+    method is prepared. Without ``force``, an edit that would probably break the model (`kg_edit.patches.guards`) stops
+    the run before it is added to the patch.
 
     Raises:
         OutputError: ``out`` holds another run, can't be written, or another process works on it.
         PatchError: an edit is too large.
-        KgEditError: an edit can't be made; what was done before it is kept.
+        KgEditError: an edit can't be made; the edits before it are kept.
     """
     out = Path(out)
     method.check(edits)
@@ -65,7 +64,7 @@ def run_edits(
     check_folder(out, settings)
     if not (out / PATCH).is_file():
         method.prepare()
-    with suppress(OSError):  # `claim` says why it can't be made
+    with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         claim(out, settings)
@@ -74,7 +73,7 @@ def run_edits(
 
 
 def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
-    """A picture in ``out`` of what the method looked at for ``edit``; None if it looks at no graph.
+    """Draw the subgraph that the method read for ``edit`` into ``out``; None if it reads no graph.
 
     Raises:
         OutputError: it can't be written.
@@ -104,7 +103,7 @@ def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
 def _rows(
     method: EditingMethod, patch: Patch, edits: Sequence[Edit], out: Path, *, progress: bool
 ) -> tuple[ReportRow, ...]:
-    """What the edits changed, after all files are written."""
+    """Return what the edits changed, after writing all files."""
     known = known_rows(out / RECORDS, edits)
     if known and (out / REPORT).is_file():
         return known
@@ -118,7 +117,7 @@ def _rows(
 
 
 def _subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None:
-    """What the method looked at for ``edit``, or why it can't be shown: the edit is made, the report must not fail."""
+    """The subgraph that the method read for ``edit``; an error becomes its text, because the report must not fail."""
     try:
         graph = method.subgraph(edit)
         return None if graph is None else _with_hops(graph)
@@ -127,7 +126,7 @@ def _subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None
 
 
 def _losses(path: Path) -> dict[str, tuple[LossStep, ...]]:
-    """The curves of a run; none where an earlier version began it, or where the file is damaged."""
+    """The loss curves of a run; {} if the file is damaged."""
     try:
         return read_losses(path)
     except OutputError as error:
@@ -144,7 +143,7 @@ def _patch(
     callbacks: Sequence[Callback],
     progress: bool,
 ) -> Patch:
-    """The finished patch, or the rest of a half-done one."""
+    """Load the finished patch, or make it, continuing a half-finished one."""
     path, partial = out / PATCH, out / PARTIAL
     if path.is_file():
         log.info("%s is there already; nothing to compute", path)
@@ -178,16 +177,16 @@ def _patch(
 
 
 def _guard(method: EditingMethod) -> Callable[[Patch, Patch], None]:
-    """What stops an edit that is too large, beside those before it and beside the weight that it changes."""
+    """The check that stops an edit which is too large, compared with earlier edits and with its weight."""
     return lambda made, before: refuse_disabling(made, [] if before.is_empty else [before], method.model)
 
 
 def _stop_nothing(made: Patch, before: Patch) -> None:
-    """--force: every edit is added."""
+    """The check for ``force``: it stops no edit."""
 
 
 def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
-    """What a run of these edits found, from its ``records.jsonl``; nothing if it did not come so far."""
+    """The rows of an earlier run of these edits from its ``records.jsonl``; () if it did not get that far."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
         rows = tuple(ReportRow.model_validate_json(line) for line in lines if line)
@@ -197,7 +196,7 @@ def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
 
 
 def _settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> Settings:
-    """What decides the patch: a run is resumed only with the same settings."""
+    """The settings that decide the patch; a run is resumed only with the same settings."""
     return {
         "job": "edit",
         **method_settings(method, model),
@@ -209,5 +208,5 @@ def _settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]
 
 
 def _file_name(name: str) -> str:
-    """A part of a file's name: no letter that a file system may refuse, and short enough for all of them."""
+    """A part of a file name: only characters that every file system accepts, at most 60."""
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)[:60]

@@ -1,4 +1,4 @@
-"""An evaluation: its options, defined here once for the command line and for Ray's workers, and how it is run.
+"""The job behind `kg-edit evaluate`: its options, defined once for the command line and for Ray's workers, and its run.
 
 `Evaluation.ready` checks the options, reads the data and loads the model; `Ready.run` scores a shard, or all.
 """
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-_CONSEQUENCES = ("hops", "multihop", "portability", "ripple")  # families of probes that ask what follows from an edit
+_CONSEQUENCES = ("hops", "multihop", "portability", "ripple")  # families of probes about the consequences of an edit
 
 DatasetName = Annotated[
     str, typer.Option(help="the benchmark: counterfact, mquake, zsre, …; an unknown name lists them")
@@ -145,17 +145,18 @@ class Evaluation:
         """Check the options, load the model, and score.
 
         Raises:
-            KgEditError, WikidataCacheError: something can't work; see `kg_edit.evaluate.evaluate`.
+            KgEditError, WikidataCacheError: an option or a file is wrong; see `kg_edit.evaluate.evaluate`.
         """
         part = _shard(shard)
         return self.ready(out).run(out, part)
 
     def read(self) -> FileContent:
-        """The data set's records, all of them, and what is wrong with the rows that are none.
+        """Read all records of the data set, and the faults of the rows that can't be read.
 
         Raises:
-            ConfigError: an extra metric lacks the texts that it compares with.
-            KgEditError: there is no such data set, it can't be read, or a row of it can't and that ends all.
+            ConfigError: an extra metric lacks its reference texts.
+            KgEditError: there is no such data set, it can't be read, or a row can't be read and ``keep_going`` is
+                false.
         """
         from kg_edit.datasets import FileContent, find_dataset
         from kg_edit.datasets.counterfact import read_references, with_references
@@ -176,16 +177,16 @@ class Evaluation:
         return FileContent(tuple(found), whole.problems)
 
     def ready(self, out: Path) -> Ready:
-        """All that is there before the first record is scored; ``out`` is looked at, not written.
+        """Check the options, read the data and load the model; ``out`` is checked, but not written.
 
         Raises:
-            KgEditError, WikidataCacheError: something can't work.
+            KgEditError, WikidataCacheError: an option or a file is wrong.
         """
         check_names(self.method, self.model)
         reading, planned, beside = self.read(), self._planned(), self._beside()
         seen = graph_for(planned.graph, reading.records, self.control)
         planned = replace(planned, around=guarded(seen, planned.config, reading.records))
-        planned.check((), out)  # an edit that the graph does not know is a failure that the scores count
+        planned.check((), out)  # without the edits: one that the graph does not know counts as a failure in the scores
         model = load(self.model, self.dtype, self.device)
         reading = self._known(model, self._in_chat(model, reading))
         chosen = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
@@ -221,17 +222,17 @@ class Evaluation:
         )
 
     def _in_chat(self, model: LanguageModel, reading: FileContent) -> FileContent:
-        """The records, once it is clear that the model has the chat template that they need."""
+        """Check that the model has a chat template if the records need one; return the records."""
         from kg_edit.evaluate.settings import chat_settings
 
         chat_settings(model, (edit for record in reading.records for edit in record.edits), self.chat)
         return reading
 
     def _known(self, model: LanguageModel, reading: FileContent) -> FileContent:
-        """The records with the questions that ``--known-only`` leaves.
+        """The records with only the questions that ``--known-only`` keeps.
 
         Raises:
-            ConfigError: none is left.
+            ConfigError: no question is left.
         """
         if not self.known_only:
             return reading
@@ -248,7 +249,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Beside:
-    """What is measured beside the records: a text's perplexity, general tasks, and what earlier edits kept."""
+    """What is measured besides the records: a text's perplexity, general tasks, and the retention of earlier edits."""
 
     text: str | None
     tasks: GeneralTasks | None
@@ -272,7 +273,7 @@ class Ready:
         return tuple(dict.fromkeys(problem.id for problem in self.reading.problems))
 
     def run(self, out: Path, shard: Shard, *, progress: bool = True) -> Summary:
-        """Score a shard of the records, or all.
+        """Score a shard of the records.
 
         Raises:
             KgEditError: see `kg_edit.evaluate.evaluate`.
@@ -305,7 +306,7 @@ class Ready:
 
 
 def made_in(record: BenchmarkRecord, chat: bool | None, *, both: bool = False) -> BenchmarkRecord:
-    """The record with its edits in the form that is asked for, see `in_form`."""
+    """The record with its edits in the wanted form, see `in_form`."""
     from kg_edit.edits.files import in_form
 
     return record.model_copy(update={"edits": in_form(record.edits, chat, both=both)})
@@ -314,10 +315,10 @@ def made_in(record: BenchmarkRecord, chat: bool | None, *, both: bool = False) -
 def graph_for(
     graph: SubgraphSource | None, records: Sequence[BenchmarkRecord], control: str | None = None
 ) -> SubgraphSource | None:
-    """The graph as a method may see it: without what the records' withheld questions ask for, or a control of it.
+    """The graph that a method may read: without the answers of the records' withheld questions, or a control of it.
 
     Raises:
-        ConfigError: a control of no graph is asked for.
+        ConfigError: a control is asked for, but there is no graph.
     """
     from kg_edit.datasets.ripples import withheld_answers
     from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld
@@ -342,9 +343,9 @@ def graph_for(
 def guarded(
     graph: SubgraphSource | None, config: MethodConfig, records: Sequence[BenchmarkRecord]
 ) -> SubgraphSource | None:
-    """The graph without the answers that the records' probes ask for, where the method says ``exclude_answers``.
+    """The graph without the answers of the records' probes, if the method's config asks for that (``exclude_answers``).
 
-    The answers of an edit's own questions (CounterFactPlus) a method keeps out itself.
+    A method itself leaves out the answers of an edit's own questions (CounterFactPlus).
     """
     from kg_edit.graphs.controls import WithoutAnswers
     from kg_edit.methods.config import GraphSettings
@@ -356,7 +357,7 @@ def guarded(
 
 
 def _answers_of(record: BenchmarkRecord) -> frozenset[str]:
-    """The names of all answers to what a record asks about the consequences of its edits."""
+    """The names of all answers to a record's probes about the consequences of its edits."""
     probes = [probe for probe in record.probes if probe.family in _CONSEQUENCES]
     return frozenset(name for probe in probes for query in probe.queries for some in query.answers for name in some)
 
@@ -368,7 +369,7 @@ def _shard(text: str | None) -> Shard:
 
 
 def sweep_edits(records: Sequence[Edit | BenchmarkRecord], limit: int | None) -> tuple[Edit, ...]:
-    """On which edits a layer is chosen: those of records that are not scored; where all are scored, on those."""
+    """The edits on which a layer is chosen: those of records that are not scored; if all are scored, of all records."""
     from kg_edit.datasets.record import as_record
 
     others = records[limit:] if limit is not None else ()

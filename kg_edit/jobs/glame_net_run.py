@@ -1,4 +1,4 @@
-"""`kg-edit glame-net train`: options to a trained network; the same run again goes on where it was stopped."""
+"""The job behind `kg-edit glame-net train`: options to a trained network; the same command again resumes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GlameNetRun:
-    """What a network is trained for, and on which edits."""
+    """The options of a training run: the model, the graph, and how the training edits are drawn."""
 
     model: str
     graph: list[str]
@@ -36,7 +36,7 @@ class GlameNetRun:
         """Draw the edits, load the model, and train.
 
         Raises:
-            ConfigError: there is no graph, an option can't work, or there are too few edits.
+            ConfigError: there is no graph, an option is wrong, or there are too few edits.
             KgEditError, WikidataCacheError: the model, the graph or a file can't be read.
         """
         from kg_edit.methods.glame_net.edits import training_edits

@@ -1,4 +1,4 @@
-"""From options to a method: its name, preset, settings, layer and graph are checked before a model is loaded."""
+"""Turn options into a method: its name, preset, settings, layer and graph are checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 
 AUTO = "auto"
-_SHOWN = 20  # edits that can't be made
+_SHOWN = 20  # edits that can't be made, in a message
 _GRAPH_FILES = (".nt", ".tsv", ".gz")
 
 log = logging.getLogger(__name__)
 
 
 def parse_layer(text: str | int | None) -> int | None:
-    """The number of ``--layer``; None for auto, and where the method's default holds.
+    """Parse ``--layer``; None for auto, and if the option is absent (then the method's default is used).
 
     Raises:
         ConfigError: it is neither a number from 0 on nor auto.
@@ -57,7 +57,7 @@ def parse_layer(text: str | int | None) -> int | None:
 
 
 def parse_relations(text: str | None) -> tuple[str, ...]:
-    """The property ids of ``--relations``; none where the option is not given.
+    """Parse the property ids of ``--relations``; () if the option is absent.
 
     Raises:
         ConfigError: a part is no property id.
@@ -70,7 +70,7 @@ def parse_relations(text: str | None) -> tuple[str, ...]:
 
 
 def parse_settings(pairs: list[str], layer: int | None = None, corpus: str | None = None) -> dict[str, Any]:
-    """NAME=VALUE, a dot going one level down; values are JSON where they can be read as such, else text.
+    """Parse NAME=VALUE pairs; a dot in a name goes one level down, and a value is JSON if it can be parsed, else text.
 
     Raises:
         ConfigError: a pair has no ``=``, or a setting is given twice.
@@ -103,15 +103,15 @@ def _value(text: str) -> Any:
 
 @dataclass(frozen=True)
 class MethodPlan:
-    """A method with its settings and graph, for which no model is loaded yet."""
+    """A method with its settings and graph, before a model is loaded."""
 
     method: type[EditingMethod]
     config: MethodConfig
     graph: WikidataCache | None
-    around: SubgraphSource | None = None  # the graph as methods see it, where that is another
-    auto: bool = False  # the layer is chosen once there is a model
-    sweep: Sweep | None = None  # how it was chosen
-    memory: float | None = None  # MB above the model that a pass may take
+    around: SubgraphSource | None = None  # the graph as the method sees it, if it differs from `graph`
+    auto: bool = False  # choose the layer once the model is loaded
+    sweep: Sweep | None = None  # how the layer was chosen
+    memory: float | None = None  # MB that a pass may use besides the model
 
     @property
     def source(self) -> SubgraphSource | None:
@@ -127,17 +127,17 @@ class MethodPlan:
         say: Callable[[str], None] = log.warning,
         settle: str | None = None,
     ) -> tuple[Edit, ...]:
-        """All that can be said without a model about the edits and the output folder; the edits that can be made.
+        """Check the edits and the output folder, as far as possible without a model; return the edits that can be made.
 
         Args:
-            edits: those that are asked for.
+            edits: the edits to check.
             out: the folder that the run is to write.
             keep_going: leave out edits that can't be made.
-            say: is called with a line for each edit that is left out.
-            settle: the command that settles what names mean; told where some are not clear.
+            say: called with a line for each edit that is left out.
+            settle: the command that resolves names to entities; shown if names are ambiguous or unknown.
 
         Raises:
-            KgEditError, WikidataCacheError: something can't work; with ``keep_going`` only if no edit can be made.
+            KgEditError, WikidataCacheError: something is wrong; with ``keep_going`` only if no edit can be made.
         """
         from kg_edit.storage.run_folder import check_folder
 
@@ -155,7 +155,11 @@ class MethodPlan:
         return tuple(edit for edit in edits if edit not in faults)
 
     def _is_good(self, edits: Sequence[Edit], settle: str | None) -> bool:
-        """Whether nothing is wrong; what is not an edit's own fault, or can't be settled, is raised."""
+        """Whether all edits pass the method's check of its inputs.
+
+        False if a name is ambiguous or unknown in one of several edits, and a command can settle it; any other error is
+        raised.
+        """
         try:
             self.method.check_inputs(self.config, self.source, edits)
         except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError) as error:
@@ -173,7 +177,7 @@ class MethodPlan:
         return None
 
     def with_layer(self, model: LanguageModel, edits: Sequence[Edit]) -> MethodPlan:
-        """The plan with its layer chosen on a few of ``edits``, where that was asked for (--layer auto).
+        """The plan with its layer chosen on a few of ``edits``, if that was asked for (--layer auto).
 
         Raises:
             KgEditError: the method has no layer to choose, or no edit can be made.
@@ -186,21 +190,21 @@ class MethodPlan:
         return replace(self, config=self.config.model_copy(update={"layer": found.chosen}), auto=False, sweep=found)
 
     def note_layer(self, out: Path) -> None:
-        """Write how the layer was chosen to ``out``, where it was."""
+        """Write to ``out`` how the layer was chosen, if it was."""
         from kg_edit.storage.atomic import write_json
 
         if self.sweep:
             write_json(out / "layer.json", self.sweep.model_dump(mode="json"))
 
     def on(self, model: LanguageModel) -> EditingMethod:
-        """The method bound to a loaded model, with the memory limit set."""
+        """Bind the method to a loaded model, and set its memory limit."""
         made = self.method(model, self.config, graph=self.source)
         made.memory = self.memory or made.memory
         return made
 
 
 def all_faults(faults: Mapping[Edit, Exception], settle: str | None) -> Exception:
-    """One error for all edits that can't be made, to be raised, with the command that settles what names mean."""
+    """Make one error for all edits that can't be made, with the command that resolves names."""
     unclear = any(isinstance(fault, AmbiguousLabelError | UnknownLabelError) for fault in faults.values())
     way = f"\nSettle all names at once, choose where candidates are listed, and edit that file:\n  {settle}"
     first = next(iter(faults.values()))
@@ -225,7 +229,7 @@ def plan(
     contact: str | None = None,
     memory: float | None = None,
 ) -> MethodPlan:
-    """Find the method, check its settings, open the graph unless it is open (`graph_of` has a default).
+    """Find the method, check its settings, and open the graph unless it is open (`graph_of` has a default graph).
 
     Raises:
         KgEditError: there is no such method, preset or setting.
@@ -245,10 +249,10 @@ def plan(
 
 
 def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
-    """Load a model, without the bars and remarks of transformers.
+    """Load a model, without progress bars and warnings of transformers.
 
     Raises:
-        ModelError: it can't be loaded; a wrong name is told before anything heavy is imported.
+        ModelError: it can't be loaded; a wrong name is found before torch and transformers are imported.
     """
     check_model_name(model)
     from transformers.utils import logging as transformers_logging
@@ -262,7 +266,7 @@ def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel
 
 
 def check_names(method: str, model: str | None = None) -> None:
-    """Look at what a user may have misspelt, before anything heavy is imported.
+    """Check the names of the method and the model before torch and transformers are imported.
 
     Raises:
         UnknownNameError: there is no such method.
@@ -276,7 +280,7 @@ def check_names(method: str, model: str | None = None) -> None:
 def graph_of(
     method: str, graph: list[str] | None, contact: str | None, *, default: str = EXTRACT
 ) -> WikidataCache | None:
-    """The graph of ``--graph``; where none is given to a method that needs one, the packaged ``default``.
+    """Open the graph of ``--graph``; without it, a method that needs a graph gets the packaged ``default``.
 
     Raises:
         UnknownNameError: there is no such method.
@@ -289,10 +293,10 @@ def graph_of(
 
 
 def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
-    """The graph of ``--graph``, a packaged one by its name; None where there is none.
+    """Open the graph of ``--graph``, which may be a packaged name; None if the option is absent.
 
     Raises:
-        ConfigError: it is nearly a packaged one's name.
+        ConfigError: a name is almost a packaged one's.
         WikidataCacheError: it can't be opened.
     """
     if not graph:
@@ -307,7 +311,7 @@ def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | 
 
 
 def _check_graph(part: str) -> None:
-    """Refuse a misspelt name or file before anything heavy is imported."""
+    """Refuse a misspelt name or a missing file before anything slow is imported."""
     if hint := graph_hint(part):
         raise ConfigError(f"--graph {part}: there is no such file and no packaged graph of this name{hint}")
     if part.endswith(_GRAPH_FILES) and "," not in part and "://" not in part and not Path(part).expanduser().exists():
@@ -316,9 +320,9 @@ def _check_graph(part: str) -> None:
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Show ``what`` beside a spinner on stderr for as long as the block runs; nothing where stderr is no terminal.
+    """Show ``what`` beside a spinner on stderr while the block runs; show nothing if stderr is no terminal.
 
-    Elsewhere rich's own status would still write an empty line.
+    Rich's own status would write an empty line if stderr is no terminal.
     """
     console = Console(stderr=True)
     with console.status(plain(what)) if console.is_terminal else nullcontext():

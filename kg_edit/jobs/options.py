@@ -1,6 +1,7 @@
-"""The options that several commands of `kg-edit` share, as types: typer reads the flag and the help from them.
+"""The options that several commands of `kg-edit` share, as annotated types; typer reads the flag and the help from
+them.
 
-Elsewhere they are what they annotate: ``Memory`` is ``float | None``.
+In other code they equal the annotated type: ``Memory`` is ``float | None``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from kg_edit.storage.packaged import packaged_graphs
 
 
 def complete_method(incomplete: str) -> list[str]:
-    """The methods that a shell may complete this to."""
+    """The methods whose names begin with ``incomplete``, for shell completion."""
     return [name for name in method_names() if name.startswith(incomplete)]
 
 

@@ -1,6 +1,6 @@
-"""A run on a Ray cluster: one worker a device, shards of the run dealt out, a lost worker's shard given to another.
+"""Run an evaluation on a Ray cluster: one worker for each device; a lost worker's shard is given to another worker.
 
-Needs the extra ``kg-edit[ray]``. On several machines the output folder has to be one that all of them see.
+Needs the extra ``kg-edit[ray]``. On several machines, all must see the output folder.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PARTS = 64  # at most; whatever the number of workers, so that a run goes on with more or fewer of them
-_TRIES = 3  # for a shard whose worker is lost
+_PARTS = 64  # shards, at most; independent of the number of workers, which may change when a run is resumed
+_TRIES = 3  # workers that a shard may lose
 _SHARDS = ".shards"
 
 
 def evaluate_on_ray(
     evaluation: Evaluation, out: Path, *, started: Callable[[int], object] = lambda _: None, progress: bool = True
 ) -> Summary:
-    """Score with all devices of the cluster, and merge; the same run as from one process.
+    """Score with all devices of the cluster, and merge; the result is the same as from one process.
 
-    The cluster is the one that this process is connected to, else that of ``RAY_ADDRESS``, else this machine. The
-    shards lie under ``out`` in the hidden folder ``.shards``; started again, each goes on where it was. ``started``
-    gets the process id of each worker.
+    The cluster is the one to which this process is connected, else that of ``RAY_ADDRESS``, else this machine. The
+    shards are in the hidden folder ``.shards`` under ``out``; if the run is started again, each shard continues where
+    it stopped. ``started`` is called with the process id of each worker.
 
     Raises:
         ConfigError: Ray is not installed, or there is no record.
         ModelError: a shard lost its worker three times.
-        KgEditError: whatever else a worker raises.
+        KgEditError: any other error of a worker.
     """
     ray = _ray()
     check_folder(out)
@@ -62,7 +62,7 @@ def evaluate_on_ray(
 
 @dataclass(kw_only=True)
 class _Crew:
-    """The workers, and what is left to do."""
+    """The workers, and the shards that are left to do."""
 
     ray: Any
     evaluation: Evaluation
@@ -71,7 +71,7 @@ class _Crew:
     lost: dict[Shard, int] = field(default_factory=dict)
 
     def work(self, done: Callable[[], object]) -> None:
-        """Deal out the shards till all are done."""
+        """Give the shards to workers until all are done."""
         left, busy = deque(self.folders), dict[Any, tuple[Shard, Any]]()
         try:
             for _ in range(min(self._devices(), len(left))):
@@ -99,7 +99,7 @@ class _Crew:
         return max(1, int(found.get("GPU", 0) or found.get("CPU", 1)))
 
     def _hire(self) -> Any:
-        """A new worker, with a device of its own."""
+        """Start a new worker with a device of its own."""
         gpus = 1 if self.ray.cluster_resources().get("GPU") else 0
         worker = self.ray.remote(num_cpus=1, num_gpus=gpus)(_Worker).remote(self.evaluation)
         self.started(self.ray.get(worker.process.remote()))
@@ -120,24 +120,24 @@ class _Crew:
 
 
 class _Worker:
-    """A process with a device of its own, in which the model is loaded once."""
+    """A process with its own device, which loads the model once."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
         self._ready: Ready | None = None
 
     def process(self) -> int:
-        """The id of the process that this worker runs in."""
+        """The process id of this worker."""
         return os.getpid()
 
     def score(self, shard: Shard, out: Path) -> None:
-        """Score the records of a shard that ``out`` does not hold yet."""
+        """Score the records of a shard that are not in ``out`` yet."""
         self._ready = self._ready or self._evaluation.ready(out)
         self._ready.run(out, shard, progress=False)
 
 
 def _ray() -> Any:
-    """The module ray, connected to a cluster; ConfigError where it is not installed."""
+    """Import ray and connect it to a cluster; raises ConfigError if it is not installed."""
     try:
         import ray
     except ImportError as error:

@@ -1,6 +1,6 @@
-"""What an edit run changed, for people: the verdict, a table for the terminal, and Markdown.
+"""Report what an edit run changed: the verdict, a table for the terminal, and Markdown.
 
-`kg_edit.jobs.report_page` shows the same as a page, with pictures.
+`kg_edit.jobs.report_page` shows the same as an HTML page, with pictures.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from kg_edit.jobs.before_after import Reading, ReportProbe, ReportRow
 from kg_edit.patches.base import Patch
 from kg_edit.text.display import escaped_markdown, markdown_row, one_line
 
-_NAMED = 10  # edits that a verdict names
+_NAMED = 10  # missed edits that a verdict names, at most
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which edits an edited model says after their own prompts: "4 of 5 said; 1 not: row-3 ..."."""
+    """The edits that the edited model says, and those that it does not: "4 of 5 said; 1 not: row-3 ..."."""
 
     said: tuple[ReportRow, ...]
     missed: tuple[ReportRow, ...]
 
     @classmethod
     def of(cls, rows: Sequence[ReportRow]) -> Verdict:
-        """The verdict over the edits' own prompts, among all that were asked."""
+        """The verdict over the edits' own prompts among ``rows``."""
         asked = [row for row in rows if row.probe.kind == "rewrite"]
         said = tuple(row for row in asked if row.after.said)
         return cls(said, tuple(row for row in asked if not row.after.said))
@@ -60,7 +60,7 @@ _CHAT_NOTE = " Chat: asked as a user's turn, where ✓ wants it in the answer's 
 
 
 def terminal_table(rows: Sequence[ReportRow]) -> Table:
-    """The rows as a table for a rich console, with a line between edits; in 80 columns no usual word is broken."""
+    """The rows as a table for a rich console, with a line between edits; words of usual length fit into 80 columns."""
     table = Table(title="before → after", caption=note(rows), caption_justify="left", box=SIMPLE_HEAD)
     table.show_edge, table.padding = False, (0, 1, 0, 0)
     for name in _SHORT_HEADER:
@@ -74,14 +74,14 @@ def terminal_table(rows: Sequence[ReportRow]) -> Table:
 
 
 def headline(patch: Patch) -> str:
-    """What was done: "3 edits of smollm2-135m by rome"."""
+    """A line about what was done: "3 edits of smollm2-135m by rome"."""
     methods = ", ".join(sorted({str(edit["method"]) for edit in patch.provenance["edits"]}))
     count = len(patch.provenance["edits"])
     return one_line(f"{count} edit{'s' if count > 1 else ''} of {patch.provenance['model']['name']} by {methods}")
 
 
 def markdown(rows: Sequence[ReportRow], patch: Patch) -> str:
-    """The same as Markdown, under a line that says what was done."""
+    """The report as Markdown, with `headline` as its title."""
     verdict = f"**{escaped_markdown(one_line(str(Verdict.of(rows))))}**"
     lines = [f"# {escaped_markdown(headline(patch))}", "", verdict, "", escaped_markdown(patch.summary), ""]
     lines += [markdown_row(_HEADER), "|---" * len(_HEADER) + "|"]
@@ -90,12 +90,12 @@ def markdown(rows: Sequence[ReportRow], patch: Patch) -> str:
 
 
 def note(rows: Sequence[ReportRow]) -> str:
-    """What the signs and the nats in a report of these rows mean."""
+    """The explanation of the signs and the nats in a report of these rows."""
     return _NOTE + (_CHAT_NOTE if any(row.probe.chat for row in rows) else "")
 
 
 def form(probe: ReportProbe) -> str:
-    """What is said behind a probe's kind of how it is asked."""
+    """The text after a probe's kind that says how it is asked."""
     return ", chat" if probe.chat else ""
 
 
@@ -111,9 +111,10 @@ def _mark(reading: Reading) -> str:
 
 
 def sign(reading: Reading) -> str:
-    """✓, ~ or ✗, as `note` says.
+    """✓, ~ or ✗, as explained in `note`.
 
-    ``~``, likelier but not said, is for statements with another target only: elsewhere right is said.
+    ``~`` (more probable, but not said) only occurs for statements with another target; for other probes, right means
+    said.
     """
     if not reading.right:
         return "✗"

@@ -1,8 +1,8 @@
-"""An edit run as one HTML page, which asks for nothing elsewhere: what was said before and after, edit by edit.
+"""The report of an edit run as one self-contained HTML page: the texts before and after, edit by edit.
 
-`report_page` puts together a table of all edits, the size of the change beside that of each weight, and for each edit
-its probes, its loss curve and its subgraph. With many edits these are folded. Every text in it is escaped, and only
-the page's own script may run (its hash stands in the page's content security policy). Templates: `kg_edit/jobs/page`.
+`report_page` shows a table of all edits, the size of the change beside that of each weight, and for each edit its
+probes, its loss curve and its subgraph. With many edits these are folded. All text is escaped, and only the page's own
+script may run (its hash is in the page's content security policy). The templates are in `kg_edit/jobs/page`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Curve = Sequence[LossStep]
 Graphs = Mapping[str, nx.MultiDiGraph | str]
 
 _PLACE = re.compile("@@([A-Z]+)@@")
-_OPEN = 3  # edits; more are folded at first
-_MOST = 60  # statements of a subgraph that are drawn
+_OPEN = 3  # up to this many edits are shown unfolded
+_MOST = 60  # statements of a subgraph to draw, at most
 _CLASSES = {"✓": "good", "~": "warn", "✗": "bad"}
 _KEYS = (
     '<p class="keys"><span class="node-key s">subject</span><span class="node-key new">new object, by the edit</span>'
@@ -45,9 +45,9 @@ _COUNTED: dict[Kind, str] = {"paraphrase": "paraphrases", "follows": "what follo
 def report_page(
     rows: Sequence[ReportRow], patch: Patch, *, curves: Mapping[str, Curve] | None = None, graphs: Graphs | None = None
 ) -> str:
-    """The page of a run whose probes are ``rows``, in the order of its edits.
+    """The page of a run with the probes ``rows``, in the order of its edits.
 
-    ``curves``: the losses by edit, or by batch. ``graphs``: each edit's subgraph, or why there is none.
+    ``curves``: the losses by edit, or by batch. ``graphs``: each edit's subgraph, or a text why there is none.
     """
     entries = _entries(rows, patch, curves or {}, graphs or {})
     kinds = [kind for kind in _COUNTED if any(row.probe.kind == kind for row in rows)]
@@ -74,7 +74,7 @@ def report_page(
 
 @dataclass(frozen=True, kw_only=True)
 class _Size:
-    """The norm of a change of one weight, and the weight's own, where it is known."""
+    """The norm of a weight's change, and the norm of the weight itself if it is known."""
 
     weight: str
     change: float
@@ -82,13 +82,13 @@ class _Size:
 
     @property
     def share(self) -> float | None:
-        """The change's share of the weight's norm."""
+        """The change's norm divided by the weight's norm."""
         return self.change / self.own if self.own else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """All that the page says of one edit."""
+    """The data of one edit on the page."""
 
     number: int
     id: str
@@ -100,18 +100,18 @@ class _Entry:
 
     @property
     def own(self) -> ReportRow:
-        """The edit's own prompt."""
+        """The row of the edit's own prompt."""
         return self.rows[0]
 
     @property
     def mark(self) -> tuple[str, str]:
-        """Whether it is said: a class of the style sheet, and words. Only what is said without a doubt is good."""
+        """Whether the edit is said, as a class of the style sheet and as words; "good" only if it is also right."""
         if self.own.after.said:
             return ("good" if self.own.after.right else "warn"), "said"
         return ("warn", "likelier, not said") if self.own.after.right else ("bad", "not said")
 
     def of(self, kind: Kind) -> list[ReportRow]:
-        """Its probes of one kind."""
+        """The edit's probes of one kind."""
         return [row for row in self.rows if row.probe.kind == kind]
 
 
@@ -138,7 +138,7 @@ def _entries(
 
 
 def _sizes(changes: Changes) -> dict[str, tuple[_Size, ...]]:
-    """Each edit's change of each weight, by the edit's id; empty where a change is not one edit's."""
+    """Each edit's change of each weight, by the edit's id; {} if the changes can't be attributed to single edits."""
     own = columns(changes)
     if own is None:
         return {}
@@ -152,7 +152,7 @@ def _sizes(changes: Changes) -> dict[str, tuple[_Size, ...]]:
 
 
 def _verdict(entries: Sequence[_Entry]) -> str:
-    """How many edits are said, in the colour of the outcome; the others by name, each with a link."""
+    """The number of edits that are said, in the colour of the outcome; links to the others."""
     verdict = Verdict.of([row for entry in entries for row in entry.rows])
     kind = "good" if not verdict.missed else "warn" if verdict.said else "bad"
     counted = f'<span class="{kind}">{len(verdict.said)} of {len(entries)} said</span>'
@@ -186,7 +186,7 @@ def _curved(entries: Sequence[_Entry]) -> bool:
 
 
 def _line(entry: _Entry, kinds: Sequence[Kind], entries: Sequence[_Entry]) -> str:
-    """An edit's line of the table."""
+    """An edit's row of the table."""
     kind, words = entry.mark
     cells = [
         f'<td class="number soft">{entry.number}</td>',
@@ -202,14 +202,14 @@ def _line(entry: _Entry, kinds: Sequence[Kind], entries: Sequence[_Entry]) -> st
 
 
 def _share(rows: Sequence[ReportRow]) -> str:
-    """How many probes of a kind are right afterwards; marked where there were more before."""
+    """The number of probes of a kind that are right afterwards; marked if more were right before."""
     before, after = (sum(getattr(row, when).right for row in rows) for when in ("before", "after"))
     worse = " bad" if after < before else ""
     return f'<td class="number{worse}" title="before: {before}">{f"{after}/{len(rows)}" if rows else ""}</td>'
 
 
 def _weights(patch: Patch) -> str:
-    """The whole change of each weight beside the weight, over all edits."""
+    """The whole change of each weight over all edits, beside the weight."""
     changes = changes_of(patch)
     sizes = [
         _Size(weight=name, change=change_norm(pair), own=changes.weight_norms.get(name))
@@ -237,7 +237,7 @@ def _size_table(sizes: Sequence[_Size], largest: float | None) -> str:
 
 
 def _breakable(name: str) -> str:
-    """A weight's name, which may go on in a new line behind a dot."""
+    """A weight's name in which a line may break after a dot."""
     return _text(name).replace(".", ".<wbr>")
 
 
@@ -249,7 +249,7 @@ def _meter(share: float | None, largest: float | None) -> str:
 
 
 def _batches(curves: Mapping[str, Curve], edits: set[str]) -> Iterator[str]:
-    """The losses of edits that were made together by one descent."""
+    """Yield the loss curves of batches: edits that one descent made together."""
     for name, curve in curves.items():
         if name not in edits and ".." in name:
             yield f"<section><h2>The loss of the batch {_text(name)}</h2>{_chart(curve)}</section>"
@@ -271,7 +271,7 @@ def _edit(entry: _Entry, largest: float | None, *, is_open: bool) -> str:
 
 
 def _answers(row: ReportRow) -> str:
-    """What the model goes on with after the edit's own prompt, before and after."""
+    """The model's continuation of the edit's own prompt, before and after."""
     before, after = map(_answer, _both(row))
     mark = _CLASSES[sign(row.after)]
     return (
@@ -314,7 +314,7 @@ def _losses(entry: _Entry) -> str:
 
 
 def _chart(curve: Curve) -> str:
-    """The objective, and its terms where they are told, at every evaluation."""
+    """The objective at every evaluation, with its terms if they are known."""
     lines = {"objective": [(float(step.step), step.loss) for step in curve]}
     for name, said in (("nll", "nll of the target"), ("kl", "kl, unweighted")):
         known = [(float(step.step), value) for step in curve if (value := getattr(step, name)) is not None]
@@ -339,7 +339,7 @@ def _norms(entry: _Entry, largest: float | None) -> str:
 
 
 def _drawing(entry: _Entry) -> str:
-    """The subgraph that the method looked at."""
+    """The subgraph that the method read."""
     if entry.graph is None or (not isinstance(entry.graph, str) and not len(entry.graph)):
         return ""
     if isinstance(entry.graph, str):
@@ -371,7 +371,7 @@ def _percent(share: float) -> str:
 
 
 def _text(text: str) -> str:
-    """A text from elsewhere: on one line, and escaped."""
+    """An external text on one line, escaped."""
     return escape(one_line(text).strip())
 
 

@@ -1,4 +1,7 @@
-"""`kg-edit data ripples`: options to a file; the model's answers are kept in the cache folder, so that it resumes."""
+"""The job behind `kg-edit data ripples`: options to a file.
+
+The model's answers are kept in the cache folder, so the same command again resumes the run.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RipplesRun:
-    """What a Ripples file is made of."""
+    """The options of a run that makes a Ripples file."""
 
     model: str
     graph: list[str]
@@ -33,10 +36,10 @@ class RipplesRun:
     contact: str | None = None
 
     def run(self, *, progress: bool = True) -> Document:
-        """Make the file and return what is in it.
+        """Make the file and return its content.
 
         Raises:
-            ConfigError: there is no graph, an option can't work, or nothing can be asked.
+            ConfigError: there is no graph, an option is wrong, or no question can be made.
             KgEditError, WikidataCacheError: the model, the graph or the edits can't be read.
         """
         from kg_edit.models.loading import cache_folder

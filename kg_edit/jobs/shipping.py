@@ -1,4 +1,4 @@
-"""The job behind `kg-edit patch export` and `merge`: a patch leaves as an adapter or a model, with a model card."""
+"""The job behind `kg-edit patch export` and `merge`: write a patch as an adapter or a model, with a model card."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SAID = "of the edits, said"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Shipment:
-    """A patch that is to leave: its edits, the model that it is for, and the rows that tell what it does (or none)."""
+    """A patch to export: its edits, its model, and the report rows that show its effect (or none)."""
 
     patch: Patch
     edits: Sequence[Edit]
@@ -47,7 +47,7 @@ class Shipment:
         license: str | None = None,
         rows: Sequence[ReportRow] = (),
     ) -> Shipment:
-        """A shipment whose base is ``base``, else what is known of ``model``.
+        """Make a shipment; its base is ``base``, or else what is known of ``model``.
 
         Raises:
             ModelError: a named model is not installed, or a ``.gguf`` file can't be read.
@@ -91,13 +91,16 @@ class Shipment:
 
 
 def measured_rows(patch_file: Path | None, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
-    """What `kg-edit edit` found of these edits, where the patch is the one in its folder; else nothing."""
+    """The report rows of these edits from `kg-edit edit`, if the patch is the one in its folder; else ()."""
     own = patch_file is not None and patch_file.name == PATCH
     return known_rows(patch_file.parent / RECORDS, edits) if patch_file and own else ()
 
 
 def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
-    """How many prompts of each kind are right without and with the patch; the edits' own also by what is said."""
+    """The number of right prompts of each kind without and with the patch.
+
+    The edits' own prompts are also counted by whether the target is said.
+    """
     asked = Counter(row.probe.kind for row in rows)
     before = Counter(row.probe.kind for row in rows if row.before.right)
     after = Counter(row.probe.kind for row in rows if row.after.right)
@@ -113,10 +116,10 @@ def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
 
 
 def gguf_of(model: str, given: Path | None) -> Path:
-    """The GGUF file to merge into: the one that is given, else the one that the model's name stands for.
+    """The GGUF file to merge into: the given one, or else that of the model's name.
 
     Raises:
-        ConfigError: there is none, or it is not there.
+        ConfigError: there is none, or the file does not exist.
         ModelError: a named model is not installed.
     """
     found = given or (named_model_file(model) if model in NAMED_MODELS else Path(model))

@@ -1,7 +1,7 @@
-"""Prompts that begin with the subject of an edit, at a place that the model does not read.
+"""Warn about prompts that begin with the subject of an edit, at a place that the model does not read.
 
-Such an edit was made after a line break and is asked so by the report, `kg-edit patch check` and the served page, which
-know the edit. `kg-edit generate` goes on with a text as it stands; here it says what to write instead.
+Such an edit was made after a line break. The report, `kg-edit patch check` and the served page know the edit, and ask
+for it after a line break too. `kg-edit generate` continues a text as it is; this module tells the user what to write.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def warn_of_unread_prompts(model: LanguageModel, patch: Patch, prompts: Sequence[str]) -> None:
-    """Say of each prompt in plain text which edit of the patch it can't show, and how to ask for it."""
+    """For each plain-text prompt, warn which edit of the patch it can't show, and how to ask for it."""
     subjects = dict(_subjects(patch))
     for prompt in prompts:
         for name, subject in subjects.items():
@@ -32,7 +32,10 @@ def warn_of_unread_prompts(model: LanguageModel, patch: Patch, prompts: Sequence
 
 
 def _subjects(patch: Patch) -> Iterator[tuple[str, str]]:
-    """The ids and subjects of edits made in plain text; what is told in the prompt needs no line break."""
+    """Yield the ids and subjects of edits made in plain text.
+
+    Patches of the prompt are left out: their facts are told in the prompt, and need no line break.
+    """
     for part in patch.patches if isinstance(patch, PatchStack) else (patch,):
         for record in () if part.kind == "prompt" else part.edits:
             edit = record.get("edit", {})
