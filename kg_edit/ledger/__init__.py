@@ -1,6 +1,6 @@
-"""The ledger: patches with a history of what was added, removed and taken back, and their sum.
+"""The ledger: a folder of patches with a history of additions, removals and undos, and the sum of the patches.
 
-`Ledger` is imported when it is first asked for: `kg_edit.ledger.listing` lists one without torch.
+`Ledger` is imported at first use, because it needs torch; `kg_edit.ledger.listing` lists a ledger without torch.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ __all__ = ["Ledger"]
 
 
 def __getattr__(name: str) -> object:
-    """Import `Ledger` when it is first asked for."""
+    """Import `Ledger` at its first use."""
     if name != "Ledger":
         raise AttributeError(f"module 'kg_edit.ledger' has no attribute {name!r}; it has: Ledger")
     found: object = getattr(import_module("kg_edit.ledger.ledger"), name)

@@ -1,4 +1,4 @@
-"""Whether an edited model still says what its edits are for: the prompts of each edit, asked again."""
+"""Check whether an edited model still says what its edits are for, by asking the prompts of each edit again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kg_edit.models.language_model import LanguageModel
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Checked:
-    """A standing edit, its prompts and what the model does with each."""
+    """A standing edit, its prompts and the model's reading of each."""
 
     entry: Entry
     readings: tuple[tuple[ReportProbe, Reading], ...]
@@ -22,17 +22,17 @@ class Checked:
         return tuple(reading for probe, reading in self.readings if probe.kind == kind)
 
     def failures(self, wanted: Sequence[Kind] = ("rewrite",)) -> Iterator[tuple[ReportProbe, Reading]]:
-        """The prompts of the wanted kinds that are not answered as they should be."""
+        """The prompts of the wanted kinds that are not answered rightly."""
         return ((probe, reading) for probe, reading in self.readings if probe.kind in wanted and not reading.right)
 
 
 def check(
     model: LanguageModel, entries: Sequence[Entry], *, chat: bool | None = None, progress: bool = False
 ) -> tuple[Checked, ...]:
-    """Ask ``model``, which has the patch in it, all prompts of the edits; ``chat`` as of `before_after.probes`.
+    """Ask ``model``, which has the patch applied, all prompts of the edits; ``chat`` as in `before_after.probes`.
 
-    A prompt is right where the whole wanted target is more likely than the whole other one; where there is no other
-    one, and for what follows, where the model says it (see `before_after.Reading`).
+    A prompt is right if the whole wanted target is more probable than the whole other one. If there is no other one,
+    and for questions about what follows, it is right if the model says the target (see `before_after.Reading`).
 
     Raises:
         PromptError, ModelError: a prompt can't be asked; a note names the edit.

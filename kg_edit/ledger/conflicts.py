@@ -1,4 +1,4 @@
-"""Edits that are in each other's way: edits about the same fact, and edits written under nearly the same key."""
+"""Find conflicts between edits: edits of the same fact, and edits that were written under nearly the same key."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kg_edit.edits.edit import Edit
 from kg_edit.ledger.entries import EditPosition, Entry
 from kg_edit.patches.changes import Array, Changes, columns
 
-COSINE = 0.6  # of two edits' keys; docs/patches.md says what was measured
+COSINE = 0.6  # of two edits' keys; docs/patches.md has the measurements
 
 ConflictKind = Literal["contradiction", "duplicate", "near keys"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Conflict:
-    """Two standing edits, the earlier one first, and what is between them; ``cosine`` of their keys if known."""
+    """Two standing edits in conflict, the earlier one first; ``cosine`` of their keys if these are near, else None."""
 
     kind: ConflictKind
     first: Entry
@@ -44,7 +44,7 @@ class Conflict:
 
 
 def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple[Conflict, ...]:
-    """All pairs of ``entries`` that are in each other's way; ``changes`` are those of their steps."""
+    """All pairs of ``entries`` in conflict; ``changes`` are the changes of their steps."""
     about_one = {(one, two): kind for one, two in combinations(entries, 2) if (kind := _same_fact(one.edit, two.edit))}
     near = {(one, two): cosine for one, two, cosine in _near(entries, changes)}
     pairs = dict.fromkeys([*about_one, *near])
@@ -55,7 +55,7 @@ def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple
 
 
 def contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:
-    """Pairs of ``entries`` that want different targets for one fact: however good the edits, only one can be said."""
+    """Pairs of ``entries`` with different targets for one fact, of which the model can say only one."""
     return tuple(conflict for conflict in conflicts(entries, {}) if conflict.kind == "contradiction")
 
 
@@ -79,7 +79,7 @@ def _agree(one_id: str | None, two_id: str | None, one: str, two: str) -> bool:
 
 
 def _near(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iterator[tuple[Entry, Entry, float]]:
-    """Pairs whose keys have a cosine beyond `COSINE` in one weight at least."""
+    """Yield pairs whose keys have an absolute cosine above `COSINE` in at least one weight."""
     most: dict[tuple[int, int], float] = {}
     for places, keys in _keys(entries, changes).values():
         units = keys / np.linalg.norm(keys, axis=0).clip(min=1e-12)
@@ -92,9 +92,9 @@ def _near(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iterator[
 
 
 def _keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[str, tuple[list[int], Array]]:
-    """For each weight the edits (their places in ``entries``) and the keys they were written under, [in, edits].
+    """For each weight: the places of the edits in ``entries``, and the keys under which they were written, [in, edits].
 
-    A key is kept beside the change, or else the direction of the input that the change reacts to.
+    The key is the one that the patch stores, or else the input direction to which the change reacts.
     """
     places, keys = dict[str, list[int]](), dict[str, list[Array]]()
     row = {entry.place: index for index, entry in enumerate(entries)}
@@ -103,7 +103,7 @@ def _keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[str,
         if own is None:
             continue
         rows = [row[EditPosition(step, record["edit"]["id"])] for record in change.edits]
-        firsts = [mine[0] for mine in own]  # the edit itself; further facts are about other subjects
+        firsts = [mine[0] for mine in own]  # the first column is the edit's own; further facts are about other subjects
         for name, pair in change.factors.items():
             places.setdefault(name, []).extend(rows)
             keys.setdefault(name, []).append(change.keys.get(name, pair.right)[:, firsts].astype(np.float32))

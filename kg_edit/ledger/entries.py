@@ -1,4 +1,4 @@
-"""The edits of a ledger or of a patch: what each was, how it was made, and what it is called."""
+"""The edits of a ledger or of a patch: their facts, their methods and their names."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _NEEDED = "edit", "method"
 
 
 class HasEdits(Protocol):
-    """A patch, or what is known of one."""
+    """A patch, or a summary of one."""
 
     @property
     def edits(self) -> tuple[Mapping[str, Any], ...]:
-        """A record of each edit."""
+        """One record for each edit."""
 
     @property
     def is_empty(self) -> bool:
@@ -33,7 +33,7 @@ class HasEdits(Protocol):
 
 
 class EditPosition(NamedTuple):
-    """An edit in a ledger: the step that it is part of, and its id there."""
+    """The position of an edit in a ledger: its step, and its id in that step."""
 
     step: int
     id: str
@@ -41,9 +41,9 @@ class EditPosition(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Entry:
-    """An edit of a ledger; ``name`` is its id, with the step before it where two steps have that id.
+    """An edit of a ledger. ``name`` is its id; if two steps have that id, it is ``step/id``.
 
-    ``record`` is that of what stands, or of what was added where the edit is removed.
+    ``record`` is the present record of the edit, or for a removed edit the record with which it was added.
     """
 
     place: EditPosition
@@ -55,7 +55,7 @@ class Entry:
 
 
 def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[int, HasEdits]) -> tuple[Entry, ...]:
-    """An entry for every record of every step as it was added, given which patch stands in its place now."""
+    """Make an entry for every record of every step as it was added; ``standing`` has the patches that stand now."""
     added = [
         (EditPosition(step, record["edit"]["id"]), record) for step, records in steps.items() for record in records
     ]
@@ -78,14 +78,14 @@ def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[
 
 
 def entries_of(patch: HasEdits) -> tuple[Entry, ...]:
-    """The edits of a patch that is in no ledger; of several with one id, the later ones are called ``id#2`` and so on.
+    """The edits of a patch that is in no ledger; later edits with the same id are called ``id#2`` and so on.
 
     Raises:
-        PatchError: it does not say what its edits are.
+        PatchError: the patch does not say what its edits are.
     """
     _check_readable(patch)
     seen, found = Counter[str](), list[Entry]()
-    for entry in entries({1: patch.edits}, {}):  # each of its own record, also where two have one id
+    for entry in entries({1: patch.edits}, {}):  # {}: each entry keeps its own record
         seen[id_ := entry.place.id] += 1
         name = id_ if seen[id_] == 1 else f"{id_}#{seen[id_]}"
         found.append(replace(entry, name=name, state="standing"))
@@ -93,10 +93,10 @@ def entries_of(patch: HasEdits) -> tuple[Entry, ...]:
 
 
 def edit_of(record: Mapping[str, Any]) -> Edit:
-    """The edit that a patch's record tells of.
+    """The edit of a patch's record.
 
     Raises:
-        PatchError: it tells of none.
+        PatchError: the record has no valid edit.
     """
     try:
         return Edit.model_validate_json(json.dumps(record["edit"]))
@@ -105,7 +105,7 @@ def edit_of(record: Mapping[str, Any]) -> Edit:
 
 
 def _check_readable(patch: HasEdits) -> None:
-    """Refuse a patch that changes something, and does not say by which edits."""
+    """Refuse a patch that changes something without records of its edits."""
     if not (patch.edits or patch.is_empty):
         raise PatchError("the patch does not say which edits it holds; make it anew with this version")
     for record in patch.edits:
@@ -115,10 +115,11 @@ def _check_readable(patch: HasEdits) -> None:
 
 
 def check_records(patch: Patch) -> None:
-    """Refuse a patch whose edits could not be told apart, checked or removed later: it can't be part of a ledger.
+    """Refuse a patch whose edits could not be identified, checked or removed later, so it can't be in a ledger.
 
     Raises:
-        PatchError: it has no edit, two of one id, one that is scaled or taken back, or one without its facts or method.
+        PatchError: it has no edit, two edits of one id, an edit with a scale other than 1, or one without its facts or
+            method.
     """
     if not patch.edits:
         raise PatchError("the patch holds no edit, so there is nothing to add")
@@ -136,10 +137,10 @@ def check_records(patch: Patch) -> None:
 
 
 def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosition, ...]:
-    """Where the edits of some names are; ``3/*`` is all of step 3.
+    """The positions of the edits with these names; ``3/*`` means all edits of step 3.
 
     Raises:
-        UnknownNameError: there is none of a name.
+        UnknownNameError: no edit has a name.
         PatchError: a name fits several edits.
     """
     found: list[EditPosition] = []
@@ -155,7 +156,7 @@ def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPositio
 
 
 def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
-    """Refuse names that only removed edits have.
+    """Refuse names that belong only to removed edits.
 
     Raises:
         PatchError: there is such a name.

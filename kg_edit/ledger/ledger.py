@@ -1,7 +1,7 @@
-"""A ledger: a folder of patches with a history, and the one patch that they add up to.
+"""A ledger: a folder of patches with a history, and the one patch that is their sum.
 
-`Ledger` opens, reads and changes it. An `Addition` is a patch file on its way in: several are added together, all of
-them or none.
+`Ledger` opens, reads and changes it. An `Addition` is a patch file to be added. Several are added together: either all
+of them or none.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from kg_edit.patches.guards import refuse_disabling
 
 @dataclass(frozen=True, kw_only=True)
 class Addition:
-    """A patch file to add; ``after`` are the places, among the additions, of those that it was computed after."""
+    """A patch file to add; ``after`` are the indices of the additions that the model had when this one was computed."""
 
     path: Path
     after: tuple[int, ...] = ()
 
 
 def loaded(additions: Sequence[Addition]) -> Iterator[tuple[Addition, Patch]]:
-    """Each addition with its patch, which could be part of a ledger.
+    """Yield each addition with its patch, after checking that the patch can be in a ledger.
 
     Raises:
         PatchError: a patch is damaged; a note names its file.
@@ -65,7 +65,7 @@ def loaded(additions: Sequence[Addition]) -> Iterator[tuple[Addition, Patch]]:
 
 @contextmanager
 def annotate_errors(addition: Addition) -> Iterator[None]:
-    """Note at an error which file it is about."""
+    """Add a note with the file's name to an error in the ``with`` block."""
     try:
         yield
     except PatchError as error:
@@ -74,20 +74,20 @@ def annotate_errors(addition: Addition) -> Iterator[None]:
 
 
 def check_addable(patch: Patch) -> None:
-    """Refuse what can't be part of any ledger.
+    """Refuse a patch that can't be in any ledger.
 
     Raises:
-        PatchError: its records are not those of edits, or a number in it is not finite.
+        PatchError: its records are not those of edits, or it has a value that is not finite.
     """
     check_records(patch)
     patch.check_finite()
 
 
 def refuse_repeated(additions: Sequence[Addition]) -> None:
-    """Refuse additions of which two are the same file.
+    """Refuse additions if two of them are the same file.
 
     Raises:
-        PatchError: they are.
+        PatchError: two are the same.
     """
     seen = dict[str, Path]()
     for addition in additions:
@@ -99,10 +99,10 @@ def refuse_repeated(additions: Sequence[Addition]) -> None:
 
 
 class Ledger:
-    """Patches of one model, in the order in which they were added; every property says what stands right now.
+    """Patches of one model, in the order in which they were added; every property describes the present state.
 
-    Each change is one line more in the log, so that it happened or it did not, and can be taken back. A ledger in
-    which edits were removed is what it would be had they never been asked for.
+    Each change is one more line in the log, so it happens completely or not at all, and can be undone. After edits are
+    removed, a ledger is as if they had never been asked for.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -110,43 +110,43 @@ class Ledger:
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = True) -> Self:
-        """The ledger at a path; with ``create`` a new one comes to be with the first patch that is added.
+        """Open the ledger at a path. With ``create``, a new one is made when the first patch is added.
 
         Raises:
-            OutputError: something else is there.
-            PatchError: nothing is there, and none shall be created; or patches without the log of what was done.
+            OutputError: something else is at this path.
+            PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
         """
         open_store(path, create=create)
         return cls(path)
 
     @property
     def folder(self) -> Path:
-        """The folder that the ledger is kept in."""
+        """The folder of the ledger."""
         return self._store.folder
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """All that happened, also what was taken back."""
+        """All events, including those that were undone."""
         return self._store.events()
 
     @property
     def steps(self) -> tuple[PatchStep, ...]:
-        """The patches that stand, in the order in which they were added."""
+        """The standing patches, in the order in which they were added."""
         return standing(self.events)
 
     @property
     def patches(self) -> dict[int, Patch]:
-        """The patch of every step that stands."""
+        """The patch of every standing step."""
         return {step.number: self._store.get(step.file) for step in self.steps}
 
     @property
     def changes(self) -> dict[int, Changes]:
-        """What every step that stands changes, as plain arrays."""
+        """The changes of every standing step, as plain arrays."""
         return {step.number: self._store.changes(step.file) for step in self.steps}
 
     @property
     def patch(self) -> Patch:
-        """The sum of all that stands: the edited model is the model with this."""
+        """The sum of all standing patches; the edited model is the model with this patch."""
         return total(self.patches.values())
 
     @property
@@ -157,7 +157,7 @@ class Ledger:
 
     @property
     def recomputed(self) -> dict[EditPosition, Removed]:
-        """The removal that made an edit anew, for each standing edit that is not as it was added."""
+        """For each standing edit that was computed again, the removal that caused it."""
         here = {entry.place for entry in self.edits if entry.state == "standing"}
         found = recomputed_edits(in_force(self.events), self._store.get)
         return {place: event for place, event in found.items() if place in here}
@@ -167,7 +167,7 @@ class Ledger:
         return self._store.path(step.file)
 
     def conflicts(self) -> tuple[Conflict, ...]:
-        """Standing edits that are in each other's way."""
+        """Pairs of standing edits in conflict."""
         return conflicts([entry for entry in self.edits if entry.state == "standing"], self.changes)
 
     def add(
@@ -179,18 +179,19 @@ class Ledger:
         force: bool = False,
         model: LanguageModel | None = None,
     ) -> int:
-        """Add a patch, or a file of one; its step's number.
+        """Add a patch, or a patch file; return its step's number.
 
-        ``after`` are the steps whose changes the model had while the patch was computed; none for a patch of the
-        unedited model. ``on`` are the steps on which its outcome was read: it is added only if these stand, with the
-        same files, and no others (None: on whatever stands). With ``model`` the change is also measured against the
-        weights. Conflicts are no reason to refuse; `conflicts` finds them.
+        ``after`` are the steps that the model had when the patch was computed; none for a patch of the unedited model.
+        ``on`` are the steps on which its outcome was checked: the patch is added only if exactly these steps stand,
+        with the same files (None: no check). With ``model``, the change is also compared with the model's weights. A
+        conflict does not prevent an addition; `conflicts` finds it.
 
         Raises:
-            PatchError: the patch is damaged, here already, or looks as if it would break the model; with ``force``
-                only if it is damaged.
+            PatchError: the patch is damaged, already in the ledger, or would probably break the model; with ``force``
+                only if
+                it is damaged.
             PatchMismatchError: the patch is for another model than the others.
-            LedgerChangedError: other steps stand than ``on`` says.
+            LedgerChangedError: the standing steps differ from ``on``.
             OutputError: the ledger can't be written.
         """
         source = None if isinstance(patch, Patch) else Path(patch)
@@ -209,10 +210,10 @@ class Ledger:
     def add_all(
         self, additions: Sequence[Addition], *, force: bool = False, model: LanguageModel | None = None
     ) -> tuple[int, ...]:
-        """Add patch files, or none of them where one is refused; their steps' numbers. All are looked at first.
+        """Check all patch files, then add all of them, or none if one is refused; return their steps' numbers.
 
         Raises:
-            KgEditError: as `add`, and without ``force`` also where one file is there twice.
+            KgEditError: as `add`; and without ``force`` also if a file is given twice.
         """
         read = [*loaded(additions)]
         if not force:
@@ -224,10 +225,10 @@ class Ledger:
             return self._written([(addition.path, addition.path) for addition in additions], after)
 
     def make(self, method: EditingMethod, edits: Sequence[Edit], *, force: bool = False) -> int:
-        """Make edits on the model as this ledger leaves it, and add them; the step's number.
+        """Make edits on the model with this ledger's patches, and add them; return the step's number.
 
         Raises:
-            KgEditError: an edit can't be made, or looks as if it would break the model (see ``force`` of `add`).
+            KgEditError: an edit can't be made, or would probably break the model (see ``force`` of `add`).
         """
         method.check(edits)
         with self._store.locked():
@@ -245,12 +246,14 @@ class Ledger:
         model: LanguageModel | None = None,
         graph: SubgraphSource | nx.DiGraph | None = None,
     ) -> tuple[Entry, ...]:
-        """Take edits out, by their ids or names (``3/*``: all of step 3); those that were removed.
+        """Remove edits by their ids or names (``3/*``: all of step 3); return the removed edits.
 
-        ``model`` (unedited) and ``graph`` are needed where edits have to be made anew.
+        ``model`` (unedited) and ``graph`` are needed if other edits have to be computed again.
 
         Raises:
-            KgEditError: an edit is not here or removed already, or others can't be made anew; nothing has changed.
+            KgEditError: an edit is not in the ledger or already removed, or others can't be computed again; the ledger
+                is then
+                unchanged.
         """
         with self._store.locked():
             wanted, every = tuple(names), self.edits
@@ -266,7 +269,7 @@ class Ledger:
         return tuple(entry for entry in known if entry.place in taken)
 
     def undo(self) -> Event:
-        """Take the last event back that was not taken back yet; that event.
+        """Undo the last event that was not undone yet, and return it.
 
         Raises:
             PatchError: there is none.
@@ -280,7 +283,7 @@ class Ledger:
         return left[-1]
 
     def _check_all(self, read: Sequence[tuple[Addition, Patch]], *, force: bool, model: LanguageModel | None) -> None:
-        """Check patches against what stands, and each against those before it."""
+        """Check patches against the standing ones, and each against those before it."""
         steps, others = self.steps, list(self.patches.values())
         for addition, patch in read:
             if not force:
@@ -290,7 +293,7 @@ class Ledger:
             others.append(patch)
 
     def _check(self, patch: Patch, others: Sequence[Patch], *, force: bool, model: LanguageModel | None) -> None:
-        """Refuse a patch of another model than ``others``, or one that looks as if it would break it."""
+        """Refuse a patch of another model than ``others``, or one that would probably break the model."""
         total([*others, patch])
         if model is not None:
             patch.check_model(model)
@@ -300,9 +303,10 @@ class Ledger:
     def _written(
         self, patches: Sequence[tuple[Patch | Path, Path | None]], after: Sequence[tuple[int, ...]]
     ) -> tuple[int, ...]:
-        """Store patches, each with its source, as the next steps; their numbers.
+        """Store patches, each with its source file, as the next steps; return their numbers.
 
-        The files come first, then all lines of the log at once: a kill or a full disk leaves all of them or none.
+        The files are written first, then all lines of the log at once, so a kill or a full disk leaves all of them or
+        none.
         """
         stored = self._store.put_all([patch for patch, _ in patches])
         first = len(self.events) + 1
@@ -314,5 +318,5 @@ class Ledger:
         return tuple(event.number for event in events)
 
     def _stamp(self) -> dict[str, Any]:
-        """What the next event says of itself."""
+        """The common fields of the next event."""
         return stamp(len(self.events) + 1)

@@ -1,4 +1,4 @@
-"""What a ledger holds, for a look at it: its edits, their sizes and conflicts, read without torch."""
+"""List the content of a ledger (its edits, their sizes and conflicts) without torch."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from kg_edit.patches.changes import Changes
 
 @dataclass(frozen=True)
 class Listing:
-    """A ledger as `kg-edit patch list` shows it; the same edits and conflicts as `Ledger` has."""
+    """A ledger for `kg-edit patch list`; it has the same edits and conflicts as `Ledger`."""
 
     store: Store
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """The ledger at a path.
+        """Open the ledger at a path.
 
         Raises:
-            OutputError: something else is there.
-            PatchError: nothing is there, or patches without the log of what was done.
+            OutputError: something else is at this path.
+            PatchError: there is no ledger, or there are patches, but their log is missing.
         """
         return cls(open_store(path, create=False))
 
     @cached_property
     def changes(self) -> dict[int, Changes]:
-        """What every step that stands changes."""
+        """The changes of every standing step."""
         return {step.number: self.store.changes(step.file) for step in standing(self.store.events())}
 
     @cached_property
@@ -41,5 +41,5 @@ class Listing:
         return entries({event.number: self.store.changes(event.file).edits for event in added}, self.changes)
 
     def conflicts(self) -> tuple[Conflict, ...]:
-        """Standing edits that are in each other's way."""
+        """Pairs of standing edits in conflict."""
         return conflicts([entry for entry in self.edits if entry.state == "standing"], self.changes)

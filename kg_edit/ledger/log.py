@@ -1,6 +1,6 @@
-"""The files of a ledger: a log, to which lines are only added, and patch files, which are never changed.
+"""The files of a ledger: an append-only log, and patch files that never change.
 
-Events (`Added`, `Removed`, `Undone`) are the lines of the log; `standing` says which patches are left after them.
+Events (`Added`, `Removed`, `Undone`) are the lines of the log; `standing` computes the patches that remain after them.
 `Store` reads and writes the folder.
 """
 
@@ -40,7 +40,7 @@ class StoredFile(_Said):
 
 
 class _Happened(_Said):
-    """What all events say: their number from 1 on, when they happened (UTC), and by which version of this tool."""
+    """The fields of all events: a number from 1 on, the time (UTC), and the version of this tool."""
 
     number: int
     time: str
@@ -48,10 +48,10 @@ class _Happened(_Said):
 
 
 class Added(_Happened):
-    """A patch file was added: a step, known by the event's number.
+    """A patch file was added as a step; the event's number identifies the step.
 
-    ``after`` are the steps whose changes the model had in it while the patch was computed; ``source`` the file it
-    was copied from.
+    ``after`` are the steps that the model had when the patch was computed; ``source`` is the file from which it was
+    copied.
     """
 
     event: Literal["added"] = "added"
@@ -61,7 +61,10 @@ class Added(_Happened):
 
 
 class Removed(_Happened):
-    """Edits were removed, each named by its step and its id; ``files`` says what every step became (None: nothing)."""
+    """Edits were removed, each given by step and id.
+
+    ``files`` has the new file of each changed step; None if the step has no edit left.
+    """
 
     event: Literal["removed"] = "removed"
     edits: tuple[tuple[int, str], ...]
@@ -69,7 +72,7 @@ class Removed(_Happened):
 
 
 class Undone(_Happened):
-    """An earlier event, named by its number, was taken back."""
+    """An earlier event, given by its number, was undone."""
 
     event: Literal["undone"] = "undone"
     undoes: int
@@ -79,12 +82,12 @@ Event = Added | Removed | Undone
 
 
 class Line(RootModel[Annotated[Event, Field(discriminator="event")]]):
-    """A line of the log: one event, told apart by its field ``event``."""
+    """A line of the log: one event; the field ``event`` gives its type."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchStep:
-    """A patch of the ledger as it stands: its number, its file, and the steps that it was computed after."""
+    """A standing patch of the ledger: its number, its file, and the steps after which it was computed."""
 
     number: int
     file: StoredFile
@@ -92,22 +95,22 @@ class PatchStep:
 
 
 def stamp(number: int) -> dict[str, Any]:
-    """What an event that happens now says of itself."""
+    """The common fields of an event that happens now."""
     return {"number": number, "time": datetime.now(UTC).isoformat(timespec="seconds"), "kg_edit": __version__}
 
 
 def in_force(events: Iterable[Event]) -> tuple[Added | Removed, ...]:
-    """The events that were not taken back."""
+    """The events that were not undone."""
     listed = tuple(events)
     undone = {event.undoes for event in listed if isinstance(event, Undone)}
     return tuple(event for event in listed if not isinstance(event, Undone) and event.number not in undone)
 
 
 def standing(events: Iterable[Event]) -> tuple[PatchStep, ...]:
-    """The steps whose sum the ledger is, in the order in which they were added.
+    """The steps whose sum is the ledger's patch, in the order in which they were added.
 
     Raises:
-        PatchError: a removal is about a step that is not there.
+        PatchError: a removal changes a step that does not exist.
     """
     steps = dict[int, PatchStep]()
     for event in in_force(events):
@@ -133,23 +136,26 @@ _WAIT = 5.0  # seconds
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """Reads and writes the folder. A file that no line of the log names was left by a kill, and is nobody's."""
+    """Reads and writes a ledger's folder.
+
+    A patch file that no line of the log names was left by a kill, and is ignored.
+    """
 
     folder: Path
-    _loaded: dict[str, Patch] = field(default_factory=dict)  # by sha256: a file never changes
+    _loaded: dict[str, Patch] = field(default_factory=dict)  # by sha256; stored files never change
     _changes: dict[str, Changes] = field(default_factory=dict)
 
     @property
     def is_there(self) -> bool:
-        """Whether the folder holds a ledger."""
+        """Whether the folder contains a ledger."""
         return (self.folder / LOG).is_file()
 
     def check_place(self) -> None:
-        """Refuse a place where no ledger is, and none can be made.
+        """Refuse a path that has no ledger, and where none can be made.
 
         Raises:
-            OutputError: it is a file, a folder with something else in it, or can't be read.
-            PatchError: patches are stored there, and their log is gone.
+            OutputError: it is a file, a folder with other content, or can't be read.
+            PatchError: it contains patches, but their log is missing.
         """
         try:
             is_file, there = self.folder.exists() and not self.folder.is_dir(), self.is_there
@@ -164,11 +170,11 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other writers out; makes the folder. A killed process keeps none out.
+        """Keep other writers out during the ``with`` block; makes the folder. A killed process does not keep the lock.
 
         Raises:
             OutputError: another process writes to the ledger, or the folder can't be made.
-            PatchError: patches are stored in it, and their log is gone.
+            PatchError: the folder contains patches, but their log is missing.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -179,29 +185,29 @@ class Store:
             yield
 
     def events(self) -> tuple[Event, ...]:
-        """All whole lines of the log; a last line that was cut off by a kill did not happen.
+        """All complete lines of the log. An incomplete last line, left by a kill, is ignored.
 
         Raises:
-            PatchError: the log can't be read, a line is no event, or does not follow the one before.
+            PatchError: the log can't be read, a line is no event, or the numbers are not consecutive.
         """
         path = self.folder / LOG
-        *lines, _ = _content(path).split(b"\n")  # bytes: a kill may cut within a letter
+        *lines, _ = _content(path).split(b"\n")  # bytes, because a kill may cut inside a character
         found = tuple(_event(line, f"{path}, line {number}") for number, line in enumerate(lines, 1))
         if [event.number for event in found] != list(range(1, len(found) + 1)):
             raise PatchError(f"{path}: its lines are not numbered 1, 2, 3 …; restore it from a copy")
         return found
 
     def append(self, *events: Event) -> None:
-        """Write events, all of them in one write; when this returns, they are on the disk. Needs the lock.
+        """Write events, all of them in one write; when this returns, they are on disk. Needs the lock.
 
         Raises:
-            OutputError: they can't be written; the ledger is as it was.
+            OutputError: they can't be written; the ledger is then unchanged.
         """
         drop_cut_line(self.folder / LOG)
         append_lines(self.folder / LOG, [event.model_dump_json() for event in events])
 
     def put_all(self, patches: Sequence[Patch | Path]) -> list[StoredFile]:
-        """`put` each patch as the next file; where one can't be written, none is left. Needs the lock.
+        """Store each patch as the next file; if one can't be written, none is kept. Needs the lock.
 
         Raises:
             PatchError, OutputError: as `put`.
@@ -217,14 +223,14 @@ class Store:
         return stored
 
     def put(self, patch: Patch | Path, *, number: int) -> StoredFile:
-        """Store a patch, or a file of one as it is, as file ``number``. Needs the lock.
+        """Store a patch, or an unchanged copy of a patch file, as file ``number``. Needs the lock.
 
         Raises:
-            PatchError: a value is not finite, or the patch is one of several kinds.
+            PatchError: a value is not finite, or the patch is a stack of several kinds.
             OutputError: the file can't be written.
         """
         target = self.folder / PATCHES / f"{number:04}.safetensors"
-        append_lines(self.folder / LOG, ())  # there before the first file: one without a log has lost it, by no kill
+        append_lines(self.folder / LOG, ())  # make the log first: a kill must not leave files without it
         if isinstance(patch, Path):
             with replacing(target) as scratch:
                 shutil.copyfile(patch, scratch)
@@ -235,7 +241,7 @@ class Store:
         return StoredFile(name=target.name, sha256=sha256_of(target))
 
     def next_file(self) -> int:
-        """The number after those of all files, of whatever the log names and of what else lies in the folder."""
+        """The next unused file number, after all files in the log and in the folder."""
         events = self.events()
         named = [event.file for event in events if isinstance(event, Added)]
         named += [file for event in events if isinstance(event, Removed) for file in event.files.values() if file]
@@ -243,11 +249,14 @@ class Store:
         return 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)
 
     def _stored(self) -> tuple[Path, ...]:
-        """The patch files in the folder, without what is still being written."""
+        """The patch files in the folder, without those that are still being written."""
         return tuple(path for path in (self.folder / PATCHES).glob("*.safetensors") if path.name[0] != ".")
 
     def _check_log(self) -> None:
-        """Refuse a folder of patches without their log: what stands can't be known, and nothing may be overwritten."""
+        """Refuse a folder of patches without their log, since the standing patches are unknown.
+
+        No stored patch may be overwritten then.
+        """
         if not self.is_there and (stored := self._stored()):
             files = self.folder / PATCHES / "*.safetensors"
             raise PatchError(
@@ -261,10 +270,10 @@ class Store:
         return self.folder / PATCHES / file.name
 
     def get(self, file: StoredFile) -> Patch:
-        """A stored patch.
+        """Load a stored patch.
 
         Raises:
-            PatchError: the file is missing, or not what was stored.
+            PatchError: the file is missing, or was changed.
         """
         if file.sha256 not in self._loaded:
             from kg_edit.patches.base import Patch
@@ -273,7 +282,7 @@ class Store:
         return self._loaded[file.sha256]
 
     def changes(self, file: StoredFile) -> Changes:
-        """What a stored patch changes, read without torch.
+        """The changes of a stored patch, read without torch.
 
         Raises:
             PatchError: as `get`.
@@ -283,7 +292,7 @@ class Store:
         return self._changes[file.sha256]
 
     def _unchanged(self, file: StoredFile) -> Path:
-        """The path of a stored patch file, which is what was stored if it is there."""
+        """The path of a stored patch file, after checking that an existing file was not changed."""
         path = self.path(file)
         if path.is_file() and sha256_of(path) != file.sha256:
             raise PatchError(f"{path} was changed since it was stored (sha256 {file.sha256}); restore it")
@@ -291,11 +300,11 @@ class Store:
 
 
 def open_store(path: str | Path, *, create: bool = True) -> Store:
-    """The files of the ledger at a path.
+    """Open the files of the ledger at a path.
 
     Raises:
-        OutputError: something else is there.
-        PatchError: nothing is there, and none shall be created; or patches without the log of what was done.
+        OutputError: something else is at this path.
+        PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
     """
     store = Store(Path(path))
     store.check_place()
@@ -305,10 +314,10 @@ def open_store(path: str | Path, *, create: bool = True) -> Store:
 
 
 def refuse_twice(source: Path, steps: Iterable[PatchStep]) -> None:
-    """Refuse a file that is one of the steps already.
+    """Refuse a file that is already one of the steps.
 
     Raises:
-        PatchError: it is.
+        PatchError: it is one.
     """
     digest = sha256_of(source)
     for step in steps:
@@ -317,7 +326,7 @@ def refuse_twice(source: Path, steps: Iterable[PatchStep]) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file.
+    """The SHA-256 of a file, in hex.
 
     Raises:
         PatchError: it can't be read.

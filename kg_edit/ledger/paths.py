@@ -1,4 +1,4 @@
-"""The paths that a user gives (a ledger, a patch file, or a folder with one), and what a ledger adds of them."""
+"""Resolve the paths that a user gives: a ledger, a patch file, or a folder with one."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kg_edit.patches.changes import read_changes
 from kg_edit.patches.container import check_patch_file
 from kg_edit.storage.run_folder import PATCH
 
-if TYPE_CHECKING:  # a path is looked at before anything heavy is imported
+if TYPE_CHECKING:  # paths are checked without importing torch
     from kg_edit.ledger.ledger import Addition, Ledger
     from kg_edit.patches.base import Patch
 
 
 def check_patches(paths: Iterable[Path], *, ledgers: bool = True) -> None:
-    """Look at patch files, folders of `kg-edit edit` and ledgers that a user names, without torch.
+    """Check the patch files, folders of `kg-edit edit` and ledgers that a user names, without torch.
 
     Raises:
-        PatchError: there is no patch at a path, and no ledger, or none may be there.
-        OutputError: something else is there, or a path can't be read.
+        PatchError: a path has neither a patch nor a ledger, or has a ledger and ``ledgers`` is false.
+        OutputError: a path has something else, or can't be read.
     """
     for path in paths:
         file = patch_file(path)
@@ -35,11 +35,11 @@ def check_patches(paths: Iterable[Path], *, ledgers: bool = True) -> None:
 
 
 def standing_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
-    """What stands in a ledger, or is in a single patch file or a folder of `kg-edit edit`: the patch and its edits.
+    """The patch and the edits of a ledger, of a patch file, or of a folder of `kg-edit edit`.
 
     Raises:
-        PatchError: neither is there, or the patch does not say what its edits are.
-        OutputError: something else is there, or the path can't be read.
+        PatchError: there is neither, or the patch does not say what its edits are.
+        OutputError: something else is at this path, or it can't be read.
     """
     from kg_edit.ledger.ledger import Ledger
     from kg_edit.patches.base import Patch
@@ -55,8 +55,8 @@ def standing_entries(path: Path) -> tuple[Entry, ...]:
     """The edits of `standing_at`, without torch and without the patch.
 
     Raises:
-        PatchError: no patch is there, and no ledger, or the patch does not say what its edits are.
-        OutputError: something else is there, or the path can't be read.
+        PatchError: there is neither a patch nor a ledger, or the patch does not say what its edits are.
+        OutputError: something else is at this path, or it can't be read.
     """
     if file := patch_file(path):
         return entries_of(read_changes(file))
@@ -64,11 +64,11 @@ def standing_entries(path: Path) -> tuple[Entry, ...]:
 
 
 def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
-    """What is to be added where a user names patch files and ledgers.
+    """The additions for the patch files and ledgers that a user names.
 
     Raises:
-        PatchError: there is no ledger at a folder.
-        OutputError: something else is there, or a path can't be read.
+        PatchError: a folder has no ledger.
+        OutputError: something else is at a path, or it can't be read.
     """
     from kg_edit.ledger.ledger import Addition, Ledger
 
@@ -83,7 +83,7 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
 
 
 def _steps_of(ledger: Ledger, *, first: int = 0) -> tuple[Addition, ...]:
-    """The steps that stand, as additions of which the first one has the place ``first``."""
+    """The standing steps of a ledger as additions; the first one has the index ``first``."""
     from kg_edit.ledger.ledger import Addition
 
     steps = ledger.steps
@@ -95,7 +95,7 @@ def _steps_of(ledger: Ledger, *, first: int = 0) -> tuple[Addition, ...]:
 
 
 def patch_file(path: Path) -> Path | None:
-    """The single patch that a path stands for; None for a ledger, also one with a patch beside its log.
+    """The patch file that a path stands for; None for a ledger, even if its folder has a patch too.
 
     Raises:
         OutputError: the path can't be read.
@@ -108,5 +108,5 @@ def patch_file(path: Path) -> Path | None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError as error:  # a name that is too long, a folder that may not be read
+    except OSError as error:  # the name is too long, or a folder is not readable
         raise OutputError(f"can't read {path}: {error.strerror}; check the path") from error

@@ -1,9 +1,9 @@
-"""Edits are taken out of a ledger so that it is what it would be had they never been asked for.
+"""Remove edits from a ledger, such that the result is as if they had never been asked for.
 
-Edits computed on a model that had the removed ones are computed again from their own records (`made_anew`). That
-takes the same model, method and graph as before; the ``check_same_…`` functions refuse any other, since the edits
-would silently become different ones. `without` says what every step becomes, `recomputed_edits` which edits are no
-longer as they were added.
+Edits that were computed on a model with the removed ones are computed again from their own records (`made_anew`). This
+needs the same model, method and graph as before; the ``check_same_…`` functions refuse others, because the edits would
+silently change. `without` computes the new patch of every step, `recomputed_edits` finds the edits that were computed
+again.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from kg_edit.storage.run_folder import difference
 Record = Mapping[str, Any]
 
 _GRAPH = "graph", "nodes", "edges"
-_ORIGIN = "source", "urls", "fetched_at"  # one and the same graph may come from several places
+_ORIGIN = "source", "urls", "fetched_at"  # the same graph may come from several places
 
 
 def method_said(patch: Patch) -> Record:
-    """What a patch says of its method.
+    """The entry of a patch's provenance about its method.
 
     Raises:
-        PatchError: it says nothing, or several things.
+        PatchError: there is no such entry, or several.
     """
     said = patch.provenance.get("methods", ())
     if len(said) != 1 or {record["method"] for record in patch.edits} - {said[0].get("name")}:
@@ -57,10 +57,10 @@ def method_said(patch: Patch) -> Record:
 
 
 def check_same_model(patch: Patch, model: LanguageModel) -> None:
-    """Refuse another model, or this one in another dtype, if the patch says one: a fingerprint survives a cast.
+    """Refuse another model, or the same model in another dtype if the patch names one; a cast keeps the fingerprint.
 
     Raises:
-        PatchMismatchError: it is another.
+        PatchMismatchError: the model or the dtype differs.
     """
     patch.check_model(model)
     here, there = str(model.model.dtype), patch.provenance.get("model", {}).get("dtype")
@@ -73,10 +73,10 @@ def check_same_model(patch: Patch, model: LanguageModel) -> None:
 
 
 def check_same_method(old: Patch, new: Patch) -> None:
-    """Refuse what was made anew with other contexts, another covariance or the like.
+    """Refuse a recomputed patch with other contexts, another covariance or other settings.
 
     Raises:
-        PatchError: the two patches say different things of their method.
+        PatchError: the two patches record different methods.
     """
     found = difference(dict(method_said(old)), dict(method_said(new)))
     if found:
@@ -87,10 +87,10 @@ def check_same_method(old: Patch, new: Patch) -> None:
 
 
 def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
-    """Refuse edits that were made anew from another graph than before; what an old record does not tell is no reason.
+    """Refuse edits that were recomputed from another graph; only what the old record contains is compared.
 
     Raises:
-        PatchError: the graph of one is not the same.
+        PatchError: the graph of an edit differs.
     """
     for there, here in zip(old, new, strict=False):
         told, now = _read_by(there), _read_by(here)
@@ -103,18 +103,18 @@ def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
 
 
 def _read_by(record: Record) -> dict[str, Any]:
-    """What an edit read of a graph: its subgraph, wherever and whenever that was asked for, and the facts beside it."""
+    """What an edit read from a graph: its subgraph, without the graph's location and time, and the facts beside it."""
     found = {name: record[name] for name in _GRAPH if name in record}
     if "graph" in found:
         found["graph"] = _content(found["graph"])
     if "requests" in record:
         found["requests"] = [request.get("edit") for request in record["requests"]]
-    said: dict[str, Any] = json.loads(json.dumps(found))  # as in a file: no tuples
+    said: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists, as in a file
     return said
 
 
 def _content(graph: Mapping[str, Any]) -> dict[str, Any]:
-    """The graph's hash; of one without, all that is said of it."""
+    """The graph's hash; if it has none, its attributes except for its origin."""
     if "content_hash" in graph:
         return {"content_hash": graph["content_hash"]}
     return {name: value for name, value in graph.items() if name not in _ORIGIN}
@@ -125,7 +125,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RecomputeContext:
-    """What is at hand to make edits anew with; ``model`` is the unedited one."""
+    """The unedited ``model`` and the ``graph`` with which edits can be computed again."""
 
     model: LanguageModel | None = None
     graph: SubgraphSource | nx.DiGraph | None = None
@@ -134,10 +134,10 @@ class RecomputeContext:
         """The method that made ``patch``, with its settings.
 
         Raises:
-            ConfigError: no model is at hand, or the method needs a graph and there is none.
-            PatchMismatchError: the model is another one, or in another dtype than the edits were made in.
-            PatchError: the patch does not say with which settings its edits were made.
-            UnknownNameError: the method is none of those installed.
+            ConfigError: there is no model, or the method needs a graph and there is none.
+            PatchMismatchError: the model or its dtype differs from that of the edits.
+            PatchError: the patch does not record the settings of its edits.
+            UnknownNameError: the method is not installed.
         """
         said = method_said(patch)
         found = find_method(said["name"])
@@ -157,13 +157,13 @@ class RecomputeContext:
 
 
 def made_anew(patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: bool, context: RecomputeContext) -> Patch:
-    """What ``patch`` would be had the edits ``gone`` not been asked for, on the model with ``before`` in it.
+    """Compute ``patch`` again without the edits ``gone``, on the model with ``before`` applied.
 
-    The edits before the first one that is gone are kept as they are where each is a column of the factors and
-    nothing else has changed for them (``moved``).
+    The edits before the first removed one are kept unchanged, if each is a column of the factors and nothing else
+    changed for them (``moved`` is false).
 
     Raises:
-        KgEditError: an edit can't be made anew, or it would be made differently.
+        KgEditError: an edit can't be made again, or would be made differently.
     """
     kept = 0 if moved else _untouched(patch, gone)
     prefix = first_edits(patch, kept) if kept else None
@@ -184,7 +184,7 @@ def made_anew(patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: boo
 
 
 def batches(records: Sequence[Record], *, joint: bool) -> Iterator[Sequence[Record]]:
-    """The records that were made by one call: of a joint method those of a batch, else all."""
+    """Yield the records that were made by one call: for a joint method those of a batch, else all."""
     while records:
         size = int(records[0].get("batch", len(records))) if joint else len(records)
         yield records[:size]
@@ -192,7 +192,7 @@ def batches(records: Sequence[Record], *, joint: bool) -> Iterator[Sequence[Reco
 
 
 def first_edits(patch: Patch, count: int) -> WeightPatch:
-    """The first ``count`` edits of a patch whose columns are its edits'."""
+    """The first ``count`` edits of a patch in which each edit has its own columns."""
     own = columns(patch)
     assert isinstance(patch, WeightPatch) and own is not None  # noqa: S101 - as the caller has seen
     facts = tuple(column for mine in own[:count] for column in mine)
@@ -203,7 +203,7 @@ def first_edits(patch: Patch, count: int) -> WeightPatch:
 
 
 def _untouched(patch: Patch, gone: AbstractSet[str]) -> int:
-    """How many edits at the beginning know nothing of those that are gone, and can be told apart."""
+    """The number of first edits that do not depend on the removed ones and have their own columns."""
     if not (columns(patch) and issubclass(find_method(method_said(patch)["name"]), RankOneMethod)):
         return 0
     ids: Sequence[str] = [record["edit"]["id"] for record in patch.edits]
@@ -211,7 +211,7 @@ def _untouched(patch: Patch, gone: AbstractSet[str]) -> int:
 
 
 def total(patches: Iterable[Patch]) -> Patch:
-    """The sum of patches, which may be none."""
+    """The sum of patches; an empty patch if there are none."""
     return reduce(add, patches, WeightPatch(factors={}))
 
 
@@ -221,13 +221,13 @@ def without(
     taken: AbstractSet[EditPosition],
     context: RecomputeContext,
 ) -> dict[int, Patch | None]:
-    """What every step that changes becomes once the edits ``taken`` are gone; None where nothing of it is left.
+    """The new patch of every step that changes when the edits ``taken`` are removed; None if no edit of a step is left.
 
-    A step that was computed after one that changes is made anew as a whole. Where the patch or its method can take
-    single edits out, that is done; else the edits of the patch are made anew from its records.
+    A step that was computed after a changed step is computed again completely. In other steps, single edits are taken
+    out if the patch or its method supports it; else the patch's edits are computed again from its records.
 
     Raises:
-        KgEditError: an edit has to be made anew, and can't be.
+        KgEditError: an edit has to be made again, and can't be.
     """
     now, changed = dict(patches), dict[int, Patch | None]()
     for step in steps:
@@ -261,12 +261,12 @@ def _rest(patch: Patch, gone: AbstractSet[str], before: Patch, moved: bool, cont
 
 
 def _knows(patch: Patch, earlier: Patch) -> bool:
-    """Whether ``earlier`` could matter while ``patch`` was computed: to a text never, to a codebook only weights."""
+    """Whether ``earlier`` could influence ``patch``: not if ``patch`` is a text, or if both are codebooks."""
     return patch.kind != "prompt" and not (isinstance(patch, CodebookPatch) and isinstance(earlier, CodebookPatch))
 
 
 def _in_last_batch(patch: Patch, gone: AbstractSet[str]) -> bool:
-    """Whether no later batch of the patch knew of the edits: its values were found on the model with them."""
+    """Whether the removed edits are in the last batch only, since later batches were computed on a model with them."""
     *earlier, _ = batches(patch.edits, joint=True)
     return not any(record["edit"]["id"] in gone for batch in earlier for record in batch)
 
@@ -274,7 +274,7 @@ def _in_last_batch(patch: Patch, gone: AbstractSet[str]) -> bool:
 def recomputed_edits(
     events: Sequence[Added | Removed], load: Callable[[StoredFile], Patch]
 ) -> dict[EditPosition, Removed]:
-    """The last removal that made each edit anew, given the events in force; one that is as it was added has none."""
+    """The last removal that recomputed each edit, given the events in force; unchanged edits are left out."""
     files, found = dict[int, StoredFile](), dict[EditPosition, Removed]()
     for event in events:
         if isinstance(event, Added):
@@ -290,7 +290,7 @@ def recomputed_edits(
 
 
 def _changed(old: Patch, new: Patch) -> list[str]:
-    """The edits of ``new`` whose record or change is another than in ``old``."""
+    """The edits of ``new`` whose record or change differs from ``old``."""
     before, after = _parts(old), _parts(new)
     return [name for name, part in after.items() if name not in before or not _same(before[name], part)]
 
@@ -299,9 +299,9 @@ _Part = tuple[Mapping[str, Any], Mapping[str, Factors] | None]
 
 
 def _parts(patch: Patch) -> dict[str, _Part]:
-    """Each edit's record and its columns of a change of weights; None where a change is not one edit's.
+    """Each edit's record and its columns of the weight changes; None if changes can't be attributed to single edits.
 
-    Of a prompt or a codebook, out of which edits are dropped, the record tells enough.
+    For a prompt or a codebook, from which single edits can be dropped, the record is enough.
     """
     own = columns(patch)
     parts: dict[str, _Part] = {}

@@ -1,12 +1,13 @@
-"""Whether a model behind an OpenAI-compatible server says what edits are for: llama-server, vLLM, `kg-edit serve`.
+"""Check edits on a model behind an OpenAI-compatible server: llama-server, vLLM, `kg-edit serve`.
 
-The server is asked ``POST /v1/completions`` with temperature 0, so a fact holds where the greedy continuation of the
-edit's prompt begins with the new target. (`kg_edit.ledger.check` has the model itself, and compares probabilities.) An
-edit in chat form is asked ``POST /v1/chat/completions``, and holds where the answer's first sentence has the target.
+An edit in plain text is asked by ``POST /v1/completions`` with temperature 0. It holds if the greedy continuation of
+its prompt begins with the new target. (`kg_edit.ledger.check` has the model itself, and compares probabilities.) An
+edit in chat form is asked by ``POST /v1/chat/completions``. It holds if the answer's first sentence mentions the
+target.
 
-A model may not read a prompt's first token (`kg_edit.models.first_token`), which only the model can tell. So a prompt
-that begins with the edit's subject is asked as it is, and where it is not answered as it should be, once more after a
-line break. No torch is needed.
+Some models do not read a prompt's first token (`kg_edit.models.first_token`), but this can't be found out from a
+server. So a prompt that begins with the edit's subject is asked unchanged first; if the answer is wrong, it is asked
+once more after a line break. This module does not need torch.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class CompletionServer:
         url: its address, with or without ``/v1``.
         model: the model's name there; None: the only one that it lists.
         key: sent as a bearer token; never shown.
-        seconds: how long one answer may take.
+        seconds: the time limit for one answer.
     """
 
     url: str
@@ -56,17 +57,17 @@ class CompletionServer:
         """Check the address.
 
         Raises:
-            ConfigError: it is none of HTTP's.
+            ConfigError: it is no HTTP address.
         """
         parts = urllib.parse.urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ConfigError(f"--server {self.url!r}: expected an address such as http://localhost:8080")
 
     def named(self) -> CompletionServer:
-        """The same with a model's name: the one given, else the only one that ``GET /v1/models`` lists.
+        """The same server with a model's name: the given one, or else the only one that ``GET /v1/models`` lists.
 
         Raises:
-            ConfigError: it lists several, and none was given, or not the one that was.
+            ConfigError: it lists several and none is given, or it does not list the given one.
             ServerError: it can't be asked.
         """
         listed = self._listed()
@@ -77,7 +78,7 @@ class CompletionServer:
         return CompletionServer(url=self.url, model=self.model or listed[0], key=self.key, seconds=self.seconds)
 
     def complete(self, prompt: str, *, tokens: int) -> str:
-        """The greedy continuation of a prompt, at most ``tokens`` long.
+        """The greedy continuation of a prompt, at most ``tokens`` tokens.
 
         Raises:
             ServerError: the server can't be reached, takes too long, refuses, or replies in another form.
@@ -90,7 +91,7 @@ class CompletionServer:
             raise self._odd(data, "a completion with choices[0].text") from error
 
     def answer(self, question: str, *, tokens: int) -> str:
-        """The greedy answer to a user's turn, at most ``tokens`` long.
+        """The greedy answer to a user's turn, at most ``tokens`` tokens.
 
         Raises:
             ServerError: as `complete`.
@@ -153,7 +154,7 @@ def _unreachable(address: str, error: Exception, seconds: float) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """A prompt of an edit, and what the server's model goes on with; ``led``: it was asked after a line break."""
+    """A prompt of an edit, and the server's text after it; ``led``: it was asked after a line break."""
 
     kind: Kind
     prompt: str
@@ -165,14 +166,14 @@ class Said:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ServedEdit:
-    """A standing edit, and what the server said to its prompts."""
+    """A standing edit, and the server's texts for its prompts."""
 
     entry: Entry
     answers: tuple[Said, ...]
 
     @property
     def holds(self) -> bool:
-        """Whether every prompt that was asked is answered as it should be."""
+        """Whether every prompt that was asked is answered rightly."""
         return all(answer.right for answer in self.answers)
 
 
@@ -181,7 +182,7 @@ def check_served(
 ) -> Iterator[ServedEdit]:
     """Ask the server the prompts of these ``kinds`` of each edit, one edit after the other.
 
-    ``chat``: as a chat's user turn, or as plain text; None: as the edit was made.
+    ``chat``: ask as a user's turn, or as plain text; None: in the form in which the edit was made.
 
     Raises:
         ConfigError: the server lists several models, and none was named.
@@ -201,10 +202,10 @@ def check_served(
 
 @dataclass(frozen=True, kw_only=True)
 class ServedPrompt:
-    """A prompt of an edit: ``ask`` is what the server is sent, ``wanted`` what should follow.
+    """A prompt of an edit: ``ask`` is sent to the server, ``wanted`` is the expected answer.
 
-    ``anywhere``: one of ``names`` has to stand in the text, not at its start (a question's answer). ``leads``: it
-    begins with the edit's subject. ``chat``: it is a user's turn.
+    ``anywhere``: one of ``names`` may be anywhere in the text, not only at its start (for a question). ``leads``: the
+    prompt begins with the edit's subject. ``chat``: the prompt is a user's turn.
     """
 
     kind: Kind
@@ -216,7 +217,7 @@ class ServedPrompt:
     chat: bool = False
 
     def is_answered(self, text: str) -> bool:
-        """Whether a continuation says what is wanted."""
+        """Whether a continuation says the wanted answer."""
         if self.chat and not self.anywhere:
             return any(mentions(first_sentence(text), name) for name in self.names)
         says = mentions if self.anywhere else begins_with
@@ -224,7 +225,7 @@ class ServedPrompt:
 
 
 def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt]:
-    """All that can be asked of an edit, as `kg_edit.jobs.before_after.probes` has it of a model at hand."""
+    """All prompts of an edit, like `kg_edit.jobs.before_after.probes` for a model in memory."""
     in_chat = edit.forms[0] if chat is None else chat
     return (replace(prompt, chat=in_chat, leads=prompt.leads and not in_chat) for prompt in _prompts(edit))
 

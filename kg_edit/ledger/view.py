@@ -1,7 +1,7 @@
-"""A ledger for people: tables for the terminal, and a picture.
+"""Show a ledger: tables for the terminal, and a picture.
 
-The tables list its edits, its events and what a check found; `entry_lines` is one edit in full. The picture shows how
-large the change of each standing edit is, and which edits are in conflict.
+The tables list its edits, its events and the results of a check; `entry_lines` shows one edit in full. The picture
+shows the size of each standing edit's change, and the conflicts.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Listed(Protocol):
 
     @property
     def changes(self) -> Mapping[int, Changes]:
-        """What every step that stands changes."""
+        """The changes of every standing step."""
 
     def conflicts(self) -> tuple[Conflict, ...]:
-        """Standing edits that are in each other's way."""
+        """Pairs of standing edits in conflict."""
 
 
 _HEADS: dict[Kind, str] = {
@@ -82,7 +82,7 @@ def edits_table(ledger: Listed, found: Sequence[Conflict]) -> Table:
 
 
 def norms_of(ledger: Listed) -> dict[tuple[int, str], float]:
-    """|change| of each standing edit that has one of its own, by its place."""
+    """The norm of the change of each standing edit that has a change of its own, by its position."""
     return {
         (step, record["edit"]["id"]): norm
         for step, change in ledger.changes.items()
@@ -92,7 +92,7 @@ def norms_of(ledger: Listed) -> dict[tuple[int, str], float]:
 
 
 def events_table(events: Sequence[Event]) -> Table:
-    """The events: number, time, and what was added, removed or taken back."""
+    """The events: number, time, and what was added, removed or undone."""
     table = _table("event", "when (UTC)", "what")
     for event in events:
         _row(table, event.number, event.time, _said(event))
@@ -100,7 +100,7 @@ def events_table(events: Sequence[Event]) -> Table:
 
 
 def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
-    """(what, value) of one edit: the fact, how it was made, how it went, and where it is."""
+    """Yield (name, value) lines about one edit: the fact, the method, the descent, and the origin."""
     edit, record = entry.edit, entry.record
     yield "edit", f"{entry.name} ({entry.state})"
     yield "fact", fact(entry)
@@ -173,7 +173,7 @@ def served_table(checked: Sequence[ServedEdit]) -> Table:
 
 
 def fact(entry: Entry) -> str:
-    """An edit in a line: ``prompt → target``."""
+    """An edit as one line: ``prompt → target``."""
     return f"{entry.edit.text} → {entry.edit.target_new}"
 
 
@@ -199,7 +199,7 @@ def _number(value: float | None) -> str:
 
 
 def _table(*heads: str) -> Table:
-    """In 80 columns no usual word of it is broken."""
+    """An empty table with these column heads; words of usual length fit into 80 columns."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, overflow="fold")
@@ -211,11 +211,11 @@ def _row(table: Table, *cells: object) -> None:
 
 
 _ARCS: dict[ConflictKind, int] = {"contradiction": 1, "duplicate": 4, "near keys": 3}  # places in `COLOURS`
-_NAMED = 40  # edits, beyond which names would not be legible
+_NAMED = 40  # with more edits, their names would not be legible
 
 
 def draw_ledger(ledger: Listed, path: str | Path) -> Path:
-    """Draw a bar an edit (the norm of its change) and an arc a conflict.
+    """Draw a bar for each edit (the norm of its change) and an arc for each conflict.
 
     Raises:
         OutputError: the file can't be written, or is no .svg, .png or .pdf.
