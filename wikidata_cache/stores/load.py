@@ -56,7 +56,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The manifest of the new store, the seconds for triples and for the label index, and the count of skipped lines."""
+    """The manifest of the new store, seconds for triples and for the label index, and the number of skipped lines."""
 
     manifest: Manifest
     seconds: float

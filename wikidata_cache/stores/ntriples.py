@@ -63,7 +63,7 @@ Name = tuple[str, str, str, str]  # id, text, language, kind
 
 
 def wanted_lines_translator(languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
-    """Return a translator of N-Triples that keeps the lines of `wanted_pattern`; it calls `bad` for unreadable lines."""
+    """Return a translator of N-Triples that keeps lines of `wanted_pattern`; `bad` is called for unreadable lines."""
     pattern = wanted_pattern(languages)
 
     def translate(lines: bytes, first: int) -> list[bytes]:

@@ -1,1 +1,1 @@
-"""Subgraphs around edits: options, ends of edits, sampling, expansion, assembly, and the graph class."""
+"""Build subgraphs around edits: options, resolving of ids, sampling, expansion, assembly, and the graph class."""

@@ -1,7 +1,7 @@
-"""From edits to their subgraphs: resolve the ends, expand the roots of all edits together, assemble labelled graphs.
+"""Build the subgraphs of edits: resolve their ids, expand the roots of all edits together, assemble labelled graphs.
 
-Every subgraph carries its provenance in `.graph`: options, redirects, old edge, hubs, what was dropped and why, and a
-content hash that is equal for equal content from whatever source.
+Every subgraph has its provenance in `.graph`: options, redirects, old edge, hubs, what was dropped and why, and a
+content hash, which is the same for the same content from any source.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Role = Literal["subject", "target_new", "target_true", "neighbour"]
 def edit_subgraphs(
     edits: Sequence[EditLike], facts: Facts, plan: SubgraphPlan, leakages: Sequence[Leakage]
 ) -> list[Subgraph]:
-    """The subgraph of each edit under the plan and its own leakage guards, with shared requests.
+    """Build the subgraph of each edit, with one plan for all and one `Leakage` for each; requests are shared.
 
-    Raises what `find_ends` and `expand` raise.
+    Raises the errors of `find_ends` and `expand`.
     """
     plans = [replace(plan, leakage=leakage) for leakage in leakages]
     ends = find_ends(edits, facts)
@@ -46,7 +46,7 @@ def edit_subgraphs(
 
 
 def item_subgraph(entity: str, facts: Facts, plan: SubgraphPlan) -> Subgraph:
-    """What the graph says about one item, without any edit; raises TruthyOnlyError as `expand` does."""
+    """Build the subgraph around one item, without any edit; raises TruthyOnlyError as `expand` does."""
     expansion = Expansion(frontier=[entity], hops={entity: 0})
     _grow(facts, [expansion], plan, rounds=plan.hops, also=[entity])
     anchors = Anchors(hops={entity: 0}, roles={entity: "subject"}, words={})
@@ -99,7 +99,10 @@ def _subgraph(ends: EditEnds, expansion: Expansion, plan: SubgraphPlan, facts: F
 
 @dataclass(frozen=True)
 class Anchors:
-    """The nodes a subgraph starts from: hops, roles and labels by node; and the edit's edge with its text, if any."""
+    """The nodes from which a subgraph starts, with hops, roles and labels (`words`); and the edge of the edit, if any.
+
+    `edit_text` is the label of that edge where the graph has none.
+    """
 
     hops: Mapping[str, int]
     roles: Mapping[str, Role]
@@ -120,9 +123,9 @@ def _anchors(ends: EditEnds, plan: SubgraphPlan) -> Anchors:
 
 
 def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], *, claims: bool = False) -> Subgraph:
-    """The Subgraph of the sampled statements, nodes and edges in a fixed order: anchors first, then by hop and id.
+    """Make the Subgraph of the sampled statements; nodes are in a fixed order: anchors first, then by hop and id.
 
-    With `claims`, edges carry rank and times; raises TruthyOnlyError for a statement of which the source has none.
+    With `claims`, edges have rank and times. Raises TruthyOnlyError if the source has no claim for a statement.
     """
     hops = dict(anchors.hops)
     for step in sorted(steps, key=lambda step: step.hop):
@@ -158,14 +161,14 @@ def _add_edit_edge(graph: nx.MultiDiGraph, facts: Facts, edge: Statement, text: 
 
 
 def nearest(steps: Sequence[SampledStatement], limit: int | None, *, seed: int) -> list[SampledStatement]:
-    """The first `limit` steps by hop, then by sampling priority, so that the rest is connected; None keeps all."""
+    """Return the first `limit` steps by hop, then by sampling priority; None keeps all. The result stays connected."""
     if limit is None or limit >= len(steps):
         return list(steps)
     return sorted(steps, key=lambda step: (step.hop, priority(step.statement, seed=seed)))[:limit]
 
 
 def _warn_where_unlabelled(ends: EditEnds, facts: Facts, plan: SubgraphPlan) -> None:
-    """Warn, once for each expanded o*, where all its statements were dropped because labels are missing."""
+    """Warn, once for each o*, if all its statements were dropped because labels are missing."""
     dropped: Counter[str] = Counter()
     node = ends.target_new
     usable = facts.usable(node, incoming=plan.incoming, claims=plan.claims, named=ends.words, dropped=dropped)
@@ -188,7 +191,7 @@ def _with_provenance(graph: Subgraph, plan: SubgraphPlan, expansion: Expansion) 
 
 
 def content_hash(graph: nx.MultiDiGraph) -> str:
-    """The sha256 of a subgraph's sorted triples, labels and claims: equal for equal content, whatever the source."""
+    """Return the sha256 of a subgraph's sorted triples, labels and claims: equal for equal content from any source."""
     edges = sorted(
         (u, key, v, data["label"], data["role"], *([data["claims"]] if "claims" in data else []))
         for u, v, key, data in graph.edges(keys=True, data=True)

@@ -1,7 +1,8 @@
-"""The ends of an edit as nodes of a graph: labels resolved to ids, merged items followed; and what may not be sampled.
+"""Resolve the ends of edits (subject, new and old object) to nodes of a graph, and filter statements that leak answers.
 
-`EditLike` is what an edit must offer. `find_ends` and `try_ends` turn edits into `EditEnds`, with the requests of all
-edits together. `leakage_filter` says which statements would tell the old fact, an answer, or what the subject says.
+`EditLike` is the interface of an edit. `find_ends` and `try_ends` turn edits into `EditEnds`: labels become ids, and
+merged items are replaced; requests are shared between edits. `leakage_filter` rejects statements that would reveal the
+old fact, an answer, or a statement of the subject.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from wikidata_cache.subgraphs.options import SubgraphPlan
 _PARTS = ("subject", "relation", "target_new", "target_true")
 _ATTRIBUTES = (*_PARTS, *(f"{part}_id" for part in _PARTS))
 UNKNOWN_SUBJECT = "_:subject"
-"""The node of a subject without an id."""
+"""The node key of a subject without an id."""
 
 
 class EditLike(Protocol):
@@ -32,11 +33,11 @@ class EditLike(Protocol):
 
     @property
     def subject(self) -> str:
-        """The label of the subject, s."""
+        """The subject's label (s)."""
 
     @property
     def relation(self) -> str | None:
-        """The relation in words, None where the edit has none."""
+        """The relation in words, or None."""
 
     @property
     def target_new(self) -> str:
@@ -44,7 +45,7 @@ class EditLike(Protocol):
 
     @property
     def target_true(self) -> str | None:
-        """The old object's label (o), None where it is unknown."""
+        """The old object's label (o), or None where it is unknown."""
 
     @property
     def subject_id(self) -> str | None:
@@ -64,7 +65,7 @@ class EditLike(Protocol):
 
 
 def check_edit(edit: object) -> None:
-    """Raise BadOptionError for what is no `EditLike`, and name what it lacks."""
+    """Raise BadOptionError if `edit` is not an `EditLike`; the message names the missing attributes."""
     missing = [name for name in _ATTRIBUTES if not hasattr(edit, name)]
     if missing:
         raise BadOptionError(
@@ -78,7 +79,8 @@ def check_edit(edit: object) -> None:
 class EditEnds:
     """An edit with its ids resolved: the node keys of its ends, and the edit's own labels for them.
 
-    `redirects` maps those of the edit's ids that were merged to the items that replace them, which are used here.
+    `redirects` maps ids of the edit that Wikidata has merged to the items that replace them. The other attributes
+    already have the replacing items.
     """
 
     edit: EditLike
@@ -94,18 +96,18 @@ class EditEnds:
 
     @property
     def relation(self) -> str:
-        """The key of the edit's own edge: the property id, or "edit"."""
+        """The edge key of the edit's own edge: the property id, or "edit"."""
         return self.edit.relation_id or "edit"
 
     @property
     def ids(self) -> set[str]:
-        """All ids of the edit, those of relation and old object included."""
+        """All ids of the edit, including those of the relation and of the old object."""
         found = (self.subject_id, self.edit.relation_id, self.target_new, self.target_true_id)
         return {entity for entity in found if entity}
 
     @property
     def words(self) -> dict[str, str]:
-        """The edit's own text for each end that is a node."""
+        """{node key: the edit's own label} of the ends that have a node key and a label."""
         texts = {
             self.target_true_id: self.edit.target_true,
             self.target_new: self.edit.target_new,
@@ -120,13 +122,13 @@ class EditEnds:
 
     @property
     def old_edge(self) -> Statement | None:
-        """The edge that the edit replaces, where all three ids are known."""
+        """The edge that the edit replaces, or None unless all three ids are known."""
         if self.subject_id and self.edit.relation_id and self.target_true_id:
             return Statement(self.subject_id, self.edit.relation_id, self.target_true_id)
         return None
 
     def replaced(self, facts: Facts) -> dict[str, str | None] | None:
-        """The old edge for pictures: subject, property, object, label, object_label; None without an old object."""
+        """Return the old edge for pictures: subject, property, object, label, object_label; None without old object."""
         old, relation = self.target_true_id, self.edit.relation_id
         words = (old and facts.label(old)) or self.edit.target_true
         if not words:
@@ -136,17 +138,20 @@ class EditEnds:
         return {**found, "label": label, "object_label": words}
 
     def is_subject(self, node: str, label: str | None) -> bool:
-        """Whether a node is the edit's subject: by id, or by label where the edit has no id."""
+        """Return whether a node is the edit's subject: by id, or by label where the edit has no subject id."""
         return node == self.subject or (self.subject_id is None and label == self.edit.subject)
 
     def is_target_true(self, node: str, label: str | None) -> bool:
-        """Whether a node is the old object: by id, or by label where the edit has no id."""
+        """Return whether a node is the old object: by id, or by label where the edit has no id of the old object."""
         if self.target_true_id:
             return node == self.target_true_id
         return self.edit.target_true is not None and label == self.edit.target_true
 
     def is_old_edge(self, statement: Statement, label: Callable[[str], str | None]) -> bool:
-        """Whether a statement is the old edge, in either direction; of any relation where the edit's has no id."""
+        """Return whether a statement is the old edge, in either direction.
+
+        If the edit's relation has no id, a statement of any relation counts.
+        """
         if self.edit.relation_id not in (None, statement.property):
             return False
         a, b = statement.subject, statement.object
@@ -155,7 +160,7 @@ class EditEnds:
 
 
 def find_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds]:
-    """Resolve the ids of every edit, follow those that were merged, and check that the graph knows the new object.
+    """Resolve the ids of every edit, replace merged items, and check that the graph knows the new object.
 
     Raises AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, or BadOptionError for malformed ids.
     """
@@ -163,7 +168,7 @@ def find_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds]:
 
 
 def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | WikidataCacheError]:
-    """What `find_ends` gives for each edit, or the error that it raises, with the requests of all edits together."""
+    """Return for each edit the result of `find_ends`, or the error that it would raise; requests are shared."""
     errors = [_malformed(edit) for edit in edits]
     sound = [edit for edit, error in zip(edits, errors, strict=True) if error is None]
     found = _resolved({edit.target_new for edit in sound if edit.target_new_id is None}, facts)
@@ -193,7 +198,7 @@ def _malformed(edit: EditLike) -> BadOptionError | None:
 
 
 def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCacheError]:
-    """The one item with each label, or the error where there is none or several; internal items do not count."""
+    """Return for each label its only item, or an error where none or several have it; internal items do not count."""
     named = {label: list(filter(is_item, found)) for label, found in facts.named(labels).items()}
     facts.types({entity for found in named.values() for entity in found})  # one request for all of them
     external = {label: [entity for entity in found if not facts.is_internal(entity)] for label, found in named.items()}
@@ -211,13 +216,13 @@ def _the_only(label: str, candidates: Sequence[str], facts: Facts) -> str | Wiki
 
 
 def _most_stated_first(candidates: Sequence[str], facts: Facts) -> list[str]:
-    """The candidates by number of statements, most first, then by id: a guess at what is meant."""
+    """Sort the candidates by number of statements, most first, then by id: the first one is probably meant."""
     stated = facts.out(candidates)
     return sorted(candidates, key=lambda entity: (-len(stated[entity]), entity))
 
 
 def _described(candidates: Sequence[str], facts: Facts) -> list[str]:
-    """Each candidate as "Q65 (city)", with the labels of its classes."""
+    """Return each candidate as a text such as "Q65 (city)", with the labels of its classes."""
     types = facts.types(candidates)
     names = facts.labels(set().union(*types.values()))
     kinds = {entity: sorted(names.get(kind, kind) for kind in types[entity]) for entity in candidates}
@@ -225,7 +230,7 @@ def _described(candidates: Sequence[str], facts: Facts) -> list[str]:
 
 
 def _followed(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> list[EditEnds]:
-    """The ends of edits with their new objects, redirects followed."""
+    """Return the ends of each (edit, new object) pair, with merged items replaced."""
     stated = facts.out({node for edit, target in pairs for node in (target, edit.subject_id) if node})
     doubtful = {entity for entity, said in stated.items() if not said}
     doubtful.update(old for edit, _ in pairs if (old := edit.target_true_id) and not _states_old(edit, stated))
@@ -234,12 +239,12 @@ def _followed(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> list[EditE
 
 
 def _states_old(edit: EditLike, stated: Mapping[str, Sequence[tuple[str, str]]]) -> bool:
-    """Whether the graph states the old fact under the edit's ids, which are then not redirects."""
+    """Return whether the graph states the old fact under the edit's ids; if so, the old object was not merged."""
     return (edit.relation_id, edit.target_true_id) in stated.get(edit.subject_id or "", ())
 
 
 def _follow(edit: EditLike, target: str, redirects: Mapping[str, str]) -> EditEnds:
-    """The ends of one edit, redirects followed."""
+    """Return the ends of one edit, with merged items replaced."""
     subject, old = edit.subject_id, edit.target_true_id
     followed = {entity: redirects[entity] for entity in (subject, target, old) if entity and entity in redirects}
     return EditEnds(
@@ -252,7 +257,7 @@ def _follow(edit: EditLike, target: str, redirects: Mapping[str, str]) -> EditEn
 
 
 def _checked(ends: Sequence[EditEnds], facts: Facts) -> list[EditEnds | WikidataCacheError]:
-    """The ends, with an EntityNotInGraphError in place of those whose new object the graph does not know."""
+    """Return the ends, with an EntityNotInGraphError in place of each whose new object is not in the graph."""
     stated = facts.out({node for end in ends for node in (end.target_new, end.subject_id) if node})
     silent = {end.target_new for end in ends if not stated[end.target_new]}
     labelled = facts.labels(silent)
@@ -267,13 +272,13 @@ def _checked(ends: Sequence[EditEnds], facts: Facts) -> list[EditEnds | Wikidata
 
 
 def leakage_filter(ends: EditEnds, plan: SubgraphPlan, facts: Facts) -> Callable[[Statement], str | None]:
-    """A function that gives the reason against a statement, or None.
+    """Return a function that gives the reason to leave out a statement, or None to keep it.
 
-    - "edit_edge_again": it is the edit's own edge, which is there already.
-    - "old_edge": it would tell the model what it shall forget, in either direction; without a relation id
-      every edge between subject and old object does.
-    - "answer": it leads to or from an answer of `plan.leakage`.
-    - "of_the_subject": it is a statement of the subject, met at its object, where the subject is no root.
+    - "edit_edge_again": the statement is the edit's own edge, which is in the subgraph already.
+    - "old_edge": the statement is the old edge, in either direction, which the model shall forget. Without a relation
+      id, every edge between subject and old object is one.
+    - "answer": the statement leads to or from an answer of `plan.leakage`.
+    - "of_the_subject": the statement belongs to the subject, was reached from its object, and the subject is no root.
     """
     leakage, exempt = plan.leakage, (ends.subject, ends.target_new)
     silent_subject = plan.incoming and "subject" not in plan.roots

@@ -1,7 +1,7 @@
-"""Breadth-first expansion of many edits at once: one batch of requests a hop for all of them.
+"""Expand the neighbourhoods of many edits breadth-first, with shared requests: one batch per hop for all edits.
 
-Each round asks for the statements of every frontier node, drops what an edit forbids, samples `per_node` statements of
-each node (`sampling.py`), and takes the nodes reached as the next frontier.
+Each round fetches the statements of every frontier node, drops the statements that an edit forbids, samples `per_node`
+statements of each node (`sampling.py`), and takes the nodes it has reached as the next frontier.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from wikidata_cache.subgraphs.sampling import other_end, sample
 
 
 class SampledStatement(NamedTuple):
-    """A sampled statement, the hop it belongs to, and the node that was expanded along it (one of its ends)."""
+    """A sampled statement, its hop, and the node that was expanded along it (one end of the statement)."""
 
     hop: int
     statement: Statement
@@ -30,11 +30,14 @@ class SampledStatement(NamedTuple):
 
 @dataclass
 class Expansion:
-    """The neighbourhood of one edit while it is expanded; `hops` maps each node to the hop at which it was reached.
+    """The neighbourhood of one edit while it is expanded.
 
-    Nodes for which `closed` is true are reached but never expanded; statements for which `forbidden` gives a reason are
-    never taken; `named` holds entities that the edit itself puts into words. `steps` are the sampled statements, `hubs`
-    the nodes that were not expanded along their incoming statements, `dropped` counts what was left out by reason.
+    - `frontier` are the nodes to expand next; `hops` maps each node to the hop at which it was reached.
+    - `closed` returns True for nodes that may be reached but not expanded.
+    - `forbidden` returns the reason to leave out a statement, or None.
+    - `named` are entities for which the edit itself has a label.
+    - `steps` are the sampled statements; `hubs` are nodes that were not expanded along their incoming statements;
+      `dropped` counts the statements that were left out, by reason.
     """
 
     frontier: Sequence[str]
@@ -47,7 +50,7 @@ class Expansion:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def eligible(self, facts: Facts, plan: SubgraphPlan) -> dict[str, list[Statement]]:
-        """The statements that may be sampled, by frontier node, from prefetched facts."""
+        """Return the statements that may be sampled, by frontier node; the facts must be prefetched."""
         if plan.incoming:
             self.hubs += filter(facts.is_hub, self.frontier)
         return {node: self._allowed(self._usable(node, facts, plan)) for node in self.frontier}
@@ -55,9 +58,9 @@ class Expansion:
     def advance(
         self, eligible: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], plan: SubgraphPlan, m: int
     ) -> None:
-        """Sample m of the `eligible` statements of each frontier node; the nodes reached are the next frontier.
+        """Sample m of the `eligible` statements of each frontier node; the nodes they reach are the next frontier.
 
-        `degrees` are in-degrees, which only the policy "inverse-hub" reads.
+        `degrees` are in-degrees, which only the policy "inverse-hub" uses.
         """
         reached: dict[str, None] = {}
         for node, offered in eligible.items():
@@ -77,7 +80,7 @@ class Expansion:
         return [s for s, reason in zip(statements, reasons, strict=True) if reason is None]
 
     def _take(self, step: SampledStatement, reached: dict[str, None]) -> None:
-        self.steps.setdefault(step.statement, step)  # both ends may have been expanded along it
+        self.steps.setdefault(step.statement, step)  # a statement may be sampled from both of its ends
         if step.reached not in self.hops:
             self.hops[step.reached] = step.hop
             if not self.closed(step.reached):
@@ -92,9 +95,10 @@ def expand(
     per_node: Sequence[int],
     also: Collection[str] = (),
 ) -> None:
-    """Expand in place, one round for each entry of `per_node`, the number of statements to keep of a node.
+    """Expand all neighbourhoods in place, one round for each entry of `per_node`.
 
-    `also` are ids whose labels are fetched in the same requests. Raises TruthyOnlyError as `Facts.prefetch` does.
+    An entry is the number of statements to keep per node in this round. `also` are ids whose labels are fetched in the
+    same requests. Raises TruthyOnlyError as `Facts.prefetch` does.
     """
     for m in per_node:
         frontier = sorted({node for expansion in expansions for node in expansion.frontier})
@@ -106,5 +110,5 @@ def expand(
 
 
 def _ends(eligible: Sequence[Mapping[str, Sequence[Statement]]]) -> set[str]:
-    """The nodes to which the statements lead."""
+    """Return the nodes to which the statements lead."""
     return {other_end(s, node) for offered in eligible for node, statements in offered.items() for s in statements}

@@ -1,7 +1,7 @@
-"""`Facts`: a source's answers about many ids, asked in batches, kept in memory, and freed of housekeeping statements.
+"""`Facts` asks a source about many ids in batches, keeps the answers in memory, and filters the statements.
 
-Statements with a property or to a class of the deny-lists, and those that cannot be put into words, are filtered out
-(`usable`). `Claim` is a full statement, of any rank but deprecated, with the times for which it holds.
+`usable` leaves out statements whose property or whose value's class is on a deny-list, and statements without labels.
+`Claim` is a full statement, of any rank except deprecated, with its start and end times.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from wikidata_cache.subgraphs.sampling import other_end
 
 
 class Facts:
-    """The answers of `source`, each asked for once; that there is none is remembered as well.
+    """The answers of `source`. Each question is asked only once; empty answers are kept as well.
 
-    `meta` are properties and `internal` classes of items whose statements `usable` leaves out (`deny_lists.py`).
+    `usable` leaves out statements with a property in `meta` or with an item of a class in `internal`
+    (`deny_lists.py`).
     """
 
     def __init__(self, source: Source, *, meta: Container[str], internal: Collection[str]) -> None:
         self.source = source
         self._meta = meta
         self._internal = frozenset(internal)
-        self.warned: set[str] = set()  # new objects for which a warning about missing labels was logged
+        self.warned: set[str] = set()  # new objects o* for which a warning about missing labels was logged
         self._known: dict[Kind, dict[str, Json]] = {kind: {} for kind in templates.TEMPLATES}
 
     @property
@@ -36,72 +37,78 @@ class Facts:
         return self._internal
 
     def out(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
-        """All (property, object) pairs of the ids, housekeeping included; [] for none."""
+        """Return {id: its (property, object) pairs, with housekeeping; [] for none}."""
         return {entity: [(p, o) for p, o in pairs] for entity, pairs in self._ask(templates.OUT, ids).items()}
 
     def incoming(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]] | None]:
-        """All (subject, property) pairs that have the ids as their value; None for a hub (`queries.HUB`)."""
+        """Return {id: (subject, property) pairs of the statements with the id as value; None for a hub}.
+
+        A hub has more than `queries.HUB` such statements.
+        """
         found = self._ask(templates.IN, ids)
         return {entity: None if pairs is None else [(s, p) for s, p in pairs] for entity, pairs in found.items()}
 
     def degrees(self, ids: Iterable[str]) -> dict[str, int]:
-        """How many statements have each of the ids as their value, counted up to one more than a hub has."""
+        """Return {id: number of statements with the id as value}; counting stops at `queries.HUB` + 1."""
         return dict(self._ask(templates.DEGREE, ids))
 
     def claims(self, ids: Iterable[str]) -> dict[str, list[Claim]]:
-        """The statements of the ids of every rank but deprecated, with their times; [] for none."""
+        """Return {id: its statements of every rank except deprecated, with their times; [] for none}."""
         return {entity: [Claim(*c) for c in found] for entity, found in self._ask(templates.CLAIMS, ids).items()}
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
-        """The labels of those ids that have one: en, else mul, en-gb, en-ca, en-us, simple."""
+        """Return {id: label} for the ids that have a label: en, else mul, en-gb, en-ca, en-us, simple."""
         return {entity: found[0] for entity, found in self._ask(templates.LABELS, ids).items() if found}
 
     def label(self, entity: str) -> str | None:
-        """The label of one id, or None."""
+        """Return the label of one id, or None."""
         known = self._known["label"]
         found = known[entity] if entity in known else self._ask(templates.LABELS, [entity])[entity]
         return found[0] if found else None
 
     def descriptions(self, ids: Iterable[str]) -> dict[str, str]:
-        """The descriptions of those ids that have one."""
+        """Return {id: description} for the ids that have a description."""
         return {entity: text for entity, text in self._ask(templates.DESCRIPTIONS, ids).items() if text}
 
     def types(self, ids: Iterable[str]) -> dict[str, frozenset[str]]:
-        """{id: classes of which it is an instance (P31)}; an empty set for none."""
+        """Return {id: classes of which it is an instance (P31); an empty set for none}."""
         return {entity: frozenset(kinds) for entity, kinds in self._ask(templates.TYPES, ids).items()}
 
     def named(self, labels: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """The items and properties with exactly this label (case matters), sorted; () for none."""
+        """Return {label: sorted ids of items and properties with exactly this label; () for none}. Case matters."""
         wanted = set(labels)
         found = self._fetch(templates.NAMED, {label for label in wanted if is_text(label)})
         return {label: tuple(found.get(label, ())) for label in wanted}
 
     def mentioned(self, ids: Iterable[str]) -> frozenset[str]:
-        """Those of the ids that are the value of some statement."""
+        """Return those of the ids that are the value of at least one statement."""
         return frozenset(entity for entity, is_so in self._ask(templates.MENTIONED, ids).items() if is_so)
 
     def redirects(self, ids: Iterable[str]) -> dict[str, str]:
-        """{id: item into which it was merged}, for those that were."""
+        """Return {id: item into which it was merged} for the ids that were merged."""
         return {entity: target for entity, target in self._ask(templates.REDIRECTS, ids).items() if target}
 
     def ends(self, ends: Iterable[str]) -> dict[str, Json]:
-        """{end: [entities, [[type, count], ...]]} of ends of relations such as "P19 object" (`Fact`, kind "ends")."""
+        """Return {end: [number of entities, [[type, count], ...]]} for ends of relations such as "P19 object".
+
+        `Fact` (kind "ends") describes the values.
+        """
         return self._fetch(templates.ENDS, set(ends))
 
     def at_ends(self, places: Iterable[str]) -> dict[str, bool]:
-        """{place: whether the item is at that end of the relation}, for places such as "P19 object Q65"."""
+        """Return {place: whether the item is at that end of the relation}, for places such as "P19 object Q65"."""
         return self._fetch(templates.AT_END, set(places))
 
     def is_internal(self, entity: str) -> bool:
-        """Whether an item is of an internal class of Wikimedia, such as a disambiguation page."""
+        """Return whether an item is an instance of a Wikimedia-internal class, such as disambiguation page."""
         return not self._internal.isdisjoint(self.types([entity])[entity])
 
     def states(self, statement: Statement) -> bool:
-        """Whether the graph holds a truthy statement."""
+        """Return whether the graph holds this truthy statement."""
         return statement[1:] in self.out([statement.subject])[statement.subject]
 
     def stated(self, node: str, *, incoming: bool, claims: bool) -> list[Statement]:
-        """All statements of a prefetched node, housekeeping included; of a hub without the incoming ones."""
+        """Return all statements of a prefetched node, with housekeeping; for a hub, no incoming statements."""
         pairs = self._known["claims" if claims else "out"][node]
         found = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)
         for subject, relation in (self._known["in"][node] or ()) if incoming else ():
@@ -109,13 +116,13 @@ class Facts:
         return list(found)
 
     def is_hub(self, node: str) -> bool:
-        """Whether a prefetched node has too many incoming statements to expand (`queries.HUB`)."""
+        """Return whether a prefetched node has too many incoming statements to expand (more than `queries.HUB`)."""
         return self._known["in"].get(node, ()) is None
 
     def prefetch(self, ids: Collection[str], *, incoming: bool, claims: bool, also: Collection[str] = ()) -> None:
-        """Fetch what `usable` needs to know about these nodes and the labels of others, in few requests.
+        """Fetch all facts that `usable` needs for these nodes, and the labels of the ids in `also`, in few requests.
 
-        Raises TruthyOnlyError where `claims` are wanted of a node of which the source has only truthy statements.
+        Raises TruthyOnlyError if `claims` are requested and the source has only truthy statements of a node.
         """
         stated = self.out(ids)
         if claims:
@@ -132,10 +139,10 @@ class Facts:
     def usable(
         self, node: str, *, incoming: bool, claims: bool, named: Container[str], dropped: Counter[str]
     ) -> list[Statement]:
-        """The statements of a prefetched node that are no housekeeping and whose parts have labels.
+        """Return the statements of a prefetched node that are not housekeeping and whose parts have labels.
 
-        Statements with a housekeeping property, to a Wikimedia-internal item, or without a label are counted
-        in `dropped`, by reason; entities in `named` have a label from the edit.
+        Statements with a housekeeping property, with a Wikimedia-internal item or without a label are left out, and
+        counted in `dropped` by reason. Entities in `named` need no label, because the edit has one for them.
         """
         kept = []
         for statement in self.stated(node, incoming=incoming, claims=claims):
@@ -168,7 +175,7 @@ class Facts:
 
 
 class Claim(NamedTuple):
-    """A full statement of an item: `rank` "preferred" or "normal"; times are xsd:dateTime texts, "" for none."""
+    """A full statement of an item. `rank` is "preferred" or "normal"; times are xsd:dateTime texts, "" for none."""
 
     property: str
     object: str
@@ -178,9 +185,9 @@ class Claim(NamedTuple):
 
 
 def as_attributes(claims: Iterable[Claim]) -> dict[str, object]:
-    """Edge attributes: `rank`, `start` and `end` of the best claim, and all `claims`, the best first.
+    """Return the edge attributes of claims: `rank`, `start` and `end` of the best claim, and all `claims`, best first.
 
-    The best has the highest rank, then the latest start, then the latest end; no end counts as latest.
+    The best claim has the highest rank, then the latest start, then the latest end; no end counts as the latest.
     """
     best_first = sorted(sorted(claims, key=_latest, reverse=True), key=lambda claim: claim.rank != "preferred")
     said = [{"rank": c.rank, "start": c.start or None, "end": c.end or None} for c in best_first]
@@ -192,7 +199,7 @@ def _latest(claim: Claim) -> tuple[object, ...]:
 
 
 def _moment(time: str) -> tuple[int, str]:
-    """An xsd:dateTime as (year, rest), for comparison; years BCE begin with a minus."""
+    """Return an xsd:dateTime as (year, rest), which can be compared; years BCE begin with a minus."""
     sign, digits = (-1, time[1:]) if time.startswith("-") else (1, time)
     year, _, rest = digits.partition("-")
     return (sign * int(year), rest) if year.isdigit() else (-(10**9), time)

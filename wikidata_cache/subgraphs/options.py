@@ -1,4 +1,7 @@
-"""The options of a subgraph (`SubgraphPlan`) and its guards against giving the test away (`Leakage`), checked once."""
+"""The options of a subgraph (`SubgraphPlan`), and the statements that it must not contain (`Leakage`).
+
+Both check their values when they are made.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ from wikidata_cache.subgraphs.sampling import Policy
 Root = Literal["target_new", "subject", "target_true"]
 """An end of the edit whose statements are expanded."""
 Direction = Literal["out", "both"]
-"""Which statements of an item are followed: those about it, or also those that point at it."""
+"""The statements along which an item is expanded: its own ("out"), or also those with it as value ("both")."""
 Statements = Literal["truthy", "all"]
-"""Which ranks count: the best one of each property, or all but deprecated ones."""
+"""The ranks that count: the best rank of each property ("truthy"), or all ranks except deprecated ("all")."""
 
 _LEAST = {"hops": 1, "per_node": 0, "max_edges": 1}
 _CHOICES = {"policy": get_args(Policy), "direction": get_args(Direction), "statements": get_args(Statements)}
@@ -25,12 +28,12 @@ _CHOICES = {"policy": get_args(Policy), "direction": get_args(Direction), "state
 
 @dataclass(frozen=True)
 class Leakage:
-    """What a subgraph must not contain, so that it does not give the answers of a test away.
+    """What a subgraph must not contain, so that it does not reveal the answers of a test.
 
-    No statement leads to or from one of the `answers`, which are item ids, or labels (compared without case,
-    width and surplus spaces); the edit's own subject and new object are exempt, as they are in the prompt.
-    `drop_old_edge=False` lets the replaced edge s -r-> o in, for control experiments.
-    Raises BadOptionError where `answers` is one string or holds an empty one.
+    The subgraph has no statement to or from one of the `answers`. These are item ids, or labels, which are compared
+    without case, width and extra spaces. The edit's own subject and new object are exempt, since the prompt has them.
+    `drop_old_edge=False` allows the replaced edge s -r-> o, for control experiments.
+    Raises BadOptionError if `answers` is a single string or contains an empty string.
     """
 
     answers: tuple[str, ...] = ()
@@ -43,11 +46,11 @@ class Leakage:
         object.__setattr__(self, "answers", tuple(self.answers))
 
     def gives_away(self, node: str, label: str | None) -> bool:
-        """Whether a node is an answer, by its id or its label."""
+        """Return whether a node is an answer, by its id or its label."""
         return bool(self.answers) and (node in self.answers or (label is not None and folded(label) in self._folded))
 
     def provenance(self) -> dict[str, object]:
-        """The guards as plain JSON values."""
+        """Return the settings as plain JSON values."""
         return {"answers": list(self.answers), "drop_old_edge": self.drop_old_edge}
 
     @cached_property
@@ -57,7 +60,7 @@ class Leakage:
 
 @dataclass(frozen=True)
 class SubgraphPlan:
-    """How a subgraph is made; `WikidataCache.subgraph` documents each option. Raises BadOptionError for bad values."""
+    """The options of a subgraph; `WikidataCache.subgraph` documents each. Raises BadOptionError for bad values."""
 
     hops: int = 2
     per_node: int = 20
@@ -88,19 +91,19 @@ class SubgraphPlan:
 
     @property
     def incoming(self) -> bool:
-        """Whether nodes are expanded along their incoming statements too."""
+        """Whether nodes are also expanded along their incoming statements."""
         return self.direction == "both"
 
     @property
     def claims(self) -> bool:
-        """Whether statements of every rank are wanted, with ranks and times."""
+        """Whether statements of every rank except deprecated are taken, with ranks and times."""
         return self.statements == "all"
 
     def provenance(self) -> dict[str, object]:
-        """The options as plain JSON values."""
+        """Return the options as plain JSON values."""
         return vars(self) | {"roots": list(self.roots), "leakage": self.leakage.provenance()}
 
 
 def folded(text: str) -> str:
-    """A label as it is compared with another: without case, width (NFKC) and surplus spaces."""
+    """Return a label in the form for comparison: without case, width (NFKC) and extra spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

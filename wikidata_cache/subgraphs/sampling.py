@@ -1,18 +1,19 @@
-"""Reproducible sampling of a node's statements: keep the m that come first in an order made of hashes.
+"""Reproducible sampling of a node's statements: sort them by a hash-based order, and keep the first m.
 
-A statement's priority is the BLAKE2b-128 hash of "seed|subject|property|object" (bottom-m sampling). No sample depends
-on the order of loading or on the engine, and a smaller sample is a prefix of a larger one. When the graph grows by one
-statement:
+The priority of a statement is the BLAKE2b-128 hash of "seed|subject|property|object" (bottom-m sampling). A sample does
+not depend on the order of loading or on the engine, and a smaller sample is a prefix of a larger one. When the graph
+grows by one statement:
 
-- "uniform" (smallest hash first) and "relation-stratified" (the first of every relation, then the second of
-  every relation, ...) change a node's sample by at most one statement, and only the new one can come in;
-- "inverse-hub" (a statement's chance halves with every doubling of the in-degree of the node it leads to;
-  exponential keys, Efraimidis and Spirakis 2006) does the same as long as no in-degree passes a power of two.
-  Where one does, each statement that leads to this node may go out.
+- "uniform" (smallest hash first) and "relation-stratified" (the first statement of every relation, then the second of
+  every relation, ...) change a node's sample by at most one statement, and only the new statement can be added;
+- "inverse-hub" does the same as long as no in-degree passes a power of two. Under this policy, the chance of a
+  statement halves with every doubling of the in-degree of the node it leads to (exponential keys, Efraimidis and
+  Spirakis 2006). If an in-degree passes a power of two, each statement that leads to this node may drop out.
 
-With direction="both" a node that becomes a hub loses all its incoming statements at once.
+With direction="both", a node that becomes a hub loses all its incoming statements at once.
 
-A policy is a function in `ORDERS` and its name in `Policy`; the options, the command line and the provenance follow.
+A new policy needs a function in `ORDERS` and its name in `Policy`; the options, the command line and the provenance
+take it from there.
 """
 
 import hashlib
@@ -25,30 +26,30 @@ from typing import Literal
 from wikidata_cache.ids import Statement
 
 Policy = Literal["uniform", "relation-stratified", "inverse-hub"]
-"""How the statements of a node are sampled; docs/wikidata.md says what each one keeps."""
+"""How the statements of a node are sampled; docs/wikidata.md says what each policy keeps."""
 Keyed = Mapping[Statement, bytes]
-"""Statements with their priorities."""
+"""{statement: its priority}."""
 Rank = Callable[[Statement], float]
-"""What a policy makes of them: statements of lowest rank are kept first; of equal ranks, the smaller priority."""
+"""The result of a policy: the rank of a statement. Lower ranks are kept first; of equal ranks, smaller priorities."""
 
 
 def priority(statement: Statement, *, seed: int) -> bytes:
-    """The sampling order of a statement under a seed: 16 bytes, uniform over statements."""
+    """Return the sampling priority of a statement under a seed: 16 bytes, uniformly distributed over statements."""
     text = "|".join((str(seed), *statement))
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def bottom_m(statements: Iterable[Statement], m: int, *, seed: int) -> list[Statement]:
-    """The m distinct statements of smallest priority (all of them if there are fewer), smallest first."""
+    """Return the m distinct statements of smallest priority (all, if there are fewer than m), smallest first."""
     return sample(statements, m, node="", seed=seed, policy="uniform", degrees={})
 
 
 def sample(
     statements: Iterable[Statement], m: int, *, node: str, seed: int, policy: Policy, degrees: Mapping[str, int]
 ) -> list[Statement]:
-    """At most m distinct statements of `node`, in the order of the policy (see the top of this file).
+    """Return at most m distinct statements of `node`, in the order of the policy (see the top of this file).
 
-    `degrees` holds the in-degree of each node that the statements lead to; only "inverse-hub" reads it.
+    `degrees` has the in-degree of each node that the statements lead to; only "inverse-hub" uses it.
     """
     keyed = {statement: priority(statement, seed=seed) for statement in statements}
     rank = ORDERS[policy](keyed, node, degrees)
@@ -56,12 +57,12 @@ def sample(
 
 
 def other_end(statement: Statement, node: str) -> str:
-    """The node at the other end of a statement of `node`: its object, or, where `node` is the object, its subject."""
+    """Return the other end of a statement of `node`: the object if `node` is the subject, else the subject."""
     return statement.object if statement.subject == node else statement.subject
 
 
 def _turns(keyed: Mapping[Statement, bytes], node: str) -> dict[Statement, int]:
-    """{statement: how many of the same relation and direction come before it}, by priority."""
+    """Return {statement: number of statements of the same relation and direction that come before it by priority}."""
     seen: Counter[tuple[str, bool]] = Counter()
     turns = {}
     for statement in sorted(keyed, key=keyed.__getitem__):
@@ -72,7 +73,10 @@ def _turns(keyed: Mapping[Statement, bytes], node: str) -> dict[Statement, int]:
 
 
 def _weighted(key: bytes, degree: int) -> float:
-    """-ln(u) * 2^b, exponential of rate 1 / 2^b: u is uniform from the priority, b the bit length of the in-degree."""
+    """Return -ln(u) * 2^b, an exponential variable of rate 1 / 2^b.
+
+    u is uniform and computed from the priority `key`; b is the bit length of the in-degree `degree`.
+    """
     uniform = (int.from_bytes(key[:8], "big") + 1) / 2**64
     return -log(uniform) * 2.0 ** degree.bit_length()
 
@@ -94,4 +98,4 @@ ORDERS: Mapping[Policy, Callable[[Keyed, str, Mapping[str, int]], Rank]] = {
     "relation-stratified": _relation_stratified,
     "inverse-hub": _inverse_hub,
 }
-"""Each policy, as a function of a node's statements with their priorities, the node, and {other end: its in-degree}."""
+"""Each policy as a function of ({statement of a node: its priority}, the node, {other end: its in-degree})."""

@@ -1,7 +1,7 @@
-"""What `WikidataCache.subgraph` returns: a networkx graph that exports itself and displays itself in a notebook.
+"""`Subgraph`, the result of `WikidataCache.subgraph`: a networkx graph that can be exported and shown in a notebook.
 
-Formats: PyTorch Geometric, pandas, rdflib, GraphML (http://graphml.graphdrawing.org), JSON, HTML, SVG. Libraries are
-imported where they are used; none of them is needed for the rest.
+Formats: PyTorch Geometric, pandas, rdflib, GraphML (http://graphml.graphdrawing.org), JSON, HTML, SVG. Each optional
+library is imported only by the export that needs it.
 """
 
 from __future__ import annotations
@@ -32,53 +32,53 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
     """A networkx.MultiDiGraph of Wikidata statements, with provenance in `.graph`.
 
-    Nodes are item ids with `label`, `hop` and `role`; edge keys are property ids, with `property`, `label` and
-    `role`. Everything of networkx works on it, and `copy`, `subgraph` and `reverse` give a `Subgraph` again. As
-    the last expression of a notebook cell it displays itself. Equal graphs are exported as equal bytes.
+    Nodes are item ids with `label`, `hop` and `role`; edge keys are property ids, with `property`, `label` and `role`.
+    All functions of networkx work on it, and `copy`, `subgraph` and `reverse` return a `Subgraph` again. A notebook
+    displays it as the last expression of a cell. Equal graphs are exported as equal bytes.
     """
 
     def to_networkx(self) -> nx.MultiDiGraph:
-        """A plain networkx.MultiDiGraph of its own, with the same nodes, edges, attributes and provenance."""
+        """Return a copy as a plain networkx.MultiDiGraph, with the same nodes, edges, attributes and provenance."""
         return nx.MultiDiGraph(self)
 
     def to_pyg(self) -> Any:
-        """A torch_geometric.data.Data: `edge_index` [2, edges], `edge_type` [edges], `hop` [nodes]; no `x`.
+        """Return a torch_geometric.data.Data: `edge_index` [2, edges], `edge_type` [edges], `hop` [nodes]; no `x`.
 
-        `node_ids`, `node_labels` and `roles` list the nodes in order, `relation_ids` and `relation_labels` what
-        `edge_type` counts, and `edit_mask` [edges] marks the edit's own edge. Encode the labels to get `x`.
+        `node_ids`, `node_labels` and `roles` describe the nodes in order. `relation_ids` and `relation_labels` are
+        indexed by `edge_type`. `edit_mask` [edges] marks the edit's own edge. Encode the labels to get `x`.
 
         Raises MissingExtraError where torch_geometric is not installed.
         """
         return to_pyg(self)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A pandas.DataFrame with one row an edge: subject, property, object, their labels, role and hop.
+        """Return a pandas.DataFrame with one row per edge: subject, property, object, their labels, role and hop.
 
-        An edge's hop is one more than that of the end from which it was reached; the edit's own edge is hop 1.
+        The hop of an edge is one more than the hop of the end from which it was reached; the edit's own edge is hop 1.
 
         Raises MissingExtraError where pandas is not installed.
         """
         return to_dataframe(self)
 
     def to_rdflib(self) -> rdflib.Graph:
-        """An rdflib.Graph of `wd:s wdt:p wd:o` triples and rdfs:labels.
+        """Return an rdflib.Graph of `wd:s wdt:p wd:o` triples and rdfs:labels.
 
-        The edit's own edge is a wdt: triple like the others (property `urn:wikidata-cache:edit` for a relation
-        without an id), and a subject without an id is a blank node. Labels carry the language that the node's
-        `label_lang` names, else "en"; a node whose label is only its id has none.
+        The edit's own edge is a wdt: triple like the others (property `urn:wikidata-cache:edit` for a relation without
+        an id). A subject without an id is a blank node. The language of a label is the node's `label_lang`, else "en";
+        a node whose label is only its id gets no label.
         """
         return to_rdflib(self)
 
     def to_graphml(self, path: str | Path) -> Path:
-        """Write GraphML for Gephi, yEd, Cytoscape, igraph or `networkx.read_graphml`; returns the path.
+        """Write GraphML for Gephi, yEd, Cytoscape, igraph or `networkx.read_graphml`, and return the path.
 
-        Edges get ids of their own such as "Q1345 P17 Q30". Lists, None and nested values become JSON text, and
-        characters that XML cannot hold become spaces.
+        Edges get ids such as "Q1345 P17 Q30". Lists, None and nested values become JSON text, and characters that XML
+        cannot hold become spaces.
         """
         return write_atomically(path, to_graphml(self))
 
     def to_json(self) -> str:
-        """The graph as one line of canonical JSON: provenance, nodes and edges, in order; `from_json` reads it."""
+        """Return the graph as one line of canonical JSON: provenance, nodes and edges, in order. See `from_json`."""
         nodes = [{"id": node, **data} for node, data in self.nodes(data=True)]
         edges = [
             {"subject": u, "key": key, "object": v, **data} for u, v, key, data in self.edges(keys=True, data=True)
@@ -88,7 +88,7 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
 
     @classmethod
     def from_json(cls, text: str) -> Subgraph:
-        """The graph that `to_json` wrote, attribute for attribute.
+        """Return the graph that `to_json` wrote, with all its attributes.
 
         Raises BadOptionError for any other text.
         """
@@ -107,16 +107,16 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         return graph
 
     def to_html(self, path: str | Path, *, title: str | None = None) -> Path:
-        """Write one interactive page that asks for nothing from outside; returns the path.
+        """Write one interactive HTML page, which loads nothing from the network, and return the path.
 
-        `WikidataCache.describe(graph)` beforehand adds descriptions to it.
+        Call `WikidataCache.describe(graph)` before to add descriptions.
         """
         from wikidata_cache.view.page import page
 
         return write_atomically(path, page(self, title=title))
 
     def to_svg(self, path: str | Path, *, title: str | None = None) -> Path:
-        """Draw a static tree from left to right, made for up to about forty nodes; returns the path.
+        """Draw a static tree from left to right, and return the path. It suits graphs of up to about forty nodes.
 
         Raises BadOptionError for a name that does not end in .svg, or an empty graph.
         """
@@ -127,7 +127,7 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         return draw(self, path, title=title)
 
     def show(self, *, static: bool = False) -> None:
-        """Show the interactive page, or the drawing where `static`: in the notebook, else in a browser."""
+        """Show the interactive page, or with `static` the drawing, in the notebook or else in a browser."""
         from wikidata_cache.view.notebook import show
 
         show(self, static=static)
@@ -146,7 +146,7 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
 
 
 def to_pyg(graph: nx.MultiDiGraph) -> Any:
-    """A torch_geometric.data.Data of ids and labels; see `Subgraph.to_pyg`.
+    """Return a torch_geometric.data.Data; see `Subgraph.to_pyg`.
 
     Raises MissingExtraError where torch_geometric is not installed.
     """
@@ -172,7 +172,7 @@ def to_pyg(graph: nx.MultiDiGraph) -> Any:
 
 
 def to_dataframe(graph: nx.MultiDiGraph) -> pd.DataFrame:
-    """A pandas.DataFrame with `COLUMNS`, one row an edge.
+    """Return a pandas.DataFrame with `COLUMNS`, one row per edge.
 
     Raises MissingExtraError where pandas is not installed.
     """
@@ -182,7 +182,7 @@ def to_dataframe(graph: nx.MultiDiGraph) -> pd.DataFrame:
 
 
 def rows(graph: nx.MultiDiGraph) -> list[tuple[Any, ...]]:
-    """One tuple an edge, in the graph's order: the values of `COLUMNS`."""
+    """Return one tuple per edge, in the graph's order: the values of `COLUMNS`."""
     label = graph.nodes(data="label")
     return [
         (u, label[u], key, data.get("label", key), v, label[v], data.get("role", "statement"), edge_hop(graph, u, v))
@@ -191,13 +191,13 @@ def rows(graph: nx.MultiDiGraph) -> list[tuple[Any, ...]]:
 
 
 def edge_hop(graph: nx.MultiDiGraph, subject: str, target: str) -> int:
-    """One more than the hop of the end from which a statement was reached: its subject, or its nearer end."""
+    """Return the hop of an edge: one more than the hop of its subject, or of its nearer end for direction "both"."""
     hops = [graph.nodes[end].get("hop", 0) for end in (subject, target)]
     return 1 + int(min(hops) if graph.graph.get("direction") == "both" else hops[0])
 
 
 def to_rdflib(graph: nx.MultiDiGraph) -> rdflib.Graph:
-    """An rdflib.Graph of direct statements and labels; see `Subgraph.to_rdflib`."""
+    """Return an rdflib.Graph of direct statements and labels; see `Subgraph.to_rdflib`."""
     import rdflib
 
     made = rdflib.Graph()
@@ -220,7 +220,7 @@ def to_rdflib(graph: nx.MultiDiGraph) -> rdflib.Graph:
 
 
 def to_graphml(graph: nx.MultiDiGraph) -> bytes:
-    """GraphML as bytes; see `Subgraph.to_graphml`."""
+    """Return GraphML as bytes; see `Subgraph.to_graphml`."""
     plain = nx.MultiDiGraph()
     plain.graph |= _scalars(graph.graph)
     for node, data in graph.nodes(data=True):
