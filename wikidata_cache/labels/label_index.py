@@ -1,8 +1,8 @@
-"""An index of labels and aliases in one SQLite file: exact lookup by normalised name, and by words (FTS5).
+"""An index of labels and aliases in one SQLite file: exact lookup by normalised name, and search by words (FTS5).
 
 `build_label_index` streams names into a staging table, ranks them once and writes them in that order, so that row
 numbers are ranks and queries need no sorting. `LabelIndex` reads a finished index, which is never changed in place.
-`normalise` is the form in which names are compared here and in `linking`.
+`normalise` returns the form in which names are compared here and in `linking`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STAGE = """
 CREATE TEMP TABLE staged (id TEXT, text TEXT, language TEXT, kind TEXT, name TEXT);
 CREATE TEMP TABLE weights (id TEXT PRIMARY KEY, weight INTEGER) WITHOUT ROWID;
 """
-# The row number is the rank, so that both indexes give the best names first without sorting.
+# The row number is the rank, so that both indexes return the best names first without sorting.
 _RANK = """
 CREATE TABLE names (rank INTEGER PRIMARY KEY, name TEXT, id TEXT, text TEXT, language TEXT, kind TEXT, weight INTEGER);
 INSERT INTO names (name, id, text, language, kind, weight)
@@ -60,14 +60,14 @@ WHERE words MATCH ? ORDER BY words.rowid
 _PROPERTIES = """
 SELECT id, text, language, kind, weight FROM names WHERE id LIKE 'P%' ORDER BY rank
 """
-_MOST_WORDS = 32  # Wikidata's names have at most 250 characters; a longer text is no name
+_MOST_WORDS = 32  # names in Wikidata have at most 250 characters, so a text with more words is not a name
 
-_INVISIBLE = ("Cf", "Cs")  # direction marks, joiners, half characters
-_VARIATION = range(0xFE00, 0xFE10)  # selectors that only choose a glyph: text or emoji
+_INVISIBLE = ("Cf", "Cs")  # Unicode categories: direction marks and joiners; surrogates
+_VARIATION = range(0xFE00, 0xFE10)  # variation selectors, which only choose a glyph: text or emoji
 
 
 class LabelEntry(NamedTuple):
-    """A name to put into an index: `text` as it is written, in `language` ("en"), of item or property `id`."""
+    """A name to put into an index: `text` as it is written, in `language` (such as "en"), of item or property `id`."""
 
     id: str
     text: str
@@ -76,7 +76,7 @@ class LabelEntry(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A name that a query found; `weight` is the entity's number of statements, 0 where the index has none."""
+    """A name that a query found; `weight` is the entity's number of statements, 0 if the index does not know it."""
 
     id: str
     text: str
@@ -86,7 +86,7 @@ class Match(NamedTuple):
 
 
 class LabelCounts(NamedTuple):
-    """Sizes of an index: entities with a name, labels and aliases (one for each language and text)."""
+    """Sizes of an index: numbers of named entities, of labels and of aliases (one for each language and text)."""
 
     entities: int
     labels: int
@@ -96,8 +96,8 @@ class LabelCounts(NamedTuple):
 class LabelIndex:
     """Reads an index file. Results are ordered: labels before aliases, then most statements, then lowest id number.
 
-    Use as a context manager, or call `close`. Threads and processes may read one file at the same time.
-    Raises LabelIndexError for a file that is missing, no index, of another version, or found damaged when it is read.
+    Use it as a context manager, or call `close`. Threads and processes may read the same file at the same time.
+    Raises LabelIndexError for a file that is missing, not an index, of another version, or damaged.
     """
 
     def __init__(self, path: Path | sqlite3.Connection) -> None:
@@ -106,7 +106,7 @@ class LabelIndex:
 
     @classmethod
     def in_memory(cls, entries: Iterable[LabelEntry], *, weights: Iterable[tuple[str, int]] = ()) -> LabelIndex:
-        """An index in memory, for graphs that have no index file; it lives as long as the object."""
+        """Make an index in memory, for graphs without an index file; it lives as long as the object."""
         connection = sqlite3.connect(":memory:", check_same_thread=False)
         fill(connection, entries, weights)
         return cls(connection)
@@ -125,31 +125,32 @@ class LabelIndex:
 
     @property
     def counts(self) -> LabelCounts:
-        """Numbers of entities, labels and aliases in the index."""
+        """The numbers of entities, labels and aliases in the index."""
         return LabelCounts(*self._connection.execute("SELECT entities, labels, aliases FROM counts").fetchone())
 
     def exact(self, name: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
-        """At most `limit` entities with this name, each with its best match; case, accents and spacing are ignored.
+        """Return at most `limit` entities with this name, each with its best match.
 
-        Names that equal the text exactly come first. Raises LabelIndexError for a damaged file.
+        Case, accents and spacing are ignored; names that equal the text exactly come first. Raises LabelIndexError for
+        a damaged file.
         """
-        written = name.encode("utf-8", "ignore").decode()  # SQLite takes no lone surrogate
+        written = name.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
         return self._found(_EXACT, (normalise(name), written), limit, entity)
 
     def tokens(self, text: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
-        """At most `limit` entities whose name holds all words of the text in any order, each with its best match.
+        """Return at most `limit` entities whose name has all words of the text in any order, each with its best match.
 
         Raises LabelIndexError for a damaged file.
         """
         asked = name_words(normalise(text))
         if not 0 < len(asked) <= _MOST_WORDS:
             return []
-        # Quoted, every word is literal: no *, NEAR, AND or column filter of FTS5 is left in it.
+        # A quoted word is literal: FTS5 does not read *, NEAR, AND or column filters in it.
         query = " ".join('"' + word.replace('"', '""') + '"' for word in asked)
         return self._found(_WORDS, (query,), limit, entity)
 
     def properties(self) -> list[Match]:
-        """All labels and aliases of properties, best first; scans the whole index."""
+        """Return all labels and aliases of properties, best first; this scans the whole index."""
         with closing(self._connection.cursor()) as cursor:
             return list(map(Match._make, cursor.execute(_PROPERTIES)))
 
@@ -170,10 +171,10 @@ class LabelIndex:
 def build_label_index(
     path: Path, entries: Iterable[LabelEntry], *, weights: Iterable[tuple[str, int]] = ()
 ) -> LabelCounts:
-    """Write the index of these names to `path` and return its sizes; memory stays bounded, the file appears whole.
+    """Write the index of these names to `path` and return its sizes. Memory is bounded; the file is written atomically.
 
-    `weights` are pairs (id, number of statements), which rank homonyms; numbers of the same id add up. They are
-    read after `entries`. Names without a visible character are left out.
+    `weights` are pairs (id, number of statements), which rank entities of the same name; numbers of the same id are
+    added. `weights` are read after `entries`. Names without a visible character are left out.
 
     Raises LabelIndexError where the file cannot be written.
     """
@@ -183,11 +184,11 @@ def build_label_index(
 
 
 def write_index(path: Path, entries: Iterable[Entry], weights: Iterable[tuple[str, int]]) -> None:
-    """Build an index in a temporary file beside `path` and move it there when complete; raises LabelIndexError."""
+    """Build an index in a temporary file beside `path`, and rename it when complete; raises LabelIndexError."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with closing(sqlite3.connect(unfinished)) as connection:
-            # An unfinished file is thrown away, so it needs neither a journal nor to reach the disk early.
+            # An unfinished file is deleted, so it needs neither a journal nor early writes to disk.
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
             fill(connection, entries, weights)
@@ -226,7 +227,7 @@ def _open(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise LabelIndexError(path, "there is no such file")
     try:
-        # Immutable: nobody changes an index in place, so no lock and no journal is needed beside it.
+        # An index is never changed in place, so SQLite needs no lock and no journal ("immutable").
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
@@ -240,9 +241,9 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def normalise(text: str) -> str:
-    """The form in which names are compared: NFKD, casefolded, no marks or invisible characters, single spaces.
+    """Return the form in which names are compared: NFKD, casefolded, no marks or invisible characters, single spaces.
 
-    "São  Paulo" and "SAO PAULO" have the same form; "Зенит" and "東京" stay as they are.
+    "São  Paulo" and "SAO PAULO" have the same form, "sao paulo". "Зенит" becomes "зенит"; "東京" stays the same.
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.lower().split())
@@ -251,7 +252,7 @@ def normalise(text: str) -> str:
 
 
 def name_words(name: str) -> list[str]:
-    """The space-separated words of a normalised name, without those that are punctuation only."""
+    """Return the space-separated words of a normalised name, without words that are punctuation only."""
     return [word for word in name.split() if any(character.isalnum() for character in word)]
 
 

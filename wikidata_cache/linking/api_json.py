@@ -1,8 +1,8 @@
-"""The JSON of Wikidata's Action API, read into checked values; what is not of its shape is refused.
+"""Parse and check the JSON of Wikidata's Action API.
 
-https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html and
+The format: https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html and
 https://www.wikidata.org/w/api.php?action=help&modules=wbsearchentities. All functions raise ValueError, KeyError,
-TypeError or AttributeError for another shape.
+TypeError or AttributeError for JSON of another shape.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Name = tuple[str, str, NameKind]  # text, language, kind
 
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 _RANKS = ("preferred", "normal", "deprecated")
-_TRUTHY = ("preferred", "normal")  # the best one that is there is truthy; deprecated never is
+_TRUTHY = ("preferred", "normal")  # the first of these that a property has is truthy; deprecated never is
 
 
 @dataclass(frozen=True)
 class ApiEntity:
-    """What the API says of an entity. `statements` are pairs (property, item) of best rank.
+    """An entity as the API describes it. `statements` are pairs (property, item) of best rank.
 
-    `id` is not the one that was asked for where that was merged into another one.
+    If the requested entity was merged into another one, `id` is the id of that other entity.
     """
 
     id: str
@@ -37,19 +37,19 @@ class ApiEntity:
 
 
 def parse_entities(found: Json, asked: Collection[str]) -> dict[str, ApiEntity]:
-    """The entities of wbgetentities that exist, by the id that was asked for."""
+    """Return the existing entities in an answer of wbgetentities, by the id that was requested."""
     if others := found.keys() - set(asked):
         raise ValueError(f"entities that were not asked for: {', '.join(map(str, sorted(others)))[:80]}")
     return {entity: _parse_entity(said) for entity, said in found.items() if "missing" not in said}
 
 
 def parse_search(found: Json) -> list[str]:
-    """The ids of wbsearchentities."""
+    """Return the ids in an answer of wbsearchentities."""
     return [_checked_id(hit["id"]) for hit in found]
 
 
 def parse_pages(found: Json) -> list[str]:
-    """The ids in the titles of a search for pages: "Q42", "Property:P31"."""
+    """Return the ids in the page titles of a full-text search, such as "Q42" or "Property:P31"."""
     return [_checked_id(page["title"].rpartition(":")[2]) for page in found["search"]]
 
 
@@ -70,12 +70,12 @@ def _names(labels: Mapping[str, str], aliases: Mapping[str, list[str]]) -> Itera
 
 
 def _texts(found: Json) -> dict[str, str]:
-    """{language: text}; the API writes an empty object as []."""
+    """Return {language: text}; the API writes an empty object as []."""
     return {str(language): _text(one) for language, one in found.items()} if found else {}
 
 
 def _text(one: Json) -> str:
-    """The value of a label, lone surrogates replaced."""
+    """Return the text of a label, description or alias, with lone surrogates replaced."""
     text = one["value"]
     if not isinstance(text, str):
         raise TypeError(f"a text that is none: {text!r:.80}")
@@ -83,7 +83,7 @@ def _text(one: Json) -> str:
 
 
 def _truthy(claims: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
-    """Pairs (property, item) of the statements of best rank."""
+    """Yield (property, item) of the item-valued statements of best rank."""
     for relation, statements in claims.items():
         if not is_property(relation):
             raise ValueError(f"statements of {relation!r:.80}, which is no property")
@@ -96,7 +96,7 @@ def _truthy(claims: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
 
 
 def _item(snak: Json) -> str | None:
-    """The item that is a statement's value; None for another kind of value, and for none."""
+    """Return the item that is the value of a statement; None for another type of value, and for no value."""
     value = snak.get("datavalue", {}).get("value")
     item = value.get("id", "") if isinstance(value, Mapping) else ""
     return item if is_item(item) else None
@@ -115,5 +115,5 @@ def _checked_rank(rank: Json) -> str:
 
 
 def _first(texts: Mapping[str, str]) -> str | None:
-    """The text in the first of LANGUAGES that has one, or None."""
+    """Return the text in the first of LANGUAGES that has a text, or None."""
     return next((texts[language] for language in LANGUAGES if language in texts), None)

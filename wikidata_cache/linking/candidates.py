@@ -1,9 +1,8 @@
-"""Candidates for what a text may mean: how they are scored, collected, ranked, and when one of them clearly leads.
+"""Collect, score and rank the candidates for a text: the entities that it may mean.
 
-Every candidate has reasons with points; its score is their sum. Names count most (`LABEL`, `ALIAS`, `WORDS`), then the
-relation (`TYPE`, `AT_THIS_END`), then how much the graph states. The weights were chosen on CounterFact
-records.
-A `CandidateBuilder` collects reasons; `Candidate` and `LinkResult` are final.
+Every candidate has reasons with points; its score is the sum of the points. Names count most (`LABEL`, `ALIAS`,
+`WORDS`), then the relation (`TYPE`, `AT_THIS_END`), then the number of statements in the graph. The weights were chosen
+on CounterFact records. A `CandidateBuilder` collects reasons; `Candidate` and `LinkResult` are final.
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ from wikidata_cache.linking.knowledge import EntityInfo, Knowledge, RelationEndT
 Status = Literal["exact", "ambiguous", "none"]
 Policy = Literal["clear", "top"]
 
-LEAD = 2.0  # points by which the best candidate must lead
+LEAD = 2.0  # points by which the best candidate must lead for the status "exact"
 
 ID = 30.0  # the text is the entity's id
-STATED = 20.0  # subject, relation and object are stated together in the graph
-LABEL = 10.0  # the label, written exactly so
-ALIAS = 8.0  # another name, written exactly so
-OTHERWISE_WRITTEN = -1.0  # a name but for case, accents and spaces
-WORDS = 3.0  # all words of the text are in a name
-FOUND = 1.0  # a search gives it for the text, though its names say otherwise
-TYPE = 3.0  # of a type that the relation's other values (or subjects) have
-OTHER_TYPE = -2.0  # of other types
-AT_THIS_END = 4.0  # is a value (or subject) of the relation elsewhere in the graph
-LIKE_OLD = 1.0  # the new target is of a type of the old one
-IN_GRAPH = 1.0  # the graph states something about it
-TENFOLD = 1.0  # ten times as many statements
+STATED = 20.0  # the graph states the fact (subject, relation, object) with this entity
+LABEL = 10.0  # the text equals the label exactly
+ALIAS = 8.0  # the text equals an alias exactly
+OTHERWISE_WRITTEN = -1.0  # the text equals a name except for case, accents and spaces
+WORDS = 3.0  # a name has all words of the text
+FOUND = 1.0  # a search found it, although its names do not have all words of the text
+TYPE = 3.0  # it has a type that many values (or subjects) of the relation have
+OTHER_TYPE = -2.0  # it has no type that values (or subjects) of the relation have
+AT_THIS_END = 4.0  # it is a value (or subject) of the relation somewhere in the graph
+LIKE_OLD = 1.0  # the new target has a type of the old target
+IN_GRAPH = 1.0  # the graph has a statement about it
+TENFOLD = 1.0  # for each factor of ten in its number of statements
 
-_COMMON = 0.1  # a type that a tenth of a relation's values have is what the relation expects
+_COMMON = 0.1  # a type of at least this share of the values (or subjects) gets all points of TYPE, a rarer type half
 
-_MIN_SAMPLE = 30  # entities; of fewer, an absent type says nothing
+_MIN_SAMPLE = 30  # entities; in a smaller sample, the absence of a type means nothing
 
 _ID = re.compile(r"(?:wd:|https?://www\.wikidata\.org/(?:entity|wiki)/(?:Property:)?)?([QP][1-9][0-9]*)", re.ASCII)
-POOL = 50  # entities considered at most
+POOL = 50  # largest number of entities to consider for a text
 _LETTERS = {"item": "Q", "property": "P"}
 
 
 class Reason(NamedTuple):
-    """Evidence for a candidate, or with zero or negative points against it; `text` says it in words."""
+    """Evidence for a candidate (positive points) or against it (negative points); `text` describes it in words."""
 
     points: float
     text: str
@@ -60,8 +59,8 @@ class Reason(NamedTuple):
 class Candidate:
     """An entity that a text may mean, with the labels of its classes as `types`.
 
-    `can_settle` says that the text is one of its full names (or its id), and that nothing known of the relation
-    contradicts it: only such a candidate can make a result "exact".
+    `can_settle` is True if the text is its id or one of its full names, and the relation does not contradict it. Only
+    such a candidate can make a result "exact".
     """
 
     id: str
@@ -83,10 +82,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class LinkResult:
-    """The candidates for a text, the best first; `notes` say what could not be examined.
+    """The candidates for a text, the best first; `notes` say what could not be checked.
 
-    The status is "exact" where the best candidate can settle and leads by at least `LEAD` points, "none"
-    where there is no candidate, and else "ambiguous": then a person has to choose.
+    The status is "none" without candidates; "exact" if the best candidate has `can_settle` and leads by at least `LEAD`
+    points; else "ambiguous", and a person has to choose.
     """
 
     text: str
@@ -96,7 +95,7 @@ class LinkResult:
 
     @property
     def status(self) -> Status:
-        """Whether one candidate clearly leads: "exact", "ambiguous" or "none"."""
+        """The status: "exact" if one candidate clearly leads, else "ambiguous" or "none"."""
         if not self.candidates:
             return "none"
         best, *others = self.candidates
@@ -104,9 +103,9 @@ class LinkResult:
         return "exact" if best.can_settle and leads else "ambiguous"
 
     def only(self, *, policy: Policy = "clear") -> Candidate:
-        """The candidate that is meant; `policy="top"` takes the best one even where it does not clearly lead.
+        """Return the candidate that clearly leads; with `policy="top"`, return the best candidate in any case.
 
-        Raises UnknownLabelError where there is none, AmbiguousLabelError where none clearly leads.
+        Raises UnknownLabelError where there is no candidate, and AmbiguousLabelError where none clearly leads.
         """
         if not self.candidates:
             raise UnknownLabelError(self.text, self.source)
@@ -116,7 +115,7 @@ class LinkResult:
         return self.candidates[0]
 
     def to_json(self) -> dict[str, object]:
-        """The result as plain JSON values; reasons as texts such as "+10.0 its label, written exactly so"."""
+        """Return the result as plain JSON values; reasons are texts such as "+10.0 its label, written exactly so"."""
         return {
             "text": self.text,
             "status": self.status,
@@ -147,12 +146,12 @@ _S = TypeVar("_S", bound=Scored)
 
 
 def ranked(found: Iterable[_S]) -> list[_S]:
-    """Highest score first; equal ones by id number, as lower numbers are mostly better known entities."""
+    """Sort by score, highest first; equal scores by id number, since lower numbers are mostly better known entities."""
     return sorted(found, key=lambda one: (-round(one.score, 2), int(one.id[1:])))
 
 
 def for_name(match: Match, text: str) -> Reason:
-    """The reason for how far a name that was found agrees with the text."""
+    """Return the reason for a name that was found: how well it agrees with the text."""
     kind = "label" if match.kind == "label" else "alias"
     points = LABEL if match.kind == "label" else ALIAS
     if match.text == text:
@@ -165,7 +164,10 @@ def for_name(match: Match, text: str) -> Reason:
 
 
 def for_type(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, str]) -> Reason | None:
-    """The reason for whether the relation's sampled values (or subjects) share a type with it, None if unknown."""
+    """Return the reason for the entity's types: whether sampled values (or subjects) of the relation have one of them.
+
+    None if the types are unknown or the sample is too small to tell.
+    """
     if not info.types:
         return None
     best = max(sorted(info.types), key=lambda kind: ends.shares.get(kind, 0.0))
@@ -181,7 +183,7 @@ def for_type(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, str])
 
 
 def for_statements(info: EntityInfo) -> Reason:
-    """The reason for how many statements the graph has about the entity."""
+    """Return the reason for the number of statements that the graph has about the entity."""
     if info.statements is None:
         return Reason(0.0, "the cache does not hold its statements")
     if not (number := len(info.statements)):
@@ -192,7 +194,7 @@ def for_statements(info: EntityInfo) -> Reason:
 
 @dataclass
 class CandidateBuilder:
-    """A candidate to which reasons are still added; the first reason is always how it was found."""
+    """A candidate to which reasons can be added; the first reason always says how it was found."""
 
     id: str
     info: EntityInfo
@@ -200,7 +202,7 @@ class CandidateBuilder:
     can_settle: bool = True
 
     def add(self, reason: Reason | None, *, can_settle: bool | None = None) -> None:
-        """Add a reason, if there is one; `can_settle` replaces the candidate's, if it is given."""
+        """Add a reason unless it is None; set the attribute `can_settle` unless the argument is None."""
         if reason is not None:
             self.reasons.append(reason)
         if can_settle is not None:
@@ -217,7 +219,7 @@ class CandidateBuilder:
         return self.reasons[0].points > WORDS
 
     def candidate(self, names: Mapping[str, str]) -> Candidate:
-        """The final candidate; `names` are the labels of its types."""
+        """Return the final candidate; `names` are the labels of its types, by id."""
         types = tuple(sorted(names.get(kind, kind) for kind in self.info.types))
         label, description = self.info.label, self.info.description
         return Candidate(self.id, label, description, types, tuple(self.reasons), self.can_settle)
@@ -232,10 +234,10 @@ def build_candidates(
     internal: frozenset[str],
     only_id: bool = False,
 ) -> list[CandidateBuilder]:
-    """A builder for each entity that a text may mean, with the reasons that do not depend on a relation.
+    """Return a builder for each entity that a text may mean, with the reasons that do not depend on a relation.
 
-    Items of `internal` classes are left out, unless the text is their id. With `only_id` the text is an id and no name.
-    An id is checked against `expected_label`.
+    Items of `internal` classes are left out, unless the text is their id. With `only_id`, the text is read as an id and
+    never as a name. The entity of an id is checked against `expected_label`.
     """
     given = given_id(text, kind)
     matches = () if only_id else knowledge.named(text, limit=POOL, entity=kind)
@@ -252,20 +254,20 @@ def build_candidates(
 
 
 def given_id(text: str, kind: EntityKind) -> str | None:
-    """The id, where the text is one of this kind: Q65, wd:Q65 or https://www.wikidata.org/wiki/Q65; else None."""
+    """Return the id if the text is one of this kind: Q65, wd:Q65 or https://www.wikidata.org/wiki/Q65; else None."""
     found = _ID.fullmatch(text)
     return found[1] if found and found[1].startswith(_LETTERS[kind]) else None
 
 
 def _followed(knowledge: Knowledge, names: Mapping[str, Reason]) -> list[CandidateBuilder]:
-    """A builder for each entity, or for the one into which it was merged, with its best name as first reason."""
+    """Return a builder for each entity, or for the entity it was merged into, with its best name as first reason."""
     about = dict(knowledge.info(names))
     ends = {entity: about[entity].merged_into or entity for entity in names}
     about |= knowledge.info(set(ends.values()) - about.keys())
     builders = {end: CandidateBuilder(end, about[end]) for end in ends.values()}
     for entity, reason in sorted(names.items(), key=lambda item: -item[1].points):
         builder = builders[ends[entity]]
-        if not builder.reasons:  # of several names the best
+        if not builder.reasons:  # keep only the best of several names
             builder.add(reason)
             if builder.id != entity:
                 builder.add(Reason(0.0, f"{entity} was merged into it"))
@@ -279,7 +281,7 @@ def _is_given(builder: CandidateBuilder) -> bool:
 def _verify(
     knowledge: Knowledge, builders: Sequence[CandidateBuilder], given: str, expected: str | None, kind: EntityKind
 ) -> None:
-    """Add whether the entity given by its id is known, and whether the expected label is one of its names."""
+    """Add reasons to the entity given by its id: whether it is known, and whether it has the expected label."""
     builder = next(filter(_is_given, builders))
     if builder.info in (EntityInfo(), EntityInfo(statements=None)):
         builder.add(Reason(0.0, f"nothing is known of it in {knowledge.name}"), can_settle=False)
@@ -294,6 +296,6 @@ def _verify(
 
 
 def _called(knowledge: Knowledge, name: str, kind: EntityKind) -> set[str]:
-    """The entities that have this text as a full name."""
+    """Return the entities that have this text as a full name."""
     found = knowledge.named(name, limit=POOL, entity=kind)
     return {match.id for match in found if normalise(match.text) == normalise(name)}

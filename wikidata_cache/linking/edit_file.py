@@ -1,6 +1,6 @@
-"""Linking a file of edits: ids are filled in where one candidate clearly leads, candidates listed where none does.
+"""Link a file of edits: write an id where one candidate clearly leads, and list the candidates where none does.
 
-Also here: `contradiction`, which says where an edit's ids and labels disagree in the graph.
+`contradiction` says which ids of an edit have other labels in the graph than in the edit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _FIELDS = ("subject", "relation", "target_true", "target_new")
 
 @dataclass(frozen=True)
 class LinkReport:
-    """Numbers of edits read and of those that are `complete`; `open` parts as (row, field, candidates)."""
+    """The number of edits, the number of `complete` edits, and the `open` parts as (row, field, candidates).
+
+    An edit is complete if it has no open part. A part is open if none of its candidates clearly leads.
+    """
 
     edits: int
     complete: int
@@ -34,11 +37,11 @@ class LinkReport:
 
 
 def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10) -> LinkReport:
-    """Write the edits as JSONL to `out`, with an id for each part that one candidate clearly leads.
+    """Write the edits as JSONL to `out`, with an id for each part of which one candidate clearly leads.
 
-    Where none does, the row gets `candidates`, lists by field. Whatever else stands in a row is kept;
-    "edits.jsonl:3" is the third row alone. Raises EditRowError for what is no edit, and BadOptionError where
-    `out` is no name for JSONL, has no folder, or is the file of edits itself.
+    For the other parts, the row gets the field `candidates`: {field: list of candidates}. All other contents of a row
+    are kept. "edits.jsonl:3" means the third row only. Raises EditRowError for a row that is not an edit, and
+    BadOptionError if `out` does not end in .jsonl, its folder is missing, or it is the file of edits itself.
     """
     check_out(edits, out)
     read, raw = read_edits(edits), json_rows(file_of(edits))
@@ -53,7 +56,7 @@ def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10)
 
 
 def check_out(edits: str | Path, out: Path) -> None:
-    """Raise BadOptionError where the linked edits cannot go to `out`, or would overwrite the edits themselves."""
+    """Raise BadOptionError if the linked edits cannot be written to `out`, or would overwrite the edits themselves."""
     if not out.name.endswith(".jsonl"):
         raise BadOptionError(f"{out}: expected a name ending in .jsonl.")
     if not out.parent.is_dir():
@@ -65,7 +68,7 @@ def check_out(edits: str | Path, out: Path) -> None:
 
 
 def _open(edit: EditRow, linked: LinkedEdit) -> Iterator[tuple[str, LinkResult]]:
-    """The fields without a clear candidate, and ids that the row's own label contradicts."""
+    """Yield the id fields without a clear candidate, such as ids that the row's own label contradicts."""
     return ((name, part) for name, part in linked.parts().items() if part.status != "exact")
 
 
@@ -78,7 +81,7 @@ def _filled(row: LinkRow, edit: EditRow, linked: LinkedEdit) -> LinkRow:
 
 
 def _rewritten(rewrite: LinkRow, ids: Mapping[str, str]) -> LinkRow:
-    """A CounterFact record's `requested_rewrite` with the ids filled in."""
+    """Return the `requested_rewrite` of a CounterFact record with the ids filled in."""
     flat = {name: ids[name] for name in ("subject_id", "relation_id") if name in ids}
     targets = {
         name: {**target, "id": ids[f"{name}_id"]}
@@ -89,10 +92,10 @@ def _rewritten(rewrite: LinkRow, ids: Mapping[str, str]) -> LinkRow:
 
 
 def contradiction(edit: EditRow, label: Callable[[str], str | None], *, redirects: Mapping[str, str]) -> str | None:
-    """Which ids of an edit have another label in the graph than in the row, in words; None where none has.
+    """Return a sentence on the ids of an edit that have another label in the graph than in the row; None if none has.
 
-    `label` gives the graph's label of an id; `redirects` maps merged items to those that replace them, whose labels
-    count. Case and accents are ignored, and so are missing labels.
+    `label` returns the graph's label of an id, or None. `redirects` maps merged items to the items that replace them;
+    the labels of the latter are compared. Case and accents are ignored, and so are missing labels.
     """
     faults = []
     for field in _FIELDS:

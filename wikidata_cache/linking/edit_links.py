@@ -1,7 +1,7 @@
-"""Linking all parts of an edit together: a fact that the graph states outweighs everything else.
+"""Link all parts of an edit together; candidates that form a fact of the graph get the most points.
 
-`link_edit` scores subject, relation, old and new object separately, then rewards candidates that form a stated fact,
-and new objects of the old one's type. `link_all` does so for many edits, with the requests of all edits together.
+`link_edit` scores subject, relation, old and new object separately. Then it rewards candidates that form a fact of the
+graph, and new objects that have a type of the old object. `link_all` links many edits, with shared requests.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from wikidata_cache.subgraphs.edit_ends import EditLike
 class LinkedEdit:
     """The candidates for each part of an edit; `relation` and `target_true` are None where the edit has none.
 
-    `stated` is the fact (subject, relation, target_true) where the graph states exactly one combination of candidates.
+    `stated` is the fact (subject, relation, target_true) if the graph states exactly one combination of candidates,
+    else None.
     """
 
     subject: LinkResult
@@ -37,7 +38,7 @@ class LinkedEdit:
     stated: Statement | None
 
     def parts(self) -> dict[str, LinkResult]:
-        """The parts that the edit has, by the field name of their id, such as "subject_id"."""
+        """Return the parts that the edit has, by the name of their id field, such as "subject_id"."""
         found = {
             "subject_id": self.subject,
             "relation_id": self.relation,
@@ -47,15 +48,15 @@ class LinkedEdit:
         return {name: linked for name, linked in found.items() if linked is not None}
 
     def clear_candidates(self) -> dict[str, Candidate]:
-        """The leading candidate of each part that has a clear one, by the field name of its id."""
+        """Return the best candidate of each part that has a clearly leading one, by the name of the id field."""
         return {name: linked.candidates[0] for name, linked in self.parts().items() if linked.status == "exact"}
 
 
 def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
-    """Link all parts of an edit; ids that it has are checked by their labels.
+    """Link all parts of an edit. Ids that the edit already has are checked by their labels.
 
-    Candidates for subject, relation and target_true of which the graph states the fact gain many points; the
-    new target gains where it has a type of the old one. Raises BadOptionError for a malformed relation id.
+    Candidates for subject, relation and target_true that form a fact of the graph gain many points. Candidates for
+    target_new gain points if they have a type of the old target. Raises BadOptionError for a malformed relation id.
     """
     parts = parts_of(edit)
     relations = builders_for(linker, parts.relation)
@@ -82,9 +83,9 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
 def _stated(
     subjects: Sequence[CandidateBuilder], relations: Iterable[str], old: Sequence[CandidateBuilder]
 ) -> list[Statement]:
-    """The facts of the graph that a subject, a relation and an old target make; any relation where none is known.
+    """Return the facts of the graph that a subject, a relation and an old target form; without relations, any counts.
 
-    EditParts of names count only where whole names make no fact.
+    Candidates that match only by some words of a name are tried only if those with whole names form no fact.
     """
     wanted = set(relations)
     whole = _facts([one for one in subjects if one.is_whole], wanted, [one for one in old if one.is_whole])
@@ -116,7 +117,7 @@ def _reward(
 
 
 def _compare(linker: Linker, new: Sequence[CandidateBuilder], old: Sequence[CandidateBuilder]) -> None:
-    """Reward new objects that share a type with the best candidate for the old object."""
+    """Reward candidates for the new object that share a type with the best candidate for the old object."""
     if not old:
         return
     best = max(old, key=lambda builder: builder.score)
@@ -128,18 +129,18 @@ def _compare(linker: Linker, new: Sequence[CandidateBuilder], old: Sequence[Cand
 
 
 def _clear_property(relations: Sequence[CandidateBuilder]) -> str | None:
-    """The id of the property that clearly leads among the candidates, or None."""
+    """Return the id of the property that clearly leads among the candidates, or None."""
     linked = LinkResult("", tuple(builder.candidate({}) for builder in ranked(relations)), "")
     return linked.candidates[0].id if linked.status == "exact" else None
 
 
 def relation_of(linker: Linker, edit: EditLike) -> str | None:
-    """The property of an edit: its id, or the one that its words clearly name."""
+    """Return the property of an edit: its relation id, else the property that its relation text clearly names."""
     return edit.relation_id or _clear_property(builders_for(linker, parts_of(edit).relation))
 
 
 def builders_for(linker: Linker, part: EditPart, relation: str | None = None) -> list[CandidateBuilder]:
-    """Candidates for one part: the id that is given, checked by its label, else whatever the text may mean."""
+    """Return candidates for one part: the given id, checked by its label, or all entities that the text may mean."""
     if not part.text:
         return []
     return linker.builders(
@@ -153,7 +154,7 @@ def builders_for(linker: Linker, part: EditPart, relation: str | None = None) ->
 
 
 class EditPart(NamedTuple):
-    """What an edit says of one part: `text` is a label, or where `given` an id whose label should be `expected`."""
+    """One part of an edit to link: `text` is a label, or if `given` an id whose label should be `expected`."""
 
     text: str
     given: bool
@@ -163,7 +164,7 @@ class EditPart(NamedTuple):
 
 
 class EditParts(NamedTuple):
-    """The parts of an edit; those that it lacks have an empty text."""
+    """The parts of an edit; missing parts have an empty text."""
 
     subject: EditPart
     relation: EditPart
@@ -177,7 +178,7 @@ class EditParts(NamedTuple):
 
 
 def parts_of(edit: EditLike) -> EditParts:
-    """The parts of an edit, as they are to be linked."""
+    """Return the parts of an edit to link."""
     return EditParts(
         _part(edit.subject_id, edit.subject, role="subject"),
         _part(edit.relation_id, edit.relation, kind="property"),
@@ -194,9 +195,9 @@ def _part(given: str | None, text: str | None, *, kind: EntityKind = "item", rol
 
 
 def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> Iterator[LinkedEdit]:
-    """`link_edit` of each edit, in order, with the questions of all edits together where each costs a request.
+    """Yield `link_edit` of each edit, in order. For a remote source, the requests of all edits are shared.
 
-    Raises what `link_edit` raises, and what the graph raises where it cannot be asked, such as CacheMissError.
+    Raises the errors of `link_edit`, and those of the graph if it cannot answer, such as CacheMissError.
     """
     if linker.knowledge.is_remote:
         _prefetch_names(linker.knowledge, list(dict.fromkeys(part for edit in edits for part in parts_of(edit))))
@@ -206,7 +207,7 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
 
 
 def _prefetch_names(knowledge: Knowledge, parts: Sequence[EditPart]) -> None:
-    """Ask for all names, for all that they may mean or were merged into, and for the names of the types."""
+    """Fetch all names, the entities they may mean or were merged into, and the labels of the types of these."""
     knowledge.prefetch_names(part.text for part in parts if not part.given)
     bar = tqdm(parts, desc="names", unit="name", disable=None, leave=False)
     about = dict(knowledge.info({entity for part in bar for entity in _meant(knowledge, part)}))
@@ -217,21 +218,21 @@ def _prefetch_names(knowledge: Knowledge, parts: Sequence[EditPart]) -> None:
 
 
 def _meant(knowledge: Knowledge, part: EditPart) -> set[str]:
-    """The ids of all entities that a part of an edit may mean."""
+    """Return the ids of all entities that a part of an edit may mean."""
     matches = () if part.given or not part.text else knowledge.named(part.text, limit=POOL, entity=part.kind)
     given = given_id(part.text, part.kind)
     return {match.id for match in matches} | ({given} if given else set())
 
 
 def _is_called(part: EditPart, about: Mapping[str, EntityInfo]) -> bool:
-    """Whether the entity of a given id has the expected label."""
+    """Return whether the entity of a given id has the expected label."""
     said = about.get(part.text, EntityInfo())
     said = about[said.merged_into] if said.merged_into else said
     return normalise(said.label or "") == normalise(part.expected or "")
 
 
 def _at_ends(linker: Linker, edits: Sequence[EditLike]) -> Mapping[tuple[str, Role], Collection[str]]:
-    """The ids of the candidates for each end (property, role) of a relation, without further requests."""
+    """Return {(property, role): ids of the candidates for this end of the relation}, without further requests."""
     found: dict[tuple[str, Role], set[str]] = defaultdict(set)
     for edit in edits:
         if relation := relation_of(linker, edit):

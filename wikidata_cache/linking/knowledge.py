@@ -1,7 +1,7 @@
-"""What linking asks of a graph: names, facts of entities, and which types stand at the ends of a relation.
+"""The information that linking needs: names, facts about entities, and the types at the ends of a relation.
 
-`Knowledge` is the interface; `GraphKnowledge` answers from a graph with a label index (`open_index`), or from exact
-labels alone; `online.py` has one for Wikidata's API. What cannot be answered offline counts as unknown.
+`Knowledge` is the interface. `GraphKnowledge` answers from a graph, with a label index (`open_index`) or with exact
+labels only. `online.py` answers from Wikidata's API. Facts that are not available offline count as unknown.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TYPE = "P31"
-_SCANNED = 5_000_000  # labels that are looked through in about a second
+_SCANNED = 5_000_000  # labels that can be scanned in about a second
 
-_NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # errors without which linking goes on
+_NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking goes on without the answer
 
 _ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
 _KINDS: tuple[tuple[NameKind, str], ...] = (("label", RDFS_LABEL), ("alias", _ALIAS))
@@ -42,9 +42,10 @@ _NUMBERS = (
 
 @dataclass(frozen=True)
 class EntityInfo:
-    """What is known of an entity: `types` (P31) are ids, `statements` are pairs (property, item).
+    """What is known about an entity: `types` (P31) are ids, `statements` are pairs (property, item).
 
-    `statements` is None where an offline cache lacks them; `merged_into` is the item that replaces a merged one.
+    `statements` is None if an offline cache lacks them. `merged_into` is the item into which the entity was merged, or
+    None.
     """
 
     label: str | None = None
@@ -55,37 +56,36 @@ class EntityInfo:
 
 
 class Knowledge(Protocol):
-    """A provider of candidates for names, and of facts about them."""
+    """A provider of entities by name, and of facts about entities."""
 
     @property
     def name(self) -> str:
-        """The provider as messages name it."""
+        """The name of the provider, for messages."""
 
     @property
     def is_remote(self) -> bool:
-        """Whether a question costs a request, so that many should be asked together."""
+        """Whether a question costs a request, so that questions should be asked together."""
 
     def prefetch_names(self, texts: Iterable[str]) -> None:
-        """Ask for all of these names together, where that is possible, so that `named` needs no request."""
+        """Fetch all of these names together, if possible, so that `named` needs no request."""
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
-        """At most `limit` entities with this name; where there are fewer, also those whose name has all its words."""
+        """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words."""
 
     def similar_properties(self, text: str) -> Sequence[Match]:
-        """The properties whose names are most similar to the text; () where names cannot be scanned."""
+        """Return the properties whose names are most similar to the text; () where names cannot be scanned."""
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
-        """What is known of each of the ids."""
+        """Return what is known about each of the ids."""
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
-        """The labels of those ids that have one."""
+        """Return {id: label} for the ids that have a label."""
 
 
 class GraphKnowledge:
-    """Knowledge from a graph: its statements, and a label index where there is one.
+    """Knowledge from a graph: its statements, and a label index if there is one.
 
-    Without an index only labels that are written exactly so are found. What an offline answer cache does
-    not hold counts as unknown.
+    Without an index, only exact labels are found. Facts that an offline answer cache does not hold count as unknown.
     """
 
     def __init__(self, facts: Facts, index: LabelIndex | None = None) -> None:
@@ -100,36 +100,36 @@ class GraphKnowledge:
 
     @property
     def is_remote(self) -> bool:
-        """Whether there is no index: graphs on this machine have one, endpoints do not."""
+        """Whether there is no index: local graphs have an index, endpoints do not."""
         return self._index is None
 
     def prefetch_names(self, texts: Iterable[str]) -> None:
-        """Fetch the entities with these labels, many in a request; does nothing where there is an index."""
+        """Fetch the entities with these labels, many per request; do nothing if there is an index."""
         if self._index is None:
             self.facts.named(text for text in texts if text)
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
-        """At most `limit` entities with this name; where there are fewer, also those whose name has all its words."""
+        """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words."""
         if self._index is None:
             return self._labelled(text, entity)
         found = {match.id: match for match in self._index.exact(text, limit=limit, entity=entity)}
         if len(found) < limit:
             for match in self._index.tokens(text, limit=limit, entity=entity):
                 found.setdefault(match.id, match)
-        if self._is_layered:  # the index knows the lower layer alone
+        if self._is_layered:  # the index covers only the local graph, not the cache over it
             found = {match.id: match for match in self._labelled(text, entity)} | found
         return list(found.values())[:limit]
 
     def similar_properties(self, text: str) -> Sequence[Match]:
-        """The properties whose names are most similar to the text (difflib); () without an index or with a huge one."""
+        """Return the properties with names most similar to the text (difflib); () without an index or if it is huge."""
         if self._index is None or self._index.counts.labels > _SCANNED:
             return ()
-        names = {normalise(match.text): match for match in reversed(self._index.properties())}  # the best one stays
+        names = {normalise(match.text): match for match in reversed(self._index.properties())}  # the best match wins
         nearest = difflib.get_close_matches(normalise(text), names, n=5)
         return list({names[name].id: names[name] for name in nearest}.values())
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
-        """What is known of each of the ids; an empty `EntityInfo` for unknown ones."""
+        """Return what is known about each of the ids."""
         wanted = sorted(set(ids))
         items = [entity for entity in wanted if is_item(entity)]
         labels, descriptions = self._known(self.facts.labels, wanted), self._known(self.facts.descriptions, wanted)
@@ -148,7 +148,7 @@ class GraphKnowledge:
         }
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
-        """The labels of those ids that have one."""
+        """Return {id: label} for the ids that have a label."""
         return self._known(self.facts.labels, sorted(set(ids)))
 
     def _labelled(self, text: str, entity: EntityKind) -> list[Match]:
@@ -156,7 +156,7 @@ class GraphKnowledge:
         return [Match(e, text, "", "label", 0) for e in found if is_entity(e) and is_item(e) == (entity == "item")]
 
     def _known(self, ask: Callable[[Iterable[str]], Mapping[str, T]], ids: Sequence[str]) -> Mapping[str, T]:
-        """The answers of `ask` for the ids; of an offline cache for those ids that it holds."""
+        """Return the answers of `ask` for the ids; with an offline cache, only for the ids that it holds."""
         try:
             return ask(ids)
         except CacheMissError as miss:
@@ -170,7 +170,10 @@ class GraphKnowledge:
 
 @dataclass(frozen=True)
 class RelationEndTypes:
-    """The types at one end of a relation: the share, by type, of the `sampled` entities, all of known type."""
+    """The types of the entities at one end of a relation.
+
+    `sampled` is the number of sampled entities of known type; `shares` maps each type to its share of them.
+    """
 
     relation: str
     role: Role
@@ -188,9 +191,9 @@ def check_relation(relation: str) -> None:
 
 
 def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndTypes | None:
-    """The types at one end of a relation, or None where the graph has none of it or cannot be asked now.
+    """Return the types at one end of a relation, or None if the graph has none there or cannot answer now.
 
-    Raises BadOptionError for what is no property id.
+    Raises BadOptionError if `relation` is not a property id.
     """
     check_relation(relation)
     end = relation_end_key(relation, role)
@@ -202,7 +205,7 @@ def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndType
 
 
 def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
-    """Those of the ids that are at this end of the relation in some statement of the graph."""
+    """Return those of the ids that are at this end of the relation in at least one statement of the graph."""
     places = {f"{relation_end_key(relation, role)} {entity}": entity for entity in ids if is_item(entity)}
     try:
         found = facts.at_ends(places)
@@ -212,7 +215,7 @@ def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) 
 
 
 def prefetch_ends(facts: Facts, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
-    """Fetch the types at these ends, and which candidates (ids by end) are there, in as few requests as possible."""
+    """Fetch, in few requests, the types at these ends of relations, and which candidates (ids by end) are there."""
     ends = {relation_end_key(*end): ids for end, ids in candidates.items()}
     with suppress(*_NOT_NOW):
         sampled = facts.ends(ends)
@@ -221,9 +224,9 @@ def prefetch_ends(facts: Facts, candidates: Mapping[tuple[str, Role], Collection
 
 
 def open_index(source: Source) -> LabelIndex | None:
-    """The index beside a store, else one of a local graph's own names; None for endpoints and their caches.
+    """Return the index beside a store, else a new index of a local graph; None for endpoints and their caches.
 
-    Of a cache over a local graph it is the graph's. Raises LabelIndexError for an index that cannot be read.
+    For a cache over a local graph, return the index of the graph. Raises LabelIndexError for an unreadable index.
     """
     source = source.graph if isinstance(source, FallbackSource) else source
     if not isinstance(source, OxigraphSource):
@@ -232,9 +235,9 @@ def open_index(source: Source) -> LabelIndex | None:
 
 
 def index_of(source: Source) -> LabelIndex:
-    """An index in memory of all labels and aliases of an embedded graph, in every language.
+    """Make an index in memory of all labels and aliases of an embedded graph, in every language.
 
-    EntityInfo ten seconds for half a million names; `wikidata-cache load` keeps such an index on disk.
+    This takes about ten seconds for half a million names; `wikidata-cache load` keeps such an index on disk.
     """
     logger.debug("Making a label index of %s", source.name)
     return LabelIndex.in_memory(_names(source), weights=_numbers(source))

@@ -1,7 +1,8 @@
-"""`Linker`: from a text to the entities that it may mean, scored and explained; it never guesses silently.
+"""`Linker` finds the entities that a text may mean, with scores and reasons; it never chooses one silently.
 
-Candidates come from a `Knowledge`; with a relation, those that stand at its end in the graph, or are of a type that
-does, are favoured. `open_linker` makes a linker over a graph, offline or with Wikidata's API.
+Candidates come from a `Knowledge`. If a relation is given, candidates get points for being at that end of the relation
+in the graph, or for having a type of the entities there. `open_linker` makes a linker over a graph, offline or with
+Wikidata's API.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from wikidata_cache.subgraphs.facts import Facts
 
 
 class Linker:
-    """Links texts to the entities of `knowledge`; `graph` is where relations are looked up.
+    """Links texts to the entities of `knowledge`; relations are looked up in `graph`.
 
-    Items of `internal` classes (by default disambiguation pages, categories, templates and lists) are no
-    candidates. What was sampled of a relation is kept as long as the object lives.
+    Items of `internal` classes (by default disambiguation pages, categories, templates and lists) are never candidates.
+    The object keeps the sampled types of each relation in memory.
     """
 
     def __init__(self, knowledge: Knowledge, graph: Facts, *, internal: Collection[str] | None = None) -> None:
@@ -50,10 +51,11 @@ class Linker:
         expected_label: str | None = None,
         limit: int = 10,
     ) -> LinkResult:
-        """The candidates for a text, or for an id, which is then checked against `expected_label`.
+        """Return the candidates for a text. The text may be an id, which is checked against `expected_label`.
 
-        `relation` (a property id) and `role` say where in a fact the entity stands; candidates of the types
-        that stand there in the graph are favoured. Raises BadOptionError for a relation that is no id.
+        `relation` (a property id) and `role` are the position of the entity in a fact; candidates with a type that
+        entities at this position have in the graph get more points. Raises BadOptionError if `relation` is not a
+        property id.
         """
         builders = self.builders(text, relation=relation, role=role, kind=kind, expected_label=expected_label)
         return self.result(text, builders, relation=relation, role=role, limit=limit)
@@ -68,9 +70,10 @@ class Linker:
         expected_label: str | None = None,
         only_id: bool = False,
     ) -> list[CandidateBuilder]:
-        """Unranked candidates for a text, to which reasons may be added; with `only_id` the text is an id, not a name.
+        """Return unranked candidates for a text, to which reasons can be added; see `link` for the arguments.
 
-        Raises BadOptionError for a relation that is no id.
+        With `only_id`, the text is read as an id and never as a name. Raises BadOptionError if `relation` is not a
+        property id.
         """
         if relation is not None:
             check_relation(relation)
@@ -89,7 +92,7 @@ class Linker:
     def result(
         self, text: str, builders: Sequence[CandidateBuilder], *, relation: str | None, role: Role, limit: int = 10
     ) -> LinkResult:
-        """The result of the best `limit` builders, ranked, with the labels of their types."""
+        """Return the result for the best `limit` builders, ranked, with the labels of their types."""
         best = ranked(builders)[:limit]
         names = self.knowledge.labels(set().union(*(builder.info.types for builder in best)))
         notes = (
@@ -100,16 +103,19 @@ class Linker:
         return LinkResult(text, tuple(builder.candidate(names) for builder in best), self.knowledge.name, tuple(notes))
 
     def knows_property(self, relation: str) -> bool:
-        """Whether the graph has a label or typed values or subjects of a property; raises BadOptionError."""
+        """Return whether the graph has a label, or values or subjects of known type, of a property.
+
+        Raises BadOptionError if `relation` is not a property id.
+        """
         stands = any(self._at_end(relation, role) is not None for role in ("object", "subject"))
         return stands or bool(self.knowledge.labels([relation]))
 
     def ask_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
-        """Fetch together what `link` needs of these ends (property, role) and of the candidates (ids) for them."""
+        """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids)."""
         prefetch_ends(self._graph, candidates)
 
     def _relate(self, builders: Sequence[CandidateBuilder], relation: str, role: Role) -> None:
-        """Add the reasons from the relation: whether such entities stand at this end, whether this one does."""
+        """Add the reasons from the relation: whether entities of its type, and the entity itself, are at this end."""
         ends = self._at_end(relation, role)
         if ends is None:
             return
@@ -130,9 +136,9 @@ class Linker:
 
 
 def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:
-    """A linker over a graph and its label index; with `api`, candidates come from there instead.
+    """Make a linker over a graph and its label index; with `api`, candidates come from the API instead.
 
-    What stands at the ends of a relation is always looked up in the graph. Raises LabelIndexError.
+    The ends of relations are always looked up in the graph. Raises LabelIndexError.
     """
     knowledge = OnlineKnowledge(api) if api else GraphKnowledge(facts, open_index(facts.source))
     return Linker(knowledge, facts, internal=facts.internal)

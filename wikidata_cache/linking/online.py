@@ -1,7 +1,7 @@
-"""Knowledge from Wikidata's Action API (https://www.wikidata.org/w/api.php), for those who ask for it with --online.
+"""Link with Wikidata's Action API (https://www.wikidata.org/w/api.php), which the option --online chooses.
 
-`ActionApi` uses wbsearchentities, search, and wbgetentities (50 ids a request), rate-limited and retried as endpoints
-are. `OnlineKnowledge` keeps the answers in memory only.
+`ActionApi` uses wbsearchentities, search, and wbgetentities (50 ids per request), with the same rate limits and retries
+as endpoints. `OnlineKnowledge` answers the questions of linking from it, and keeps the answers in memory only.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from wikidata_cache.sources.source import batches
 
 T = TypeVar("T")
 
-_BATCH = 50  # ids that wbgetentities takes
-_LONGEST = 250  # characters of a name; the searches refuse more
+_BATCH = 50  # ids per request of wbgetentities
+_LONGEST = 250  # characters of a name; the searches refuse longer texts
 _PASSING: Mapping[str, EndpointTrouble] = {
     "maxlag": "unavailable",
     "readonly": "unavailable",
@@ -47,15 +47,15 @@ _PROPS = "labels|aliases|descriptions|claims"
 _NAMESPACES = {"item": "0", "property": "120"}
 _SUGGESTION = "Check the URL (api.php of a Wikibase), or link offline."
 
-_PER_SEARCH = 15  # the entities of both searches go in one request, with all their statements
+_PER_SEARCH = 15  # hits per search; one request fetches the entities of both searches, with all their statements
 
 
 class ActionApi:
     """The Action API of Wikidata or of another Wikibase, at `url`.
 
-    `contact`, `timeout`, `patience` and `limiter` are what they are for `EndpointSource`. Raises OfflineError when
+    `contact`, `timeout`, `patience` and `limiter` have the same meaning as for `EndpointSource`. Raises OfflineError if
     KG_OFFLINE is set, MissingContactError for a Wikimedia host without `contact` (or KG_EDIT_CONTACT), and
-    EndpointError for whatever goes wrong.
+    EndpointError for any failure of a request.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class ActionApi:
         self._limiter = limiter or RateLimiter()
 
     def search(self, text: str, *, limit: int = 10, kind: EntityKind = "item") -> list[str]:
-        """Ids from two searches: by the beginnings of names (at most 50), then by words anywhere."""
+        """Return the ids of two searches: names that begin with the text, then words anywhere (at most 50 ids each)."""
         if not text.strip() or len(text) > _LONGEST:
             return []
         by_name = {"action": "wbsearchentities", "search": text, "language": "en", "uselang": "en", "type": kind}
         found = self._get(by_name | {"limit": str(min(limit, _BATCH))}, "search", parse_search)
-        if terms := " ".join(re.findall(r"\w+", text)):  # no operator of the search is left in it
+        if terms := " ".join(re.findall(r"\w+", text)):  # this removes the operators of the search syntax
             by_word = {"action": "query", "list": "search", "srsearch": terms, "srnamespace": _NAMESPACES[kind]}
             found += self._get(by_word | {"srlimit": str(min(limit, _BATCH))}, "query", parse_pages)
         return list(dict.fromkeys(found))
 
     def entities(self, ids: Iterable[str]) -> dict[str, ApiEntity]:
-        """What is said of those ids that exist, by the id that was asked for; redirects are followed."""
+        """Return the existing entities by requested id; a merged id gives the entity into which it was merged."""
         found: dict[str, ApiEntity] = {}
         ask = {
             "action": "wbgetentities",
@@ -97,7 +97,7 @@ class ActionApi:
         return found
 
     def _get(self, parameters: Mapping[str, str], wanted: str, parse: Callable[[Json], T]) -> T:
-        """The field `wanted` of the answer to one request, parsed; retried where waiting helps."""
+        """Send a request and return the field `wanted` of its answer, parsed; retry where waiting helps."""
         forbid_when_offline(self.url)
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
         return with_retries(
@@ -128,7 +128,7 @@ class ActionApi:
             return answer[wanted]
         if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
             raise self._refusal(answer["error"], reply)
-        parse_reply(reply, self.url)  # raises for every reply that is no SPARQL answer
+        parse_reply(reply, self.url)  # raises for every reply that is not a SPARQL answer
         raise EndpointError(self.url, "bad answer", "found SPARQL results", _SUGGESTION)
 
     def _refusal(self, error: Json, reply: Reply) -> EndpointError:
@@ -149,7 +149,7 @@ class _Get(Transport):
 
 
 class OnlineKnowledge:
-    """`Knowledge` from an `ActionApi`; each search and entity is asked for once, nothing is written to disk."""
+    """`Knowledge` from an `ActionApi`. Each search and each entity is requested once; nothing is written to disk."""
 
     def __init__(self, api: ActionApi) -> None:
         self._api = api
@@ -158,7 +158,7 @@ class OnlineKnowledge:
 
     @property
     def name(self) -> str:
-        """How messages name this source: the URL of the API."""
+        """The URL of the API, for messages."""
         return self._api.url
 
     @property
@@ -167,14 +167,14 @@ class OnlineKnowledge:
         return True
 
     def prefetch_names(self, texts: Iterable[str]) -> None:
-        """Does nothing: a search takes one name."""
+        """Do nothing: a search takes only one name."""
 
     def similar_properties(self, text: str) -> Sequence[Match]:
-        """Always (): the searches find similar names themselves."""
+        """Return (): the searches find similar names themselves."""
         return ()
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
-        """The entities that either search finds, each with its name that agrees best; raises EndpointError."""
+        """Return the entities that either search finds, each with its best matching name; raises EndpointError."""
         asked = text, entity, min(limit, _PER_SEARCH)
         if asked not in self._searches:
             self._searches[asked] = self._api.search(text, limit=asked[2], kind=entity)
@@ -183,13 +183,13 @@ class OnlineKnowledge:
         return [best for one in ids if one in said and (best := _best(one, said[one], text))]
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
-        """What Wikidata states of each of the ids; raises EndpointError."""
+        """Return what Wikidata states about each of the ids; raises EndpointError."""
         wanted = sorted(set(ids))
         said = self._said(wanted)
         return {entity: _entity_info(entity, said[entity]) if entity in said else EntityInfo() for entity in wanted}
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
-        """The labels of those ids that have one; raises EndpointError."""
+        """Return {id: label} for the ids that have a label; raises EndpointError."""
         said = self._said(sorted(set(ids)))
         return {entity: label for entity, found in said.items() if (label := found.label)}
 
