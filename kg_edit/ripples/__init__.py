@@ -1,1 +1,1 @@
-"""Benchmarks of what follows from an edit, made from a graph for one model: it is asked only what it can answer."""
+"""Make benchmarks of what follows from an edit, from a graph and for one model: it is only asked what it can answer."""

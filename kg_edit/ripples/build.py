@@ -1,8 +1,9 @@
-"""A Ripples file made for one model from one graph: edits, the questions that the model can answer, and provenance.
+"""Build a Ripples file for one model from one graph: edits, the questions that the model can answer, and provenance.
 
-1. Edits: drawn from the graph (`edits`), or a user's own, which name s, r and o* by their ids.
-2. Questions of each edit, proposed from the graph (`questions`).
-3. The model is asked for every fact that they rest on (`knowledge`); what it does not know is dropped and counted.
+1. Edits are drawn from the graph (`edits`), or given by the user with the ids of r and o*.
+2. Questions of each edit are proposed from the graph (`questions`).
+3. The model is asked every fact that a question needs (`knowledge`). Questions with unknown facts are dropped and
+   counted.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from kg_edit.storage.atomic import write_text
 
 Document = dict[str, Any]  # the file's JSON
 _EXAMPLES = 3
-_SHOWN_FROM = 40  # objects, the most frequent ones, from which the examples of a relation are drawn
-_PATHS = 5  # examples of a kind of path, two of which are shown: those with other answers
-_NEIGHBOURS = 8  # other subjects of o that are looked at
+_SHOWN_FROM = 40  # the number of most frequent objects from which a relation's examples are drawn
+_PATHS = 5  # examples for each kind of path; two with other answers than the question's are shown
+_NEIGHBOURS = 8  # other subjects of o to consider
 _KEPT_NEIGHBOURS = 5  # prompts in an edit's neighborhood
 _CHOICES = 25
-_OLD = 2  # old answers that are written
+_OLD = 2  # old answers to write
 
 
 @dataclass(frozen=True, kw_only=True)
 class Builder:
-    """Makes the file; ``folder`` keeps the model's answers, so that the same command goes on where it stopped."""
+    """Builds the file; ``folder`` keeps the model's answers, so that the same command resumes an interrupted build."""
 
     model: LanguageModel
     table: FactTable
@@ -48,10 +49,10 @@ class Builder:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def build(self, relations: Sequence[str], *, n: int) -> Document:
-        """The file's document with ``n`` edits of ``relations``, or fewer where the graph has no more.
+        """Make the document with ``n`` edits of ``relations``, or fewer if the graph has no more.
 
         Raises:
-            ConfigError: a relation has no noun or no template; or the graph and the model have no edit at all.
+            ConfigError: a relation has no noun or no template; or the graph and the model give no edit at all.
         """
         templates = RelationTemplates.load()
         for relation in relations:
@@ -72,10 +73,10 @@ class Builder:
         return self._document(knowledge, chosen, edits, around)
 
     def build_for(self, edits: Sequence[Edit]) -> Document:
-        """The same for edits that are given; those without the ids of r and o* are dropped, and counted.
+        """Make the document for given edits; edits without the ids of r and o* are dropped and counted.
 
         Raises:
-            ConfigError: none is left.
+            ConfigError: no edit is left.
         """
         usable = [edit for edit in edits if self._usable(edit)]
         if not usable:
@@ -103,9 +104,10 @@ class Builder:
     def _knowledge(
         self, targets: Sequence[str], found: Sequence[Candidates], *, spared: Sequence[str] = ()
     ) -> Knowledge:
-        """Asks with three examples a relation: of frequent objects, and of frequent subjects for the edited ones.
+        """Choose three example facts for each relation, and make the `Knowledge` that asks with them.
 
-        Nothing about ``spared`` is an example, as examples are not asked for.
+        Examples are about frequent objects, and for the edited relations also about frequent subjects. No item of
+        ``spared`` is in an example, because examples are not asked.
         """
         pool: dict[str, list[AskedFact]] = {}
         for item in dict.fromkeys([*targets, *(s for one in found for s in one.subjects)]):
@@ -119,7 +121,7 @@ class Builder:
         return Knowledge(self.model, self.table.words, whole, self.folder, self.progress)
 
     def _neighbours(self, change: Change, near: Sequence[str]) -> list[str]:
-        """Other subjects of which o is true, in an order of hashes."""
+        """At most `_NEIGHBOURS` other subjects with the object o, in hash order."""
         others = [item for item in near if item != change.subject]
         return sorted(others, key=lambda item: hashed(self.seed, change.subject, item))[:_NEIGHBOURS]
 
@@ -179,7 +181,10 @@ class Builder:
         }
 
     def _record(self, knowledge: Knowledge, change: Change, edit: Edit, found: Sequence[Proposal]) -> dict[str, Any]:
-        """A row of the file: the edit with its neighbours (known or not, as in CounterFact), and the questions."""
+        """A record of the file: the edit with its neighbours, and the questions.
+
+        The model need not know the neighbours, as in CounterFact.
+        """
         right = [one for one in found if self._can_ask(knowledge, one)]
         same = dict.fromkeys(one.start for one in found if one.kind == "same-object")
         near = tuple(edit.prompt.replace("{}", name) for name in same)[:_KEPT_NEIGHBOURS]
@@ -193,7 +198,7 @@ class Builder:
         }
 
     def _can_ask(self, knowledge: Knowledge, one: Proposal) -> bool:
-        """Whether the model knows, and lacks, what the question says; what it does not is counted as dropped."""
+        """Whether the model knows, and lacks, the facts that the question requires; else it is counted as dropped."""
         fits = all(map(knowledge.knows, one.knows)) and all(map(knowledge.lacks, one.lacks))
         if not fits:
             asked = all(map(knowledge.has_asked, (*one.knows, *one.lacks)))
@@ -202,7 +207,7 @@ class Builder:
         return fits
 
     def _examples(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, list[list[str]]]:
-        """For each kind of path some others of the graph, as labels: none starts at a subject or an o* of the file."""
+        """Paths of the graph, as labels, for each kind of path; none starts at a subject or an o* of the file."""
         edited = {record["edit"][name] for record in records for name in ("subject", "target_new")}
         asked = (tuple(question["hops"]) for record in records for question in record["questions"])
         paths = {*asked, *((record["edit"]["relation_id"],) for record in records)}
@@ -211,7 +216,10 @@ class Builder:
         return {" ".join(hops): self._paths(hops, starts, knowledge) for hops in sorted(paths) if hops[0][0] == "P"}
 
     def _paths(self, hops: tuple[str, ...], starts: Sequence[str], knowledge: Knowledge) -> list[list[str]]:
-        """Paths over ``hops`` to different ends; those first of which the model knows every fact after the first."""
+        """Paths over ``hops`` to different ends.
+
+        Paths of which the model knows every fact after the first come first.
+        """
         found: dict[str, tuple[bool, list[str]]] = {}
         for start in starts:
             path = self.table.followed(start, hops)
@@ -228,7 +236,7 @@ class Builder:
 
 
 def write_ripples(path: Path, document: Document) -> Path:
-    """Write the document with a record a line."""
+    """Write the document with one record on each line."""
     head = {name: part for name, part in document.items() if name != "records"}
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in document["records"])
     start = json.dumps(head, ensure_ascii=False, indent=None, separators=(",", ":"))[:-1]
@@ -241,7 +249,10 @@ def _change_of(edit: Edit) -> Change:
 
 
 def _question(one: Proposal, change: Change) -> RippleQuestion:
-    """The question as it is written; of the statements (o*, r') every second is withheld from graph methods."""
+    """The question as it is written.
+
+    Half of the statements (o*, r') are withheld from graph methods; a hash decides which.
+    """
     stated = one.kind != "two-hop" or hashed("stated", change.new, one.hops[-1]) % 2 == 0
     return RippleQuestion(
         kind=one.kind,
@@ -256,7 +267,7 @@ def _question(one: Proposal, change: Change) -> RippleQuestion:
 
 
 def _examples(facts: Iterable[AskedFact], seed: int) -> list[AskedFact]:
-    """Three facts with three objects, drawn from those with the most frequent things."""
+    """Three facts with different objects, drawn by hash from the first `_SHOWN_FROM` facts."""
     first = list(dict.fromkeys(facts))[:_SHOWN_FROM]
     drawn: dict[str, AskedFact] = {}
     for fact in sorted(first, key=lambda one: hashed(seed, "example", one.relation, one.thing)):
@@ -272,7 +283,7 @@ def _by_object(subjects: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _choices(found: Iterable[Sequence[Proposal]]) -> dict[str, list[str]]:
-    """The objects of each relation at the end of a two-hop question, the most frequent first."""
+    """The objects of each relation at the end of a two-hop question, the most frequent ones first."""
     seen: dict[str, Counter[str]] = {}
     for some in found:
         for one in some:

@@ -1,7 +1,8 @@
-"""Edits for a Ripples benchmark: (s, r, o -> o*) with o* of o's kind, some of which the model knows more about.
+"""Draw the edits of a Ripples benchmark: (s, r, o -> o*) with o* of the same kind as o.
 
-Subjects are the best known ones of a relation, in an order of hashes; o* comes from the relation's own objects. Both
-are dealt out to the splits by their own hash, so that no subject and no o* of ``dev`` is one of ``test``.
+The subjects are the best-known ones of a relation, in hash order. o* is one of the relation's own objects; those about
+which the model knows more are drawn more often. Subjects and o* are assigned to the splits by their own hash, so that
+no subject and no o* of ``dev`` is one of ``test``.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from kg_edit.ripples.facts import FactTable
 from kg_edit.ripples.words import EditedRelation
 
 Split = Literal["dev", "test"]
-_POOL = 160  # objects of a relation that may be an o*: the most frequent ones
-_SUBJECTS = 3000  # of a relation that are looked at
-_BEST_KNOWN = 250  # of these that may be edited
-_SAME_TARGET = 8  # edits towards one o*
-_NAME = 40  # letters of a name
+_POOL = 160  # the number of most frequent objects of a relation that may be an o*
+_SUBJECTS = 3000  # subjects of a relation to consider
+_BEST_KNOWN = 250  # the best-known subjects, which may be edited
+_SAME_TARGET = 8  # edits towards one o*, at most
+_NAME = 40  # characters of a name, at most
 
 
 @dataclass(frozen=True)
 class Change:
-    """An edit as ids: subject, relation, old and new object, and the part of the file it belongs to."""
+    """An edit as ids: subject, relation, old and new object, and the split."""
 
     subject: str
     relation: str
@@ -39,7 +40,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a relation may be edited with: subjects with their current objects, and objects for an o*."""
+    """The possible edits of a relation: subjects with their current objects, and objects that may be an o*."""
 
     relation: str
     subjects: Mapping[str, str]
@@ -47,7 +48,7 @@ class Candidates:
 
 
 def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
-    """The well-known subjects of a relation, and its most frequent objects; all of them are read."""
+    """The best-known subjects of a relation, and its most frequent objects; the table reads all of them."""
     pairs, rule = table.pairs(relation), table.words.edited.get(relation, EditedRelation())
     frequent = [o for o, _ in Counter(o for _, o in pairs).most_common(2 * _POOL)]
     subjects = sorted({s for s, _ in pairs}, key=lambda s: hashed(seed, "subject", s))[:_SUBJECTS]
@@ -61,12 +62,12 @@ def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
 
 
 def fits(table: FactTable, item: str, rule: EditedRelation) -> bool:
-    """Whether an object is of one of the classes that the relation's o* must be of."""
+    """Whether an object is an instance of one of the classes that the relation requires of o*."""
     return not rule.classes or not table.classes(item).isdisjoint(rule.classes)
 
 
 def apart(table: FactTable, one: str, other: str) -> bool:
-    """Whether neither label has a word of the other: Paris Saint-Germain says where it is."""
+    """Whether two labels share no word: "Paris Saint-Germain" gives away its city."""
     words = [set((table.label(item) or "").casefold().split()) for item in (one, other)]
     return words[0].isdisjoint(words[1])
 
@@ -74,9 +75,10 @@ def apart(table: FactTable, one: str, other: str) -> bool:
 def changes(
     table: FactTable, found: Sequence[Candidates], richness: Mapping[str, int], *, n: int, seed: int
 ) -> Iterator[Change]:
-    """``n`` edits, a third of them for ``dev``, the relations in turn; twice those of whose o* the model knows most.
+    """Yield up to ``n`` edits, a third of them for ``dev``, taking the relations in turn.
 
-    ``richness`` says of how many relations of an o* the model knows the object; an o* without any is not taken.
+    Relations about whose objects the model knows more than the median get two turns. ``richness`` is the number of
+    relations of an o* whose object the model knows; an o* with 0 is not used.
     """
     means = {one.relation: fmean([richness.get(o, 0) for o in one.targets] or [0]) for one in found}
     middle = median(means.values())
@@ -96,7 +98,7 @@ def changes(
 
 
 def _of_relation(table: FactTable, found: Candidates, richness: Mapping[str, int], *, seed: int) -> Iterator[Change]:
-    """The subjects in an order of hashes, each with an o*; richer ones come more often."""
+    """Yield the subjects in hash order, each with an o*; an o* with higher richness is drawn more often."""
     known = [o for o in found.targets if richness.get(o)]
     rule = table.words.edited.get(found.relation, EditedRelation())
     for subject in sorted(found.subjects, key=lambda s: hashed(seed, "edit", s)):
@@ -117,21 +119,21 @@ def _of_relation(table: FactTable, found: Candidates, richness: Mapping[str, int
 
 
 def _weighted(value: int, weight: int) -> float:
-    """A number; the smallest of several is one's with odds of its weight, squared."""
+    """A number for a weighted draw: the smallest one wins, with odds in proportion to its squared weight."""
     return -log((value + 1) / 2.0**64) / weight**2
 
 
 def split_of(item: str) -> Split:
-    """The part that an item belongs to: a third of all items to ``dev``."""
+    """The split of an item, by its hash: a third of all items are in ``dev``."""
     return "dev" if hashed("split", item) % 3 == 0 else "test"
 
 
 def hashed(*parts: object) -> int:
-    """A number of 64 bits from the parts, the same on all machines."""
+    """A 64-bit number made from the parts, the same on all machines."""
     text = "|".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
 
 
 def is_plain(label: str | None) -> bool:
-    """Whether a label is a short name that a model may be asked for."""
+    """Whether a label is a short, capitalised name without special characters, for which a model can be asked."""
     return label is not None and len(label) <= _NAME and not set('()[]{}|:/"\n') & set(label) and label[:1].isupper()

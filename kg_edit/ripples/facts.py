@@ -1,7 +1,7 @@
-"""What a graph says, as a Ripples benchmark needs it: an item's objects by relation, its current object, its names.
+"""Read the facts of a graph for a Ripples benchmark: an item's objects by relation, its current object, its names.
 
-Statements are read for many items at once and kept. The *current* object of (s, r) is the only one that is left when
-things of the past are taken away: those of a class of the past, and those that something else replaced.
+Statements are read for many items at once and cached. The *current* object of (s, r) is the only object that is left
+after objects of the past are removed: those of a former class, and those that were replaced.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from wikidata_cache import WikidataCache
 _ENTITY, _DIRECT = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
 _ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
 _KIND, _REPLACED_BY, _REPLACES = "P31", "P1366", "P1365"
-_PAIRS = 20_000  # of a relation: enough to choose from, and few enough for an endpoint
+_PAIRS = 20_000  # pairs of a relation, at most: enough to choose from, and few enough for an endpoint
 _AT_ONCE = 400  # items in a query for aliases
-_NAME = 30  # letters of an alias that a model may say
-_NAMES = 4  # of an item that count
+_NAME = 30  # characters of a usable alias, at most
+_NAMES = 4  # names of an item to use, at most
 
 
 @dataclass(frozen=True, eq=False)
 class FactTable:
-    """The statements, labels and aliases of items, from any source of `WikidataCache`."""
+    """The statements, labels and aliases of items, read from any source of `WikidataCache`."""
 
     graph: WikidataCache
     words: RippleWords
@@ -35,12 +35,12 @@ class FactTable:
     _incoming: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def pairs(self, relation: str) -> list[tuple[str, str]]:
-        """All (s, o) of a relation, the first 20,000 in the order of their ids."""
+        """All (s, o) of a relation, at most the first 20,000 in the order of their ids."""
         rows = self.graph.query(f"SELECT ?s ?o WHERE {{ ?s <{_DIRECT}{relation}> ?o }} ORDER BY ?s ?o LIMIT {_PAIRS}")
         return [(_id(row["s"]), _id(row["o"])) for row in rows if _is_item(row["s"]) and _is_item(row["o"])]
 
     def read(self, items: Iterable[str]) -> None:
-        """Read the statements of ``items`` and of their objects, and the labels and aliases of all of them."""
+        """Read the statements of ``items`` and of their objects, and the labels and aliases of all of these."""
         new = set(items) - self._read
         self._read.update(new)
         self._read_statements(new)
@@ -81,23 +81,23 @@ class FactTable:
         return self._objects[item]
 
     def current(self, item: str, relation: str) -> str | None:
-        """The one object that is not of the past; None if there is none, several, or one without a label."""
+        """The only object that is not of the past; None if there is none, or several, or it has no label."""
         left = [o for o in self._objects[item].get(relation, ()) if self.is_now(o)]
         return left[0] if len(left) == 1 and left[0] in self._labels else None
 
     def is_now(self, item: str) -> bool:
-        """Whether nothing that was read says that an item is of the past, or a page of Wikimedia's own."""
+        """Whether no statement that was read says that an item is of the past or an internal page of Wikimedia."""
         said = self._objects.get(item, {})
         replaced = _REPLACED_BY in said or item in self._replaced
         return not replaced and {*self.words.former, *self.graph.facts.internal}.isdisjoint(said.get(_KIND, ()))
 
     @cached_property
     def _replaced(self) -> frozenset[str]:
-        """All that something "replaces", as the euro does the escudo."""
+        """All items that another item "replaces", as the euro does the escudo."""
         return frozenset(o for _, o in self.pairs(_REPLACES))
 
     def followed(self, item: str, hops: Sequence[str]) -> tuple[str, ...] | None:
-        """The items on a path of current objects, from ``item`` on; None where it breaks off."""
+        """The items on a path of current objects, beginning with ``item``; None if the path breaks off."""
         path = [item]
         for hop in hops:
             end = self.current(path[-1], hop) if path[-1] in self._objects else None
@@ -107,15 +107,15 @@ class FactTable:
         return tuple(path)
 
     def read_items(self) -> list[str]:
-        """All items whose statements have been read, and that have a label."""
+        """All items with a label whose statements have been read."""
         return [item for item in self._objects if item in self._labels]
 
     def leads_to(self, item: str) -> list[tuple[str, str]]:
-        """(relation, thing) of all read statements thing -relation-> item."""
+        """(relation, thing) of all statements thing -relation-> item that were read."""
         return self._incoming.get(item, [])
 
     def classes(self, item: str) -> frozenset[str]:
-        """The classes that an item that has been read is an instance of."""
+        """The classes of an item that has been read."""
         return frozenset(self._objects[item].get(_KIND, ()))
 
     def label(self, item: str) -> str | None:
@@ -123,7 +123,7 @@ class FactTable:
         return self._labels.get(item)
 
     def names(self, item: str) -> tuple[str, ...]:
-        """The label, then some aliases that can be said, those first that share a word with the label."""
+        """The label, then up to three usable aliases; aliases that share a word with the label come first."""
         label = self._labels[item]
         words = set(label.casefold().split())
         short = filter(_can_be_said, self._aliases[item])
@@ -131,12 +131,12 @@ class FactTable:
         return tuple(dict.fromkeys([label, *likely]))[:_NAMES]
 
     def mentions(self, items: Iterable[str]) -> Mapping[str, int]:
-        """How many statements have each item as their object: how well known it is. Counted up to 500."""
+        """The number of statements with each item as object (up to 500), which tells how well known it is."""
         return self.graph.facts.degrees(items)
 
 
 def _can_be_said(alias: str) -> bool:
-    """Not a code (de, the flag of Italy) and not a name with remarks (London, England)."""
+    """Whether an alias is a usable name: no code (de, the flag of Italy) and no addition (London, England)."""
     letters = [character for character in alias if character.isalpha()]
     long_enough = len(letters) > 3 or (len(letters) > 1 and alias.isupper())
     return long_enough and len(alias) <= _NAME and not set("(),/:") & set(alias)

@@ -1,8 +1,8 @@
-"""What a model knows: which facts it says by itself, asked in three few-shot forms that nothing else uses.
+"""Find out which facts a model knows, by asking each fact in three few-shot forms that are used nowhere else.
 
-A fact is *known* if at least two of the three forms get its object (or an alias, at the answer's start), and *unknown*
-if none does. The three examples of a relation are facts of the graph with three different objects; they show the form
-and are not asked themselves. Answers are kept in the cache folder, so that a builder that was stopped goes on.
+A fact is *known* if the answers to at least two of the three forms begin with its object or an alias, and *unknown* if
+none does. The three examples of a relation are facts of the graph with three different objects; they show the form and
+are not asked themselves. Answers are kept in the cache folder, so an interrupted build can resume.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kg_edit.scoring.generation import ends_line
 from kg_edit.scoring.greedy import greedy
 from kg_edit.text.matching import begins_with
 
-_STEPS = 7  # tokens of an answer
+_STEPS = 7  # tokens of an answer, at most
 
 
 @dataclass(frozen=True, order=True)
@@ -32,13 +32,13 @@ class AskedFact:
 
     @property
     def object(self) -> str:
-        """The name that is shown."""
+        """The object's name in prompts and files."""
         return self.names[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """Asks a model for facts. ``examples`` has the three of each relation; ``folder`` keeps the answers."""
+    """Asks a model for facts. ``examples`` has three example facts for each relation; ``folder`` keeps the answers."""
 
     model: LanguageModel
     words: RippleWords
@@ -48,7 +48,7 @@ class Knowledge:
     _rights: dict[AskedFact, int] = field(default_factory=dict)
 
     def ask(self, facts: Iterable[AskedFact], *, about: str) -> None:
-        """Ask for ``facts`` in all three forms; ``about`` is what the progress bar says."""
+        """Ask for ``facts`` in all three forms; ``about`` is the title of the progress bar."""
         new = [fact for fact in dict.fromkeys(facts) if fact not in self._rights and self._may_ask(fact)]
         prompts = {(fact, form): self._prompt(fact, form) for fact in new for form in self.words.knowledge}
         texts = self._replies.texts(list(prompts.values()), about=about)
@@ -57,19 +57,19 @@ class Knowledge:
             self._rights[fact] = sum(any(begins_with(text, name) for name in fact.names) for text in said)
 
     def has_asked(self, fact: AskedFact) -> bool:
-        """Whether the fact could be asked: it is no example, and its relation has examples."""
+        """Whether the fact was asked: it is no example, and its relation has examples."""
         return fact in self._rights
 
     def knows(self, fact: AskedFact) -> bool:
-        """Whether at least two of three forms got the object; False for a fact that could not be asked."""
+        """Whether at least two of three forms got the object; False for a fact that was not asked."""
         return self._rights.get(fact, 0) >= 2
 
     def lacks(self, fact: AskedFact) -> bool:
-        """Whether no form got the object; False for a fact that could not be asked."""
+        """Whether no form got the object; False for a fact that was not asked."""
         return self._rights.get(fact) == 0
 
     def _may_ask(self, fact: AskedFact) -> bool:
-        """Not an example itself, nor where there are no examples."""
+        """Whether the fact can be asked: its relation has examples, and none of them is about the same thing."""
         shown = self.examples.get(fact.relation, ())
         return bool(shown) and all(fact.thing != example.thing for example in shown)
 

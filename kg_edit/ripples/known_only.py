@@ -1,14 +1,14 @@
-"""The filter ``--known-only`` for any data set: only questions whose further hops the unedited model knows.
+"""The filter ``--known-only`` for any data set: keep only questions whose further hops the unedited model knows.
 
-RippleEdits (Cohen et al. 2024) counts a test only if the model answers its condition queries. The same rule here, for
-whatever a record says of its hops:
+RippleEdits (Cohen et al. 2024) counts a test only if the model answers its condition queries. The same rule is used
+here, with the hops that each data set gives:
 
 - RippleEdits: a test's condition queries.
-- MQuAKE: the single hops of the new chain, but for those that an edit makes.
-- CounterFactPlus: the recalled relation, as a sentence to go on with.
-- Ripples: made so; the unknown part is left out.
+- MQuAKE: the single hops of the new chain, except those that an edit makes.
+- CounterFactPlus: the recalled relation, as a sentence to continue.
+- Ripples: its known questions are built this way; the unknown ones are left out.
 
-A hop is known if the model's greedy answer says it (names compared as everywhere). A record without a question that is
+A hop is known if the model's greedy answer says it (names are compared as everywhere). A record without any question
 left is dropped.
 """
 
@@ -33,7 +33,7 @@ _FOLLOWS = ("multihop", "ripple", "ripples-known", "ripples-unknown")  # familie
 
 @dataclass(frozen=True)
 class KnownOnly:
-    """What is left: the records, and how many of the questions."""
+    """The remaining records, the number of their questions, and the number of questions before."""
 
     records: tuple[BenchmarkRecord, ...]
     questions: int
@@ -46,9 +46,9 @@ class KnownOnly:
 def known_only(
     model: LanguageModel, records: Sequence[BenchmarkRecord], *, folder: Path, progress: bool = True
 ) -> KnownOnly:
-    """The records with the questions of which ``model``, unedited, knows every further hop.
+    """Keep the questions for which the unedited ``model`` knows every further hop, and the records that have one.
 
-    ``folder`` keeps what the model answers.
+    ``folder`` keeps the model's answers.
     """
     hops = [query for record in records for _, needed in _questions(record) for query in needed]
     replies = KeptReplies(model, folder, f"{_TOKENS} tokens", partial(_written, model), progress)
@@ -73,7 +73,7 @@ def _may_count(asked: Question | Probe, needed: Sequence[Query], knows: dict[Que
 
 
 def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list[Query]]]:
-    """The questions about what follows, each with the hops that must be known."""
+    """Yield the questions about what follows, each with the hops that the model must know."""
     for edit in record.edits:
         yield from ((question, _recalled(question)) for question in edit.portability)
     made = {edit.target_new for edit in record.edits}
@@ -84,7 +84,7 @@ def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list
 
 
 def _recalled(question: Question) -> list[Query]:
-    """ "(Rome, capital of, Italy)" as the sentence "Rome capital of" and its answer."""
+    """Turn "(Rome, capital of, Italy)" into the sentence "Rome capital of" and its answer."""
     inner = (question.recalled_relation or "").strip().removeprefix("(").removesuffix(")")
     thing, relation, target = (*(part.strip() for part in inner.split(",", 2)), "", "", "")[:3]
     if not target:
@@ -98,7 +98,7 @@ def _says(text: str, query: Query) -> bool:
 
 
 def _left(record: BenchmarkRecord, kept: Iterable[Question | Probe]) -> BenchmarkRecord:
-    """The record with those of its questions alone; what it asks besides stays."""
+    """The record with only these of its questions; its other prompts stay."""
     left = set(map(id, kept))
     edits = tuple(
         edit.model_copy(update={"portability": tuple(one for one in edit.portability if id(one) in left)})

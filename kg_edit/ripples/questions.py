@@ -1,14 +1,14 @@
-"""The questions of one edit (s, r, o -> o*), from the graph: what follows from it, and what must stay.
+"""The questions of one edit (s, r, o -> o*), proposed from the graph: what follows from the edit, and what must stay.
 
-A question is a *path*: a thing to start at and the relations that lead from it to the answer, as in "What is the
-[capital] of the [country] of [Rome]?". Each question is proposed with the facts that a model must know by itself, and
-kept if it does. `Kind` names what RippleEdits (Cohen et al. 2024) calls them:
+A question is a *path*: a thing to start at, and the relations that lead from it to the answer, as in "What is the
+[capital] of the [country] of [Rome]?". Each question is proposed with the facts that the model must know by itself, and
+is kept if it does. The kinds (`Kind`), with the names of RippleEdits (Cohen et al. 2024):
 
-- two-hop (compositionality I), of which the model knows the last hop, or knows nothing of it; three-hop.
+- two-hop (compositionality I): the model knows the last hop, or does not know it at all. three-hop: one hop more.
 - alias (subject aliasing): s by another name. description (compositionality II): s as "the capital of Italy".
-- inverse (logical generalisation): of whom o* is now the capital.
-- other-relation (relation specificity): r2 of s, which does not follow from o. old-object, new-object: the hop alone,
-  of o and of o*. same-object: another subject of which o stays true.
+- inverse (logical generalisation): the thing of which o* is now the capital.
+- other-relation (relation specificity): a fact about s that does not follow from o. old-object, new-object: a fact
+  about o or o* alone. same-object: the edited relation of another subject with the object o.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kg_edit.ripples.facts import FactTable
 from kg_edit.ripples.knowledge import AskedFact
 from kg_edit.text.matching import normalised
 
-# So many of a kind in a record, at most; two hops that are known and those that are not are counted apart.
+# The most questions of a kind in a record. Two-hop questions with a known and an unknown hop are counted apart.
 MOST: Mapping[Kind, int] = {
     "two-hop": 5,
     "three-hop": 1,
@@ -38,7 +38,7 @@ MOST: Mapping[Kind, int] = {
 
 @dataclass(frozen=True)
 class Proposal:
-    """A question, and what the model must know (or, ``lacks``, must not) for it to be kept.
+    """A question, with the facts that the model must know (``knows``) or must not know (``lacks``) to keep it.
 
     ``via`` are the things between the start and the answer; ``old`` are the names of the answers before the edit.
     """
@@ -54,7 +54,7 @@ class Proposal:
 
 
 def fact_of(table: FactTable, item: str, relation: str) -> AskedFact | None:
-    """The current fact of an item in words; None if it has none, or its object is called as the item is."""
+    """The current fact of an item in words; None if it has none, or if the names of object and item share a word."""
     target, label = table.current(item, relation), table.label(item)
     if target is None or label is None or not apart(table, item, target) or _same(table.names(target), [label]):
         return None
@@ -62,13 +62,13 @@ def fact_of(table: FactTable, item: str, relation: str) -> AskedFact | None:
 
 
 def facts_of(table: FactTable, item: str) -> Iterator[AskedFact]:
-    """The current facts of an item, by the relations that are asked, in the table's order."""
+    """The current facts of an item for the relations ``asked``, in their order."""
     found = (fact_of(table, item, relation) for relation in table.words.asked)
     return (fact for fact in found if fact)
 
 
 def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str]) -> Iterator[Proposal]:
-    """All questions that the graph has for an edit; ``neighbours`` are other subjects of which o is true."""
+    """Yield all questions that the graph has for an edit; ``neighbours`` are other subjects with the object o."""
     subject = table.label(change.subject) or ""
     for of_hop in (_two_hops, _three_hops, _aliases, _descriptions, _inverse, _others):
         yield from of_hop(table, change, subject)
@@ -94,7 +94,7 @@ def _three_hops(table: FactTable, change: Change, subject: str) -> Iterator[Prop
             far = fact_of(table, before, last.relation) if before else None
             old = far.names if far else ()
             direct = {one.object for one in facts_of(table, change.new) if one.relation == last.relation}
-            short = {subject, fact.thing, fact.object, *direct}  # the way back, or fewer hops
+            short = {subject, fact.thing, fact.object, *direct}  # answers that lead back, or that fewer hops give
             if _same(last.names, old) or not short.isdisjoint(last.names):
                 continue
             hops = (change.relation, fact.relation, last.relation)
@@ -111,7 +111,7 @@ def _aliases(table: FactTable, change: Change, subject: str) -> Iterator[Proposa
 
 
 def _descriptions(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    """S as the only r0 of another thing: the capital of Italy."""
+    """S as the only object of a relation of another thing: the capital of Italy."""
     for relation, thing in table.leads_to(change.subject):
         fact = fact_of(table, thing, relation) if relation in table.words.asked else None
         if fact and thing not in (change.old, change.new):
@@ -128,7 +128,7 @@ def _inverse(table: FactTable, change: Change, subject: str) -> Iterator[Proposa
 
 
 def _others(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    """Further facts about s whose object is nothing that o, or o*, is stated to have."""
+    """Further facts about s whose object is neither o nor o*, and no object of a statement about these."""
     follows = {o for item in (change.old, change.new) for some in table.relations(item).values() for o in some}
     for fact in facts_of(table, change.subject):
         target = table.current(change.subject, fact.relation)
@@ -137,7 +137,7 @@ def _others(table: FactTable, change: Change, subject: str) -> Iterator[Proposal
 
 
 def _objects_alone(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    """Facts about o and o* that don't lead back to s."""
+    """Facts about o and o* that do not lead back to s."""
     ends: tuple[tuple[Kind, str], ...] = (("old-object", change.old), ("new-object", change.new))
     for kind, item in ends:
         for fact in facts_of(table, item) if item else ():
@@ -147,7 +147,7 @@ def _objects_alone(table: FactTable, change: Change, subject: str) -> Iterator[P
 
 
 def _old_names(table: FactTable, change: Change, relation: str) -> tuple[str, ...]:
-    """All that the graph has for the old chain's end, as nothing of it may be right after the edit; labels first."""
+    """All names of the old chain's possible ends, labels first; none of them may be right after the edit."""
     names = [table.names(end) for end in table.objects(change.old, relation)]
     return tuple(dict.fromkeys([*(some[0] for some in names), *(name for some in names for name in some)]))
 
@@ -157,7 +157,7 @@ def _same(one: Iterable[str], other: Iterable[str]) -> bool:
 
 
 def kept(found: Sequence[Proposal], keep: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:
-    """Of the questions ``keep`` the first of each kind in an order of hashes, in the order in which they were found."""
+    """Of the questions ``keep``, the first ones of each kind in hash order (`MOST`), in the order of ``found``."""
     places = {id(one): place for place, one in enumerate(found)}
     chosen: list[Proposal] = []
     groups: dict[tuple[Kind, bool], list[Proposal]] = {}

@@ -1,6 +1,6 @@
-"""What an unedited model writes after prompts, kept in a file, so that no prompt is asked twice.
+"""Keep what an unedited model writes after prompts in a file, so that no prompt is asked twice.
 
-A run that was stopped goes on behind the last prompt that it asked, and a second method pays nothing.
+An interrupted run continues after the last prompt that it asked, and a second method can reuse all answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _AT_ONCE = 192  # prompts between two writes to the file
 
 
 class Reply(BaseModel):
-    """A line of the file: a prompt and what the model wrote after it."""
+    """A line of the file: a prompt and the model's text after it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,9 +32,9 @@ class Reply(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class KeptReplies:
-    """Asks ``model`` with ``write`` (prompts to texts) and keeps the texts in ``folder``.
+    """Asks ``model`` by the function ``write`` (prompts to texts), and keeps the texts in ``folder``.
 
-    ``form`` names how ``write`` asks; replies of another form, model or dtype are in another file.
+    ``form`` names the way in which ``write`` asks; replies of another form, model or dtype are in another file.
     """
 
     model: LanguageModel
@@ -44,7 +44,7 @@ class KeptReplies:
     progress: bool = True
 
     def texts(self, prompts: Sequence[str], *, about: str) -> dict[str, str]:
-        """What the model writes after each prompt; ``about`` is the label of the progress bar."""
+        """The model's text after each prompt; ``about`` is the title of the progress bar."""
         known, asked = self._kept, list(dict.fromkeys(prompts))
         new = sorted(prompt for prompt in asked if prompt not in known)
         with tqdm(
@@ -70,7 +70,7 @@ class KeptReplies:
 
 
 def _chunks(prompts: Sequence[str]) -> Iterator[list[str]]:
-    """Prompts with the same examples stay together, because they share computation."""
+    """Split sorted prompts into chunks, those with the same examples together: they share computation."""
     for _, same in groupby(prompts, key=lambda prompt: prompt.rpartition("\n")[0]):
         rows = list(same)
         yield from (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))

@@ -1,4 +1,4 @@
-"""The words and relations of a Ripples benchmark: the packaged ``ripples.toml``, and a user's file on top of it."""
+"""The words and relations of a Ripples benchmark: the packaged ``ripples.toml``, and a user's file on top."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ids = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class EditedRelation(BaseModel):
-    """A relation r that may be edited: the classes of which o* is an instance of one, and sentences for the fact."""
+    """A relation r that may be edited: the classes of which o* has to be an instance, and sentences for the fact."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +27,7 @@ class EditedRelation(BaseModel):
 
 
 class RippleWords(BaseModel):
-    """All that ``ripples.toml`` holds; see there for what each part means."""
+    """The content of ``ripples.toml``, which explains each part."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,10 +41,10 @@ class RippleWords(BaseModel):
 
     @classmethod
     def load(cls, own: Path | None = None) -> Self:
-        """The packaged file with ``own`` on top: tables are merged, lists replaced.
+        """Load the packaged file, with the file ``own`` on top: tables are merged, lists are replaced.
 
         Raises:
-            ConfigError: a file is no TOML, or a part of it is unknown or of another type.
+            ConfigError: a file is no TOML, or has a part that is unknown or of another type.
         """
         packaged = files("kg_edit").joinpath("data", "ripples.toml").read_text(encoding="utf-8")
         found = _merged(tomllib.loads(packaged), _parsed(own) if own else {})
