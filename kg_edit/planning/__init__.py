@@ -1,1 +1,1 @@
-"""What an edit will take, before anything is loaded: memory from the model's shape, time from a short benchmark."""
+"""Estimate what an edit costs before anything is loaded: memory from the model's shape, time from a benchmark."""

@@ -1,14 +1,14 @@
-"""How much there is to compute: floating-point operations (FLOP) of what methods are made of, with their formulas.
+"""Count the floating-point operations (FLOP) of the parts of all methods, with their formulas.
 
-A product of a weight with one token's state is 2 FLOP an element of the weight. With P the elements of one block's
-matrices, L the number of blocks, l the edited one, d the width and V the vocabulary, a token's way
+A product of a weight with one token's state is 2 FLOP per element of the weight. With P the elements of one block's
+matrices, L the number of blocks, l the edited one, d the width and V the vocabulary, one token costs
 
-- forward through n blocks is 2 P n;
-- there and back, where only states and no weights have gradients, 4 P n; with the weights' gradients 6 P n;
-- through the head 2 d V, there and back 4 d V.
+- forward through n blocks: 2 P n;
+- forward and backward, if only states and no weights have gradients: 4 P n; with the weights' gradients: 6 P n;
+- through the head: 2 d V; forward and backward: 4 d V.
 
-Attention between tokens (4 d a token and a token before it) is left out: a hundredth, in prompts of some dozen tokens.
-What takes time without products of matrices is in `kg_edit.planning.calls`, bytes are in `kg_edit.planning.memory`.
+Attention between tokens (4 d for a token and each token before it) is left out: it is a hundredth, in prompts of some
+dozen tokens. `kg_edit.planning.calls` counts the time outside matrix products, `kg_edit.planning.memory` the bytes.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from kg_edit.covariance.keys import TRIED_TOKENS
 from kg_edit.methods.workload import Workload
 from kg_edit.planning.shape import ModelShape
 
-_TIMES_MOVED = 13  # read or written: 4.2 ns a number at 13 GB/s, in shapes of 135 M and 360 M
+_TIMES_MOVED = 13  # reads and writes: 4.2 ns a number at 13 GB/s, in shapes of 135 M and 360 M
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """A typical edit in tokens: CounterFact's prompts. ``before`` the subject's last token, from there on ``tail``.
+    """The token counts of a typical edit, as in CounterFact: ``before`` the subject's last token, and ``tail`` from
+    there on.
 
-    Of 200 records SmolLM2's tokenizer makes 4.1, 4.4 and 1.1 tokens on the average.
+    On average over 200 records, SmolLM2's tokenizer makes 4.1, 4.4 and 1.1 tokens (before, tail, target).
     """
 
     before: int = 4
     tail: int = 4
     target: int = 1  # tokens that are scored
-    written: int = 10  # tokens that are written after a prompt to look at the result
+    written: int = 10  # tokens that are generated after a prompt to check the result
 
     @property
     def length(self) -> int:
-        """Of the prompt with its target."""
+        """Tokens of the prompt with its target."""
         return self.before + self.tail
 
 
@@ -52,12 +53,12 @@ def descent_flop(
     prompts: Prompts | None = None,
     essences: int = 1,
 ) -> float:
-    """One edit's value by descent (ROME, GLAME, MEMIT's z): at most ``steps`` evaluations.
+    """The descent on one edit's value (ROME, GLAME, MEMIT's z): at most ``steps`` evaluations.
 
     Once, forward: N rows of prefix and tail, N (before + tail) 2 P L, and the contexts' own tokens (shared by edits).
-    Each step, there and back: the tails in the blocks above l, (N + E) tail 4 P (L - l), where the ``essences`` E are
-    "{subject} is a", padded to run with them; and the head where a target or its one token is predicted,
-    (N target + E) 4 d V.
+    Each step, forward and backward: the tails in the blocks above l, (N + E) tail 4 P (L - l), where the ``essences`` E
+    are "{subject} is a", padded to run with them; and the head where a target or its one token is predicted, (N target
+    + E) 4 d V.
     """
     said = prompts or Prompts()
     above = shape.layers - layer
@@ -70,8 +71,8 @@ def descent_flop(
 def tuning_flop(shape: ModelShape, layer: int, *, steps: int, rows: int = 1, prompts: Prompts | None = None) -> float:
     """One edit by gradient descent on few weights in ``layer`` or above it.
 
-    Once, forward below the layer: rows length 2 P layer. Each step, there and back above it: rows length
-    4 P (L - layer), the trained weight's own gradient, 2 d d_ff a token, and the head there and back, 4 d V a target.
+    Once, forward below the layer: rows length 2 P layer. Each step, forward and backward above it: rows length
+    4 P (L - layer), the trained weight's own gradient, 2 d d_ff a token, and the head, 4 d V a target.
     """
     said = prompts or Prompts()
     once = rows * said.length * 2.0 * shape.block * layer
@@ -80,10 +81,11 @@ def tuning_flop(shape: ModelShape, layer: int, *, steps: int, rows: int = 1, pro
 
 
 def graph_flop(shape: ModelShape, layer: int, *, hops: int, per_node: int, steps: int) -> float:
-    """GLAME's share: labels' hidden states, 2 P layer a token of about 2 (nodes + relations) labels of four tokens.
+    """GLAME's part: the hidden states of labels, 2 P layer a token, of about 2 (nodes + relations) labels of four
+    tokens.
 
-    Each step of the R-GNN, there and back: 2 hops matrices [d, d] on each of the nodes, 3 x 2 d^2; and AdamW's dozen
-    operations on each of its 2 hops d^2 parameters.
+    Each step of the R-GNN, forward and backward: 2 hops matrices [d, d] on each of the nodes, 3 x 2 d^2; and AdamW's
+    dozen operations on each of its 2 hops d^2 parameters.
     """
     nodes = 2.0 + per_node * max(1, hops - 1)
     labels = 2 * nodes * 4 * 2.0 * shape.block * layer
@@ -92,7 +94,7 @@ def graph_flop(shape: ModelShape, layer: int, *, hops: int, per_node: int, steps
 
 
 def covariance_flop(shape: ModelShape, *, tokens: int, layers: int = 1) -> float:
-    """C from text that the model writes: a token's way through all blocks and the head, and k k^T.
+    """C from text that the model writes: each token goes through all blocks and the head, and adds k k^T.
 
     tokens (2 P L + 2 d V + d_ff^2 layers): of the symmetric product, 2 d_ff^2, only half is computed.
     """
@@ -100,25 +102,26 @@ def covariance_flop(shape: ModelShape, *, tokens: int, layers: int = 1) -> float
 
 
 def read_covariance_flop(shape: ModelShape, layer: int, *, tokens: int, layers: int = 1) -> float:
-    """C from text that is read: no block above ``layer``, the highest, runs, and no head.
+    """C from text that is read: no block above ``layer``, the highest one, runs, and no head.
 
-    tokens (2 P (layer + 1) + d_ff^2 layers), and 2 P L for each of those that show whether texts can be packed.
+    tokens (2 P (layer + 1) + d_ff^2 layers), and 2 P L for each token of the trial that shows whether texts can be
+    packed.
     """
     tried = float(TRIED_TOKENS) * 2.0 * shape.block * shape.layers
     return tried + tokens * (2.0 * shape.block * (layer + 1) + layers * float(shape.inner) ** 2)
 
 
 def token_flop(shape: ModelShape) -> float:
-    """A token's way through all blocks and the head, 2 P L + 2 d V."""
+    """One token through all blocks and the head, 2 P L + 2 d V."""
     return 2.0 * shape.block * shape.layers + 2.0 * shape.width * shape.vocabulary
 
 
 def moved_bytes(shape: ModelShape, *, tokens: int, size: int) -> float:
-    """What is read and written while the model writes ``tokens``, besides its weights.
+    """Bytes read and written while the model writes ``tokens``, besides its weights.
 
-    A block's states, 10 d + 5 d_ff numbers a token, each about six times there and back (norms, activations, sums:
-    measured). Keys and values: a token is put behind those before it, for which all are read, written to a new place,
-    and read for attention, 3 times half a text's length.
+    A block's states, 10 d + 5 d_ff numbers a token, each moved about six times (norms, activations, sums: measured).
+    Keys and values: to append a token, those of all earlier tokens are read, written to a new place, and read for
+    attention, 3 times half a text's length.
     """
     states = _TIMES_MOVED * shape.layers * (10.0 * shape.width + 5.0 * shape.inner)
     return size * tokens * (states + 3.0 * shape.cache * SelfCorpus.length / 2)
@@ -127,7 +130,7 @@ def moved_bytes(shape: ModelShape, *, tokens: int, size: int) -> float:
 def comparing_flop(shape: ModelShape, *, tokens: int, layers: int, piece: int) -> float:
     """Comparing C with that of half the text: at each doubling two factorisations, in float64.
 
-    Looked at is after each ``piece`` of the text, from d_ff tokens on.
+    Comparisons are made after each ``piece`` of the text, from d_ff tokens on.
     """
     marks = 1
     while tokens / 2 ** (marks + 1) >= shape.inner:
@@ -136,26 +139,26 @@ def comparing_flop(shape: ModelShape, *, tokens: int, layers: int, piece: int) -
 
 
 def cholesky_flop(shape: ModelShape, *, layers: int = 1) -> float:
-    """Factors of C, once a layer: d_ff^3 / 3, in float64."""
+    """Factors of C, once for each layer: d_ff^3 / 3, in float64."""
     return layers * float(shape.inner) ** 3 / 3
 
 
 def eigenvectors_flop(shape: ModelShape, *, layers: int = 1) -> float:
-    """Eigenvectors of C (AlphaEdit), once a layer: about 9 d_ff^3, in float64."""
+    """Eigenvectors of C (AlphaEdit), once for each layer: about 9 d_ff^3, in float64."""
     return layers * 9 * float(shape.inner) ** 3
 
 
 def joint_solve_flop(shape: ModelShape, *, layers: int, facts: int) -> float:
-    """A batch of n facts written together, in each layer, in float64: C^-1 K, the small system, its factors.
+    """The joint solve for a batch of n facts, in each layer, in float64: C^-1 K, the small system, its factors.
 
-    2 d_ff^2 n + 2 d_ff n^2 + n^3 / 3; for more facts than d_ff the system is that of size d_ff instead.
+    2 d_ff^2 n + 2 d_ff n^2 + n^3 / 3; for more facts than d_ff, the system has size d_ff instead.
     """
     small = min(facts, shape.inner)
     return layers * (2.0 * shape.inner**2 * facts + 2.0 * shape.inner * facts * small + small**3 / 3)
 
 
 def attribution_flop(shape: ModelShape, *, contexts: int, steps: int, prompts: Prompts | None = None) -> float:
-    """KN: integrated gradients of every layer, there and back through the blocks above it.
+    """KN: integrated gradients of every layer, forward and backward through the blocks above it.
 
     The sum over layers l of N steps tail 4 P (L - l) is N steps tail 4 P L (L + 1) / 2.
     """
@@ -164,7 +167,7 @@ def attribution_flop(shape: ModelShape, *, contexts: int, steps: int, prompts: P
 
 
 def gradient_flop(shape: ModelShape, *, prompts: Prompts | None = None) -> float:
-    """MEND: one look and one gradient, 4 P L a token; what the editor network does is small beside it."""
+    """MEND: one forward and one backward pass, 4 P L a token; the editor network's own cost is small in comparison."""
     return (prompts or Prompts()).length * 4.0 * shape.block * shape.layers
 
 
@@ -173,14 +176,14 @@ def keys_flop(
 ) -> float:
     """Keys and states of one edit in several ``layers``: its prompt up to the subject's end in every context.
 
-    Once a layer, up to the last one: (N (before + 1) + context tokens) 2 P (l + 1).
+    For each layer one pass up to the last of ``layers``: (N (before + 1) + context tokens) 2 P (l + 1).
     """
     tokens = contexts * ((prompts or Prompts()).before + 1) + context_tokens
     return len(layers) * tokens * 2.0 * shape.block * (layers[-1] + 1)
 
 
 def held_tokens(load: Workload, *, prompts: Prompts | None = None) -> float:
-    """Tokens of the rows of an edit whose keys are held, contexts included; none where no row's are."""
+    """Tokens of the rows of an edit whose keys are held, including contexts; 0 if no row has held keys."""
     share = load.held / max(1, load.rows)
     return share * (load.rows * (prompts or Prompts()).length + load.context_tokens)
 
@@ -191,15 +194,15 @@ def held_flop(shape: ModelShape, layers: Sequence[int], *, load: Workload) -> fl
 
 
 def held_solve_flop(shape: ModelShape, *, layers: int, keys: float) -> float:
-    """What ``keys`` that are held add to the solve of each layer, in float64: 2 d_ff^2 a key.
+    """The additional solve cost of ``keys`` held keys in each layer, in float64: 2 d_ff^2 a key.
 
-    From d_ff keys on also one more factorisation, d_ff^3 / 3.
+    From d_ff keys on, also one more factorisation, d_ff^3 / 3.
     """
     more = cholesky_flop(shape, layers=layers) if keys >= shape.inner else 0.0
     return layers * 2.0 * float(shape.inner) ** 2 * keys + more
 
 
 def written_flop(shape: ModelShape, *, prompts: int, said: Prompts | None = None) -> float:
-    """Looking at ``prompts`` of one edit, before and after: 2 (length + written) (2 P L + 2 d V)."""
+    """Checking ``prompts`` prompts of one edit, before and after: 2 (length + written) (2 P L + 2 d V) each."""
     tokens = (said or Prompts()).length + (said or Prompts()).written
     return 2.0 * prompts * tokens * token_flop(shape)

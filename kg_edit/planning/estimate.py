@@ -1,8 +1,7 @@
-"""A plan in numbers: what takes how much memory and time, and whether it fits into this machine.
+"""Estimate the memory and the time of a run, and whether it fits into this machine.
 
-The shares of the memory and of the time of a run, each with how it is reckoned.
-
-What to do where a job does not fit, the nearest way first.
+The estimate lists the parts of the memory and of the time, each with its formula. If a job does not fit, `suggestions`
+says what to do, the easiest way first.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from kg_edit.planning.shape import ModelShape
 from kg_edit.scoring.greedy import BATCH_ROWS
 from kg_edit.value.objective import MOST_TOKENS
 
-_SHARE = 0.55  # of a matrix product's speed that a whole pass reaches: measured .50 for one edit, .54 for a batch
-_DOUBLE = 0.25  # of float32's speed that float64 factorisations reach: .15 at size 1,536, more beyond
-_PROMPTS = 4  # of an edit that are looked at
+_SHARE = 0.55  # speed of a whole pass relative to a matrix product: measured .50 for one edit, .54 for a batch
+_DOUBLE = 0.25  # speed of float64 factorisations relative to float32: .15 at size 1,536, more for larger sizes
+_PROMPTS = 4  # prompts to check for each edit
 
 Phase = Literal["always", "measuring C", "comparing C", "factoring C", "editing", "looking"]
 MemoryPlace = Literal["main memory", "accelerator"]
@@ -34,7 +33,7 @@ MemoryPlace = Literal["main memory", "accelerator"]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A share of the memory: for what, when, where, and how it is reckoned."""
+    """A part of the memory: its purpose, phase and place, and its formula."""
 
     what: str
     bytes: float
@@ -45,7 +44,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
-    """A share of the time; ``kept``: it is paid once, and its result is found again by later runs."""
+    """A part of the time; ``kept``: it is paid once, and later runs reuse its result."""
 
     what: str
     seconds: float
@@ -55,9 +54,9 @@ class Duration:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is reckoned: a recipe for so many edits, ``joint`` or in turn, of a model of that shape and dtype.
+    """The run to estimate: a recipe for ``edits`` edits, ``joint`` or in turn, of a model of this shape and dtype.
 
-    ``limit``: bytes that a pass may take above the model (--memory).
+    ``limit``: bytes that a pass may use besides the model (--memory).
     """
 
     recipe: Recipe
@@ -70,7 +69,7 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Bytes of a number of the model."""
+        """Bytes of one number of the model."""
         return torch.empty(0, dtype=self.dtype).element_size()
 
     @property
@@ -81,9 +80,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """FLOP/s: of one edit's rows, of many edits' together, of the model writing many texts, of it reading and writing a
-    few prompts, and of float64 in main memory.
+    """Measured speeds.
 
+    In FLOP/s: one edit's rows (``alone``), many edits' rows together (``batch``), the model writing many texts
+    (``writing``), the model reading and writing a few prompts (``looking``), float64 in main memory (``double``).
     ``drawing``: logits/s from which tokens are drawn; ``copying``: bytes/s; ``call``: seconds of a small operation.
     """
 
@@ -98,7 +98,7 @@ class Rates:
 
     @classmethod
     def measured(cls, job: Job) -> Rates:
-        """From a second of matrix products of the model's shape."""
+        """Measure the rates by short benchmarks, mainly matrix products of the model's shape."""
         size, device = (job.shape.width, job.shape.inner), job.machine.device
         rows = max(1, min(MOST_TOKENS, round(job.recipe.tokens)))
         batch = matmul_rate(MOST_TOKENS, size, dtype=job.dtype, device=device)
@@ -118,7 +118,7 @@ class Rates:
 
 
 def memory_parts(job: Job) -> Iterator[Part]:
-    """What takes memory, and when."""
+    """Yield the parts of a job that take memory."""
     shape, recipe, size, place = job.shape, job.recipe, job.size, job.place
     yield Part(what="Python, torch, transformers", bytes=memory.RUNTIME, phase="always", place="main memory")
     weights, said = memory.weights_bytes(shape, size=size), f"{shape.parameters:,} parameters x {size}"
@@ -202,7 +202,7 @@ def _patch(job: Job) -> Part:
 
 
 def durations(job: Job, speed: Rates) -> Iterator[Duration]:
-    """The steps of a job that take time, with the FLOP and the rate behind each number of seconds."""
+    """Yield the steps of a job that take time, with the FLOP and the rate behind each number of seconds."""
     shape, recipe = job.shape, job.recipe
     if recipe.contexts:
         said = f"{recipe.contexts:.2g} FLOP, a few rows at a time"
@@ -224,7 +224,7 @@ def durations(job: Job, speed: Rates) -> Iterator[Duration]:
 
 
 def _written_covariance(job: Job, speed: Rates) -> Duration:
-    """C from text that the model writes: its products, the draw of each token, the states, keys and values moved."""
+    """C from text that the model writes: products, the draw of each token, and states, keys and values moved."""
     shape, tokens, layers = job.shape, job.recipe.covariance, len(job.recipe.layers)
     flop = cost.covariance_flop(shape, tokens=tokens, layers=layers)
     seconds = flop / speed.writing + _comparing(job) / speed.double
@@ -259,14 +259,14 @@ PLACES: tuple[MemoryPlace, ...] = ("main memory", "accelerator")
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a job takes: bytes in each memory, and seconds for each step."""
+    """The cost of a job: bytes in each memory, and seconds for each step."""
 
     job: Job
     memory: tuple[Part, ...]
     time: tuple[Duration, ...]
 
     def needed(self, place: MemoryPlace) -> float:
-        """Bytes at the worst moment: what is there always, and the largest of the phases."""
+        """Bytes at the worst moment: the parts that are always there, and the largest phase."""
         phases: dict[str, float] = {}
         for part in self.memory:
             if part.place == place:
@@ -274,23 +274,23 @@ class Estimate:
         return phases.pop("always", 0.0) + max(phases.values(), default=0.0)
 
     def available(self, place: MemoryPlace) -> int | None:
-        """Bytes that are free now; None: not known."""
+        """Bytes that are free now; None if unknown."""
         return self.job.machine.host if place == "main memory" else self.job.machine.accelerator
 
     @property
     def lacking(self) -> tuple[MemoryPlace, ...]:
-        """The memories in which less is free than the job needs."""
+        """The memories that have fewer free bytes than the job needs."""
         free = {place: self.available(place) for place in PLACES}
         return tuple(place for place, has in free.items() if has is not None and self.needed(place) > has)
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, if nothing is kept from an earlier one."""
+        """Seconds of the whole run, without results of an earlier run."""
         return sum(one.seconds for one in self.time)
 
     @property
     def kept_seconds(self) -> float:
-        """What of it is paid once a model and layer."""
+        """Seconds that are paid only once for a model and layer."""
         return sum(one.seconds for one in self.time if one.kept)
 
 
@@ -305,10 +305,10 @@ def estimate(
     limit: float = 1000.0,
     rates: Rates | None = None,
 ) -> Estimate:
-    """Reckon what ``edits`` edits take; ``limit``: MB that a pass may take above the model (--memory).
+    """Estimate the cost of ``edits`` edits; ``limit``: MB that a pass may use besides the model (--memory).
 
     Raises:
-        ConfigError: nothing is known of how much the method computes; or the model has no such layer.
+        ConfigError: the model has no such layer.
     """
     job = Job(
         recipe=recipe_of(method, config, shape, edits=edits),
@@ -324,7 +324,7 @@ def estimate(
 
 
 def suggestions(found: Estimate) -> tuple[str, ...]:
-    """Ways to make it fit; none where it does."""
+    """Ways to make the job fit; () if it fits."""
     if not found.lacking:
         return ()
     ways = (_smaller_numbers(found), _less_at_once(found), _covariance(found), _elsewhere(found))

@@ -1,4 +1,4 @@
-"""What this machine has: memory that is free, and how fast it multiplies matrices, measured for a moment."""
+"""Measure this machine: its free memory, and how fast it multiplies matrices, in a short benchmark."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import torch
 
 from kg_edit.models.loading import pick_device
 
-_SECONDS = 0.25  # of one measurement
-_BEYOND_CACHE = 96e6  # bytes of matrices that a measurement goes through in turn, as a model does
-_LARGEST = 4096  # rows and columns of a matrix: beyond it the speed changes no more
+_SECONDS = 0.25  # duration of one measurement
+_BEYOND_CACHE = 96e6  # bytes of the matrices of a measurement, which are used in turn, as in a model
+_LARGEST = 4096  # rows and columns of a matrix, at most: larger ones have the same speed
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """``host`` and ``accelerator``: free bytes of the main memory and of the device's own; None: not known, or none."""
+    """The free bytes of the main memory (``host``) and of the device's own memory (``accelerator``).
+
+    None: unknown, or the device has no memory of its own.
+    """
 
     device: torch.device
     host: int | None
@@ -29,12 +32,12 @@ class Machine:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether the model lies in the main memory."""
+        """Whether the model is in the main memory."""
         return self.device.type == "cpu"
 
 
 def this_machine(device: str = "auto") -> Machine:
-    """Look at the machine; ``device`` is auto, cpu, cuda, cuda:1 …
+    """Measure the free memory; ``device`` is auto, cpu, cuda, cuda:1 …
 
     Raises:
         ModelError: there is no such device.
@@ -45,15 +48,15 @@ def this_machine(device: str = "auto") -> Machine:
 
 
 def free_memory() -> int | None:
-    """Bytes that a new process may take, a container's limit in mind; None where the system does not say."""
+    """Bytes that a new process may take, also within a container's limit; None if the system does not say."""
     found = [bytes_ for bytes_ in (_available(), _below_limit()) if bytes_ is not None]
     return min(found, default=None)
 
 
 def matmul_rate(rows: int, shape: tuple[int, int], *, dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of [rows, in] times [in, out], one matrix after the other, as a model's layers are.
+    """FLOP/s of [rows, in] times [in, out], one matrix after the other, like a model's layers.
 
-    With few rows it is the memory that limits it, with many the arithmetic: measure with as many as there will be.
+    With few rows, memory limits the speed, with many rows arithmetic does: measure with the real number of rows.
     """
     size = (min(shape[0], _LARGEST), min(shape[1], _LARGEST))
     one = torch.empty(0, dtype=dtype).element_size() * size[0] * size[1]
@@ -63,15 +66,15 @@ def matmul_rate(rows: int, shape: tuple[int, int], *, dtype: torch.dtype, device
         for _ in range(max(1, min(32, int(_BEYOND_CACHE / one))))
     ]
     states = torch.randn(rows, size[0], generator=generator).to(device, dtype)
-    seconds = min(_timed(states, weights))  # the fastest: what else runs here now is not the machine's fault
+    seconds = min(_timed(states, weights))  # the fastest one is least disturbed by other processes
     return 2.0 * rows * size[0] * size[1] / seconds
 
 
 @torch.no_grad()
 def _timed(states: torch.Tensor, weights: list[torch.Tensor]) -> Iterator[float]:
-    """Seconds of each product, the weights in turn; the first round, in which everything is woken, is left out.
+    """Yield the seconds of each product, taking the weights in turn; the first round is a warm-up and left out.
 
-    On a CPU the processor's time is looked at as well, so that a machine that is busy now is not taken for a slow one.
+    On a CPU, the processor time counts if it is less, so that other processes do not make the machine look slow.
     """
     on_cpu, end = states.device.type == "cpu", float("inf")
     for number in count():
@@ -89,7 +92,7 @@ def _timed(states: torch.Tensor, weights: list[torch.Tensor]) -> Iterator[float]
 
 
 def copy_rate() -> float:
-    """Bytes/s at which numbers are moved in main memory, read and written; beyond the processor's caches."""
+    """Bytes/s at which numbers are copied in main memory (reads and writes), for arrays larger than the caches."""
     source = torch.ones(int(_BEYOND_CACHE / 4))
     target = torch.empty_like(source)
     return 2 * _BEYOND_CACHE / _fastest(lambda: target.copy_(source))
@@ -108,7 +111,7 @@ def drawing_rate(rows: int, vocabulary: int) -> float:
 
 
 def call_seconds() -> float:
-    """Seconds of calling one small operation from Python."""
+    """Seconds to call one small operation from Python."""
     state, weight, times = torch.ones(1, 8), torch.ones(8, 8), 1000
 
     def call() -> None:
@@ -120,7 +123,7 @@ def call_seconds() -> float:
 
 @torch.no_grad()
 def _fastest(run: Callable[[], object]) -> float:
-    """Seconds of one ``run`` on the CPU, the fastest of a moment; processor time where it is less, as in `_timed`."""
+    """Seconds of the fastest ``run`` on the CPU; processor time if it is less, as in `_timed`."""
     found, end = float("inf"), time.perf_counter() + _SECONDS
     run()
     while True:
@@ -141,7 +144,7 @@ def _available() -> int | None:
 
 
 def _physical() -> int | None:
-    """All memory there is, where the system does not say what is free."""
+    """The whole physical memory, if the system does not say what is free."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -149,7 +152,7 @@ def _physical() -> int | None:
 
 
 def _below_limit() -> int | None:
-    """What a container's limit leaves; None where there is none."""
+    """The bytes that a container's limit leaves; None if there is no limit."""
     try:
         limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
         used = (_CGROUP / "memory.current").read_text(encoding="ascii").strip()

@@ -1,4 +1,4 @@
-"""How many bytes there must be: what stays (weights), what comes and goes (covariance, activations, optimiser)."""
+"""Count the bytes of a run: what stays (weights), and what comes and goes (covariance, activations, optimiser)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FLOAT32, _FLOAT64 = 4, 8
 
 
 def weights_bytes(shape: ModelShape, *, size: int) -> float:
-    """The model: a number of ``size`` bytes a parameter."""
+    """The model: ``size`` bytes for each parameter."""
     return float(size) * shape.parameters
 
 
@@ -24,15 +24,15 @@ def covariance_bytes(shape: ModelShape, *, layers: int) -> float:
 
 
 def factoring_bytes(shape: ModelShape, *, joint: bool) -> float:
-    """While one C is factored: its copy in float64, 8 d_ff^2.
+    """Memory while one C is factored: its copy in float64, 8 d_ff^2.
 
-    For a batch four such matrices, 32 d_ff^2: eigenvectors with their workspace, or C with the keys that are held.
+    A batch needs four such matrices, 32 d_ff^2: eigenvectors with their workspace, or C with the held keys.
     """
     return (4 if joint else 1) * float(shape.inner) ** 2 * _FLOAT64
 
 
 def measuring_bytes(shape: ModelShape, *, layers: int, size: int) -> float:
-    """While the model writes the text that C is measured from: 64 texts of 128 tokens at a time.
+    """Memory while the model writes the text from which C is measured: 64 texts of 128 tokens at a time.
 
     Their keys and values in all blocks, four copies of 64 rows of logits, and sums of half of C in float64.
     """
@@ -41,24 +41,27 @@ def measuring_bytes(shape: ModelShape, *, layers: int, size: int) -> float:
 
 
 def reading_covariance_bytes(shape: ModelShape, *, layers: int, size: int) -> float:
-    """While C is measured from text that is read: a block's states of a pass, d_ff thrice and d four times a token; the
-    keys that wait, and sums of half of C in float64."""
+    """Memory while C is measured from text that is read.
+
+    A block's states in a pass, d_ff three times and d four times a token; the waiting keys; and sums of half of C in
+    float64.
+    """
     states = size * BATCH_TOKENS * (4.0 * shape.width + 3.0 * shape.inner)
     return states + layers * (_FLOAT32 * BATCH_TOKENS * shape.inner + float(shape.inner) ** 2 * _FLOAT64 / 2)
 
 
 def comparing_bytes(shape: ModelShape, *, layers: int) -> float:
-    """While C is compared with that of half the text: both, a factor of each and a copy, in float64: 40 d_ff^2.
+    """Memory while C is compared with that of half the text: both, a factor of each and a copy, in float64: 40 d_ff^2.
 
-    And the sums of all layers, with those of the half in float32: 6 d_ff^2 each.
+    Also the sums of all layers, with those of the half in float32: 6 d_ff^2 each.
     """
     return float(shape.inner) ** 2 * (5 * _FLOAT64 + layers * (_FLOAT64 + _FLOAT32) / 2)
 
 
 def activations_bytes(shape: ModelShape, layer: int, *, tokens: float, size: int, limit: float) -> float:
-    """What a pass with gradient keeps for the way back, as `kg_edit.value.objective.tokens_within` reckons it.
+    """What a pass with gradients keeps for its backward pass, computed as in `kg_edit.value.objective.tokens_within`.
 
-    ``tokens`` is what all rows have, ``limit`` the bytes that a pass should stay within (--memory).
+    ``tokens`` is the number of tokens of all rows, ``limit`` the bytes that a pass should not exceed (--memory).
     """
     blocks = shape.layers - layer
     each = size * float(numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary))
@@ -68,13 +71,12 @@ def activations_bytes(shape: ModelShape, layer: int, *, tokens: float, size: int
 def prompts_bytes(
     shape: ModelShape, *, facts: float, tokens: float, tails: float, rows: float, size: int, limit: float
 ) -> float:
-    """What is held of the prompts of as many of the ``facts`` as a descent takes at once.
+    """What is held of the prompts of the ``facts`` that a descent takes at once.
 
-    A fact's keys and values, of ``tokens`` in all blocks; what goes into the edited block, into the one above and out
-    of the last, 3 d a token of its ``tails``; the keys of its ``rows``, d_ff each; and the clean logits of one.
-
-    These are, as `kg_edit.methods.memit.values` reckons, so many that 2 d numbers a token and block are within
-    ``limit`` bytes.
+    For each fact: keys and values of ``tokens`` tokens in all blocks; the input of the edited block, the input of the
+    one above and the output of the last, 3 d for each token of its ``tails``; the keys of its ``rows``, d_ff each; and
+    the clean logits of one row. As in `kg_edit.methods.memit.values`, the number of facts is such that 2 d numbers for
+    each token and block stay within ``limit`` bytes.
     """
     reckoned = 2.0 * shape.width * shape.layers * size * max(tokens, 1)
     each = tokens * shape.cache + 3.0 * tails * shape.width + rows * shape.inner + shape.vocabulary
@@ -82,25 +84,25 @@ def prompts_bytes(
 
 
 def kept_bytes(shape: ModelShape, *, edits: int, tokens: int, size: int) -> float:
-    """Keys and values of ``tokens`` of each edit that are kept for later edits, within the limit of a `PrefixStore`."""
+    """Keys and values of ``tokens`` of each edit, kept for later edits within the limit of a `PrefixStore`."""
     return min(MEGABYTES * 2**20, float(edits) * tokens * shape.cache * size)
 
 
 def optimiser_bytes(parameters: float) -> float:
-    """A trained number's gradient, Adam's two means and its copy for the way back, in float32."""
+    """For each trained number: its gradient, Adam's two means and a copy for the backward pass, in float32."""
     return 4.0 * _FLOAT32 * parameters
 
 
 def graph_parameters(shape: ModelShape, *, hops: int) -> float:
-    """Of the R-GNN: two matrices [d, d] a hop."""
+    """Parameters of the R-GNN: two matrices [d, d] for each hop."""
     return 2.0 * hops * shape.width**2
 
 
 def patch_bytes(shape: ModelShape, *, edits: int, layers: int = 1) -> float:
-    """Rank one an edit and layer: d + d_ff numbers in float32; also the size of the file."""
+    """A rank-one update for each edit and layer: d + d_ff numbers in float32; also the size of the file."""
     return float(_FLOAT32) * edits * layers * (shape.width + shape.inner)
 
 
 def reading_bytes(shape: ModelShape, *, size: int) -> float:
-    """Looking at an edit's prompts before and after: a row of logits for each of a batch, and its copies in float32."""
+    """Memory to check an edit's prompts: a row of logits for each row of a batch, and its float32 copies."""
     return float(BATCH_ROWS * shape.vocabulary * (size + 2 * _FLOAT32))

@@ -1,4 +1,4 @@
-"""What each family of methods does, as numbers: how often the model runs, what is solved, what is trained."""
+"""Describe the work of each family of methods in numbers: how often the model runs, what is solved, what is trained."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ from kg_edit.value.objective import MOST_TOKENS
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """``layers`` that are written or read back to; FLOP an edit (``each``), a batch (``solve``) and a run (``once``).
+    """The work of a method in numbers.
 
-    The last two are in float64. ``covariance`` is the number of tokens that C is measured from (0: no C), ``trained``
-    how many numbers an optimiser holds, ``tokens`` how many an edit's rows have, ``facts`` the rank of what is written
-    for one edit, ``dense`` whether a patch holds whole matrices. The model itself writes the text for C if ``written``;
-    ``contexts`` are FLOP of writing contexts, a run; ``prefix`` tokens of a fact whose keys and values are held, in so
-    many ``rows``; ``kept`` tokens of an edit whose keys and values are kept for later edits;
-    ``calls`` are small calls an edit, ``together`` the edits that run
-    in the same passes without being joint.
+    ``layers`` are those that are written, or to which the backward pass goes. FLOP: ``each`` for an edit, ``solve`` for
+    a batch, ``once`` for a run, the last two in float64; ``contexts`` for writing contexts, once a run. ``covariance``
+    is the number of tokens from which C is measured (0: no C); if ``written``, the model itself writes their text.
+    ``trained`` is the number of values in the optimiser, ``tokens`` the tokens of an edit's rows, ``facts`` the rank of
+    one edit's update, ``dense`` whether a patch has whole matrices. ``prefix`` is the number of tokens of a fact whose
+    keys and values are held, in ``rows`` rows; ``kept`` is the number of tokens of an edit whose keys and values are
+    kept for later edits. ``calls`` is the number of small calls for an edit, ``together`` the number of edits in the
+    same passes without being joint.
     """
 
     layers: tuple[int, ...]
@@ -64,9 +65,9 @@ class Recipe:
 
 
 def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelShape, *, edits: int) -> Recipe:
-    """The recipe of a method with its settings, for a run of ``edits``: what its class and its config say of it.
+    """The recipe of a method with its settings, for a run of ``edits``, from what its class and its config declare.
 
-    Of a method whose class names no family the model and looking at the edits are reckoned alone, which a note says.
+    If a method's class declares no family, only the model and the check of the edits are counted; a note says so.
 
     Raises:
         ConfigError: the model has no such layer.
@@ -95,7 +96,7 @@ def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelSha
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a method says of its work, on a model: the layers that are written, and the ``facts`` of all edits."""
+    """The work that a method declares, on a model: the layers that are written, and the ``facts`` of all edits."""
 
     load: Workload
     layers: tuple[int, ...]
@@ -104,18 +105,18 @@ class Written:
 
     @property
     def descent(self) -> float:
-        """FLOP of one fact's value; what runs once for all facts is shared by them."""
+        """FLOP of one fact's value; the work that is done once for all facts is shared."""
         load = self.load
         shared = round(load.context_tokens / self.facts)
         return descent_flop(self.shape, self.layers[-1], contexts=load.rows, context_tokens=shared, steps=load.steps)
 
     @property
     def own_keys(self) -> float:
-        """FLOP of one fact's keys that are held."""
+        """FLOP of one fact's held keys."""
         return held_flop(self.shape, self.layers, load=self.load)
 
     def calls(self, *, passes: float, essences: int = 1) -> float:
-        """Small calls of one fact, which takes part in so many ``passes`` a step (a share of one, with others)."""
+        """Small calls of one fact, which takes part in ``passes`` passes a step (a share of one, with others)."""
         load, above = self.load, self.shape.layers - self.layers[-1]
         descent = descent_calls(
             steps=load.steps, rows=load.rows + essences, blocks=self.shape.layers, above=above, passes=passes
@@ -124,7 +125,7 @@ class Written:
 
     @property
     def network(self) -> float:
-        """FLOP of one edit's R-GNN, where there is one."""
+        """FLOP of one edit's R-GNN; 0 without one."""
         load, found = self.load, self.load.network
         if found is None:
             return 0.0
@@ -133,7 +134,7 @@ class Written:
 
     @property
     def covariance(self) -> int:
-        """Tokens that C is measured from; the model writes whole pieces."""
+        """Tokens from which C is measured; a model that writes them writes whole pieces."""
         config = self.load.covariance
         if config is None:
             return 0
@@ -142,7 +143,7 @@ class Written:
 
 
 def trained_numbers(method: type[EditingMethod], written: Written) -> float:
-    """How many numbers an optimiser holds at once: of one edit, or of all where the method is joint."""
+    """The number of values that an optimiser holds at once: of one edit, or of all edits if the method is joint."""
     shape, load, width = written.shape, written.load, float(written.shape.width)
     match method.trains:
         case "value":
@@ -160,7 +161,7 @@ def trained_numbers(method: type[EditingMethod], written: Written) -> float:
 
 
 def _rank_one(of: Written) -> Recipe:
-    """A value by descent for each fact in turn, and one factor of C."""
+    """A value by descent for each fact in turn, and one factorisation of C."""
     load, shape = of.load, of.shape
     return Recipe(
         layers=of.layers,
@@ -194,13 +195,13 @@ def _joint(of: Written) -> Recipe:
 
 
 def _tuning(of: Written) -> Recipe:
-    """Descent on weights or on their factors, back to the lowest layer."""
+    """Descent on weights or on their factors; the backward pass goes down to the lowest layer."""
     each = tuning_flop(of.shape, min(of.layers), steps=of.load.steps, rows=of.load.rows)
     return Recipe(layers=of.layers, each=each, tokens=Prompts().length, facts=of.load.rank)
 
 
 def _codebook(of: Written) -> Recipe:
-    """One value by descent at the prompt's last token: nothing but the target comes after it, and no essence."""
+    """One value by descent at the prompt's last token: only the target comes after it, and there is no essence."""
     said, load, together = Prompts(), of.load, min(of.facts, of.load.together)
     own = Prompts(before=said.length - said.target, tail=said.target, target=said.target)
     sizes = {"contexts": load.rows, "context_tokens": 0, "steps": load.steps, "essences": 0}
@@ -219,18 +220,18 @@ def _neurons(of: Written) -> Recipe:
 
 
 def _hypernetwork(of: Written) -> Recipe:
-    """One gradient of rank one a token, once the editor is trained."""
+    """One gradient of rank one for each token, once the editor is trained."""
     tokens, note = Prompts().length, "training the editor (kg-edit mend train) is not counted"
     return Recipe(layers=of.layers, each=gradient_flop(of.shape), tokens=tokens, facts=tokens, notes=(note,))
 
 
 def _in_context(of: Written) -> Recipe:
-    """Nothing is computed when an edit is made; prompts get longer."""
+    """Nothing is computed when an edit is made, but prompts get longer."""
     return Recipe(layers=(), each=0.0, tokens=0.0, notes=("each prompt gets longer by what is put before it",))
 
 
 def _undeclared(of: Written, name: str) -> Recipe:
-    """The model, its prompts, and a patch of rank one."""
+    """Only the model, its prompts, and a patch of rank one."""
     note = (
         f"the method {name} does not say how much it computes (family, workload): its edits are not counted; "
         "try it with `kg-edit edit` on one edit, and multiply"

@@ -1,4 +1,4 @@
-"""A model's sizes from its config alone: no weight is read, and for a model with presets nothing is asked of a hub."""
+"""Find a model's sizes from its config alone: no weight is read, and a model with presets needs no hub."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from kg_edit.models.loading import NAMED_MODELS, named_model_file, resolve_model
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """``width`` is d, ``inner`` d_ff; ``block`` counts the elements of one block's matrices, ``parameters`` all.
+    """A model's sizes: ``width`` is d, ``inner`` d_ff; ``block`` counts the elements of one block's matrices.
 
-    ``cache``: how many numbers a token leaves in all blocks together for those after it, as keys and values.
+    ``parameters`` counts all parameters. ``cache`` is the number of values that one token adds to the KV cache of all
+    blocks together.
     """
 
     name: str
@@ -66,14 +67,14 @@ def shape_of(name: str) -> ModelShape:
 
 
 def _attended(config: PretrainedConfig) -> int:
-    """The width of the keys, all heads together; shared heads make it less than d."""
+    """The width of the keys, all heads together; less than d if heads share keys."""
     heads = config.num_attention_heads
     kept = getattr(config, "num_key_value_heads", None) or heads
     return int(kept * (getattr(config, "head_dim", None) or config.hidden_size // heads))
 
 
 def _config(name: str) -> PretrainedConfig:
-    """The config of a model, from where it is nearest."""
+    """Read the config of a model, from the preset if there is one, else from its files or the hub."""
     for preset in map(model_presets, preset_models()):
         if name.casefold() in (preset.name, preset.model.casefold()) and not Path(name).exists():
             published: PretrainedConfig = AutoConfig.for_model(**preset.config)
@@ -82,7 +83,7 @@ def _config(name: str) -> PretrainedConfig:
         found: PretrainedConfig = AutoConfig.from_pretrained(**_place(name))
     except KgEditError:
         raise
-    except Exception as error:  # of a damaged file, transformers and the GGUF reader raise anything
+    except Exception as error:  # transformers and the GGUF reader may raise anything for a damaged file
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         known = ", ".join(preset_models())
         raise ModelError(
@@ -93,10 +94,10 @@ def _config(name: str) -> PretrainedConfig:
 
 
 def _place(name: str) -> dict[str, Any]:
-    """Where a config is read: of a GGUF file the header, which is not dequantised for that."""
+    """Where to read a config; for a GGUF file from its header, without dequantising it."""
     path = named_model_file(name) if name in NAMED_MODELS else Path(name)
     if path.suffix == ".gguf" and path.is_file():
         return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     if path.is_dir() and not (path / "config.json").is_file():
-        return {"pretrained_model_name_or_path": name}  # the refusal then names the models that are known without
+        return {"pretrained_model_name_or_path": name}  # the error then lists the models that need no config file
     return {"pretrained_model_name_or_path": resolve_model(name)}
