@@ -1,1 +1,1 @@
-"""How a value is written: one key by a rank-one update (GLAME Eq. 8), many by a joint least-squares solve."""
+"""Closed forms that write values into a weight: a rank-one update for one key (GLAME Eq. 8), least squares for many."""

@@ -1,12 +1,12 @@
-"""Ext-Sub (Hu et al., AAAI 2024, arXiv 2308.08090): an expert less what an anti-expert has of its own.
+"""Ext-Sub (Hu et al., AAAI 2024, arXiv 2308.08090): subtract an anti-expert from an expert, except their common part.
 
-Two changes of one weight [out, in] are compared row by row, e of the expert and a of the anti-expert. What they have in
-common lies along s, and is kept; the rest of a is taken away, ``strength`` times:
+The changes of one weight [out, in] are compared row by row: e is a row of the expert, a the same row of the
+anti-expert. Their common part lies along s and is kept. The rest of a is subtracted, ``strength`` times:
 
     s = e / |e| + a / |a|        rest(a) = a - (a . s) s / |s|^2        result = e - strength rest(a)
 
-A row of the result is a sum of the same rows of both changes, so that its factors have the rank of both together, and
-no matrix [out, in] is ever made.
+Each row of the result is a linear combination of the same rows of both changes. So the result's factors have the sum of
+both ranks, and no matrix [out, in] is ever computed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 
 def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bool = True) -> WeightPatch:
-    """The expert's patch less the anti-expert's; without ``extract`` the whole of it is taken away.
+    """Subtract the anti-expert's patch from the expert's. With ``extract`` false, the common part is subtracted too.
 
-    Weights that the expert alone changes are left as they are in it. The edits listed are the expert's.
+    Weights that only the expert changes keep the expert's change. The result lists the expert's edits.
 
     Raises:
-        PatchError: one of them is not a patch of weights.
+        PatchError: one of the patches is not a patch of weights.
         PatchMismatchError: they are for different models, or their changes have different shapes.
     """
     first, second = _of_weights(expert, "expert"), _of_weights(anti, "anti-expert")
@@ -45,10 +45,10 @@ def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bo
 
 
 def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factors:
-    """The factors of e - strength rest(a) for the changes e and a of one weight; rank: of both together.
+    """The factors of e - strength rest(a) for the changes e and a of one weight; the ranks of both add up.
 
-    A row that is 0 in one of them has no direction: there s is that of the other. Where e and a point away from each
-    other nothing is in common, and all of a is taken away.
+    A row that is 0 in one of the changes has no direction, so s is the direction of the other one. If e and a are
+    opposite, they have nothing in common, and all of a is subtracted.
     """
     left, right = (pair.left.double() for pair in (expert, anti))
     own, other = (pair.right.double() for pair in (expert, anti))
@@ -64,7 +64,7 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
 
 
 def _products(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
-    """The dot products of equal rows of left right^T and of other_left other_right^T: [out]."""
+    """The dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
     products: Tensor = ((left @ (right.T @ other_right)) * other_left).sum(1)
     return products
 
@@ -75,7 +75,7 @@ def _less(expert: Factors, anti: Factors, strength: float) -> Factors:
 
 
 def _nothing(like: Factors) -> Factors:
-    """A change of rank 0 of the same weight."""
+    """A change of rank 0, with the shape and device of ``like``."""
     return Factors(left=like.left[:, :0], right=like.right[:, :0])
 
 

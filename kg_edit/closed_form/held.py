@@ -1,13 +1,15 @@
-"""Keys that an update is to leave alone: those of the other tokens of the edits' own prompts.
+"""Held keys: keys whose outputs an update should not change, those of the other tokens in the edits' own prompts.
 
-A descent finds m* as if the subject's last token alone changed. An update also answers every other token's key n with
-(n . u) of the change, little in ordinary text, and up to half of it where tokens are rare in the text that C is
-from (a German word in pieces, docs/results.md). With the keys N_e [n_e, d_ff] of the other tokens in edit e's prompts
+The descent finds m* as if the change were made at the subject's last token only. The written update also adds (n . u)
+times the change at every other token with key n. That is little in ordinary text, but up to half of the change for
+tokens that are rare in the text that C was measured from (a German word in pieces, docs/results.md). With the keys
+N_e [n_e, d_ff] of the other tokens in edit e's prompts
 
     H = sum_e N_e^T N_e / n_e,    U = (C + w H)^-1 K    [d_ff, edits]
 
-stands where C^-1 K would, so that the written model computes what the descent saw. w is the weight of these keys, C
-having 1. As long as there are fewer than d_ff keys they are solved for by Woodbury's identity, from C's factorisation.
+U replaces C^-1 K in the closed forms. The written model then computes what the descent saw. w is the weight of these
+keys, where C has weight 1. If there are fewer than d_ff such keys, the system is solved by Woodbury's identity from the
+factorisation of C.
 """
 
 from __future__ import annotations
@@ -26,23 +28,26 @@ from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.replay import block_output
 from kg_edit.value.objective import Request
 
-HELD_ROWS = 2  # of an edit's rewrites: contexts are ordinary text, which C knows
+HELD_ROWS = 2  # rewrites used per edit; more are not needed, because C already covers the ordinary text of contexts
 
 
 @dataclass(frozen=True, eq=False)
 class HeldKeys:
-    """H = ``moment`` + ``rows``^T ``rows`` [d_ff, d_ff] in float64, with fewer than d_ff rows [n, d_ff]."""
+    """The held keys as H = ``moment`` + ``rows``^T ``rows`` [d_ff, d_ff] in float64.
+
+    ``rows`` [n, d_ff] has fewer than d_ff rows; when there are more, they are summed into ``moment`` [d_ff, d_ff].
+    """
 
     rows: Tensor
     moment: Tensor | None = None
 
     @classmethod
     def none(cls, size: int) -> Self:
-        """H = 0 for keys of ``size`` numbers."""
+        """H = 0, for keys with ``size`` components."""
         return cls(torch.empty(0, size, dtype=torch.float64))
 
     def plus(self, others: Tensor) -> HeldKeys:
-        """H with an edit's ``others`` [n_e, d_ff]."""
+        """H plus the mean outer product of an edit's other keys, ``others`` [n_e, d_ff]."""
         rows = torch.cat([self.rows, others.to(self.rows) / max(1, len(others)) ** 0.5])
         if len(rows) < rows.shape[1]:
             return HeldKeys(rows, self.moment)
@@ -50,7 +55,7 @@ class HeldKeys:
         return HeldKeys(rows[:0], moment if self.moment is None else moment.add_(self.moment))
 
     def metric(self, covariance: Covariance, *, weight: float) -> Covariance:
-        """C + weight ``moment``, with C's ridge in it."""
+        """C + weight ``moment`` as a `Covariance`, with C's ridge added to the diagonal."""
         if self.moment is None:
             return covariance
         moment = weight * self.moment + covariance.moment.to(self.moment)
@@ -60,10 +65,10 @@ class HeldKeys:
 
 @torch.no_grad()
 def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tensor:
-    """The inputs of block ``layer``'s down-projection at the other tokens of an edit's rewrites [n, d_ff], in float32.
+    """The keys of the other tokens of an edit's rewrites, [n, d_ff] in float32.
 
-    These are the tokens of ``rows``, targets included, but for those that end a mention of the subject. No block
-    above ``layer`` runs.
+    A key is the input of block ``layer``'s down-projection. The other tokens are all tokens of ``rows``, targets
+    included, except the last token of each mention of the subject. The blocks above ``layer`` do not run.
     """
     keys = list[Tensor]()
     batch = left_pad([row.ids for row in rows], device=model.device)
@@ -75,7 +80,7 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
 
 
 def held_keys(model: LanguageModel, requests: Iterable[Request], layer: int) -> HeldKeys:
-    """H of all ``requests`` together, from two of each one's rewrites: of each form one, if it has both."""
+    """H of all ``requests`` together, from two rewrites of each; an edit in both forms has one of each form."""
     held = HeldKeys.none(weight_matrix(model.down_projection(layer)).shape[1])
     for request in requests:
         some = request.rewrites[:: -(-len(request.rewrites) // HELD_ROWS)]
@@ -84,7 +89,7 @@ def held_keys(model: LanguageModel, requests: Iterable[Request], layer: int) -> 
 
 
 def _is_other(row: Prompt) -> list[bool]:
-    """Whether each token of a row is another one than the last of a mention of the subject."""
+    """For each token of a row, whether it is not the last token of a mention of the subject."""
     subject = row.ids[row.subject_first : row.edited_at + 1]
     ends = range(1, len(row.ids) + 1)
     return [row.ids[max(0, end - len(subject)) : end] != subject for end in ends]

@@ -1,7 +1,7 @@
 """The closed form that writes many values under many keys in one layer: MEMIT, EMMET and AlphaEdit (Eq. 9-11).
 
-The three are one formula, `joint_directions`; they differ in a matrix and a number. `null_space` is AlphaEdit's matrix:
-the projection on the directions of keys that a model hardly uses, in which an update changes nothing else.
+All three use one formula, `joint_directions`; they differ in a matrix M and a weight. `null_space` is AlphaEdit's
+matrix: the projection onto directions that the model's keys hardly use, where an update changes little else.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ _SMALLEST_PIVOT = 1e-6
 def joint_directions(keys: Tensor, solved: Tensor, *, weight: float) -> Tensor:
     """M K (K^T M K + weight I)^-1, which is (weight I + M K K^T)^-1 M K: [d_ff, edits] in float64.
 
-    With R [d, edits] the wanted changes of the values, the update of W [d, d_ff] is R times the result transposed:
+    R [d, edits] are the wanted changes of the values. The update of W [d, d_ff] is R times the result transposed:
 
     - MEMIT (arXiv 2210.07229, Eq. 14), M = C^-1, weight = lambda: R K^T (lambda C + K K^T)^-1, the least squares that
-      weigh R against what other keys are answered.
-    - EMMET (arXiv 2403.14236), M = C^-1, weight = 0 or little: every key is answered exactly, (W + D) K = W K + R.
-    - AlphaEdit (arXiv 2410.02355), M = P, the projection on directions that no other key has.
+      balance R against the unchanged outputs for other keys.
+    - EMMET (arXiv 2403.14236), M = C^-1, weight = 0 or small: the output for every key is exact, (W + D) K = W K + R.
+    - AlphaEdit (arXiv 2410.02355), M = P, the projection onto directions that other keys hardly use.
 
-    The smaller of the two systems is solved: that of size edits, or that of size d_ff.
+    The smaller of the two systems is solved, of size edits or of size d_ff.
 
     Args:
-        keys: K, a column an edit, [d_ff, edits].
+        keys: K, one column per edit, [d_ff, edits].
         solved: M K, [d_ff, edits], for a symmetric M without negative eigenvalues.
-        weight: what is added to the diagonal.
+        weight: the number added to the diagonal.
 
     Raises:
-        PatchError: the system has no solution that is a number: two edits have the same key.
+        PatchError: the system is singular, because two edits have the same key, or a number is not finite.
     """
     keys, solved = keys.double(), solved.double()
     size, edits = keys.shape
     if edits > size:
         solution: Tensor = torch.linalg.solve_ex(solved @ keys.T + weight * _identity(keys, size), solved)[0]
-        return solution  # not finite where there is none, which the caller sees
+        return solution  # not finite if the system is singular; the caller checks this
     lower = _cholesky(keys.T @ solved + weight * _identity(keys, edits))
     return torch.cholesky_solve(solved.T, lower).T
 
@@ -64,13 +64,13 @@ def _cholesky(gram: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NullSpace:
-    """P, the projection on what is orthogonal to ``used`` [d_ff, directions], whose columns are orthonormal."""
+    """P, the projection onto the orthogonal complement of ``used`` [d_ff, directions]; its columns are orthonormal."""
 
     used: Tensor
 
     @property
     def free(self) -> int:
-        """How many directions P keeps: d_ff less those that are used."""
+        """The number of directions that P keeps: d_ff minus the used ones."""
         return self.used.shape[0] - self.used.shape[1]
 
     def project(self, keys: Tensor) -> Tensor:
@@ -80,10 +80,10 @@ class NullSpace:
 
 
 def null_space(covariance: Covariance, *, threshold: float, relative: bool = True) -> NullSpace:
-    """What C's eigenvectors with eigenvalues below ``threshold`` span.
+    """The projection onto the span of C's eigenvectors with eigenvalues below ``threshold``.
 
-    ``relative``: the threshold counts in mean eigenvalues (trace(C) / d_ff), as models differ in scale by orders of
-    magnitude; the published one is absolute. C is taken without its ridge.
+    With ``relative``, the threshold is a multiple of the mean eigenvalue (trace(C) / d_ff), because models differ in
+    scale by orders of magnitude; the published threshold is absolute. C is used without its ridge.
 
     Raises:
         CovarianceError: no direction is free.

@@ -26,7 +26,7 @@ def rank_one_update(
     others: Tensor | None = None,
     hold: float = 0.0,
 ) -> Factors:
-    """The update after which the module answers the bare key with m* (``rome``), or the mean key (``r-rome``).
+    """The update with which the module's output is m* for the bare key (``rome``), or for the mean key (``r-rome``).
 
     With u = C^-1 k* / ||C^-1 k*||: W + r u^T, r = (m* - W k) / (k . u), where k is the bare prompt's key (ROME's
     published form; then m* - W k = ``change``, the bias cancelling) or k* itself (R-ROME, arXiv 2403.07175).
@@ -37,12 +37,12 @@ def rank_one_update(
         bare_key: the key of the bare prompt, [d_ff].
         covariance: C = E[k k^T] of the module's inputs, [d_ff, d_ff].
         weight: W, [d, d_ff].
-        variant: which key stands in the residual and in the denominator.
-        others: keys that are left alone as far as ``hold`` says (`closed_form.held`), [n, d_ff].
-        hold: their weight, C having 1.
+        variant: which key is used in the residual and in the denominator.
+        others: keys whose outputs should change little (`closed_form.held`), [n, d_ff].
+        hold: the weight of ``others``, where C has weight 1.
 
     Raises:
-        PatchError: k is all but orthogonal to u, so that the update would explode, or the numbers are not finite.
+        PatchError: k is almost orthogonal to u, so that the update would explode, or the update is not finite.
     """
     if others is None or not hold:
         direction = covariance.solve(mean_key)

@@ -1,11 +1,12 @@
-"""MEMIT's spread: bring the states of many facts to where they are wanted, in ascending layers (arXiv 2210.07229).
+"""MEMIT's spread: move the states of many facts to the wanted states, layer by layer in ascending order.
 
-In the layers l_1 < ... < l_n, with the updates of the earlier ones in the model (section 4.3, Algorithm 1):
+From arXiv 2210.07229, section 4.3 and Algorithm 1. For the layers l_1 < ... < l_n, with the updates of the earlier
+layers in the model:
 
     r_i = (z_i - h_i) / (n - j + 1)  [d],   W_{l_j} += R directions(l_j, K)^T  [d, d_ff]
 
-where z_i is the wanted state of fact i, h_i its present state in the last layer, K [d_ff, facts] the facts' keys in
-layer l_j. ``directions`` is the closed form of a method (`closed_form.joint`). One layer alone is EMMET's case.
+where z_i is the wanted state of fact i, h_i its present state in the last layer, and K [d_ff, facts] the facts' keys in
+layer l_j. ``directions`` is the closed form of a method (`closed_form.joint`). EMMET writes only one layer.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from kg_edit.models.replay import block_output
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.objective import Request
 
-SpreadSite = Literal["block", "value"]  # a block's output, or its down-projection's
+SpreadSite = Literal["block", "value"]  # the block's output, or the output of its down-projection
 _TOKENS = 2048
-_SLACK = 0.05  # bfloat16 keeps two digits
+_SLACK = 0.05  # relative tolerance; bfloat16 has only two significant digits
 Directions = Callable[[int, Tensor], Tensor]  # (layer, keys [d_ff, facts]) -> [d_ff, facts]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Written:
-    """What was written, by the weights' names: ``factors`` with a column for each fact, ``keys`` K [d_ff, facts]."""
+    """The result of `write_jointly`, by weight name: ``factors`` (one column per fact), ``keys`` [d_ff, facts]."""
 
     factors: Mapping[str, Factors]
     keys: Mapping[str, Tensor]
@@ -54,18 +55,18 @@ def write_jointly(
     place: SpreadSite,
     directions: Directions,
 ) -> Written:
-    """Updates of ``layers`` after which the state of the last one, in the bare prompts, is about ``wanted``.
+    """Compute updates of ``layers`` that bring the last layer's states, in the bare prompts, close to ``wanted``.
 
-    As in MEMIT (arXiv 2210.07229, section 4.3 and Algorithm 1): in each layer, with the updates of those before it in
-    the model, what is still missing is divided by the number of layers left. The model comes back as it was.
+    As in MEMIT (arXiv 2210.07229, section 4.3 and Algorithm 1), each layer runs with the updates of the earlier layers
+    in the model, and takes an equal share of the remaining difference. The model itself is unchanged afterwards.
 
     Args:
-        model: as the facts' states were found.
+        model: the model on which the facts' states were found.
         requests: the facts' prompts.
-        wanted: z, [facts, d].
-        layers: in ascending order.
-        place: of which output of the last layer ``wanted`` speaks.
-        directions: the closed form; called with the updates of the layers before in the model.
+        wanted: z, the wanted states, [facts, d].
+        layers: the layers to write, in ascending order.
+        place: which output of the last layer ``wanted`` is.
+        directions: the closed form; it is called with the updates of the earlier layers in the model.
 
     Raises:
         PatchError: an update is not finite.
@@ -90,7 +91,7 @@ def _mean_keys(
 ) -> tuple[Tensor, Tensor]:
     """The facts' keys [d_ff, facts] in block ``layer``, and their states [facts, d] in the bare prompts.
 
-    A key is the mean of the bare prompt's and of the other contexts' mean.
+    A fact's key is the mean of two keys: the key of the bare prompt, and the mean key of the other contexts.
     """
     rows = [row for request in requests for row in request.rewrites]
     counts = [len(request.rewrites) for request in requests]
@@ -109,7 +110,7 @@ def subject_states(
 ) -> tuple[Tensor, Tensor]:
     """The keys of block ``layer`` [prompts, d_ff] and the states of block ``last`` [prompts, d], in float32.
 
-    Both at the subject's last token; nothing after it is looked at, and no block above ``last`` runs.
+    Both are read at the subject's last token. Later tokens and the blocks above ``last`` do not run.
     """
     keys: dict[int, Tensor] = {}
     states: dict[int, Tensor] = {}
@@ -139,7 +140,7 @@ def _forward(
 
 
 def _alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Indices of prompts that are equally long up to the subject's end, in groups: nothing is padded."""
+    """Yield groups of indices of prompts that have the same length up to the subject's end, so no padding is needed."""
     by_length: dict[int, list[int]] = {}
     for place, prompt in enumerate(prompts):
         by_length.setdefault(prompt.edited_at + 1, []).append(place)
@@ -158,10 +159,10 @@ def _in_order(found: dict[int, Tensor]) -> Tensor:
 
 
 def refuse_norm_after_mlp(model: LanguageModel, layer: int) -> None:
-    """Look whether what is added to the down-projection's output is added to the block's output as it stands.
+    """Check that a change of the down-projection's output changes the block's output by the same amount.
 
     Raises:
-        UnsupportedModelError: it is not, as the block normalises after its MLP.
+        UnsupportedModelError: it does not, because the block normalises after its MLP.
     """
     prompt = Prompt(text="", ids=(0,), target_start=1, subject_last=0)
     _, clean = subject_states(model, [prompt], layer=layer, last=layer)

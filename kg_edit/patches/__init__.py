@@ -1,1 +1,1 @@
-"""The kinds of patches, their files, and many of them in one forward pass."""
+"""Patches: the changes that edits make to a model. This folder has the kinds of patches and their file formats."""

@@ -1,7 +1,8 @@
-"""A patch: the change that edits make to a model, applied for the length of a block and saved without pickle.
+"""The base class of patches. A patch is the change that edits make to a model, applied within a ``with`` block.
 
-`Patch` is what all kinds share (`applied`, `merge_into`, ``+``, `save`, `load`); `kg_edit.patches.weight_patch`,
-`codebook_patch` and `prompt_patch` are the kinds. `PatchStack` holds patches of different kinds at once.
+`Patch` has the operations of all kinds (`applied`, `merge_into`, ``+``, `save`, `load`); files are written without
+pickle. The kinds are in `weight_patch`, `codebook_patch`, `side_patch`, `prompt_patch`, `loop_patch` and `scope_patch`.
+`PatchStack` holds patches of different kinds at once.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ Kind = Literal["weights", "adapter", "prompt"]
 
 
 class Patch(ABC):
-    """What every patch can do, whatever it changes: weights, a layer's output (an adapter), or the prompt.
+    """Base class of all patches. A patch changes weights, a layer's output (an adapter), or the prompt.
 
     ``provenance`` is JSON: the model's name and fingerprint, the methods with their settings, and a record of each
-    edit. Patches of one model add up; those of different kinds become a `PatchStack`.
+    edit. Patches of one model can be added; the sum of patches of different kinds is a `PatchStack`.
     """
 
     kind: ClassVar[Kind]
@@ -50,7 +51,7 @@ class Patch(ABC):
         return found
 
     def __add__(self, other: Patch) -> Patch:
-        """Both changes at once; edits are listed one after the other.
+        """The sum: both changes at once. The edits of ``other`` come after this patch's edits.
 
         Raises:
             PatchMismatchError: the patches belong to different models.
@@ -65,9 +66,10 @@ class Patch(ABC):
 
     @contextmanager
     def applied(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """The model with this patch, for the length of a ``with`` block; then it is bit for bit as before.
+        """Apply this patch to ``model`` within a ``with`` block; afterwards the model is as before, bit for bit.
 
-        Ask the model that the block is given: a patch of the prompt changes what that one reads, and no weight.
+        Use the model that the ``with`` statement yields: a patch of the prompt changes that model's prompts, not the
+        weights of ``model``.
 
         Raises:
             PatchError: another patch is applied to this model; add patches, or merge the first one.
@@ -110,7 +112,7 @@ class Patch(ABC):
     @property
     @abstractmethod
     def summary(self) -> str:
-        """What the patch changes, in words, on one line: such as its weights and their ranks."""
+        """What the patch changes, in one line of text, such as the weights and their ranks."""
 
     @property
     @abstractmethod
@@ -119,14 +121,14 @@ class Patch(ABC):
 
     @abstractmethod
     def stacked_on(self, model: LanguageModel) -> AbstractContextManager[LanguageModel]:
-        """`applied`, without looking at what else is applied: for a stack of patches."""
+        """Like `applied`, but other patches may be applied to the model already; used by a stack of patches."""
 
     @abstractmethod
     def check_finite(self) -> None:
         """Check that every number of the patch is finite.
 
         Raises:
-            PatchError: one is not finite.
+            PatchError: a number is not finite.
         """
 
     @abstractmethod
@@ -140,7 +142,7 @@ class Patch(ABC):
 
     @abstractmethod
     def _plus(self, other: Any) -> Patch:
-        """`__add__`, for a patch of the same class and model."""
+        """The sum with a patch of the same class and model; `__add__` calls this."""
 
     @staticmethod
     def load(path: str | Path) -> Patch:
@@ -155,9 +157,9 @@ class Patch(ABC):
 
 
 def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Two provenances as one: edits one after the other, each method once; of other fields the first one's values.
+    """Join two provenances: the edits of both in order, each method once, and the entries of both ``weight_norms``.
 
-    What is noted by a weight's name (``weight_norms``) is kept of both.
+    Any other field keeps the value of ``first``.
     """
     methods = [*first.get("methods", ())]
     methods += [method for method in second.get("methods", ()) if method not in methods]
@@ -169,14 +171,14 @@ def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 @dataclass(frozen=True, eq=False)
 class PatchStack(Patch):
-    """One patch of each class, put on a model one after the other."""
+    """Several patches of different classes, at most one of each class, applied in order."""
 
     patches: tuple[Patch, ...]
     kind: ClassVar[Kind] = "adapter"  # it can be applied, not merged
 
     @classmethod
     def of(cls, *patches: Patch) -> Patch:
-        """The sum; patches of one class become one patch, stacks are taken apart, what changes nothing is left out."""
+        """The sum of patches: stacks are flattened, patches of one class are added, empty patches are dropped."""
         parts = [part for patch in patches for part in (patch.patches if isinstance(patch, PatchStack) else (patch,))]
         kept: dict[type[Patch], Patch] = {}
         for part in [part for part in parts if not part.is_empty] or parts[:1]:
@@ -203,7 +205,7 @@ class PatchStack(Patch):
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """The model with all parts applied, in their order, for the length of the block."""
+        """The model with all parts applied in order, within the ``with`` block."""
         with ExitStack() as stack:
             for part in self.patches:
                 model = stack.enter_context(part.stacked_on(model))
@@ -219,7 +221,7 @@ class PatchStack(Patch):
             part.check_finite()
 
     def save(self, path: str | Path) -> Path:
-        """Refuse: a stack is kept as the files of its parts.
+        """Always raises: save each part of the stack to its own file.
 
         Raises:
             PatchError: always.

@@ -1,7 +1,7 @@
-"""The change that a patch makes to weights, as plain arrays: its size, edit by edit, is known without torch.
+"""The weight changes of a patch as numpy arrays, to compute the size of each edit without torch.
 
-`changes_of` takes them from a patch in memory, `read_changes` from its file. `columns` says which columns of the
-factors are each edit's, `edit_norms` how large each edit's change is.
+`changes_of` takes them from a patch in memory, `read_changes` from a file. `columns` finds the columns of the factors
+that belong to each edit, `edit_norms` computes the norm of each edit's change.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
 
 Array = NDArray[Any]
-KEY = "key/"  # the state in which methods keep keys, [in, facts], with the weight's name behind it
-STATE = "state/"  # what the names of a method's own tensors begin with in a file
+KEY = "key/"  # prefix of the state in which methods keep keys, [in, facts]; the weight's name follows
+STATE = "state/"  # prefix of a method's own tensors in a file
 
 
 class Pair(NamedTuple):
@@ -33,7 +33,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Changes:
-    """The factors of the changed weights by name, the keys kept for them, and the patch's provenance.
+    """The factors of the changed weights and the keys kept for them, by weight name, and the patch's provenance.
 
     A patch that changes no weights has no factors.
     """
@@ -54,13 +54,13 @@ class Changes:
 
     @property
     def weight_norms(self) -> Mapping[str, float]:
-        """|W| of the changed weights as they were, by name; empty where the patch does not say it."""
+        """The norms |W| of the changed weights before the change, by name; empty if the patch does not record them."""
         found: Mapping[str, float] = self.provenance.get("weight_norms", {})
         return found
 
 
 def changes_of(patch: Patch | Changes) -> Changes:
-    """The changes of a patch in memory; what is one already is given back."""
+    """The changes of a patch in memory; a `Changes` is returned unchanged."""
     if isinstance(patch, Changes):
         return patch
     pairs = getattr(patch, "factors", {})
@@ -90,15 +90,15 @@ def read_changes(path: str | Path) -> Changes:
 
 
 def _array(tensor: Any) -> Array:
-    """A tensor [rows, columns] of any kind and device, as float32."""
+    """A tensor [rows, columns] of any type and device, as a float32 array."""
     found: Array = tensor.detach().float().cpu().numpy()
     return found
 
 
 def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
-    """Which columns of the factors are each edit's; None where they are nobody's, as in a dense change.
+    """The columns of the factors that belong to each edit; None if columns don't belong to edits, as in a dense change.
 
-    Closed-form methods write one column a fact: the edit itself, and the further ``requests`` of its record.
+    Closed-form methods write one column per fact: the edit itself, and each of the ``requests`` in its record.
     """
     factors: Mapping[str, Any] = getattr(patch, "factors", {})
     if not factors:
@@ -112,7 +112,7 @@ def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
 
 
 def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
-    """The Frobenius norm of each edit's change, over all weights; None where a change is not one edit's."""
+    """The Frobenius norm of each edit's change over all weights; None for each if columns don't belong to edits."""
     own, changes = columns(patch), changes_of(patch)
     if own is None:
         return (None,) * len(changes.edits)
@@ -120,9 +120,9 @@ def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
 
 
 def change_norm(pair: Any, places: tuple[int, ...] | None = None) -> float:
-    """The Frobenius norm of left right^T, by the factors' Gram matrices: ``sum((L^T L) * (R^T R))^1/2``.
+    """The Frobenius norm of left right^T, from the factors' Gram matrices: ``sum((L^T L) * (R^T R))^1/2``.
 
-    ``places``: of these columns alone.
+    With ``places``, only these columns of the factors count.
     """
     left, right = (np.asarray(side, dtype=np.float64) for side in (pair.left, pair.right))
     if places is not None:

@@ -1,8 +1,8 @@
-"""A codebook beside a module, GRACE's (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031), and how far its keys reach.
+"""GRACE's codebook of keys and values beside a module (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031).
 
 - `Codebook`: keys k_i [d_in], values v_i [d_out] and labels in the order of the edits.
-- `Deferral`, `regions`: the rule by which the radii eps_i follow from that order. They are not stored, so that a
-  codebook without one of its edits is the codebook of a call that never made it.
+- `Deferral`, `regions`: the rule that computes the radii eps_i from the order of the edits. The radii are not stored,
+  so a codebook without one of its edits is the same as if the edit had never been made.
 - `Regions.of`: the entry in whose ball ||x - k_i|| <= eps_i a key x lies.
 """
 
@@ -20,16 +20,16 @@ from torch import Tensor
 Metric = Literal["euclidean", "unit"]
 Expand = Literal["coverage", "moving-average", "widen"]
 Lookup = Literal["every-token", "prompt-end"]
-_SAME_KEY = 1e-3  # of the initial radius
-_GAP = 1e-5  # by which a split leaves the older key less than half of the way
-_SLACK = 1 + 1e-3  # a key that lies on the rim by the edits' order is inside, however its prompt is batched
+_SAME_KEY = 1e-3  # two keys closer than this, times the initial radius, count as the same key
+_GAP = 1e-5  # after a split, the older ball's radius is smaller than half of the distance by this much
+_SLACK = 1 + 1e-3  # keys on the rim of a ball count as inside, although batching changes their rounding
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Codebook:
     """Entries in the order of their edits: ``keys`` [entries, d_in], ``values`` [entries, d_out], labels, edits' ids.
 
-    A label is what decides whether two edits agree: the text of the target.
+    The label of an entry is the text of its target; two edits agree if their labels are equal.
     """
 
     keys: Tensor
@@ -43,11 +43,11 @@ class Codebook:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in) of the weight that it stands beside."""
+        """The shape (out, in) of the weight beside which the codebook stands."""
         return self.values.shape[1], self.keys.shape[1]
 
     def __add__(self, other: Codebook) -> Codebook:
-        """The entries of both, this one's first; the two have one deferral rule."""
+        """The entries of both codebooks, this one's first; both must have the same deferral rule."""
         return Codebook(
             keys=torch.cat([self.keys, other.keys]),
             values=torch.cat([self.values, other.values]),
@@ -57,7 +57,7 @@ class Codebook:
         )
 
     def without(self, ids: Collection[str]) -> Codebook:
-        """The codebook of a call that never made the edits with these ids."""
+        """The codebook without the edits with these ids, as if they had never been made."""
         kept = [place for place, own in enumerate(self.ids) if own not in ids]
         return Codebook(
             keys=self.keys[kept],
@@ -74,20 +74,20 @@ class Codebook:
 
     @cached_property
     def regions(self) -> Regions:
-        """The balls in which the codebook answers, by `regions`; computed once."""
+        """The balls in which the codebook replaces the output (see `regions`); computed once."""
         return regions(self.keys, self.labels, self.deferral)
 
 
 def as_json(book: Codebook) -> dict[str, object]:
-    """What a codebook holds besides its tensors (labels, edits' ids, deferral rule), as JSON."""
+    """The parts of a codebook that are not tensors (labels, edits' ids, deferral rule), as JSON."""
     return {"labels": list(book.labels), "ids": list(book.ids), "deferral": book.deferral.model_dump(mode="json")}
 
 
 def from_json(said: Mapping[str, object], *, keys: Tensor, values: Tensor) -> Codebook:
-    """The codebook of tensors and of what `as_json` said.
+    """Build a codebook from its tensors and the JSON of `as_json`.
 
     Raises:
-        ValueError: the two don't fit together.
+        ValueError: the tensors and the JSON don't fit together.
     """
     labels, ids = said.get("labels"), said.get("ids")
     if not isinstance(labels, list) or not isinstance(ids, list) or keys.dim() != 2 or values.dim() != 2:
@@ -99,7 +99,7 @@ def from_json(said: Mapping[str, object], *, keys: Tensor, values: Tensor) -> Co
 
 
 class Deferral(BaseModel):
-    """How far a key reaches: the rule by which radii follow from the order of the edits."""
+    """Settings of the deferral rule, which computes the radius of each key from the order of the edits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -121,16 +121,16 @@ class Deferral(BaseModel):
     )
 
     def placed(self, keys: Tensor) -> Tensor:
-        """Keys [..., d_in] as points between which the distance is Euclidean; float32."""
+        """Keys [..., d_in] as float32 points whose Euclidean distance is the metric; normalised for the unit metric."""
         points = keys.float()
         return torch.nn.functional.normalize(points, dim=-1) if self.metric == "unit" else points
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Regions:
-    """Where a codebook answers: balls with ``centres`` [regions, d_in] and ``radii`` [regions].
+    """The balls in which a codebook replaces the output: ``centres`` [regions, d_in] and ``radii`` [regions].
 
-    ``entries`` [regions] says whose value is given in each.
+    ``entries`` [regions] has for each ball the index of the entry whose value is the output.
     """
 
     centres: Tensor
@@ -138,11 +138,11 @@ class Regions:
     entries: Tensor
 
     def of(self, points: Tensor) -> Tensor:
-        """The entry whose value is given at each of ``points`` [points, d_in], -1 for none: the nearest ball's."""
+        """The entry for each of ``points`` [points, d_in]: that of the nearest ball if the point is inside, else -1."""
         if not len(self.entries):
             return torch.full((len(points),), -1, device=points.device)
         nearest = torch.cdist(points, self.centres).argmin(-1)
-        distance = (points - self.centres[nearest]).norm(dim=-1)  # `cdist` rounds where points are near
+        distance = (points - self.centres[nearest]).norm(dim=-1)  # `cdist` is inexact for near points
         inside = distance <= self.radii[nearest] * _SLACK
         return torch.where(inside, self.entries[nearest], -1)
 
@@ -152,13 +152,17 @@ class Regions:
 
 
 def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
-    """The balls of keys [entries, d_in] that came in this order, by the paper's rule (its Algorithm 1).
+    """Compute the balls of ``keys`` [entries, d_in], in the order of the edits, by the paper's Algorithm 1.
 
-    Each entry in turn meets the balls before it. Farther than ε from the edge of the nearest one, d > ε_i + ε: a ball
-    of its own, with radius ε (init). Else, with the nearest one's label, that ball grows (expand); with another label,
-    a ball of its own, and both end half-way between the two (split). Algorithm 1 lets a ball grow by ε (``widen``), the
-    published program to the new key (``coverage``). A key inside a ball of its label is no error, and changes nothing.
-    Beyond the paper: of two edits with one key the later holds, and the earlier is passed over.
+    Each entry in turn is compared with the nearest earlier ball i, at distance d from its centre:
+
+    - init: if d > ε_i + ε, the entry gets a new ball with radius ε.
+    - expand: otherwise, if the labels are equal, ball i grows. Algorithm 1 adds ε to its radius (``widen``), the
+      published program extends it to the new key (``coverage``). If the key is already inside, nothing changes.
+    - split: otherwise, the entry gets a new ball, and both balls end half-way between the two keys.
+
+    Beyond the paper: if two edits with different labels have the same key, the later one holds, and the earlier one is
+    skipped.
     """
     points = rule.placed(keys)
     passed = set(_superseded(points, labels, near=_SAME_KEY * rule.radius))
@@ -170,10 +174,10 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
 
 
 def _superseded(points: Tensor, labels: Sequence[str], *, near: float) -> Iterator[int]:
-    """Entries that have the key of a later one with another label."""
+    """Yield the indices of entries for which a later entry has the same key and another label."""
     if len(labels) < 2:
         return
-    rough = torch.cdist(points, points)  # rounded: 1e-2 of a key's length is far more than it can be wrong
+    rough = torch.cdist(points, points)  # inexact, but by far less than 1e-2 of a key's length
     pairs = (rough <= near + 1e-2 * points.norm(dim=-1)).triu(1).nonzero().tolist()
     for first, second in pairs:
         if labels[first] != labels[second] and (points[first] - points[second]).norm() <= near:
@@ -181,7 +185,7 @@ def _superseded(points: Tensor, labels: Sequence[str], *, near: float) -> Iterat
 
 
 class _Replay:
-    """The balls so far, as entry after entry meets them."""
+    """Builds the balls by adding the entries one after the other."""
 
     def __init__(self, points: Tensor, labels: Sequence[str], deferral: Deferral) -> None:
         self._points, self._labels, self._deferral = points, labels, deferral
@@ -190,7 +194,7 @@ class _Replay:
         self._entries: list[int] = []
 
     def meet(self, entry: int) -> None:
-        """Add ``entry``: a ball of its own (init), growing the nearest one (expand), or cutting both (split)."""
+        """Add ``entry`` by one of the cases init, expand and split (see the function `regions`)."""
         epsilon = self._deferral.radius
         nearest, distance = self._nearest(entry)
         if nearest is None or distance > epsilon + self._radii[nearest]:
@@ -216,13 +220,13 @@ class _Replay:
     def _expand(self, nearest: int, entry: int, distance: float) -> None:
         if distance <= self._radii[nearest]:
             return
-        widened = self._radii[nearest] + self._deferral.radius  # as far as that, or it would have a ball of its own
+        widened = self._radii[nearest] + self._deferral.radius  # contains the key, else it would be an init
         self._radii[nearest] = widened if self._deferral.expand == "widen" else distance
         if self._deferral.expand == "moving-average":
             self._centres[nearest] = (self._centres[nearest] + self._points[entry]) / 2
 
     def regions(self) -> Regions:
-        """The balls after the entries that were met so far."""
+        """The balls after the entries added so far."""
         device = self._points.device
         return Regions(
             centres=self._centres[: len(self._entries)].clone(),

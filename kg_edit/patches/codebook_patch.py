@@ -1,15 +1,14 @@
-"""A patch beside the weights, GRACE's (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook after a module.
+"""GRACE's patch: a codebook replaces the output of a module (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031).
 
-At a token that is looked up, whose key x [d_in] (the module's input) lies in a ball ||x - k_i|| <= eps_i of the
-codebook, the module's output [d_out] is replaced by that entry's value v_i; elsewhere nothing changes.
+A token's key x [d_in] is the module's input. If x lies in a ball ||x - k_i|| <= eps_i of the codebook, the module's
+output [d_out] is replaced by the value v_i of that entry. Otherwise nothing changes. `CodebookPatch` holds codebooks
+(`kg_edit.patches.codebook`) by the names of the weights beside which they stand.
 
-`CodebookPatch` holds codebooks (`kg_edit.patches.codebook`) by the names of the weights that they stand beside.
+The setting `Deferral.lookup` selects the tokens that are looked up:
 
-Which tokens are looked up is part of the rule (`Deferral.lookup`):
-
-- ``prompt-end``, as published: the prompt's last token alone. Scoring and decoding say where a prompt ends
-  (`kg_edit.models.hooks.telling_prompt_ends`); of a forward pass of which nobody says it, it is each row's last token.
-- ``every-token``: needs no such knowledge. Patches that were made before there was the choice have this rule.
+- ``prompt-end``, as published: only the last token of the prompt. Scoring and decoding tell the patch where a prompt
+  ends (`kg_edit.models.hooks.telling_prompt_ends`). Otherwise a row of several tokens ends at its last token.
+- ``every-token``: all tokens. Patches made before this setting existed have this rule.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ _SAID = "codebooks"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CodebookPatch(Patch):
-    """Codebooks by the name of the weight whose module they stand beside; the module's input is what is looked up.
+    """Codebooks by the name of the weight beside whose module they stand; the module's input is the key.
 
-    Patches add by putting the entries one after the other. `without` takes edits back, exactly.
+    Adding patches appends the entries. `without` removes edits exactly, as if they had never been made.
     """
 
     kind: ClassVar[Kind] = "adapter"
@@ -48,7 +47,7 @@ class CodebookPatch(Patch):
 
     @property
     def summary(self) -> str:
-        """The modules, and how many keys answer for how many edits."""
+        """The modules, with the number of keys and of edits for each."""
         return ", ".join(
             f"{name}: {len(book.regions.entries)} keys for {len(book)} edits" for name, book in self.codebooks.items()
         )
@@ -59,10 +58,10 @@ class CodebookPatch(Patch):
         return not any(len(book) for book in self.codebooks.values())
 
     def without(self, ids: Collection[str]) -> CodebookPatch:
-        """The patch with the edits of these ids taken back: that of a call that never made them.
+        """The patch without the edits with these ids, as if they had never been made.
 
         Raises:
-            PatchError: an id is of no edit here.
+            PatchError: the patch has no edit with one of the ids.
         """
         unknown = set(ids) - {own for book in self.codebooks.values() for own in book.ids}
         if unknown:
@@ -72,10 +71,10 @@ class CodebookPatch(Patch):
         return CodebookPatch(codebooks=books, provenance={**self.provenance, "edits": edits})
 
     def _plus(self, other: CodebookPatch) -> CodebookPatch:
-        """Entries one after the other.
+        """The entries of both patches, this one's first.
 
         Raises:
-            PatchError: the two have different deferral rules for one module.
+            PatchError: the patches have different deferral rules for one module.
         """
         books = dict(self.codebooks)
         for name, more in other.codebooks.items():
@@ -89,7 +88,7 @@ class CodebookPatch(Patch):
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """The model, with a look into the codebook after each of the modules; no weight moves."""
+        """The model with a codebook lookup after each of the modules; no weight changes."""
         self.check_model(model)
         modules = {name: module_of(model, name, shape=book.shape) for name, book in self.codebooks.items()}
         with ExitStack() as stack:
@@ -105,7 +104,7 @@ class CodebookPatch(Patch):
         """Check that every key and value is finite.
 
         Raises:
-            PatchError: one is not finite.
+            PatchError: a key or a value is not finite.
         """
         for name, book in self.codebooks.items():
             if not book.is_finite:
@@ -126,7 +125,7 @@ class CodebookPatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """The patch that a file holds.
+        """The patch in a file.
 
         Raises:
             PatchError: its parts don't fit together.
@@ -143,14 +142,15 @@ class CodebookPatch(Patch):
         return cls(codebooks=books, provenance=provenance)
 
 
-Places = Callable[[], Tensor | None]  # which tokens of this forward pass are looked up, [tokens]; None: all
+Places = Callable[[], Tensor | None]  # gives a mask [tokens] of the tokens to look up in this pass; None: all
 
 
 @contextmanager
 def _looked_up(model: LanguageModel, name: str, lookup: Lookup) -> Iterator[Places]:
-    """Which tokens are looked up in the codebook beside the weight ``name``.
+    """Yield a function that gives the tokens to look up in the codebook beside the weight ``name``.
 
-    The shape of a forward pass is that of the block's input [rows, tokens, d]: some families flatten it for their MLP.
+    It reads the numbers of rows and tokens from the block's input [rows, tokens, d], because some model families
+    flatten the input of their MLP.
     """
     if lookup == "every-token":
         yield lambda: None
@@ -169,17 +169,17 @@ def _looked_up(model: LanguageModel, name: str, lookup: Lookup) -> Iterator[Plac
 
 
 def _block_of(model: LanguageModel, name: str) -> nn.Module:
-    """The block that holds the weight ``name``; every codebook stands in one."""
+    """The block that contains the weight ``name``."""
     return next(block for at, block in enumerate(model.blocks) if name.startswith(f"{model.spec.blocks}.{at}."))
 
 
 def _replacer(book: Codebook, places: Places) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """A forward hook: the module's output [..., d_out], with a value at each of ``places`` that lies in a ball."""
+    """A forward hook that replaces the output [..., d_out] by a value at each of ``places`` whose key is in a ball."""
     regions, values = book.regions, book.values
 
     def replace(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         nonlocal regions, values
-        inputs = args[0].reshape(-1, args[0].shape[-1])  # some families run their MLP on flattened rows
+        inputs = args[0].reshape(-1, args[0].shape[-1])  # some model families flatten the input of their MLP
         if values.device != inputs.device or values.dtype != output.dtype:
             regions, values = regions.to(inputs.device), values.to(inputs.device, output.dtype)
         with torch.no_grad():
@@ -192,7 +192,7 @@ def _replacer(book: Codebook, places: Places) -> Callable[[nn.Module, tuple[Tens
 
 
 def _entries(regions: Regions, points: Tensor, places: Tensor | None) -> Tensor:
-    """The entry whose value is given at each of ``points`` [tokens, d_in], -1 for none, as outside ``places``."""
+    """The entry for each of ``points`` [tokens, d_in]; -1 outside all balls and outside ``places``."""
     if places is None:
         return regions.of(points)
     entries = torch.full((len(points),), -1, device=points.device)
@@ -202,7 +202,7 @@ def _entries(regions: Regions, points: Tensor, places: Tensor | None) -> Tensor:
 
 
 def without_codebooks(patch: Patch) -> Patch | None:
-    """A patch, or a stack of them, but for its codebooks; None if nothing is left."""
+    """A patch or stack without its codebook patches; None if nothing is left."""
     parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
     kept = [part for part in parts if not isinstance(part, CodebookPatch)]
     return PatchStack.of(*kept) if kept else None

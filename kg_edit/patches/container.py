@@ -1,8 +1,8 @@
-"""The file of a patch: safetensors, with the format's name and the provenance as JSON in the metadata.
+"""The file format of patches: a safetensors file with the format's name and the provenance as JSON in its metadata.
 
-`write_patch` and `read_patch` take tensors by name, whatever kind of patch they belong to; `patch_class` finds the
-class for a format (``kg-edit-patch/1``, ``kg-edit-codebook/1``, ``kg-edit-prompt/1``, ``kg-edit-loop/1``,
-``kg-edit-side/1``, ``kg-edit-scope/1``).
+`write_patch` and `read_patch` handle named tensors of any kind of patch; `patch_class` finds the class for a format
+(``kg-edit-patch/1``, ``kg-edit-codebook/1``, ``kg-edit-prompt/1``, ``kg-edit-loop/1``, ``kg-edit-side/1``,
+``kg-edit-scope/1``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kg_edit.patches.provenance import check_provenance
 from kg_edit.storage.atomic import write_safetensors
 from wikidata_cache.safe_json import parse
 
-if TYPE_CHECKING:  # what a patch says of itself is read without torch
+if TYPE_CHECKING:  # the metadata of a patch can be read without torch
     from torch import Tensor
 
 WEIGHTS, CODEBOOK, PROMPT, LOOP, SIDE, SCOPE = (
@@ -42,7 +42,7 @@ _METADATA = "kg_edit"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PatchFile:
-    """A patch's file as it was read: its path, its format's name, the provenance, and the tensors by name."""
+    """The content of a patch's file: its path, the format's name, the provenance, and the tensors by name."""
 
     path: str
     format: str
@@ -64,14 +64,14 @@ def write_patch(path: str | Path, *, format: str, provenance: Mapping[str, Any],
             raise PatchError(f"the change of {name} is not finite; nothing was written")
     said = json.dumps({"format": format, "provenance": provenance}, sort_keys=True)
     cleaned = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-    return write_safetensors(Path(path), cleaned, {_METADATA: said})  # one key: several come in any order
+    return write_safetensors(Path(path), cleaned, {_METADATA: said})  # one key, because the order of keys is not fixed
 
 
 def read_patch(path: str | Path) -> PatchFile:
     """Read what `write_patch` wrote.
 
     Raises:
-        PatchError: the file is missing, is no patch, or does not say where it came from.
+        PatchError: the file is missing, is not a patch, or lacks a valid provenance.
     """
     import torch
 
@@ -85,16 +85,16 @@ def read_patch(path: str | Path) -> PatchFile:
 
 
 def check_patch_file(path: str | Path) -> None:
-    """Look at what a file says of itself, without torch and without its tensors.
+    """Check the metadata of a patch's file, without torch and without reading its tensors.
 
     Raises:
-        PatchError: the file is missing, is no patch, or does not say where it came from.
+        PatchError: the file is missing, is not a patch, or lacks a valid provenance.
     """
     _read(path, None)
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A patch's provenance, and its tensors as numpy arrays of float32.
+    """Read a patch's provenance, and its tensors as numpy arrays; bfloat16 becomes float32.
 
     Raises:
         PatchError: as `read_patch`.
@@ -115,7 +115,7 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the file says of itself, and its tensors in a ``framework``; without one, none of them."""
+    """Read the metadata of a file, and its tensors for ``framework``; no tensors if it is None."""
     try:
         with safe_open(path, framework=framework or "np") as file:
             said = parse((file.metadata() or {}).get(_METADATA, "{}"))
@@ -133,6 +133,6 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
 
 
 def patch_class(file: PatchFile) -> Any:
-    """The class of the patch in a file, by its format; its ``from_file`` makes the patch."""
+    """The class for the format of a file; its ``from_file`` builds the patch."""
     module, _, name = _CLASSES[file.format].partition(":")
     return getattr(import_module(module), name)

@@ -1,7 +1,8 @@
-"""Edits so large that they may break the model: one rank-one update that is far too large does (Gupta et al. 2024).
+"""Guards against disabling edits: one rank-one update that is far too large breaks the model (Gupta et al. 2024).
 
-`disabling` says why edits of a patch look like such ones, from their sizes: against those of the same method's other
-edits, and against the weight's own norm, which a patch notes or the model at hand has. `refuse_disabling` stops them.
+`disabling` gives the reasons why edits of a patch look like disabling ones. It compares the size of an edit with the
+other edits of the same method, and with the norm of the weight, from the patch or from the model. `refuse_disabling`
+raises an error for such edits.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
 
-MEDIANS = 4.0  # times the median of the other edits; docs/patches.md says what was measured
-SHARE = 1.0  # of the weight's own norm
-_ENOUGH = 5  # other edits, or a median means nothing
+MEDIANS = 4.0  # limit of an edit's size, in medians of the other edits; measured in docs/patches.md
+SHARE = 1.0  # limit of an edit's size, as a share of the weight's own norm
+_ENOUGH = 5  # the fewest other edits for which a median is meaningful
 
 
 def weight_norms(patch: Patch, model: LanguageModel) -> dict[str, float]:
-    """|W| of each weight that a patch changes, as the model has it now; empty for a patch that changes none.
+    """The present norm |W| of each weight that a patch changes, by name; empty if the patch changes no weights.
 
     Raises:
         PatchMismatchError: the patch is for another model.
@@ -38,7 +39,7 @@ def weight_norms(patch: Patch, model: LanguageModel) -> dict[str, float]:
 
 
 def with_weight_norms(patch: Patch, model: LanguageModel) -> Patch:
-    """The patch, which also notes |W| of the weights that it changes, so that its size can be judged without a model.
+    """The patch with |W| of its changed weights in the provenance, so that its size can be judged without the model.
 
     Raises:
         PatchMismatchError: the patch is for another model.
@@ -54,11 +55,11 @@ def with_weight_norms(patch: Patch, model: LanguageModel) -> Patch:
 def disabling(
     patch: Patch | Changes, others: Iterable[Patch | Changes], model: LanguageModel | None = None
 ) -> tuple[str, ...]:
-    """Why edits of ``patch`` look like ones that break a model; empty if none does.
+    """The reasons why edits of ``patch`` look as if they would break the model; empty if there are none.
 
-    Compared are an edit's norm and division factor k . u, from its record, with those of the same method's other edits
-    of the same weights, in this patch and in ``others``; and its norm with the weights' own: those of ``model``, else
-    those that the patch notes, if it does.
+    The norm and the division factor k . u of an edit are compared with those of other edits of the same method and
+    the same weights, in this patch and in ``others``. The norm is also compared with the norms of the weights: those of
+    ``model``, or else those recorded in the patch.
 
     Raises:
         PatchMismatchError: the patch is for another model.
@@ -77,10 +78,10 @@ def disabling(
 def refuse_disabling(
     patch: Patch | Changes, others: Iterable[Patch | Changes], model: LanguageModel | None = None
 ) -> None:
-    """Refuse a patch of which `disabling` has something to say.
+    """Raise an error if `disabling` finds a reason.
 
     Raises:
-        PatchError: it has.
+        PatchError: an edit looks as if it would break the model.
         PatchMismatchError: the patch is for another model.
     """
     if reasons := disabling(patch, others, model):
@@ -104,7 +105,7 @@ def _sized(patch: Patch | Changes) -> list[_Sized]:
 
 
 def _is_like(other: _Sized, one: _Sized) -> bool:
-    """Whether two edits' sizes can be compared: of one method, in the same layers."""
+    """Whether the sizes of two edits can be compared: they have the same method and change the same weights."""
     return other.record["method"] == one.record["method"] and other.weights == one.weights
 
 
@@ -122,9 +123,10 @@ def _against(one: _Sized, rest: Sequence[_Sized]) -> list[str]:
 
 
 def _beyond(changes: Changes, norms: Mapping[str, float]) -> Iterator[str]:
-    """The weights that an edit changes by more than `SHARE` of their norm: the strongest, else the mean edit.
+    """Yield a message for each weight that an edit changes by more than `SHARE` of its norm.
 
-    The mean edit's norm is the whole patch's divided by the root of the number of edits.
+    The edit with the largest change counts. If columns don't belong to edits, the mean edit counts: the norm of the
+    whole change divided by the square root of the number of edits.
     """
     own = columns(changes)
     for name, pair in changes.factors.items():
@@ -141,7 +143,7 @@ def _beyond(changes: Changes, norms: Mapping[str, float]) -> Iterator[str]:
 
 
 def division_factor(record: Mapping[str, Any]) -> float | None:
-    """|k . u|, by which a rank-one edit's change of the value is divided: |m* - m| / |update|; None if not known."""
+    """|k . u|, the divisor in a rank-one edit, computed as |m* - m| / |update|; None if the record lacks these."""
     norms = record.get("norms", {})
     change, update = norms.get("change"), norms.get("update")
     return change / update if change and update else None

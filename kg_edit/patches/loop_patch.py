@@ -1,8 +1,8 @@
-"""A patch of the prompt that asks in steps: MeLLo's loop (`kg_edit.text.subquestions`) over a memory of edited facts.
+"""MeLLo's patch: the model answers a question step by step, with a memory of edited facts (`text.subquestions`).
 
-Where the model is asked a text, it first writes subquestions of it and tentative answers, is shown the nearest fact
-after each, and says whether the two contradict each other. What it reads in the end is all of that, up to "Final
-answer:". No weight changes.
+For each text, the model first writes subquestions and tentative answers. After each, it is shown the nearest fact and
+says whether the two contradict each other. The final prompt is this whole dialogue, up to "Final answer:". No weight
+changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kg_edit.text.subquestions import DEMONSTRATIONS, Dialogue, Writer, bare_que
 
 
 class LoopRule(TellingRule):
-    """How a fact is found for a subquestion, and how long the loop may go on."""
+    """Settings: how a fact is found for a subquestion, and how long the loop may run."""
 
     steps: PositiveInt = Field(4, description="subquestions at most")
     tokens: PositiveInt = Field(96, description="written at most before a fact is put in")
@@ -32,9 +32,9 @@ class LoopRule(TellingRule):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoopPatch(PromptPatch):
-    """Books of facts as a memory for the loop. Facts of several rules are one memory; the last rule holds for all.
+    """The memory of facts for the loop. The facts of all books form one memory, under the rule of the last book.
 
-    A text is asked once while the patch is applied: what was written about it is kept for that long.
+    While the patch is applied, the dialogue about each text is cached, so each text is processed once.
     """
 
     format: ClassVar[str] = LOOP
@@ -42,19 +42,19 @@ class LoopPatch(PromptPatch):
 
     @property
     def summary(self) -> str:
-        """How many facts there are, and how many steps the loop takes at most."""
+        """The number of facts, and the largest number of steps of the loop."""
         count = sum(len(book.facts) for book in self.books)
         return f"{count} facts looked up by up to {self.rule.steps} subquestions"
 
     @property
     def rule(self) -> LoopRule:
-        """The rule that holds: the last book's."""
+        """The rule for all facts, which is that of the last book."""
         rule = self.books[-1].rule if self.books else LoopRule(gate="similarity", threshold=0.0)
         assert isinstance(rule, LoopRule)  # noqa: S101 - rule_class
         return rule
 
     def prompt_transform(self, text: str) -> str:
-        """Refuse: the loop needs a model, see `transform_for`.
+        """Always raises: the loop needs a model, see `transform_for`.
 
         Raises:
             PatchError: always.
@@ -62,11 +62,11 @@ class LoopPatch(PromptPatch):
         raise PatchError("the loop of this patch needs a model that writes; use patch.applied(model)")
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
-        """What makes of a text the dialogue that ``model`` wrote about it."""
+        """A function that turns a text into the dialogue that ``model`` writes about it."""
         if self.is_empty:
             return lambda text: text
         before, known = demonstrations(self.rule.shots), dict[str, Dialogue]()
-        writers = list[GreedyWriter]()  # made when something is asked: it reads the examples
+        writers = list[GreedyWriter]()  # built at the first question, because building it runs the examples
 
         def transform(text: str) -> str:
             if text not in known:
@@ -78,7 +78,7 @@ class LoopPatch(PromptPatch):
         return transform
 
     def dialogue(self, text: str, *, writer: Writer) -> Dialogue:
-        """What ``writer`` writes about the question of ``text``.
+        """The dialogue that ``writer`` writes about the question in ``text``.
 
         Raises:
             ConfigError: the books' encoder is not installed.

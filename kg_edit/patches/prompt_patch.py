@@ -1,10 +1,10 @@
-"""A patch of the prompt: facts that the model is told before a text that they belong to; no weight changes.
+"""Patches of the prompt: relevant edited facts are put before a text; no weight changes.
 
 - `PromptPatch`: books of facts, applied to a model or saved.
-- `FactBook`: the facts of one rule, and which of them belong to a prompt.
-- `PromptFact`: one fact. `TellingRule`: which facts belong to a prompt, and how they are put before it.
+- `FactBook`: facts under one rule, and the search for the facts that are relevant to a prompt.
+- `PromptFact`: one fact. `TellingRule`: which facts are relevant to a prompt, and how they are put before it.
 
-Only the prompt's text decides: whoever asks for a fact has no target at hand, so none can leak into the search.
+Only the text of the prompt is used for the search, never the target, so no target can leak into it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _SAID = "facts"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PromptPatch(Patch):
-    """Books of facts, one a rule. Patches add by putting the facts of one rule one after the other.
+    """Books of facts, one for each rule. Adding patches appends the facts that have the same rule.
 
-    ``applied`` yields another `LanguageModel` over the same weights; ask that one. What the model is told already, by
-    its own ``prompt_transform``, comes after: the facts become part of the text that is handed to it.
+    ``applied`` yields another `LanguageModel` with the same weights; use that one. If the model has a
+    ``prompt_transform`` already, it runs afterwards, on the text with the facts.
     """
 
     kind: ClassVar[Kind] = "prompt"
@@ -45,7 +45,7 @@ class PromptPatch(Patch):
 
     @property
     def summary(self) -> str:
-        """How many facts there are, and at which gate and threshold each rule tells them."""
+        """The number of facts, the gate and the threshold of each rule."""
         return ", ".join(
             f"{len(book.facts)} facts told by {book.rule.gate} ≥ {book.rule.threshold:g}" for book in self.books
         )
@@ -56,7 +56,7 @@ class PromptPatch(Patch):
         return not any(book.facts for book in self.books)
 
     def prompt_transform(self, text: str) -> str:
-        """What the model reads where it is asked ``text``: the facts that belong to it, then the text.
+        """The prompt that the model reads instead of ``text``: the relevant facts, then the text.
 
         Raises:
             ConfigError: the books' encoder is not installed.
@@ -67,10 +67,10 @@ class PromptPatch(Patch):
         return whole
 
     def without(self, ids: Collection[str]) -> PromptPatch:
-        """The patch with the edits of these ids taken back: that of a call that never made them.
+        """The patch without the edits with these ids, as if they had never been made.
 
         Raises:
-            PatchError: an id is of no edit here.
+            PatchError: the patch has no edit with one of the ids.
         """
         unknown = set(ids) - {fact.id for book in self.books for fact in book.facts}
         if unknown:
@@ -80,11 +80,11 @@ class PromptPatch(Patch):
         return replace(self, books=books, provenance={**self.provenance, "edits": edits})
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
-        """What makes of a text what ``model`` reads; here `prompt_transform`, which needs no model."""
+        """The function that turns a text into the prompt for ``model``; here `prompt_transform`, without the model."""
         return self.prompt_transform
 
     def _plus(self, other: PromptPatch) -> PromptPatch:
-        """Facts one after the other; a rule keeps its place."""
+        """The facts of both patches, this one's first; rules keep their order."""
         books = {book.rule: book for book in self.books}
         for book in other.books:
             books[book.rule] = books[book.rule] + book if book.rule in books else book
@@ -92,15 +92,15 @@ class PromptPatch(Patch):
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """Another `LanguageModel` over the same weights, which is told the facts; ``model`` itself stays as it is."""
+        """Another `LanguageModel` with the same weights, whose prompts get the facts; ``model`` is unchanged."""
         self.check_model(model)
         yield replace(model, prompt_transform=_after(self.transform_for(model), model.prompt_transform))
 
     def check_finite(self) -> None:
-        """Accept the patch: it holds text alone, no numbers."""
+        """Do nothing: the patch holds only text, no numbers."""
 
     def save(self, path: str | Path) -> Path:
-        """Write ``path``: a safetensors file without tensors, all in its metadata, atomically.
+        """Write ``path`` atomically: a safetensors file without tensors, with all content in its metadata.
 
         Raises:
             OutputError: the file can't be written.
@@ -113,10 +113,10 @@ class PromptPatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """The patch that a file holds.
+        """The patch in a file.
 
         Raises:
-            PatchError: it holds no facts that can be read.
+            PatchError: the file has no readable facts.
         """
         provenance = dict(file.provenance)
         said = provenance.pop(_SAID, None)
@@ -138,25 +138,25 @@ def _after(first: Callable[[str], str], then: Callable[[str], str] | None) -> Ca
 
 @dataclass(frozen=True, kw_only=True)
 class FactBook:
-    """Facts in the order of their edits, under one rule."""
+    """Facts in the order of their edits, with the rule that applies to them."""
 
     rule: TellingRule
     facts: tuple[PromptFact, ...]
-    alike: Similarity | None = field(default=None, compare=False, repr=False)  # one made before, to be used again
+    alike: Similarity | None = field(default=None, compare=False, repr=False)  # an existing one, to be reused
 
     def __add__(self, other: FactBook) -> FactBook:
-        """The facts of both, this one's first; the two have one rule."""
+        """The facts of both books, this one's first; both must have the same rule."""
         return FactBook(rule=self.rule, facts=self.facts + other.facts, alike=self.alike or other.alike)
 
     def without(self, ids: Collection[str]) -> FactBook:
-        """The book of a call that never made the edits with these ids."""
+        """The book without the edits with these ids, as if they had never been made."""
         kept = tuple(fact for fact in self.facts if fact.id not in ids)
         return FactBook(rule=self.rule, facts=kept, alike=self.alike)
 
     def relevant(self, prompt: str) -> tuple[PromptFact, ...]:
-        """The facts that are told before ``prompt``, most alike first, of equals the earlier one.
+        """The facts to put before ``prompt``, the most similar first; for equal similarity, the earlier fact first.
 
-        A prompt of several paragraphs is compared by its last one: those before it are examples that it brought along.
+        For a prompt of several paragraphs, only the last one is compared: the others are examples in the prompt.
 
         Raises:
             ConfigError: the encoder is not installed.
@@ -171,7 +171,7 @@ class FactBook:
         return tuple(self._current[fits[place]] for place in chosen)
 
     def prompt_transform(self, prompt: str) -> str:
-        """``prompt`` with what belongs to it in front: examples, then facts, each with the most alike one last.
+        """``prompt`` with the relevant examples and facts before it; the most similar one of each comes last.
 
         Raises:
             ConfigError: the encoder is not installed.
@@ -185,7 +185,7 @@ class FactBook:
         return f"{examples}{lines}{rule.before_prompt}{prompt}"
 
     def _examples(self, facts: tuple[PromptFact, ...]) -> list[str]:
-        """The first fact's own examples, then other facts of the book, each repeated after itself."""
+        """The examples to show: those of the first fact, then other facts of the book as examples."""
         rule, others = self.rule, [n for n, fact in enumerate(self._current) if fact not in facts]
         scores = self._index.scores(facts[0].about) if rule.own_examples else []
         near = [others[n] for n in best([scores[n] for n in others], rule.own_examples)] if scores else []
@@ -194,7 +194,7 @@ class FactBook:
 
     @cached_property
     def _current(self) -> tuple[PromptFact, ...]:
-        """What may be told: the last fact about each thing, at its own place."""
+        """The facts that may be used: the latest fact for each ``about``, without withheld ones, in order."""
         last = {fact.about.casefold(): place for place, fact in enumerate(self.facts)}
         return tuple(self.facts[place] for place in sorted(last.values()) if not self.facts[place].withheld)
 
@@ -208,7 +208,7 @@ class FactBook:
         return TfIdf()
 
     def _spelt_alike(self, question: str) -> set[int]:
-        """The places of the facts whose prompts are few enough letters from ``question``; none without a limit."""
+        """The indices of facts whose prompt differs from ``question`` in few enough letters; empty without a limit."""
         most = self.rule.letters
         if most is None:
             return set()
@@ -219,11 +219,11 @@ class FactBook:
 
 
 class PromptFact(BaseModel):
-    """The fact of one edit, as the model is told it.
+    """The fact of one edit, as text for the model.
 
-    ``about`` is what a prompt is compared with: the edit's own prompt, without its target. Of two facts about the same
-    the later is told. ``examples`` stand before it, the one most like it first. A fact that is ``withheld`` is known
-    and never told.
+    A prompt is compared with ``about``, the edit's own prompt without its target. Of two facts with the same ``about``,
+    only the later one is used. ``told`` is the text of the fact. ``examples`` are shown before it; the most similar one
+    is the first in the tuple. A ``withheld`` fact is stored but never shown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -237,7 +237,7 @@ class PromptFact(BaseModel):
 
 
 class TellingRule(BaseModel):
-    """Which facts belong to a prompt, and what is made of them."""
+    """Settings: which facts are relevant to a prompt, and how they are put before it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

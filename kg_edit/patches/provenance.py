@@ -1,6 +1,6 @@
-"""What a patch may say of itself: the shape of its provenance, checked when a file is read.
+"""The schema of a patch's provenance, which is checked when a file is read.
 
-Fields that are not listed here are free. Whatever is listed is used somewhere, and has the type that is used there.
+Only fields that the program uses are listed, with the types that it expects. Any other field is allowed.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class _Provenance(_Open):
 
 
 def check_provenance(provenance: Any, path: object) -> dict[str, Any]:
-    """The provenance of the patch at ``path``, as it is.
+    """Check the provenance of the patch at ``path``, and return it unchanged.
 
     Raises:
-        PatchError: a field of it is of another type than this program reads; names the first one.
+        PatchError: a field has a wrong type; the message names the first such field.
     """
     if not isinstance(provenance, dict):
         raise PatchError(f"the patch {path} does not say where it came from; make it anew")

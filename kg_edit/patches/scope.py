@@ -1,4 +1,4 @@
-"""The scope of an edit: how near a text is to one, by the model's own hidden states (SERAC's scope classifier).
+"""SERAC's scope classifier: the probability that a text is in the scope of an edit, from the model's hidden states.
 
 With h_j the hidden state after block ``layer`` at token j, scaled to mean 0 and deviation 1, a text has the vectors
 
@@ -8,9 +8,10 @@ and a text x is in the scope of an edit's prompt z with the probability
 
     g(z, x) = product_h sigmoid(scale_h * sum_i a_hi(z) max_j v_i(z) . v_j(x) + offset_h)
 
-So each token of the edit's prompt looks for its like in the text, and each head says which ones matter to it. All heads
-must agree, since a scope is a subject and a relation: a neighbour has the one, another fact about the subject the
-other. P [size, d], u [heads, d], scale and offset [heads] are trained (`kg_edit.methods.serac`).
+Each token i of the edit's prompt finds its most similar token in the text, and each head weighs the tokens i. All heads
+must agree, because a scope has both a subject and a relation: a prompt about a neighbour shares only the relation,
+another fact about the subject only the subject. P [size, d], u [heads, d], scale and offset [heads] are trained
+(`kg_edit.methods.serac`).
 """
 
 from __future__ import annotations
@@ -30,24 +31,27 @@ from kg_edit.models.prompts import encode, left_pad
 from kg_edit.models.replay import block_output
 from kg_edit.value.optimise import untouched
 
-_LONGEST = 256  # tokens of a text that are compared: its last ones
+_LONGEST = 256  # only the last tokens of a text, up to this number, are compared
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Vectors:
-    """Texts as vectors [texts, tokens, size] and weights [texts, tokens, heads], 0 where a text has no more tokens."""
+    """Texts as vectors [texts, tokens, size] and weights [texts, tokens, heads]; padding is 0."""
 
     vectors: Tensor
     weights: Tensor
 
     @property
     def there(self) -> Tensor:
-        """Where a text has a token, [texts, tokens]: vectors have the length 1."""
+        """Mask [texts, tokens] of the tokens that are not padding; their vectors have length 1, so they are not 0."""
         return self.vectors.any(-1)
 
     @classmethod
     def joined(cls, several: Sequence[tuple[Tensor, Tensor]]) -> Self:
-        """One of many texts (at least one), from the vectors [tokens, size] and weights [tokens, heads] of each."""
+        """Pad several texts (at least one) into one batch.
+
+        Each text has vectors [tokens, size] and weights [tokens, heads].
+        """
         vectors, weights = zip(*several, strict=True)
         return cls(
             vectors=pad_sequence(list(vectors), batch_first=True), weights=pad_sequence(list(weights), batch_first=True)
@@ -56,7 +60,7 @@ class Vectors:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scope:
-    """The trained parts: ``project`` P [size, d], ``weigh`` u [heads, d], ``scale``, ``offset`` [heads]; float32."""
+    """The trained parameters: ``project`` P [size, d], ``weigh`` u [heads, d], ``scale`` and ``offset`` [heads]."""
 
     project: Tensor
     weigh: Tensor
@@ -65,10 +69,10 @@ class Scope:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """The scope of tensors by their names.
+        """The scope with these tensors, given by name.
 
         Raises:
-            KeyError, ValueError: one is missing, or they don't fit together.
+            KeyError, ValueError: a tensor is missing, or the shapes don't fit together.
         """
         found = cls(**{name: tensors[name] for name in ("project", "weigh", "scale", "offset")})
         heads = found.weigh.shape[:1]
@@ -78,11 +82,11 @@ class Scope:
         return found
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of them by name."""
+        """The parameters by name."""
         return {"project": self.project, "weigh": self.weigh, "scale": self.scale, "offset": self.offset}
 
     def kept(self) -> Scope:
-        """The same numbers on the CPU, without a graph: as a patch holds them."""
+        """A copy on the CPU, detached from the autograd graph, for a patch."""
         return Scope(**{name: tensor.detach().cpu() for name, tensor in self.tensors().items()})
 
     def vectors(self, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,11 +95,11 @@ class Scope:
         return normalize(scaled @ self.project.T, dim=-1), (scaled @ self.weigh.T).softmax(0)
 
     def several(self, states: Sequence[Tensor]) -> Vectors:
-        """`vectors` of many texts."""
+        """The `vectors` of many texts as one padded batch."""
         return Vectors.joined([self.vectors(one) for one in states])
 
     def log_chances(self, edits: Vectors, texts: Vectors) -> Tensor:
-        """log g of each pair, [edits, texts]."""
+        """log g for each pair of an edit and a text, [edits, texts]."""
         alike = torch.einsum("eis,xjs->exij", edits.vectors, texts.vectors)
         nearest = alike.masked_fill(~texts.there[None, :, None, :], -1.0).amax(-1)
         found = torch.einsum("exi,eih->exh", nearest, edits.weights)
@@ -103,7 +107,7 @@ class Scope:
 
 
 def text_states(model: LanguageModel, text: str, layer: int) -> Tensor:
-    """The hidden states [tokens, d] of a text after block ``layer``; no tokens, no states.
+    """The hidden states [tokens, d] of a text after block ``layer``; empty if the text has no tokens.
 
     Raises:
         ModelError: the model has no such layer.

@@ -1,15 +1,16 @@
 """SERAC's patch: a memory of edits, a classifier of their scope, and a counterfactual model (Mitchell et al. 2022).
 
-For a prompt x, with z the edits of the memory and g of `kg_edit.patches.scope`,
+For a prompt x, the edits z_i of the memory, and the scope classifier g of `kg_edit.patches.scope`,
 
     f'(x) = h(z_i, x)  where i = argmax_i g(z_i, x)  if g(z_i, x) >= threshold,  else f(x)
 
-f is the model, h the counterfactual model: f with trained low-rank changes W + left right, which reads the edit's fact
-before the prompt. The changes act from the marker on that is put before such a fact (`kg_edit.models.marker`), so a
-text without it is answered bit for bit as before, in the same batch or packed row.
+f is the model. h is the counterfactual model: f with trained low-rank changes W + left right, and with the edit's fact
+before the prompt. A marker is put before this fact, and the changes act only from the marker on
+(`kg_edit.models.marker`). So the output for a text without the marker is unchanged, bit for bit, also in the same batch
+or packed row.
 
-- `ScopePatch`: rule, trained tensors and facts; applied, added, saved.
-- `ScopedFact`: one edit of the memory. `ScopeRule`: how it is told, and when.
+- `ScopePatch`: the rule, the trained tensors and the facts.
+- `ScopedFact`: one edit of the memory. `ScopeRule`: when and how a fact is put before a prompt.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ from kg_edit.patches.scope import Scope, Vectors, text_states
 from kg_edit.patches.weight_patch import module_of
 
 _SAID = "memory"
-_NAME = "serac"  # whose sums these are in a cache
+_NAME = "serac"  # name of this patch's token sums in a cache
 Pair = tuple[Tensor, Tensor]
 
 
 class ScopeRule(BaseModel):
-    """How an edit is told, and when; ``network`` names what was trained, so that two patches of it add up."""
+    """Settings: when a fact is put before a prompt, and in which form.
+
+    ``network`` identifies the trained network; only patches with the same network can be added.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,15 +56,16 @@ class ScopeRule(BaseModel):
     before_prompt: str = "Prompt: "
 
     def told(self, fact: str, prompt: str) -> str:
-        """What the counterfactual model reads instead of ``prompt``."""
+        """The prompt of the counterfactual model: the marker, the fact, then ``prompt``."""
         return f"{self.marker_text}{self.before_fact}{fact}\n{self.before_prompt}{prompt}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScopedFact:
-    """One edit: its id, its prompt (``about``), what is ``told``, and the prompt's vectors and weights for the scope.
+    """One edit: its id, its prompt (``about``), the text of the fact (``told``), and the prompt's scope vectors.
 
-    ``vectors`` [tokens, size], ``weights`` [tokens, heads]. Of two facts about the same the later holds.
+    ``vectors`` [tokens, size] and ``weights`` [tokens, heads] are for the scope classifier. Of two facts with the same
+    ``about``, the later one holds.
     """
 
     id: str
@@ -72,9 +77,9 @@ class ScopedFact:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScopePatch(Patch):
-    """``scope`` and ``changes`` (by weight: left [out, rank], right [rank, in]) as trained, ``facts`` as edited.
+    """The trained ``scope`` and ``changes`` (by weight: left [out, rank], right [rank, in]), and the edits' ``facts``.
 
-    ``applied`` yields another `LanguageModel` over the same weights; ask that one.
+    ``applied`` yields another `LanguageModel` with the same weights; use that one.
     """
 
     kind: ClassVar[Kind] = "prompt"
@@ -87,7 +92,7 @@ class ScopePatch(Patch):
 
     @property
     def summary(self) -> str:
-        """How many edits the memory has, and from which probability they are in scope."""
+        """The number of edits in the memory, and the probability from which a prompt is in scope."""
         return f"a memory of {len(self.facts)} edits, told where their scope is ≥ {self.rule.threshold:g}"
 
     @property
@@ -96,9 +101,9 @@ class ScopePatch(Patch):
         return not self.facts
 
     def nearest(self, model: LanguageModel, prompt: str) -> tuple[ScopedFact, float] | None:
-        """The edit in whose scope ``prompt`` is likeliest, and g; None where there is no edit, or no text.
+        """The edit with the largest probability g for ``prompt``, and g; None without edits or for an empty prompt.
 
-        A prompt of several paragraphs is compared by its last one: those before it are examples that it brought along.
+        For a prompt of several paragraphs, only the last one is compared: the others are examples in the prompt.
         """
         states = text_states(model, prompt.rstrip().rpartition("\n\n")[2], self.rule.layer)
         if not self.facts or not len(states):
@@ -110,17 +115,17 @@ class ScopePatch(Patch):
         return self._current[at], float(chances[at])
 
     def prompt_transform(self, model: LanguageModel, prompt: str) -> str:
-        """``prompt`` as the counterfactual model reads it where an edit is in scope, else ``prompt`` itself."""
+        """The counterfactual model's prompt if ``prompt`` is in the scope of an edit, else ``prompt`` itself."""
         found = self.nearest(model, prompt)
         if found is None or found[1] < self.rule.threshold:
             return prompt
         return self.rule.told(found[0].told, prompt)
 
     def without(self, ids: Collection[str]) -> ScopePatch:
-        """The patch with the edits of these ids taken back: that of a call that never made them.
+        """The patch without the edits with these ids, as if they had never been made.
 
         Raises:
-            PatchError: an id is of no edit here.
+            PatchError: the patch has no edit with one of the ids.
         """
         unknown = set(ids) - {fact.id for fact in self.facts}
         if unknown:
@@ -130,10 +135,10 @@ class ScopePatch(Patch):
         return replace(self, facts=facts, provenance={**self.provenance, "edits": edits})
 
     def _plus(self, other: ScopePatch) -> ScopePatch:
-        """One memory, this one's edits first.
+        """The memories of both patches as one, this one's edits first.
 
         Raises:
-            PatchError: the two were made with different networks or thresholds.
+            PatchError: the patches were made with different networks or thresholds.
         """
         if self.rule != other.rule:
             raise PatchError(
@@ -144,7 +149,7 @@ class ScopePatch(Patch):
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """Another `LanguageModel` over the same weights; the low-rank changes act after the marker alone."""
+        """Another `LanguageModel` with the same weights; the low-rank changes act only after the marker."""
         self.check_model(model)
         modules = {
             name: module_of(model, name, shape=(left.shape[0], right.shape[1]))
@@ -163,7 +168,7 @@ class ScopePatch(Patch):
             yield after
 
     def _router(self, model: LanguageModel) -> Callable[[str], str]:
-        """`prompt_transform`, each text looked at once; then that of ``model`` itself."""
+        """`prompt_transform` with a cache, followed by the ``prompt_transform`` of ``model``, if it has one."""
         then, known = model.prompt_transform, dict[str, str]()
 
         def transform(text: str) -> str:
@@ -175,7 +180,7 @@ class ScopePatch(Patch):
 
     @cached_property
     def _current(self) -> tuple[ScopedFact, ...]:
-        """The last fact about each thing, at its own place."""
+        """The latest fact for each ``about``, in the order of the edits."""
         last = {fact.about.casefold(): place for place, fact in enumerate(self.facts)}
         return tuple(self.facts[place] for place in sorted(last.values()))
 
@@ -188,7 +193,7 @@ class ScopePatch(Patch):
         return scope, Vectors(vectors=self._memory.vectors.to(device), weights=self._memory.weights.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by the names that they have in a file."""
+        """All tensors of the patch, by their names in a file."""
         found = {f"scope/{name}": tensor for name, tensor in self.scope.tensors().items()}
         for name, (left, right) in self.changes.items():
             found |= {f"left/{name}": left, f"right/{name}": right}
@@ -200,7 +205,7 @@ class ScopePatch(Patch):
         """Check that every number is finite.
 
         Raises:
-            PatchError: one is not finite.
+            PatchError: a number is not finite.
         """
         for name, tensor in self.tensors().items():
             if not torch.isfinite(tensor).all():
@@ -219,7 +224,7 @@ class ScopePatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """The patch that a file holds.
+        """The patch in a file.
 
         Raises:
             PatchError: its parts don't fit together.
@@ -259,10 +264,10 @@ def _fact(place: int, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
 
 
 def _adding(after: AfterMarker, left: Tensor, right: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Any]:
-    """A forward hook: the module's output with ``left right x`` added at the tokens after the marker."""
+    """A forward hook that adds ``left right x`` to the module's output at the tokens after the marker."""
 
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        inputs = args[0].reshape(-1, args[0].shape[-1])  # some families run their MLP on flattened rows
+        inputs = args[0].reshape(-1, args[0].shape[-1])  # some model families flatten the input of their MLP
         on = after.at(len(inputs))
         if on is None:
             return None

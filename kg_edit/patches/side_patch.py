@@ -1,10 +1,10 @@
-"""A patch of modules that stand beside a model's weights: a memory, a gate, neurons or experts, added to an output.
+"""Patches of sides. A side is an extra module beside a weight that changes its output: a memory, a gate, neurons.
 
-- `Side`: what stands beside one weight's module, and how it changes that module's output; a kind is a subclass.
-- `SidePatch`: the sides by kind and by the names of the weights that they stand beside; no weight changes.
+- `Side`: the base class of sides; each kind is a subclass.
+- `SidePatch`: the sides by kind, and by the name of the weight beside which they stand. No weight changes.
 
-Sides of later edits are trained on the model with the earlier ones, so an edit is taken back by computing those after
-it again (`kg_edit.ledger`).
+The sides of later edits are trained on the model with the earlier ones. So to take an edit out, the edits after it have
+to be computed again (`kg_edit.ledger`).
 """
 
 from __future__ import annotations
@@ -37,57 +37,57 @@ _KINDS = {
     "t-patcher": "kg_edit.patches.sides.neurons:Neurons",
 }
 Place = tuple[str, str]
-"""A side's kind, and the name of the weight that it stands beside."""
+"""A side's kind, and the name of the weight beside which it stands."""
 
 
 class Side(ABC):
-    """What stands beside the module of one weight [out, in]; tensors are on the CPU, float32."""
+    """Base class of an extra module beside the module of one weight [out, in]; its tensors are float32, on the CPU."""
 
     kind: ClassVar[str]
 
     @property
     @abstractmethod
     def shape(self) -> tuple[int, int]:
-        """(out, in) of the weight that it stands beside."""
+        """The shape (out, in) of the weight beside which the side stands."""
 
     @property
     @abstractmethod
     def words(self) -> str:
-        """What it is, in a few words: such as how many entries it has."""
+        """A short description of the side, such as its number of entries."""
 
     @abstractmethod
     def tensors(self) -> Mapping[str, Tensor]:
-        """All its tensors, by name."""
+        """The tensors of the side, by name."""
 
     @abstractmethod
     def said(self) -> dict[str, Any]:
-        """What it holds besides its tensors, as JSON."""
+        """The data of the side that are not tensors, as JSON."""
 
     @classmethod
     @abstractmethod
     def read(cls, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The side of what `said` and `tensors` gave.
+        """Build the side from the results of `said` and `tensors`.
 
         Raises:
-            KeyError, TypeError, ValueError: the two don't fit together.
+            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
         """
 
     @abstractmethod
     def plus(self, later: Self) -> Self:
-        """This side with what ``later`` edits add to it.
+        """The sum of this side and a side of ``later`` edits.
 
         Raises:
-            PatchError: the two have different settings.
+            PatchError: the sides have different settings.
         """
 
     @abstractmethod
     def attached(self, model: LanguageModel, name: str) -> AbstractContextManager[None]:
-        """For the length of the block, the side acts on the module of the weight ``name``."""
+        """Within the ``with`` block, the side acts on the module of the weight ``name``."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SidePatch(Patch):
-    """Sides by kind and weight. Patches add side by side; each kind says what its sum is."""
+    """Sides by kind and weight. Adding patches adds the sides of the same place; each kind defines its sum."""
 
     kind: ClassVar[Kind] = "adapter"
 
@@ -96,7 +96,7 @@ class SidePatch(Patch):
 
     @property
     def summary(self) -> str:
-        """The modules, and what stands beside each."""
+        """The weights, with a short description of the side beside each."""
         return ", ".join(f"{name}: {side.words}" for (_, name), side in self.sides.items())
 
     @property
@@ -105,10 +105,10 @@ class SidePatch(Patch):
         return not self.sides
 
     def _plus(self, other: SidePatch) -> SidePatch:
-        """Each place's sum.
+        """The sides of both patches; sides of the same place are added.
 
         Raises:
-            PatchError: two sides of one place have different settings.
+            PatchError: two sides of the same place have different settings.
         """
         sides = dict(self.sides)
         for place, more in other.sides.items():
@@ -117,7 +117,7 @@ class SidePatch(Patch):
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """The model with every side in its place; no weight moves."""
+        """The model with every side attached; no weight changes."""
         self.check_model(model)
         for (_, name), side in self.sides.items():
             module_of(model, name, shape=side.shape)
@@ -130,7 +130,7 @@ class SidePatch(Patch):
         """Check that every number is finite.
 
         Raises:
-            PatchError: one is not finite.
+            PatchError: a number is not finite.
         """
         for (_, name), side in self.sides.items():
             if not all(torch.isfinite(tensor).all() for tensor in side.tensors().values()):
@@ -152,7 +152,7 @@ class SidePatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """The patch that a file holds.
+        """The patch in a file.
 
         Raises:
             PatchError: its parts don't fit together.
@@ -171,14 +171,14 @@ class SidePatch(Patch):
 
 
 def side_of(patch: Patch, place: Place) -> Side | None:
-    """The side at ``place`` of a patch or of a stack's part; None if there is none."""
+    """The side at ``place`` in a patch or in the parts of a stack; None if there is none."""
     parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
     found = (part.sides.get(place) for part in parts if isinstance(part, SidePatch))
     return next((side for side in found if side is not None), None)
 
 
 def without_side(patch: Patch, place: Place) -> Patch | None:
-    """A patch, or a stack of them, without the side at ``place``; None if nothing is left."""
+    """A patch or stack without the side at ``place``; None if nothing is left."""
     parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
     kept = [_left(part, place) if isinstance(part, SidePatch) else part for part in parts]
     kept = [part for part in kept if not part.is_empty]
@@ -186,7 +186,7 @@ def without_side(patch: Patch, place: Place) -> Patch | None:
 
 
 def layer_of(model: LanguageModel, name: str) -> int:
-    """The block (0-based) that holds the weight ``name``."""
+    """The index (0-based) of the block that contains the weight ``name``."""
     return int(name.removeprefix(f"{model.spec.blocks}.").partition(".")[0])
 
 

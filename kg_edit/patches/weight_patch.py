@@ -1,8 +1,8 @@
-"""A patch of weights: W' = W + left right^T for named weights [out, in], applied and taken out, or merged for good.
+"""Patches of weights: W' = W + left right^T for named weights [out, in], applied for a while or merged permanently.
 
 - `Factors`: the low-rank change of one weight, left [out, rank] and right [in, rank].
 - `WeightPatch`: the factors by the weights' names, with their provenance; saved as safetensors.
-- `each_patched`: many edited models in one forward pass, where each token runs with the patch of its own row.
+- `each_patched`: many edited models in one forward pass; each token runs with its own patch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.changes import STATE
 from kg_edit.patches.container import WEIGHTS, PatchFile, write_patch
 
-_SAFE = 0.25  # of the largest number: a change below it leaves a weight finite
+_SAFE = 0.25  # share of the largest number of a type; a change below it can't make a weight infinite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Factors:
 
     @classmethod
     def dense(cls, change: Tensor) -> Self:
-        """A change [out, in] of full rank as it stands: one factor is the identity, so nothing is rounded."""
+        """Factors of a dense change [out, in]: one factor is the identity matrix, so nothing is rounded."""
         rows, columns = change.shape
         if rows <= columns:
             return cls(left=torch.eye(rows, dtype=change.dtype, device=change.device), right=change.T.contiguous())
@@ -65,7 +65,7 @@ class Factors:
 
     @property
     def bound(self) -> float:
-        """A number that no entry of the product exceeds: rank times the largest entries of both factors."""
+        """An upper bound of the entries of the product: rank times the largest entries of both factors."""
         if not self.left.numel() or not self.right.numel():
             return 0.0
         left, right = (float(side.abs().max()) for side in (self.left, self.right))
@@ -84,7 +84,10 @@ def chosen(pair: Factors, places: tuple[int, ...]) -> Factors:
 
 
 def stacked(first: Factors, second: Factors) -> Factors:
-    """The sum of two changes, where the first is: ranks add, but not beyond what a matrix of that shape can have."""
+    """The sum of two changes, on the device of the first.
+
+    The ranks add up. If the sum of ranks exceeds the full rank of the weight, the result is a dense change.
+    """
     second = Factors(left=second.left.to(first.left.device), right=second.right.to(first.right.device))
     if first.rank + second.rank > min(first.shape):
         return Factors.dense(first.product + second.product)
@@ -93,10 +96,10 @@ def stacked(first: Factors, second: Factors) -> Factors:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WeightPatch(Patch):
-    """Changes W + left right^T of named weights [out, in], and where they came from.
+    """Changes W + left right^T of named weights [out, in], with their provenance.
 
-    ``state`` is what a method needs to go on after these edits, or to take one back: tensors by name, the last
-    dimension counting edits (such as the keys that AlphaEdit protects). It adds up with the patches.
+    ``state`` has the tensors that a method needs to continue after these edits or to take one out, such as the keys
+    that AlphaEdit protects. The last dimension of each tensor counts edits. Adding patches concatenates their states.
     """
 
     kind: ClassVar[Kind] = "weights"
@@ -121,7 +124,7 @@ class WeightPatch(Patch):
         for name, more in other.factors.items():
             factors[name] = stacked(factors[name], more) if name in factors else more
         for name, tensor in other.state.items():
-            known = state.get(name)  # read from a file, it is on the CPU; made just now, beside the model
+            known = state.get(name)  # on the CPU if read from a file, else possibly on the model's device
             state[name] = tensor if known is None else torch.cat([known, tensor.to(known.device)], -1)
         return WeightPatch(factors=factors, provenance=joined(self.provenance, other.provenance), state=state)
 
@@ -142,7 +145,7 @@ class WeightPatch(Patch):
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """The weights with this change in them; then the very tensors as before."""
+        """Add the change to the model's weights within the ``with`` block; afterwards restore the exact weights."""
         modules = self.modules(model)
         originals = {name: module.weight.detach().clone() for name, module in modules.items()}
         try:
@@ -189,10 +192,10 @@ class WeightPatch(Patch):
             weight.copy_(changed)
 
     def check_finite(self) -> None:
-        """Check that every factor's numbers are finite.
+        """Check that all factors and their products are finite.
 
         Raises:
-            PatchError: one is not finite.
+            PatchError: a number is not finite.
         """
         for name, pair in self.factors.items():
             if not pair.is_finite:
@@ -212,7 +215,7 @@ class WeightPatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """The patch that a file holds.
+        """The patch in a file.
 
         Raises:
             PatchError: its factors don't fit together.
@@ -244,10 +247,10 @@ def _factors(file: PatchFile) -> dict[str, Factors]:
 
 
 def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.Module:
-    """The module whose weight [out, in] has this name and ``shape``.
+    """The module of ``model`` whose weight [out, in] has this name and ``shape``.
 
     Raises:
-        PatchMismatchError: there is none; the patch is for another model.
+        PatchMismatchError: the model has no such weight, so the patch is for another model.
     """
     try:
         module = model.model.get_submodule(name.removesuffix(".weight"))
@@ -261,10 +264,11 @@ def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.
 
 @contextmanager
 def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], owners: Tensor) -> Iterator[None]:
-    """For the length of the block, y += left (right^T x) with the factors of each token's own patch; no weight moves.
+    """Within the ``with`` block, y += left (right^T x) with the factors of each token's own patch; no weight changes.
 
-    ``owners`` [rows, tokens], or [rows, 1] for all tokens of a row, says which of ``patches`` a token has. The same as
-    each patch applied in turn, to rounding; in half precision more exact, as no weight is rounded.
+    ``owners`` [rows, tokens], or [rows, 1] for all tokens of a row, has the index in ``patches`` for each token. The
+    result is the same, up to rounding, as applying each patch in turn. In half precision it is more exact, because no
+    weight is rounded.
 
     Raises:
         PatchMismatchError: a patch is for another model.
@@ -284,13 +288,13 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
 
 
 def wholly_patched(model: LanguageModel, patch: WeightPatch | None) -> AbstractContextManager[None]:
-    """`each_patched` with one patch for every token; None leaves the model as it is."""
+    """`each_patched` with the same patch for every token; with None the model is unchanged."""
     return each_patched(model, [patch], torch.zeros(1, 1, dtype=torch.long))
 
 
 def _adder(owners: Tensor, factors: Mapping[int, Factors]) -> Any:
     def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        inputs = args[0].reshape(-1, args[0].shape[-1])  # some families run their MLP on flattened rows
+        inputs = args[0].reshape(-1, args[0].shape[-1])  # some model families flatten the input of their MLP
         changed = output.reshape(len(inputs), -1).clone()
         tokens = len(inputs) // len(owners)
         owner = owners.expand(len(owners), tokens).reshape(-1)
@@ -304,7 +308,7 @@ def _adder(owners: Tensor, factors: Mapping[int, Factors]) -> Any:
 
 
 def _change(pair: Factors, inputs: Tensor) -> Tensor:
-    """What a pair of factors adds to a module's output: [tokens, out] for inputs [tokens, in]."""
+    """The change of a module's output by a pair of factors: [tokens, out] for inputs [tokens, in]."""
     left, right = (factor.to(inputs.device).float() for factor in (pair.left, pair.right))
     change: Tensor = torch.linalg.multi_dot([inputs.float(), right, left.T])
     return change

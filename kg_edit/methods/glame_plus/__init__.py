@@ -1,1 +1,1 @@
-"""GLAME with the composed facts of the subgraph as further targets."""
+"""GLAME-plus: ROME's edit, and facts that follow from it, which are written into a late block."""

@@ -1,9 +1,9 @@
-"""What follows from an edit, written where it is answered.
+"""Writes the answers to questions that follow from an edit into a late block, at the question's last token.
 
-The answer to "Q: What is the currency of the country of X?\\nA:" is read off at the question's last token. In a late
-block the input of the down-projection there tells the questions about X apart, in any wording; at X's last token in an
-early block, where the edit is written, it does not (docs/ripples.md). With a composed fact f and its answer o', the
-wordings w of its question q, and the block l:
+The model produces the answer to "Q: What is the currency of the country of X?\\nA:" at the question's last token. In a
+late block, the input of the down-projection at this token differs between the questions about X, in any wording. At X's
+last token in an early block, where the edit is written, it does not differ (docs/ripples.md). For a composed fact f
+with answer o', the wordings w of its question q, and the block l:
 
     v_f = argmin over v of the mean over w of -log p(o' | q_w), v [d] added to the down-projection's output at the
           last token of q_w, |v| <= bound |m|
@@ -11,9 +11,10 @@ wordings w of its question q, and the block l:
     A   = C + others_weight E[n n^T] + ridge mean(diag C) I, n [d_ff] the same input for questions about other things
     W  += V (K^T A^-1 K + lambda I)^-1 K^T A^-1,  V [d, facts], K [d_ff, facts], lambda relative to the diagonal before
 
-C is the second moment of the down-projection's inputs. The answers to questions about other things stay. An answer of
-several tokens has a value and a key for each, at the position that predicts it; so has the line break after it. The
-edit's own prompt, in its contexts, has a value too: its end would else be taken for that of a question.
+C is the second moment of the down-projection's inputs. The term with n keeps the answers to questions about other
+things. An answer of several tokens has one value and one key for each token, at the position that predicts it; the line
+break after the answer counts as a token. The edit's own prompt, in its contexts, has a value too, because otherwise the
+update would treat the end of the prompt as the end of a question.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ from kg_edit.value.plain_forward import read_index
 from kg_edit.value.tail_forward import right_pad, tail
 
 DEPTH = 0.87
-# Things of many kinds, which people know.
+# Well-known things of many kinds, used if the edited relation has too few examples.
 _KNOWN = ("Google", "Mount Everest", "Paris", "Toyota", "Albert Einstein", "Uppsala University", "Sony", "Marie Curie")
-_STOP_BELOW = 0.005  # far below what is said: lambda takes a part of each value
+_STOP_BELOW = 0.005  # far lower than the answer itself needs, because lambda shrinks each written value
 Asking = Callable[[str], Sequence[Prompt]]
-"""The rows of an edit's prompt about a given thing, in its contexts."""
+"""A function that gives the rows of an edit's prompt, in its contexts, with another subject."""
 
 
 class AnswerOptions(BaseModel):
-    """How what follows from an edit is written where it is answered."""
+    """Settings for writing the answers that follow from an edit into a late block."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -68,12 +69,12 @@ class AnswerOptions(BaseModel):
     softness: float = Field(0.02, ge=0, description="lambda: 0 gives each question its whole value")
 
     def layer_in(self, blocks: int) -> int:
-        """The block that is written in a model of so many."""
+        """The block that is written in a model of ``blocks`` blocks."""
         return round(DEPTH * blocks) if self.layer is None else self.layer
 
 
 def others_than(edit: Edit, *, most: int) -> tuple[str, ...]:
-    """Things that a question about an edit's subject is also asked of: such as have the edited relation, then any."""
+    """At most ``most`` other things whose answers should not change: first those with the edited relation, then any."""
     kin = (thing for thing, _ in relation_examples().get(first_hop(edit), ()))
     found = dict.fromkeys(thing for thing in (*kin, *_KNOWN) if thing not in (edit.subject, edit.target_new))
     return tuple(found)[:most]
@@ -81,7 +82,10 @@ def others_than(edit: Edit, *, most: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WrittenAnswers:
-    """The update of the block's down-projection; -log p of each fact's answer, a token's mean, before and after."""
+    """The update of the block's down-projection, the facts it writes, and their losses.
+
+    ``nll`` has for each fact the mean -log p of its answer's tokens (before, after).
+    """
 
     factors: Factors
     facts: tuple[ComposedFact, ...]
@@ -101,10 +105,22 @@ def write_answers(
     edited: AbstractContextManager[object],
     known: KnownQuestions,
 ) -> WrittenAnswers | None:
-    """The update of ``layer`` after which questions for ``facts`` about ``subject`` are answered with their targets.
+    """Compute the update of ``layer`` with which the model answers questions for ``facts`` with their targets.
 
-    ``edited`` puts the edit itself into ``model``; ``others``: things whose answers are to stay; ``rewrites``: the
-    edit's own prompt in its contexts, about a given subject. None if no question fits the tokenizer.
+    Args:
+        model: the model without the edit.
+        facts: the facts whose questions are to be answered.
+        subject: the edit's subject.
+        others: other things, for which the answers to the same questions should not change.
+        rewrites: gives the edit's own prompt in its contexts, with another subject.
+        layer: the block that is written.
+        covariance: C of the block's down-projection.
+        options: the settings.
+        edited: a context manager in which the edit itself is applied to ``model``.
+        known: the cache of keys and prefixes shared by edits.
+
+    Returns:
+        The update, or None if no question can be encoded with its target.
     """
     asking = {fact: question_of(fact, shown=options.shown) for fact in facts}
     asked = {fact: own for fact, question in asking.items() if (own := question.about(model, subject))}
@@ -124,13 +140,12 @@ def write_answers(
 
 
 class AnswerRows:
-    """The questions of some facts in all wordings, each with its answer; only the answers' tokens are run again.
+    """The questions of facts in all wordings, each with its answer; a step runs the model on the answers' tokens only.
 
-    With the answers' tokens a_1 ... a_n, a_j is predicted at the position before it. ``predicts`` [facts, n] says
-    where there is such a position, ``keys`` [facts, n, d_ff] and ``norms`` [facts, n] are the mean input of the
-    down-projection there over the wordings, and the mean norm of its output.
-
-    ``starts``: what stands before the subject in each, which questions about other things share.
+    An answer has the tokens a_1 ... a_n; a_j is predicted at the position before it. ``predicts`` [facts, n] is true
+    where a fact has such a position. ``keys`` [facts, n, d_ff] are the inputs of the down-projection there, ``norms``
+    [facts, n] the norms of its output, both as the mean over the wordings. ``starts`` caches the tokens before the
+    subject, which questions about other things share.
     """
 
     def __init__(
@@ -147,7 +162,7 @@ class AnswerRows:
 
     @torch.no_grad()
     def _record(self, layer: int, rows: Sequence[Prompt], starts: SharedContexts) -> tuple[Tensor, Tensor]:
-        """The calls of the blocks above ``layer``; its down-projection's input and output, [rows, n, ...]."""
+        """Record the calls of the blocks above ``layer``; return the keys and values in ``layer``, [rows, n, .]."""
         model, seen = self._model, list[Tensor]()
         batch = right_pad([tail(row) for row in rows], model.device)
         prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
@@ -157,7 +172,7 @@ class AnswerRows:
         return keys, values
 
     def _mean(self, states: Tensor) -> Tensor:
-        """The mean over each fact's rows [facts, n, ...] of ``states`` [rows, n, ...], 0 where nothing is predicted."""
+        """The mean of ``states`` [rows, n, ...] over each fact's rows, [facts, n, ...]; 0 at unread positions."""
         read = torch.zeros(states.shape[:2], device=states.device)
         read[self._reads] = 1
         facts = int(self._fact.max()) + 1
@@ -166,7 +181,10 @@ class AnswerRows:
         return total / count.clamp(min=1)[..., None]
 
     def nll(self, change: Tensor, facts: Sequence[int]) -> Tensor:
-        """-log p of the answers of ``facts``, a token's mean, one each; ``change`` [all facts, n, d] of the output."""
+        """The mean -log p per answer token of ``facts`` (indices), [len(facts)].
+
+        ``change`` [all facts, n, d] is added to the output of the down-projection.
+        """
         place = torch.full((len(change),), -1)
         place[list(facts)] = torch.arange(len(facts))
         of_read = place.to(self._fact.device)[self._fact[self._reads[0]]]
@@ -182,10 +200,10 @@ class AnswerRows:
 
 
 class AnswerValues:
-    """The values of facts, [n, d] each, on their way down the loss, each within its bound.
+    """The descent for the values of facts, [n, d] each; the norm of each value stays within its bound.
 
-    A fact that is answered is done: Adam would go on moving its value by steps as long as the first ones.
-    ``seen``: -log p of each fact's answer at every step at which it was looked at.
+    A fact stops as soon as its loss is small enough, because Adam would keep changing its value with steps of the same
+    length. ``seen`` has the loss of each fact at every step in which it was computed.
     """
 
     def __init__(self, rows: AnswerRows, options: AnswerOptions) -> None:
@@ -195,7 +213,7 @@ class AnswerValues:
         self.seen: list[list[float]] = [[] for _ in self._values]
 
     def descend(self, steps: int) -> Tensor:
-        """At most ``steps`` evaluations, with an update between two; the values [facts, n, d]."""
+        """Run at most ``steps`` evaluations, with an update between two; return the values [facts, n, d]."""
         active = list(range(len(self._values)))
         for step in range(steps):
             nll = self._look(active)
@@ -206,7 +224,7 @@ class AnswerValues:
         return torch.stack([value.detach() for value in self._values])
 
     def _look(self, active: Sequence[int]) -> Tensor:
-        """The losses of the ``active`` facts, noted, with the graph of their values alone."""
+        """Compute and note the losses of the ``active`` facts; gradients flow to their values only."""
         held = [value if fact in set(active) else value.detach() for fact, value in enumerate(self._values)]
         nll = self._rows.nll(torch.stack(held), active)
         for fact, now in zip(active, nll.tolist(), strict=True):
@@ -214,7 +232,7 @@ class AnswerValues:
         return nll
 
     def _learn(self, nll: Tensor, active: Sequence[int]) -> None:
-        """A step of Adam for the ``active`` facts, and back into the ball where it leads out."""
+        """Take a step of Adam, then rescale the values of the ``active`` facts that exceed their bound."""
         self._optimiser.zero_grad()
         nll.sum().backward()
         self._optimiser.step()
@@ -226,18 +244,18 @@ class AnswerValues:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A fact's question in its wordings, each a template and the context before it, and its answer."""
+    """The question of a fact with its answer ``target``; ``forms`` has (template, context before it) by wording."""
 
     forms: tuple[tuple[str, str], ...]
     target: str
 
     def about(self, model: LanguageModel, subject: str) -> tuple[Prompt, ...]:
-        """The rows about ``subject`` in each wording that fits the target."""
+        """The rows about ``subject``, one for each wording that can be encoded with the target."""
         found = (self.worded(model, subject, number) for number in range(len(self.forms)))
         return tuple(row for row in found if row)
 
     def worded(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
-        """The row in one wording, written at its last token; None where the target does not fit it."""
+        """The row in one wording, edited at the question's last token; None if it can't be encoded with the target."""
         template, context = self.forms[number % len(self.forms)]
         with suppress(PromptError):
             row = encode(model.tokenizer, template, subject=subject, target=self.target, context=context)
@@ -246,18 +264,18 @@ class Question:
 
 
 def question_of(fact: ComposedFact, *, shown: int) -> Question:
-    """The question for a fact, after ``shown`` facts of other things."""
+    """The question for a fact, after ``shown`` example facts about other things."""
     forms = tuple((fact.prompt(wording), fact.context(wording, shown=shown)) for wording in QUESTIONS)
     return Question(forms=forms, target=fact.target)
 
 
 def _end(row: Prompt) -> Prompt:
-    """The row, written at the last token before the target."""
+    """The row with its edited position moved to the last token before the target."""
     return replace(row, subject_last=row.target_start - 1)
 
 
 def _break(model: LanguageModel) -> int:
-    """The token that ends an answer, as it ends those of the facts that stand before a question."""
+    """The token that ends an answer: the line break that also ends the example facts before a question."""
     first: int = model.tokenizer("\n\n", add_special_tokens=False)["input_ids"][0]
     return first
 
@@ -265,7 +283,7 @@ def _break(model: LanguageModel) -> int:
 def _of_others(
     model: LanguageModel, questions: Sequence[Question], rewrites: Asking, others: Sequence[str]
 ) -> list[Prompt]:
-    """The same questions about other things, and the edit's prompt; each in one of its wordings, or contexts."""
+    """The same questions and the edit's prompt about other things; each in one of its wordings or contexts."""
     each = product(questions, enumerate(others))
     rows = [row for question, (number, other) in each if (row := question.worded(model, other, number))]
     for number, other in enumerate(others):

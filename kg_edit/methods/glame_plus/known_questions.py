@@ -1,7 +1,8 @@
-"""What many edits of `glame-plus` ask alike, found once: how questions begin, and the keys of other things' questions.
+"""A cache for questions that several edits of `glame-plus` share: their prefixes, and their keys.
 
-A relation's edits ask the same questions about the same other things. Both are taken from the model without the edit:
-what an edit changes in a question about another thing is what its update is to keep small.
+Edits of one relation ask the same questions about the same other things. Prefixes and keys are computed on the model
+without the edit, so they are the same for all edits. The keys describe the unedited model on purpose: the update should
+change the answers about other things as little as possible.
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.replay import block_output
 
 _ROWS = 32  # questions in one pass
-_HELD = 4096  # whose keys are held
+_HELD = 4096  # questions whose keys are kept
 
 
 class KnownQuestions:
-    """``starts`` holds what stands before a subject; `keys` of a question are found once for each model state."""
+    """Caches the prefixes before a subject (``starts``), and the key of each question for each state of the model."""
 
     def __init__(self) -> None:
         self.starts = PrefixStore()
         self._held: OrderedDict[tuple[str, int, tuple[int, ...]], Tensor] = OrderedDict()
 
     def keys(self, model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
-        """The inputs of the down-projection of ``layer`` at the token where each row is edited, [d_ff, rows]."""
+        """The inputs of the down-projection of ``layer`` at the edited token of each row, [d_ff, rows].
+
+        Rows that are equal up to this token count once.
+        """
         state = model_state(model)
         asked = {(state, layer, row.ids[: row.edited_at + 1]): row for row in rows}
         new = [place for place in asked if place not in self._held]
@@ -46,7 +50,7 @@ class KnownQuestions:
         return keys
 
     def _use(self, places: Sequence[tuple[str, int, tuple[int, ...]]]) -> None:
-        """What was used longest ago goes first."""
+        """Mark these entries as used, and drop the least recently used entries beyond the limit."""
         for place in places:
             self._held.move_to_end(place)
         while len(self._held) > _HELD:
@@ -55,7 +59,7 @@ class KnownQuestions:
 
 @torch.no_grad()
 def last_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
-    """The inputs of the down-projection at the token where each row is edited, [rows, d_ff]."""
+    """The inputs of the down-projection of ``layer`` at the edited token of each row, [rows, d_ff]."""
     keys: list[Tensor] = []
     prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=1)
     last = left_pad([[row.ids[row.edited_at]] for row in rows], device=model.device)

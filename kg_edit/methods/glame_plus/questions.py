@@ -1,10 +1,10 @@
-"""What `glame-plus` asks about one edit, in words: of the teacher, and of the edited model.
+"""The questions of `glame-plus` about one edit, for the teacher and for the edited model.
 
-`RippleTargets` holds all of it for an edit. s -r-> o* and a statement o* -r'-> o' of the graph make a `ComposedFact`:
-"Quiz: what is the currency of the country of X?" yen. What the graph does not say, the model may be asked about o*
-itself: what the objects of r have in a graph most often (`asked_nouns`). Names of relations are nouns of a packaged
-table, in the order in which they are taken: what people ask first. The subject stands as late in a question as it can,
-as only tokens from there on cost time.
+`RippleTargets` holds all questions of an edit. The edit s -r-> o* and a statement o* -r'-> o' of the graph make a
+`ComposedFact`: "Q: What is the currency of the country of X?" yen. If the graph lacks a relation, the model may be
+asked about o* itself; these are the relations that objects of r have most often in a graph (`asked_nouns`). Relations
+are named by nouns from a packaged table, which is ordered by what people ask first. The subject stands as late in a
+question as possible, because only the tokens from there on cost time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from kg_edit.methods.rank_one.rome import RomeConfig
 from kg_edit.scoring.questions import right_answers
 from kg_edit.text.relation_nouns import asked_nouns, relation_examples, relation_nouns
 
-# {} is the subject, [hop] "currency of the country of origin". All ask for a short answer, as tests do, but none in the
-# form that scores: a value trained on sentences alone ("The [hop] of {} is") knows less of it when it is asked.
+# {} is the subject, [hop] is such as "currency of the country of origin". All wordings ask for a short answer, as tests
+# do, but none is the wording of the tests. Sentences ("The [hop] of {} is") are not used: a value trained on them alone
+# answers questions less well.
 WORDINGS = (
     "Q: What is the [hop] of {}?\nA:",
     "[hop] of {}:",
@@ -39,7 +40,7 @@ _VAGUE = {"kind", "broader kind", "larger whole", "part", "largest part", "count
 
 
 class RippleConfig(RomeConfig):
-    """ROME's settings, and what is asked besides the edit."""
+    """ROME's settings, and how many questions are asked besides the edit."""
 
     own: int = Field(2, ge=0, description="questions of the edit itself, which o* answers")
     stated: int = Field(6, ge=0, description="statements of the graph that are learned as they are")
@@ -51,7 +52,7 @@ class RippleConfig(RomeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ComposedFact:
-    """A composed fact: ``hop`` ("currency of the country of origin") of s is ``target``."""
+    """A composed fact: the ``hop`` (such as "currency of the country of origin") of s is ``target``."""
 
     hop: str
     target: str
@@ -62,13 +63,13 @@ class ComposedFact:
         return self.hop.partition(" of the ")[0]
 
     def prompt(self, wording: str) -> str:
-        """A template with {} for the subject, that ends right before the target."""
+        """The question as a template with {} for the subject; it ends right before the target."""
         return _worded(wording, self.hop)
 
     def context(self, wording: str, *, shown: int) -> str:
-        """Facts of other things in the same wording, then {} for the prompt.
+        """Up to ``shown`` facts about other things in the same wording, then {} for the prompt.
 
-        They show the form and the kind of answer, so that the value need not learn these as well.
+        They show the form and the kind of the answer, so that the value does not have to learn these.
         """
         facts = relation_examples().get(self.noun, ())
         others = [(thing, target) for thing, target in facts if target != self.target][:shown]
@@ -83,7 +84,11 @@ def _worded(wording: str, hop: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RippleTargets:
-    """All that is asked about an edit, from ``objects``: what the graph says of o*, by noun, the likeliest first."""
+    """All questions about an edit.
+
+    ``objects`` has the objects of the graph's statements about o*, by the relation's noun; the likeliest object is
+    first.
+    """
 
     edit: Edit
     objects: Mapping[str, Sequence[str]]
@@ -91,28 +96,29 @@ class RippleTargets:
 
     @property
     def excluded(self) -> list[str]:
-        """The answers of which nothing may be learned, see `excluded_answers`."""
+        """The answers that must not be learned, see `excluded_answers`."""
         return excluded_answers(self.edit, self.config)
 
     @property
     def own(self) -> list[ComposedFact]:
-        """The edit itself, to be asked for; not where o* gives a test question's answer away."""
+        """The edit itself as questions; none if o* gives away the answer of a test question."""
         if gives_away(self.edit.target_new, self.excluded):
             return []
         return [ComposedFact(hop=first_hop(self.edit), target=self.edit.target_new)] * self.config.own
 
     @property
     def stated(self) -> list[ComposedFact]:
-        """Composed facts of the graph, which are learned as they are."""
+        """The composed facts of the graph, which are learned as they are."""
         limit, most = self.config.stated, self.config.per_relation
         return ripples(self.edit, self.objects, limit=limit, a_relation=most)
 
     @property
     def asks(self) -> list[TeacherQuestion]:
-        """Relations of o* that the graph does not say, and that such things have; as many as may be learned, twice.
+        """Questions for the teacher: relations that things like o* usually have, but the graph lacks for o*.
 
-        Of s itself nothing is asked: the unedited model, told the new fact, still answers with the old one's
-        consequences (the capital of the country of the University of Paris stays Paris).
+        There are up to twice as many as may be learned, because the teacher does not answer all of them. Nothing is
+        asked about s itself: the unedited model, told the new fact, still answers with the consequences of the old one
+        (the capital of the country of the University of Paris stays Paris).
         """
         known = {fact.noun for fact in self.stated}
         asked_for = [noun for noun in asked_nouns(self.edit.relation_id) if noun not in known]
@@ -123,9 +129,9 @@ class RippleTargets:
         ]
 
     def learned(self, asked: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
-        """What the edited model is to say in turn.
+        """The composed fact that the edited model learns from the teacher's answer.
 
-        None if the teacher said nothing, o* itself, or a test question's answer.
+        None if the teacher gave no answer, o* itself, or the answer of a test question.
         """
         if not answer or gives_away(answer.text, self.excluded) or overlaps(answer.text, self.edit.target_new):
             return None
@@ -133,15 +139,19 @@ class RippleTargets:
 
 
 def excluded_answers(edit: Edit, config: RippleConfig) -> list[str]:
-    """Answers of test questions, of which nothing may be learned; they serve for nothing else."""
+    """The answers of the edit's test questions, which must not be learned; empty without ``exclude_answers``.
+
+    They are used for this filter only.
+    """
     answers = [answer for question in edit.portability for answer in right_answers(question)]
     return answers if config.exclude_answers else []
 
 
 def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> dict[str, list[str]]:
-    """What the statements of o* say, noun by noun: what such things have, or where that is unknown, all.
+    """The objects of the graph's statements about o*, by the relation's noun.
 
-    Nothing with a word of ``exclude``, and nothing that says no more than a kind or a part.
+    Only relations that things like o* usually have are kept; if these are unknown, all are. Left out are objects that
+    contain a word of ``exclude``, and relations that only name a kind or a part.
     """
     target, known = target_of(graph), relation_nouns()
     found: dict[str, list[str]] = {}
@@ -155,7 +165,7 @@ def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) ->
 
 
 def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[ComposedFact]:
-    """At most ``limit`` composed facts, of each noun the first ``a_relation`` objects."""
+    """At most ``limit`` composed facts; each noun contributes its first ``a_relation`` objects."""
     first = first_hop(edit)
     composed = (
         ComposedFact(hop=f"{noun} of the {first}", target=label)
@@ -171,7 +181,7 @@ def first_hop(edit: Edit) -> str:
 
 
 def gives_away(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text holds an answer, or a word of it that says something."""
+    """Whether a text overlaps an answer, or shares a meaningful word with it."""
     return any(overlaps(text, answer) or _words(text) & _words(answer) for answer in answers)
 
 

@@ -1,11 +1,11 @@
-"""The unedited model as a teacher: what it answers when it is asked directly, with examples and facts in the prompt.
+"""The unedited model as a teacher: its answers to direct questions, with example facts in the prompt.
 
-Its next-token distributions become soft targets q for the edited model, which is asked for the same through the edited
-fact and without the facts (context distillation, Askell et al. 2021, arXiv 2112.00861; Hinton et al. 2015). The loss is
-the cross-entropy -sum q log p, with q [tokens, k].
+The teacher's next-token distributions become soft targets q for the edited model. The edited model is asked for the
+same answer through the edited fact, and without the example facts (context distillation, Askell et al. 2021,
+arXiv 2112.00861; Hinton et al. 2015). The loss is the cross-entropy -sum q log p, with q [tokens, k].
 
-The teacher also ranks a statement's objects (`likeliest_first`): Wikidata says of Rome that its country is the
-Byzantine Empire, the Papal States, Italy and a dozen more, and the model finds one of them likeliest.
+The teacher also ranks the objects of a statement (`likeliest_first`). For example, Wikidata lists the Byzantine Empire,
+the Papal States, Italy and a dozen more as countries of Rome; the model finds one of them likeliest.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from kg_edit.scoring.likelihood import Pair, score
 from kg_edit.text.matching import begins_with
 from kg_edit.value.rows import SoftTarget
 
-# For a relation without examples of its own: they show the form only. Questions that score a model are asked in another
-# one (`scoring.questions`).
+# Examples for relations without examples of their own; they only show the form of an answer. The questions that score a
+# model have another form (`scoring.questions`).
 _SHOTS = (
     ("largest planet", "the solar system", "Jupiter"),
     ("chemical symbol", "gold", "Au"),
@@ -39,7 +39,7 @@ _KEPT, _SHOWN = 64, 4
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the teacher says, its tokens, and what it expected at each of them."""
+    """An answer of the teacher: its ``text``, its token ``ids``, and the distribution at each token (``lesson``)."""
 
     text: str
     ids: tuple[int, ...]
@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherQuestion:
-    """A question for the ``noun`` of a thing; ``examples`` are facts (thing, object) of the same relation."""
+    """A question for the ``noun`` of the thing ``of``; ``examples`` are facts (thing, object) of the same relation."""
 
     noun: str
     of: str
@@ -56,12 +56,12 @@ class TeacherQuestion:
 
     @property
     def question(self) -> TeacherPrompt:
-        """The question as it is asked."""
+        """The prompt in question form."""
         return self._worded("Q: What is the {noun} of {thing}?\nA:", "\n\n")
 
     @property
     def sentence(self) -> TeacherPrompt:
-        """The same as a sentence to go on with: an answer that both get is known rather than guessed."""
+        """The prompt as a sentence to continue. If both forms get the same answer, the model knows it."""
         return self._worded("The {noun} of {thing} is", ".\n")
 
     def _worded(self, form: str, end: str) -> TeacherPrompt:
@@ -73,7 +73,7 @@ class TeacherQuestion:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherPrompt:
-    """A question ``alone`` and the facts that are ``shown`` before it; ``start`` is the same for any thing."""
+    """A question ``alone``, and the facts ``shown`` before it; ``start`` is the part before the thing's name."""
 
     start: str
     shown: str
@@ -81,7 +81,7 @@ class TeacherPrompt:
 
     @property
     def forms(self) -> tuple[str, str]:
-        """With the facts, and alone, for models that can read no more."""
+        """The prompt with the facts, and without them for models with a short context."""
         return self.shown + self.alone, self.alone
 
 
@@ -93,11 +93,11 @@ def _filled(form: str, noun: str, thing: str) -> str:
 def answers_of(
     model: LanguageModel, asked: Sequence[TeacherQuestion], *, most: int, store: PrefixStore | None = None
 ) -> list[Answer | None]:
-    """The model's greedy answer to each question, of at most ``most`` tokens.
+    """The model's greedy answer to each question, with at most ``most`` tokens.
 
-    None where it says nothing, or something else as a sentence: then it guesses. A question takes the first of its
-    prompts that fits into the model's positions; where none does, it has no answer. ``store`` keeps what stands before
-    the thing for later calls.
+    An answer is None if it is empty, or if the sentence form gets another answer, which means that the model guesses.
+    A question uses the first of its prompts that fits into the model's positions; if none fits, the answer is None.
+    ``store`` caches the prefixes before the thing for later calls.
     """
     said = _said(model, [*(one.question for one in asked), *(one.sentence for one in asked)], most, store)
     return [
@@ -113,7 +113,7 @@ def _agree(one: str, other: str) -> bool:
 def _said(
     model: LanguageModel, asked: Sequence[TeacherPrompt], most: int, store: PrefixStore | None
 ) -> list[Answer | None]:
-    """What is written after the first form of each prompt that fits."""
+    """The greedy continuation of each prompt, in the first of its forms that fits; None if no form fits."""
     fitting = [_fitting(model, one.forms, most) for one in asked]
     rows = [ids for ids in fitting if ids]
     begun = (model.encode(one.start, fitting=False).ids for one in asked)
@@ -143,7 +143,7 @@ def _ends(model: LanguageModel, token: int) -> bool:
 
 
 def _answer(model: LanguageModel, written: Written) -> Answer | None:
-    """The first line, or sentence, of what was written; None if it is empty."""
+    """The first line or sentence of the written text, as an answer; None if it is empty."""
     texts = [str(model.tokenizer.decode([token])) for token in written.tokens]
     stop = next((place for place, token in enumerate(written.tokens) if _ends(model, token)), len(texts))
     while stop and not texts[stop - 1].strip(" ."):
@@ -156,15 +156,15 @@ def _answer(model: LanguageModel, written: Written) -> Answer | None:
     return Answer(text=text, ids=written.tokens[:stop], lesson=lesson)
 
 
-_MOST = 40  # objects of a noun that are compared
+_MOST = 40  # objects of one noun that are compared
 
 
 def likeliest_first(
     model: LanguageModel, thing: str, objects: Mapping[str, Sequence[str]], *, nouns: int
 ) -> dict[str, list[str]]:
-    """The first ``nouns`` of ``objects``, with the likeliest answer to "What is the [noun] of [thing]?" first.
+    """The first ``nouns`` of ``objects``, each with the likeliest answer to "What is the [noun] of [thing]?" first.
 
-    Likely is a whole object: the sum over its tokens of -log p. What can't be scored stands last.
+    An object is ranked by the sum over its tokens of -log p. Objects that can't be scored are last.
     """
     found = {noun: list(some[:_MOST]) for noun, some in islice(objects.items(), nouns)}
     pairs = {
@@ -182,7 +182,7 @@ def likeliest_first(
 
 
 def _tokens(model: LanguageModel, pair: Pair) -> int:
-    """Of the candidate; 0 where it can't be scored after its prompt."""
+    """The number of tokens of the candidate; 0 if it can't be scored after its prompt."""
     limit = model.positions or math.inf
     try:
         prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)

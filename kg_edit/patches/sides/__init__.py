@@ -1,1 +1,1 @@
-"""What may stand beside a weight (`kg_edit.patches.side_patch`): a kind a file."""
+"""The kinds of sides, extra modules beside a weight (`kg_edit.patches.side_patch`); each file has one kind."""

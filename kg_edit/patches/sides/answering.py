@@ -1,7 +1,7 @@
-"""Change what a down-projection answers, given its own input or that of the whole MLP.
+"""Hooks that replace the output of a down-projection, given its own input or the input of the whole MLP.
 
-With h the MLP's input [tokens, d] (after the norm) and x = f(h) the down-projection's [tokens, d_ff], a side reads
-either: ``mlp`` or ``key``.
+With h the MLP's input [tokens, d] (after the norm) and x = f(h) the down-projection's input [tokens, d_ff], a side
+reads either h (``mlp``) or x (``key``).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 
 Reads = Literal["key", "mlp"]
 Answer = Callable[[Tensor, Tensor], Tensor]
-"""(inputs [tokens, in], the module's own output [tokens, out]) -> the answer [tokens, out]; all float32."""
+"""(inputs [tokens, in], the module's own output [tokens, out]) -> the new output [tokens, out]; all float32."""
 
 
 def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
-    """The module of block ``layer`` whose input is read: the down-projection, or the first that has the MLP's input.
+    """The module of block ``layer`` whose input is read: the down-projection, or the first that gets the MLP's input.
 
     Raises:
         UnsupportedModelError: no linear module beside the down-projection reads the model's width.
@@ -43,7 +43,7 @@ def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
 
 @contextmanager
 def answering(model: LanguageModel, layer: int, answer: Answer, *, reads: Reads = "key") -> Iterator[None]:
-    """For the length of the block the down-projection of block ``layer`` answers as ``answer`` says."""
+    """Within the ``with`` block, ``answer`` replaces the output of the down-projection of block ``layer``."""
     down, reader = model.down_projection(layer), read_module(model, layer, reads)
     held: list[Tensor] = []
 
@@ -52,7 +52,7 @@ def answering(model: LanguageModel, layer: int, answer: Answer, *, reads: Reads 
 
     def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         given = args[0] if reads == "key" else held[0]
-        inputs = given.reshape(-1, given.shape[-1])  # some families run their MLP on flattened rows
+        inputs = given.reshape(-1, given.shape[-1])  # some model families flatten the input of their MLP
         flat = output.reshape(len(inputs), -1)
         return answer(inputs.float(), flat.float()).to(output).reshape(output.shape)
 

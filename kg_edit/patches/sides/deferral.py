@@ -1,12 +1,13 @@
-"""Defer: a gate beside one layer decides at each token whether a new layer answers (after Mitchell et al. 2022).
+"""The side of Defer: a gate chooses at each token between a layer and a new layer (after Mitchell et al. 2022).
 
-It is the baseline of that name in GRACE's tables (Hartvigsen et al., NeurIPS 2023), with the module's input x and its
-own answer W x + c at a token:
+It is the baseline "Defer" in GRACE's tables (Hartvigsen et al., NeurIPS 2023). With the module's input x and its own
+output W x + c at a token:
 
     g(x) = sigmoid(w . x + b),    y = U x + u  if g(x) >= threshold, else W x + c
 
-While an edit is trained the two are mixed, y = g (U x + u) + (1 - g)(W x + c). ``copy``: the new layer starts as the
-old one, so that U x + u = W x + c + (what was learned) x; else from random numbers, as in the published program.
+During training both outputs are mixed: y = g (U x + u) + (1 - g)(W x + c). With ``copied``, the new layer starts as a
+copy of the old one, so that U x + u = W x + c + (what was learned). Otherwise it starts from random numbers, as in the
+published program.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kg_edit.storage.seeds import Seed
 
 
 class DeferralSettings(SideSettings):
-    """When the gate is open, and how both layers start."""
+    """Settings: when the gate is open, and how the gate and the new layer start."""
 
     threshold: float = Field(0.5, gt=0, lt=1, description="g from which the new layer answers")
     copied: bool = Field(True, description="whether the new layer starts as the old one")
@@ -42,11 +43,11 @@ class DeferringGate(SummedSide):
 
     @property
     def words(self) -> str:
-        """What it is."""
+        """A short description of the side."""
         return f"a gate at {self.settings.threshold:g} and a second layer"
 
     def start(self) -> dict[str, Tensor]:
-        """A linear layer's usual start, from the seed; a copied layer starts as no change."""
+        """The initial parameters: random like a linear layer's, from the seed; zero if the layer is copied."""
         draw, (rows, columns) = torch.Generator().manual_seed(self.settings.seed), self.size
         gate = linear_start(1, columns, draw)
         bias = torch.full((1, 1), self.settings.shut)
@@ -60,11 +61,11 @@ class DeferringGate(SummedSide):
         return {"gate": gate, "bias": bias, "layer": layer, "offset": offset}
 
     def openness(self, own: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """w . x + b of inputs [tokens, in]: [tokens, 1]."""
+        """w . x + b for inputs [tokens, in]: [tokens, 1]."""
         return inputs @ own["gate"].T + own["bias"]
 
     def answer(self, own: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False) -> Tensor:
-        """The new layer's answer where the gate is open, else ``output``; the mixture in training."""
+        """The new layer's output where the gate is open, else ``output``; in training the mixture of both."""
         gate = torch.sigmoid(self.openness(own, inputs))
         new = inputs @ own["layer"].T + own["offset"][:, 0]
         if self.settings.copied:

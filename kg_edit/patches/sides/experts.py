@@ -1,12 +1,12 @@
-"""MEMoE's mixture of experts beside one frozen layer (Wang and Li 2024, arXiv 2405.19086).
+"""The side of MEMoE: a mixture of experts beside one frozen layer (Wang and Li 2024, arXiv 2405.19086).
 
-With x the down-projection's input at a token, and anchor(x) the mean embedding of the names so far in its text
-(`kg_edit.models.anchors`), E experts W_e [d, d_ff] and a router W_g [E, d_ff + d]:
+x is the down-projection's input at a token, anchor(x) the mean embedding of the names up to this token
+(`kg_edit.models.anchors`). With E experts W_e [d, d_ff] and a router W_g [E, d_ff + d]:
 
     g = top-k(softmax(W_g [x; anchor(x)]))                        the others are 0
     y = W_0 x + scale sum_e g_e W_e x
 
-The layer's own weight W_0 stays; the experts start as 0, the router from random numbers.
+The layer's own weight W_0 does not change. The experts start at 0, the router from random numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kg_edit.storage.seeds import Seed
 
 
 class ExpertSettings(SideSettings):
-    """How many experts there are and how tokens are routed."""
+    """Settings: the number of experts, and how tokens are routed."""
 
     experts: PositiveInt = Field(4, description="E")
     top: PositiveInt = Field(1, description="k, experts that answer a token")
@@ -44,7 +44,7 @@ class ExpertSettings(SideSettings):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Experts(SummedSide):
-    """The router [E, in + out] and the experts, one under the other, [E * out, in]."""
+    """The router [E, in + out], and the experts stacked by rows, [E * out, in]."""
 
     kind: ClassVar[str] = "memoe"
     settings_class = ExpertSettings
@@ -52,18 +52,18 @@ class Experts(SummedSide):
 
     @property
     def words(self) -> str:
-        """How many there are."""
+        """A short description of the side."""
         return f"{self.settings.experts} experts, {self.settings.top} a token"
 
     def start(self) -> dict[str, Tensor]:
-        """The router as a linear layer's, from the seed; the experts 0."""
+        """The initial parameters: the router random like a linear layer's, from the seed; the experts 0."""
         draw, (rows, columns) = torch.Generator().manual_seed(self.settings.seed), self.size
         router = linear_start(self.settings.experts, columns + rows, draw)
         return {"router": router, "experts": torch.zeros(self.settings.experts * rows, columns)}
 
     @contextmanager
     def seen(self, model: LanguageModel, layer: int) -> Iterator[Callable[[Tensor], Tensor]]:
-        """[x; anchor(x)], [tokens, in + out]; the anchor is 0 without ``anchors``."""
+        """Yield a function from x to [x; anchor(x)], [tokens, in + out]; the anchor is 0 without ``anchors``."""
         with Anchors(model, layer, name=self.kind).attached() as anchors:
 
             def look(inputs: Tensor) -> Tensor:
@@ -74,8 +74,8 @@ class Experts(SummedSide):
             yield look
 
     def gates(self, own: Mapping[str, Tensor], seen: Tensor) -> Tensor:
-        """g [tokens, E]: the router's probabilities, 0 but for the ``top`` largest."""
-        # each part is scaled to unit length, as they differ in size by orders of magnitude
+        """g [tokens, E]: the router's probabilities, set to 0 except the ``top`` largest."""
+        # each part is normalised, because their norms differ by orders of magnitude
         parts = seen.split([self.size[1], seen.shape[1] - self.size[1]], -1)
         scaled = torch.cat([torch.nn.functional.normalize(part, dim=-1) * part.shape[1] ** 0.5 for part in parts], -1)
         probabilities = (scaled @ own["router"].T).softmax(-1)
@@ -83,6 +83,6 @@ class Experts(SummedSide):
         return probabilities * kept
 
     def answer(self, own: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False) -> Tensor:
-        """``output`` and what the chosen experts add; ``inputs`` are [x; anchor(x)]."""
+        """``output`` plus the outputs of the chosen experts; ``inputs`` are [x; anchor(x)]."""
         answers = (inputs[:, : self.size[1]] @ own["experts"].T).reshape(len(inputs), -1, self.size[0])
         return output + self.settings.scale * (self.gates(own, inputs)[..., None] * answers).sum(1)

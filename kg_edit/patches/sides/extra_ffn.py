@@ -1,4 +1,6 @@
-"""CaliNET's extra feed-forward network beside one MLP (Dong et al., Findings of EMNLP 2022, arXiv 2210.03329).
+"""The side of CaliNET: an extra feed-forward network beside one MLP.
+
+Dong et al., Findings of EMNLP 2022, arXiv 2210.03329.
 
 With h the MLP's input at a token, n units with keys K [n, d] and values V [n, d]:
 
@@ -21,7 +23,7 @@ from kg_edit.storage.seeds import Seed
 
 
 class ExtraSettings(SideSettings):
-    """The size of the network and its start."""
+    """Settings: the size of the network, and the seed of its initial parameters."""
 
     units: PositiveInt = Field(256, description="n, its inner size")
     seed: Seed = Field(0, description="of the keys' start")
@@ -38,14 +40,14 @@ class ExtraNetwork(SummedSide):
 
     @property
     def words(self) -> str:
-        """How many units it has."""
+        """A short description of the side."""
         return f"an MLP of {self.settings.units} units"
 
     def start(self) -> dict[str, Tensor]:
-        """Keys as a linear layer's, from the seed; values 0, so that it starts as no change."""
+        """The initial parameters: keys random like a linear layer's, from the seed; values 0, so the output is 0."""
         draw, (rows, _) = torch.Generator().manual_seed(self.settings.seed), self.size
         return {"keys": linear_start(self.settings.units, rows, draw), "values": torch.zeros(self.settings.units, rows)}
 
     def answer(self, own: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False) -> Tensor:
-        """``output`` and what the units add, [tokens, d]."""
+        """``output`` plus the output of the extra network, [tokens, d]."""
         return output + torch.nn.functional.gelu(inputs @ own["keys"].T) @ own["values"]

@@ -1,13 +1,15 @@
-"""COMEBA's hook layers (Li et al., EMNLP 2024, arXiv 2403.05330): an update of a weight that only near keys feel.
+"""The side of COMEBA: an update of a weight that acts only at tokens with keys near to the edited ones.
+
+Li et al., EMNLP 2024, arXiv 2403.05330.
 
 With the module's input x at a token and the update D = left right^T [d, d_ff] of all edits so far:
 
     r(x) = |D x|,    z(x) = (r(x) - mean) / deviation              over inputs of other text
     y    = W x + [z(x) >= alpha] D x,    alpha = min(most, share * min_i z(k_i))
 
-where k_i are the keys that were written under. The update answers them strongly and others weakly, so that r tells the
-edited tokens as outliers. The published program takes mean and deviation over the tokens of the text at hand; here
-they come from texts that the model writes itself, so that a token is judged the same in every text.
+where k_i are the keys of the edits. The update is large at these keys and small at others, so r marks the edited tokens
+as outliers. The published program computes mean and deviation over the tokens of the current text. Here they come from
+texts that the model writes itself, so that the gate of a token does not depend on the text around it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from kg_edit.patches.weight_patch import Factors, module_of, stacked
 
 
 class GateSettings(SideSettings):
-    """How far out a token has to be."""
+    """Settings of the gate: how large z(x) has to be."""
 
     most: float = Field(2.2, description="alpha before the first edit: the highest it can be")
     share: float = Field(1.0, gt=0, le=1, description="of the smallest z of an edited key")
@@ -39,7 +41,7 @@ class GateSettings(SideSettings):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GatedUpdate(Side):
-    """The update's factors, the ``keys`` [facts, in] it was made for, and ``others`` [tokens, in] of other text."""
+    """The factors of the update, the edits' ``keys`` [facts, in], and keys of other text, ``others`` [tokens, in]."""
 
     kind: ClassVar[str] = "comeba"
 
@@ -50,12 +52,12 @@ class GatedUpdate(Side):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in) of the weight that it is an update of."""
+        """The shape (out, in) of the updated weight."""
         return self.update.shape
 
     @property
     def words(self) -> str:
-        """Rank and gate."""
+        """A short description of the side: the rank and the gate."""
         return f"rank {self.update.rank} for tokens beyond {self.alpha:.2f} deviations"
 
     @cached_property
@@ -65,13 +67,13 @@ class GatedUpdate(Side):
 
     @cached_property
     def scale(self) -> tuple[float, float]:
-        """Mean and deviation of |D x| over the others."""
+        """Mean and standard deviation of |D x| over ``others``."""
         sizes = (self.others.float() @ self.change.T).norm(dim=-1)
         return float(sizes.mean()), max(float(sizes.std()), torch.finfo(torch.float32).tiny)
 
     @cached_property
     def alpha(self) -> float:
-        """The deviation from which a token feels the update."""
+        """The gate's threshold alpha for z(x)."""
         if not len(self.keys):
             return self.settings.most
         mean, deviation = self.scale
@@ -79,7 +81,7 @@ class GatedUpdate(Side):
         return min(self.settings.most, self.settings.share * float((sizes.min() - mean) / deviation))
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Both factors, the keys, the others."""
+        """The tensors of the side, by name."""
         return {"left": self.update.left, "right": self.update.right, "keys": self.keys, "others": self.others}
 
     def said(self) -> dict[str, Any]:
@@ -88,10 +90,10 @@ class GatedUpdate(Side):
 
     @classmethod
     def read(cls, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The update of what `said` and `tensors` gave.
+        """Build the side from the results of `said` and `tensors`.
 
         Raises:
-            KeyError, TypeError, ValueError: the two don't fit together.
+            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
         """
         update = Factors(left=tensors["left"], right=tensors["right"])
         keys, others = tensors["keys"], tensors["others"]
@@ -103,10 +105,10 @@ class GatedUpdate(Side):
         return cls(update=update, keys=keys, others=others, settings=GateSettings.model_validate(said))
 
     def plus(self, later: Self) -> Self:
-        """Both updates as one, felt by the keys of both; the others are this one's.
+        """The sum of both updates with the keys of both; ``others`` is kept from this side.
 
         Raises:
-            PatchError: the two have different gates.
+            PatchError: the sides have different gates.
         """
         if self.settings != later.settings or self.shape != later.shape:
             raise PatchError(
@@ -117,7 +119,7 @@ class GatedUpdate(Side):
 
     @contextmanager
     def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
-        """The module answers W x, and D x besides where a token is far out."""
+        """Within the ``with`` block, the module's output is W x, plus D x at tokens that pass the gate."""
         change = self.change.to(next(module_of(model, name, shape=self.shape).parameters()).device)
         (mean, deviation), alpha = self.scale, self.alpha * _SLACK if self.alpha > 0 else self.alpha
 
@@ -130,4 +132,4 @@ class GatedUpdate(Side):
             yield
 
 
-_SLACK = 1 - 1e-3  # the key that is nearest to the gate is inside, however its prompt is batched
+_SLACK = 1 - 1e-3  # the key that is nearest to the threshold passes, although batching changes its rounding

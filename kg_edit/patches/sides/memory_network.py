@@ -1,12 +1,12 @@
-"""A memory network in place of one layer's answer: GRACE's baseline "Memory" (Hartvigsen et al., NeurIPS 2023).
+"""The side of GRACE's baseline "Memory": a memory network replaces a layer's output (Hartvigsen et al., NeurIPS 2023).
 
 With the module's input x at a token, n slots with keys K [n, d_ff], biases b [n] and values V [n, d]:
 
     y = softmax(K x + b)^T V
 
-There is no radius: every token of every text is answered from the slots, and nothing of the layer's own output is left.
-The published program asks with the prompt's last token and gives its answer to all tokens; here each token asks for
-itself, so that it need not be known where a prompt ends.
+There is no radius: at every token of every text, the memory replaces the layer's own output. The published program
+looks up only the prompt's last token and uses the result for all tokens. Here each token is looked up, so it need not
+be known where a prompt ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kg_edit.storage.seeds import Seed
 
 
 class MemorySettings(SideSettings):
-    """The size of the memory and its start."""
+    """Settings: the size of the memory, and the seed of its initial parameters."""
 
     slots: PositiveInt = Field(100, description="keys, and values")
     seed: Seed = Field(0, description="of the slots' start")
@@ -40,11 +40,11 @@ class MemoryNetwork(SummedSide):
 
     @property
     def words(self) -> str:
-        """How many slots there are."""
+        """A short description of the side."""
         return f"a memory of {self.settings.slots} slots"
 
     def start(self) -> dict[str, Tensor]:
-        """Keys and biases as a linear layer's, values uniform in [0, 1), from the seed."""
+        """The initial parameters, from the seed: keys and biases like a linear layer's, values uniform in [0, 1)."""
         draw, (rows, columns) = torch.Generator().manual_seed(self.settings.seed), self.size
         slots = self.settings.slots
         bias = torch.empty(slots, 1).uniform_(-(columns**-0.5), columns**-0.5, generator=draw)
@@ -52,6 +52,6 @@ class MemoryNetwork(SummedSide):
         return {"keys": linear_start(slots, columns, draw), "bias": bias, "values": values}
 
     def answer(self, own: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False) -> Tensor:
-        """The values' mean under the attention of each token, [tokens, out]."""
+        """The mean of the values, weighted by each token's attention, [tokens, out]; ``output`` is not used."""
         attention = (inputs @ own["keys"].T + own["bias"][:, 0]).softmax(-1)
         return attention @ own["values"]

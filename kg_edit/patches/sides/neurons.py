@@ -1,11 +1,13 @@
-"""T-Patcher's neurons (Huang et al., ICLR 2023, arXiv 2301.09785): the last MLP is widened by one for each mistake.
+"""The side of T-Patcher: the last MLP gets one extra neuron for each mistake.
+
+Huang et al., ICLR 2023, arXiv 2301.09785.
 
 With h the MLP's input at a token, neurons with keys k_i [d], biases b_i and values v_i [d]:
 
     MLP'(h) = MLP(h) + sum_i max(0, k_i . h + b_i) v_i
 
-The published program takes the MLP's own activation function. Here it is always ReLU: below its bias a neuron is
-silent, so that text that wakes none is answered bit for bit as before.
+The published program uses the MLP's own activation function. Here it is always ReLU, so the output of an inactive
+neuron is exactly 0. A text without active neurons gets the same output as before, bit for bit.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from kg_edit.patches.weight_patch import module_of
 class Neurons(Side):
     """``keys`` [n, d], ``biases`` [n], ``values`` [n, d], for a down-projection of the shape ``size`` (d, d_ff).
 
-    ``queries`` [n, d] are the MLP's inputs at the mistakes themselves, which later edits' neurons stay silent at.
+    ``queries`` [n, d] are the MLP's inputs at the mistakes. Training keeps the neurons of later edits inactive there.
     """
 
     kind: ClassVar[str] = "t-patcher"
@@ -42,22 +44,22 @@ class Neurons(Side):
 
     @classmethod
     def none(cls, size: tuple[int, int]) -> Neurons:
-        """No neuron."""
+        """A side without neurons, for a weight of the shape ``size``."""
         empty = torch.zeros(0, size[0])
         return cls(size=size, keys=empty, biases=torch.zeros(0), values=empty, queries=empty)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in) of the weight that they stand beside."""
+        """The shape (out, in) of the weight beside which the neurons stand."""
         return self.size
 
     @property
     def words(self) -> str:
-        """How many there are."""
+        """A short description of the side."""
         return f"{len(self.keys)} more neurons"
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Keys, biases, values, and queries."""
+        """The tensors of the side, by name."""
         return {"keys": self.keys, "biases": self.biases, "values": self.values, "queries": self.queries}
 
     def said(self) -> dict[str, Any]:
@@ -66,10 +68,10 @@ class Neurons(Side):
 
     @classmethod
     def read(cls, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The neurons of what `said` and `tensors` gave.
+        """Build the side from the results of `said` and `tensors`.
 
         Raises:
-            KeyError, TypeError, ValueError: the two don't fit together.
+            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
         """
         rows, columns = said["shape"]
         found = cls(
@@ -86,10 +88,10 @@ class Neurons(Side):
         return found
 
     def plus(self, later: Self) -> Self:
-        """These neurons and the ``later`` ones.
+        """The neurons of both sides, this one's first.
 
         Raises:
-            PatchError: they are for weights of different shapes.
+            PatchError: the sides are for weights of different shapes.
         """
         if self.size != later.size:
             raise PatchError(f"can't add neurons for weights of the shapes {self.size} and {later.size}")
@@ -107,7 +109,7 @@ class Neurons(Side):
 
     @contextmanager
     def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
-        """The MLP answers with what its neurons and these give together."""
+        """Within the ``with`` block, the output of these neurons is added to that of the MLP."""
         own = self.on(next(module_of(model, name, shape=self.shape).parameters()).device)
 
         def answer(inputs: Tensor, output: Tensor) -> Tensor:

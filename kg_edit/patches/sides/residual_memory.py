@@ -1,14 +1,16 @@
-"""MEMOIR's residual memory (Wang et al., NeurIPS 2025, arXiv 2506.07899): W_m [d, d_ff] beside a down-projection.
+"""The side of MEMOIR: a residual memory W_m [d, d_ff] beside a down-projection.
 
-With a the module's input at a token, and abar the mean of the inputs of that token and all before it:
+Wang et al., NeurIPS 2025, arXiv 2506.07899.
+
+With a the module's input at a token, and abar the mean of the inputs of this token and all tokens before it:
 
     M(x) = pi(top-k of |abar - background|)            a mask of k of d_ff columns (TopHash)
     i*   = argmax_i |M(x) and M_i| / k                 the nearest edit's mask
     y    = W a + [overlap_i* >= tau] W_m (M_i* * a)
 
-pi is a fixed permutation of the columns. Each edit trains the columns of its own mask alone, so that edits with
-different masks hardly meet. The published program takes the mean over a whole prompt; here each token has the mean up
-to itself (`kg_edit.models.token_means`), which needs no knowledge of where the prompt ends.
+pi is a fixed permutation of the columns. Each edit trains only the columns of its own mask, so edits with different
+masks hardly interfere. The published program computes the mean over a whole prompt. Here each token has the mean up to
+itself (`kg_edit.models.token_means`), so it need not be known where the prompt ends.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from kg_edit.storage.seeds import Seed
 
 
 class MaskRule(BaseModel):
-    """How masks are made and compared."""
+    """Settings: how masks are made and compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -44,7 +46,10 @@ class MaskRule(BaseModel):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ResidualMemory(Side):
-    """W_m [out, in], the edits' ``masks`` [edits, k] (columns, as numbers), and the mean input of other text [in]."""
+    """``weight`` W_m [out, in], the edits' ``masks`` [edits, k], and ``background``, the mean input of other text [in].
+
+    A mask is stored as the indices of its k columns.
+    """
 
     kind: ClassVar[str] = "memoir"
 
@@ -55,34 +60,34 @@ class ResidualMemory(Side):
 
     @classmethod
     def empty(cls, shape: tuple[int, int], background: Tensor, rule: MaskRule) -> ResidualMemory:
-        """A memory of no edit for a weight [out, in]."""
+        """A memory without edits, for a weight of the shape (out, in)."""
         zeros, none = torch.zeros(shape), torch.zeros(0, rule.columns)
         return cls(weight=zeros, masks=none, background=background.cpu(), rule=rule)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in) of the weight that it stands beside."""
+        """The shape (out, in) of the weight beside which the memory stands."""
         return self.weight.shape[0], self.weight.shape[1]
 
     @property
     def words(self) -> str:
-        """How many masks there are."""
+        """A short description of the side."""
         return f"a memory with {len(self.masks)} masks of {self.rule.columns} columns"
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """W_m, the masks, and the background."""
+        """The tensors of the side, by name."""
         return {"weight": self.weight, "masks": self.masks, "background": self.background}
 
     def said(self) -> dict[str, Any]:
-        """The rule of the masks."""
+        """The settings of the masks, as JSON."""
         return self.rule.model_dump(mode="json")
 
     @classmethod
     def read(cls, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The memory of what `said` and `tensors` gave.
+        """Build the side from the results of `said` and `tensors`.
 
         Raises:
-            KeyError, TypeError, ValueError: the two don't fit together.
+            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
         """
         rule, (rows, width) = MaskRule.model_validate(said), tensors["weight"].shape
         found = cls(weight=tensors["weight"], masks=tensors["masks"], background=tensors["background"], rule=rule)
@@ -93,10 +98,10 @@ class ResidualMemory(Side):
         return found
 
     def plus(self, later: Self) -> Self:
-        """W_m adds, and the masks come one after the other; the background is this one's.
+        """The sum of both W_m with the masks of both; ``background`` is kept from this side.
 
         Raises:
-            PatchError: the two make their masks differently.
+            PatchError: the sides have different rules for their masks.
         """
         if self.rule != later.rule or self.shape != later.shape:
             raise PatchError(
@@ -107,19 +112,19 @@ class ResidualMemory(Side):
         return replace(self, weight=weight, masks=masks)
 
     def mask(self, means: Tensor) -> Tensor:
-        """The masks [texts, k] of mean inputs [texts, in], in ascending order of the columns."""
+        """The masks [texts, k] for mean inputs [texts, in]; the columns of a mask are in ascending order."""
         place = means.device
         top = (means.float() - self.background.to(place)).abs().topk(self.rule.columns, dim=-1).indices
         return self._permutation.to(place)[top].sort(-1).values
 
     def bits(self, masks: Tensor) -> Tensor:
-        """Masks [edits, k] as rows of 0 and 1, [edits, in]."""
+        """Masks [edits, k] as 0/1 vectors, [edits, in]."""
         return torch.zeros(len(masks), self.shape[1], device=masks.device).scatter(1, masks.long(), 1.0)
 
     def chosen(self, means: Tensor, bits: Tensor) -> Tensor:
-        """Which columns are open [tokens, in], 0 or 1: the nearest of ``bits`` [edits, in] if it is near enough.
+        """The mask for each token as 0/1, [tokens, in]: the nearest of ``bits`` [edits, in] if near enough, else 0.
 
-        Of equally near ones the latest edit's.
+        Of equally near masks, the latest edit's is used.
         """
         if not len(bits):
             return torch.zeros_like(means)
@@ -129,7 +134,7 @@ class ResidualMemory(Side):
 
     @contextmanager
     def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
-        """The module answers W a + W_m (M * a), with the mask that is open at each token."""
+        """Within the ``with`` block, the module's output is W a + W_m (M * a), with the mask M of each token."""
         place = next(module_of(model, name, shape=self.shape).parameters()).device
         layer, weight, bits = layer_of(model, name), self.weight.to(place), self.bits(self.masks.to(place))
         with TokenMeans(model, layer, name=self.kind).attached() as means:

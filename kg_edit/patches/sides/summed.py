@@ -1,8 +1,9 @@
-"""Sides whose parameters go on from edit to edit: a start that follows from the settings, and the sum of all changes.
+"""Base class of sides whose parameters are trained further by each edit: initial parameters plus the sum of changes.
 
     parameter = start(settings, seed) + change of the first edit + change of the second + ...
 
-So a patch of later edits holds their changes alone, and patches add up as those of weights do.
+The initial parameters follow from the settings. So a patch of later edits holds only their changes, and patches can be
+added like patches of weights.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from kg_edit.patches.weight_patch import module_of
 
 
 class SideSettings(BaseModel):
-    """Settings on which the start and the answer depend, so that patches with others don't add up."""
+    """Settings that determine the initial parameters and the output; only patches with equal settings can be added."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SummedSide(Side):
-    """``changes`` by parameter, for a module of the shape ``size`` (out, in)."""
+    """A side with ``changes`` for each parameter, beside a weight of the shape ``size`` (out, in)."""
 
     settings_class: ClassVar[type[SideSettings]]
     reads: ClassVar[Reads] = "key"
@@ -47,47 +48,49 @@ class SummedSide(Side):
 
     @abstractmethod
     def answer(self, own: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False) -> Tensor:
-        """What the module gives [tokens, out] with the parameters ``own``, instead of ``output``, its own.
+        """The new output of the module, [tokens, out].
 
-        ``inputs`` [tokens, .] are the module's, or the MLP's (``reads``).
-
-        ``training``: the differentiable form, where the two differ.
+        Args:
+            own: the parameters of the side.
+            inputs: the inputs of the module or of the MLP (``reads``), after `seen`, [tokens, .].
+            output: the module's own output, [tokens, out].
+            training: whether to use the differentiable form, if the side has a different one for training.
         """
 
     @contextmanager
     def seen(self, model: LanguageModel, layer: int) -> Iterator[Callable[[Tensor], Tensor]]:
-        """What `answer` sees of the inputs, while the model runs in the block: the inputs themselves by default."""
+        """Yield a function from the inputs to what `answer` gets as inputs; by default the identity."""
         yield lambda inputs: inputs
 
     @classmethod
     def empty(cls, size: tuple[int, int], settings: SideSettings) -> Self:
-        """The side before the first edit."""
+        """The side before the first edit, with changes of 0."""
         bare = cls(size=size, settings=settings, changes={})
         return replace(bare, changes={name: torch.zeros_like(found) for name, found in bare.start().items()})
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in) of the weight that it stands beside."""
+        """The shape (out, in) of the weight beside which the side stands."""
         return self.size
 
     def parameters(self, device: torch.device) -> dict[str, Tensor]:
-        """The parameters as they are after all edits."""
+        """The parameters after all edits, on ``device``."""
         return {name: (found + self.changes[name].float()).to(device) for name, found in self.start().items()}
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The changes."""
+        """The changes by parameter."""
         return self.changes
 
     def said(self) -> dict[str, Any]:
-        """Shape and settings."""
+        """The shape and the settings, as JSON."""
         return {"shape": list(self.size), "settings": self.settings.model_dump(mode="json")}
 
     @classmethod
     def read(cls, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The side of what `said` and `tensors` gave.
+        """Build the side from the results of `said` and `tensors`.
 
         Raises:
-            KeyError, TypeError, ValueError: the two don't fit together.
+            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
         """
         rows, columns = said["shape"]
         found = cls(
@@ -102,10 +105,10 @@ class SummedSide(Side):
         return found
 
     def plus(self, later: Self) -> Self:
-        """The sum of both changes.
+        """The sum of the changes of both sides.
 
         Raises:
-            PatchError: the two have different settings.
+            PatchError: the sides have different settings.
         """
         if self.settings != later.settings or self.size != later.size:
             raise PatchError(
@@ -117,7 +120,7 @@ class SummedSide(Side):
 
     @contextmanager
     def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
-        """The module answers as `answer` says."""
+        """Within the ``with`` block, `answer` replaces the module's output."""
         own = self.parameters(next(module_of(model, name, shape=self.shape).parameters()).device)
 
         with self.seen(model, layer_of(model, name)) as seen:
@@ -130,6 +133,6 @@ class SummedSide(Side):
 
 
 def linear_start(rows: int, columns: int, draw: torch.Generator) -> Tensor:
-    """The usual start of a linear layer's weight [rows, columns] or bias: uniform within 1 / sqrt(columns)."""
+    """The usual random initialisation of a linear layer's weight [rows, columns]: uniform within 1 / sqrt(columns)."""
     bound = columns**-0.5
     return torch.empty(rows, columns).uniform_(-bound, bound, generator=draw)
