@@ -1,1 +1,1 @@
-"""Files: replaced atomically, tensors, JSON lines, one run a folder."""
+"""Store files: atomic replacement, tensors, JSON lines, run folders."""

@@ -1,9 +1,10 @@
-"""Files of which a reader never sees half: text, JSON and tensors replaced whole, JSON lines grown line by line.
+"""Write files that are never seen half-written: text, JSON and tensors are replaced, JSON lines are appended.
 
-- `write_text`, `write_json`, `write_safetensors`: a file is written beside its place under another name, and renamed
+- `write_text`, `write_json`, `write_safetensors`: the file is written beside its place under another name, and renamed
   (`os.replace`) when it is complete; `replacing` does that for any file.
-- `open_to_readers`: the modes of a folder's files as a shell would have made them.
-- `append_lines`, `read_lines`, `drop_cut_line`: a file of JSON lines that only grows. A line is there or not, also
+- `open_to_readers`: give a folder's files the modes that a shell would give them.
+- `append_lines`, `read_lines`, `drop_cut_line`: a file of JSON lines that only grows. A line is complete or absent,
+  also
   after a kill or on a full disk.
 """
 
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from kg_edit.errors import OutputError
 
-if TYPE_CHECKING:  # who writes text need not wait for torch
+if TYPE_CHECKING:  # writing text does not import torch
     from torch import Tensor
 
 Line = TypeVar("Line", bound=BaseModel)
@@ -29,7 +30,7 @@ _FILE, _FOLDER = 0o644, 0o755
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write ``text`` as UTF-8, atomically; ``path`` again.
+    """Write ``text`` as UTF-8, atomically; return ``path``.
 
     Raises:
         OutputError: the file can't be written.
@@ -40,7 +41,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, value: object) -> Path:
-    """Write ``value`` as JSON, indented and with sorted keys, atomically; ``path`` again.
+    """Write ``value`` as JSON, indented and with sorted keys, atomically; return ``path``.
 
     Raises:
         OutputError: the file can't be written.
@@ -49,10 +50,10 @@ def write_json(path: Path, value: object) -> Path:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """Write tensors with metadata, atomically; ``path`` again.
+    """Write tensors with metadata, atomically; return ``path``.
 
     Raises:
-        OutputError: the file can't be written (a full disk too).
+        OutputError: the file can't be written (also on a full disk).
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -60,14 +61,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     with replacing(path) as scratch:
         try:
             save_file(dict(tensors), scratch, metadata=dict(metadata))
-        except SafetensorError as error:  # a full disk comes as this, not as an OSError
+        except SafetensorError as error:  # raised on a full disk, instead of an OSError
             raise OutputError(f"can't write {path}: {error}; make room, or choose another folder") from error
     return path
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A scratch file beside ``path`` that takes its place at the end of the block, and vanishes on an error.
+    """Yield a scratch file beside ``path``, which replaces ``path`` at the end of the block, or is deleted on an error.
 
     Raises:
         OutputError: the folder can't be made, or the file can't be written.
@@ -88,7 +89,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def open_to_readers(folder: Path) -> None:
-    """Give a folder and those in it the mode 0755, and files 0644: `mkdtemp` and safetensors leave them to the owner.
+    """Set the mode of a folder and its subfolders to 0755, and of files to 0644.
+
+    `mkdtemp` and safetensors make files that only the owner can read.
 
     Raises:
         OSError: a mode can't be changed.
@@ -98,10 +101,10 @@ def open_to_readers(folder: Path) -> None:
 
 
 def append_lines(file: Path, lines: Iterable[str]) -> None:
-    """Add lines to a file in one write; when this returns, they are on the disk.
+    """Append lines to a file in one write; when this returns, they are on disk.
 
     Raises:
-        OutputError: they can't be written; the file is as it was.
+        OutputError: they can't be written; the file is then unchanged.
     """
     data = "".join(line + "\n" for line in lines).encode()
     try:
@@ -109,10 +112,10 @@ def append_lines(file: Path, lines: Iterable[str]) -> None:
             before = handle.tell()
             try:
                 if (written := handle.write(data)) < len(data):
-                    handle.write(data[written:])  # a full disk takes a part, and refuses the rest
+                    handle.write(data[written:])  # a full disk accepts a part, and then raises
                 os.fsync(handle.fileno())
             except OSError:
-                with suppress(OSError):  # what is cut off here is a line without its end, else dropped later
+                with suppress(OSError):  # if this fails, drop_cut_line removes the incomplete line later
                     handle.truncate(before)
                 raise
     except OSError as error:
@@ -122,7 +125,7 @@ def append_lines(file: Path, lines: Iterable[str]) -> None:
 
 
 def drop_cut_line(file: Path) -> None:
-    """Cut off the file's last line if it has no line break at its end: a kill interrupted its writing."""
+    """Remove the file's last line if it has no line break at its end, because a kill interrupted its writing."""
     data = file.read_bytes() if file.exists() else b""
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
@@ -130,10 +133,10 @@ def drop_cut_line(file: Path) -> None:
 
 
 def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
-    """The whole lines of a file; none where there is no file.
+    """Yield the complete lines of a file as models of class ``kind``; no lines if there is no file.
 
     Raises:
-        OutputError: a line is none of this ``kind``.
+        OutputError: a line is not of this ``kind``.
     """
     if not path.exists():
         return

@@ -1,4 +1,4 @@
-"""Files that come with the package, by a short name: benchmarks and graphs, as ``--data`` and ``--graph`` take them."""
+"""Files that come with the package, by a short name: benchmarks and graphs for ``--data`` and ``--graph``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def packaged_benchmark(name: str | Path) -> Path | None:
 
 
 def packaged_graph(name: str) -> Path | None:
-    """The packaged graph of this name: extract, or that of a benchmark; None if there is none."""
+    """The packaged graph of this name: extract, or a benchmark's graph; None if there is none."""
     return packaged_extract() if name == EXTRACT and not Path(name).exists() else _file(name, _GRAPH)
 
 
@@ -29,17 +29,17 @@ def packaged_graphs() -> tuple[str, ...]:
 
 
 def benchmark_hint(name: str | Path) -> str:
-    """What a path that is not there may have meant: ", did you mean 'x'?" with a packaged benchmark; else nothing."""
+    """A hint for a path that does not exist: ", did you mean 'x'?" with a packaged benchmark; "" if none is near."""
     return "" if packaged_benchmark(name) else _near(str(name), [], _BENCHMARK)
 
 
 def graph_hint(name: str) -> str:
-    """As `benchmark_hint`, for graphs."""
+    """Like `benchmark_hint`, for graphs."""
     return "" if packaged_graph(name) else _near(name, [EXTRACT], _GRAPH)
 
 
 def _near(name: str, known: list[str], ending: str) -> str:
-    """A near name, where ``name`` has the look of one and no file is there."""
+    """A hint with a similar name, if ``name`` looks like a short name and no file has it."""
     if "/" in name or Path(name).exists():
         return ""
     return did_you_mean(name, [*known, *(file.name.removesuffix(ending) for file in _DATA.glob(f"*{ending}"))])

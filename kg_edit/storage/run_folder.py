@@ -1,7 +1,7 @@
-"""The folder of a run: its ``run.json`` holds all settings that decide the results, and only the same resume the run.
+"""The folder of a run: its ``run.json`` has all settings that decide the results, and only the same settings resume it.
 
-A setting that names a file (marked by `NAMES_A_FILE`) decides by what is in the file: `input_files` gives its SHA-256.
-One process at a time works on a folder (`folder_lock`): two would write every line twice.
+For a setting that names a file (marked by `NAMES_A_FILE`), the file's content counts: `input_files` gives its SHA-256.
+Only one process at a time works on a folder (`folder_lock`); two processes would write every line twice.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from kg_edit.storage.atomic import write_json
 
 Settings = dict[str, Any]
 _RUN = "run.json"
-PATCH = "patch.safetensors"  # in the folder of `kg-edit edit`
+PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
 
 NAMES_A_FILE: JsonDict = {"names_a_file": True}
 """``json_schema_extra`` of a setting that names a file or a folder."""
 
 
 def claim(folder: Path, settings: Settings, *, grown: Settings | None = None) -> None:
-    """Write ``run.json`` into an empty folder, or check that it holds the same settings.
+    """Write ``run.json`` into an empty folder, or check that it has the same settings.
 
-    A run that left nothing but its ``run.json`` has nothing to lose, so another one may take its place. ``grown`` are
-    settings that may be there too, those of a run that this one goes on with; they are replaced.
+    A run that left only its ``run.json`` can be replaced by another. ``grown`` are other settings that are accepted
+    too: those of a smaller run that this one extends; they are replaced.
 
     Raises:
-        OutputError: the folder belongs to another run, holds files of something else, or can't be written.
+        OutputError: the folder belongs to another run, has other files, or can't be written.
     """
     check_folder(folder, grown or settings)
     if grown or _names(folder) <= {_RUN}:
@@ -44,12 +44,12 @@ def claim(folder: Path, settings: Settings, *, grown: Settings | None = None) ->
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds the settings of a run."""
+    """Whether a folder has the settings of a run."""
     return (folder / _RUN).is_file()
 
 
 def check_folder(folder: Path, settings: Settings | None = None) -> None:
-    """Refuse now, without writing anything, what `claim` would refuse later; without ``settings``, what is sure.
+    """Refuse early, without writing anything, what `claim` would refuse; without ``settings``, only what is certain.
 
     Raises:
         OutputError: as `claim`.
@@ -66,7 +66,7 @@ def check_folder(folder: Path, settings: Settings | None = None) -> None:
 
 
 def _names(folder: Path) -> set[str]:
-    """The files of a folder, but for hidden ones: a scratch file of a killed process, a file manager's notes."""
+    """The files of a folder, except hidden ones (a killed process's scratch file, a file manager's notes)."""
     try:
         return {file.name for file in folder.iterdir() if not file.name.startswith(".")} if folder.is_dir() else set()
     except OSError as error:
@@ -85,7 +85,7 @@ def _refuse_another(folder: Path, settings: Settings) -> None:
 
 
 def by_content(settings: Settings) -> Settings:
-    """``settings``, but that a model is known by its fingerprint alone: ``model`` and ``./model`` are one."""
+    """``settings`` without the name of the model if it has a fingerprint: ``model`` and ``./model`` are the same."""
     model = settings.get("model") if isinstance(settings, dict) else None
     if not isinstance(model, dict) or "fingerprint" not in model:
         return settings
@@ -93,10 +93,10 @@ def by_content(settings: Settings) -> Settings:
 
 
 def read_settings(folder: Path) -> Settings:
-    """What `claim` wrote.
+    """Read the settings that `claim` wrote.
 
     Raises:
-        OutputError: the folder holds no run that can be read.
+        OutputError: the folder has no readable run.
     """
     file = folder / _RUN
     try:
@@ -107,7 +107,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def difference(there: Any, here: Any, name: str = "") -> str | None:
-    """Name the first field that differs, and both its values; None if there is none."""
+    """A text with the first field that differs and both its values; None if there is no difference."""
     if isinstance(there, dict) and isinstance(here, dict):
         keys = dict.fromkeys([*here, *there])
         found = (difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
@@ -121,18 +121,18 @@ def _short(value: Any) -> str:
 
 
 def digest(value: Any) -> str:
-    """The SHA-256 of a JSON value as hex digits; the order of an object's fields does not matter."""
+    """The SHA-256 of a JSON value in hex; the order of an object's fields does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
-    """Keep other processes out of ``folder``, which is there; a killed process keeps none out.
+    """Keep other processes out of an existing ``folder``; a killed process does not keep the lock.
 
-    ``wait``: seconds that another process is given to end.
+    ``wait``: seconds to wait for another process to end.
 
     Raises:
-        OutputError: another process works on it; or, at the end of the block, the folder is no longer there.
+        OutputError: another process works on it; or, at the end of the block, the folder no longer exists.
     """
     with _still_there(folder), _lock(folder, wait):
         yield
@@ -140,10 +140,10 @@ def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def _still_there(folder: Path) -> Iterator[None]:
-    """Refuse to end well where the folder was deleted or replaced meanwhile: what was written is not in it."""
+    """Raise at the end if the folder was deleted or replaced in the meantime, since the written files are then lost."""
     with ExitStack() as stack:
         with suppress(OSError):  # Windows opens no folders
-            stack.callback(os.close, os.open(folder, os.O_RDONLY))  # so that no other folder gets its number
+            stack.callback(os.close, os.open(folder, os.O_RDONLY))  # an open folder keeps its inode number
         before = _stat(folder)
         yield
         after = _stat(folder)
@@ -167,7 +167,7 @@ def _lock(folder: Path, wait: float) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise OutputError(f"another process works on {folder}; wait for it, end it, or give another folder") from error
-    except (OSError, NotImplementedError):  # a file system without locks
+    except (OSError, NotImplementedError):  # the file system has no locks
         yield
         return
     try:
@@ -177,9 +177,9 @@ def _lock(folder: Path, wait: float) -> Iterator[None]:
 
 
 def input_files(config: BaseModel) -> dict[str, str]:
-    """The SHA-256 of each file that ``config`` names, by setting; a folder's is of its files' names and contents.
+    """The SHA-256 of each file that ``config`` names, by setting; for a folder, of its files' names and contents.
 
-    What is on no disk here (a hub's name, a word such as ``self``) is left out.
+    Names that are no path on this disk (a hub's name, a word such as ``self``) are left out.
     """
     return {name: _digest(path) for name, path in _named(config, "") if path.exists()}
 

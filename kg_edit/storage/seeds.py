@@ -1,4 +1,4 @@
-"""The seeds that settings may have: torch's generators take 64 bits, and some add up to a million draws to a seed."""
+"""The range of seeds in settings: torch's generators take 64 bits, and some callers add up to a million to a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: a method's settings on a grid, each cell a resumable run of `kg_edit.evaluate`; a table and a picture."""
+"""Sweeps: evaluate a method on a grid of settings, each cell a resumable run of `kg_edit.evaluate`; table and plot."""
 
 from kg_edit.sweep.grid import Cell, SweepSettings, cells_of, read_sweep
 from kg_edit.sweep.run import Outcome, draw_sweep, run_sweep, sweep_table

@@ -1,6 +1,6 @@
-"""What is swept: the settings in a TOML file, whose every key is explained in ``data/sweep.toml``, and the cells.
+"""Read a sweep's settings from a TOML file (``data/sweep.toml`` explains every key), and make its cells.
 
-A cell is one combination of the values of the grid's axes, with its method and its settings checked.
+A cell is one combination of the values of the grid's axes, with its method and its checked settings.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SweepData(BaseModel):
 
 
 class SweepSettings(BaseModel):
-    """A sweep: what is the same in all cells, and the ``grid`` of what is not.
+    """A sweep: the settings that all cells share, and the ``grid`` of those that vary.
 
     ``grid`` maps an axis to its values: a setting of the method (a dot goes one level down), ``method`` or ``preset``.
     """
@@ -62,7 +62,7 @@ class SweepSettings(BaseModel):
     @field_validator("grid", mode="before")
     @classmethod
     def _flat(cls, grid: object) -> object:
-        """``covariance.tokens = [...]`` is a table in a table for TOML, and an axis for us."""
+        """Flatten the grid: ``covariance.tokens = [...]`` is a nested table in TOML, but one axis here."""
         return dict(_flattened(grid)) if isinstance(grid, Mapping) else grid
 
     @field_validator("grid")
@@ -80,8 +80,8 @@ def read_sweep(path: Path) -> SweepSettings:
     """Read a sweep's file.
 
     Raises:
-        ConfigError: it can't be read, is no TOML, or holds an unknown key or a value that does not fit.
-        UnknownNameError: there is no such metric; suggests the nearest.
+        ConfigError: it can't be read, is no TOML, or has an unknown key or a wrong value.
+        UnknownNameError: there is no such metric; the message suggests the nearest.
     """
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -93,11 +93,11 @@ def read_sweep(path: Path) -> SweepSettings:
 
 
 def checked_sweep(fields: Mapping[str, Any], *, name: str) -> SweepSettings:
-    """The sweep with these fields, from the file ``name``.
+    """Check the fields of a sweep from the file ``name``.
 
     Raises:
-        ConfigError: a key is unknown, or a value does not fit.
-        UnknownNameError: there is no such metric; suggests the nearest.
+        ConfigError: a key is unknown, or a value is wrong.
+        UnknownNameError: there is no such metric; the message suggests the nearest.
     """
     try:
         settings = SweepSettings.model_validate(fields)
@@ -111,7 +111,7 @@ def checked_sweep(fields: Mapping[str, Any], *, name: str) -> SweepSettings:
 
 
 def example() -> str:
-    """A sweep's file with every key explained."""
+    """An example of a sweep's file, with every key explained."""
     return (files("kg_edit") / "data" / "sweep.toml").read_text(encoding="utf-8")
 
 
@@ -124,12 +124,12 @@ def _flattened(grid: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, 
 
 
 METHOD, PRESET = "method", "preset"
-_LONGEST = 120  # letters of a folder's name
+_LONGEST = 120  # characters of a folder's name, at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A point of the grid: where it lies, and the method and settings there."""
+    """A cell of the grid: its values on the axes, its method and its settings."""
 
     values: Mapping[str, Any]
     method: type[EditingMethod]
@@ -137,7 +137,7 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """The name of its folder, such as ``layer=6 steps=20``."""
+        """The name of the cell's folder, such as ``layer=6 steps=20``."""
         return " ".join(_part(axis, value) for axis, value in self.values.items())[:_LONGEST] + self._stamp
 
     @property
@@ -148,11 +148,11 @@ class Cell:
 
 
 def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
-    """All cells, the last axis running fastest.
+    """All cells; the last axis varies fastest.
 
     Raises:
-        UnknownNameError: an axis or a setting is none of a method's; suggests the nearest.
-        ConfigError: an axis is set for all cells as well, or lies inside what is no table, or a value does not fit.
+        UnknownNameError: an axis or a setting is unknown to a method; the message suggests the nearest.
+        ConfigError: an axis is also set for all cells, or is inside a setting that is no table, or a value is wrong.
     """
     for axis in settings.grid:
         _check_axis(axis, settings)
@@ -175,7 +175,7 @@ def _cell(settings: SweepSettings, values: dict[str, Any]) -> Cell:
 
 
 def _check_axis(axis: str, settings: SweepSettings) -> None:
-    """Refuse an axis that something else sets as well, as it is or as a part of itself."""
+    """Refuse an axis that is also set elsewhere, as a whole or in part."""
     path = axis.split(".")
     if _holds(settings.settings, path):
         raise ConfigError(f"{axis} is an axis of the grid and stands in [settings] as well; keep one")

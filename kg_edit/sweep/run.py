@@ -1,7 +1,7 @@
-"""Evaluate the method with the settings of every cell of a grid, on the same records, and show the outcomes.
+"""Evaluate a method with the settings of every cell of a grid, on the same records, and show the outcomes.
 
-`run_sweep` runs the cells; finished ones are not done again. `sweep_table` writes the outcomes as a Markdown table (a
-cell a row, the unedited model on top), `draw_sweep` as a picture: lines over one axis of numbers, a heat map over two.
+`run_sweep` runs the cells and skips finished ones. `sweep_table` makes a Markdown table (one row a cell, the unedited
+model on top). `draw_sweep` makes a plot: lines over one numeric axis, or a heat map over two axes.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def run_sweep(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Outcome, ...]:
-    """The outcome of each cell, evaluated in its own folder under ``out`` (see `kg_edit.evaluate.evaluate`).
+    """Evaluate each cell in its own folder under ``out`` (see `kg_edit.evaluate.evaluate`), and return the outcomes.
 
-    Started again it goes on where it was, and a grid may have grown meanwhile: ``out`` belongs to the model and the
-    records. All methods are built before the first cell is run, so that a layer that is not there fails at once.
+    If it is started again, it continues where it stopped. The grid may have grown, because ``out`` belongs only to the
+    model and the records. All methods are built before the first cell runs, so that a wrong layer fails at once.
 
     Raises:
         OutputError: ``out`` belongs to something else, or a cell's folder to a run with other settings.
-        KgEditError: a method can't be built or its run can't go on; what is done is kept.
+        KgEditError: a method can't be built, or its run fails; finished cells are kept.
     """
     claim(
         out,
@@ -92,7 +92,7 @@ def run_sweep(
 
 
 def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
-    """Means with 95 % intervals, seconds an edit, and failed records; a dash where no record has a metric."""
+    """A table of means with 95 % intervals, seconds per edit, and failed records; a dash if no record has a metric."""
     axes = list(outcomes[0].cell.values)
     header = [*axes, *metrics, "s an edit", "failed"]
     base = outcomes[0].summary.base
@@ -134,11 +134,11 @@ Grid = Mapping[str, Sequence[Any]]  # axis -> its values
 
 
 def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) -> Path:
-    """Draw a panel a metric.
+    """Draw one panel for each metric.
 
-    One axis, or one of numbers with one of names (a line a name), makes lines with 95 % intervals and the unedited
-    model's score; two others make a heat map. Each combination of values of further axes has a row of panels of its
-    own. Axes of one value are left out.
+    One axis, or a numeric axis and another one (one line for each of its values), gives lines with 95 % intervals and
+    the unedited model's score; other pairs of axes give a heat map. Each combination of values of further axes has its
+    own row of panels. Axes with one value are left out.
 
     Raises:
         OutputError: the file can't be written, or its ending names no format.
@@ -158,7 +158,7 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
 
 
 def _grid(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
-    """The axes that have several values; the first one where none has."""
+    """The axes with several values; if there are none, the first axis."""
     found: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
     for outcome in outcomes:
         for axis, value in outcome.cell.values.items():
@@ -173,7 +173,7 @@ def _is_numeric(values: Sequence[Any]) -> bool:
 
 
 def _rows(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[Outcome]]:
-    """The outcomes by their values on ``axes``."""
+    """The outcomes grouped by their values on ``axes``."""
     found: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         name = ", ".join(f"{axis} {outcome.cell.values[axis]}" for axis in axes)
@@ -204,13 +204,13 @@ def _lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -
 
 
 def _place(outcome: Outcome, axis: str, values: Sequence[Any]) -> float:
-    """Where a cell stands on an axis: at its number, or in its turn."""
+    """The position of a cell on an axis: its number, or its index."""
     value = outcome.cell.values[axis]
     return float(value) if _is_numeric(values) else float(values.index(value))
 
 
 def _numbers(outcomes: Sequence[Outcome], metric: str, end: str) -> list[float]:
-    """One end of each cell's estimate; NaN where there is none."""
+    """One part (mean or end of the interval) of each cell's estimate; NaN if it is missing."""
     found = [outcome.summary.edited.get(metric) for outcome in outcomes]
     values = [None if estimate is None else getattr(estimate, end) for estimate in found]
     return [float("nan") if value is None else float(value) for value in values]

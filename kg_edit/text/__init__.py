@@ -1,1 +1,1 @@
-"""Texts: answers compared with targets and prompts with prompts, tables, and text made safe to show."""
+"""Work with text: compare answers with targets and prompts with prompts, make tables, make text safe to show."""

@@ -1,7 +1,7 @@
-"""Line charts as SVG inside an HTML page: a few hundred bytes a line, coloured by the page's style.
+"""Line charts as SVG for an HTML page: a few hundred bytes a line, coloured by the page's style sheet.
 
-A line has the class of its name (``line-0``, ``line-1``, … in the order given). The legend is HTML above the chart, so
-that it covers nothing. Every text is escaped; numbers that are not finite are left out, and the line is broken there.
+A line has a class by its position (``line-0``, ``line-1``, … in the given order). The legend is HTML above the chart,
+so it covers nothing. Every text is escaped. Numbers that are not finite are left out, and break the line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from html import escape
 
 WIDTH, HEIGHT = 520, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 36
-_FEW = 40  # points that are drawn as dots too
+_FEW = 40  # lines with at most this many points also have dots
 _TICKS = 5
 _SPARK = (84, 22)
 
@@ -20,7 +20,7 @@ Point = tuple[float, float]
 
 
 def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str, y_label: str) -> str:
-    """The lines (x, y) by name, from y = 0 on, with both axes' numbers; empty where no number is finite."""
+    """A chart of the named lines of points (x, y), from y = 0 on, with numbers on both axes; "" if no y is finite."""
     known = {name: [point for point in line if math.isfinite(point[1])] for name, line in lines.items()}
     points = [point for line in known.values() for point in line]
     if not points:
@@ -39,7 +39,7 @@ def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A line of a word's size, from 0 to the largest value; empty where fewer than two numbers are finite."""
+    """A line chart of a word's size, from 0 to the largest value; "" if fewer than two numbers are finite."""
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) < 2:
         return ""
@@ -58,7 +58,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def ticks(most: float, *, whole: bool = False) -> list[float]:
-    """Round numbers from 0 to the first one that is not below ``most``, about five."""
+    """About five round numbers, from 0 to the first one that is at least ``most``."""
     if most <= 0 or not math.isfinite(most):
         return [0.0, 1.0]
     rough = most / _TICKS
@@ -69,7 +69,7 @@ def ticks(most: float, *, whole: bool = False) -> list[float]:
 
 
 class _Scale:
-    """From a chart's numbers to its pixels."""
+    """Converts a chart's numbers to pixels."""
 
     def __init__(self, wide: float, tall: float) -> None:
         self._wide, self._tall = wide or 1.0, tall or 1.0
@@ -96,7 +96,7 @@ def _axes(wide: Sequence[float], tall: Sequence[float], scale: _Scale, x_label: 
 
 
 def _path(line: Sequence[Point], scale: _Scale) -> str:
-    """The line's points, begun anew behind a number that is not finite."""
+    """The SVG path of a line, which starts again after a number that is not finite."""
     made, pen = [], "M"
     for x, y in line:
         if math.isfinite(y):
@@ -108,7 +108,7 @@ def _path(line: Sequence[Point], scale: _Scale) -> str:
 
 
 def _dots(number: int, line: Sequence[Point], scale: _Scale) -> Iterator[str]:
-    """Each point of a short line, which says its numbers when pointed at."""
+    """A dot for each point of a short line; its tooltip has the numbers."""
     for x, y in line if len(line) <= _FEW else ():
         if math.isfinite(y):
             at = f'cx="{scale.x(x):.1f}" cy="{scale.y(y):.1f}"'

@@ -1,9 +1,10 @@
-"""Text for a terminal or for Markdown: text from elsewhere made safe to show, and tables.
+"""Text for a terminal or for Markdown: make external text safe to show, and format tables.
 
 - `one_line`, `plain`, `escaped_markdown`: prompts, answers and file names without control characters, without rich's
-  markup, or without anything that means something in Markdown.
-- `markdown_table`, `terminal_table`: the same cells as GitHub-flavoured Markdown and for rich. Cells are taken as they
-  are: the caller escapes them, ``|`` above all in Markdown.
+  markup, or with all Markdown characters escaped.
+- `markdown_table`, `terminal_table`: the same cells as GitHub-flavoured Markdown and for rich. Cells are used
+  unchanged:
+  the caller escapes them, in Markdown above all ``|``.
 """
 
 from __future__ import annotations
@@ -22,30 +23,29 @@ _OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def one_line(text: str) -> str:
-    """``text`` without what would move a terminal's cursor, break a line, or turn the text around it.
+    """``text`` without characters that move a terminal's cursor, break a line, or reverse the text around it.
 
-    Scripts that run from right to left stay as they are, joiners too; only control characters go.
+    Right-to-left scripts and joiners are kept; only control characters are removed.
     """
     return "".join(_REPLACED.get(unicodedata.category(letter), letter) for letter in _OVERRIDES.sub("", text))
 
 
 def plain(text: str) -> str:
-    """``text`` on one line for a rich console, with nothing in it taken for markup."""
+    """``text`` on one line for a rich console, with markup escaped."""
     from rich.markup import escape
 
     return escape(one_line(text))
 
 
 def escaped_markdown(text: str) -> str:
-    """The same letters as Markdown: a backslash before every character that could mean something there."""
+    """``text`` with a backslash before every character that has a meaning in Markdown."""
     return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", text)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int | None = None) -> str:
-    """A Markdown table: header, ruler and rows, a line each, with no line break at the end.
+    """A Markdown table: header, ruler and rows, one line each, without a line break at the end.
 
-    Columns from index ``numbers_from`` on are aligned to the right, those before it (all, where it is None) are left
-    as the reader's style has them.
+    Columns from index ``numbers_from`` on are right-aligned; the others (all, if it is None) have no alignment.
 
     Raises:
         ValueError: a row has another number of cells than the header.
@@ -69,7 +69,7 @@ def terminal_table(
     caption_left: bool = False,
     lines: bool = True,
 ) -> Table:
-    """The same table for a rich console; cells may have rich's markup. Without ``lines`` it is narrower.
+    """The same table for a rich console; cells may have rich's markup. Without ``lines``, the table is narrower.
 
     Raises:
         ValueError: a row has another number of cells than the header.

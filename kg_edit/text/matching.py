@@ -1,4 +1,4 @@
-"""Whether a text says a name: compared word by word after normalisation, so that Rome is not in Romelu."""
+"""Decide whether a text says a name: both are normalised and compared word by word, so Rome is not in Romelu."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _END = re.compile(rf"(?:[?!]|{_SHORT}\.)(?=\s|$)|[\u3002\uff01\uff1f]|\n")
 def normalised(text: str) -> tuple[str, ...]:
     """The words of ``text`` in lower case, without accents, punctuation and articles.
 
-    A full stop vanishes (U.S. is US), other punctuation separates words (Rome's holds Rome); a text of articles alone
-    keeps them, so that the answer "A" stays an answer. Scripts without spaces, and Korean, are compared character by
+    A full stop is removed (U.S. is US), other punctuation separates words (Rome's contains Rome). A text of articles
+    alone keeps them, so that "A" can be an answer. Scripts without spaces, and Korean, are compared character by
     character.
     """
     decomposed = unicodedata.normalize("NFKD", text.casefold().replace(".", ""))
@@ -40,25 +40,25 @@ def begins_with(text: str, name: str) -> bool:
 
 
 def mentions(text: str, name: str) -> bool:
-    """Whether the words of ``name`` stand in ``text``, one after the other."""
+    """Whether the words of ``name`` occur in ``text``, one after the other."""
     words, wanted = normalised(text), normalised(name)
     starts = range(len(words) - len(wanted) + 1)
     return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)
 
 
 def is_exactly(text: str, name: str) -> bool:
-    """Whether the words of ``text`` are those of ``name``, no more and no less."""
+    """Whether the words of ``text`` are exactly those of ``name``."""
     wanted = normalised(name)
     return bool(wanted) and normalised(text) == wanted
 
 
 def substring(text: str, name: str) -> bool:
-    """Whether the letters of ``name`` stand in ``text``, in any case: Rome is in Romelu."""
+    """Whether ``name`` is a substring of ``text``, ignoring case: Rome is in Romelu."""
     return bool(name.strip()) and name.strip().casefold() in text.casefold()
 
 
 def sentences(text: str) -> Iterator[str]:
-    """The sentences of ``text``, one after the other, as `first_sentence` ends them; a blank text has none."""
+    """Yield the sentences of ``text``, each as `first_sentence` finds it; a blank text has none."""
     while text := text.strip():
         sentence = first_sentence(text)
         yield sentence
@@ -66,9 +66,11 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def first_sentence(text: str) -> str:
-    """``text`` up to the first full stop, question or exclamation mark with white space or nothing behind it.
+    """``text`` up to the first full stop, question or exclamation mark before white space or the end, or to a line
+    break.
 
-    A full stop after a capitalised word of at most three letters (St. Louis, Dr. Wade, U.S. dollar) ends none.
+    A full stop after a capitalised word of at most three letters (St. Louis, Dr. Wade, U.S. dollar) does not count.
+    Chinese and Japanese marks need no white space.
     """
     found = _END.search(text.strip())
     return text.strip()[: found.end()] if found else text.strip()

@@ -1,4 +1,4 @@
-"""Relations in words: the noun for P36 (capital), what things that r leads to are asked for, examples of facts."""
+"""Nouns for relations, such as capital for P36; the relations that are asked of objects; and example facts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from importlib.resources import files
 
 
 def relation_nouns() -> Mapping[str, str]:
-    """The noun of a property, in the order of the packaged table: what people ask first."""
+    """The noun of each property, in the order of the packaged table: frequently asked ones first."""
     return _table("ripple_nouns.tsv")
 
 
 def asked_nouns(relation: str | None) -> tuple[str, ...]:
-    """What the objects of a relation r have, as nouns: those of r' that are most frequent in a graph come first.
+    """The nouns of the relations that the objects of a relation r have, the most frequent ones in a graph first.
 
     Empty for a relation that the packaged table (bench/tools/asked_relations.py) does not have.
     """
@@ -21,7 +21,7 @@ def asked_nouns(relation: str | None) -> tuple[str, ...]:
 
 
 def relation_examples() -> Mapping[str, Sequence[tuple[str, str]]]:
-    """Some facts (thing, object) of each relation, by its noun; of well-known things (same script)."""
+    """Example facts (thing, object) of each relation, by its noun; they are about well-known things."""
     nouns, found = relation_nouns(), dict[str, list[tuple[str, str]]]()
     for relation, thing, target in _rows("relation_examples.tsv"):
         found.setdefault(nouns.get(relation, ""), []).append((thing, target))

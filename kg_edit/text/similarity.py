@@ -1,7 +1,7 @@
-"""How alike short texts are: the cosine of TF-IDF vectors, or of the embeddings of a sentence encoder.
+"""Measure the similarity of short texts: the cosine of TF-IDF vectors, or of embeddings of a sentence encoder.
 
-TF-IDF weighs a word's count by how rare the word is. A `Similarity` makes an `Index` of many texts, which scores each
-of them against a prompt; the encoder is optional (``kg-edit[encoder]``).
+TF-IDF weighs a word's count by the word's rarity. A `Similarity` makes an `Index` of many texts, which scores each of
+them against a prompt. The encoder is optional (``kg-edit[encoder]``).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Vector = Mapping[str, float]
 
 
 def words(text: str) -> list[str]:
-    """The words and the single punctuation marks of a text, as they are written."""
+    """The words and the single punctuation marks of a text, unchanged."""
     return _WORD.findall(text)
 
 
 class Rarity:
-    """idf = ln((1 + n) / (1 + df)) + 1 over n documents of which df hold a word."""
+    """idf = ln((1 + n) / (1 + df)) + 1, where df of n documents contain a word."""
 
     def __init__(self, documents: Iterable[Iterable[str]]) -> None:
         sets = [set(document) for document in documents]
@@ -45,17 +45,17 @@ class Rarity:
 
 
 def cosine(first: Vector, second: Vector) -> float:
-    """The cosine of two sparse vectors; 0 where one is empty."""
+    """The cosine of two sparse vectors; 0 if one is empty."""
     dot = sum(value * second.get(word, 0.0) for word, value in first.items())
     norms = math.hypot(*first.values()) * math.hypot(*second.values())
     return dot / norms if norms else 0.0
 
 
 class TfIdf:
-    """Similarity by shared words, in any case, without punctuation.
+    """Similarity by shared words, ignoring case and punctuation.
 
-    Rarity is that of the packaged relation templates: what relations are worded with is common, names are rare. It does
-    not depend on the texts that are searched, so that a text's score is the same whatever stands beside it.
+    The idf is that of the packaged relation templates: their words are common, names are rare. It does not depend on
+    the texts that are searched, so a text's score does not depend on the other texts.
     """
 
     @cached_property
@@ -68,7 +68,7 @@ class TfIdf:
         return self._rarity.vector(_plain(text))
 
     def share(self, name: str, text: str) -> float:
-        """How much of ``name`` stands in ``text``, 0 to 1: of its words' squared idf, that of the words found there."""
+        """The share of ``name`` that occurs in ``text``, 0 to 1, where each word is weighted by its squared idf."""
         there = set(_plain(text))
         weights = {word: self._rarity(word) ** 2 for word in _plain(name)}
         whole = sum(weights.values())
@@ -80,7 +80,7 @@ class TfIdf:
 
 
 class TfIdfIndex:
-    """Many texts with their TF-IDF vectors, to be compared with one."""
+    """Many texts with their TF-IDF vectors, to be compared with one text."""
 
     def __init__(self, tfidf: TfIdf, texts: Sequence[str]) -> None:
         self._tfidf, self._vectors = tfidf, [tfidf.vector(text) for text in texts]
@@ -96,9 +96,9 @@ def _plain(text: str) -> list[str]:
 
 
 def _parts(word: str) -> Iterator[str]:
-    """The word; of a script without spaces, and of Korean, its characters and its pairs of neighbours.
+    """The word itself; for a script without spaces, and for Korean, its characters and pairs of adjacent characters.
 
-    There a subject is a part of what stands between two spaces, and the pairs say in which order its characters come.
+    In these scripts, a subject is only a part of the text between two spaces; the pairs keep the order of characters.
     """
     for together, run in groupby(word, is_syllable):
         text = "".join(run)
@@ -106,21 +106,21 @@ def _parts(word: str) -> Iterator[str]:
 
 
 class Index(Protocol):
-    """Many texts, to be compared with one."""
+    """Many texts, to be compared with one text."""
 
     def scores(self, text: str) -> list[float]:
-        """How alike ``text`` is to each of the texts, at most 1."""
+        """The similarity of ``text`` to each of the texts, at most 1."""
 
 
 class Similarity(Protocol):
-    """A measure of how alike two texts are."""
+    """A measure of the similarity of two texts."""
 
     def index(self, texts: Sequence[str]) -> Index:
         """An index that compares a text with each of ``texts``."""
 
 
 class SentenceEncoder:
-    """Cosine of sentence embeddings (``kg-edit[encoder]``); the model is loaded when it is first needed."""
+    """Cosine of sentence embeddings (``kg-edit[encoder]``); the model is loaded at first use."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -142,7 +142,7 @@ class SentenceEncoder:
             ) from error
 
     def vectors(self, texts: Sequence[str]) -> Any:
-        """Embeddings of length 1, [texts, size]; a numpy array."""
+        """Embeddings of length 1, a numpy array [texts, size]."""
         return self._model.encode(list(texts), normalize_embeddings=True, convert_to_numpy=True)
 
     def index(self, texts: Sequence[str]) -> EncodedIndex:
@@ -155,31 +155,31 @@ class SentenceEncoder:
 
 
 class EncodedIndex:
-    """Many texts with their embeddings, to be compared with one."""
+    """Many texts with their embeddings, to be compared with one text."""
 
     def __init__(self, encoder: SentenceEncoder, texts: Sequence[str]) -> None:
         self._encoder = encoder
         self._vectors = encoder.vectors(texts) if texts else None
 
     def scores(self, text: str) -> list[float]:
-        """The cosine of ``text`` with each of the texts, 0 where it is negative."""
+        """The cosine of ``text`` with each of the texts; 0 instead of a negative cosine."""
         if self._vectors is None:
             return []
         return [max(0.0, float(score)) for score in self._vectors @ self._encoder.vectors([text])[0]]
 
 
 def similarity(encoder: str | None) -> Similarity:
-    """TF-IDF, or the encoder of that name."""
+    """TF-IDF if ``encoder`` is None, else the encoder of that name."""
     return TfIdf() if encoder is None else SentenceEncoder(encoder)
 
 
 def best(scores: Sequence[float], most: int) -> list[int]:
-    """The places of the highest scores, best first; among equals the earlier one comes first."""
+    """The places of the ``most`` highest scores, best first; of equal scores, the earlier place comes first."""
     return sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:most]
 
 
 def letters_apart(first: str, second: str) -> int:
-    """The Levenshtein distance of the texts' words: letters put in, left out or exchanged, in any case."""
+    """The Levenshtein distance of the texts' words, ignoring case: characters inserted, deleted or replaced."""
     one, other = (" ".join(_plain(text)) for text in (first, second))
     row = list(range(len(other) + 1))
     for place, letter in enumerate(one, 1):

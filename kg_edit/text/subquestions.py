@@ -1,17 +1,18 @@
 """MeLLo's loop (Zhong et al., EMNLP 2023, arXiv 2305.14795): subquestions, answered and checked against a memory.
 
-A language model writes after demonstrations, and is stopped wherever it would write a fact itself:
+A language model writes after demonstrations, and is stopped where it would write a fact itself:
 
     Question: which city is the capital of the country that Mirel is a citizen of?
-    Subquestion: …                                  written: the next step
-    Generated answer: …                             written: what the model believes
-    Retrieved fact: …                               put in: the fact of the memory that is nearest to the subquestion
-    Retrieved fact contradicts to generated answer, so the intermediate answer is: …       written: the check
+    Subquestion: …                                  written by the model: the next step
+    Generated answer: …                             written by the model: what it believes
+    Retrieved fact: …                               inserted: the memory's fact that is nearest to the subquestion
+    Retrieved fact contradicts to generated answer, so the intermediate answer is: …       written by the model: the
+    check
     …
     Final answer: …
 
-`decompose` is the loop; it takes anything that writes (`Writer`) and anything that finds a fact. `demonstrations` are
-the examples, made up so that no benchmark has their facts.
+`decompose` is the loop; it takes any object that writes (`Writer`) and any function that finds a fact. `demonstrations`
+are the examples; they are invented, so no benchmark contains their facts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Literal, NamedTuple, Protocol
 QUESTION, SUBQUESTION, BELIEVED = "Question:", "Subquestion:", "Generated answer:"
 RETRIEVED, FINAL, ANSWER = "Retrieved fact:", "Final answer:", "Answer:"
 STOPS = (RETRIEVED, QUESTION, "\n\n")
-"""Where a writer is stopped: before a fact, and where it would go on with a question of its own."""
+"""The texts that stop a writer: the beginning of a fact or of a new question, and an empty line."""
 
 _CONTRADICTS = "Retrieved fact contradicts to generated answer, so the intermediate answer is:"
 _AGREES = "Retrieved fact does not contradict to generated answer, so the intermediate answer is:"
@@ -33,14 +34,14 @@ Ended = Literal["answer", "form", "limit"]
 
 
 class Writer(Protocol):
-    """A language model, as the loop uses it."""
+    """The interface of the language model in the loop."""
 
     def write(self, text: str, *, stops: Sequence[str]) -> str:
-        """What comes after ``text``, up to the first of ``stops``, which is left out."""
+        """The model's text after ``text``, up to the first of ``stops``, which is left out."""
 
 
 class Step(NamedTuple):
-    """A subquestion as the model put it, and the fact that was found for it."""
+    """A subquestion of the model, and the fact that was found for it."""
 
     subquestion: str
     fact: str
@@ -48,10 +49,10 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue:
-    """What was written about one question.
+    """The text of the loop for one question.
 
-    ``text`` goes from "Question:" to "Final answer:"; the answer comes next. ``answer`` is the model's own, None where
-    it did not come to one. ``ended``: by an answer, by a text that asks no subquestion, or at the limit of steps.
+    ``text`` goes from "Question:" to "Final answer:"; the answer is to follow. ``answer`` is the model's own answer, or
+    None. ``ended`` is the reason for the end: an answer, a text without a subquestion ("form"), or the limit of steps.
     """
 
     text: str
@@ -65,9 +66,9 @@ def decompose(
 ) -> Dialogue:
     """Let ``writer`` ask and answer subquestions of ``question`` after the text ``before``, at most ``steps`` of them.
 
-    ``nearest`` gives the fact, without a full stop, that belongs to a subquestion; None where there is none. As in the
-    published program, which takes the text as it comes; but a text in which no subquestion is left ends the loop here
-    with a final answer still to be written, where the program gives up.
+    ``nearest`` returns the fact for a subquestion, without a full stop, or None. The loop follows the published
+    program, which uses the text unchanged. One difference: if the text has no subquestion, the program gives up; here
+    the loop ends with a final answer still to be written.
     """
     text, taken = f"{QUESTION} {question}", list[Step]()
     for _ in range(steps):
@@ -98,9 +99,10 @@ def _last_subquestion(written: str) -> str | None:
 
 
 def bare_question(prompt: str) -> str:
-    """The question of a prompt in the forms of this project ("Question: …", then "Answer:"); else its last paragraph.
+    """The question of a prompt in this project's forms ("Question: …", then "Answer:"); else the prompt's last
+    paragraph.
 
-    Examples before it and facts told before it are left out.
+    Examples and facts before it are left out.
     """
     paragraph = prompt.rstrip().rpartition("\n\n")[2]
     _, asked, rest = paragraph.rpartition(QUESTION)
@@ -108,7 +110,7 @@ def bare_question(prompt: str) -> str:
 
 
 def demonstrations(count: int) -> str:
-    """The first ``count`` examples (of `DEMONSTRATIONS`), an empty line after each."""
+    """The first ``count`` examples (of `DEMONSTRATIONS`), each followed by an empty line."""
     return "".join(f"{example}\n\n" for example in DEMONSTRATIONS[:count])
 
 
@@ -202,4 +204,4 @@ DEMONSTRATIONS = (
         final="Africa",
     ),
 )
-"""Four, as many as published: two to three steps each, the memory being right about some and of no use for others."""
+"""Four examples, as in the publication, of two to three steps; the memory has the right fact for some steps only."""
