@@ -1,1 +1,1 @@
-"""`kg-edit serve`: a page on this machine to try an edit before and after, with its JSON API (extra ``app``)."""
+"""`kg-edit serve`: a local web page to try an edit before and after, with its JSON API (extra ``app``)."""

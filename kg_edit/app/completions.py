@@ -1,7 +1,7 @@
-"""OpenAI's completions for the model that `kg-edit serve` has, with all that stands in its ledger.
+"""OpenAI's completions API for the model of `kg-edit serve`, with all standing edits of its ledger.
 
-``POST /v1/completions`` and ``GET /v1/models``, as much of them as a greedy continuation of one line needs. A request
-for more (a temperature above 0, a stream, several answers) is refused, and not given something else.
+``POST /v1/completions`` and ``GET /v1/models`` support what a greedy continuation of one line needs. Other requests (a
+temperature above 0, a stream, several answers) are refused, not answered differently.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def add_completions(app: FastAPI, desk: EditDesk) -> None:
 
 
 def check_request(wanted: CompletionRequest, model: str) -> None:
-    """Refuse what a greedy continuation of one line can't give.
+    """Refuse a request that a greedy continuation of one line can't fulfil.
 
     Raises:
         UnknownNameError: another model is asked for.

@@ -1,9 +1,9 @@
-"""Which requests `kg-edit serve` refuses: of other sites' pages, under other names, and too large ones.
+"""Decide which requests `kg-edit serve` refuses: those of other sites' pages, under other host names, or too large.
 
-A browser sends a form's POST of any site to any address, so requests that change something are refused unless they
-come from this page or from a program. A site can also make its own name lead to this machine (DNS rebinding), so that
-its page is one of "the same origin": the server answers to its own names alone. An address can't be made to lead
-elsewhere, so where the server listens to other machines it answers to every IP address too.
+A browser sends a form's POST from any site to any address. So a request that changes something is refused unless it
+comes from this page or from a program. A site can also make its own name point to this machine (DNS rebinding), so that
+its page counts as "the same origin". So the server answers only to its own names. An IP address can't be redirected, so
+a server that listens to other machines also answers to every IP address.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ ANY_ADDRESS = "*"  # among hosts: every IP address
 LARGEST = 1_000_000  # bytes of a request's body
 _READING = ("GET", "HEAD", "OPTIONS")
 _JSON = "application/json"
-_OWN = ("same-origin", "none")  # none: the person at the browser
+_OWN = ("same-origin", "none")  # none: the user opened the address
 _UNKNOWN_HOST, _FOREIGN, _TOO_LARGE, _NOT_JSON = 400, 403, 413, 415
 
 
 class Refusal(NamedTuple):
-    """Why a request is not answered; ``kind`` as of a `Problem`."""
+    """Why a request is refused; ``kind`` is that of a `Problem`."""
 
     code: int
     kind: str
@@ -34,11 +34,11 @@ class Refusal(NamedTuple):
 
 
 def refusal_of(request: Request, hosts: tuple[str, ...] = LOCAL) -> Refusal | None:
-    """Why a request is refused; None for one of this page, or of a program.
+    """Why a request is refused; None for a request of this page or of a program.
 
-    ``hosts`` are the names under which the server answers, with `ANY_ADDRESS` also every IP address. A browser tells
-    the page's origin, which no page can change, and sends JSON elsewhere only with leave, which is never given here.
-    A program that is no browser tells none.
+    ``hosts`` are the names to which the server answers; with `ANY_ADDRESS`, it also answers to every IP address. A
+    browser sends the page's origin, which no page can change, and sends JSON to another site only with its permission,
+    which this server never gives. A program that is no browser sends no origin.
     """
     if not _answers_to(request.headers.get("host", ""), hosts):
         return _unknown_host(request.headers.get("host", ""), hosts)
@@ -54,7 +54,7 @@ def refusal_of(request: Request, hosts: tuple[str, ...] = LOCAL) -> Refusal | No
 
 
 def _foreign(request: Request) -> str | None:
-    """What other place the browser says that the request comes from."""
+    """The other place from which the request comes, according to the browser; None if there is none."""
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
     if origin is not None and _place(origin) != request.headers.get("host", "").lower():
         return f"a page at {origin!r}"
@@ -62,7 +62,7 @@ def _foreign(request: Request) -> str | None:
 
 
 def _place(origin: str) -> str | None:
-    """Host and port; None of the origin ``null``, and of what is none."""
+    """Host and port of an origin; None for the origin ``null``, and for an invalid one."""
     try:
         return urlsplit(origin).netloc.lower() or None
     except ValueError:
@@ -74,7 +74,7 @@ def _own(request: Request) -> str:
 
 
 def _answers_to(host: str, hosts: tuple[str, ...]) -> bool:
-    """Whether the name in the header Host is one of the server's."""
+    """Whether the host name in the header Host is one of the server's."""
     name = _name(host)
     return name in hosts or (ANY_ADDRESS in hosts and _is_address(name))
 
@@ -101,13 +101,13 @@ def _unknown_host(host: str, hosts: tuple[str, ...]) -> Refusal:
 
 
 class BodyLimit:
-    """Reads a request's body before anything else does, and refuses one of more than ``largest`` bytes."""
+    """Reads a request's body first, and refuses one of more than ``largest`` bytes."""
 
     def __init__(self, app: ASGIApp, *, largest: int, answer: Callable[[Refusal], Response]) -> None:
         self._app, self._largest, self._answer = app, largest, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with its body in one piece."""
+        """Pass a request on, with its body in one piece."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -119,7 +119,7 @@ class BodyLimit:
         await self._app(scope, _replayed(body, receive), send)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body; None for one that is, or is announced to be, too large."""
+        """The whole body; None if it is too large, or its announced length is."""
         announced = dict(scope["headers"]).get(b"content-length", b"")
         if announced.isdigit() and int(announced) > self._largest:
             return None
@@ -134,7 +134,7 @@ class BodyLimit:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A channel that gives the body, then what comes after it."""
+    """A channel that returns the body, then the later messages."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

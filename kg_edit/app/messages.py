@@ -1,6 +1,7 @@
-"""The JSON that the served page and its server exchange.
+"""The JSON messages between the served page and its server.
 
-Requests are checked field by field; answers hold all that the page shows. `view_of` makes the answer about a ledger.
+Requests are checked field by field; answers have everything that the page shows. `view_of` makes the answer about a
+ledger.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from kg_edit.ledger.log import Removed
 
 
-PROBES = 12  # at most
+PROBES = 12  # in a request, at most
 
 Answer = Annotated[Name, Field(max_length=200)]
 Prompt = Annotated[Text, Field(max_length=2000)]
@@ -48,10 +49,10 @@ class TryRequest(Record):
     chat: bool = Field(False, description="make it, and ask all prompts, in the form of the model's chat template")
 
     def edit(self, name: str) -> Edit:
-        """The edit, called ``name``.
+        """Make the edit with the id ``name``.
 
         Raises:
-            EditError: its fields don't go together.
+            EditError: its fields do not fit together.
         """
         fields = self.model_dump(exclude={"probes", "on_ledger"}, exclude_none=True)
         return checked(Edit, {**fields, "id": name})
@@ -81,7 +82,7 @@ class ChatRequest(Record):
 
     @property
     def most(self) -> int:
-        """Tokens of the answer, at most."""
+        """The largest number of tokens of the answer."""
         return self.max_completion_tokens or self.max_tokens
 
 
@@ -211,7 +212,7 @@ class Problem(_Said):
 
 
 def view_of(ledger: Ledger) -> LedgerView:
-    """The edits, newest first.
+    """The ledger's edits, newest first.
 
     Raises:
         PatchError: the ledger can't be read.
@@ -226,7 +227,7 @@ def view_of(ledger: Ledger) -> LedgerView:
 
 
 def _time(added: str, recomputed: Removed | None) -> str:
-    """When an edit was added, and by which event what stands of it was made anew."""
+    """When an edit was added, and by which event it was computed again, if it was."""
     return f"{added}, made anew by event {recomputed.number}" if recomputed else added
 
 

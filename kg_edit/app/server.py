@@ -1,7 +1,6 @@
 """The web application behind `kg-edit serve`: the page, and its JSON API.
 
-No other machine is asked for anything. Which requests are refused is in `guard.py`. Errors are answered by a `Problem`
-in JSON.
+It contacts no other machine. `guard.py` decides which requests are refused. Errors are answered by a `Problem` in JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def state_of(desk: EditDesk) -> State:
-    """What the server runs with, as the page shows it: model, method, graph, ledger and an example."""
+    """The state that the page shows: model, method, graph, ledger and an example."""
     method, model, ledger = desk.method, desk.model, desk.ledger
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     return State(
@@ -103,10 +102,10 @@ _FAILED, _UNKNOWN, _WRONG = 500, 404, 422
 
 
 def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = LOCAL, largest: int = LARGEST) -> FastAPI:
-    """The application.
+    """Make the application.
 
-    ``hosts`` are the names under which it answers, so that no other site's name leads here (`kg_edit.app.guard`);
-    ``largest`` is how many bytes a request's body may have.
+    ``hosts`` are the names to which it answers, so that another site's name can't lead here (`kg_edit.app.guard`);
+    ``largest`` is the largest size of a request's body in bytes.
     """
     app = FastAPI(title="kg-edit", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.middleware("http")(_guard(hosts))
@@ -178,7 +177,7 @@ def _refused(refusal: Refusal) -> JSONResponse:
 
 
 def _add_problems(app: FastAPI) -> None:
-    """Whatever goes wrong is answered by a `Problem`."""
+    """Answer every error by a `Problem`."""
 
     @app.exception_handler(KgEditError)
     @app.exception_handler(WikidataCacheError)
@@ -199,7 +198,7 @@ def _add_problems(app: FastAPI) -> None:
 
 
 def _in_plain_words(path: str, error: RequestValidationError) -> KgEditError:
-    """What is wrong with a request, field by field."""
+    """The faults of a request, field by field."""
     if isinstance(error.body, dict) and path in _REQUESTS:
         try:
             checked(_REQUESTS[path], error.body)

@@ -1,7 +1,7 @@
 """The work behind the served page: edits are made on request, one at a time, and the model is restored after each.
 
-`EditDesk` holds the model and the method, makes an edit, reads its prompts without and with it, and puts it into the
-ledger when asked to. `RecentEdits` remembers the last edits made, so that they can still be kept or drawn.
+`EditDesk` has the model and the method. It makes an edit, reads its prompts without and with it, and adds it to the
+ledger on request. `RecentEdits` remembers the last edits, so that they can still be kept or drawn.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ if TYPE_CHECKING:
 
 
 REMEMBERED = 20
-_BYTES = 8  # of chance in a try's id: another site's page can't guess it
-_TOKENS = 16  # written after a prompt
-_HOPS, _PER_NODE = 2, 12  # of a drawing, where the method looks at no graph itself
+_BYTES = 8  # random bytes in a try's id, so that another site's page can't guess it
+_TOKENS = 16  # to write after a prompt
+_HOPS, _PER_NODE = 2, 12  # of a drawing, if the method itself reads no graph
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Try:
     """An edit that was made: its patch and its subgraph.
 
-    ``base`` are the ledger's steps, each with its file, that the model had then (None: the unedited model, whatever
-    the ledger holds); ``kept`` the steps that the try became.
+    ``base`` are the ledger's steps, each with its file, that the model had then (None: the unedited model, whatever the
+    ledger contains); ``kept`` are the steps as which the try was added to the ledger.
     """
 
     patch: Patch
@@ -74,13 +74,13 @@ class Try:
 
 
 class RecentEdits:
-    """The last edits made, by an id that nobody can guess; the oldest are forgotten."""
+    """The last edits, each with an id that nobody can guess; the oldest are forgotten."""
 
     def __init__(self) -> None:
         self._tries: dict[str, Try] = {}
 
     def put(self, name: str, tried: Try) -> str:
-        """Remember a try, and forget the oldest; its id, which begins with ``name``."""
+        """Remember a try, and forget the oldest; return its id, which begins with ``name``."""
         key = f"{name}-{secrets.token_hex(_BYTES)}"
         self._tries[key] = tried
         for oldest in list(self._tries)[:-REMEMBERED]:
@@ -91,7 +91,8 @@ class RecentEdits:
         """The try with an id.
 
         Raises:
-            UnknownNameError: there is none, or it is too long ago; names no other, as ids are not for everyone.
+            UnknownNameError: there is none, or it was forgotten. The message suggests no other id, because ids are
+                secret.
         """
         if key not in self._tries:
             raise UnknownNameError(
@@ -100,7 +101,7 @@ class RecentEdits:
         return self._tries[key]
 
     def keep(self, key: str, step: int) -> None:
-        """Remember that a try became a step of the ledger."""
+        """Record that a try became a step of the ledger."""
         tried = self.get(key)
         self._tries[key] = replace(tried, kept=(*tried.kept, step))
 
@@ -111,9 +112,9 @@ def is_kept(tried: Try, steps: Collection[PatchStep]) -> bool:
 
 
 class EditDesk:
-    """Makes edits on request. Others wait while one is computed, as the model is changed for that time.
+    """Makes edits on request. Other requests wait meanwhile, because the model is changed during an edit.
 
-    ``graph`` is drawn where the method itself looks at none; ``ledger`` is where edits can be kept.
+    ``graph`` is drawn if the method itself reads no graph; ``ledger`` is where edits can be kept.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class EditDesk:
 
         Raises:
             KgEditError: it can't be made, or a prompt can't be read.
-            WikidataCacheError: the graph does not know it, or can't be reached.
+            WikidataCacheError: the graph does not know an entity of the edit, or can't be reached.
         """
         with self._alone:
             self._count += 1
@@ -159,14 +160,15 @@ class EditDesk:
         )
 
     def keep(self, name: str, *, force: bool = False) -> LedgerView:
-        """Put a try's patch into the ledger, with ``force`` also one that looks disabling; what it holds then.
+        """Add a try's patch to the ledger, and return the ledger's content.
 
-        A try that stands there already is not put there again: a request may be sent twice.
+        With ``force``, also a patch that would probably break the model. A try that stands in the ledger is not added
+        again, because a request may be sent twice.
 
         Raises:
             ConfigError: there is no ledger.
-            UnknownNameError: there is no such try, or it is too long ago.
-            LedgerChangedError: it was made on top of a ledger that has changed since.
+            UnknownNameError: there is no such try, or it was forgotten.
+            LedgerChangedError: it was made on a ledger that has changed since.
             PatchError: the ledger refuses the patch.
         """
         with self._alone:
@@ -177,10 +179,10 @@ class EditDesk:
         return view_of(ledger)
 
     def chat(self, wanted: ChatRequest) -> ChatAnswer:
-        """The assistant's turn, by the model with what stands in the ledger (unedited, where there is none).
+        """The assistant's turn, by the model with the ledger's standing edits (unedited, if there is no ledger).
 
         Raises:
-            ChatTemplateError: the tokenizer has no chat template, or it refuses the messages.
+            ChatTemplateError: the tokenizer has no chat template, or the template refuses the messages.
             ModelError: the conversation does not fit into the model's positions.
         """
         with self._alone:
@@ -204,7 +206,7 @@ class EditDesk:
         )
 
     def ledger_view(self) -> LedgerView:
-        """What the ledger holds.
+        """The content of the ledger.
 
         Raises:
             ConfigError: there is no ledger.
@@ -213,11 +215,11 @@ class EditDesk:
         return view_of(self._ledger())
 
     def subgraph_page(self, name: str) -> str:
-        """The interactive drawing of a try's subgraph, a whole HTML page.
+        """The interactive drawing of a try's subgraph, as a whole HTML page.
 
         Raises:
-            UnknownNameError: there is no such try, or it is too long ago.
-            ConfigError: no graph belongs to it.
+            UnknownNameError: there is no such try, or it was forgotten.
+            ConfigError: it has no subgraph.
         """
         graph = self._tries.get(name).graph
         if graph is None:
@@ -225,7 +227,8 @@ class EditDesk:
         return page(graph)
 
     def complete(self, prompts: Sequence[str], *, tokens: int) -> tuple[str, ...]:
-        """The greedy continuation of each prompt, one line of at most ``tokens``, with all that stands in the ledger.
+        """The greedy continuation of each prompt, one line of at most ``tokens`` tokens, with the ledger's standing
+        edits.
 
         Raises:
             ModelError: a prompt does not fit into the model's positions.
@@ -237,7 +240,7 @@ class EditDesk:
                 return continuations(model, prompts, limits=[tokens] * len(prompts))
 
     def _check(self, edit: Edit, queries: Sequence[Query]) -> None:
-        """Raise what can be known to be wrong before anything is computed."""
+        """Raise all errors that can be found before anything is computed."""
         self.method.check_inputs(self.method.config, self.method.graph, [edit])
         self.method.check([edit])
         check_queries(self.model, queries, tokens=_TOKENS)
@@ -253,7 +256,7 @@ class EditDesk:
             return before, patch, responses(model, queries, tokens=_TOKENS)
 
     def _subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
-        """What the method looked at, else what the graph says; or why there is nothing."""
+        """The subgraph that the method read, or else that of the graph; None with the reason if there is none."""
         found = self.method.subgraph(edit)
         if found is not None:
             return found, None
@@ -261,11 +264,11 @@ class EditDesk:
             return None, "no graph was given (kg-edit serve --graph FILE)"
         try:
             return self.graph.subgraph(edit, hops=_HOPS, per_node=_PER_NODE, seed=0), None
-        except (KgEditError, WikidataCacheError) as error:  # nothing that the edit needs
+        except (KgEditError, WikidataCacheError) as error:  # the edit does not need this graph
             return None, str(error)
 
     def _standing(self) -> tuple[tuple[PatchStep, ...], Patch]:
-        """The steps that stand and their sum, which belong together: another process may write meanwhile."""
+        """The standing steps and their sum, read consistently although another process may write at the same time."""
         ledger = self._ledger()
         steps, patch = ledger.steps, ledger.patch
         if ledger.steps != steps:
@@ -279,9 +282,9 @@ class EditDesk:
 
 
 def _queries(model: LanguageModel, wanted: TryRequest, edit: Edit) -> list[Query]:
-    """The edit's own prompt with both answers, then the user's probes.
+    """The queries for the edit's own prompt with both answers, then for the user's probes.
 
-    After a line break where they begin with a subject that the model would not read, as the edit is made.
+    A prompt gets a line break in front if it begins with a subject that the model would not read; so does the edit.
     """
     chat, both = edit.forms[0], tuple(filter(None, (edit.target_new, edit.target_true)))
     probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in wanted.probes]
@@ -307,5 +310,5 @@ def _outcome(place: int, query: Query, before: Response, after: Response) -> Out
 
 
 def _slug(name: str) -> str:
-    """``name`` as a part of an address: lower case, letters and digits with dashes between."""
+    """``name`` as a part of an address: lower-case letters and digits, with dashes between words."""
     return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")[:40] or "edit"

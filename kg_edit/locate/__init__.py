@@ -1,1 +1,1 @@
-"""Where a model keeps a fact (causal tracing), and which layer to edit (a sweep)."""
+"""Find where a model stores a fact (causal tracing), and choose the layer to edit (a sweep)."""

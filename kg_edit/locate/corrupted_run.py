@@ -1,9 +1,9 @@
-"""Causal tracing's runs of one fact (Meng et al. 2022, section 2.1): clean, corrupted, and with states restored.
+"""The runs of causal tracing for one fact (Meng et al. 2022, section 2.1): clean, corrupted, and with states restored.
 
-- `CleanRun`: the model as it is; its states at every site and its next-token probabilities.
+- `CleanRun`: the unchanged model; its states at every site and its next-token probabilities.
 - `CorruptedRun`: Gaussian noise on the input embeddings of the subject's tokens, for several samples of the noise, and
-  P(answer) once clean states are put back at chosen layers and tokens.
-- A site is a block's output, its MLP's or its attention's (`site`); neighbouring layers are restored together
+  P(answer) when clean states are restored at chosen layers and tokens.
+- A site is the output of a block, of its MLP or of its attention (`site`); neighbouring layers are restored together
   (`default_window`).
 """
 
@@ -27,13 +27,14 @@ Kind = Literal["hidden", "mlp", "attention"]
 KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attention")
 _PAPER_WINDOW, _PAPER_LAYERS = 10, 48  # GPT-2 XL's, in Meng et al. 2022
 FACTOR = 3.0  # standard deviations, the paper's choice
-_TOKENS = 1024  # of a forward pass
+_TOKENS = 1024  # in a forward pass
 
 
 class CleanRun:
-    """The model as it is on a prompt without target.
+    """The unchanged model on a prompt without target.
 
-    ``states`` holds for each layer the site's output [tokens, width]; ``probabilities`` [vocabulary] follow the prompt.
+    ``states`` has each layer's output at the site, [tokens, width]; ``probabilities`` [vocabulary] are those of the
+    next token.
     """
 
     @torch.no_grad()
@@ -43,7 +44,7 @@ class CleanRun:
         found: dict[int, Tensor] = {}
 
         def keep(layer: int, state: Tensor) -> None:
-            found[layer] = state.reshape(len(prompt.ids), -1).clone()  # Falcon adds its attention to it in place
+            found[layer] = state.reshape(len(prompt.ids), -1).clone()  # a copy: Falcon adds to it in place
 
         with outputs(self.sites, keep):
             hidden = block_output(model, left_pad([prompt.ids], device=model.device), len(model.blocks) - 1)
@@ -52,11 +53,12 @@ class CleanRun:
 
 
 class CorruptedRun:
-    """A `CleanRun`'s prompt with noise [samples, subject tokens, width] on the subject's embeddings, and ways back.
+    """The prompt of a `CleanRun` with noise [samples, subject tokens, width] on the subject's embeddings.
 
-    ``probability`` [samples] is that of the token ``answer`` after the prompt. Rows of one batch are equally long, so
-    nothing is padded. What lies below the lowest restored layer is the corrupted run's own state, computed once; the
-    blocks from there on are run again (`RecordedBlocks`), on at most about ``tokens`` tokens in one pass.
+    ``probability`` [samples] is that of the token ``answer`` after the prompt. All rows of a batch have the same
+    length, so nothing is padded. The states below the lowest restored layer are those of the corrupted run, computed
+    once; the blocks from that layer on are run again (`RecordedBlocks`), on about ``tokens`` tokens at most in one
+    pass.
     """
 
     def __init__(self, clean: CleanRun, *, noise: Tensor, answer: int, tokens: int = _TOKENS) -> None:
@@ -68,8 +70,10 @@ class CorruptedRun:
 
     @torch.no_grad()
     def restored(self, layers: range, places: Sequence[Sequence[int]]) -> Tensor:
-        """[len(places), samples]: the answer's probability with the clean outputs of ``layers`` put back at the tokens
-        of each entry of ``places``; the same noise for each."""
+        """The answer's probability, [len(places), samples], with clean outputs restored.
+
+        For each entry of ``places``, the clean outputs of ``layers`` are restored at these tokens, with the same noise.
+        """
         parts = [
             self._restored(layers, places[start : start + self._entries])
             for start in range(0, len(places), self._entries)
@@ -91,7 +95,7 @@ class CorruptedRun:
         return self._read(hidden).reshape(len(places), self._samples)
 
     def _index(self, places: Sequence[Sequence[int]]) -> Tensor:
-        """[2, restored states]: row and column of each; the rows of an entry are its samples."""
+        """[2, restored states]: the row and the column of each restored state; the rows of an entry are its samples."""
         pairs = [
             (entry * self._samples + sample, token)
             for entry, own in enumerate(places)
@@ -108,9 +112,11 @@ class CorruptedRun:
 
     @torch.no_grad()
     def _run(self, entries: int) -> tuple[RecordedBlocks, Tensor]:
-        """The corrupted run with ``entries`` rows a sample: each block's call, and the answer's probability.
+        """Record the corrupted run with ``entries`` rows for each sample: each block's call, and the answer's
+        probability.
 
-        With one row a sample also what goes into each block, as any of them may be the lowest restored one.
+        With one row for each sample, also record the input of each block, because any block may be the lowest restored
+        one.
         """
         model = self._clean.model
         batch = left_pad([self._clean.prompt.ids] * (entries * self._samples), device=model.device)
@@ -144,7 +150,7 @@ def subject_tokens(prompt: Prompt) -> range:
 def noise_level(model: LanguageModel, prompts: Sequence[Prompt], *, factor: float = FACTOR) -> float:
     """``factor`` times the standard deviation over all elements of the embeddings of all subjects' tokens.
 
-    The embeddings are what the embedding module gives, before positions are added.
+    The embeddings are the output of the embedding module, before positions are added.
     """
     ids = [token for prompt in prompts for token in prompt.ids[subject_tokens(prompt).start : prompt.edited_at + 1]]
     embedded: Tensor = model.model.get_input_embeddings()(torch.tensor(ids, device=model.device))
@@ -152,9 +158,9 @@ def noise_level(model: LanguageModel, prompts: Sequence[Prompt], *, factor: floa
 
 
 def draw_noise(model: LanguageModel, prompt: Prompt, *, level: float, samples: int, seed: int) -> Tensor:
-    """[samples, subject tokens, width] with the standard deviation ``level``; float32, on the CPU.
+    """Draw noise [samples, subject tokens, width] with the standard deviation ``level``; float32, on the CPU.
 
-    The prompt's text is a part of the seed, so that a fact's noise does not depend on what else is traced.
+    The prompt's text is a part of the seed, so that a fact's noise does not depend on the other traced facts.
     """
     said = hashlib.sha256(f"{seed} {prompt.text}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(said[:8]) >> 1)
@@ -164,14 +170,14 @@ def draw_noise(model: LanguageModel, prompt: Prompt, *, level: float, samples: i
 
 
 def site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
-    """The module whose output is put back.
+    """The module whose output is restored.
 
-    For an MLP it is the down-projection: what a block does to its output afterwards (dropout, a norm) looks at each
-    token alone, so that restoring one restores the other.
+    For an MLP it is the down-projection. What a block does to its output afterwards (dropout, a norm) treats each token
+    alone, so restoring the one restores the other.
 
     Raises:
         ModelError: the model has no such layer.
-        UnsupportedModelError: the family's `ModelSpec` does not say where the attention is.
+        UnsupportedModelError: the family's `ModelSpec` does not give the path of the attention.
     """
     if kind == "hidden":
         return model.block(layer)
@@ -187,21 +193,21 @@ def site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
 
 
 def default_window(model: LanguageModel, kind: Kind) -> int:
-    """How many layers are restored together: 1 for hidden states; else 10 of 48 as in the paper, scaled to the depth.
+    """The number of layers to restore together: 1 for hidden states; else the paper's 10 of 48, scaled to the depth.
 
-    One MLP or attention alone hardly moves the answer; a hidden state carries all that came before it.
+    A single MLP or attention hardly changes the answer; a hidden state contains the effect of all earlier layers.
     """
     return 1 if kind == "hidden" else max(1, round(_PAPER_WINDOW * len(model.blocks) / _PAPER_LAYERS))
 
 
 def window_around(layer: int, *, size: int, layers: int) -> range:
-    """The ``size`` layers around ``layer`` (one more below it where the size is even), cut at both ends."""
+    """The ``size`` layers around ``layer`` (one more below it if the size is even), cut off at both ends."""
     return range(max(0, layer - size // 2), min(layers, layer + (size + 1) // 2))
 
 
 @contextmanager
 def outputs(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
-    """Call ``see(place, output)`` whenever one of ``modules`` has run; what it returns takes the output's place."""
+    """Call ``see(place, output)`` whenever one of ``modules`` has run; its result, unless None, replaces the output."""
     with ExitStack() as stack:
         for place, module in enumerate(modules):
             stack.callback(module.register_forward_hook(_hook(place, see)).remove)

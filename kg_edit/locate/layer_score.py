@@ -1,8 +1,8 @@
-"""The score of one edit at one layer, a layer's mean, the choice among layers, and what a sweep asks of each edit.
+"""Score an edit at a layer, average the scores, choose a layer, and make the prompts that a sweep asks of each edit.
 
 - `EditScore`, `LayerScore`: efficacy, generality and specificity in 0 to 1, and their harmonic mean.
-- `decide`: the layer with the best mean; the default one unless another is better by more than a standard error.
-- `sweep_probes`, `next_token`, `divergence`: the prompts asked for each edit, and KL(unedited || edited) in nats.
+- `decide`: the layer with the best mean; the default layer unless another one is clearly better (`CLEAR`).
+- `sweep_probes`, `next_token`, `divergence`: the prompts for each edit, and KL(unedited || edited) in nats.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.scoring.likelihood import Pair
 
 _CONTEXTS, _CONTEXT_TOKENS = 3, 8
-_SEED = 7_919  # far from those of the contexts that a method learns with
-_NEIGHBOURS, _PARAPHRASES = 4, 4  # of an edit, at most
+_SEED = 7_919  # differs from the seeds of the contexts with which a method makes edits
+_NEIGHBOURS, _PARAPHRASES = 4, 4  # for one edit, at most
 
 
 class EditScore(BaseModel):
     """One edit at one layer, each part between 0 and 1; ``score`` is their harmonic mean.
 
-    ``efficacy`` is p(new target) after the edit's prompt (a token's, in the geometric mean), ``generality`` the mean of
-    the same over paraphrases and the prompt in other contexts, ``specificity`` exp(-KL(unedited || edited)) of the
-    next token, the KL being the mean over prompts about others.
+    ``efficacy`` is p(new target) after the edit's prompt (per token, in the geometric mean). ``generality`` is the mean
+    of the same over paraphrases and the prompt in other contexts. ``specificity`` is exp(-KL(unedited || edited)) of
+    the next token, where the KL is the mean over prompts about other subjects.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,27 +46,27 @@ class EditScore(BaseModel):
 
 
 class LayerScore(BaseModel):
-    """A layer's means over the edits, and its edits; an edit that fails there counts as 0 throughout."""
+    """A layer's means over the edits, and the scores of the edits; an edit that fails there counts as 0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: int
-    mean: EditScore  # of score as well: not the harmonic mean of the means
+    mean: EditScore  # also of the score, which is not the harmonic mean of the means
     edits: tuple[EditScore, ...]
     failed: int
 
 
 def edit_score(efficacy: float, generality: float, specificity: float) -> EditScore:
-    """The `EditScore` of the three parts, each in 0 to 1; 0 if one of them is 0."""
+    """The `EditScore` of the three parts, each in 0 to 1; the score is 0 if one of them is 0."""
     score = float(harmonic_mean(np.array([efficacy, generality, specificity])))
     return EditScore(efficacy=efficacy, generality=generality, specificity=specificity, score=score)
 
 
 def layer_scores(found: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[LayerScore, ...]:
-    """The layers' scores, over the edits that could be made at some layer.
+    """The scores of the layers, over the edits that could be made at some layer.
 
     Raises:
-        KgEditError: there is none; the first one's reason.
+        KgEditError: no edit could be made; it is the error of the first one.
     """
     rows = list(found.values())
     good = [place for place in range(len(rows[0])) if any(isinstance(row[place], EditScore) for row in rows)]
@@ -75,8 +75,8 @@ def layer_scores(found: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[
     return tuple(_layer_score(layer, [row[place] for place in good]) for layer, row in found.items())
 
 
-CLEAR = 2.0  # standard errors: the best of five layers is better by one where they are all alike
-_ENOUGH = 3  # edits, or a standard error means nothing
+CLEAR = 2.0  # standard errors; by chance, the best of five equal layers is already better by one
+_ENOUGH = 3  # edits; with fewer, a standard error means nothing
 
 
 def _layer_score(layer: int, row: Sequence[EditScore | Exception]) -> LayerScore:
@@ -87,9 +87,9 @@ def _layer_score(layer: int, row: Sequence[EditScore | Exception]) -> LayerScore
 
 
 def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
-    """The layer with the best mean score, and why; the default if none is better by more than `CLEAR` standard errors.
+    """The layer with the best mean score, and the reason; the default if none is better by `CLEAR` standard errors.
 
-    Of one or two edits nothing is known about the noise, so the default stays.
+    With fewer than three edits, the noise is unknown, so the default stays.
     """
     by_layer = {score.layer: score for score in scores}
     best = max(scores, key=lambda score: (score.mean.score, score.layer == default))
@@ -119,7 +119,11 @@ def _said(score: LayerScore) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepProbes:
-    """``general``: prompts that should go on with the new target; ``near``: prompts whose next token should stay."""
+    """The prompts of a sweep for one edit.
+
+    ``general``: the new target should follow these prompts; ``near``: the next token of these prompts should not
+    change.
+    """
 
     edit: Edit
     general: tuple[str, ...]
@@ -127,16 +131,16 @@ class SweepProbes:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The new target after the edit's own prompt, then after the general ones."""
+        """The new target after the edit's own prompt, then after the general prompts."""
         return tuple(Pair(prompt, self.edit.target_new) for prompt in (self.edit.text, *self.general))
 
 
 def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProbes, ...]:
-    """The probes of each edit.
+    """Make the probes of each edit.
 
-    General are its paraphrases, and its prompt after three texts that the model writes (others than those that a method
-    learns with). Near are its neighborhood prompts, and its own prompt about the other edits' subjects; for an edit
-    that has neither, the texts alone.
+    General probes are its paraphrases, and its prompt after three texts sampled from the model (with another seed than
+    those that a method uses). Near probes are its neighborhood prompts, and its own prompt about the other edits'
+    subjects; for an edit with neither, the sampled texts alone.
     """
     contexts = sample_contexts(model, lengths=((_CONTEXT_TOKENS, _CONTEXTS),), seed=_SEED)[1:]
     return tuple(

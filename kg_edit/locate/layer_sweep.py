@@ -1,9 +1,9 @@
-"""Which layer to edit (``--layer auto``): a short sweep on a few of the user's own edits.
+"""Choose the layer to edit (``--layer auto``) by a short sweep on a few of the user's own edits.
 
-Where a fact is stored, as causal tracing shows it, does not say which layer is best to edit (Hase et al. 2023, "Does
-localization inform editing?", arXiv 2301.04213). So tracing only names a layer to try; the edits' scores decide.
+Causal tracing shows where a fact is stored, but not which layer is best to edit (Hase et al. 2023, "Does localization
+inform editing?", arXiv 2301.04213). So tracing only names one layer to try; the scores of the edits decide.
 
-- `auto_layer`: the sweep, whose outcome is kept, so that the same command goes on with the same layer.
+- `auto_layer`: the sweep; its outcome is cached, so that the same command uses the same layer again.
 - `choose_layer`: the sweep itself. `candidates`: the layers that it tries.
 """
 
@@ -49,15 +49,15 @@ from kg_edit.storage.run_folder import digest
 from kg_edit.value.optimise import untouched
 
 _SAMPLES = 5
-_STEP = 15  # the neighbours of the default stand this part of the depth away
+_STEP = 15  # candidates next to the default are depth / _STEP layers away from it
 log = logging.getLogger(__name__)
-EDITS, STEPS = 6, 10  # edits that are tried at each layer, and steps of each, at most
+EDITS, STEPS = 6, 10  # edits to try at each layer, and steps for each, at most
 Make = Callable[[MethodConfig], EditingMethod]
-_PROTOCOL = 1  # raise it when what is tried or how it is scored changes
+_PROTOCOL = 1  # raise it when the candidates or the scoring change
 
 
 class Sweep(BaseModel):
-    """The outcome of a sweep: the layers' scores, the layer ``chosen``, and ``why`` in words."""
+    """The outcome of a sweep: the scores of the layers, the ``chosen`` layer, and the reason in words (``why``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,7 +73,7 @@ class Sweep(BaseModel):
 def auto_layer(
     make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit], *, progress: bool = True
 ) -> Sweep:
-    """`choose_layer`, or what it found earlier for the same model, method, settings and edits.
+    """Run `choose_layer`, or load its earlier outcome for the same model, method, settings and edits.
 
     Raises:
         ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
@@ -109,10 +109,10 @@ def _known(file: Path) -> Sweep | None:
 def choose_layer(
     make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit], *, progress: bool = True
 ) -> Sweep:
-    """Try at most five layers on at most six of ``edits``, ten steps each, and choose the one with the best score.
+    """Try at most five layers on at most six of ``edits``, with at most ten steps each, and choose the best layer.
 
-    The default layer stays unless another one is better by more than the standard error of the edits' differences.
-    ``make`` builds the method with given settings for ``model``, which is left as it is.
+    The default layer stays unless another one is clearly better (see `decide`). ``make`` builds the method with given
+    settings for ``model``, which is not changed.
 
     Raises:
         ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
@@ -148,7 +148,7 @@ def choose_layer(
 
 
 def check_choosable(config: MethodConfig) -> LayerConfig:
-    """The settings of a method that writes into one layer, which is still to be chosen; needs no model.
+    """Check that a method writes into one layer and that it is not chosen yet; needs no model. Return the settings.
 
     Raises:
         ConfigError: the method has no setting ``layer``, or it is set already.
@@ -161,23 +161,23 @@ def check_choosable(config: MethodConfig) -> LayerConfig:
 
 
 def spread(edits: Sequence[Edit], count: int) -> tuple[Edit, ...]:
-    """``count`` edits from all over the list, in its order; all, if there are no more."""
+    """``count`` edits evenly spread over the list, in its order; all edits if there are no more."""
     if len(edits) <= count:
         return tuple(edits)
     return tuple(edits[place * len(edits) // count] for place in range(count))
 
 
 def candidates(layers: int, *, default: int, traced: int) -> tuple[int, ...]:
-    """At most five layers, in order. The last one is none of them: what changes there reaches no later token."""
+    """At most five layers, in order. The last layer is left out, because a change there reaches no later token."""
     step = max(1, round(layers / _STEP))
     wanted = {default - step, default, default + step, traced, (default + traced) // 2}
     return tuple(sorted(layer for layer in wanted if 0 <= layer < max(1, layers - 1)))
 
 
 def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -> int:
-    """The layer at which restoring MLPs at the subject's last token brings most of the prediction back, on average.
+    """The layer at which restoring MLPs at the subject's last token restores most of the prediction, on average.
 
-    The tracing of `kg_edit.locate.trace` for that one token, with five samples of the noise.
+    This is the tracing of `kg_edit.locate.trace` for that one token, with five samples of the noise.
 
     Raises:
         PromptError: a subject can't be found in its prompt's tokens.
@@ -204,7 +204,7 @@ def _shortened(config: MethodConfig) -> MethodConfig:
 
 
 def _measure_covariances(model: LanguageModel, layers: Sequence[int], config: MethodConfig, *, progress: bool) -> None:
-    """All that the candidates need in one pass; each method finds its own in the cache."""
+    """Measure the covariances of all candidates in one pass; each method then finds its own in the cache."""
     if wanted := config.workload(edits=1).covariance:
         find_covariances(model, layers, wanted, progress=progress)
 
@@ -217,9 +217,9 @@ class _Tried:
     probes: tuple[SweepProbes, ...]
 
     def scores(self, method: EditingMethod) -> tuple[EditScore | Exception, ...]:
-        """The score of each edit made alone by ``method``, or why it could not be made.
+        """The score of each edit made alone by ``method``, or the error if it could not be made.
 
-        Asked in chat form where all edits are made so.
+        The prompts are asked in chat form if all edits are made in chat form.
         """
         patches = method.edit_each([probe.edit for probe in self.probes])
         made = [place for place, patch in enumerate(patches) if isinstance(patch, WeightPatch)]

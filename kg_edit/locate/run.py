@@ -1,4 +1,4 @@
-"""The job behind `kg-edit locate`: facts in, a folder out with every trace, averages and heat maps; resumable."""
+"""The job behind `kg-edit locate`: trace facts and write a folder with traces, averages and heat maps; resumable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, writ
 from kg_edit.storage.run_folder import Settings, claim, digest
 
 RECORDS, SUMMARY, PICTURE = "records.jsonl", "summary.json", "heatmap.svg"
-_OWN_PICTURES = 8  # facts that get a heat map of their own
+_OWN_PICTURES = 8  # the first facts get a heat map of their own
 
 
 class Entry(BaseModel):
@@ -43,16 +43,17 @@ def locate(
     known_only: bool = False,
     progress: bool = True,
 ) -> LocateSummary:
-    """Trace ``facts`` and write ``out``: run.json, records.jsonl (a line a fact), summary.json, heat maps.
+    """Trace ``facts`` and write ``out``: run.json, records.jsonl (one line for each fact), summary.json, heat maps.
 
-    Started again with the same settings it goes on where it was. A fact that can't be traced is noted and counted.
+    If it is started again with the same settings, it continues where it stopped. A fact that can't be traced is
+    recorded and counted.
 
     Args:
-        model: the model, left as it is.
-        facts: what is traced; the noise is measured on all their subjects.
-        settings: what is restored, and the noise.
+        model: the model; it is not changed.
+        facts: the facts to trace; the noise level is measured on all their subjects.
+        settings: the sites to restore, and the noise.
         out: the folder of the run.
-        known_only: leave out facts of which the model's own next token is not the answer's first one.
+        known_only: leave out facts whose answer does not begin with the model's own next token.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -103,7 +104,7 @@ def _entry(model: LanguageModel, fact: TracedFact, settings: TraceSettings, *, l
 
 
 def _level(model: LanguageModel, facts: Sequence[TracedFact]) -> float:
-    """The noise of all facts whose subject can be found; the others fail one by one, where they are traced."""
+    """The noise level of all facts whose subject can be found; the other facts fail later, when they are traced."""
     prompts = list[Prompt]()
     for fact in facts:
         try:
@@ -133,7 +134,7 @@ def _draw(summary: LocateSummary, entries: Sequence[Entry], out: Path, *, model:
 def _run_settings(
     model: LanguageModel, facts: Sequence[TracedFact], settings: TraceSettings, *, known_only: bool
 ) -> Settings:
-    """The settings of ``run.json``: all that decides the traces."""
+    """The settings of ``run.json``: everything that decides the traces."""
     return {
         "job": "locate",
         "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},

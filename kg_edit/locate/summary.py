@@ -1,7 +1,7 @@
-"""Traces averaged by token role, with bootstrap intervals over facts, the layer that they point at, and heat maps.
+"""Average traces by token role, with bootstrap intervals over facts, find the peak layer, and draw heat maps.
 
 - `LocateSummary`: the mean indirect effect p[restored] - p[corrupted] at each role and layer, and its 95 % interval.
-- `draw_summary`, `draw_trace`: that as a heat map, over many facts or token by token for one.
+- `draw_summary`, `draw_trace`: a heat map of it, over many facts, or token by token for one fact.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kg_edit.locate.corrupted_run import Kind
 from kg_edit.locate.trace import LAST, ROLES, Trace
 
 _RESAMPLES = 1000
-_FEWEST = 5  # facts of which resamples say something
+_FEWEST = 5  # facts; with fewer, resamples mean nothing
 Table = NDArray[np.float64]
 Cells = tuple[float | None, ...]
 
@@ -27,7 +27,7 @@ Cells = tuple[float | None, ...]
 class Effects(BaseModel):
     """A role's mean indirect effect at each layer, and its 95 % interval.
 
-    None where too few facts have a token of the role: the mean takes one, the interval five.
+    None if too few facts have a token of the role: the mean needs one fact, the interval five.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,10 +39,10 @@ class Effects(BaseModel):
 
 
 class Peak(BaseModel):
-    """The layer whose restoration at the subject's last token brings most back, on average over facts.
+    """The layer at which restoring states at the subject's last token has the largest effect, on average over facts.
 
-    ``ci95`` are the layers between which the peak lies in 95 % of bootstrap resamples of the facts, ``share`` is the
-    share of resamples whose peak is this very layer; both None for fewer than five facts.
+    ``ci95`` are the layers between which the peak is in 95 % of bootstrap resamples of the facts; ``share`` is the
+    share of resamples with exactly this peak. Both are None for fewer than five facts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,7 +77,7 @@ class LocateSummary(BaseModel):
         unknown: Sequence[str] = (),
         seed: int = 0,
     ) -> Self:
-        """Average ``traces`` (one at least, of one kind and one model); ``seed`` is the bootstrap's."""
+        """Average ``traces`` (at least one, all of one kind and one model); ``seed`` is the bootstrap's."""
         values = np.array([[_role_means(found, role) for role in ROLES] for found in traces])
         drawn = _resampled(len(traces), seed)
         means, spread = _means(values, np.ones((1, len(traces))))[0], _means(values, drawn)
@@ -107,18 +107,18 @@ class LocateSummary(BaseModel):
 
 
 def _role_means(found: Trace, role: str) -> Table:
-    """[layers]: the mean over the role's tokens; NaN where the prompt has none."""
+    """The mean effects [layers] over the role's tokens; NaN if the prompt has none."""
     rows = [row for name, row in zip(found.roles, found.effects, strict=True) if name == role]
     return np.asarray(np.mean(rows, axis=0) if rows else np.full(len(found.restored[0]), np.nan))
 
 
 def _resampled(facts: int, seed: int) -> Table:
-    """[resamples, facts]: how often each fact is drawn."""
+    """How often each fact is drawn, [resamples, facts]."""
     return np.random.default_rng(seed).multinomial(facts, [1 / facts] * facts, size=_RESAMPLES).astype(float)
 
 
 def _means(values: Table, weights: Table) -> Table:
-    """[resamples, roles, layers]: weighted means of [facts, roles, layers] over the facts that have the role."""
+    """Weighted means [resamples, roles, layers] of [facts, roles, layers], over the facts that have the role."""
     there = ~np.isnan(values)
     summed = np.einsum("rf,fnl->rnl", weights, np.where(there, values, 0.0))
     counted = np.einsum("rf,fnl->rnl", weights, there.astype(float))
@@ -151,7 +151,7 @@ _NAMES: dict[Kind, str] = {"hidden": "hidden state", "mlp": "MLP output", "atten
 
 
 def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
-    """Draw the average indirect effect, a row for each role; the peak at the subject's last token is marked.
+    """Draw the average indirect effects, one row for each role; the peak at the subject's last token is marked.
 
     Raises:
         OutputError: the file can't be written.
@@ -163,7 +163,7 @@ def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
 
 
 def draw_trace(trace: Trace, path: Path) -> Path:
-    """Draw one fact's indirect effects, a row for each token; the subject's tokens carry a star.
+    """Draw one fact's indirect effects, one row for each token; the subject's tokens have a star.
 
     Raises:
         OutputError: the file can't be written.

@@ -1,7 +1,7 @@
-"""Causal tracing of one fact (Meng et al. 2022, arXiv 2202.05262, section 2.1): which state brings the answer back?
+"""Causal tracing of one fact (Meng et al. 2022, arXiv 2202.05262, section 2.1): which state restores the answer?
 
-- `trace`: for each token and layer, P(answer) with that clean state put back into the corrupted run; `Trace` is what
-  was found, `TraceSettings` what is restored. The runs themselves are in `kg_edit.locate.corrupted_run`.
+- `trace`: for each token and layer, P(answer) with that clean state restored in the corrupted run. `Trace` is the
+  result, `TraceSettings` are the settings. The runs themselves are in `kg_edit.locate.corrupted_run`.
 - `TracedFact`: a prompt, its subject and its answer, from an edit (`facts_of`) or from a published list of known facts
   (`read_known`).
 - `roles`: each token's role in its prompt, as in the paper's averages.
@@ -37,7 +37,7 @@ from kg_edit.models.prompts import Prompt, encode
 from kg_edit.models.sampling import BARE
 from kg_edit.value.optimise import untouched
 
-BEFORE = "before the subject"  # not corrupted, and not in the paper's figure
+BEFORE = "before the subject"  # these tokens are not corrupted, and not in the paper's figure
 FIRST, MIDDLE, LAST = "first subject token", "middle subject tokens", "last subject token"
 NEXT, FURTHER, END = "first token after", "further tokens", "last token"
 ROLES = (FIRST, MIDDLE, LAST, NEXT, FURTHER, END)
@@ -47,7 +47,7 @@ Grid = tuple[tuple[float, ...], ...]
 
 
 class TracedFact(Record):
-    """A prompt about a subject, and what a model that knows the fact says after it."""
+    """A prompt about a subject, and the answer of a model that knows the fact."""
 
     id: Name = Field(description="a name for the fact, unique among those traced")
     subject: Name = Field(description="what the fact is about")
@@ -56,27 +56,27 @@ class TracedFact(Record):
 
     @property
     def text(self) -> str:
-        """The prompt with the subject in the place of {}."""
+        """The prompt with the subject instead of {}."""
         return self.prompt.replace("{}", self.subject)
 
 
 class TraceSettings(BaseModel):
-    """What is restored, and how often it is drawn what it is restored from."""
+    """The states to restore, and the number of noise samples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind = "mlp"
     window: int | None = None  # layers restored together; None: `default_window`
-    samples: int = 10  # of the noise
+    samples: int = 10  # noise samples
     answer: Answer = "predicted"  # the model's own next token, or the first token of the fact's answer
     seed: int = 0
 
 
 class Trace(BaseModel):
-    """What was found for a fact; probabilities are means over the noise's samples.
+    """The trace of a fact; probabilities are means over the noise samples.
 
-    ``restored`` is [tokens][layers], the layer being the window's middle. ``known``: the model's own next token is the
-    first one of the fact's answer (None where the fact names no answer).
+    ``restored`` is [tokens][layers], where the layer is the middle of the window. ``known``: whether the model's own
+    next token is the first token of the fact's answer (None if the fact has no answer).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,15 +112,16 @@ def trace(
     level: float,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Trace:
-    """Trace one fact with noise of the standard deviation ``level`` (see `noise_level`).
+    """Trace one fact with noise of the standard deviation ``level`` (see `noise_level`); the model is not changed.
 
-    ``progress`` is called with the number of states that were restored since its last call. The model is left as it is.
+    ``progress`` is called with the number of states that were restored since its last call.
 
     Raises:
-        ConfigError: the fact's answer is to be traced, and it names none.
-        PromptError: the subject can't be found in the prompt's tokens, or the answer not told from the prompt's end.
+        ConfigError: the fact's answer is to be traced, but it has none.
+        PromptError: the subject can't be found in the prompt's tokens, or the answer not separated from the prompt's
+            end.
         ModelError: the model's output is not finite.
-        UnsupportedModelError: the model's `ModelSpec` does not say where its attention is.
+        UnsupportedModelError: the model's `ModelSpec` does not give the path of the attention.
     """
     settings = settings or TraceSettings()
     prompt = asked_of(model, fact)
@@ -151,7 +152,10 @@ def trace(
 
 
 def _grid(run: CorruptedRun, prompt: Prompt, *, window: int, layers: int, progress: Callable[[int], object]) -> Grid:
-    """[tokens][layers]. A token before the subject has its clean state already, so putting it back changes nothing."""
+    """The probabilities, [tokens][layers].
+
+    A token before the subject is not corrupted, so restoring it changes nothing, and its states are not run.
+    """
     first = subject_tokens(prompt).start
     places = [[token] for token in range(first, len(prompt.ids))]
     columns: list[Sequence[float]] = []
@@ -163,10 +167,11 @@ def _grid(run: CorruptedRun, prompt: Prompt, *, window: int, layers: int, progre
 
 
 def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
-    """Whether the model's own next token is the first one of the fact's answer; None where the fact names none.
+    """Whether the model's own next token is the first token of the fact's answer; None if the fact has no answer.
 
     Raises:
-        PromptError: the subject can't be found in the prompt's tokens, or the answer not told from the prompt's end.
+        PromptError: the subject can't be found in the prompt's tokens, or the answer not separated from the prompt's
+            end.
     """
     wanted = _first_token(model, fact)
     prompt = asked_of(model, fact)
@@ -176,10 +181,11 @@ def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
 
 
 def asked_of(model: LanguageModel, fact: TracedFact, *, target: str | None = None) -> Prompt:
-    """The fact's prompt, and what it is to end in; after a line break where the model would not read the subject.
+    """The fact's prompt with ``target``, after a line break if the model would not read the subject.
 
     Raises:
-        PromptError: the subject can't be found in the prompt's tokens, or ``target`` not told from the prompt's end.
+        PromptError: the subject can't be found in the prompt's tokens, or ``target`` not separated from the prompt's
+            end.
     """
     encoded = partial(encode, model.tokenizer, fact.prompt, subject=fact.subject)
     (context,) = readable(model, encoded(), (BARE,))
@@ -191,7 +197,7 @@ def _first_token(model: LanguageModel, fact: TracedFact) -> int | None:
 
 
 def _named(fact: TracedFact, token: int | None) -> int:
-    """The first token of the fact's answer, if there is one."""
+    """The first token of the fact's answer; raises ConfigError if it has none."""
     if token is None:
         raise ConfigError(
             f"the fact {fact.text!r} names no answer to trace; give its edit a target_true, or trace the model's own "
@@ -201,10 +207,10 @@ def _named(fact: TracedFact, token: int | None) -> int:
 
 
 def roles(prompt: Prompt) -> tuple[str, ...]:
-    """The role of each token of a prompt without target; each token has one.
+    """The role of each token of a prompt without target; each token has exactly one role.
 
-    The subject's only token is its last one, and stays that where it ends the prompt; the prompt's last token is that
-    also where it comes right after the subject.
+    If the subject has one token, it is the subject's last token, even at the end of the prompt. The prompt's last token
+    has the role "last token" even directly after the subject.
     """
     return tuple(_roles(subject_tokens(prompt), len(prompt.ids)))
 
@@ -219,7 +225,7 @@ def _roles(subject: range, length: int) -> Iterator[str]:
 
 
 def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
-    """The facts that edits are about, as they were before."""
+    """The facts before the edits, with the old object as answer."""
     return tuple(
         TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true) for edit in edits
     )
@@ -229,7 +235,7 @@ def read_known(path: Path) -> tuple[TracedFact, ...]:
     """Read a list of known facts (.json or .jsonl).
 
     Raises:
-        EditFileError: the file can't be read, holds no fact, or a row is none: names the row and the field.
+        EditFileError: the file can't be read, has no fact, or a row is wrong; the message names the row and the field.
     """
     facts = tuple(_fact(path, number, row) for number, row in numbered_rows(path))
     if not facts:
