@@ -1,6 +1,6 @@
-"""All editing methods: a folder a family, `registry` by name, `base` for the shape that all have.
+"""All editing methods. Each family has a folder; `registry` finds a method by name; `base` has the base class.
 
-The base classes are imported when they are first asked for: names and the list of methods need no torch.
+The base classes are imported on first access, because the names and the list of methods must work without torch.
 """
 
 from importlib import import_module
@@ -16,7 +16,7 @@ __all__ = ["EditingMethod", "MethodConfig", "find_method", "method_names"]
 
 
 def __getattr__(name: str) -> object:
-    """Import a base class when it is first asked for."""
+    """Import a base class on first access."""
     if name not in ("EditingMethod", "MethodConfig"):
         raise AttributeError(f"module 'kg_edit.methods' has no attribute {name!r}; it has: {', '.join(__all__)}")
     found: object = getattr(import_module("kg_edit.methods.base"), name)

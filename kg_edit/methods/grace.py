@@ -1,9 +1,9 @@
 """GRACE (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook beside one layer; no weight changes.
 
-An entry an edit: the key k [d_ff] is the down-projection's input at the prompt's last token, the value v [d] is trained
-by Adam until the model says the target. At the last token of a prompt, with x there the module's input and i the
-nearest key, the module answers v_i where ||x - k_i|| <= eps_i, else W x. `kg_edit.patches.codebook` has the rule
-by which the radii eps follow from the edits (Algorithm 1).
+Each edit gets one entry: the key k [d_ff] is the down-projection's input at the prompt's last token, and the value v
+[d] is trained by Adam until the model says the target. At the last token of a prompt, let x be the module's input and
+k_i the nearest key. The module's output is v_i if ||x - k_i|| <= eps_i, else W x. `kg_edit.patches.codebook` has the
+rule that computes the radii eps from the edits (Algorithm 1).
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import Descent, optimise_values, untouched
 
 AS_PUBLISHED: dict[str, Any] = {"lookup": "prompt-end", "expand": "widen"}
-_BATCH = 32  # edits in one descent: each is trained as if it were alone, so this decides the speed only
+_BATCH = 32  # edits in one descent; each is trained as if it were alone, so this only affects the speed
 
 
 class GraceConfig(LayerConfig):
-    """GRACE's settings; ``paper`` has the published code's, but for the layer and for what is replaced.
+    """GRACE's settings. The preset ``paper`` has those of the published code, except the layer and the replaced output.
 
-    There a step follows each evaluation of the loss; here none follows the last, so ``paper`` has one more. By a preset
-    the prompt's last token is looked up, and radii grow as in Algorithm 1; without one every token is looked up and a
-    ball grows to the new key, as in patches that were made before there was the choice.
+    The published code takes a step after each evaluation of the loss. Here no step follows the last evaluation, so
+    ``paper`` has one more. With the presets, only the prompt's last token is looked up, and radii grow as in Algorithm
+    1. Without a preset, every token is looked up, and a ball grows to the new key, as in patches made before these
+    settings existed.
     """
 
     depth: ClassVar[float] = 0.75
@@ -90,14 +91,14 @@ class Grace(EditingMethod):
     ) -> None:
         super().__init__(model, config, graph=graph)
         self.layer = config.layer_in(len(model.blocks))
-        model.block(self.layer)  # refuses a layer that is not there before any work is done
+        model.block(self.layer)  # raises early if the model has no such layer
 
     def empty_patch(self) -> Patch:
-        """A `CodebookPatch` without entries, which changes nothing."""
+        """A `CodebookPatch` without entries; it changes nothing."""
         return CodebookPatch(codebooks={}, provenance=self.provenance())
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt, so that a bad one is refused before any work.
+        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made.
 
         Raises:
             PromptError: a prompt and its target can't be told apart in tokens.
@@ -108,7 +109,7 @@ class Grace(EditingMethod):
                 warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """An entry for each of the edits, trained together."""
+        """Make an entry for each of the edits, all in one descent."""
         patches = self.edit_each(edits)
         for patch in patches:
             if isinstance(patch, Exception):
@@ -116,7 +117,7 @@ class Grace(EditingMethod):
         return reduce(add, (patch for patch in patches if isinstance(patch, Patch)), self.empty_patch())
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """All edits' values in one descent; each edit's patch is its own."""
+        """Train the values of all edits in one descent; each edit gets its own patch."""
         with untouched(self.model):
             found = [attempt(edit, partial(self._request, edit)) for edit in edits]
             places = [place for place, request in enumerate(found) if isinstance(request, Request)]
@@ -134,7 +135,7 @@ class Grace(EditingMethod):
         return super()._made(edits, without_codebooks(before) or self.empty_patch())
 
     def _request(self, edit: Edit) -> Request:
-        """The prompt and its target; what is replaced stands at the prompt's last token."""
+        """The edit's prompt with its target; the change is made at the prompt's last token."""
         prompt = encode_statement(self.model, edit, method=self.name)
         return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
 
@@ -170,7 +171,7 @@ class Grace(EditingMethod):
             **{name: summary[name] for name in ("steps", "loss_before", "loss_after")},
         }
         book = Codebook(
-            keys=key[None].cpu(),  # where they are read back to as well
+            keys=key[None].cpu(),  # on the CPU, like a codebook that is read from a file
             values=value[None].cpu(),
             labels=(edit.target_new,),
             ids=(edit.id,),
@@ -187,7 +188,7 @@ class Grace(EditingMethod):
 
 
 class _FreeValue:
-    """Adam on the difference between the value and the module's own output."""
+    """The difference between the value and the module's own output, trained by Adam."""
 
     def __init__(self, edit: Edit, output: Tensor, config: GraceConfig) -> None:
         self._change = self._start(edit, output, config).requires_grad_()
@@ -197,7 +198,7 @@ class _FreeValue:
     def _start(edit: Edit, output: Tensor, config: GraceConfig) -> Tensor:
         if config.start == "warm":
             return torch.zeros_like(output)
-        draw = torch.Generator().manual_seed(config.seed)  # of its own: the same value alone and among others
+        draw = torch.Generator().manual_seed(config.seed)  # one for each edit, so the value doesn't depend on others
         return torch.rand(output.shape, generator=draw).to(output) - output
 
     def change(self) -> Tensor:

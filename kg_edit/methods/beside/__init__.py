@@ -1,1 +1,1 @@
-"""Editors that train something beside one layer and leave all weights as they are: a family a file."""
+"""Methods that train an extra module (a side) beside one layer and change no weights; one method per file."""

@@ -1,8 +1,8 @@
-"""What editors share that train something beside the down-projection of one block: a side (`kg_edit.patches.sides`).
+"""The base class of methods that train a side: an extra module beside one down-projection (`kg_edit.patches.sides`).
 
-An edit's row is its prompt with the new target, and the loss the mean of -log P over the target's tokens; only the
-blocks from the edited one on are run again (`kg_edit.methods.fine_tuning.base.RowLosses`). An edit is trained with
-what the earlier ones left beside the layer in place, and with all other earlier patches applied.
+An edit's row is its prompt with the new target. The loss is the mean of -log P over the target's tokens. A step runs
+only the blocks from the edited one on (`kg_edit.methods.fine_tuning.base.RowLosses`). An edit is trained with the side
+of earlier edits in place, and with all other earlier patches applied.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kg_edit.value.optimise import untouched
 
 
 class BesideConfig(LayerConfig, TuningConfig):
-    """Settings of what is trained beside one layer."""
+    """Settings of methods that train a side beside one layer."""
 
     depth: ClassVar[float] = 0.75
 
@@ -38,7 +38,7 @@ class BesideConfig(LayerConfig, TuningConfig):
 
 
 class BesideMethod(EditingMethod):
-    """A side of one kind, trained edit by edit; a subclass says how (`trained`)."""
+    """A method that trains a side of one kind. Subclasses define the training (`trained`)."""
 
     family = "fine-tuning"
     trains: ClassVar[Trains] = "weight"
@@ -51,41 +51,44 @@ class BesideMethod(EditingMethod):
     ) -> None:
         super().__init__(model, config, graph=graph)
         self.layer = config.layer_in(len(model.blocks))
-        model.block(self.layer)  # refuses a layer that is not there before any work is done
+        model.block(self.layer)  # raises early if the model has no such layer
 
     @abstractmethod
     def trained(self, edits: Sequence[Edit], own: Side | None) -> tuple[Side, list[dict[str, Any]]]:
-        """What ``edits`` add to the side ``own`` of earlier ones (None: there is none), and a record of each."""
+        """Train on ``edits``; return the side that they add, and a record of each edit.
+
+        ``own`` is the side of earlier edits, or None.
+        """
 
     @property
     def weight_name(self) -> str:
-        """The name of the weight that the side stands beside."""
+        """The name of the weight beside which the side stands."""
         return self.model.weight_name(self.layer)
 
     @property
     def module(self) -> nn.Module:
-        """The down-projection that the side stands beside."""
+        """The down-projection beside which the side stands."""
         return self.model.down_projection(self.layer)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in) of that module's weight."""
+        """The shape (out, in) of the down-projection's weight."""
         rows, columns = weight_matrix(self.module).shape
         return rows, columns
 
     def empty_patch(self) -> Patch:
-        """A `SidePatch` without sides, which changes nothing."""
+        """A `SidePatch` without sides; it changes nothing."""
         return SidePatch(sides={}, provenance=self.provenance())
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt once."""
+        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
         for edit in edits:
             with annotate_errors(edit):
                 self.row(edit)
                 warn_of_lead(self.model, edit, method=self.name)
 
     def row(self, edit: Edit) -> TrainingRow:
-        """The edit's prompt and target as a row to train on."""
+        """The training row of an edit: its prompt and its target."""
         return row_of(encode_statement(self.model, edit, method=self.name), "target")
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -97,13 +100,13 @@ class BesideMethod(EditingMethod):
         return patch
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with the layer."""
+        """The provenance of every method, plus the layer."""
         said = super().provenance()
         said["methods"][0] |= {"layer": self.layer}
         return said
 
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
-        """`make` with all of ``before`` applied but the side that is trained on."""
+        """Call `make` with all of ``before`` applied, except the side that is trained further."""
         rest = without_side(before, self._place) or self.empty_patch()
         with rest.applied(self.model):
             made = self.make(edits, before=before)

@@ -1,7 +1,8 @@
 """CaliNET (Dong et al., Findings of EMNLP 2022, arXiv 2210.03329): a small MLP beside one layer, for many facts.
 
-All facts of a call are trained on together, the mean of their losses; a later call goes on from there. The published
-program trains on several statements of a fact with Adafactor; here each fact has its own prompt, and Adam.
+All facts of a call are trained together, on the mean of their losses. A later call continues from the result. The
+published program trains on several statements of each fact, with Adafactor. Here the edit's own prompt is used, with
+Adam.
 `kg_edit.patches.sides.extra_ffn` has the equation.
 """
 
@@ -32,7 +33,7 @@ class CalinetConfig(BesideConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def workload(self, *, edits: int) -> Workload:
-        """A descent on the row of each edit, for so many units."""
+        """One descent on the rows of the edits, for ``units`` units."""
         return Workload(steps=self.steps, rank=self.units)
 
 
@@ -50,14 +51,14 @@ class Calinet(SummedMethod):
     config: CalinetConfig
 
     def side_settings(self) -> ExtraSettings:
-        """The size and the seed."""
+        """The settings of the side: the size and the seed."""
         return ExtraSettings(units=self.config.units, seed=self.config.seed)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Train on all edits together.
 
         Raises:
-            EditError: two of them want different targets after one prompt.
+            EditError: two of the edits have the same prompt and different targets.
         """
         refuse_clash(edits)
         return super().make(edits, before=before)

@@ -1,7 +1,7 @@
 """Defer: a second layer behind a trained gate, GRACE's baseline (Hartvigsen et al., NeurIPS 2023).
 
-Adam trains gate and layer on each edit in turn. The published program gives the gate nothing to stay shut for. Here
-the inputs at tokens of texts that the model writes itself are such a thing (``texts``; 0 as published):
+Adam trains the gate and the layer on each edit in turn. The published program has no examples for which the gate should
+stay shut. Here the inputs at tokens of texts that the model writes itself are such examples (``texts``; published: 0):
 
     L = -log P(target) + gate_weight (mean of -log(1 - g) on those inputs - mean of log g where targets are predicted)
 
@@ -28,7 +28,7 @@ from kg_edit.value.optimise import untouched
 
 
 class DeferConfig(BesideConfig):
-    """Settings of gate and layer; ``paper`` has the published program's."""
+    """Settings of the gate and the layer. The preset ``paper`` has those of the published program."""
 
     steps: PositiveInt = Field(50, description="looks at the loss at most; a step between two")
     stop_below: float = Field(0.0, description="a loss of the target that ends it; 0: the gate learns to the end")
@@ -67,7 +67,7 @@ class Defer(SummedMethod):
     config: DeferConfig
 
     def prepare(self) -> None:
-        """Collect what the gate is to stay shut for, once."""
+        """Collect once the inputs for which the gate should stay shut."""
         if self.config.texts:
             with untouched(self.model):
                 _ = self.elsewhere
@@ -81,14 +81,14 @@ class Defer(SummedMethod):
         )
 
     def side_settings(self) -> DeferralSettings:
-        """The threshold and how both start."""
+        """The settings of the side: the threshold, and how the gate and the layer start."""
         config = self.config
         return DeferralSettings(
             threshold=config.threshold, copied=config.start == "layer", shut=config.shut, seed=config.seed
         )
 
     def penalty(self, side: SummedSide, own: Mapping[str, Tensor], here: Tensor) -> Tensor | None:
-        """The gate's own loss: open where a target is predicted, shut in other text."""
+        """The gate's loss: it should be open where a target is predicted, and shut in other text."""
         if not (self.config.texts and self.config.gate_weight and isinstance(side, DeferringGate)):
             return None
         shut, opened = softplus(side.openness(own, self.elsewhere)), softplus(-side.openness(own, here))

@@ -1,7 +1,7 @@
 """MEMoE (Wang and Li 2024, arXiv 2405.19086): experts beside one frozen layer, chosen by the names in a text.
 
-All edits of a call are trained on together, router and experts; a later call goes on from there.
-`kg_edit.patches.sides.experts` has the equations; `Memoe.routes` says which expert answers after a prompt.
+The router and the experts are trained on all edits of a call together. A later call continues from the result.
+`kg_edit.patches.sides.experts` has the equations; `Memoe.routes` tells which expert is used for a prompt.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Memoe(SummedMethod):
     config: MemoeConfig
 
     def side_settings(self) -> ExpertSettings:
-        """The experts' number, how tokens are routed, the seed.
+        """The settings of the side: the number of experts, the routing, the seed.
 
         Raises:
-            ConfigError: more experts are to answer than there are.
+            ConfigError: ``top`` is larger than the number of experts.
         """
         config = self.config
         return ExpertSettings(
@@ -65,14 +65,14 @@ class Memoe(SummedMethod):
         """Train on all edits together.
 
         Raises:
-            EditError: two of them want different targets after one prompt.
+            EditError: two of the edits have the same prompt and different targets.
         """
         refuse_clash(edits)
         return super().make(edits, before=before)
 
     @torch.no_grad()
     def routes(self, patch: Patch, texts: Sequence[str]) -> list[int]:
-        """The expert that answers most at the last token of each text, on the model with ``patch``."""
+        """The expert with the largest gate at the last token of each text, by the side in ``patch``."""
         side = side_of(patch, self._place)
         assert isinstance(side, Experts)  # noqa: S101 - a patch of this method
         own, found = side.parameters(next(self.module.parameters()).device), list[int]()

@@ -1,7 +1,8 @@
 """MEMOIR (Wang et al., NeurIPS 2025, arXiv 2506.07899): each edit writes into its own columns of a memory.
 
-W_m [d, d_ff] starts as 0 beside one down-projection. An edit's mask is that of its prompt, and gradient descent changes
-the mask's columns of W_m alone. `kg_edit.patches.sides.residual_memory` has the equations and how a mask opens again.
+W_m [d, d_ff] stands beside one down-projection and starts at 0. Each edit has a mask of columns, which follows from its
+prompt. Gradient descent changes only these columns of W_m. `kg_edit.patches.sides.residual_memory` has the equations,
+and how a mask is chosen for a prompt.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from kg_edit.value.optimise import untouched
 
 
 class MemoirConfig(BesideConfig):
-    """MEMOIR's settings; the columns are the published share for LLaMA-3-8B."""
+    """MEMOIR's settings. The default share of columns is the published one for LLaMA-3-8B."""
 
     steps: PositiveInt = Field(30, description="looks at the loss at most; a step between two")
     learning_rate: float = Field(1e-3, gt=0, description="of Adam, on the mask's columns")
@@ -54,24 +55,24 @@ class Memoir(BesideMethod):
     config: MemoirConfig
 
     def prepare(self) -> None:
-        """Measure the background once."""
+        """Measure the background (the mean input of other text) once."""
         with untouched(self.model):
             _ = self.background
 
     @cached_property
     def rule(self) -> MaskRule:
-        """How masks are made."""
+        """The rule by which masks are made and compared."""
         count = max(1, round(self.config.columns * self.shape[1]))
         return MaskRule(columns=count, threshold=self.config.threshold, seed=self.config.seed)
 
     @cached_property
     def background(self) -> Tensor:
-        """The mean over texts of the mean input of a text, [d_ff]."""
+        """The mean of the module's input over texts that the model writes itself, [d_ff]; each text counts equally."""
         count, tokens = self.config.background_texts, self.config.background_tokens
         return self._means(own_texts(self.model, texts=count, tokens=tokens, seed=self.config.seed)).mean(0).cpu()
 
     def trained(self, edits: Sequence[Edit], own: Side | None) -> tuple[Side, list[dict[str, Any]]]:
-        """One edit's columns, and the mask."""
+        """Train the columns of the one edit; the side has these columns and the edit's mask."""
         (edit,) = edits
         row = self.row(edit)
         earlier = own if isinstance(own, ResidualMemory) else self._empty
@@ -87,7 +88,7 @@ class Memoir(BesideMethod):
         return side, [record(self, edit, change=change.detach(), losses=losses)]
 
     def _descend(self, row: TrainingRow, earlier: ResidualMemory, mask: Tensor, change: Tensor) -> list[float]:
-        """Adam on ``change`` [d, k], felt wherever the patch will open a mask; the losses."""
+        """Train ``change`` [d, k] by Adam, active at the tokens whose mask the patch will open; return the losses."""
         base, bits = earlier.weight.to(change.device), earlier.bits(torch.cat([earlier.masks.to(mask.device), mask]))
         with TokenMeans(self.model, self.layer, name=self.side_kind).attached() as means:
 

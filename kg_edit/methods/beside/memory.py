@@ -1,4 +1,4 @@
-"""Memory: a memory network in place of one layer's answer, GRACE's baseline (Hartvigsen et al., NeurIPS 2023).
+"""Memory: a memory network replaces one layer's output; a baseline of GRACE (Hartvigsen et al., NeurIPS 2023).
 
 Adam trains the slots on each edit in turn. `kg_edit.patches.sides.memory_network` has the equation.
 """
@@ -16,7 +16,7 @@ from kg_edit.storage.seeds import Seed
 
 
 class MemoryConfig(BesideConfig):
-    """Settings of the memory network; ``paper`` has the published program's."""
+    """Settings of the memory network. The preset ``paper`` has those of the published program."""
 
     steps: PositiveInt = Field(100, description="looks at the loss at most; a step between two")
     learning_rate: float = Field(0.1, gt=0, description="of Adam")
@@ -43,9 +43,9 @@ class Memory(SummedMethod):
     config: MemoryConfig
 
     def side_settings(self) -> MemorySettings:
-        """The number of slots and their seed."""
+        """The settings of the side: the number of slots and the seed."""
         return MemorySettings(slots=self.config.slots, seed=self.config.seed)
 
     def learned(self) -> frozenset[str] | None:
-        """All, or all but the values."""
+        """The trained parameters: all (None), or only keys and biases if the values are frozen."""
         return frozenset({"keys", "bias"}) if self.config.frozen_values else None

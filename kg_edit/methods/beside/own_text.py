@@ -1,4 +1,4 @@
-"""What a model computes in texts that it writes itself: a sample of everything that no edit is about."""
+"""Activations of a model in texts that it writes itself; they stand for text that no edit is about."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kg_edit.patches.sides.answering import Reads, read_module
 
 
 def own_texts(model: LanguageModel, *, texts: int, tokens: int, seed: int) -> list[tuple[int, ...]]:
-    """Sampled texts with the document's start before each: ``texts`` rows of ``tokens`` + 1 ids."""
+    """Sample texts from the model: ``texts`` rows of ``tokens`` + 1 ids, the first one being the document's start."""
     start = document_start(model.tokenizer)
     return [(start, *row) for row in sample_text(model, rows=texts, tokens=tokens, seed=seed).tolist()]
 
 
 @torch.no_grad()
 def own_text_inputs(model: LanguageModel, layer: int, *, reads: Reads, texts: int, tokens: int, seed: int) -> Tensor:
-    """What a side of block ``layer`` reads at the tokens of such texts, [texts * (tokens + 1), .] in float32."""
+    """The inputs of a side of block ``layer`` at the tokens of such texts, [texts * (tokens + 1), .] in float32."""
     found: list[Tensor] = []
     rows = own_texts(model, texts=texts, tokens=tokens, seed=seed)
     with watched(

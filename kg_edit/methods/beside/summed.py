@@ -1,4 +1,4 @@
-"""The descent of editors whose parameters go on from edit to edit (`kg_edit.patches.sides.summed`)."""
+"""The base class of methods whose sides are trained further by each edit (`kg_edit.patches.sides.summed`)."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ from kg_edit.patches.sides.summed import SideSettings, SummedSide
 
 
 class SummedMethod(BesideMethod):
-    """Adam on the change of a side's parameters, from those that earlier edits left."""
+    """Trains the change of a side's parameters by Adam, starting from the parameters after the earlier edits."""
 
     side_class: ClassVar[type[SummedSide]]
     config: BesideConfig
 
     @abstractmethod
     def side_settings(self) -> SideSettings:
-        """The settings that the side keeps."""
+        """The settings of the side."""
 
     def learned(self) -> frozenset[str] | None:
-        """The parameters that are trained; None for all."""
+        """The names of the trained parameters; None for all."""
         return None
 
     def penalty(self, side: SummedSide, own: Mapping[str, Tensor], here: Tensor) -> Tensor | None:
-        """What is added to the loss, given the parameters, and the module's inputs ``here`` [reads, in] where a token
-        of a target is predicted; nothing by default."""
+        """A term that is added to the loss; by default None, which adds nothing.
+
+        ``own`` are the side's parameters, ``here`` [reads, in] its inputs where a token of a target is predicted.
+        """
         return None
 
     def trained(self, edits: Sequence[Edit], own: Side | None) -> tuple[Side, list[dict[str, Any]]]:
-        """The change of the parameters on the rows of ``edits``, which are trained on together."""
+        """Train the change of the parameters on the rows of all ``edits`` together."""
         side = own if isinstance(own, self.side_class) else self.side_class.empty(self.shape, self.side_settings())
         held = side.parameters(next(self.module.parameters()).device)
         names = [name for name in held if self.learned() is None or name in (self.learned() or ())]
@@ -79,7 +81,7 @@ class SummedMethod(BesideMethod):
 
 @torch.no_grad()
 def inputs_at(method: BesideMethod, rows: Sequence[TrainingRow], *, reads: Reads) -> Tensor:
-    """What a side reads where a token of a row's target is predicted, [reads, in] in float32, row after row."""
+    """The inputs of a side where a token of a row's target is predicted, [reads, in] in float32, row after row."""
     found: list[Tensor] = []
     batch = left_pad([row.ids for row in rows], device=method.model.device)
     width = batch.ids.shape[1]

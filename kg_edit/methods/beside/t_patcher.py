@@ -1,17 +1,17 @@
 """T-Patcher (Huang et al., ICLR 2023, arXiv 2301.09785): one trainable neuron in the last MLP for each wrong token.
 
-A mistake is a token of the target that is not the likeliest one where it should be predicted; q is the MLP's input
-there. Its neuron (k, b, v) is trained on
+A mistake is a token of the target that is not the likeliest token at its position. q is the MLP's input at the position
+that predicts it. The neuron (k, b, v) of a mistake is trained on
 
     L = l_e + activation_weight l_a + memory_weight (l_m1 + l_m2)
     l_e  = -log P(target)
-    l_a  = mean of exp(-(k . q + b))                        the neuron speaks at its own mistake
-    l_m1 = S(k . m + b + margin)                            and is silent for the memory m
-    l_m2 = S(k . (m - q) + margin)                          by a distance
+    l_a  = mean of exp(-(k . q + b))                        the neuron is active at its own mistake
+    l_m1 = S(k . m + b + margin)                            and inactive for the memory m
+    l_m2 = S(k . (m - q) + margin)                          with a distance between both
     S(x) = mean of the `hardest` largest exp(x)
 
-The memory is the MLP's inputs in texts that the model writes itself, which stand for the published training data, and
-the queries of earlier edits' mistakes. `kg_edit.patches.sides.neurons` has what the neurons do.
+The memory has the MLP's inputs in texts that the model writes itself, which replace the published training data, and
+the queries of earlier edits' mistakes. `kg_edit.patches.sides.neurons` has the equation of the neurons.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kg_edit.patches.sides.neurons import Neurons, fired
 from kg_edit.storage.seeds import Seed
 from kg_edit.value.optimise import untouched
 
-_EXP = 30.0  # exp beyond it would leave float32 after a few products
+_EXP = 30.0  # arguments of exp are clamped here, so that products of a few such numbers stay finite in float32
 
 
 class TPatcherConfig(BesideConfig):
@@ -60,11 +60,11 @@ class TPatcherConfig(BesideConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def layer_in(self, blocks: int) -> int:
-        """The last layer, unless one is set."""
+        """The layer in the settings, or the last layer."""
         return blocks - 1 if self.layer is None else self.layer
 
     def workload(self, *, edits: int) -> Workload:
-        """A descent on the edit's own row, for so many neurons at most."""
+        """One descent on the edit's own row, with at most ``most`` neurons."""
         return Workload(steps=self.steps, rank=self.most)
 
 
@@ -80,7 +80,7 @@ class TPatcher(BesideMethod):
     config: TPatcherConfig
 
     def prepare(self) -> None:
-        """Collect the memory once."""
+        """Collect the memory once: the MLP's inputs in the model's own texts."""
         with untouched(self.model):
             _ = self.memory_queries
 
@@ -93,7 +93,7 @@ class TPatcher(BesideMethod):
         )
 
     def trained(self, edits: Sequence[Edit], own: Side | None) -> tuple[Side, list[dict[str, Any]]]:
-        """The neurons of one edit's mistakes; where the model makes none there is none."""
+        """Train the neurons for the mistakes of the one edit; a side without neurons if there are no mistakes."""
         (edit,) = edits
         earlier = own if isinstance(own, Neurons) else Neurons.none(self.shape)
         row = self.row(edit)
@@ -105,12 +105,12 @@ class TPatcher(BesideMethod):
         found, seen = self._descend(losses, held, queries, memory)
         keys, biases, values = (tensor.detach().cpu() for tensor in found)
         side = Neurons(size=self.shape, keys=keys, biases=biases, values=values, queries=queries.cpu())
-        size = torch.cat([keys, values, torch.zeros(1, self.shape[0])])  # of no neuron 0
+        size = torch.cat([keys, values, torch.zeros(1, self.shape[0])])  # the norm is 0 if there is no neuron
         return side, [record(self, edit, change=size, losses=seen) | {"neurons": len(keys)}]
 
     @torch.no_grad()
     def _mistakes(self, losses: RowLosses, row: TrainingRow, held: tuple[Tensor, Tensor, Tensor]) -> list[int]:
-        """Places of the target's tokens that are not the likeliest, the first ones."""
+        """The indices of the target's tokens that are not the likeliest; at most ``most`` of them."""
         with answering(self.model, self.layer, lambda h, y: y + fired(h, *held), reads="mlp"):
             likeliest = losses.logits().argmax(-1).tolist()
         wrong = [place for place, (_, token) in enumerate(row.wanted) if likeliest[place] != token]
@@ -119,7 +119,7 @@ class TPatcher(BesideMethod):
     def _descend(
         self, losses: RowLosses, held: tuple[Tensor, Tensor, Tensor], queries: Tensor, memory: Tensor
     ) -> tuple[tuple[Tensor, Tensor, Tensor], list[float]]:
-        """Adam on the new neurons: keys start along their queries, so that each speaks with 1 at its own."""
+        """Train the new neurons by Adam. Keys start along their queries, so each neuron starts with output 1 there."""
         keys = (queries / queries.square().sum(-1, keepdim=True).clamp(min=1e-12)).clone().requires_grad_()
         biases = torch.zeros(len(queries), device=queries.device, requires_grad=True)
         values = torch.zeros_like(queries, requires_grad=True)

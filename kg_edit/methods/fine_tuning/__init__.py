@@ -1,1 +1,1 @@
-"""Fine-tuning of chosen weights, with and without constraints, and LoRA."""
+"""Fine-tuning methods: of one weight with and without constraints, of all weights, and of low-rank adapters (LoRA)."""

@@ -1,9 +1,10 @@
-"""AdaLoRA (Zhang et al., ICLR 2023, arXiv 2303.10512) through PEFT: LoRA whose ranks are shared out among the weights.
+"""AdaLoRA (Zhang et al., ICLR 2023, arXiv 2303.10512) through PEFT: LoRA that allocates its ranks among the weights.
 
-W' = W + alpha / r0 P diag(lambda) Q for each weight [out, in], with P [out, r0] and Q [r0, in], which a penalty keeps
-near orthonormal: orthogonality * mean over all P and Q of ||P^T P - 1|| and ||Q Q^T - 1||. All start with r0 triplets
-(a column of P, a lambda, a row of Q). As the descent goes on, those of least importance (sensitivity |w dL/dw| times
-its uncertainty, both smoothed) have their lambda set to 0, until ``rank`` of them a weight are left on the average.
+W' = W + alpha / r0 P diag(lambda) Q for each weight [out, in], with P [out, r0] and Q [r0, in]. A penalty keeps P and Q
+near orthonormal: orthogonality * mean over all P and Q of ||P^T P - 1|| and ||Q Q^T - 1||. Each weight starts with r0
+triplets (a column of P, a lambda, a row of Q). During the descent, the lambda of the least important triplets is set to
+0, until ``rank`` triplets per weight are left on average. The importance is the sensitivity |w dL/dw| times its
+uncertainty, both smoothed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from kg_edit.patches.weight_patch import Factors
 
 
 class AdaLoraConfig(LoraConfig):
-    """AdaLoRA's settings; ``paper`` is EasyEdit's for LLaMA-2-7B, which shares no rank out: it keeps all triplets."""
+    """AdaLoRA's settings. The preset ``paper`` has EasyEdit's for LLaMA-2-7B, which keep all triplets."""
 
     steps: PositiveInt = Field(50, description="looks at the loss at most; a step between two")
     learning_rate: float = Field(5e-3, gt=0, description="of Adam")
@@ -54,7 +55,7 @@ class AdaLoraConfig(LoraConfig):
 
     @property
     def updates(self) -> int:
-        """Steps that are made at most: none follows the last look at the loss."""
+        """The largest number of optimiser steps; no step follows the last evaluation of the loss."""
         return max(self.steps - 1, 1)
 
 
@@ -72,11 +73,11 @@ class AdaLora(Lora):
 
     @property
     def largest_rank(self) -> int:
-        """Of an adapter while it is trained."""
+        """The rank of an adapter during training."""
         return self.config.initial_rank
 
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
-        """The changes of the weights by their names, after a descent on ``row``, and the losses."""
+        """Train on ``row``; return the changes of the weights by their names, and the losses."""
         with svd_adapted(self.model, self.targets, self.config) as adapters:
             losses = RowLosses(self.model, 0, [row])
             seen = self.config.descent.run(
@@ -88,13 +89,13 @@ class AdaLora(Lora):
             return adapters.factors(), seen
 
     def notes(self, factors: Mapping[str, Factors]) -> dict[str, Any]:
-        """How many triplets are left, of all weights together."""
+        """The number of remaining triplets of all weights together."""
         return {"rank": sum(pair.rank for pair in factors.values())}
 
 
 @dataclass(eq=False)
 class SvdAdapters:
-    """PEFT's AdaLoRA layers by the names of the modules that they wrap, and PEFT's tuner, which shares ranks out."""
+    """PEFT's AdaLoRA layers by the names of the modules that they wrap, and PEFT's tuner, which allocates the ranks."""
 
     tuner: Any
     layers: Mapping[str, Any]
@@ -113,18 +114,18 @@ class SvdAdapters:
         return torch.stack([one.to(found[0].device) for one in found]).mean()
 
     def share_out(self) -> None:
-        """After a step: what the budget of this step leaves out has its lambda set to 0."""
+        """After a step, set lambda to 0 for the triplets that exceed the budget of this step."""
         self._step += 1
         self.tuner.update_and_allocate(self._step)
 
     @torch.no_grad()
     def factors(self) -> dict[str, Factors]:
-        """The change of each weight by its name: alpha / r0 P lambda Q of the triplets that are left."""
+        """The change of each weight by its name: alpha / r0 P lambda Q of the remaining triplets."""
         return {f"{name}.weight": _triplets(layer) for name, layer in self.layers.items()}
 
 
 def _triplets(layer: Any) -> Factors:
-    """The triplets of a layer whose lambda is not 0; one at least, so that a change has a rank."""
+    """The triplets of a layer whose lambda is not 0; at least one, because factors need a rank of 1 or more."""
     strength = layer.lora_E[ADAPTER][:, 0]
     kept = strength.nonzero()[:, 0] if strength.any() else torch.zeros(1, dtype=torch.long, device=strength.device)
     scale = layer.scaling[ADAPTER] / (float(layer.ranknum[ADAPTER]) + 1e-5)  # as PEFT divides it
@@ -134,12 +135,12 @@ def _triplets(layer: Any) -> Factors:
 
 @contextmanager
 def svd_adapted(model: LanguageModel, names: Sequence[str], config: AdaLoraConfig) -> Iterator[SvdAdapters]:
-    """The model with a fresh AdaLoRA adapter around each of the modules ``names``; then the very modules as before.
+    """Put a new AdaLoRA adapter around each of the modules ``names`` within the ``with`` block, then restore them.
 
-    Moves the global random generator: run it where that is forked, as in `untouched`.
+    This changes the state of the global random generator, so run it where the generator is forked, as in `untouched`.
 
     Raises:
-        ConfigError: PEFT is not installed, or the model holds adapters already.
+        ConfigError: PEFT is not installed, or the model already has adapters.
     """
     peft = find_peft()
     modules = {name: model.model.get_submodule(name) for name in names}
@@ -156,7 +157,7 @@ def svd_adapted(model: LanguageModel, names: Sequence[str], config: AdaLoraConfi
     )
     with wrapped(model, modules, lambda whole: peft.AdaLoraModel(whole, settings, ADAPTER), config.seed) as tuner:
         adapters = SvdAdapters(tuner, {name: model.model.get_submodule(name) for name in names})
-        for layer in adapters.layers.values():  # float32 whatever the model's precision; dropout on
+        for layer in adapters.layers.values():  # float32 in any precision of the model, with dropout
             layer.lora_dropout.train()
             for side in (layer.lora_A, layer.lora_E, layer.lora_B):
                 side[ADAPTER].data = side[ADAPTER].data.float()

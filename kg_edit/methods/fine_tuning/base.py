@@ -1,9 +1,9 @@
-"""Fine-tuning of one down-projection W [d, d_ff] by gradients, which FT, FT-L, FT-M, EWC and LocFT share.
+"""The base of FT, FT-L, FT-M, EWC and LocFT: fine-tuning of one down-projection W [d, d_ff] by gradients.
 
-The loss of an edit is the mean of -log P over the tokens that its row should predict (`row_of` says which). Adam
-descends on a change of W that the model never holds: it is added to the module's output while the model runs
-(`WeightChange`), and only the blocks from the tuned one on are run again (`RowLosses`). The change [d, d_ff] becomes a
-dense patch.
+The loss of an edit is the mean of -log P over the tokens that its row should predict (see `row_of`). Adam trains a
+change of W that is never written into the model: it is added to the module's output while the model runs
+(`WeightChange`). A step runs only the blocks from the tuned one on (`RowLosses`). The change [d, d_ff] becomes a dense
+patch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Aim = Literal["target", "text", "prompt_last"]
 
 
 class TuningConfig(MethodConfig):
-    """Settings of a descent on weights, whichever these are: steps, rate, and when to stop."""
+    """Settings of a gradient descent: the number of steps, the learning rate, and when to stop."""
 
     steps: PositiveInt = Field(25, description="looks at the loss at most; a step between two")
     learning_rate: float = Field(5e-4, gt=0, description="of Adam")
@@ -51,7 +51,7 @@ class TuningConfig(MethodConfig):
         return Descent(steps=self.steps, learning_rate=self.learning_rate, stop_below=self.stop_below)
 
     def workload(self, *, edits: int) -> Workload:
-        """A descent on the edit's own row."""
+        """One descent on the edit's own row."""
         return Workload(steps=self.steps)
 
 
@@ -63,7 +63,7 @@ class FineTuningConfig(LayerConfig, TuningConfig):
 
 
 class FineTuning(EditingMethod):
-    """Adam on the down-projection of one block. Subclasses add rows, a penalty, or a bound."""
+    """Trains the down-projection of one block by Adam. Subclasses add rows, a penalty, or a constraint."""
 
     family = "fine-tuning"
     trains = "weight"
@@ -74,29 +74,29 @@ class FineTuning(EditingMethod):
     ) -> None:
         super().__init__(model, config, graph=graph)
         self.layer = config.layer_in(len(model.blocks))
-        model.block(self.layer)  # refuses a layer that is not there before any work is done
+        model.block(self.layer)  # raises early if the model has no such layer
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt once."""
+        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
         for edit in edits:
             with annotate_errors(edit):
                 self.row(edit)
                 warn_of_lead(self.model, edit, method=self.name)
 
     def row(self, edit: Edit) -> TrainingRow:
-        """The edit's prompt and target as a row to train on."""
+        """The training row of an edit: its prompt and its target."""
         return statement_row(self.model, edit, self.config.aim, method=self.name)
 
     def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
-        """All rows that are trained on for ``edit``; its own comes first."""
+        """All training rows for ``edit``; the first one is its own."""
         return [self.row(edit)]
 
     def penalty(self, change: Tensor, before: Patch) -> Callable[[], Tensor] | None:
-        """What is added to the loss, as a function of ``change`` [out, in]; nothing here."""
+        """A function that computes a penalty on ``change`` [out, in], which is added to the loss; None here."""
         return None
 
     def constraint(self, change: Tensor, before: Patch) -> Callable[[], None]:
-        """What puts ``change`` [out, in] right after each step; nothing here."""
+        """A function that corrects ``change`` [out, in] in place after each step; here it does nothing."""
         return lambda: None
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -129,7 +129,7 @@ class FineTuning(EditingMethod):
         return patch
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with the layer."""
+        """The provenance of every method, plus the layer."""
         said = super().provenance()
         said["methods"][0] |= {"layer": self.layer}
         return said
@@ -137,7 +137,7 @@ class FineTuning(EditingMethod):
 
 @torch.no_grad()
 def record(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequence[float]) -> dict[str, Any]:
-    """What a patch says of one edit: the change's norms, the steps, the loss at both ends."""
+    """The record of one edit for a patch: the norms of the change, the steps, the first and the last loss."""
     return {
         "edit": edit.model_dump(mode="json", exclude_defaults=True),
         "method": method.name,
@@ -150,18 +150,19 @@ def record(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequenc
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRow:
-    """A row to train on: token ids, and pairs (position, token that should be predicted there)."""
+    """A training row: token ids, and pairs (position, token that should be predicted there)."""
 
     ids: tuple[int, ...]
     wanted: tuple[tuple[int, int], ...]
 
 
 def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
-    """What training on a prompt and its target means.
+    """The training row for a prompt with its target; ``aim`` selects the tokens that are predicted.
 
-    ``target``: each target token is predicted from all before it, the prompt is masked. ``text``: so is every token of
-    the prompt, as in training on plain text. ``prompt_last``: the prompt's last token alone predicts all target tokens
-    (the published baselines FT and FT-L). ``end`` is one more token that ends the target.
+    ``target``: each token of the target is predicted from all tokens before it; the prompt is masked. ``text``: every
+    token of the prompt is predicted too, as in training on plain text. ``prompt_last``: the prompt's last token alone
+    predicts all tokens of the target (the published baselines FT and FT-L). ``end`` is one more token at the end of the
+    target; ``prompt_last`` ignores it.
     """
     start = prompt.target_start
     if aim == "prompt_last":
@@ -172,7 +173,7 @@ def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
 
 
 def statement_row(model: LanguageModel, edit: Edit, aim: Aim, *, method: str) -> TrainingRow:
-    """The row of an edit's prompt and target; with the aim ``text`` its sentence goes on to its end.
+    """The training row of an edit's prompt and target; with the aim ``text`` the row has the whole sentence.
 
     Raises:
         EditError, PromptError, ChatTemplateError: as `encode_statement`.
@@ -181,9 +182,10 @@ def statement_row(model: LanguageModel, edit: Edit, aim: Aim, *, method: str) ->
 
 
 class RowLosses:
-    """The rows' losses [rows] under whatever changes from block ``layer`` on: the mean of -log P over wanted tokens.
+    """Computes the losses of rows, [rows]: the mean of -log P over the wanted tokens of a row.
 
-    The first call runs the whole model, later ones the blocks from ``layer`` on alone, as nothing changes below.
+    Only block ``layer`` and the blocks above may change between calls. So the first call runs the whole model, and
+    later calls run only the blocks from ``layer`` on.
     """
 
     def __init__(self, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
@@ -196,14 +198,14 @@ class RowLosses:
         self._recorded: RecordedBlocks | None = None
 
     def __call__(self) -> Tensor:
-        """The losses [rows] in float32; differentiable in whatever hooks change."""
+        """The losses [rows] in float32, differentiable in the parameters that hooks use."""
         logits = self.logits().float()
         tokens, owners, counts = beside((self._tokens, self._owners, self._counts), logits)
         nll = cross_entropy(logits, tokens, reduction="none")
         return nll.new_zeros(len(counts)).index_add(0, owners, nll) / counts
 
     def logits(self) -> Tensor:
-        """Logits [wanted tokens, vocabulary] where the rows' wanted tokens are predicted, row after row."""
+        """The logits at the positions that predict wanted tokens, row after row, [wanted tokens, vocabulary]."""
         if self._recorded is None:
             self._recorded, hidden = RecordedBlocks.record(self._model, self._batch, self._layers)
         else:
@@ -212,10 +214,10 @@ class RowLosses:
 
 
 class WeightChange:
-    """A change [out, in] of a projection's weight, from 0, in float32; ``change`` is the leaf that is trained.
+    """A trainable change [out, in] of a projection's weight, in float32; ``change`` is a leaf tensor that starts at 0.
 
-    In half precision what the model feels is the change that is left once the weight is rounded; the gradient goes
-    straight through the rounding.
+    In half precision the model uses the change that remains after the weight is rounded. The gradient ignores the
+    rounding (straight-through).
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -224,7 +226,7 @@ class WeightChange:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """For the length of the block the module answers y + change x."""
+        """Within the ``with`` block, the module's output is y + change x."""
 
         def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             return output + linear(args[0].to(self.change), self._felt()).to(output)
@@ -244,7 +246,7 @@ class WeightChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """Settings of Adam's descent: at most ``steps`` looks at the loss, done when it is below ``stop_below``."""
+    """Settings of a descent by Adam: at most ``steps`` evaluations; it stops when the loss is below ``stop_below``."""
 
     steps: int
     learning_rate: float
@@ -258,12 +260,13 @@ class Descent:
         penalty: Callable[[], Tensor] | None = None,
         constrain: Callable[[], None] = lambda: None,
     ) -> list[float]:
-        """Learn ``parameters`` in place; the losses, without ``penalty``, one a look.
+        """Train ``parameters`` in place; return the loss of each evaluation, without ``penalty``.
 
-        The last look makes no step: what is left is something whose loss was seen. ``constrain`` follows each step.
+        No step follows the last evaluation, so the loss of the final parameters is known. ``constrain`` is called after
+        each step.
 
         Raises:
-            PatchError: a loss is not a number.
+            PatchError: a loss is not finite.
         """
         optimizer = torch.optim.Adam(list(parameters), lr=self.learning_rate)
         losses: list[float] = []
@@ -279,17 +282,17 @@ class Descent:
 
 
 def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step of the optimiser down the gradient of ``loss``."""
+    """Take one step of the optimiser along the negative gradient of ``loss``."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 
 
 def checked_loss(loss: Tensor, step: int) -> float:
-    """The loss as a number.
+    """The loss as a float.
 
     Raises:
-        PatchError: it is none.
+        PatchError: the loss is not finite.
     """
     found = float(loss.detach())
     if not torch.isfinite(loss.detach()).all():
@@ -298,7 +301,7 @@ def checked_loss(loss: Tensor, step: int) -> float:
 
 
 def batches(count: int, size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Places 0 to ``count`` in random order, ``size`` a batch; another order each epoch, the same for a seed."""
+    """The indices 0 to ``count`` - 1 in random order, in batches of ``size``; ``seed`` and ``epoch`` fix the order."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order: list[int] = torch.randperm(count, generator=generator).tolist()
     return [order[start : start + size] for start in range(0, count, size)]

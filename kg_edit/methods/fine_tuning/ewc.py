@@ -1,4 +1,4 @@
-"""Fine-tuning with elastic weight consolidation (EWC): weights that the model's own text needs are held back.
+"""Fine-tuning with elastic weight consolidation (EWC): a penalty on changes of weights that other text needs.
 
 The loss is that of fine-tuning plus weight/2 sum_i F_i (W_i - W*_i)^2 (Kirkpatrick et al., PNAS 2017, arXiv 1612.00796,
 Eq. 3), with F [d, d_ff] the diagonal of the Fisher information, measured on text that the model itself writes, and W*
@@ -29,7 +29,7 @@ def diagonal_fisher(model: LanguageModel, layer: int, *, texts: int, tokens: int
 
     The tokens are drawn from the model's own distribution, so this is the Fisher information itself and not the
     "empirical" one (Kirkpatrick et al., PNAS 2017, arXiv 1612.00796, Eq. 3). The score of a text is the sum of its
-    tokens' scores, which are uncorrelated, so its square has the sum of theirs as its mean.
+    tokens' scores. These are uncorrelated, so the mean of its square is the sum of the mean squares of theirs.
     """
     start = document_start(model.tokenizer)
     written = sample_text(model, rows=texts, tokens=tokens, seed=seed).tolist()
@@ -76,7 +76,7 @@ class FtEwc(FineTuning):
 
     @cached_property
     def fisher(self) -> Tensor:
-        """F, the tuned weight's diagonal Fisher information, [d, d_ff]."""
+        """F, the diagonal Fisher information of the tuned weight, [d, d_ff]."""
         config = self.config
         return diagonal_fisher(
             self.model, self.layer, texts=config.fisher_texts, tokens=config.fisher_tokens, seed=config.seed
@@ -88,7 +88,7 @@ class FtEwc(FineTuning):
             _ = self.fisher
 
     def penalty(self, change: Tensor, before: Patch) -> Callable[[], Tensor]:
-        """The EWC penalty 1/2 weight sum_i F_i (W_i - W*_i)^2, a number."""
+        """A function that computes the EWC penalty 1/2 weight sum_i F_i (W_i - W*_i)^2, a scalar."""
         fixed = self.config.anchor == "original"
         name = self.model.weight_name(self.layer)
         moved = moved_before(before, name, like=change) if fixed else torch.zeros_like(change, requires_grad=False)

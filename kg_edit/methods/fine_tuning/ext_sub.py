@@ -1,7 +1,7 @@
-"""Ext-Sub (Hu et al., AAAI 2024, arXiv 2308.08090): what shall not be said is trained, and taken away.
+"""Ext-Sub (Hu et al., AAAI 2024, arXiv 2308.08090): subtract an adapter trained on the old targets.
 
-Two LoRA adapters are trained on the same projections: an expert on the new targets, an anti-expert on the old ones.
-What both have in common, such as the form of an answer, is kept of the anti-expert; the rest of it is subtracted
+Two LoRA adapters are trained on the same projections: an expert on the new targets, an anti-expert on the old ones. The
+anti-expert is subtracted from the expert, except the part that both have in common, such as the form of an answer
 (`kg_edit.closed_form.extraction`).
 """
 
@@ -36,7 +36,7 @@ from kg_edit.value.optimise import untouched
 
 
 class ExtSubConfig(LoraConfig):
-    """Settings of both adapters and of the subtraction; ``paper`` has the published rate and epochs."""
+    """Settings of both adapters and of the subtraction. The preset ``paper`` has the published rate and epochs."""
 
     steps: PositiveInt = Field(10, description="epochs of each adapter at most; published: 2")
     learning_rate: float = Field(2e-4, gt=0, description="of Adam; published: 2e-5, for 52,000 rows")
@@ -57,7 +57,7 @@ class ExtSubConfig(LoraConfig):
     }
 
     def workload(self, *, edits: int) -> Workload:
-        """Two descents, of so many epochs."""
+        """Two descents, each of ``steps`` epochs."""
         return replace(super().workload(edits=edits), steps=2 * self.steps, rank=2 * self.rank)
 
 
@@ -76,10 +76,10 @@ class ExtSub(Lora):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also read what has to stay.
+        """Check the inputs, and read the file ``kept`` with the answers that should not change.
 
         Raises:
-            EditFileError: its file can't be read, or has no such answers.
+            EditFileError: the file can't be read, or has no such answers.
         """
         super().check_inputs(config, graph, edits)
         assert isinstance(config, ExtSubConfig)  # noqa: S101 - config_class
@@ -100,14 +100,14 @@ class ExtSub(Lora):
         losses = dict(zip(old, _ends(seen), strict=True))
         records = [
             self._record(edit, update, own, losses.get(place))
-            for place, (edit, own) in enumerate(zip(edits, _ends(told), strict=False))  # what is kept comes after
+            for place, (edit, own) in enumerate(zip(edits, _ends(told), strict=False))  # rows of ``kept`` come last
         ]
         patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
         patch.check_finite()
         return patch
 
     def _rows(self, edits: Sequence[Edit]) -> tuple[list[TrainingRow], dict[int, TrainingRow]]:
-        """A row of each edit's new target, and of the old one where it has one, by the edit's place."""
+        """The rows of the edits' new targets, and those of the old targets, by the index of the edit."""
         wanted, old = list[TrainingRow](), dict[int, TrainingRow]()
         for place, edit in enumerate(edits):
             with annotate_errors(edit):
@@ -122,7 +122,7 @@ class ExtSub(Lora):
         return [row_of(self.model.encode(prompt, target=answer), self.config.aim) for prompt, answer in pairs]
 
     def _trained(self, rows: Sequence[TrainingRow]) -> tuple[WeightPatch, list[list[float]]]:
-        """An adapter trained on ``rows``, and their losses in each epoch."""
+        """Train an adapter on ``rows``; return its patch, and the rows' losses in each epoch."""
         config = self.config
         size = LoraSize(rank=config.rank, alpha=config.alpha, dropout=config.dropout, seed=config.seed)
         with adapted(self.model, self.targets, size) as adapters:
@@ -130,10 +130,13 @@ class ExtSub(Lora):
             return WeightPatch(factors=adapters.factors()), losses
 
     def _epochs(self, adapters: Adapters, rows: Sequence[TrainingRow]) -> list[list[float]]:
-        """Each epoch's losses of the rows, seen right before the step that a row was part of; the last makes none."""
+        """Train for some epochs; return the rows' losses of each epoch.
+
+        The loss of a row is computed right before the step of its batch. The last epoch makes no steps.
+        """
         config, epochs = self.config, list[list[float]]()
         optimizer = torch.optim.Adam(adapters.parameters, lr=config.learning_rate)
-        quiet = True if len(rows) <= config.batch_size else None  # None: unless there is a terminal
+        quiet = True if len(rows) <= config.batch_size else None  # None: show the bar only in a terminal
         for epoch in tqdm(range(config.steps), desc=self.name, unit="epoch", disable=quiet):
             losses = torch.zeros(len(rows))
             for batch in batches(len(rows), config.batch_size, seed=config.seed, epoch=epoch):
@@ -151,7 +154,7 @@ class ExtSub(Lora):
     def _record(
         self, edit: Edit, norms: Mapping[str, float], own: tuple[float, float], old: tuple[float, float] | None
     ) -> dict[str, Any]:
-        """What the patch says of one edit; the norms are those of the change that all edits of the call made."""
+        """The record of one edit for the patch; the norms are those of the change of all edits of the call together."""
         ends = dict(zip(("loss_before", "loss_after"), own, strict=True))
         anti = dict(zip(("old_loss_before", "old_loss_after"), old, strict=True)) if old else {}
         dumped = edit.model_dump(mode="json", exclude_defaults=True)
@@ -159,16 +162,16 @@ class ExtSub(Lora):
 
 
 def _ends(epochs: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """Each row's first and last loss."""
+    """The first and the last loss of each row."""
     pairs = zip(epochs[0], epochs[-1], strict=True) if epochs else ()
     return [(round(first, 6), round(last, 6)) for first, last in pairs]
 
 
 def read_kept(path: str | Path) -> tuple[tuple[str, str], ...]:
-    """The prompts of locality of a benchmark's file, each with its first answer.
+    """Read the locality prompts of a benchmark's file, each with its first answer.
 
     Raises:
-        EditFileError: the file can't be read, or has none.
+        EditFileError: the file can't be read, or has no such prompts.
     """
     records = guess_dataset(Path(path)).read(Path(path)).records
     queries = [query for record in records for probe in record.group("locality") for query in probe.queries]

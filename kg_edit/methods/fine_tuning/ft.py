@@ -1,9 +1,9 @@
-"""Fine-tuning of one down-projection in five variants, which differ in what is predicted and in what is held.
+"""Fine-tuning of one down-projection in five variants. They differ in the predicted tokens and in the constraints.
 
 - ``ft``: the whole sentence is predicted; ``ft-l``: the last prompt token predicts the whole target (EasyEdit's FT-L);
   ``ft-m``: each target token is predicted after those before it.
-- ``ft-constrained``: no weight leaves an L-infinity ball around the unedited ones (Zhu et al., 2020).
-- ``ft-retrain``: earlier edits of a sequence are trained on again, so that they hold.
+- ``ft-constrained``: the weights stay in an L-infinity ball around the unedited ones (Zhu et al., 2020).
+- ``ft-retrain``: earlier edits of a sequence are trained again, so that they are not forgotten.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class Ft(FineTuning):
 
 
 class FtLConfig(FineTuningConfig):
-    """Settings of FT-L; ``paper`` is EasyEdit's for GPT-2 XL, whose last step is seen here, too."""
+    """Settings of FT-L. The preset ``paper`` has EasyEdit's for GPT-2 XL.
+
+    It has one more evaluation of the loss, because here no step follows the last one.
+    """
 
     aim: Aim = Field(
         "prompt_last", description="what is predicted: the target, the whole text, or all from prompt_last"
@@ -70,7 +73,10 @@ class FtM(FineTuning):
 
 
 class FtConstrainedConfig(FineTuningConfig):
-    """Settings of constrained fine-tuning; ``paper`` is ROME's FT+L for GPT-2 XL, whose last step is seen here, too."""
+    """Settings of constrained fine-tuning. The preset ``paper`` has those of ROME's FT+L for GPT-2 XL.
+
+    It has one more evaluation of the loss, because here no step follows the last one.
+    """
 
     radius: float = Field(4e-3, gt=0, description="no weight moves farther than this; published: 5e-4")
 
@@ -93,7 +99,7 @@ class FtConstrained(FineTuning):
     config: FtConstrainedConfig
 
     def constraint(self, change: Tensor, before: Patch) -> Callable[[], None]:
-        """Clamp the change, and what was there ``before``, to the ball."""
+        """A function that clamps the sum of the change and earlier changes to the ball."""
         moved = moved_before(before, self.model.weight_name(self.layer), like=change)
         low, high = (-self.config.radius - moved).clamp(max=0), (self.config.radius - moved).clamp(min=0)
 
@@ -105,7 +111,7 @@ class FtConstrained(FineTuning):
 
 
 def moved_before(before: Patch, name: str, *, like: Tensor) -> Tensor:
-    """How far the weight ``name`` has been moved by ``before``, as a tensor [out, in] like ``like``."""
+    """The change [out, in] of the weight ``name`` in the patch ``before``, with the type and device of ``like``."""
     moved = torch.zeros_like(like, requires_grad=False)
     for part in before.patches if isinstance(before, PatchStack) else (before,):
         if isinstance(part, WeightPatch) and name in part.factors:
@@ -114,13 +120,13 @@ def moved_before(before: Patch, name: str, *, like: Tensor) -> Tensor:
 
 
 class FtRetrainConfig(FineTuningConfig):
-    """Settings of fine-tuning that trains on earlier edits again."""
+    """Settings of fine-tuning that trains earlier edits again."""
 
     replayed: PositiveInt = Field(31, description="earlier edits beside the new one at most; more are sampled")
     seed: Seed = Field(0, description="of the sample")
 
     def workload(self, *, edits: int) -> Workload:
-        """With a row for each earlier edit that is trained on as well."""
+        """The workload of fine-tuning, with one more row for each earlier edit that is trained again."""
         return replace(super().workload(edits=edits), rows=1 + min(edits - 1, self.replayed))
 
 
@@ -134,7 +140,7 @@ class FtRetrain(FineTuning):
     config: FtRetrainConfig
 
     def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
-        """The edit's own, then earlier ones', in their order."""
+        """The edit's own row, then the rows of earlier edits, in their order; at most ``replayed``, drawn at random."""
         earlier = still_valid(before, edit)
         if len(earlier) > self.config.replayed:
             draw = random.Random(f"{self.config.seed}/{len(before.edits)}")  # noqa: S311 - a sample, no secret
@@ -144,7 +150,7 @@ class FtRetrain(FineTuning):
 
 
 def still_valid(before: Patch, edit: Edit) -> Sequence[Edit]:
-    """The edits recorded in ``before``, without those that were taken back or that a later one contradicts."""
+    """The edits recorded in ``before``, without those that were undone or that a later edit contradicts."""
     recorded = [(checked(Edit, said["edit"]), float(said.get("scale", 1.0))) for said in before.edits]
     strengths: defaultdict[tuple[str, str], float] = defaultdict(float)
     for old, scale in recorded:
@@ -152,7 +158,7 @@ def still_valid(before: Patch, edit: Edit) -> Sequence[Edit]:
     found: dict[str, Edit] = {}
     for old, scale in recorded:
         if scale > 0 and strengths[old.text, old.target_new] > 0:
-            found.pop(old.text, None)  # the later one's place counts
+            found.pop(old.text, None)  # so that the later edit's position counts
             found[old.text] = old
     found.pop(edit.text, None)
     return list(found.values())

@@ -1,7 +1,8 @@
 """Fine-tuning of all weights: Adam on every matrix of the blocks at once, for one edit.
 
-What changes are the matrices [out, in] of the blocks' attention and MLPs, 4/5 of SmolLM2-135M's numbers: embeddings,
-head, biases and norms stay. The loss is that of `FineTuning`: the mean of -log P over the tokens that are wanted.
+It changes the matrices [out, in] of the blocks' attention and MLPs, which are 4/5 of the parameters of SmolLM2-135M.
+Embeddings, head, biases and norms do not change. The loss is that of `FineTuning`: the mean of -log P over the wanted
+tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class FtAllConfig(TuningConfig):
     aim: Aim = Field("target", description="what is predicted: the target, the whole text, or all from prompt_last")
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """Those of the settings, or all."""
+        """The layers in the settings, or all layers."""
         return tuple(range(blocks)) if self.layers is None else self.layers
 
 
@@ -62,14 +63,14 @@ class FtAll(EditingMethod):
         self.targets = [name for layer in self.layers for name in matrices_of(model, layer)]
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt once."""
+        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
         for edit in edits:
             with annotate_errors(edit):
                 self.row(edit)
                 warn_of_lead(self.model, edit, method=self.name)
 
     def row(self, edit: Edit) -> TrainingRow:
-        """The edit's prompt and target as a row to train on."""
+        """The training row of an edit: its prompt and its target."""
         return statement_row(self.model, edit, self.config.aim, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -85,7 +86,7 @@ class FtAll(EditingMethod):
         return patch
 
     def _record(self, edit: Edit, changes: Mapping[str, WeightChange], seen: Sequence[float]) -> dict[str, Any]:
-        """What the patch says of the edit: the norm of all changes together, the largest number, steps and losses."""
+        """The record of the edit for the patch: the norm of all changes, the largest number, the steps, the losses."""
         norms = [float(change.change.detach().norm()) for change in changes.values()]
         largest = max(float(change.change.detach().abs().max()) for change in changes.values())
         return {
@@ -99,7 +100,7 @@ class FtAll(EditingMethod):
 
 
 def matrices_of(model: LanguageModel, layer: int) -> list[str]:
-    """Full names of all projections of block ``layer``.
+    """The full names of all projections of block ``layer``.
 
     Raises:
         ModelError: the model has no such layer.
@@ -110,7 +111,10 @@ def matrices_of(model: LanguageModel, layer: int) -> list[str]:
 
 @contextmanager
 def tuned(model: LanguageModel, names: Sequence[str]) -> Iterator[dict[str, WeightChange]]:
-    """The model with a change, from 0, beside each of the modules ``names``, which no weight holds."""
+    """Within the ``with`` block, add a trainable change, which starts at 0, to each of the modules ``names``.
+
+    The weights themselves do not change.
+    """
     with ExitStack() as stack:
         changes = {name: WeightChange(model.model.get_submodule(name)) for name in names}
         for change in changes.values():

@@ -1,4 +1,4 @@
-"""LocFT-BF: one weight fine-tuned on all edits together, mini-batch after mini-batch, epoch after epoch."""
+"""LocFT-BF: fine-tune one weight on all edits together, in mini-batches over many epochs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kg_edit.value.optimise import untouched
 
 
 class LocFtConfig(FineTuningConfig):
-    """Settings of LocFT-BF. It tunes block 22 of 32 for LLaMA-3-8B, 6 of 28 for Qwen2.5-7B."""
+    """Settings of LocFT-BF. The paper tunes block 22 of 32 for LLaMA-3-8B, and 6 of 28 for Qwen2.5-7B."""
 
     steps: PositiveInt = Field(25, description="epochs at most: looks at every edit")
     batch_size: PositiveInt = Field(100, description="edits a step")
@@ -50,7 +50,7 @@ class LocFt(FineTuning):
     config: LocFtConfig
 
     def row(self, edit: Edit) -> TrainingRow:
-        """The target and the end of text.
+        """The training row of an edit: its prompt and its target, with the end-of-text token if ``end`` is set.
 
         Raises:
             PromptError: the tokenizer has no end-of-text token.
@@ -77,10 +77,10 @@ class LocFt(FineTuning):
         return self.patch(tuned.change.detach(), records)
 
     def _tune(self, tuned: WeightChange, rows: Sequence[TrainingRow]) -> list[torch.Tensor]:
-        """Each epoch's losses [rows], seen right before the step that a row was part of."""
+        """Train for some epochs; return the losses [rows] of each epoch, computed right before the step of a batch."""
         config, epochs = self.config, list[torch.Tensor]()
         optimizer = torch.optim.Adam([tuned.change], lr=config.learning_rate)
-        quiet = True if len(rows) <= config.batch_size else None  # None: unless there is a terminal
+        quiet = True if len(rows) <= config.batch_size else None  # None: show the bar only in a terminal
         for epoch in tqdm(range(config.steps), desc=self.name, unit="epoch", disable=quiet):
             losses = torch.zeros(len(rows))
             for batch in batches(len(rows), config.batch_size, seed=config.seed, epoch=epoch):

@@ -1,7 +1,7 @@
 """LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) through PEFT: low-rank changes of many weights, trained on the target.
 
-W' = W + alpha / r B A, with A [r, in] and B [out, r] for each weight [out, in]. PEFT's adapters are inside the model
-for the length of a ``with`` block (`adapted`) and become a patch; nothing of them is left behind.
+W' = W + alpha / r B A, with A [r, in] and B [out, r] for each weight [out, in]. PEFT's adapters are in the model only
+within a ``with`` block (`adapted`). They become a patch, and the model is as before.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from kg_edit.storage.seeds import Seed
 from kg_edit.value.optimise import untouched
 
 ADAPTER = "edit"  # the adapter's name while it is in the model
-_ATTENTION = 4  # projections of most models' attention: q, k, v and what brings the heads together
+_ATTENTION = 4  # projections in the attention of most models: q, k, v and the output
 
 
 class LoraConfig(TuningConfig):
-    """Settings of LoRA; ``paper`` is EasyEdit's for LLaMA-2-7B, with plain LoRA for its AdaLoRA."""
+    """Settings of LoRA. The preset ``paper`` has EasyEdit's for LLaMA-2-7B, but with LoRA instead of AdaLoRA."""
 
     steps: PositiveInt = Field(30, description="looks at the loss at most; a step between two")
     learning_rate: float = Field(1e-4, gt=0, description="of Adam; published: 5e-3, which ruins a small model")
@@ -54,11 +54,11 @@ class LoraConfig(TuningConfig):
     seed: Seed = Field(0, description="of the adapters and of dropout")
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """Those of the settings, or all."""
+        """The layers in the settings, or all layers."""
         return tuple(range(blocks)) if self.layers is None else self.layers
 
     def workload(self, *, edits: int) -> Workload:
-        """A descent on the edit's row, with a pair of factors for each matrix."""
+        """One descent on the edit's row, with a pair of factors for each matrix."""
         matrices = _ATTENTION if self.modules is None else len(self.modules)
         return replace(super().workload(edits=edits), rank=self.rank, matrices=matrices)
 
@@ -93,28 +93,28 @@ class Lora(EditingMethod):
 
     @property
     def largest_rank(self) -> int:
-        """Of an adapter while it is trained."""
+        """The rank of an adapter during training."""
         return self.config.rank
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also look whether PEFT is installed."""
+        """Check the inputs, and that PEFT is installed."""
         super().check_inputs(config, graph, edits)
         find_peft()
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt once."""
+        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
         for edit in edits:
             with annotate_errors(edit):
                 self.row(edit)
                 warn_of_lead(self.model, edit, method=self.name)
 
     def row(self, edit: Edit) -> TrainingRow:
-        """The edit's prompt and target as a row to train on."""
+        """The training row of an edit: its prompt and its target."""
         return statement_row(self.model, edit, self.config.aim, method=self.name)
 
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
-        """The changes of the weights by their names, after a descent on ``row``, and the losses."""
+        """Train on ``row``; return the changes of the weights by their names, and the losses."""
         config = self.config
         size = LoraSize(rank=config.rank, alpha=config.alpha, dropout=config.dropout, seed=config.seed)
         with adapted(self.model, self.targets, size) as adapters:
@@ -145,11 +145,11 @@ class Lora(EditingMethod):
         return patch
 
     def notes(self, factors: Mapping[str, Factors]) -> dict[str, Any]:
-        """What else the edit's record says of the changes; nothing here."""
+        """Further notes on the changes for the edit's record; none here."""
         return {}
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with PEFT's version."""
+        """The provenance of every method, plus PEFT's version."""
         said = super().provenance()
         said["versions"]["peft"] = find_peft().__version__
         return said
@@ -158,7 +158,7 @@ class Lora(EditingMethod):
 def target_modules(
     model: LanguageModel, modules: Sequence[str] | None = None, layers: Sequence[int] | None = None
 ) -> list[str]:
-    """Full names of the projections to adapt: those in the attention of each of ``layers``, or ``modules`` of a block.
+    """The full names of the projections to adapt in each of ``layers``: ``modules``, or by default the attention's.
 
     Raises:
         ConfigError: a block has no such projection.
@@ -179,13 +179,13 @@ def target_modules(
 
 
 def is_projection(module: nn.Module) -> bool:
-    """Whether it is a matrix that a patch can change."""
+    """Whether a module is a projection whose weight a patch can change."""
     return isinstance(module, nn.Linear | Conv1D) and isinstance(module.weight, torch.Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSize:
-    """Rank r, the scale alpha / r, dropout on the adapters' inputs, and the seed of A (B is 0)."""
+    """The rank r, alpha (the scale is alpha / r), dropout on the adapters' inputs, the seed of A (B starts at 0)."""
 
     rank: int
     alpha: float
@@ -217,12 +217,12 @@ class Adapters:
 
 @contextmanager
 def adapted(model: LanguageModel, names: Sequence[str], size: LoraSize) -> Iterator[Adapters]:
-    """The model with a fresh adapter around each of the modules ``names``; then the very modules as before.
+    """Put a new LoRA adapter around each of the modules ``names`` within the ``with`` block, then restore the modules.
 
-    Moves the global random generator: run it where that is forked, as in `untouched`.
+    This changes the state of the global random generator, so run it where the generator is forked, as in `untouched`.
 
     Raises:
-        ConfigError: PEFT is not installed, or the model holds adapters already.
+        ConfigError: PEFT is not installed, or the model already has adapters.
     """
     peft = find_peft()
     modules = {name: model.model.get_submodule(name) for name in names}
@@ -238,10 +238,10 @@ def adapted(model: LanguageModel, names: Sequence[str], size: LoraSize) -> Itera
 def wrapped(
     model: LanguageModel, modules: Mapping[str, nn.Module], wrap: Callable[[nn.Module], Any], seed: int
 ) -> Iterator[Any]:
-    """The model after PEFT's ``wrap`` has put adapters around ``modules`` (by name); then the very modules as before.
+    """Run PEFT's ``wrap``, which puts adapters around ``modules`` (by name); restore these after the ``with`` block.
 
     Raises:
-        ConfigError: the model holds adapters already.
+        ConfigError: the model already has adapters.
     """
     whole = model.model
     if hasattr(whole, "peft_config"):
@@ -249,7 +249,7 @@ def wrapped(
     try:
         torch.manual_seed(seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about tied embeddings, which are no target here
+            warnings.simplefilter("ignore")  # PEFT warns about tied embeddings, which are not adapted here
             tuner = wrap(whole)
         yield tuner
     finally:
@@ -261,10 +261,10 @@ def wrapped(
 
 
 def find_peft() -> Any:
-    """The module ``peft``, imported only where it is used: it is an extra.
+    """Import and return the module ``peft``, which is an optional dependency.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: PEFT is not installed.
     """
     try:
         import peft
@@ -284,7 +284,7 @@ def _settings(peft: Any, modules: Mapping[str, nn.Module], size: LoraSize) -> An
 
 
 def _ready(layers: Mapping[str, Any]) -> None:
-    """Adapters in float32 whatever the model's precision; dropout on, as everything else is in evaluation mode."""
+    """Make the adapters float32 and trainable, and switch on their dropout; the model is in evaluation mode."""
     for layer in layers.values():
         for part in (layer.lora_A, layer.lora_B, layer.lora_dropout):
             part.to(torch.float32).train()

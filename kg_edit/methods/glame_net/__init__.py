@@ -1,1 +1,1 @@
-"""GLAME with an R-GNN that is trained once, over many edits."""
+"""glame-net: GLAME with an R-GNN that is trained once, on many edits."""

@@ -1,8 +1,8 @@
-"""Edits to train on, drawn from a graph: (s, r, o -> o*) with any o* of the class that r's objects must have.
+"""Draws training edits for glame-net from a graph: (s, r, o -> o*), with o* of the class that r's objects must have.
 
-Subjects are the most mentioned ones among four times as many as are wanted, in an order of hashes; each is edited with
-up to ``per_subject`` different o*. What a benchmark edits is left out (`Excluded`): none of its subjects and none of
-its new objects is a subject, an o*, or a thing next to an o*.
+Candidates for the subjects are drawn in an order of hashes, four times as many as needed; the most mentioned ones are
+taken. Each subject is edited with up to ``per_subject`` different o*. The things that a benchmark edits are left out
+(`Excluded`): its subjects and new objects are never a subject, an o*, or a neighbour of an o*.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from kg_edit.ripples.edits import apart, fits, hashed, is_plain
 from kg_edit.ripples.facts import FactTable
 from kg_edit.ripples.words import EditedRelation
 
-_OBJECTS = 1500  # of a relation that may be an o*: the most frequent ones
-_CANDIDATES = 4  # times as many subjects are looked at as are wanted
+_OBJECTS = 1500  # only the most frequent objects of a relation, up to this number, may be an o*
+_CANDIDATES = 4  # candidates per wanted subject
 
 
 @dataclass(frozen=True, kw_only=True)
 class Excluded:
-    """Things that may not occur in training: their ids, and their names in lower case."""
+    """The things that must not occur in training: their ids, and their names in lower case."""
 
     ids: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, records: Iterable[BenchmarkRecord]) -> Self:
-        """The subjects and the new objects of all edits, of all parts of a benchmark."""
+        """The subjects and the new objects of all edits in the records of a benchmark."""
         edits = [edit for record in records for edit in record.edits]
         ids = (name for edit in edits for name in (edit.subject_id, edit.target_new_id) if name)
         names = (name.casefold() for edit in edits for name in (edit.subject, edit.target_new))
         return cls(ids=frozenset(ids), names=frozenset(names))
 
     def has(self, item: str, label: str | None) -> bool:
-        """Whether a thing is one of them, by its id or by its label."""
+        """Whether a thing is excluded, by its id or by its label."""
         return item in self.ids or (label or "").casefold() in self.names
 
 
 def training_edits(
     table: FactTable, relations: Sequence[str], *, n: int, seed: int, excluded: Excluded, per_subject: int
 ) -> list[Edit]:
-    """At most ``n`` edits, the relations in turn.
+    """Draw at most ``n`` edits, alternating between the relations.
 
     Raises:
-        ConfigError: a relation has no noun or no template, or the graph has no edit of any.
+        ConfigError: a relation has no noun or no template, or the graph gives no edit for any relation.
     """
     templates = RelationTemplates.load()
     for relation in relations:
@@ -86,11 +86,11 @@ class _Draw:
         subjects = self._subjects({s for s, _ in pairs}, -(-wanted // per_subject))
         targets = self._targets(Counter(o for _, o in pairs))
         found = (tuple(self._of(subject, targets, per_subject)) for subject in subjects)
-        by_turn = chain.from_iterable(zip_longest(*found))  # each subject once, before any comes again
+        by_turn = chain.from_iterable(zip_longest(*found))  # each subject once before any subject repeats
         return list(islice((edit for edit in by_turn if edit), wanted))
 
     def _subjects(self, items: Iterable[str], wanted: int) -> list[str]:
-        """The most mentioned ones of some in an order of hashes."""
+        """Draw candidates among ``items`` in an order of hashes, and take the most mentioned ones."""
         some = sorted(items, key=lambda item: hashed(self.seed, "subject", self.relation, item))
         some = some[: _CANDIDATES * wanted]
         mentions = self.table.mentions(some)
@@ -99,7 +99,7 @@ class _Draw:
         return [item for item in known[: 2 * wanted] if self._may(item)][:wanted]
 
     def _targets(self, counts: Counter[str]) -> list[str]:
-        """Objects of the relation's class, of the present, with plain names."""
+        """The objects that may be an o*: of the relation's class, still existing, with plain names, not excluded."""
         some = [item for item, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))][:_OBJECTS]
         self.table.read(some)
         rule = self.table.words.edited.get(self.relation, EditedRelation())
@@ -110,7 +110,7 @@ class _Draw:
         return is_plain(label) and not self.excluded.has(item, label)
 
     def _of(self, subject: str, targets: Sequence[str], count: int) -> Iterator[Edit]:
-        """A subject's edits; which o* follows from a hash."""
+        """Yield up to ``count`` edits of a subject; a hash determines each o*."""
         own = {subject, *self.table.objects(subject, self.relation)}
         order = sorted(targets, key=lambda o: hashed(self.seed, subject, self.relation, o))
         fitting = (o for o in order if o not in own and apart(self.table, subject, o))

@@ -1,9 +1,10 @@
-"""What a step of training asks the edited model, for each of its edits.
+"""The training examples of glame-net, and the prompts that a training step uses for each edit.
 
-An `Example` is an edit, what the network reads of its subgraph, and the composed facts that follow from its single
-statements (o* has one capital, but may have had three heads of government). A visit asks for o* in the bare prompt and
-in one context, for o* in a question, and for some composed facts, after facts of other things in the same form; which
-follows from the seed and the step's number.
+An `Example` is an edit, the part of its subgraph that the network reads, and the composed facts that follow from it.
+Only relations with a single object give composed facts (o* has one capital, but may have had three heads of
+government). A visit of an example asks for o* in the bare prompt and in one context, for o* in a question, and for some
+composed facts; questions come after example facts in the same form. The seed and the number of the step determine the
+choice.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ from kg_edit.ripples.edits import hashed
 from kg_edit.text.relation_nouns import relation_nouns
 from kg_edit.value.objective import ExtraTarget, Request
 
-STATEMENTS_READ = 500  # of o*: all, for most
-_WORDINGS = WORDINGS[:2]  # their facts before a question are kept for the whole training
+STATEMENTS_READ = 500  # statements of o* that are read; most o* have fewer
+_WORDINGS = WORDINGS[:2]  # few, because the prefixes of all wordings are cached during the whole training
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An edit, what is read of it, and what follows from it; ``held_out`` follows too, and is never learned."""
+    """An edit with the subgraph that the network reads, and the facts that follow from it.
+
+    ``own`` is the edit as a question. ``composed`` facts are learned; ``held_out`` facts are only used for validation.
+    """
 
     edit: Edit
     graph: ReadSubgraph
@@ -45,9 +49,9 @@ class Example:
 def make_examples(
     source: SubgraphSource, edits: Iterable[Edit], settings: NetTraining, *, excluded: Excluded
 ) -> list[Example]:
-    """The examples of ``edits``; one of whose o* the graph knows nothing at all is left out.
+    """Make the examples of ``edits``. An edit is left out if the graph does not know its o*.
 
-    The subgraph depends on o* alone, so each o* is asked for once.
+    The statements depend only on o* and the relation, so the graph is asked once for each such pair.
     """
     known: dict[tuple[str | None, str | None], dict[str, list[str]]] = {}
     found: list[Example] = []
@@ -63,7 +67,7 @@ def make_examples(
 
 
 def _objects(source: SubgraphSource, edit: Edit, seed: int, excluded: Excluded) -> dict[str, list[str]]:
-    """What the graph says of o*, noun by noun, without the things that are excluded."""
+    """The objects of the graph's statements about o*, by the relation's noun, without excluded things."""
     graph = edit_subgraph(source, edit, hops=2, per_node=STATEMENTS_READ, seed=seed).copy()
     gone = [key for key, data in graph.nodes(data=True) if excluded.has(str(key), str(data.get("label", "")))]
     ends = {key for key, data in graph.nodes(data=True) if data.get("role") in ("subject", "target_new")}
@@ -86,7 +90,10 @@ def _example(edit: Edit, objects: dict[str, list[str]], settings: NetTraining) -
 
 
 def split(examples: Sequence[Example], settings: NetTraining) -> tuple[list[Example], list[Example]]:
-    """Examples to learn from, and those to validate on: with o* of a share of all o*, which nothing is learned of."""
+    """Split the examples into those to learn from and those for validation.
+
+    A share of all o* is held out: examples with these o* are only used for validation.
+    """
     names = {example.edit.target_new.casefold() for example in examples}
     order = sorted(names, key=lambda name: (hashed("held out", settings.seed, name), name))
     held = set(order[: math.ceil(settings.targets_held_out * len(order))])
@@ -98,14 +105,14 @@ def split(examples: Sequence[Example], settings: NetTraining) -> tuple[list[Exam
 
 @dataclass(frozen=True, kw_only=True)
 class Visits:
-    """The rows of a visit, in the words of ``model``'s tokenizer; ``contexts`` holds the bare one first."""
+    """Makes the prompts of visits for ``model``; the first of ``contexts`` is the bare one."""
 
     model: LanguageModel
     settings: NetTraining
     contexts: tuple[str, ...]
 
     def shared(self, examples: Iterable[Example]) -> list[str]:
-        """All texts that rows of these examples begin with."""
+        """All texts that stand before the prompts of these examples, to be cached."""
         facts = {fact for one in examples for fact in (one.own, *one.composed, *one.held_out)}
         texts = {fact.context(wording, shown=self.settings.shown) for fact in facts for wording in _WORDINGS}
         return [*self.contexts, *sorted(texts)]
@@ -119,7 +126,7 @@ class Visits:
         return True
 
     def request(self, example: Example, *, seed: str) -> Request:
-        """One visit: the bare prompt and one context, the edit as a question, and some composed facts."""
+        """The prompts of one visit: the bare prompt and one context, the edit as a question, some composed facts."""
         random = Random(f"{seed} {example.edit.id}")  # noqa: S311 - no secret
         contexts = (self.contexts[0], *(random.sample(self.contexts[1:], 1) if self.contexts[1:] else ()))
         some = random.sample(example.composed, min(self.settings.composed, len(example.composed)))
@@ -128,7 +135,7 @@ class Visits:
         return self._request(example.edit, contexts, rows)
 
     def check(self, example: Example, facts: Sequence[ComposedFact]) -> Request:
-        """For validation: the bare prompt, and ``facts`` in the first wording."""
+        """The prompts for validation: the bare prompt, and ``facts`` in the first wording."""
         rows = [self._row(example.edit, fact, _WORDINGS[0]) for fact in facts]
         return self._request(example.edit, self.contexts[:1], rows)
 
@@ -138,7 +145,7 @@ class Visits:
         return Request(rewrites=base.rewrites, essence=base.essence, further=tuple(further))
 
     def _row(self, edit: Edit, fact: ComposedFact, wording: str) -> Prompt | None:
-        """None where the wording does not fit the target."""
+        """The question for a fact, with its target; None if the wording can't be encoded with the target."""
         context, template = fact.context(wording, shown=self.settings.shown), fact.prompt(wording)
         try:
             return encode(self.model.tokenizer, template, subject=edit.subject, target=fact.target, context=context)

@@ -1,10 +1,10 @@
-"""GLAME with an R-GNN trained once (`kg-edit glame-net train`): a new edit costs one pass of the network.
+"""The method glame-net: GLAME with an R-GNN trained once (`kg-edit glame-net train`); an edit costs one pass of it.
 
     m* = m + f(subgraph, m)  [d]
 
-where f is `ValueNetwork`. Without ``steps`` that is the value which is written, as in ROME (`RankOneMethod`): there is
-no descent, and no block above the edited one runs, but for the one gradient that a network may read. With ``steps`` it
-is where the descent of `glame-plus` begins.
+where f is `ValueNetwork`. With ``steps`` = 0, this value is written, as in ROME (`RankOneMethod`): there is no descent,
+and the blocks above the edited one run only for the one gradient that a network may read. With ``steps`` > 0, it is the
+starting point of the descent of `glame-plus`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _UNTRAINED = "untrained"
 
 
 class GlameNetConfig(GlamePlusConfig):
-    """Settings of the descent, if there is one; the rest comes with the trained network."""
+    """Settings of the network's folder and of the descent; all other settings are stored with the trained network."""
 
     network: str | None = Field(
         None,
@@ -53,7 +53,7 @@ class GlameNetConfig(GlamePlusConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
 
     def workload(self, *, edits: int) -> Workload:
-        """Without steps one pass of the prompts; the network is small beside it."""
+        """Without steps, one pass over the prompts; the cost of the network itself is small."""
         found = super().workload(edits=edits)
         return found if self.steps else replace(found, steps=1, rows=1 + sum(n for _, n in self.context_lengths))
 
@@ -69,11 +69,11 @@ class GlameNet(GlamePlus):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also look for the network.
+        """Check the inputs, and that the trained network can be read.
 
         Raises:
-            ConfigError: neither a network is given nor is none wanted, or both.
-            ModelError: there is no network in that folder, or it is damaged.
+            ConfigError: neither ``network`` nor ``untrained`` is set, or both are.
+            ModelError: the folder has no network, or its file is damaged.
         """
         assert isinstance(config, GlameNetConfig)  # noqa: S101 - config_class
         folder = _folder(config)
@@ -82,29 +82,29 @@ class GlameNet(GlamePlus):
         super().check_inputs(config, graph, edits)
 
     def prepare(self) -> None:
-        """Also load the network.
+        """Load the network, then prepare as `glame-plus` does.
 
         Raises:
-            ConfigError, ModelError: as `check_inputs`; the network was trained for another layer.
-            PatchMismatchError: it was trained for another model.
+            ConfigError, ModelError: as `check_inputs`, or the network was trained for another layer.
+            PatchMismatchError: the network was trained for another model.
         """
         _ = self._trained
         super().prepare()
 
     def request(self, edit: Edit) -> Request:
-        """Without a descent nothing is asked but where the subject ends; else as `glame-plus`."""
+        """With a descent, the request of `glame-plus`; without one, only the edit's own prompts."""
         check_graph(self.subgraph(edit))
         return super().request(edit) if self.config.steps else request_of(self.model, edit, self.contexts)
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """The network's change, and how many statements of o* it has read."""
+        """The network's change as the starting point; the notes have the number of statements of o* that it read."""
         read = self._read(edit)
         notes = {"graph": dict(self.subgraph(edit).graph), "read": len(read.statements)}
         return FreeDelta(value, self.config, start=self._change(edit, read, value)), notes
 
     @torch.no_grad()
     def _change(self, edit: Edit, read: ReadSubgraph, value: Tensor) -> Tensor:
-        """f(subgraph, m), [d]; 0 without a network."""
+        """f(subgraph, m), [d]; 0 if there is no network."""
         trained = self._trained
         if trained is None:
             return torch.zeros_like(value)
@@ -117,7 +117,7 @@ class GlameNet(GlamePlus):
         return found.to(value.device)
 
     def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
-        """As `RankOneMethod`; the gradients that the network reads are taken for all edits together."""
+        """`RankOneMethod._values`, after computing the gradients that the network reads for all edits together."""
         self._gradients.clear()
         if edits and self._trained and self._trained.network.reads_gradient:
             self._gradients.update(zip(edits, self._downhill(requests), strict=True))
@@ -135,13 +135,13 @@ class GlameNet(GlamePlus):
         return -objective.gradient(torch.zeros_like(objective.value))[1]
 
     def _read(self, edit: Edit) -> ReadSubgraph:
-        """What the network reads, picked as in its training."""
+        """The part of the subgraph that the network reads, selected as in its training."""
         settings = self._trained.manifest.training if self._trained else NetTraining()
         objects = objects_of(edit, self.subgraph(edit), exclude=excluded_answers(edit, self.config))
         return ReadSubgraph.of(edit, objects, statements=settings.statements, per_relation=settings.per_relation)
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with the network's digest and how it was trained."""
+        """The provenance of every method, plus the digest of the network and data on its training."""
         said, trained = super().provenance(), self._trained
         shown = trained.manifest.model_dump(mode="json", include={"edits", "examples", "steps"}) if trained else {}
         said["methods"][0]["network"] = {"digest": trained.digest if trained else _UNTRAINED, **shown}

@@ -1,16 +1,17 @@
-"""The network of `glame-net`: an edit's subgraph and its clean value in, the change of the value out.
+"""The network of `glame-net`: it maps an edit's subgraph and clean value to the change of the value.
 
-For the subgraph s -r-> o*, o* -r'-> o' of an edit, whose labels are given as readings x of several blocks of the
-language model, [readings, d], and its clean value m [d]:
+The subgraph of an edit is s -r-> o*, o* -r'-> o'. Each label is given as x, its hidden states in several blocks of the
+language model, [readings, d]. With the clean value m [d]:
 
     z = P x                                   [h]      for the nodes s, o*, o' and the relations r, r'
     z_s, z_o* = RGNN(z)                       [h]      Eq. 5, two layers
     y = W_2 gelu(W_1 [z_s, z_o*, P r, m^, g^]) + S x_o* + G g^    [d]      m^ = m / rms(m), g^ = g / rms(g)
     m* - m = (|m| / sqrt(d)) y, no longer than ``limit`` |m|    [d]
 
-where g = -dL_p/dm* [d] at m* = m, in the bare prompt alone, is how the model itself would have the value changed, as
-MEND reads a weight's gradient; a network may also do without it. W_2 and S start as 0 and G as 1: the untrained network
-takes one step of length |m| down the gradient, or changes nothing. Many edits' subgraphs are read side by side.
+where g = -dL_p/dm* [d] at m* = m, in the bare prompt only, is the direction in which the loss falls fastest; MEND reads
+the gradient of a weight in the same way. A network may also work without g. W_2 and S start at 0, and G at the
+identity. So the untrained network takes one step of length |m| down the gradient, or without g it changes nothing. The
+subgraphs of many edits are processed as one batch.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.rgnn import RGNN
 from kg_edit.methods.glame_plus.questions import first_hop
 
-_LAYERS = 2  # of the R-GNN: o*'s statements reach s
+_LAYERS = 2  # layers of the R-GNN, so that the statements of o* reach s
 _TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadSubgraph:
-    """What the network reads of an edit, in words; ``statements`` are (noun of r', label of o')."""
+    """The subgraph of an edit as labels, for the network; ``statements`` are pairs (noun of r', label of o')."""
 
     subject: str
     relation: str
@@ -42,7 +43,10 @@ class ReadSubgraph:
     def of(
         cls, edit: Edit, objects: Mapping[str, Sequence[str]], *, statements: int, per_relation: int
     ) -> ReadSubgraph:
-        """The edit with at most so many statements of ``objects``, noun by noun."""
+        """The subgraph of ``edit`` with at most ``statements`` statements from ``objects``.
+
+        Each noun contributes at most ``per_relation`` of them.
+        """
         pairs = [(noun, label) for noun, labels in objects.items() for label in labels[:per_relation]]
         return cls(
             subject=edit.subject,
@@ -53,20 +57,21 @@ class ReadSubgraph:
 
     @property
     def nodes(self) -> list[str]:
-        """The labels of s, of o*, and of the objects of its statements."""
+        """The labels of the nodes: s, o*, and the objects of the statements."""
         return [self.subject, self.target, *(label for _, label in self.statements)]
 
     @property
     def edges(self) -> list[str]:
-        """The nouns of r, and of the statements' relations."""
+        """The nouns of the edges: r, and the relations of the statements."""
         return [self.relation, *(noun for noun, _ in self.statements)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GraphBatch:
-    """Subgraphs side by side: ``nodes`` [nodes, x], ``edges`` [2, edges] (object, subject), ``relations`` [edges, x].
+    """A batch of subgraphs as one graph.
 
-    ``subjects``, ``targets`` [edits] are rows of ``nodes``, ``own`` [edits] rows of ``relations``.
+    ``nodes`` [nodes, x], ``edges`` [2, edges] (object, subject), ``relations`` [edges, x]. ``subjects`` and ``targets``
+    [edits] are indices of rows of ``nodes``, ``own`` [edits] of rows of ``relations``.
     """
 
     nodes: Tensor
@@ -78,7 +83,7 @@ class GraphBatch:
 
     @classmethod
     def of(cls, graphs: Sequence[ReadSubgraph], reading: Callable[[str], Tensor]) -> GraphBatch:
-        """``reading`` gives a label's vector [x]."""
+        """The batch of ``graphs``; ``reading`` gives the vector [x] of a label."""
         nodes: list[str] = []
         relations: list[str] = []
         edges: list[tuple[int, int]] = []
@@ -104,7 +109,7 @@ class GraphBatch:
 
 
 class ValueNetwork(nn.Module):
-    """``width`` d of the model, ``inputs`` x of a reading, ``hidden`` h inside; with ``gradient`` it reads g."""
+    """The network f. ``width`` is d, ``inputs`` the length of x, ``hidden`` is h; with ``gradient`` it reads g."""
 
     def __init__(
         self, *, width: int, inputs: int, hidden: int, limit: float, gradient: bool = False, seed: int = 0
@@ -125,7 +130,7 @@ class ValueNetwork(nn.Module):
 
     @property
     def reads_gradient(self) -> bool:
-        """Whether g is wanted."""
+        """Whether the network reads g."""
         return self.step is not None
 
     def forward(self, graphs: GraphBatch, value: Tensor, downhill: Tensor | None = None) -> Tensor:
@@ -145,5 +150,5 @@ class ValueNetwork(nn.Module):
 
 
 def _unit_rms(vectors: Tensor) -> Tensor:
-    """``vectors`` [edits, d] with root mean square 1; 0 stays 0."""
+    """``vectors`` [edits, d] scaled to a root mean square of 1; zero vectors stay 0."""
     return vectors / vectors.square().mean(-1, keepdim=True).sqrt().clamp(min=_TINY)

@@ -1,4 +1,4 @@
-"""A trained network of `glame-net` on disk: the settings of its training, and the manifest of its file."""
+"""The file of a trained `glame-net` network: the settings of its training, and its manifest."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.seeds import Seed
 
 FORMAT = NetworkFormat(key="kg_edit_glame_net", thing="network", command="kg-edit glame-net train")
-_EARLY = 0.1  # of the depth: where GLAME reads labels
+_EARLY = 0.1  # depth at which GLAME reads labels, as a fraction of the blocks
 
 
 class NetTraining(LayerConfig):
-    """Settings of the training, and of the network that it makes."""
+    """Settings of the training and of the network."""
 
     hidden: PositiveInt = Field(512, description="h: width inside the network")
     gradient: bool = Field(True, description="the network also reads the gradient of -log p(o*) in the bare prompt")
@@ -50,14 +50,15 @@ class NetTraining(LayerConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def reading_layers(self, blocks: int) -> tuple[int, ...]:
-        """The blocks whose inputs a label is read from: the embeddings, an early one, and what the edited one makes."""
+        """The blocks whose inputs are read for a label: the first, an early one, and the one after the edited block."""
         return tuple(sorted({0, round(_EARLY * blocks), min(self.layer_in(blocks) + 1, blocks - 1)}))
 
 
 class Validation(training.Validation):
-    """The means on the edits held out. ``greedy``: share of edits after which the bare prompt goes on with o*.
+    """The mean losses on the held-out edits.
 
-    ``composed``: -log p of the questions whose relations are learned; ``held_out``: of the others, None without any.
+    ``greedy`` is the share of edits for which greedy decoding of the bare prompt gives o*. ``composed`` is -log p of
+    the questions with learned relations, ``held_out`` that of the other questions; None if there are none.
     """
 
     nll: float
@@ -68,9 +69,9 @@ class Validation(training.Validation):
 
 
 class Manifest(NetworkManifest):
-    """Whose network it is and how it was trained.
+    """The metadata of a network: its model, and how it was trained.
 
-    ``targets`` is the number of different o* that it learned from.
+    ``targets`` is the number of different o* in the training.
     """
 
     format: str = "kg-edit-glame-net/1"
@@ -89,11 +90,11 @@ class Manifest(NetworkManifest):
 
     @property
     def reading_layers(self) -> tuple[int, ...]:
-        """The blocks whose inputs a label is read from."""
+        """The blocks whose inputs are read for a label."""
         return self.training.reading_layers(self.blocks)
 
     def network(self) -> ValueNetwork:
-        """The network as it is before training."""
+        """The untrained network."""
         return ValueNetwork(
             width=self.width,
             inputs=2 * len(self.reading_layers) * self.width,
@@ -105,7 +106,7 @@ class Manifest(NetworkManifest):
 
     @classmethod
     def of(cls, model: LanguageModel, settings: NetTraining) -> Self:
-        """What follows from the model and the settings alone."""
+        """The manifest fields that follow from the model and the settings."""
         return cls(
             model=model.fingerprint,
             model_name=model.name,
@@ -116,11 +117,11 @@ class Manifest(NetworkManifest):
 
 
 def load_network(folder: Path, model: LanguageModel) -> Trained[ValueNetwork, Manifest]:
-    """The network that `kg-edit glame-net train` wrote to ``folder``, on the device of ``model``.
+    """Load the network that `kg-edit glame-net train` wrote to ``folder``, on the device of ``model``.
 
     Raises:
-        ModelError: there is none, or its file is damaged.
-        PatchMismatchError: it was trained for another model.
+        ModelError: the folder has no network, or its file is damaged.
+        PatchMismatchError: the network was trained for another model.
     """
     found = FORMAT.trained(folder, model, Manifest, Manifest.network)
     if (found.manifest.width, found.manifest.blocks) != (model.width, len(model.blocks)):
@@ -129,9 +130,9 @@ def load_network(folder: Path, model: LanguageModel) -> Trained[ValueNetwork, Ma
 
 
 def read_manifest(path: Path) -> Manifest:
-    """What a network's file says of itself.
+    """Read the manifest of a network's file.
 
     Raises:
-        ModelError: there is no such file, or it is damaged.
+        ModelError: the file does not exist, or it is damaged.
     """
     return FORMAT.manifest(path, Manifest)

@@ -1,10 +1,11 @@
-"""Training the network of `glame-net`: AdamW on the loss of edits that were each made alone.
+"""The training of the `glame-net` network: AdamW on the loss of edits, each of which is made alone.
 
     L = mean over a batch of  L_p + kl_weight L_a + ripple_weight * mean over questions of -log p
 
-The language model is frozen. `Objective.gradient` gives dL/d(m* - m) [edits, d] at the cost of the tails, and the
-network gets its gradient from there. The clean states of a batch are kept for some visits; nothing that is kept decides
-a number, so that a run that was killed goes on to the same result, to the bit (`kg_edit.methods.trained`).
+The language model is frozen. `Objective.gradient` gives dL/d(m* - m) [edits, d] and runs only the tails of the rows;
+backpropagation continues from there into the network. The clean states of a batch are cached for some visits. This
+cache does not influence any number, so a run that was killed continues to the same result, bit for bit
+(`kg_edit.methods.trained`).
 """
 
 from __future__ import annotations
@@ -48,16 +49,16 @@ def train(
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Manifest:
-    """Train a network for ``model`` on ``edits`` and what ``source`` says of them, and write it to the folder ``out``.
+    """Train a network for ``model`` on ``edits`` and their subgraphs in ``source``, and write it to the folder ``out``.
 
-    The best network on edits whose o* are held out is what is kept. Nothing that is ``excluded`` is read of an o*, and
-    no edit of it is learned from. Called again, it goes on where it was killed, and does nothing where it was finished.
-    Leaves the model as it was.
+    The network with the best validation loss is kept; validation uses edits with held-out o*. Things in ``excluded``
+    are neither read nor learned. Called again, an interrupted run continues, and a finished run does nothing. The model
+    is unchanged.
 
     Raises:
         ConfigError: there are too few edits, or the model has no such layer.
-        ModelError: a loss is not finite, or the file of a run that was killed is damaged.
-        OutputError: ``out`` holds another run, or can't be written.
+        ModelError: a loss is not finite, or the file of an interrupted run is damaged.
+        OutputError: ``out`` contains another run, or can't be written.
     """
     manifest = _manifest(model, source, edits, settings, excluded)
     model.block(manifest.layer)
@@ -89,7 +90,7 @@ def _manifest(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Lesson:
-    """All that a run reads: the examples, how they are asked for, and the labels as the model reads them."""
+    """The inputs of a training run: the examples, their prompts, and the hidden states of the labels."""
 
     visits: Visits
     learned: list[Example]
@@ -107,7 +108,7 @@ class Lesson:
         *,
         excluded: Excluded,
     ) -> Lesson:
-        """Read the graph, and the labels.
+        """Read the subgraphs of all edits, and compute the hidden states of their labels.
 
         Raises:
             ConfigError: there are too few edits.
@@ -127,13 +128,13 @@ class Lesson:
             visits=visits,
             learned=learned,
             held_out=held_out,
-            # all at once: how labels are put together in passes may change their last bits
+            # all at once, because the grouping of labels into passes may change the last bits of the result
             readings=label_readings(model, labels, layers=settings.reading_layers(len(model.blocks))),
             contexts=SharedContexts.of(model, visits.shared((*learned, *held_out))),
         )
 
     def objective(self, requests: Sequence[Request]) -> Objective:
-        """The loss of a batch of edits, its clean states computed."""
+        """The loss of a batch of edits; this computes the batch's clean states."""
         model, settings = self.visits.model, self.visits.settings
         return Objective(
             model,
@@ -144,7 +145,7 @@ class Lesson:
         )
 
     def batch(self, examples: Sequence[Example], requests: Sequence[Request]) -> Batch:
-        """Edits with all that the network reads of them, and their loss."""
+        """A batch of examples with its loss and the inputs of the network."""
         objective = self.objective(requests)
         graphs = GraphBatch.of([example.graph for example in examples], self.readings.__getitem__)
         downhill = None
@@ -156,7 +157,7 @@ class Lesson:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
-    """Some edits: their loss, and what the network reads of them; ``downhill`` is g [edits, d], if it reads that."""
+    """A batch of edits: the loss, and the network's inputs; ``downhill`` is g [edits, d], if the network reads it."""
 
     objective: Objective
     graphs: GraphBatch
@@ -169,7 +170,7 @@ def _is_excluded(edit: Edit, excluded: Excluded) -> bool:
 
 
 class _Run(TrainingRun[Validation]):
-    """A training under way."""
+    """A training run of glame-net."""
 
     name = "glame-net"
 
@@ -190,13 +191,13 @@ class _Run(TrainingRun[Validation]):
         return {"examples": len(self._lesson.learned), "targets": len(targets)}
 
     def rate(self, step: int) -> float:
-        """Up in a line, then down as half a cosine."""
+        """The factor of the learning rate: it rises linearly, then falls as half a cosine."""
         settings = self._manifest.training
         rising = min(1.0, (step + 1) / settings.warm_up)
         return rising * (1 + math.cos(math.pi * step / settings.steps)) / 2
 
     def backward(self, step: int) -> Mapping[str, str]:
-        """The loss of the step's batch."""
+        """Compute the loss of the step's batch and its gradient; return the loss terms to display."""
         batch = self._batch(step)
         change = self._network(batch.graphs, batch.objective.value, batch.downhill)
         losses, gradient = batch.objective.gradient(change.detach())
@@ -207,7 +208,7 @@ class _Run(TrainingRun[Validation]):
         return {name: f"{float(loss.mean()):.2f}" for name, loss in shown.items()}
 
     def _batch(self, step: int) -> Batch:
-        """A round of ``kept`` batches is gone through ``visits`` times, with the clean states of the first time."""
+        """The batch of a step. Each round of ``kept`` batches is repeated ``visits`` times with cached clean states."""
         kept, visits = self._manifest.training.kept, self._manifest.training.visits
         number = step // (kept * visits) * kept + step % kept
         if number not in self._kept:
@@ -221,7 +222,7 @@ class _Run(TrainingRun[Validation]):
         return lesson.batch(examples, [lesson.visits.request(example, seed=seed) for example in examples])
 
     def validation(self, step: int) -> Validation:
-        """The means on the edits held out, all asked in the same words."""
+        """The mean losses on the held-out edits, with the same wording for all."""
         settings, lesson = self._manifest.training, self._lesson
         parts: list[dict[str, Tensor]] = []
         for start in range(0, len(lesson.held_out), settings.batch):
@@ -239,7 +240,7 @@ class _Run(TrainingRun[Validation]):
         )
 
     def _validated(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """nll, greedy, kl [edits]; composed, held_out: of those edits that have such questions."""
+        """nll, greedy and kl [edits]; composed and held_out for the edits that have such questions."""
         visits = self._lesson.visits
         batch = self._lesson.batch(examples, [visits.check(one, one.composed) for one in examples])
         learned = batch.objective
@@ -257,7 +258,7 @@ class _Run(TrainingRun[Validation]):
         return {**found, "held_out": self._of_questions(further, [bool(one.held_out) for one in examples])}
 
     def _of_questions(self, further: Tensor, having: Sequence[bool]) -> Tensor:
-        """-log p [edits], without the weight, of the edits that have questions."""
+        """-log p without the weight ``ripple_weight``, for the edits that have questions."""
         weight = self._manifest.training.ripple_weight
         return further[torch.tensor(having, device=further.device)] / (weight or 1.0)
 

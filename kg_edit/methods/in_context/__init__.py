@@ -1,1 +1,1 @@
-"""Methods that put the new fact into the prompt and leave the weights alone."""
+"""In-context methods: they put the new fact into the prompt and change no weights."""

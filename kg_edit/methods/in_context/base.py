@@ -1,7 +1,7 @@
-"""What the in-context methods share: an edit becomes a fact that the model is told in its prompt; no weight changes.
+"""The base class of in-context methods: an edit becomes a fact in the prompt; no weight changes.
 
-A method (IKE, definitions, retrieval by popularity) says what is told of an edit by `PromptMethod.fact`. Which facts
-are told before which prompt is decided by `kg_edit.patches.prompt_patch`.
+Each method (IKE, definitions, retrieval by popularity) defines the text for an edit in `PromptMethod.fact`.
+`kg_edit.patches.prompt_patch` selects the facts for a prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kg_edit.text.similarity import Similarity, similarity
 
 
 class PromptConfig(MethodConfig):
-    """Settings of methods that tell the model facts: which ones, before which prompt."""
+    """Settings of in-context methods: which facts are put before which prompt."""
 
     gate: Literal["subject", "similarity"] = Field(
         "subject", description="tell a fact to a prompt that names its subject, or that is like the edit's prompt"
@@ -47,7 +47,7 @@ class PromptMethod(EditingMethod):
 
     @cached_property
     def alike(self) -> Similarity:
-        """How texts are compared; an encoder is loaded when it is first needed."""
+        """The similarity of texts; an encoder is loaded on first use."""
         return similarity(self.config.encoder)
 
     @property
@@ -58,10 +58,10 @@ class PromptMethod(EditingMethod):
 
     @abstractmethod
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The fact that an edit is told as, and notes for the edit's record in the provenance."""
+        """The text of the fact for an edit, and notes for the edit's record in the provenance."""
 
     def empty_patch(self) -> Patch:
-        """A patch of the prompt without facts, which changes nothing."""
+        """A patch of the prompt without facts; it changes nothing."""
         return self.patch_class(books=(), provenance=self.provenance())
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:

@@ -1,8 +1,8 @@
-"""Input augmentation (Onoe et al., ACL 2023, arXiv 2305.01651): the fact and definitions stand before the prompt.
+"""Input augmentation (Onoe et al., ACL 2023, arXiv 2305.01651): the fact and definitions are put before the prompt.
 
 Definitions are the graph's descriptions of s and o*: "LeBron James: American basketball player.". An edit of ECBD or
-Entity Inferences is a definition itself, and is told whole. The baseline of the paper tells the definition of a random
-entity in its place (``tell=random``): what any text before the prompt does.
+Entity Inferences is itself a definition, which is used whole. The baseline of the paper uses the definition of a random
+entity instead (``tell=random``), to show the effect of any text before the prompt.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kg_edit.storage.seeds import Seed
 
 
 class DefinitionConfig(PromptConfig):
-    """Settings of ``definition``: whether the fact, definitions, or both are told."""
+    """Settings of ``definition``: whether the fact, the definitions, or both are put before the prompt."""
 
     tell: Literal["fact", "definition", "both", "random"] | None = Field(
         None,
@@ -55,10 +55,10 @@ class Definition(PromptMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also see that there is a graph where definitions are asked for, and a file where those of others are.
+        """Check the inputs: ``tell=definition`` and ``both`` need a graph, ``tell=random`` needs the file ``others``.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: the graph or the file is missing, or the file is given without need.
             EditFileError: the file can't be read.
         """
         super().check_inputs(config, graph, edits)
@@ -77,20 +77,20 @@ class Definition(PromptMethod):
             )
 
     def prepare(self) -> None:
-        """See that there is a graph where one is needed.
+        """Check the settings, the graph and the file, as `check_inputs` does.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: the graph or the file is missing, or the file is given without need.
         """
         self.check_inputs(self.config, self.graph, ())
 
     @property
     def reads_graph(self) -> bool:
-        """Whether descriptions are looked up in the graph."""
+        """Whether the method reads descriptions from the graph."""
         return _descriptions(self.graph) is not None and self.config.tell not in ("fact", "random")
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The text told of an edit: definitions first, then the fact; withheld where that is empty."""
+        """The text for an edit: definitions first, then the fact; withheld if the text is empty."""
         if self.config.tell == "random":
             return self._random(edit)
         defined = self._definitions(edit)
@@ -100,7 +100,7 @@ class Definition(PromptMethod):
         return fact, {"told": told}
 
     def _random(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The fact of another entity in the place of the edit's own."""
+        """The fact of a random other entity, instead of the edit's own."""
         own = edit.subject.casefold()
         others = [other for other in self._others if other.subject.casefold() != own]
         if not others:
@@ -114,7 +114,7 @@ class Definition(PromptMethod):
         return read_facts(self.config.others) if self.config.others else ()
 
     def _definitions(self, edit: Edit) -> list[str]:
-        """ "LeBron James: American basketball player." of s and of o*, of those that have an id and a description."""
+        """The definitions of s and o* in the graph, such as "LeBron James: American basketball player."."""
         known = _descriptions(self.graph)
         if known is None or self.config.tell == "fact":
             return []
@@ -124,17 +124,17 @@ class Definition(PromptMethod):
 
 
 def read_facts(path: str | Path) -> tuple[Edit, ...]:
-    """All edits of a benchmark's file, or of a file of edits.
+    """Read all edits of a benchmark's file, or of a file of edits.
 
     Raises:
-        EditFileError: it can't be read, or holds records of no benchmark that is known.
+        EditFileError: the file can't be read, or its records belong to no known benchmark.
     """
     records = guess_dataset(Path(path)).read(Path(path)).records
     return tuple(edit for record in records for edit in record.edits)
 
 
 class Descriptions(Protocol):
-    """What a graph says about items, as `wikidata_cache.WikidataCache.facts` does."""
+    """A source of item descriptions, such as `wikidata_cache.WikidataCache.facts`."""
 
     def descriptions(self, ids: Sequence[str]) -> dict[str, str]:
         """The descriptions of those of ``ids`` (Wikidata items) that have one, by id."""
