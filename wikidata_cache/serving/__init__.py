@@ -1,1 +1,1 @@
-"""A SPARQL endpoint over a store: an HTTP server that answers this machine alone, and processes that run queries."""
+"""A SPARQL endpoint over a store: an HTTP server for this machine only, and processes that run the queries."""

@@ -1,4 +1,7 @@
-"""Processes that run queries (`worker.py`): started when needed, used again, ended at the time limit of a query."""
+"""A pool of processes that run queries (`worker.py`).
+
+The pool starts a process when it is needed, reuses it, and kills it when a query exceeds its time limit.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from typing import IO
 from wikidata_cache.errors import ServeError
 from wikidata_cache.serving.worker import Outcome, Task
 
-_START_S = 30.0
+_START_S = 30.0  # seconds that a process may take to start
 
 
 class WorkerPool:
     """At most `size` processes over a database folder, each with at most `megabytes` of memory; `close` ends them.
 
-    Raises ServeError where the first one does not start.
+    A query may take `seconds`. Raises ServeError if the first process does not start.
     """
 
     def __init__(self, folder: Path, *, seconds: int, size: int = 4, megabytes: int = 4_000) -> None:
@@ -37,7 +40,10 @@ class WorkerPool:
         self._idle.append(self._started())
 
     def ask(self, query: str, accept: Sequence[str], out: Path) -> Outcome:
-        """Run a query and write its answer to `out`, within the pool's seconds, waiting for a process included."""
+        """Run a query and write its answer to the file `out`; return the outcome.
+
+        `accept` are the wanted media types, best first. The pool's time limit includes the wait for a free process.
+        """
         deadline = time.monotonic() + self._seconds
         if not self._places.acquire(timeout=self._seconds):
             return {"status": 503, "said": "All processes are busy with other queries; try again later."}
@@ -89,11 +95,11 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process; `ask` from one thread at a time."""
+    """One process. Only one thread at a time may call `ask`."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
-        # A session of its own: Ctrl-C then reaches the server only, which ends the process.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
+        # In a session of its own, the process does not get Ctrl-C; the server gets it and ends the process.
         self._process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.PIPE,
@@ -108,7 +114,7 @@ class _Worker:
         threading.Thread(target=_pass_on, args=(self._process.stdout, self._lines), daemon=True).start()
 
     def wait_until_ready(self) -> None:
-        """Raise ServeError where the process does not say that it is ready."""
+        """Wait until the process reports that it is ready; raise ServeError if it does not."""
         if self._line(time.monotonic() + _START_S) is None:
             self.end()
             self._said.seek(0)
@@ -116,7 +122,7 @@ class _Worker:
             raise ServeError(f"the process that runs queries did not start: {words or 'it said nothing'}")
 
     def ask(self, task: Task, deadline: float) -> Outcome | None:
-        """The outcome of a task; None where the process has ended, or has not answered at the deadline."""
+        """Return the outcome of a task; None if the process has ended, or has not answered by the deadline."""
         assert self._process.stdin is not None  # noqa: S101 - a pipe
         try:
             self._process.stdin.write(json.dumps(task) + "\n")
@@ -140,7 +146,7 @@ class _Worker:
 
 
 def _pass_on(source: IO[str], lines: SimpleQueue[str]) -> None:
-    """Each line, and "" at the end."""
+    """Put each line into the queue, and "" at the end of the stream."""
     for line in source:
         lines.put(line)
     lines.put("")

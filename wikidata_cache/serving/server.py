@@ -1,8 +1,13 @@
-"""A SPARQL 1.1 endpoint on 127.0.0.1 over a store on disk, read-only, for programs of this machine.
+"""A read-only SPARQL 1.1 endpoint on 127.0.0.1 over a store on disk, for programs on this machine.
 
-What it refuses: requests under another host's name or from another site's page, which a browser on this machine may be
-made to send (DNS rebinding); SERVICE, by which a query would reach the machine's network; queries beyond the limits of
-time, memory and length. Queries run in processes of their own (`pool.py`), so that each of them can be stopped.
+The server refuses:
+
+- requests with another host name, or from a page of another site: an attacker could make a browser on this machine
+  send them (DNS rebinding);
+- SERVICE, with which a query could reach the machine's network;
+- queries that exceed the limits of time, memory or length.
+
+Queries run in separate processes (`pool.py`), so that each query can be stopped.
 https://www.w3.org/TR/sparql11-protocol/#query-operation
 """
 
@@ -26,18 +31,19 @@ from wikidata_cache.stores.manifest import engine_folder
 HOST = "127.0.0.1"
 LONGEST = 1_000_000  # bytes of a request's body
 _NAMES = ("127.0.0.1", "localhost", "::1")
-_IDLE_S = 30.0  # for a client that has connected and sends nothing
+_IDLE_S = 30.0  # seconds until a connection on which the client sends nothing is closed
 _FORM, _PLAIN = "application/x-www-form-urlencoded", "application/sparql-query"
 
 
 @contextmanager
 def served(folder: Path, *, port: int | None = None, timeout_s: int = 60) -> Iterator[str]:
-    """Serve a store made by `load`, or a plain Oxigraph folder, during the block; yields the URL (`…/query`).
+    """Serve a store made by `load`, or a plain Oxigraph folder, during the block; yield the URL (`…/query`).
 
-    `port` None or 0 takes a free one. Queries are stopped after `timeout_s` seconds. Only this machine can reach it.
+    `port` None or 0 chooses a free port. Queries are stopped after `timeout_s` seconds. Only this machine can reach the
+    server.
 
-    Raises ServeError where the port is taken, or no process starts; StoreError where the folder holds no whole store,
-    or a damaged one.
+    Raises ServeError where the port is taken or no process starts, and StoreError where the folder has no store, or an
+    incomplete or damaged store.
     """
     location = engine_folder(folder)
     with _listening(port or 0) as server, tempfile.TemporaryDirectory(prefix="wikidata-cache-") as scratch:
@@ -61,12 +67,12 @@ def _listening(port: int) -> _Server:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # a client that says nothing must not delay the end
+    block_on_close = False  # an idle client must not delay the end
     pool: WorkerPool
     scratch: Path
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: the client has hung up."""
+        """Do nothing: the client has closed the connection."""
 
 
 class _Refusal(NamedTuple):
@@ -81,11 +87,11 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _IDLE_S
 
     def do_GET(self) -> None:
-        """A query in the URL."""
+        """Answer a query in the URL."""
         self._answer(None)
 
     def do_POST(self) -> None:
-        """A query in the body."""
+        """Answer a query in the body."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > LONGEST:
             self._pass_over(int(length) if length.isdecimal() else 0)
@@ -94,10 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self.rfile.read(int(length)))
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a library does not print."""
+        """Do nothing: a library does not print."""
 
     def _pass_over(self, length: int) -> None:
-        """Read some of a body that is not wanted: most clients listen only when they have sent all."""
+        """Read and drop (part of) a body that is too long: most clients read the reply only after sending all."""
         left = min(length, 20 * LONGEST)
         while left > 0 and (found := self.rfile.read(min(left, 1 << 16))):
             left -= len(found)
@@ -115,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._refuse(_Refusal(outcome["status"], outcome["said"]))
 
     def _stranger(self) -> _Refusal | None:
-        """A refusal of a request under another name than this machine's, or of another site's page."""
+        """Return a refusal for a request with a host name that is not this machine's, or from another site's page."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if not _is_here(f"//{host}") or (origin is not None and not _is_here(origin)):
             said = f"This server answers requests to {' and '.join(_NAMES)} alone, found Host {host[:100]!r}"
@@ -123,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _query(self, body: bytes | None) -> str | _Refusal:
-        """The query of the request, by the three ways of the protocol."""
+        """Return the query of the request, which the protocol allows in the URL, in a form, or as the body."""
         url, kind = urlsplit(self.path), self.headers.get_content_type()
         if url.path.rstrip("/") != "/query":
             return _Refusal(404, "The endpoint is /query; it is read-only.")
@@ -138,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         return form["query"][0]
 
     def _accepted(self) -> Sequence[str]:
-        """The media types that are wanted, best first."""
+        """Return the media types that the client accepts, best first."""
         wanted = [part.partition(";") for part in self.headers.get("Accept", "").split(",")]
         ranked = sorted(wanted, key=lambda part: -_quality(part[2]))
         return [name.strip().lower() for name, _, _ in ranked]
@@ -165,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _is_here(url: str) -> bool:
-    """Whether a URL names this machine, at any port: a tunnel may have another one at its other end."""
+    """Return whether a URL names this machine, at any port: a tunnel may use another port at its other end."""
     try:
         return urlsplit(url).hostname in _NAMES
     except ValueError:
@@ -173,7 +179,7 @@ def _is_here(url: str) -> bool:
 
 
 def _quality(parameters: str) -> float:
-    """The q of an accepted media type, 1 where there is none."""
+    """Return the quality q of an accepted media type: 1 if it has none, 0 if it is not a number."""
     found = [text.partition("=")[2] for text in parameters.split(";") if text.strip().startswith("q=")]
     try:
         return float(found[0]) if found else 1.0

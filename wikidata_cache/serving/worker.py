@@ -1,8 +1,8 @@
-"""The process that runs queries over a store for `server.py`: one at a time, from its input, into files.
+"""The process that runs queries over a store for `server.py`: it reads tasks one by one, and writes answers to files.
 
-`python -m wikidata_cache.serving.worker FOLDER SECONDS MEGABYTES` says `{"ready": true}`, then for each line of its
-input (a `Task` as JSON) one line (an `Outcome`). A query that does not stop is ended with the process: by an alarm of
-the system a little after SECONDS, or where it needs more than MEGABYTES of memory.
+`python -m wikidata_cache.serving.worker FOLDER SECONDS MEGABYTES` prints `{"ready": true}`. Then it reads lines (each a
+`Task` as JSON) from its input, and prints one line (an `Outcome`) for each. The process ends if a query does not stop:
+by an alarm signal a little after SECONDS, or when the query needs more than MEGABYTES of memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pyoxigraph import QueryResultsFormat, QueryTriples, RdfFormat, Store
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.sources.user_queries import forbid_service
 
-_GRACE = 5  # seconds after the limit, in which the server has ended the process already
+_GRACE = 5  # seconds after the limit; normally the server has killed the process before they are over
 LARGEST = 1_000_000_000  # bytes of an answer
 
 _ROWS: Mapping[str, QueryResultsFormat] = {
@@ -40,7 +40,7 @@ _TRIPLES: Mapping[str, RdfFormat] = {
 
 
 class Task(TypedDict):
-    """A query, the media types that are wanted of its answer (best first), and the file to write it to."""
+    """A query, the media types accepted for its answer (best first), and the file to write the answer to."""
 
     query: str
     accept: Sequence[str]
@@ -48,7 +48,7 @@ class Task(TypedDict):
 
 
 class Outcome(TypedDict):
-    """The HTTP status, and the media type of the file, or what went wrong."""
+    """The HTTP status; `said` is the media type of the written file (status 200), else the error message."""
 
     status: int
     said: str
@@ -59,7 +59,7 @@ class _TooLargeError(Exception):
 
 
 class _Limited:
-    """A file that refuses to grow beyond LARGEST bytes."""
+    """A file that raises _TooLargeError instead of growing beyond LARGEST bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -76,7 +76,7 @@ class _Limited:
 
 
 def answer(store: Store, task: Task) -> Outcome:
-    """Run a query and write its answer to the task's file."""
+    """Run a query, write its answer to the task's file, and return the outcome."""
     try:
         forbid_service(task["query"], "this server opens none")
         with Path(task["out"]).open("wb") as file:
@@ -90,7 +90,7 @@ def answer(store: Store, task: Task) -> Outcome:
 
 
 def _write(store: Store, task: Task, file: IO[bytes]) -> str:
-    """Write the answer in the first format that is wanted and possible; its media type."""
+    """Write the answer in the first accepted format that is possible, else in the default; return the media type."""
     found = store.query(task["query"])
     known: Mapping[str, QueryResultsFormat] | Mapping[str, RdfFormat]
     known = _TRIPLES if isinstance(found, QueryTriples) else _ROWS
@@ -100,14 +100,14 @@ def _write(store: Store, task: Task, file: IO[bytes]) -> str:
 
 
 def _limit_memory(megabytes: int) -> None:
-    with suppress(ImportError, ValueError, OSError):  # of Windows; of a lower limit that is set already
+    with suppress(ImportError, ValueError, OSError):  # Windows has no `resource`; a lower limit may be set already
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
 
 
 def main(folder: str, seconds: str, megabytes: str) -> None:
-    """Answer the tasks of the input until it ends."""
+    """Answer the tasks on standard input until it ends."""
     _limit_memory(int(megabytes))
     store = Store.read_only(folder)
     _say({"ready": True})
@@ -128,4 +128,4 @@ def _say(what: object) -> None:
 if __name__ == "__main__":
     with suppress(BrokenPipeError, KeyboardInterrupt):
         main(*sys.argv[1:])
-    os._exit(0)  # nobody reads what is left in the pipes
+    os._exit(0)  # skips the flush of the pipes, which nobody reads any more

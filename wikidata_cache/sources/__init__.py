@@ -1,1 +1,1 @@
-"""Where statements and labels come from: graph files, stores on disk, and what all sources (endpoints too) share."""
+"""Sources of statements and labels: graph files, stores on disk, and the interface and queries of all sources."""

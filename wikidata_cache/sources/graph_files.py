@@ -1,8 +1,8 @@
-"""Graph files into an in-memory Oxigraph store: N-Triples and TSV, plain or gzipped.
+"""Load graph files into an in-memory Oxigraph store: N-Triples and TSV, plain or gzipped.
 
-TSV rows have three columns, `subject property object` as ids (`Q42 P31 Q5`), or `subject label text`
-(`Q42 label Douglas Adams`, also `P31 label instance of`) for an English label. A header row
-`subject property object` and blank lines are skipped. Files are UTF-8. `stores/load.py` streams bigger inputs to disk.
+TSV rows have three columns: `subject property object` as ids (`Q42 P31 Q5`), or `subject label text` for an English
+label (`Q42 label Douglas Adams`, also `P31 label instance of`). A header row `subject property object` and blank lines
+are skipped. Files are UTF-8. For bigger inputs, `stores/load.py` makes a store on disk.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file, sibling_labels
 
 logger = logging.getLogger(__name__)
 
-_PROGRESS_FROM = 5_000_000  # bytes on disk; smaller files load in well under a second
+_PROGRESS_FROM = 5_000_000  # bytes on disk; smaller files load in well under a second and get no progress bar
 _CHUNK = 1 << 20  # bytes
 _LONGEST_LINE = 1 << 20  # bytes of a TSV row
 
 
 def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
-    """Load files into one store, and a sibling labels file where they hold no label; warns where no label is found.
+    """Load files into one store; return the store and {file name: sha256}.
 
-    Returns the store and the sha256 of each file by file name.
+    If the files have no labels, a labels file beside them is loaded too; without any label, a warning is logged.
     Raises GraphFileError for a missing, empty, corrupt or malformed file.
     """
     store = Store()
@@ -53,9 +53,9 @@ def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
 
 
 def load_file(store: Store, path: Path) -> str:
-    """Add one file's triples to the store; returns the sha256 of the file's bytes.
+    """Add the triples of one file to the store, and return the sha256 of the file's bytes.
 
-    Raises GraphFileError, naming the line where one is to blame.
+    Raises GraphFileError; the message names the line, if a line causes the error.
     """
     if not is_graph_file(path):
         raise GraphFileError(path, f"is no graph file; expected a name ending in {', '.join(SUFFIXES)}")
@@ -111,10 +111,10 @@ def _has_labels(store: Store) -> bool:
 
 
 class CountingReader:
-    """Reads a file, gunzipped where its name ends in .gz, and knows how many lines have gone by.
+    """Reads a file, unzips it if its name ends in .gz, and counts the lines.
 
-    `lines` counts line ends that were read (and a last line without one). Progress goes to stderr, and only
-    for files above 5 MB. Use as a context manager.
+    `lines` is the number of lines read so far. A progress bar appears on stderr for files of 5 MB or more. Use it as a
+    context manager.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,7 +142,7 @@ class CountingReader:
         self._raw.close()
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to `size` unzipped bytes; all of them for -1."""
+        """Return up to `size` unzipped bytes; all remaining bytes for -1."""
         chunk = self._file.read(size)
         self.lines += chunk.count(b"\n")
         if chunk and not self.lines:
@@ -160,7 +160,7 @@ class CountingReader:
             yield line
 
     def sha256(self) -> str:
-        """The sha256 of the file's bytes on disk (before gunzip), as hex."""
+        """Return the sha256 of the file's bytes on disk (before unzipping), as hex."""
         digest = hashlib.sha256()
         with self._path.open("rb") as file:
             while chunk := file.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""Embedded Oxigraph (pyoxigraph) as a source: graph files in memory, or a store on disk opened for reading only."""
+"""Embedded Oxigraph (pyoxigraph) as a source: graph files in memory, or a store on disk that is opened read-only."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from wikidata_cache.stores.manifest import LABELS, open_database, read_manifest,
 class OxigraphSource(SparqlSource):
     """A `Source` over a pyoxigraph store; make one with `from_files` or `from_store`.
 
-    `folder` is the store on disk, None in memory; `label_file` is its label index, where `load` has made one.
+    `folder` is the store on disk, None for a store in memory. `label_file` is the label index made by `load`, or None.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class OxigraphSource(SparqlSource):
         folder: Path | None = None,
         label_file: Path | None = None,
     ) -> None:
-        self.label_file = label_file  # the label index that `load` has put beside a store
+        self.label_file = label_file
         self._store = store
         self._folder = folder
         self._name = name
@@ -43,10 +43,10 @@ class OxigraphSource(SparqlSource):
 
     @classmethod
     def from_store(cls, folder: Path) -> "OxigraphSource":
-        """Open a store made by `load`, or a plain Oxigraph folder, for reading only.
+        """Open a store made by `load`, or a plain Oxigraph folder, read-only.
 
-        Raises StoreError where a store is not whole, damaged or of another version, SourceStringError where there
-        is none.
+        Raises StoreError where a store is incomplete, damaged or of another version, and SourceStringError where there
+        is no store, or one without triples.
         """
         folder = folder.expanduser()
         if loaded := store_of(folder):
@@ -80,18 +80,18 @@ class OxigraphSource(SparqlSource):
 
     @property
     def name(self) -> str:
-        """The names of the files, or of the store's folder."""
+        """The names of the files, or the name of the store's folder."""
         return self._name
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """File names with sha256, a store's content hash, or a plain folder with its time of change in nanoseconds."""
+        """Return file names with sha256, a store's content hash, or a plain folder's modification time in ns."""
         return dict(self._provenance)
 
     def select(self, query: str) -> list[Binding]:
-        """The rows of a SELECT query.
+        """Return the rows of a SELECT query.
 
-        Raises UserQueryError where it is no SELECT query, ServiceForbiddenError for SERVICE: the engine would
-        open a connection; and StoreError where the database turns out to be damaged.
+        Raises UserQueryError if the text is not a SELECT query, ServiceForbiddenError for SERVICE (with which the
+        engine would open a connection), and StoreError if the database is damaged.
         """
         forbid_service(query, "a graph on this machine opens none")
         with store_read_errors(self._folder) if self._folder else nullcontext():
@@ -105,5 +105,5 @@ class OxigraphSource(SparqlSource):
         if not isinstance(solutions, QuerySolutions):
             raise UserQueryError("The query has no rows to give; write a SELECT query.")
         names = [variable.value for variable in solutions.variables]
-        kinds = (NamedNode, Literal)  # no blank nodes: their names mean nothing outside the answer
+        kinds = (NamedNode, Literal)  # blank nodes are left out: their names have no meaning outside the answer
         return [{n: t.value for n, t in zip(names, row, strict=True) if type(t) in kinds} for row in solutions]

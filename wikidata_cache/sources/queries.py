@@ -1,9 +1,9 @@
-"""The SPARQL this package asks: portable SPARQL 1.1, the same for embedded stores and endpoints.
+"""The SPARQL queries of this package: portable SPARQL 1.1, the same for embedded stores and endpoints.
 
-No label service, no hints, no RAND, no implicit prefixes, no empty VALUES, and no LIMIT where the choice of
-rows would matter. Ids inside VALUES are sorted, so equal questions are equal texts. Every answer ends with a
-row of its own (`?end`), which sorts last: where it is missing, the answer was cut off on the way. Its value is a
-digest of the question: where it differs, the answer is to another question (a proxy that ignores the query string).
+The queries use no label service, no hints, no RAND, no implicit prefixes, no empty VALUES, and no LIMIT where the
+choice of rows would matter. Ids inside VALUES are sorted, so that equal questions are equal texts. Every answer ends
+with a special row (`?end`), which sorts last. If this row is missing, the answer was cut off. Its value is a digest of
+the query. If the value differs, the answer belongs to another query (a proxy may ignore the query string).
 
 An end of a relation is written "P19 object", an item at an end "P19 object Q65".
 """
@@ -21,14 +21,14 @@ from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL
 
 Role = Literal["object", "subject"]
 
-_SAMPLE = 1_000  # entities at an end of a relation whose types are counted
+_SAMPLE = 1_000  # entities to sample at an end of a relation, to count their types
 _END = r"(P[1-9][0-9]*) (object|subject)"
 _ENDS = re.compile(_END + "()", re.ASCII)
 _PLACES = re.compile(_END + " (Q[1-9][0-9]*)", re.ASCII)
 _TRIPLES = {"object": "?s <{direct}{relation}> ?e .", "subject": "?e <{direct}{relation}> ?o ."}
 
-LITERALS = frozenset(("l", "lang", "n", "r", "start", "end_time", "end"))  # variables; the others are IRIs
-_DIGITS = 16  # of the digest that ends an answer
+LITERALS = frozenset(("l", "lang", "n", "r", "start", "end_time", "end"))  # variables with literals; others have IRIs
+_DIGITS = 16  # hex digits of the digest in the last row of an answer
 
 HUB = 500  # an item with more incoming statements is not expanded along them
 
@@ -43,7 +43,7 @@ _WIKIDATA = "http://www.wikidata.org/"
 
 
 class RelationEnd(NamedTuple):
-    """An end of a relation: property id, "object" or "subject", and an item id, "" where none is asked about."""
+    """An end of a relation: property id, "object" or "subject", and an item id at this end, or ""."""
 
     relation: str
     role: str
@@ -51,7 +51,7 @@ class RelationEnd(NamedTuple):
 
 
 def relation_end_key(relation: str, role: Role) -> str:
-    """The key of an end of a relation, as in "P19 object"."""
+    """Return the key of an end of a relation, such as "P19 object"."""
     return f"{relation} {role}"
 
 
@@ -65,18 +65,20 @@ def parse_relation_end(key: str, *, item: bool) -> RelationEnd:
 
 
 def out_query(ids: Sequence[str]) -> str:
-    """All truthy statements of these ids whose value is an item (s, p, o), and of these items all labels
-    (e, l, lang) and types (e, t)."""
+    """Return the query for all truthy item-valued statements of these ids, with labels and types of their values.
+
+    Rows: s, p, o (statements); e, l, lang (labels of the values); e, t (types of the values).
+    """
     subjects = _names(ids)
     statements = f"VALUES ?s {{ {subjects} }} ?s ?p ?o . {_item_valued('p', 'o')}"
-    # Stated in each part: engines that evaluate bottom-up would else join with every label that there is.
+    # Each part repeats this subquery: engines that evaluate bottom-up would otherwise join with every label there is.
     objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_item_valued('q', 'e')} }} }}"
     labels, types = f"{objects} {_worded('e', _RDFS_LABEL)}", f"{objects} ?e <{DIRECT}P31> ?t"
     return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
 def in_query(ids: Sequence[str]) -> str:
-    """At most HUB + 1 truthy statements of items that have these ids as values (rows e, p, s) for each id."""
+    """Return the query for the truthy statements with these ids as values, at most HUB + 1 per id: rows e, p, s."""
     parts = (
         f"{{ SELECT (wd:{entity} AS ?e) ?p ?s WHERE {{ ?s ?p wd:{entity} . "
         f"{_item_valued('p', 's')} }} LIMIT {HUB + 1} }}"
@@ -86,7 +88,7 @@ def in_query(ids: Sequence[str]) -> str:
 
 
 def degree_query(ids: Sequence[str]) -> str:
-    """How many truthy statements of items have these ids as values, counted up to HUB + 1: rows e, n."""
+    """Return the query for the number of truthy statements with these ids as values, up to HUB + 1: rows e, n."""
     parts = (
         f"{{ SELECT (wd:{entity} AS ?e) (COUNT(?s) AS ?n) WHERE {{ {{ SELECT ?s WHERE {{ ?s ?p wd:{entity} . "
         f"{_item_valued('p', 's')} }} LIMIT {HUB + 1} }} }} }}"
@@ -96,7 +98,10 @@ def degree_query(ids: Sequence[str]) -> str:
 
 
 def claims_query(ids: Sequence[str]) -> str:
-    """All item-valued statements of these ids but the deprecated ones: rows s, p, o, rank, start, end_time."""
+    """Return the query for all item-valued statements of these ids that are not deprecated.
+
+    Rows: s, p, o, rank, start, end_time.
+    """
     of_a_property = f'FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/'
     times = (
         f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/{prop}> ?{name} FILTER(isLiteral(?{name})) }}"
@@ -110,22 +115,22 @@ def claims_query(ids: Sequence[str]) -> str:
 
 
 def types_query(ids: Sequence[str]) -> str:
-    """Classes of which these ids are instances (P31): rows s, o."""
+    """Return the query for the classes of which these ids are instances (P31): rows s, o."""
     return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o")
 
 
 def labels_query(ids: Sequence[str]) -> str:
-    """Labels of these ids in the languages of LANGUAGES: rows e, l, lang."""
+    """Return the query for the labels of these ids in the languages of LANGUAGES: rows e, l, lang."""
     return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _RDFS_LABEL)}")
 
 
 def descriptions_query(ids: Sequence[str]) -> str:
-    """Descriptions of these ids in the languages of LANGUAGES: rows e, l, lang."""
+    """Return the query for the descriptions of these ids in the languages of LANGUAGES: rows e, l, lang."""
     return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _DESCRIPTION)}")
 
 
 def named_query(labels: Sequence[str]) -> str:
-    """The entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
+    """Return the query for the entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
     wanted = " ".join(f"{_quoted(label)}@{language}" for label in sorted(labels) for language in LANGUAGES)
     return marked_select(
         "?e ?l", f'VALUES ?l {{ {wanted} }} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))'
@@ -133,25 +138,25 @@ def named_query(labels: Sequence[str]) -> str:
 
 
 def mentioned_query(ids: Sequence[str]) -> str:
-    """Those of these ids that some truthy statement has as its value: rows e."""
+    """Return the query for those of these ids that are the value of at least one truthy statement: rows e."""
     stated = f'?s ?p ?e FILTER(STRSTARTS(STR(?p), "{DIRECT}P"))'
     return marked_select("?e", f"VALUES ?e {{ {_names(ids)} }} FILTER EXISTS {{ {stated} }}")
 
 
 def redirects_query(ids: Sequence[str]) -> str:
-    """The items into which these ids were merged: rows s, o."""
+    """Return the query for the items into which these ids were merged: rows s, o."""
     return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s {_SAME_AS} ?o . {_item('o')}")
 
 
 def ends_query(ends: Sequence[str]) -> str:
-    """The types of a sample of the entities at these ends of relations: rows r, e, t."""
+    """Return the query for the types of a sample of the entities at these ends of relations: rows r, e, t."""
     return marked_select("?r ?e ?t", *ends_parts(ends))
 
 
 def ends_parts(ends: Sequence[str]) -> tuple[str, ...]:
-    """SPARQL group patterns (variables r, e, t) for the types of a sample of the entities at these ends.
+    """Return SPARQL group patterns (variables r, e, t) for the types of a sample of the entities at these ends.
 
-    The engine chooses which 1,000 entities are sampled; shares of all but rare types agree between engines.
+    The engine chooses which 1,000 entities it samples. Between engines, the shares of types agree, except of rare ones.
     """
     return tuple(
         f'{{ SELECT ("{end}" AS ?r) ?e ?t WHERE {{ {{ SELECT DISTINCT ?e WHERE {{ {_end_triple(end)} '
@@ -161,12 +166,12 @@ def ends_parts(ends: Sequence[str]) -> tuple[str, ...]:
 
 
 def at_end_query(places: Sequence[str]) -> str:
-    """Those of these items that stand at their end of a relation: rows r, e."""
+    """Return the query for those of these places at which the item is at that end of the relation: rows r, e."""
     return marked_select("?r ?e", *at_end_parts(places))
 
 
 def at_end_parts(keys: Sequence[str]) -> tuple[str, ...]:
-    """SPARQL group patterns (variables r, e) for those items that are at their end of a relation somewhere."""
+    """Return SPARQL group patterns (variables r, e) for the places at which the item is at that end of the relation."""
     places = sorted(parse_relation_end(key, item=True) for key in keys)
     parts = []
     for (relation, role), group in groupby(places, key=lambda place: place[:2]):
@@ -185,7 +190,7 @@ def _triple(place: RelationEnd) -> str:
 
 
 def marked_select(variables: str, *parts: str) -> str:
-    """A SELECT query of the union of these group patterns, whose answer ends with a digest of the question (`?end`)."""
+    """Return a SELECT query of the union of these group patterns. Its answer ends with a digest of the query."""
     asked = " UNION ".join(f"{{ {part} }}" for part in parts)
     digest = hashlib.sha256(f"{variables} {asked}".encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
     end = f'{{ BIND("{digest}" AS ?end) }}'
@@ -193,13 +198,13 @@ def marked_select(variables: str, *parts: str) -> str:
 
 
 def echo_query(query: str) -> tuple[str, dict[str, str]]:
-    """A query whose one row holds a digest of ``query``, and that row."""
+    """Return a query whose only row has a digest of ``query``, and that row."""
     digest = hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
     return f'SELECT ?echo WHERE {{ BIND("{digest}" AS ?echo) }}', {"echo": digest}
 
 
 def end_mark(query: str) -> str:
-    """The value of `?end` in the last row of the answer to a query of this module."""
+    """Return the value of `?end` in the last row of the answer to a query of this module."""
     return query.rpartition('BIND("')[2][:_DIGITS]
 
 

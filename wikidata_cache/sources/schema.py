@@ -1,6 +1,6 @@
-"""What a fact may be: the ids and the shapes of values of each kind, as `Fact` lists them.
+"""Check facts: the form of the id and the shape of the value for each kind of `Fact`.
 
-One schema for answers of endpoints, for what a cache keeps and for what a snapshot brings.
+The same schema is used for answers of endpoints, for facts that a cache keeps, and for rows of a snapshot.
 """
 
 import re
@@ -16,7 +16,7 @@ _RANKS = ("preferred", "normal")
 
 
 def value_problem(kind: str, entity: str, value: Any) -> str | None:
-    """What is wrong with a fact (`Fact`, or the rows of a user's query), in words; None for a valid one."""
+    """Return what is wrong with a fact (`Fact`, or the rows of a user's query), in words; None for a valid fact."""
     check = _CHECKS.get(kind)
     if check is None:
         return f"unknown kind {kind!r}; expected one of {', '.join(_CHECKS)}"
@@ -59,7 +59,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_relation_end(text: str, *, item: bool) -> bool:
-    """Whether a text is an end of a relation, with or without an item there."""
+    """Return whether a text is an end of a relation such as "P19 object", or with `item` "P19 object Q65"."""
     try:
         parse_relation_end(text, item=item)
     except BadOptionError:

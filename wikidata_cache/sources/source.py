@@ -1,8 +1,8 @@
-"""What every source of statements and labels answers: facts about ids, in one shape, through one interface.
+"""The interface of all sources of statements and labels: questions (`Template`), `Fact`s, and `Source` itself.
 
-A `Template` is a question about many ids: its SPARQL, and how rows become `Fact`s (`sources/templates.py` has all of
-them). A `Source` answers templates; `SparqlSource` is the base for anything that answers SPARQL 1.1 SELECT. Answers
-are sorted and complete, so that answers of different engines compare equal.
+A `Template` is a question about many ids: its SPARQL, and the function that turns rows into `Fact`s
+(`sources/templates.py` has all templates). A `Source` answers templates. `SparqlSource` is the base class of sources
+that answer SPARQL 1.1 SELECT. Answers are sorted and complete, so that different engines give equal answers.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ Provenance = dict[str, object]  # plain JSON values
 
 
 class Fact(NamedTuple):
-    """All that a source says of one id in one respect (`kind`): complete, so that "none" is a fact as well.
+    """Everything that a source says about one id in one respect (`kind`). It is complete: "none" is a fact as well.
 
     Values by kind, all sorted:
     - "out": [[property, object], ...], the truthy item-valued statements of the id;
-    - "in": [[subject, property], ...], the same by their object, or None where there are too many (a hub);
-    - "degree": how many statements of "in" there are, counted up to one more than a hub has;
-    - "claims": [[property, object, rank, start, end], ...], statements of every rank but deprecated;
-    - "types": [item, ...], what the id is an instance of (P31);
+    - "in": [[subject, property], ...], the truthy statements with the id as value, or None for too many (a hub);
+    - "degree": the number of statements of "in", counted up to `queries.HUB` + 1;
+    - "claims": [[property, object, rank, start, end], ...], the item-valued statements of every rank except deprecated;
+    - "types": [item, ...], the classes of which the id is an instance (P31);
     - "label": [text, language] or None; "description": text or None;
-    - "named": [entity, ...] where `id` is a label; "mentioned": whether a statement has the id as its value;
+    - "named": [entity, ...], where `id` is a label; "mentioned": whether a statement has the id as its value;
     - "redirect": the item into which the id was merged, or None;
-    - "ends": [n, [[type, count], ...]] of n entities at an end of a relation, where `id` is "P19 object";
-    - "at_end": whether an item stands there, where `id` is "P19 object Q65".
+    - "ends": [n, [[type, count], ...]] of n entities at an end of a relation, where `id` is such as "P19 object";
+    - "at_end": whether an item is at that end of the relation, where `id` is such as "P19 object Q65".
     """
 
     kind: Kind
@@ -60,7 +60,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request to an endpoint and its answer: time (UTC, ISO 8601), rows, sha256 of the body, headers."""
+    """One request to an endpoint and its answer: time (UTC, ISO 8601), number of rows, sha256 of the body, headers."""
 
     url: str
     query: str
@@ -73,22 +73,22 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Answer:
-    """The complete answer to one query: the facts of every id asked for, and others that its rows hold as well."""
+    """The complete answer to one query: a fact for every requested id, and further facts that its rows contain."""
 
     template: str
     facts: Sequence[Fact]
-    exchange: Exchange | None = None  # None for what never left the machine
+    exchange: Exchange | None = None  # None for an answer without a request
 
 
-Reader = Callable[[Sequence[str], Sequence[Binding]], list[Fact]]  # the ids asked for, the rows -> facts
+Reader = Callable[[Sequence[str], Sequence[Binding]], list[Fact]]  # (requested ids, rows) -> facts
 
 
 @dataclass(frozen=True)
 class Template:
     """A question about up to `size` ids in one query. `name` ends in a version, which the query log keeps.
 
-    `query` gives the SPARQL for some ids; `read` turns its rows into facts: one of `kind` for each id asked for, and
-    maybe others. `about` says which of the ids a row is about, None for a row about none of them.
+    `query` returns the SPARQL for some ids. `read` turns its rows into facts: one of `kind` for each requested id, and
+    possibly others. `about` returns the id that a row is about, or None for a row about no requested id.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Template:
     query: Callable[[Sequence[str]], str]
     read: Reader
     about: Callable[[Binding], str | None]
-    size: int = 200  # ids in a query: 5 kB, well under the common 8 kB limit of a URL
+    size: int = 200  # ids per query: about 5 kB, well below the common limit of 8 kB for a URL
 
 
 @runtime_checkable
@@ -105,43 +105,43 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """The source as messages name it: file names, a folder, a URL."""
+        """The name of the source for messages: file names, a folder, a URL."""
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """Where the statements of these ids come from, with hashes or times, as plain JSON values."""
+        """Return where the statements of these ids come from, with hashes or times, as plain JSON values."""
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Answers that together hold a fact of `template.kind` for every id, each yielded as soon as it is known."""
+        """Yield answers as soon as they are known; together they have a fact of `template.kind` for every id."""
 
     def select(self, query: str) -> Sequence[Binding]:
-        """The rows of a user's own SELECT query."""
+        """Return the rows of a user's own SELECT query."""
 
 
 class SparqlSource(ABC):
-    """Base of sources that answer SPARQL 1.1 SELECT; a subclass adds `name`, `provenance` and `select`."""
+    """Base class of sources that answer SPARQL 1.1 SELECT; a subclass adds `name`, `provenance` and `select`."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """The source as messages name it."""
+        """The name of the source, for messages."""
 
     @abstractmethod
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """Where the statements of these ids come from, as plain JSON values."""
+        """Return where the statements of these ids come from, as plain JSON values."""
 
     @abstractmethod
     def select(self, query: str) -> Sequence[Binding]:
-        """The rows of a SELECT query, in any order."""
+        """Return the rows of a SELECT query, in any order."""
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """One answer for each `template.size` ids; raises what `read_answer` raises."""
+        """Yield one answer for each block of `template.size` ids; raises the errors of `read_answer`."""
         for block in batches(ids, size=template.size):
             query = template.query(block)
             yield Answer(template.name, read_answer(template, block, query, self.select(query), self.name))
 
 
 def batches(ids: Sequence[str], *, size: int) -> Iterator[Sequence[str]]:
-    """The ids in blocks of at most `size`, in order."""
+    """Yield the ids in blocks of at most `size`, in order."""
     for start in range(0, len(ids), size):
         yield ids[start : start + size]
 
@@ -149,10 +149,10 @@ def batches(ids: Sequence[str], *, size: int) -> Iterator[Sequence[str]]:
 def read_answer(
     template: Template, ids: Sequence[str], query: str, rows: Sequence[Binding], name: str
 ) -> Sequence[Fact]:
-    """The facts of an answer of the source `name` that is whole and speaks of these ids alone.
+    """Return the facts of an answer from the source `name`, after checking that it is complete and fits the query.
 
-    Raises TruncatedAnswerError where the end mark (`?end`, `queries.py`) is missing, WrongAnswerError where it is that
-    of another question, or a row is about an id that was not asked for or lacks what the query selects.
+    Raises TruncatedAnswerError if the end mark (`?end`, `queries.py`) is missing. Raises WrongAnswerError if the end
+    mark is that of another query, or a row is about an id that was not requested or lacks a selected variable.
     """
     kept = [row for row in rows if "end" not in row]
     if len(kept) == len(rows):
@@ -167,7 +167,7 @@ def read_answer(
 
 
 def _forbid_others(rows: Sequence[Binding], ids: Sequence[str], template: Template) -> None:
-    """Raise ValueError for a row about an id that was not asked for."""
+    """Raise ValueError for a row about an id that was not requested."""
     asked = {None, *ids}
     if other := next((row for row in rows if template.about(row) not in asked), None):
         raise ValueError(f"a row about {str(template.about(other))[:80]!r}, which was not asked for")

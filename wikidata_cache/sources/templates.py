@@ -1,7 +1,7 @@
-"""Every question that is asked about ids: its version, its SPARQL (`queries.py`), and how its rows become facts.
+"""All questions about ids (`Template`s): the version, the SPARQL (`queries.py`), and the function that reads the rows.
 
-A template's name ends in a version, which is kept in the query log of a cache. Row variables are those that the
-query's docstring names; `Fact` says what the values look like.
+The name of a template ends in a version, which the query log of a cache keeps. The docstring of each query names the
+row variables; the docstring of `Fact` describes the values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 
 
 def _forbid_strangers(rows: Sequence[Binding]) -> None:
-    """Raise ValueError for a label or a type of what is the value of no statement."""
+    """Raise ValueError for a label or a type of an entity that is not the value of any statement."""
     objects = {row["o"] for row in rows if "o" in row}
     if other := next((row["e"] for row in rows if "e" in row and row["e"] not in objects), None):
         raise ValueError(f"a row about {other[:80]!r}, which is the value of no statement")
@@ -71,7 +71,7 @@ def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 
 
 def _time(text: str) -> str:
-    """An xsd:dateTime as Wikidata writes it; engines rewrite time zones and years BCE."""
+    """Return an xsd:dateTime in the form that Wikidata writes; engines rewrite time zones and years BCE."""
     found = _TIME.fullmatch(text)
     return f"{found['sign']}{int(found['year']):04d}-{found['rest']}Z" if found else text
 
@@ -81,7 +81,7 @@ def _read_types(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 
 
 def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str, kind: str) -> list[Fact]:
-    found = _gathered(rows, subject, kind)  # half of all rows: checked here, since a FILTER costs more
+    found = _gathered(rows, subject, kind)  # half of all rows; a FILTER in the query would cost more than checking here
     return [Fact("types", entity, sorted(filter(is_item, found[entity]))) for entity in ids]
 
 
@@ -94,7 +94,7 @@ def _read_descriptions(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact
 
 
 def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[str, list[str] | None]]:
-    """(id, [text, language]) of each id in the first of LANGUAGES that has a text; (id, None) where none has."""
+    """Return (id, [text, language]) per id, in the first of LANGUAGES that has a text; (id, None) if none has."""
     ranked: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for row in rows:
         if row.get("l", "").strip():
@@ -129,7 +129,7 @@ def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, se
 
 
 def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    """Facts with the value [number of entities of known type, [[type, number of entities of it], ...]]."""
+    """Return facts with the value [number of entities of known type, [[type, number of its entities], ...]]."""
     types: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         if "t" in row:
@@ -143,7 +143,7 @@ def _type_counts(pairs: set[tuple[str, str]]) -> list[object]:
 
 
 def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    """Facts with the value True or False: whether the item is somewhere at that end of the relation."""
+    """Return facts with the value True or False: whether the item is at that end of the relation in any statement."""
     found = {f"{row['r']} {local_id(row['e'])}" for row in rows if "e" in row}
     return [Fact("at_end", key, key in found) for key in keys]
 
@@ -157,7 +157,7 @@ def _entity(row: Binding) -> str:
 
 
 def _statement(row: Binding) -> str | None:
-    """The subject of a row of "out"; the rows about the objects are checked by its reader."""
+    """Return the subject of a row of "out"; None for a row about an object, which `_read_out` checks."""
     return None if "e" in row and "s" not in row else _subject(row)
 
 

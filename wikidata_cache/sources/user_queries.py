@@ -1,7 +1,7 @@
-"""SELECT queries written by users: their canonical text and cache key, and a check that forbids SERVICE.
+"""SELECT queries written by users: their canonical text, their cache key, and a check that forbids SERVICE.
 
-A small SPARQL 1.1 tokenizer (strings, IRIs, comments, names, words) is enough for both. Where engines could disagree
-about what is a comment or an IRI, the query counts as code and keeps its text.
+Both use a small SPARQL 1.1 tokenizer (strings, IRIs, comments, names, words). If engines could disagree about what is a
+comment or an IRI, the whole query counts as code, and its text is kept unchanged.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _TOKEN = re.compile(
       | (?P<other>.)""",
     re.VERBOSE | re.DOTALL,
 )
-# "<a#b>" may be an IRI, or "less than a" and a comment: engines decide by context. "<http://..." is an IRI.
+# "<a#b>" may be an IRI, or "less than a" and a comment; engines decide by context. "<http://..." is always an IRI.
 _SURELY_IRI = re.compile(r"<[A-Za-z][A-Za-z0-9+.-]*://|<[\w/.:%-]*>$")
 _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
 _FORMS = ("select", "ask", "construct", "describe")
@@ -30,9 +30,9 @@ _UPDATES = ("insert", "delete", "load", "clear", "create", "drop", "copy", "move
 
 
 def check_select(query: str) -> str:
-    """The canonical text of a SELECT query: without comments, with single spaces, else unchanged.
+    """Return the canonical text of a SELECT query: without comments, with single spaces, otherwise unchanged.
 
-    Raises UserQueryError where it is no SELECT query.
+    Raises UserQueryError if the text is not a SELECT query.
     """
     if not is_text(query):
         raise UserQueryError("The query holds a lone surrogate, half a character; remove it.")
@@ -50,7 +50,7 @@ def check_select(query: str) -> str:
 
 
 def canonical(query: str) -> str:
-    """A query without comments and with single spaces; strings and IRIs are kept, a doubtful query stays as it is."""
+    """Return a query without comments and with single spaces. Strings, IRIs and ambiguous queries stay unchanged."""
     tokens = list(_tokens(query))
     if any(_doubtful(kind, text) for kind, text in tokens):
         return query.strip()
@@ -64,14 +64,14 @@ def canonical(query: str) -> str:
 
 
 def query_key(query: str) -> str:
-    """The id of a query's rows in a cache: the sha256 of its canonical text."""
+    """Return the id of a query's rows in a cache: the sha256 of its canonical text."""
     return hashlib.sha256(canonical(query).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def forbid_service(query: str, where: str) -> None:
-    """Raise ServiceForbiddenError where SERVICE stands in the query's code; `where` says why that matters.
+    """Raise ServiceForbiddenError if the code of the query contains SERVICE; `where` gives the reason in the message.
 
-    Where engines could differ about what is code, it counts as code. So do prefixes called "service".
+    Text that some engine could read as code counts as code. A prefix named "service" is refused as well.
     """
     if "service" not in query.lower() and not _ESCAPE.search(query):
         return
@@ -95,7 +95,7 @@ def _doubtful(kind: str, text: str) -> bool:
 
 
 def _words(query: str) -> Iterator[str]:
-    """The words of the code in lower case, without the prefix names that a prologue declares."""
+    """Yield the words of the code in lower case, without the prefix names that the prologue declares."""
     previous = ""
     for kind, text in _tokens(query):
         if kind == "word" and previous != "prefix":
