@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kg_edit.app.session import EditDesk
 
 COMPLETIONS = "/v1/completions"
-_PROMPTS, _TOKENS = 32, 512  # at most
+_PROMPTS, _TOKENS = 32, 512  # in a request, at most
 _UNUSED = ("logprobs", "echo", "suffix", "best_of", "stop")
 
 

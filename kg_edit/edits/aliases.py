@@ -38,13 +38,12 @@ _EASY_EDIT = {"ground_truth", "rephrase_prompt", "rephrase_prompts", "locality",
 def canonical(row: Row, *, triplet: bool, check: bool = True) -> tuple[dict[str, object], dict[str, str]]:
     """Rename the row's fields to those of `Edit` (or of a triplet).
 
+    Returns the renamed row, and a map from the new field names to the row's own names.
+
     Args:
         row: a row of any shape. Of a CounterFact record, only ``candidates`` is removed.
         triplet: whether the row is a triplet.
         check: refuse a row that gives one field under two names.
-
-    Returns:
-        The renamed row, and a map from the new field names to the row's own names.
 
     Raises:
         EditError: the row gives one field under two names, and ``check`` is true.

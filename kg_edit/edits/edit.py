@@ -207,7 +207,11 @@ def checked(model: type[AnyRecord], fields: Mapping[str, object]) -> AnyRecord:
 
 
 def refuse_clash(edits: Iterable[Edit]) -> None:
-    """For methods that make edits at once: raise EditError where two of ``edits`` want one fact to be two things."""
+    """Check edits that a method makes at once.
+
+    Raises:
+        EditError: two of ``edits`` have the same prompt and subject, but different new targets.
+    """
     targets: dict[str, Edit] = {}
     for edit in edits:
         other = targets.setdefault(edit.text, edit)

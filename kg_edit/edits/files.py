@@ -34,7 +34,7 @@ _SHAPES = (
 _IN_TABLES = {name: own for name, own in ALIASES.items() if own != "portability"}
 _COLUMNS = tuple(name for name in FIELDS if name != "portability")  # questions do not fit into a cell
 _TABLES = (".csv", ".tsv")
-_TRUTH = {"true": True, "false": False}  # beside "both"
+_TRUTH = {"true": True, "false": False}  # values of the field chat in a table, besides "both"
 
 _Taken = dict[tuple[str, ...], tuple[int, Edit]]  # a key from `_claims` -> the row number and the edit
 

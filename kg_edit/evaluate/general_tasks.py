@@ -269,7 +269,7 @@ def _loaded(manager: Any, names: Sequence[str]) -> dict[str, Any]:
     """Load the tasks with these names, and the tasks of groups with these names, by name."""
     if hasattr(manager, "load"):
         return dict(manager.load(list(names))["tasks"])
-    return dict(_tasks(manager.load_task_or_group(list(names))))  # of earlier releases
+    return dict(_tasks(manager.load_task_or_group(list(names))))  # the name in earlier releases
 
 
 def _tasks(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:

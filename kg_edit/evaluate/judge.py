@@ -36,7 +36,7 @@ PROMPT = (
 )
 _TRIES, _SECONDS, _LONGEST_WAIT = 4, 60.0, 30.0
 _LATER = (408, 429, 500, 502, 503, 504)
-_MOST_BYTES = 10_000_000  # of a reply
+_MOST_BYTES = 10_000_000  # size of a reply, at most
 _FILE = "judge.jsonl"
 _ASKED = ("portability", "multihop", "hops", "recall")
 
@@ -120,7 +120,7 @@ class Verdict(BaseModel):
 
     id: str
     section: str
-    group: str  # of probes
+    group: str  # the group of probes
     question: str
     text: str
     judge: str  # the model's name

@@ -29,7 +29,7 @@ from kg_edit.evaluate.task_folder import SETTINGS, TaskSettings
 from kg_edit.models.loading import resolve_model
 from kg_edit.scoring.questions import answers
 
-_TOKENIZER_ARGS = ("tokenizer", "pretrained", "model")  # of --model_args, in this order
+_TOKENIZER_ARGS = ("tokenizer", "pretrained", "model")  # keys of --model_args, tried in this order
 Document = dict[str, Any]
 
 

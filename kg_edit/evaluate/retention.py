@@ -40,8 +40,8 @@ PREFIX = "retention."
 TRR, ERR, AVERAGE, ARR = (f"{PREFIX}{name}" for name in ("TRR", "ERR", "average", "ARR"))
 PERPLEXITY = ".perplexity"
 TESTED = 1000  # the number of first prompts to use of a test file, as in the paper
-_TOKENS = 24  # of an answer
-_NQ = "nq question: "  # how zsRE's rows introduce a question of Natural Questions
+_TOKENS = 24  # tokens of an answer
+_NQ = "nq question: "  # zsRE's prefix of a Natural Questions prompt
 Scores = Mapping[str, float | None]  # by the id of a record or a prompt
 
 

@@ -40,7 +40,7 @@ from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import Settings, digest
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
-STEP_TOKENS = 40  # the same with its steps
+STEP_TOKENS = 40  # the longest answer with written steps
 _REWRITE_TOKENS = 10  # after an edit's own prompt, at least; a long target may take more
 _SLACK = 2  # added to the number of tokens of a name alone
 _UNEDITED = -1
@@ -291,7 +291,7 @@ class UneditedScores:
     def _write(self, asked: Case | str, section: Section) -> None:
         try:
             write_text(self._file(asked), section.model_dump_json() + "\n")
-        except OutputError as error:  # a full or read-only cache makes the next run slower, not this one wrong
+        except OutputError as error:  # with a full or read-only cache, only the next run is slower
             log.warning("scores of the unedited model are not kept: %s", error)
             self._unwritten[self._file(asked).name] = section
 

@@ -25,7 +25,7 @@ from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import GraphError
 from kg_edit.graphs.source import check_graph, subject_of
 
-_OPEN_ENDS = frozenset({"after", "as", "at", "by", "for", "from", "in", "of", "on", "to", "with"})  # "part of"
+_OPEN_ENDS = frozenset({"after", "as", "at", "by", "for", "from", "in", "of", "on", "to", "with"})  # as in "part of"
 _VERBS = ("contains ", "has ", "shares ", "uses ")
 _STATES = ("described ", "located ")
 _DROPPED = ("member of ", "located in the ")  # "member of sports team" becomes "sports team", a name for o'

@@ -105,7 +105,7 @@ ControlName = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What is scored on what: the options of `kg-edit evaluate`, in the order of its help."""
+    """The options of `kg-edit evaluate`, in the order of its help."""
 
     data: Annotated[Path, typer.Option(help="the data set's JSON file, or hf:NAME")]
     dataset: DatasetName = "counterfact-plus"

@@ -56,7 +56,7 @@ class Shipment:
         return cls(patch=patch, edits=edits, model=model, base=found, rows=rows)
 
     def to_peft(self, out: Path) -> Path:
-        """Write a PEFT adapter: `kg_edit.export.peft_adapter.write_peft`, with its errors."""
+        """Write a PEFT adapter by `kg_edit.export.peft_adapter.write_peft`; raises the same errors."""
         from kg_edit.export.merged_model import blank_model, check_new
         from kg_edit.export.peft_adapter import write_peft
 
@@ -65,7 +65,7 @@ class Shipment:
         return write_peft(self.patch, out, modules=modules, base=self.base.path, card=self._card("peft"))
 
     def to_gguf(self, out: Path) -> Path:
-        """Write a GGUF adapter: `kg_edit.export.gguf_files.write_gguf_adapter`, with its errors."""
+        """Write a GGUF adapter by `kg_edit.export.gguf_files.write_gguf_adapter`; raises the same errors."""
         from kg_edit.export.gguf_files import write_gguf_adapter
         from kg_edit.export.merged_model import blank_model, check_new
 
@@ -74,13 +74,13 @@ class Shipment:
         return write_gguf_adapter(self.patch, out, modules=modules, base=base, card=self._card("gguf adapter"))
 
     def to_folder(self, out: Path, model: LanguageModel, *, shard: str) -> Path:
-        """Write the edited model for transformers: `kg_edit.export.merged_model.write_merged`, with its errors."""
+        """Write the model for transformers by `kg_edit.export.merged_model.write_merged`; raises the same errors."""
         from kg_edit.export.merged_model import write_merged
 
         return write_merged(self.patch, model, out, shard=shard, card=self._card("folder"))
 
     def to_gguf_model(self, out: Path, model: LanguageModel, *, base: Path, kind: str) -> Path:
-        """Write the edited model as GGUF: `kg_edit.export.gguf_files.write_gguf_model`, with its errors."""
+        """Write the edited model as GGUF by `kg_edit.export.gguf_files.write_gguf_model`; raises the same errors."""
         from kg_edit.export.gguf_files import write_gguf_model
 
         card = self._card("gguf model")

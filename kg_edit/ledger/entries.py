@@ -29,7 +29,7 @@ class HasEdits(Protocol):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is changed."""
+        """Whether the patch changes nothing."""
 
 
 class EditPosition(NamedTuple):

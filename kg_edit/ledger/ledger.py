@@ -188,8 +188,7 @@ class Ledger:
 
         Raises:
             PatchError: the patch is damaged, already in the ledger, or would probably break the model; with ``force``
-                only if
-                it is damaged.
+                only if it is damaged.
             PatchMismatchError: the patch is for another model than the others.
             LedgerChangedError: the standing steps differ from ``on``.
             OutputError: the ledger can't be written.
@@ -252,8 +251,7 @@ class Ledger:
 
         Raises:
             KgEditError: an edit is not in the ledger or already removed, or others can't be computed again; the ledger
-                is then
-                unchanged.
+                is then unchanged.
         """
         with self._store.locked():
             wanted, every = tuple(names), self.edits

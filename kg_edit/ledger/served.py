@@ -33,7 +33,7 @@ LEAD = "\n"  # before a prompt whose first token may not be read
 SECONDS = 60.0
 _SENTENCE = 24  # tokens around the target in an answer
 _SPARE = 4  # tokens beyond the target's: a space, an article
-_MOST_BYTES = 10_000_000  # of a reply
+_MOST_BYTES = 10_000_000  # size of a reply, at most
 _SHOWN = 200  # characters of a server's reply in a message
 
 
@@ -250,7 +250,7 @@ def _statement(kind: Kind, prompt: str, edit: Edit, wanted: str) -> ServedPrompt
 
 
 def _answer(server: CompletionServer, prompt: ServedPrompt) -> Said:
-    tokens = _SPARE + max(len(name.encode()) for name in prompt.names)  # a token is a byte at least
+    tokens = _SPARE + max(len(name.encode()) for name in prompt.names)  # a token has at least one byte
     if prompt.chat:
         return _said(prompt, server.answer(prompt.ask, tokens=tokens + _SENTENCE), led=False)
     found = _said(prompt, server.complete(prompt.ask, tokens=tokens), led=False)

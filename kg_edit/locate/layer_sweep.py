@@ -211,7 +211,7 @@ def _measure_covariances(model: LanguageModel, layers: Sequence[int], config: Me
 
 @dataclass(frozen=True)
 class _Tried:
-    """The edits' probes, scored on the model before and after each edit."""
+    """Makes edits with a method, and scores their probes before and after each edit."""
 
     model: LanguageModel
     probes: tuple[SweepProbes, ...]

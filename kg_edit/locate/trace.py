@@ -83,7 +83,7 @@ class Trace(BaseModel):
 
     id: str
     prompt: str
-    answer: str  # the token whose probability this is about
+    answer: str  # the token whose probability is traced
     known: bool | None
     kind: Kind
     window: int

@@ -64,8 +64,7 @@ def resolve_model(name: str) -> str:
 
     Raises:
         ModelError: a named model's wheel is absent; a ``.gguf`` file is missing or can't be read; or the name is almost
-            a
-            named model's (this is found without asking a hub).
+            that of a named model (this is found without asking a hub).
     """
     file = check_model_name(name)
     return str(dequantise(file)) if file else name
@@ -162,7 +161,7 @@ def convert(gguf: Path, folder: Path) -> None:
         with read_once():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    except Exception as error:  # the GGUF reader raises anything on a damaged file
+    except Exception as error:  # the GGUF reader may raise anything for a damaged file
         raise ModelError(
             f"can't read {gguf} as a language model: {error}; is it complete, and of a supported family?"
         ) from error
@@ -200,7 +199,7 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"there is no device {device!r} here: {first}; use auto, cpu, cuda or cuda:1") from error
 

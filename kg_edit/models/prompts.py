@@ -65,8 +65,7 @@ def encode(
 
     Raises:
         PromptError: no token ends the subject; the target's first token would merge with the prompt's last one (then
-            the
-            model could not be asked for the target after the prompt); or the target has no token.
+            the model could not be asked for the target after the prompt); or the target has no token.
     """
     text, span = _fill(context, template, subject)
     if chat:

@@ -55,19 +55,16 @@ class RecordedBlocks:
     ) -> tuple[RecordedBlocks, Tensor]:
         """Run ``batch`` through the model up to the last of ``layers``, and record the calls of ``layers``.
 
+        Returns the record, and the last block's output [rows, tokens, d]. The record does not keep the output, because
+        the output may hold the autograd graph of the hooks' changes.
+
         Args:
             model: the model, with any hooks that the caller has put on its modules.
             batch: rows of tokens; with ``prefix``, they come after the same rows of it.
             layers: consecutive blocks (0-based). An empty range means a change after the last block: the output of the
-                block
-                before the range is then the recorded input, and no block is left to run.
+                block before the range is then the recorded input, and no block is left to run.
             prefix: keys and values of earlier tokens.
             all_inputs: keep the input of each of ``layers``, not only of the first one.
-
-        Returns:
-            The record, and the last block's output [rows, tokens, d]. The record does not keep the output, because it
-            may
-            hold the autograd graph of the hooks' changes.
         """
         calls, inputs = list[Call](), dict[int, Tensor]()
 

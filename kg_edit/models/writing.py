@@ -87,7 +87,7 @@ class GreedyWriter:
 
         ``begins``: ``last`` is the last token of a prompt.
         """
-        device, final = self._model.device, list[Tensor]()  # before the last norm, a part of `LanguageModel.logits`
+        device, final = self._model.device, list[Tensor]()  # states before the final norm, which `logits` applies
         ends = torch.ones(1, 1, dtype=torch.bool) if begins else None
         with (
             telling_prompt_ends(self._model, ends),

@@ -99,7 +99,7 @@ def copy_rate() -> float:
 
 
 def drawing_rate(rows: int, vocabulary: int) -> float:
-    """Logits/s on the CPU from which tokens are drawn as `generate` does: copied, masked, softmax, a draw a row."""
+    """Logits/s on the CPU from which tokens are drawn as in `generate`: copy, mask, softmax, one draw a row."""
     generator = torch.Generator().manual_seed(0)
     logits, banned = torch.zeros(rows, vocabulary), torch.zeros(vocabulary, dtype=torch.bool)
 

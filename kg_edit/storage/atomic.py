@@ -4,8 +4,7 @@
   (`os.replace`) when it is complete; `replacing` does that for any file.
 - `open_to_readers`: give a folder's files the modes that a shell would give them.
 - `append_lines`, `read_lines`, `drop_cut_line`: a file of JSON lines that only grows. A line is complete or absent,
-  also
-  after a kill or on a full disk.
+  also after a kill or on a full disk.
 """
 
 from __future__ import annotations

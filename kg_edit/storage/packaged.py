@@ -8,7 +8,7 @@ from kg_edit.errors import did_you_mean
 from wikidata_cache.extract import packaged_extract
 
 EXTRACT = "extract"
-HUB = "hf:"  # begins the name of a hub's data set
+HUB = "hf:"  # prefix of the name of a hub's data set
 _DATA = Path(__file__).resolve().parents[1] / "data"
 _GRAPH, _BENCHMARK = ".nt.gz", ".json"
 

@@ -142,7 +142,7 @@ def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
 def _still_there(folder: Path) -> Iterator[None]:
     """Raise at the end if the folder was deleted or replaced in the meantime, since the written files are then lost."""
     with ExitStack() as stack:
-        with suppress(OSError):  # Windows opens no folders
+        with suppress(OSError):  # Windows can't open folders
             stack.callback(os.close, os.open(folder, os.O_RDONLY))  # an open folder keeps its inode number
         before = _stat(folder)
         yield

@@ -3,8 +3,7 @@
 - `one_line`, `plain`, `escaped_markdown`: prompts, answers and file names without control characters, without rich's
   markup, or with all Markdown characters escaped.
 - `markdown_table`, `terminal_table`: the same cells as GitHub-flavoured Markdown and for rich. Cells are used
-  unchanged:
-  the caller escapes them, in Markdown above all ``|``.
+  unchanged: the caller escapes them, in Markdown above all ``|``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Line and paragraph separators, and control characters, line breaks among them.
+# Unicode categories that become a space: line and paragraph separators, control characters (also line breaks).
 _REPLACED = {"Zl": " ", "Zp": " ", "Cc": " "}
 _OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
 

@@ -3,11 +3,10 @@
 A language model writes after demonstrations, and is stopped where it would write a fact itself:
 
     Question: which city is the capital of the country that Mirel is a citizen of?
-    Subquestion: …                                  written by the model: the next step
-    Generated answer: …                             written by the model: what it believes
+    Subquestion: …                                  by the model: the next step
+    Generated answer: …                             by the model: what it believes
     Retrieved fact: …                               inserted: the memory's fact that is nearest to the subquestion
-    Retrieved fact contradicts to generated answer, so the intermediate answer is: …       written by the model: the
-    check
+    Retrieved fact contradicts to generated answer, so the intermediate answer is: …       by the model: the check
     …
     Final answer: …
 

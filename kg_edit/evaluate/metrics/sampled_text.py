@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kg_edit.evaluate.metrics.metric import Evidence
 
 
-_ENOUGH = 70  # of 100
+_ENOUGH = 70  # least partial ratio (0 to 100) of a match
 _WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
 
 
