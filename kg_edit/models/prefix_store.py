@@ -18,7 +18,7 @@ from kg_edit.models.prefix_cache import Prefix, SharedContexts, empty_prefix, ru
 
 Ids = tuple[int, ...]
 MEGABYTES = 512.0
-"""What a store holds at most by default."""
+"""The default size limit of a store, in MiB."""
 
 
 def model_state(model: LanguageModel) -> str:
