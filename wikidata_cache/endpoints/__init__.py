@@ -1,1 +1,1 @@
-"""SPARQL endpoints as sources: one request, its failures, retries at the host's rate, and chains of endpoints."""
+"""SPARQL endpoints as sources: requests, failures, retries, rate limits per host, and chains of endpoints."""

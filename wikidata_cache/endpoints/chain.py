@@ -1,7 +1,7 @@
-"""Several endpoints of one graph as one source, and a source that is only opened when it is asked.
+"""Combine several endpoints of one graph into one source, and open a source only at its first use.
 
-`EndpointChain` asks the first endpoint that is free, and passes the remaining ids on where it fails. `LazySource`
-puts off making an endpoint, so that a cache that holds every answer needs no contact address.
+`EndpointChain` asks the first endpoint that is free; if it fails, the next endpoint gets the remaining ids.
+`LazySource` opens an endpoint only at the first question, so that a complete cache needs no contact address.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from wikidata_cache.sources.source import Answer, Binding, Provenance, Source, T
 
 logger = logging.getLogger(__name__)
 
-_SHORT = 5.0  # seconds to wait for an endpoint while another one may be free
-_FOR_GOOD = ("refused",)  # never asked again by this object
-_WAITING = ("throttled", "outage", "unavailable")  # asking again later may help
-_OURS = ("rejected",)  # a wrong URL or query: the error is raised, no other endpoint is asked
+_SHORT = 5.0  # seconds to wait for an endpoint while another endpoint may be free
+_FOR_GOOD = ("refused",)  # after this failure, the chain never asks the endpoint again
+_WAITING = ("throttled", "outage", "unavailable")  # after these failures, asking again later may help
+_OURS = ("rejected",)  # URL or query is wrong: the error is raised, and no other endpoint is asked
 
 
 class EndpointChain:
-    """A `Source` over endpoints of the same graph, best first.
+    """A `Source` over endpoints of the same graph, the preferred endpoint first.
 
-    Each question goes to the first endpoint that may be asked without waiting long; where one gives up, the
-    rest of the ids go on to the next. Only when none answers is one waited for, `patience` seconds at most.
-    Raises BadOptionError without endpoints.
+    Each question goes to the first endpoint that can be asked without a long wait. If an endpoint fails, the remaining
+    ids go to the next one. If none answers, the chain waits for one, at most `patience` seconds. Raises BadOptionError
+    without endpoints.
     """
 
     def __init__(self, endpoints: Sequence[EndpointSource], *, patience: float = 180.0) -> None:
@@ -42,11 +42,11 @@ class EndpointChain:
         return ", ".join(endpoint.name for endpoint in self._endpoints)
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """The URLs, and the present time (UTC), since the answers of endpoints change."""
+        """Return the URLs, and the current time (UTC), since the answers of endpoints change."""
         return self._endpoints[0].provenance(ids) | {"url": self.name}
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Answers that together cover the ids; raises EndpointError, naming every endpoint, where none can."""
+        """Yield answers that together cover the ids; raise EndpointError, which names every endpoint, if all fail."""
         left = list(ids)
         troubles = dict(self._refusals)
         for endpoint, patience in self._turns(troubles):
@@ -61,7 +61,7 @@ class EndpointChain:
         raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in self._endpoints])
 
     def select(self, query: str) -> Sequence[Binding]:
-        """The rows of a SELECT query; raises EndpointError, naming every endpoint, where none answers."""
+        """Return the rows of a SELECT query; raise EndpointError, which names every endpoint, if all fail."""
         troubles = dict(self._refusals)
         for endpoint, patience in self._turns(troubles):
             try:
@@ -71,7 +71,7 @@ class EndpointChain:
         raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in self._endpoints])
 
     def _turns(self, troubles: dict[str, EndpointError]) -> Iterator[tuple[EndpointSource, float]]:
-        """Endpoints to try, each with the longest wait in seconds: all of them briefly, then those that may recover."""
+        """Yield (endpoint, longest wait in seconds): first all with a short wait, then those that may recover."""
         for endpoint in self._endpoints:
             if endpoint.name not in troubles:
                 yield endpoint, min(_SHORT, self._patience)
@@ -98,7 +98,7 @@ def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
 
 
 class LazySource:
-    """A `Source` called `name` that `make` opens when the first question is asked; raises what `make` raises."""
+    """A `Source` called `name`, which `make` opens at the first question. Raises the errors of `make`."""
 
     def __init__(self, name: str, make: Callable[[], Source]) -> None:
         self._name = name
@@ -107,23 +107,23 @@ class LazySource:
 
     @property
     def name(self) -> str:
-        """The name that was given for the source."""
+        """The name that was given to the source."""
         return self._name
 
     def ready(self) -> Source:
-        """The source, opened if it is not open yet."""
+        """Return the source; open it if it is not open yet."""
         if self._made is None:
             self._made = self._make()
         return self._made
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """`provenance` of the source, opened if it is not open yet."""
+        """Return `provenance` of the source; open it if it is not open yet."""
         return self.ready().provenance(ids)
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """`ask` of the source, opened if it is not open yet."""
+        """Return `ask` of the source; open it if it is not open yet."""
         return self.ready().ask(template, ids)
 
     def select(self, query: str) -> Sequence[Binding]:
-        """`select` of the source, opened if it is not open yet."""
+        """Return `select` of the source; open it if it is not open yet."""
         return self.ready().select(query)

@@ -1,8 +1,8 @@
-"""A SPARQL 1.1 endpoint over HTTP as a source: rate-limited, retried, and asked in blocks that it can answer.
+"""A SPARQL 1.1 endpoint over HTTP as a source, with rate limits, retries, and blocks of ids of a suitable size.
 
-`EndpointSource` sends each question as a block of ids. A block that times out or comes back cut off is halved, down to
-one id; after successes it grows again (`BlockSizes`). Failures in which waiting helps are retried (`with_retries`) at
-the host's own rate (`rate_limit.py`). Every answer keeps an account of its request (`Exchange`).
+`EndpointSource` sends each question for a block of ids. If the query times out or the answer is cut off, the block is
+halved, down to one id; after successes it grows again (`BlockSizes`). If waiting can help, a failed request is retried
+(`with_retries`) at the rate of the host (`rate_limit.py`). Every answer has a record of its request (`Exchange`).
 """
 
 from __future__ import annotations
@@ -41,27 +41,29 @@ from wikidata_cache.sources.source import (
 
 logger = logging.getLogger(__name__)
 
-_PATIENT = 4  # successes until a larger block is tried
-_MOST_PATIENT = 64
+_PATIENT = 4  # successes in a row before a larger block is tried
+_MOST_PATIENT = 64  # upper limit of that number, which doubles when a larger block fails
 
 MAX_ATTEMPTS = 4  # requests for one question
-TRANSIENT = ("throttled", "outage", "unavailable")  # failures in which waiting helps
+TRANSIENT = ("throttled", "outage", "unavailable")  # failures after which waiting helps
 _TOLD_TO_WAIT = ("throttled", "outage")
 
 T = TypeVar("T")
 
-_SPLITTABLE = ("timeout", "truncated", "cut off", "too long", "too large")  # asking for less helps
+_SPLITTABLE = ("timeout", "truncated", "cut off", "too long", "too large")  # failures after which a smaller block helps
 _HEADERS = ("date", "server", "age", "x-served-by", "content-type")
 
 
 class EndpointSource(SparqlSource):
-    """A `Source` over a SPARQL endpoint, asked through SPARQLWrapper, one request at a time.
+    """A `Source` over a SPARQL endpoint; SPARQLWrapper builds the requests, which are sent one at a time.
 
-    `timeout` is the wall-clock limit of one request, and `patience` the longest total wait for the right to
-    send one, both in seconds. `limiter` is shared by sources that count their requests together. `max_bytes` is the
-    largest answer, packed and unpacked; by default KG_MAX_ANSWER_MB, else 50 MB. Redirects are followed within one
-    host. Raises OfflineError when KG_OFFLINE is set, MissingContactError for a Wikimedia host without `contact` (or
-    KG_EDIT_CONTACT), and EndpointError for whatever the endpoint does wrong.
+    - `timeout` is the wall-clock limit of one request, in seconds.
+    - `patience` is the longest total time that a question may wait for its requests to be allowed, in seconds.
+    - `limiter` can be shared by sources that count their requests together.
+    - `max_bytes` is the largest answer, zipped and unzipped; by default KG_MAX_ANSWER_MB, else 50 MB.
+
+    Redirects are followed only within one host. Raises OfflineError if KG_OFFLINE is set, MissingContactError for a
+    Wikimedia host without `contact` (or KG_EDIT_CONTACT), and EndpointError for any failure of the endpoint.
     """
 
     def __init__(
@@ -86,14 +88,14 @@ class EndpointSource(SparqlSource):
         return self._transport.url
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """The URL, and the present time (UTC), since an endpoint's answers change."""
+        """Return the URL, and the current time (UTC), since the answers of an endpoint change."""
         return {"kind": "endpoint", "url": self.name, "fetched_at": _utc()}
 
     def ask(self, template: Template, ids: Sequence[str], *, patience: float | None = None) -> Iterator[Answer]:
-        """An answer for each block of ids, in smaller blocks where the endpoint cannot manage larger ones.
+        """Yield an answer for each block of ids; the blocks get smaller if the endpoint cannot answer larger ones.
 
-        `patience` (seconds) replaces the source's for these questions. Raises EndpointError where waiting, retrying
-        and splitting down to one id do not help.
+        `patience` (seconds) replaces the source's own patience for these questions. Raises EndpointError if waiting,
+        retrying and splitting down to one id do not help.
         """
         left = list(ids)
         while left:
@@ -108,9 +110,9 @@ class EndpointSource(SparqlSource):
             yield answer
 
     def select(self, query: str, *, patience: float | None = None) -> list[Binding]:
-        """The rows of a SELECT query; waits and retries where that can help, else raises EndpointError.
+        """Return the rows of a SELECT query; wait and retry where that can help, else raise EndpointError.
 
-        A user's query has no end mark, so that a second request sees whether answers belong to what is asked.
+        A user's query has no end mark. Therefore a second request checks that the endpoint answers the query it gets.
         """
         rows = self._rows(query, patience, alone=True)[0]
         if foreign := sorted(name for name in {name for row in rows for name in row} if not _stands_in(query, name)):
@@ -140,7 +142,7 @@ class EndpointSource(SparqlSource):
         return Answer(template.name, facts, exchange)
 
     def _facts(self, template: Template, block: Sequence[str], query: str, rows: Sequence[Binding]) -> Sequence[Fact]:
-        """The facts in the rows, checked as an imported snapshot is."""
+        """Return the facts in the rows, after the same checks as for an imported snapshot."""
         try:
             facts = read_answer(template, block, query, rows, self.name)
         except TruncatedAnswerError as error:
@@ -154,7 +156,7 @@ class EndpointSource(SparqlSource):
     def _rows(
         self, query: str, patience: float | None, *, alone: bool, literals: Container[str] | None = None
     ) -> tuple[list[Binding], Reply]:
-        """The rows of a query and the reply they came in, after as many attempts as make sense."""
+        """Send a query, with retries; return its rows and the reply. `alone` means that the query has a single id."""
         forbid_when_offline(self.name)
         return with_retries(
             self._limiter,
@@ -165,13 +167,13 @@ class EndpointSource(SparqlSource):
         )
 
     def _attempts(self, error: EndpointError, *, alone: bool) -> int:
-        """How many attempts to make in all after this failure; switches to POST after HTTP 414."""
+        """Return the total number of attempts that this failure allows; switch to POST after HTTP 414."""
         if error.status == 414 and not self._transport.post:
             self._transport.post = True
             return MAX_ATTEMPTS
         if error.trouble in TRANSIENT or (alone and (error.trouble == "cut off" or error.status in (503, 504))):
             return MAX_ATTEMPTS
-        return 2 if error.trouble == "cut off" else 1  # one retry for what was transient; else the block is split
+        return 2 if error.trouble == "cut off" else 1  # "cut off" may be transient: one retry before the block is split
 
     def _once(self, query: str, literals: Container[str] | None) -> tuple[list[Binding], Reply]:
         try:
@@ -182,24 +184,24 @@ class EndpointSource(SparqlSource):
 
 
 class BlockSizes:
-    """The ids to ask for in one query, learned for each template: halved on failure, doubled after successes."""
+    """The number of ids per query, learned for each template: halved after a failure, doubled after successes."""
 
     def __init__(self) -> None:
         self._sizes: dict[str, _Size] = {}
 
     def of(self, template: Template) -> int:
-        """The number of ids to put into the next query."""
+        """Return the number of ids to put into the next query."""
         return self._of(template).ids
 
     def too_many(self, template: Template, ids: int) -> None:
-        """A block of `ids` ids failed: halve the size; if it had just grown, grow it more slowly from now on."""
+        """Record that a block of `ids` ids failed: halve the size. If it had just grown, let it grow more slowly."""
         size = self._of(template)
         if size.probing:
             size.needed = min(_MOST_PATIENT, 2 * size.needed)
         size.ids, size.streak, size.probing = max(1, ids // 2), 0, False
 
     def fine(self, template: Template) -> None:
-        """A block was answered: double the size after enough of them in a row, up to the template's."""
+        """Record that a block was answered: after enough successes in a row, double the size, up to the template's."""
         size = self._of(template)
         size.streak, size.probing = size.streak + 1, False
         if size.streak >= size.needed and size.ids < size.most:
@@ -221,10 +223,10 @@ class _Size:
 def with_retries(
     limiter: RateLimiter, url: str, once: Callable[[], T], *, patience: float, attempts: Callable[[EndpointError], int]
 ) -> T:
-    """The result of `once`, called again after failures, each time in a slot of `limiter`.
+    """Call `once` in a slot of `limiter`, call it again after failures, and return its result.
 
-    At most `patience` seconds are waited in all; `attempts` gives the total of attempts that a failure allows.
-    Raises the last EndpointError, or where the host asks to wait longer than that, one that says until when.
+    The waits take at most `patience` seconds in total. `attempts` returns the total number of attempts that a failure
+    allows. Raises the last EndpointError; if the host asks for a wait that is too long, the error says until when.
     """
     left = WaitBudget(patience)
     made = 0
@@ -243,7 +245,7 @@ def with_retries(
 
 
 def _stands_in(query: str, variable: str) -> bool:
-    """Whether a variable of an answer is one of the query; Virtuoso names unnamed columns callret-0, ..."""
+    """Return whether a variable of an answer is in the query; Virtuoso names unnamed columns callret-0, ..."""
     return f"?{variable}" in query or f"${variable}" in query or variable.startswith("callret")
 
 

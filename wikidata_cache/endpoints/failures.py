@@ -1,7 +1,8 @@
-"""From what an endpoint did to an `EndpointError` with the kind of failure and what to do about it.
+"""Turn replies and connection failures of an endpoint into rows, or into an `EndpointError` with a suggestion.
 
-Statuses, headers and bodies of Wikidata's query service (Blazegraph), QLever, Virtuoso and proxies are told apart here;
-`parse_reply` reads SPARQL 1.1 JSON results (https://www.w3.org/TR/sparql11-results-json/) and refuses anything else.
+This module knows the statuses, headers and bodies of Wikidata's query service (Blazegraph), QLever, Virtuoso and
+proxies. `parse_reply` reads SPARQL 1.1 JSON results (https://www.w3.org/TR/sparql11-results-json/) and refuses anything
+else.
 """
 
 import time
@@ -20,25 +21,25 @@ from wikidata_cache.sources.source import Binding
 _FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"
 _TIMEOUT_SIGNS = ("timeoutexception", "timed out", "timeout", "time-out", "operation has been cancelled")
 _LITERAL = ("literal", "typed-literal")
-_TRUNCATION_SIGNS = ("sr353", "sorted top clause")  # Virtuoso cannot sort more rows than it gives out
+_TRUNCATION_SIGNS = ("sr353", "sorted top clause")  # Virtuoso cannot sort more rows than it may return
 _OVERLOAD_SIGNS = ("gateway", "unavailable", "overload", "maintenance", "too many", "try again", "outage")
 
 
 def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = None) -> list[Binding]:
-    """The rows of SPARQL 1.1 JSON results; raises EndpointError for every other reply.
+    """Return the rows of SPARQL 1.1 JSON results; raise EndpointError for every other reply.
 
-    Blank nodes are left out: their names mean nothing outside the answer. `literals` are the variables of our own
-    queries that hold literals: an IRI in one is an error, and a literal in another variable is left out.
+    Blank nodes are left out, since their names have no meaning outside the answer. `literals` are the variables of our
+    own queries that have literals: an IRI there is an error, and a literal in another variable is left out.
     """
     if reply.status != 200:
         raise _from_status(reply, url)
-    if "x-sql-state" in reply.headers:  # Virtuoso says so when it stops early
+    if "x-sql-state" in reply.headers:  # Virtuoso sends this header when it stops early
         raise timed_out(url, f"stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
     if "json" not in reply.headers.get("content-type", ""):
         raise _foreign(reply, url)
     try:
         found = parse(reply.body) if reply.whole else None
-    except ValueError:  # of the text, or of its encoding
+    except ValueError:  # the text is not JSON, or not UTF-8
         found = None
     if found is None:
         raise _broken_off(reply, url)
@@ -57,14 +58,14 @@ def _rows(found: Any, reply: Reply, url: str, literals: Container[str] | None) -
 
 
 def _is_wanted(name: str, kind: str, literals: Container[str] | None) -> bool:
-    """Whether a term is kept, by its type; raises ValueError for an IRI in the place of a literal."""
+    """Return whether to keep a term of the type `kind`; raise ValueError for an IRI in place of a literal."""
     if kind == "uri" and literals is not None and name in literals:
         raise ValueError(f"an IRI as ?{name}")
     return kind == "uri" or (kind in _LITERAL and (literals is None or name in literals))
 
 
 def _value(term: Mapping[str, Any]) -> str:
-    """The text of a term, lone surrogates replaced: no RDF text has them, and they cannot be written to a file."""
+    """Return the text of a term, with lone surrogates replaced: RDF does not allow them, and files cannot hold them."""
     value = term["value"]
     if not isinstance(value, str):
         raise TypeError(f"a value that is no text: {value!r}")
@@ -120,40 +121,40 @@ def _throttling(text: bytes, wait: float | None) -> tuple[Any, str]:
 
 
 def connection_error(error: Exception, url: str, timeout: float) -> EndpointError:
-    """The EndpointError for an exception of urllib or http.client; raises other exceptions again."""
+    """Return the EndpointError for an exception of urllib or http.client; raise other exceptions again."""
     if isinstance(error, AnswerTooLargeError):
         return too_large(url, error.limit)
     if isinstance(error, TimeoutError):
         return timed_out(url, f"no complete answer within the time limit of {timeout:g} s here")
     if isinstance(error, InvalidURL | UnicodeError):
         return EndpointError(url, "rejected", f"no URL: {error}", f"Correct it. {ELSEWHERE}")
-    if isinstance(error, HTTPException | OSError):  # URLError with a TimeoutError inside: nobody answered the call
+    if isinstance(error, HTTPException | OSError):  # such as a URLError with a TimeoutError inside: no connection
         found = f"no connection: {getattr(error, 'reason', '') or type(error).__name__}"
         return EndpointError(url, "unavailable", found, f"Check the URL and the network. {ELSEWHERE}")
     raise error
 
 
 def timed_out(url: str, found: str, *, status: int | None = None) -> EndpointError:
-    """The error for a query that exceeded the server's time limit or ours; `found` says which."""
+    """Return the error for a query that exceeded the time limit of the server or of this client; `found` says which."""
     return EndpointError(url, "timeout", found, _FEWER, status=status)
 
 
 def too_large(url: str, limit: int) -> EndpointError:
-    """The error for an answer of more than `limit` bytes, packed or unpacked."""
+    """Return the error for an answer of more than `limit` bytes, zipped or unzipped."""
     found = f"an answer of more than {limit / 1e6:g} MB"
     suggestion = f"Ask for less at a time; where so much is right, set {LIMIT} to more megabytes. {ELSEWHERE}"
     return EndpointError(url, "too large", found, suggestion)
 
 
 def truncated_answer(url: str, rows: int) -> EndpointError:
-    """The error for a well-formed answer that lacks its end mark after `rows` rows."""
+    """Return the error for a well-formed answer that lacks its end mark after `rows` rows."""
     found = f"the answer lacks its end after {rows} rows: the endpoint gives out no more"
     suggestion = f"Raise its limit on rows (Virtuoso: ResultSetMaxRows). {ELSEWHERE}"
     return EndpointError(url, "truncated", found, suggestion, status=200)
 
 
 def wrong_answer(url: str, problem: str) -> EndpointError:
-    """The error for SPARQL JSON that does not fit the query, or is the answer to another one."""
+    """Return the error for SPARQL JSON that does not fit the query, or is the answer to another query."""
     return EndpointError(
         url,
         "bad answer",
@@ -163,7 +164,7 @@ def wrong_answer(url: str, problem: str) -> EndpointError:
 
 
 def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
-    """The same error for a question about the single id `name`, which cannot be split further."""
+    """Return the same error for a question about the single id `name`, which cannot be split further."""
     found = f"asked about {name!r} alone ({kind}): {error.found}"
     quiet = f"Give a longer timeout, or come back when the endpoint is less busy. {ELSEWHERE}"
     suggestion = quiet if error.trouble == "timeout" else error.suggestion
@@ -178,20 +179,20 @@ def _has(text: bytes, signs: tuple[str, ...]) -> bool:
 
 
 def _text(body: bytes) -> str:
-    """A body as one line of printable characters."""
+    """Return a body as one line of printable characters."""
     text = body.decode("utf-8", "replace")
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def printable(text: str) -> str:
-    """A text of somebody else as one line of printable characters."""
+    """Return a foreign text as one line of printable characters."""
     return _text(text.encode("utf-8", "replace"))
 
 
 def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
-    """The header Retry-After (seconds or an HTTP date) in seconds, a month at most; None where it is neither.
+    """Return the header Retry-After (seconds or an HTTP date) in seconds, at most 30 days; None if it is neither.
 
-    A date is compared with that of the reply, since this machine's clock may be wrong.
+    A date is compared with the date of the reply, since the clock of this machine may be wrong.
     """
     retry_after, date = headers.get("retry-after"), headers.get("date")
     if retry_after is None:
@@ -205,7 +206,7 @@ def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
 
 
 def _time(date: str | None) -> float | None:
-    """The Unix time of an HTTP date; None where it is none."""
+    """Return the Unix time of an HTTP date; None if the text is not a date."""
     try:
         return parsedate_to_datetime(date).timestamp() if date else None
     except (ValueError, TypeError, OverflowError):

@@ -1,11 +1,15 @@
-"""How often an endpoint's host is asked: one request at a time, a token bucket that learns, a breaker for outages.
+"""Limit the rate of requests per host: one request at a time, an adaptive token bucket, and a breaker for outages.
 
-`RateLimiter.slot` waits for the right to send one request, and learns from its outcome. The rules (`with_request`,
-`with_success`, `with_failure`) are pure functions of a `RateLimitState` and the time: HTTP 429 halves the rate and
-honours Retry-After, an outage allows one request in 62 s, five hundreds back off exponentially, successes let the rate
-grow again. A `RateLimitStore` keeps the states, in memory or in a cache file for all processes that share it.
+`RateLimiter.slot` waits until one request may be sent, and learns from its outcome. The rules (`with_request`,
+`with_success`, `with_failure`) are pure functions of a `RateLimitState` and the time:
 
-Also here: who may be asked at all (KG_OFFLINE), and the User-Agent, which Wikimedia's policy wants to name a contact
+- HTTP 429 halves the rate, and Retry-After is respected;
+- an outage allows one request in 62 s;
+- HTTP 5xx leads to exponential back-off;
+- successes let the rate grow again.
+
+A `RateLimitStore` keeps the states, in memory or in a cache file for all processes that share it. This module also
+forbids requests when KG_OFFLINE is set, and makes the User-Agent, which for Wikimedia must name a contact
 (https://foundation.wikimedia.org/wiki/Policy:Wikimedia_Foundation_User-Agent_Policy).
 """
 
@@ -29,44 +33,44 @@ from wikidata_cache.ids import release
 
 logger = logging.getLogger(__name__)
 
-OUTAGE_RATE = 1 / 62  # requests a second: a little slower than the one a minute of the outages of 2026
+OUTAGE_RATE = 1 / 62  # requests per second: a little below one per minute, the limit during the outages of 2026
 ELSEWHERE = "Or use another endpoint, or a local graph: FILE.nt.gz, a folder, or oxigraph:FOLDER."
 
 _WIKIMEDIA = ("wikidata.org", "wikimedia.org", "wikipedia.org", "mediawiki.org")
 _ONE_A_SECOND = (*_WIKIMEDIA, "qlever.dev")
 
-_BURST = 5.0  # seconds; the bucket holds the requests of so long, so that a single subgraph need not wait
-_FIRST_RATE = 1.0  # requests a second, where a host without a known limit throttles for the first time
-_FREE_RATE = 16.0  # requests a second; a learned limit above it is dropped
+_BURST = 5.0  # seconds; the bucket holds the requests of this time, so that a single subgraph needs no wait
+_FIRST_RATE = 1.0  # requests per second, after a host without a known limit throttles for the first time
+_FREE_RATE = 16.0  # requests per second; a learned limit that reaches this rate is dropped
 _RECOVERY = 10  # successes in a row until the rate grows
 _GROWTH = 1.5
-_THROTTLED_WAIT = 60.0  # seconds, where the endpoint names none
-_OUTAGE_WAIT = 65.0  # seconds for the first refusal, doubled by each one after it
-_LONGEST_OUTAGE_WAIT = 3_600.0
-_LONGEST_BACKOFF = 60.0
+_THROTTLED_WAIT = 60.0  # seconds, if the endpoint does not say how long to wait
+_OUTAGE_WAIT = 65.0  # seconds after the first refusal of an outage; each further refusal doubles it
+_LONGEST_OUTAGE_WAIT = 3_600.0  # seconds
+_LONGEST_BACKOFF = 60.0  # seconds
 
-LONGEST_WAIT = 30 * 86_400.0  # seconds; no host is believed that asks for more
-_CLOCKS_DIFFER = 5.0  # seconds; the clocks of machines that share a cache file
+LONGEST_WAIT = 30 * 86_400.0  # seconds; a longer wait that a host asks for is not believed
+_CLOCKS_DIFFER = 5.0  # seconds; allowed difference between the clocks of machines that share a cache file
 
-_WORTH_SAYING = 2.0  # seconds
-_NOW = 0.001  # seconds; a shorter wait is none
+_WORTH_SAYING = 2.0  # seconds; a longer wait is logged
+_NOW = 0.001  # seconds; a shorter wait counts as none
 
 
 class RateLimiter:
-    """Spaces the requests to each host; `store` keeps what is known of the hosts, `clock` is replaced in tests."""
+    """Limits the rate of requests to each host. `store` keeps the states of the hosts; tests replace `clock`."""
 
     def __init__(self, store: RateLimitStore | None = None, *, clock: Clock | None = None) -> None:
         self._store: RateLimitStore = store or MemoryRateLimitStore()
         self._clock: Clock = clock or SystemClock()
 
     def wait(self, url: str) -> float:
-        """Seconds until the host of `url` may be asked again; 0.0 for now."""
+        """Return the seconds until the host of `url` may be asked again; 0.0 if it may be asked now."""
         host = host_of(url)
         wait = seconds_until_due(self._state(host), self._clock.now(), usual_rate(host))
         return wait if wait > _NOW else 0.0
 
     def _state(self, host: str) -> RateLimitState:
-        """The state of a host; where the clock was set back, its hold begins anew, once."""
+        """Return the state of a host. If the clock was set back, the current wait for the host starts again, once."""
         found = self._store.read(host)
         state = after_clock_jump(found, self._clock.now())
         if state != found:
@@ -75,7 +79,7 @@ class RateLimiter:
         return state
 
     def too_soon_error(self, url: str, budget: WaitBudget) -> EndpointError:
-        """The EndpointError for a wait that `budget` does not cover: until when not to ask the host, and why."""
+        """Return the EndpointError for a wait that exceeds `budget`: it says when to ask the host again, and why."""
         state, now = self._store.read(host_of(url)), self._clock.now()
         wait = self.wait(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -89,16 +93,16 @@ class RateLimiter:
 
     @contextmanager
     def slot(self, url: str, budget: WaitBudget) -> Iterator[None]:
-        """Wait until one request may be sent to `url`, hold that right during the block, and learn from the outcome.
+        """Wait until one request may be sent to `url`, lock the host during the block, and learn from the outcome.
 
-        Raises EndpointError where the wait would exceed `budget`; passes on the EndpointError of the request.
+        Raises EndpointError if the wait would exceed `budget`, and the EndpointError of the request.
         """
         host = host_of(url)
         while True:
             self._wait_until_due(url, budget)
             with self._store.slot(host):
                 if self.wait(url):
-                    continue  # another process was faster
+                    continue  # another process has sent a request in the meantime
                 self._store.write(host, with_request(self._store.read(host), self._clock.now(), usual_rate(host)))
                 with self._learning(host):
                     yield
@@ -134,19 +138,22 @@ class RateLimiter:
 
 @dataclass
 class WaitBudget:
-    """The seconds that may still be spent on waiting, over all attempts of one question."""
+    """The remaining seconds that one question may spend on waiting, over all its attempts."""
 
     left: float
 
 
 @dataclass(frozen=True)
 class RateLimitState:
-    """What is known of a host's limits; the default is a host never asked. Times are Unix times in seconds.
+    """The known limits of a host; the default is a host that was never asked. Times are Unix times in seconds.
 
-    `rate` is the learned rate in requests a second (None: the host's usual one); the bucket held `tokens` requests at
-    time `at`. Nothing may be sent before `not_before`, because of `trouble`, with `reason` in words. `outages`,
-    `failures` and `successes` count consecutive ones. The hold began at `held_at`. All are plain JSON values,
-    kept under these names.
+    - `rate` is the learned rate in requests per second; None means the host's usual rate.
+    - The bucket had `tokens` requests at time `at`.
+    - No request may be sent before `not_before`, because of `trouble`; `reason` describes it. This wait began at
+      `held_at`.
+    - `outages`, `failures` and `successes` are counts of consecutive events.
+
+    All values are plain JSON, and a store keeps them under these names.
     """
 
     rate: float | None = None
@@ -162,7 +169,10 @@ class RateLimitState:
 
 
 def after_clock_jump(state: RateLimitState, now: float) -> RateLimitState:
-    """The state for a clock that shows `now`: a hold that began in the future, or is too long to be one, begins now."""
+    """Return the state for a clock that shows `now`.
+
+    A wait that began in the future, or is longer than `LONGEST_WAIT`, starts again now.
+    """
     length = state.not_before - (state.held_at or now)
     if state.held_at <= now + _CLOCKS_DIFFER and length <= LONGEST_WAIT:
         return state
@@ -170,20 +180,20 @@ def after_clock_jump(state: RateLimitState, now: float) -> RateLimitState:
 
 
 def seconds_until_due(state: RateLimitState, now: float, usual: float | None) -> float:
-    """Seconds to wait before the next request, 0.0 for none; `usual` is the host's known rate in requests a second."""
+    """Return the seconds to wait before the next request; `usual` is the host's known rate in requests per second."""
     rate = state.rate or usual
     for_a_token = 0.0 if rate is None else (1.0 - _tokens(state, now, rate)) / rate
     return max(0.0, for_a_token, state.not_before - now)
 
 
 def with_request(state: RateLimitState, now: float, usual: float | None) -> RateLimitState:
-    """The state after sending a request at time `now`: one token less."""
+    """Return the state after sending a request at time `now`: the bucket has one token less."""
     rate = state.rate or usual
     return state if rate is None else replace(state, tokens=_tokens(state, now, rate) - 1.0, at=now)
 
 
 def with_success(state: RateLimitState, usual: float | None) -> RateLimitState:
-    """The state after a good answer: the breaker closes; every ten in a row a learned rate grows by half."""
+    """Return the state after a good answer: the breaker closes; every ten in a row, a learned rate grows by half."""
     successes = state.successes + 1
     rate = state.rate
     if rate is not None and successes % _RECOVERY == 0:
@@ -195,9 +205,9 @@ def with_success(state: RateLimitState, usual: float | None) -> RateLimitState:
 def with_failure(
     state: RateLimitState, error: EndpointError, now: float, usual: float | None, jitter: float
 ) -> RateLimitState:
-    """The state after a failure at time `now`; `jitter`, a factor around 1, spreads the retries of many clients."""
+    """Return the state after a failure at time `now`; the factor `jitter`, near 1, spreads the retries of clients."""
     state = replace(state, successes=0)
-    if error.trouble == "throttled":  # half as fast from now on, and nothing until it says so
+    if error.trouble == "throttled":  # half the rate from now on, and no request for the time the host asks for
         rate = (state.rate or usual or 2 * _FIRST_RATE) / 2
         wait = _THROTTLED_WAIT if error.retry_after is None else error.retry_after
         return _held(replace(state, rate=max(rate, OUTAGE_RATE), tokens=0.0, at=now), error, now, wait)
@@ -219,7 +229,7 @@ def _held(state: RateLimitState, error: EndpointError, now: float, wait: float) 
 
 
 def _tokens(state: RateLimitState, now: float, rate: float) -> float:
-    gained = abs(now - state.at) * rate  # a clock that was set back must not stop everything
+    gained = abs(now - state.at) * rate  # abs(): a clock that was set back must not stop all requests
     return min(max(1.0, _BURST * rate), state.tokens + gained)
 
 
@@ -227,13 +237,13 @@ class RateLimitStore(Protocol):
     """Keeps the `RateLimitState` of each host; clients that share a store share the limits."""
 
     def read(self, host: str) -> RateLimitState:
-        """The state of a host (name and port); `RateLimitState()` for one never asked."""
+        """Return the state of a host (name and port); `RateLimitState()` for a host that was never asked."""
 
     def write(self, host: str, state: RateLimitState) -> None:
-        """Keep the state of a host, replacing the older one."""
+        """Keep the state of a host; it replaces the older state."""
 
     def slot(self, host: str) -> AbstractContextManager[object]:
-        """A lock on the host: while it is held, no other client with this store sends it a request."""
+        """Return a lock on the host: while it is held, no other client with this store sends the host a request."""
 
 
 class MemoryRateLimitStore:
@@ -244,33 +254,33 @@ class MemoryRateLimitStore:
         self._locks: dict[str, AbstractContextManager[object]] = {}
 
     def read(self, host: str) -> RateLimitState:
-        """The state of a host (name and port); `RateLimitState()` for one never asked."""
+        """Return the state of a host (name and port); `RateLimitState()` for a host that was never asked."""
         return self._states.get(host, RateLimitState())
 
     def write(self, host: str, state: RateLimitState) -> None:
-        """Keep the state of a host, replacing the older one."""
+        """Keep the state of a host; it replaces the older state."""
         self._states[host] = state
 
     def slot(self, host: str) -> AbstractContextManager[object]:
-        """A lock on the host: while it is held, no other thread with this store sends it a request."""
+        """Return a lock on the host: while it is held, no other thread with this store sends the host a request."""
         return self._locks.setdefault(host, threading.RLock())
 
 
 class Clock(Protocol):
-    """The time, and waiting; tests replace it."""
+    """A source of the time that can also wait; tests replace it."""
 
     def now(self) -> float:
-        """The present Unix time, in seconds."""
+        """Return the current Unix time, in seconds."""
 
     def sleep(self, seconds: float) -> None:
         """Return after `seconds` seconds."""
 
 
 class SystemClock:
-    """A `Clock` that is the machine's own."""
+    """The `Clock` of this machine."""
 
     def now(self) -> float:
-        """The present Unix time, in seconds."""
+        """Return the current Unix time, in seconds."""
         return time.time()
 
     def sleep(self, seconds: float) -> None:
@@ -279,22 +289,25 @@ class SystemClock:
 
 
 def host_of(url: str) -> str:
-    """The host name and port by which an endpoint counts its clients' requests."""
+    """Return the host name and port of a URL; rate limits are per host."""
     return urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
 def usual_rate(host: str) -> float | None:
-    """The rate in requests a second that a host is known to allow, None where only its answers tell."""
+    """Return the rate in requests per second that a host is known to allow; None if only its answers can tell."""
     return 1.0 if _belongs(host, _ONE_A_SECOND) else None
 
 
 def wants_contact(url: str) -> bool:
-    """Whether the endpoint's operator requires a contact in the User-Agent, as Wikimedia does."""
+    """Return whether the operator of the endpoint requires a contact in the User-Agent, as Wikimedia does."""
     return _belongs(host_of(url), _WIKIMEDIA)
 
 
 def user_agent(url: str, contact: str | None) -> str:
-    """The User-Agent that names `contact`, else KG_EDIT_CONTACT; raises MissingContactError for Wikimedia without."""
+    """Return the User-Agent with `contact`, else with KG_EDIT_CONTACT.
+
+    Raises MissingContactError for a Wikimedia host without a contact, and for a contact with unprintable characters.
+    """
     host = host_of(url)
     contact = contact or os.environ.get("KG_EDIT_CONTACT", "")
     reachable = contact.isprintable() and ("@" in contact or "://" in contact)
@@ -308,7 +321,7 @@ def user_agent(url: str, contact: str | None) -> str:
 
 
 def forbid_when_offline(url: str) -> None:
-    """Raise OfflineError where the environment sets KG_OFFLINE to anything but 0 or nothing."""
+    """Raise OfflineError if the environment sets KG_OFFLINE to anything but 0, false, no or the empty text."""
     if os.environ.get("KG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no"):
         raise OfflineError(
             f"{url} is an endpoint, and KG_OFFLINE is set. Unset KG_OFFLINE, or give a graph file "

@@ -1,8 +1,8 @@
-"""One HTTP request to a SPARQL endpoint and its reply of whatever status, within a wall-clock deadline.
+"""Send one HTTP request to a SPARQL endpoint, and return the reply, of any status, within a wall-clock deadline.
 
-SPARQLWrapper builds the request (SPARQL 1.1 Protocol: GET, or POST for long queries); sending is done here, because
-the deadline must cover name look-up and slow bodies, and all statuses, headers and gzip bodies are needed. Redirects
-and the size of bodies have limits (`web.py`).
+SPARQLWrapper builds the request (SPARQL 1.1 Protocol: GET, or POST for long queries). This module sends it, because the
+deadline must cover name look-up and slow bodies, and because statuses, headers and gzip bodies are needed. `web.py`
+limits redirects and the size of bodies.
 """
 
 import threading
@@ -18,13 +18,13 @@ from urllib.request import Request
 
 from wikidata_cache.endpoints.web import AnswerTooLargeError, largest_answer, open_url, read_body
 
-_GET_LIMIT = 7_500  # bytes of URL; longer questions go by POST
-_ERROR_BYTES = 1 << 20  # of a reply that is no answer; more is not read
+_GET_LIMIT = 7_500  # bytes of the URL; longer queries are sent by POST
+_ERROR_BYTES = 1 << 20  # largest body to read of a reply with an error status
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An HTTP reply: header names in lower case, the body unzipped; `whole` is False where the body is incomplete."""
+    """An HTTP reply: header names in lower case, the body unzipped; `whole` is False if the body is incomplete."""
 
     status: int
     reason: str
@@ -38,7 +38,7 @@ class Reply:
 class Transport:
     """Sends queries to `url` with User-Agent `agent`; `timeout` is in wall-clock seconds; `post` forces POST.
 
-    `max_bytes` is the largest body that is read, packed and unpacked.
+    `max_bytes` is the largest body to read, zipped and unzipped.
     """
 
     url: str
@@ -48,10 +48,10 @@ class Transport:
     max_bytes: int = field(default_factory=largest_answer)
 
     def send(self, query: str) -> Reply:
-        """The reply to a query; raises TimeoutError, AnswerTooLargeError, or what urllib and http.client raise.
+        """Return the reply to a query; raises TimeoutError, AnswerTooLargeError, or errors of urllib and http.client.
 
-        A socket's timeout covers neither name look-up nor a server that sends byte by byte. So a daemon thread
-        makes the exchange, and is abandoned at the deadline (it ends with its connection).
+        The timeout of a socket covers neither name look-up nor a server that sends byte by byte. Therefore a daemon
+        thread makes the exchange. At the deadline the thread is abandoned; it ends with its connection.
         """
         outcome: SimpleQueue[Reply | Exception] = SimpleQueue()
 
@@ -63,7 +63,7 @@ class Transport:
 
         threading.Thread(target=talk, daemon=True).start()
         try:
-            result = outcome.get(timeout=min(1.1 * self.timeout, self.timeout + 1.0))  # the socket may speak first
+            result = outcome.get(timeout=min(1.1 * self.timeout, self.timeout + 1.0))  # the socket may time out first
         except Empty:
             raise TimeoutError from None
         if isinstance(result, Exception):
@@ -84,23 +84,23 @@ class Transport:
         try:
             return read_body(response, deadline=deadline, limit=min(_ERROR_BYTES, self.max_bytes))
         except AnswerTooLargeError:
-            return b"", False  # the status says enough
+            return b"", False  # the status is enough for an error message
 
     def _open(self, query: str) -> HTTPResponse:
         try:
             response: HTTPResponse = open_url(self._request(query), self.timeout)
         except HTTPError as error:
-            return cast(HTTPResponse, error)  # wraps a response like any other
+            return cast(HTTPResponse, error)  # an HTTPError wraps a response
         return response
 
     def _request(self, query: str) -> Request:
-        from SPARQLWrapper import GET, JSON, POST, SPARQLWrapper  # here, since only endpoints need it
+        from SPARQLWrapper import GET, JSON, POST, SPARQLWrapper  # imported here, since only endpoints need it
 
         wrapper = SPARQLWrapper(self.url, returnFormat=JSON, agent=self.agent)
         wrapper.setOnlyConneg(True)
         wrapper.setQuery(query)
         wrapper.setMethod(POST if self.post or len(self.url) + len(quote_plus(query)) > _GET_LIMIT else GET)
         wrapper.addCustomHttpHeader("Accept-Encoding", "gzip")
-        # Its query() would lose the headers of five statuses, and leave their bodies zipped.
+        # SPARQLWrapper.query() would lose the headers of five statuses, and leave their bodies zipped.
         request: Request = wrapper._createRequest()
         return request

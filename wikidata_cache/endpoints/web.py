@@ -1,7 +1,7 @@
-"""HTTP as this package uses it: redirects within one host only, and bodies of a limited size.
+"""HTTP requests with limits: redirects are followed within one host only, and bodies have a maximal size.
 
-A request carries the caller's contact address (User-Agent) or key (Authorization). It is sent on to another host, port
-or protocol by nobody but the caller, so such a redirect is a reply like any other: an `HTTPError` with its Location.
+A request has the caller's contact address (User-Agent) or key (Authorization), which no other host must get. Therefore
+a redirect to another host, port or protocol is not followed: it is an error reply, an `HTTPError` with its Location.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ LIMIT = "KG_MAX_ANSWER_MB"
 _USUAL_LIMIT = 50.0  # MB
 _MB = 1_000_000
 _CHUNK = 1 << 16  # bytes read at a time
-_STEP = 1 << 12  # bytes unzipped at a time: what follows a member of a gzip stream is copied
+_STEP = 1 << 12  # bytes to unzip at a time: small, since zlib copies the data after the end of a gzip member
 _PORTS = {"http": 80, "https": 443}
 
 
 class AnswerTooLargeError(ValueError):
-    """A body is larger than `limit` bytes, packed or unpacked."""
+    """A body is larger than `limit` bytes, zipped or unzipped."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"a reply of more than {limit / _MB:g} MB")
@@ -45,9 +45,9 @@ class AnswerTooLargeError(ValueError):
 
 
 def largest_answer() -> int:
-    """The bytes that an answer may have, packed and unpacked: KG_MAX_ANSWER_MB, else 50 MB.
+    """Return the maximal size of an answer in bytes, zipped and unzipped: KG_MAX_ANSWER_MB, else 50 MB.
 
-    Raises BadOptionError where KG_MAX_ANSWER_MB is no positive number.
+    Raises BadOptionError if KG_MAX_ANSWER_MB is not a positive number.
     """
     said = os.environ.get(LIMIT, "").strip()
     try:
@@ -60,9 +60,9 @@ def largest_answer() -> int:
 
 
 def open_url(request: Request, timeout: float) -> HTTPResponse:
-    """The response to a request; `timeout` in seconds is that of each socket operation.
+    """Send a request and return the response; `timeout` is the limit of each socket operation, in seconds.
 
-    Raises what `urllib.request.urlopen` raises, HTTPError also for a redirect to another host, port or protocol.
+    Raises the errors of `urllib.request.urlopen`; HTTPError also for a redirect to another host, port or protocol.
     """
     opener = OpenerDirector()
     for handler in (
@@ -84,7 +84,7 @@ class _SameHostRedirects(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        """The request to follow, or None for one that is not followed."""
+        """Return the request for a redirect to follow, or None for a redirect that is not followed."""
         if not _same_place(urlsplit(req.full_url), urlsplit(newurl)):
             return None
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -100,9 +100,9 @@ def _place(url: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def whole_reply(request: Request, *, timeout: float, limit: int) -> bytes:
-    """The body of the reply to a request within `timeout` seconds in all.
+    """Send a request and return the body of the reply, within `timeout` seconds in total.
 
-    Raises what `open_url` and `read_body` raise, and ConnectionError where only a part of the body came.
+    Raises the errors of `open_url` and `read_body`, and ConnectionError if only a part of the body arrived.
     """
     deadline = time.monotonic() + timeout
     with open_url(request, timeout) as response:
@@ -113,10 +113,10 @@ def whole_reply(request: Request, *, timeout: float, limit: int) -> bytes:
 
 
 def read_body(response: HTTPResponse | HTTPError, *, deadline: float, limit: int) -> tuple[bytes, bool]:
-    """The body, unzipped where it is gzip, and whether all of it came.
+    """Return (body, whether it is complete); a gzip body is unzipped.
 
-    `limit` in bytes holds for the body as it is sent and unzipped. Raises AnswerTooLargeError, and TimeoutError at
-    the `deadline` (monotonic seconds).
+    `limit` (bytes) applies to the body as it is sent, and to the unzipped body. Raises AnswerTooLargeError, and
+    TimeoutError at the `deadline` (seconds of time.monotonic).
     """
     source = cast(HTTPResponse, response)
     unzip = _Gunzip(limit) if response.headers.get("Content-Encoding", "").lower() == "gzip" else None
@@ -136,7 +136,7 @@ def read_body(response: HTTPResponse | HTTPError, *, deadline: float, limit: int
 
 
 class _Gunzip:
-    """Unzips a gzip stream of any number of members piece by piece, never to more than `limit` bytes in all."""
+    """Unzips a gzip stream of any number of members piece by piece, to at most `limit` + 1 bytes in total."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit + 1
@@ -144,11 +144,11 @@ class _Gunzip:
 
     @property
     def complete(self) -> bool:
-        """Whether the last member has ended."""
+        """Whether the last member is complete."""
         return self._member is None or self._member.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` unzips to, at most one byte more than the limit allows in all; raises zlib.error."""
+        """Yield the unzipped `data`, in total at most one byte more than the limit; raises zlib.error."""
         for start in range(0, len(data), _STEP):
             yield from self._unzipped(data[start : start + _STEP])
 
