@@ -93,7 +93,8 @@ def read_label_drift(
 
     Raises:
         EditFileError: a file can't be read, or a row is wrong.
-        ConfigError: not exactly one of ``new`` and ``since`` is given, a text has no year, or a part has no texts.
+        ConfigError: not exactly one of ``new`` and ``since`` is given, a text has no year, a part has no texts, or
+            ``test_share`` is no share.
     """
     if (new is None) == (since is None):
         raise ConfigError("give the newer texts in a file of their own, or the year since which texts are newer")
@@ -102,8 +103,9 @@ def read_label_drift(
     newer = read_texts(new) if new is not None else tuple(text for text in texts if _year(text, old) >= (since or 0))
     if not older or not newer:
         raise ConfigError(f"there are {len(older)} older and {len(newer)} newer texts; both are needed")
-    every = max(2, round(1 / test_share))
-    test = older[every - 1 :: every]
+    if not 0 < test_share < 1:
+        raise ConfigError(f"test_share is {test_share}; give a share between 0 and 1")
+    test = [text for at, text in enumerate(older) if int((at + 1) * test_share) > int(at * test_share)]
     stream = sorted(newer, key=lambda text: text.year or 0)  # stable: a file without years keeps its order
     return LabelDrift(train=_without(older, test), test=test, stream=tuple(stream))
 

@@ -146,7 +146,7 @@ def _sample(model: LanguageModel, prompt: str) -> str:
     check_lengths(model, [encoded], more=more)
     ids = torch.tensor([encoded.ids], device=model.device)
     generate = cast(Callable[..., Tensor], model.model.generate)
-    with plain_generation(model), torch.random.fork_rng():
+    with plain_generation(model), torch.random.fork_rng(devices=model.cuda_devices):
         torch.manual_seed(int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]))
         output = generate(ids, attention_mask=torch.ones_like(ids), generation_config=_settings(model, more))
     written = model.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
