@@ -1,1 +1,1 @@
-"""Views of subgraphs: an interactive HTML page, a static picture, and their display in notebooks."""
+"""Views of subgraphs: an interactive HTML page, a static picture, and the display of both in notebooks."""

@@ -1,10 +1,10 @@
-"""Placing boxes of given sizes so that none touches another: on rings around a centre, in rows, or in nested blocks.
+"""Place boxes of given sizes so that none touches another: on rings around a centre, in rows, or in nested blocks.
 
-- `place_on_ring`: in order on the smallest ellipse that holds all boxes, no line to the centre under a box; where they
-  are too many for that, in rows above and below the centre.
-- `place_in_block`: a tree as rows of boxes below (or above) their parent, block in block.
+- `place_on_ring` puts boxes in order on the smallest ellipse that has room for all of them; no line from a box to the
+  centre crosses another box. Too many boxes are put in rows above and below the centre.
+- `place_in_block` puts a tree in rows of boxes below (or above) their parent, with blocks inside blocks.
 
-Pure arithmetic. Lengths are CSS pixels, y grows downwards, angles are radians, clockwise on the screen.
+Lengths are CSS pixels, y grows downwards, angles are radians, clockwise on the screen.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ Item = TypeVar("Item")
 Size = tuple[float, float]  # width, height
 Point = tuple[float, float]  # x, y
 
-_STEP, _COARSE = math.radians(0.75), math.radians(1.5)  # steps of the search for a place; coarse with many boxes
-_STAGGERED, _STAGGER = 3, (150.0, 70.0)  # rings that a crowd is spread over, and how far apart (x, y) they are,
-_GROWTHS_BEFORE_STAGGER = 4  # after a single ring has grown so often
+_STEP, _COARSE = math.radians(0.75), math.radians(1.5)  # steps of the search for an angle; coarse for many boxes
+_STAGGERED, _STAGGER = 3, (150.0, 70.0)  # number of rings for many boxes, and the distance (x, y) between rings
+_GROWTHS_BEFORE_STAGGER = 4  # a single ring grows this often before several rings are used
 _PADDINGS = (26.0, 15.0, 9.0)  # pixels between boxes, tried in this order
 _MAX_GROWTHS = 40  # a ring grows by an eighth each time
-_MOST, _MOST_BOXES, _MANY_BOXES = 72, 400, 72  # groups and boxes on rings; above the last, coarse steps
+_MOST, _MOST_BOXES, _MANY_BOXES = 72, 400, 72  # most groups and most boxes on rings; above the last, coarse steps
 _ROW_GAP, _CENTRE_GAP = 18.0, 70.0  # pixels between rows, and between rows and the centre
-_GAP = 0.4  # between boxes of a block, in heights of the smallest
-_SHAPE = 1.8  # width of a block for its height
+_GAP = 0.4  # gap between boxes of a block, as a fraction of the smallest box height
+_SHAPE = 1.8  # width of a block divided by its height
 
 
 class Rectangle(NamedTuple):
-    """A rectangle around a point: its sides in pixels from the point."""
+    """A rectangle, given by the coordinates of its sides in pixels relative to a point."""
 
     left: float
     top: float
@@ -38,33 +38,33 @@ class Rectangle(NamedTuple):
 
     @classmethod
     def of(cls, size: tuple[float, float]) -> Rectangle:
-        """The rectangle of this (width, height) around its middle."""
+        """Return the rectangle of this (width, height) around its middle."""
         return cls(-size[0] / 2, -size[1] / 2, size[0] / 2, size[1] / 2)
 
     def at(self, x: float, y: float) -> Rectangle:
-        """The rectangle moved by (x, y)."""
+        """Return the rectangle moved by (x, y)."""
         return Rectangle(self.left + x, self.top + y, self.right + x, self.bottom + y)
 
     def wider(self, padding: float) -> Rectangle:
-        """The rectangle with `padding` pixels added on each side."""
+        """Return the rectangle with `padding` pixels added on each side."""
         return Rectangle(self.left - padding, self.top - padding, self.right + padding, self.bottom + padding)
 
     def joined(self, other: Rectangle) -> Rectangle:
-        """The smallest rectangle around both."""
+        """Return the smallest rectangle around both."""
         return Rectangle(*map(min, self[:2], other[:2]), *map(max, self[2:], other[2:]))
 
     def core(self) -> Rectangle:
-        """The middle half of the rectangle, which lines of other boxes should not cross."""
+        """Return the middle half of the rectangle, which lines of other boxes should not cross."""
         width, height = (self.right - self.left) / 4, (self.bottom - self.top) / 4
         return Rectangle(self.left + width, self.top + height, self.right - width, self.bottom - height)
 
     def meets(self, other: Rectangle) -> bool:
-        """Whether the rectangles share a point."""
+        """Return whether the rectangles share a point."""
         apart = self.right < other.left or other.right < self.left
         return not (apart or self.bottom < other.top or other.bottom < self.top)
 
     def is_crossed(self, x: float, y: float) -> bool:
-        """Whether the line from (0, 0) to (x, y) enters the rectangle."""
+        """Return whether the line from (0, 0) to (x, y) enters the rectangle."""
         enters, leaves = 0.0, 1.0
         for way, low, high in ((x, self.left, self.right), (y, self.top, self.bottom)):
             if way:
@@ -76,29 +76,32 @@ class Rectangle(NamedTuple):
 
 
 class BoxGroup(NamedTuple):
-    """Boxes that are placed as one, relative to the middle of the first; `extent` is the rectangle around them all."""
+    """Boxes that are placed together, relative to the middle of the first; `extent` is the rectangle around them."""
 
     boxes: Sequence[Rectangle]
     extent: Rectangle
 
     def at(self, x: float, y: float) -> BoxGroup:
-        """The same boxes moved by (x, y)."""
+        """Return the same boxes moved by (x, y)."""
         return BoxGroup([box.at(x, y) for box in self.boxes], self.extent.at(x, y))
 
     def meets(self, other: BoxGroup, padding: float) -> bool:
-        """Whether any box of one comes nearer than `padding` to one of the other."""
+        """Return whether any box of this group comes nearer than `padding` to a box of the other group."""
         if not self.extent.wider(padding).meets(other.extent):
             return False
         near = [box for box in other.boxes if box.meets(self.extent.wider(padding))]
         return any(mine.wider(padding).meets(box) for mine in self.boxes for box in near)
 
     def is_crossed(self, x: float, y: float) -> bool:
-        """Whether the line from (0, 0) to (x, y) crosses the core of any box."""
+        """Return whether the line from (0, 0) to (x, y) crosses the core of any box."""
         return self.extent.is_crossed(x, y) and any(box.core().is_crossed(x, y) for box in self.boxes)
 
 
 class Sector(NamedTuple):
-    """The part of a ring that may be used: from `start` over `sweep` radians; least `radii` (x, y); number of rings."""
+    """The part of a ring to use: from `start` over `sweep` radians, with the smallest `radii` (x, y) and `rings` rings.
+
+    `step` is the step of the search for an angle, in radians.
+    """
 
     start: float
     sweep: float
@@ -108,7 +111,7 @@ class Sector(NamedTuple):
 
 
 def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) -> list[tuple[float, float]]:
-    """A place (x, y) for each group, in order, on the smallest ellipse that holds them, spread evenly."""
+    """Return a place (x, y) for each group, in order, spread evenly on the smallest ellipse that has room for them."""
     boxes = sum(len(part.boxes) for part in parts)
     fits = len(parts) <= _MOST and boxes <= _MOST_BOXES
     sector = sector._replace(step=_STEP if boxes <= _MANY_BOXES else _COARSE)
@@ -124,7 +127,10 @@ def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) 
 def _evened(
     centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float
 ) -> list[tuple[float, float]] | None:
-    """Places with the widest least angle between neighbours for which all fit, by bisection; None if none do."""
+    """Find, by bisection, the largest minimal angle between neighbours with which all groups fit.
+
+    Return the places for that angle, or None if no tried angle fits.
+    """
     low, high = 0.0, sector.sweep / len(parts)
     best = _fill(centre, parts, sector, padding, high)
     for _ in range(0 if best else 6):
@@ -139,7 +145,7 @@ def _evened(
 def _fill(
     centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float, least: float
 ) -> list[tuple[float, float]] | None:
-    """Each group at the first free angle that is at least `least` after the one before; None where they do not fit."""
+    """Put each group at the first free angle at least `least` after the previous group; None if they do not fit."""
     angle, end = sector.start + least / 2, sector.start + sector.sweep + 1e-9
     places: list[tuple[float, float]] = []
     taken: list[BoxGroup] = []
@@ -164,9 +170,9 @@ def _free(
     held: tuple[list[BoxGroup], list[tuple[float, float]]],
     padding: float,
 ) -> tuple[float, float] | None:
-    """The place on the innermost ring with room in this direction, near side on the ring; None where there is none.
+    """Return the place on the innermost ring that has room in this direction, or None.
 
-    `held` are the groups placed so far and their places.
+    The near side of the group's first box is on the ring. `held` are the groups placed so far and their places.
     """
     box = part.boxes[0]
     across, down = math.cos(angle), math.sin(angle)
@@ -174,7 +180,7 @@ def _free(
         x = across * (sector.radii[0] + number * _STAGGER[0] + (-box.left if across > 0 else box.right))
         y = down * (sector.radii[1] + number * _STAGGER[1] + (-box.top if down > 0 else box.bottom))
         if any(box.at(x, y).wider(padding).meets(other.boxes[0]) for other in held[0]):
-            continue  # the cheap test rejects most places
+            continue  # this cheap test rejects most places
         area = part.at(x, y)
         if area.meets(BoxGroup([centre], centre), padding) or any(area.meets(other, padding) for other in held[0]):
             continue
@@ -186,7 +192,7 @@ def _free(
 
 
 def _rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[tuple[float, float]]:
-    """Places in rows above and below the centre, in a block about 1.6 times as wide as high."""
+    """Return places in rows above and below the centre, in a block about 1.6 times as wide as high."""
     rows = _ring_rows([part.extent for part in parts])
     heights = [max(extent.bottom - extent.top for extent in row) + _ROW_GAP for row in rows]
     y = centre.top - _CENTRE_GAP - sum(heights[: len(rows) // 2])
@@ -214,9 +220,10 @@ Block = tuple[dict[str, Point], Rectangle]
 def place_in_block(
     root: str, children: Mapping[str, Sequence[str]], sizes: Mapping[str, Size], *, is_upwards: bool
 ) -> Block:
-    """Places {node: (x, y)} relative to the root's middle, and the rectangle around all; rows are below or above it.
+    """Return places {node: (x, y)} relative to the middle of the root, and the rectangle around all boxes.
 
-    `sizes` are (width, height). Blocks are made from the leaves inwards, without recursion.
+    Rows are below the root, or above it if `is_upwards`. `sizes` are (width, height). Blocks are built from the leaves
+    to the root, without recursion.
     """
     order = [root]
     for node in order:
@@ -249,7 +256,7 @@ def _joined(node: str, parts: Sequence[Block], size: Size, gap: float, is_upward
 
 
 def _rows(parts: Sequence[Block], gap: float) -> list[list[Block]]:
-    """Leaves, then blocks, each in its order, in rows of about the same width."""
+    """Put first the leaves, then the larger blocks, into rows of about the same width; both keep their order."""
     ordered = sorted(parts, key=lambda part: len(part[0]) > 1)
     sizes = [(e.right - e.left + gap, e.bottom - e.top + gap) for _, e in ordered]
     area = sum(width * height for width, height in sizes)
@@ -258,7 +265,7 @@ def _rows(parts: Sequence[Block], gap: float) -> list[list[Block]]:
 
 
 def wrap_rows(items: Sequence[Item], widths: Sequence[float], *, widest: float) -> list[list[Item]]:
-    """The items in order, in rows no wider than `widest`, except for single items that are wider."""
+    """Split the items, in order, into rows no wider than `widest`; a single wider item gets a row of its own."""
     rows: list[list[Item]] = [[]]
     filled = 0.0
     for item, width in zip(items, widths, strict=True):

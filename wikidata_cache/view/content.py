@@ -1,4 +1,4 @@
-"""What every view of a subgraph shows: printable texts of nodes and edges, and the edge that the edit replaces."""
+"""The content that every view of a subgraph shows: printable texts of nodes and edges, and the replaced edge."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ OLD = "_:old"  # the node of an old object without an id
 _KINDS = {"subject": "s", "target_new": "new", "target_true": "old"}
 _ROLES = {"subject": "subject s", "target_new": "new object o*", "target_true": "old object o"}
 
-_LONGEST = 40  # characters of a label that are drawn
-_JOINERS = "\u200c\u200d"  # Persian and Indic words, and families of emoji, need them
+_LONGEST = 40  # characters of a drawn label
+_JOINERS = "\u200c\u200d"  # needed in Persian and Indic words, and in emoji families
 
 
 def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
-    """`nodes` (id, label, description, kind, role, hop, url) and `edges` (ends, property, label, role, note)."""
+    """Return `nodes` (id, label, description, kind, role, hop, url) and `edges`.
+
+    An edge has id, source, target, property, label, text (the shortened label), role and note.
+    """
     edges = [_edge(number, *edge) for number, edge in enumerate(graph.edges(keys=True, data=True))]
     return {"nodes": [_node(node, data, edges) for node, data in graph.nodes(data=True)], "edges": edges}
 
@@ -55,7 +58,7 @@ def _edge(number: int, source: str, target: str, key: str, data: dict[str, Any])
 
 
 def _note(data: dict[str, Any]) -> str:
-    """The days from and until which a statement holds, and "preferred" rank, where the graph states them; else ""."""
+    """Return the start day and end day of a statement, and "preferred" for that rank, as text; "" without any."""
     start, end = (str(data.get(name) or "").partition("T")[0] for name in ("start", "end"))
     days = [f"from {start}" if start else "", f"until {end}" if end else ""]
     return ", ".join(
@@ -64,9 +67,9 @@ def _note(data: dict[str, Any]) -> str:
 
 
 def with_old_edge(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
-    """A plain copy with the edge that the edit replaces (role "old"), and its object if it is not a node yet.
+    """Return a plain copy with the edge that the edit replaces (role "old"), and its object if it is not a node yet.
 
-    A subgraph itself never holds that edge; `graph.graph["old_edge"]` describes it.
+    The subgraph itself normally lacks that edge; `graph.graph["old_edge"]` describes it.
     """
     shown = nx.MultiDiGraph(graph)
     old = graph.graph.get("old_edge")
@@ -79,17 +82,17 @@ def with_old_edge(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
 
 
 def has_edit(edges: list[dict[str, Any]]) -> bool:
-    """Whether these edges include an edit's own (role "edit"): else the graph is an item's neighbourhood."""
+    """Return whether the edges include that of an edit (role "edit"); if not, the graph is an item's neighbourhood."""
     return any(edge["role"] == "edit" for edge in edges)
 
 
 def first_ring(edges: list[dict[str, Any]]) -> int:
-    """The hop of the nearest neighbours: 2 around an edit, whose own edge is hop 1; else 1."""
+    """Return the hop of the nearest neighbours: 2 around an edit, whose own edge is hop 1; else 1."""
     return 2 if has_edit(edges) else 1
 
 
 def printable(text: str, *, longest: int = _LONGEST) -> str:
-    """A label as one line of printable characters, shortened where it is long."""
+    """Return a label as one line of printable characters, shortened to `longest` characters."""
     line = " ".join("".join(c if _is_printable(c) else " " for c in text).split())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 

@@ -1,7 +1,8 @@
-"""A small subgraph as SVG inside an HTML page: the tree of `wikidata_cache.view.tree`, coloured by the page's style.
+"""Draw a small subgraph as SVG inside an HTML page: the tree of `wikidata_cache.view.tree`, in the colours of the page.
 
-A few kilobytes a drawing, without matplotlib, so that a page can hold hundreds. Lengths are CSS pixels, y grows
-downwards. Every text is escaped. `STYLE` draws it with the page's custom properties, else with those of a light page.
+A drawing has a few kilobytes and needs no matplotlib, so that a page can have hundreds of drawings. Lengths are CSS
+pixels, y grows downwards. Every text is escaped. `STYLE` uses the custom properties of the page, else the colours of a
+light page.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ STYLE = """
 .subgraph .replaced .label { fill: var(--old-object, #b23a48); }
 """
 
-_PIXELS = 96.0  # an inch
-_HEAD = 8  # length of an arrow's head
+_PIXELS = 96.0  # CSS pixels per inch
+_HEAD = 8  # pixels; length of an arrow head
 _CLASSES = {"subject": "s", "target_new": "new", "target_true": "old"}
 _EDGES = {"edit": "edge edit", "old": "edge replaced"}
 
 
 def inline_svg(graph: nx.MultiDiGraph, *, title: str, most: int = 60) -> str:
-    """The drawing as an ``<svg>`` element; of a larger graph its first ``most`` statements, the edit's nearest ones.
+    """Return the drawing as an ``<svg>`` element; of a larger graph, only the ``most`` statements nearest to the edit.
 
-    ``title`` is what a screen reader says of it.
+    ``title`` is the text for screen readers.
 
     Raises BadOptionError for an empty graph.
     """
@@ -60,7 +61,7 @@ def inline_svg(graph: nx.MultiDiGraph, *, title: str, most: int = 60) -> str:
 
 
 def _first(graph: nx.MultiDiGraph, most: int) -> nx.MultiDiGraph:
-    """The graph without the edges behind the first ``most``, and without the nodes that only those reach."""
+    """Return the graph with its first ``most`` edges, and the nodes that these edges connect."""
     edges = list(graph.edges(keys=True))
     return graph.edge_subgraph(edges[:most]) if len(edges) > most else graph
 
@@ -74,7 +75,7 @@ def _node(place: DrawnNode, height: float) -> str:
 
 
 def _edge(place: DrawnNode, parent: DrawnNode, height: float) -> str:
-    """Out of the parent's column, a bend to the line of `place`, straight to its node, and the label on it."""
+    """Return an edge: out of the parent's column, a bend to the line of `place`, straight to its node, and a label."""
     start, out, bent, end = (
         f"{x * _PIXELS:.1f}" for x in (parent.left + parent.width, *place.bend, place.left - _HEAD / _PIXELS)
     )

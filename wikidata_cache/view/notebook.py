@@ -1,4 +1,4 @@
-"""A subgraph in a notebook: the interactive page in a sandboxed frame, and a table for viewers that strip frames."""
+"""Show a subgraph in a notebook: the interactive page in a sandboxed frame, and a table for viewers without frames."""
 
 import sys
 import tempfile
@@ -19,9 +19,9 @@ _FRAME = "width:100%;height:640px;border:1px solid #8884;border-radius:8px;backg
 
 
 def html(graph: nx.MultiDiGraph) -> str:
-    """The interactive page, sandboxed in a frame, above the statements as a folded table.
+    """Return the interactive page in a sandboxed frame, followed by the statements as a folded table.
 
-    Where frames are stripped, as on GitHub and in untrusted notebooks, the table is what remains.
+    Viewers that strip frames, such as GitHub and untrusted notebooks, show only the table.
     """
     if not len(graph):
         return "<p>An empty subgraph.</p>"
@@ -45,7 +45,7 @@ def _table(graph: nx.MultiDiGraph, title: str) -> str:
 def mimebundle(
     graph: nx.MultiDiGraph, *, include: Collection[str] | None = None, exclude: Collection[str] | None = None
 ) -> dict[str, str]:
-    """The page, the drawing as SVG and one line of text by MIME type: front ends choose (`_repr_mimebundle_`)."""
+    """Return {MIME type: content}: the page, the drawing as SVG, and a line of text; the notebook front end chooses."""
     from wikidata_cache.view.static import svg
 
     makers: dict[str, Callable[[], str]] = {
@@ -60,7 +60,7 @@ def mimebundle(
 
 
 def show(graph: nx.MultiDiGraph, *, static: bool = False) -> None:
-    """Show a graph in the notebook that runs this, else in a browser from a temporary file."""
+    """Show a graph in the running notebook, or else in a browser, from a temporary file."""
     kind = "image/svg+xml" if static else "text/html"
     if _is_notebook():
         bundle = mimebundle(graph, include=[kind, "text/plain"])
@@ -75,6 +75,6 @@ def show(graph: nx.MultiDiGraph, *, static: bool = False) -> None:
 
 
 def _is_notebook() -> bool:
-    """Whether an IPython kernel runs this; IPython is not imported to find out."""
+    """Return whether an IPython kernel runs this process; IPython itself is not imported for this."""
     get_shell: Callable[[], object] | None = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_shell is not None and hasattr(get_shell(), "kernel")

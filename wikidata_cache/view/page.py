@@ -1,6 +1,6 @@
-"""A subgraph as one self-contained, interactive HTML page (cytoscape.js), which requests nothing from elsewhere.
+"""Make a self-contained, interactive HTML page (cytoscape.js) of a subgraph; the page loads nothing from the network.
 
-The page holds its data as JSON (`elements`: boxes with texts, sizes and places) and the same statements as a table.
+The page has its data as JSON (`elements`: boxes with texts, sizes and places), and the same statements as a table.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from wikidata_cache.view.content import GraphContent, first_ring, graph_content,
 from wikidata_cache.view.page_layout import CROWD, LARGE, place_nodes
 from wikidata_cache.view.tree import text_width
 
-_CROWDED = {"s": 26, "new": 26, "old": 26, "near": 17}  # what to read first where all do not fit; else 12 pixels
-_FEW = 40  # neighbours that can be read at once beside a large graph's outer hops
-_OUTER = {"far": 6, "beyond": 3}  # pixels in a large graph: shapes at first, names as one zooms in
-_PER_LINE, _PIXELS = 22, 96.0  # characters; pixels an inch
+_CROWDED = {"s": 26, "new": 26, "old": 26, "near": 17}  # pixels: important nodes have a larger font than the usual 12
+_FEW = 40  # in a large graph, up to this many nearest neighbours get a larger font
+_OUTER = {"far": 6, "beyond": 3}  # pixels in a large graph: only shapes at first, readable after zooming in
+_PER_LINE, _PIXELS = 22, 96.0  # characters per line; pixels per inch
 
 _PLACE = re.compile("@@([A-Z]+)@@")
-_LEGEND = (  # class, name; shown where the page has such a thing
+_LEGEND = (  # (CSS class, name); an entry is shown if the page has such a node or edge
     ("s", "{2}"),
     ("new", "new object o*"),
     ("old", "old object o"),
@@ -35,12 +35,12 @@ _LEGEND = (  # class, name; shown where the page has such a thing
     ("far", "hop {1}"),
     ("beyond", "farther"),
 )
-_SCRIPTS = ("labels.js", "graph.js", "page.js")  # the first holds functions for the second
+_SCRIPTS = ("labels.js", "graph.js", "page.js")  # labels.js defines functions that graph.js uses
 _MARKS = {"edit": "new", "old": "replaced"}
 
 
 def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
-    """The page as HTML text; the same graph gives the same text. `title` replaces the edit in words.
+    """Return the page as HTML text. The same graph gives the same text. `title` replaces the heading.
 
     Raises BadOptionError for an empty graph.
     """
@@ -65,7 +65,7 @@ def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
 
 
 def headline(graph: nx.MultiDiGraph) -> str:
-    """The edit as "subject — relation → new object", or the first node's label."""
+    """Return the edit as "subject — relation → new object"; without an edit, the label of the first node."""
     for u, v, data in graph.edges(data=True):
         if data.get("role") == "edit":
             return f"{_label(graph, u)} — {printable(data['label'] or 'edit', longest=80)} → {_label(graph, v)}"
@@ -73,7 +73,7 @@ def headline(graph: nx.MultiDiGraph) -> str:
 
 
 def subtitle(graph: nx.MultiDiGraph, shown: GraphContent) -> str:
-    """What was sampled, in one line; `shown` is the graph's content with the replaced statement."""
+    """Return one line on what was sampled; `shown` is the graph's content with the replaced statement."""
     about = graph.graph
     old = about.get("old_edge")
     parts = [f"instead of {printable(old['object_label'], longest=80)}"] if old else []
@@ -85,7 +85,7 @@ def subtitle(graph: nx.MultiDiGraph, shown: GraphContent) -> str:
 
 
 def statement_rows(shown: GraphContent) -> str:
-    """The statements as HTML table rows: the page as text."""
+    """Return the statements as HTML table rows."""
     label = {node["id"]: node["label"] for node in shown["nodes"]}
 
     def cell(node: str) -> str:
@@ -104,7 +104,7 @@ def statement_rows(shown: GraphContent) -> str:
 
 
 def elements(graph: nx.MultiDiGraph) -> GraphContent:
-    """`graph_content` of a graph and its old edge; each node with the lines and font of its box, its place and size."""
+    """Return `graph_content` of a graph with its old edge; each node has the lines, font, size and place of its box."""
     shown = with_old_edge(graph)
     content = graph_content(shown)
     fonts = _fonts(content)
@@ -117,7 +117,7 @@ def elements(graph: nx.MultiDiGraph) -> GraphContent:
 
 
 def _fonts(content: GraphContent) -> dict[str, int]:
-    """Font sizes in pixels by kind of node, where they are not 12."""
+    """Return {kind of node: font size in pixels} for the sizes that are not 12."""
     if len(content["nodes"]) <= LARGE:
         return _CROWDED if len(content["edges"]) > CROWD else {}
     few = sum(node["kind"] == "near" for node in content["nodes"]) <= _FEW
@@ -125,7 +125,7 @@ def _fonts(content: GraphContent) -> dict[str, int]:
 
 
 def _box(label: str, font: int) -> dict[str, Any]:
-    """A label in at most two lines, its font size, and the width and height of the box around it, in pixels."""
+    """Return a label in at most two lines, its font size, and the width and height of its box, in pixels."""
     whole = printable(label, longest=2 * _PER_LINE)
     lines = textwrap.wrap(whole, _PER_LINE, max_lines=2, placeholder="…") or ["—"]
     width = max(text_width(line, bold=True) for line in lines) * _PIXELS + 24
@@ -135,8 +135,8 @@ def _box(label: str, font: int) -> dict[str, Any]:
 
 
 def embeddable(value: object) -> str:
-    """JSON as ASCII without &, < and >, so that it cannot end the script element around it."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))  # ASCII: U+2028 and its like are escaped
+    """Return JSON as ASCII without &, < and >, so that it cannot end the script element around it."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))  # ASCII: U+2028 and similar characters are escaped
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
@@ -168,7 +168,7 @@ def _label(graph: nx.MultiDiGraph, node: str) -> str:
 
 
 def _counts(shown: GraphContent) -> list[str]:
-    """The numbers of entities and statements shown, as two texts."""
+    """Return the numbers of entities and statements shown, as two texts."""
     replaced = sum(edge["role"] == "old" for edge in shown["edges"])
     statements = _count(len(shown["edges"]), "statement", "statements")
     return [

@@ -1,7 +1,7 @@
-"""Where the nodes of a subgraph stand on its page: the subject left, o* beside it, neighbours on rings around each.
+"""Place the nodes of a subgraph on its page: the subject on the left, o* beside it, neighbours on rings around each.
 
-Every node hangs below the one from which a breadth-first walk reached it; in large graphs what hangs on a neighbour
-stands in a block beside it. The same graph has the same places on every machine. Lengths are CSS pixels; y grows
+A node is the child of the node from which a breadth-first walk reached it. In large graphs, the children of a neighbour
+are in a block beside it. The same graph has the same places on every machine. Lengths are CSS pixels; y grows
 downwards; angles are radians.
 """
 
@@ -17,15 +17,15 @@ from wikidata_cache.view.boxes import BoxGroup, Point, Rectangle, Sector, Size, 
 
 _ROOTS = ("target_new", "subject", "target_true")
 _CLEARANCE = (0.25, 0.5)  # radians kept free above and below the edge between two roots
-_BETWEEN, _DOWN = 230.0, 110.0  # pixels that the edges from the subject to o* and to o have at least
-_FAN = math.radians(250)  # what hangs on a neighbour spreads away from its parent
-_AROUND_ROOT, _AROUND_NEIGHBOUR = (165.0, 180.0), (125.0, 100.0)
-CROWD, _TIGHT, _BOLD = 80, 0.6, 2.2  # above so many edges labels are hidden: edges shorter, those of the edit longer
-LARGE = 100  # above so many nodes, what hangs on a neighbour stands in a block beside it, in small
+_BETWEEN, _DOWN = 230.0, 110.0  # pixels; smallest length of the edges from the subject to o* and to o
+_FAN = math.radians(250)  # the children of a neighbour use this angle, away from its parent
+_AROUND_ROOT, _AROUND_NEIGHBOUR = (165.0, 180.0), (125.0, 100.0)  # pixels; smallest radii (x, y) of rings
+CROWD, _TIGHT, _BOLD = 80, 0.6, 2.2  # above 80 edges, labels are hidden, so edges are shorter and the edit's longer
+LARGE = 100  # above this number of nodes, the children of a neighbour are small and in a block beside it
 
 
 def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, tuple[int, int]]:
-    """The middle (x, y) of each node's box, in pixels; `sizes` are (width, height), and no two boxes touch."""
+    """Return the middle (x, y) of each node's box, in pixels; `sizes` are (width, height). No two boxes touch."""
     tree = _tree(graph)
     if not tree.roots:
         return {}
@@ -46,8 +46,8 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
 
 
 def _subject_side(subject: str, old: str | None, tree: _Tree, sizes: Mapping[str, Size]) -> _Cluster:
-    """The subject with what hangs on it, and the old object with what hangs on that below."""
-    down, right = math.pi / 2 + _CLEARANCE[0], 2 * math.pi - _CLEARANCE[1]  # roads to o and to o*
+    """Return the subject with its children, and below it the old object with its children."""
+    down, right = math.pi / 2 + _CLEARANCE[0], 2 * math.pi - _CLEARANCE[1]  # directions of the edges to o and to o*
     side = _cluster(subject, tree, sizes, Sector(down, right - down, _AROUND_ROOT))
     if old is not None:
         below = _cluster(old, tree, sizes, _sector(math.pi / 2, math.pi, _AROUND_ROOT))
@@ -56,7 +56,7 @@ def _subject_side(subject: str, old: str | None, tree: _Tree, sizes: Mapping[str
 
 
 def _beside(picture: _Cluster, side: _Cluster, stretch: float) -> float:
-    """The x of the subject, left of o*, as near to it as possible without boxes that touch."""
+    """Return the x of the subject, left of o*: as near to o* as possible without touching boxes."""
     x = picture.part.boxes[0].left - _BETWEEN * stretch - side.part.boxes[0].right
     while side.part.at(x, 0.0).meets(picture.part, 30):
         x -= 10
@@ -64,7 +64,7 @@ def _beside(picture: _Cluster, side: _Cluster, stretch: float) -> float:
 
 
 def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) -> _Cluster:
-    """A root with its children on a ring around it, each with its own children beyond."""
+    """Return a root with its children on a ring around it, each with its own children farther out."""
     box = Rectangle.of(sizes[root])
     cluster = _Cluster({root: (0.0, 0.0)}, BoxGroup([box], box))
     children = tree.children[root]
@@ -83,7 +83,7 @@ def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) 
 
 
 def _hanging(child: str, tree: _Tree, sizes: Mapping[str, Size], direction: float) -> _Cluster:
-    """A child with all below it: on rings of their own, or as a block where the graph is large."""
+    """Return a child with all its descendants: on rings, or in a block if the graph is large."""
     if not tree.is_large:
         return _cluster(child, tree, sizes, _sector(direction, _FAN, _AROUND_NEIGHBOUR))
     places, extent = place_in_block(child, tree.children, sizes, is_upwards=math.sin(direction) < -0.2)
@@ -91,7 +91,7 @@ def _hanging(child: str, tree: _Tree, sizes: Mapping[str, Size], direction: floa
 
 
 def _directions(children: list[str], tree: _Tree, sector: Sector) -> list[float]:
-    """Roughly where each child will stand, by the number of its own children."""
+    """Return the rough direction of each child, as an angle; a child with more children gets a wider angle."""
     weights = [1 + len(tree.children[child]) for child in children]
     before, directions = 0, []
     for weight in weights:
@@ -101,20 +101,20 @@ def _directions(children: list[str], tree: _Tree, sector: Sector) -> list[float]
 
 
 def _sector(middle: float | None, sweep: float, radii: Point) -> Sector:
-    """A sector around a direction, or the whole circle from the left over the top."""
+    """Return a sector around the direction `middle`, or for None the whole circle from the left over the top."""
     return Sector(-math.pi, 2 * math.pi, radii) if middle is None else Sector(middle - sweep / 2, sweep, radii)
 
 
 @dataclass
 class _Cluster:
-    """Places relative to a root at (0, 0), and the boxes there, as one group."""
+    """The places of nodes relative to a root at (0, 0), and their boxes as one group."""
 
     places: dict[str, Point]
     part: BoxGroup
 
     @property
     def extent(self) -> Rectangle:
-        """The rectangle around all its boxes."""
+        """The rectangle around all boxes of the cluster."""
         return self.part.extent
 
     def take(self, other: _Cluster, x: float, y: float) -> None:
@@ -126,7 +126,7 @@ class _Cluster:
 
 @dataclass
 class _Tree:
-    """The breadth-first forest of a graph: children by node, in order, and the roots."""
+    """The breadth-first forest of a graph: the roots, and the children of each node, in order."""
 
     roots: list[str] = field(default_factory=list)
     children: dict[str, list[str]] = field(default_factory=dict)
@@ -136,17 +136,17 @@ class _Tree:
 
     @property
     def scale(self) -> float:
-        """The factor on lengths of edges between neighbours: 0.6 in a crowded graph, else 1."""
+        """The factor for the lengths of edges between neighbours: 0.6 in a crowded graph, else 1."""
         return _TIGHT if self.is_crowd else 1.0
 
     @property
     def stretch(self) -> float:
-        """The factor on lengths of the edges from the subject to o* and to o: 2.2 in a crowded graph, else 1."""
+        """The factor for the lengths of the edges from the subject to o* and to o: 2.2 in a crowded graph, else 1."""
         return _BOLD if self.is_crowd else 1.0
 
 
 def _tree(graph: nx.MultiDiGraph) -> _Tree:
-    """The forest from o*, subject and old object together, then from the nodes that none of them reaches."""
+    """Return the forest that grows from o*, subject and old object together, then from each node not reached yet."""
     roles = {role: node for node, role in reversed(list(graph.nodes(data="role")))}
     tree = _Tree(children={node: [] for node in graph}, is_crowd=graph.number_of_edges() > CROWD)
     tree.is_large = len(graph) > LARGE
@@ -158,7 +158,10 @@ def _tree(graph: nx.MultiDiGraph) -> _Tree:
 
 
 def _walk(graph: nx.MultiDiGraph, starts: list[str], tree: _Tree) -> None:
-    """Breadth first along edges of both directions; children in the order of their edges' labels."""
+    """Add to the tree the nodes reached from `starts`, breadth-first along edges in both directions.
+
+    Children are in the order of the labels of their edges.
+    """
     tree.roots += starts
     tree.seen |= set(starts)
     queue = list(starts)

@@ -1,6 +1,6 @@
-"""A static picture of a small subgraph, as SVG or PNG: the tree of `wikidata_cache.view.tree`, drawn by matplotlib.
+"""Draw a static picture of a small subgraph, as SVG or PNG, with matplotlib: the tree of `wikidata_cache.view.tree`.
 
-Lengths are inches, so a picture grows with its graph; an SVG shrinks to the width of the page that it is shown in.
+Lengths are inches, so that a picture grows with its graph. A web page shrinks a wide SVG to its own width.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from wikidata_cache.errors import BadOptionError
 from wikidata_cache.view.content import printable, with_old_edge
 from wikidata_cache.view.tree import BOX_HEIGHT, DrawnNode, lay_out, text_width
 
-_COLOURS = {  # role: box, text, name in the legend
+_COLOURS = {  # role of a node: (box colour, text colour, name in the legend)
     "subject": ("#1b4965", "white", "subject s"),
     "target_new": ("#6a3d9a", "white", "new object o*"),
     "target_true": ("#b23a48", "white", "old object o"),
     "neighbour": ("#e9eef2", "#1d2a33", "neighbour"),
 }
 _LINE, _PROPERTY = "#9aa7b1", "#55636e"
-_LINES: Any = {  # an edge's role: its line; "statement" is the plain one
+_LINES: Any = {  # role of an edge: style of its line; "statement" is the plain line
     "edit": {"color": "#6a3d9a", "lw": 2.4, "zorder": 2},
     "old": {"color": "#b23a48", "lw": 1.4, "zorder": 2, "ls": (0, (4, 3))},
     "statement": {"color": _LINE, "lw": 0.9, "zorder": 1},
 }
 _FOOT = 0.4  # inches for the legend
-_COLUMN = 600.0  # points, 800 pixels
+_COLUMN = 600.0  # points (800 pixels): widest SVG in a notebook
 _SIZE = re.compile(r'width="([\d.]+)pt" height="([\d.]+)pt"')
-# Names can hold anything: no mathtext, no TeX; in SVG text stays text, since viewers know more scripts.
+# Labels can have any characters, so mathtext and TeX are off. Text stays text in SVG: viewers know more scripts.
 _STYLE: Any = {
     "text.usetex": False,
     "text.parse_math": False,
@@ -52,11 +52,11 @@ _STYLE: Any = {
 
 
 def draw(graph: nx.MultiDiGraph, path: str | Path, *, title: str | None = None) -> Path:
-    """Draw a subgraph from left to right, and return the path that was written.
+    """Draw a subgraph from left to right, and return the path of the file.
 
-    The suffix chooses SVG or PNG (150 dots an inch); the same graph gives the same file. Made for up to about
-    forty nodes: each leaf takes a line of its own. Nodes that are drawn more than once are outlined from the
-    second time on.
+    The suffix chooses SVG or PNG (150 dots per inch). The same graph gives the same file. The picture suits up to about
+    forty nodes, since each leaf takes its own line. A node that is drawn several times is only outlined from the second
+    time on.
 
     Raises BadOptionError for another suffix or an empty graph.
     """
@@ -69,7 +69,7 @@ def draw(graph: nx.MultiDiGraph, path: str | Path, *, title: str | None = None) 
 
 
 def svg(graph: nx.MultiDiGraph) -> str:
-    """The drawing as SVG text for a notebook: at most as wide as its column, where some viewers cut off what is wider.
+    """Return the drawing as SVG text for a notebook, at most as wide as a column: some viewers cut off wider pictures.
 
     Raises BadOptionError for an empty graph.
     """
@@ -79,7 +79,7 @@ def svg(graph: nx.MultiDiGraph) -> str:
 
 
 def _fitted(size: re.Match[str]) -> str:
-    """The same shape, `_COLUMN` points wide at most; the content is scaled by its viewBox."""
+    """Return the SVG's width and height, scaled to at most `_COLUMN` points of width (the viewBox scales the rest)."""
     width, height = map(float, size.groups())
     factor = min(1.0, _COLUMN / width)
     return f'width="{factor * width:.2f}pt" height="{factor * height:.2f}pt"'
@@ -93,7 +93,7 @@ def _picture(graph: nx.MultiDiGraph, title: str | None, kind: str) -> bytes:
         _figure(graph, title).savefig(file, format=kind, dpi=150, metadata=metadata)
     if kind == "png":
         return file.getvalue()
-    # inside a page, such as a notebook's, a picture wider than its column would be cut off
+    # A page, for example a notebook, would cut off a picture that is wider than its column.
     return file.getvalue().replace(b"<svg ", b'<svg style="max-width: 100%; height: auto" ', 1)
 
 
@@ -107,7 +107,7 @@ def _figure(graph: nx.MultiDiGraph, title: str | None) -> Figure:
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
     axes.set_xlim(0, width)
-    axes.set_ylim(-_FOOT, height - _FOOT)  # data are inches, lines count from the bottom
+    axes.set_ylim(-_FOOT, height - _FOOT)  # data units are inches, counted from the bottom
     for place in places:
         if place.parent is not None:
             _draw_edge(axes, place, place.parent)
@@ -152,7 +152,7 @@ def _draw_edge(axes: Axes, place: DrawnNode, parent: DrawnNode) -> None:
 
 
 def _marks(places: list[DrawnNode]) -> list[Line2D]:
-    """The legend: what the picture has, each by its sign and name."""
+    """Return the entries of the legend: a sign and a name for each kind of node and edge in the picture."""
     roles = {place.role for place in places}
     dot: Any = {"marker": "o", "ls": "", "ms": 8}
     marks = [

@@ -1,8 +1,8 @@
-"""Where the nodes of a small subgraph are drawn: a tree from left to right, each leaf on a line of its own.
+"""Lay out a small subgraph as a tree from left to right, with each leaf on its own line.
 
-Each edge has its label on its own line, so that no two labels overlap. Edges bend before the labels of their column
-begin, so that no line crosses a label. A node that several edges reach is drawn at each of them, and expanded at the
-first. Pure arithmetic; lengths are inches at 9 points, y counts from the bottom.
+The label of an edge is on the edge's own line, so that no two labels overlap. Edges bend before the labels of their
+column begin, so that no edge crosses a label. A node that several edges reach is drawn at each of them, and expanded
+only at the first. Lengths are inches for a font of 9 points; y counts from the bottom.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import networkx as nx
 
 from wikidata_cache.view.content import printable
 
-LINE = 0.3  # from one leaf to the next
+LINE = 0.3  # distance from one leaf to the next
 BOX_HEIGHT = 0.22
-_PADDING = 0.26  # around a node's text
-_BEND, _ARROW = 0.45, 0.45  # beside an edge's label: before it, and behind it
+_PADDING = 0.26  # width of a node's box minus the width of its text
+_BEND, _ARROW = 0.45, 0.45  # space before and after the label of an edge
 _MARGIN = 0.25
 _NARROW, _WIDE = set(" ijlftr.,;:'|!()-I1"), set("mwMW@%—…")
 
 
 @dataclass
 class DrawnNode:
-    """A node drawn at the end of one edge, with its place in inches; `again`: not the first such place.
+    """A node drawn at the end of one edge, with its place in inches; `again` means that it is drawn elsewhere already.
 
-    The edge leaves its parent's column at x = `bend[0]`, and is on the node's own line from x = `bend[1]` on.
+    The edge leaves the column of its parent at x = `bend[0]`, and is on the node's own line from x = `bend[1]` on.
     """
 
     node: str
@@ -48,17 +48,17 @@ class DrawnNode:
 
     @property
     def edge_width(self) -> float:
-        """The width of its edge's label, in inches."""
+        """The width of the label of the node's edge, in inches."""
         return text_width(self.edge_text, bold=self.edge_role == "edit")
 
     @property
     def label_x(self) -> float:
-        """The middle of its edge's label."""
+        """The x of the middle of the label of the node's edge, in inches."""
         return self.left - (self.edge_width + _ARROW + 0.1) / 2
 
 
 def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float]]:
-    """The drawn nodes, each parent before its children, and the picture's (width, height) in inches."""
+    """Return the drawn nodes, each parent before its children, and the (width, height) of the picture in inches."""
     places: list[DrawnNode] = []
     seen: set[str] = set()
     for root in graph.nodes:
@@ -71,7 +71,7 @@ def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float
 
 
 def _tree(graph: nx.MultiDiGraph, root: str, seen: set[str]) -> list[DrawnNode]:
-    """Breadth first, so that a node is expanded where it is nearest to the root."""
+    """Return the drawn nodes below `root`, breadth-first: a node is expanded where it is nearest to the root."""
     data = graph.nodes[root]
     queue = [DrawnNode(root, data["role"], printable(data["label"]), column=data["hop"])]
     seen.add(root)
@@ -85,7 +85,7 @@ def _tree(graph: nx.MultiDiGraph, root: str, seen: set[str]) -> list[DrawnNode]:
 
 
 def _children(graph: nx.MultiDiGraph, place: DrawnNode) -> list[DrawnNode]:
-    """The edit's edge first, the one it replaces last; else by property, so that equal ones stand together."""
+    """Return the children of a drawn node: the edit's edge first, the replaced edge last, the others by property."""
     children = []
     for _, target, data in graph.out_edges(place.node, data=True):
         node = graph.nodes[target]
@@ -96,7 +96,7 @@ def _children(graph: nx.MultiDiGraph, place: DrawnNode) -> list[DrawnNode]:
 
 
 def _set_lines(places: list[DrawnNode]) -> int:
-    """Give leaves consecutive lines from the top and parents the middle of theirs; returns the line count."""
+    """Set y: leaves get consecutive lines from the top, parents the middle of their children. Return the line count."""
     below: dict[int, list[DrawnNode]] = {id(place): [] for place in places}
     roots = [place for place in places if place.parent is None]
     for place in places:
@@ -110,14 +110,14 @@ def _set_lines(places: list[DrawnNode]) -> int:
             leaves.append(place)
     for line, place in enumerate(reversed(leaves), start=1):
         place.y = line * LINE
-    for place in reversed(places):  # children stand behind their parents
+    for place in reversed(places):  # children come after their parents in the list
         if children := below[id(place)]:
             place.y = (children[0].y + children[-1].y) / 2
     return len(leaves)
 
 
 def _set_columns(places: list[DrawnNode]) -> None:
-    """Each column begins behind the one before it, the bends, and the longest edge label between them."""
+    """Set x: a column begins after the previous column, the bends, and the longest edge label between the two."""
     count = max((place.column for place in places), default=0) + 1
     nodes, labels = [0.0] * count, [0.0] * count
     for place in places:
@@ -132,7 +132,7 @@ def _set_columns(places: list[DrawnNode]) -> None:
 
 
 def text_width(text: str, *, bold: bool = False) -> float:
-    """The approximate width of a label in inches at 9 points."""
+    """Return the approximate width of a label in inches, for a font of 9 points."""
     return sum(map(_glyph_width, text)) * (1.13 if bold else 1.0)
 
 
