@@ -27,7 +27,7 @@ from kg_edit.value.tail_forward import TailForward
 
 
 def main() -> None:
-    """Measure, print what was seen, and end with the JSON line."""
+    """Run the benchmark, print the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--edits", type=int, default=32)

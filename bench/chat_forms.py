@@ -29,7 +29,7 @@ from kg_edit.scoring.likelihood import Pair, score_each
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 FILE = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "own-shapes.jsonl"
-TOKENS = 24  # a chat model's first sentence
+TOKENS = 24  # enough for the first sentence of a chat model
 FORMS = {"plain": False, "chat": True}
 EDITED: dict[str, Any] = {**FORMS, "both": "both"}
 Shares = dict[str, float]
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def asked(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightPatch | None], chat: bool) -> Shares:
-    """The shares of all edits, each asked in one form on the model with its own patch."""
+    """Return the mean of each score over all edits; each edit is asked in one form on the model with its own patch."""
     reader = model.in_chat(chat=chat)
     pairs = [[Pair(prompt, name) for prompt in prompts_of(edit) for name in targets_of(edit)] for edit in edits]
     scores = score_each(reader, pairs, patches=patches)
@@ -88,9 +88,9 @@ def asked(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightP
 
 
 def restated(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightPatch | None]) -> list[bool]:
-    """efficacy.prob after a user's turn with the prompt and an assistant's that begins with it.
+    """Return efficacy.prob of each edit, where the assistant's turn begins with the prompt of the user's turn.
 
-    For tokenizers that put no BOS in front by themselves, as the form has its own.
+    This works for tokenizers that add no BOS by themselves, since the chat form contains its own BOS.
     """
     form = model.chat_form
     reader = replace(model, prompt_transform=lambda text: f"{form.before}{user_turn(text)}{form.after}{form.gap}{text}")
@@ -100,17 +100,17 @@ def restated(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[Weig
 
 
 def prompts_of(edit: Edit) -> list[str]:
-    """All statements that are scored."""
+    """Return all prompts of an edit that are scored."""
     return [prompt.rstrip() for prompt in (edit.text, *edit.paraphrases, *edit.neighborhood)]
 
 
 def targets_of(edit: Edit) -> tuple[str, str]:
-    """The new and the old target."""
+    """Return the new and the old target."""
     return edit.target_new, str(edit.target_true)
 
 
 def show(name: str, found: dict[str, Shares]) -> None:
-    """A line for each form of asking."""
+    """Print one line for each form of asking."""
     for form, shares in found.items():
         print(f"{name:24} asked in {form:6}", *(f"{key} {value:.2f}" for key, value in shares.items()), flush=True)
 

@@ -35,7 +35,7 @@ MAX_TOKENS = 256
 
 
 def lines_of(corpus: Path | None) -> list[str]:
-    """The lines of the file given, else of the shared text, else of this repository's pages."""
+    """Return the non-empty lines of the given file, else of the shared text, else of this repository's pages."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     files = [corpus] if corpus else [SHARED] if SHARED.exists() else pages
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines(keepends=True)]
@@ -43,7 +43,7 @@ def lines_of(corpus: Path | None) -> list[str]:
 
 
 def fast(model: LanguageModel, lines: list[str], tokens: int) -> tuple[dict[int, Tensor], int]:
-    """C by layer, and of how many tokens."""
+    """Measure C of all layers in one pass; return {layer: C} and the number of tokens."""
     corpus = TextCorpus("bench", lambda: cycle(lines), max_tokens=MAX_TOKENS)
     modules = {layer: model.weight_name(layer) for layer in LAYERS}
     asked = {
@@ -63,7 +63,7 @@ def fast(model: LanguageModel, lines: list[str], tokens: int) -> tuple[dict[int,
 
 @torch.no_grad()
 def plain(model: LanguageModel, lines: list[str], tokens: int, layer: int, *, stop: bool) -> Tensor:
-    """C of one layer from its own pass over the same ``tokens`` tokens."""
+    """Measure C of one layer in its own pass over the same ``tokens`` tokens; ``stop`` ends a forward at the layer."""
     module, total = model.down_projection(layer), torch.zeros(())
 
     def see(key: Tensor, _: Tensor) -> None:
@@ -84,7 +84,7 @@ def plain(model: LanguageModel, lines: list[str], tokens: int, layer: int, *, st
 
 
 def batches(model: LanguageModel, lines: list[str], tokens: int) -> Iterator[list[list[int]]]:
-    """Rows of about 2048 tokens in all, of like length, until there are ``tokens``."""
+    """Yield batches of rows of similar length, each of about 2048 padded tokens, until ``tokens`` tokens are read."""
     rows, source = [], cycle(lines)
     while tokens > sum(map(len, rows)):
         rows += [row[:MAX_TOKENS] for row in model.tokenizer(list(islice(source, 1)))["input_ids"]]
@@ -97,7 +97,7 @@ def batches(model: LanguageModel, lines: list[str], tokens: int) -> Iterator[lis
 
 
 def main() -> None:
-    """Measure, print what was seen, and end with the JSON line."""
+    """Run the benchmark, print the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=20_000)

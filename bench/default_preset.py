@@ -31,13 +31,13 @@ BATCH = 32
 
 
 def published() -> RomeConfig:
-    """The published contexts, steps and end; the clamp is ours, as it is what neighbours feel."""
+    """Return the published contexts, steps and end, but our clamp, which decides the effect on neighbours."""
     default = RomeConfig()
     return RomeConfig.preset("paper", {"clamp_norm_factor": default.clamp_norm_factor})
 
 
 def plain_seconds(model: LanguageModel, rome: Rome, edit: Edit) -> float:
-    """One value, the whole model over every row."""
+    """Return the seconds for the value of one edit, with the whole model over every row."""
     start = time.perf_counter()
     config = rome.config
     asked = request_of(model, edit, rome.contexts)
@@ -50,7 +50,7 @@ def plain_seconds(model: LanguageModel, rome: Rome, edit: Edit) -> float:
 
 
 def patches_of(rome: Rome, edits: list[Edit]) -> tuple[list[Patch], float]:
-    """All edits in batches, and the seconds an edit."""
+    """Make all edits in batches; return the patches and the seconds per edit."""
     rome.prepare()
     start = time.perf_counter()
     made = [patch for place in range(0, len(edits), BATCH) for patch in rome.edit_each(edits[place : place + BATCH])]
@@ -59,14 +59,14 @@ def patches_of(rome: Rome, edits: list[Edit]) -> tuple[list[Patch], float]:
 
 
 def scores(model: LanguageModel, edits: list[Edit], patches: list[Patch]) -> dict[str, float]:
-    """Means over the records."""
+    """Return the mean of each metric over the records."""
     sections = score_cases(model, [Case.of(edit) for edit in edits], patches=patches)
     found = {name: [section.scores[name] for section in sections] for name in METRICS}
     return {name: round(fmean(value for value in values if value is not None), 4) for name, values in found.items()}
 
 
 def main() -> None:
-    """Measure, print what was seen, and end with the JSON line."""
+    """Run the benchmark, print the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--records", type=int, default=100)

@@ -29,20 +29,23 @@ ROUNDS = 3
 
 
 def update(rome: Rome, edits: list[Edit]) -> list[Tensor]:
-    """The updates of all edits, each of the unedited model."""
+    """Return the weight updates of all edits, flattened; each edit is made on the unedited model."""
     made = [patch for patch in rome.edit_each(edits) if isinstance(patch, WeightPatch)]
     return [factors.product.flatten() for patch in made for factors in patch.factors.values()]
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
+    """Return the seconds that ``work`` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def attention_seconds(kernel: SDPBackend, dtype: torch.dtype) -> float:
-    """A forward and a backward pass over forty rows of twelve tokens that see forty, nine heads: a descent's step."""
+    """Return the median seconds of a forward and a backward pass of attention, of the size of one step of a descent.
+
+    The size: forty rows of twelve tokens, which attend to forty tokens, with nine heads.
+    """
     query, key, value = (torch.randn(40, 9, size, 64, dtype=dtype, requires_grad=True) for size in (12, 40, 40))
     mask, ones = torch.zeros(40, 1, 12, 40, dtype=dtype), torch.ones(40, 9, 12, 64, dtype=dtype)
 
@@ -56,7 +59,7 @@ def attention_seconds(kernel: SDPBackend, dtype: torch.dtype) -> float:
 
 
 def main() -> None:
-    """Measure, and end with the JSON line."""
+    """Run the benchmark, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--edits", type=int, default=16)

@@ -20,7 +20,7 @@ from kg_edit.models.loading import convert, named_model_file
 
 
 def plain(gguf: Path, folder: Path) -> None:
-    """The same files, by transformers as it is."""
+    """Write the same files with transformers alone."""
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = quantised.config
@@ -34,12 +34,12 @@ def plain(gguf: Path, folder: Path) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
+    """Return the content of every file of a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def main() -> None:
-    """Measure, print what was seen, and end with the JSON line."""
+    """Run the benchmark, print the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m", help="a named model, or the path of a GGUF file")
     name = parser.parse_args().model

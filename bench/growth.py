@@ -47,7 +47,7 @@ FULL = USUAL._replace(size=(*USUAL.size, "Llama-3.2-1B", "GPT-2 XL"), edits=(*US
 
 
 def points(extent: Extent, curves: Sequence[str]) -> Iterator[Row]:
-    """What is to be measured."""
+    """Yield the points to measure, curve by curve."""
     of = {
         "size": [{"model": name} for name in extent.size],
         "edits": [{"method": method, "n": count} for method in METHODS for count in extent.edits],
@@ -59,10 +59,10 @@ def points(extent: Extent, curves: Sequence[str]) -> Iterator[Row]:
 
 
 def measured(point: Row) -> Row:
-    """The point, measured in a process of its own, with an empty folder for what the process keeps.
+    """Measure a point in a separate process with an empty cache folder; return the point with the measurements.
 
     Raises:
-        RuntimeError: the process failed; with its last lines.
+        RuntimeError: the process failed; the message has its last lines.
     """
     with tempfile.TemporaryDirectory() as cache:
         settings = {"OMP_NUM_THREADS": "1", "KG_EDIT_CACHE": cache, "TQDM_DISABLE": "1"}
@@ -75,7 +75,7 @@ def measured(point: Row) -> Row:
 
 
 def said(row: Row) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     name = f"{row['curve']:7}{row.get('model', row.get('method', '')):13}{row.get('n', ''):>13,}"
     if "skipped" in row:
         return f"{row['curve']:7}{row.get('model', ''):13} skipped: {row['skipped']}"
@@ -87,12 +87,12 @@ def said(row: Row) -> str:
 
 
 def ratio(row: Row, of: str) -> float:
-    """Measured by planned."""
+    """Return the measured value divided by the planned value."""
     return float(row[of] / max(row[f"planned_{of}"], 1e-9))
 
 
 def main() -> None:
-    """Measure, print what was seen, draw it, and end with the JSON line."""
+    """Run the benchmark, print and draw the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", default="size,edits,tokens,degree", help="which, with commas")
     parser.add_argument("--out", type=Path, default=Path("growth.svg"), help="the picture")
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--point", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.point:
-        from tools.growth_points import measure  # the process that starts the others stays small
+        from tools.growth_points import measure  # imported here, so that the parent process stays small
 
         print(json.dumps(measure(json.loads(options.point))))
         return
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def short(row: Row) -> Row:
-    """A point for the JSON line: names, and numbers of three digits."""
+    """Return a point for the JSON line: names, and numbers with three digits."""
     kept = ("curve", "model", "method", "n", "dtype", "skipped")
     numbers = ("seconds", "peak_mb", "above_mb", "planned_seconds", "planned_mb")
     found = {name: float(f"{row[name]:.3g}") for name in numbers if name in row}

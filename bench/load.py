@@ -31,7 +31,11 @@ print(json.dumps([report.manifest.counts["triples"], report.seconds, report.labe
 
 
 def fast(sources: list[Path], folder: Path) -> tuple[int, float, float, float, float]:
-    """Triples, their seconds, the label index's, peak memory in MB, and seconds of processor time of one loading."""
+    """Load the sources once; return the number of triples and four measurements.
+
+    These are the seconds for the triples, the seconds for the label index, the peak memory in MB, and the seconds of
+    processor time.
+    """
     command = [sys.executable, "-c", CHILD, str(folder / "wd"), *map(str, sources)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     triples, seconds, label_seconds, peak, processor = json.loads(done.stdout.splitlines()[-1])
@@ -39,7 +43,7 @@ def fast(sources: list[Path], folder: Path) -> tuple[int, float, float, float, f
 
 
 def plain(source: Path, folder: Path, count: int) -> float:
-    """Triples a second, one by one."""
+    """Add triples one by one; return the number of triples per second."""
     start = time.perf_counter()
     store = Store(str(folder / "plain"))
     with gzip.open(source) as file:
@@ -51,12 +55,12 @@ def plain(source: Path, folder: Path, count: int) -> float:
 
 
 def size_mb(folder: Path) -> float:
-    """What a folder takes on disk."""
+    """Return the size of a folder's files in MiB."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
 
 
 def main() -> None:
-    """Measure, print what was seen, and end with the JSON line."""
+    """Run the benchmark, print the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", type=Path, nargs="+", default=[DATA / "wikidata.nt.gz", DATA / "labels.nt.gz"])
     parser.add_argument("--plain-triples", type=int, default=100_000)
@@ -74,7 +78,7 @@ def main() -> None:
         "triples_per_s": round(triples / seconds),
         "with_label_index_per_s": round(triples / (seconds + label_seconds)),
         "label_index_s": round(label_seconds, 2),
-        "processor_s": round(processor, 1),  # tells a slow way from a busy machine
+        "processor_s": round(processor, 1),  # shows whether a long time is due to other load on the machine
         "peak_mb": round(peak),
         "disk_mb": round(disk),
         "plain_triples_per_s": round(rate),

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def settings_of(method: str, given: Sequence[str]) -> dict[str, Any]:
-    """What `--set` says to a method; MEND without a network takes a plain step of gradient descent."""
+    """Return the settings that `--set` gives to a method; without a network, MEND takes a plain gradient step."""
     found: dict[str, Any] = {}
     for key, _, value in (one.partition("=") for one in given):
         owner, _, name = key.rpartition(":")
@@ -78,7 +78,7 @@ def settings_of(method: str, given: Sequence[str]) -> dict[str, Any]:
 def measured(
     model: LanguageModel, name: str, edits: Sequence[Edit], *, settings: Mapping[str, Any], together: bool
 ) -> dict[str, Any]:
-    """The shares over all edits; a line is printed for each shape. An edit that fails says nothing."""
+    """Return the shares over all edits, and print a line for each shape; a failed edit counts as not said."""
     kind = find_method(name)
     try:
         method = kind.on(model, settings=dict(settings), graph=bare_graph(edits))
@@ -98,28 +98,28 @@ def measured(
 
 
 def bare_graph(edits: Sequence[Edit]) -> nx.DiGraph:
-    """A graph that knows every new object, and has no statement."""
+    """Return a graph that knows every new object but has no statement."""
     graph = nx.DiGraph()
     graph.add_nodes_from({edit.target_new for edit in edits})
     return graph
 
 
 def each_alone(method: EditingMethod, edits: Sequence[Edit]) -> list[Made]:
-    """A patch an edit, or why there is none."""
+    """Return for each edit its patch, or the error that prevents it."""
     refused = refusals(method, edits)
     made: Iterator[Made] = iter(method.edit_each([edit for edit in edits if edit.id not in refused]))
     return [refused.get(edit.id) or next(made) for edit in edits]
 
 
 def all_in_one(method: EditingMethod, edits: Sequence[Edit]) -> list[Made]:
-    """One patch of all edits that can be made; why the others can't."""
+    """Return for each edit the one patch of all edits that can be made, or the error that prevents the edit."""
     refused = refusals(method, edits)
     whole = method.edit([edit for edit in edits if edit.id not in refused])
     return [refused.get(edit.id, whole) for edit in edits]
 
 
 def refusals(method: EditingMethod, edits: Sequence[Edit]) -> dict[str, Exception]:
-    """By the edit's id why the method can't make it, as far as its prompts tell: KN needs an old object."""
+    """Return {edit id: error} for the edits that the method's check refuses; for example, KN needs an old object."""
     found: dict[str, Exception] = {}
     for edit in edits:
         try:
@@ -130,7 +130,7 @@ def refusals(method: EditingMethod, edits: Sequence[Edit]) -> dict[str, Exceptio
 
 
 def counts(model: LanguageModel, edit: Edit, patch: Made) -> Counts:
-    """What the edited model says, and which neighbours' texts stay."""
+    """Return whether the edited model says the new object in each form of asking, and which neighbours' texts stay."""
     asked = {SAID: probes(model, edit)[0].ask, ALONE: edit.text, AFTER: BEFORE + edit.text}
     if isinstance(patch, Exception):
         print(f"{edit.id}: {patch}")
@@ -146,27 +146,27 @@ def counts(model: LanguageModel, edit: Edit, patch: Made) -> Counts:
 
 @cache
 def unedited(model: LanguageModel, prompts: tuple[str, ...]) -> tuple[str, ...]:
-    """What the unedited model writes after neighbours, asked once for all methods."""
+    """Return what the unedited model writes after the neighbours' prompts; computed once for all methods."""
     return continuations(model, prompts, limits=[STAYS_TOKENS] * len(prompts))
 
 
 def shape_of(edit: Edit) -> str:
-    """The edit's shape: what its id begins with."""
+    """Return the shape of an edit: its id without the last number."""
     return edit.id.rpartition("-")[0]
 
 
 def shares(found: Sequence[Counts]) -> dict[str, float]:
-    """The share of each count."""
+    """Return the share of True values for each count."""
     return {name: round(sum(values) / len(values), 3) for name, values in gathered(found).items() if values}
 
 
 def in_words(found: Sequence[Counts]) -> str:
-    """Each count in numbers."""
+    """Return each count as text, such as "3 of 60 NAME"."""
     return ", ".join(f"{sum(values)} of {len(values)} {name}" for name, values in gathered(found).items())
 
 
 def gathered(found: Sequence[Counts]) -> Counts:
-    """The values of all edits by count."""
+    """Return the values of all edits for each count."""
     names = dict.fromkeys(name for one in found for name in one)
     return {name: [value for one in found for value in one.get(name, [])] for name in names}
 

@@ -43,7 +43,7 @@ COLOURS = {
 
 
 def shares(work: Callable[[], object], edits: int) -> dict[str, float]:
-    """Seconds an edit by kind."""
+    """Profile ``work``; return the seconds per edit by kind of operation."""
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         work()
     found = dict.fromkeys(COLOURS, 0.0)
@@ -55,12 +55,12 @@ def shares(work: Callable[[], object], edits: int) -> dict[str, float]:
 
 
 def fast(model: LanguageModel, asked: list[Request], contexts: tuple[str, ...]) -> None:
-    """With the contexts computed once."""
+    """Find the values of the edits, with the contexts computed only once."""
     values(model, asked, partial(TailForward, contexts=SharedContexts.of(model, contexts)))
 
 
 def draw(bars: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Stacked bars, one a way."""
+    """Draw stacked bars, one bar for each way of editing."""
     with matplotlib.rc_context({"svg.hashsalt": "kg-edit", "svg.fonttype": "none", "font.size": 9.0}):
         figure = Figure(figsize=(8.0, 2.4), layout="constrained")
         FigureCanvasAgg(figure)

@@ -30,11 +30,11 @@ from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Answer, Binding, Provenance, Template
 
 ROOTS = ("target_new", "subject")
-EXPANSIONS = (1, 2)  # of subject and new object; and of what they keep too
+EXPANSIONS = (1, 2)  # 1: expand subject and new object; 2: also expand the nodes that they keep
 
 
 class Counting:
-    """An `EndpointSource` that counts its answers, one a request, by the kind of question."""
+    """An `EndpointSource` that counts its answers (one per request) by the kind of question."""
 
     def __init__(self, url: str) -> None:
         self._inner = EndpointSource(url)
@@ -46,22 +46,22 @@ class Counting:
         return self._inner.name
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """The endpoint's."""
+        """Return the provenance of the endpoint."""
         return self._inner.provenance(ids)
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """The endpoint's answers."""
+        """Yield the answers of the endpoint, and count them."""
         for answer in self._inner.ask(template, ids):
             self.kinds[template.kind] += 1
             yield answer
 
     def select(self, query: str) -> Sequence[Binding]:
-        """The endpoint's rows."""
+        """Return the rows of the endpoint."""
         return self._inner.select(query)
 
 
 def batched(server: Loopback, edits: Sequence[Edit], hops: int, cache: Path) -> tuple[int, list[str]]:
-    """Requests of one cold run, and the subgraphs' hashes."""
+    """Fetch all subgraphs with an empty cache; return the number of requests and the hashes of the subgraphs."""
     before, start, source = server.requests, time.perf_counter(), Counting(server.url)
     with AnswerStore(cache) as answers:
         graphs = WikidataCache(CachedSource(source, answers)).subgraphs(edits, hops=hops, per_node=10, roots=ROOTS)
@@ -72,7 +72,10 @@ def batched(server: Loopback, edits: Sequence[Edit], hops: int, cache: Path) -> 
 
 
 def one_by_one(store: Store, edits: Sequence[Edit], hops: int, *, joined: bool) -> tuple[int, list[str]]:
-    """The same by a plain way, counted at the store: `check_count` shows that each question is a request."""
+    """Do the same the plain way, or without `joined` the naive way, on a store; count each question as a request.
+
+    `check_count` shows that each question is one request.
+    """
     source = OneByOne(OxigraphSource(store, name="store", provenance={}), joined=joined)
     graphs = WikidataCache(source).subgraphs(edits, hops=hops, per_node=10, roots=ROOTS)
     split = ", ".join(f"{kind} {count}" for kind, count in source.asked.most_common())
@@ -81,7 +84,7 @@ def one_by_one(store: Store, edits: Sequence[Edit], hops: int, *, joined: bool) 
 
 
 def check_count(server: Loopback, edits: Sequence[Edit]) -> None:
-    """Run the naive way over HTTP, and compare its own count with the server's."""
+    """Run the naive way over HTTP, and compare its count of requests with the server's count."""
     before, source = server.requests, OneByOne(EndpointSource(server.url))
     WikidataCache(source).subgraphs(edits, hops=2, per_node=10, roots=ROOTS)
     if server.requests - before != source.asked.total():
@@ -92,7 +95,7 @@ def check_count(server: Loopback, edits: Sequence[Edit]) -> None:
 
 
 def main() -> None:
-    """Measure, print what was seen, and end with the JSON line."""
+    """Run the benchmark, print the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--graph", help="graph files, separated by commas (by default the shared graph, or the extract)"

@@ -32,13 +32,13 @@ QUICK = RomeConfig()
 
 
 def cases_of(edits: Sequence[Edit]) -> list[Case]:
-    """The records with all that their metrics ask."""
+    """Return the records as cases, with everything that their metrics ask."""
     pool = answers(edits)
     return [Case.of(edit, choices=choices(edit, pool, seed=0)) for edit in edits]
 
 
 def passes(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Rows by length, so many that padded they have no more tokens than a pass of the fast way."""
+    """Yield groups of rows, sorted by length; padded, a group has no more tokens than a pass of the fast way."""
     rows: list[int] = []
     for row in sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids)):
         if rows and (len(rows) + 1) * len(prompts[row].ids) > _NODES:
@@ -51,7 +51,7 @@ def passes(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
 
 @torch.no_grad()
 def plain_scores(model: LanguageModel, pairs: Sequence[Pair]) -> dict[Pair, TokenScores]:
-    """A row a pair through the whole model."""
+    """Score each pair as one row through the whole model."""
     distinct = list(dict.fromkeys(pairs))
     prompts = [encode(model.tokenizer, pair.prompt, target=pair.candidate) for pair in distinct]
     found = {}
@@ -70,7 +70,7 @@ def plain_scores(model: LanguageModel, pairs: Sequence[Pair]) -> dict[Pair, Toke
 def in_turn(
     model: LanguageModel, cases: Sequence[Case], patches: Sequence[Patch]
 ) -> list[tuple[dict[Pair, float], list[str]]]:
-    """Before and after, a record at a time."""
+    """Score the records one by one, each before and after its edit."""
     found = []
     for case, patch in zip(cases, patches, strict=True):
         for applied in (nullcontext(), patch.applied(model)):
@@ -82,7 +82,7 @@ def in_turn(
 
 
 def main() -> None:
-    """Measure, print what was seen, and end with the JSON line."""
+    """Run the benchmark, print the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--records", type=int, default=16)

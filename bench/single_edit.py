@@ -26,7 +26,7 @@ EDITS = 6
 
 
 def seconds(model: LanguageModel, asked: Request, steps: int, forward: ForwardFactory) -> tuple[float, float]:
-    """Time of one optimisation, and its last loss."""
+    """Return the seconds of one optimisation, and its last loss."""
     start = time.perf_counter()
     objective = Objective(model, LAYER, [asked], kl_weight=0.0625, weight_decay=0.5, forward=forward)
     change = torch.zeros_like(objective.value, requires_grad=True)
@@ -38,14 +38,14 @@ def seconds(model: LanguageModel, asked: Request, steps: int, forward: ForwardFa
 
 
 def main() -> None:
-    """Measure, print what was seen, and end with the JSON line."""
+    """Run the benchmark, print the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     model = LanguageModel.load(options.model)
     model.model.requires_grad_(False)
-    contexts = sample_contexts(model)  # the published ones
+    contexts = sample_contexts(model)  # the published contexts
     fast, plain = [], []
     for edit in some_edits(EDITS):
         asked = request_of(model, edit, contexts)

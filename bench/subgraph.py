@@ -35,7 +35,7 @@ MAIN = "hops=2, roots o* and s"
 
 
 def timed(source: Callable[[], Source], edits: Sequence[Edit], options: dict[str, object]) -> tuple[float, list[str]]:
-    """Median milliseconds a subgraph, nothing remembered between edits, and the subgraphs' hashes."""
+    """Return the median milliseconds per subgraph, with nothing kept between edits, and the subgraphs' hashes."""
     times, hashes = [], []
     for edit in edits:
         start = time.perf_counter()
@@ -46,14 +46,14 @@ def timed(source: Callable[[], Source], edits: Sequence[Edit], options: dict[str
 
 
 def measure(store: OxigraphSource, url: str, folder: Path, edits: Sequence[Edit], name: str) -> dict[str, float]:
-    """All three ways under one setting."""
+    """Time all three ways under one setting."""
     options = SETTINGS[name]
     with AnswerStore(folder / f"{len(options)}{options.get('hops', 2)}.sqlite") as answers:
         inner = EndpointSource(url)
         WikidataCache(CachedSource(inner, answers)).subgraphs(edits, per_node=10, **options)  # type: ignore[arg-type]
         plain, expected = timed(lambda: OneByOne(store), edits, options)
         embedded, found = timed(lambda: store, edits, options)
-        hit, cached = timed(lambda: CachedSource(None, answers), edits, options)  # offline: no other way to answer
+        hit, cached = timed(lambda: CachedSource(None, answers), edits, options)  # offline: the cache must answer
     if not expected == found == cached:
         raise SystemExit(f"{name}: the ways give different subgraphs")
     print(f"{name}: plain {plain:.2f} ms, embedded {embedded:.2f} ms ({plain / embedded:.1f}x), hit {hit:.3f} ms")
@@ -61,7 +61,7 @@ def measure(store: OxigraphSource, url: str, folder: Path, edits: Sequence[Edit]
 
 
 def main() -> None:
-    """Measure, print what was seen, and end with the JSON line."""
+    """Run the benchmark, print the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--graph", help="graph files, separated by commas (by default the shared graph, or the extract)"
