@@ -105,7 +105,7 @@ def read_label_drift(
         raise ConfigError(f"there are {len(older)} older and {len(newer)} newer texts; both are needed")
     if not 0 < test_share < 1:
         raise ConfigError(f"test_share is {test_share}; give a share between 0 and 1")
-    test = [text for at, text in enumerate(older) if int((at + 1) * test_share) > int(at * test_share)]
+    test = tuple(text for at, text in enumerate(older) if int((at + 1) * test_share) > int(at * test_share))
     stream = sorted(newer, key=lambda text: text.year or 0)  # stable: a file without years keeps its order
     return LabelDrift(train=_without(older, test), test=test, stream=tuple(stream))
 
