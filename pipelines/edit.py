@@ -31,7 +31,7 @@ log = logging.getLogger("edit")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Every method has this shape: a config, a class, and edits that become a patch."""
+    """Read edits, edit a model with any method, and write the patch and a report on its effect."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("edits", type=Path, help="JSONL, JSON, CSV or TSV; plain triplets too")
     parser.add_argument("--method", required=True, metavar="NAME", help=", ".join(method_names()))
@@ -51,17 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = options.graph or (packaged_extract() if found.needs_graph else None)
     graph = WikidataCache(source) if source else None
     edits = read_edits(options.edits, labels=graph).edits
-    found.check_inputs(config, graph, edits)  # all that can be said before the model is loaded
+    found.check_inputs(config, graph, edits)  # finds errors before the model is loaded
 
     # 2. The model.
     model = LanguageModel.load(options.model)
     method = found(model, config, graph=graph)
 
-    # 3. The patch, saved after every edit or batch; what it changed; a picture of the first edit's subgraph.
+    # 3. The patch, saved after every edit or batch; the report on its effect; a picture of the first edit's subgraph.
     rows = run_edits(method, model, edits, options.out)
     draw_subgraph(method, edits[0], options.out)
 
-    # 4. The model itself is as it was; Patch.load(...).applied(model) gives the edited one.
+    # 4. The model itself is unchanged; Patch.load(...).applied(model) gives the edited one.
     for row in rows:
         log.info(
             "%-10s %s\n  before: %s\n  after:  %s", row.probe.kind, row.probe.prompt, row.before.text, row.after.text

@@ -69,14 +69,14 @@ class GraphDelta:
             final_activation=config.final_activation,
             seed=config.seed,
         ).to(value.device)
-        # Not in the paper: a learned factor that starts at 0, so that the first step is the unedited model.
+        # Not in the paper: a learned factor that starts at 0, so that the first step starts from the unedited model.
         self.gate = nn.Parameter(value.new_zeros(())) if config.gate else None
         self.size, self.limit = value.norm(), config.clamp_norm_factor * value.norm()
         learned = [*self.rgnn.parameters(), *([] if self.gate is None else [self.gate])]
         self.optimizer = torch.optim.AdamW(learned, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def change(self) -> Tensor:
-        """z, [d], at most clamp_norm_factor |m| long."""
+        """Return z, [d]; its norm is at most clamp_norm_factor |m|."""
         z: Tensor = self.rgnn(self.graph.nodes, self.graph.edges, self.graph.relations)[self.graph.subject]
         if self.gate is not None:
             z = z * (self.gate * self.size / len(z) ** 0.5)
@@ -84,38 +84,38 @@ class GraphDelta:
         return shortened
 
     def learn(self) -> None:
-        """A step of AdamW, once the gradient of `change` is there."""
+        """Take a step of AdamW, after the gradient of `change` was computed."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
 class Glame(GraphReader):
-    """What `main` runs for each edit. `kg_edit.evaluate.evaluate` takes it too, to measure your changes."""
+    """The method, which `main` runs for each edit. To measure your changes, pass it to `kg_edit.evaluate.evaluate`."""
 
     name, paper = "glame", "Zhang et al., EMNLP 2024, arXiv 2402.13593"  # both are written into every patch
     about = "rank-one editing through a knowledge graph: what follows from the fact moves too"
     config_class = GlameConfig  # all settings, with their defaults: kg-edit methods glame
     config: GlameConfig
 
-    # What all edits share: where W is, the contexts around a prompt, the covariance.
+    # Shared by all edits: the layer of W, the contexts around a prompt, the covariance.
 
     @cached_property
     def layer(self) -> int:
-        """The block whose down-projection is edited, 0-based."""
+        """The index of the block whose down-projection is edited, from 0."""
         return self.config.layer_in(len(self.model.blocks))
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
-        """Templates around the prompt: the bare {}, then texts sampled from the model with {} behind them."""
+        """The templates around a prompt: the bare {}, then texts sampled from the model, each followed by {}."""
         return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
 
     @cached_property
     def covariance(self) -> Covariance:
-        """C = E[k k^T] of W's inputs over ordinary text, [d_ff, d_ff]; measured once for a model, then read."""
+        """C = E[k k^T] of W's inputs over ordinary text, [d_ff, d_ff]; measured once per model, then reused."""
         return find_covariance(self.model, self.layer, self.config.covariance)
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every prompt and fetch every subgraph before any work is done."""
+        """Encode every prompt and fetch every subgraph, so that errors come before any other work."""
         self.model.block(self.layer)
         for edit in edits:
             with annotate_errors(edit):
@@ -127,26 +127,26 @@ class Glame(GraphReader):
         with untouched(self.model):
             _ = self.contexts, self.covariance
 
-    # One edit, on the model as the edits before it left it.
+    # One edit, on the model with all earlier edits.
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """The patch of one edit: its key k*, its value m* and the update of W."""
+        """Make the patch of one edit: compute its key k*, its value m* and the update of W."""
         (edit,), model, layer = edits, self.model, self.layer
-        with untouched(model):  # frozen, in evaluation mode; all flags and random states come back
-            # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose next token should stay.
+        with untouched(model):  # frozen, evaluation mode; restores flags and random states
+            # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose output should stay.
             request = request_of(model, edit, self.contexts)
 
-            # 2. The loss; and, from its prompts as they are, at the subject's last token: k* [d_ff], the mean of W's
-            # inputs over the contexts (Eq. 8); k [d_ff] and m [d], W's input and output in the bare prompt.
+            # 2. The loss. From the forward pass without the change, at the subject's last token: k* [d_ff], the mean of
+            # W's inputs over the contexts (Eq. 8); k [d_ff] and m [d], the input and output of W in the bare prompt.
             loss = self.loss(model, request)
             mean_key, bare_key, value = loss.mean_key[0], loss.bare_key[0], loss.value[0]
 
-            # 3. m* - m = z, [d]: an R-GNN reads (s, r, o*) and what the graph says of o*, trained by gradient descent.
+            # 3. m* - m = z, [d]: an R-GNN, trained by gradient descent, reads (s, r, o*) and the statements about o*.
             subgraph = self.subgraph(edit)
             found = self.optimise(loss, request, GraphDelta(model, subgraph, value, self.config))
 
             # 4. The closed form: W + (m* - m) / (k . u) u^T, where u is C^-1 k*, scaled to norm 1;
-            # C has the keys of the prompts' other tokens in it, which are to stay as they are (`hold`).
+            # C includes the keys of the other tokens of the prompts, whose outputs should stay the same (`hold`).
             update = rank_one_update(
                 change=found.change,
                 mean_key=mean_key,
@@ -158,7 +158,7 @@ class Glame(GraphReader):
                 hold=self.config.hold,
             )
 
-        # 5. The patch: the update by the weight's name, and where it came from.
+        # 5. The patch: {name of the weight: update}, and its provenance.
         norms = {
             "value": value.norm(),
             "change": found.change.norm(),
@@ -178,21 +178,21 @@ class Glame(GraphReader):
         )
 
     def loss(self, model: LanguageModel, request: Request) -> Objective:
-        """What m* makes small (Eq. 7): -log p(o*) after every prompt, and what changes after "{s} is a"."""
+        """The loss of m* (Eq. 7): -log p(o*) after every prompt, plus the change of output after "{s} is a"."""
         return Objective(
             model,
             self.layer,
             [request],
             kl_weight=self.config.kl_weight,
-            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change reaches
+            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change affects
             tokens=tokens_within(model, self.layer, self.memory),
         )
 
     def optimise(self, loss: Objective, request: Request, delta: GraphDelta) -> Descent:
-        """m* - m, [d], by AdamW on the R-GNN."""
+        """Find m* - m, [d], by AdamW on the weights of the R-GNN."""
         rough = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
         objective = loss if rough is self.model else self.loss(rough, request)
-        objective.value = loss.value  # m is the model's own
+        objective.value = loss.value  # m of the original model, not of the copy
         steps, more, enough = self.config.steps, self.config.further_steps, self.config.stop_below
         (found,) = optimise_values(objective, [delta], steps=steps, further_steps=more, stop_below=enough)
         found.check_finite()
@@ -207,7 +207,7 @@ class Glame(GraphReader):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Edits and a graph in, a patch and its proof out; goes on where it was stopped."""
+    """Read edits and a graph; write a patch and a report on its effect. An interrupted run resumes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("edits", type=Path, help="JSONL, JSON, CSV or TSV; plain triplets too")
     parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
@@ -224,15 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = GlameConfig.preset(options.preset, parse_settings(options.set), method="glame")
 
     # 2. The model.
-    Glame.check_inputs(config, graph, edits)  # asks the graph for every subgraph before the model is loaded
+    Glame.check_inputs(config, graph, edits)  # fetches every subgraph before the model is loaded
     model = LanguageModel.load(options.model)
     glame = Glame(model, config, graph=graph)
 
-    # 3. `make` for each edit, each on the model with the earlier ones; the patch is saved after every edit.
+    # 3. `make` for each edit, on the model with the earlier edits; the patch is saved after every edit.
     rows = run_edits(glame, model, edits, options.out)
     draw_subgraph(glame, edits[0], options.out)
 
-    # 4. What changed. The model itself is as it was; Patch.load(...).applied(model) gives the edited one.
+    # 4. A report on what changed. The model itself is unchanged; Patch.load(...).applied(model) gives the edited one.
     for row in rows:
         log.info(
             "%-10s %s\n  before: %s\n  after:  %s", row.probe.kind, row.probe.prompt, row.before.text, row.after.text

@@ -48,11 +48,11 @@ from kg_edit.value.optimise import descent_model, optimise_values, untouched
 from kg_edit.value.tail_forward import TailForward
 
 log = logging.getLogger("memit")
-AT_ONCE = 32  # facts whose states are found together; decides the memory, not the result
+AT_ONCE = 32  # number of states that are found together; it affects the memory, not the result
 
 
 class Memit(EditingMethod):
-    """What `main` runs. `kg_edit.evaluate.evaluate` takes it too, to measure your changes."""
+    """The method, which `main` runs. To measure your changes, pass it to `kg_edit.evaluate.evaluate`."""
 
     name, paper = "memit", "Meng et al., ICLR 2023, arXiv 2210.07229"  # the name is written into every patch
     about = "mass editing: a batch of facts, spread over several layers"
@@ -60,26 +60,26 @@ class Memit(EditingMethod):
     config_class = MemitConfig  # all settings, with their defaults: kg-edit methods memit
     config: MemitConfig
 
-    # What all edits share: which layers are edited, the contexts around a prompt, the covariances.
+    # Shared by all edits: the edited layers, the contexts around a prompt, the covariances.
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
-        """The blocks whose down-projections are edited, 0-based, in ascending order."""
+        """The indices of the blocks whose down-projections are edited, from 0, in ascending order."""
         return self.config.written_layers(len(self.model.blocks))
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
-        """Templates around the prompt: the bare {}, then texts that the model writes after "The", "Therefore", …"""
+        """The templates around a prompt: the bare {}, then texts that the model writes after "The", "Therefore", …"""
         starts, tokens = self.config.context_starts, self.config.context_tokens
         return started_contexts(self.model, starts=starts, tokens=tokens, seed=self.config.seed)
 
     @cached_property
     def covariances(self) -> Mapping[int, Covariance]:
-        """C = E[k k^T] of each W's inputs over ordinary text, [d_ff, d_ff]; measured once for a model, then read."""
+        """C = E[k k^T] of the inputs of each W over ordinary text, [d_ff, d_ff]; measured once per model, then read."""
         return find_covariances(self.model, self.layers, self.config.covariance)
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every prompt before any work is done."""
+        """Encode every prompt, so that errors come before any other work."""
         for edit in edits:
             with annotate_errors(edit):
                 request_of(self.model, edit, ["{}"])
@@ -90,13 +90,13 @@ class Memit(EditingMethod):
             refuse_norm_after_mlp(self.model, self.layers[-1])
             _ = self.contexts, self.covariances
 
-    # All edits of a call, on the model as the calls before it left it.
+    # All edits of a call, on the model with the edits of all earlier calls.
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """States, then an update a layer."""
+        """Make the patch of all edits: find their states, then one update per layer."""
         refuse_clash(edits)
-        with untouched(self.model):  # frozen, in evaluation mode; all flags and random states come back
-            # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose next token should stay.
+        with untouched(self.model):  # frozen, evaluation mode; restores flags and random states
+            # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose output should stay.
             requests = [request_of(self.model, edit, self.contexts) for edit in edits]
 
             # 2. z = h + delta for each edit: found by gradient descent.
@@ -111,16 +111,17 @@ class Memit(EditingMethod):
             wanted = torch.stack([target.wanted for target in targets])  # [edits, d]
             update = self.write(requests, wanted)
 
-        # 4. The patch: the updates by the weights' names, where they came from, and each z, to take an edit out again.
+        # 4. The patch: {name of a weight: update}, the provenance, and each z, with which an edit can be removed again.
         squares = [(own.left.norm(dim=0) * own.right.norm(dim=0)).square().cpu() for own in update.factors.values()]
         said = with_updates(records, torch.stack(squares).sum(0).sqrt())
         provenance = {**self.provenance(), "edits": said}
         return WeightPatch(factors=update.factors, provenance=provenance, state={VALUE: wanted.T})
 
     def states(self, requests: Sequence[Request]) -> list[Target]:
-        """For each edit h, [d], the last edited block's output at the subject's last token, and delta, [d].
+        """Find for each edit h, [d], the last edited block's output at the subject's last token, and delta, [d].
 
-        By Adam: o* likely after every prompt, "{s} is a" as before, |delta| at most clamp_norm_factor |h|.
+        Adam finds the delta that makes o* likely after every prompt and changes the output after "{s} is a" little;
+        |delta| is at most clamp_norm_factor |h|.
         """
         config, layer = self.config, self.layers[-1]
         _, states = subject_states(self.model, [request.rewrites[0] for request in requests], layer=layer, last=layer)
@@ -131,10 +132,10 @@ class Memit(EditingMethod):
             requests,
             kl_weight=config.kl_weight,
             weight_decay=config.weight_decay,
-            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change reaches
+            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change affects
             tokens=tokens_within(self.model, layer, self.memory),
         )
-        objective.value = states  # what the norm penalty is relative to
+        objective.value = states  # the norm penalty is relative to these states
         deltas = [FreeDelta(state, config) for state in states]
         steps, more, enough = config.steps, config.further_steps, config.stop_below
         found = optimise_values(objective, deltas, steps=steps, further_steps=more, stop_below=enough)
@@ -142,19 +143,19 @@ class Memit(EditingMethod):
 
     @torch.no_grad()
     def write(self, requests: Sequence[Request], wanted: Tensor) -> WeightPatch:
-        """The updates that bring the last block's outputs, [edits, d], to ``wanted`` (Algorithm 1)."""
+        """Compute the updates that bring the last edited block's outputs to ``wanted``, [edits, d] (Algorithm 1)."""
         rows, contexts = [row for request in requests for row in request.rewrites], len(self.contexts)
         done = WeightPatch(factors={})
         for number, layer in enumerate(self.layers):
-            # a. With the updates of the layers below: keys, a row a context, and where the last block stands.
+            # a. With the updates of the lower layers: keys (a row per context), and outputs of the last edited block.
             with done.stacked_on(self.model):
                 keys, states = subject_states(self.model, rows, layer=layer, last=self.layers[-1])
-                held = held_keys(self.model, requests if self.config.hold else (), layer)  # H: their other tokens
+                held = held_keys(self.model, requests if self.config.hold else (), layer)  # H: keys of other tokens
             keys = keys.unflatten(0, (len(requests), contexts))  # [edits, contexts, d_ff]
             bare, others = keys[:, 0], keys[:, 1:]
             mean_keys = ((bare + others.mean(1)) / 2 if contexts > 1 else bare).T.double()  # K, [d_ff, edits]
 
-            # b. This layer's share R, [d, edits], of what is still missing.
+            # b. This layer's share R, [d, edits], of the remaining difference.
             missing = (wanted.to(states.device) - states[::contexts]).T / (len(self.layers) - number)
 
             # c. W + R K^T (lambda (C + hold H) + K K^T)^-1 (Eq. 14, with H).
@@ -175,7 +176,7 @@ class Memit(EditingMethod):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Edits in, a patch and its proof out; goes on where it was stopped."""
+    """Read edits; write a patch and a report on its effect. An interrupted run resumes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("edits", type=Path, help="JSONL, JSON, CSV or TSV")
     parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
@@ -195,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # 3. `make` for all edits at once.
     rows = run_edits(Memit(model, config), model, edits, options.out)
 
-    # 4. What changed. The model itself is as it was; Patch.load(...).applied(model) gives the edited one.
+    # 4. A report on what changed. The model itself is unchanged; Patch.load(...).applied(model) gives the edited one.
     for row in rows:
         log.info(
             "%-10s %s\n  before: %s\n  after:  %s", row.probe.kind, row.probe.prompt, row.before.text, row.after.text

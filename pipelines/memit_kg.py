@@ -49,11 +49,11 @@ from kg_edit.value.tail_forward import TailForward
 from wikidata_cache import WikidataCache, packaged_extract
 
 log = logging.getLogger("memit_kg")
-AT_ONCE = 32  # facts whose states are found together; decides the memory, not the result
+AT_ONCE = 32  # number of states that are found together; it affects the memory, not the result
 
 
 class MemitKg(GraphRequestMethod):
-    """What `main` runs. `kg_edit.evaluate.evaluate` takes it too, to measure your changes."""
+    """The method, which `main` runs. To measure your changes, pass it to `kg_edit.evaluate.evaluate`."""
 
     name, paper = "memit-kg", "Zhang et al., EMNLP 2024, arXiv 2402.13593"  # the name is written into every patch
     about = "MEMIT, and the facts of the edit's subgraph as further requests in the same batch"
@@ -61,26 +61,26 @@ class MemitKg(GraphRequestMethod):
     config_class = MemitKgConfig  # all settings, with their defaults: kg-edit methods memit-kg
     config: MemitKgConfig
 
-    # What all edits share: which layers are edited, the contexts around a prompt, the covariances.
+    # Shared by all edits: the edited layers, the contexts around a prompt, the covariances.
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
-        """The blocks whose down-projections are edited, 0-based, in ascending order."""
+        """The indices of the blocks whose down-projections are edited, from 0, in ascending order."""
         return self.config.written_layers(len(self.model.blocks))
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
-        """Templates around the prompt: the bare {}, then texts that the model writes after "The", "Therefore", …"""
+        """The templates around a prompt: the bare {}, then texts that the model writes after "The", "Therefore", …"""
         starts, tokens = self.config.context_starts, self.config.context_tokens
         return started_contexts(self.model, starts=starts, tokens=tokens, seed=self.config.seed)
 
     @cached_property
     def covariances(self) -> Mapping[int, Covariance]:
-        """C = E[k k^T] of each W's inputs over ordinary text, [d_ff, d_ff]; measured once for a model, then read."""
+        """C = E[k k^T] of the inputs of each W over ordinary text, [d_ff, d_ff]; measured once per model, then read."""
         return find_covariances(self.model, self.layers, self.config.covariance)
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every prompt, and those of the facts, before any work is done."""
+        """Encode every prompt, also those of the facts, so that errors come before any other work."""
         for edit in edits:
             with annotate_errors(edit):
                 for fact in self.facts(edit, edits):
@@ -92,19 +92,19 @@ class MemitKg(GraphRequestMethod):
             refuse_norm_after_mlp(self.model, self.layers[-1])
             _ = self.contexts, self.covariances
 
-    # All edits of a call, on the model as the calls before it left it.
+    # All edits of a call, on the model with the edits of all earlier calls.
 
     def facts(self, edit: Edit, edits: Sequence[Edit]) -> list[Edit]:
-        """The edit, then the facts around it, worded by relation templates, but those that contradict another edit."""
-        found = self.config.facts(edit, self.subgraph(edit))  # so many of each kind: statements, composed, chained
+        """Return the edit and the facts around it, in words of relation templates, unless they contradict an edit."""
+        found = self.config.facts(edit, self.subgraph(edit))  # numbers per kind: config.statements, composed, chained
         facts = [fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(found, 1)]
         wanted = {own.text: own.target_new for own in edits}
         return [edit, *(fact for fact in facts if wanted.get(fact.text, fact.target_new) == fact.target_new)]
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Facts, their states, then an update a layer."""
+        """Make the patch of all edits: collect their facts, find the states, then one update per layer."""
         refuse_clash(edits)
-        with untouched(self.model):  # frozen, in evaluation mode; all flags and random states come back
+        with untouched(self.model):  # frozen, evaluation mode; restores flags and random states
             # 1. Facts, and their prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", which should stay.
             batch = [self.facts(edit, edits) for edit in edits]
             requests = [request_of(self.model, fact, self.contexts) for facts in batch for fact in facts]
@@ -125,16 +125,17 @@ class MemitKg(GraphRequestMethod):
             wanted = torch.stack([target.wanted for target in targets])  # [facts, d]
             update = self.write(requests, wanted)
 
-        # 4. The patch: the updates by the weights' names, where they came from, and each z, to take an edit out again.
+        # 4. The patch: {name of a weight: update}, the provenance, and each z, with which an edit can be removed again.
         squares = [(own.left.norm(dim=0) * own.right.norm(dim=0)).square().cpu() for own in update.factors.values()]
         said = with_updates(records, torch.stack(squares).sum(0).sqrt())
         provenance = {**self.provenance(), "edits": said}
         return WeightPatch(factors=update.factors, provenance=provenance, state={VALUE: wanted.T})
 
     def states(self, requests: Sequence[Request]) -> list[Target]:
-        """For each fact h, [d], the last edited block's output at the subject's last token, and delta, [d].
+        """Find for each fact h, [d], the last edited block's output at the subject's last token, and delta, [d].
 
-        By Adam: o* likely after every prompt, "{s} is a" as before, |delta| at most clamp_norm_factor |h|.
+        Adam finds the delta that makes o* likely after every prompt and changes the output after "{s} is a" little;
+        |delta| is at most clamp_norm_factor |h|.
         """
         config, layer = self.config, self.layers[-1]
         _, states = subject_states(self.model, [request.rewrites[0] for request in requests], layer=layer, last=layer)
@@ -145,10 +146,10 @@ class MemitKg(GraphRequestMethod):
             requests,
             kl_weight=config.kl_weight,
             weight_decay=config.weight_decay,
-            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change reaches
+            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change affects
             tokens=tokens_within(self.model, layer, self.memory),
         )
-        objective.value = states  # what the norm penalty is relative to
+        objective.value = states  # the norm penalty is relative to these states
         deltas = [FreeDelta(state, config) for state in states]
         steps, more, enough = config.steps, config.further_steps, config.stop_below
         found = optimise_values(objective, deltas, steps=steps, further_steps=more, stop_below=enough)
@@ -156,19 +157,19 @@ class MemitKg(GraphRequestMethod):
 
     @torch.no_grad()
     def write(self, requests: Sequence[Request], wanted: Tensor) -> WeightPatch:
-        """The updates that bring the last block's outputs, [facts, d], to ``wanted`` (Algorithm 1)."""
+        """Compute the updates that bring the last edited block's outputs to ``wanted``, [facts, d] (Algorithm 1)."""
         rows, contexts = [row for request in requests for row in request.rewrites], len(self.contexts)
         done = WeightPatch(factors={})
         for number, layer in enumerate(self.layers):
-            # a. With the updates of the layers below: keys, a row a context, and where the last block stands.
+            # a. With the updates of the lower layers: keys (a row per context), and outputs of the last edited block.
             with done.stacked_on(self.model):
                 keys, states = subject_states(self.model, rows, layer=layer, last=self.layers[-1])
-                held = held_keys(self.model, requests if self.config.hold else (), layer)  # H: their other tokens
+                held = held_keys(self.model, requests if self.config.hold else (), layer)  # H: keys of other tokens
             keys = keys.unflatten(0, (len(requests), contexts))  # [facts, contexts, d_ff]
             bare, others = keys[:, 0], keys[:, 1:]
             mean_keys = ((bare + others.mean(1)) / 2 if contexts > 1 else bare).T.double()  # K, [d_ff, facts]
 
-            # b. This layer's share R, [d, edits], of what is still missing.
+            # b. This layer's share R, [d, facts], of the remaining difference.
             missing = (wanted.to(states.device) - states[::contexts]).T / (len(self.layers) - number)
 
             # c. W + R K^T (lambda (C + hold H) + K K^T)^-1 (Eq. 14, with H).
@@ -189,7 +190,7 @@ class MemitKg(GraphRequestMethod):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Edits and a graph in, a patch and its proof out; goes on where it was stopped."""
+    """Read edits and a graph; write a patch and a report on its effect. An interrupted run resumes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("edits", type=Path, help="JSONL, JSON, CSV or TSV; plain triplets too")
     parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
@@ -206,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = MemitKgConfig.preset(options.preset, parse_settings(options.set), method="memit-kg")
 
     # 2. The model.
-    MemitKg.check_inputs(config, graph, edits)  # asks the graph for every fact before the model is loaded
+    MemitKg.check_inputs(config, graph, edits)  # fetches every fact from the graph before the model is loaded
     model = LanguageModel.load(options.model)
     memit_kg = MemitKg(model, config, graph=graph)
 
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = run_edits(memit_kg, model, edits, options.out)
     draw_subgraph(memit_kg, edits[0], options.out)
 
-    # 4. What changed. The model itself is as it was; Patch.load(...).applied(model) gives the edited one.
+    # 4. A report on what changed. The model itself is unchanged; Patch.load(...).applied(model) gives the edited one.
     for row in rows:
         log.info(
             "%-10s %s\n  before: %s\n  after:  %s", row.probe.kind, row.probe.prompt, row.before.text, row.after.text

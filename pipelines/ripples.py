@@ -55,7 +55,7 @@ log = logging.getLogger("ripples")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A row of the table: a method with a preset, settings of its own, and a control in its graph's place."""
+    """A row of the table: a method with a preset, its own settings, and a control that replaces its graph."""
 
     method: str
     preset: str = "default"
@@ -64,12 +64,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """The name of the row in the table."""
         preset = "" if self.preset == "default" else f":{self.preset}"
         return f"{self.method}{preset}" + (f", {CONTROLS[self.control]}" if self.control else "")
 
     def folder(self, options: argparse.Namespace) -> Path:
-        """Where it is kept; another seed or schedule has a folder of its own."""
+        """Return the folder of the run; another seed or schedule has a separate folder."""
         preset = None if self.preset == "default" else self.preset
         seed = f"seed{options.seed}" if options.seed else None
         schedule = None if options.schedule == "single" else options.schedule.replace(":", "")
@@ -78,7 +78,7 @@ class Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing; write OUT/table.md, and the README's table if asked."""
+    """Run what is missing; write OUT/table.md, and with --readme the table of a README."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     text = results_table(made(options))
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def made(options: argparse.Namespace) -> dict[str, Summary]:
-    """The summary of each row's run; the first one has the ceilings."""
+    """Run or resume each row, and return {name of the row: summary}; the first run has the ceilings."""
     wanted = list(runs(options))
     records = part_of(find_dataset("ripples")(options.data), options.split)
     graph, model = open_graph([options.graph], None), LanguageModel.load(options.model)
@@ -111,7 +111,7 @@ def made(options: argparse.Namespace) -> dict[str, Summary]:
 
 
 def runs(options: argparse.Namespace) -> Iterator[Run]:
-    """The rows asked for, and with --controls each control of a method that reads a graph.
+    """Yield the requested rows, and with --controls a row per control of each method that reads a graph.
 
     Raises:
         UnknownNameError: there is no such method.
@@ -128,7 +128,7 @@ def runs(options: argparse.Namespace) -> Iterator[Run]:
 
 
 def results_table(found: Mapping[str, Summary]) -> str:
-    """The Markdown of all runs, and a line that says how many records, how many failed and what an edit took."""
+    """Return the Markdown of all runs, and a line with the numbers of records and failures and the time per edit."""
     first = next(iter(found.values()))
     ceilings = {f"*ceiling: {name}*": key for name, key in CEILINGS.items() if key in first.sections}
     text = table(rows_of(found, ceilings), {**EDIT_HOLDS, **HOPS_FOLLOW, **STAYS})
@@ -145,7 +145,7 @@ def put(readme: Path, text: str) -> None:
 
 
 def _setting(text: str) -> tuple[str, str, Any]:
-    """METHOD.KEY=VALUE; what is no JSON is taken as text."""
+    """Parse METHOD.KEY=VALUE; a VALUE that is not JSON is taken as text."""
     place, equals, value = text.partition("=")
     method, dot, key = place.partition(".")
     if not (equals and dot):

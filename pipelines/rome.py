@@ -42,32 +42,32 @@ log = logging.getLogger("rome")
 
 
 class Rome(EditingMethod):
-    """What `main` runs for each edit. `kg_edit.evaluate.evaluate` takes it too, to measure your changes."""
+    """The method, which `main` runs for each edit. To measure your changes, pass it to `kg_edit.evaluate.evaluate`."""
 
     name, paper = "rome", "Meng et al., NeurIPS 2022, arXiv 2202.05262"  # both are written into every patch
     about = "rank-one model editing: one fact, one layer, no graph"
     config_class = RomeConfig  # all settings, with their defaults: kg-edit methods rome
     config: RomeConfig
 
-    # What all edits share: where W is, the contexts around a prompt, the covariance.
+    # Shared by all edits: the layer of W, the contexts around a prompt, the covariance.
 
     @cached_property
     def layer(self) -> int:
-        """The block whose down-projection is edited, 0-based."""
+        """The index of the block whose down-projection is edited, from 0."""
         return self.config.layer_in(len(self.model.blocks))
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
-        """Templates around the prompt: the bare {}, then texts sampled from the model with {} behind them."""
+        """The templates around a prompt: the bare {}, then texts sampled from the model, each followed by {}."""
         return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
 
     @cached_property
     def covariance(self) -> Covariance:
-        """C = E[k k^T] of W's inputs over ordinary text, [d_ff, d_ff]; measured once for a model, then read."""
+        """C = E[k k^T] of W's inputs over ordinary text, [d_ff, d_ff]; measured once per model, then reused."""
         return find_covariance(self.model, self.layer, self.config.covariance)
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every prompt before any work is done."""
+        """Encode every prompt, so that errors come before any other work."""
         self.model.block(self.layer)
         for edit in edits:
             with annotate_errors(edit):
@@ -78,17 +78,17 @@ class Rome(EditingMethod):
         with untouched(self.model):
             _ = self.contexts, self.covariance
 
-    # One edit, on the model as the edits before it left it.
+    # One edit, on the model with all earlier edits.
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """The patch of one edit: its key k*, its value m* and the update of W."""
+        """Make the patch of one edit: compute its key k*, its value m* and the update of W."""
         (edit,), model, layer = edits, self.model, self.layer
-        with untouched(model):  # frozen, in evaluation mode; all flags and random states come back
-            # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose next token should stay.
+        with untouched(model):  # frozen, evaluation mode; restores flags and random states
+            # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose output should stay.
             request = request_of(model, edit, self.contexts)
 
-            # 2. The loss; and, from its prompts as they are, at the subject's last token: k* [d_ff], the mean of W's
-            # inputs over the contexts (ROME's Eq. 3); k [d_ff] and m [d], W's input and output in the bare prompt.
+            # 2. The loss. From the forward pass without the change, at the subject's last token: k* [d_ff], the mean of
+            # W's inputs over the contexts (ROME's Eq. 3); k [d_ff] and m [d], W's input and output in the bare prompt.
             loss = self.loss(model, request)
             mean_key, bare_key, value = loss.mean_key[0], loss.bare_key[0], loss.value[0]
 
@@ -96,7 +96,7 @@ class Rome(EditingMethod):
             found = self.optimise(loss, request, FreeDelta(value, self.config))
 
             # 4. The closed form: W + (m* - m) / (k . u) u^T, where u is C^-1 k*, scaled to norm 1;
-            # C has the keys of the prompts' other tokens in it, which are to stay as they are (`hold`).
+            # C includes the keys of the other tokens of the prompts, whose outputs should stay the same (`hold`).
             update = rank_one_update(
                 change=found.change,
                 mean_key=mean_key,
@@ -108,7 +108,7 @@ class Rome(EditingMethod):
                 hold=self.config.hold,
             )
 
-        # 5. The patch: the update by the weight's name, and where it came from.
+        # 5. The patch: {name of the weight: update}, and its provenance.
         norms = {
             "value": value.norm(),
             "change": found.change.norm(),
@@ -125,22 +125,22 @@ class Rome(EditingMethod):
         )
 
     def loss(self, model: LanguageModel, request: Request) -> Objective:
-        """What m* makes small (ROME's Eq. 4): -log p(o*) after every prompt, and what changes after "{s} is a"."""
+        """The loss of m* (ROME's Eq. 4): -log p(o*) after every prompt, plus the change of output after "{s} is a"."""
         return Objective(
             model,
             self.layer,
             [request],
             kl_weight=self.config.kl_weight,
-            weight_decay=self.config.weight_decay,  # of |m* - m| / |m|^2
-            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change reaches
+            weight_decay=self.config.weight_decay,  # factor of |m* - m| / |m|^2
+            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change affects
             tokens=tokens_within(model, self.layer, self.memory),
         )
 
     def optimise(self, loss: Objective, request: Request, delta: FreeDelta) -> Descent:
-        """m* - m, [d], by Adam on m* - m itself, from 0, at most clamp_norm_factor |m| long."""
+        """Find m* - m, [d], by Adam on m* - m itself, starting at 0; its norm is at most clamp_norm_factor |m|."""
         rough = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
         objective = loss if rough is self.model else self.loss(rough, request)
-        objective.value = loss.value  # m is the model's own
+        objective.value = loss.value  # m of the original model, not of the copy
         steps, more, enough = self.config.steps, self.config.further_steps, self.config.stop_below
         (found,) = optimise_values(objective, [delta], steps=steps, further_steps=more, stop_below=enough)
         found.check_finite()
@@ -155,7 +155,7 @@ class Rome(EditingMethod):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Edits in, a patch and its proof out; goes on where it was stopped."""
+    """Read edits; write a patch and a report on its effect. An interrupted run resumes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("edits", type=Path, help="JSONL, JSON, CSV or TSV")
     parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
@@ -172,10 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # 2. The model.
     model = LanguageModel.load(options.model)
 
-    # 3. `make` for each edit, each on the model with the earlier ones; the patch is saved after every edit.
+    # 3. `make` for each edit, on the model with the earlier edits; the patch is saved after every edit.
     rows = run_edits(Rome(model, config), model, edits, options.out)
 
-    # 4. What changed. The model itself is as it was; Patch.load(...).applied(model) gives the edited one.
+    # 4. A report on what changed. The model itself is unchanged; Patch.load(...).applied(model) gives the edited one.
     for row in rows:
         log.info(
             "%-10s %s\n  before: %s\n  after:  %s", row.probe.kind, row.probe.prompt, row.before.text, row.after.text

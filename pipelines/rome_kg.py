@@ -45,32 +45,32 @@ log = logging.getLogger("rome_kg")
 
 
 class RomeKg(GraphRequestMethod):
-    """What `main` runs for each edit. `kg_edit.evaluate.evaluate` takes it too, to measure your changes."""
+    """The method, which `main` runs for each edit. To measure your changes, pass it to `kg_edit.evaluate.evaluate`."""
 
     name, paper = "rome-kg", "Zhang et al., EMNLP 2024, arXiv 2402.13593"  # the name is written into every patch
     about = "ROME, and the facts of the edit's subgraph as further ROME edits, one after the other"
     config_class = RomeKgConfig  # all settings, with their defaults: kg-edit methods rome-kg
     config: RomeKgConfig
 
-    # What all edits share: where W is, the contexts around a prompt, the covariance.
+    # Shared by all edits: the layer of W, the contexts around a prompt, the covariance.
 
     @cached_property
     def layer(self) -> int:
-        """The block whose down-projection is edited, 0-based."""
+        """The index of the block whose down-projection is edited, from 0."""
         return self.config.layer_in(len(self.model.blocks))
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
-        """Templates around the prompt: the bare {}, then texts sampled from the model with {} behind them."""
+        """The templates around a prompt: the bare {}, then texts sampled from the model, each followed by {}."""
         return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
 
     @cached_property
     def covariance(self) -> Covariance:
-        """C = E[k k^T] of W's inputs over ordinary text, [d_ff, d_ff]; measured once for a model, then read."""
+        """C = E[k k^T] of W's inputs over ordinary text, [d_ff, d_ff]; measured once per model, then reused."""
         return find_covariance(self.model, self.layer, self.config.covariance)
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every prompt, and those of the facts, before any work is done."""
+        """Encode every prompt, also those of the facts, so that errors come before any other work."""
         self.model.block(self.layer)
         for edit in edits:
             with annotate_errors(edit):
@@ -82,23 +82,23 @@ class RomeKg(GraphRequestMethod):
         with untouched(self.model):
             _ = self.contexts, self.covariance
 
-    # One edit, on the model as the edits before it left it.
+    # One edit, on the model with all earlier edits.
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """The patch of one edit: a ROME update for it, then one for each fact that follows."""
+        """Make the patch of one edit: a ROME update for the edit, then one for each fact around it."""
         (edit,), config = edits, self.config
-        # 1. The facts: so many of each kind of config.statements, composed, chained, worded by relation templates.
+        # 1. The facts, worded by relation templates; config.statements, composed and chained are the numbers per kind.
         facts = config.facts(edit, self.subgraph(edit))
         requests = [edit, *(fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(facts, 1))]
 
-        # 2. A ROME edit each, on the model with those before it.
+        # 2. A ROME update for each fact, on the model with the earlier updates.
         made: Patch = self.empty_patch()
         for request in requests:
             with made.stacked_on(self.model):
                 update = self.rome(request)
             made = made + update
 
-        # 3. The patch: all updates, whose rank adds up, and where they came from: the facts belong to the edit.
+        # 3. The patch: the sum of all updates, whose ranks add up, and the provenance: the facts belong to the edit.
         own, *further = made.edits
         assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of such
         noted = {"answers_met": self.told_answers(edit)} if edit.portability else {}  # test answers among the facts
@@ -106,14 +106,14 @@ class RomeKg(GraphRequestMethod):
         return WeightPatch(factors=made.factors, provenance=provenance)
 
     def rome(self, edit: Edit) -> WeightPatch:
-        """Key, value, update: `make` of rome.py."""
+        """Make the ROME patch of one fact: key, value and update, as `make` of rome.py."""
         model, layer = self.model, self.layer
-        with untouched(model):  # frozen, in evaluation mode; all flags and random states come back
-            # a. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose next token should stay.
+        with untouched(model):  # frozen, evaluation mode; restores flags and random states
+            # a. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose output should stay.
             request = request_of(model, edit, self.contexts)
 
-            # b. The loss; and, from its prompts as they are, at the subject's last token: k* [d_ff], the mean of W's
-            # inputs over the contexts (ROME's Eq. 3); k [d_ff] and m [d], W's input and output in the bare prompt.
+            # b. The loss. From the forward pass without the change, at the subject's last token: k* [d_ff], the mean of
+            # W's inputs over the contexts (ROME's Eq. 3); k [d_ff] and m [d], W's input and output in the bare prompt.
             loss = self.loss(model, request)
             mean_key, bare_key, value = loss.mean_key[0], loss.bare_key[0], loss.value[0]
 
@@ -121,7 +121,7 @@ class RomeKg(GraphRequestMethod):
             found = self.optimise(loss, request, FreeDelta(value, self.config))
 
             # d. The closed form: W + (m* - m) / (k . u) u^T, where u is C^-1 k*, scaled to norm 1;
-            # C has the keys of the prompts' other tokens in it, which are to stay as they are (`hold`).
+            # C includes the keys of the other tokens of the prompts, whose outputs should stay the same (`hold`).
             update = rank_one_update(
                 change=found.change,
                 mean_key=mean_key,
@@ -133,7 +133,7 @@ class RomeKg(GraphRequestMethod):
                 hold=self.config.hold,
             )
 
-        # e. The patch: the update by the weight's name, and where it came from.
+        # e. The patch: {name of the weight: update}, and its provenance.
         norms = {
             "value": value.norm(),
             "change": found.change.norm(),
@@ -150,22 +150,22 @@ class RomeKg(GraphRequestMethod):
         )
 
     def loss(self, model: LanguageModel, request: Request) -> Objective:
-        """What m* makes small (ROME's Eq. 4): -log p(o*) after every prompt, and what changes after "{s} is a"."""
+        """The loss of m* (ROME's Eq. 4): -log p(o*) after every prompt, plus the change of output after "{s} is a"."""
         return Objective(
             model,
             self.layer,
             [request],
             kl_weight=self.config.kl_weight,
-            weight_decay=self.config.weight_decay,  # of |m* - m| / |m|^2
-            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change reaches
+            weight_decay=self.config.weight_decay,  # factor of |m* - m| / |m|^2
+            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change affects
             tokens=tokens_within(model, self.layer, self.memory),
         )
 
     def optimise(self, loss: Objective, request: Request, delta: FreeDelta) -> Descent:
-        """m* - m, [d], by Adam on m* - m itself, from 0, at most clamp_norm_factor |m| long."""
+        """Find m* - m, [d], by Adam on m* - m itself, starting at 0; its norm is at most clamp_norm_factor |m|."""
         rough = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
         objective = loss if rough is self.model else self.loss(rough, request)
-        objective.value = loss.value  # m is the model's own
+        objective.value = loss.value  # m of the original model, not of the copy
         steps, more, enough = self.config.steps, self.config.further_steps, self.config.stop_below
         (found,) = optimise_values(objective, [delta], steps=steps, further_steps=more, stop_below=enough)
         found.check_finite()
@@ -180,7 +180,7 @@ class RomeKg(GraphRequestMethod):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Edits and a graph in, a patch and its proof out; goes on where it was stopped."""
+    """Read edits and a graph; write a patch and a report on its effect. An interrupted run resumes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("edits", type=Path, help="JSONL, JSON, CSV or TSV; plain triplets too")
     parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
@@ -197,15 +197,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = RomeKgConfig.preset(options.preset, parse_settings(options.set), method="rome-kg")
 
     # 2. The model.
-    RomeKg.check_inputs(config, graph, edits)  # asks the graph for every fact before the model is loaded
+    RomeKg.check_inputs(config, graph, edits)  # fetches every fact from the graph before the model is loaded
     model = LanguageModel.load(options.model)
     rome_kg = RomeKg(model, config, graph=graph)
 
-    # 3. `make` for each edit, each on the model with the earlier ones; the patch is saved after every edit.
+    # 3. `make` for each edit, on the model with the earlier edits; the patch is saved after every edit.
     rows = run_edits(rome_kg, model, edits, options.out)
     draw_subgraph(rome_kg, edits[0], options.out)
 
-    # 4. What changed. The model itself is as it was; Patch.load(...).applied(model) gives the edited one.
+    # 4. A report on what changed. The model itself is unchanged; Patch.load(...).applied(model) gives the edited one.
     for row in rows:
         log.info(
             "%-10s %s\n  before: %s\n  after:  %s", row.probe.kind, row.probe.prompt, row.before.text, row.after.text

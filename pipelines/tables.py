@@ -49,14 +49,14 @@ FOLLOWS = {
 CEILINGS = {"fact in the prompt": "fact_in_prompt", "fact and relation in the prompt": "fact_and_relation_in_prompt"}
 
 log = logging.getLogger("tables")
-Row = tuple[str, Summary, str]  # its name, the run, and the section of the run that it shows
+Row = tuple[str, Summary, str]  # name of the row, run, and the section of the run to show
 
 
-# What all tables are made of.
+# Functions that all tables use.
 
 
 def cell(summary: Summary, section: str, metric: str) -> str:
-    """A mean with its 95 % interval; a dash where no record has it."""
+    """Return a mean with its 95 % interval as text; a dash if no record has the metric."""
     found = summary.sections[section].get(metric)
     if found is None or found.mean is None:
         return "\N{EN DASH}"
@@ -66,7 +66,7 @@ def cell(summary: Summary, section: str, metric: str) -> str:
 
 
 def rows_of(runs: Mapping[str, Summary], ceilings: Mapping[str, str]) -> list[Row]:
-    """The unedited model, each run, and the ceilings: the unedited model with facts in its prompt."""
+    """Return the rows: the unedited model, each run, and the ceilings (the unedited model with facts in its prompt)."""
     first = next(iter(runs.values()))
     rows = [("unedited", first, "base"), *((name, run, "edited") for name, run in runs.items())]
     return rows + [(name, first, section) for name, section in ceilings.items()]
@@ -75,7 +75,7 @@ def rows_of(runs: Mapping[str, Summary], ceilings: Mapping[str, str]) -> list[Ro
 def table(
     rows: Sequence[Row], columns: Mapping[str, str], costs: Mapping[str, Callable[[Summary], str]] | None = None
 ) -> str:
-    """The Markdown: a row each, a column a metric, then one for each of ``costs``, which only methods have."""
+    """Return the Markdown of a table: a column per metric, then a column per entry of ``costs``, for methods only."""
     costs = costs or {}
     body = [
         [
@@ -89,22 +89,22 @@ def table(
 
 
 def seconds(run: Summary) -> str:
-    """Mean seconds for one edit, as text."""
+    """Return the mean seconds per edit, as text."""
     return f"{run.seconds_per_edit or 0:.1f}"
 
 
 def failed(run: Summary) -> str:
-    """How many edits could not be made."""
+    """Return the number of edits that could not be made, as text."""
     return str(run.provenance["failed"])
 
 
 def perplexity(run: Summary) -> str:
-    """Before the first edit of a sequence, and after the last."""
+    """Return the perplexity before the first edit of a sequence and after the last edit, as text."""
     ends = [point.general.get("general.perplexity") for point in run.curve or ()]
     return f"{ends[0]:.1f} → {ends[-1]:.3g}" if len(ends) > 1 and ends[0] and ends[-1] else ""
 
 
-# The paper's tables. w/o GKE is ROME; FT is the paper's, in an L-infinity ball.
+# The paper's tables. w/o GKE is ROME; FT is the paper's variant, constrained to an L-infinity ball.
 
 PAPER = {
     "FT": "ft-constrained",
@@ -142,7 +142,7 @@ def paper(options: argparse.Namespace) -> None:
 
 
 def paper_table(runs: Mapping[str, Summary]) -> str:
-    """The Markdown of a run an editor."""
+    """Return the Markdown of a table with one run per editor."""
     first = next(iter(runs.values()))
     made = table(
         rows_of(runs, {f"*{name}*": key for name, key in CEILINGS.items()}),
@@ -165,7 +165,7 @@ COMPARED = ("portability.nll", "portability.choice", "efficacy.prob", "paraphras
 
 def glame_plus(options: argparse.Namespace) -> None:
     """Five runs, and three comparisons: all with ROME, and each right graph with its wrong one."""
-    # 1. The same records for all; the wrong graph says of o* what is true of other records' o*.
+    # 1. The same records for all; the wrong graph gives o* the statements about the o* of other records.
     records = find_dataset("counterfact-plus")(options.data)
     model, graph = LanguageModel.load(options.model), WikidataCache(options.graph)
     wrong = WrongGraph(graph, tuple(edit for record in records for edit in as_record(record).edits))
@@ -182,7 +182,7 @@ def glame_plus(options: argparse.Namespace) -> None:
         "allowed-wrong-graph": plus(model, allowed, graph=wrong),
     }
 
-    # 3. Each run is finished or gone on with. ROME's has the ceilings: the fact, and the relation, in the prompt.
+    # 3. Start or resume each run. The run of ROME has the ceilings: the fact, and the relation, in the prompt.
     for name, method in methods.items():
         evaluate(method, model, records[: options.limit], out=options.out / name, pool=records, ceilings=name == "rome")
 
@@ -199,7 +199,7 @@ def glame_plus(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """Records, how their edits meet, and the columns that say what came of it."""
+    """A part of the study: the records, the schedule of their edits, and the columns of the table."""
 
     dataset: str
     file: str
@@ -207,21 +207,21 @@ class Part:
     columns: dict[str, str]
     hops: int | None = None
     ceilings: bool = False
-    spread: bool = False  # over records of 2, 3 and 4 hops, in turn
+    spread: bool = False  # take records of 2, 3 and 4 hops in turn
 
     def records(self, limit: int) -> tuple[list[BenchmarkRecord], list[BenchmarkRecord]]:
-        """The first ``limit`` of them, and all: the pool of answers to choose from."""
+        """Return the first ``limit`` records, and all records: the pool of answers to choose from."""
         every = list(find_dataset(self.dataset)(SHARED / self.file))
         fitting = [record for record in every if self.hops in (None, len(record.chain))]
         return in_turn(fitting)[:limit] if self.spread else fitting[:limit], every
 
     def schedule_for(self, limit: int) -> str:
-        """The schedule as `evaluate --schedule` takes it, with the number of edits put in."""
+        """Return the schedule in the form of `evaluate --schedule`, with the number of edits."""
         return self.schedule.format(n=limit)
 
 
 def in_turn(records: Sequence[BenchmarkRecord]) -> list[BenchmarkRecord]:
-    """Records of 2, 3 and 4 hops one after the other, each in the file's order."""
+    """Return records of 2, 3 and 4 hops in turn, each group in the order of the file."""
     groups = [[record for record in records if len(record.chain) == hops] for hops in (2, 3, 4)]
     rows = zip_longest(*groups)
     return [record for row in rows for record in row if record is not None]
@@ -280,7 +280,10 @@ def study(options: argparse.Namespace) -> None:
 
 
 def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> None:
-    """Evaluate each method, with the same preset; --seed other than 0 for those that draw, in folders of their own."""
+    """Evaluate each method with the same preset.
+
+    With a --seed other than 0, evaluate only the methods that have a seed, and use separate folders.
+    """
     model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(GRAPH)
     records, pool = part.records(options.limit)
     text = (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8") if part.schedule != "single" else None
@@ -308,7 +311,7 @@ def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> N
 
 
 def study_table(part: Part, folder: Path) -> str:
-    """The Markdown of all finished runs of a part: unedited, a row a method, and the ceilings that it has."""
+    """Return the Markdown of all finished runs of a part: unedited model, one row per method, and the ceilings."""
     runs = {file.parent.name: Summary.load(file) for file in sorted(folder.glob("*/summary.json"))}
     if not runs:
         return "No run yet.\n"
@@ -339,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
         "paper": add("paper", paper, "paper_table", 50),
         "glame-plus": add("glame-plus", glame_plus, "glame_plus", 200),
     }
-    for one in found.values():  # on CounterFactPlus
+    for one in found.values():  # both use CounterFactPlus
         one.add_argument("--data", type=Path, default=DEV, help="CounterFactPlus")
         one.add_argument("--graph", default=str(GRAPH), help="N-Triples, TSV, folder, or SPARQL URL")
         one.add_argument("--model", default="smollm2-135m")
@@ -361,7 +364,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The table that is asked for."""
+    """Make the table that the command line asks for."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.run(options)
