@@ -101,11 +101,12 @@ class WikidataCache:
     def query(self, sparql: str) -> list[Binding]:
         """Run your own SELECT query and return its rows. The cache keeps the answer of an endpoint.
 
+        The errors of the source are raised as well.
+
         Raises:
             UserQueryError: the text is not a SELECT query.
             ServiceForbiddenError: the query contains SERVICE, and the graph is local or the cache is offline.
             CacheMissError: the cache is offline and does not hold the answer.
-            The errors of the source.
         """
         check_select(sparql)
         if offline_forced():
