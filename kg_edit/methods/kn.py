@@ -1,15 +1,17 @@
-"""KN (Dai et al., ACL 2022, arXiv 2104.08696): neurons that an answer rests on are found, their columns changed.
+"""KN (Dai et al., ACL 2022, arXiv 2104.08696): find the neurons that produce an answer, and change their columns.
 
-A neuron is an input of a block's down-projection. What it gives to P(old answer | prompt) is its integrated gradient
-(Sundararajan et al., ICML 2017, arXiv 1703.01365). Neurons with a large attribution in many prompts are chosen, and
--lambda_1 t + lambda_2 t' [d] is added to the column of each, with t and t' the old and the new answer's embeddings.
+A neuron is an input of a block's down-projection. Its attribution to P(old answer | prompt) is its integrated gradient
+(Sundararajan et al., ICML 2017, arXiv 1703.01365). Neurons with a large attribution in many prompts are chosen. To the
+column of each, -lambda_1 t + lambda_2 t' [d] is added, where t and t' are the embeddings of the old and the new answer.
 
-The paper refines the choice: prompts are diverse in their words, so that what they share is the fact and no word of
-them, and the share p of the prompts, .7 at first, is moved by .05 until 2 to 5 neurons are left (``neurons``).
+The paper refines the choice. The prompts have different wordings, so that they share only the fact and no words. The
+share p of prompts that must agree starts at .7 and changes by .05 until 2 to 5 neurons are left (``neurons``).
+
 
 - `KnConfig`, `Kn`: the settings and the method.
 - `neuron_attributions`: attributions [prompts, layers, d_ff], by `integrated_gradients`.
-- `shared_neurons`: the choice; `refined_neurons`: as the paper refines it; `diverse_prompts`: a fact in other words.
+- `shared_neurons`: the plain choice of neurons; `refined_neurons`: the paper's refined choice.
+- `diverse_prompts`: a fact in other words.
 """
 
 from __future__ import annotations
@@ -54,11 +56,14 @@ WORDINGS = (
     "Everyone knows that the {noun} of {{}} is",
 )
 REFINED: dict[str, Any] = {"share": 0.7, "neurons": (2, 5), "prompts": "diverse"}
-_STEP = 0.05  # by which the share is moved
+_STEP = 0.05  # by which the share of prompts changes in the refined choice
 
 
 class KnConfig(MethodConfig):
-    """Settings of KN; ``refined`` chooses neurons as the paper does, ``paper`` has its weights and steps as well."""
+    """Settings of KN.
+
+    The preset ``refined`` chooses the neurons as the paper does; ``paper`` also has the paper's weights and steps.
+    """
 
     steps: PositiveInt = Field(5, description="pieces of the integral")
     threshold: float = Field(0.2, gt=0, le=1, description="of a prompt's largest attribution")
@@ -104,11 +109,11 @@ class KnConfig(MethodConfig):
         return self
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The layers in which neurons are looked for: those of the settings, or all ``blocks``."""
+        """The layers in which neurons are searched: those in the settings, or all ``blocks``."""
         return tuple(range(blocks)) if self.layers is None else self.layers
 
     def workload(self, *, edits: int) -> Workload:
-        """An integral of gradients over the prompt in every context, layer by layer."""
+        """One integral of gradients for each layer, over the prompt in every context and the diverse prompts."""
         diverse = len(WORDINGS) if self.prompts == "diverse" else 0
         return Workload(steps=self.steps, rows=1 + sum(count for _, count in self.context_lengths) + diverse)
 
@@ -138,19 +143,19 @@ class Kn(EditingMethod):
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
-        """The templates around the prompt, the bare one first."""
+        """The templates around the prompt; the first one is the bare ``{}``."""
         return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
 
     def prepare(self) -> None:
-        """Let the model write the contexts, once for all edits."""
+        """Sample the contexts from the model, once for all edits."""
         with untouched(self.model):
             _ = self.contexts
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Look for the old answer and encode every edit's prompt once.
+        """Check that every edit has an old answer, and encode its prompts.
 
         Raises:
-            PromptError: an edit names no old answer, or one that begins like the new one.
+            PromptError: an edit has no old answer, or both answers begin with the same token.
         """
         for edit in edits:
             with annotate_errors(edit):
@@ -158,11 +163,11 @@ class Kn(EditingMethod):
                 warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Find the neurons in the model as it stands, and change their columns.
+        """Find the neurons in the model in its present state, and change their columns.
 
         Raises:
-            PromptError: the edit names no old answer, or one that begins like the new one.
-            PatchError: no neuron speaks for the old answer.
+            PromptError: the edit has no old answer, or both answers begin with the same token.
+            PatchError: no neuron has a positive attribution to the old answer.
         """
         (edit,) = edits
         with untouched(self.model):
@@ -184,7 +189,7 @@ class Kn(EditingMethod):
             return self._write(edit, found, strength, self.direction(old=old, new=new))
 
     def _chosen(self, given: Tensor) -> Neurons:
-        """The neurons that attributions [prompts, layers, d_ff] speak for."""
+        """Choose the neurons by their attributions ``given`` [prompts, layers, d_ff]."""
         config = self.config
         if config.neurons is None:
             return shared_neurons(given, threshold=config.threshold, share=config.share)
@@ -192,7 +197,7 @@ class Kn(EditingMethod):
         return refined_neurons(given, threshold=config.threshold, share=config.share, least=least, most=most)
 
     def _answers(self, edit: Edit) -> tuple[int, int]:
-        """The first tokens of the old answer and of the new one."""
+        """The first token of the old answer, and that of the new one."""
         if edit.target_true is None:
             raise PromptError(
                 "KN takes the old answer out of the neurons that say it, and the edit names none; give target_true"
@@ -209,7 +214,7 @@ class Kn(EditingMethod):
         return asked(template or edit.prompt, subject=edit.subject, target=target, context=context, chat=chat)
 
     def _prompts(self, edit: Edit) -> list[Prompt]:
-        """The old answer in every context, in which the model reads the subject, and after diverse prompts."""
+        """The prompts with the old answer: in every context, and in diverse wordings if the settings ask for them."""
         old = edit.target_true
         assert old is not None  # noqa: S101 - _answers has seen it
         plain = [self._prompt(edit, old, one) for one in readable(self.model, self._prompt(edit, old), self.contexts)]
@@ -219,7 +224,7 @@ class Kn(EditingMethod):
 
     @torch.no_grad()
     def direction(self, *, old: int, new: int) -> Tensor:
-        """-lambda_1 t + lambda_2 t' for the tokens ``old`` and ``new``, which is added to a column: [d] in float32."""
+        """The vector that is added to a column: -lambda_1 t + lambda_2 t' for the tokens ``old`` and ``new``, [d]."""
         head = self.model.model.get_output_embeddings().weight
         assert isinstance(head, Tensor)  # noqa: S101 - true of every causal language model
         mixed = self.config.write * head[new].float() - self.config.erase * head[old].float()
@@ -227,7 +232,7 @@ class Kn(EditingMethod):
         return mixed if through is None else mixed @ weight_matrix(through).to(mixed)
 
     def _write(self, edit: Edit, found: Neurons, strength: Tensor, column: Tensor) -> Patch:
-        """``column`` [d] into each chosen neuron's column, times its ``strength`` [layers, d_ff]."""
+        """The patch that adds ``column`` [d] to each chosen neuron's column, times its ``strength`` [layers, d_ff]."""
         factors = dict[str, Factors]()
         for layer, each in zip(self.layers, strength, strict=True):
             if each.any():
@@ -256,10 +261,10 @@ class Kn(EditingMethod):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Attributions:
-    """What neurons give to an answer.
+    """The attributions of neurons to an answer.
 
-    ``given`` [prompts, layers, d_ff] is each neuron's attribution to P(answer | prompt), ``activity`` [layers, d_ff]
-    the mean over the prompts of its value.
+    ``given`` [prompts, layers, d_ff] is each neuron's attribution to P(answer | prompt). ``activity`` [layers, d_ff] is
+    the mean of each neuron's value over the prompts.
     """
 
     given: Tensor
@@ -269,11 +274,11 @@ class Attributions:
 def neuron_attributions(
     model: LanguageModel, prompts: Sequence[Prompt], layers: Sequence[int], *, steps: int, tokens: int
 ) -> Attributions:
-    """What each neuron gives to P(answer | prompt), at the token that predicts the answer.
+    """The attribution of each neuron to P(answer | prompt), at the token that predicts the answer.
 
-    A neuron is an input of the down-projection; a layer's neurons are scaled from 0 to what they are together, as in
-    the published code. The first ``tokens`` tokens of each prompt's answer are predicted in turn, and their
-    attributions added.
+    A neuron is an input of the down-projection. All neurons of a layer are scaled from 0 to their values together, as
+    in the published code. The first ``tokens`` tokens of each prompt's answer are predicted in turn, and their
+    attributions are added.
     """
     asked = [(place, row) for place, prompt in enumerate(prompts) for row in _predictions(prompt, tokens)]
     owners = torch.tensor([place for place, _ in asked])
@@ -290,7 +295,7 @@ def neuron_attributions(
 
 
 def _predictions(prompt: Prompt, tokens: int) -> list[Prompt]:
-    """The prompt up to each token of its answer, whose last token predicts it."""
+    """One row for each of the first ``tokens`` tokens of the answer: the prompt up to and including this token."""
     places = range(prompt.target_start, min(prompt.target_start + tokens, len(prompt.ids)))
     return [
         Prompt(text=prompt.text, ids=prompt.ids[: place + 1], target_start=place, subject_last=place - 1)
@@ -299,7 +304,7 @@ def _predictions(prompt: Prompt, tokens: int) -> list[Prompt]:
 
 
 class _Answer:
-    """P of each row's token [rows] as a function of the layer's neurons [rows, d_ff] at the position before it."""
+    """P of each row's last token, [rows], as a function of the layer's neurons [rows, d_ff] at the token before it."""
 
     def __init__(self, model: LanguageModel, layer: int, tail: TailForward, rows: Sequence[Prompt]) -> None:
         self._tail, self._keys = tail, tail.keys.float()
@@ -307,16 +312,17 @@ class _Answer:
         self._tokens = torch.tensor([row.ids[-1] for row in rows])
 
     def __call__(self, neurons: Tensor) -> Tensor:
-        change = (neurons - self._keys) @ self._weight.T  # of the module's output; a bias cancels
+        change = (neurons - self._keys) @ self._weight.T  # change of the module's output; its bias cancels
         chances = self._tail.logits(change).float().softmax(-1)
         return chances.gather(-1, self._tokens.to(chances.device)[:, None])[:, 0]
 
 
 def integrated_gradients(function: Callable[[Tensor], Tensor], point: Tensor, *, steps: int) -> Tensor:
-    """x_i times the mean of df/dx_i along the straight line from 0 to x, for each of many x: [rows, n].
+    """Integrated gradients: x_i times the mean of df/dx_i on the straight line from 0 to x, for each row x.
 
-    ``function`` takes [rows, n] and gives one number a row, which may depend on that row alone. The integral is a
-    Riemann sum at the middles of ``steps`` pieces; as the steps grow, a row sums to f(x) - f(0) (completeness).
+    ``function`` maps [rows, n] to one number per row, which may depend only on that row. The integral is a Riemann sum
+    at the midpoints of ``steps`` intervals. With growing ``steps``, each row of the result sums to f(x) - f(0)
+    (completeness).
     """
     total = torch.zeros_like(point)
     for step in range(steps):
@@ -328,7 +334,7 @@ def integrated_gradients(function: Callable[[Tensor], Tensor], point: Tensor, *,
 
 @dataclass(frozen=True)
 class Neurons:
-    """Chosen neurons, as places in ``layers``: a mask [layers, d_ff], and the least share of prompts they came from."""
+    """The chosen neurons as a mask [layers, d_ff]; ``share``: the share of prompts in which they had to be large."""
 
     mask: Tensor
     share: float
@@ -337,8 +343,8 @@ class Neurons:
 def shared_neurons(given: Tensor, *, threshold: float, share: float) -> Neurons:
     """Neurons above ``threshold`` times the largest attribution of a prompt, in at least ``share`` of the prompts.
 
-    Where no neuron is shared so widely, those that are shared most widely are taken. ``given`` [prompts, layers, d_ff]
-    is that of `Attributions`.
+    If no neuron reaches this share, the neurons with the largest share are chosen. ``given`` [prompts, layers, d_ff] is
+    that of `Attributions`.
     """
     largest = given.flatten(1).amax(1)[:, None, None]
     counted = ((given > threshold * largest) & (given > 0)).float().mean(0)
@@ -347,10 +353,11 @@ def shared_neurons(given: Tensor, *, threshold: float, share: float) -> Neurons:
 
 
 def refined_neurons(given: Tensor, *, threshold: float, share: float, least: int, most: int) -> Neurons:
-    """`shared_neurons`, with ``share`` moved in steps of .05 until there are ``least`` to ``most`` neurons.
+    """`shared_neurons` with ``share`` changed in steps of .05 until there are ``least`` to ``most`` neurons.
 
-    As the paper does it: too many, and more of the prompts must share one; too few, and fewer. Where no share gives a
-    number between (one step too many, the next too few), those of the largest mean attribution are taken of the many.
+    As in the paper, a higher share gives fewer neurons, a lower share gives more. If no share gives a number in between
+    (one step gives too many, the next too few), the neurons with the largest mean attribution are chosen from the
+    smallest set that is too large.
     """
     largest = given.flatten(1).amax(1)[:, None, None]
     counted = ((given > threshold * largest) & (given > 0)).float().mean(0)
@@ -377,8 +384,8 @@ def _strongest(mean: Tensor, mask: Tensor, most: int) -> Tensor:
 def diverse_prompts(edit: Edit) -> list[str]:
     """The edit's relation in other words, as templates that end right before the object.
 
-    From the packaged relation templates and nouns; none for a relation that neither has. An edit's own paraphrases are
-    not among them: a benchmark tests with these.
+    They are built from the packaged relation templates and nouns; a relation that is in neither has none. The edit's
+    own paraphrases are not used, because a benchmark tests with them.
     """
     row = RelationTemplates.load().find(edit.relation_id or "") or RelationTemplates.load().find(edit.relation or "")
     noun = relation_nouns().get(edit.relation_id or "")

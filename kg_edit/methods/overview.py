@@ -1,4 +1,4 @@
-"""The methods and their settings, from their classes: for the terminal and for docs/methods.md."""
+"""The overview of methods and their settings, made from the classes; for the terminal and for docs/methods.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ computes the others anew ([patches.md](patches.md)). *graph*: whether a knowledg
 
 
 def settings(found: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
-    """(setting, default, meaning) of a method, as ``--set`` takes them: those of a group as ``group.setting``."""
+    """Yield (setting, default, meaning) of a method; the names are those of ``--set``, such as ``group.setting``."""
     return _settings(found.config_class)
 
 
@@ -38,11 +38,11 @@ def _settings(
             yield f"{group}{field}", str(default), info.description or ""
 
 
-_BLOCKS = 30  # of SmolLM2-135M
+_BLOCKS = 30  # number of blocks of SmolLM2-135M
 
 
 def computes(found: type[EditingMethod]) -> str:
-    """What a method's class and its default settings say that is computed."""
+    """A sentence on the computation of a method: its family, what it trains, and its default layers."""
     layers = found.config_class.model_construct().written_layers(_BLOCKS)
     where = "none" if not layers else f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else str(layers[0])
     family = found.family or "its own"
@@ -50,7 +50,7 @@ def computes(found: type[EditingMethod]) -> str:
 
 
 def methods_page() -> str:
-    """docs/methods.md: the table of all methods, then a section with the settings of each."""
+    """The text of docs/methods.md: the table of all methods, then a section with the settings of each method."""
     rows = [row_of(find_method(name)) for name in method_names()]
     return "\n".join([_HEAD, _table(HEADER, rows), "", *map(_section, method_names())])
 

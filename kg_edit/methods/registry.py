@@ -1,4 +1,4 @@
-"""All methods by name; a third party adds one by an entry point in the group ``kg_edit.methods``."""
+"""The registry of all methods by name. Other packages add methods by entry points in the group ``kg_edit.methods``."""
 
 from __future__ import annotations
 
@@ -65,31 +65,31 @@ def method_names() -> tuple[str, ...]:
 
 
 def is_packaged(name: str) -> bool:
-    """Whether a method of this name comes with the package, not from a plug-in."""
+    """Whether the method of this name is part of this package, and not of a plug-in."""
     return name in _METHODS
 
 
 def check_method(name: str) -> None:
-    """Look a method's name up, without importing the method.
+    """Check that a method of this name exists, without importing it.
 
     Raises:
-        UnknownNameError: there is none of that name; suggests a near one.
+        UnknownNameError: there is no such method; the message suggests a similar name.
     """
     if name not in _METHODS and name not in method_names():
         raise unknown_name("method", name, method_names())
 
 
 def find_method(name: str) -> type[EditingMethod]:
-    """The class of a method, imported only now.
+    """Import and return the class of a method.
 
     Raises:
-        UnknownNameError: there is none of that name; suggests a near one.
+        UnknownNameError: there is no such method; the message suggests a similar name.
     """
     if name in _METHODS:
         module, _, attribute = _METHODS[name].partition(":")
         found: type[EditingMethod] = getattr(import_module(module), attribute)
         return found
-    plugins = entry_points(group=ENTRY_POINTS, name=name)  # reads all installed packages, so only now
+    plugins = entry_points(group=ENTRY_POINTS, name=name)  # slow, as it reads all installed packages
     if not plugins:
         raise unknown_name("method", name, method_names())
     plugin: type[EditingMethod] = plugins[name].load()

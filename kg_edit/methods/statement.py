@@ -1,8 +1,8 @@
-"""An edit's prompt and target as one row, for methods that read or train on the statement itself.
+"""Encodes an edit's prompt and target as one row, for methods that read or train on the statement itself.
 
-These are FT and its kin, LoRA, MEND and GRACE. Where the subject is the first token of the prompt and the model does
-not read that (`kg_edit.models.first_token`), a line break stands before it, as in ROME's rows. Without it "Google was
-founded by" and "Toyota was founded by" have much the same gradient and key.
+These are the FT variants, LoRA, MEND and GRACE. If the subject is the first token of the prompt and the model does not
+read a first token (`kg_edit.models.first_token`), a line break is put before the prompt, as in ROME's rows. Without it,
+"Google was founded by" and "Toyota was founded by" have almost the same gradient and key.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from kg_edit.models.prompts import Prompt
 
 
 def encode_statement(model: LanguageModel, edit: Edit, *, method: str, whole: bool = False) -> Prompt:
-    """The edit's prompt with its target, in the one form in which ``method`` (a name) makes it.
+    """Encode the edit's prompt with its target, in plain text or in chat form; ``method`` is the method's name.
 
-    With ``whole`` the target goes on to the end of its sentence, where the edit has one.
+    With ``whole``, the target includes the ending of the sentence, if the edit has one.
 
     Raises:
-        EditError: the edit is to be made in both forms.
-        PromptError: a prompt and its target can't be told apart in tokens.
-        ChatTemplateError: it is made in chat form, and the tokenizer has no chat template.
+        EditError: the edit asks for both forms.
+        PromptError: the tokens of the prompt and the target can't be separated.
+        ChatTemplateError: the edit is in chat form, and the tokenizer has no chat template.
     """
     chat = edit.one_form(method)
     target = edit.target_new + (edit.ending.rstrip() if whole else "")
@@ -29,7 +29,7 @@ def encode_statement(model: LanguageModel, edit: Edit, *, method: str, whole: bo
 
 
 def warn_of_lead(model: LanguageModel, edit: Edit, *, method: str) -> None:
-    """Say of an edit that it is made, and is to be asked, after a line break, where that is so."""
+    """Warn if an edit is made after a line break, because it must then be asked after a line break too."""
     if _lead(model, edit, chat=edit.one_form(method)):
         say_unread(edit.text, edit=edit.id)
 

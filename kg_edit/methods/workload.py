@@ -1,7 +1,7 @@
-"""What a method says of itself before there is a model: its family, what it trains, and how much it computes.
+"""The description of a method's computation that is known without a model: its family, what it trains, how much.
 
-`EditingMethod.family` and `EditingMethod.trains` say which formulas hold, `MethodConfig.workload` gives the numbers.
-`kg_edit.planning` makes floating-point operations and bytes of them, and knows no method's settings.
+`EditingMethod.family` and `EditingMethod.trains` select the formulas, `MethodConfig.workload` gives the numbers.
+`kg_edit.planning` computes floating-point operations and bytes from them, without knowing the settings of methods.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Family = Literal[
 ]
 
 Trains = Literal["value", "graph network", "weight", "all weights", "adapters", "nothing"]
-"""What an optimiser holds: a value [d], an R-GNN, a matrix [d, d_ff], all matrices of the blocks, low-rank factors."""
+"""What an optimiser trains: a value [d], an R-GNN, a matrix [d, d_ff], all matrices of the blocks, low-rank factors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphNetwork:
-    """An R-GNN of so many ``hops`` on ``per_node`` statements a node; labels are read up to ``layer``.
+    """An R-GNN with ``hops`` layers on ``per_node`` statements per node; labels are read up to ``layer``.
 
-    ``layer`` None: not below the layer that is written, so that a plan errs on the safe side.
+    With ``layer`` None, a plan assumes the written layer, which overestimates rather than underestimates.
     """
 
     hops: int
@@ -40,20 +40,20 @@ class GraphNetwork:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What one edit takes, in numbers that need no model.
+    """The amount of computation for one edit, in numbers that need no model.
 
     Attributes:
-        steps: evaluations of the loss at most, or pieces of an integral.
-        rows: rows of tokens in an evaluation: the prompt in each of its contexts, or the edits that are trained on.
+        steps: the largest number of evaluations of the loss, or the number of intervals of an integral.
+        rows: rows of tokens in an evaluation: the prompt in each of its contexts, or the edits that are trained.
         context_tokens: tokens of all contexts together, which run once for all edits.
-        facts: facts that are written for one edit, each with a search of its own.
+        facts: facts that are written for one edit, each with its own search.
         covariance: what C is measured from; None: no C.
-        eigenvectors: whether C's eigenvectors are needed, and not its Cholesky factor alone.
+        eigenvectors: whether the eigenvectors of C are needed instead of its Cholesky factor.
         network: the R-GNN, for methods that train one.
-        rank: the rank of the change that is trained (LoRA's r).
-        matrices: weights that are changed in a layer.
+        rank: the rank of the trained change (LoRA's r).
+        matrices: the number of changed weights per layer.
         held: rows of a fact that run once more up to each written layer, for the keys of their other tokens.
-        together: edits that are sought in the same passes, though each is written alone.
+        together: the number of edits that share the same passes, although each is written alone.
         kept: tokens of an edit whose keys and values are kept for later edits (`kg_edit.models.prefix_store`).
     """
 

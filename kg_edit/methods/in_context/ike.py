@@ -1,9 +1,9 @@
 """IKE (Zheng et al., EMNLP 2023, arXiv 2305.12740): the new fact in the prompt, after demonstrations of its use.
 
-Demonstrations are facts of a training file, each with a prompt and its answer: the fact's own prompt (copy), a
-paraphrase (update), or a prompt about a neighbour, whose answer stays (retain), as 1 : 3 : 4. Those whose facts are
-most like the edit's are taken, as many as the model's context holds. Without a training file there are only other facts
-of the patch, each repeated: of a single edit none, so that the model is told the fact alone.
+A demonstration is a fact of a training file with a prompt and its answer: the fact's own prompt (copy), a paraphrase
+(update), or a prompt about a neighbour whose answer does not change (retain), in the ratio 1 : 3 : 4. The facts most
+similar to the edit are used, as many as fit into the model's context. Without a training file, the other facts of the
+patch are the demonstrations, each as a copy. With a single edit there are none, and the prompt only has the fact.
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ Retained = tuple[tuple[str, str], ...]  # prompts and their answers
 
 # Published: copy, update and retain as 1 : 3 : 4, shuffled.
 _KINDS: tuple[Kind, ...] = ("copy", "update", "update", "update", "retain", "retain", "retain", "retain")
-_ROOM = 256  # tokens of the model's context that are left for the prompt and its answer; at most a quarter of it
+_ROOM = 256  # tokens reserved for the prompt and its answer; at most a quarter of the model's context
 
 
 class IkeConfig(PromptConfig):
-    """IKE's settings; ``paper``: 32 demonstrations of a file, the fact is told before every prompt, as published."""
+    """IKE's settings.
+
+    The preset ``paper`` is as published: 32 demonstrations from a file, and the fact before every prompt.
+    """
 
     demonstrations: str | None = Field(
         None,
@@ -65,10 +68,10 @@ class IkeConfig(PromptConfig):
     }
 
     def check_source(self) -> None:
-        """See that the training file is there where one is needed, and only there.
+        """Check that a training file is set if ``source`` needs one, and not set if ``source`` is ``patch``.
 
         Raises:
-            ConfigError: it is not.
+            ConfigError: the file is missing, or is set without need.
         """
         if self.source == "file" and not self.demonstrations:
             raise ConfigError(
@@ -94,18 +97,18 @@ class Ike(PromptMethod):
 
     @property
     def rule(self) -> TellingRule:
-        """The rule of every in-context method, in the published template."""
+        """The rule of every in-context method, with the published template."""
         own = 0 if self.config.demonstrations else self.config.count
         lead = {"before_fact": NEW_FACT, "before_prompt": PROMPT, "own_examples": own}
         return super().rule.model_copy(update=lead)
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also read the demonstrations.
+        """Check the inputs, and read the demonstrations.
 
         Raises:
-            ConfigError: they must be of a file, and none is given.
-            EditFileError: their file can't be read.
+            ConfigError: ``source`` and ``demonstrations`` do not fit together.
+            EditFileError: the file of demonstrations can't be read.
         """
         super().check_inputs(config, graph, edits)
         assert isinstance(config, IkeConfig)  # noqa: S101 - config_class
@@ -114,11 +117,11 @@ class Ike(PromptMethod):
             read_demonstrations(config.demonstrations, similarity(config.encoder))
 
     def prepare(self) -> None:
-        """Read the demonstrations, or say that there are none.
+        """Read the demonstrations, or log a warning that there are none.
 
         Raises:
-            ConfigError: they must be of a file, and none is given.
-            EditFileError: their file can't be read.
+            ConfigError: ``source`` and ``demonstrations`` do not fit together.
+            EditFileError: the file of demonstrations can't be read.
         """
         self.config.check_source()
         _ = self._pool
@@ -136,7 +139,7 @@ class Ike(PromptMethod):
         return None
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The fact without a full stop, and its demonstrations."""
+        """The fact without a full stop, with its demonstrations."""
         told = new_fact(edit)
         examples = self._fitting(self._examples(edit), beside=told)
         fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=told, examples=examples)
@@ -146,7 +149,7 @@ class Ike(PromptMethod):
         return self._pool.examples(edit, count=self.config.count, seed=self.config.seed) if self._pool else ()
 
     def _fitting(self, examples: tuple[str, ...], *, beside: str) -> tuple[str, ...]:
-        """The first of ``examples``, those most like the fact, that the model's context holds ``beside`` it."""
+        """The first (most similar) ``examples`` that fit into the model's context with the fact ``beside``."""
         context = getattr(self.model.model.config, "max_position_embeddings", None)
         if not isinstance(context, int):
             return examples
@@ -159,7 +162,7 @@ class Ike(PromptMethod):
 
 
 def new_fact(edit: Edit) -> str:
-    """The edited fact as the template has it, with its sentence's ending, without a full stop."""
+    """The edited fact as a sentence with its ending, but without a full stop, as the template needs it."""
     return join(edit.text, edit.target_new) + edit.ending.rstrip().removesuffix(".")
 
 
@@ -171,10 +174,9 @@ class Demonstrations:
     alike: Similarity = field(repr=False)
 
     def examples(self, edit: Edit, *, count: int, seed: int) -> tuple[str, ...]:
-        """``count`` demonstrations for ``edit``, the one most like its fact first.
+        """``count`` demonstrations for ``edit``, the most similar one first.
 
-        Its own record, and whatever else is about its subject, is left out: it may hold the very prompts that the edit
-        is tested with.
+        Records about the edit's subject are left out, because they may contain the prompts that test the edit.
         """
         subject = edit.subject.casefold()
         allowed = [n for n, (other, _) in enumerate(self._facts) if other.subject.casefold() != subject]
@@ -188,7 +190,7 @@ class Demonstrations:
 
     @cached_property
     def _facts(self) -> list[tuple[Edit, Retained]]:
-        """The edits, each with what its record says has to stay."""
+        """The edits of all records, each with the prompts whose answers must not change."""
         return [(edit, retained(edit, record)) for record in self.records for edit in record.edits]
 
     @cached_property
@@ -197,7 +199,7 @@ class Demonstrations:
 
 
 def retained(edit: Edit, record: BenchmarkRecord) -> Retained:
-    """Prompts whose answers an edit must leave as they are: neighbours, with the old target, else locality probes.
+    """Prompts whose answers an edit must not change: neighbours with the old target, or else locality probes.
 
     CounterFact has neighbours; zsRE, KnowEdit and EasyEdit's forms have locality probes.
     """
@@ -208,19 +210,20 @@ def retained(edit: Edit, record: BenchmarkRecord) -> Retained:
 
 
 def read_demonstrations(path: str | Path, alike: Similarity) -> Demonstrations:
-    """All records of a benchmark's file, or of a file of edits.
+    """Read all records of a benchmark's file, or of a file of edits.
 
     Raises:
-        EditFileError: it can't be read, or holds records of no benchmark that is known.
+        EditFileError: the file can't be read, or its records belong to no known benchmark.
     """
     path = Path(path)
     return Demonstrations(records=guess_dataset(path).read(path).records, alike=alike)
 
 
 def demonstration(edit: Edit, kind: Kind, draw: random.Random, *, retained: Retained = ()) -> str:
-    """A new fact, and a prompt with what to say: its own (copy), a paraphrase (update), one that stays (retain).
+    """One demonstration: a new fact, and a prompt with its answer.
 
-    An edit without paraphrases, or without a prompt whose answer stays, is copied.
+    The prompt is the fact's own (copy), a paraphrase (update), or one whose answer does not change (retain). If the
+    edit has no prompt of the wanted kind, its own prompt is used.
     """
     prompt, answer = edit.text, edit.target_new
     if kind == "update" and edit.paraphrases:

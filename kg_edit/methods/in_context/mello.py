@@ -1,8 +1,8 @@
-"""MeLLo (Zhong et al., EMNLP 2023, arXiv 2305.14795): a question in steps, each checked against the edited facts.
+"""MeLLo (Zhong et al., EMNLP 2023, arXiv 2305.14795): answer a question in steps, and check each step with the edits.
 
-The model writes subquestions and tentative answers; after each the edited fact that is nearest to the subquestion is
-put in, and the model says whether the two contradict each other (`kg_edit.text.subquestions`). An edit is a fact of the
-memory: nothing is computed for it, and all the work is done when the model is asked.
+The model writes subquestions and tentative answers. After each, the edited fact nearest to the subquestion is inserted,
+and the model says whether the two contradict each other (`kg_edit.text.subquestions`). An edit is just a fact in the
+memory. Making an edit computes nothing; all the work is done when the model is asked.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from kg_edit.patches.loop_patch import LoopPatch, LoopRule
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.text.subquestions import DEMONSTRATIONS, demonstrations
 
-_ROOM = 640  # tokens of the model's context that are left for the dialogue; at most half of it
+_ROOM = 640  # tokens reserved for the dialogue; at most half of the model's context
 
 
 class MelloConfig(PromptConfig):
-    """Settings of the loop; ``paper``: 256 tokens a time. Facts are compared with subquestions by likeness alone."""
+    """Settings of the loop. The preset ``paper`` writes up to 256 tokens at a time.
+
+    Facts are selected for a subquestion by similarity only.
+    """
 
     gate: Literal["subject", "similarity"] = Field(
         "similarity", description="a fact is one for a subquestion that is like its prompt, or that names its subject"
@@ -56,7 +59,7 @@ class Mello(PromptMethod):
 
     @property
     def rule(self) -> LoopRule:
-        """The rule of the patch, with as many examples as the model's context holds."""
+        """The rule of the patch, with as many examples as fit into the model's context."""
         config = self.config
         return LoopRule(
             gate=config.gate,
@@ -81,6 +84,6 @@ class Mello(PromptMethod):
         return len(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The fact without a full stop."""
+        """The fact without a full stop, and the number of examples as a note."""
         fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=new_fact(edit))
         return fact, {"shots": self._shots}

@@ -1,8 +1,8 @@
-"""MemPrompt (Madaan et al., EMNLP 2022, arXiv 2201.06009): a memory of clarifications, looked up and told.
+"""MemPrompt (Madaan et al., EMNLP 2022, arXiv 2201.06009): a memory of clarifications that are put before questions.
 
-What a model was corrected on is written down: the question, and the correction in words. A later question that is like
-one of the memory, by few letters that differ or by meaning, is asked with that correction before it. An edit is such a
-correction: the question is its prompt, the clarification its fact. So the memory grows with the edits.
+When a model is corrected, the memory stores the question and the correction in words. If a later question is similar to
+a stored one, because few letters differ or because of its meaning, the correction is put before it. An edit is such a
+correction: its prompt is the question, its fact the clarification. So the memory grows with the edits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kg_edit.scoring.generation import ask
 from kg_edit.text.matching import begins_with
 
 CLARIFICATION = "Clarification: "
-_TOKENS = 24  # of the answer that decides whether there is something to clarify
+_TOKENS = 24  # length of the model's answer that is checked for a mistake
 _SHOTS = (
     f"{CLARIFICATION}The colour of the Fell bridge is green.\nThe colour of the Fell bridge is green",
     f"{CLARIFICATION}Anna Belk wrote Paper Moons.\nQuestion: Who wrote Paper Moons?\nAnswer: Anna Belk",
@@ -29,7 +29,10 @@ _SHOTS = (
 
 
 class MemPromptConfig(PromptConfig):
-    """Settings of the memory; ``paper``: a clarification is noted where the model is wrong, and told from .9 on."""
+    """Settings of the memory.
+
+    With the preset ``paper``, a clarification is used only if the model was wrong, and from a similarity of .9 on.
+    """
 
     gate: Literal["subject", "similarity"] = Field(
         "similarity", description="a clarification is for a question like its own, or for one that names its subject"
@@ -63,11 +66,11 @@ class MemPrompt(PromptMethod):
 
     @property
     def rule(self) -> TellingRule:
-        """The rule of every in-context method, and how many letters apart a question may be."""
+        """The rule of every in-context method, with the number of letters by which a question may differ."""
         return super().rule.model_copy(update={"letters": self.config.letters, "before_fact": CLARIFICATION})
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The clarification; withheld where nothing was wrong."""
+        """The clarification; with ``feedback=mistakes`` it is withheld if the model was right without it."""
         notes = self._mistake(edit) if self.config.feedback == "mistakes" else {}
         fact = PromptFact(
             id=edit.id,
@@ -80,6 +83,6 @@ class MemPrompt(PromptMethod):
         return fact, notes
 
     def _mistake(self, edit: Edit) -> dict[str, Any]:
-        """What the model says without the memory, and whether that needs no clarification."""
+        """The model's answer without the memory (``said``), and whether it is right already (``withheld``)."""
         said = ask(self.model, edit.text, tokens=_TOKENS)
         return {"said": said, "withheld": begins_with(said, edit.target_new)}

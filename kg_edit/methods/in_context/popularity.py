@@ -1,7 +1,7 @@
-"""Adaptive retrieval (Mallen et al., ACL 2023, arXiv 2212.10511): a fact is told for unpopular subjects only.
+"""Adaptive retrieval (Mallen et al., ACL 2023, arXiv 2212.10511): the fact in the prompt for unpopular subjects only.
 
-Popularity comes from a file (`read_popularity`), or is the number of statements that a graph holds about the subject
-(`statements`). `best_threshold` fits the limit on questions apart, as the paper does for each relation.
+The popularity comes from a file (`read_popularity`), or it is the number of statements that a graph has about the
+subject (`statements`). `best_threshold` fits the limit on separate questions, as the paper does for each relation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST_STATEMENTS = 10_000
 
 
 class PopularityConfig(PromptConfig):
-    """Where popularity comes from, and up to which one a fact is told."""
+    """Settings: the source of the popularity, and the limit up to which a fact is put into the prompt."""
 
     popularity: str | None = Field(
         None,
@@ -57,10 +57,10 @@ class PopularityRetrieval(PromptMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also see that popularity can be had.
+        """Check the inputs, and that there is a source of popularity.
 
         Raises:
-            ConfigError: there is neither a graph nor a file.
+            ConfigError: neither a graph nor a file is given.
             EditFileError: the file can't be read.
         """
         super().check_inputs(config, graph, edits)
@@ -74,17 +74,17 @@ class PopularityRetrieval(PromptMethod):
             )
 
     def prepare(self) -> None:
-        """Read the popularities.
+        """Check the graph or the file of popularities, as `check_inputs` does.
 
         Raises:
-            ConfigError: there is neither a graph nor a file.
+            ConfigError: neither a graph nor a file is given.
             EditFileError: the file can't be read.
         """
         self.check_inputs(self.config, self.graph, ())
 
     @property
     def reads_graph(self) -> bool:
-        """Whether popularity is counted in the graph: no file of popularities is given."""
+        """Whether popularity is counted in the graph, which is the case if no file of popularities is given."""
         return self.config.popularity is None
 
     @cached_property
@@ -92,14 +92,14 @@ class PopularityRetrieval(PromptMethod):
         return read_popularity(self.config.popularity) if self.config.popularity else None
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The fact as a sentence, withheld where its subject is popular."""
+        """The fact as a sentence; withheld if its subject is popular."""
         popularity, limit = self._popularity(edit), self._limit(edit)
         withheld, told = popularity > limit, f"{new_fact(edit)}."
         fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=told, withheld=withheld)
         return fact, {"popularity": popularity, "limit": limit, "withheld": withheld}
 
     def _popularity(self, edit: Edit) -> float:
-        """The subject's popularity; 0 for one that the file or the graph does not know."""
+        """The subject's popularity; 0 if the file or the graph does not know the subject."""
         if self._table is not None:
             names = (edit.subject_id or "", edit.subject)
             return next((self._table[name.casefold()] for name in names if name.casefold() in self._table), 0.0)
@@ -114,10 +114,12 @@ class PopularityRetrieval(PromptMethod):
 
 
 def read_popularity(path: str | Path) -> Mapping[str, float]:
-    """Popularities by subject: a JSON object of name or id to number, or PopQA's rows with ``subj`` and ``s_pop``.
+    """Read the popularities by subject.
+
+    The file is a JSON object from names or ids to numbers, or a list of PopQA's rows with ``subj`` and ``s_pop``.
 
     Raises:
-        EditFileError: the file can't be read, or holds neither.
+        EditFileError: the file can't be read, or has another form.
     """
     path = Path(path)
     found = document(path)
@@ -138,7 +140,7 @@ def _number(value: object) -> float | None:
 
 @runtime_checkable
 class Neighbourhoods(Protocol):
-    """A graph that says what it holds about one item, as `wikidata_cache.WikidataCache` does."""
+    """A graph that can be asked for the statements about one item, such as `wikidata_cache.WikidataCache`."""
 
     def neighbourhood(self, entity: str, *, per_node: int) -> nx.MultiDiGraph:
         """At most ``per_node`` statements about the item ``entity``, as edges."""
@@ -148,10 +150,10 @@ class Neighbourhoods(Protocol):
 
 
 def statements(graph: SubgraphSource, edit: Edit) -> float:
-    """How many statements a graph holds about the edit's subject; 0 if it does not know it, or not which one is meant.
+    """The number of statements in a graph about the edit's subject; 0 if the subject is unknown or ambiguous.
 
     Raises:
-        ConfigError: the graph can't be asked about one item.
+        ConfigError: the graph can't be asked about a single item.
     """
     if isinstance(graph, PrivateGraph):
         return _in_networkx(graph.graph, edit)
@@ -171,14 +173,14 @@ def _in_networkx(graph: nx.DiGraph, edit: Edit) -> float:
 
 
 def best_threshold(popularity: Sequence[float], without: Sequence[bool], retrieved: Sequence[bool]) -> float:
-    """The highest popularity up to which facts are looked up, so that most questions are answered rightly.
+    """The popularity limit with which most questions are answered correctly; facts are used up to this limit.
 
-    ``without`` and ``retrieved`` say which questions the model answers rightly alone, and with the fact at hand. For
-    each relation apart, on questions that are not tested with (the paper does it on log popularity: the same order).
-    0 if nothing should be looked up; of equally good ones the lowest.
+    ``without`` and ``retrieved`` tell for each question whether the model answers correctly alone, and with the fact.
+    Call it for each relation separately, on questions that are not used for testing. (The paper uses log popularity,
+    which has the same order.) Of equally good limits the lowest is returned; 0 if no fact should be used.
 
     Raises:
-        ValueError: the three don't have one length.
+        ValueError: the three arguments have different lengths.
     """
     rows = sorted(zip(popularity, without, retrieved, strict=True))
     best, right = 0.0, sum(alone for _, alone, _ in rows)

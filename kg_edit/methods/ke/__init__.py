@@ -1,1 +1,1 @@
-"""KnowledgeEditor (KE): a recurrent network that reads an edit and shifts its gradient, and its training."""
+"""KnowledgeEditor (KE): a recurrent network reads an edit and gates and shifts its gradient; with its training."""

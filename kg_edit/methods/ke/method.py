@@ -1,4 +1,4 @@
-"""KE (De Cao et al., EMNLP 2021, arXiv 2104.08164): a network that reads an edit shifts its gradient into an update."""
+"""KE (De Cao et al., EMNLP 2021, arXiv 2104.08164): a network reads an edit and turns its gradient into an update."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kg_edit.patches.weight_patch import WeightPatch
 
 
 class KeConfig(MendConfig):
-    """KE's settings; which weights are edited, and all else, comes with the trained network."""
+    """KE's settings. All others, such as the edited weights, are stored with the trained network."""
 
     network: str | None = Field(
         None,
@@ -41,11 +41,11 @@ class Ke(Mend):
 
     @classmethod
     def check_network(cls, config: MendConfig) -> None:
-        """Look for the network that ``config`` names.
+        """Check that the network that ``config`` names can be read.
 
         Raises:
-            ConfigError: neither a network is given nor is none wanted, or both.
-            ModelError: there is no network in that folder, or it is damaged.
+            ConfigError: neither ``network`` nor ``untrained`` is set, or both are.
+            ModelError: the folder has no network, or its file is damaged.
         """
         if folder := _folder(config):
             FORMAT.manifest(folder / NETWORK, KeManifest)
@@ -55,12 +55,12 @@ class Ke(Mend):
 
         Raises:
             ConfigError, ModelError: as `check_inputs`.
-            PatchMismatchError: it was trained for another model.
+            PatchMismatchError: the network was trained for another model.
         """
         _ = self._reader
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with the network's digest and how it was trained."""
+        """The provenance of every method, plus the digest of the network and data on its training."""
         said = EditingMethod.provenance(self)
         said["methods"][0]["editor"] = self._reader[1]
         return said
@@ -78,7 +78,7 @@ class Ke(Mend):
 
     @cached_property
     def _reader(self) -> tuple[KeNetwork, dict[str, Any]]:
-        """The network, and what patches say of it."""
+        """The network, and its description for the provenance."""
         folder = _folder(self.config)
         if folder is None:
             shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))

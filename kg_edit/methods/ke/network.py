@@ -1,13 +1,13 @@
 """KE's network (De Cao et al., EMNLP 2021, arXiv 2104.08164, section 3.2): an LSTM reads an edit, gates its gradient.
 
-From the edit's tokens, its prompt and its new target, a bidirectional LSTM and a small MLP give for every weight
-W [m, n] vectors alpha, beta [m], gamma, delta [n] and a number eta. With the gradient G of -log p(new target):
+A bidirectional LSTM reads the tokens of the edit's prompt and new target. For every weight W [m, n], a small MLP then
+outputs vectors alpha, beta [m], gamma, delta [n] and a number eta. With the gradient G of -log p(new target):
 
     change of W = sigmoid(eta) (A * G + B),    A = m softmax(alpha) gamma^T,    B = m softmax(beta) delta^T
 
-As G = sum_t d_t u_t^T over the tokens that the loss feels (`kg_edit.methods.mend.gradients`), A * G is the sum of
-(m softmax(alpha) * d_t)(gamma * u_t)^T, so that a change has the rank of G and one more. The factor m, which the paper
-has not, makes the softmax 1 on average, in a weight of any size.
+G = sum_t d_t u_t^T over the tokens with a gradient (`kg_edit.methods.mend.gradients`). So A * G is the sum of
+(m softmax(alpha) * d_t)(gamma * u_t)^T, and the rank of a change is that of G plus one. The factor m is not in the
+paper; with it, the entries of m softmax are 1 on average for a weight of any size.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from kg_edit.patches.weight_patch import Factors
 
 
 class KeNetwork(nn.Module):
-    """The reader and one head a weight; ``shapes`` are (m, n) by the weights' names, ``width`` the embeddings' size.
+    """The reader, and one head for each weight.
 
-    Before training alpha, beta and delta are 0 and gamma is -1, so that a change is one step of gradient descent with
-    the rate ``edit_lr``. ``multiplier`` is the training's Lagrange multiplier, kept with the rest.
+    ``shapes`` are (m, n) by the weights' names, ``width`` is the size of the embeddings. Before training, alpha, beta
+    and delta are 0 and gamma is -1, so a change is one step of gradient descent with the rate ``edit_lr``.
+    ``multiplier`` is the Lagrange multiplier of the training; it is saved with the parameters.
     """
 
     multiplier: Tensor
@@ -50,7 +51,7 @@ class KeNetwork(nn.Module):
         self.register_buffer("multiplier", torch.ones(()))
 
     def read(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """What the reader makes of edits, each [tokens, width]: [edits, inner]."""
+        """Read the embeddings of edits, each [tokens, width]; return their encodings, [edits, inner]."""
         lengths = torch.tensor([len(one) for one in embeddings])
         padded = pad_sequence(list(embeddings), batch_first=True)
         packed = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
@@ -59,13 +60,14 @@ class KeNetwork(nn.Module):
         return found
 
     def conditioned(self, model: LanguageModel, prompts: Sequence[Prompt]) -> ConditionedNetwork:
-        """The network for some edits, in this order."""
+        """The network conditioned on the edits with these prompts, in this order."""
         return ConditionedNetwork(network=self, embeddings=embedded(model, prompts))
 
     def changes(self, factors: Pairs, read: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """(left [edits, tokens + 1, m], right [edits, tokens + 1, n]) of each weight's change.
+        """The factors of each weight's change: (left [edits, tokens + 1, m], right [edits, tokens + 1, n]).
 
-        ``factors`` are u [edits, tokens, n] and d [edits, tokens, m]; tokens that the loss does not feel give 0.
+        ``factors`` are u [edits, tokens, n] and d [edits, tokens, m]; tokens without a gradient give 0. ``read`` is the
+        result of `read`.
         """
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for (name, (rows, columns)), head in zip(self.shapes.items(), self.heads, strict=True):
@@ -80,7 +82,7 @@ class KeNetwork(nn.Module):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ConditionedNetwork:
-    """The network for given edits: what MEND's losses ask of an editor (`kg_edit.methods.mend.training`)."""
+    """The network conditioned on given edits, with the interface of MEND's `EditorNetwork` (`mend.training`)."""
 
     network: KeNetwork
     embeddings: Sequence[Tensor]
@@ -91,12 +93,15 @@ class ConditionedNetwork:
         return self.network.shapes
 
     def changes(self, factors: Pairs) -> Changes:
-        """The changes of all edits, as `KeNetwork.changes`."""
+        """The changes of all edits, see `KeNetwork.changes`."""
         return self.network.changes(factors, self.network.read(self.embeddings))
 
     @torch.no_grad()
     def factors(self, factors: Pairs) -> dict[str, Factors]:
-        """The change of each weight for one edit, from u [tokens, n] and d [tokens, m]; rank: tokens felt, and one."""
+        """The change of each weight for one edit, from u [tokens, n] and d [tokens, m].
+
+        Its rank is the number of tokens with a gradient, plus one.
+        """
         alive = {name: (u[felt(d)][None], d[felt(d)][None]) for name, (u, d) in factors.items()}
         return {
             name: Factors(left=left[0].T.contiguous(), right=right[0].T.contiguous())
@@ -114,17 +119,17 @@ def embedded(model: LanguageModel, prompts: Sequence[Prompt]) -> list[Tensor]:
 
 class _Reader(nn.LSTM):
     def reset_parameters(self) -> None:
-        """Leave the numbers to `_draw`: the global generator stays as it is."""
+        """Do nothing: `_draw` sets the parameters, without the global random generator."""
 
 
 class _Linear(nn.Linear):
     def reset_parameters(self) -> None:
-        """As `_Reader`."""
+        """Do nothing, as in `_Reader`."""
 
 
 @torch.no_grad()
 def _draw(module: nn.Module, size: int, generator: torch.Generator) -> None:
-    """All parameters uniform within 1 / sqrt(size), torch's usual start."""
+    """Draw all parameters uniformly within 1 / sqrt(size), as PyTorch does by default."""
     for parameter in module.parameters():
         parameter.uniform_(-(size**-0.5), size**-0.5, generator=generator)
 

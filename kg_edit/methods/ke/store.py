@@ -1,4 +1,4 @@
-"""A trained KE network on disk: settings of its training, and the manifest of its file (`trained.files`)."""
+"""The file of a trained KE network: the settings of its training, and its manifest (`trained.files`)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FORMAT = NetworkFormat(key="kg_edit_ke", thing="KE network", command="kg-edit ke
 
 
 class KeTraining(MendTraining):
-    """Settings of the training; examples, batches and validations as MEND's.
+    """Settings of the training; examples, batches and validations are as in MEND.
 
-    Of MEND's settings ``rank``, ``rate_learning_rate``, ``edit_weight``, ``locality_weight`` and ``normalise_on`` say
-    nothing here. ``paper`` has the published rate and sizes.
+    MEND's settings ``rank``, ``rate_learning_rate``, ``edit_weight``, ``locality_weight`` and ``normalise_on`` have no
+    effect on the KE network. The preset ``paper`` has the published rate and sizes.
     """
 
     edit_lr: float = Field(3e-3, gt=0, lt=1, description="sigmoid(eta) at the start: the rate of the gradient's step")
@@ -37,7 +37,7 @@ class KeTraining(MendTraining):
 
 
 class KeManifest(NetworkManifest):
-    """Whose network it is and how it was trained."""
+    """The metadata of a KE network: its model, and how it was trained."""
 
     format: str = "kg-edit-ke/1"
     width: int
@@ -46,7 +46,7 @@ class KeManifest(NetworkManifest):
     validations: tuple[Validation, ...] = ()
 
     def network(self) -> KeNetwork:
-        """The network as it is before training."""
+        """The untrained network."""
         said = self.training
         return KeNetwork(
             self.shapes, width=self.width, hidden=said.hidden, inner=said.inner, edit_lr=said.edit_lr, seed=said.seed
@@ -54,11 +54,11 @@ class KeManifest(NetworkManifest):
 
 
 def load_ke(folder: Path, model: LanguageModel) -> Trained[KeNetwork, KeManifest]:
-    """The network that `kg-edit ke train` wrote to ``folder``, on the device of ``model``.
+    """Load the network that `kg-edit ke train` wrote to ``folder``, on the device of ``model``.
 
     Raises:
-        ModelError: there is none, or its file is damaged.
-        PatchMismatchError: it was trained for another model.
+        ModelError: the folder has no network, or its file is damaged.
+        PatchMismatchError: the network was trained for another model.
     """
     return FORMAT.trained(folder, model, KeManifest, KeManifest.network)
 

@@ -1,14 +1,14 @@
-"""Training KE (De Cao et al., EMNLP 2021, arXiv 2104.08164, Eq. 2): edits that hold, under a bound on what else moves.
+"""The training of KE (De Cao et al., EMNLP 2021, arXiv 2104.08164, Eq. 2): edit success under a bound on side effects.
 
     minimise L_e  subject to  KL(unedited || edited) <= margin
 
-L_e is -log p of the new target after the edit, in its own prompt and a paraphrase; the KL is taken after unrelated
-prompts. The bound is met by a Lagrange multiplier, which rises while it is exceeded:
+L_e is -log p of the new target after the edit, in its own prompt and a paraphrase. The KL is computed on unrelated
+prompts. A Lagrange multiplier enforces the bound; it rises while the bound is exceeded:
 
     L = L_e + multiplier (KL - margin),    multiplier <- max(0, multiplier + rate (KL - margin))
 
-Examples, batches and the losses of models that were each edited once are MEND's (`kg_edit.methods.mend`); a run that
-was killed goes on to the same bytes (`kg_edit.methods.trained`).
+Examples, batches and the losses of models that were each edited once come from MEND (`kg_edit.methods.mend`). A run
+that was killed continues to the same result, byte for byte (`kg_edit.methods.trained`).
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def train(
 ) -> KeManifest:
     """Train a network for ``model`` on ``edits``, and write it to the folder ``out``.
 
-    The best network on edits held out is what is kept. Called again, it goes on where it was killed, and does nothing
-    where it was finished. Leaves the model as it was.
+    The network with the best loss on the held-out edits is kept. Called again, an interrupted run continues, and a
+    finished run does nothing. The model is unchanged.
 
     Raises:
         ConfigError: there are too few edits, or a weight can't be edited.
-        ModelError: a loss is not finite, or the file of a run that was killed is damaged.
-        OutputError: ``out`` holds another run, or can't be written.
+        ModelError: a loss is not finite, or the file of an interrupted run is damaged.
+        OutputError: ``out`` contains another run, or can't be written.
     """
     manifest = KeManifest(
         model=model.fingerprint,
@@ -69,7 +69,7 @@ def train(
 
 
 class _Run(TrainingRun[Validation]):
-    """A training under way."""
+    """A training run of KE."""
 
     name = "ke"
 
@@ -88,7 +88,7 @@ class _Run(TrainingRun[Validation]):
         return {"examples": len(self._order.examples)}
 
     def backward(self, step: int) -> Mapping[str, str]:
-        """The Lagrangian of the step's rows; the multiplier moves by how far the bound is exceeded."""
+        """Backpropagate the Lagrangian of the step's rows, then update the multiplier; return losses to display."""
         losses, training = self._losses(self._order.rows(step)), self._manifest.training
         beyond = losses.locality - training.margin
         (losses.edit + self._network.multiplier * beyond).backward()
@@ -98,7 +98,7 @@ class _Run(TrainingRun[Validation]):
         return {"edit": f"{losses.edit:.2f}", "kl": f"{losses.locality:.3f}"}
 
     def validation(self, step: int) -> Validation:
-        """The mean losses on the edits held out; their total is L_e and ten times what exceeds the bound."""
+        """The mean losses on the held-out edits; the total is L_e plus ten times the excess over the bound."""
         sums, count = torch.zeros(2, dtype=torch.float64), 0
         for rows in self._order.validation():
             losses, size = self._losses(rows), len(rows.edits)

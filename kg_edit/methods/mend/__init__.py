@@ -1,1 +1,1 @@
-"""MEND: a network that turns a gradient into an edit, and its training."""
+"""MEND: a network turns an edit's gradient into an update; with its training."""

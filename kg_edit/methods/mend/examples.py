@@ -1,7 +1,7 @@
 """The training data of MEND: an edit's prompt, prompts that mean the same, and unrelated prompts (MEND, section 3).
 
-Which edits a step sees follows from the seed and the step's number alone (`BatchOrder`), so that a run that was killed
-goes on with the same ones.
+The seed and the number of a step determine its edits (`BatchOrder`), so a run that was killed continues with the same
+edits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One edit: its prompt with the new target; the same fact in other words; neighbours with the old target."""
+    """One edit: its prompt with the new target, paraphrases with the new target, neighbours with the old target."""
 
     edit: Prompt
     equivalents: tuple[Prompt, ...] = ()
@@ -35,7 +35,10 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The rows of a step: of each edit its prompt and an unrelated one, and pairs (edit's place, equivalent prompt)."""
+    """The rows of a step: the edits' prompts, one unrelated prompt per edit, and equivalent prompts.
+
+    ``equivalents`` are pairs (index of the edit, equivalent prompt).
+    """
 
     edits: tuple[Prompt, ...]
     unrelated: tuple[Prompt, ...]
@@ -43,9 +46,9 @@ class Rows:
 
     @classmethod
     def of(cls, examples: Sequence[Example], texts: Sequence[Prompt], random: Random) -> Self:
-        """One equivalent (where there is one) and one unrelated prompt an example, drawn with ``random``.
+        """Draw one equivalent prompt (if there is one) and one unrelated prompt for each example.
 
-        An edit without neighbours gets one of ``texts``, which may be anything.
+        An edit without neighbours gets one of ``texts`` as its unrelated prompt.
         """
         drawn = [(random.choice(one.equivalents or (None,)), random.choice(one.unrelated or texts)) for one in examples]
         return cls(
@@ -56,7 +59,7 @@ class Rows:
 
 
 def make_examples(model: LanguageModel, edits: Iterable[Edit]) -> list[Example]:
-    """The prompts of ``edits``; an edit that can't be encoded is left out, and so is such a paraphrase."""
+    """Encode the prompts of ``edits``. Edits and paraphrases that can't be encoded are left out, with a warning."""
     found: list[Example] = []
     left_out = 0
     for edit in edits:
@@ -76,7 +79,7 @@ def make_examples(model: LanguageModel, edits: Iterable[Edit]) -> list[Example]:
 
 
 def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
-    """Texts that the model itself writes, of which every token counts as a target."""
+    """Sample texts from the model, in which every token is a target."""
     start = document_start(model.tokenizer)
     ids = sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()
     return tuple(Prompt(text="", ids=(start, *row), target_start=1) for row in ids)
@@ -93,9 +96,9 @@ def _encoded(model: LanguageModel, texts: Iterable[str], target: str) -> tuple[P
 
 
 class BatchOrder:
-    """Which rows each step of a training sees, and which are held out for validation.
+    """The rows of each training step, and the rows that are held out for validation.
 
-    ``texts`` stand in for the unrelated prompts of edits without neighbours.
+    ``texts`` are used as unrelated prompts for edits without neighbours.
     """
 
     def __init__(self, examples: Sequence[Example], texts: Sequence[Prompt], settings: MendTraining) -> None:
@@ -106,7 +109,7 @@ class BatchOrder:
 
     @classmethod
     def of(cls, model: LanguageModel, edits: Sequence[Edit], settings: MendTraining) -> BatchOrder:
-        """The order for a model, which writes the texts itself.
+        """The order for a model; the texts are sampled from the model.
 
         Raises:
             ConfigError: there are too few edits.
@@ -123,16 +126,16 @@ class BatchOrder:
         return cls(examples, texts, settings)
 
     def rows(self, step: int) -> Rows:
-        """The rows of a step (from 0). Each pass over the examples has an order of its own."""
+        """The rows of a step (from 0). Each pass over the examples has another order."""
         random = Random(f"step {step} {self._settings.seed}")  # noqa: S311 - no secret
         return Rows.of(self._passes.batch(step), self._texts, random)
 
     def validation(self) -> Iterator[Rows]:
-        """The held-out rows, the same each time, in batches."""
+        """Yield the held-out rows in batches; they are the same in each call."""
         random = Random(f"validation {self._settings.seed}")  # noqa: S311 - no secret
         for start in range(0, len(self._held_out), self._settings.batch):
             yield Rows.of(self._held_out[start : start + self._settings.batch], self._texts, random)
 
     def for_normalising(self) -> list[Prompt]:
-        """The prompts of the edits from which mean and deviation of the factors are taken."""
+        """The prompts of the edits from which the mean and the deviation of the factors are computed."""
         return [example.edit for example in self.examples[: self._settings.normalise_on]]

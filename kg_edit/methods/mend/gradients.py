@@ -1,12 +1,12 @@
-"""An edit's fine-tuning gradient as rank-one factors, and the loss under edits that are given as such factors.
+"""The fine-tuning gradient of an edit as rank-one factors, and the loss of a model under low-rank changes.
 
 For a linear module y = W u, W [out, in], the gradient of a loss L by W is a sum over tokens t (MEND, section 3.1):
 
     dL/dW = sum_t delta_t u_t^T,   delta = dL/dy [tokens, out],   u [tokens, in]
 
-`gradient_factors` gives u and delta of one prompt; `EditedPasses` runs rows of prompts with each row under its own
-edit's low-rank change, again only from the first changed block on. Weights go by their state-dict names; by default
-they are all matrices of the MLPs of the last blocks (`mlp_weights`).
+`gradient_factors` computes u and delta of one prompt. `EditedPasses` runs rows of prompts, each with the low-rank
+change of its own edit; it repeats only the blocks from the first changed one on. Weights are named as in the state
+dict; by default they are all matrices of the MLPs of the last blocks (`mlp_weights`).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from kg_edit.value.plain_forward import read_index
 Shape = tuple[int, int]
 _WEIGHT = ".weight"
 Changes = Mapping[str, tuple[Tensor, Tensor]]  # by weight: left [edits, tokens, out], right [edits, tokens, in]
-_SCALE = 1024.0  # small gradients would vanish in half precision; a power of two rounds nothing
+_SCALE = 1024.0  # keeps small gradients from vanishing in half precision; a power of two adds no rounding error
 
 
 def gradient_factors(
     model: LanguageModel, prompt: Prompt, names: Sequence[str]
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
-    """By the weights' names u [tokens, in] and delta [tokens, out], and the loss, the target's mean -log p.
+    """The factors u [tokens, in] and delta [tokens, out] by weight name, and the loss: the target's mean -log p.
 
-    In float32, on the modules' devices; delta^T u is the loss's gradient by the weight [out, in].
+    The factors are in float32, on the modules' devices. delta^T u is the gradient of the loss by the weight [out, in].
 
     Raises:
         ModelError: the loss, or a factor, is not finite.
@@ -56,7 +56,7 @@ def gradient_factors(
 def felt_factors(
     model: LanguageModel, prompts: Iterable[Prompt], names: Sequence[str]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """u [tokens, in] and delta [tokens, out] by name, of all tokens of ``prompts`` that their losses feel.
+    """The factors u [tokens, in] and delta [tokens, out] by weight name, for all tokens of ``prompts`` with a gradient.
 
     Raises:
         ModelError: as `gradient_factors`.
@@ -70,34 +70,40 @@ def felt_factors(
 
 
 def felt(deltas: Tensor) -> Tensor:
-    """Which tokens [...] have a gradient in [..., out] at all: in the last block not those before the target."""
+    """Mask [...] of the tokens whose gradient [..., out] is not 0.
+
+    In the last block, for example, tokens before the target have the gradient 0.
+    """
     return (deltas != 0).any(-1)
 
 
 def nll(passes: EditedPasses, rows: Sequence[int], logits: Tensor | None = None) -> Tensor:
-    """The mean over ``rows`` of the mean over a row's target tokens of -log p; of the model as it is by default."""
+    """The mean over ``rows`` of the mean -log p of a row's target tokens; by default of the unchanged model."""
     tokens, shares = passes.targets(rows)
     losses = cross_entropy(passes.logits(rows) if logits is None else logits, tokens, reduction="none")
     return (losses * shares).sum()
 
 
 def edit_factors(passes: EditedPasses, loss: Tensor, *, rows: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """u [rows, length, in] and delta [rows, length, out] of the first ``rows`` rows, for the sum of their losses."""
+    """The factors u [rows, length, in] and delta [rows, length, out] of the first ``rows`` rows, by weight name.
+
+    ``loss`` is the mean of the rows' losses; delta is the gradient of their sum.
+    """
     deltas = passes.deltas(loss * rows)
     return {name: (passes.inputs[name][:rows].float(), delta[:rows]) for name, delta in deltas.items()}
 
 
 class EditedPasses:
-    """Left-padded rows [rows, length] of prompts with targets, in one pass through the model as it is.
+    """Left-padded rows [rows, length] of prompts with targets, run through the unchanged model and under changes.
 
-    ``inputs`` and ``leaves`` are, by the names of weights, what goes into each module [rows, length, in], and zeros
-    that were added to what comes out of it: the loss's gradient there is MEND's delta. As the model is frozen, nothing
-    is kept for the way back below the first of these modules.
+    ``inputs`` has the input of each module [rows, length, in], by weight name. ``leaves`` has zeros that were added to
+    its output: the gradient of the loss there is MEND's delta. The model is frozen, so below the first of these modules
+    nothing is kept for the backward pass.
     """
 
     def __init__(self, model: LanguageModel, prompts: Sequence[Prompt], names: Sequence[str]) -> None:
         self._model, self._modules = model, edited_modules(model, names)
-        rows = [prompt.ids[:-1] for prompt in prompts]  # nothing is asked after the last token
+        rows = [prompt.ids[:-1] for prompt in prompts]  # the last token predicts nothing
         self._batch = left_pad(rows, device=model.device)
         length = self._batch.ids.shape[1]
         self._prompts, self._shifts = prompts, [length - len(row) for row in rows]
@@ -109,7 +115,7 @@ class EditedPasses:
 
     @contextmanager
     def _with_leaves(self) -> Iterator[None]:
-        """Keep the modules' inputs, and add zeros to their outputs: leaves, whose gradient is delta."""
+        """Record the modules' inputs, and add zero leaf tensors to their outputs, whose gradient is delta."""
         with ExitStack() as stack:
             for name, module in self._modules.items():
 
@@ -130,8 +136,8 @@ class EditedPasses:
     def logits(self, rows: Sequence[int], changes: Changes | None = None, owners: Tensor | None = None) -> Tensor:
         """Logits [reads, vocabulary] at the positions of ``rows`` that predict a target token, row after row.
 
-        ``changes`` by name are (left [edits, tokens, out], right [edits, tokens, in]); row r is read with those of the
-        edit ``owners[r]``, and gradients flow back to them. None: the model as it is.
+        ``changes`` are (left [edits, tokens, out], right [edits, tokens, in]) by weight name. Row r runs with the
+        change of the edit ``owners[r]``; gradients flow back to the changes. None: the unchanged model.
         """
         hidden = self._clean
         if changes is not None and owners is not None:
@@ -140,11 +146,11 @@ class EditedPasses:
         return self._model.logits(hidden[self._reads(rows)]).float()
 
     def targets(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The target tokens of ``rows`` one after the other, and each one's share in the mean over rows."""
+        """The target tokens of ``rows``, row after row, and the weight of each token in the mean over rows."""
         sizes = [len(self._prompts[row].target_ids) for row in rows]
         tokens = torch.tensor([token for row in rows for token in self._prompts[row].target_ids])
         shares = torch.tensor([1 / (size * len(rows)) for size in sizes for _ in range(size)])
-        device = self._model.model.get_output_embeddings().weight.device  # beside the logits
+        device = self._model.model.get_output_embeddings().weight.device  # the device of the logits
         return tokens.to(device), shares.to(device)
 
     def _reads(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -174,11 +180,11 @@ class EditedPasses:
             yield
 
     def _without_padding(self, state: Tensor) -> Tensor:
-        """[rows, length, size] with 0 where no token is: what a model computes there may be no number."""
+        """``state`` [rows, length, size] with 0 at padding, where a model may compute NaN."""
         return state.masked_fill(self._padding.to(state.device), 0)
 
     def _by_row(self, state: Tensor) -> Tensor:
-        """[rows, length, size], also of a family that runs its MLP on flattened rows."""
+        """``state`` as [rows, length, size]; some model families flatten the input of their MLP."""
         return state.reshape(*self._batch.ids.shape, -1)
 
 
@@ -190,7 +196,7 @@ def low_rank(inputs: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
     """The state-dict names of the MLPs' matrices in the last ``blocks`` blocks.
 
-    They are the linear modules beside the down-projection: up, down, and gate where there is one.
+    They are the linear modules of the MLP: up, down, and gate if there is one.
 
     Raises:
         ConfigError: the model has fewer blocks.
@@ -207,16 +213,16 @@ def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
 
 
 def edited_modules(model: LanguageModel, names: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules that hold the weights of these names.
+    """The modules whose weights have these names.
 
     Raises:
-        ConfigError: a name is none of a linear module's weight inside a block.
+        ConfigError: a name is not that of a linear module's weight inside a block.
     """
     return {name: _module(model, name) for name in names}
 
 
 def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape]:
-    """(out, in) of each weight.
+    """The shape (out, in) of each weight.
 
     Raises:
         ConfigError: as `edited_modules`.
@@ -226,7 +232,7 @@ def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape
 
 
 def first_block(model: LanguageModel, names: Sequence[str]) -> int:
-    """The lowest block (0-based) that holds one of the weights: nothing below it feels an edit."""
+    """The lowest block (0-based) that contains one of the weights; an edit does not affect the blocks below it."""
     return min(int(name.removeprefix(f"{model.spec.blocks}.").partition(".")[0]) for name in names)
 
 

@@ -27,7 +27,7 @@ _UNTRAINED = "untrained"
 
 
 class MendConfig(MethodConfig):
-    """MEND's settings; which weights are edited, and all else, comes with the trained editor."""
+    """MEND's settings. All others, such as the edited weights, are stored with the trained editor."""
 
     network: str | None = Field(
         None, json_schema_extra=NAMES_A_FILE, description="folder of a trained editor: kg-edit mend train --out FOLDER"
@@ -38,7 +38,7 @@ class MendConfig(MethodConfig):
     blocks: PositiveInt = Field(3, description="the MLPs' matrices of so many last blocks take that step")
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The last ones; a trained editor brings the names of its own weights, by default of so many blocks as well."""
+        """The last ``self.blocks`` layers. A trained editor names its own weights, by default in as many layers."""
         return tuple(range(max(0, blocks - self.blocks), blocks))
 
 
@@ -55,11 +55,11 @@ class Mend(EditingMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also look for the editor.
+        """Check the inputs, and that the trained editor can be read.
 
         Raises:
-            ConfigError: neither an editor is given nor is none wanted, or both.
-            ModelError: there is no editor in that folder, or it is damaged.
+            ConfigError: neither ``network`` nor ``untrained`` is set, or both are.
+            ModelError: the folder has no editor, or its file is damaged.
         """
         super().check_inputs(config, graph, edits)
         assert isinstance(config, MendConfig)  # noqa: S101 - config_class
@@ -67,7 +67,7 @@ class Mend(EditingMethod):
 
     @classmethod
     def check_network(cls, config: MendConfig) -> None:
-        """Look for the editor that ``config`` names.
+        """Check that the editor that ``config`` names can be read.
 
         Raises:
             ConfigError, ModelError: as `check_inputs`.
@@ -81,25 +81,25 @@ class Mend(EditingMethod):
 
         Raises:
             ConfigError, ModelError: as `check_inputs`.
-            PatchMismatchError: it was trained for another model.
+            PatchMismatchError: the editor was trained for another model.
         """
         _ = self._editor
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt once."""
+        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
         for edit in edits:
             with annotate_errors(edit):
                 encode_statement(self.model, edit, method=self.name)
                 warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """The sum of the edits' changes, each from its own gradient on the model as it stands."""
+        """The sum of the edits' changes, each computed from its own gradient on the model in its present state."""
         refuse_clash(edits)
         with untouched(self.model):
             return reduce(add, [self._patch(edit) for edit in edits])
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with the editor's digest and how it was trained."""
+        """The provenance of every method, plus the digest of the editor and data on its training."""
         said = super().provenance()
         said["methods"][0]["editor"] = self._editor[1]
         return said
@@ -115,7 +115,7 @@ class Mend(EditingMethod):
         return WeightPatch(factors=patch.factors, provenance={**self.provenance(), "edits": records})
 
     def record(self, edit: Edit, loss: float, patch: WeightPatch) -> dict[str, Any]:
-        """What a patch says of one edit: -log p of its target before, and the changes' norms."""
+        """The record of one edit for a patch: -log p of its target before the edit, and the norms of the changes."""
         return {
             "edit": edit.model_dump(mode="json", exclude_defaults=True),
             "method": self.name,
@@ -125,7 +125,7 @@ class Mend(EditingMethod):
 
     @cached_property
     def _editor(self) -> tuple[MendNetwork, dict[str, Any]]:
-        """The network, and what patches say of it."""
+        """The network, and its description for the provenance."""
         folder = _folder(self.config)
         if folder is None:
             shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))

@@ -1,4 +1,4 @@
-"""The editor network: a fine-tuning gradient's rank-one factors in, better ones out (MEND, section 3)."""
+"""MEND's editor network: it maps the rank-one factors of a fine-tuning gradient to better ones (MEND, section 3)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from kg_edit.methods.mend.gradients import Shape, felt
 from kg_edit.patches.weight_patch import Factors
 
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
-_TINY = 1e-3  # of the mean standard deviation: below it a feature says nothing
+_TINY = 1e-3  # smallest standard deviation of a feature, relative to the mean one
 
 
 class LowRankLayer(nn.Module):
     """x + max(0, s * (U V x + b) + o): one scale s and offset o for each weight that shares the matrices.
 
-    U, b and o start as 0 and s as 1, so that the layer starts as the identity. V is normal with variance 1 / size (1
-    in the published code), so that a learning rate means the same in a wide model and in a narrow one.
+    U, b and o start at 0 and s at 1, so the layer starts as the identity. V is normal with variance 1 / size (1 in the
+    published code), so that the same learning rate works for wide and for narrow models.
     """
 
     def __init__(self, size: int, *, rank: int, members: int, generator: torch.Generator) -> None:
@@ -31,23 +31,23 @@ class LowRankLayer(nn.Module):
         self.offset = nn.Parameter(torch.zeros(members, size))
 
     def forward(self, x: Tensor, member: int) -> Tensor:
-        """``x`` [..., size] -> [..., size], for the weight with the place ``member`` among those of its shape."""
+        """Map ``x`` [..., size] to [..., size]; ``member`` is the weight's index among the weights of its shape."""
         inner = x @ self.down.T @ self.up.T + self.bias
         # clamp, unlike relu, has a gradient at 0, where everything starts
         return x + (self.scale[member] * inner + self.offset[member]).clamp(min=0)
 
 
 class MendNetwork(nn.Module):
-    """Two such layers for each shape of weight, on [u, delta] normalised feature by feature, for every token.
+    """Two `LowRankLayer` for each shape of weight; their input for each token is [u, delta], normalised by feature.
 
     ``shapes`` are (out, in) by the weights' names. The change of a weight is the sum over tokens of
-    -rate * delta~ u~^T, with a learned rate a weight. Before `normalise_by` and any training u~ = u and delta~ = delta,
-    and the change is that of one step of gradient descent with ``edit_lr``.
+    -rate * delta~ u~^T, with a learned rate for each weight. Before `normalise_by` and training, u~ = u and
+    delta~ = delta, so the change is one step of gradient descent with ``edit_lr``.
     """
 
     def __init__(self, shapes: Mapping[str, Shape], *, rank: int, edit_lr: float, seed: int = 0) -> None:
         super().__init__()
-        self.shapes = dict(sorted(shapes.items()))  # a place stands for a name, in files too
+        self.shapes = dict(sorted(shapes.items()))  # sorted, because tensors are named by a weight's index
         self._edit_lr = edit_lr
         self._places = {name: place for place, name in enumerate(self.shapes)}
         same: dict[Shape, list[str]] = {}
@@ -67,7 +67,7 @@ class MendNetwork(nn.Module):
 
     @torch.no_grad()
     def normalise_by(self, factors: Pairs) -> None:
-        """Take mean and deviation of u and delta, [tokens, in] and [tokens, out] by name, from these."""
+        """Set the mean and the deviation of u [tokens, in] and delta [tokens, out], given by weight name."""
         for name, (inputs, deltas) in factors.items():
             seen = torch.cat([inputs, deltas], -1).double()
             deviation = seen.std(0)
@@ -79,7 +79,7 @@ class MendNetwork(nn.Module):
             spread.copy_(deviation)
 
     def forward(self, name: str, inputs: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
-        """u [..., in] and delta [..., out] of the weight ``name`` to u~ and delta~, of the same shapes."""
+        """Map u [..., in] and delta [..., out] of the weight ``name`` to u~ and delta~ of the same shapes."""
         mean, deviation = self._statistics(name)
         state = (torch.cat([inputs, deltas], -1).to(mean.device) - mean) / deviation
         for layer in self._layers_of(name):
@@ -88,11 +88,11 @@ class MendNetwork(nn.Module):
         return better, direction
 
     def rate(self, name: str) -> Tensor:
-        """The learned rate of a weight, a number above 0."""
+        """The learned rate of a weight, which is positive."""
         return self._edit_lr * self.log_rates[self._places[name]].exp()
 
     def changes(self, factors: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
-        """(left [..., out], right [..., in]) of each weight's change; tokens that the loss does not feel give 0."""
+        """The factors (left [..., out], right [..., in]) of each weight's change; tokens without a gradient give 0."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for name, (inputs, deltas) in factors.items():
             better, direction = self(name, inputs, deltas)
@@ -101,7 +101,10 @@ class MendNetwork(nn.Module):
 
     @torch.no_grad()
     def factors(self, factors: Pairs) -> dict[str, Factors]:
-        """The change of each weight for one edit, from u [tokens, in] and delta [tokens, out]; rank: tokens felt."""
+        """The change of each weight for one edit, from u [tokens, in] and delta [tokens, out].
+
+        Its rank is the number of tokens with a gradient.
+        """
         alive = {name: (u[felt(delta)], delta[felt(delta)]) for name, (u, delta) in factors.items()}
         changes = self.changes(alive)
         return {

@@ -1,4 +1,4 @@
-"""A trained MEND editor on disk: settings of its training, and the manifest of its file (`trained.files`)."""
+"""The file of a trained MEND editor: the settings of its training, and its manifest (`trained.files`)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FORMAT = NetworkFormat(key="kg_edit_mend", thing="editor", command="kg-edit mend
 
 
 class MendTraining(MethodConfig):
-    """Settings of the training; ``paper`` has the published ones, which mean hours on an accelerator.
+    """Settings of the training. The preset ``paper`` has the published ones, which need hours on an accelerator.
 
-    Its learning rate is the published 1e-6 times about 100, as V is so much smaller here (`LowRankLayer`).
+    Its learning rate is about 100 times the published 1e-6, because V is so much smaller here (`LowRankLayer`).
     """
 
     blocks: PositiveInt = Field(3, description="the MLPs' matrices of so many last blocks are edited")
@@ -60,17 +60,17 @@ class MendTraining(MethodConfig):
 
 
 class Validation(training.Validation):
-    """The mean losses on the edits held out, after so many steps."""
+    """The mean losses on the held-out edits, after ``step`` steps."""
 
     edit: float
     locality: float
 
 
 class Manifest(NetworkManifest):
-    """Whose editor it is and how it was trained.
+    """The metadata of an editor: its model, and how it was trained.
 
-    ``edits`` is the digest of those given, ``examples`` the number that it learned from, ``steps`` after how many steps
-    it was at its best.
+    ``edits`` is the digest of the training edits, ``examples`` the number of edits it learned from, ``steps`` the
+    number of steps after which it was best.
     """
 
     format: str = "kg-edit-mend/1"
@@ -79,25 +79,25 @@ class Manifest(NetworkManifest):
     validations: tuple[Validation, ...] = ()
 
     def network(self) -> MendNetwork:
-        """The network as it is before training."""
+        """The untrained network."""
         training = self.training
         return MendNetwork(self.shapes, rank=training.rank, edit_lr=training.edit_lr, seed=training.seed)
 
 
 def load_editor(folder: Path, model: LanguageModel) -> Trained[MendNetwork, Manifest]:
-    """The network that `kg-edit mend train` wrote to ``folder``, on the device of ``model``.
+    """Load the network that `kg-edit mend train` wrote to ``folder``, on the device of ``model``.
 
     Raises:
-        ModelError: there is none, or its file is damaged.
-        PatchMismatchError: it was trained for another model.
+        ModelError: the folder has no network, or its file is damaged.
+        PatchMismatchError: the network was trained for another model.
     """
     return FORMAT.trained(folder, model, Manifest, Manifest.network)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """What an editor's file says of itself.
+    """Read the manifest of an editor's file.
 
     Raises:
-        ModelError: there is no such file, or it is damaged.
+        ModelError: the file does not exist, or it is damaged.
     """
     return FORMAT.manifest(path, Manifest)

@@ -1,10 +1,10 @@
-"""Training MEND's editor network: Adam on the losses of models that were each edited once (MEND, Eq. 4).
+"""The training of MEND's editor network: Adam on the losses of models that were each edited once (MEND, Eq. 4).
 
     L = c_edit L_e + c_loc L_loc
 
-L_e is -log p of the new target after the edit, in its own prompt and in others that mean the same; L_loc is
-KL(unedited || edited) on unrelated prompts. `losses_after` computes them; a run that was killed goes on to the same
-result, to the bit, from a checkpoint (`kg_edit.methods.trained`). `kg_edit.methods.mend.method` edits with the network.
+L_e is -log p of the new target after the edit, in its own prompt and in paraphrases. L_loc is KL(unedited || edited) on
+unrelated prompts. `losses_after` computes both. A run that was killed continues from a checkpoint to the same result,
+bit for bit (`kg_edit.methods.trained`). `kg_edit.methods.mend.method` makes edits with the network.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def train(
 ) -> Manifest:
     """Train an editor for ``model`` on ``edits``, and write it to the folder ``out``.
 
-    The best network on edits held out is what is kept. Called again, it goes on where it was killed, and does nothing
-    where it was finished. Leaves the model as it was.
+    The editor with the best loss on the held-out edits is kept. Called again, an interrupted run continues, and a
+    finished run does nothing. The model is unchanged.
 
     Raises:
         ConfigError: there are too few edits, or a weight can't be edited.
-        ModelError: a loss is not finite, or the file of a run that was killed is damaged.
-        OutputError: ``out`` holds another run, or can't be written.
+        ModelError: a loss is not finite, or the file of an interrupted run is damaged.
+        OutputError: ``out`` contains another run, or can't be written.
     """
     manifest = _manifest(model, edits, settings)
     return keep_trained(
@@ -81,7 +81,7 @@ def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: MendTrainin
 
 
 class _Run(TrainingRun[Validation]):
-    """A training under way."""
+    """A training run of MEND."""
 
     name = "mend"
     state: State[Validation]
@@ -106,12 +106,12 @@ class _Run(TrainingRun[Validation]):
         return {"examples": len(self._order.examples)}
 
     def begin(self) -> None:
-        """Take the factors' mean and deviation."""
+        """Compute the mean and the deviation of the factors."""
         names = list(self._manifest.shapes)
         self._network.normalise_by(felt_factors(self._model, self._order.for_normalising(), names))
 
     def backward(self, step: int) -> Mapping[str, str]:
-        """The losses of the step's rows."""
+        """Compute the losses of the step's rows and their gradient; return the losses to display."""
         losses = self._losses(self._order.rows(step))
         losses.total.backward()
         return {"edit": f"{losses.edit:.2f}", "kl": f"{losses.locality:.3f}"}
@@ -131,7 +131,7 @@ class _Run(TrainingRun[Validation]):
         return losses
 
     def validation(self, step: int) -> Validation:
-        """The mean losses on the edits held out."""
+        """The mean losses on the held-out edits."""
         settings, sums, count = self._manifest.training, torch.zeros(2, dtype=torch.float64), 0
         for rows in self._order.validation():
             losses, size = self._losses(rows), len(rows.edits)
@@ -144,7 +144,11 @@ class _Run(TrainingRun[Validation]):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Losses:
-    """``edit``: -log p of the new target after the edit, in its own prompt and in others; ``locality``: the KL."""
+    """The losses after the edits.
+
+    ``edit`` is -log p of the new target, in the edit's own prompt and in paraphrases; ``locality`` is the KL; ``total``
+    is their weighted sum.
+    """
 
     edit: Tensor
     locality: Tensor
@@ -152,14 +156,14 @@ class Losses:
 
 
 class EditorNetwork(Protocol):
-    """What turns gradients into changes: `MendNetwork`, or another method's."""
+    """A network that turns gradients into changes: `MendNetwork`, or that of another method."""
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
-        """(out, in) of the edited weights, by name."""
+        """The shapes (out, in) of the edited weights, by name."""
 
     def changes(self, factors: Pairs) -> Changes:
-        """(left [edits, rank, out], right [edits, rank, in]) of each weight's change, from the edits' factors."""
+        """The factors (left [edits, rank, out], right [edits, rank, in]) of each weight's change."""
 
 
 def losses_after(
@@ -167,8 +171,8 @@ def losses_after(
 ) -> Losses:
     """The losses of models that were each edited once, as a function of the network.
 
-    All rows go through the model once; the network turns the edits' gradients into changes; the rows go again through
-    the blocks that these change, each row with its own edit's change.
+    First all rows run through the model. The network turns the edits' gradients into changes. Then the rows run again
+    through the blocks from the first changed one on, each row with the change of its own edit.
     """
     own, elsewhere = range(len(rows.edits)), range(len(rows.edits), len(rows.edits) + len(rows.unrelated))
     passes = EditedPasses(model, [*rows.edits, *rows.unrelated], list(network.shapes))
@@ -187,7 +191,7 @@ def losses_after(
 
 
 def _nll_elsewhere(model: LanguageModel, rows: Rows, changes: Changes) -> Tensor:
-    """The mean -log p after the equivalent prompts, which are longer than the others, so they run alone."""
+    """The mean -log p for the equivalent prompts; they run in a separate pass, because they are longer."""
     owners, prompts = zip(*rows.equivalents, strict=True)
     with torch.no_grad():
         passes = EditedPasses(model, prompts, list(changes))

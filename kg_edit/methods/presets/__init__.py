@@ -1,7 +1,7 @@
-"""Published settings by the name of their model: a TOML file a model, in it a table a method.
+"""Published settings of methods by model: one TOML file for each model, with one table for each method.
 
-``--preset gpt2-xl`` with ``--method rome`` takes the table ``methods.rome`` of ``gpt2-xl.toml``; a second published
-setting of the same method is a table such as ``methods."glame:mquake"``, whose preset is called ``gpt2-xl:mquake``.
+``--preset gpt2-xl`` with ``--method rome`` uses the table ``methods.rome`` of ``gpt2-xl.toml``. A second published
+setting of the same method is a table such as ``methods."glame:mquake"``; its preset is called ``gpt2-xl:mquake``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ _SUFFIX = ".toml"
 
 
 def published_settings(name: str, methods: Iterable[str], *, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the preset ``name`` for the one of ``methods`` that has it; ``own``: presets the class has.
+    """The settings of the preset ``name`` for the one of ``methods`` that has it.
+
+    ``own`` are the presets of the class itself, for the error message.
 
     Raises:
-        UnknownNameError: there is no such preset, for this method or at all.
+        UnknownNameError: none of the methods has such a preset.
         ConfigError: several of ``methods`` have it.
     """
     wanted = sorted(set(methods))
@@ -39,22 +41,22 @@ def published_settings(name: str, methods: Iterable[str], *, own: Mapping[str, A
 
 
 def preset_names(methods: Iterable[str]) -> list[str]:
-    """What ``--preset`` may be, beside a method's own presets, for any of ``methods``."""
+    """The names that ``--preset`` takes for any of ``methods``, besides the presets of their own classes."""
     every = [model_presets(model) for model in preset_models()]
     return sorted({name for presets in every for method in methods for name in presets.preset_names(method)})
 
 
 def preset_models() -> tuple[str, ...]:
-    """The models that there are presets for, as they are called here."""
+    """The names of the models that have a preset file."""
     names = (entry.name for entry in files("kg_edit.methods.presets").iterdir())
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)))
 
 
 def model_presets(name: str) -> ModelPresets:
-    """The settings that are published for the model ``name``, by method.
+    """The published settings for the model ``name``, by method.
 
     Raises:
-        UnknownNameError: there is no file for it.
+        UnknownNameError: the model has no preset file.
         ConfigError: the file is damaged.
     """
     if name not in preset_models():
@@ -68,7 +70,7 @@ def model_presets(name: str) -> ModelPresets:
 
 
 class MethodPreset(BaseModel):
-    """A method's published settings: where they stand, our names for them, and what of them we have no name for."""
+    """The published settings of a method: their source, their values by our names, and what differs or has no name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,7 +80,7 @@ class MethodPreset(BaseModel):
 
 
 class ModelPresets(BaseModel):
-    """All settings that are published for one model."""
+    """All published settings for one model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,6 +91,6 @@ class ModelPresets(BaseModel):
     methods: dict[str, MethodPreset] = Field(description='by "method", or "method:variant"')
 
     def preset_names(self, method: str) -> list[str]:
-        """The names that ``--preset`` takes for ``method`` on this model, variants among them."""
+        """The names that ``--preset`` takes for ``method`` on this model, including variants."""
         variants = [key.partition(":") for key in self.methods]
         return [f"{self.name}{colon}{variant}" for found, colon, variant in variants if found == method]

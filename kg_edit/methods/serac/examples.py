@@ -1,11 +1,11 @@
-"""SERAC's training data: for each edit texts inside its scope and outside, and what the counterfactual model is asked.
+"""SERAC's training data: texts inside and outside the scope of each edit, and questions for the counterfactual model.
 
-- inside: its own prompt and its paraphrases;
-- outside: its neighbours (the same relation of other subjects), its subject in another edit's prompt, all that belongs
-  to other edits, and texts that the model writes itself.
+- inside: the edit's paraphrases, or its own prompt;
+- outside: its neighbours (the same relation of other subjects), its subject in another edit's prompt, the texts of
+  other edits, and texts that the model writes itself.
 
-Part of the texts stand behind one of the model's own, inside and outside alike, since a prompt seldom comes alone.
-Which edits a step sees follows from the seed and the step's number alone.
+A part of the texts, inside and outside, comes after a text by the model, because prompts rarely stand alone in
+practice. The seed and the number of a step determine its edits.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import join
 from kg_edit.models.sampling import sample_text
 
-_LEAD = 48  # letters of a text before a prompt, at most
-_TRIES = 20  # edits among which one of another relation is looked for
+_LEAD = 48  # largest number of letters of a text before a prompt
+_TRIES = 20  # number of edits among which an edit with another prompt is searched
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScopeRows:
-    """A step's edits, and texts with the place of the edit that each was taken for.
+    """The edits of a step, and texts inside and outside their scopes.
 
-    ``inside``: one a edit, in its scope; ``outside``: out of the scope of its edit; ``texts``: out of all scopes.
+    ``inside`` has one text for each edit, in its scope. ``outside`` has pairs (index of an edit, text outside its
+    scope). ``texts`` are outside all scopes.
     """
 
     edits: tuple[Edit, ...]
@@ -40,7 +41,10 @@ class ScopeRows:
     texts: tuple[str, ...]
 
     def label(self, edit: int, text: str, owner: int | None) -> float | None:
-        """1 where a text is in an edit's scope, 0 where it is not, None where the two may well belong together."""
+        """0.0 if a text is out of the scope of ``edit``; None if that is not certain.
+
+        It is not certain if the text was taken for this edit (``owner``), or if it contains the edit's subject.
+        """
         if owner == edit:
             return None
         own = self.edits[edit].subject.casefold()
@@ -49,7 +53,7 @@ class ScopeRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What the counterfactual model is asked: a fact it is told, a prompt in its scope, and the target."""
+    """A question for the counterfactual model: a fact, a prompt in its scope, and the target."""
 
     fact: str
     prompt: str
@@ -62,14 +66,14 @@ def new_fact(edit: Edit) -> str:
 
 
 def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[str, ...]:
-    """Texts that the model writes, each on one line."""
+    """Sample texts from the model, each on one line."""
     ids = sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()
     decoded = (str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in ids)
     return tuple(" ".join(text.split()) or "." for text in decoded)
 
 
 class ExampleOrder:
-    """Which edits each step sees, which texts are drawn for them, and which edits are held out."""
+    """The edits of each training step, the texts drawn for them, and the held-out edits."""
 
     def __init__(self, edits: Sequence[Edit], texts: Sequence[str], settings: SeracTraining) -> None:
         self._settings, self._texts, self._all = settings, texts, list(edits)
@@ -80,7 +84,7 @@ class ExampleOrder:
 
     @classmethod
     def of(cls, model: LanguageModel, edits: Sequence[Edit], settings: SeracTraining) -> Self:
-        """The order for a model, which writes the texts itself.
+        """The order for a model; the texts are sampled from the model.
 
         Raises:
             ConfigError: there are too few edits.
@@ -99,19 +103,19 @@ class ExampleOrder:
         return self._rows(self._scope.batch(step), self._random(f"scope {step}"))
 
     def questions(self, step: int) -> list[Question]:
-        """What the counterfactual model is asked in a step (from 0)."""
+        """The questions for the counterfactual model in a step (from 0)."""
         draw = self._random(f"questions {step}")
         return [self._question(edit, draw) for edit in self._questions.batch(step)]
 
     def held_out_rows(self) -> Iterator[ScopeRows]:
-        """The texts of the edits held out, the same each time; a lone last one is left out."""
+        """Yield the texts of the held-out edits in batches; they are the same in each call."""
         size, draw = self._settings.scope_batch, self._random("validation")
         for start in range(0, len(self._held_out), size):
             some = self._held_out[start : start + size]
             yield self._rows(some, draw)
 
     def held_out_questions(self) -> list[Question]:
-        """A question for each edit held out, the same each time."""
+        """A question for each held-out edit; they are the same in each call."""
         draw = self._random("validation questions")
         return [self._question(edit, draw) for edit in self._held_out]
 
@@ -138,7 +142,7 @@ class ExampleOrder:
         )
 
     def _other_relation(self, edit: Edit) -> str | None:
-        """The edit's subject in another edit's prompt, always the same one: another fact about it."""
+        """The edit's subject in another edit's prompt: another fact about it. The choice is fixed for each edit."""
         draw = self._random(f"other {edit.id}")
         for other in draw.sample(self._all, min(_TRIES, len(self._all))):
             if other.prompt != edit.prompt:
@@ -146,7 +150,7 @@ class ExampleOrder:
         return None
 
     def _placed(self, text: str) -> str:
-        """A text, or part of the time (always the same for a text) behind one that the model wrote."""
+        """The text, or with the probability ``behind`` the text after one by the model; fixed for each text."""
         draw = self._random(f"before {text}")
         if draw.random() >= self._settings.behind:
             return text

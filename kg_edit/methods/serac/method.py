@@ -1,6 +1,6 @@
 """SERAC (Mitchell et al., ICML 2022, arXiv 2206.06520): edits in a memory, a scope classifier, a counterfactual model.
 
-No weight changes and nothing is trained at an edit: it is encoded for the classifier and put into the memory.
+Making an edit changes no weights and trains nothing: the edit is encoded for the classifier and put into the memory.
 `kg_edit.patches.scope_patch` has the equation of the edited model, `kg_edit.patches.scope` that of the classifier,
 `kg_edit.methods.serac.training` trains both.
 """
@@ -32,7 +32,7 @@ from kg_edit.storage.run_folder import NAMES_A_FILE
 
 
 class SeracConfig(MethodConfig):
-    """SERAC's settings; all else comes with the trained network."""
+    """SERAC's settings; all others are stored with the trained network."""
 
     network: str | None = Field(
         None,
@@ -62,11 +62,11 @@ class Serac(EditingMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also look for the network.
+        """Check the inputs, and that the trained network can be read.
 
         Raises:
-            ConfigError: neither a network is given nor is none wanted, or both.
-            ModelError: there is no network in that folder, or it is damaged.
+            ConfigError: neither ``network`` nor ``untrained`` is set, or both are.
+            ModelError: the folder has no network, or its file is damaged.
         """
         super().check_inputs(config, graph, edits)
         assert isinstance(config, SeracConfig)  # noqa: S101 - config_class
@@ -77,16 +77,16 @@ class Serac(EditingMethod):
         """Load the network.
 
         Raises:
-            ConfigError, ModelError: as `check_inputs`; the tokenizer has no token for a marker.
+            ConfigError, ModelError: as `check_inputs`, or the tokenizer has no token for a marker.
             PatchMismatchError: the network was trained for another model.
         """
         _ = self._empty
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Look whether each fact fits into the model's positions beside its prompt.
+        """Check that each fact with its prompt fits into the model's positions.
 
         Raises:
-            ModelError: one does not.
+            ModelError: a fact does not fit.
         """
         for edit in edits:
             with annotate_errors(edit):
@@ -94,7 +94,7 @@ class Serac(EditingMethod):
                 self.model.check_length(encode(self.model.tokenizer, told))
 
     def empty_patch(self) -> Patch:
-        """A `ScopePatch` without facts, which changes nothing."""
+        """A `ScopePatch` without facts; it changes nothing."""
         return self._empty
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -115,14 +115,14 @@ class Serac(EditingMethod):
         )
 
     def provenance(self) -> dict[str, Any]:
-        """As every method's, with the network's digest and how it was trained."""
+        """The provenance of every method, plus the digest of the network and data on its training."""
         said = super().provenance()
         said["methods"][0]["editor"] = self._trained[1]
         return said
 
     @cached_property
     def _trained(self) -> tuple[Trained[SeracNetwork, SeracManifest] | None, dict[str, Any]]:
-        """The network, and what patches say of it."""
+        """The trained network (None if untrained), and its description for the provenance."""
         folder = _folder(self.config)
         if folder is None:
             return None, {"digest": "untrained"}
@@ -136,7 +136,7 @@ class Serac(EditingMethod):
         marker, depth = find_marker(self.model.tokenizer, name=self.model.name), len(self.model.blocks)
         own = round(0.4 * depth) if self.config.layer is None else self.config.layer
         layer = trained.manifest.layer if trained else own
-        self.model.block(layer)  # refuses a layer that is not there before any work is done
+        self.model.block(layer)  # raises early if the model has no such layer
         scope = trained.network.scope if trained else untrained_scope(self.model.width)
         changes = trained.network.changes if trained else {}
         return ScopePatch(

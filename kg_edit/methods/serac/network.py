@@ -1,7 +1,7 @@
-"""What SERAC trains: the scope's projection and weights, and the counterfactual model's low-rank changes.
+"""SERAC's trainable network: the parameters of the scope classifier and the counterfactual model's low-rank changes.
 
-`kg_edit.patches.scope` has the scope's equations. The change of a weight [out, in] is left right, with left [out, r]
-starting at 0, so that the counterfactual model starts as the model that is edited.
+`kg_edit.patches.scope` has the equations of the classifier. The change of a weight [out, in] is left right, where left
+[out, r] starts at 0, so the counterfactual model starts equal to the edited model.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.scope import Scope
 from kg_edit.patches.weight_patch import module_of
 
-_SCALE, _OFFSET = 20.0, -12.0  # a head opens at first where its tokens' mean cosine is above .6
-_SPREAD = 0.02  # of the heads' first weights, which would stay alike if they began so
-_ALIKE = (200.0, -190.0)  # untrained: above .95, which hardly any other text is
+_SCALE, _OFFSET = 20.0, -12.0  # initially a head's probability exceeds 1/2 if the mean cosine is above .6
+_SPREAD = 0.02  # deviation of the heads' initial weights; equal heads would stay equal in training
+_ALIKE = (200.0, -190.0)  # scale and offset without training: a cosine above .95, which hardly any other text has
 
 
 class SeracNetwork(nn.Module):
-    """Parameters for a model of the width ``width``; ``shapes`` are those of the changed weights (out, in) by name."""
+    """The parameters, for a model of the width ``width``; ``shapes`` (out, in) are those of the changed weights."""
 
     def __init__(
         self, shapes: Mapping[str, Shape], *, width: int, size: int, heads: int, rank: int, seed: int = 0
     ) -> None:
         super().__init__()
-        self.shapes = dict(sorted(shapes.items()))  # as a manifest has them
+        self.shapes = dict(sorted(shapes.items()))  # in the order of a manifest
         draw = torch.Generator().manual_seed(seed)
         self.project = nn.Parameter(torch.randn(size, width, generator=draw) * width**-0.5)
         self.weigh = nn.Parameter(torch.randn(heads, width, generator=draw) * _SPREAD)
@@ -43,17 +43,17 @@ class SeracNetwork(nn.Module):
 
     @property
     def scope(self) -> Scope:
-        """The classifier, over these parameters."""
+        """The scope classifier with these parameters."""
         return Scope(project=self.project, weigh=self.weigh, scale=self.scale, offset=self.offset)
 
     @property
     def changes(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """(left [out, r], right [r, in]) of each weight's change, over these parameters."""
+        """The factors (left [out, r], right [r, in]) of each weight's change, with these parameters."""
         return {name: (self.left[n], self.right[n]) for n, name in enumerate(self.shapes)}
 
     @contextmanager
     def counterfactual(self, model: LanguageModel) -> Iterator[None]:
-        """For the length of the block ``model`` is the counterfactual model; gradients flow to the changes."""
+        """Within the ``with`` block ``model`` is the counterfactual model; gradients flow to the changes."""
         with ExitStack() as stack:
             for name, (left, right) in self.changes.items():
 
@@ -73,7 +73,10 @@ class SeracNetwork(nn.Module):
 
 
 def untrained_scope(width: int) -> Scope:
-    """A scope of what is nearly the edit's own prompt: states as they are, all tokens weighing the same."""
+    """The scope classifier without training: only texts that are nearly the edit's own prompt are in scope.
+
+    The states are not projected, and all tokens have the same weight.
+    """
     scale, offset = (torch.tensor([number]) for number in _ALIKE)
     return Scope(project=torch.eye(width), weigh=torch.zeros(1, width), scale=scale, offset=offset)
 

@@ -1,4 +1,4 @@
-"""A trained SERAC network on disk: settings of its training, and the manifest of its file (`trained.files`)."""
+"""The file of a trained SERAC network: the settings of its training, and its manifest (`trained.files`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMAT = NetworkFormat(key="kg_edit_serac", thing="SERAC network", command="kg-e
 
 
 class SeracTraining(MethodConfig):
-    """Settings of the training: of the scope classifier, of the counterfactual model, and of both."""
+    """Settings of the training, for the scope classifier, for the counterfactual model, and for both."""
 
     layer: int | None = Field(None, ge=0, description="block whose states the scope compares; default .4 of the depth")
     size: PositiveInt = Field(128, description="of the scope's vectors")
@@ -43,15 +43,16 @@ class SeracTraining(MethodConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def layer_in(self, blocks: int) -> int:
-        """The block (0-based) whose states are compared in a model of so many."""
+        """The block (0-based) whose hidden states the classifier compares, in a model of ``blocks`` blocks."""
         return round(0.4 * blocks) if self.layer is None else self.layer
 
 
 class Validation(training.Validation):
-    """On the edits held out, after so many steps.
+    """The results on the held-out edits, after ``step`` steps.
 
-    ``scope``: the classifier's cross-entropy; ``edit``: -log p of the new target by the counterfactual model;
-    ``inside``: share of paraphrases in their edit's scope; ``outside``: share of neighbours out of it.
+    ``scope`` is the classifier's cross-entropy, ``edit`` is -log p of the new target by the counterfactual model.
+    ``inside`` is the share of paraphrases classified as inside their edit's scope, ``outside`` the share of the edits'
+    outside texts classified as outside.
     """
 
     scope: float
@@ -61,7 +62,7 @@ class Validation(training.Validation):
 
 
 class SeracManifest(NetworkManifest):
-    """Whose network it is and how it was trained."""
+    """The metadata of a SERAC network: its model, and how it was trained."""
 
     format: str = "kg-edit-serac/1"
     width: int
@@ -71,7 +72,7 @@ class SeracManifest(NetworkManifest):
     validations: tuple[Validation, ...] = ()
 
     def network(self) -> SeracNetwork:
-        """The network as it is before training."""
+        """The untrained network."""
         said = self.training
         return SeracNetwork(
             self.shapes, width=self.width, size=said.size, heads=said.heads, rank=said.rank, seed=said.seed
@@ -79,10 +80,10 @@ class SeracManifest(NetworkManifest):
 
 
 def load_serac(folder: Path, model: LanguageModel) -> Trained[SeracNetwork, SeracManifest]:
-    """The network that `kg-edit serac train` wrote to ``folder``, on the device of ``model``.
+    """Load the network that `kg-edit serac train` wrote to ``folder``, on the device of ``model``.
 
     Raises:
-        ModelError: there is none, or its file is damaged.
-        PatchMismatchError: it was trained for another model.
+        ModelError: the folder has no network, or its file is damaged.
+        PatchMismatchError: the network was trained for another model.
     """
     return FORMAT.trained(folder, model, SeracManifest, SeracManifest.network)

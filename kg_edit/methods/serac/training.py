@@ -1,11 +1,11 @@
-"""Training SERAC (Mitchell et al., ICML 2022, arXiv 2206.06520): the scope classifier and the counterfactual model.
+"""The training of SERAC's scope classifier and counterfactual model (Mitchell et al., ICML 2022, arXiv 2206.06520).
 
     L = L_scope + L_edit
 
-L_scope is the cross-entropy of g against what is inside an edit's scope and what is outside: the mean over the inside,
-over each edit's own outside texts, and over the others, each with the same weight on both sides. L_edit is -log p of
-the new target by the counterfactual model, which reads the fact before the prompt. The two share no parameter, as
-published; one run trains both, and keeps the network with the lowest L on the edits held out.
+L_scope is the cross-entropy of g for texts inside and outside an edit's scope; both sides have the same weight. The
+outside loss is the mean of two parts: each edit's own outside texts, and the texts of other edits or of no edit. L_edit
+is -log p of the new target by the counterfactual model, which reads the fact before the prompt. As published, both
+models share no parameters. One run trains both, and keeps the network with the lowest L on the held-out edits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kg_edit.patches.scope import text_states
 from kg_edit.patches.scope_patch import ScopeRule
 from kg_edit.storage.run_folder import digest
 
-_SCALES_RATE = 0.05  # of the scope's scales and offsets, which are far from 1
+_SCALES_RATE = 0.05  # learning rate of the scope's scales and offsets; it is larger, because these are far from 1
 _EVEN, _CERTAIN = math.log(0.5), -1e-6  # log g
 
 
@@ -49,15 +49,15 @@ def train(
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> SeracManifest:
-    """Train classifier and counterfactual model for ``model`` on ``edits``, and write both to the folder ``out``.
+    """Train the classifier and the counterfactual model for ``model`` on ``edits``; write both to the folder ``out``.
 
-    The best network on edits held out is what is kept. Called again, it goes on where it was killed, and does nothing
-    where it was finished. Leaves the model as it was.
+    The network with the best loss on the held-out edits is kept. Called again, an interrupted run continues, and a
+    finished run does nothing. The model is unchanged.
 
     Raises:
         ConfigError: there are too few edits, or the tokenizer has no token for a marker.
-        ModelError: a loss is not finite, or the file of a run that was killed is damaged.
-        OutputError: ``out`` holds another run, or can't be written.
+        ModelError: a loss is not finite, or the file of an interrupted run is damaged.
+        OutputError: ``out`` contains another run, or can't be written.
     """
     manifest = _manifest(model, edits, settings)
     return keep_trained(
@@ -73,7 +73,7 @@ def train(
 
 def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: SeracTraining) -> SeracManifest:
     layer = settings.layer_in(len(model.blocks))
-    model.block(layer)  # refuses a layer that is not there before any work is done
+    model.block(layer)  # raises early if the model has no such layer
     return SeracManifest(
         model=model.fingerprint,
         model_name=model.name,
@@ -86,7 +86,7 @@ def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: SeracTraini
 
 
 class _Run(TrainingRun[Validation]):
-    """A training under way."""
+    """A training run of SERAC."""
 
     name = "serac"
 
@@ -107,7 +107,7 @@ class _Run(TrainingRun[Validation]):
         return {"examples": len(self._order.examples)}
 
     def backward(self, step: int) -> Mapping[str, str]:
-        """The gradient of L for the texts and questions of the step."""
+        """Compute L and its gradient for the texts and questions of the step; return the losses to display."""
         scope = scope_scores(self._network, self._states, self._order.scope_rows(step)).loss
         edit = answer_loss(self._model, self._network, self._marker, self._order.questions(step))
         loss = scope + edit
@@ -118,7 +118,7 @@ class _Run(TrainingRun[Validation]):
 
     @torch.no_grad()
     def validation(self, step: int) -> Validation:
-        """L on the edits held out, its parts, and how many texts are told apart."""
+        """L on the held-out edits, its parts, and the shares of correctly classified texts."""
         found = [scope_scores(self._network, self._states, rows) for rows in self._order.held_out_rows()]
         loss, inside, outside = (
             torch.tensor([[float(one.loss), one.inside, one.outside] for one in found]).mean(0).tolist()
@@ -141,7 +141,7 @@ def _groups(network: SeracNetwork, settings: SeracTraining) -> list[dict[str, ob
 
 
 class States:
-    """The hidden states of texts after one block, each text read once, alone."""
+    """A cache of the hidden states of texts after one block; each text runs once, in a pass of its own."""
 
     def __init__(self, model: LanguageModel, layer: int) -> None:
         self._model, self._layer = model, layer
@@ -157,7 +157,11 @@ class States:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScopeScores:
-    """``loss``: L_scope; ``inside``: share of texts in their edit's scope, ``outside``: of own outside texts out."""
+    """The result of the classifier.
+
+    ``loss`` is L_scope. ``inside`` is the share of inside texts classified as inside, ``outside`` the share of the
+    edits' own outside texts classified as outside.
+    """
 
     loss: Tensor
     inside: float
@@ -165,7 +169,7 @@ class ScopeScores:
 
 
 def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> ScopeScores:
-    """How the classifier tells the texts of ``rows`` apart, as a function of the network."""
+    """The loss and the accuracy of the classifier on the texts of ``rows``, as a function of the network."""
     scope, near = network.scope, rows.outside
     edits = scope.several(states.of([edit.text for edit in rows.edits]))
     texts = scope.several(states.of([*rows.inside, *(text for _, text in near), *rows.texts]))
@@ -183,12 +187,12 @@ def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> Scop
 
 
 def _otherwise(chances: Tensor) -> Tensor:
-    """log(1 - g) from log g; g is kept a little below 1."""
+    """log(1 - g) from log g; g is clamped slightly below 1."""
     return torch.log(-torch.expm1(chances.clamp(max=_CERTAIN)))
 
 
 def _far(rows: ScopeRows, chances: Tensor) -> Tensor:
-    """Which pairs [edits, texts] are an edit and a text of another one, or of none."""
+    """Mask [edits, texts] of the pairs of an edit and a text that surely is out of its scope."""
     owners: list[tuple[int | None, str]] = list(enumerate(rows.inside))
     owners += [*rows.outside, *((None, text) for text in rows.texts)]
     found = [[rows.label(edit, text, owner) == 0.0 for owner, text in owners] for edit in range(len(rows.edits))]
@@ -198,7 +202,7 @@ def _far(rows: ScopeRows, chances: Tensor) -> Tensor:
 def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, questions: Sequence[Question]) -> Tensor:
     """The mean over ``questions`` of the mean -log p of a target's tokens, by the counterfactual model.
 
-    A question whose target merges with its prompt's end is left out.
+    A question whose target's first token merges with the end of its prompt is left out.
     """
     prompts = [prompt for one in questions if (prompt := _told(model, marker, one)) is not None]
     if not prompts:

@@ -1,1 +1,1 @@
-"""What methods with a network of their own share: its file, its training, the order of the examples."""
+"""Shared code of methods that train a network: the network's file, its training, and the order of the examples."""

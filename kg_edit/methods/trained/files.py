@@ -1,7 +1,7 @@
-"""A trained network on disk: one safetensors file with the manifest inside.
+"""The file of a trained network: one safetensors file that also contains the manifest.
 
-Files are read without pickle and written atomically; the same tensors and manifest give the same bytes. A method says
-in a `NetworkFormat` under which key its manifest stands, and which command makes such a file.
+Files are read without pickle and written atomically. The same tensors and manifest give the same bytes. Each method
+defines a `NetworkFormat` with the key of its manifest, and with the command that writes the file.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class NetworkManifest(BaseModel):
-    """Whose network it is and how it was trained; a method adds what its network needs to be built.
+    """The metadata of a network: its model, and how it was trained. A method adds what it needs to build the network.
 
-    ``model`` is the fingerprint of the model that it is for, ``edits`` the digest of those given, ``examples`` the
-    number that it learned from, ``steps`` after how many steps it was at its best.
+    ``model`` is the fingerprint of the model, ``edits`` the digest of the training edits, ``examples`` the number of
+    examples it learned from, ``steps`` the number of steps after which it was best.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +48,7 @@ Manifest = TypeVar("Manifest", bound=NetworkManifest)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trained(Generic[Network, Manifest]):
-    """A network and what is known of it; ``digest`` is its file's SHA-256."""
+    """A trained network with its manifest; ``digest`` is the SHA-256 of its file."""
 
     network: Network
     manifest: Manifest
@@ -57,19 +57,20 @@ class Trained(Generic[Network, Manifest]):
 
 @dataclass(frozen=True)
 class NetworkFormat:
-    """Whose file it is: the ``key`` of its manifest, what the network is called, and the ``command`` that trains it."""
+    """The file format of a method: the manifest's ``key``, the network's name (``thing``), the training ``command``."""
 
     key: str
     thing: str
     command: str
 
     def folder(self, network: str | None, *, untrained: bool, needs: str, instead: str) -> Path | None:
-        """Where the network is, given what a method's settings say; None if none is wanted.
+        """The folder of the network by a method's settings ``network`` and ``untrained``; None if untrained.
 
-        ``needs``: what its training is to be given; ``instead``: what is done without one.
+        ``needs`` are the options of the training command, and ``instead`` is what the method does untrained; both are
+        for the error message.
 
         Raises:
-            ConfigError: that is not said, or said twice.
+            ConfigError: neither ``network`` nor ``untrained`` is set, or both are.
         """
         if (network is None) == (not untrained):
             raise ConfigError(
@@ -81,13 +82,13 @@ class NetworkFormat:
     def trained(
         self, folder: Path, model: LanguageModel, kind: type[Manifest], network: Callable[[Manifest], Network]
     ) -> Trained[Network, Manifest]:
-        """The network that the command wrote to ``folder``, on the device of ``model``.
+        """Load the network that the training command wrote to ``folder``, on the device of ``model``.
 
-        ``kind`` is its manifest's class, ``network`` builds it from one as it is before training.
+        ``kind`` is the class of the manifest, ``network`` builds the untrained network from a manifest.
 
         Raises:
-            ModelError: there is none, or its file is damaged.
-            PatchMismatchError: it was trained for another model.
+            ModelError: the folder has no network, or its file is damaged.
+            PatchMismatchError: the network was trained for another model.
         """
         manifest = self.manifest(folder / NETWORK, kind)
         self.check_model(folder, model, fingerprint=manifest.model, name=manifest.model_name)
@@ -105,10 +106,10 @@ class NetworkFormat:
         return write_safetensors(path, cleaned, {self.key: said})
 
     def manifest(self, path: Path, kind: type[Said]) -> Said:
-        """What a file says of itself.
+        """Read the manifest of a file.
 
         Raises:
-            ModelError: there is no such file, or it is damaged.
+            ModelError: the file does not exist, or it is damaged.
         """
         try:
             return kind.model_validate_json(self._said(path))
@@ -125,10 +126,10 @@ class NetworkFormat:
             raise self.damaged(path, error) from error
 
     def tensors(self, path: Path) -> dict[str, Tensor]:
-        """All tensors of a file.
+        """Read all tensors of a file.
 
         Raises:
-            ModelError: it is damaged.
+            ModelError: the file is damaged.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -137,10 +138,10 @@ class NetworkFormat:
             raise self.damaged(path, error) from error
 
     def fill(self, network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """Fill a network with the tensors of a file.
+        """Load ``tensors`` from the file ``path`` into a network.
 
         Raises:
-            ModelError: they don't fit.
+            ModelError: the tensors don't fit the network.
         """
         try:
             network.load_state_dict(dict(tensors))
@@ -148,9 +149,13 @@ class NetworkFormat:
             raise self.damaged(path, error) from error
 
     def load(self, path: Path, make: Callable[[], Network], model: LanguageModel) -> tuple[Network, str]:
-        """The network that ``make`` makes, filled from a file, frozen, where ``model`` is; the file's SHA-256.
+        """Build a network with ``make``, load its tensors from a file, and freeze it, on the device of ``model``.
 
-        The sizes in a file's manifest are compared with its tensors before a network of these sizes is made.
+        The shapes that the manifest gives are compared with the tensors first, so that a wrong manifest can't allocate
+        a huge network.
+
+        Returns:
+            The network, and the SHA-256 of the file.
 
         Raises:
             ModelError: the file is damaged.
@@ -164,7 +169,7 @@ class NetworkFormat:
     def _check_shapes(self, path: Path, make: Callable[[], nn.Module]) -> None:
         from torch._subclasses.fake_tensor import FakeTensorMode
 
-        with FakeTensorMode():  # tensors that have a shape and take no memory
+        with FakeTensorMode():  # tensors with a shape but without memory
             wanted = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
         try:
             with safe_open(path, framework="pt") as file:
@@ -176,10 +181,12 @@ class NetworkFormat:
                 raise self.damaged(path, f"{name} is {found.get(name)}, and its settings ask for {wanted.get(name)}")
 
     def check_model(self, folder: Path, model: LanguageModel, *, fingerprint: str, name: str) -> None:
-        """Look whether a network was trained for ``model``.
+        """Check that a network in ``folder`` was trained for ``model``.
+
+        ``fingerprint`` and ``name`` are those of the model for which the network was trained.
 
         Raises:
-            PatchMismatchError: it was trained for the model with that fingerprint and name.
+            PatchMismatchError: it was trained for another model.
         """
         if fingerprint != model.fingerprint:
             raise PatchMismatchError(
@@ -188,5 +195,5 @@ class NetworkFormat:
             )
 
     def damaged(self, path: Path, why: Any) -> ModelError:
-        """The error for a file that can't be used."""
+        """The error for a damaged file."""
         return ModelError(f"{path} is damaged ({why}); delete it, and train the {self.thing} again: {self.command}")

@@ -1,7 +1,7 @@
-"""The training of a method's own network: steps, checkpoints, validations, and the best network of all.
+"""The training loop for a method's own network: steps, checkpoints, validations, and the choice of the best network.
 
-A `TrainingRun` is killed at any time and goes on to the same result, to the bit: which examples a step sees follows
-from the seed and the step's number alone (`Passes`), and a checkpoint holds the rest (`State`).
+A `TrainingRun` may be killed at any time, and then continues to the same result, bit for bit. This works because the
+seed and the number of a step determine its examples (`Passes`), and a checkpoint has everything else (`State`).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 60.0
-"""How much work a kill may cost, about; a step is finished first."""
+"""Seconds between two checkpoints, which is about the work that a kill may lose; a step is always finished first."""
 
-_IDENTITY = {"format", "training", "edits", "graph", "excluded"}  # all that decides the result, of what there is
+_IDENTITY = {"format", "training", "edits", "graph", "excluded"}  # manifest fields that determine the result
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")
 Example = TypeVar("Example")
 
 
 class Validation(BaseModel):
-    """The mean loss on the examples held out, after so many steps; a method adds its parts."""
+    """The mean loss on the held-out examples, after ``step`` steps; a method adds the parts of its loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,23 +53,23 @@ class TrainingSettings(Protocol):
 
     @property
     def steps(self) -> int:
-        """Steps of the optimiser at most."""
+        """The largest number of optimiser steps."""
 
     @property
     def clip(self) -> float:
-        """The gradient's norm is at most this."""
+        """The norm to which the gradient is clipped."""
 
     @property
     def validate_every(self) -> int:
-        """Steps between two validations."""
+        """The number of steps between two validations."""
 
     @property
     def patience(self) -> int:
-        """Validations without a better one before training ends."""
+        """The number of validations without improvement after which the training ends."""
 
 
 class Progress(BaseModel, Generic[Measured]):
-    """How far a run is. The order of examples follows from seed and step, so no random state is kept."""
+    """The progress of a run. It has no random state, because the seed and the step determine the order of examples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,12 +78,12 @@ class Progress(BaseModel, Generic[Measured]):
 
     @property
     def best(self) -> Measured:
-        """The validation with the lowest loss, the first one of equals."""
+        """The validation with the lowest loss; of equal ones, the first."""
         return min(self.validations, key=lambda found: found.total)
 
     @property
     def waited(self) -> int:
-        """Validations since the best one."""
+        """The number of validations since the best one."""
         return len(self.validations) - 1 - self.validations.index(self.best)
 
     def after_step(self) -> Progress[Measured]:
@@ -97,7 +97,7 @@ class Progress(BaseModel, Generic[Measured]):
 
 @dataclass(eq=False, kw_only=True)
 class State(Generic[Measured]):
-    """A run between two steps: the network as it is and as it was at its best, Adam's moments, and how far it is."""
+    """The state of a run between two steps: the present and the best network, Adam's moments, and the progress."""
 
     format: NetworkFormat
     network: nn.Module
@@ -106,11 +106,11 @@ class State(Generic[Measured]):
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def keep_best(self) -> None:
-        """Keep a copy of the network as it is now, as the best so far."""
+        """Keep a copy of the present network as the best one so far."""
         self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
     def save(self, path: Path) -> None:
-        """Write all of it, atomically.
+        """Write the whole state to a file, atomically.
 
         Raises:
             OutputError: the file can't be written.
@@ -123,10 +123,10 @@ class State(Generic[Measured]):
         self.format.write(path, tensors, self.progress)
 
     def restore(self, path: Path) -> None:
-        """Take over what `save` wrote.
+        """Load the state that `save` wrote.
 
         Raises:
-            ModelError: the file is damaged, or of another network.
+            ModelError: the file is damaged, or belongs to another network.
         """
         tensors = self.format.tensors(path)
         self.progress = self.format.manifest(path, type(self.progress))
@@ -140,7 +140,7 @@ class State(Generic[Measured]):
 
 
 class TrainingRun(ABC, Generic[Measured]):
-    """A training under way; ``path`` is where it is kept between two steps. A subclass says what a step learns."""
+    """Base class of a training run; ``path`` is the file of its checkpoint. Subclasses define the loss of a step."""
 
     name: ClassVar[str]
 
@@ -150,7 +150,7 @@ class TrainingRun(ABC, Generic[Measured]):
 
     @abstractmethod
     def backward(self, step: int) -> Mapping[str, str]:
-        """Give the network's parameters the gradient of the step's loss; what the progress bar says of it.
+        """Compute the gradient of the step's loss for the network's parameters; return texts for the progress bar.
 
         Raises:
             ModelError: the loss is not finite.
@@ -158,21 +158,21 @@ class TrainingRun(ABC, Generic[Measured]):
 
     @abstractmethod
     def validation(self, step: int) -> Measured:
-        """The loss on the examples held out."""
+        """The loss on the held-out examples, after ``step`` steps."""
 
     @abstractmethod
     def learned_from(self) -> Mapping[str, int]:
-        """The ``examples`` that are learned from, and whatever else the manifest counts."""
+        """The number of training ``examples``, and other counts for the manifest."""
 
     def begin(self) -> None:
-        """Before the first validation of a new run, not of one that goes on."""
+        """Prepare a new run, before its first validation; not called when a run continues."""
 
     def rate(self, step: int) -> float:
-        """The learning rates' factor in a step, from 0."""
+        """The factor of all learning rates in a step; steps count from 0."""
         return 1.0
 
     def train(self, *, progress: bool, checkpoint_seconds: float) -> None:
-        """Go on from the checkpoint, or from the start, to the last step."""
+        """Train from the checkpoint, or from the start, to the last step."""
         self._start()
         state, saved = self.state, time.monotonic()
         with tqdm(
@@ -186,7 +186,7 @@ class TrainingRun(ABC, Generic[Measured]):
                     saved = time.monotonic()
 
     def finish(self, path: Path, manifest: Manifest) -> Manifest:
-        """Write the best network with its manifest, which is completed, then forget the run."""
+        """Complete the manifest, write it with the best network, and delete the checkpoint."""
         progress = self.state.progress
         found = {"steps": progress.best.step, "validations": progress.validations, **self.learned_from()}
         done = manifest.model_copy(update=found)
@@ -203,12 +203,12 @@ class TrainingRun(ABC, Generic[Measured]):
         self._validate()
 
     def _done(self) -> bool:
-        """Whether all steps are made, or the last validations brought nothing better."""
+        """Whether all steps are made, or the last ``patience`` validations brought no improvement."""
         progress = self.state.progress
         return progress.step >= self.settings.steps or progress.waited >= self.settings.patience
 
     def _step(self) -> Mapping[str, str]:
-        """One step of the optimiser, and a validation where one is due."""
+        """Make one step of the optimiser, and a validation if it is due."""
         state, step = self.state, self.state.progress.step
         for group, rate in zip(state.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self.rate(step)
@@ -222,7 +222,7 @@ class TrainingRun(ABC, Generic[Measured]):
         return said
 
     def _validate(self) -> None:
-        """The network is kept if it is the best so far."""
+        """Validate the network, and keep it if it is the best one so far."""
         found = self.validation(self.state.progress.step)
         log.info("held out: %s", found)
         self.state.progress = self.state.progress.plus(found)
@@ -240,14 +240,14 @@ def keep_trained(
     progress: bool,
     checkpoint_seconds: float,
 ) -> Manifest:
-    """Train the network of ``manifest`` and write the best one to the folder ``out``; ``model`` is left as it was.
+    """Train the network of ``manifest`` and write the best one to the folder ``out``; ``model`` is unchanged.
 
-    ``start`` makes the run, given where it keeps itself. Called again, it goes on where it was killed, and does nothing
-    where it was finished.
+    ``start`` makes the run, given the path of its checkpoint. Called again, an interrupted run continues, and a
+    finished run does nothing.
 
     Raises:
-        ModelError: a loss is not finite, or the file of a run that was killed is damaged.
-        OutputError: ``out`` holds another run, or can't be written.
+        ModelError: a loss is not finite, or the file of an interrupted run is damaged.
+        OutputError: ``out`` contains another run, or can't be written.
     """
     said = manifest.model_dump(mode="json", include=_IDENTITY)
     command = format.command.removeprefix("kg-edit ")
@@ -261,13 +261,13 @@ def keep_trained(
 
 
 class Passes(Generic[Example]):
-    """Which examples each step sees: pass after pass over all of them, each in an order of its own."""
+    """The examples of each step: repeated passes over all examples, each pass in another order."""
 
     def __init__(self, examples: Sequence[Example], *, batch: int, seed: int) -> None:
         self._examples, self._batch, self._seed = examples, batch, seed
 
     def batch(self, step: int) -> list[Example]:
-        """The examples of a step (from 0); what is left over in a pass comes in another one."""
+        """The examples of a step (from 0). Examples that don't fill a batch are skipped in this pass."""
         steps = len(self._examples) // self._batch
         order = shuffled(self._examples, f"pass {step // steps} {self._seed}")
         start = step % steps * self._batch
@@ -275,14 +275,14 @@ class Passes(Generic[Example]):
 
 
 def shuffled(examples: Sequence[Example], seed: str) -> list[Example]:
-    """The examples in an order that follows from the seed."""
+    """The examples in random order, determined by the seed."""
     order = list(examples)
     Random(seed).shuffle(order)  # noqa: S311 - no secret
     return order
 
 
 def _on(slots: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
-    """Adam's moments, where the network is; its step counter stays on the CPU, as Adam wants it."""
+    """Adam's moments on the device of the network; the step counter stays on the CPU, as Adam requires."""
     return {slot: value if slot == "step" else value.to(device) for slot, value in slots.items()}
 
 
