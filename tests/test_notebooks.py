@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 SOURCES = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.py"))
 
 
-NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e-?\d+)?(?![\w.])")  # a decimal; whole numbers and hashes are words
+NUMBER = re.compile(r"(?<![\w.])-?(?:\d+\.\d+(?:e-?\d+)?|\d+e-\d+)(?![\w.])")  # a decimal; whole numbers and hashes are words
 SIZE = re.compile(r"(?<![\w.])(\d+)(?= kB)")
 RELATIVE, ABSOLUTE = 0.02, 0.015  # of decimals: rounded scores, losses and norms of a real model, on another processor
 SIZES = 0.1  # of files
@@ -79,6 +79,8 @@ def difference(new: str, old: str) -> str | None:
         ("loss 0.044776", "loss 0.144776", False),
         ("[('Spike', 'London')]", "[('Spike', 'Paris')]", False),
         ("rank 3", "rank 4", False),
+        ("off by 4e-08", "off by 1e-07", True),
+        ("off by 4e-08", "off by 4e-01", False),
         ("464 kB", "470 kB", True),
         ("464 kB", "900 kB", False),
         ("'dead13577232'", "'dead13577233'", False),
