@@ -1,1 +1,1 @@
-"""C = E[k kᵀ] of a layer's keys: measured on a corpus, kept in files, fetched from a hub."""
+"""The covariance C = E[k kᵀ] of a layer's keys: measuring it on a corpus, storing it in files, sharing it on a hub."""

@@ -1,4 +1,4 @@
-"""Texts from which a covariance is measured: the model's own (nothing to download), a file, or a data set."""
+"""The corpora from which a covariance is measured: text by the model itself (no download), a file, or a data set."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kg_edit.models.sampling import sample_text
 
 
 def open_corpus(name: str, *, seed: int = 0) -> Corpus:
-    """The corpus of a name: ``self`` (the model's own text), ``hf:NAME[:CONFIG]`` (a hub data set), or a file's path.
+    """Open a corpus by name: ``self`` (the model's own text), ``hf:NAME[:CONFIG]`` (a hub data set), or a file's path.
 
     Raises:
-        CovarianceError: it can't be opened.
+        CovarianceError: the corpus can't be opened.
     """
     if name == "self":
         return SelfCorpus(seed=seed)
@@ -30,29 +30,29 @@ def open_corpus(name: str, *, seed: int = 0) -> Corpus:
 
 
 class Corpus(Protocol):
-    """Text in chunks that are the same each time, so that they can be dealt out, and a killed run goes on.
+    """A text in chunks that are the same in each run, so that shards can share them and a killed run can continue.
 
-    ``name`` identifies the content: a seed, a file's hash, a data set's name. ``at_hand``: the text may be gone through
-    ahead of the work, to see whether it is long enough.
+    ``name`` identifies the content: a seed, a file's hash, a data set's name. ``at_hand``: whether the text is cheap to
+    read in advance, to check that it is long enough.
     """
 
     name: str
     at_hand: bool
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
-        """Chunks of together at least ``tokens`` tokens, or all that there are; none is run before it is fed."""
+        """Yield chunks with at least ``tokens`` tokens in total, or the whole text; a chunk runs when it is fed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A piece of text of a known number of tokens; ``feed(layers, see)`` runs the model and shows the keys."""
+    """A piece of text with its number of tokens; ``feed(layers, see)`` runs the model and passes keys to ``see``."""
 
     tokens: int
     feed: Callable[[Sequence[int], See], None]
 
 
 class SelfCorpus:
-    """Text that the model itself writes, sampled at temperature 1; keys are caught while it is written."""
+    """Text that the model itself writes, sampled at temperature 1; the keys are recorded during the sampling."""
 
     rows, length, at_hand = 64, 128, False
 
@@ -60,19 +60,19 @@ class SelfCorpus:
         self.seed, self.name = seed, f"self:seed={seed},rows={self.rows},length={self.length}"
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
-        """Chunks of ``rows`` texts of ``length`` tokens; the first token is the document's start."""
+        """Yield chunks of ``rows`` texts with ``length`` tokens each; the first token is the document's start."""
         size = self.rows * self.length
         for number in range(-(-tokens // size)):
             yield Chunk(tokens=size, feed=partial(self.feed, model, number))
 
     def feed(self, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
-        """Write chunk ``chunk``, and show ``see`` its keys in ``layers``."""
+        """Sample the chunk with the number ``chunk``, and pass its keys in ``layers`` to ``see``."""
         with keys_seen(model, layers, see):
             sample_text(model, rows=self.rows, tokens=self.length, seed=self.seed * 100_003 + chunk)
 
 
 class TextCorpus:
-    """Texts, each cut to ``max_tokens`` tokens; a chunk, packed without padding, is a sixteenth of the run or less."""
+    """Texts, each cut to ``max_tokens`` tokens. `chunk_size` gives the size of a chunk."""
 
     def __init__(
         self, name: str, texts: Callable[[], Iterator[str]], *, max_tokens: int = 256, at_hand: bool = False
@@ -81,11 +81,11 @@ class TextCorpus:
         self._texts, self._max_tokens = texts, max_tokens
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
-        """Chunks of whole texts; the last text is the one with which ``tokens`` is reached."""
+        """Yield chunks of whole texts; the last text is the one that reaches ``tokens``."""
         size = chunk_size(tokens)
         rows: list[list[int]] = []
         held = passed = 0
-        packed = cache(partial(can_pack, model))  # found out when the first chunk is fed
+        packed = cache(partial(can_pack, model))  # evaluated when the first chunk is fed
         for row in self._encoded(model.tokenizer):
             rows.append(row)
             held += len(row)
@@ -107,7 +107,7 @@ class TextCorpus:
 
 
 def chunk_size(tokens: int) -> int:
-    """Tokens of a chunk of a text that is read, in a run of so many."""
+    """The number of tokens of a chunk in a run of ``tokens`` tokens: a sixteenth, but 1024 to 16,384."""
     return min(16_384, max(1024, tokens // 16))
 
 
@@ -119,7 +119,7 @@ def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, pac
 
 
 def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
-    """A UTF-8 text file, a text a line; the lines keep their newlines.
+    """The corpus of a UTF-8 text file with one text per line; the lines keep their newlines.
 
     Raises:
         CovarianceError: the file can't be read as text.
@@ -134,7 +134,7 @@ def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
 
 
 def hub_corpus(name: str, *, max_tokens: int = 256) -> TextCorpus:
-    """A streamed hub data set, ``NAME`` or ``NAME:CONFIG``, its ``train`` split and ``text`` column.
+    """The corpus of a hub data set, ``NAME`` or ``NAME:CONFIG``: its ``train`` split and ``text`` column, streamed.
 
     Raises:
         CovarianceError: the package ``datasets`` is not installed.

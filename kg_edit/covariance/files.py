@@ -1,9 +1,9 @@
 """The files of measured covariances: safetensors with a manifest inside, and the same manifest as JSON beside it.
 
-- `Identity`: what a covariance is measured from (model, module, corpus, tokens); its hash names the file.
-- `Manifest`: the identity, and of how many tokens it is the mean. `write_moment`, `read_moment` write and read C, whose
-  upper block triangle is stored in float32 (older files hold all of it).
-- `Position`: how far an unfinished pass or shard is; it stands in the file of its sums.
+- `Identity`: the source of a covariance (model, module, corpus, tokens); its hash is the file's name.
+- `Manifest`: the identity, the number of tokens, and the precision. `write_moment` and `read_moment` write and read C;
+  its upper block triangle is stored in float32 (older files have the whole matrix).
+- `Position`: the progress of an unfinished pass or shard; it is stored in the file of its sums.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from kg_edit.errors import CovarianceError, OutputError
 from kg_edit.storage.atomic import write_json, write_safetensors
 
 _KINDS = ("F32", "F64", "F16", "BF16")
-LARGEST = 1_000_000  # inputs of a module
+LARGEST = 1_000_000  # upper bound for the number of inputs of a module in a valid file
 
 
 class Identity(BaseModel):
-    """What a covariance is measured from: the model's content and type, a module, a text, at least so many tokens."""
+    """The source of a covariance: the model's content and dtype, the module, the corpus, and the wanted tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,14 +46,15 @@ class Identity(BaseModel):
 
     @property
     def identity(self) -> Identity:
-        """The identity without the fields that a manifest adds to it."""
+        """The identity alone, without the fields that a manifest adds."""
         return Identity(**self.model_dump(include=set(Identity.model_fields)))
 
 
 class Manifest(Identity):
-    """What is written with a covariance: of how many tokens it is the mean, and how good it is.
+    """The metadata of a covariance: its identity, the number of tokens (``count``), and its precision.
 
-    ``doublings`` says how far the solved direction turned as the tokens doubled, the last one up to ``count``.
+    ``doublings`` has the angles by which the solved direction turned each time the tokens doubled; the last one is for
+    ``count`` tokens.
     """
 
     count: int
@@ -64,10 +65,10 @@ class Manifest(Identity):
 
     @classmethod
     def parse(cls, text: str, path: Path) -> Self:
-        """Read JSON.
+        """Parse the JSON of a manifest; ``path`` is its file, for the error message.
 
         Raises:
-            CovarianceError: it is no manifest.
+            CovarianceError: the text is not a valid manifest.
         """
         try:
             return cls.model_validate_json(text)
@@ -76,7 +77,7 @@ class Manifest(Identity):
 
 
 def moment_path(folder: Path, identity: Identity) -> Path:
-    """Where the covariance of ``identity`` lies in ``folder``."""
+    """The path of the covariance of ``identity`` in ``folder``."""
     return folder / f"{identity.id}.safetensors"
 
 
@@ -95,10 +96,10 @@ def write_moment(folder: Path, flat: Tensor, manifest: Manifest) -> Path:
 
 
 def check_finite(values: Tensor, identity: Identity) -> None:
-    """Check that keys have been added up to numbers.
+    """Check that the sums of keys are finite.
 
     Raises:
-        CovarianceError: one is NaN or infinite.
+        CovarianceError: a value is NaN or infinite.
     """
     if not torch.isfinite(values).all():
         raise CovarianceError(
@@ -107,18 +108,18 @@ def check_finite(values: Tensor, identity: Identity) -> None:
 
 
 def read_moment(path: Path, identity: Identity, *, size: int | None = None) -> tuple[Tensor, Manifest]:
-    """C [size, size] in float32, and its manifest. ``size`` is that of the model's module, where it is known.
+    """Read C [size, size] in float32, and its manifest. ``size`` is the module's number of inputs, if it is known.
 
     Raises:
-        CovarianceError: the file is damaged, was measured from something else, or is of another size; the size is
-            looked at before anything is read.
+        CovarianceError: the file is damaged, has another identity, or has another size; the size is checked before the
+            tensor is read.
     """
     stored, manifest = check_moment(path, identity, size=size)
     return stored if stored.dim() == 2 else square(stored, manifest.size), manifest
 
 
 def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> tuple[Tensor, Manifest]:
-    """What a covariance's file holds, the flat triangle or the whole matrix, which can be a second moment.
+    """Read the tensor of a covariance's file (flat triangle or whole matrix), and check that it is a second moment.
 
     Raises:
         CovarianceError: as `read_moment`.
@@ -138,13 +139,13 @@ def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> 
 
 
 def _check_header(path: Path, tensors: dict[str, Any], manifest: Manifest, size: int | None) -> str:
-    """The name of the only tensor, whose type and shape are as they should be. Nothing of it has been read yet."""
+    """Check the type and the shape of the only tensor, before it is read; return its name."""
     name = next(iter(tensors), "")
     if len(tensors) != 1 or name not in ("upper", "moment"):
         raise damaged(path, f"it holds {', '.join(sorted(tensors)) or 'no tensor'}; expected one of upper and moment")
     held = tensors[name]
     shape, kind = tuple(held.get_shape()), str(held.get_dtype())
-    found = manifest.size or shape[0]  # the oldest manifests lack it
+    found = manifest.size or shape[0]  # the oldest manifests have no size
     if found not in range(1, LARGEST) or shape != ((flat_size(found),) if name == "upper" else (found, found)):
         raise damaged(path, f"the shape {list(shape)} is no matrix of size {manifest.size}")
     if kind not in _KINDS:
@@ -157,10 +158,10 @@ def _check_header(path: Path, tensors: dict[str, Any], manifest: Manifest, size:
 
 
 def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
-    """The manifest inside a covariance's file.
+    """Read the manifest inside a covariance's file.
 
     Raises:
-        CovarianceError: the file is damaged, is not named by its content, or was measured from something else.
+        CovarianceError: the file is damaged, its name does not match its content, or it has another identity.
     """
     manifest = Manifest.parse(read_metadata(path), path)
     expected = identity.model_dump(include=set(Identity.model_fields)) if identity else {}
@@ -176,7 +177,7 @@ def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
 
 
 def read_metadata(path: Path) -> str:
-    """The JSON text that a file of tensors carries.
+    """Read the JSON text in the metadata of a file of tensors.
 
     Raises:
         CovarianceError: the file is damaged.
@@ -202,15 +203,15 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], manifest: BaseModel) -
 
 
 def damaged(path: Path, why: Any) -> CovarianceError:
-    """The error for a file that can't be used, and ``why``; to be raised."""
+    """The error for a file that can't be used; ``why`` is the reason."""
     return CovarianceError(f"{path} is damaged ({why}); delete the file, and it is measured again")
 
 
 class Position(BaseModel):
-    """How far a run is: ``chunks`` chunks of the text with ``seen`` tokens have gone by, ``count`` tokens were added.
+    """The progress of a run: ``chunks`` chunks with ``seen`` tokens have passed, and ``count`` tokens were added.
 
-    A shard adds every ``parts``-th chunk from number ``part`` on; the whole run is shard 0 of 1. ``half_count`` tokens
-    were in the sums when they were last copied, to be compared with later ones.
+    A shard adds every ``parts``-th chunk, starting from number ``part``; a run without shards is shard 0 of 1.
+    ``half_count`` is the number of tokens in the sums when they were last copied for a later comparison.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -230,16 +231,16 @@ class Position(BaseModel):
 
     @property
     def mine(self) -> bool:
-        """Whether the next chunk of the text is one that this shard adds up."""
+        """Whether the next chunk of the text belongs to this shard."""
         return self.chunks % self.parts == self.part
 
     @property
     def wanted(self) -> int:
-        """How many tokens are asked for, in all shards together."""
+        """The wanted number of tokens, of all shards together."""
         return next(iter(self.identities.values())).tokens
 
     def path(self, folder: Path) -> Path:
-        """Where the sums are kept: one file for the layers together, so that all stand at the same chunk."""
+        """The path of the sums in ``folder``: one file for all layers, so that all are at the same chunk."""
         ids = "".join(sorted(identity.id for identity in self.identities.values()))
         name = hashlib.sha256(ids.encode()).hexdigest()[:16]
         kind = "partial" if self.parts == 1 else f"shard-{self.part}-of-{self.parts}"
@@ -247,10 +248,10 @@ class Position(BaseModel):
 
 
 def read_position(path: Path) -> Position:
-    """How far the sums in a file are.
+    """Read the progress of the sums in a file.
 
     Raises:
-        CovarianceError: the file is damaged, or holds no sums.
+        CovarianceError: the file is damaged, or has no sums.
     """
     try:
         return Position.model_validate_json(read_metadata(path))

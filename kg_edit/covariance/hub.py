@@ -1,7 +1,8 @@
-"""Share measured covariances: copy them to and from a data set repository on the Hugging Face hub, or a folder.
+"""Shares measured covariances: copies them to and from a data set repository on the Hugging Face hub, or a folder.
 
-`push` and `pull` copy; `open_place` turns what a user types into a `RemoteFolder`. A place holds ``ID.safetensors`` and
-``ID.json`` for each covariance, as the store does, so that a copy is a copy of files. What is pulled is checked first.
+`push` and `pull` copy; `open_place` turns a user's input into a `RemoteFolder`. Like the store, a place has the files
+``ID.safetensors`` and ``ID.json`` for each covariance, so files are copied unchanged. Pulled files are checked before
+use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _ENDINGS = (".safetensors", ".json")
 
 
 def push(place: RemoteFolder, manifests: Sequence[Manifest], folder: Path) -> list[Manifest]:
-    """Copy covariances from the store ``folder`` to ``place``; the manifests of those that were not there yet.
+    """Copy covariances from the store ``folder`` to ``place``; return the manifests of the newly copied ones.
 
     Raises:
         CovarianceError: a file is damaged, or the place can't be reached.
@@ -36,12 +37,13 @@ def push(place: RemoteFolder, manifests: Sequence[Manifest], folder: Path) -> li
 
 
 def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: str | None = None) -> list[Manifest]:
-    """Copy covariances from ``place`` to the store ``folder``, and check them; the manifests of those that are new.
+    """Copy covariances from ``place`` to the store ``folder`` and check them; return the manifests of the new ones.
 
-    ``ids``: these alone, by id or its beginning. ``model``: only those measured on a model of that name or fingerprint.
+    ``ids`` selects covariances by id or by the beginning of an id. ``model`` selects those that were measured on a
+    model with this name or fingerprint.
 
     Raises:
-        CovarianceError: there is no such covariance, one is damaged, or the place can't be reached.
+        CovarianceError: the place has no such covariance, a file is damaged, or the place can't be reached.
     """
     there = place.files()
     available = sorted(name.removesuffix(".json") for name in there if name.endswith(".json") and _both(name, there))
@@ -52,7 +54,7 @@ def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: s
 
 
 def _pull(place: RemoteFolder, name: str, folder: Path) -> Manifest:
-    """The matrix is checked under a name that nobody looks for, before it gets its own."""
+    """Copy one covariance: the matrix is checked in a hidden folder before it is moved into the store."""
     manifest = _manifest(place, name, folder)
     incoming = folder / ".incoming" / f"{name}.safetensors"
     try:
@@ -102,10 +104,10 @@ def _both(name: str, there: set[str]) -> bool:
 
 
 def open_place(text: str, *, private: bool = False) -> RemoteFolder:
-    """A folder (a path that begins with ``/``, ``.`` or ``~``, or a ``file://`` URL), else a repository on the hub.
+    """Open a folder (a path that begins with ``/``, ``.`` or ``~``, or a ``file://`` URL), or a repository on the hub.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: ``text`` is neither.
     """
     if text.startswith("file://"):
         return FolderPlace(Path(unquote(urlsplit(text).path)))
@@ -118,35 +120,35 @@ def open_place(text: str, *, private: bool = False) -> RemoteFolder:
 
 
 class RemoteFolder(Protocol):
-    """Where files can be listed, read and added by name."""
+    """A place whose files can be listed, read and added by name."""
 
     @property
     def name(self) -> str:
-        """The name under which a user gives it: a path or ``OWNER/NAME``."""
+        """The name of the place as a user writes it: a path or ``OWNER/NAME``."""
 
     def files(self) -> set[str]:
-        """The names of all files in it."""
+        """The names of all files in the place."""
 
     def fetch(self, name: str, target: Path) -> None:
         """Copy the file ``name`` to ``target``, atomically."""
 
     def add(self, files: Sequence[Path]) -> None:
-        """Copy local files into it, under their own names."""
+        """Copy local files into the place, under their own names."""
 
 
 @dataclass(frozen=True)
 class FolderPlace:
-    """A `RemoteFolder` that is a folder of this machine, or a mounted one."""
+    """A `RemoteFolder` that is a local or mounted folder."""
 
     folder: Path
 
     @property
     def name(self) -> str:
-        """How messages name this place: the folder's path."""
+        """The folder's path."""
         return str(self.folder)
 
     def files(self) -> set[str]:
-        """The names of all files; none if there is no folder."""
+        """The names of all files; empty if the folder does not exist."""
         return {path.name for path in self.folder.glob("*") if path.is_file()}
 
     def fetch(self, name: str, target: Path) -> None:
@@ -162,7 +164,7 @@ class FolderPlace:
 
 
 class HubPlace:
-    """A data set repository on the Hugging Face hub, ``OWNER/NAME``; made when first added to."""
+    """A data set repository on the Hugging Face hub, ``OWNER/NAME``; it is created when files are first added."""
 
     def __init__(self, repository: str, *, api: Any = None, private: bool = False) -> None:
         from huggingface_hub import HfApi
@@ -183,14 +185,14 @@ class HubPlace:
         """
         try:
             return set(self._api.list_repo_files(self.name, repo_type="dataset"))
-        except Exception as error:  # of the network, of the hub, of a wrong name: all say what is wrong
+        except Exception as error:  # network, hub and name errors have many types; their messages are passed on
             raise _unreachable(self.name, "read", error) from error
 
     def fetch(self, name: str, target: Path) -> None:
         """Download the file ``name`` to ``target``, atomically.
 
         Raises:
-            CovarianceError: it can't be downloaded.
+            CovarianceError: the file can't be downloaded.
         """
         try:
             found = self._api.hf_hub_download(self.name, name, repo_type="dataset")
@@ -203,7 +205,7 @@ class HubPlace:
         """Upload files in one commit.
 
         Raises:
-            CovarianceError: they can't be uploaded.
+            CovarianceError: the files can't be uploaded.
         """
         from huggingface_hub import CommitOperationAdd
 

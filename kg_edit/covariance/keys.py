@@ -1,7 +1,7 @@
-"""The keys k [tokens, d_ff] (inputs of the down-projection) of several layers, in one forward pass over token rows.
+"""Collects the keys k [tokens, d_ff] (inputs of the down-projection) of several layers in one pass over token rows.
 
-`keys_of_rows` runs batches of rows and stops at the highest layer asked for. The rows are packed, several texts to a
-row, where position ids keep them apart (`can_pack`), and padded on the left elsewhere.
+`keys_of_rows` runs batches of rows and stops at the highest wanted layer. If position ids keep texts apart
+(`can_pack`), several texts are packed into a row; otherwise rows are padded on the left.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 
 BATCH_TOKENS = 2048
-TRIED_TOKENS = 96  # in all blocks, to find out whether texts can be packed
-_LEAST_TOKENS, _SLACK = 256, 1.05  # a batch of so many tokens ends where more than 5 % would be padding
+TRIED_TOKENS = 96  # tokens that `can_pack` runs through all blocks
+_LEAST_TOKENS, _SLACK = 256, 1.05  # a batch with this many tokens ends before more than 5 % would be padding
 TokenRow = Sequence[int]
 
 See = Callable[[int, Tensor], None]
-"""Called with a layer and its keys [tokens, d_ff]."""
+"""A function that is called with a layer and its keys [tokens, d_ff]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBatch:
-    """Ids, position ids and ``real`` (a token, not filling), each [rows, length].
+    """A batch: token ids, position ids, and ``real`` (true for tokens, false for filling), each [rows, length].
 
-    ``mask`` is the attention mask; None: texts begin where positions begin anew, and see only themselves.
+    ``mask`` is the attention mask. With None, a new text begins wherever the positions start again from 0, and each
+    text attends only to itself.
     """
 
     ids: Tensor
@@ -44,9 +45,9 @@ class TokenBatch:
 def keys_of_rows(
     model: LanguageModel, layers: Sequence[int], rows: Sequence[TokenRow], see: See, *, packed: bool = False
 ) -> None:
-    """Show ``see`` the keys of token rows, each a text of its own; ``packed``: next to nothing is padded.
+    """Pass the keys of token rows to ``see``; each row is a text of its own. With ``packed`` there is little padding.
 
-    The forward ends at the highest layer's down-projection: the layers above, and the head, are not run.
+    The forward pass ends at the down-projection of the highest layer: the layers above and the head do not run.
     """
     full = [row for row in rows if row]
     batches = packed_batches if packed else padded_batches
@@ -74,7 +75,7 @@ def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatc
 
 @contextmanager
 def keys_seen(model: LanguageModel, layers: Sequence[int], see: See) -> Iterator[None]:
-    """Call ``see`` with each of ``layers`` and the input of its down-projection whenever that is about to run."""
+    """Within the ``with`` block, call ``see`` with a layer and the input of its down-projection before each call."""
 
     def watcher(layer: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda _, args: see(layer, args[0])
@@ -87,9 +88,9 @@ def keys_seen(model: LanguageModel, layers: Sequence[int], see: See) -> Iterator
 
 @torch.no_grad()
 def can_pack(model: LanguageModel) -> bool:
-    """Whether texts packed into a row see only themselves: tried on two texts, which takes the time of 48 tokens.
+    """Whether texts that are packed into a row attend only to themselves; this is tested on two short texts.
 
-    Position ids that begin anew say so to most families; Falcon and OPT do not read them so.
+    Most model families separate texts where position ids start again from 0; Falcon and OPT do not.
     """
     size, last = len(model.tokenizer), len(model.blocks) - 1
     texts = [[(start + 7 * place) % size for place in range(12)] for start in (11, 101)]
@@ -100,11 +101,11 @@ def can_pack(model: LanguageModel) -> bool:
         batch = pack(bins, width, model.device)
         _keys_of_batch(model, [last], batch, lambda _, key, kept=found[bins is order]: kept.append(key))  # type: ignore[misc]
     (together,), (alone,) = found[True], found[False]
-    return bool((together - alone).norm() < 0.03 * alone.norm())  # bfloat16 errs by 0.01
+    return bool((together - alone).norm() < 0.03 * alone.norm())  # the error of bfloat16 is 0.01
 
 
 def packed_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[TokenBatch]:
-    """Texts side by side in rows as long as the longest text."""
+    """Yield batches of packed texts; the rows are as long as the longest text."""
     width = max(map(len, rows), default=0)
     bins = _fill(rows, width)
     size = max(1, BATCH_TOKENS // max(1, width))
@@ -113,7 +114,7 @@ def packed_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[T
 
 
 def pack(bins: Sequence[Sequence[TokenRow]], width: int, device: torch.device) -> TokenBatch:
-    """Rows that hold the texts of one bin each; filled up with texts of one token."""
+    """A batch with one row for each bin of texts; rows are filled up with texts of one token."""
     ids, positions, real = [], [], []
     for texts in bins:
         tokens = [token for text in texts for token in text]
@@ -144,14 +145,14 @@ def _fill(rows: Sequence[TokenRow], width: int) -> list[list[TokenRow]]:
 
 
 def padded_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[TokenBatch]:
-    """Texts of like length, a text a row, padded on the left."""
+    """Yield batches of texts of similar length, one text per row, padded on the left."""
     for group in _alike(sorted(rows, key=len)):
         batch = left_pad(group, device=device)
         yield TokenBatch(ids=batch.ids, positions=batch.positions, real=batch.mask.bool(), mask=batch.mask)
 
 
 def _alike(rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
-    """Runs of rows, sorted by length, of which little is padding."""
+    """Split rows, which are sorted by length, into groups with little padding."""
     group: list[TokenRow] = []
     tokens = 0
     for row in rows:

@@ -1,7 +1,7 @@
-"""Measure C = E[k k^T] of several layers in one pass over a text, alone or as one shard of several.
+"""Measures C = E[k k^T] of several layers in one pass over a text, alone or as one shard of several.
 
-`start`, `run`, `finish` are the pass; `Sums` is all that it keeps between two chunks of text. The sums are saved every
-20 seconds (`CHECKPOINT_SECONDS`), so that a killed run is resumed from there.
+The pass consists of `start`, `run` and `finish`; `Sums` is its state between two chunks of text. The sums are saved
+every 20 seconds (`CHECKPOINT_SECONDS`), so that a killed run can be resumed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 log = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 20.0
-"""How much work a killed run may lose, about; a chunk is finished first."""
+"""Seconds between two saves, which is about the work that a killed run may lose; a chunk is always finished first."""
 
 KEYS = 16
-"""On how many keys a layer's C is compared with that from half of the tokens."""
+"""The number of keys on which a layer's C is compared with C from half of the tokens."""
 
 _KEYS_A_CALL = 4
 
@@ -54,11 +54,11 @@ def start(
     part: int = 0,
     parts: int = 1,
 ) -> Sums:
-    """Sums for some layers: from disk where a run was stopped, else empty.
+    """The sums for some layers: those of an interrupted run in ``folder``, or else empty ones.
 
     Raises:
-        CovarianceError: the file on disk is damaged, or of another run; the layers are of several sizes, for which
-            different numbers of tokens are the default.
+        CovarianceError: the file in ``folder`` is damaged or belongs to another run, or the layers have different
+            sizes and thus different default numbers of tokens.
     """
     if len({identity.tokens for identity in identities.values()}) > 1:
         raise CovarianceError("these layers are of several sizes; say how many tokens, or measure them one by one")
@@ -81,10 +81,10 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`.
 
     Raises:
-        CovarianceError: the text ends before the tokens asked for.
+        CovarianceError: the text has fewer tokens than wanted.
     """
     wanted, path = sums.position.wanted, sums.position.path(folder)
-    if corpus.at_hand:  # better to hear it now than after hours
+    if corpus.at_hand:  # report a text that is too short now, and not after hours
         _check_length(corpus.name, sum(chunk.tokens for chunk in corpus.chunks(model, tokens=wanted)), wanted)
     log.info("measuring %s (once) into %s", _modules(sums), folder)
     saved = time.monotonic()
@@ -103,10 +103,10 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
 
 
 def finish(sums: Sums, folder: Path) -> dict[int, Manifest]:
-    """Write the covariances into ``folder``, then delete the saved sums; the manifests by layer.
+    """Write the covariances into ``folder``, then delete the saved sums; return the manifests by layer.
 
     Raises:
-        CovarianceError: a C is not finite.
+        CovarianceError: a covariance is not finite.
         OutputError: the folder can't be written.
     """
     manifests = sums.finish(folder)
@@ -132,15 +132,15 @@ def _title(sums: Sums) -> str:
 
 
 def _hidden(progress: bool) -> bool | None:
-    """What tqdm's ``disable`` takes: None shows the bar on a terminal only, True never."""
+    """The value for tqdm's ``disable``: None shows the bar only in a terminal, True never."""
     return None if progress else True
 
 
 class Sums:
-    """The second moments of some layers, those of the first half of the text, and the keys on which both are compared.
+    """The second moments of some layers, a copy of them at an earlier mark, and the probe keys that compare both.
 
-    At the marks ..., 1/4 and 1/2 of the tokens asked for, the sums are compared with those of the mark before, and a
-    copy in float32 replaces that one.
+    The marks are at ..., 1/4 and 1/2 of the wanted tokens. At each mark the sums are compared with the copy from the
+    previous mark, and a new copy in float32 replaces it.
     """
 
     def __init__(self, position: Position, tensors: Mapping[str, Tensor] | None = None) -> None:
@@ -180,19 +180,19 @@ class Sums:
         write_tensors(path, tensors, self.position)
 
     def see(self, layer: int, keys: Tensor) -> None:
-        """Add ``keys`` [..., d_ff] of ``layer``; the first chunk gives the probes."""
+        """Add ``keys`` [..., d_ff] of ``layer``; in the first chunk, some are kept as probe keys."""
         self.moments[layer].add(keys)
         if self.position.chunks == 0:
             self.probes[layer].see(keys)
 
     def end_chunk(self, tokens: int) -> None:
-        """Count the chunk of ``tokens`` tokens that was just added; compare and copy the sums if a mark lies in it.
+        """Count the chunk of ``tokens`` tokens that has just passed; at a mark, compare and copy the sums.
 
         Raises:
             CovarianceError: the sums are not finite.
         """
         for layer, moment in self.moments.items():
-            moment.flush()  # wherever a run is resumed, the same keys are added together
+            moment.flush()  # so that a resumed run adds the same keys together, with the same rounding
             check_finite(moment.total, self.position.identities[layer])
         before, seen = self.position.seen, self.position.seen + tokens
         count = next(iter(self.moments.values())).count
@@ -205,16 +205,16 @@ class Sums:
         self._move(finished=True)
 
     def finish(self, folder: Path) -> dict[int, Manifest]:
-        """Write every layer's C, with its last doubling, into ``folder``; the manifests by layer.
+        """Write every layer's C, with its last doubling, into ``folder``; return the manifests by layer.
 
         Raises:
-            CovarianceError: a C is not finite.
+            CovarianceError: a covariance is not finite.
             OutputError: the folder can't be written.
         """
         return {layer: self._finish(layer, folder) for layer in self.moments}
 
     def probe_keys(self, layer: int) -> Tensor:
-        """The keys on which the doublings of ``layer`` are measured: [at most `KEYS`, d_ff] in float32."""
+        """The probe keys, on which the doublings of ``layer`` are measured: [at most `KEYS`, d_ff] in float32."""
         return self.probes[layer].keys(self.position.sizes[layer])
 
     def _finish(self, layer: int, folder: Path) -> Manifest:
@@ -231,14 +231,14 @@ class Sums:
         return manifest
 
     def _marks(self) -> list[float]:
-        """Halves of the tokens asked for, down to about the d_ff below which C has no inverse."""
+        """The marks: 1/2, 1/4, ... of the wanted tokens, down to about d_ff; with fewer tokens C has no inverse."""
         marks = [self.position.wanted / 2]
         while marks[-1] / 2 >= max(self.position.sizes.values()):
             marks.append(marks[-1] / 2)
         return marks
 
     def _compare_and_copy(self) -> None:
-        if self.position.parts == 1:  # a shard alone is not what will be compared
+        if self.position.parts == 1:  # the sums of a single shard are not comparable; shards are merged later
             said = self.position.doublings
             self._move(doublings={layer: (*said.get(layer, ()), *self._doubling(layer)) for layer in self.moments})
         self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
@@ -262,7 +262,7 @@ class Sums:
 
 
 def _check_sums(path: Path, position: Position) -> None:
-    """Compare the shapes in a file's header with what its position says; no tensor is read."""
+    """Compare the shapes in a file's header with its position; no tensor is read."""
     with safe_open(path, framework="pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
     for layer, size in position.sizes.items():
@@ -275,9 +275,9 @@ def _check_sums(path: Path, position: Position) -> None:
 
 
 class ProbeKeys:
-    """Keys of the text itself on which doublings are measured: some of each call, the latest `KEYS` of them.
+    """The probe keys, on which doublings are measured: some keys of each call; the latest `KEYS` are kept.
 
-    That a probe is in the sum itself does not turn its direction: (C + k k^T)^-1 k is parallel to C^-1 k.
+    A probe key is part of the sum itself, but this does not turn its direction: (C + k k^T)^-1 k is parallel to C^-1 k.
     """
 
     def __init__(self, kept: Sequence[Tensor] = ()) -> None:
@@ -285,11 +285,11 @@ class ProbeKeys:
         self._generator = torch.Generator().manual_seed(0)
 
     def see(self, keys: Tensor) -> None:
-        """Keep a few of ``keys`` [..., d_ff], drawn at random; the oldest kept beyond `KEYS` are dropped."""
+        """Keep a few of ``keys`` [..., d_ff], drawn at random; drop the oldest ones beyond `KEYS`."""
         rows = keys.detach().reshape(-1, keys.shape[-1])
         chosen = torch.randperm(len(rows), generator=self._generator)[:_KEYS_A_CALL]
         self._kept = [*self._kept, *rows[chosen.to(rows.device)].float().cpu()][-KEYS:]
 
     def keys(self, size: int) -> Tensor:
-        """The keys kept, [at most `KEYS`, size] in float32."""
+        """The kept keys, [at most `KEYS`, size] in float32."""
         return torch.stack(self._kept) if self._kept else torch.zeros(0, size)

@@ -1,14 +1,15 @@
-"""C = E[k k^T], the uncentred second moment of a module's inputs k [d_ff]: solving with it, summing it, its precision.
+"""C = E[k k^T], the uncentred second moment of a module's inputs k [d_ff]: how to solve with it, sum it, and test it.
 
 - `Covariance`: C [d_ff, d_ff] of one module, and C^-1 k (ROME, arXiv 2202.05262, Eq. 2; GLAME's Eq. 8).
-- `SecondMoment`: the running sum of k k^T, from which C is the mean.
-- `doubling`: how far C^-1 k still turns when the tokens double.
+- `SecondMoment`: the running sum of k k^T, whose mean is C.
+- `doubling`: the angle by which C^-1 k still turns when the number of tokens doubles.
 
-An edit moves the weight along C^-1 k, so what matters of C is that direction. With C from half of the text and C from
-all of it, the angle between both directions is about the angle that still separates the second from the one of endless
-text: the half and the whole differ by half the difference of two independent halves, whose variance is that of the
-whole's own mean. For independent tokens it shrinks with the square root of their number. Neighbouring texts are alike,
-so that the true angle is somewhat larger and shrinks somewhat slower. Measured on SmolLM2-135M, layer 6, WikiText-2:
+An edit changes the weight along C^-1 k, so the direction of C^-1 k is what matters. It is computed with C from half of
+the text, and with C from all of it. The angle between both directions estimates the angle between the second one and
+that of endless text. The reason: the half and the whole differ by half the difference of two independent halves, and
+the variance of this is the variance of the mean over the whole. For independent tokens, the angle shrinks with the
+square root of their number. Neighbouring texts are similar, so the true angle is somewhat larger and shrinks somewhat
+slower. Measured on SmolLM2-135M, layer 6, WikiText-2:
 estimated 23 degrees at 29 thousand tokens, found 26 degrees from 230 thousand; 16 degrees at 87 thousand, 13 at 174.
 """
 
@@ -23,16 +24,16 @@ from torch import Tensor
 
 from kg_edit.errors import CovarianceError
 
-_BLOCK = 256  # rows of k k^T that one product gives
+_BLOCK = 256  # rows of k k^T that one matrix product computes
 _NEARLY, _TINY = 1.001, 1e-30
-_ROWS = 2048  # keys that wait until they are added together: enough for a matmul at full speed
+_ROWS = 2048  # keys that are collected before they are added; enough for a matrix product at full speed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Covariance:
     """C = ``moment`` [d_ff, d_ff] of one module, the mean over ``tokens`` tokens.
 
-    ``ridge`` keeps it invertible, and is relative: C + ridge * mean(diag C) * I is solved with. ``id`` names the
+    ``ridge`` makes it invertible; it is relative: `solve` uses C + ridge * mean(diag C) * I. ``id`` identifies the
     content.
     """
 
@@ -43,7 +44,7 @@ class Covariance:
 
     @cached_property
     def _cholesky(self) -> Tensor:
-        moment = self.moment.to(torch.float64, copy=True)  # of a large model gigabytes: no second one for the ridge
+        moment = self.moment.to(torch.float64, copy=True)  # may be gigabytes, so no second copy for the ridge
         moment.diagonal().add_(self.ridge * moment.diagonal().mean())
         factor, failed = torch.linalg.cholesky_ex(moment)
         if failed:
@@ -55,7 +56,7 @@ class Covariance:
         return lower
 
     def solve(self, key: Tensor) -> Tensor:
-        """C^-1 k in float64 for ``key`` [d_ff], or for each column of [d_ff, keys].
+        """C^-1 k in float64, with the ridge in C, for ``key`` [d_ff], or for each column of [d_ff, keys].
 
         Raises:
             CovarianceError: C is not positive definite.
@@ -66,11 +67,11 @@ class Covariance:
 
 
 class SecondMoment:
-    """A running sum of k k^T, of which only the upper block triangle is computed and kept.
+    """A running sum of k k^T; only the upper block triangle is computed and stored.
 
-    Keys are gathered into products of some thousand rows in float32; the sum of the products is float64. Its memory
-    depends on ``size`` alone. ``total`` is flat: the rows 0 to 255 of the matrix from column 0 on, the rows 256 to 511
-    from column 256 on, and so on, each block as it lies.
+    Keys are collected and multiplied in float32, some thousand rows at a time; the products are summed in float64. The
+    memory depends only on ``size``. ``total`` is flat: first the rows 0 to 255 of the matrix from column 0 on, then the
+    rows 256 to 511 from column 256 on, and so on; each block is stored row by row.
     """
 
     def __init__(self, size: int, total: Tensor | None = None, count: int = 0) -> None:
@@ -79,7 +80,7 @@ class SecondMoment:
         self._waiting: list[Tensor] = []
 
     def add(self, keys: Tensor) -> None:
-        """Add ``keys`` [..., size]; they must not be changed until they are flushed."""
+        """Add ``keys`` [..., size]; the caller must not change them before the next `flush`."""
         rows = keys.detach().reshape(-1, self.size)
         self.count += len(rows)
         self._waiting.append(rows)
@@ -87,12 +88,12 @@ class SecondMoment:
             self.flush()
 
     def flush(self) -> None:
-        """Add the keys that still wait to ``total``."""
+        """Add the collected keys to ``total``."""
         if not self._waiting:
             return
         rows = (self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)).float()
         self._waiting = []
-        if self.total.device != rows.device and rows.device.type == "cuda":  # the sum lives where the keys are
+        if self.total.device != rows.device and rows.device.type == "cuda":  # keep the sum on the keys' device
             self.total = self.total.to(rows.device)
         for start, block in _blocks(self.total, self.size):
             product = rows[:, start : start + _BLOCK].T @ rows[:, start:]
@@ -122,10 +123,10 @@ def square(flat: Tensor, size: int) -> Tensor:
 
 
 def moment_problem(stored: Tensor, size: int) -> str | None:
-    """Why numbers can be no E[k k^T], in words; None where they can. ``stored``: as in `square`, or [size, size].
+    """The reason why a matrix can't be an E[k k^T], in words; None if it can. ``stored``: as in `square`, or whole.
 
-    The diagonal has means of squares, and no entry exceeds the root of the product of both of its diagonal entries
-    (Cauchy and Schwarz), here to a thousandth.
+    The diagonal must not be negative, because it has means of squares. No entry may exceed the square root of the
+    product of its two diagonal entries (Cauchy-Schwarz), with a tolerance of one thousandth.
     """
     if stored.dim() == 2 and not torch.allclose(stored, stored.T, rtol=1e-3, atol=1e-3 * float(stored.abs().max())):
         return "the matrix is not symmetric"
@@ -142,12 +143,12 @@ def moment_problem(stored: Tensor, size: int) -> str | None:
 
 
 def flat_size(size: int) -> int:
-    """How many numbers the upper block triangle of a matrix [size, size] has."""
+    """The number of entries in the upper block triangle of a matrix [size, size]."""
     return sum(min(_BLOCK, size - start) * (size - start) for start in range(0, size, _BLOCK))
 
 
 def _blocks(flat: Tensor, size: int) -> list[tuple[int, Tensor]]:
-    """Views into ``flat``: for each block its first row, and its rows [<= 256, size - first row]."""
+    """Views into ``flat``: for each block, the index of its first row and the block [<= 256, size - first row]."""
     starts = range(0, size, _BLOCK)
     shapes = [(min(_BLOCK, size - start), size - start) for start in starts]
     parts = flat.split([rows * columns for rows, columns in shapes])
@@ -168,12 +169,12 @@ class ConvergenceCheck(BaseModel):
 
 
 def doubling(before: Covariance, after: Covariance, keys: Tensor) -> ConvergenceCheck | None:
-    """Compare C^-1 k of both for ``keys`` [n, d_ff]; None where there is no key or C can't be solved with."""
+    """Compare C^-1 k of two covariances for ``keys`` [n, d_ff]; None if there are no keys, or C is not invertible."""
     if len(keys) == 0:
         return None
     try:
         found = [_degrees(before.solve(key), after.solve(key)) for key in keys]
-    except CovarianceError:  # too few tokens for a ridge of 0: nothing to compare yet
+    except CovarianceError:  # too few tokens for a ridge of 0, so there is nothing to compare yet
         return None
     degrees = torch.tensor(found, dtype=torch.float64)
     return ConvergenceCheck(
@@ -187,6 +188,6 @@ def doubling(before: Covariance, after: Covariance, keys: Tensor) -> Convergence
 
 
 def _degrees(left: Tensor, right: Tensor) -> float:
-    """The angle between two vectors; from the chord, as a cosine says little about small angles."""
+    """The angle between two vectors in degrees; from the chord, because the cosine is inexact at small angles."""
     chord = (left / left.norm() - right / right.norm()).norm()
     return float(torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1))))

@@ -1,11 +1,11 @@
-"""Covariances C = E[k k^T] in the user's cache folder: measured once, found by content, shared by all methods.
+"""The store of covariances C = E[k k^T] in the user's cache folder. Each is measured once; all methods share it.
 
-- `find_covariance`, `find_covariances`: C of a layer's down-projection inputs; measured now where no file has it.
-- `measure_shard`, `merge_shards`: one pass over the text divided among several processes or machines. Each adds up its
-  own chunks; the sums of all shards are those of the whole.
-- `stored_covariances`: what the cache holds.
+- `find_covariance`, `find_covariances`: C of a layer's down-projection inputs; it is measured if no file has it.
+- `measure_shard`, `merge_shards`: one pass over the text, divided among several processes or machines. Each shard sums
+  its own chunks; the sums of all shards add up to those of the whole text.
+- `stored_covariances`: the manifests of all stored covariances.
 
-A pass that was killed is resumed. The files' format is in `kg_edit.covariance.files`.
+A pass that was killed is resumed. The format of the files is in `kg_edit.covariance.files`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from kg_edit.storage.seeds import Seed
 
 _HINT = "give every shard of one run, each once"
 log = logging.getLogger(__name__)
-_TOKENS = 10  # times d_ff
+_TOKENS = 10  # default number of tokens, as a multiple of d_ff
 
 
 class CovarianceConfig(BaseModel):
-    """From what text C is measured, how much of it, and how it is made invertible."""
+    """Settings: the text from which C is measured, the number of tokens, and the ridge that makes C invertible."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -54,12 +54,12 @@ class CovarianceConfig(BaseModel):
     ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, relative to its mean")
 
     def tokens_for(self, size: int) -> int:
-        """How many tokens at least a C of that size (d_ff) is measured from."""
+        """The least number of tokens from which a covariance of this size (d_ff) is measured."""
         return self.tokens or _TOKENS * size
 
 
 def store_folder() -> Path:
-    """Where covariances are kept unless a folder is given."""
+    """The default folder of the covariances."""
     return cache_folder() / "covariance"
 
 
@@ -71,13 +71,13 @@ def find_covariance(
     folder: Path | None = None,
     progress: bool = True,
 ) -> Covariance:
-    """C of the down-projection's inputs in ``layer``: from the cache, or measured now and stored there.
+    """C of the down-projection's inputs in ``layer``: from the store, or measured now and stored.
 
-    The file is named by the hash of what it is measured from (model, module, corpus, tokens), which stands in its
-    manifest, inside and beside it.
+    The name of the file is the hash of its identity (model, module, corpus, tokens). The manifest, inside the file and
+    beside it, has this identity.
 
     Raises:
-        CovarianceError: the corpus can't be read or is too short; the file is damaged.
+        CovarianceError: the corpus can't be read or is too short, or the file is damaged.
     """
     return find_covariances(model, [layer], config, folder=folder, progress=progress)[layer]
 
@@ -90,7 +90,7 @@ def find_covariances(
     folder: Path | None = None,
     progress: bool = True,
 ) -> dict[int, Covariance]:
-    """`find_covariance` for several layers; those that are not stored yet are measured in one pass.
+    """`find_covariance` for several layers; the ones that are not stored yet are measured in one pass.
 
     Raises:
         CovarianceError: as `find_covariance`.
@@ -108,7 +108,7 @@ def measure_covariances(
     folder: Path | None = None,
     progress: bool = True,
 ) -> dict[int, Manifest]:
-    """Make sure that the covariances of ``layers`` are stored: the manifests, by layer.
+    """Measure the covariances of ``layers`` that are not stored yet; return the manifests by layer.
 
     Raises:
         CovarianceError: as `find_covariance`.
@@ -119,7 +119,7 @@ def measure_covariances(
 
 
 def stored_covariances(folder: Path | None = None) -> list[Manifest]:
-    """The manifests of all covariances in ``folder``, by model, corpus and module.
+    """The manifests of all covariances in ``folder``, sorted by model, corpus, tokens and module.
 
     Raises:
         CovarianceError: a file is damaged.
@@ -139,12 +139,15 @@ def measure_shard(
     folder: Path | None = None,
     progress: bool = True,
 ) -> dict[int, Manifest] | Path:
-    """Shard ``part`` of ``parts`` (from 0) of `measure_covariances`: every ``parts``-th chunk of the text.
+    """Run shard ``part`` (from 0) of ``parts`` of `measure_covariances`: every ``parts``-th chunk of the text.
 
-    The shard that finishes last, all being in ``folder``, merges them: the manifests. Before that: the shard's file.
+    The shard that finishes last merges all shards, if they are in ``folder``.
+
+    Returns:
+        The manifests by layer if the shards were merged, else the path of this shard's file.
 
     Raises:
-        CovarianceError: as `find_covariance`; there is no such shard.
+        CovarianceError: as `find_covariance`, or there is no such shard.
     """
     if not 0 <= part < parts or parts < 2:
         raise CovarianceError(
@@ -166,7 +169,7 @@ def measure_shard(
 
 
 def missing_shards(position: Position, folder: Path) -> list[int]:
-    """The numbers of the shards of this run that are not finished in ``folder``.
+    """The numbers of this run's shards that are not finished in ``folder``.
 
     Raises:
         CovarianceError: a shard's file is damaged.
@@ -176,13 +179,14 @@ def missing_shards(position: Position, folder: Path) -> list[int]:
 
 
 def merge_shards(files: Sequence[Path], folder: Path) -> dict[int, Manifest]:
-    """Add up the sums of all shards of one run and write its covariances into ``folder``; the manifests by layer.
+    """Add up the sums of all shards of one run, and write its covariances into ``folder``; return manifests by layer.
 
-    They are those of the run in one process up to rounding: the same products are added, in float64, in another order.
-    Of the doublings the last one is there. The shards' files are left as they are.
+    The covariances equal those of a run in one process up to rounding, because the same products are added in float64
+    in another order. Only the last doubling is recorded. The shards' files are kept.
 
     Raises:
-        CovarianceError: a file is damaged or no shard; a shard is missing, unfinished, given twice or of another run.
+        CovarianceError: a file is damaged or not a shard, or a shard is missing, unfinished, given twice or of another
+            run.
     """
     positions = _in_order({path: _read_position(path) for path in files})
     total: Sums | None = None
@@ -211,7 +215,7 @@ def _in_order(positions: dict[Path, Position]) -> list[Path]:
 
 
 def _check_same(first: tuple[Path, Position], other: tuple[Path, Position]) -> None:
-    """Raise `CovarianceError` where two shards differ in what one run has in common: model, layers, corpus, tokens."""
+    """Raise `CovarianceError` if two shards are of different runs: they differ in model, layers, corpus or tokens."""
     own = {"part", "count", "half_count", "doublings", "model_name", "ridge"}
     left, right = (position.model_dump(mode="json", exclude=own) for _, position in (first, other))
     for name in right:
@@ -254,7 +258,7 @@ def _merge_all(position: Position, folder: Path) -> None:
 
 
 def forget(files: Iterable[Path]) -> None:
-    """Delete the files of shards that have been merged; one that is not there is passed over."""
+    """Delete the files of merged shards; files that don't exist are ignored."""
     for path in files:
         path.unlink(missing_ok=True)
 
@@ -265,7 +269,7 @@ def _ensure(
     corpus = open_corpus(config.corpus, seed=config.seed)
     identities = _identities(model, layers, corpus, config)
     if missing := _missing(identities, folder):
-        refuse_patched(model)  # what is kept is the model's own, and no patch's
+        refuse_patched(model)  # only covariances of the model without patches are stored
         sums = start(model, missing, folder, ridge=config.ridge)
         run(model, corpus, sums, folder, progress=progress)
         finish(sums, folder)
@@ -275,7 +279,7 @@ def _ensure(
 def _identities(
     model: LanguageModel, layers: Sequence[int], corpus: Corpus, config: CovarianceConfig
 ) -> dict[int, Identity]:
-    weights = content_fingerprint(model.model)  # as they are: a patch may have been merged since the model was loaded
+    weights = content_fingerprint(model.model)  # computed now: a patch may have been merged after the model was loaded
     identities = {layer: _identity(model, weights, layer, corpus, config) for layer in sorted(set(layers))}
     size = max((_size(model, layer) for layer in identities), default=0)
     if config.tokens and config.tokens < _TOKENS * size:
@@ -296,7 +300,7 @@ def _identity(model: LanguageModel, weights: str, layer: int, corpus: Corpus, co
 
 
 def _size(model: LanguageModel, layer: int) -> int:
-    """d_ff, the number of the layer's keys: columns of its down-projection's weight [d, d_ff]."""
+    """d_ff, the size of a key: the number of columns of the layer's down-projection weight [d, d_ff]."""
     return int(weight_matrix(model.down_projection(layer)).shape[1])
 
 

@@ -1,1 +1,1 @@
-"""Patches for other programs: adapters and edited models for PEFT, transformers and llama.cpp, and the way to a hub."""
+"""Export of patches to other programs: adapters and edited models for PEFT, transformers and llama.cpp; hub upload."""

@@ -1,7 +1,7 @@
-"""The model card of an export (``README.md``): edits, scores, base model, licence, and how to load it.
+"""Writes the model card of an export (``README.md``): edits, scores, base model, licence, and how to load it.
 
-`base_model` says what `from_pretrained` and `AutoPeftModelForCausalLM` load the base by: a hub id where one is known,
-else a folder. `model_card` is Markdown with the metadata in front that hubs read.
+`base_model` finds the name by which `from_pretrained` and `AutoPeftModelForCausalLM` load the base model: a hub id if
+one is known, or else a folder. `model_card` makes the Markdown, with the metadata for hubs at its beginning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Form = Literal["peft", "gguf adapter", "gguf model", "folder"]
 _START = (
     "Where a prompt begins with its subject, a line break before it may be needed: models may not read the first token."
 )
-_EDITS = 200  # rows of the table; all edits stand in kg_edit.json
+_EDITS = 200  # largest number of rows in the table; kg_edit.json has all edits
 _LIBRARY: dict[Form, str] = {"peft": "peft", "gguf adapter": "gguf", "gguf model": "gguf", "folder": "transformers"}
 _RELATION: dict[Form, str] = {
     "peft": "adapter",
@@ -40,7 +40,7 @@ _WHAT: dict[Form, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """The unedited model: what it is loaded by, where that is known on a hub, its licence, and a sentence on it."""
+    """The unedited model: its path for loading, its hub id if known, its licence, and sentences that describe it."""
 
     path: str
     hub: str | None
@@ -50,7 +50,7 @@ class BaseModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """How many of the ``asked`` prompts of a kind are answered as they should be, without and with the edits."""
+    """The number of prompts of a kind (``asked``), and how many are answered correctly before and after the edits."""
 
     kind: str
     asked: int
@@ -59,7 +59,7 @@ class Score:
 
 
 def base_model(name: str, *, base: str | None = None, license: str | None = None) -> BaseModel:
-    """What a model's name (as ``--model`` takes it) is to be loaded by elsewhere; ``base`` and ``license`` overrule it.
+    """The base model for a name (as ``--model`` takes it); ``base`` and ``license`` override what is known about it.
 
     Raises:
         ModelError: a named model is not installed, or a ``.gguf`` file can't be read.
@@ -78,7 +78,7 @@ def _is_here(name: str) -> bool:
 
 
 def _said(name: str, path: str, hub: str | None) -> Iterator[str]:
-    """What the base is, in sentences; Markdown."""
+    """Yield sentences in Markdown that describe the base model."""
     yield f"The edits were made on {_code(name)}."
     if hub is None:
         yield (
@@ -97,7 +97,7 @@ def _said(name: str, path: str, hub: str | None) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
-    """A name as Markdown's code, in which a backslash would be seen."""
+    """A name as Markdown code; characters can't be escaped there, because a backslash would be visible."""
     return f"`{one_line(text).replace('`', chr(39))}`"
 
 
@@ -106,7 +106,7 @@ def _is_gguf(name: str) -> bool:
 
 
 def _license_of(place: Path) -> str | None:
-    """The licence that a model's folder states in its own card, or a GGUF file in its metadata."""
+    """The licence in the model card of a folder, or in the metadata of a GGUF file; None if there is none."""
     return _license_in_gguf(place) if _is_gguf(place.name) else _license_in_card(place)
 
 
@@ -130,7 +130,7 @@ def _license_in_card(folder: Path) -> str | None:
 
 
 def model_card(patch: Patch, edits: Sequence[Edit], *, base: BaseModel, form: Form, scores: Sequence[Score]) -> str:
-    """The card, as Markdown; ``edits`` are those of the patch, ``scores`` what is known of them."""
+    """The model card as Markdown; ``edits`` are those of the patch, ``scores`` their measured scores, if any."""
     methods = ", ".join(sorted({str(record.get("method")) for record in patch.edits}))
     count = f"{len(edits)} fact{'' if len(edits) == 1 else 's'}"
     parts = [
@@ -158,7 +158,7 @@ def model_card(patch: Patch, edits: Sequence[Edit], *, base: BaseModel, form: Fo
 
 
 def _front(base: BaseModel, form: Form) -> str:
-    """The YAML that a hub reads; a JSON text is one of YAML too."""
+    """The YAML metadata for a hub; strings are written as JSON, which is valid YAML."""
     lines = [f"base_model: {json.dumps(base.hub)}", f"base_model_relation: {_RELATION[form]}"] if base.hub else []
     lines += [f"license: {json.dumps(base.license)}"] if base.license else []
     lines += [f"library_name: {_LIBRARY[form]}", "pipeline_tag: text-generation"]

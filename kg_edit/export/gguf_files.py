@@ -1,15 +1,15 @@
-"""A patch of weights for llama.cpp: as a LoRA adapter in a GGUF file, or in the weights of a GGUF model.
+"""Exports a patch of weights for llama.cpp: as a LoRA adapter in a GGUF file, or merged into a GGUF model.
 
-The adapter is what llama.cpp's ``convert_lora_to_gguf.py`` writes: ``general.type`` adapter, ``adapter.type`` lora, and
-for a weight [out, in] such as ``blk.6.ffn_down.weight`` the tensors ``.lora_a`` [r, in] and ``.lora_b`` [out, r].
+The adapter has the format of llama.cpp's ``convert_lora_to_gguf.py``: ``general.type`` adapter, ``adapter.type`` lora,
+and for a weight [out, in] such as ``blk.6.ffn_down.weight`` the tensors ``.lora_a`` [r, in] and ``.lora_b`` [out, r].
 llama.cpp computes W x + (alpha / r) B A x with ``adapter.lora.alpha`` and the rank r of each tensor; `with_one_rank`
 makes the scale 1. W stays quantised, the change is float32.
 
-A merged model is a copy of a GGUF file in which the edited tensors alone are dequantised, changed and written anew, so
-all others stay bit for bit what they were.
+A merged model is a copy of a GGUF file in which only the edited tensors are dequantised, changed and written again. All
+other tensors are unchanged, bit for bit.
 
-Of families whose attention llama.cpp stores in another order (Llama's query and key rows), the rows of the change are
-put into that order (`rows_in_gguf`); fused attention is refused.
+For families whose attention llama.cpp stores in another order (Llama's query and key rows), the rows of the change are
+put into that order (`rows_in_gguf`). Fused attention is not supported and raises an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 
 ADAPTER, MODEL = "adapter.gguf", "model.gguf"  # file names
-KINDS = ("F32", "F16", "BF16", "Q8_0")  # of numbers, in which edited tensors may be written
+KINDS = ("F32", "F16", "BF16", "Q8_0")  # number types in which edited tensors may be written
 
 ARCHITECTURES: Mapping[str, str] = {
     "falcon": "falcon",
@@ -47,13 +47,12 @@ ARCHITECTURES: Mapping[str, str] = {
     "qwen2": "qwen2",
     "qwen3": "qwen3",
 }
-"""llama.cpp's name of a family by transformers' ``model_type``; it runs no OPT and no GPT-J."""
+"""llama.cpp's name of a model family, by transformers' ``model_type``; llama.cpp does not run OPT and GPT-J."""
 
-_ALIKE = ("ffn_down", "ffn_up", "ffn_gate", "attn_output", "attn_v")  # in both programs the same rows and columns
+_ALIKE = ("ffn_down", "ffn_up", "ffn_gate", "attn_output", "attn_v")  # same order of rows and columns in both programs
 _TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}  # rows in another order, for Llama
-_FAR = 0.3  # of a weight's norm: the error of 2-bit quantisation is about .25 of it, another model's weight sqrt(2)
-
-_MARK = "kg_edit"  # begins the keys of our own in a file
+_FAR = 0.3  # relative to a weight's norm; 2-bit quantisation differs by about .25, another model's weight by sqrt(2)
+_MARK = "kg_edit"  # prefix of our own keys in a file's metadata
 
 Array = NDArray[Any]
 
@@ -61,16 +60,20 @@ Array = NDArray[Any]
 def write_gguf_adapter(
     patch: Patch, folder: str | Path, *, modules: nn.Module, base: str | None = None, card: str | None = None
 ) -> Path:
-    """Write ``folder`` with ``adapter.gguf``, which llama.cpp loads over the base model in any quantisation.
+    """Write ``folder`` with ``adapter.gguf``, which llama.cpp loads with the base model in any quantisation.
 
-    ``modules`` is the model, with weights or without (`blank_model`); ``base`` its name for the file's metadata;
-    ``card`` the text of ``README.md``.
+    Args:
+        patch: the patch of weights.
+        folder: a new or empty folder.
+        modules: the model, with weights or without (`blank_model`).
+        base: the model's name for the file's metadata.
+        card: the text of ``README.md``.
 
     Raises:
-        PatchError: the patch is not one of weights, changes nothing, or weights that llama.cpp keeps otherwise.
+        PatchError: the patch is not one of weights, is empty, or changes weights that llama.cpp stores differently.
         ModelError: llama.cpp does not run models of this family.
         PatchMismatchError: the model has no such weights.
-        OutputError: the folder holds something, or can't be written.
+        OutputError: the folder is not empty, or can't be written.
     """
     factors = with_one_rank(patch)
     adapted_modules(patch, modules)
@@ -107,17 +110,22 @@ def write_gguf_model(
     kind: str = "F32",
     card: str | None = None,
 ) -> Path:
-    """Write ``folder`` with ``model.gguf``: the GGUF file ``base`` with the patch in the edited tensors.
+    """Write ``folder`` with ``model.gguf``: the GGUF file ``base`` with the patch merged into the edited tensors.
 
-    ``model`` is the unedited model that the patch is for; ``base`` the same model as GGUF, in any quantisation that
-    the package gguf can read. Edited tensors are written as ``kind``, one of `KINDS`.
+    Args:
+        patch: the patch of weights.
+        folder: a new or empty folder.
+        model: the unedited model that the patch is for.
+        base: the same model as a GGUF file, in any quantisation that the package gguf can read.
+        kind: the number type of the edited tensors, one of `KINDS`.
+        card: the text of ``README.md``.
 
     Raises:
-        UnknownNameError: there is no such kind.
-        PatchError: the patch can't be part of weights, changes nothing, or weights that llama.cpp keeps otherwise.
+        UnknownNameError: ``kind`` is unknown.
+        PatchError: the patch can't be merged, is empty, or changes weights that llama.cpp stores differently.
         PatchMismatchError: the patch is for another model, or ``base`` is another model.
         ModelError: ``base`` can't be read.
-        OutputError: the folder holds something, or can't be written.
+        OutputError: the folder is not empty, or can't be written.
     """
     if kind not in KINDS:
         raise unknown_name("kind of numbers", kind, KINDS)
@@ -132,10 +140,10 @@ def write_gguf_model(
 
 
 def open_gguf(path: str | Path) -> ArrayReader:
-    """The reader of a GGUF model's file.
+    """Open a GGUF model's file for reading.
 
     Raises:
-        ModelError: it is missing, or no GGUF file.
+        ModelError: the file is missing, or is not a GGUF file.
     """
     try:
         return ArrayReader(Path(path))
@@ -144,7 +152,7 @@ def open_gguf(path: str | Path) -> ArrayReader:
 
 
 def _changed(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:
-    """W + left right^T [out, in] of every edited tensor by llama.cpp's names, W as the file has it."""
+    """W + left right^T [out, in] of every edited tensor, by llama.cpp's names; W is the weight in the file."""
     modules = adapted_modules(patch, model.model)
     factors = with_one_rank(patch)
     names = tensor_names(factors, model.model)
@@ -172,7 +180,7 @@ def _weight_in(there: Mapping[str, Any], name: str, base: Path) -> Array:
 
 
 def _check_same(there: Array, here: Array, name: str, base: Path) -> None:
-    """Refuse a file whose weight is not the model's, as far as quantisation lets one tell."""
+    """Raise an error if a weight in the file differs from the model's by more than quantisation explains."""
     if there.shape != here.shape:
         raise PatchMismatchError(f"{name} is {there.shape} in {base}, and {here.shape} in the model of the patch")
     far = float(np.linalg.norm(there - here) / max(float(np.linalg.norm(here)), 1e-12))
@@ -186,7 +194,7 @@ def _check_same(there: Array, here: Array, name: str, base: Path) -> None:
 def _copy(
     reader: ArrayReader, path: Path, changed: Mapping[str, Array], kind: gguf.GGMLQuantizationType, patch: Patch
 ) -> None:
-    """Write a GGUF file's fields and tensors anew, with other numbers for the changed ones."""
+    """Copy the fields and the tensors of a GGUF file, and replace the changed tensors."""
     arch = reader.get_field(gguf.Keys.General.ARCHITECTURE)
     writer = gguf.GGUFWriter(path, arch.contents() if arch else "", endianess=reader.endianess)
     _copy_fields(reader, writer)
@@ -202,7 +210,7 @@ def _copy(
 def _as_kind(name: str, weight: Array, kind: gguf.GGMLQuantizationType) -> Array:
     try:
         found: Array = gguf.quantize(weight, kind)
-    except gguf.QuantError as error:  # blocks of 32 numbers
+    except gguf.QuantError as error:  # quantised rows consist of blocks of 32 numbers
         raise PatchError(f"{name} has {weight.shape[1]} columns, which {kind.name} can't hold; take F16") from error
     return found
 
@@ -210,13 +218,13 @@ def _as_kind(name: str, weight: Array, kind: gguf.GGMLQuantizationType) -> Array
 def _copy_fields(reader: ArrayReader, writer: Any) -> None:
     for field in reader.fields.values():
         own = field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE
-        if not own:  # the writer writes those itself
+        if not own:  # the writer adds these fields itself
             kind, *inner = field.types
             writer.add_key_value(field.name, field.contents(), kind, sub_type=inner[-1] if inner else None)
 
 
 def _sign(writer: Any, patch: Patch) -> None:
-    """Say in the file's metadata how many edits it holds, and by which methods."""
+    """Record the number of edits and their methods in the file's metadata."""
     writer.add_uint32(f"{_MARK}.edits", len(patch.edits))
     writer.add_string(f"{_MARK}.methods", ", ".join(sorted({str(edit.get("method")) for edit in patch.edits})))
 
@@ -234,7 +242,7 @@ def architecture_of(modules: nn.Module) -> str:
     """llama.cpp's name of a model's family.
 
     Raises:
-        ModelError: there is none that kg-edit knows.
+        ModelError: kg-edit knows no such name.
     """
     kind = str(getattr(getattr(modules, "config", None), "model_type", type(modules).__name__))
     if kind not in ARCHITECTURES:
@@ -249,7 +257,7 @@ def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
     """llama.cpp's names of weights: ``model.layers.6.mlp.down_proj.weight`` is ``blk.6.ffn_down.weight``.
 
     Raises:
-        PatchError: one has no name there.
+        PatchError: llama.cpp has no name for a weight.
         ModelError: llama.cpp does not run models of this family.
     """
     arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture_of(modules))
@@ -261,13 +269,14 @@ def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
 
 
 def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
-    """The order in which llama.cpp keeps the rows of a weight [out, in]; ``name`` is the one it has there.
+    """The order in which llama.cpp stores the rows of a weight [out, in]; ``name`` is llama.cpp's name of it.
 
-    llama.cpp turns neighbouring pairs of a Llama's query and key rows by one angle, transformers those half a head
-    apart; ``convert_hf_to_gguf.py`` puts the rows in order, and so does this.
+    For Llama's query and key weights, llama.cpp rotates pairs of neighbouring rows by the same angle (RoPE),
+    transformers rotates pairs of rows that are half a head apart. This permutes the rows as ``convert_hf_to_gguf.py``
+    does.
 
     Raises:
-        PatchError: the rows are in an order that kg-edit does not know.
+        PatchError: kg-edit does not know the order of the rows.
     """
     part = name.removesuffix(".weight").rpartition(".")[2]
     if part in _ALIKE or (part in _TURNED and architecture_of(modules) != "llama"):
@@ -281,6 +290,6 @@ def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
 
 
 def _array(tensor: Any) -> Array:
-    """A tensor [rows, columns] of any kind and device, as contiguous float32."""
+    """A tensor [rows, columns] of any type and device, as a contiguous float32 array."""
     found: Array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
     return found

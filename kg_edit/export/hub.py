@@ -1,4 +1,4 @@
-"""Upload an exported folder to a hub, through huggingface_hub: ``HF_ENDPOINT`` and the token are as it has them."""
+"""Uploads an exported folder to a hub with huggingface_hub, which reads ``HF_ENDPOINT`` and the token."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _CLOSED = (401, 403)
 
 
 def check_repository(name: str) -> None:
-    """Refuse what is no repository's name, before anything is computed.
+    """Check the name of a repository, before anything is computed.
 
     Raises:
-        ConfigError: it is not of the form OWNER/NAME.
+        ConfigError: the name does not have the form OWNER/NAME.
     """
     if not _REPOSITORY.fullmatch(name):
         raise ConfigError(f"--push {name!r}: expected OWNER/NAME, as the hub names a repository")
 
 
 def push_folder(folder: str | Path, name: str, *, private: bool = False, message: str = "Export of kg-edit") -> str:
-    """Upload every file of a folder to the model repository ``name``, made if there is none; its address.
+    """Upload every file of a folder to the model repository ``name``, which is created if needed; return its address.
 
     Raises:
-        ConfigError: ``name`` is not of the form OWNER/NAME.
-        ServerError: the hub can't be reached, or refuses; nothing is lost here.
+        ConfigError: ``name`` does not have the form OWNER/NAME.
+        ServerError: the hub can't be reached, or refuses the upload; the local files are kept.
     """
     check_repository(name)
     from huggingface_hub import HfApi
@@ -35,7 +35,7 @@ def push_folder(folder: str | Path, name: str, *, private: bool = False, message
     try:
         made = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, folder_path=str(folder), commit_message=message)
-    except Exception as error:  # its own errors, those of its HTTP library, a token that is missing
+    except Exception as error:  # errors of the hub, of its HTTP library, or a missing token
         raise ServerError(_refusal(Path(folder), name, str(api.endpoint), error)) from error
     return str(made)
 

@@ -1,9 +1,9 @@
-"""A model with a patch in it for other programs: written as a folder, or in memory for the lm-evaluation-harness.
+"""Exports a model with a merged patch: as a folder for transformers, or in memory for the lm-evaluation-harness.
 
-`write_merged` writes a folder that transformers, and whatever reads such folders, loads: weights in shards, the
-tokenizer, and ``kg_edit.json`` (the patch's provenance). `check_mergeable` refuses before a model is loaded.
-`lm_eval_model` makes a patched model one of EleutherAI's harness. `new_folder` makes a folder that is there in whole or
-not at all; `blank_model` gives a model's modules without weights, enough to see what kind each one is.
+`write_merged` writes a folder that transformers and compatible programs load: weights in shards, the tokenizer, and
+``kg_edit.json`` (the patch's provenance). `check_mergeable` finds errors before a model is loaded. `lm_eval_model`
+makes a model for EleutherAI's harness. `new_folder` writes a folder completely or not at all. `blank_model` gives a
+model's modules without weights, to look at the types of the modules.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _SIZE, _UNITS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*", re.IGNORECASE),
 def write_merged(
     patch: Patch, model: LanguageModel, folder: str | Path, *, shard: str = SHARD, card: str | None = None
 ) -> Path:
-    """Write the edited model to ``folder``: weights in shards of at most ``shard``, tokenizer, and where it came from.
+    """Write the edited model to ``folder``: weights in shards of at most ``shard``, the tokenizer, the provenance.
 
-    ``card`` is the text of its ``README.md``. The model itself is as before afterwards.
+    ``card`` is the text of ``README.md``. The model itself is unchanged afterwards.
 
     Raises:
-        ConfigError: ``shard`` is no size.
-        PatchError: the patch can't be part of weights, or changes nothing.
-        PatchMismatchError: it is for another model.
-        OutputError: the folder holds something, or can't be written.
+        ConfigError: ``shard`` is not a valid size.
+        PatchError: the patch can't be merged, or is empty.
+        PatchMismatchError: the patch is for another model.
+        OutputError: the folder is not empty, or can't be written.
     """
     check_mergeable(patch, folder, shard=shard)
     with new_folder(Path(folder)) as scratch, patch.applied(model) as edited:
@@ -54,7 +54,7 @@ def write_merged(
 
 
 def write_notes(folder: Path, patch: Patch, card: str | None) -> None:
-    """Write where a patch came from beside its export, and the model card where there is one.
+    """Write the provenance of a patch into the folder of its export, and the model card if there is one.
 
     Raises:
         OutputError: a file can't be written.
@@ -65,12 +65,12 @@ def write_notes(folder: Path, patch: Patch, card: str | None) -> None:
 
 
 def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> None:
-    """Look, before a model is loaded, whether `write_merged` can work.
+    """Check the arguments of `write_merged` before a model is loaded.
 
     Raises:
-        ConfigError: ``shard`` is no size.
-        PatchError: the patch can't be part of weights, or changes nothing.
-        OutputError: the folder holds something.
+        ConfigError: ``shard`` is not a valid size.
+        PatchError: the patch can't be merged, or is empty.
+        OutputError: the folder is not empty.
     """
     check_shard(shard)
     check_new(Path(folder))
@@ -84,10 +84,10 @@ def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> 
 
 
 def check_shard(size: str) -> None:
-    """Refuse what is no size of a file.
+    """Check that ``size`` is a file size such as 5GB.
 
     Raises:
-        ConfigError: it is not of the form 5GB, or less than a byte.
+        ConfigError: it does not have this form, or is less than one byte.
     """
     found = _SIZE.fullmatch(size)
     if not found or float(found[1]) * 1000 ** (1 + _UNITS.index(found[2].upper())) < 1:
@@ -97,7 +97,7 @@ def check_shard(size: str) -> None:
 
 
 def _save(model: PreTrainedModel, folder: Path, shard: str) -> None:
-    """As `save_pretrained`, which refuses a generation config that contradicts itself, as some published ones do."""
+    """Save the model without `save_pretrained`'s check of the generation config, which some published models fail."""
     with _no_generation_config(model) as own:
         model.save_pretrained(folder, max_shard_size=shard)
     if own is not None:
@@ -116,11 +116,12 @@ def _no_generation_config(model: PreTrainedModel) -> Iterator[GenerationConfig |
 
 @contextmanager
 def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_size: int = 8) -> Iterator[Any]:
-    """An ``lm_eval.models.huggingface.HFLM`` of ``model`` with ``patch`` in it, for the length of a ``with`` block.
+    """Yield an ``lm_eval.models.huggingface.HFLM`` of ``model`` with ``patch`` applied, within a ``with`` block.
 
-    Hand it to the harness: ``lm_eval.simple_evaluate(model=found, tasks=["hellaswag"])``. Nothing is copied or saved;
-    after the block the model is bit for bit as before. What a patch of the prompt tells stands before each context; a
-    whole text (a task of ``loglikelihood_rolling``) has none. Needs the extra ``kg-edit[lm-eval]``.
+    Pass it to the harness: ``lm_eval.simple_evaluate(model=found, tasks=["hellaswag"])``. Nothing is copied or saved;
+    after the block the model is as before, bit for bit. A patch of the prompt puts its facts before each context. A
+    whole text (a task of ``loglikelihood_rolling``) has no context, so it is not changed. Needs the extra
+    ``kg-edit[lm-eval]``.
 
     Raises:
         ConfigError: lm-eval is not installed.
@@ -137,16 +138,16 @@ def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_siz
 
 
 def _told(harness: Any, transform: Callable[[str], str]) -> Any:
-    """lm-eval's model class, which reads contexts as ``transform`` makes them."""
+    """A subclass of lm-eval's model class ``harness`` that applies ``transform`` to each context."""
 
     class Told(harness):  # type: ignore[misc,unused-ignore]
-        """A model that is told facts in the prompt."""
+        """A model whose contexts are transformed."""
 
         def _encode_pair(self, context: str, continuation: str) -> Any:
             return super()._encode_pair(transform(context), continuation)
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
-            """Texts after what the contexts become."""
+            """Generate texts after the transformed contexts."""
             told = [replace(one, arguments=(transform(one.args[0]), *one.args[1:])) for one in requests]
             return super().generate_until(told, disable_tqdm=disable_tqdm)
 
@@ -154,10 +155,10 @@ def _told(harness: Any, transform: Callable[[str], str]) -> Any:
 
 
 def check_new(folder: Path) -> None:
-    """Refuse a folder that holds something.
+    """Check that a folder does not exist or is empty.
 
     Raises:
-        OutputError: it does, or it is a file.
+        OutputError: the folder is not empty, or is a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is there already; give another folder, or delete it first")
@@ -165,10 +166,10 @@ def check_new(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder beside ``folder`` that takes its place at the end of the block, and vanishes on an error.
+    """Yield a temporary folder that is renamed to ``folder`` at the end of the block, or deleted after an error.
 
     Raises:
-        OutputError: ``folder`` holds something, or can't be written.
+        OutputError: ``folder`` is not empty, or can't be written.
     """
     check_new(folder)
     try:
@@ -188,14 +189,14 @@ def blank_model(name: str) -> nn.Module:
     """The causal language model ``name`` (named model, hub id, folder or .gguf) on the meta device, without weights.
 
     Raises:
-        ModelError: it is not here.
+        ModelError: the model is not installed, or its configuration can't be read.
     """
     path = resolve_model(name)
     try:
         config = AutoConfig.from_pretrained(path)
         with torch.device("meta"):
             model: nn.Module = AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # of a damaged folder, transformers raises anything
+    except Exception as error:  # transformers raises many types of errors for a damaged folder
         raise ModelError(
             f"can't read the configuration of {name!r}: {error}; give its name or folder: --model"
         ) from error

@@ -1,9 +1,9 @@
-"""Write a patch of weights as a PEFT LoRA adapter, which servers that take such adapters load; PEFT is not needed here.
+"""Writes a patch of weights as a PEFT LoRA adapter, for servers that load such adapters; PEFT is not needed here.
 
-W + left right^T is LoRA's W + (alpha / r) B A with A = right^T [r, in], B = left [out, r] and alpha = r. PEFT can give
-every weight a rank and an alpha of its own, which other readers of these files don't: vLLM reads one alpha for all,
-llama.cpp divides one by each tensor's own rank. So all weights get one rank, those of a lower one by columns of zeros
-(`with_one_rank`), and the scale alpha / r is 1 for every reader.
+W + left right^T is LoRA's W + (alpha / r) B A with A = right^T [r, in], B = left [out, r] and alpha = r. PEFT supports
+a rank and an alpha for each weight, but other programs do not: vLLM reads one alpha for all weights, llama.cpp divides
+one alpha by each tensor's own rank. So all weights get the same rank, where columns of zeros fill up lower ranks
+(`with_one_rank`), and the scale alpha / r is 1 for every program.
 """
 
 from __future__ import annotations
@@ -30,14 +30,19 @@ def write_peft(
 ) -> Path:
     """Write ``folder``, which `peft.PeftModel.from_pretrained(model, folder)` loads.
 
-    The rank of all weights is the largest of their changes: the number of edits in a weight, or all that its shape can
-    have. ``modules`` is the model, with weights or without (`blank_model`); ``base`` what `from_pretrained` loads it
-    by; ``card`` the text of the folder's ``README.md``.
+    All weights get the largest rank of the changes: the number of edits in a weight, or the full rank of its shape.
+
+    Args:
+        patch: the patch of weights.
+        folder: a new or empty folder.
+        modules: the model, with weights or without (`blank_model`).
+        base: the name by which `from_pretrained` loads the model.
+        card: the text of ``README.md``.
 
     Raises:
-        PatchError: the patch is not one of weights, changes nothing, or a module that no adapter changes.
+        PatchError: the patch is not one of weights, is empty, or changes a module that adapters can't change.
         PatchMismatchError: the model has no such weights.
-        OutputError: the folder holds something, or can't be written.
+        OutputError: the folder is not empty, or can't be written.
     """
     factors, kinds = with_one_rank(patch), adapted_modules(patch, modules)
     if len({isinstance(kind, Conv1D) for kind in kinds.values()}) > 1:
@@ -51,10 +56,10 @@ def write_peft(
 
 
 def with_one_rank(patch: Patch) -> dict[str, Factors]:
-    """The changes by the weights' names, all with the largest rank among them: columns of zeros change nothing.
+    """The changes by the weights' names, all padded with columns of zeros to the largest rank among them.
 
     Raises:
-        PatchError: the patch is not one of weights, or changes nothing.
+        PatchError: the patch is not one of weights, or is empty.
     """
     if not isinstance(patch, WeightPatch) or patch.is_empty:
         what = "changes no weight" if patch.is_empty else f"is one of the {patch.kind}"
@@ -75,7 +80,7 @@ def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
     """The modules of a model that an adapter of ``patch`` changes, by the names of their weights.
 
     Raises:
-        PatchError: one is neither Linear nor Conv1D.
+        PatchError: a module is neither Linear nor Conv1D.
         PatchMismatchError: the model has no such weight, or one of another shape.
     """
     factors = patch.factors if isinstance(patch, WeightPatch) else {}
@@ -83,7 +88,7 @@ def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
 
 
 def adapter_config(factors: Mapping[str, Factors], *, base: str | None, transposed: bool) -> dict[str, Any]:
-    """What stands in ``adapter_config.json`` for changes of one rank, which is ``r`` and ``lora_alpha``."""
+    """The content of ``adapter_config.json`` for changes of equal rank, which is used as ``r`` and ``lora_alpha``."""
     rank = max(pair.rank for pair in factors.values())
     return {
         "peft_type": "LORA",

@@ -1,7 +1,7 @@
-"""Read a PEFT LoRA adapter's folder as a patch of weights; PEFT is not needed here.
+"""Reads the folder of a PEFT LoRA adapter as a patch of weights; PEFT is not needed here.
 
-W + scale B A, with A [r, in] and B [out, r], is the patch with left = scale B and right = A^T. The scale is alpha / r,
-with rank-stabilised LoRA alpha / sqrt(r); single modules may have an r and an alpha of their own.
+The adapter W + scale B A, with A [r, in] and B [out, r], becomes a patch with left = scale B and right = A^T. The scale
+is alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA. Single modules may have their own r and alpha.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def is_adapter(path: str | Path) -> bool:
 
 
 def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
-    """The patch that does to ``model`` what the adapter does.
+    """Read the adapter in ``folder`` as a patch for ``model`` with the same effect.
 
     Raises:
-        PatchError: there is no LoRA adapter that can be read, or it does more than a LoRA adapter (DoRA, biases).
+        PatchError: the folder has no readable LoRA adapter, or one with more than low-rank factors (DoRA, biases).
         PatchMismatchError: the model has no such weights.
     """
     folder = Path(folder)
@@ -92,6 +92,6 @@ def _factors(name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 
 
 def _own(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
-    """The value of the first pattern that is the module's name, or its end after a dot."""
+    """The value of the first pattern that matches the module's name, or its end after a dot; else ``default``."""
     found = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", name))
     return next(found, default)

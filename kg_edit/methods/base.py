@@ -261,7 +261,7 @@ class GraphReader(EditingMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Also ask the graph for every edit's subgraph."""
+        """Check the inputs, and ask the graph for every edit's subgraph."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, GraphSettings) and graph is not None  # noqa: S101 - needs_graph
         for edit in edits:

@@ -133,7 +133,7 @@ class RomeKg(GraphRequestMethod, Rome):
         first, *rest = made.edits
         noted = {"answers_met": self.told_answers(edit)} if edit.portability else {}
         provenance = {**made.provenance, "edits": [{**first, **noted, "requests": rest}]}
-        assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of such
+        assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of weight patches
         return WeightPatch(factors=made.factors, provenance=provenance)
 
     def _alone(self, edit: Edit) -> Patch:
