@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 SOURCES = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.py"))
 
 
-NUMBER = re.compile(r"(?<![\w.])-?(?:\d+\.\d+(?:e-?\d+)?|\d+e-\d+)(?![\w.])")  # a decimal; whole numbers and hashes are words
+NUMBER = re.compile(r"(?<![\w.])-?(?:\d+\.\d+(?:e-?\d+)?|\d+e-\d+)(?![\w.])")  # whole numbers and hashes are words
 SIZE = re.compile(r"(?<![\w.])(\d+)(?= kB)")
 RELATIVE, ABSOLUTE = 0.02, 0.015  # of decimals: rounded scores, losses and norms of a real model, on another processor
 SIZES = 0.1  # of files

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import networkx as nx
 
 from wikidata_cache import deny_lists
-from wikidata_cache.answers.modes import Mode, offline_forced
+from wikidata_cache.answers.modes import Mode
+from wikidata_cache.endpoints.rate_limit import offline_forced
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
 from wikidata_cache.source_spec import SourceSpec, open_source

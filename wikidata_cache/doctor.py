@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from wikidata_cache.answers.modes import cache_file, offline_forced, pack_files
+from wikidata_cache.answers.modes import cache_file, pack_files
 from wikidata_cache.answers.store import Inventory, take_inventory
 from wikidata_cache.cache import WikidataCache
-from wikidata_cache.endpoints.rate_limit import RateLimitState, after_clock_jump
+from wikidata_cache.endpoints.rate_limit import RateLimitState, after_clock_jump, offline_forced
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import release

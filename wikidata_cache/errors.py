@@ -248,6 +248,5 @@ class EditRowError(WikidataCacheError, ValueError):
         self.path = path
         self.problem = problem
         self.place = place
-        self.problem = problem
         self.row = row
         self.field = field

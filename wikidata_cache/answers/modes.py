@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import platformdirs
 
-from wikidata_cache.endpoints.rate_limit import wants_contact
+from wikidata_cache.endpoints.rate_limit import offline_forced, wants_contact
 from wikidata_cache.errors import BadOptionError
 
 Mode = Literal["offline", "cache_first", "refresh", "online"]
@@ -46,11 +46,6 @@ def effective_mode(mode: Mode | None, *, endpoint: bool, as_of: str | None = Non
     if mode not in (None, "offline") and not endpoint:
         raise BadOptionError(f"mode={mode!r} asks an endpoint, and none is given. Give a SPARQL URL as the source.")
     return "offline" if offline_forced() or as_of or not endpoint else mode or "cache_first"
-
-
-def offline_forced() -> bool:
-    """Return whether the environment variable KG_OFFLINE is set to anything but 0, false, no or the empty text."""
-    return os.environ.get("KG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
 
 
 def cache_file(path: str | Path | None = None) -> Path:

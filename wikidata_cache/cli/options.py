@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wikidata_cache.answers.modes import Mode, cache_file, offline_forced, pack_files
+from wikidata_cache.answers.modes import Mode, cache_file, pack_files
+from wikidata_cache.endpoints.rate_limit import offline_forced
 from wikidata_cache.errors import BadOptionError
 
 if TYPE_CHECKING:

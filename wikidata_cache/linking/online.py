@@ -89,7 +89,7 @@ class ActionApi:
         found: dict[str, ApiEntity] = {}
         ask = {
             "action": "wbgetentities",
-            "props": "labels|aliases|descriptions|claims",
+            "props": _PROPS,
             "languages": "|".join(LANGUAGES),
         }
         for block in batches(sorted(set(ids)), size=_BATCH):
