@@ -8,9 +8,11 @@ use.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -56,28 +58,37 @@ def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: s
 def _pull(place: RemoteFolder, name: str, folder: Path) -> Manifest:
     """Copy one covariance: the matrix is checked in a hidden folder before it is moved into the store."""
     manifest = _manifest(place, name, folder)
-    incoming = folder / ".incoming" / f"{name}.safetensors"
-    try:
-        place.fetch(incoming.name, incoming)
-        _, found = check_moment(incoming, manifest.identity)
+    with _incoming(folder) as hidden:
+        matrix = hidden / f"{name}.safetensors"
+        place.fetch(matrix.name, matrix)
+        _, found = check_moment(matrix, manifest.identity)
         place.fetch(f"{name}.json", folder / f"{name}.json")
-        incoming.replace(folder / incoming.name)
+        matrix.replace(folder / matrix.name)
+    return found
+
+
+@contextmanager
+def _incoming(folder: Path) -> Iterator[Path]:
+    """A hidden folder inside the store, for one copy; other processes that pull into the store have their own."""
+    made = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        made = Path(mkdtemp(dir=folder, prefix=".incoming-"))
+        yield made
     except OSError as error:
         raise OutputError(
             f"can't write into {folder}: {error.strerror}; make room, or choose another folder"
         ) from error
     finally:
-        shutil.rmtree(incoming.parent, ignore_errors=True)
-    return found
+        if made:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def _manifest(place: RemoteFolder, name: str, folder: Path) -> Manifest:
-    path = folder / ".incoming" / f"{name}.json"
-    place.fetch(path.name, path)
-    try:
+    with _incoming(folder) as hidden:
+        path = hidden / f"{name}.json"
+        place.fetch(path.name, path)
         manifest = Manifest.parse(path.read_text(encoding="utf-8"), Path(place.name) / path.name)
-    finally:
-        shutil.rmtree(path.parent, ignore_errors=True)
     if manifest.id != name:
         raise CovarianceError(f"{place.name}: {name}.json describes the covariance {manifest.id}; it was renamed there")
     return manifest

@@ -68,12 +68,12 @@ class GraceConfig(LayerConfig):
 
 
 class Grace(EditingMethod):
-    """An entry an edit: the key is the down-projection's input at the prompt's last token, the value its output there.
+    """One entry per edit: a key, the down-projection's input at the prompt's last token, and a value, its output there.
 
-    The value is trained until the model says the target, on the model without any codebook: what another edit's entry
-    does is not part of it, so that each edit can be taken back. Earlier patches of weights stay in place. The value is
-    given where a prompt's last token lies within its key's radius: for the prompt itself and what is very near it. A
-    paraphrase's key is on most models as far away as a neighbour's, so that no radius reaches the one alone.
+    The value is trained until the model says the target. Other codebook entries are not active during training, so each
+    edit can be taken out; earlier patches of weights are active. The value is used if the last token of a prompt lies
+    within the key's radius: for the prompt itself and very similar ones. On most models, the key of a paraphrase is as
+    far away as that of a neighbour, so no radius covers only the paraphrases.
     """
 
     name = "grace"

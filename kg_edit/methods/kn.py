@@ -119,11 +119,12 @@ class KnConfig(MethodConfig):
 
 
 class Kn(EditingMethod):
-    """Into the columns of the fact's neurons goes -lambda_1 t + lambda_2 t', the answers' first tokens' embeddings.
+    """Adds -lambda_1 t + lambda_2 t' to the columns of the fact's neurons; t, t' embed the answers' first tokens.
 
-    The embeddings are the output ones (the rows of the head), which are what a column is measured against; where they
-    are tied to the input ones these are the paper's. A head behind a projection is followed back through it.
-    The paper's neurons are all but non-negative (GELU); in a gated MLP they have either sign, see ``signed``.
+    The embeddings are the output ones (the rows of the head), because the head compares a column's output with them. If
+    they are tied to the input embeddings, they are the paper's. If the head has a projection before it, the vector is
+    mapped back through it. The paper's neurons are almost non-negative (GELU); in a gated MLP they have either sign
+    (see ``signed``).
     """
 
     name = "kn"

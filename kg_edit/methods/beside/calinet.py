@@ -38,7 +38,7 @@ class CalinetConfig(BesideConfig):
 
 
 class Calinet(SummedMethod):
-    """An extra MLP beside one layer's, trained on all facts of a call together."""
+    """An extra MLP beside that of one layer, trained on all facts of a call together."""
 
     name = "calinet"
     paper = "Dong et al., Findings of EMNLP 2022, arXiv 2210.03329"

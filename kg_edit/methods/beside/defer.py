@@ -56,7 +56,7 @@ class DeferConfig(BesideConfig):
 
 
 class Defer(SummedMethod):
-    """A gate beside one layer decides at each token whether a second layer answers; both are trained edit by edit."""
+    """A gate beside one layer decides at each token whether a second layer's output is used; each edit trains both."""
 
     name = "defer"
     paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031 (a baseline, after SERAC)"

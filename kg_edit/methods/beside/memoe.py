@@ -39,7 +39,7 @@ class MemoeConfig(BesideConfig):
 
 
 class Memoe(SummedMethod):
-    """A mixture of experts beside one frozen layer; the names in a text decide which expert answers."""
+    """A mixture of experts beside one frozen layer; the names in a text decide which expert is used."""
 
     name = "memoe"
     paper = "Wang and Li 2024, arXiv 2405.19086"

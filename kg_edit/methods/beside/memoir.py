@@ -45,7 +45,10 @@ class MemoirConfig(BesideConfig):
 
 
 class Memoir(BesideMethod):
-    """Columns of a memory beside one layer, chosen by the prompt, opened again by prompts with nearly the same mask."""
+    """Each edit trains columns of a memory beside one layer; its prompt selects the columns (the mask).
+
+    The columns are used again for prompts with nearly the same mask.
+    """
 
     name = "memoir"
     paper = "Wang et al., NeurIPS 2025, arXiv 2506.07899"

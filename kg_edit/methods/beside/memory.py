@@ -31,8 +31,10 @@ class MemoryConfig(BesideConfig):
 
 
 class Memory(SummedMethod):
-    """Attention over a fixed number of slots answers for the layer, for every text; a baseline that shows what a
-    codebook without radii does."""
+    """Attention over a fixed number of slots replaces the layer's output for every text.
+
+    This baseline shows the effect of a codebook without radii.
+    """
 
     name = "memory"
     paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031 (a baseline)"

@@ -69,7 +69,7 @@ class TPatcherConfig(BesideConfig):
 
 
 class TPatcher(BesideMethod):
-    """One neuron in the last MLP for each token of a target that the model gets wrong."""
+    """Adds one neuron to the last MLP for each token of a target that the model predicts wrongly."""
 
     name = "t-patcher"
     paper = "Huang et al., ICLR 2023, arXiv 2301.09785"

@@ -60,9 +60,9 @@ class AdaLoraConfig(LoraConfig):
 
 
 class AdaLora(Lora):
-    """One AdaLoRA adapter an edit; it becomes a patch, of the triplets that are left.
+    """One AdaLoRA adapter per edit; its remaining triplets become a patch.
 
-    Where the loss is small enough sooner, fewer ranks have been taken: the edit's record says how many there are.
+    If the loss is small enough early, fewer ranks have been removed; the edit's record has the number of ranks left.
     """
 
     name = "adalora"

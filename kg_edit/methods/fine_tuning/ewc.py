@@ -62,10 +62,10 @@ class FtEwcConfig(FineTuningConfig):
 
 
 class FtEwc(FineTuning):
-    """Loss + weight/2 sum_i F_i (W_i - W*_i)^2, with F the diagonal Fisher information of the model as it was given.
+    """Loss + weight/2 sum_i F_i (W_i - W*_i)^2, with F the diagonal Fisher information of the unedited model.
 
-    The anchor W* is fixed: what all edits of a sequence have moved is held back together, as in EWC. With
-    ``anchor=previous`` each edit is held to the weights that it finds, and a sequence may go anywhere in small steps.
+    The anchor W* is fixed, as in EWC: the penalty is on the total change by all edits of a sequence. With
+    ``anchor=previous`` the anchor of each edit is the weights before it, so a sequence may drift away in small steps.
     """
 
     name = "ft-ewc"

@@ -62,9 +62,9 @@ class ExtSubConfig(LoraConfig):
 
 
 class ExtSub(Lora):
-    """An expert on the new targets less what is an anti-expert's own, which is trained on the old targets.
+    """Trains an expert on the new targets and an anti-expert on the old ones, and subtracts the anti-expert's own part.
 
-    All edits of a call are trained together. An edit without an old target is the expert's alone.
+    All edits of a call are trained together. Edits without an old target only train the expert.
     """
 
     name = "ext-sub"

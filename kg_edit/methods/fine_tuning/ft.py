@@ -33,7 +33,7 @@ class FtConfig(FineTuningConfig):
 
 
 class Ft(FineTuning):
-    """Plain fine-tuning on the sentence that states the fact, prompt and all."""
+    """Plain fine-tuning on the sentence that states the fact, including the prompt."""
 
     name = "ft"
     paper = "baseline in Zhu et al., 2020, arXiv 2012.00363"
@@ -64,7 +64,7 @@ class FtL(FineTuning):
 
 
 class FtM(FineTuning):
-    """Cross entropy on the target's tokens, each after those before it; the prompt is masked."""
+    """Cross entropy on the target's tokens, each predicted from the tokens before it; the prompt is masked."""
 
     name = "ft-m"
     paper = "Zhang et al., 2024, arXiv 2401.01286"
@@ -87,9 +87,9 @@ class FtConstrainedConfig(FineTuningConfig):
 
 
 class FtConstrained(FineTuning):
-    """Each step is followed by the projection on the L-infinity ball around the unedited weights.
+    """After each step, the weights are projected onto the L-infinity ball around the unedited weights.
 
-    Earlier edits count: a sequence stays in the one ball. What other methods moved out of it may only come back.
+    The ball is the same for all edits of a sequence. Weights that other methods moved out of it may only move back.
     """
 
     name = "ft-constrained"
@@ -131,7 +131,7 @@ class FtRetrainConfig(FineTuningConfig):
 
 
 class FtRetrain(FineTuning):
-    """The loss is the mean over the new edit and earlier ones of the sequence, read from their records."""
+    """The loss is the mean over the new edit and earlier edits of the sequence, which are read from their records."""
 
     name = "ft-retrain"
     paper = "baseline in Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"

@@ -40,7 +40,7 @@ class LocFtConfig(FineTuningConfig):
 
 
 class LocFt(FineTuning):
-    """Breadth first: every edit has its turn before any has its second one, in batches that are drawn anew."""
+    """Breadth first: each epoch trains every edit once, in mini-batches that are drawn again for each epoch."""
 
     name = "locft"
     paper = "LocFT-BF, ICLR 2026"

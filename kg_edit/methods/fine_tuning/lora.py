@@ -69,7 +69,7 @@ class LoraConfig(TuningConfig):
 
 
 class Lora(EditingMethod):
-    """One LoRA adapter an edit; it becomes a patch, and nothing of PEFT stays in the model."""
+    """One LoRA adapter per edit; it becomes a patch, and nothing of PEFT remains in the model."""
 
     name = "lora"
     paper = "Hu et al., ICLR 2022, arXiv 2106.09685"

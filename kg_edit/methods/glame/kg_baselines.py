@@ -111,7 +111,7 @@ class RomeKgConfig(GraphRequestConfig, RomeConfig):
 
 
 class RomeKg(GraphRequestMethod, Rome):
-    """The edit itself, then the facts as further ROME edits, each on the model with the earlier ones.
+    """The edit itself, then the subgraph's facts as further ROME edits, each on the model with the earlier ones.
 
     A record's ``requests`` lists the records of the facts.
     """
@@ -171,7 +171,7 @@ class MemitKgConfig(GraphRequestConfig, MemitConfig):
 
 
 class MemitKg(GraphRequestMethod, Memit):
-    """The edit itself and the facts around it, as one batch; many edits of a call are one batch with all their facts.
+    """The edit itself and the facts around it as one batch; many edits of a call form one batch with all their facts.
 
     A record's ``requests`` lists the records of the facts.
     """

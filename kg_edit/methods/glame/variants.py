@@ -75,7 +75,7 @@ class GlameRandomConfig(AblationConfig):
 
 
 class GlameRandom(Glame):
-    """GLAME on a wrong graph of the same size: o* has other entities' statements (`WrongGraph`)."""
+    """GLAME on a wrong graph of the same size: o* gets the statements of other entities (`WrongGraph`)."""
 
     name = "glame-random"
     about = "GLAME's control: the statements of o* are those of other entities"
@@ -120,7 +120,7 @@ class GlameBatchConfig(GraphConfig, MemitConfig):
 
 
 class GlameBatch(GraphValues, Memit):
-    """z = h + z_s^n for every edit of a batch, h being the last edited block's output."""
+    """z = h + z_s^n for every edit of a batch, where h is the output of the last edited block."""
 
     name = "glame-batch"
     paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593, with MEMIT's spread"

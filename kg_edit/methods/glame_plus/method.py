@@ -104,7 +104,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
 
 
 class GlamePlus(GraphReader, Rome):
-    """ROME's edit, and what follows from it written where it is answered."""
+    """ROME's edit, and the facts that follow from it, which are written where questions for them are answered."""
 
     name = "glame-plus"
     paper = "this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"

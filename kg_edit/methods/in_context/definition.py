@@ -45,7 +45,7 @@ class DefinitionConfig(PromptConfig):
 
 
 class Definition(PromptMethod):
-    """The fact as a sentence, and what a graph describes its subject and new object as, before the prompt."""
+    """Puts the fact as a sentence, and a graph's descriptions of its subject and new object, before the prompt."""
 
     name = "definition"
     paper = "Onoe et al., ACL 2023, arXiv 2305.01651"

@@ -85,8 +85,8 @@ class IkeConfig(PromptConfig):
 class Ike(PromptMethod):
     """``New Fact: …`` and ``Prompt: …``, after demonstrations that copy a fact, reword it, or leave a neighbour alone.
 
-    Demonstrations are chosen by how like their facts are to the edit's, the one most like it last. Those of a training
-    file become part of the patch.
+    Demonstrations are selected by the similarity of their facts to the edit; the most similar one comes last. Those of
+    a training file become part of the patch.
     """
 
     name = "ike"

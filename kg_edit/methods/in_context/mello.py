@@ -46,8 +46,8 @@ class MelloConfig(PromptConfig):
 class Mello(PromptMethod):
     """Subquestions, tentative answers, and the nearest edited fact after each, until there is a final answer.
 
-    The model reads the dialogue in the place of the prompt, so it answers after "Final answer:". Every prompt is asked
-    so once there is an edit, whatever it is about.
+    The model reads the dialogue instead of the prompt, so it answers after "Final answer:". As soon as there is an
+    edit, every prompt is asked in this way, whatever it is about.
     """
 
     name = "mello"
@@ -78,7 +78,7 @@ class Mello(PromptMethod):
             return self.config.shots
         left = context - min(_ROOM, context // 2)
         sizes = {count: self._tokens(demonstrations(count)) for count in range(self.config.shots + 1)}
-        return max(count for count, size in sizes.items() if size <= left)
+        return max((count for count, size in sizes.items() if size <= left), default=0)
 
     def _tokens(self, text: str) -> int:
         return len(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])

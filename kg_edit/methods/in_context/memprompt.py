@@ -56,7 +56,7 @@ class MemPromptConfig(PromptConfig):
 
 
 class MemPrompt(PromptMethod):
-    """The clarification of the question that is closest to the one asked, before it, if it is close enough."""
+    """Puts the clarification of the most similar stored question before a prompt, if it is similar enough."""
 
     name = "memprompt"
     paper = "Madaan et al., EMNLP 2022, arXiv 2201.06009"

@@ -43,10 +43,10 @@ class PopularityConfig(PromptConfig):
 
 
 class PopularityRetrieval(PromptMethod):
-    """The fact in the prompt, but only where the subject is so unpopular that the model can't be trusted alone.
+    """Puts the fact into the prompt only if the subject is so unpopular that the model alone can't be trusted.
 
-    What is withheld is not edited: of a popular subject the model goes on saying what it knows. The limits should be
-    chosen for each relation on questions apart (`kg_edit.methods.in_context.popularity.best_threshold`).
+    A withheld fact has no effect: about a popular subject the model keeps saying what it knows. The limits should be
+    chosen for each relation on separate questions (`kg_edit.methods.in_context.popularity.best_threshold`).
     """
 
     name = "popularity-retrieval"

@@ -31,7 +31,7 @@ class KeConfig(MendConfig):
 
 
 class Ke(Mend):
-    """One gradient of -log p(new target), gated and shifted by a network that reads the edit; changes add up."""
+    """One gradient of -log p(new target), gated and shifted by a network that reads the edit; edits add up."""
 
     name = "ke"
     paper = "De Cao et al., EMNLP 2021, arXiv 2104.08164"

@@ -48,7 +48,7 @@ class AlphaEditConfig(SpreadConfig):
 class AlphaEdit(JointMethod):
     """MEMIT without C in the least squares: the update stays in C's null space, and away from earlier edits' keys.
 
-    The keys of earlier batches are in the state of the patch that the model holds, and nowhere else.
+    The keys of earlier batches are stored only in the state of the patch that is applied to the model.
     """
 
     name = "alphaedit"

@@ -35,7 +35,7 @@ class ComebaConfig(MemitConfig):
 
 
 class Comeba(Memit):
-    """MEMIT whose updates are felt by tokens near the edited keys alone; batch after batch, on the ones before."""
+    """MEMIT whose updates act only at tokens near the edited keys; each batch is made on top of the earlier ones."""
 
     name = "comeba"
     paper = "Li et al., EMNLP 2024, arXiv 2403.05330"

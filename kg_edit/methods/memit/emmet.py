@@ -39,9 +39,9 @@ class EmmetConfig(LayerConfig, JointConfig):
 
 
 class Emmet(JointMethod):
-    """The least change of W, as C weighs it, that adds to the answer of every key what its fact wants: one layer.
+    """The smallest change of one layer's W, in the norm given by C, that changes the output for every key as wanted.
 
-    A key is the mean over the contexts; what is wanted is measured at the bare prompt, as in the public code.
+    A key is the mean over the contexts; the wanted change is measured at the bare prompt, as in the public code.
     """
 
     name = "emmet"

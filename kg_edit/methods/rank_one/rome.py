@@ -33,7 +33,7 @@ class RomeConfig(RankOneConfig):
 
 
 class Rome(RankOneMethod):
-    """One rank-one update an edit; GLAME without its graph module."""
+    """One rank-one update per edit; GLAME without its graph module."""
 
     name = "rome"
     paper = "Meng et al., NeurIPS 2022, arXiv 2202.05262"
@@ -68,7 +68,7 @@ class RRomeConfig(RomeConfig):
 
 
 class RRome(Rome):
-    """The update answers the mean key, so that a sequence of edits does not break the model."""
+    """ROME with the mean key throughout the update, so that a sequence of edits does not break the model."""
 
     name = "r-rome"
     paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.07175"

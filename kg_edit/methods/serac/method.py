@@ -49,7 +49,7 @@ class SeracConfig(MethodConfig):
 
 
 class Serac(EditingMethod):
-    """An edit is a fact in a memory; a prompt in its scope is answered by the counterfactual model, others by f."""
+    """An edit is a fact in a memory; the counterfactual model answers prompts in its scope, the model f all others."""
 
     name = "serac"
     paper = "Mitchell et al., ICML 2022, arXiv 2206.06520"

@@ -110,6 +110,22 @@ def test_a_covariance_under_another_name_is_refused(store: Path, tmp_path: Path)
         pull(place, tmp_path / "mine")
 
 
+def test_two_pulls_into_one_store_leave_each_other_alone(store: Path, tmp_path: Path) -> None:
+    """A second pull that comes and goes while the first one holds its download."""
+    folder, mine = tmp_path / "place", tmp_path / "mine"
+    push(FolderPlace(folder), stored_covariances(store), store)
+
+    class Crowded(FolderPlace):
+        def fetch(self, name: str, to: Path) -> None:
+            super().fetch(name, to)
+            if name.endswith(".safetensors"):
+                pull(FolderPlace(folder), mine, model="named-b")
+
+    assert {found.model for found in pull(Crowded(folder), mine, model="named-a")} == {"a"}
+    assert len(stored_covariances(mine)) == 3
+    assert not list(mine.glob(".incoming*"))
+
+
 def test_a_repository_is_made_in_one_commit(store: Path, tmp_path: Path) -> None:
     api = FolderApi(tmp_path / "place")
     push(HubPlace("someone/covariances", api=api, private=True), stored_covariances(store), store)
