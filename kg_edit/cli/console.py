@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from kg_edit.errors import KgEditError
+from kg_edit.errors import KgEditError, OutputError
 from kg_edit.text.display import one_line, plain
 from wikidata_cache.errors import WikidataCacheError
 
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.value.callbacks import Callback
+
+
+_NO_TEMPORARY = (
+    "no folder for temporary files can be written to; make room on the disk, or set TMPDIR to a folder with room"
+)
 
 
 def stdout() -> Console:
@@ -93,6 +98,11 @@ def friendly() -> Iterator[None]:
             yield
         except (KgEditError, WikidataCacheError) as error:
             report(error)
+            raise SystemExit(2) from None
+        except FileNotFoundError as error:
+            if "temporary directory" not in str(error):
+                raise
+            report(OutputError(_NO_TEMPORARY))  # some libraries ask for the folder as soon as they are imported
             raise SystemExit(2) from None
 
 
