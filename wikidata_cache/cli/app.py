@@ -40,11 +40,11 @@ _FAULT = 70  # the exit code of a fault of this program, as sysexits.h has it
 
 
 def doctor(graph: Graph = None, cache: Cache = None) -> None:
-    """Look at versions, the packaged extract, the cache file and what is optional; exit code 1 if something is broken.
+    """Check versions, the packaged extract, the cache file and optional parts; exit code 1 if something is broken.
 
-    Of a store made by `load` every file is read and compared with what was loaded.
+    For a store made by `load`, every file is read and compared with what was loaded.
 
-    Nobody on the network is asked, unless `--graph` names an endpoint: then it gets one small question.
+    The network is used only if `--graph` names an endpoint, which then gets one small query.
 
     Examples: `wikidata-cache doctor` · `wikidata-cache doctor --cache paper.sqlite` · `wikidata-cache doctor -g wd/`
     """
@@ -60,7 +60,9 @@ def doctor(graph: Graph = None, cache: Cache = None) -> None:
 
 
 def extract(
-    seeds: Annotated[Path, typer.Argument(metavar="SEEDS.tsv", help="Header row, then an id in column one.")],
+    seeds: Annotated[
+        Path, typer.Argument(metavar="SEEDS.tsv", help="TSV file: a header row, then ids in the first column.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT.nt.gz", help="The file to write.")],
     graph: Graph = None,
     contact: Contact = None,
@@ -68,11 +70,11 @@ def extract(
     offline: Offline = False,
     per_node: Annotated[
         list[int] | None,
-        typer.Option(help=f"Statements kept of each item, once for each hop. Default: {PER_NODE}."),
+        typer.Option(help=f"Statements kept of each item; give it once per hop. Default: {PER_NODE}."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
 ) -> None:
-    """Cut the neighbourhoods of some seeds out of a big graph, with all labels.
+    """Extract the neighbourhoods of some seed items from a large graph, with all labels.
 
     Example: `wikidata-cache extract seeds.tsv small.nt.gz -g wikidata.nt.gz --per-node 80 --per-node 20`
     """
@@ -95,19 +97,19 @@ def load(
             "or a CoDEx folder.",
         ),
     ],
-    store: Annotated[Path, typer.Option(metavar="FOLDER", help="The store to make.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a store that is there already.")] = False,
+    store: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the new store.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing store.")] = False,
     keep_all: Annotated[
         bool,
-        typer.Option("--keep-all", help="Keep every triple of N-Triples, not only what this package asks for."),
+        typer.Option("--keep-all", help="Keep every triple of N-Triples files, not only those this package uses."),
     ] = False,
     skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Leave out lines that cannot be read instead of stopping.")
+        bool, typer.Option("--skip-bad-lines", help="Skip lines that cannot be read instead of stopping.")
     ] = False,
 ) -> None:
-    """Make a store on disk, with a label index, of dumps and graph files.
+    """Build a store on disk, with a label index, from dumps and graph files.
 
-    It is put in place when it is whole; after an interruption, the same command goes on where it stopped.
+    The store appears when it is complete. After an interruption, the same command resumes.
 
     Example: `wikidata-cache load wikidata.nt.gz labels.nt.gz --store wd/`
     """
@@ -134,7 +136,7 @@ def _print_report(store: Path, report: LoadReport) -> None:
 def labels(
     ids: Ids, graph: Graph = None, contact: Contact = None, cache: Cache = None, offline: Offline = False
 ) -> None:
-    """Print the English labels of items and properties; an id without one gets an empty cell.
+    """Print the English labels of items and properties; an id without a label gets an empty cell.
 
     Examples: `wikidata-cache labels Q1345 P19` · `wikidata-cache labels Q42 -g graph.nt.gz`
     """
@@ -144,13 +146,13 @@ def labels(
 
 
 def find(
-    label: Annotated[str, typer.Argument(help="A label, exactly as it is written.")],
+    label: Annotated[str, typer.Argument(help="The exact label.")],
     graph: Graph = None,
     contact: Contact = None,
     cache: Cache = None,
     offline: Offline = False,
 ) -> None:
-    """Print the ids of everything with exactly this label; exit code 1 if there is nothing.
+    """Print the ids of all entities with exactly this label; exit code 1 if there are none.
 
     Examples: `wikidata-cache find Philadelphia` · `wikidata-cache find "place of birth"`
     """
@@ -163,10 +165,10 @@ def find(
 
 def serve(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `load`, or an Oxigraph folder.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.")] = 7878,
-    timeout: Annotated[int, typer.Option(min=1, help="Seconds after which a query is cut off.")] = 60,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one.")] = 7878,
+    timeout: Annotated[int, typer.Option(min=1, help="Time limit of a query in seconds.")] = 60,
 ) -> None:
-    """Answer SPARQL queries about a store at /query, to this machine only, until Ctrl-C.
+    """Serve a store as a SPARQL endpoint (/query) to this machine only, until Ctrl-C.
 
     Example: `wikidata-cache serve wd/ --port 7878`
     """
@@ -189,11 +191,11 @@ def export(
     cache: Cache = None,
     latest: Annotated[bool, typer.Option("--latest", help="Only the newest version of every answer.")] = False,
     as_of: Annotated[
-        str | None, typer.Option(metavar="TIME", help="The versions that held at this time (ISO 8601, UTC).")
+        str | None, typer.Option(metavar="TIME", help="Only the versions valid at this time (ISO 8601, UTC).")
     ] = None,
-    graph_name: Annotated[str | None, typer.Option(help="Only the graph kept under this name.")] = None,
+    graph_name: Annotated[str | None, typer.Option(help="Only the graph with this name in the cache.")] = None,
 ) -> None:
-    """Write the cache to one file: JSON lines, sorted, with a hash. The same cache gives the same bytes.
+    """Export the cache to one file of sorted JSON lines with a hash. The same cache gives the same bytes.
 
     Examples: `wikidata-cache export snapshot.jsonl.gz` ·
     `wikidata-cache export paper.jsonl.gz --cache paper.sqlite --latest`
@@ -207,14 +209,14 @@ def export(
 
 
 def import_(
-    snapshot: Annotated[Path, typer.Argument(metavar="FILE.jsonl.gz", help="A file that `export` has written.")],
+    snapshot: Annotated[Path, typer.Argument(metavar="FILE.jsonl.gz", help="File written by `export`.")],
     cache: Cache = None,
     on_conflict: Annotated[
         OnConflict,
-        typer.Option(help="Where the cache knows an id too: keep its answer, let the newer speak, or stop."),
+        typer.Option(help="If the cache has an answer too: keep it, use the newer one, or stop."),
     ] = "keep",
 ) -> None:
-    """Add a snapshot to the cache, after checking its hash and every row; all of it, or nothing.
+    """Import a snapshot into the cache after checking its hash and every row; all of it or nothing.
 
     Examples: `wikidata-cache import snapshot.jsonl.gz` ·
     `wikidata-cache import paper.jsonl.gz --cache paper.sqlite --on-conflict error`
@@ -224,7 +226,7 @@ def import_(
         say(f"{store.path}: {done.new} new facts of {done.facts}, {done.queries} requests in the log")
 
 
-_HELP = "`wikidata-cache`: subgraphs of Wikidata from the command line. Thin; the work is in the library."
+_HELP = "Fetch, cache, link and show subgraphs of Wikidata."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 for command in (show.show, labels, find, link.link, extract, fetch.fetch, export):

@@ -36,21 +36,23 @@ _OF_A_CACHE = {"cache": "--cache", "offline": "--offline", "mode": "--mode", "pa
 def fetch(
     context: typer.Context,
     edits: Annotated[
-        list[str], typer.Argument(metavar="EDITS", help="EDITS.jsonl, .json, .csv or .tsv; with --kind, ids instead.")
+        list[str], typer.Argument(metavar="EDITS", help="File of edits: .jsonl, .json, .csv or .tsv; with --kind, ids.")
     ],
     endpoint: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help=f"May be repeated: the next one helps out. Default: {WIKIDATA}"),
+        typer.Option(metavar="URL", help=f"SPARQL endpoint; repeatable: the others are fallbacks. Default: {WIKIDATA}"),
     ] = None,
     contact: Contact = None,
-    hops: Annotated[int, typer.Option(min=1, help="The edit itself is hop 1, the statements of o* are hop 2.")] = 2,
+    hops: Annotated[
+        int, typer.Option(min=1, help="Number of hops: the edit itself is hop 1, the statements of o* are hop 2.")
+    ] = 2,
     per_node: Annotated[int, typer.Option(min=0, help="Statements kept of each item.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     policy: Annotated[Policy, typer.Option(help="How statements are sampled.")] = "uniform",
     direction: Annotated[Direction, typer.Option(help="both: expand along incoming statements too.")] = "out",
-    statements: Annotated[Statements, typer.Option(help="all: statements of every rank but deprecated.")] = "truthy",
+    statements: Annotated[Statements, typer.Option(help="all: statements of every rank except deprecated.")] = "truthy",
     root: Annotated[
-        list[str] | None, typer.Option(help="Expand target_new (default), subject, target_true; may be repeated.")
+        list[str] | None, typer.Option(help="Expand target_new (default), subject or target_true; repeatable.")
     ] = None,
     cache: Cache = None,
     offline: Offline = False,
@@ -59,19 +61,19 @@ def fetch(
     as_of: AsOf = None,
     graph_name: GraphName = "wikidata",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl[.gz]", help="Write the subgraphs too, one a line.")
+        Path | None, typer.Option(metavar="FILE.jsonl[.gz]", help="Also write the subgraphs, one per line.")
     ] = None,
     descriptions: Annotated[
-        bool, typer.Option("--descriptions", help="Fetch the items' descriptions too, for `show --html` offline.")
+        bool, typer.Option("--descriptions", help="Also fetch the items' descriptions, for `show --html` offline.")
     ] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Skip edits that the graph does not know.")] = False,
     kind: Annotated[
-        Kind | None, typer.Option(help="Fetch what is asked of each id: " + ", ".join(get_args(Kind)) + ".")
+        Kind | None, typer.Option(help="Fetch facts of this kind for each id: " + ", ".join(get_args(Kind)) + ".")
     ] = None,
 ) -> None:
     """Fetch the subgraphs of all edits of a file into the cache, in as few requests as possible.
 
-    What the cache holds is not asked for again, so a run that was stopped goes on where it was.
+    Answers in the cache are not fetched again, so the same command resumes a stopped run.
 
     Examples: `wikidata-cache fetch edits.jsonl --contact me@uni.edu` ·
     `wikidata-cache fetch edits.jsonl --offline --out subgraphs.jsonl.gz` ·

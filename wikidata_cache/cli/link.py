@@ -23,27 +23,27 @@ _EXIT_CODES: dict[Status, int] = {"exact": 0, "none": 1, "ambiguous": 3}
 
 
 def link(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="A label or an id, or a file of edits.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Label, id, or file of edits.")],
     relation: Annotated[
-        str | None, typer.Option(help="The property of the fact that it stands in: P551, or its name.")
+        str | None, typer.Option(help="Property of the fact that TEXT belongs to: P551, or its name.")
     ] = None,
-    role: Annotated[Literal["object", "subject"], typer.Option(help="At which end of the fact it stands.")] = "object",
-    kind: Annotated[Literal["item", "property"], typer.Option(help="What is wanted.")] = "item",
-    label: Annotated[str | None, typer.Option(help="What the id given as TEXT should be called.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Candidates to list.")] = 10,
+    role: Annotated[Literal["object", "subject"], typer.Option(help="Role of TEXT in the fact.")] = "object",
+    kind: Annotated[Literal["item", "property"], typer.Option(help="What TEXT names.")] = "item",
+    label: Annotated[str | None, typer.Option(help="Expected label of the id given as TEXT.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of candidates.")] = 10,
     graph: Graph = None,
     contact: Contact = None,
     cache: Cache = None,
     offline: Offline = False,
     online: Annotated[bool, typer.Option("--online", help="Ask Wikidata itself for candidates.")] = False,
-    api: Annotated[str, typer.Option(metavar="URL", help="The Action API that --online asks.")] = WIKIDATA_API,
+    api: Annotated[str, typer.Option(metavar="URL", help="Action API that --online uses.")] = WIKIDATA_API,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Where the linked edits go.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="File to write the linked edits to.")] = None,
 ) -> None:
-    """List what a label may mean, with scores and reasons; or fill the ids into a file of edits.
+    """List the candidates for a label, with scores and reasons; or add the ids to a file of edits.
 
-    The exit code is 0 where one candidate clearly leads, 3 where a person has to choose, and 1 where there is
-    none. Of a file of edits, 0 says that every part of every edit is settled, else it is 3.
+    The exit code is 0 if one candidate clearly leads, 3 if a person has to choose, and 1 if there is no candidate. For
+    a file of edits it is 0 if every part of every edit is settled, else 3.
 
     Examples: `wikidata-cache link "Los Angeles" --relation P551` · `wikidata-cache link Q65 --label "Los Angeles"` ·
     `wikidata-cache link "place of birth" --kind property` · `wikidata-cache link edits.jsonl --out linked.jsonl`

@@ -23,8 +23,8 @@ Graph = Annotated[
         "-g",
         envvar="KG_GRAPH",
         help="FILE.nt.gz, .nt, .tsv, .tsv.gz, a folder, a store made by `load`, oxigraph:FOLDER or a SPARQL URL; "
-        "by default the cache file, if there is one, and for what it lacks the small extract that ships with the "
-        "package; with --offline the cache file alone.",
+        "by default the cache file, if there is one, and the small packaged extract for what the cache lacks; "
+        "with --offline the cache file only.",
     ),
 ]
 Contact = Annotated[
@@ -33,25 +33,29 @@ Contact = Annotated[
 ]
 Cache = Annotated[
     Path | None,
-    typer.Option(envvar="KG_CACHE", metavar="FILE", help="Where answers are kept. Default: the user's cache folder."),
+    typer.Option(
+        envvar="KG_CACHE", metavar="FILE", help="Cache file for the answers. Default: in the user's cache folder."
+    ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Open no connection: what the cache lacks is an error.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not use the network; what the cache lacks is an error.")]
 CacheMode = Annotated[
     Mode | None,
     typer.Option(
         "--mode",
-        help="cache_first asks for what the cache lacks, refresh for everything again, online does not use the cache.",
+        help="cache_first fetches what the cache lacks, refresh fetches all again, online does not use the cache.",
         show_default="cache_first",
     ),
 ]
 Packs = Annotated[
     list[Path] | None,
-    typer.Option("--pack", metavar="FILE", help="A read-only cache file below your own (KG_PACKS); may be repeated."),
+    typer.Option(
+        "--pack", metavar="FILE", help="Additional read-only cache file, read after your own (KG_PACKS); repeatable."
+    ),
 ]
 AsOf = Annotated[
     str | None, typer.Option(metavar="TIME", help="Replay the cache offline as it was at this time (ISO 8601, UTC).")
 ]
-GraphName = Annotated[str, typer.Option(help="Under which name the cache keeps the endpoint's graph.")]
+GraphName = Annotated[str, typer.Option(help="Name of the endpoint's graph in the cache.")]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids such as Q1345 or P19.")]
 
 

@@ -50,21 +50,28 @@ def show(
     graph: Graph = None,
     contact: Contact = None,
     hops: Annotated[
-        int | None, typer.Option(min=1, help="Of an item 1 (its statements), of an edit 2 (those of o*).")
+        int | None,
+        typer.Option(
+            min=1, help="Number of hops. Default: 1 for an item (its statements), 2 for an edit (those of o*)."
+        ),
     ] = None,
     per_node: Annotated[int, typer.Option(min=0, help="Statements kept of each item.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     policy: Annotated[Policy, typer.Option(help="How statements are sampled.")] = "uniform",
     direction: Annotated[Direction, typer.Option(help="both: expand along incoming statements too.")] = "out",
-    statements: Annotated[Statements, typer.Option(help="all: statements of every rank but deprecated.")] = "truthy",
+    statements: Annotated[Statements, typer.Option(help="all: statements of every rank except deprecated.")] = "truthy",
     root: Annotated[
         list[str] | None,
-        typer.Option(help="Of an edit: expand target_new (default), subject, target_true; may be repeated."),
+        typer.Option(help="For an edit: expand target_new (default), subject or target_true; repeatable."),
     ] = None,
-    max_edges: Annotated[int | None, typer.Option(min=1, help="Of an edit: keep the nearest edges only.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write an interactive page too.")] = None,
+    max_edges: Annotated[
+        int | None, typer.Option(min=1, help="For an edit: keep only this many edges, the nearest.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Also write an interactive page.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page of --html in a browser.")] = False,
-    draw: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it to FILE.svg or FILE.png.")] = None,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the graph to FILE.svg or FILE.png.")
+    ] = None,
     cache: Cache = None,
     offline: Offline = False,
     mode: CacheMode = None,
@@ -72,7 +79,7 @@ def show(
     as_of: AsOf = None,
     graph_name: GraphName = "wikidata",
 ) -> None:
-    """Print what the graph says about an item or around an edit, in words; draw it, or make a page of it.
+    """Print the statements about an item or around an edit; optionally draw them or write a page.
 
     Examples: `wikidata-cache show Q1345` · `wikidata-cache show edits.jsonl:3 --html graph.html` ·
     `wikidata-cache show Q65 --hops 2 --per-node 5 --draw la.svg`
