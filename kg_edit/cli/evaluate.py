@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 KEY = "KG_EDIT_JUDGE_KEY"
-_URL = "an OpenAI-compatible address, such as http://localhost:8000/v1"
-Url = Annotated[str | None, typer.Option("--judge", metavar="URL", help=f"let a model judge the answers: {_URL}")]
-ModelAtUrl = Annotated[str, typer.Option(help="the judge's name at its address")]
-ShardText = Annotated[str | None, typer.Option("--shard", help="i/n: this part of the run alone; then `kg-edit merge`")]
-Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="go on with the run in the folder, or refuse to")]
+_URL = "URL of an OpenAI-compatible server, such as http://localhost:8000/v1"
+Url = Annotated[str | None, typer.Option("--judge", metavar="URL", help=f"also let a model judge the answers: {_URL}")]
+ModelAtUrl = Annotated[str, typer.Option(help="name of the judge model at the server")]
+ShardText = Annotated[str | None, typer.Option("--shard", help="i/n: run only this part; then `kg-edit merge`")]
+Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="resume the run in the output folder, or refuse to")]
 OnRay = Annotated[
-    bool, typer.Option("--ray", help="on a Ray cluster (RAY_ADDRESS, or this machine): one worker a device")
+    bool, typer.Option("--ray", help="run on a Ray cluster (RAY_ADDRESS, or this machine), one worker per device")
 ]
 
 
@@ -88,15 +88,17 @@ def show(summary: Summary, out: Path) -> None:
 
 
 def judge(
-    run: Annotated[Path, typer.Argument(help="the folder of a run of `kg-edit evaluate`")],
-    data: Annotated[Path, typer.Option(help="the data set's JSON file that the run was on")],
+    run: Annotated[Path, typer.Argument(help="output folder of `kg-edit evaluate`")],
+    data: Annotated[Path, typer.Option(help="the benchmark's JSON file that the run used")],
     url: Annotated[str, typer.Option("--judge", metavar="URL", help=_URL)],
-    model: Annotated[str, typer.Option("--judge-model", help="the judge's name at its address")] = "default",
-    dataset: Annotated[str, typer.Option(help="see `kg-edit metrics --markdown`")] = "counterfact-plus",
+    model: Annotated[str, typer.Option("--judge-model", help="name of the judge model at the server")] = "default",
+    dataset: Annotated[
+        str, typer.Option(help="benchmark of the run; see `kg-edit metrics --markdown`")
+    ] = "counterfact-plus",
 ) -> None:
-    """Let a language model judge the greedy answers of a run; verdicts are kept in judge.jsonl.
+    """Let a language model judge the greedy answers of a run; write its verdicts to judge.jsonl.
 
-    A key, where the address wants one, is taken from the environment variable KG_EDIT_JUDGE_KEY.
+    If the server needs an API key, set the environment variable KG_EDIT_JUDGE_KEY.
 
     Example: `kg-edit judge runs/rome --data dev.json --judge http://localhost:8000/v1 --judge-model qwen3`
     """
@@ -112,18 +114,20 @@ def judge(
     stdout().print(f"{plain(str(run))}: judge.jsonl", soft_wrap=True)
 
 
-Runs = Annotated[list[Path], typer.Argument(help="folders of runs; the first is what the others are compared with")]
+Runs = Annotated[list[Path], typer.Argument(help="output folders of runs; the others are compared with the first")]
 
 
 def compare(
     runs: Runs,
-    against: Annotated[str | None, typer.Option(help="compare with this run instead, or with: unedited")] = None,
+    against: Annotated[str | None, typer.Option(help="compare with this run instead, or with `unedited`")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="only this metric; repeatable")] = None,
     common: Annotated[bool, typer.Option("--common", help="only the records that all runs have")] = False,
-    out: Annotated[list[Path] | None, typer.Option(help=".md, .tex, .json, .png, .svg or .pdf; repeatable")] = None,
-    seed: Annotated[int, typer.Option(help="of intervals and permutations")] = 0,
+    out: Annotated[
+        list[Path] | None, typer.Option(help="file to write: .md, .tex, .json, .png, .svg or .pdf; repeatable")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="random seed of intervals and permutations")] = 0,
 ) -> None:
-    """Compare runs record by record: differences, intervals, p-values; one run alone with the unedited model.
+    """Compare runs record by record (differences, intervals, p-values), or one run with the unedited model.
 
     Example: `kg-edit compare runs/rome runs/glame --out comparison.md --out comparison.png`
     """
@@ -141,10 +145,10 @@ def compare(
 
 
 def merge(
-    out: Annotated[Path, typer.Argument(help="folder for the whole run")],
-    shards: Annotated[list[Path], typer.Argument(help="folders of all its shards")],
+    out: Annotated[Path, typer.Argument(help="output folder for the whole run")],
+    shards: Annotated[list[Path], typer.Argument(help="output folders of all shards")],
 ) -> None:
-    """Put the shards of a run (`kg-edit evaluate --shard i/n`) together; the same run as from one process.
+    """Merge the shards of a run (`kg-edit evaluate --shard i/n`); the result is the same as from one process.
 
     Example: `kg-edit merge runs/rome runs/rome-0 runs/rome-1`
     """

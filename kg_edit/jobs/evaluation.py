@@ -50,38 +50,36 @@ log = logging.getLogger(__name__)
 _CONSEQUENCES = ("hops", "multihop", "portability", "ripple")  # families of probes about the consequences of an edit
 
 DatasetName = Annotated[
-    str, typer.Option(help="the benchmark: counterfact, mquake, zsre, …; an unknown name lists them")
+    str, typer.Option(help="name of the benchmark: counterfact, mquake, zsre, …; an unknown name lists them")
 ]
 ScheduleText = Annotated[
     str, typer.Option("--schedule", help="single, batch:N, sequential:N or batch:B,sequential:N (N records in all)")
 ]
 Every = Annotated[
     int | None,
-    typer.Option("--evaluate-every", min=1, help="a point of the curve every so many edits; default: ten in all"),
+    typer.Option("--evaluate-every", min=1, help="edits between two points of the curve; default: about ten points"),
 ]
 General = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT|TASKS",
-        help="what edits cost elsewhere: a text, for its perplexity; task files or folders of lm-eval, or names of its "
-        "tasks; several with commas",
+        help="measure side effects: perplexity of a text file; lm-eval tasks by name, file or folder; separate several "
+        "with commas",
     ),
 ]
-GeneralLimit = Annotated[int | None, typer.Option(min=1, help="the first so many documents of each of these tasks")]
+GeneralLimit = Annotated[int | None, typer.Option(min=1, help="use only the first N documents of each lm-eval task")]
 RetentionFile = Annotated[
     Path | None,
-    typer.Option(help="file of unrelated prompts, such as zsRE's or PopQA's: GRACE's retention rates on the way"),
+    typer.Option(help="file of unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates"),
 ]
-Ceilings = Annotated[bool, typer.Option("--ceilings", help="also score with the facts in the prompt")]
+Ceilings = Annotated[bool, typer.Option("--ceilings", help="also score portability with the facts in the prompt")]
 Extras = Annotated[list[str] | None, typer.Option("--extra", help="also score a costly metric; repeatable")]
-References = Annotated[
-    Path | None, typer.Option(help="attribute_snippets.json: the texts that consistency.tfidf compares with")
-]
+References = Annotated[Path | None, typer.Option(help="attribute_snippets.json: reference texts for consistency.tfidf")]
 
 
 SpecificityFile = Annotated[
     Path | None,
-    typer.Option(help="ECBD's file of other entities' sentences: what an edit costs their masked spans"),
+    typer.Option(help="ECBD's file of sentences about other entities, to score their masked spans"),
 ]
 
 
@@ -89,17 +87,19 @@ AskChat = Annotated[
     bool | None,
     typer.Option(
         "--chat/--plain",
-        help="ask every prompt as a chat's user turn, or none; default: as its edit is made",
+        help="ask all prompts as chat user turns, or none; default: as the edit is made",
     ),
 ]
 EditChat = Annotated[
     bool | None,
-    typer.Option("--edit-chat/--edit-plain", help="make every edit in chat form, or none; default: as its row says"),
+    typer.Option(
+        "--edit-chat/--edit-plain", help="make all edits in chat form, or none; default: the row's field chat"
+    ),
 ]
 
 ControlName = Annotated[
     Literal["wrong", "shuffled", "none"] | None,
-    typer.Option(help="a control in the graph's place: o* with others' statements, with others' objects, or bare"),
+    typer.Option(help="use a control graph: o* with others' statements (wrong), others' objects (shuffled), or none"),
 ]
 
 
@@ -107,17 +107,19 @@ ControlName = Annotated[
 class Evaluation:
     """The options of `kg-edit evaluate`, in the order of its help."""
 
-    data: Annotated[Path, typer.Option(help="the data set's JSON file, or hf:NAME")]
+    data: Annotated[Path, typer.Option(help="the benchmark's JSON file, a packaged one's name, or hf:NAME")]
     dataset: DatasetName = "counterfact-plus"
     method: MethodName = "glame"
     model: ModelName = "smollm2-135m"
     graph: Graph = None
     control: ControlName = None
-    split: Annotated[str | None, typer.Option(help="only this part of a data set that has parts: dev or test")] = None
+    split: Annotated[
+        str | None, typer.Option(help="use only this split of a benchmark that has splits: dev or test")
+    ] = None
     known_only: Annotated[
-        bool, typer.Option("--known-only", help="only questions whose further hops the unedited model knows")
+        bool, typer.Option("--known-only", help="keep only questions whose other hops the unedited model knows")
     ] = False
-    limit: Annotated[int | None, typer.Option(min=1, help="the first so many records")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="score only the first N records")] = None
     schedule: ScheduleText = "single"
     every: Every = None
     general: General = None
@@ -135,7 +137,7 @@ class Evaluation:
     preset: Preset = "default"
     settings: Settings = None
     corpus: CorpusName = None
-    seed: Annotated[int, typer.Option(help="of choices and intervals")] = 0
+    seed: Annotated[int, typer.Option(help="random seed of choices and intervals")] = 0
     dtype: Dtype = "auto"
     device: Device = "auto"
     contact: Contact = None

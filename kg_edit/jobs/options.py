@@ -29,52 +29,54 @@ def _complete_graph(incomplete: str) -> list[str]:
     return [name for name in packaged_graphs() if name.startswith(incomplete)]
 
 
-EditsFile = Annotated[Path, typer.Argument(help="edits: .jsonl, .json, .csv or .tsv; triplet files too")]
+EditsFile = Annotated[Path, typer.Argument(help="file of edits: .jsonl, .json, .csv or .tsv; triplet files too")]
 ModelName = Annotated[
     str,
     typer.Option("--model", help="named model, hub id, folder or .gguf file", autocompletion=_complete_model),
 ]
 ModelArgument = Annotated[str, typer.Argument(help="named model, hub id, folder or .gguf file")]
-MethodName = Annotated[str, typer.Option("--method", help="see `kg-edit methods`", autocompletion=complete_method)]
+MethodName = Annotated[
+    str, typer.Option("--method", help="editing method; see `kg-edit methods`", autocompletion=complete_method)
+]
 Graph = Annotated[
     list[str] | None,
     typer.Option(
         "--graph",
-        help="extract (packaged; the default where a method needs one), graph file (.nt, .tsv; .gz too), folder, store "
+        help="extract (packaged; the default if a method needs one), graph file (.nt, .tsv; .gz too), folder, store "
         "or SPARQL URL; repeatable",
         autocompletion=_complete_graph,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again resumes the run")]
 Layer = Annotated[int | None, typer.Option("--layer", help="edited layer, 0-based")]
 LayerChoice = Annotated[
     str | None,
     typer.Option("--layer", help="edited layer, 0-based; auto: chosen by a short sweep on a few of your edits"),
 ]
-Preset = Annotated[str, typer.Option("--preset", help="named settings: default, paper, or of a model, such as gpt2-xl")]
+Preset = Annotated[str, typer.Option("--preset", help="named settings: default, paper, or a model's, such as gpt2-xl")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="one setting, such as steps=30 or covariance.corpus=FILE"),
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="a setting, such as steps=30 or covariance.corpus=FILE; repeatable"
+    ),
 ]
 CorpusName = Annotated[
     str | None,
-    typer.Option("--corpus", help="text behind the covariance: self (the model's own), a text file, hf:NAME"),
+    typer.Option("--corpus", help="text for the covariance: self (the model's own), a text file or hf:NAME"),
 ]
-Templates = Annotated[Path | None, typer.Option(help="your relation templates (TSV), over the packaged ones")]
-KeepGoing = Annotated[bool, typer.Option("--keep-going", help="skip bad rows, and list them at the end")]
+Templates = Annotated[Path | None, typer.Option(help="your relation templates (TSV); they override the packaged ones")]
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="skip bad rows and list them at the end")]
 AsChat = Annotated[
     bool | None,
     typer.Option(
         "--chat/--plain",
-        help="make edits, and ask, in the form of the model's chat template; default: as a row's chat field says",
+        help="make and test edits in the model's chat template, or in plain text; default: the row's field chat",
     ),
 ]
-BothForms = Annotated[
-    bool, typer.Option("--both-forms", help="make edits in plain text and in chat form together; slower")
-]
+BothForms = Annotated[bool, typer.Option("--both-forms", help="make each edit in plain text and in chat form; slower")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Memory = Annotated[
-    float | None, typer.Option(min=1, help="MB that a pass may take above the model (default 1000); same results")
+    float | None, typer.Option(min=1, help="MB for a forward pass, besides the model (default 1000); same results")
 ]
-Contact = Annotated[str | None, typer.Option(help="your e-mail or URL; Wikimedia's endpoints ask for it")]
+Contact = Annotated[str | None, typer.Option(help="your e-mail address or URL; Wikimedia endpoints require it")]
