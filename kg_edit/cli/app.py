@@ -83,7 +83,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", help="say the version, and end", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="print the version and exit", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options that stand before the command's name."""

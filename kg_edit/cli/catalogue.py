@@ -20,16 +20,16 @@ _WIDEST, _ROOM = 1000, 200  # columns
 _BRIEF = ("method", "kind", "graph", "what it does")  # what fits a narrow terminal
 MethodToShow = Annotated[
     str | None,
-    typer.Argument(help="a method, to see its settings and presets", autocompletion=complete_method),
+    typer.Argument(help="method whose settings and presets to show", autocompletion=complete_method),
 ]
 
 
 def methods(
     name: MethodToShow = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="write the page docs/methods.md")] = False,
-    table: Annotated[bool, typer.Option("--table", help="write kg_edit/data/methods.tsv", hidden=True)] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print the page docs/methods.md")] = False,
+    table: Annotated[bool, typer.Option("--table", help="print kg_edit/data/methods.tsv", hidden=True)] = False,
 ) -> None:
-    """List the editing methods: paper, kind, how they make many edits, how one is undone; or one with its settings.
+    """List the editing methods (paper, kind, handling of many edits, undo), or show the settings of one.
 
     Example: `kg-edit methods rome`
     """
@@ -86,7 +86,7 @@ def _show(name: str) -> None:
 
 
 def metrics(
-    markdown: Annotated[bool, typer.Option("--markdown", help="write the page docs/metrics.md")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print the page docs/metrics.md")] = False,
 ) -> None:
     """List the metrics: formula, source, range.
 
@@ -115,7 +115,7 @@ def models() -> None:
 
 
 def doctor(model: ModelArgument, layer: Layer = None, dtype: Dtype = "auto", device: Device = "auto") -> None:
-    """Say what was found in a model, and try one edit on it.
+    """Inspect a model and try one edit on it.
 
     Example: `kg-edit doctor smollm2-135m`
     """

@@ -80,9 +80,9 @@ def _turned(manifest: Manifest) -> str:
 
 
 Folder = Annotated[
-    Path | None, typer.Option("--folder", help="where covariances are kept; default: the cache, where edits look")
+    Path | None, typer.Option("--folder", help="folder of the covariances; default: the cache, which edits read")
 ]
-Target = Annotated[str, typer.Argument(help="OWNER/NAME on the hub (a data set), or a folder: ./NAME, file:///PATH")]
+Target = Annotated[str, typer.Argument(help="data set OWNER/NAME on the hub, or a folder: ./NAME, file:///PATH")]
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
 
@@ -91,20 +91,23 @@ app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
 def covariance(
     context: typer.Context,
     model: ModelName = "smollm2-135m",
-    layers: Annotated[str | None, typer.Option(help="0-based: 4-8, 4,6,8 or all")] = None,
+    layers: Annotated[str | None, typer.Option(help="layers, 0-based: 4-8, 4,6,8 or all")] = None,
     corpus: CorpusName = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="at least so many; default 10 x d_ff")] = None,
-    seed: Annotated[int, typer.Option(help="of the model's own text")] = 0,
-    ridge: Annotated[float, typer.Option(min=0, help="with which the error is estimated")] = 1e-4,
-    shard: Annotated[str | None, typer.Option(help="i/n: every n-th piece of the text; the last one merges")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="minimum number of tokens; default: 10 x d_ff")] = None,
+    seed: Annotated[int, typer.Option(help="random seed of the text that the model generates (--corpus self)")] = 0,
+    ridge: Annotated[float, typer.Option(min=0, help="relative ridge used to estimate the error")] = 1e-4,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: measure every n-th piece of the text; the shard that ends last merges all")
+    ] = None,
     folder: Folder = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Measure the covariance that edits are solved with, once, for several layers in one pass; resumable.
+    """Measure the covariance of the keys, which edits need, for several layers in one pass; resumable.
 
-    The table says how good it is: the angle by which the solved direction turned each time the tokens doubled. It is
-    about as far from that of endless text as the last angle says; twice the tokens make that 0.7 to 0.8 of what it is.
+    The output shows the accuracy as the angle by which the solved direction turned each time the number of tokens
+    doubled. The last angle is about the error that remains compared with unlimited text. Twice as many tokens reduce
+    this error to 0.7 to 0.8 of its value.
 
     Examples: `kg-edit covariance --model smollm2-135m --layers 4-8 --corpus text.txt --tokens 1000000`,
     `kg-edit covariance --layers 6 --corpus hf:wikitext:wikitext-103-raw-v1 --tokens 1000000 --shard 0/4`,
@@ -135,10 +138,10 @@ def covariance(
 
 @app.command()
 def merge(
-    shards: Annotated[list[Path], typer.Argument(help="the files of all shards of one run")],
+    shards: Annotated[list[Path], typer.Argument(help="files of all shards of one run")],
     folder: Folder = None,
 ) -> None:
-    """Put shards that were measured on other machines together.
+    """Merge shards that were measured on several machines.
 
     Example: `kg-edit covariance merge shards/*.safetensors`
     """
@@ -152,7 +155,7 @@ def merge(
 
 @app.command("list")
 def list_stored(folder: Folder = None) -> None:
-    """List the covariances that are stored here.
+    """List the stored covariances.
 
     Example: `kg-edit covariance list`
     """
@@ -164,11 +167,11 @@ def list_stored(folder: Folder = None) -> None:
 @app.command()
 def push(
     target: Target,
-    ids: Annotated[list[str] | None, typer.Argument(help="ids, or their beginnings; default: all")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(help="ids or their first characters; default: all")] = None,
     folder: Folder = None,
-    private: Annotated[bool, typer.Option("--private", help="a repository that has to be made is private")] = False,
+    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
 ) -> None:
-    """Copy covariances from here to the hub, or to a folder.
+    """Copy stored covariances to the hub or to a folder.
 
     Example: `kg-edit covariance push someone/covariances 3f2a 77b0`
     """
@@ -185,11 +188,11 @@ def push(
 @app.command()
 def pull(
     target: Target,
-    ids: Annotated[list[str] | None, typer.Argument(help="ids, or their beginnings; default: all")] = None,
-    model: Annotated[str | None, typer.Option(help="only those of this model: its name or fingerprint")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(help="ids or their first characters; default: all")] = None,
+    model: Annotated[str | None, typer.Option(help="only covariances of this model (name or fingerprint)")] = None,
     folder: Folder = None,
 ) -> None:
-    """Copy covariances from the hub, or from a folder, to here, where edits find them.
+    """Copy covariances from the hub or a folder to the local store, which edits read.
 
     Example: `kg-edit covariance pull someone/covariances --model smollm2-135m`
     """

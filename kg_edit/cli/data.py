@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # examples a kind
 
-app = typer.Typer(no_args_is_help=True, help="Look at benchmark files, and make them.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="Check and create benchmark files.", rich_markup_mode="markdown")
 
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="the data set's JSON file, or hf:NAME")],
-    dataset: Annotated[str | None, typer.Option(help="which benchmark it is; found out if not given")] = None,
+    file: Annotated[Path, typer.Argument(help="the benchmark's JSON file, a packaged one's name, or hf:NAME")],
+    dataset: Annotated[str | None, typer.Option(help="name of the benchmark; default: detected from the file")] = None,
     graph: Graph = None,
-    every: Annotated[bool, typer.Option("--all", help="list all faults, not three of a kind")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="write all faults as JSON")] = False,
+    every: Annotated[bool, typer.Option("--all", help="list all faults; default: three of each kind")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print all faults as JSON")] = False,
     contact: Contact = None,
 ) -> None:
     """Report the faults of a benchmark file; exit code 1 if there are any.
@@ -56,24 +56,29 @@ def check(
 
 @app.command()
 def ripples(
-    out: Annotated[Path, typer.Option(help="the file to write, such as ripples.json")],
+    out: Annotated[Path, typer.Option(help="file to write, such as ripples.json")],
     graph: Graph = None,
     model: ModelName = "smollm2-135m",
-    edits: Annotated[Path | None, typer.Option(help="your own edits, with the ids of r and o*")] = None,
-    relations: Annotated[str | None, typer.Option(help="relations r to edit, as P17,P19; else all packaged")] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="edits drawn from the graph")] = 300,
-    seed: Annotated[int, typer.Option(help="of all that is drawn")] = 0,
-    words: Annotated[Path | None, typer.Option(help="your words and relations (TOML) over the packaged ones")] = None,
+    edits: Annotated[Path | None, typer.Option(help="file of your own edits, with the ids of r and o*")] = None,
+    relations: Annotated[
+        str | None, typer.Option(help="relations r to edit, such as P17,P19; default: all packaged ones")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="number of edits drawn from the graph")] = 300,
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    words: Annotated[
+        Path | None, typer.Option(help="your words and relations (TOML); they override the packaged ones")
+    ] = None,
     templates: Templates = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
 ) -> None:
-    """Make questions about what follows from edits, such that this model knows each hop; resumable.
+    """Create questions about consequences of edits, and keep those whose hops the model knows; resumable.
 
-    Each edit (s, r, o → o*) comes from the graph, or from your own file; so do its questions: two and three hops, s by
-    another name, what must stay. The model is asked for every hop by itself first, and questions that it can't answer
-    are left out, but for a part of their own. Score them with `kg-edit evaluate --dataset ripples --data FILE`.
+    The edits (s, r, o → o*) are drawn from the graph or read from your file. Their questions have two and three hops,
+    name s by an alias, or ask for facts that must not change. The model is first asked for every single hop. Questions
+    with a hop that it does not know are left out, except for a separate group of them. Score the file with
+    `kg-edit evaluate --dataset ripples --data FILE`.
 
     Example: `kg-edit data ripples --graph wikidata.nt.gz --relations P17,P19 --n 50 --out ripples.json`
 
@@ -103,17 +108,21 @@ def ripples(
 
 @app.command()
 def tasks(
-    file: Annotated[Path, typer.Argument(help="the data set's JSON file, a packaged one's name, or hf:NAME")],
-    out: Annotated[Path, typer.Option(help="folder for `lm_eval --include_path`; tasks that it holds stay")],
-    dataset: Annotated[str | None, typer.Option(help="which benchmark it is; found out if not given")] = None,
-    split: Annotated[str | None, typer.Option(help="only this part of a data set that has parts: dev or test")] = None,
-    name: Annotated[str | None, typer.Option(help="the task's name; else kg_edit_ and the benchmark's")] = None,
+    file: Annotated[Path, typer.Argument(help="the benchmark's JSON file, a packaged one's name, or hf:NAME")],
+    out: Annotated[Path, typer.Option(help="folder for `lm_eval --include_path`; other tasks in it are kept")],
+    dataset: Annotated[str | None, typer.Option(help="name of the benchmark; default: detected from the file")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="use only this split of a benchmark that has splits: dev or test")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="name of the task; default: kg_edit_ and the benchmark's name")
+    ] = None,
     keep_going: KeepGoing = False,
 ) -> None:
-    """Write a benchmark as a task of the lm-evaluation-harness: our metrics, asked of the model that it loads.
+    """Write a benchmark as a task of the lm-evaluation-harness, with the metrics of kg-edit.
 
-    The task reads the file where it is now. Give the harness an edited model (`kg-edit patch merge`): it makes no edit
-    itself.
+    The task refers to the data file by its path, so leave the file there. The task makes no edits: give the harness an
+    edited model (`kg-edit patch merge`).
 
     Example: `kg-edit data tasks zsre.json --dataset zsre --out tasks/`
 

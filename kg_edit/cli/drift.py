@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from kg_edit.evaluate.label_drift import DriftPoint
 
 _ROW = "rows with text and label"
-Old = Annotated[Path, typer.Option("--data", help=f"older texts: {_ROW}, and year where --since takes them apart")]
-New = Annotated[Path | None, typer.Option("--stream", help=f"newer texts, in their order: {_ROW}")]
-Since = Annotated[int | None, typer.Option(help="instead of --stream: texts of --data from this year on are newer")]
-Result = Annotated[Path, typer.Option("--out", help="file to write, JSON lines: one a point of the curve")]
+Old = Annotated[Path, typer.Option("--data", help=f"older texts: {_ROW}, and year for --since")]
+New = Annotated[Path | None, typer.Option("--stream", help=f"newer texts, in the order of the stream: {_ROW}")]
+Since = Annotated[int | None, typer.Option(help="instead of --stream: use the texts of --data from this year on")]
+Result = Annotated[Path, typer.Option("--out", help="file to write (JSON lines), one line per point of the curve")]
 Every = Annotated[int, typer.Option(min=1, help="edits between two points of the curve")]
-Tokens = Annotated[int, typer.Option(min=8, help="of each text's beginning that is read")]
-Limit = Annotated[int | None, typer.Option(min=1, help="the first so many texts of the stream")]
+Tokens = Annotated[int, typer.Option(min=8, help="number of tokens read of each text, from its start")]
+Limit = Annotated[int | None, typer.Option(min=1, help="use only the first N texts of the stream")]
 
 
 def drift(
@@ -44,7 +44,7 @@ def drift(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Train a classification head on older texts, then edit its mistakes in newer ones: TRR, ERR and ARR on the way.
+    """Train a classification head on older texts, edit its errors on newer ones, and report TRR, ERR and ARR.
 
     Example: `kg-edit drift --data scotus-train.json --stream scotus-test.json --method grace --out drift.jsonl`
     """

@@ -35,7 +35,7 @@ from kg_edit.storage.packaged import EXTRACT, packaged_graph
 if TYPE_CHECKING:
     from kg_edit.value.callbacks import Callback
 
-Force = Annotated[bool, typer.Option("--force", help="also edits so large that they look as if they break the model")]
+Force = Annotated[bool, typer.Option("--force", help="accept edits so large that they probably break the model")]
 RequireSuccess = Annotated[
     bool, typer.Option("--require-success", help="exit code 1 unless the edited model says every new object")
 ]
@@ -44,7 +44,7 @@ Log = Annotated[
     typer.Option(
         "--log",
         metavar="KIND:WHERE",
-        help="losses while they fall: file:losses.jsonl, tensorboard:FOLDER, wandb:PROJECT; repeatable",
+        help="log the losses to file:losses.jsonl, tensorboard:FOLDER or wandb:PROJECT; repeatable",
     ),
 ]
 
@@ -70,7 +70,7 @@ def edit(
     require_success: RequireSuccess = False,
     log: Log = None,
 ) -> None:
-    """Make the edits of a file; writes the patch, and what it changed, to a folder.
+    """Make the edits of a file; write the patch and a report to a folder.
 
     Example: `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
     """
@@ -113,7 +113,7 @@ def _callbacks(texts: Sequence[str]) -> list[Callback]:
 
 
 def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:
-    """Edit three facts in SmolLM2-135M, offline, with the packaged piece of Wikidata.
+    """Edit three facts in SmolLM2-135M, offline, with the packaged extract of Wikidata.
 
     Example: `kg-edit demo --out out/`
     """

@@ -17,22 +17,23 @@ from kg_edit.text.display import plain
 
 
 def generate(
-    prompts: Annotated[list[str], typer.Argument(help="texts to go on with")],
+    prompts: Annotated[list[str], typer.Argument(help="texts to continue")],
     model: ModelName = "smollm2-135m",
     patch: Annotated[
-        list[Path] | None, typer.Option("--patch", help="patch file, or a folder of kg-edit edit; several are added")
+        list[Path] | None,
+        typer.Option("--patch", help="patch file, or output folder of kg-edit edit; repeatable: patches are added"),
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="at most so many new tokens")] = 20,
+    tokens: Annotated[int, typer.Option(min=1, help="maximum number of new tokens")] = 20,
     chat: Annotated[
-        bool, typer.Option("--chat", help="each text is a user's turn in the model's chat template, as it is written")
+        bool, typer.Option("--chat", help="send each text as a user turn in the model's chat template")
     ] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Let a model, patched or not, go on with texts (greedily).
+    """Continue texts with a model, patched or not (greedy decoding).
 
-    With `--chat` a text is a user's turn: `--chat "Where is Spike Hughes from?"` A text is taken as it stands; a
-    warning says where it begins with an edit's subject and the model does not read a text's first token.
+    With `--chat`, each text is a user turn: `--chat "Where is Spike Hughes from?"`. Texts are used as they are. A
+    warning appears if a text begins with an edit's subject and the model does not read the first token of a text.
 
     Example: `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`
     """

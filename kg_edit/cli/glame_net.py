@@ -15,18 +15,20 @@ from kg_edit.text.display import plain
 if TYPE_CHECKING:
     from kg_edit.methods.glame_net.store import Manifest
 
-Relations = Annotated[str | None, typer.Option(help="relations r of the edits, as P17,P19; else all packaged")]
-Number = Annotated[int, typer.Option("--n", min=1, help="edits drawn from the graph")]
-PerSubject = Annotated[int, typer.Option(min=1, help="edits of one subject, each with another o*")]
+Relations = Annotated[
+    str | None, typer.Option(help="relations r of the edits, such as P17,P19; default: all packaged ones")
+]
+Number = Annotated[int, typer.Option("--n", min=1, help="number of edits drawn from the graph")]
+PerSubject = Annotated[int, typer.Option(min=1, help="maximum number of edits per subject, each with a different o*")]
 Exclude = Annotated[
     list[Path] | None,
-    typer.Option("--exclude", help="a benchmark (packaged name or file) none of whose s and o* is used; repeatable"),
+    typer.Option("--exclude", help="benchmark (packaged name or file) whose s and o* are not used; repeatable"),
 ]
-Seed = Annotated[int, typer.Option(help="of all that is drawn")]
-Steps = Annotated[int | None, typer.Option(min=1, help="at most so many steps; as --set steps=N")]
-Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+Seed = Annotated[int, typer.Option(help="random seed")]
+Steps = Annotated[int | None, typer.Option(min=1, help="maximum number of steps; same as --set steps=N")]
+Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again resumes the run")]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="glame-net: train the network that edits.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Train the editing network of glame-net.")
 
 
 @app.callback()
@@ -51,9 +53,10 @@ def train(
     device: Device = "auto",
     contact: Contact = None,
 ) -> None:
-    """Train an R-GNN on edits drawn from a graph; then `--method glame-net --set network=OUT`.
+    """Train an R-GNN on edits drawn from a graph; use it with `--method glame-net --set network=OUT`.
 
-    Score it on other facts: --exclude keeps what a benchmark edits out of the training: as s, as o*, and next to an o*.
+    Evaluate it on other facts: `--exclude` keeps the s and o* of a benchmark out of the training edits, and out of the
+    neighbours of their o*.
 
     Example: `kg-edit glame-net train --graph wikidata.nt.gz --relations P17,P19 --exclude ripples.json --out net/`
     """

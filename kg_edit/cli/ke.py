@@ -8,10 +8,12 @@ import typer
 
 from kg_edit.cli.training import Training, show_validations, training_command
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="KE: train the network that edits.")
-_ABOUT = """Train a network on edits with paraphrases and neighbourhood prompts; then `--method ke --set network=OUT`.
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Train the editing network of KE.")
+_ABOUT = """Train an editing network on edits with paraphrases and neighbourhood prompts.
 
-Score it on other facts: --leave-out keeps the subjects of a file out of the training.
+Use it with `--method ke --set network=OUT`.
+
+Evaluate it on other facts: `--leave-out` keeps the subjects of a file out of the training.
 
 Example: `kg-edit ke train --data counterfact-edit.json --leave-out dev.json --model smollm2-135m --out ke/`
 """

@@ -19,21 +19,24 @@ if TYPE_CHECKING:
     from kg_edit.locate.summary import LocateSummary
     from kg_edit.locate.trace import TracedFact, TraceSettings
 
-Edits = Annotated[Path | None, typer.Argument(help="edits whose facts are traced: .jsonl, .json, .csv or .tsv")]
+Edits = Annotated[Path | None, typer.Argument(help="file of edits whose facts to trace: .jsonl, .json, .csv or .tsv")]
 Known = Annotated[
     Path | None,
-    typer.Option("--known", help="known facts (.json: subject, prompt, attribute); those the model knows are traced"),
+    typer.Option(
+        "--known", help="file of facts (.json: subject, prompt, attribute); those that the model knows are traced"
+    ),
 ]
-KindName = Annotated[str, typer.Option("--kind", help="what is restored: hidden, mlp or attention")]
+KindName = Annotated[str, typer.Option("--kind", help="states to restore: hidden, mlp or attention")]
 Window = Annotated[
-    int | None, typer.Option(min=1, help="layers restored together; default 1 for hidden, else 10 of 48 of the depth")
+    int | None,
+    typer.Option(min=1, help="number of layers restored together; default: 1 for hidden, else 10/48 of the depth"),
 ]
-Samples = Annotated[int, typer.Option(min=1, help="of the noise")]
+Samples = Annotated[int, typer.Option(min=1, help="number of noise samples")]
 AnswerName = Annotated[
     str, typer.Option("--answer", help="predicted: the model's own next token; true: the fact's answer (target_true)")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="the first so many facts")]
-Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+Limit = Annotated[int | None, typer.Option(min=1, help="trace only the first N facts")]
+Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again resumes the run")]
 
 
 def locate(
@@ -46,16 +49,16 @@ def locate(
     answer: AnswerName = "predicted",
     limit: Limit = None,
     out: Out = Path("locate"),
-    seed: Annotated[int, typer.Option(help="of the noise and of the bootstrap")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of the noise and the bootstrap")] = 0,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Trace where a model keeps facts: which states, put back into a run on a noisy subject, bring the answer back.
+    """Locate facts in a model by causal tracing: which restored states bring back the answer of a corrupted run.
 
-    Causal tracing as in Meng et al. 2022: a heat map by token role and layer, one for each of the first facts, all
-    numbers as JSON, and the layer at which restoring MLPs at the subject's last token brings most back. That layer is
-    a hint: which layer is best to edit is another question (Hase et al. 2023), which `--layer auto` of `kg-edit edit`
-    answers by trying.
+    The method is that of Meng et al. 2022: the run is corrupted by noise on the subject. The output is a heat map by
+    token role and layer, a heat map for each of the first facts, all numbers as JSON, and the layer where restoring
+    MLPs at the subject's last token has the largest effect. That layer is only a hint: it need not be the best layer to
+    edit (Hase et al. 2023). `--layer auto` of `kg-edit edit` tries layers on your edits.
 
     Example: `kg-edit locate edits.jsonl --model smollm2-135m --out locate/`
 

@@ -49,9 +49,9 @@ from kg_edit.text.display import plain
 if TYPE_CHECKING:
     pass
 
-LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="the ledger's folder")]
+LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="folder of the ledger")]
 Force = Annotated[
-    bool, typer.Option("--force", help="also what looks as if it would break the model, or is here already")
+    bool, typer.Option("--force", help="accept patches that probably break the model or are in the ledger already")
 ]
 _EXAMPLES = (
     "add ledger/ out/patch.safetensors",
@@ -67,7 +67,7 @@ _EXAMPLES = (
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Keep patches with their history in a folder, take edits out again, check, merge and export what stands.",
+    help="Keep patches and their history in a folder (a ledger); remove, check, merge and export edits.",
     epilog="\n\n".join(["Examples:", *(f"`kg-edit patch {example}`" for example in _EXAMPLES)]),
 )
 
@@ -79,7 +79,7 @@ def list_edits(
         Path | None, typer.Option("--picture", help="also draw norms and conflicts: .svg, .png or .pdf")
     ] = None,
 ) -> None:
-    """List the edits of a ledger, and which of them are in each other's way.
+    """List the edits of a ledger and the conflicts between them.
 
     Example: `kg-edit patch list ledger/ --picture ledger.svg`
     """
@@ -94,9 +94,9 @@ def list_edits(
 @app.command()
 def show(
     ledger: LedgerPath,
-    edit: Annotated[str | None, typer.Argument(help="an edit's name; without it: all that happened")] = None,
+    edit: Annotated[str | None, typer.Argument(help="name of an edit; default: show all events")] = None,
 ) -> None:
-    """Show where an edit came from and how it was made, or all that happened to a ledger.
+    """Show where an edit came from and how it was made, or all events of a ledger.
 
     Examples: `kg-edit patch show ledger/`, `kg-edit patch show ledger/ lebron`
     """
@@ -112,7 +112,8 @@ def show(
 def add(
     ledger: LedgerPath,
     patches: Annotated[
-        list[Path], typer.Argument(help="patch files of the unedited model, folders of kg-edit edit, or ledgers")
+        list[Path],
+        typer.Argument(help="patch files for the unedited model, output folders of kg-edit edit, or ledgers"),
     ],
     force: Force = False,
     model: Annotated[
@@ -121,9 +122,9 @@ def add(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Add patch files to a ledger, which is made if there is none; several patches or ledgers become one.
+    """Add patches, or all patches of other ledgers, to a ledger; a missing ledger is created.
 
-    All are looked at first: where one is refused, none is added.
+    All are checked first: if one is refused, none is added.
 
     Example: `kg-edit patch add ledger/ monday/patch.safetensors tuesday/patch.safetensors`
     """
@@ -159,7 +160,7 @@ def edit(
     device: Device = "auto",
     contact: Contact = None,
 ) -> None:
-    """Make the edits of a file on the model as a ledger leaves it, and add them.
+    """Make the edits of a file on the model as edited by a ledger, and add them to the ledger.
 
     Example: `kg-edit patch edit ledger/ edits.jsonl --method rome --model smollm2-135m`
     """
@@ -186,18 +187,18 @@ def edit(
 @app.command()
 def remove(
     ledger: LedgerPath,
-    names: Annotated[list[str], typer.Argument(metavar="EDITS", help="names of edits; 3/* is all of step 3")],
+    names: Annotated[list[str], typer.Argument(metavar="EDITS", help="names of edits; 3/* means all edits of step 3")],
     model: Annotated[
-        str | None, typer.Option("--model", help="the unedited model, where other edits have to be made anew")
+        str | None, typer.Option("--model", help="the unedited model; needed if other edits have to be recomputed")
     ] = None,
     graph: Graph = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
 ) -> None:
-    """Take edits out: the ledger becomes what it would be had they never been asked for.
+    """Remove edits: the result is the same as if they had never been made.
 
-    Edits that were made on a model with those are made anew, from their records; without a model nothing is guessed.
+    Edits that were computed on a model with the removed ones are recomputed from their records; this needs `--model`.
 
     Example: `kg-edit patch remove ledger/ lebron france --model smollm2-135m`
     """
@@ -213,7 +214,7 @@ def remove(
 
 @app.command()
 def undo(ledger: LedgerPath) -> None:
-    """Take the last event back: an addition or a removal. Again, and the one before is taken back.
+    """Undo the last addition or removal; the same command again undoes the one before.
 
     Example: `kg-edit patch undo ledger/`
     """
@@ -231,35 +232,38 @@ def check(
     ledger: Standing,
     model: Known = None,
     merged: Annotated[
-        str | None, typer.Option("--merged", help="instead: a model that has the patch in its weights, .gguf too")
+        str | None,
+        typer.Option("--merged", help="check this model instead, which has the patch in its weights (.gguf too)"),
     ] = None,
     strict: Annotated[
         list[str] | None,
-        typer.Option("--strict", help="also fail for: paraphrase, follows, neighbour or all; repeatable"),
+        typer.Option("--strict", help="also fail for these prompts: paraphrase, follows, neighbour or all; repeatable"),
     ] = None,
     chat: Annotated[
         bool | None,
-        typer.Option("--chat/--plain", help="ask all as a chat's user turn, or none; default: as the edits were made"),
+        typer.Option(
+            "--chat/--plain", help="ask all prompts as chat user turns, or none; default: as the edits were made"
+        ),
     ] = None,
     server: Annotated[
         str | None,
-        typer.Option("--server", metavar="URL", help="instead: an OpenAI-compatible server, as llama-server"),
+        typer.Option("--server", metavar="URL", help="check an OpenAI-compatible server instead, such as llama-server"),
     ] = None,
-    served: Annotated[
-        str | None, typer.Option("--served", help="the model's name at a server that has several")
-    ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="seconds for an answer of the server")] = 60.0,
+    served: Annotated[str | None, typer.Option("--served", help="name of the model, if the server has several")] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="seconds to wait for an answer of the server")
+    ] = 60.0,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Ask the edited model every edit's prompts again; exit code 1 if a fact no longer holds or two contradict.
+    """Ask the edited model the prompts of all edits again; exit code 1 if a fact no longer holds or two contradict.
 
-    A fact holds where the new target, all its tokens together, is more likely than the old one after the edit's own
-    prompt; where the old one is not known, where the model says it. The other prompts are counted, and matter with
-    `--strict`. Of two standing edits that want different targets for one fact only one can be said.
+    A fact holds if the whole new target is more likely than the old one after the edit's own prompt, or, if the old one
+    is not known, if the model says the new one. The other prompts are counted, but affect the exit code only with
+    `--strict`. Two edits contradict if they set different targets for one fact.
 
-    With `--server` a fact holds where the server's model says it (greedily); the other prompts are asked with
-    `--strict` only. A key is taken from the environment variable KG_EDIT_SERVER_KEY.
+    With `--server`, a fact holds if the server's model says it (greedy decoding); the other prompts are asked only with
+    `--strict`. If the server needs an API key, set the environment variable KG_EDIT_SERVER_KEY.
 
     Examples: `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`,
     `kg-edit patch check ledger/ --server http://localhost:8080`

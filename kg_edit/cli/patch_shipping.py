@@ -30,30 +30,35 @@ if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
 
 Standing = Annotated[
-    Path, typer.Argument(metavar="LEDGER", help="the ledger's folder, one patch file, or a folder of kg-edit edit")
+    Path, typer.Argument(metavar="LEDGER", help="folder of a ledger, a patch file, or an output folder of kg-edit edit")
 ]
-Known = Annotated[
-    str | None, typer.Option("--model", help="the unedited model; default: the one that the patch says it is for")
-]
+Known = Annotated[str | None, typer.Option("--model", help="the unedited model; default: the one that the patch names")]
 Base = Annotated[
-    str | None, typer.Option("--base", help="hub id or folder that others load the unedited model by; default: known")
+    str | None,
+    typer.Option("--base", help="hub id or folder from which others load the unedited model; default: that of --model"),
 ]
-License = Annotated[str | None, typer.Option("--license", help="of the base model, for the card; default: as known")]
-Scores = Annotated[bool, typer.Option("--scores", help="ask the model all prompts, and put the scores into the card")]
-Push = Annotated[str | None, typer.Option("--push", metavar="OWNER/NAME", help="upload the folder to a hub")]
-Private = Annotated[bool, typer.Option("--private", help="with --push: a repository that is made anew is private")]
+License = Annotated[
+    str | None, typer.Option("--license", help="license of the base model, for the model card; default: the known one")
+]
+Scores = Annotated[
+    bool, typer.Option("--scores", help="ask the model all prompts and put the scores into the model card")
+]
+Push = Annotated[str | None, typer.Option("--push", metavar="OWNER/NAME", help="upload the folder to the hub")]
+Private = Annotated[bool, typer.Option("--private", help="with --push: make a new repository private")]
 
 
 def merge(
     ledger: Standing,
     out: Annotated[Path, typer.Option("--out", help="new folder for the edited model")],
     model: Known = None,
-    to: Annotated[str, typer.Option("--to", help="folder: for transformers; gguf: for llama.cpp")] = "folder",
-    shard: Annotated[str, typer.Option("--shard", help="at most so much in a file of weights")] = "5GB",
+    to: Annotated[str, typer.Option("--to", help="format: folder (transformers) or gguf (llama.cpp)")] = "folder",
+    shard: Annotated[str, typer.Option("--shard", help="maximum size of a file of weights")] = "5GB",
     gguf: Annotated[
-        Path | None, typer.Option("--gguf", help="the unedited model as GGUF; default: --model, where it is one")
+        Path | None, typer.Option("--gguf", help="the unedited model as a GGUF file; default: --model, if it is one")
     ] = None,
-    gguf_type: Annotated[str, typer.Option("--gguf-type", help="of edited tensors: F32, F16, BF16 or Q8_0")] = "F32",
+    gguf_type: Annotated[
+        str, typer.Option("--gguf-type", help="type of the edited tensors: F32, F16, BF16 or Q8_0")
+    ] = "F32",
     base: Base = None,
     license: License = None,
     scores: Scores = False,
@@ -62,10 +67,10 @@ def merge(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Write the edited model: a folder as transformers lays it out, or a GGUF file in which all else is as it was.
+    """Write the edited model, as a folder for transformers or as a GGUF file.
 
-    The folder holds a model card (README.md) too. For a GGUF file the edited tensors alone are dequantised and written
-    anew. `--push OWNER/NAME` uploads the folder to a hub.
+    The folder also has a model card (README.md). In a GGUF file only the edited tensors are dequantised and rewritten;
+    the rest stays unchanged. `--push OWNER/NAME` uploads the folder to the hub.
 
     Examples: `kg-edit patch merge ledger/ --model smollm2-135m --out merged/`,
     `kg-edit patch merge ledger/ --to gguf --out merged-gguf/`
@@ -104,10 +109,8 @@ def _asked(patch: Patch, edits: Sequence[Edit], model: LanguageModel) -> tuple[R
 
 def export(
     ledger: Standing,
-    out: Annotated[Path, typer.Argument(help="new folder of the adapter, or file of the patch")],
-    to: Annotated[
-        str, typer.Option("--to", help="peft or gguf: a LoRA adapter; patch: one patch file of all that stands")
-    ],
+    out: Annotated[Path, typer.Argument(help="new folder for the adapter, or patch file to write")],
+    to: Annotated[str, typer.Option("--to", help="peft or gguf: a LoRA adapter; patch: one patch file of all edits")],
     model: Known = None,
     base: Base = None,
     license: License = None,
@@ -115,10 +118,10 @@ def export(
     push: Push = None,
     private: Private = False,
 ) -> None:
-    """Write what stands as a LoRA adapter, which needs no kg-edit to load, or as one patch file.
+    """Write the edits as a LoRA adapter, which loads without kg-edit, or as one patch file.
 
-    The adapter is PEFT's, which vLLM and others read too, or llama.cpp's (`adapter.gguf`); a model card (README.md) is
-    beside it. `--push OWNER/NAME` uploads the folder to a hub.
+    The adapter is for PEFT (vLLM and others read it too) or for llama.cpp (`adapter.gguf`). The folder also has a model
+    card (README.md). `--push OWNER/NAME` uploads the folder to the hub.
 
     Examples: `kg-edit patch export ledger/ --to peft adapter/`, `kg-edit patch export ledger/ --to gguf adapter-gguf/`
     """

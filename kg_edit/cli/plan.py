@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 Layer = Annotated[int | None, typer.Option("--layer", min=0, help="edited layer, 0-based")]
-Edits = Annotated[int, typer.Option("--edits", min=1, help="how many edits")]
+Edits = Annotated[int, typer.Option("--edits", min=1, help="number of edits")]
 
 
 def plan(
@@ -33,11 +33,11 @@ def plan(
     device: Device = "auto",
     memory: Memory = None,
 ) -> None:
-    """Say what memory and time edits will take on this machine, before anything is loaded.
+    """Estimate the memory and time of edits on this machine, without loading the model.
 
-    Sizes come from the model's config alone, the speed from a second of matrix products. A preset's name stands for
-    its model, so that nothing is fetched: gpt2-xl, gpt-j, llama-2-7b, llama-3-8b, qwen2.5-7b, smollm2-135m. Times and
-    memory are right to a quarter in shapes of 135 M to 1.5 B parameters (docs/speed.md).
+    Sizes come from the model's config, the speed from one second of matrix products. With the name of a preset as
+    `--model`, nothing is downloaded: gpt2-xl, gpt-j, llama-2-7b, llama-3-8b, qwen2.5-7b, smollm2-135m. Times and memory
+    are accurate to a quarter for models of 135 M to 1.5 B parameters (docs/speed.md).
 
     Example: `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """

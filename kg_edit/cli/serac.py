@@ -13,11 +13,13 @@ from kg_edit.cli.training import Training, say_kept, training_command
 if TYPE_CHECKING:
     from kg_edit.methods.serac.store import SeracManifest
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="SERAC: train what answers within a scope.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Train the two networks of SERAC.")
 
-_ABOUT = """Train on edits with paraphrases and neighbourhood prompts; then `--method serac --set network=OUT`.
+_ABOUT = """Train the networks of SERAC on edits with paraphrases and neighbourhood prompts.
 
-Score it on other facts: --leave-out keeps the subjects of a file out of the training.
+Use them with `--method serac --set network=OUT`.
+
+Evaluate it on other facts: `--leave-out` keeps the subjects of a file out of the training.
 
 Example: `kg-edit serac train --data counterfact-edit.json --leave-out dev.json --model smollm2-135m --out serac/`
 """

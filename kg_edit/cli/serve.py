@@ -24,13 +24,13 @@ _HERE = ("127.0.0.1", "localhost")
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with
 _END_S = 3  # for connections that are open when the server ends
 LedgerFolder = Annotated[Path | None, typer.Option("--ledger", help="folder of the patch ledger to browse and add to")]
-Host = Annotated[str, typer.Option("--host", help="address to listen at; the default is this machine alone")]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one")]
+Host = Annotated[str, typer.Option("--host", help="address to listen on; the default serves this machine only")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="port to listen on; 0 picks a free one")]
 Names = Annotated[
     list[str] | None,
-    typer.Option("--name", help="another name under which it answers, such as that of a proxy; several times for more"),
+    typer.Option("--name", help="additional host name to answer to, such as that of a proxy; repeatable"),
 ]
-MaxBody = Annotated[float, typer.Option("--max-body", min=0.001, max=1000, help="MB that a request may have")]
+MaxBody = Annotated[float, typer.Option("--max-body", min=0.001, max=1000, help="maximum size of a request in MB")]
 Layer = Annotated[int | None, typer.Option("--layer", min=0, help="edited layer, 0-based")]
 
 
@@ -51,9 +51,9 @@ def serve(
     device: Device = "auto",
     contact: Contact = None,
 ) -> None:
-    """Serve a page on which an edit is tried: what the model says before and after, the ledger, the subgraph.
+    """Serve a web page to try edits, with the model's answers before and after, the ledger and the subgraph.
 
-    The model is as it was after each try. Needs the extra `app`: pip install 'kg-edit[app]'
+    Each try leaves the model unchanged. Needs the extra `app`: pip install 'kg-edit[app]'
 
     Example: `kg-edit serve --model smollm2-135m --method rome --ledger ledger/ --port 8000`
     """

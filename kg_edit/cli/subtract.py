@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
 
 _FORM = "a patch file of weights, or the folder of a PEFT LoRA adapter"
-Expert = Annotated[Path, typer.Argument(help=f"what to keep: {_FORM}")]
-Anti = Annotated[Path, typer.Argument(help=f"what to take away: {_FORM}")]
-Out = Annotated[Path, typer.Option(help="the patch file to write")]
-Strength = Annotated[float, typer.Option(min=0, help="of the subtraction")]
-Whole = Annotated[bool, typer.Option("--whole", help="take the whole anti-expert away, also what both have in common")]
-Model = Annotated[str | None, typer.Option(help="the model of the adapters; of patches nothing is loaded")]
+Expert = Annotated[Path, typer.Argument(help=f"change to keep: {_FORM}")]
+Anti = Annotated[Path, typer.Argument(help=f"change to subtract: {_FORM}")]
+Out = Annotated[Path, typer.Option(help="patch file to write")]
+Strength = Annotated[float, typer.Option(min=0, help="factor of the subtracted part")]
+Whole = Annotated[bool, typer.Option("--whole", help="subtract the whole anti-expert, also what both have in common")]
+Model = Annotated[str | None, typer.Option(help="the model of the adapters; patch files need none")]
 
 
 def subtract(
@@ -35,7 +35,7 @@ def subtract(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """An expert's change less what an anti-expert's change does not share with it (Ext-Sub).
+    """Subtract from an expert's change what only an anti-expert's change has (Ext-Sub).
 
     Example: `kg-edit patch subtract expert/ toxic/ --model smollm2-135m --out clean.safetensors`
     """

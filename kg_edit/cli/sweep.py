@@ -19,22 +19,24 @@ if TYPE_CHECKING:
 
 TABLE, PICTURE = "table.md", "picture.svg"
 
-File = Annotated[Path | None, typer.Argument(help="what is swept (TOML); --example prints one")]
-Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+File = Annotated[Path | None, typer.Argument(help="sweep file (TOML); --example prints one")]
+Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again resumes the run")]
 
 
 def sweep(
     file: File = None,
     out: Out = Path("sweep"),
-    data: Annotated[Path | None, typer.Option(help="the data set's file, over that of the sweep's file")] = None,
+    data: Annotated[Path | None, typer.Option(help="the benchmark's file; overrides the sweep file")] = None,
     graph: Graph = None,
-    model: Annotated[str | None, typer.Option("--model", help="over that of the sweep's file")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="the first so many records, over the sweep's file")] = None,
-    example: Annotated[bool, typer.Option("--example", help="print such a file, every key explained, and end")] = False,
-    cells: Annotated[bool, typer.Option("--cells", help="list the cells, and end")] = False,
+    model: Annotated[str | None, typer.Option("--model", help="model; overrides the sweep file")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="use only the first N records; overrides the sweep file")
+    ] = None,
+    example: Annotated[bool, typer.Option("--example", help="print a commented sweep file and exit")] = False,
+    cells: Annotated[bool, typer.Option("--cells", help="list the cells of the grid and exit")] = False,
     contact: Contact = None,
 ) -> None:
-    """Score a method's settings on a grid: layers, steps, any setting, methods; resumable.
+    """Score a grid of methods and settings, such as layers and steps; resumable.
 
     Example: `kg-edit sweep --example > sweep.toml`
 

@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from kg_edit.methods.ke.store import KeManifest
     from kg_edit.methods.mend.store import Manifest as MendManifest
 
-Data = Annotated[Path, typer.Option("--data", help="edits, or a benchmark's file, whose edits are learned from")]
-DatasetName = Annotated[str | None, typer.Option("--dataset", help="which benchmark that is; default: by its rows")]
-Leave = Annotated[
-    list[Path] | None, typer.Option("--leave-out", help="a file whose subjects are not learned from; repeatable")
+Data = Annotated[Path, typer.Option("--data", help="file of edits, or a benchmark's file, to train on")]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", help="name of the benchmark; default: detected from the file")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="the first so many records")]
-Steps = Annotated[int | None, typer.Option(min=1, help="at most so many steps; as --set steps=N")]
-Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again goes on where it stopped")]
+Leave = Annotated[
+    list[Path] | None, typer.Option("--leave-out", help="file whose subjects are left out of the training; repeatable")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="use only the first N records")]
+Steps = Annotated[int | None, typer.Option(min=1, help="maximum number of steps; same as --set steps=N")]
+Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again resumes the run")]
 
 
 @dataclass(frozen=True, kw_only=True)
