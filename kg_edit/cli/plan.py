@@ -37,7 +37,7 @@ def plan(
 
     Sizes come from the model's config, the speed from one second of matrix products. With the name of a preset as
     `--model`, nothing is downloaded: gpt2-xl, gpt-j, llama-2-7b, llama-3-8b, qwen2.5-7b, smollm2-135m. Times and memory
-    are accurate to a quarter for models of 135 M to 1.5 B parameters (docs/speed.md).
+    are within 25 % for models of 135 M to 1.5 B parameters; docs/speed.md lists the exceptions.
 
     Example: `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """
