@@ -73,7 +73,7 @@ def test_a_run_without_result_gives_its_folder_up(edit: Run, place: Path) -> Non
     assert edit(*ROME).code == 0
     for file in ("patch.safetensors", "records.jsonl", "losses.jsonl", "report.md", "report.html"):
         (place / "out" / file).unlink()
-    assert edit(*ROME, steps=4).code == 0
+    assert edit(*ROME, "--force", steps=4).code == 0
 
 
 def test_a_corpus_that_is_too_short_writes_nothing(edit: Run, place: Path) -> None:

