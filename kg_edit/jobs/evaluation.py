@@ -190,7 +190,8 @@ class Evaluation:
         planned = replace(planned, around=guarded(seen, planned.config, reading.records))
         planned.check((), out)  # without the edits: one that the graph does not know counts as a failure in the scores
         model = load(self.model, self.dtype, self.device)
-        reading = self._known(model, self._in_chat(model, reading))
+        self._check_chat(model, reading)
+        reading = self._known(model, reading)
         chosen = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
         return Ready(options=self, plan=chosen, method=chosen.on(model), model=model, reading=reading, beside=beside)
 
@@ -223,12 +224,11 @@ class Evaluation:
             retention=read_retention_test(self.retention) if self.retention else None,
         )
 
-    def _in_chat(self, model: LanguageModel, reading: FileContent) -> FileContent:
-        """Check that the model has a chat template if the records need one; return the records."""
+    def _check_chat(self, model: LanguageModel, reading: FileContent) -> None:
+        """Check that the model has a chat template if the records need one."""
         from kg_edit.evaluate.settings import chat_settings
 
         chat_settings(model, (edit for record in reading.records for edit in record.edits), self.chat)
-        return reading
 
     def _known(self, model: LanguageModel, reading: FileContent) -> FileContent:
         """The records with only the questions that ``--known-only`` keeps.

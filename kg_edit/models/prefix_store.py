@@ -44,7 +44,7 @@ class PrefixStore:
 
     def __init__(self, *, megabytes: float = MEGABYTES) -> None:
         self._held: OrderedDict[tuple[str, Ids], Prefix] = OrderedDict()
-        self._limit = megabytes * 2**20
+        self._limit, self._size = megabytes * 2**20, 0
 
     def contexts(self, model: LanguageModel, starts: Iterable[Ids]) -> SharedContexts:
         """Return the keys and values of ``starts``; missing ones are computed in one batch."""
@@ -54,20 +54,23 @@ class PrefixStore:
         if made.sums:  # a patch sums over tokens; prefixes stored by other calls may lack these sums
             return SharedContexts(model, ids)
         for place, row in enumerate(missing):
-            self._held[state, row] = _row_of(made, place, len(row))
+            self._hold((state, row), _row_of(made, place, len(row)))
         found = [self._used((state, row)) if row else empty_prefix(model, 1) for row in ids]
         self._trim()
         return SharedContexts.of_prefix(ids, side_by_side(found))
+
+    def _hold(self, key: tuple[str, Ids], prefix: Prefix) -> None:
+        self._held[key] = prefix
+        self._size += _bytes_of(prefix)
 
     def _used(self, key: tuple[str, Ids]) -> Prefix:
         self._held.move_to_end(key)
         return self._held[key]
 
     def _trim(self) -> None:
-        size = sum(map(_bytes_of, self._held.values()))
-        while size > self._limit:
+        while self._size > self._limit:
             _, gone = self._held.popitem(last=False)
-            size -= _bytes_of(gone)
+            self._size -= _bytes_of(gone)
 
 
 def _row_of(prefix: Prefix, place: int, length: int) -> Prefix:
