@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.errors import OutputError
 from kg_edit.jobs.method_plan import load, plan
 from kg_edit.jobs.options import Device, Dtype, MethodName, ModelName, Preset, Settings
 from kg_edit.models.loading import check_model_name
@@ -23,7 +20,7 @@ _ROW = "rows with text and label"
 Old = Annotated[Path, typer.Option("--data", help=f"older texts: {_ROW}, and year for --since")]
 New = Annotated[Path | None, typer.Option("--stream", help=f"newer texts, in the order of the stream: {_ROW}")]
 Since = Annotated[int | None, typer.Option(help="instead of --stream: use the texts of --data from this year on")]
-Result = Annotated[Path, typer.Option("--out", help="file to write (JSON lines), one line per point of the curve")]
+Result = Annotated[Path, typer.Option("--out", help="folder of the run; a stopped run continues there")]
 Every = Annotated[int, typer.Option(min=1, help="edits between two points of the curve")]
 Tokens = Annotated[int, typer.Option(min=8, help="number of tokens read of each text, from its start")]
 Limit = Annotated[int | None, typer.Option(min=1, help="use only the first N texts of the stream")]
@@ -46,14 +43,15 @@ def drift(
 ) -> None:
     """Train a classification head on older texts, edit its errors on newer ones, and report TRR, ERR and ARR.
 
-    Example: `kg-edit drift --data scotus-train.json --stream scotus-test.json --method grace --out drift.jsonl`
+    Example: `kg-edit drift --data scotus-train.json --stream scotus-test.json --method grace --out drift/`
     """
     check_model_name(model)
-    if out.exists():
-        raise OutputError(f"{out} is there already; give another --out")
     from kg_edit.datasets.label_drift import LabelDrift, read_label_drift
     from kg_edit.evaluate.label_drift import check_editor, run_drift, shortened
     from kg_edit.models.classifier import trained_classifier
+    from kg_edit.storage.run_folder import check_folder
+
+    check_folder(out)
 
     found = read_label_drift(data, stream, since=since)
     chosen = plan(method, preset=preset, settings=settings)
@@ -63,21 +61,15 @@ def drift(
     cut = cut._replace(stream=cut.stream[:limit])
     classifier = trained_classifier(loaded, [text.prompt for text in cut.train], [text.label for text in cut.train])
     editor = chosen.method(classifier, chosen.config)
-    _show(run_drift(classifier, editor, cut, every=every), out)
+    for point in run_drift(classifier, editor, cut, out=out, every=every):
+        _show(point)
+    stdout().print(plain(str(out / "points.jsonl")), soft_wrap=True)
 
 
-def _show(points: Iterable[DriftPoint], out: Path) -> None:
-    """Print each point when it is there, and write all at the end."""
-    from kg_edit.storage.atomic import write_text
-
-    lines = list[str]()
-    for point in points:
-        said = point.as_json()
-        lines.append(json.dumps(said))
-        shares = "  ".join(f"{name} {_share(said[name])}" for name in ("TRR", "ERR", "ARR"))
-        stdout().print(plain(f"{point.seen} texts, {point.edits} edits: {shares}"), soft_wrap=True)
-    write_text(out, "".join(f"{line}\n" for line in lines))
-    stdout().print(plain(str(out)), soft_wrap=True)
+def _show(point: DriftPoint) -> None:
+    rates = (("TRR", point.TRR), ("ERR", point.ERR), ("ARR", point.ARR))
+    shares = "  ".join(f"{name} {_share(share)}" for name, share in rates)
+    stdout().print(plain(f"{point.seen} texts, {point.edits} edits: {shares}"), soft_wrap=True)
 
 
 def _share(value: float | None) -> str:

@@ -15,6 +15,7 @@ from kg_edit.datasets.label_drift import LabelDrift, read_label_drift, read_text
 from kg_edit.errors import ConfigError, EditFileError, OutputError
 from kg_edit.evaluate.label_drift import EDITORS, DriftPoint, check_editor, run_drift, shortened
 from kg_edit.methods import find_method
+from kg_edit.methods.fine_tuning.ft import FtM
 from kg_edit.models.classifier import ClassifierModel, trained_classifier
 from tests.kg_edit.tiny import tiny
 
@@ -51,10 +52,10 @@ def classifier(drift: LabelDrift) -> ClassifierModel:
     return trained_classifier(tiny("llama"), texts, [text.label for text in drift.train])
 
 
-def points(name: str, drift: LabelDrift, **settings: Any) -> list[DriftPoint]:
+def points(name: str, drift: LabelDrift, out: Path, **settings: Any) -> list[DriftPoint]:
     model, chosen = classifier(drift), find_method(name)
     config = chosen.config_class.preset("default", {**QUICK[name], **settings}, method=name)
-    return list(run_drift(model, chosen(model, config), drift, every=1))
+    return list(run_drift(model, chosen(model, config), drift, out=out / name, every=1))
 
 
 def test_texts_are_taken_apart_by_their_year(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_which_texts_are_newer_must_be_said(tmp_path: Path) -> None:
 def test_mistakes_alone_are_edited_and_hold(tmp_path: Path) -> None:
     """The text of the Heat is labelled as before; those of the Lakers are not. GRACE leaves all other texts alone."""
     drift = read_label_drift(written(tmp_path), since=2000)
-    first, *_, last = points("grace", drift)
+    first, *_, last = points("grace", drift, tmp_path)
     assert (first.seen, first.edits, first.ERR) == (0, 0, None) and first.TRR == 1.0 and first.ARR == 1.0
     assert (last.seen, last.edits, last.failed) == (3, 2, 0)
     assert (last.ERR, last.TRR, last.ARR) == (1.0, 1.0, 1.0)
@@ -123,14 +124,14 @@ def test_mistakes_alone_are_edited_and_hold(tmp_path: Path) -> None:
 )
 def test_every_method_that_is_offered_edits_a_classifier(name: str, tmp_path: Path) -> None:
     drift = read_label_drift(written(tmp_path), since=2000)
-    last = points(name, drift)[-1]
+    last = points(name, drift, tmp_path)[-1]
     assert last.edits >= 1 and last.failed == 0 and last.ERR is not None and last.ERR > 0
 
 
 def test_a_label_that_no_older_text_has(tmp_path: Path) -> None:
     drift = read_label_drift(written(tmp_path, [*ROWS, {"text": "x", "label": 7, "year": 2010}]), since=2000)
     with pytest.raises(ConfigError, match="the labels 7 are in no older text"):
-        points("grace", drift)
+        points("grace", drift, tmp_path)
 
 
 def test_methods_that_need_a_vocabulary_are_refused() -> None:
@@ -147,13 +148,43 @@ def test_long_texts_are_cut(tmp_path: Path) -> None:
     assert shortened(tiny("llama"), [text], tokens=100) == (text,)
 
 
+def test_a_stopped_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after its first edit, and with a line cut off: no text is edited twice, and the points are the same."""
+    drift = read_label_drift(written(tmp_path), since=2000)
+    whole = points("ft-m", drift, tmp_path / "whole")
+    made = list[str]()
+    update = FtM.update
+
+    def counted(self: Any, edits: Any, *, before: Any = None) -> Any:
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(edits[0].id)
+        return update(self, edits, before=before)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(FtM, "update", counted)
+        points("ft-m", drift, tmp_path / "stopped")
+    folder = tmp_path / "stopped" / "ft-m"
+    with (folder / "texts.jsonl").open("a") as file:
+        file.write('{"id": "row-')
+    resumed = points("ft-m", drift, tmp_path / "stopped")
+    assert [point.model_dump(exclude={"seconds"}) for point in resumed] == [
+        point.model_dump(exclude={"seconds"}) for point in whole
+    ]
+    edited = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
+    assert [text["outcome"] for text in edited].count("edited") == resumed[-1].edits == 2
+    assert len(list((folder / "patches").iterdir())) == 2
+    with pytest.raises(OutputError, match="another run"):
+        points("ft-m", drift, tmp_path / "stopped", steps=11)
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "load", lambda *_: tiny("llama"))
-    out, file = tmp_path / "drift.jsonl", written(tmp_path)
+    out, file = tmp_path / "drift", written(tmp_path)
     arguments = ["drift", "--data", str(file), "--since", "2000", "--out", str(out), "--set", "layer=1"]
     result = CliRunner().invoke(app, [*arguments, "--set", "steps=20"], catch_exceptions=False)
     assert result.exit_code == 0 and "3 texts, 2 edits: TRR 1.00  ERR 1.00  ARR 1.00" in result.output
-    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (out / "points.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["seen"] for line in lines] == [0, 3] and lines[-1]["ERR"] == 1.0
-    with pytest.raises(OutputError, match="is there already"):
-        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    with pytest.raises(OutputError, match="another run"):
+        CliRunner().invoke(app, [*arguments, "--set", "steps=21"], catch_exceptions=False)
