@@ -49,9 +49,9 @@ class CovarianceConfig(BaseModel):
     corpus: str = Field(
         "self", json_schema_extra=NAMES_A_FILE, description="self (the model's own text), a text file, or hf:NAME"
     )
-    tokens: int | None = Field(None, ge=1, description="at least so many; default 10 x d_ff")
-    seed: Seed = Field(0, description="of the model's own text")
-    ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, relative to its mean")
+    tokens: int | None = Field(None, ge=1, description="minimum number of tokens; default 10 x d_ff")
+    seed: Seed = Field(0, description="random seed of the model's own text")
+    ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, as a multiple of its mean")
 
     def tokens_for(self, size: int) -> int:
         """The least number of tokens from which a covariance of this size (d_ff) is measured."""

@@ -30,10 +30,10 @@ __all__ = ["BenchmarkTask"]
 class TaskSettings(Record):
     """The records of a benchmark as a task: the options ``--dataset``, ``--data`` and so on of `kg-edit evaluate`."""
 
-    dataset: Name = Field(description="the benchmark")
-    data: Name = Field(description="its file, the name of a packaged one, or hf:NAME")
-    split: str | None = Field(None, description="only this part of a data set that has parts")
-    keep_going: bool = Field(False, description="rows that can't be read are left out")
+    dataset: Name = Field(description="name of the benchmark")
+    data: Name = Field(description="its file, the name of a packaged file, or hf:NAME")
+    split: str | None = Field(None, description="one split of the data set")
+    keep_going: bool = Field(False, description="leave out rows that can't be read")
 
     @property
     def name(self) -> str:

@@ -159,8 +159,8 @@ class LeakageOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    answers: tuple[str, ...] = Field((), description="ids or labels that no statement may lead to or from")
-    drop_old_edge: bool = Field(True, description="the replaced fact s -r-> o stays out")
+    answers: tuple[str, ...] = Field((), description="ids or labels; statements from or to them are left out")
+    drop_old_edge: bool = Field(True, description="leave out the replaced fact s -r-> o")
 
     @field_validator("answers")
     @classmethod
@@ -186,9 +186,11 @@ class SubgraphOptions(BaseModel):
         "uniform", description="which statements of a node are kept: uniform, relation-stratified or inverse-hub"
     )
     direction: Direction = Field(
-        "out", description="statements along which nodes are expanded: out, or both (incoming ones too)"
+        "out", description="which statements lead to further nodes: outgoing ones (out), or incoming ones too (both)"
     )
-    leakage: LeakageOptions = Field(LeakageOptions(), description="what is kept out, as it gives a test away")
+    leakage: LeakageOptions = Field(
+        LeakageOptions(), description="statements to leave out because they give a test away"
+    )
 
     def arguments(self) -> dict[str, Any]:
         """The options that differ from the defaults, as arguments of ``subgraph``."""

@@ -161,15 +161,16 @@ class GraphSettings(MethodConfig):
     group existed thus have the same saved settings as new ones.
     """
 
-    per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
-    seed: Seed = Field(0, description="of all that is drawn")
+    per_node: PositiveInt = Field(20, description="m: number of statements sampled at a node")
+    seed: Seed = Field(0, description="random seed of all sampling")
     exclude_answers: bool = Field(
         False,
         exclude_if=lambda on: not on,
-        description="keep out of the subgraph what overlaps an answer of the edit's test questions",
+        description="leave out of the subgraph statements that overlap an answer of the edit's test questions",
     )
     graph: SubgraphOptions = Field(
-        SubgraphOptions(), description="which statements get in: graph.policy, graph.direction, graph.leakage"
+        SubgraphOptions(),
+        description="which statements are in the subgraph: graph.policy, graph.direction, graph.leakage",
     )
 
     @model_serializer(mode="wrap")

@@ -49,13 +49,15 @@ class GraceConfig(LayerConfig):
 
     depth: ClassVar[float] = 0.75
 
-    layer: int | None = Field(None, ge=0, description="layer with the codebook, 0-based; default 0.75 of the depth")
-    steps: PositiveInt = Field(50, description="evaluations of the loss at most")
-    learning_rate: float = Field(1.0, gt=0, description="of Adam, on the value")
-    stop_below: float = Field(0.01, description="a loss that is small enough")
-    start: Literal["warm", "cold"] = Field("warm", description="first value: the module's output, or uniform in [0, 1)")
-    seed: Seed = Field(0, description="of a cold start")
-    deferral: Deferral = Field(Deferral(), description="radius, expand, metric: how far a key reaches")
+    layer: int | None = Field(None, ge=0, description="block with the codebook, 0-based; default 0.75 of the depth")
+    steps: PositiveInt = Field(50, description="maximum number of loss evaluations")
+    learning_rate: float = Field(1.0, gt=0, description="learning rate of Adam, for the value")
+    stop_below: float = Field(0.01, description="training stops when the loss is below this value")
+    start: Literal["warm", "cold"] = Field(
+        "warm", description="initial value: the module's own output (warm), or uniform in [0, 1) (cold)"
+    )
+    seed: Seed = Field(0, description="random seed of a cold start")
+    deferral: Deferral = Field(Deferral(), description="which inputs belong to a key: radius, expand, metric, lookup")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {"deferral": AS_PUBLISHED},

@@ -65,28 +65,34 @@ class KnConfig(MethodConfig):
     The preset ``refined`` chooses the neurons as the paper does; ``paper`` also has the paper's weights and steps.
     """
 
-    steps: PositiveInt = Field(5, description="pieces of the integral")
-    threshold: float = Field(0.2, gt=0, le=1, description="of a prompt's largest attribution")
-    share: float = Field(0.4, gt=0, le=1, description="of the prompts that must have a neuron in common")
+    steps: PositiveInt = Field(5, description="number of intervals of the integral")
+    threshold: float = Field(
+        0.2, gt=0, le=1, description="a neuron needs this fraction of a prompt's largest attribution"
+    )
+    share: float = Field(
+        0.4, gt=0, le=1, description="fraction of the prompts in which a neuron must reach the threshold"
+    )
     neurons: tuple[PositiveInt, PositiveInt] | None = Field(
         None,
         exclude_if=lambda found: found is None,
-        description="(least, most) neurons: share is moved by .05 until there are so many; unset: however many",
+        description="(minimum, maximum) number of neurons; share changes by .05 until it fits; unset: any number",
     )
     prompts: Literal["contexts", "diverse"] = Field(
         "contexts",
         exclude_if=lambda found: found == "contexts",
-        description="the edit's prompt in contexts, or also the relation in other words (diverse)",
+        description="the edit's prompt in contexts, or other wordings of the relation too (diverse)",
     )
-    answer_tokens: PositiveInt = Field(1, description="tokens of the old answer that are looked at")
-    layers: Layers | None = Field(None, description="blocks, 0-based; default all")
-    erase: NonNegativeFloat = Field(0.0375, description="lambda_1, times the old answer's embedding; published: 1")
-    write: NonNegativeFloat = Field(0.3, description="lambda_2, times the new answer's embedding; published: 8")
-    signed: bool = Field(True, description="a neuron that is negative for the fact gets the negated column")
+    answer_tokens: PositiveInt = Field(1, description="number of tokens of the old answer that are attributed")
+    layers: Layers | None = Field(None, description="searched blocks, 0-based; default all")
+    erase: NonNegativeFloat = Field(
+        0.0375, description="lambda_1, the factor of the old answer's embedding; published: 1"
+    )
+    write: NonNegativeFloat = Field(0.3, description="lambda_2, the factor of the new answer's embedding; published: 8")
+    signed: bool = Field(True, description="negate the change for a neuron whose value is negative")
     context_lengths: ContextLengths = Field(
-        ((5, 2), (10, 2)), description="(tokens, count) of the contexts that the model writes"
+        ((5, 2), (10, 2)), description="(tokens, count) of the contexts that are sampled from the model"
     )
-    seed: Seed = Field(0, description="of the contexts")
+    seed: Seed = Field(0, description="random seed of the contexts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},

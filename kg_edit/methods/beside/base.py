@@ -34,7 +34,9 @@ class BesideConfig(LayerConfig, TuningConfig):
 
     depth: ClassVar[float] = 0.75
 
-    layer: int | None = Field(None, ge=0, description="layer it stands beside, 0-based; default 0.75 of the depth")
+    layer: int | None = Field(
+        None, ge=0, description="block whose down-projection gets the extra module, 0-based; default 0.75 of the depth"
+    )
 
 
 class BesideMethod(EditingMethod):

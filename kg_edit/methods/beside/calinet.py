@@ -25,10 +25,12 @@ from kg_edit.storage.seeds import Seed
 class CalinetConfig(BesideConfig):
     """Settings of the extra MLP."""
 
-    steps: PositiveInt = Field(60, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(3e-3, gt=0, description="of Adam; published: 1e-3 of Adafactor")
+    steps: PositiveInt = Field(
+        60, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+    )
+    learning_rate: float = Field(3e-3, gt=0, description="learning rate of Adam; published: 1e-3 with Adafactor")
     units: PositiveInt = Field(256, description="inner size of the extra MLP")
-    seed: Seed = Field(0, description="of its start")
+    seed: Seed = Field(0, description="random seed of the initial parameters")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 

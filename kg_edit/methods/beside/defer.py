@@ -30,18 +30,28 @@ from kg_edit.value.optimise import untouched
 class DeferConfig(BesideConfig):
     """Settings of the gate and the layer. The preset ``paper`` has those of the published program."""
 
-    steps: PositiveInt = Field(50, description="looks at the loss at most; a step between two")
-    stop_below: float = Field(0.0, description="a loss of the target that ends it; 0: the gate learns to the end")
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam; published: 0.1")
-    threshold: float = Field(0.5, gt=0, lt=1, description="g from which the new layer answers")
-    start: Literal["layer", "random"] = Field("layer", description="the new layer's start: as the old one, or random")
-    shut: float = Field(-2.0, description="the gate's bias at the start; below 0 it starts shut")
-    gate_weight: float = Field(
-        1.0, ge=0, description="of the loss by which the gate opens here and stays shut elsewhere"
+    steps: PositiveInt = Field(
+        50, description="maximum number of loss evaluations; an optimiser step follows each but the last"
     )
-    texts: NonNegativeInt = Field(32, description="texts of the model itself for that; 0 for none, as published")
-    text_tokens: PositiveInt = Field(16, description="tokens a text")
-    seed: Seed = Field(0, description="of the start and of those texts")
+    stop_below: float = Field(
+        0.0, description="training stops when the target's loss is below this value; 0: train the gate for all steps"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of Adam; published: 0.1")
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="the new layer's output is used where the gate's value g is at least this"
+    )
+    start: Literal["layer", "random"] = Field(
+        "layer", description="initial new layer: a copy of the old layer (layer), or random"
+    )
+    shut: float = Field(-2.0, description="initial bias of the gate; below 0 the gate starts closed")
+    gate_weight: float = Field(
+        1.0, ge=0, description="weight of the loss that opens the gate for the edit and closes it for other text"
+    )
+    texts: NonNegativeInt = Field(
+        32, description="texts sampled from the model, for which the gate should stay closed; published: 0 (none)"
+    )
+    text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
+    seed: Seed = Field(0, description="random seed of the initial parameters and of the sampled texts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},

@@ -27,13 +27,17 @@ from kg_edit.storage.seeds import Seed
 class MemoeConfig(BesideConfig):
     """Settings of the experts."""
 
-    steps: PositiveInt = Field(50, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam, on router and experts")
-    experts: PositiveInt = Field(4, description="E, how many there are")
-    top: PositiveInt = Field(1, description="k, experts that answer a token")
-    scale: float = Field(1.0, gt=0, description="lambda, weight of what they add")
-    anchors: bool = Field(True, description="route by the names so far beside the token; false: by the token alone")
-    seed: Seed = Field(0, description="of the router's start")
+    steps: PositiveInt = Field(
+        50, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of Adam, for the router and the experts")
+    experts: PositiveInt = Field(4, description="E: number of experts")
+    top: PositiveInt = Field(1, description="k: number of experts that are used for a token")
+    scale: float = Field(1.0, gt=0, description="lambda: weight of the experts' output")
+    anchors: bool = Field(
+        True, description="the router reads the names so far as well as the token; false: only the token"
+    )
+    seed: Seed = Field(0, description="random seed of the router's initial weights")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 

@@ -33,13 +33,24 @@ from kg_edit.value.optimise import untouched
 class MemoirConfig(BesideConfig):
     """MEMOIR's settings. The default share of columns is the published one for LLaMA-3-8B."""
 
-    steps: PositiveInt = Field(30, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam, on the mask's columns")
-    columns: float = Field(2 / 7, gt=0, le=1, description="k, share of the columns in a mask; published: 4096 of 14336")
-    threshold: float = Field(0.5, ge=0, le=1, description="tau, the share of a mask at which it opens; published: 0.4")
-    background_texts: PositiveInt = Field(64, description="texts of the model itself, whose mean input is taken off")
-    background_tokens: PositiveInt = Field(16, description="tokens a text")
-    seed: Seed = Field(0, description="of the permutation and of those texts")
+    steps: PositiveInt = Field(
+        30, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of Adam, for the mask's columns")
+    columns: float = Field(
+        2 / 7, gt=0, le=1, description="k: fraction of the columns in a mask; published: 4096 of 14336"
+    )
+    threshold: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="tau: fraction of an edit's mask that a prompt must share to use it; published: 0.4",
+    )
+    background_texts: PositiveInt = Field(
+        64, description="texts sampled from the model; their mean input is subtracted before masks are made"
+    )
+    background_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
+    seed: Seed = Field(0, description="random seed of the permutation and of the sampled texts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 

@@ -18,11 +18,13 @@ from kg_edit.storage.seeds import Seed
 class MemoryConfig(BesideConfig):
     """Settings of the memory network. The preset ``paper`` has those of the published program."""
 
-    steps: PositiveInt = Field(100, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(0.1, gt=0, description="of Adam")
-    slots: PositiveInt = Field(100, description="keys, and values")
-    frozen_values: bool = Field(False, description="train the keys alone; the values stay as they are drawn")
-    seed: Seed = Field(0, description="of the slots' start")
+    steps: PositiveInt = Field(
+        100, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+    )
+    learning_rate: float = Field(0.1, gt=0, description="learning rate of Adam")
+    slots: PositiveInt = Field(100, description="number of slots; each has a key and a value")
+    frozen_values: bool = Field(False, description="train only the keys and biases; the values stay random")
+    seed: Seed = Field(0, description="random seed of the initial keys, biases and values")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},

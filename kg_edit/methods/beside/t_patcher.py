@@ -42,20 +42,30 @@ _EXP = 30.0  # arguments of exp are clamped here, so that products of a few such
 class TPatcherConfig(BesideConfig):
     """Settings of the neurons."""
 
-    layer: int | None = Field(None, ge=0, description="MLP that is widened, 0-based; default the last one")
-    steps: PositiveInt = Field(100, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(0.01, gt=0, description="of Adam")
-    stop_below: float = Field(
-        0.0, description="a loss of the target that ends it; 0: neurons learn to be silent to the end"
+    layer: int | None = Field(
+        None, ge=0, description="block whose MLP gets the neurons, 0-based; default the last block"
     )
-    most: PositiveInt = Field(5, description="neurons for an edit at most; the first mistakes get them")
-    activation_weight: float = Field(1.0, ge=0, description="a, of the loss by which a neuron speaks at its mistake")
-    memory_weight: float = Field(10.0, ge=0, description="m, of the losses by which it is silent elsewhere")
-    margin: float = Field(3.0, ge=0, description="by which it is silent: published -beta and gamma")
-    hardest: PositiveInt = Field(100, description="inputs of the memory on which the loss is taken, the largest")
-    texts: PositiveInt = Field(64, description="texts of the model itself that make the memory")
-    text_tokens: PositiveInt = Field(16, description="tokens a text")
-    seed: Seed = Field(0, description="of those texts")
+    steps: PositiveInt = Field(
+        100, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+    )
+    learning_rate: float = Field(0.01, gt=0, description="learning rate of Adam")
+    stop_below: float = Field(
+        0.0, description="training stops when the target's loss is below this value; 0: train for all steps"
+    )
+    most: PositiveInt = Field(5, description="maximum number of neurons for an edit; the first wrong tokens get them")
+    activation_weight: float = Field(
+        1.0, ge=0, description="a: weight of the loss l_a, which activates a neuron at its own mistake"
+    )
+    memory_weight: float = Field(
+        10.0, ge=0, description="m: weight of the losses l_m1 and l_m2, which keep a neuron inactive elsewhere"
+    )
+    margin: float = Field(3.0, ge=0, description="margin in l_m1 and l_m2 (published: -beta and gamma)")
+    hardest: PositiveInt = Field(
+        100, description="l_m1 and l_m2 use this many inputs of the memory, those with the largest loss"
+    )
+    texts: PositiveInt = Field(64, description="texts sampled from the model, whose inputs are the memory")
+    text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
+    seed: Seed = Field(0, description="random seed of the sampled texts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 

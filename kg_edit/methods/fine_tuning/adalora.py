@@ -28,12 +28,14 @@ from kg_edit.patches.weight_patch import Factors
 class AdaLoraConfig(LoraConfig):
     """AdaLoRA's settings. The preset ``paper`` has EasyEdit's for LLaMA-2-7B, which keep all triplets."""
 
-    steps: PositiveInt = Field(50, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(5e-3, gt=0, description="of Adam")
-    rank: PositiveInt = Field(8, description="triplets a weight at the end, on the average")
-    initial_rank: PositiveInt = Field(12, description="r0: triplets of each weight at the beginning")
-    warm_up: NonNegativeInt = Field(5, description="steps before the first triplet goes")
-    final: NonNegativeInt = Field(10, description="steps after the last one is gone")
+    steps: PositiveInt = Field(
+        50, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+    )
+    learning_rate: float = Field(5e-3, gt=0, description="learning rate of Adam")
+    rank: PositiveInt = Field(8, description="final number of triplets a weight, on average")
+    initial_rank: PositiveInt = Field(12, description="r0: initial number of triplets of each weight")
+    warm_up: NonNegativeInt = Field(5, description="steps before the first triplet is removed")
+    final: NonNegativeInt = Field(10, description="steps after the last triplet is removed")
     orthogonality: float = Field(0.5, ge=0, description="weight of the penalty that keeps P and Q near orthonormal")
     alpha: float = Field(32, gt=0, description="adapters are scaled by alpha / r0")
 

@@ -41,9 +41,11 @@ Aim = Literal["target", "text", "prompt_last"]
 class TuningConfig(MethodConfig):
     """Settings of a gradient descent: the number of steps, the learning rate, and when to stop."""
 
-    steps: PositiveInt = Field(25, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(5e-4, gt=0, description="of Adam")
-    stop_below: float = Field(1e-2, description="a loss that is small enough")
+    steps: PositiveInt = Field(
+        25, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+    )
+    learning_rate: float = Field(5e-4, gt=0, description="learning rate of Adam")
+    stop_below: float = Field(1e-2, description="training stops when the loss is below this value")
 
     @property
     def descent(self) -> Descent:
@@ -58,8 +60,11 @@ class TuningConfig(MethodConfig):
 class FineTuningConfig(LayerConfig, TuningConfig):
     """Settings of fine-tuning one down-projection."""
 
-    layer: int | None = Field(None, ge=0, description="tuned layer, 0-based; default 0.2 of the depth")
-    aim: Aim = Field("target", description="what is predicted: the target, the whole text, or all from prompt_last")
+    layer: int | None = Field(None, ge=0, description="tuned block, 0-based; default 0.2 of the depth")
+    aim: Aim = Field(
+        "target",
+        description="trained tokens: of the target, of the whole text, or the target after the prompt's last token",
+    )
 
 
 class FineTuning(EditingMethod):

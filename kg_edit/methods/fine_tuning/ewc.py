@@ -48,15 +48,17 @@ def diagonal_fisher(model: LanguageModel, layer: int, *, texts: int, tokens: int
 class FtEwcConfig(FineTuningConfig):
     """Settings of fine-tuning with the EWC penalty."""
 
-    ewc_weight: NonNegativeFloat = Field(0.1, description="of 1/2 sum F (W - W*)^2, where F has mean 1")
+    ewc_weight: NonNegativeFloat = Field(
+        0.1, description="weight of the penalty 1/2 sum F (W - W*)^2, where F has mean 1"
+    )
     anchor: Literal["original", "previous"] = Field(
         "previous",
         exclude_if=lambda found: found == "previous",  # as in patches that were made before there was a choice
-        description="W*: the weights before any edit (original), or those that an edit finds (previous)",
+        description="W*: the weights before all edits (original), or right before this edit (previous)",
     )
-    fisher_texts: PositiveInt = Field(32, description="texts that the model writes to measure F")
-    fisher_tokens: PositiveInt = Field(32, description="tokens a text")
-    seed: Seed = Field(0, description="of those texts")
+    fisher_texts: PositiveInt = Field(32, description="texts sampled from the model, on which F is measured")
+    fisher_tokens: PositiveInt = Field(32, description="length of these texts, in tokens")
+    seed: Seed = Field(0, description="random seed of the sampled texts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {"anchor": "original"}}
 

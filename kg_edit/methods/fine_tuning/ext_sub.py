@@ -38,17 +38,19 @@ from kg_edit.value.optimise import untouched
 class ExtSubConfig(LoraConfig):
     """Settings of both adapters and of the subtraction. The preset ``paper`` has the published rate and epochs."""
 
-    steps: PositiveInt = Field(10, description="epochs of each adapter at most; published: 2")
-    learning_rate: float = Field(2e-4, gt=0, description="of Adam; published: 2e-5, for 52,000 rows")
-    rank: PositiveInt = Field(16, description="r of each adapter; the patch has twice as much")
-    dropout: float = Field(0.05, ge=0, lt=1, description="on the adapters' inputs")
-    batch_size: PositiveInt = Field(8, description="rows a step")
-    strength: float = Field(1.0, ge=0, description="of the subtraction")
-    extract: bool = Field(True, description="keep what both adapters have in common; false: plain subtraction")
+    steps: PositiveInt = Field(10, description="maximum number of epochs for each adapter; published: 2")
+    learning_rate: float = Field(2e-4, gt=0, description="learning rate of Adam; published: 2e-5, for 52,000 rows")
+    rank: PositiveInt = Field(16, description="r: rank of each adapter; the patch has rank 2 r")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the adapters' inputs")
+    batch_size: PositiveInt = Field(8, description="rows in a step")
+    strength: float = Field(1.0, ge=0, description="factor of what is subtracted")
+    extract: bool = Field(
+        True, description="do not subtract the part that both adapters have in common; false: subtract everything"
+    )
     kept: str | None = Field(
         None,
         json_schema_extra=NAMES_A_FILE,
-        description="benchmark's file whose locality answers the expert learns too, as what has to stay",
+        description="benchmark file; the expert is also trained on its locality answers, so that they stay",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

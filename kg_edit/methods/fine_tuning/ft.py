@@ -29,7 +29,10 @@ from kg_edit.storage.seeds import Seed
 class FtConfig(FineTuningConfig):
     """Settings of plain fine-tuning."""
 
-    aim: Aim = Field("text", description="what is predicted: the target, the whole text, or all from prompt_last")
+    aim: Aim = Field(
+        "text",
+        description="trained tokens: of the target, of the whole text, or the target after the prompt's last token",
+    )
 
 
 class Ft(FineTuning):
@@ -48,7 +51,8 @@ class FtLConfig(FineTuningConfig):
     """
 
     aim: Aim = Field(
-        "prompt_last", description="what is predicted: the target, the whole text, or all from prompt_last"
+        "prompt_last",
+        description="trained tokens: of the target, of the whole text, or the target after the prompt's last token",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"layer": 0, "steps": 26}}
@@ -78,7 +82,7 @@ class FtConstrainedConfig(FineTuningConfig):
     It has one more evaluation of the loss, because here no step follows the last one.
     """
 
-    radius: float = Field(4e-3, gt=0, description="no weight moves farther than this; published: 5e-4")
+    radius: float = Field(4e-3, gt=0, description="maximum change of a single weight; published: 5e-4")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
@@ -122,8 +126,10 @@ def moved_before(before: Patch, name: str, *, like: Tensor) -> Tensor:
 class FtRetrainConfig(FineTuningConfig):
     """Settings of fine-tuning that trains earlier edits again."""
 
-    replayed: PositiveInt = Field(31, description="earlier edits beside the new one at most; more are sampled")
-    seed: Seed = Field(0, description="of the sample")
+    replayed: PositiveInt = Field(
+        31, description="maximum number of earlier edits trained together with a new one; more are sampled"
+    )
+    seed: Seed = Field(0, description="random seed of this sample")
 
     def workload(self, *, edits: int) -> Workload:
         """The workload of fine-tuning, with one more row for each earlier edit that is trained again."""

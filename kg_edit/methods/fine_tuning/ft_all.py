@@ -30,10 +30,17 @@ from kg_edit.value.optimise import untouched
 class FtAllConfig(TuningConfig):
     """Settings of fine-tuning all weights."""
 
-    steps: PositiveInt = Field(25, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(2e-5, gt=0, description="of Adam; what a single weight takes ruins the model")
-    layers: Layers | None = Field(None, description="blocks, 0-based; default all")
-    aim: Aim = Field("target", description="what is predicted: the target, the whole text, or all from prompt_last")
+    steps: PositiveInt = Field(
+        25, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+    )
+    learning_rate: float = Field(
+        2e-5, gt=0, description="learning rate of Adam; the rate for a single weight would ruin the model"
+    )
+    layers: Layers | None = Field(None, description="tuned blocks, 0-based; default all")
+    aim: Aim = Field(
+        "target",
+        description="trained tokens: of the target, of the whole text, or the target after the prompt's last token",
+    )
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """The layers in the settings, or all layers."""

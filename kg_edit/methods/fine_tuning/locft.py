@@ -33,10 +33,10 @@ from kg_edit.value.optimise import untouched
 class LocFtConfig(FineTuningConfig):
     """Settings of LocFT-BF. The paper tunes block 22 of 32 for LLaMA-3-8B, and 6 of 28 for Qwen2.5-7B."""
 
-    steps: PositiveInt = Field(25, description="epochs at most: looks at every edit")
-    batch_size: PositiveInt = Field(100, description="edits a step")
-    end: bool = Field(True, description="the target is followed by the end-of-text token (not with aim prompt_last)")
-    seed: Seed = Field(0, description="of the batches")
+    steps: PositiveInt = Field(25, description="maximum number of epochs; an epoch trains every edit once")
+    batch_size: PositiveInt = Field(100, description="edits in a step")
+    end: bool = Field(True, description="add the end-of-text token to the target (not with aim prompt_last)")
+    seed: Seed = Field(0, description="random seed of the order of the edits")
 
 
 class LocFt(FineTuning):

@@ -39,19 +39,26 @@ _ATTENTION = 4  # projections in the attention of most models: q, k, v and the o
 class LoraConfig(TuningConfig):
     """Settings of LoRA. The preset ``paper`` has EasyEdit's for LLaMA-2-7B, but with LoRA instead of AdaLoRA."""
 
-    steps: PositiveInt = Field(30, description="looks at the loss at most; a step between two")
-    learning_rate: float = Field(1e-4, gt=0, description="of Adam; published: 5e-3, which ruins a small model")
-    rank: PositiveInt = Field(8, description="r of each adapter")
+    steps: PositiveInt = Field(
+        30, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+    )
+    learning_rate: float = Field(
+        1e-4, gt=0, description="learning rate of Adam; published: 5e-3, which ruins a small model"
+    )
+    rank: PositiveInt = Field(8, description="r: rank of each adapter")
     alpha: float = Field(32, gt=0, description="adapters are scaled by alpha / r")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' inputs")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapters' inputs")
     modules: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="names within a block, such as q_proj or self_attn.q_proj; default all of attention",
+        description="projections of a block, such as q_proj or self_attn.q_proj; default all of attention",
     )
-    layers: Layers | None = Field(None, description="blocks, 0-based; default all")
-    aim: Aim = Field("target", description="what is predicted: the target, the whole text, or all from prompt_last")
-    seed: Seed = Field(0, description="of the adapters and of dropout")
+    layers: Layers | None = Field(None, description="blocks with adapters, 0-based; default all")
+    aim: Aim = Field(
+        "target",
+        description="trained tokens: of the target, of the whole text, or the target after the prompt's last token",
+    )
+    seed: Seed = Field(0, description="random seed of the adapters and of dropout")
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """The layers in the settings, or all layers."""

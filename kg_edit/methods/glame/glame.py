@@ -39,29 +39,35 @@ _REPRESENTATION_DEPTH = 0.1
 class GraphConfig(GraphSettings):
     """Settings of the R-GNN, and of the subgraph that it reads."""
 
-    learning_rate: float = Field(0.01, gt=0, description="of AdamW on the R-GNN")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's, on the R-GNN")
+    learning_rate: float = Field(0.01, gt=0, description="learning rate of AdamW, for the R-GNN")
+    weight_decay: float = Field(0.1, ge=0, description="weight decay of AdamW, for the R-GNN")
     representation_layer: int | None = Field(
-        None, ge=0, description="k: labels become block k's output; default 0.1 of the depth"
+        None, ge=0, description="k: block whose output represents the labels, 0-based; default 0.1 of the depth"
     )
-    pooling: Pooling = Field("last", description="a label's last token (paper), its mean (public code), both")
-    start_token: bool = Field(True, description="put the document's start and a line break before a label")
-    hops: PositiveInt = Field(2, description="n: order of the subgraph, and layers of the R-GNN")
-    per_node: PositiveInt = Field(20, description="m: statements sampled at a node")
-    aggregation: Literal["sum", "mean"] = Field("mean", description="over a node's neighbours (paper: sum)")
-    relations: bool = Field(True, description="False: the ablation w/ GNN")
-    use_graph: bool = Field(True, description="False: the ablation w/ MLP")
-    final_activation: bool = Field(False, description="g after the last layer too (paper)")
-    slope: float = Field(0.0, ge=0, lt=1, description="of g below 0; the public program: 11/48")
-    dropout: float = Field(0.0, ge=0, lt=1, description="after g, while the R-GNN trains (public program)")
+    pooling: Pooling = Field(
+        "last", description="vector of a label: its last token (paper), the mean of its tokens (public code), or both"
+    )
+    start_token: bool = Field(True, description="put the start-of-document token and a line break before a label")
+    hops: PositiveInt = Field(2, description="n: number of hops of the subgraph, and of layers of the R-GNN")
+    per_node: PositiveInt = Field(20, description="m: number of statements sampled at a node")
+    aggregation: Literal["sum", "mean"] = Field(
+        "mean", description="how the messages of a node's neighbours are combined (paper: sum)"
+    )
+    relations: bool = Field(True, description="messages include the relation; false: the paper's ablation w/ GNN")
+    use_graph: bool = Field(True, description="use messages at all; false: the paper's ablation w/ MLP")
+    final_activation: bool = Field(False, description="apply the activation g after the last layer too (paper)")
+    slope: float = Field(0.0, ge=0, lt=1, description="slope of g below 0; the public program: 11/48")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout after g while the R-GNN is trained (public program)")
     self_loops: bool = Field(False, description="each node is its own neighbour too (public program)")
     warm_start: bool = Field(
-        False, description="begin with the R-GNN of the edit before (public program): edits then depend on their order"
+        False, description="start from the previous edit's R-GNN (public program); edits then depend on their order"
     )
-    normalise: bool = Field(True, description="scale labels' vectors to root mean square 1")
-    gate: bool = Field(True, description="learn z's share, from 0: step 0 is the unedited model")
-    clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: 4")
-    seed: Seed = Field(0, description="of the contexts, and of all else that is drawn")
+    normalise: bool = Field(True, description="scale the labels' vectors to root mean square 1")
+    gate: bool = Field(
+        True, description="multiply z by a learned number that starts at 0, so that step 0 is the unedited model"
+    )
+    clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
+    seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
 
     @property
     def subgraph_hops(self) -> int:

@@ -30,11 +30,15 @@ from kg_edit.storage.seeds import Seed
 class GraphRequestConfig(GraphSettings):
     """Settings: which facts of an edit's subgraph are made as further edits, and how many."""
 
-    statements: NonNegativeInt = Field(5, description="facts o* -r'-> o', about o*, that are edited in as well")
-    composed: NonNegativeInt = Field(5, description="facts s -r-> o* -r'-> o', about s, that are edited in as well")
-    chained: NonNegativeInt = Field(0, description="the same read on from the edit's prompt: '... o*, r'' o'")
-    per_node: PositiveInt = Field(20, description="m: statements of o* to choose from")
-    seed: Seed = Field(0, description="of all that is drawn: statements, facts, contexts")
+    statements: NonNegativeInt = Field(5, description="number of facts o* -r'-> o' (about o*) that are edited in too")
+    composed: NonNegativeInt = Field(
+        5, description="number of facts s -r-> o* -r'-> o' (about s) that are edited in too"
+    )
+    chained: NonNegativeInt = Field(
+        0, description="number of such facts as continuations of the edit's prompt: '... o*, r'' o'\""
+    )
+    per_node: PositiveInt = Field(20, description="m: number of statements of o* to choose from")
+    seed: Seed = Field(0, description="random seed of the sampled statements, facts and contexts")
 
     def workload(self, *, edits: int) -> Workload:
         """The workload of the method, with the largest possible number of further facts."""

@@ -41,7 +41,7 @@ class AblationConfig(GlameConfig):
 class GlameMlpConfig(AblationConfig):
     """GLAME's settings with the graph switched off for good."""
 
-    use_graph: Literal[False] = Field(False, description="the subject's vector goes through an MLP alone")
+    use_graph: Literal[False] = Field(False, description="always false: no messages, only the subject's own vector")
 
 
 class GlameMlp(Glame):
@@ -56,7 +56,7 @@ class GlameMlp(Glame):
 class GlameGnnConfig(AblationConfig):
     """GLAME's settings with relations switched off for good."""
 
-    relations: Literal[False] = Field(False, description="messages carry the neighbour, not the relation")
+    relations: Literal[False] = Field(False, description="always false: messages do not include the relation")
 
 
 class GlameGnn(Glame):
@@ -71,7 +71,9 @@ class GlameGnn(Glame):
 class GlameRandomConfig(AblationConfig):
     """GLAME's settings, and the entities whose statements replace those of o*."""
 
-    pool: tuple[str, ...] = Field(POOL, min_length=1, description="items (ids or labels) whose statements are borrowed")
+    pool: tuple[str, ...] = Field(
+        POOL, min_length=1, description="items (ids or labels) whose statements replace those of o*"
+    )
 
 
 class GlameRandom(Glame):
@@ -114,7 +116,7 @@ def _wrong(graph: SubgraphSource | nx.DiGraph, config: GlameRandomConfig) -> Wro
 class GlameBatchConfig(GraphConfig, MemitConfig):
     """GLAME's settings for the R-GNN, MEMIT's for the rest. As in GLAME, AdamW's decay is the only penalty."""
 
-    clamp_norm_factor: float = Field(0.75, gt=0, description="|z - h| is at most so many times |h|")
+    clamp_norm_factor: float = Field(0.75, gt=0, description="maximum of |z - h|, as a multiple of |h|")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": MemitConfig.default, "fast": MemitConfig.fast}
 

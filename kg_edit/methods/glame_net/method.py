@@ -45,10 +45,12 @@ class GlameNetConfig(GlamePlusConfig):
     network: str | None = Field(
         None,
         json_schema_extra=NAMES_A_FILE,
-        description="folder of a trained network: kg-edit glame-net train --out FOLDER",
+        description="folder of a trained network, written by kg-edit glame-net train --out FOLDER",
     )
-    untrained: bool = Field(False, description="no network: the change begins at 0, as glame-plus's does")
-    steps: int = Field(5, ge=0, description="evaluations of glame-plus's objective, from the network's value; 0: none")
+    untrained: bool = Field(False, description="use no network: the change starts at 0, as in glame-plus")
+    steps: int = Field(
+        5, ge=0, description="maximum number of evaluations of glame-plus's objective after the network; 0: none"
+    )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
 

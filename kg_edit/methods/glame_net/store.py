@@ -21,31 +21,41 @@ _EARLY = 0.1  # depth at which GLAME reads labels, as a fraction of the blocks
 class NetTraining(LayerConfig):
     """Settings of the training and of the network."""
 
-    hidden: PositiveInt = Field(512, description="h: width inside the network")
+    hidden: PositiveInt = Field(512, description="h: hidden size of the network")
     gradient: bool = Field(True, description="the network also reads the gradient of -log p(o*) in the bare prompt")
-    statements: int = Field(12, ge=0, description="statements of o* that the network reads")
-    per_relation: PositiveInt = Field(2, description="of these with the same r', at most")
-    clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|")
+    statements: int = Field(12, ge=0, description="maximum number of statements of o* that the network reads")
+    per_relation: PositiveInt = Field(2, description="maximum number of these statements with the same relation r'")
+    clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|")
     kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
-    ripple_weight: float = Field(1.0, ge=0, description="weight of the questions, as in glame-plus")
-    own: int = Field(0, ge=0, description="questions of the edit itself in a visit")
-    composed: int = Field(1, ge=0, description="composed statements that are asked in a visit")
-    shown: int = Field(3, ge=0, description="facts of other things that stand before a question")
-    context_lengths: ContextLengths = Field((), description="(tokens, count) of contexts, one of which a visit has too")
-    held_out: tuple[str, ...] = Field((), description="relations r' that are never learned, to see what carries over")
-    steps: PositiveInt = Field(1000, description="of AdamW at most")
-    batch: PositiveInt = Field(16, description="edits a step")
-    kept: PositiveInt = Field(8, description="batches whose clean states are kept at a time")
-    visits: PositiveInt = Field(2, description="steps in which each of these is visited before the next are taken")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's")
-    warm_up: PositiveInt = Field(30, description="steps in which the learning rate rises; then it falls as a cosine")
-    clip: float = Field(1.0, gt=0, description="the gradient's norm is at most this")
-    targets_held_out: float = Field(0.1, gt=0, lt=1, description="share of the o* that no training edit has")
-    validation: PositiveInt = Field(64, description="edits with such o* on which the best network is chosen")
+    ripple_weight: float = Field(1.0, ge=0, description="weight of the questions in the loss, as in glame-plus")
+    own: int = Field(
+        0, ge=0, description="how often a visit (an edit in a training step) asks the edit itself as a question"
+    )
+    composed: int = Field(1, ge=0, description="number of composed facts that a visit asks")
+    shown: int = Field(3, ge=0, description="number of facts about other things before a question")
+    context_lengths: ContextLengths = Field(
+        (), description="(tokens, count) of the sampled contexts; a visit uses one of them"
+    )
+    held_out: tuple[str, ...] = Field((), description="relations r' that are not trained, only measured in validation")
+    steps: PositiveInt = Field(1000, description="maximum number of steps of AdamW")
+    batch: PositiveInt = Field(16, description="edits in a step")
+    kept: PositiveInt = Field(8, description="number of batches whose clean states are cached at a time")
+    visits: PositiveInt = Field(
+        2, description="number of steps for each cached batch before the next batches replace them"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of AdamW")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
+    warm_up: PositiveInt = Field(
+        30, description="steps in which the learning rate rises; after them it falls as a cosine"
+    )
+    clip: float = Field(1.0, gt=0, description="maximum norm of the gradient")
+    targets_held_out: float = Field(0.1, gt=0, lt=1, description="fraction of all o* that are used for validation only")
+    validation: PositiveInt = Field(
+        64, description="maximum number of edits with held-out o* for validation, which chooses the best network"
+    )
     validate_every: PositiveInt = Field(125, description="steps between two validations")
-    patience: PositiveInt = Field(6, description="validations without a better one before training ends")
-    seed: Seed = Field(0, description="of the network, the contexts, and the order of edits")
+    patience: PositiveInt = Field(6, description="training stops after this many validations without a better one")
+    seed: Seed = Field(0, description="random seed of the network, the contexts, and the order of the edits")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 

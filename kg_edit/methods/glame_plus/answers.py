@@ -56,17 +56,17 @@ class AnswerOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    layer: NonNegativeInt | None = Field(None, description="the block, 0-based; default .87 of the depth")
-    shown: NonNegativeInt = Field(1, description="facts of other things that stand before a question")
-    steps: PositiveInt = Field(8, description="evaluations of the loss at most")
-    learning_rate: float = Field(1.0, gt=0, description="of Adam")
-    bound: float = Field(1.0, gt=0, description="|v| is at most so many times |m|")
+    layer: NonNegativeInt | None = Field(None, description="block that is written, 0-based; default 0.87 of the depth")
+    shown: NonNegativeInt = Field(1, description="number of facts about other things before a question")
+    steps: PositiveInt = Field(8, description="maximum number of loss evaluations")
+    learning_rate: float = Field(1.0, gt=0, description="learning rate of Adam")
+    bound: float = Field(1.0, gt=0, description="maximum of |v|, as a multiple of |m|")
     others: NonNegativeInt = Field(
-        6, description="other things of which each question is asked, those of s's kind first"
+        6, description="number of other things whose answers are protected; those of s's kind first"
     )
-    others_weight: float = Field(3.0, ge=0, description="how much their answers are to stay, C having 1")
-    ridge: float = Field(0.05, ge=0, description="added to A's diagonal, relative to C's")
-    softness: float = Field(0.02, ge=0, description="lambda: 0 gives each question its whole value")
+    others_weight: float = Field(3.0, ge=0, description="weight of their questions in A; C has the weight 1")
+    ridge: float = Field(0.05, ge=0, description="added to the diagonal of A, as a multiple of the mean diagonal of C")
+    softness: float = Field(0.02, ge=0, description="lambda; with 0 each question gets its value exactly")
 
     def layer_in(self, blocks: int) -> int:
         """The block that is written in a model of ``blocks`` blocks."""

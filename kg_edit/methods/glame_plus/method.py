@@ -57,18 +57,24 @@ _KEPT = 150  # tokens that stand before the things that are asked about, for one
 class GlamePlusConfig(GraphSettings, RippleConfig):
     """ROME's settings, and settings for the facts that follow from the edit: how many, and where they are written."""
 
-    steps: PositiveInt = Field(16, description="evaluations of the objective at most")
+    steps: PositiveInt = Field(16, description="maximum number of evaluations of the objective")
     context_lengths: ContextLengths = Field(
-        ((10, 1),), description="(tokens, count) of the contexts that the model writes"
+        ((10, 1),), description="(tokens, count) of the contexts that are sampled from the model"
     )
-    answer_tokens: PositiveInt = Field(5, description="of the teacher's answers")
-    exclude_answers: bool = Field(True, description="learn nothing that shares a word with a test question's answer")
-    per_node: PositiveInt = Field(500, description="statements of o* to choose from")
-    ripple_weight: float = Field(2.0, ge=0, description="weight of all that follows from the edit")
+    answer_tokens: PositiveInt = Field(
+        5, description="maximum number of tokens in an answer of the teacher (the unedited model)"
+    )
+    exclude_answers: bool = Field(
+        True, description="learn no fact that shares a word with the answer of a test question"
+    )
+    per_node: PositiveInt = Field(500, description="number of statements of o* to choose from")
+    ripple_weight: float = Field(
+        2.0, ge=0, description="weight of the facts that follow from the edit (used if answers is null)"
+    )
     answers: AnswerOptions | None = Field(
         None,
         exclude_if=lambda found: found is None,
-        description="what follows is written where it is answered: answers.layer, answers.steps; null: s learns it",
+        description="settings for writing what follows into a late block (answers.*); null: the value at s learns it",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -42,12 +42,18 @@ _VAGUE = {"kind", "broader kind", "larger whole", "part", "largest part", "count
 class RippleConfig(RomeConfig):
     """ROME's settings, and how many questions are asked besides the edit."""
 
-    own: int = Field(2, ge=0, description="questions of the edit itself, which o* answers")
-    stated: int = Field(6, ge=0, description="statements of the graph that are learned as they are")
-    per_relation: PositiveInt = Field(1, description="objects of one r' that are learned, the likeliest first")
-    recalled: int = Field(4, ge=0, description="further relations r', of which the model teaches what it knows of o*")
-    shown: int = Field(3, ge=0, description="facts of other things that stand before a question")
-    exclude_answers: bool = Field(True, description="learn nothing that shares a word with a test question's answer")
+    own: int = Field(2, ge=0, description="how often the edit itself is learned as a question")
+    stated: int = Field(6, ge=0, description="maximum number of facts that are learned from the graph")
+    per_relation: PositiveInt = Field(
+        1, description="maximum number of objects of one relation r'; the likeliest first"
+    )
+    recalled: int = Field(
+        4, ge=0, description="maximum number of further relations r' for which the model's own answer is learned"
+    )
+    shown: int = Field(3, ge=0, description="number of facts about other things before a question")
+    exclude_answers: bool = Field(
+        True, description="learn no fact that shares a word with the answer of a test question"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

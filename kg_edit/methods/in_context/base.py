@@ -25,14 +25,18 @@ class PromptConfig(MethodConfig):
     """Settings of in-context methods: which facts are put before which prompt."""
 
     gate: Literal["subject", "similarity"] = Field(
-        "subject", description="tell a fact to a prompt that names its subject, or that is like the edit's prompt"
+        "subject",
+        description="put a fact before prompts that name its subject, or that are similar to the edit's prompt",
     )
     threshold: float = Field(
-        0.75, ge=0, le=1, description="how much of the subject must be named, or how alike the two must be; 0: always"
+        0.75,
+        ge=0,
+        le=1,
+        description="part of the subject that must be named, or the similarity that is needed; 0: every prompt",
     )
-    most: PositiveInt = Field(3, description="facts told before one prompt, those most like it")
+    most: PositiveInt = Field(3, description="maximum number of facts before a prompt; the most similar ones are used")
     encoder: str | None = Field(
-        None, description="sentence encoder for likeness: a sentence-transformers name or folder; unset: TF-IDF"
+        None, description="sentence encoder for similarity: a sentence-transformers name or folder; unset: TF-IDF"
     )
 
 

@@ -39,9 +39,9 @@ class DefinitionConfig(PromptConfig):
         None,
         exclude_if=lambda found: found is None,
         json_schema_extra=NAMES_A_FILE,
-        description="benchmark's file whose facts are told with tell=random",
+        description="benchmark file whose facts are used with tell=random",
     )
-    seed: Seed = Field(0, exclude_if=lambda found: found == 0, description="of which other fact is told")
+    seed: Seed = Field(0, exclude_if=lambda found: found == 0, description="random seed of the choice of this fact")
 
 
 class Definition(PromptMethod):

@@ -52,15 +52,17 @@ class IkeConfig(PromptConfig):
     demonstrations: str | None = Field(
         None,
         json_schema_extra=NAMES_A_FILE,
-        description="training file: a benchmark's or one of edits; unset: other facts of the patch, copied",
+        description="training file (a benchmark or edits); unset: the patch's other facts, as copies",
     )
     source: Literal["file", "patch"] | None = Field(
         None,
         exclude_if=lambda found: found is None,
-        description="demonstrations must be of a file, or are of the patch; unset: of a file where one is given",
+        description="file: the demonstrations must come from a file; patch: from the patch; unset: from a file if set",
     )
-    count: NonNegativeInt = Field(16, description="demonstrations before a fact, if the model's context holds as many")
-    seed: Seed = Field(0, description="of which demonstration is a copy, an update, or one to retain")
+    count: NonNegativeInt = Field(
+        16, description="maximum number of demonstrations before a fact; fewer if the model's context is too short"
+    )
+    seed: Seed = Field(0, description="random seed: which demonstrations copy, update or retain")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},

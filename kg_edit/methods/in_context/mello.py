@@ -28,16 +28,19 @@ class MelloConfig(PromptConfig):
     """
 
     gate: Literal["subject", "similarity"] = Field(
-        "similarity", description="a fact is one for a subquestion that is like its prompt, or that names its subject"
+        "similarity",
+        description="put a fact after subquestions that are similar to its prompt, or that name its subject",
     )
-    threshold: float = Field(
-        0.0, ge=0, le=1, description="how alike the two must be; 0: the nearest fact is shown, whatever it is about"
+    threshold: float = Field(0.0, ge=0, le=1, description="similarity that is needed; 0: always show the nearest fact")
+    most: PositiveInt = Field(1, description="number of facts after a subquestion: only the nearest", le=1)
+    steps: PositiveInt = Field(4, description="maximum number of subquestions")
+    tokens: PositiveInt = Field(
+        96, description="maximum number of tokens that the model writes before a fact is inserted; published: 256"
     )
-    most: PositiveInt = Field(1, description="facts shown after a subquestion: one, the nearest", le=1)
-    steps: PositiveInt = Field(4, description="subquestions at most")
-    tokens: PositiveInt = Field(96, description="written at most before a fact is put in; published: 256")
     shots: NonNegativeInt = Field(
-        len(DEMONSTRATIONS), le=len(DEMONSTRATIONS), description="answered examples, if the model's context holds them"
+        len(DEMONSTRATIONS),
+        le=len(DEMONSTRATIONS),
+        description="maximum number of answered examples; fewer if the model's context is too short",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"tokens": 256}}

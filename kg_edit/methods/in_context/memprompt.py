@@ -35,19 +35,24 @@ class MemPromptConfig(PromptConfig):
     """
 
     gate: Literal["subject", "similarity"] = Field(
-        "similarity", description="a clarification is for a question like its own, or for one that names its subject"
+        "similarity", description="put a clarification before questions similar to its own, or that name its subject"
     )
     threshold: float = Field(
-        0.5, ge=0, le=1, description="how alike the two questions must be; published, with an encoder: 0.9"
+        0.5, ge=0, le=1, description="similarity of the two questions that is needed; published, with an encoder: 0.9"
     )
     letters: NonNegativeInt = Field(
-        5, description="or so many letters apart at most, in any case and without punctuation"
+        5, description="or they differ in at most this many letters, ignoring case and punctuation"
     )
-    most: PositiveInt = Field(1, description="clarifications told before one question, the closest")
+    most: PositiveInt = Field(
+        1, description="maximum number of clarifications before a question; the most similar ones are used"
+    )
     feedback: Literal["always", "mistakes"] = Field(
-        "always", description="which edits are noted: all, or those that the model without memory does not say"
+        "always",
+        description="which edits are used: all (always), or only those that the model answers wrongly (mistakes)",
     )
-    shots: NonNegativeInt = Field(len(_SHOTS), le=len(_SHOTS), description="fixed examples of a clarification in use")
+    shots: NonNegativeInt = Field(
+        len(_SHOTS), le=len(_SHOTS), description="number of fixed examples that show how a clarification is used"
+    )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},

@@ -34,11 +34,11 @@ class PopularityConfig(PromptConfig):
     popularity: str | None = Field(
         None,
         json_schema_extra=NAMES_A_FILE,
-        description="JSON file: name or id to number, or PopQA's rows (s_pop); unset: statements in the graph",
+        description="JSON file: numbers by name or id, or PopQA's rows (s_pop); unset: count statements in the graph",
     )
-    limit: float = Field(100.0, ge=0, description="tell facts about subjects up to this popularity")
+    limit: float = Field(100.0, ge=0, description="highest popularity of a subject whose fact is put before the prompt")
     limits: dict[str, float] = Field(
-        default_factory=dict, description="limits of single relations, by property id or label, over limit"
+        default_factory=dict, description="other limits for single relations, by property id or label"
     )
 
 

@@ -24,14 +24,16 @@ class AlphaEditConfig(SpreadConfig):
     third of the keys' energy; the published absolute threshold leaves about as many.
     """
 
-    threshold: float = Field(1.0, gt=0, description="eigenvectors of C with smaller eigenvalues are free for edits")
-    relative: bool = Field(True, description="the threshold counts in mean eigenvalues of C; published: absolute")
-    ridge: float = Field(1.0, gt=0, description="L2, added to the diagonal of the keys' moments; published: 10")
+    threshold: float = Field(1.0, gt=0, description="eigenvectors of C with eigenvalues below this are free for edits")
+    relative: bool = Field(True, description="threshold is a multiple of the mean eigenvalue of C; published: absolute")
+    ridge: float = Field(
+        1.0, gt=0, description="L2 term, added to the diagonal of the keys' second moment; published: 10"
+    )
     hold: float = Field(
         0.0,
         ge=0,
         exclude_if=lambda hold: not hold,
-        description="weight of the keys of the prompts' other tokens, a new key having 1; in the preset default 1",
+        description="weight of the keys of the prompts' other tokens; a new key has 1 (preset default: 1)",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -45,14 +45,14 @@ class JointConfig(ValueConfig):
     fast: ClassVar[dict[str, Any]] = {**FAST, "hold": 1.0}
 
     weight_decay: float = Field(0.5, ge=0, description="weight of |z - h| / |h|^2 in the loss")
-    clamp_norm_factor: float = Field(0.75, gt=0, description="|z - h| is at most so many times |h|")
-    context_starts: tuple[str, ...] = Field(STARTS, description="words that the contexts begin with, one each")
-    context_tokens: PositiveInt = Field(10, description="tokens of a context")
+    clamp_norm_factor: float = Field(0.75, gt=0, description="maximum of |z - h|, as a multiple of |h|")
+    context_starts: tuple[str, ...] = Field(STARTS, description="first words of the contexts; one context for each")
+    context_tokens: PositiveInt = Field(10, description="length of a context, in tokens")
     hold: float = Field(
         0.0,
         ge=0,
         exclude_if=lambda hold: not hold,
-        description="weight of the keys of the prompts' other tokens, C having 1; in the preset default 1",
+        description="weight of the keys of the prompts' other tokens; C has 1 (preset default: 1)",
     )
 
     def workload(self, *, edits: int) -> Workload:
@@ -73,7 +73,7 @@ class SpreadConfig(JointConfig):
     layers: Layers | None = Field(
         None,
         min_length=1,
-        description="edited layers, 0-based; default five around 0.2 of the depth, fewer in a small model",
+        description="edited blocks, 0-based; default five around 0.2 of the depth, fewer in a small model",
     )
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:

@@ -28,10 +28,12 @@ from kg_edit.value.optimise import untouched
 class ComebaConfig(MemitConfig):
     """MEMIT's settings, and those of the gate."""
 
-    alpha: float = Field(2.2, description="the highest z-score from which a token feels the update")
-    share: float = Field(0.9, gt=0, le=1, description="of the smallest z-score of an edited key, if that is lower")
-    texts: PositiveInt = Field(16, description="texts of the model itself, whose keys the scores are relative to")
-    text_tokens: PositiveInt = Field(16, description="tokens a text")
+    alpha: float = Field(2.2, description="highest threshold of the z-score from which a token gets the update")
+    share: float = Field(
+        0.9, gt=0, le=1, description="the threshold is at most this fraction of the smallest z-score of an edited key"
+    )
+    texts: PositiveInt = Field(16, description="texts sampled from the model; z-scores are relative to their keys")
+    text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
 
 
 class Comeba(Memit):

@@ -23,12 +23,14 @@ class EmmetConfig(LayerConfig, JointConfig):
         "relaxation": 0.0,
     }
 
-    steps: int = Field(12, gt=0, description="evaluations of the objective at most")
-    learning_rate: float = Field(1.0, gt=0, description="of Adam")
+    steps: int = Field(12, gt=0, description="maximum number of evaluations of the objective")
+    learning_rate: float = Field(1.0, gt=0, description="learning rate of Adam")
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
-    clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: .75")
+    clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: .75")
     relaxation: float = Field(
-        1e-3, ge=0, description="eps, relative to the mean of K^T C^-1 K's diagonal; 0: each key is answered exactly"
+        1e-3,
+        ge=0,
+        description="eps, as a multiple of the mean diagonal of K^T C^-1 K; 0: each key gets its value exactly",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -23,7 +23,7 @@ class MemitConfig(SpreadConfig):
     mom2_weight: float | None = Field(
         None,
         gt=0,
-        description="lambda: C's weight, new keys having 1; default d_ff / 10 (published: 15000, 20000)",
+        description="lambda, the weight of C; a new key has 1; default d_ff / 10 (published: 15000, 20000)",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

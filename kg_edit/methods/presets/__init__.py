@@ -74,9 +74,11 @@ class MethodPreset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(description="the paper or public code that the values are from")
-    settings: dict[str, Any] = Field(description="values of the method's config")
-    differs: tuple[str, ...] = Field((), description="what the published setting has and ours does not, in words")
+    source: str = Field(description="the paper or public code from which the values are taken")
+    settings: dict[str, Any] = Field(description="settings of the method")
+    differs: tuple[str, ...] = Field(
+        (), description="differences between the published method and this package, in words"
+    )
 
 
 class ModelPresets(BaseModel):
@@ -84,11 +86,11 @@ class ModelPresets(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="the file's name, which is the preset's")
-    model: str = Field(description="hub id, or the name of `kg-edit models`")
-    about: str = Field(description="the model in a few words")
-    config: dict[str, Any] = Field(description="what decides the model's size, under the names of its config.json")
-    methods: dict[str, MethodPreset] = Field(description='by "method", or "method:variant"')
+    name: str = Field(description="name of the file, which is the name of the preset")
+    model: str = Field(description="hub id, or a name that `kg-edit models` lists")
+    about: str = Field(description="short description of the model")
+    config: dict[str, Any] = Field(description="settings of config.json that identify the model's size")
+    methods: dict[str, MethodPreset] = Field(description='tables by "method" or "method:variant"')
 
     def preset_names(self, method: str) -> list[str]:
         """The names that ``--preset`` takes for ``method`` on this model, including variants."""

@@ -64,17 +64,19 @@ class ValueConfig(MethodConfig):
     ``written_layers`` gives the layers that the method writes.
     """
 
-    steps: PositiveInt = Field(20, description="evaluations of the objective at most")
+    steps: PositiveInt = Field(20, description="maximum number of evaluations of the objective")
     further_steps: NonNegativeInt = Field(
         0,
         exclude_if=lambda more: not more,
-        description="evaluations more at most, until the target is said in each context; in the preset default 28",
+        description="maximum of further evaluations until the target is said in each context (preset default: 28)",
     )
-    learning_rate: float = Field(0.5, gt=0, description="of the optimiser")
+    learning_rate: float = Field(0.5, gt=0, description="learning rate of the optimiser")
     kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
-    stop_below: float = Field(0.05, description="a loss that is small enough")
-    seed: Seed = Field(0, description="of the contexts, and of all else that is drawn")
-    covariance: CovarianceConfig = Field(CovarianceConfig(), description="what C is measured from")
+    stop_below: float = Field(0.05, description="the descent stops when the loss is below this value")
+    seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
+    covariance: CovarianceConfig = Field(
+        CovarianceConfig(), description="how C is measured: corpus, tokens, seed, ridge"
+    )
     descent_dtype: DescentDtype = Field("model", description=DESCENT_DTYPE)
 
 
@@ -99,12 +101,14 @@ class RankOneConfig(ValueConfig, LayerConfig):
         0.0,
         ge=0,
         exclude_if=lambda hold: not hold,
-        description="weight of the keys of the prompts' other tokens, C having 1; in the preset default 1",
+        description="weight of the keys of the prompts' other tokens; C has 1 (preset default: 1)",
     )
-    clamp_norm_factor: float = Field(2.0, gt=0, description="|m* - m| is at most so many times |m|; published: 4")
-    key: KeyVariant = Field("rome", description="key in the residual: bare prompt's, or the mean (r-rome)")
+    clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
+    key: KeyVariant = Field(
+        "rome", description="key in the residual: of the bare prompt (rome), or the mean over the contexts (r-rome)"
+    )
     context_lengths: ContextLengths = Field(
-        ((5, 2), (10, 3)), description="(tokens, count) of the contexts that the model writes"
+        ((5, 2), (10, 3)), description="(tokens, count) of the contexts that are sampled from the model"
     )
 
     def workload(self, *, edits: int) -> Workload:

@@ -21,8 +21,8 @@ from kg_edit.value.optimise import DeltaParameters
 class RomeConfig(RankOneConfig):
     """ROME's settings. The preset ``paper`` has the settings of the published code, except the layer."""
 
-    steps: PositiveInt = Field(12, description="evaluations of the objective at most")
-    learning_rate: float = Field(1.0, gt=0, description="of Adam")
+    steps: PositiveInt = Field(12, description="maximum number of evaluations of the objective")
+    learning_rate: float = Field(1.0, gt=0, description="learning rate of Adam")
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -57,8 +57,10 @@ class RRomeConfig(RomeConfig):
     With this key an edit damages less and succeeds less often, so the larger clamp is affordable.
     """
 
-    key: KeyVariant = Field("r-rome", description="key in the residual: bare prompt's (rome), or the mean")
-    clamp_norm_factor: float = Field(4.0, gt=0, description="|m* - m| is at most so many times |m|")
+    key: KeyVariant = Field(
+        "r-rome", description="key in the residual: of the bare prompt (rome), or the mean over the contexts (r-rome)"
+    )
+    clamp_norm_factor: float = Field(4.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": RankOneConfig.default,

@@ -37,14 +37,16 @@ class SeracConfig(MethodConfig):
     network: str | None = Field(
         None,
         json_schema_extra=NAMES_A_FILE,
-        description="folder of a trained network: kg-edit serac train --out FOLDER",
+        description="folder of a trained network, written by kg-edit serac train --out FOLDER",
     )
-    threshold: float = Field(0.5, ge=0, le=1, description="g from which a prompt is in an edit's scope")
+    threshold: float = Field(0.5, ge=0, le=1, description="a prompt is in an edit's scope if g is at least this")
     untrained: bool = Field(
-        False, description="no network: the fact is told to the model itself, before hardly more than its own prompt"
+        False, description="use no network: the fact is told to the model itself, for nearly the edit's own prompt only"
     )
     layer: int | None = Field(
-        None, ge=0, description="untrained: block whose states are compared, 0-based; default .4 of the depth"
+        None,
+        ge=0,
+        description="with untrained=true: block whose states are compared, 0-based; default 0.4 of the depth",
     )
 
 

@@ -21,24 +21,40 @@ FORMAT = NetworkFormat(key="kg_edit_serac", thing="SERAC network", command="kg-e
 class SeracTraining(MethodConfig):
     """Settings of the training, for the scope classifier, for the counterfactual model, and for both."""
 
-    layer: int | None = Field(None, ge=0, description="block whose states the scope compares; default .4 of the depth")
-    size: PositiveInt = Field(128, description="of the scope's vectors")
-    heads: PositiveInt = Field(4, description="of the scope: each weighs the tokens of its own, and all must agree")
-    scope_batch: int = Field(16, ge=2, description="edits a step whose scopes are told apart")
-    scope_learning_rate: float = Field(3e-3, gt=0, description="of the scope's projection and weights")
-    behind: float = Field(0.5, ge=0, le=1, description="share of prompts that stand behind a text of the model's own")
-    blocks: PositiveInt = Field(8, description="the counterfactual model changes all matrices of so many last blocks")
-    rank: PositiveInt = Field(8, description="of these changes")
-    batch: PositiveInt = Field(4, description="rows a step that the counterfactual model answers")
-    learning_rate: float = Field(1e-3, gt=0, description="of these changes; published: 1e-5, of all weights")
-    steps: PositiveInt = Field(300, description="of Adam at most")
-    clip: float = Field(100.0, gt=0, description="the gradient's norm is at most this")
-    validation: PositiveInt = Field(32, description="edits held out, on which the best network is chosen")
+    layer: int | None = Field(
+        None, ge=0, description="block whose states the classifier compares, 0-based; default 0.4 of the depth"
+    )
+    size: PositiveInt = Field(128, description="size of the classifier's vectors")
+    heads: PositiveInt = Field(
+        4, description="number of heads of the classifier; each weighs the tokens differently, and all must agree"
+    )
+    scope_batch: int = Field(16, ge=2, description="edits in a step of the classifier")
+    scope_learning_rate: float = Field(
+        3e-3, gt=0, description="learning rate of the classifier's projection and weights"
+    )
+    behind: float = Field(
+        0.5, ge=0, le=1, description="fraction of prompts that come after a text sampled from the model"
+    )
+    blocks: PositiveInt = Field(
+        8, description="number of last blocks in which the counterfactual model changes all matrices"
+    )
+    rank: PositiveInt = Field(8, description="rank of these changes")
+    batch: PositiveInt = Field(4, description="questions for the counterfactual model in a step")
+    learning_rate: float = Field(
+        1e-3, gt=0, description="learning rate of these changes; published: 1e-5, for all weights"
+    )
+    steps: PositiveInt = Field(300, description="maximum number of steps of Adam")
+    clip: float = Field(100.0, gt=0, description="maximum norm of the gradient")
+    validation: PositiveInt = Field(
+        32, description="number of held-out edits for validation, which chooses the best network"
+    )
     validate_every: PositiveInt = Field(25, description="steps between two validations")
-    patience: PositiveInt = Field(6, description="validations without a better one before training ends")
-    texts: PositiveInt = Field(32, description="texts by the model itself: out of every scope, and before prompts")
-    text_tokens: int = Field(12, ge=2, description="length of these")
-    seed: Seed = Field(0, description="of the network, the order of edits, and the texts")
+    patience: PositiveInt = Field(6, description="training stops after this many validations without a better one")
+    texts: PositiveInt = Field(
+        32, description="texts sampled from the model: examples outside every scope, and texts before prompts"
+    )
+    text_tokens: int = Field(12, ge=2, description="length of these texts, in tokens")
+    seed: Seed = Field(0, description="random seed of the network, the order of the edits, and the texts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
