@@ -96,7 +96,7 @@ def main() -> None:
             app()
         except SystemExit as end:
             if end.code == _INTERRUPTED:
-                again = "; the same command goes on where it was" if _goes_on(sys.argv[1:]) else ""
+                again = "; run the same command again to continue" if _goes_on(sys.argv[1:]) else ""
                 typer.echo(f"kg-edit: stopped{again}", err=True)
             raise
 

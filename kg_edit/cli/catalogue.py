@@ -58,7 +58,7 @@ def _list() -> None:
         table.add_row(*(cells[name] for name in shown))
     if shown is _BRIEF:
         console.print(
-            table, "The whole table: a wider terminal, or kg-edit methods | less -S; one: kg-edit methods NAME"
+            table, "All columns: kg-edit methods | less -S, or a wider terminal. One method: kg-edit methods NAME"
         )
         return
     console.width = max(console.width, Measurement.get(console, console.options.update(width=_WIDEST), table).maximum)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _NO_TEMPORARY = (
-    "no folder for temporary files can be written to; make room on the disk, or set TMPDIR to a folder with room"
+    "no folder for temporary files can be written to; free disk space, or set TMPDIR to a folder with free space"
 )
 
 

@@ -30,7 +30,7 @@ def parse_layers(text: str | None, count: int | None) -> list[int]:
         ConfigError: it names none, or some that the model does not have.
     """
     if text is None:
-        raise ConfigError("say which layers: --layers 4-8 (or 4,6,8, or all); see `kg-edit covariance --help`")
+        raise ConfigError("no layers given; use --layers 4-8 (or 4,6,8, or all); see `kg-edit covariance --help`")
     if text.strip() == "all":
         return list(range(count or 0))
     found: set[int] = set()
@@ -73,7 +73,7 @@ def show(manifests: Iterable[Manifest], folder: Path | None) -> None:
 def _turned(manifest: Manifest) -> str:
     """The angles of all doublings, the last one with its tokens and its worst key."""
     if not manifest.doublings:
-        return "not known: too few tokens"
+        return "unknown, too few tokens"
     last = manifest.doublings[-1]
     angles = " → ".join(f"{one.median_degrees:.1f}°" for one in manifest.doublings)
     return f"{angles} ({last.tokens_before:,} to {last.tokens:,}; at most {last.max_degrees:.1f}°)"
@@ -97,7 +97,7 @@ def covariance(
     seed: Annotated[int, typer.Option(help="random seed of the text that the model generates (--corpus self)")] = 0,
     ridge: Annotated[float, typer.Option(min=0, help="relative ridge used to estimate the error")] = 1e-4,
     shard: Annotated[
-        str | None, typer.Option(help="i/n: measure every n-th piece of the text; the shard that ends last merges all")
+        str | None, typer.Option(help="i/n: measure every n-th piece of the text; the last shard to end merges all")
     ] = None,
     folder: Folder = None,
     dtype: Dtype = "auto",
@@ -131,7 +131,7 @@ def covariance(
         return
     found = measure_shard(language_model, chosen, config, part=part.part, parts=part.parts, folder=folder)
     if isinstance(found, Path):
-        stdout().print(f"{plain(str(found))}: shard {part} is finished; the others are not all here", soft_wrap=True)
+        stdout().print(f"{plain(str(found))}: shard {part} is finished; other shards are missing", soft_wrap=True)
     else:
         show(found.values(), folder)
 
@@ -182,7 +182,7 @@ def push(
     place = open_place(target, private=private)
     chosen = choose(stored_covariances(folder), ids or ())
     copied = copy(place, chosen, folder or store_folder())
-    stdout().print(f"{plain(place.name)}: {len(copied)} added, {len(chosen) - len(copied)} were there")
+    stdout().print(f"{plain(place.name)}: {len(copied)} added, {len(chosen) - len(copied)} already there")
 
 
 @app.command()

@@ -61,13 +61,13 @@ def evaluate(
 def _refuse_to_resume(out: Path) -> None:
     """Raise ConfigError where the folder holds a run already."""
     if (out / "run.json").exists():
-        raise ConfigError(f"{out} holds a run already; give another --out, or go on with it: --resume")
+        raise ConfigError(f"{out} already has a run; give another --out, or continue that run with --resume")
 
 
 def _run_on_ray(evaluation: Evaluation, out: Path, *, shard: str | None) -> Summary:
     """Score on a Ray cluster, which deals out shards of its own, so that none may be asked for."""
     if shard is not None:
-        raise ConfigError("--ray deals out shards itself; leave --shard out")
+        raise ConfigError("--ray splits the records into shards itself; remove --shard")
     from kg_edit.jobs.ray_run import evaluate_on_ray
 
     return evaluate_on_ray(evaluation, out)
@@ -82,7 +82,7 @@ def show(summary: Summary, out: Path) -> None:
         stdout().print(general)
     skipped = (summary.provenance.get("data") or {}).get("skipped")
     if skipped:
-        typer.echo(f"skipped, as they could not be read: {', '.join(skipped)}", err=True)
+        typer.echo(f"skipped rows that can't be read: {', '.join(skipped)}", err=True)
     files = ["summary.json", "records.jsonl", "run.json", *(["curve.svg"] if (out / "curve.svg").exists() else [])]
     stdout().print(f"{plain(str(out))}: {', '.join(files)}", soft_wrap=True)
 

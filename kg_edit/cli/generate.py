@@ -38,7 +38,7 @@ def generate(
     Example: `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`
     """
     if not all(map(str.strip, prompts)):
-        raise ConfigError("a prompt is empty; give a text to go on with")
+        raise ConfigError("a prompt is empty; give a text to continue")
     from functools import reduce
     from operator import add
 

@@ -91,9 +91,9 @@ def _show(manifest: Manifest, out: Path) -> None:
         held_out = "" if found.held_out is None else f"{found.held_out:.3f}"
         row = (f"{found.nll:.3f}", f"{found.greedy:.2f}", f"{found.kl:.4f}", f"{found.composed:.3f}", held_out)
         table.add_row(f"{found.step}{mark}", *row, f"{found.total:.4f}")
-    stdout().print(table, "on edits with o* that are held out, each made alone; * is what was kept")
+    stdout().print(table, "measured on edits with held-out o*, each made alone; * marks the saved step")
     stdout().print(
-        f"{plain(str(out))}: network.safetensors, run.json; of {manifest.examples} edits with {manifest.targets} o*; "
-        f"use --method glame-net --graph GRAPH --set network={plain(str(out))}",
+        f"{plain(str(out))}: network.safetensors, run.json; trained on {manifest.examples} edits with "
+        f"{manifest.targets} o*; use --method glame-net --graph GRAPH --set network={plain(str(out))}",
         soft_wrap=True,
     )

@@ -113,14 +113,14 @@ def show(summary: LocateSummary, out: Path) -> None:
 
 def _said(summary: LocateSummary) -> list[str]:
     peak = summary.peak
-    left_out = f", {len(summary.unknown)} the model does not know" if summary.unknown else ""
+    left_out = f", {len(summary.unknown)} unknown to the model" if summary.unknown else ""
     left_out += f", {len(summary.failed)} failed" if summary.failed else ""
-    sure = "fewer than five facts, so nothing is known of its spread"
+    sure = "fewer than five facts, so no interval"
     if peak.ci95 is not None and peak.share is not None:
-        sure = f"95 % of resamples: layers {peak.ci95[0]} to {peak.ci95[1]}; this very layer in {peak.share:.0%}"
+        sure = f"95 % of resamples: layers {peak.ci95[0]} to {peak.ci95[1]}; exactly this layer in {peak.share:.0%}"
     what = "suggested layer" if summary.kind == "mlp" else "peak layer (the suggestion comes from --kind mlp)"
     return [
         f"{summary.facts} facts traced{left_out}: p {summary.clean:.3f} clean, {summary.corrupted:.3f} corrupted",
-        f"{what}: {peak.layer}, where restoring at the subject's last token brings back {peak.effect:+.3f} ({sure})",
-        "tracing only suggests; --layer auto of kg-edit edit tries layers on your edits",
+        f"{what}: {peak.layer}, where restoring at the subject's last token changes p by {peak.effect:+.3f} ({sure})",
+        "this is only a suggestion; kg-edit edit --layer auto tries layers on your edits",
     ]

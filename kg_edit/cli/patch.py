@@ -224,7 +224,7 @@ def undo(ledger: LedgerPath) -> None:
     from kg_edit.ledger import Ledger
 
     event = Ledger.open(ledger, create=False).undo()
-    stdout().print(f"took event {event.number} back ({event.event}, {event.time})")
+    stdout().print(f"undid event {event.number} ({event.event}, {event.time})")
 
 
 @app.command()
@@ -272,9 +272,9 @@ def check(
 
     kinds = parse_kinds(strict or ())
     if server and (model or merged):
-        raise ConfigError("--server asks the model that is served there; leave --model and --merged out")
+        raise ConfigError("--server checks the model of the server; remove --model and --merged")
     if served and not server:
-        raise ConfigError("--served names a model of a server; give --server URL")
+        raise ConfigError("--served is the name of a model on a server; also give --server URL")
     check_patches([ledger])
     if server:
         asked = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout)
@@ -284,7 +284,7 @@ def check(
 
     patch, entries = standing_at(ledger)
     if not entries:
-        stdout().print("nothing stands here, so there is nothing to check")
+        _say_nothing_to_check(ledger)
         return
     if merged:
         checked = check_entries(load(merged, dtype, device), entries, chat=chat, progress=True)
@@ -301,9 +301,13 @@ def _check_server(ledger: Path, server: CompletionServer, kinds: tuple[Kind, ...
 
     entries = standing_entries(ledger)
     if not entries:
-        stdout().print("nothing stands here, so there is nothing to check")
+        _say_nothing_to_check(ledger)
     elif failed_at_server([*check_served(server, entries, kinds, chat=chat)], server.url):
         raise typer.Exit(1)
+
+
+def _say_nothing_to_check(ledger: Path) -> None:
+    stdout().print(plain(f"{ledger} has no edits, so there is nothing to check"), soft_wrap=True)
 
 
 app.command()(merge)

@@ -94,7 +94,8 @@ def say_removed(ledger: Ledger, removed: Sequence[Entry]) -> None:
     """What is gone, and how much is left."""
     left = [entry for entry in ledger.edits if entry.state == "standing"]
     names = ", ".join(entry.name for entry in removed)
-    stdout().print(plain(f"removed {names}; {_count(left)} left. Back again: patch undo"), soft_wrap=True)
+    again = f"To undo this: kg-edit patch undo {ledger.folder}"
+    stdout().print(plain(f"removed {names}; {_count(left)} left. {again}"), soft_wrap=True)
 
 
 def failed(checked: Sequence[Checked], kinds: Sequence[Kind]) -> bool:
@@ -137,7 +138,7 @@ def _served_verdict(checked: Sequence[ServedEdit], holding: int, url: str, contr
     led = sum(any(one.led for one in found.answers) for found in checked)
     parts = [
         f"{url}: {holding} of {len(checked)} edits hold",
-        f"{led} of them asked after a line break, as their subjects begin the prompt" if led else "",
+        f"{led} of them asked after a line break, because their prompts begin with the subject" if led else "",
         f"{contradictions} contradiction{'s' * (contradictions > 1)}" if contradictions else "",
     ]
     return "; ".join(filter(None, parts))
@@ -176,11 +177,9 @@ def check_export(patch: Patch, out: Path) -> None:
         where = out.resolve()
         ledgers = [folder for folder in (where, *where.parents) if (folder / LOG).exists()]
     except OSError as error:
-        raise OutputError(f"can't read {out}: {error.strerror}; choose another place") from error
+        raise OutputError(f"can't read {out}: {error.strerror}; give another path") from error
     if ledgers:
-        raise OutputError(
-            f"{out} is in the folder of a ledger ({ledgers[0]}), which keeps its history; give another place"
-        )
+        raise OutputError(f"{out} is inside the ledger {ledgers[0]}; give a path outside the ledger")
 
 
 TARGETS = ("peft", "gguf", "patch")
@@ -194,7 +193,7 @@ def export_patch(patch: Patch, out: Path) -> None:
         OutputError: something is there, or it can't be written.
     """
     if out.exists():
-        raise OutputError(f"{out} is there already; give another file, or delete it first")
+        raise OutputError(f"{out} already exists; give another file, or delete it first")
     patch.save(out)
 
 
@@ -210,9 +209,11 @@ def check_push(push: str | None, to: str, *, base: BaseModel | None = None) -> N
         return
     check_repository(push)
     if to == "patch":
-        raise ConfigError("--push uploads what other programs load: --to peft or --to gguf")
+        raise ConfigError("--push can't upload a patch file; use --to peft or --to gguf")
     if base is not None and base.hub is None:
-        said = f"the base is a folder of this machine ({base.path}), which others don't have; give --base OWNER/NAME"
+        said = (
+            f"the base model is a folder of this machine ({base.path}), which others don't have; give --base OWNER/NAME"
+        )
         stderr().print(plain(said), soft_wrap=True)
 
 

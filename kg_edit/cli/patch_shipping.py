@@ -131,7 +131,7 @@ def export(
     if to not in TARGETS:
         raise unknown_name("format", to, TARGETS)
     if to == "gguf" and out.suffix == ".gguf":
-        raise ConfigError(f"{out} is to be a folder, in which the file is adapter.gguf; give it another name")
+        raise ConfigError(f"{out}: the output is a folder with adapter.gguf in it; give a name without .gguf")
     check_push(push, to)
     check_patches([ledger])
     patch, entries = standing_at(ledger)

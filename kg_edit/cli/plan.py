@@ -50,7 +50,7 @@ def plan(
 
     chosen = planned(method, preset=preset, layer=layer, settings=settings, corpus=corpus)
     machine = this_machine(device)
-    with doing(f"reckoning with {model}"):
+    with doing(f"estimating {model}"):
         shape = shape_of(model)
         kind = pick_dtype(dtype, machine.device)
         found = estimate(
@@ -68,20 +68,20 @@ def _said(found: Estimate, method: str, dtype: str) -> list[Table | str]:
         f"{method} on {shape.name}: {shape.family}, {shape.parameters / 1e9:.2f} B parameters, {shape.layers} blocks, "
         f"d {shape.width}, d_ff {shape.inner}; {dtype} on {job.machine.device}; layers: {named or 'none'}"
     )
-    once = f", {_time(found.kept_seconds)} of it once a model and layer" if found.kept_seconds else ""
+    once = f", {_time(found.kept_seconds)} of it only once per model and layer" if found.kept_seconds else ""
     total = f"{job.edits} edit{'s' if job.edits > 1 else ''}: about {_time(found.seconds)}{once}"
     return [title, _memory_table(found), _time_table(found), total, *job.recipe.notes, *_verdict(found)]
 
 
 def _memory_table(found: Estimate) -> Table:
-    table = _table("memory", "bytes", "where", "when", "how it is reckoned")
+    table = _table("memory", "bytes", "where", "when", "calculation")
     for part in found.memory:
         table.add_row(part.what, _bytes(part.bytes), part.place, part.phase, part.formula)
     return table
 
 
 def _time_table(found: Estimate) -> Table:
-    table = _table("time", "seconds", "how it is reckoned")
+    table = _table("time", "seconds", "calculation")
     for one in found.time:
         table.add_row(one.what + (" (once, kept)" if one.kept else ""), _time(one.seconds), one.formula)
     return table
@@ -103,10 +103,10 @@ def _verdict(found: Estimate) -> list[str]:
     for place in PLACES:
         if needed := found.needed(place):
             free = found.available(place)
-            have = "how much is free is not known" if free is None else f"{_bytes(free)} are free"
-            verdict = "it does not fit" if place in found.lacking else "look yourself" if free is None else "it fits"
-            said.append(f"{place}: {_bytes(needed)} at the worst moment, {have}: {verdict}")
-    return [*said, *(f"way out: {way}" for way in suggestions(found))]
+            have = "free memory unknown" if free is None else f"{_bytes(free)} free"
+            verdict = "does not fit" if place in found.lacking else "please check" if free is None else "fits"
+            said.append(f"{place}: {_bytes(needed)} at the peak, {have}: {verdict}")
+    return [*said, *(f"suggestion: {way}" for way in suggestions(found))]
 
 
 def _bytes(number: float) -> str:

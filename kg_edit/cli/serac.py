@@ -42,13 +42,13 @@ def _show(manifest: SeracManifest, out: Path) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for header in ("steps", "-log p (new target)", "scope", "paraphrases inside", "others outside", "loss"):
+    for header in ("steps", "-log p (new target)", "scope", "paraphrases in scope", "others out of scope", "loss"):
         table.add_column(header, justify="right")
     for found in manifest.validations:
         mark = " *" if found.step == manifest.steps else ""
         shares = (f"{found.inside:.2f}", f"{found.outside:.2f}")
         table.add_row(f"{found.step}{mark}", f"{found.edit:.3f}", f"{found.scope:.3f}", *shares, f"{found.total:.3f}")
-    stdout().print(table, "on edits held out; * is what was kept")
+    stdout().print(table, "measured on held-out edits; * marks the saved step")
     say_kept(out, "serac")
 
 

@@ -89,11 +89,13 @@ def listening(host: str, port: int) -> socket.socket:
         ConfigError: the address or the port can't be had, or there is no address.
     """
     if not host.strip():
-        raise ConfigError("--host '' would listen to every machine; give an address, 0.0.0.0 if you mean every one")
+        raise ConfigError(
+            "--host is empty; give an address, such as 127.0.0.1, or 0.0.0.0 for requests from every machine"
+        )
     try:
         return socket.create_server((host, port))
     except OSError as error:
-        raise ConfigError(f"can't listen at {host}:{port}: {error.strerror or error}; another --port?") from error
+        raise ConfigError(f"can't listen at {host}:{port}: {error.strerror or error}; give another --port") from error
 
 
 def run(app: FastAPI, place: socket.socket) -> None:
@@ -110,7 +112,7 @@ def _check_installed() -> None:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"the page needs the extra app ({error}): pip install 'kg-edit[app]'") from error
+        raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
 
 
 def _names(host: str, given: Sequence[str]) -> tuple[str, ...]:
@@ -120,6 +122,6 @@ def _names(host: str, given: Sequence[str]) -> tuple[str, ...]:
     wanted = tuple(name.lower() for name in given)
     if host in _HERE:
         return (*_HERE, *wanted)
-    log.warning("listening at %s: whoever reaches this machine can make edits; there is no password", host)
+    log.warning("listening at %s: anyone who can reach this machine can make edits; there is no password", host)
     own = () if host in _EVERYWHERE else (host.lower(),)
     return (*own, "localhost", socket.gethostname().lower(), *wanted, ANY_ADDRESS)

@@ -40,13 +40,13 @@ def subtract(
     Example: `kg-edit patch subtract expert/ toxic/ --model smollm2-135m --out clean.safetensors`
     """
     if out.exists():
-        raise OutputError(f"{out} is there already; give another --out")
+        raise OutputError(f"{out} already exists; give another --out")
     from kg_edit.closed_form.extraction import subtracted
     from kg_edit.export.peft_reading import is_adapter
 
     adapters = [path for path in (expert, anti) if is_adapter(path)]
     if adapters and model is None:
-        raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say for which weights; give --model")
+        raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say which model it is for; give --model")
     loaded = load(model, dtype, device) if adapters and model else None
 
     def read(path: Path) -> Patch:

@@ -60,14 +60,14 @@ def sweep(
 def _check_there(file: Path | None, data: Path | None) -> None:
     """Look at the paths before anything heavy is imported."""
     if file is not None and not file.exists():
-        raise ConfigError(f"can't read {file}: there is no such file; kg-edit sweep --example prints such a file")
+        raise ConfigError(f"can't read {file}: there is no such file; kg-edit sweep --example prints an example")
     if data is not None and not (data.exists() or packaged_benchmark(data) or str(data).startswith(HUB)):
         raise ConfigError(f"--data {data}: there is no such file{benchmark_hint(data) or '; check the path'}")
 
 
 def _given(file: Path | None) -> Path:
     if file is None:
-        raise ConfigError("give the file that says what is swept; kg-edit sweep --example prints one")
+        raise ConfigError("no sweep file given; kg-edit sweep --example prints an example")
     return file
 
 
@@ -94,7 +94,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
     check_schedule(settings.schedule)
     check_folder(out)
     if chosen.file is None:
-        raise ConfigError("the sweep names no data; give --data FILE, or file = ... in its table [data]")
+        raise ConfigError("the sweep file has no data; give --data FILE, or file = ... in its table [data]")
     reads = any(cell.method.needs_graph for cell in cells)
     source = open_graph(list(settings.graph) or ([EXTRACT] if reads else []), contact)
     records = find_dataset(chosen.dataset)(chosen.file)
@@ -121,4 +121,4 @@ def _show(outcomes: tuple[Outcome, ...], settings: SweepSettings, out: Path) -> 
     write_text(out / TABLE, table)
     draw_sweep(outcomes, settings.metrics, out / PICTURE)
     typer.echo(table)
-    stdout().print(f"{plain(str(out))}: {TABLE}, {PICTURE}, and a folder a cell", soft_wrap=True)
+    stdout().print(f"{plain(str(out))}: {TABLE}, {PICTURE}, and one folder per cell", soft_wrap=True)

@@ -82,7 +82,7 @@ def learned_from(data: Path, dataset: str | None, limit: int | None, leave_out: 
     left = [edit for edit in found if edit.subject.casefold() not in gone]
     if leave_out:
         typer.echo(
-            f"{len(found) - len(left)} of {len(found)} edits are left out: their subjects are those of --leave-out"
+            f"{len(found) - len(left)} of {len(found)} edits are left out: their subjects are in a --leave-out file"
         )
     return left
 
@@ -107,7 +107,7 @@ def show_validations(manifest: KeManifest | MendManifest, out: Path, *, method: 
     for found in manifest.validations:
         mark = " *" if found.step == manifest.steps else ""
         table.add_row(f"{found.step}{mark}", f"{found.edit:.3f}", f"{found.locality:.4f}", f"{found.total:.4f}")
-    stdout().print(table, "on edits held out, each made alone; * is what was kept")
+    stdout().print(table, "measured on held-out edits, each made alone; * marks the saved step")
     say_kept(out, method)
 
 

@@ -161,7 +161,7 @@ def check_new(folder: Path) -> None:
         OutputError: the folder is not empty, or is a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is there already; give another folder, or delete it first")
+        raise OutputError(f"{folder} already exists; give another folder, or delete it first")
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         try:
             save_file(dict(tensors), scratch, metadata=dict(metadata))
         except SafetensorError as error:  # raised on a full disk, instead of an OSError
-            raise OutputError(f"can't write {path}: {error}; make room, or choose another folder") from error
+            raise OutputError(f"can't write {path}: {error}; free disk space, or choose another folder") from error
     return path
 
 
@@ -119,7 +119,7 @@ def append_lines(file: Path, lines: Iterable[str]) -> None:
                 raise
     except OSError as error:
         raise OutputError(
-            f"can't write {file}: {error.strerror}; make room, and start again: what is there is kept"
+            f"can't write {file}: {error.strerror}; free disk space, and start again: the lines so far are kept"
         ) from error
 
 
@@ -145,5 +145,5 @@ def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
             try:
                 yield kind.model_validate_json(line)
             except ValidationError as error:
-                message = f"{path}, line {number}: no record; delete the line, and it is found again"
+                message = f"{path}, line {number}: not a valid record; delete the line, and start again"
                 raise OutputError(message) from error

@@ -57,10 +57,10 @@ def check_folder(folder: Path, settings: Settings | None = None) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; give --out a folder")
     if not _writable(folder):
-        raise OutputError(f"can't write into {folder}: no folder can be made or changed there; give another --out")
+        raise OutputError(f"can't write into {folder}: no permission to create or change it; give another --out")
     names = _names(folder)
     if names and _RUN not in names:
-        raise OutputError(f"{folder} is not empty and holds no run of ours; give another --out")
+        raise OutputError(f"{folder} is not empty and has no run of kg-edit; give another --out")
     if names - {_RUN} and settings is not None:
         _refuse_another(folder, settings)
 
@@ -79,9 +79,11 @@ def _writable(folder: Path) -> bool:
 
 
 def _refuse_another(folder: Path, settings: Settings) -> None:
-    found = difference(by_content(read_settings(folder)), by_content(json.loads(json.dumps(settings))))
-    if found:
-        raise OutputError(f"{folder} holds another run ({found}); give another --out, or delete {folder} to start anew")
+    there, here = by_content(read_settings(folder)), by_content(json.loads(json.dumps(settings)))
+    if found := difference(there, here, sides=("in the folder", "now")):
+        raise OutputError(
+            f"{folder} contains another run ({found}); give another --out, or delete {folder} to start over"
+        )
 
 
 def by_content(settings: Settings) -> Settings:
@@ -102,17 +104,22 @@ def read_settings(folder: Path) -> Settings:
     try:
         found: Settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OutputError(f"{folder} holds no run: can't read {file}; give another folder") from error
+        raise OutputError(f"{folder} has no run: can't read {file}; give another folder") from error
     return found
 
 
-def difference(there: Any, here: Any, name: str = "") -> str | None:
-    """A text with the first field that differs and both its values; None if there is no difference."""
+def difference(
+    there: Any, here: Any, name: str = "", *, sides: tuple[str, str] = ("in the first", "in the second")
+) -> str | None:
+    """A text with the first field that differs and both its values; None if there is no difference.
+
+    ``sides``: the words after the value of ``there``, and after that of ``here``.
+    """
     if isinstance(there, dict) and isinstance(here, dict):
         keys = dict.fromkeys([*here, *there])
-        found = (difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+        found = (difference(there.get(key), here.get(key), f"{name}.{key}".lstrip("."), sides=sides) for key in keys)
         return next(filter(None, found), None)
-    return None if there == here else f"{name}: {_short(there)} there, {_short(here)} here"
+    return None if there == here else f"{name}: {_short(there)} {sides[0]}, {_short(here)} {sides[1]}"
 
 
 def _short(value: Any) -> str:
@@ -149,7 +156,7 @@ def _still_there(folder: Path) -> Iterator[None]:
         after = _stat(folder)
     if before is not None and (after is None or not os.path.samestat(before, after)):
         raise OutputError(
-            f"{folder} was deleted or replaced during the run, and what had been written is lost; start again"
+            f"{folder} was deleted or replaced during the run, and the files written there are lost; start again"
         )
 
 

@@ -32,8 +32,8 @@ class SweepData(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str = Field("counterfact-plus", description="the benchmark's name, as for kg-edit evaluate")
-    file: Path | None = Field(None, description="its file")
-    limit: PositiveInt | None = Field(20, description="the first so many records")
+    file: Path | None = Field(None, description="the benchmark's file")
+    limit: PositiveInt | None = Field(20, description="use only the first N records")
 
 
 class SweepSettings(BaseModel):
@@ -50,13 +50,15 @@ class SweepSettings(BaseModel):
     graph: tuple[str, ...] = Field((), description="a list of graph files, folders or SPARQL URLs")
     method: str = Field("glame", description="the method of all cells, unless it is an axis")
     preset: str = Field("default", description="named settings of the method, unless it is an axis")
-    schedule: str = Field("single", description="how edits meet, as for kg-edit evaluate")
-    seed: Seed = Field(0, description="of choices and intervals")
-    metrics: tuple[str, ...] = Field(METRICS, min_length=1, description="a list of metrics, for table and picture")
+    schedule: str = Field("single", description="single, batch:N or sequential:N, as for kg-edit evaluate")
+    seed: Seed = Field(0, description="random seed of choices and intervals")
+    metrics: tuple[str, ...] = Field(
+        METRICS, min_length=1, description="a list of metrics for the table and the picture"
+    )
     data: SweepData = Field(SweepData(), description="the table [data]")
-    settings: dict[str, Any] = Field({}, description="the table [settings]: the same in all cells")
+    settings: dict[str, Any] = Field({}, description="the table [settings]: settings of all cells")
     grid: dict[str, tuple[Any, ...]] = Field(
-        min_length=1, description="the table [grid]: an axis, and a list of values"
+        min_length=1, description="the table [grid]: axes, each with a list of values"
     )
 
     @field_validator("grid", mode="before")
@@ -86,9 +88,9 @@ def read_sweep(path: Path) -> SweepSettings:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"can't read {path}: {error}; kg-edit sweep --example prints such a file") from error
+        raise ConfigError(f"can't read {path}: {error}; kg-edit sweep --example prints an example") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML: {error}; kg-edit sweep --example prints such a file") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}; kg-edit sweep --example prints an example") from error
     return checked_sweep(found, name=str(path))
 
 
@@ -178,13 +180,15 @@ def _check_axis(axis: str, settings: SweepSettings) -> None:
     """Refuse an axis that is also set elsewhere, as a whole or in part."""
     path = axis.split(".")
     if _holds(settings.settings, path):
-        raise ConfigError(f"{axis} is an axis of the grid and stands in [settings] as well; keep one")
+        raise ConfigError(f"{axis} is set in [grid] and in [settings]; keep one")
     for end in range(1, len(path)):
         group = ".".join(path[:end])
         if group in settings.grid:
-            raise ConfigError(f"{group} and {axis} are axes of the grid, and one is a part of the other; keep one")
+            raise ConfigError(
+                f"{group} and {axis} are both axes of the grid, but {axis} is a part of {group}; keep one"
+            )
         if _holds(settings.settings, path[:end]) and not _holds(settings.settings, path[:end], kind=dict):
-            raise ConfigError(f"{axis} is an axis of the grid, and {group} stands in [settings] as a whole; keep one")
+            raise ConfigError(f"{axis} is an axis of the grid, but [settings] sets {group} as a whole; keep one")
 
 
 def _put(settings: dict[str, Any], axis: str, value: Any) -> None:

@@ -106,7 +106,7 @@ def caption(outcomes: Sequence[Outcome]) -> str:
     summary = outcomes[0].summary
     run = summary.provenance
     methods = sorted({outcome.summary.provenance["method"] for outcome in outcomes})
-    return f"{', '.join(methods)} on {run['model']['name']}, {summary.n} records, edits made {run['schedule']}"
+    return f"{', '.join(methods)} on {run['model']['name']}, {summary.n} records, schedule {run['schedule']}"
 
 
 def _row(outcome: Outcome, metrics: Sequence[str]) -> list[str]:

@@ -207,7 +207,7 @@ def test_a_ledger_is_added_to_and_undone(kg_edit: Run, place: Path) -> None:
     )
     assert ids(Ledger.open("ledger").patch) == (*ids(total), "thames")
     assert "of 6 edits hold" in kg_edit("patch", "check", "ledger").out
-    assert "took event 3 back (added" in done(kg_edit, "patch", "undo", "ledger")
+    assert "undid event 3 (added" in done(kg_edit, "patch", "undo", "ledger")
     torch.testing.assert_close(columns(Ledger.open("ledger").patch, 5), columns(total, 5), rtol=0, atol=0)
     after = shown(place / "ledger")
     assert all(after[file].startswith(text) for file, text in before.items())

@@ -50,7 +50,7 @@ def test_the_default_answers_to_this_machine_alone() -> None:
 
 
 def test_an_empty_host_is_no_address() -> None:
-    with pytest.raises(ConfigError, match=r"0\.0\.0\.0 if you mean every one"):
+    with pytest.raises(ConfigError, match=r"or 0\.0\.0\.0 for requests from every machine"):
         listening(" ", 0)
 
 

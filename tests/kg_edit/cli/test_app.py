@@ -133,7 +133,7 @@ def test_only_what_goes_on_says_so_when_it_is_stopped(
 
     monkeypatch.setattr("kg_edit.cli.app.app", stopped)
     result = kg_edit(*arguments)
-    again = "; the same command goes on where it was" if goes_on else ""
+    again = "; run the same command again to continue" if goes_on else ""
     assert (result.code, result.err) == (130, f"kg-edit: stopped{again}\n")
 
 

@@ -46,7 +46,7 @@ def test_an_edit_in_chat_form_from_the_file_to_the_answer(kg_edit: Run, place: P
     assert Patch.load(out / "patch.safetensors").edits[0]["edit"]["chat"] is True
     assert "chat_form_sha256" in json.loads((out / "run.json").read_text())
     again = kg_edit("edit", "edits.jsonl", *ROME, *QUICK, "--set", "steps=2", "--model", chat_folder, "--out", "out")
-    assert again.code == 2 and "out holds another run" in again.err
+    assert again.code == 2 and "out contains another run" in again.err
     in_plain, in_chat = (
         kg_edit("patch", "check", out, "--model", chat_folder, form).out for form in ("--plain", "--chat")
     )

@@ -43,7 +43,7 @@ def test_shards_and_their_merging(kg_edit: Run, tiny_folder: Path, tmp_path: Pat
     asked = ("covariance", "--model", tiny_folder, "--layers", "1", "--tokens", 1500)
     for part in range(2):
         result = kg_edit(*asked, "--shard", f"{part}/2", "--folder", f"machine-{part}")
-        assert f"shard {part}/2 is finished; the others are not all here" in result.out
+        assert f"shard {part}/2 is finished; other shards are missing" in result.out
     merged = kg_edit("covariance", "merge", *tmp_path.glob("machine-*/*.safetensors"), "--folder", "all")
     assert (merged.code, "1,536" in merged.out) == (0, True)
     assert kg_edit(*asked, "--shard", "0/2", "--folder", "one").code == 0
@@ -56,8 +56,8 @@ def test_push_and_pull(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
     made = kg_edit("covariance", "--model", tiny_folder, "--layers", "0,3", "--tokens", 500, "--corpus", "text.txt")
     assert made.code == 0, made.err
     first, second = (one.id for one in stored_covariances())
-    assert "shared: 2 added, 0 were there" in kg_edit("covariance", "push", "./shared").out
-    assert "shared: 0 added, 1 were there" in kg_edit("covariance", "push", "./shared", first[:8]).out
+    assert "shared: 2 added, 0 already there" in kg_edit("covariance", "push", "./shared").out
+    assert "shared: 0 added, 1 already there" in kg_edit("covariance", "push", "./shared", first[:8]).out
     pulled = kg_edit("covariance", "pull", f"file://{tmp_path}/shared", second, "--folder", "mine")
     assert "shared: 1 new" in pulled.out
     assert [one.id for one in stored_covariances(Path("mine"))] == [second]
@@ -68,7 +68,7 @@ def test_push_and_pull(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     {
-        "no layers": ((), "say which layers: --layers 4-8"),
+        "no layers": ((), "no layers given; use --layers 4-8"),
         "no number": (("--layers", "4-x"), "expected layers such as 4-8, 4,6,8 or all; found '4-x'"),
         "backwards": (("--layers", "8-4"), "found '8-4'"),
         "shard": (("--layers", "1", "--shard", "2/2"), "expected i/n with i from 0 to n-1"),

@@ -52,19 +52,19 @@ def test_output_that_fails_late_is_an_error_too(edit: Run, place: Path, monkeypa
 def test_a_folder_with_something_else(edit: Run, place: Path) -> None:
     (place / "out").mkdir()
     (place / "out" / "thesis.tex").write_text("mine")
-    refused(edit, *ROME, message="out is not empty and holds no run of ours", out=place / "out")
+    refused(edit, *ROME, message="out is not empty and has no run of kg-edit", out=place / "out")
 
 
 def test_a_folder_with_another_run(edit: Run, place: Path) -> None:
     assert edit(*ROME).code == 0
     out = place / "out"
-    message = "out holds another run (config.learning_rate: 1.0 there, 0.3 here)"
+    message = "out contains another run (config.learning_rate: 1.0 in the folder, 0.3 now)"
     refused(edit, *ROME, "--set", "learning_rate=0.3", message=message, out=out)
-    refused(edit, *GLAME, message='out holds another run (method: "rome" there, "glame" here)', out=out)
+    refused(edit, *GLAME, message='out contains another run (method: "rome" in the folder, "glame" now)', out=out)
     (place / "edits.jsonl").write_bytes(rows(GOOD))
-    refused(edit, *ROME, message="out holds another run (edits: 2 there, 1 here)", out=out)
+    refused(edit, *ROME, message="out contains another run (edits: 2 in the folder, 1 now)", out=out)
     (out / "run.json").write_text("{")
-    refused(edit, *ROME, message="out holds no run: can't read out/run.json", out=out)
+    refused(edit, *ROME, message="out has no run: can't read out/run.json", out=out)
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_a_killed_run_goes_on(method: tuple[str, ...], edit: Run, place: Path, m
         patched.setattr(RankOneMethod, "make", _failing_at("france", KeyboardInterrupt()))
         killed = edit(*method)
     assert killed.code == 130
-    assert "the same command goes on where it was" in killed.err
+    assert "run the same command again to continue" in killed.err
     assert set(content(place / "out") or ()) == {".lock", "run.json", "losses.jsonl", "patch.partial.safetensors"}
     result = edit(*method)
     assert result.code == 0

@@ -89,7 +89,7 @@ def test_a_ledger_from_patch_files(kg_edit: Run, place: Path, tiny_folder: Path)
     assert kg_edit("patch", "remove", "ledger", "heat", "river").code == 0
     assert "conflict" not in kg_edit("patch", "show", "ledger").out
     assert "removed 1/heat, 2/river" in kg_edit("patch", "show", "ledger").out
-    assert "took event 4 back (removed" in kg_edit("patch", "undo", "ledger").out
+    assert "undid event 4 (removed" in kg_edit("patch", "undo", "ledger").out
     assert len(Ledger.open(place / "ledger").patch.edits) == 3
 
 
@@ -126,7 +126,7 @@ def test_merged_and_exported(kg_edit: Run, place: Path, tiny_folder: Path) -> No
     assert kg_edit("patch", "export", "ledger", "--to", "patch", "all.safetensors").code == 0
     assert Patch.load(place / "all.safetensors").edits == patch.edits
     again = kg_edit("patch", "merge", "ledger", "--model", tiny_folder, "--out", "merged")
-    assert again.code == 2 and "is there already" in again.err
+    assert again.code == 2 and "already exists" in again.err
     wrong = kg_edit("patch", "export", "ledger", "--to", "perft", "x")
     assert wrong.code == 2 and "did you mean 'peft'" in wrong.err
 
@@ -136,13 +136,13 @@ def test_an_export_overwrites_nothing(kg_edit: Run, place: Path, tiny_folder: Pa
     (place / "link").symlink_to("ledger")
     before = content(place)
     for to, out, message in (
-        ("patch", "edits.jsonl", "edits.jsonl is there already; give another file"),
-        ("patch", ".", "is there already"),
+        ("patch", "edits.jsonl", "edits.jsonl already exists; give another file"),
+        ("patch", ".", "already exists"),
         ("patch", "a" * 300, "can't read"),
-        ("patch", "ledger/ledger.jsonl", "in the folder of a ledger"),
-        ("patch", "ledger/patches/0001.safetensors", "in the folder of a ledger"),
-        ("patch", "link/patches/0002.safetensors", "in the folder of a ledger"),
-        ("peft", "ledger/adapter", "in the folder of a ledger"),
+        ("patch", "ledger/ledger.jsonl", "is inside the ledger"),
+        ("patch", "ledger/patches/0001.safetensors", "is inside the ledger"),
+        ("patch", "link/patches/0002.safetensors", "is inside the ledger"),
+        ("peft", "ledger/adapter", "is inside the ledger"),
         ("peft", "a" * 300, "can't read"),
     ):
         said = kg_edit("patch", "export", "ledger", "--to", to, out)
@@ -156,7 +156,7 @@ def test_nothing_is_asked_for_where_nothing_stands(kg_edit: Run, place: Path, ti
     kg_edit("patch", "remove", "ledger", "heat")
     for options in ((), ("--model", "no-such-model"), ("--merged", "no-such-model")):
         said = kg_edit("patch", "check", "ledger", *options)
-        assert (said.code, said.out, said.err) == (0, "nothing stands here, so there is nothing to check\n", "")
+        assert (said.code, said.out, said.err) == (0, "ledger has no edits, so there is nothing to check\n", "")
     for to in ("peft", "patch"):
         said = kg_edit("patch", "export", "ledger", "--to", to, "out")
         assert said.code == 2 and "the patch changes nothing, so there is nothing to export" in said.err

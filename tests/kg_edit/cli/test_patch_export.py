@@ -53,7 +53,7 @@ def test_the_scores_of_a_run_and_a_base_that_is_given_are_in_the_card(
 def test_what_is_refused_leaves_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     file, out = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=0.1), place / "out"
     for command, message in (
-        (("export", file, "--to", "gguf", "out.gguf"), "the file is adapter.gguf"),
+        (("export", file, "--to", "gguf", "out.gguf"), "a folder with adapter.gguf in it; give a name without .gguf"),
         (("export", file, "--to", "peft", out, "--push", "edits"), "expected OWNER/NAME"),
         (("export", file, "--to", "patch", out, "--push", "a/b"), "--to peft or --to gguf"),
         (("merge", file, "--to", "ggfu", "--out", out), "did you mean 'gguf'"),
@@ -77,6 +77,6 @@ def test_an_export_is_pushed(kg_edit: Run, place: Path, tiny_folder: Path, hub: 
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{hub.url}/someone/edits"
-    assert "the base is a folder of this machine" in done.stderr and "give --base OWNER/NAME" in done.stderr
+    assert "the base model is a folder of this machine" in done.stderr and "give --base OWNER/NAME" in done.stderr
     assert hub.files == {path.name: path.read_bytes() for path in (place / "a").iterdir()}
     assert set(hub.files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "kg_edit.json"}

@@ -23,7 +23,7 @@ def test_train_edit_and_ask(kg_edit: Run, place: Path, tiny_folder: Path) -> Non
     data = ["--data", "many.jsonl", "--dataset", "edits", "--model", tiny_folder, "--steps", "2"]
     done = kg_edit("serac", "train", *data, *options, "--out", "serac")
     assert done.code == 0, done.err
-    assert "use --method serac --set network=serac" in done.out and "paraphrases inside" in done.out
+    assert "use --method serac --set network=serac" in done.out and "paraphrases in scope" in done.out
     chosen = ("--method", "serac", "--set", "network=serac", "--model", tiny_folder)
     edited = kg_edit("edit", "edits.jsonl", *chosen, "--out", "out")
     assert edited.code == 0, edited.err

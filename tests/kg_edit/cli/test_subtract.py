@@ -33,7 +33,7 @@ def test_two_patches(tmp_path: Path) -> None:
     run(one, other, "--out", tmp_path / "4.safetensors", "--whole")
     whole = Patch.load(tmp_path / "4.safetensors")
     assert whole.provenance["subtracted"]["extract"] is False
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         run(one, other, "--out", tmp_path / "3.safetensors")
 
 

@@ -60,7 +60,7 @@ def test_a_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Ru
     assert compared.code == 0, compared.err
     assert (place / "found.md").read_text().startswith("| metric | n | unedited | whole | whole - unedited | p |")
     refused = evaluate(*options, "--out", "whole", "--no-resume")
-    assert (refused.code, "whole holds a run already" in refused.err) == (2, True)
+    assert (refused.code, "whole already has a run" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_compare_says_what_is_wrong(kg_edit: Run, place: Path) -> None:
     (place / "begun" / "run.json").write_text("{}")
     assert "its ending has to be one of" in kg_edit("compare", "begun", "--out", "found.docx").err
     nothing = kg_edit("compare", "none")
-    assert (nothing.code, "holds no run" in nothing.err) == (2, True)
+    assert (nothing.code, "has no run" in nothing.err) == (2, True)
     assert kg_edit("merge", "out", "none").code == 2
 
 

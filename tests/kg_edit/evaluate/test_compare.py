@@ -186,7 +186,7 @@ def test_wrong_use_is_named(run: Run, tmp_path: Path) -> None:
         compare([first, tmp_path / "." / "first"])
     with pytest.raises(ConfigError, match="no run is given"):
         compare([])
-    with pytest.raises(OutputError, match="holds no run"):
+    with pytest.raises(OutputError, match="has no run"):
         compare([tmp_path])
 
 

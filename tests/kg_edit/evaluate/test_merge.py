@@ -66,7 +66,7 @@ def test_what_is_no_set_of_shards(model: LanguageModel, edits: tuple[Edit, ...],
         ([first, tmp_path / "other"], "no shards of one run.*ids"),
         ([first, tmp_path / "third"], "of 2 and of 3 parts"),
         ([first, second, tmp_path / "copy"], "both shard 1/2"),
-        ([first, tmp_path / "nothing"], "holds no run"),
+        ([first, tmp_path / "nothing"], "has no run"),
         ([], "no shard is given"),
     ):
         with pytest.raises(OutputError, match=message):

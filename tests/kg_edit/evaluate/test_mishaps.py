@@ -33,7 +33,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     (tmp_path / "records.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match=r"can't write .*records.jsonl: No space left on device; make room"):
+    with pytest.raises(OutputError, match=r"can't write .*records.jsonl: No space left on device; free disk space"):
         append_lines(RunFolder(tmp_path).records, ["a line"])
 
 
@@ -49,7 +49,9 @@ def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path, monk
             return whole(self, bytes(data)[:-4])
 
     monkeypatch.setattr(Path, "open", lambda self, *_, **__: Filling(self, "a"))
-    with pytest.raises(OutputError, match="No space left on device; make room, and start again: what is there is kept"):
+    with pytest.raises(
+        OutputError, match="No space left on device; free disk space, and start again: the lines so far are kept"
+    ):
         append_lines(file, ["second", "third"])
     monkeypatch.undo()
     assert file.read_text() == "first\n"

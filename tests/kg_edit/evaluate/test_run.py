@@ -112,10 +112,10 @@ def test_a_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...
     settings = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "whole")]
     assert settings[0] == settings[1]
     for fewer in (edits[:2], edits[1:4]):
-        with pytest.raises(OutputError, match="holds another run"):
+        with pytest.raises(OutputError, match="contains another run"):
             evaluate(method, model, fewer, out=tmp_path / "run", pool=edits, progress=False)
     changed = edits[0].model_copy(update={"target_new": "Chicago Bulls"})
-    with pytest.raises(OutputError, match="holds another run"):
+    with pytest.raises(OutputError, match="contains another run"):
         evaluate(method, model, [changed, *edits[1:4]], out=tmp_path / "run", pool=edits, progress=False)
 
 
@@ -133,7 +133,7 @@ def test_a_run_of_sequences_grows_by_whole_ones(
     if goes_on:
         assert run(4).n == 4
     else:
-        with pytest.raises(OutputError, match="holds another run"):
+        with pytest.raises(OutputError, match="contains another run"):
             run(4)
 
 

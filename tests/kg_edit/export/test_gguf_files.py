@@ -134,7 +134,7 @@ def test_what_has_no_gguf_form(tmp_path: Path) -> None:
         write_gguf_model(patch, tmp_path / "a", model=model, base=tmp_path / "nowhere.gguf")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         write_gguf_model(patch, tmp_path / "full", model=model, base=base)
     assert {path.name for path in tmp_path.iterdir()} == {"base.gguf", "full"}, "no scratch folder stays"
 

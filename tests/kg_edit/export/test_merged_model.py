@@ -46,7 +46,7 @@ def test_what_can_not_be_merged(tmp_path: Path) -> None:
         write_merged(WeightPatch(factors={}), model, tmp_path / "a")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         write_merged(patch, model, tmp_path / "full")
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 

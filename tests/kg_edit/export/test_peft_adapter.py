@@ -136,7 +136,7 @@ def test_what_is_no_adapter(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         write_peft(patch, tmp_path / "full", modules=model.model)
     assert [path.name for path in tmp_path.iterdir()] == ["full"], "no scratch folder stays"
 

@@ -61,7 +61,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, cut: int, monkeypatch: pytest.Monk
 
 def test_another_run_is_refused(tmp_path: Path) -> None:
     locate(tiny("llama"), FACTS[:1], SETTINGS, out=tmp_path, progress=False)
-    with pytest.raises(OutputError, match="holds another run"):
+    with pytest.raises(OutputError, match="contains another run"):
         locate(tiny("llama"), FACTS[:1], TraceSettings(samples=3), out=tmp_path, progress=False)
 
 

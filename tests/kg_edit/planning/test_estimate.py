@@ -242,11 +242,11 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
     assert result.code == 0, result.err
     assert "8,030,261,248 parameters x 4" in result.out
     assert "32.12 GB" in result.out
-    assert "24.00 GB are free: it does not fit" in result.out
-    assert "way out: --dtype bfloat16" in result.out
+    assert "24.00 GB free: does not fit" in result.out
+    assert "suggestion: --dtype bfloat16" in result.out
     half = kg_edit("plan", "--model", "gpt2-xl", "--preset", "gpt2-xl", "--method", "memit", "--edits", "100")
     assert "layers: 13, 14, 15, 16, 17" in half.out
-    assert "it fits" in half.out
+    assert ": fits" in half.out
     assert kg_edit("plan", "--model", "no-such-model").code == 2
 
 

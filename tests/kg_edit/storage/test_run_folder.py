@@ -29,7 +29,7 @@ def test_the_same_settings_go_on(run: Path) -> None:
 
 def test_other_settings_are_refused_and_named(run: Path) -> None:
     before = (run / "run.json").read_bytes()
-    with pytest.raises(OutputError, match=r"another run \(config.steps: 3 there, 4 here\); give another --out"):
+    with pytest.raises(OutputError, match=r"another run \(config.steps: 3 in the folder, 4 now\); give another --out"):
         claim(run, {**SETTINGS, "config": {"steps": 4, "sizes": (1, 2)}})
     assert (run / "run.json").read_bytes() == before
 
@@ -51,14 +51,14 @@ def test_hidden_files_are_nobodys(tmp_path: Path) -> None:
     claim(tmp_path, SETTINGS)
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "run.json").unlink()
-    with pytest.raises(OutputError, match="is not empty and holds no run of ours"):
+    with pytest.raises(OutputError, match="is not empty and has no run of kg-edit"):
         claim(tmp_path, SETTINGS)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"text"'])
 def test_a_damaged_run_json_is_no_licence_to_overwrite(text: str, run: Path) -> None:
     (run / "run.json").write_text(text)
-    with pytest.raises(OutputError, match=r"holds no run|holds another run"):
+    with pytest.raises(OutputError, match=r"has no run|contains another run"):
         claim(run, SETTINGS)
     assert (run / "run.json").read_text() == text
 
@@ -74,10 +74,10 @@ def test_checking_writes_nothing(tmp_path: Path) -> None:
 
 def test_difference_names_the_first_field() -> None:
     assert difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
-    assert difference({"a": {"b": 1}}, {"a": {}}) == "a.b: 1 there, null here"
+    assert difference({"a": {"b": 1}}, {"a": {}}) == "a.b: 1 in the first, null in the second"
     found = difference({"a": "x" * 99}, {"a": "y"})
     assert found is not None
-    assert "..." in found and len(found) < 90
+    assert "..." in found and len(found) < 100
 
 
 def test_digest_is_of_the_value_and_not_of_its_order() -> None:

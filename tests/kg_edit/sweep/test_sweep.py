@@ -75,7 +75,7 @@ def test_each_axis_has_its_file() -> None:
         ("[grid]\nlayer = []", "no value"),
         ("[grid]\nlayer = [1, 1]", "twice"),
         ("[grid]\nlayer = 3", "a list"),
-        ("[grid", "no TOML"),
+        ("[grid", "not valid TOML"),
         ("metrics = ['efficacy.pro']\n[grid]\nlayer = [1]", "did you mean 'efficacy.prob'"),
     ],
 )
@@ -121,10 +121,10 @@ def test_folders_differ_where_their_readable_part_does_not() -> None:
         ({"settings": {"layer": 3}}, "keep one"),
         (
             {"settings": {"covariance": "self"}, "grid": {"covariance": {"tokens": [1, 2]}}},
-            r"covariance\.tokens is an axis of the grid, and covariance stands in \[settings\] as a whole; keep one",
+            r"covariance\.tokens is an axis of the grid, but \[settings\] sets covariance as a whole; keep one",
         ),
-        ({"grid": {"layer": [1], "layer.x": [2]}}, r"layer and layer\.x are axes .* keep one"),
-        ({"grid": {"a.b.c": [1], "a": [{"b": 2}]}}, r"a and a\.b\.c are axes .* keep one"),
+        ({"grid": {"layer": [1], "layer.x": [2]}}, r"layer and layer\.x are both axes .* keep one"),
+        ({"grid": {"a.b.c": [1], "a": [{"b": 2}]}}, r"a and a\.b\.c are both axes .* keep one"),
     ],
 )
 def test_a_cell_that_can_not_be_says_why(fields: dict[str, Any], said: str) -> None:
@@ -193,7 +193,7 @@ def test_the_table() -> None:
         "| 1 | 5 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] | 1.2 | 1 |",
         "| 2 | 5 | \N{EN DASH} | \N{EN DASH} | 1.2 | 1 |",
         "",
-        "rome on toy, 7 records, edits made single",
+        "rome on toy, 7 records, schedule single",
     ]
 
 

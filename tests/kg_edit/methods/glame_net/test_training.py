@@ -94,7 +94,7 @@ def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mo
     first = made(tmp_path, steps=1)
     monkeypatch.setattr(training, "Lesson", None)
     assert made(tmp_path, steps=1) == first
-    with pytest.raises(OutputError, match=r"another run \(training.steps: 1 there, 2 here\)"):
+    with pytest.raises(OutputError, match=r"another run \(training.steps: 1 in the folder, 2 now\)"):
         made(tmp_path, steps=2)
 
 

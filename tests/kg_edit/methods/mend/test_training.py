@@ -170,7 +170,7 @@ def test_too_few_edits(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_run(tmp_path: Path) -> None:
     made(tmp_path, steps=1)
-    with pytest.raises(OutputError, match=r"another run \(training.steps: 1 there, 2 here\)"):
+    with pytest.raises(OutputError, match=r"another run \(training.steps: 1 in the folder, 2 now\)"):
         made(tmp_path, steps=2)
 
 
