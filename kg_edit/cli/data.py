@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.jobs.drawn_edits import DrawnEdits, Exclude, Number, Relations
 from kg_edit.jobs.method_plan import open_graph
 from kg_edit.jobs.options import Contact, Device, Dtype, Graph, KeepGoing, ModelName, Templates
 from kg_edit.text.display import plain
@@ -104,6 +105,45 @@ def ripples(
     _show_counts("questions", made["provenance"]["questions"])
     _show_counts("left out", made["provenance"]["dropped"])
     stdout().print(f"{plain(str(out))}: {len(made['records'])} edits", soft_wrap=True)
+
+
+@app.command()
+def edits(
+    out: Annotated[Path, typer.Option(help="file to write, such as edits.jsonl")],
+    graph: Graph = None,
+    relations: Relations = None,
+    n: Number = 3000,
+    exclude: Exclude = None,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="add questions about what follows from each edit by the graph")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    contact: Contact = None,
+) -> None:
+    """Draw edits (s, r, o*) from a graph into a file, to train an editing network on or to make many edits.
+
+    The new object o* is of the class that the relation asks for. With `--questions`, each edit has questions about the
+    statements of o* in the graph (field `portability`), such as "What is the capital of the country of X?". The preset
+    `propmend` of `kg-edit mend train` learns from them.
+
+    Example: `kg-edit data edits --graph wikidata.nt.gz --questions --exclude ripples-smollm2-135m --out train.jsonl`
+    """
+    from kg_edit.edits.files import check_writable_name, write_edits
+
+    check_writable_name(out)
+    drawn = DrawnEdits(
+        graph=graph or [],
+        relations=relations,
+        n=n,
+        seed=seed,
+        exclude=exclude or [],
+        contact=contact,
+    )
+    found = drawn.draw_with_questions() if questions else drawn.draw()[1]
+    write_edits(out, found)
+    asked = sum(len(edit.portability) for edit in found)
+    counts = f"{len(found)} edits" + (f", {asked} questions" if questions else "")
+    stdout().print(f"{plain(str(out))}: {counts}", soft_wrap=True)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.jobs.drawn_edits import DrawnEdits, Exclude, Number, PerSubject, Relations
 from kg_edit.jobs.method_plan import parse_settings
 from kg_edit.jobs.options import Contact, Device, Dtype, Graph, ModelName, Preset, Settings
 from kg_edit.text.display import plain
@@ -15,15 +16,6 @@ from kg_edit.text.display import plain
 if TYPE_CHECKING:
     from kg_edit.methods.glame_net.store import Manifest
 
-Relations = Annotated[
-    str | None, typer.Option(help="relations r of the edits, such as P17,P19; default: all packaged ones")
-]
-Number = Annotated[int, typer.Option("--n", min=1, help="number of edits drawn from the graph")]
-PerSubject = Annotated[int, typer.Option(min=1, help="maximum number of edits per subject, each with a different o*")]
-Exclude = Annotated[
-    list[Path] | None,
-    typer.Option("--exclude", help="benchmark (packaged name or file) whose s and o* are not used; repeatable"),
-]
 Seed = Annotated[int, typer.Option(help="random seed")]
 Steps = Annotated[int | None, typer.Option(min=1, help="maximum number of steps; same as --set steps=N")]
 Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again resumes the run")]
@@ -62,20 +54,23 @@ def train(
     """
     from kg_edit.jobs.glame_net_run import GlameNetRun
 
-    run = GlameNetRun(
-        model=model,
+    drawn = DrawnEdits(
         graph=graph or [],
-        out=out,
         relations=relations,
         n=n,
         per_subject=per_subject,
         seed=seed,
         exclude=exclude or [],
+        contact=contact,
+    )
+    run = GlameNetRun(
+        model=model,
+        drawn=drawn,
+        out=out,
         preset=preset,
         settings={**parse_settings(settings or []), **({} if steps is None else {"steps": steps})},
         dtype=dtype,
         device=device,
-        contact=contact,
     )
     _show(run.run(), out)
 

@@ -113,6 +113,16 @@ def read_edits(
     return EditFile(tuple(edits), tuple(problems))
 
 
+def check_writable_name(path: Path) -> None:
+    """Check the name of a file that `write_edits` is to write.
+
+    Raises:
+        OutputError: it does not end in .jsonl.
+    """
+    if path.suffix.lower() != ".jsonl":
+        raise OutputError(f"{path}: edits are written as JSON lines; give a name that ends in .jsonl")
+
+
 def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
     """Write edits as JSONL that `read_edits` reads back. The file is replaced atomically, so it is never half-written.
 
@@ -120,8 +130,7 @@ def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
         OutputError: `path` does not end in .jsonl or cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() != ".jsonl":
-        raise OutputError(f"{path}: edits are written as JSON lines; give a name that ends in .jsonl")
+    check_writable_name(path)
     rows = (edit.model_dump(mode="json", exclude_defaults=True) for edit in edits)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(path, text)

@@ -56,13 +56,17 @@ def training_edits(
     templates = RelationTemplates.load()
     for relation in relations:
         if relation not in table.words.nouns or not _template(templates, relation):
-            raise ConfigError(f"relation {relation}: no noun or no template; take one of `kg-edit data ripples --help`")
+            raise ConfigError(
+                f"relation {relation} has no noun or no template; `kg-edit data ripples --help` lists relations"
+            )
     wanted = -(-n // len(relations))
     drawn = (_Draw(table, relation, _template(templates, relation), seed, excluded) for relation in relations)
     turns = [one.edits(wanted, per_subject) for one in drawn]
     edits = [edit for edit in chain.from_iterable(zip_longest(*turns)) if edit][:n]
     if not edits:
-        raise ConfigError(f"the graph has no edit of {', '.join(relations)}; give a larger graph or other relations")
+        raise ConfigError(
+            f"the graph has no facts to edit for {', '.join(relations)}; give a larger graph or other relations"
+        )
     return edits
 
 

@@ -1,10 +1,8 @@
 """The training examples of glame-net, and the prompts that a training step uses for each edit.
 
-An `Example` is an edit, the part of its subgraph that the network reads, and the composed facts that follow from it.
-Only relations with a single object give composed facts (o* has one capital, but may have had three heads of
-government). A visit of an example asks for o* in the bare prompt and in one context, for o* in a question, and for some
-composed facts; questions come after example facts in the same form. The seed and the number of the step determine the
-choice.
+An `Example` is an edit, the part of its subgraph that the network reads, and the composed facts that follow from it. A
+visit of an example asks for o* in the bare prompt and in one context, for o* in a question, and for some composed
+facts; questions come after example facts in the same form. The seed and the number of the step determine the choice.
 """
 
 from __future__ import annotations
@@ -16,11 +14,12 @@ from random import Random
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
-from kg_edit.graphs.source import FAILURES, SubgraphSource, edit_subgraph
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods.glame_net.consequences import composed_facts, known_objects
 from kg_edit.methods.glame_net.edits import Excluded
 from kg_edit.methods.glame_net.network import ReadSubgraph
 from kg_edit.methods.glame_net.store import NetTraining
-from kg_edit.methods.glame_plus.questions import WORDINGS, ComposedFact, first_hop, objects_of
+from kg_edit.methods.glame_plus.questions import WORDINGS, ComposedFact, first_hop
 from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
@@ -28,7 +27,6 @@ from kg_edit.ripples.edits import hashed
 from kg_edit.text.relation_nouns import relation_nouns
 from kg_edit.value.objective import ExtraTarget, Request
 
-STATEMENTS_READ = 500  # statements of o* that are read; most o* have fewer
 _WORDINGS = WORDINGS[:2]  # few, because the prefixes of all wordings are cached during the whole training
 
 
@@ -49,41 +47,17 @@ class Example:
 def make_examples(
     source: SubgraphSource, edits: Iterable[Edit], settings: NetTraining, *, excluded: Excluded
 ) -> list[Example]:
-    """Make the examples of ``edits``. An edit is left out if the graph does not know its o*.
-
-    The statements depend only on o* and the relation, so the graph is asked once for each such pair.
-    """
-    known: dict[tuple[str | None, str | None], dict[str, list[str]]] = {}
-    found: list[Example] = []
-    for edit in edits:
-        key = edit.target_new_id or edit.target_new, edit.relation_id
-        try:
-            if key not in known:
-                known[key] = _objects(source, edit, settings.seed, excluded)
-        except FAILURES:
-            continue
-        found.append(_example(edit, known[key], settings))
-    return found
-
-
-def _objects(source: SubgraphSource, edit: Edit, seed: int, excluded: Excluded) -> dict[str, list[str]]:
-    """The objects of the graph's statements about o*, by the relation's noun, without excluded things."""
-    graph = edit_subgraph(source, edit, hops=2, per_node=STATEMENTS_READ, seed=seed).copy()
-    gone = [key for key, data in graph.nodes(data=True) if excluded.has(str(key), str(data.get("label", "")))]
-    ends = {key for key, data in graph.nodes(data=True) if data.get("role") in ("subject", "target_new")}
-    graph.remove_nodes_from([key for key in gone if key not in ends])
-    return objects_of(edit, graph, exclude=())
+    """Make the examples of ``edits``. An edit is left out if the graph does not know its o*."""
+    found = known_objects(source, edits, seed=settings.seed, excluded=excluded)
+    return [_example(edit, objects, settings) for edit, objects in found]
 
 
 def _example(edit: Edit, objects: dict[str, list[str]], settings: NetTraining) -> Example:
-    first, nouns = first_hop(edit), relation_nouns()
-    closed = {nouns.get(relation) for relation in settings.held_out}
-    single = {noun: labels[0] for noun, labels in objects.items() if len(labels) == 1}
-    facts = {noun: ComposedFact(hop=f"{noun} of the {first}", target=label) for noun, label in single.items()}
+    closed, facts = {relation_nouns().get(relation) for relation in settings.held_out}, composed_facts(edit, objects)
     return Example(
         edit=edit,
         graph=ReadSubgraph.of(edit, objects, statements=settings.statements, per_relation=settings.per_relation),
-        own=ComposedFact(hop=first, target=edit.target_new),
+        own=ComposedFact(hop=first_hop(edit), target=edit.target_new),
         composed=tuple(fact for noun, fact in facts.items() if noun not in closed),
         held_out=tuple(fact for noun, fact in facts.items() if noun in closed),
     )

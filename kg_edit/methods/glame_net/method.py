@@ -157,12 +157,12 @@ class GlameNet(GlamePlus):
         found = load_network(folder, self.model)
         if found.manifest.layer != self.layer:
             raise ConfigError(
-                f"the network in {folder} was trained for layer {found.manifest.layer}, and layer {self.layer} is to "
-                f"be edited; give --layer {found.manifest.layer}, or train one: kg-edit glame-net train"
+                f"the network in {folder} was trained for layer {found.manifest.layer}, but layer {self.layer} is set; "
+                f"give --layer {found.manifest.layer}, or train a network for this layer: kg-edit glame-net train"
             )
         return found
 
 
 def _folder(config: GlameNetConfig) -> Path | None:
     needs = "--model NAME --graph GRAPH --relations P17,P27"
-    return FORMAT.folder(config.network, untrained=config.untrained, needs=needs, instead="descend from 0")
+    return FORMAT.folder(config.network, untrained=config.untrained, needs=needs, instead="start the descent at 0")

@@ -135,7 +135,7 @@ def load_network(folder: Path, model: LanguageModel) -> Trained[ValueNetwork, Ma
     """
     found = FORMAT.trained(folder, model, Manifest, Manifest.network)
     if (found.manifest.width, found.manifest.blocks) != (model.width, len(model.blocks)):
-        raise FORMAT.damaged(folder / NETWORK, f"it says that {model.name!r} has another width or depth")
+        raise FORMAT.damaged(folder / NETWORK, f"its width and number of blocks are not those of {model.name!r}")
     return found
 
 

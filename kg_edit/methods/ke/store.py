@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -27,6 +27,7 @@ class KeTraining(MendTraining):
     edit_lr: float = Field(3e-3, gt=0, lt=1, description="sigmoid(eta) at the start: the rate of the gradient's step")
     hidden: PositiveInt = Field(128, description="of the LSTM, in each direction")
     inner: PositiveInt = Field(128, description="of the MLP above it; published: 1024")
+    gradient_of: Literal["target"] = Field("target", description="the gradient is that of -log p of the target")
     margin: float = Field(1e-3, ge=0, description="m: KL(unedited || edited) elsewhere that is allowed")
     multiplier_rate: float = Field(0.1, ge=0, description="of the Lagrange multiplier of KL <= margin")
 

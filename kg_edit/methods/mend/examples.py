@@ -1,5 +1,8 @@
 """The training data of MEND: an edit's prompt, prompts that mean the same, and unrelated prompts (MEND, section 3).
 
+PropMEND (arXiv 2506.08920) adds questions about what follows from an edit, and takes the gradient of the whole
+statement instead of its target.
+
 The seed and the number of a step determine its edits (`BatchOrder`), so a run that was killed continues with the same
 edits.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Self
 
@@ -26,39 +29,58 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One edit: its prompt with the new target, paraphrases with the new target, neighbours with the old target."""
+    """One edit: its prompt with the new target, paraphrases with the new target, neighbours with the old target.
+
+    ``statement`` is the row whose gradient is taken: the prompt with its target, of which all tokens may be targets.
+    ``questions`` ask for what follows from the edit.
+    """
 
     edit: Prompt
+    statement: Prompt
     equivalents: tuple[Prompt, ...] = ()
     unrelated: tuple[Prompt, ...] = ()
+    questions: tuple[Prompt, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The rows of a step: the edits' prompts, one unrelated prompt per edit, and equivalent prompts.
+    """The rows of a step: the statements whose gradients are taken, one unrelated prompt per edit, and further prompts.
 
-    ``equivalents`` are pairs (index of the edit, equivalent prompt).
+    ``further`` are pairs (index of the edit, prompt that the edited model should answer). ``learned``: whether the
+    statements' targets are learned as well; not if the edits' own prompts are among ``further``.
     """
 
     edits: tuple[Prompt, ...]
     unrelated: tuple[Prompt, ...]
-    equivalents: tuple[tuple[int, Prompt], ...]
+    further: tuple[tuple[int, Prompt], ...]
+    learned: bool = True
 
     @classmethod
-    def of(cls, examples: Sequence[Example], texts: Sequence[Prompt], random: Random) -> Self:
-        """Draw one equivalent prompt (if there is one) and one unrelated prompt for each example.
+    def of(cls, examples: Sequence[Example], texts: Sequence[Prompt], random: Random, *, questions: int = 0) -> Self:
+        """Draw one equivalent prompt (if there is one), one unrelated prompt and ``questions`` for each example.
 
         An edit without neighbours gets one of ``texts`` as its unrelated prompt.
         """
         drawn = [(random.choice(one.equivalents or (None,)), random.choice(one.unrelated or texts)) for one in examples]
+        learned = all(example.statement is example.edit for example in examples)
+        further = [(place, prompt) for place, (prompt, _) in enumerate(drawn) if prompt is not None]
+        for place, example in enumerate(examples):
+            asked = random.sample(example.questions, min(questions, len(example.questions)))
+            further += [(place, prompt) for prompt in (*(() if learned else (example.edit,)), *asked)]
         return cls(
-            edits=tuple(example.edit for example in examples),
+            edits=tuple(example.statement for example in examples),
             unrelated=tuple(unrelated for _, unrelated in drawn),
-            equivalents=tuple((place, prompt) for place, (prompt, _) in enumerate(drawn) if prompt is not None),
+            further=tuple(further),
+            learned=learned,
         )
 
 
-def make_examples(model: LanguageModel, edits: Iterable[Edit]) -> list[Example]:
+def whole_statement(prompt: Prompt) -> Prompt:
+    """The same row, in which every token but the first is a target."""
+    return replace(prompt, target_start=1)
+
+
+def make_examples(model: LanguageModel, edits: Iterable[Edit], *, gradient_of: str = "target") -> list[Example]:
     """Encode the prompts of ``edits``. Edits and paraphrases that can't be encoded are left out, with a warning."""
     found: list[Example] = []
     left_out = 0
@@ -68,14 +90,22 @@ def make_examples(model: LanguageModel, edits: Iterable[Edit]) -> list[Example]:
         found += [
             Example(
                 edit=prompt,
+                statement=whole_statement(prompt) if gradient_of == "text" else prompt,
                 equivalents=_encoded(model, edit.paraphrases, edit.target_new),
                 unrelated=_encoded(model, edit.neighborhood, edit.target_true or edit.target_new),
+                questions=tuple(_questions(model, edit)),
             )
             for prompt in own
         ]
     if left_out:
         log.warning("%d edits are left out: their target's first token merges with the prompt's end", left_out)
     return found
+
+
+def _questions(model: LanguageModel, edit: Edit) -> Iterator[Prompt]:
+    """The questions of ``edit.portability`` with their answers; those that can't be encoded are left out."""
+    for question in edit.portability:
+        yield from _encoded(model, [f"Q: {question.question}\nA:"], question.answer)
 
 
 def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
@@ -112,9 +142,9 @@ class BatchOrder:
         """The order for a model; the texts are sampled from the model.
 
         Raises:
-            ConfigError: there are too few edits.
+            ConfigError: there are too few edits, or questions are wanted and no edit has one.
         """
-        examples = make_examples(model, edits)
+        examples = make_examples(model, edits, gradient_of=settings.gradient_of)
         needed = settings.validation + max(settings.batch, settings.normalise_on)
         if len(examples) < needed:
             raise ConfigError(
@@ -122,20 +152,28 @@ class BatchOrder:
                 f"held out, normalise_on = {settings.normalise_on}, batch = {settings.batch}; give more edits, or "
                 "lower these"
             )
+        if settings.questions and not any(example.questions for example in examples):
+            raise ConfigError(
+                f"questions = {settings.questions}, and no edit has a question about what follows from it (field "
+                "portability); draw edits with questions by kg-edit data edits --questions, or set questions=0"
+            )
         texts = own_texts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
         return cls(examples, texts, settings)
 
     def rows(self, step: int) -> Rows:
         """The rows of a step (from 0). Each pass over the examples has another order."""
         random = Random(f"step {step} {self._settings.seed}")  # noqa: S311 - no secret
-        return Rows.of(self._passes.batch(step), self._texts, random)
+        return self._drawn(self._passes.batch(step), random)
 
     def validation(self) -> Iterator[Rows]:
         """Yield the held-out rows in batches; they are the same in each call."""
         random = Random(f"validation {self._settings.seed}")  # noqa: S311 - no secret
         for start in range(0, len(self._held_out), self._settings.batch):
-            yield Rows.of(self._held_out[start : start + self._settings.batch], self._texts, random)
+            yield self._drawn(self._held_out[start : start + self._settings.batch], random)
+
+    def _drawn(self, examples: Sequence[Example], random: Random) -> Rows:
+        return Rows.of(examples, self._texts, random, questions=self._settings.questions)
 
     def for_normalising(self) -> list[Prompt]:
         """The prompts of the edits from which the mean and the deviation of the factors are computed."""
-        return [example.edit for example in self.examples[: self._settings.normalise_on]]
+        return [example.statement for example in self.examples[: self._settings.normalise_on]]

@@ -1,8 +1,12 @@
-"""MEND (Mitchell et al., ICLR 2022, arXiv 2110.11309): a trained network turns one gradient into an edit."""
+"""MEND (Mitchell et al., ICLR 2022, arXiv 2110.11309): a trained network turns one gradient into an edit.
+
+The manifest of the network says what the gradient is of: -log p of the target, or of the whole statement (PropMEND).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
@@ -14,6 +18,7 @@ from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.mend.examples import whole_statement
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import FORMAT, NETWORK, load_editor, read_manifest
@@ -30,12 +35,14 @@ class MendConfig(MethodConfig):
     """MEND's settings. All others, such as the edited weights, are stored with the trained editor."""
 
     network: str | None = Field(
-        None, json_schema_extra=NAMES_A_FILE, description="folder of a trained editor: kg-edit mend train --out FOLDER"
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="folder of a trained editor, written by kg-edit mend train --out FOLDER",
     )
-    strength: float = Field(1.0, gt=0, description="the editor's change, so many times")
-    untrained: bool = Field(False, description="no editor: one plain step of gradient descent on the last MLPs")
-    edit_lr: float = Field(0.1, gt=0, description="the rate of that step")
-    blocks: PositiveInt = Field(3, description="the MLPs' matrices of so many last blocks take that step")
+    strength: float = Field(1.0, gt=0, description="factor of the editor's change")
+    untrained: bool = Field(False, description="use no editor, but one plain step of gradient descent on the last MLPs")
+    edit_lr: float = Field(0.1, gt=0, description="learning rate of the step with untrained=true")
+    blocks: PositiveInt = Field(3, description="number of last blocks whose MLPs take the step with untrained=true")
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """The last ``self.blocks`` layers. A trained editor names its own weights, by default in as many layers."""
@@ -101,13 +108,14 @@ class Mend(EditingMethod):
     def provenance(self) -> dict[str, Any]:
         """The provenance of every method, plus the digest of the editor and data on its training."""
         said = super().provenance()
-        said["methods"][0]["editor"] = self._editor[1]
+        said["methods"][0]["editor"] = self._editor.said
         return said
 
     def _patch(self, edit: Edit) -> WeightPatch:
-        network, _ = self._editor
+        network = self._editor.network
         with annotate_errors(edit):
             prompt = encode_statement(self.model, edit, method=self.name)
+            prompt = whole_statement(prompt) if self._editor.whole else prompt
             gradient, loss = gradient_factors(self.model, prompt, list(network.shapes))
         factors = network.factors(gradient)
         patch = WeightPatch(factors=factors).scaled(self.config.strength)
@@ -115,7 +123,7 @@ class Mend(EditingMethod):
         return WeightPatch(factors=patch.factors, provenance={**self.provenance(), "edits": records})
 
     def record(self, edit: Edit, loss: float, patch: WeightPatch) -> dict[str, Any]:
-        """The record of one edit for a patch: -log p of its target before the edit, and the norms of the changes."""
+        """The record of one edit for a patch: the loss before the edit, and the norms of the changes."""
         return {
             "edit": edit.model_dump(mode="json", exclude_defaults=True),
             "method": self.name,
@@ -124,17 +132,26 @@ class Mend(EditingMethod):
         }
 
     @cached_property
-    def _editor(self) -> tuple[MendNetwork, dict[str, Any]]:
-        """The network, and its description for the provenance."""
+    def _editor(self) -> _Editor:
         folder = _folder(self.config)
         if folder is None:
             shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
             network = MendNetwork(shapes, rank=1, edit_lr=self.config.edit_lr)
-            return network.to(self.model.device).requires_grad_(False), {"digest": _UNTRAINED}
+            return _Editor(network.to(self.model.device).requires_grad_(False), {"digest": _UNTRAINED})
         editor = load_editor(folder, self.model)
         manifest = editor.manifest
         said = manifest.model_dump(mode="json", include={"edits", "examples", "steps"})
-        return editor.network, {"digest": editor.digest, **said}
+        whole = manifest.training.gradient_of == "text"
+        return _Editor(editor.network, {"digest": editor.digest, **said}, whole=whole)
+
+
+@dataclass(frozen=True, eq=False)
+class _Editor:
+    """The network, its description for the provenance, and whether the gradient is that of the whole statement."""
+
+    network: MendNetwork
+    said: dict[str, Any]
+    whole: bool = False
 
 
 def _folder(config: MendConfig) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -24,26 +24,37 @@ class MendTraining(MethodConfig):
     """Settings of the training. The preset ``paper`` has the published ones, which need hours on an accelerator.
 
     Its learning rate is about 100 times the published 1e-6, because V is so much smaller here (`LowRankLayer`).
+    The preset ``propmend`` learns from questions about what follows from an edit (PropMEND, arXiv 2506.08920).
     """
 
-    blocks: PositiveInt = Field(3, description="the MLPs' matrices of so many last blocks are edited")
-    weights: tuple[str, ...] = Field((), description="names of the weights to edit instead")
-    rank: PositiveInt = Field(256, description="of the network's matrices; published: 1920")
-    steps: PositiveInt = Field(300, description="of Adam at most")
-    batch: PositiveInt = Field(8, description="edits a step, each made alone")
-    learning_rate: float = Field(3e-4, gt=0, description="of the network")
-    rate_learning_rate: float = Field(0.03, gt=0, description="of the logarithms of the weights' rates")
-    edit_lr: float = Field(3e-4, gt=0, description="every weight's rate at the start")
+    blocks: PositiveInt = Field(3, description="number of last blocks whose MLPs are edited")
+    weights: tuple[str, ...] = Field(
+        (), description="names of the weights to edit, instead of those of the last blocks"
+    )
+    rank: PositiveInt = Field(256, description="rank of the network's matrices; published: 1920")
+    steps: PositiveInt = Field(300, description="maximum number of steps of Adam")
+    batch: PositiveInt = Field(8, description="edits in a step; each is made alone")
+    learning_rate: float = Field(3e-4, gt=0, description="learning rate of the network")
+    rate_learning_rate: float = Field(0.03, gt=0, description="learning rate of the logarithm of each weight's edit_lr")
+    edit_lr: float = Field(3e-4, gt=0, description="initial learning rate of every edited weight")
     edit_weight: float = Field(0.1, ge=0, description="c_edit: weight of -log p(new target) after the edit")
-    locality_weight: float = Field(1.0, ge=0, description="c_loc: weight of KL(unedited || edited) elsewhere")
-    clip: float = Field(100.0, gt=0, description="the gradient's norm is at most this")
-    normalise_on: int = Field(128, ge=2, description="edits from which mean and deviation of the factors are taken")
-    validation: PositiveInt = Field(32, description="edits held out, on which the best network is chosen")
+    locality_weight: float = Field(1.0, ge=0, description="c_loc: weight of KL(unedited || edited) on other prompts")
+    clip: float = Field(100.0, gt=0, description="maximum norm of the gradient")
+    normalise_on: int = Field(
+        128, ge=2, description="number of edits from which mean and deviation of the factors are measured"
+    )
+    validation: PositiveInt = Field(
+        32, description="number of held-out edits for validation, which chooses the best network"
+    )
     validate_every: PositiveInt = Field(25, description="steps between two validations")
-    patience: PositiveInt = Field(6, description="validations without a better one before training ends")
-    texts: PositiveInt = Field(32, description="texts by the model itself, for edits without neighbours")
-    text_tokens: int = Field(12, ge=2, description="length of these")
-    seed: Seed = Field(0, description="of the network, the order of edits, and the texts")
+    patience: PositiveInt = Field(6, description="training stops after this many validations without a better one")
+    gradient_of: Literal["target", "text"] = Field(
+        "target", description="MEND's gradient is that of -log p of the target; or of the whole statement's tokens"
+    )
+    questions: int = Field(0, ge=0, description="questions per edit and step about what follows from the edit")
+    texts: PositiveInt = Field(32, description="texts sampled from the model, for edits without neighbours")
+    text_tokens: int = Field(12, ge=2, description="length of these texts, in tokens")
+    seed: Seed = Field(0, description="random seed of the network, the order of the edits, and the texts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
@@ -56,6 +67,7 @@ class MendTraining(MethodConfig):
             "validate_every": 5000,
             "patience": 6,
         },
+        "propmend": {"gradient_of": "text", "questions": 3},
     }
 
 

@@ -2,9 +2,10 @@
 
     L = c_edit L_e + c_loc L_loc
 
-L_e is -log p of the new target after the edit, in its own prompt and in paraphrases. L_loc is KL(unedited || edited) on
-unrelated prompts. `losses_after` computes both. A run that was killed continues from a checkpoint to the same result,
-bit for bit (`kg_edit.methods.trained`). `kg_edit.methods.mend.method` makes edits with the network.
+L_e is -log p of the new target after the edit, in its own prompt and in paraphrases; with ``questions`` also of the
+answers to questions about what follows from the edit (PropMEND). L_loc is KL(unedited || edited) on unrelated prompts.
+`losses_after` computes both. A run that was killed continues from a checkpoint to the same result, bit for bit
+(`kg_edit.methods.trained`). `kg_edit.methods.mend.method` makes edits with the network.
 """
 
 from __future__ import annotations
@@ -146,8 +147,8 @@ class _Run(TrainingRun[Validation]):
 class Losses:
     """The losses after the edits.
 
-    ``edit`` is -log p of the new target, in the edit's own prompt and in paraphrases; ``locality`` is the KL; ``total``
-    is their weighted sum.
+    ``edit`` is -log p of the new target, in the edit's own prompt and in paraphrases, and of the questions' answers;
+    ``locality`` is the KL; ``total`` is their weighted sum.
     """
 
     edit: Tensor
@@ -181,18 +182,24 @@ def losses_after(
     changes = network.changes(edit_factors(passes, nll(passes, own), rows=len(own)))
     logits = passes.logits([*own, *elsewhere], changes, torch.tensor([*own, *own]))
     asked = len(logits) - len(clean)
-    edit, (_, shares) = nll(passes, own, logits[:asked]), passes.targets(elsewhere)
+    _, shares = passes.targets(elsewhere)
     divergence = (clean.exp() * (clean - logits[asked:].log_softmax(-1))).sum(-1)
     locality = (divergence * shares).sum()
-    if rows.equivalents:
-        others = len(rows.equivalents)
-        edit = (len(own) * edit + others * _nll_elsewhere(model, rows, changes)) / (len(own) + others)
+    edit = _edit_loss(nll(passes, own, logits[:asked]), model, rows, changes)
     return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
 
 
+def _edit_loss(own: Tensor, model: LanguageModel, rows: Rows, changes: Changes) -> Tensor:
+    """L_e: the mean -log p over the edits' own rows, if they are learned, and the further prompts."""
+    others, count = len(rows.further), len(rows.edits) if rows.learned else 0
+    if not others:
+        return own
+    return (count * own + others * _nll_elsewhere(model, rows, changes)) / (count + others)
+
+
 def _nll_elsewhere(model: LanguageModel, rows: Rows, changes: Changes) -> Tensor:
-    """The mean -log p for the equivalent prompts; they run in a separate pass, because they are longer."""
-    owners, prompts = zip(*rows.equivalents, strict=True)
+    """The mean -log p for the further prompts; they run in a separate pass, because they are longer."""
+    owners, prompts = zip(*rows.further, strict=True)
     with torch.no_grad():
         passes = EditedPasses(model, prompts, list(changes))
     places = range(len(prompts))

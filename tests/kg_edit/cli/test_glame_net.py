@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit.edits.files import read_edits
 from kg_edit.methods.glame_net.store import read_manifest
 from kg_edit.methods.trained.files import NETWORK
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
@@ -56,3 +57,20 @@ def test_options_that_can_not_work(kg_edit: Run, place: Path) -> None:
         said = kg_edit("glame-net", "train", "--out", "net", *options)
         assert said.code == 2 and message in said.err
         assert not (place / "net").exists()
+
+
+def test_edits_are_drawn_into_a_file(kg_edit: Run, place: Path) -> None:
+    graph_file(place)
+    options = ("data", "edits", "--graph", "toy.nt", "--relations", "P17", "--n", "20")
+    done = kg_edit(*options, "--questions", "--out", "drawn.jsonl")
+    assert done.code == 0, done.err
+    edits = read_edits(place / "drawn.jsonl").edits
+    asked = {
+        (edit.target_new, q.question.partition(" of the ")[0], q.answer) for edit in edits for q in edit.portability
+    }
+    assert ("Japan", "What is the capital", "Tokyo") in asked
+    assert f"{len(edits)} edits, {sum(len(edit.portability) for edit in edits)} questions" in done.out
+    assert kg_edit(*options, "--out", "plain.jsonl").code == 0
+    assert not any(edit.portability for edit in read_edits(place / "plain.jsonl").edits)
+    refused = kg_edit(*options, "--out", "drawn.json")
+    assert refused.code == 2 and "ends in .jsonl" in refused.err

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, Question
 from kg_edit.methods.mend.store import MendTraining
 from kg_edit.models.language_model import LanguageModel
 
@@ -47,3 +47,18 @@ def hooks_of(model: LanguageModel) -> int:
     """How many forward hooks there are."""
     modules: list[nn.Module] = list(model.model.modules())
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+
+
+def with_questions() -> tuple[Edit, ...]:
+    """The same edits, each with two questions about what follows."""
+    return tuple(
+        edit.model_copy(
+            update={
+                "portability": (
+                    Question(question=f"The capital of {edit.subject} is?", answer=edit.target_new),
+                    Question(question=f"The river of {edit.subject} is?", answer="Thames"),
+                )
+            }
+        )
+        for edit in edits()
+    )
