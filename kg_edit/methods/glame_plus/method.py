@@ -99,7 +99,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
             return edited
         late = self.answers.layer_in(blocks)
         if late <= edited[0]:
-            raise ConfigError(f"answers are written in layer {late}, which is not above {edited[0]}, the edited one")
+            raise ConfigError(f"answers.layer={late} is not above the edited layer {edited[0]}; give a later block")
         return (*edited, late)
 
     def workload(self, *, edits: int) -> Workload:
@@ -114,7 +114,7 @@ class GlamePlus(GraphReader, Rome):
 
     name = "glame-plus"
     paper = "this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
-    about = "GLAME beyond the paper: what the graph and the model itself say of o* is written where it is answered"
+    about = "GLAME beyond the paper: facts about o* from the graph and the model are written into a late layer"
     config_class = GlamePlusConfig
     config: GlamePlusConfig
 
@@ -130,11 +130,12 @@ class GlamePlus(GraphReader, Rome):
             self._ripples[edit] = RippleTargets(edit=edit, objects=ranked, config=self.config)
         return self._ripples[edit]
 
-    @cached_property
-    def _late(self) -> int:
-        """The block where answers are written, after a check that the architecture allows it."""
-        refuse_norm_after_mlp(self.model, self.layers[-1])
-        return self.layers[-1]
+    def prepare(self) -> None:
+        """Check that the architecture allows writing in a late block, then sample contexts and find covariances."""
+        if self.config.answers is not None:
+            with untouched(self.model):
+                refuse_norm_after_mlp(self.model, self.layers[-1])
+        super().prepare()
 
     @cached_property
     def _known(self) -> KnownQuestions:
@@ -161,9 +162,10 @@ class GlamePlus(GraphReader, Rome):
     def _answered(self, edit: Edit, patch: WeightPatch) -> Patch:
         """``patch``, extended by the update of the late block with the answers that follow from its edit."""
         assert self.config.answers is not None  # noqa: S101 - as edit_each asked
-        found, late = self.ripples(edit), self._late
-        facts = [*found.stated, *self._taught.get(edit, ()), *found.own[:1]]
+        late = self.layers[-1]
         with untouched(self.model):
+            found = self.ripples(edit)
+            facts = [*found.stated, *self._taught.get(edit, ()), *found.own[:1]]
             written = write_answers(
                 self.model,
                 facts,

@@ -48,10 +48,12 @@ _ABSENT = {  # mishaps whose new object the toy graph does not have
 }
 _OWN = {
     ("kn", "a subject at the end"): Refusal(
-        PromptError, "'now' and 'later' begin with the same token, which KN can't tell apart", "in the edit '1': "
+        PromptError, "'now' and 'later' begin with the same token, expected different ones", "in the edit '1': "
     ),
     ("kn", "no old target"): Refusal(
-        PromptError, "the edit names none; give target_true", "in the edit '1': 'In France, the capital is' -> 'Rome'"
+        PromptError,
+        "the edit has no old answer; give target_true",
+        "in the edit '1': 'In France, the capital is' -> 'Rome'",
     ),
 }
 _FIRST = "in the edit '1': 'LeBron James plays for' -> 'Los Angeles Lakers'"
@@ -61,11 +63,11 @@ _EMPTY = {
     "not even the edit's edge": Refusal(GraphError, "one node needs role='subject', found 0: []", _FIRST),
 }
 _NO_COUNT = Refusal(
-    ConfigError, "popularity is counted in a networkx graph or a WikidataCache, not in a Nothing; give such", _FIRST
+    ConfigError, "can't count popularity in a Nothing; give a networkx graph, a WikidataCache, or", _FIRST
 )
 _NO_NUMBER = {
-    "grace": Refusal(ModelError, "the loss of the value is not finite; edit with a lower learning_rate", _FIRST),
-    "kn": Refusal(PatchError, "no neuron speaks for 'Miami Heat' after 'LeBron James plays for'", _FIRST),
+    "grace": Refusal(ModelError, "the loss of the value is not finite; give a lower learning_rate", _FIRST),
+    "kn": Refusal(PatchError, "no neuron for the old answer 'Miami Heat' after 'LeBron James plays for'", _FIRST),
     "ke": Refusal(ModelError, "the gradient of 'LeBron James plays for Los Angeles Lakers' is not finite", _FIRST),
     "mend": Refusal(ModelError, "the gradient of 'LeBron James plays for Los Angeles Lakers' is not finite", _FIRST),
 }
@@ -100,7 +102,8 @@ def refusal_of_no_number(name: str) -> Refusal | None:
 
 def refusal_of_family(name: str, family: str) -> Refusal | None:
     """What the method ``name`` raises for a model of ``family``; None if it edits such models."""
-    if family not in POST_NORM or not issubclass(find_method(name).config_class, SpreadConfig):
+    spread = name == "glame-plus" or issubclass(find_method(name).config_class, SpreadConfig)
+    if family not in POST_NORM or not spread:
         return None
     return Refusal(UnsupportedModelError, f"tiny-{family} (")
 
