@@ -46,7 +46,9 @@ def _read(path: Path) -> frozenset[str]:
     try:
         return _first_column(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise DenyListError(f"{path} cannot be read ({error}); give a UTF-8 TSV file: id, label.") from error
+        raise DenyListError(
+            f"{path} cannot be read ({error}); expected a UTF-8 TSV file with the columns id and label."
+        ) from error
 
 
 def _first_column(table: str) -> frozenset[str]:

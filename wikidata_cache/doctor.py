@@ -82,13 +82,13 @@ def _store(graph: SourceSpec) -> Generator[Finding, None, bool]:
 
 
 def _read(plain: Path) -> str:
-    return f"all {count_triples(plain):,} triples can be read (`load` would have kept hashes to compare them with)"
+    return f"all {count_triples(plain):,} triples can be read (not checked: only stores made by `load` have hashes)"
 
 
 def _compared(store: Path) -> str:
     files = read_manifest(store, every=True).files
     size = sum(file.bytes for file in files.values())
-    return f"whole: the sha256 of all {len(files)} files ({size / 1e6:,.1f} MB) are those of the day it was loaded"
+    return f"intact: all {len(files)} files ({size / 1e6:,.1f} MB) have the sha256 that `load` recorded"
 
 
 def _sqlite() -> str:
@@ -103,10 +103,9 @@ def _sqlite() -> str:
 def _answers(cache: WikidataCache) -> str:
     graph = cache.neighbourhood(_KNOWN, per_node=10)
     if not graph.number_of_edges():
-        raise WikidataCacheError(f"it opens, but states nothing about {_KNOWN} (Philadelphia)")
-    return (
-        f"answers: {graph.nodes[_KNOWN]['label']} ({_KNOWN}) has statements, content {graph.graph['content_hash'][:12]}"
-    )
+        raise WikidataCacheError(f"the graph opens, but has no statement about {_KNOWN} (Philadelphia)")
+    label, digest = graph.nodes[_KNOWN]["label"], graph.graph["content_hash"][:12]
+    return f"answers: {label} ({_KNOWN}) has statements, content hash {digest}"
 
 
 def _cache(path: Path) -> Iterator[Finding]:
@@ -119,22 +118,22 @@ def _cache(path: Path) -> Iterator[Finding]:
         until, since = (float(str(state.get(name, 0))) for name in ("not_before", "held_at"))
         held = after_clock_jump(RateLimitState(not_before=until, held_at=since), time.time())
         wait = held.not_before - time.time()
-        said = f"asked us to wait {wait:.0f} s more: {state.get('reason')}" if wait > 0 else "may be asked"
+        said = f"asks to wait {wait:.0f} s more: {state.get('reason')}" if wait > 0 else "no wait needed"
         yield Finding(f"host {host}", said)
 
 
 def _counted(inventory: Inventory | None) -> str:
     if inventory is None:
-        return "none yet; the first fetch makes it"
+        return "does not exist yet; the first fetch creates it"
     kinds = ", ".join(f"{count} {kind} ({graph})" for (graph, kind), count in inventory.facts.items())
     span = f"; answers from {inventory.span[0]} to {inventory.span[1]}" if inventory.span else ""
-    return f"whole: {kinds or 'no facts'}; {inventory.requests} requests{span}"
+    return f"intact: {kinds or 'no facts'}; {inventory.requests} requests{span}"
 
 
 def _surroundings() -> Iterator[Finding]:
     yield Finding("network", "forbidden by KG_OFFLINE" if offline_forced() else "allowed (KG_OFFLINE is not set)")
     contact = os.environ.get("KG_EDIT_CONTACT", "")
-    yield Finding("contact", contact or "none set; Wikimedia endpoints need --contact or KG_EDIT_CONTACT")
+    yield Finding("contact", contact or "not set; Wikimedia endpoints need --contact or KG_EDIT_CONTACT")
     for module, use in _EXTRAS.items():
         there = find_spec(module) is not None
         yield Finding(

@@ -62,9 +62,9 @@ def read_edits(place: str | Path) -> list[EditRow]:
     path, wanted = _split(str(place))
     rows = list(enumerate(json_rows(path), 1))
     if wanted is not None and not 1 <= wanted <= len(rows):
-        raise EditRowError(path, f"there is no such row; the file has {len(rows)}, counted from 1", row=wanted)
+        raise EditRowError(path, f"there is no such row; the file has {len(rows)} rows, counted from 1", row=wanted)
     if not rows:
-        raise EditRowError(path, f"holds no rows; expected one edit a row, such as {_EXAMPLE}")
+        raise EditRowError(path, f"has no rows; expected one edit per row, such as {_EXAMPLE}")
     return [_edit(path, number, row) for number, row in rows if wanted in (None, number)]
 
 

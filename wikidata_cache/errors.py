@@ -66,7 +66,7 @@ class EntityNotInGraphError(WikidataCacheError, LookupError):
     def __init__(self, entity: str, label: str, source: str) -> None:
         super().__init__(
             f"{entity} ({label}) is not in the graph {source}: no statement, no mention, no label. "
-            f"Give a graph that holds it ({_OTHER_GRAPH}), get it with `wikidata-cache fetch`, or correct the id of "
+            f"Give a graph that contains it ({_OTHER_GRAPH}), get it with `wikidata-cache fetch`, or correct the id of "
             f"the edit's target."
         )
         self.entity = entity
@@ -77,9 +77,9 @@ class UnknownLabelError(WikidataCacheError, LookupError):
 
     def __init__(self, label: str, source: str) -> None:
         super().__init__(
-            f"No entity is labelled {label!r} in the graph {source} (exact match, Wikimedia's own pages aside). "
-            f"Write the entity's id in the row (target_new_id), give a graph that holds it ({_OTHER_GRAPH}), or get it "
-            f"with `wikidata-cache fetch`."
+            f"No entity is labelled {label!r} in the graph {source} (exact match; Wikimedia's own pages do not count). "
+            f"Write the entity's id in the row (target_new_id), give a graph that contains it ({_OTHER_GRAPH}), or "
+            f"get it with `wikidata-cache fetch`."
         )
         self.label = label
 
@@ -129,7 +129,7 @@ class WrongAnswerError(WikidataCacheError):
     """An answer does not fit its query: it is about other ids, or has values that this query cannot return."""
 
     def __init__(self, source: str, problem: str) -> None:
-        super().__init__(f"{source}: {problem}. Check what stands between you and the source, or use another one.")
+        super().__init__(f"{source}: {problem}. Check the proxies between you and the source, or use another one.")
         self.problem = problem
 
 
@@ -191,7 +191,7 @@ class UnfitFactError(CacheFileError):
 
     def __init__(self, path: Path, url: str, problem: str) -> None:
         suggestion = "Check the endpoint, and this machine's clock."
-        super().__init__(path, f"nothing was kept of an answer of {url}: {problem}", suggestion)
+        super().__init__(path, f"an answer of {url} was not saved: {problem}", suggestion)
 
 
 class CacheMissError(WikidataCacheError, LookupError):
@@ -201,8 +201,8 @@ class CacheMissError(WikidataCacheError, LookupError):
         shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
         places = ", ".join(str(path) if path.exists() else f"{path} (no such file)" for path in searched)
         super().__init__(
-            f"Not in the cache, kind {kind}, {len(ids)} missing: {shown}. Searched offline: {places}. "
-            f"Fetch with `{command}`, or do what you just did without offline mode."
+            f"Not in the cache: the facts of the kind {kind!r} for {shown}. Searched offline: {places}. "
+            f"Fetch them with `{command}`, or run the same again without offline mode."
         )
         self.kind = kind
         self.ids = tuple(ids)

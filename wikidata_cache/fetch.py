@@ -65,7 +65,7 @@ def fetch_edits(
     """
     good, skipped = _by_ends(cache, edits, path)
     if skipped and not (keep_going and good):
-        more = f" ({len(skipped) - 1} more rows like it; --keep-going skips them)" if len(skipped) > 1 else ""
+        more = f" ({len(skipped)} rows have such errors; --keep-going skips them)" if len(skipped) > 1 else ""
         raise EditRowError(path, f"{skipped[0].problem}{more}", row=skipped[0].row)
     for fault in skipped:
         logger.warning("skipped: %s", fault)

@@ -21,7 +21,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 _USUAL_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _LARGEST = 500_000_000  # bytes; the whole file is read at once
 _MOST_VALUES = 20_000_000  # JSON values in one text
-_QUOTES = "close the quotes around a cell, and double those inside it"
+_QUOTES = "close the quotes around each cell, and write a quote inside a cell twice"
 
 HeaderCheck = Callable[[Sequence[str]], str | None]
 
@@ -54,7 +54,7 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
         EditRowError: the file as a whole cannot be read; the message names the line where it is known.
     """
     if path.is_dir():
-        raise EditRowError(path, f"is a folder; expected {expected}, give the path of one in it")
+        raise EditRowError(path, f"is a folder; expected {expected}; give the path of a file in this folder")
     if (suffix := path.suffix.lower()) not in SUFFIXES:
         raise EditRowError(path, f"ends in {suffix!r}; expected {expected} in {', '.join(SUFFIXES)}")
     try:
@@ -82,7 +82,7 @@ def _decoded(path: Path) -> str:
             raise EditRowError(path, f"has {size / 1e6:,.0f} MB; at most {_LARGEST / 1e6:g} MB are read, so split it")
         return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
-        raise EditRowError(path, f"no such file; check the path, seen from {Path.cwd()}") from None
+        raise EditRowError(path, f"no such file; check the path (the current folder is {Path.cwd()})") from None
     except OSError as error:
         raise EditRowError(path, f"cannot be read: {error.strerror}") from error
 
@@ -134,7 +134,7 @@ def _json_list(path: Path, text: str) -> list[RawRow]:
     try:
         found = _parsed(text)
     except json.JSONDecodeError as error:
-        expected = "one list of objects; a file with an object a line is named .jsonl"
+        expected = "one list of objects; for one object per line, name the file .jsonl"
         problem = f"not JSON: {error.msg}; expected {expected}"
         raise EditRowError(path, problem, place=f"line {error.lineno}, column {error.colno}") from None
     rows = found if isinstance(found, list) else [found]
@@ -157,7 +157,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object] | RowFault:
         if fault := next(_faults(name, value), None):
             return fault
         if name in found:
-            return RowFault(name, "stands there twice; keep one")
+            return RowFault(name, "occurs twice; keep one")
         found[name] = value
     return found
 
@@ -210,5 +210,5 @@ def _cells(text: str, separator: str) -> Iterator[tuple[int, list[str] | RowFaul
 def _table_row(header: Sequence[str], cells: Sequence[str]) -> dict[str, str] | RowFault:
     if len(cells) != len(header):
         found = f"found {len(cells)} cells; expected {len(header)}, one for each column"
-        return RowFault("", f"{found}; put a cell that holds the separator in double quotes")
+        return RowFault("", f"{found}; put a cell that contains the separator in double quotes")
     return {name: cell for name, cell in zip(header, cells, strict=True) if cell}

@@ -65,7 +65,7 @@ def open_source(
     others = [part for part in parts if part not in urls]
     stores = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part))]
     if (urls or stores) and len(others) + bool(urls) > 1:
-        raise SourceStringError(f"{(stores or urls)[0]} cannot be joined with other sources; give it alone.")
+        raise SourceStringError(f"{(stores or urls)[0]} cannot be combined with other sources; give it alone.")
     if stores:
         return OxigraphSource.from_store(Path(stores[0].removeprefix("oxigraph:")))
     if others:
@@ -126,10 +126,10 @@ def _files(part: str) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if is_graph_file(file))
         if not files:
-            raise SourceStringError(f"{path} holds no graph file; expected names ending in {', '.join(SUFFIXES)}.")
+            raise SourceStringError(f"{path} contains no graph file; expected names ending in {', '.join(SUFFIXES)}.")
         return files
     if not path.exists() and not is_graph_file(path):
-        raise SourceStringError(f"{part!r} is no source; expected {_FORMS}.")
+        raise SourceStringError(f"{part!r} is not a source; expected {_FORMS}.")
     if not path.exists():
         raise GraphFileError(path, "does not exist; check the path")
     return [path]

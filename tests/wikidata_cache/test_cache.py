@@ -126,7 +126,9 @@ def test_a_new_object_of_which_everything_is_unlabelled(tmp_path: Path, caplog: 
         assert triples(cache.subgraphs(edits)[0]) == {("Q1", "P2", "Q2")}
     [record] = caplog.records
     assert (record.name, record.levelno) == ("wikidata_cache.subgraphs.build", logging.WARNING)
-    assert "Q2 (Two): everything that the graph g.tsv states about it was dropped for want of labels" in caplog.text
+    assert (
+        "Q2 (Two): all statements about it in the graph g.tsv were left out, because labels are missing" in caplog.text
+    )
 
 
 def test_old_object_as_root(toy: WikidataCache) -> None:
@@ -176,7 +178,7 @@ def test_a_label_names_things_of_the_world_the_likeliest_first(tmp_path: Path) -
     with pytest.raises(AmbiguousLabelError, match=r'names 3 entities: Q14.*target_new_id: "Q14"') as caught:
         cache.subgraph(Edit("s", "Twin"))
     assert caught.value.candidates == ("Q14", "Q15", "Q13")
-    with pytest.raises(UnknownLabelError, match="Wikimedia's own pages aside"):
+    with pytest.raises(UnknownLabelError, match="Wikimedia's own pages do not count"):
         cache.subgraph(Edit("s", "Page"))
     assert WikidataCache(path, internal_classes=()).subgraph(Edit("s", "Page")).graph["target_new_resolved"] == "Q17"
 

@@ -22,7 +22,7 @@ def test_all_is_well_without_and_with_a_cache(cache_path: str, server: Server) -
     assert broken(cache_path) == []
     WikidataCache(server.url, cache=cache_path).subgraph(SPIKE)
     found = {finding.what: finding.found for finding in examine(server.url, cache=Path(cache_path))}
-    assert "whole: " in found[f"cache {cache_path}"] and " out (wikidata)" in found[f"cache {cache_path}"]
+    assert "intact: " in found[f"cache {cache_path}"] and " out (wikidata)" in found[f"cache {cache_path}"]
     assert "Philadelphia" in found[f"source {server.url}"]
     output = CliRunner().invoke(cli.app, ["doctor", "--cache", str(cache_path)])
     assert output.exit_code == 0, output.output

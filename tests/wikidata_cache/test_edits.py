@@ -101,7 +101,7 @@ def test_files_that_other_tools_read_too() -> None:
         ("a.csv", "subject,target_new\nA,B,C\n", "row 1: found 3 cells; expected 2"),
         ("a.csv", 'subject,target_new\nA,"B\n', "row 1: not a row of a table"),
         ("a.txt", "A B", r"ends in '\.txt'; expected a file of edits in \.jsonl"),
-        ("a.jsonl", "\n", "holds no rows"),
+        ("a.jsonl", "\n", "has no rows"),
     ],
 )
 def test_errors_name_file_row_and_field(name: str, text: str, said: str, tmp_path: Path) -> None:

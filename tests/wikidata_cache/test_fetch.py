@@ -199,7 +199,7 @@ def failing(arguments: list[str]) -> str:
 def test_errors_say_what_to_do(edits: Path, tmp_path: Path) -> None:
     cache = str(tmp_path / "c.sqlite")
     said = failing(["fetch", str(edits), "--cache", cache])
-    assert "query.wikidata.org asks every client" in said and "KG_EDIT_CONTACT" in said
+    assert "Requests to query.wikidata.org must name a contact" in said and "KG_EDIT_CONTACT" in said
     said = failing(["fetch", str(edits), "--cache", cache, "--offline"])
     assert f"`wikidata-cache fetch {edits} --endpoint https://query" in said and "c.sqlite (no such file)" in said
     said = failing(["fetch", str(edits), "--cache", cache, "--offline", "--mode", "refresh"])
@@ -220,7 +220,7 @@ def test_edits_that_the_graph_does_not_know(edits: Path, server: Server, tmp_pat
     arguments = ["fetch", str(edits), *OPTIONS, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
     said = failing(arguments)
     assert "edits.jsonl, row 1: No entity is labelled 'No Such Thing at All'" in said
-    assert "1 more rows like it; --keep-going" in said
+    assert "2 rows have such errors; --keep-going" in said
     done = CliRunner().invoke(cli.app, [*arguments, "--keep-going"])
     assert done.exit_code == 0 and digest(done.output) == known
     assert re.search(r"skipped\s+│\s+2\b", done.output)

@@ -79,14 +79,14 @@ def test_a_pack_with_other_tables_is_refused(pack: Path, statements: list[str]) 
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        (zlib.compress(bytes(60 * MB)), "more than 50 MB"),
+        (zlib.compress(bytes(60 * MB)), "larger than the limit of 50 MB"),
         (zlib.compress(b'["a","en"]')[:-3], "cut off"),
         (b"no zlib", "cannot be read"),
         ("[" * 100_000, "nested too deeply"),
         ("[" + "[]," * 4 * MB + "[]]", "values; at most"),
         ("{", "cannot be read"),
-        ('"None"', "not the shape"),
-        ('[["evil"],"en"]', "not the shape"),
+        ('"None"', "not have the shape"),
+        ('[["evil"],"en"]', "not have the shape"),
     ],
     ids=["bomb", "cut off", "no zlib", "deep", "wide", "no json", "text", "list"],
 )

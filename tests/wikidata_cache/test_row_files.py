@@ -37,7 +37,7 @@ def test_a_bad_row_is_a_fault_and_the_others_are_read(tmp_path: Path) -> None:
 
 def test_a_name_that_stands_twice_is_a_fault_however_deep(tmp_path: Path) -> None:
     (row,) = rows(tmp_path, "a.jsonl", '{"a": [{"b": 1}, {"b": {"c": 1, "c": 2}}]}')
-    assert row.value == RowFault("a[1].b.c", "stands there twice; keep one")
+    assert row.value == RowFault("a[1].b.c", "occurs twice; keep one")
 
 
 def test_the_columns_of_a_table_can_be_refused(tmp_path: Path) -> None:

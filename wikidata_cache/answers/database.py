@@ -36,13 +36,16 @@ _DAMAGED = "Restore it from an exported snapshot (`wikidata-cache import`), or d
 
 # {first part of SQLite's error name: (problem, suggestion)}
 _MEANINGS = {
-    "SQLITE_FULL": ("no space left to write", f"What was kept is safe. Free some space, or {ELSEWHERE}."),
+    "SQLITE_FULL": ("no space left to write", f"The saved answers are safe. Free some space, or {ELSEWHERE}."),
     "SQLITE_READONLY": ("cannot be written", f"Make the file and its folder writable, or {ELSEWHERE}."),
-    "SQLITE_CANTOPEN": ("cannot be opened", f"Check that its folder is there and writable, or {ELSEWHERE}."),
+    "SQLITE_CANTOPEN": ("cannot be opened", f"Check that its folder exists and is writable, or {ELSEWHERE}."),
     "SQLITE_PERM": ("cannot be opened", f"Check its permissions, or {ELSEWHERE}."),
-    "SQLITE_NOTADB": ("is no cache file", f"Check the path, or {ELSEWHERE}."),
+    "SQLITE_NOTADB": ("is not a cache file", f"Check the path, or {ELSEWHERE}."),
     "SQLITE_CORRUPT": ("is damaged", _DAMAGED),
-    "SQLITE_BUSY": ("another program has held it for a minute", f"Close that program, or {ELSEWHERE}."),
+    "SQLITE_BUSY": (
+        "has been locked by another program for more than a minute",
+        f"Close that program, or {ELSEWHERE}.",
+    ),
     "SQLITE_IOERR": ("cannot be read or written", f"Free some space and check the disk, or {ELSEWHERE}."),
 }
 
@@ -149,8 +152,8 @@ class Database:
         except OSError:
             same = False
         if not same:
-            problem = "was deleted or replaced while it was in use, and what was kept since is lost"
-            raise CacheFileError(self.path, problem, "Start again with the same command.")
+            problem = "was deleted or replaced while it was in use; answers saved since then are lost"
+            raise CacheFileError(self.path, problem, "Run the same command again.")
 
     def close(self) -> None:
         """Close the connection; the next use opens the file again."""
@@ -243,10 +246,10 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
         _check_tables(connection, path)
         return False
     if application == APPLICATION:
-        suggestion = f"Use the release that wrote it (export there, import here), or {ELSEWHERE}."
+        suggestion = f"Export it with the release that wrote it, and import the snapshot here, or {ELSEWHERE}."
         raise CacheFileError(path, f"is a cache of format {version}; this release reads format {FORMAT}", suggestion)
     if tables:
-        raise CacheFileError(path, "is an SQLite file, but no cache", f"Check the path, or {ELSEWHERE}.")
+        raise CacheFileError(path, "is an SQLite file, but not a cache", f"Check the path, or {ELSEWHERE}.")
     return True
 
 
@@ -255,7 +258,9 @@ def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
     found = connection.execute("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'").fetchall()
     expected = {" ".join(statement.split()) for statement in _SCHEMA.split(";") if "CREATE TABLE" in statement}
     if {" ".join(str(sql).split()) for (sql,) in found} != expected:
-        suggestion = f"It is damaged, or somebody has changed it. Import a snapshot into a new file, or {ELSEWHERE}."
+        suggestion = (
+            f"It is damaged, or another program has changed it. Import a snapshot into a new file, or {ELSEWHERE}."
+        )
         raise CacheFileError(path, "has other tables than a cache", suggestion)
 
 
@@ -299,7 +304,7 @@ def cache_file_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
         name = getattr(error, "sqlite_errorname", None) or type(error).__name__
         found = (meaning for start, meaning in _MEANINGS.items() if name.startswith(start))
         problem, suggestion = next(
-            found, ("is damaged or no cache file", f"Delete it and fetch again, or {ELSEWHERE}.")
+            found, ("is damaged, or not a cache file", f"Delete it and fetch again, or {ELSEWHERE}.")
         )
         if reading and name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")):
             problem, suggestion = _UNREADABLE
@@ -362,5 +367,5 @@ def _unzipped(stored: bytes) -> bytes:
     unzip = zlib.decompressobj()
     text = unzip.decompress(stored, most)
     if not unzip.eof:
-        raise ValueError(f"it is cut off, or has more than {most / 1e6:g} MB ({LIMIT})")
+        raise ValueError(f"it is cut off, or larger than the limit of {most / 1e6:g} MB, which {LIMIT} sets")
     return text

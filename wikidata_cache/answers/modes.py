@@ -42,9 +42,9 @@ def effective_mode(mode: Mode | None, *, endpoint: bool, as_of: str | None = Non
     if mode is not None and mode not in get_args(Mode):
         raise BadOptionError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}.")
     if as_of is not None and mode not in (None, "offline"):
-        raise BadOptionError(f"as_of={as_of!r} replays the cache, so it goes with mode='offline', not {mode!r}.")
+        raise BadOptionError(f"as_of={as_of!r} reads the cache only, so it needs mode='offline'; found mode={mode!r}.")
     if mode not in (None, "offline") and not endpoint:
-        raise BadOptionError(f"mode={mode!r} asks an endpoint, and none is given. Give a SPARQL URL as the source.")
+        raise BadOptionError(f"mode={mode!r} needs an endpoint, but none is given. Give a SPARQL URL as the source.")
     return "offline" if offline_forced() or as_of or not endpoint else mode or "cache_first"
 
 
@@ -70,7 +70,7 @@ def utc(time: str) -> str:
     try:
         moment = datetime.fromisoformat(time)
     except (ValueError, TypeError):
-        raise BadOptionError(f"{time!r} is no time: expected ISO 8601 such as 2026-11-20T12:00:00+00:00.") from None
+        raise BadOptionError(f"{time!r} is not a time: expected ISO 8601 such as 2026-11-20T12:00:00+00:00.") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 

@@ -90,11 +90,13 @@ def export_snapshot(
         )
         summary = chosen.summary()
         if not summary.facts:
-            raise CacheFileError(store.path, "holds nothing of that to export", "Check the graph's name and the time.")
+            raise CacheFileError(
+                store.path, "contains no facts to export", "Check the graph's name and the time, if given."
+            )
         _write(path, summary.header(), chosen.lines())
     if summary.left_out:
         logger.warning(
-            "%s: left out %d rows that no cache should hold (%s). `wikidata-cache fetch --mode refresh` asks again.",
+            "%s: invalid rows left out: %d (the first: %s). `wikidata-cache fetch --mode refresh` fetches them again.",
             path,
             len(summary.left_out),
             summary.left_out[0],
@@ -254,18 +256,22 @@ def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield header
             yield from _body(path, file, header)
     except (OSError, EOFError, zlib.error) as error:
-        problem = f"cannot be read to its end ({error}). It is cut off, damaged or no .jsonl.gz; get it again"
+        problem = (
+            f"cannot be read to its end ({error}). It is cut off, damaged or not a .jsonl.gz file; get the file again"
+        )
         raise SnapshotError(path, problem) from error
 
 
 def _header(path: Path, file: gzip.GzipFile) -> dict[str, Any]:
     header = _parsed(path, _line(path, file, 1), 1)
     if header.get("format") != FORMAT:
-        raise SnapshotError(path, f"is of the format {header.get('format')!r}; expected {FORMAT!r}", line=1)
+        raise SnapshotError(path, f"has the format {header.get('format')!r}; expected {FORMAT!r}", line=1)
     counts = header.get("counts")
     numbers = [counts.get("facts"), counts.get("queries")] if isinstance(counts, dict) else [None]
     if not all(type(number) is int for number in numbers):
-        raise SnapshotError(path, "its header has no counts", line=1)
+        raise SnapshotError(
+            path, "its header does not give the numbers of facts and queries; get the file again", line=1
+        )
     return header
 
 
@@ -277,22 +283,26 @@ def _body(path: Path, file: gzip.GzipFile, header: dict[str, Any]) -> Iterator[d
         digest.update(line)
         row = _parsed(path, line, number)
         if row.get("type") not in found:
-            raise SnapshotError(path, f"found a row of the type {row.get('type')!r}", line=number)
+            raise SnapshotError(
+                path, f"found a row of the type {row.get('type')!r}; expected 'fact' or 'query'", line=number
+            )
         if objection := row_problem(row):
             raise SnapshotError(path, objection, line=number)
         found[row["type"]] += 1
         if found["fact"] > expected[0] or found["query"] > expected[1]:
-            raise SnapshotError(path, f"has more rows than the {sum(expected)} of its header", line=number)
+            raise SnapshotError(path, f"has more rows than the {sum(expected)} that its header gives", line=number)
         yield row
     if (found["fact"], found["query"]) != expected or digest.hexdigest() != header.get("sha256"):
-        raise SnapshotError(path, "its rows are not those that its header was written for. Get the file again")
+        raise SnapshotError(path, "its rows do not match the counts and the sha256 in its header. Get the file again")
 
 
 def _line(path: Path, file: gzip.GzipFile, number: int) -> bytes:
     longest = largest_answer()
     line = file.readline(longest + 1)
     if len(line) > longest:
-        raise SnapshotError(path, f"has a line of more than {longest / 1e6:g} MB ({LIMIT})", line=number)
+        raise SnapshotError(
+            path, f"has a line of more than {longest / 1e6:g} MB, the limit that {LIMIT} sets", line=number
+        )
     return line
 
 
@@ -300,7 +310,7 @@ def _parsed(path: Path, line: bytes, number: int) -> dict[str, Any]:
     try:
         row = parse(line)
     except ValueError as error:
-        raise SnapshotError(path, f"is no JSON ({error})", line=number) from error
+        raise SnapshotError(path, f"is not JSON ({error})", line=number) from error
     if not isinstance(row, dict):
-        raise SnapshotError(path, "found no object {...}", line=number)
+        raise SnapshotError(path, f"found {type(row).__name__}; expected an object {{...}}", line=number)
     return row

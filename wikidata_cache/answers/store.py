@@ -80,7 +80,9 @@ class AnswerStore:
         """Raise CacheFileError for a value that `keep` would refuse: a read-only file may come from somebody else."""
         problems = (value_problem(kind, entity, value) for entity, value in found.items())
         if problem := next(filter(None, problems), None):
-            raise CacheFileError(self.path, f"holds what no cache should: {problem}", "Leave this pack out.")
+            raise CacheFileError(
+                self.path, f"contains an invalid fact: {problem}", "Do not use this pack (--pack, packs=..., KG_PACKS)."
+            )
 
     def origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
         """Return {id: (URL, time in UTC)} of the answers that `look_up` returns."""
@@ -214,8 +216,8 @@ def open_pack(path: str | Path) -> AnswerStore:
         start = file.read(2)
     if start == _GZIP or path.name.endswith((".jsonl", ".jsonl.gz")):
         target = path.with_name(path.name.removesuffix(".gz").removesuffix(".jsonl") + ".sqlite")
-        suggestion = f"Make a cache file of it: wikidata-cache import {path} --cache {target}"
-        raise CacheFileError(path, "is a snapshot, no cache file", suggestion)
+        suggestion = f"Make a cache file from it: wikidata-cache import {path} --cache {target}"
+        raise CacheFileError(path, "is a snapshot, not a cache file", suggestion)
     store = AnswerStore(path, read_only=True)
     store.database.read("SELECT 1")  # checks the format now instead of in the middle of a run
     return store
@@ -270,7 +272,9 @@ def take_inventory(path: Path) -> Inventory | None:
     try:
         broken = [row[0] for row in database.read("PRAGMA integrity_check") if row[0] != "ok"]
         if broken:
-            raise CacheFileError(path, f"is damaged ({broken[0]})", "Import a snapshot into a new file, or delete it.")
+            raise CacheFileError(
+                path, f"is damaged ({broken[0]})", "Delete the file, or import a snapshot into a new one."
+            )
         counted = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
         first, last = (database.read("SELECT min(fetched_at), max(fetched_at) FROM facts") or [(None, None)])[0]
         return Inventory(

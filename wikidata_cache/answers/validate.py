@@ -38,8 +38,8 @@ def fact_problem(row: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a fact's row (a JSON object with `FACT_FIELDS`), in words; None for a valid row."""
     if set(row) != {"type", *FACT_FIELDS}:
         return f"found the fields {sorted(row)}; expected {', '.join(('type', *FACT_FIELDS))}"
-    if not all(isinstance(row[name], str) for name in FACT_FIELDS if name != "value"):
-        return "a field is no text"
+    if wrong := [name for name in FACT_FIELDS if name != "value" and not isinstance(row[name], str)]:
+        return f"the field {wrong[0]} is not a text"
     return value_problem(row["kind"], row["id"], row["value"]) or origin_problem(row)
 
 
@@ -49,9 +49,9 @@ def log_entry_problem(row: Mapping[str, Any]) -> str | None:
         return f"found the fields {sorted(row)}; expected type, {', '.join(LOG_FIELDS)}"
     for name, expected in LOG_FIELDS.items():
         if not isinstance(row[name], expected) or isinstance(row[name], bool):
-            return f"the field {name} is no {expected.__name__}"
+            return f"the field {name} is of the type {type(row[name]).__name__}; expected {expected.__name__}"
     if not all(isinstance(value, str) for value in row["headers"].values()):
-        return "a header is no text"
+        return "a header is not a text"
     return origin_problem(row)
 
 
@@ -65,9 +65,9 @@ def origin_problem(row: Mapping[str, Any]) -> str | None:
     except BadOptionError as error:
         return str(error).rstrip(".")
     if written != time:
-        return f"the time {time!r} is not written as {written!r}"
+        return f"the time {time!r} must be written as {written!r}"
     if not _EARLIEST <= time <= latest_time():
-        return f"the time {time} cannot be: Wikidata began in 2012, and now it is {now()}"
+        return f"the time {time} is impossible: Wikidata began in 2012, and the time now is {now()}"
     return None
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 _AFTER_INTERRUPT = {
-    "fetch": "; what was fetched is kept, the same command goes on",
-    "load": "; the same command goes on",
+    "fetch": "; what was fetched is kept; run the same command again to continue",
+    "load": "; run the same command again to continue",
     "import": "; the cache is unchanged",
     "export": "; nothing was written",
     "extract": "; nothing was written",
@@ -70,7 +70,7 @@ def extract(
     offline: Offline = False,
     per_node: Annotated[
         list[int] | None,
-        typer.Option(help=f"Statements kept of each item; give it once per hop. Default: {PER_NODE}."),
+        typer.Option(help=f"Statements to keep per item; repeat the option for each hop. Default: {PER_NODE}."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
 ) -> None:
@@ -223,7 +223,7 @@ def import_(
     """
     with AnswerStore(cache_file(cache)) as store:
         done = import_snapshot(store, snapshot, on_conflict=on_conflict)
-        say(f"{store.path}: {done.new} new facts of {done.facts}, {done.queries} requests in the log")
+        say(f"{store.path}: {done.new} of {done.facts} facts are new; {done.queries} requests in its log")
 
 
 _HELP = "Fetch, cache, link and show subgraphs of Wikidata."
@@ -272,5 +272,5 @@ def main() -> None:
         say(f"error: {one_line(str(error))}", err=True)
         raise SystemExit(2) from None
     except Exception:  # exit code 1 means something else to whoever calls `link`, `find` and `doctor`
-        logging.exception("this should not have happened; please report it with the following")
+        logging.exception("internal error; please report it with the traceback below")
         raise SystemExit(_FAULT) from None

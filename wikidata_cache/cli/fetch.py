@@ -40,13 +40,13 @@ def fetch(
     ],
     endpoint: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help=f"SPARQL endpoint; repeatable: the others are fallbacks. Default: {WIKIDATA}"),
+        typer.Option(metavar="URL", help=f"SPARQL endpoint; repeat the option to add fallbacks. Default: {WIKIDATA}"),
     ] = None,
     contact: Contact = None,
     hops: Annotated[
         int, typer.Option(min=1, help="Number of hops: the edit itself is hop 1, the statements of o* are hop 2.")
     ] = 2,
-    per_node: Annotated[int, typer.Option(min=0, help="Statements kept of each item.")] = 20,
+    per_node: Annotated[int, typer.Option(min=0, help="Statements to keep per item.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     policy: Annotated[Policy, typer.Option(help="How statements are sampled.")] = "uniform",
     direction: Annotated[Direction, typer.Option(help="both: expand along incoming statements too.")] = "out",
@@ -66,7 +66,9 @@ def fetch(
     descriptions: Annotated[
         bool, typer.Option("--descriptions", help="Also fetch the items' descriptions, for `show --html` offline.")
     ] = False,
-    keep_going: Annotated[bool, typer.Option("--keep-going", help="Skip edits that the graph does not know.")] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Skip edits that cannot be resolved in the graph.")
+    ] = False,
     kind: Annotated[
         Kind | None, typer.Option(help="Fetch facts of this kind for each id: " + ", ".join(get_args(Kind)) + ".")
     ] = None,
@@ -175,8 +177,9 @@ def check_cached(context: typer.Context, source: Source) -> None:
     given = [option for name, option in _OF_A_CACHE.items() if _is_typed(context, name)]
     if given and not isinstance(source, CachedSource):
         raise BadOptionError(
-            f"{source.name} is a local graph and needs no cache, so leave out {', '.join(given)}. For a smaller graph "
-            f"use `wikidata-cache extract`; to fill a cache from it, `wikidata-cache serve` it and fetch from there."
+            f"{source.name} is a local graph and needs no cache, so leave out {', '.join(given)}. To make a "
+            f"smaller graph, use `wikidata-cache extract`; to fill a cache from it, run `wikidata-cache serve` and "
+            f"fetch from the URL that it prints."
         )
 
 

@@ -72,7 +72,7 @@ def link(
 def _property(linker: Linker, relation: str) -> str:
     if is_property(relation):
         if not linker.knows_property(relation):
-            say(f"warning: {linker.knowledge.name} knows no property {relation}; check the number.", err=True)
+            say(f"warning: {linker.knowledge.name} has no property {relation}; check the id.", err=True)
         return relation
     linked = linker.link(relation, kind="property")
     if linked.status == "exact":
@@ -91,7 +91,7 @@ def _check_files(edits: str, out: Path | None) -> None:
     from wikidata_cache.linking.edit_file import check_out
 
     if out is None:
-        raise BadOptionError(f"{edits} is a file of edits; say where the linked edits go: --out linked.jsonl")
+        raise BadOptionError(f"{edits} is a file of edits; name the file for the linked edits: --out linked.jsonl")
     check_out(edits, out)
     read_edits(edits)
 

@@ -103,5 +103,7 @@ def mode_from_options(mode: Mode | None, *, offline: bool) -> Mode | None:
     if offline and mode not in (None, "offline"):
         raise BadOptionError(f"--offline and --mode {mode} disagree; give one of them.")
     if offline_forced() and mode in ("refresh", "online"):
-        raise BadOptionError(f"--mode {mode} asks an endpoint, and KG_OFFLINE is set; unset it, or leave --mode out.")
+        raise BadOptionError(
+            f"--mode {mode} needs an endpoint, but KG_OFFLINE is set; unset KG_OFFLINE, or leave out --mode."
+        )
     return "offline" if offline or offline_forced() else mode

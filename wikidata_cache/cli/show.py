@@ -34,14 +34,14 @@ _NO_ROW = re.compile(rf"(?P<file>.+(?:{'|'.join(map(re.escape, SUFFIXES))})):(?P
 _REASONS = {  # texts for the reasons in `graph.graph["dropped"]`; several reasons may share one
     "unlabelled_item": "without a label",
     "unlabelled_property": "without a label",
-    "meta_property": "housekeeping",
-    "internal_item": "of Wikimedia's own pages",
+    "meta_property": "with a housekeeping property",
+    "internal_item": "about Wikimedia's own pages",
     "not_sampled": "not sampled (--per-node)",
     "over_max_edges": "beyond --max-edges",
-    "old_edge": "that tell the replaced fact",
-    "edit_edge_again": "that the edit states already",
-    "of_the_subject": "of the subject, which is no root",
-    "answer": "that give an answer away",
+    "old_edge": "that state the replaced fact",
+    "edit_edge_again": "that the edit itself states",
+    "of_the_subject": "about the subject (not a --root)",
+    "answer": "that reveal an answer",
 }
 
 
@@ -55,7 +55,7 @@ def show(
             min=1, help="Number of hops. Default: 1 for an item (its statements), 2 for an edit (those of o*)."
         ),
     ] = None,
-    per_node: Annotated[int, typer.Option(min=0, help="Statements kept of each item.")] = 20,
+    per_node: Annotated[int, typer.Option(min=0, help="Statements to keep per item.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     policy: Annotated[Policy, typer.Option(help="How statements are sampled.")] = "uniform",
     direction: Annotated[Direction, typer.Option(help="both: expand along incoming statements too.")] = "out",
@@ -119,7 +119,7 @@ def _check_files(html: Path | None, draw: Path | None, *, open_it: bool) -> None
 
 def _show_property(opened: WikidataCache, entity: str, *, drawn: bool) -> None:
     if drawn:
-        raise BadOptionError(f"{entity} is a property, of which there is no graph to draw; give an item, such as Q42.")
+        raise BadOptionError(f"{entity} is a property, and only items can be drawn; give an item, such as Q42.")
     say(described_property(opened, entity))
 
 
@@ -157,7 +157,7 @@ def _of_edit(opened: WikidataCache, edit: EditRow, options: SubgraphPlan) -> tup
         direction=options.direction,
         statements=options.statements,
     )
-    return subgraph, f"{edit.subject}: {edit.target_new} instead of {edit.target_true or 'what is known'}"
+    return subgraph, f"{edit.subject}: {edit.target_new} instead of {edit.target_true or 'the current value'}"
 
 
 def _write_views(
@@ -188,7 +188,7 @@ def edit_of(what: str) -> EditRow | None:
         return None
     rows = read_edits(what)
     if len(rows) > 1:
-        raise BadOptionError(f"{what} holds {len(rows)} edits; name one of them, such as {what}:1.")
+        raise BadOptionError(f"{what} has {len(rows)} edits; choose one row, such as {what}:1.")
     return rows[0]
 
 
@@ -231,7 +231,7 @@ def check_known(opened: WikidataCache, entity: str) -> None:
     if not (opened.facts.out([entity])[entity] or opened.labels([entity])):
         raise WikidataCacheError(
             f"{entity} is not in the graph {opened.source.name}: no statement, no label. "
-            f"Check the id, give a graph that holds it (-g URL, or -g wd/ made by `load`), or get it with `fetch`."
+            f"Check the id, give a graph that contains it (-g URL, or -g wd/ made by `load`), or get it with `fetch`."
         )
 
 
@@ -247,9 +247,7 @@ def described_property(opened: WikidataCache, entity: str) -> str:
     except CacheMissError:
         description = ""
     said = f"{label} ({entity})" + (f": {description}" if description else "")
-    return (
-        f"{said}\n{entity} is a property: subgraphs hold statements about items (Q…), so there are none to show here."
-    )
+    return f"{said}\n{entity} is a property: a subgraph only contains statements about items (Q…)."
 
 
 def print_subgraph(graph: Subgraph, title: str) -> None:
@@ -292,7 +290,9 @@ def nothing_said(graph: Subgraph) -> str:
     if graph.number_of_edges():
         return ""
     out = graph.graph.get("direction") != "both"
-    return "The graph states nothing of it." + (" --direction both shows what the graph says with it." if out else "")
+    return "The graph has no statement about this item." + (
+        " --direction both also shows statements with it as value." if out else ""
+    )
 
 
 def _console() -> Console:

@@ -93,7 +93,7 @@ def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
     if len(errors) == 1:
         return last
     waits = [error.retry_after for error in errors if error.retry_after is not None]
-    found = f"all {len(errors)} endpoints gave up: {'; '.join(f'{e.url}: {e.found} ({e.trouble})' for e in errors)}"
+    found = f"all {len(errors)} endpoints failed: {'; '.join(f'{e.url}: {e.found} ({e.trouble})' for e in errors)}"
     return EndpointError(name, last.trouble, found, last.suggestion, retry_after=min(waits, default=None))
 
 

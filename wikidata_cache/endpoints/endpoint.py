@@ -117,11 +117,11 @@ class EndpointSource(SparqlSource):
         rows = self._rows(query, patience, alone=True)[0]
         if foreign := sorted(name for name in {name for row in rows for name in row} if not _stands_in(query, name)):
             raise wrong_answer(
-                self.name, f"the variables {', '.join(foreign[:5])[:200]}, which the query does not have"
+                self.name, f"found the variables {', '.join(foreign[:5])[:200]}, which are not in the query"
             )
         echo, mark = echo_query(query)
         if self._rows(echo, patience, alone=True)[0] != [mark]:
-            raise wrong_answer(self.name, "the answer to another question (a proxy may ignore the query in the URL)")
+            raise wrong_answer(self.name, "found the answer to another query (a proxy may ignore the query in the URL)")
         return rows
 
     def _split(self, template: Template, block: Sequence[str], error: EndpointError) -> None:
@@ -130,7 +130,7 @@ class EndpointSource(SparqlSource):
         if len(block) == 1:
             raise for_single_id(error, template.kind, block[0]) from error
         self._sizes.too_many(template, len(block))
-        logger.info("%s Asking about %d instead of %d at a time.", error, self._sizes.of(template), len(block))
+        logger.info("%s Asking for %d instead of %d ids per request.", error, self._sizes.of(template), len(block))
 
     def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
         query, fetched_at = template.query(block), _utc()

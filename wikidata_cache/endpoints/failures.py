@@ -19,6 +19,7 @@ from wikidata_cache.safe_json import parse
 from wikidata_cache.sources.source import Binding
 
 _FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"
+_BANNED = "You are banned, or your User-Agent was refused: check the contact address, and do not retry."
 _TIMEOUT_SIGNS = ("timeoutexception", "timed out", "timeout", "time-out", "operation has been cancelled")
 _LITERAL = ("literal", "typed-literal")
 _TRUNCATION_SIGNS = ("sr353", "sorted top clause")  # Virtuoso cannot sort more rows than it may return
@@ -34,7 +35,7 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
     if reply.status != 200:
         raise _from_status(reply, url)
     if "x-sql-state" in reply.headers:  # Virtuoso sends this header when it stops early
-        raise timed_out(url, f"stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
+        raise timed_out(url, f"the server stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
     if "json" not in reply.headers.get("content-type", ""):
         raise _foreign(reply, url)
     try:
@@ -75,7 +76,7 @@ def _value(term: Mapping[str, Any]) -> str:
 def _broken_off(reply: Reply, url: str) -> EndpointError:
     if _has(reply.body[-4_000:], _TIMEOUT_SIGNS):
         return timed_out(url, "the answer was cut off by a time limit of the server", status=200)
-    found = f"the answer broke off after {len(reply.body)} bytes"
+    found = f"the answer ended too early, after {len(reply.body)} bytes"
     return EndpointError(url, "cut off", found, f"Try again later, or ask for fewer edits at a time. {ELSEWHERE}")
 
 
@@ -85,9 +86,11 @@ def _foreign(reply: Reply, url: str) -> EndpointError:
     found = f"expected SPARQL JSON, found {kind} with {len(reply.body)} bytes: {start!r}"
     if "html" in kind and _has(reply.body[:4_000], _OVERLOAD_SIGNS):
         return EndpointError(
-            url, "unavailable", found, f"A proxy is in trouble; try again later. {ELSEWHERE}", status=200
+            url, "unavailable", found, f"A proxy reports an error; try again later. {ELSEWHERE}", status=200
         )
-    suggestion = f"It may be a proxy's page, or the wrong URL (often it ends in /sparql or /query). {ELSEWHERE}"
+    suggestion = (
+        f"This may be the page of a proxy, or a wrong URL (the right one often ends in /sparql or /query). {ELSEWHERE}"
+    )
     return EndpointError(url, "bad answer", found, suggestion, status=200)
 
 
@@ -101,22 +104,23 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
     if status in (206, 504) or (status in (400, 429, 500, 503) and _has(text, _TIMEOUT_SIGNS)):
         return timed_out(url, found, status=status)
     if status in (413, 414, 431):
-        return EndpointError(url, "too long", found, f"The query is too long for it. {_FEWER}", status=status)
+        return EndpointError(url, "too long", found, f"The query is too long for this server. {_FEWER}", status=status)
     if status == 429:
         trouble, advice = _throttling(text, wait)
     elif status == 403:
-        trouble, advice = "refused", "You are banned or your User-Agent was refused: check contact, do not retry."
+        trouble, advice = "refused", _BANNED
     elif status >= 500 or status == 408:
-        trouble, advice = "unavailable", "The server is in trouble; try again later."
+        trouble, advice = "unavailable", "The server has a problem; try again later."
     else:
-        moved = f" It has moved to {_text(reply.headers['location'].encode())}." if "location" in reply.headers else ""
+        location = _text(reply.headers.get("location", "").encode())
+        moved = f" The endpoint has moved to {location}." if location else ""
         trouble, advice = "rejected", f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
     return EndpointError(url, trouble, found, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
 
 
 def _throttling(text: bytes, wait: float | None) -> tuple[Any, str]:
     if _has(text, ("outage", "aggressively")):
-        return "outage", "The service limits everybody during an outage; come back later."
+        return "outage", "The service limits all clients during an outage; try again later."
     return "throttled", f"Wait {'a minute' if wait is None else f'{wait:.0f} s'} before asking again."
 
 
@@ -125,9 +129,9 @@ def connection_error(error: Exception, url: str, timeout: float) -> EndpointErro
     if isinstance(error, AnswerTooLargeError):
         return too_large(url, error.limit)
     if isinstance(error, TimeoutError):
-        return timed_out(url, f"no complete answer within the time limit of {timeout:g} s here")
+        return timed_out(url, f"no complete answer within the time limit of {timeout:g} s of this client")
     if isinstance(error, InvalidURL | UnicodeError):
-        return EndpointError(url, "rejected", f"no URL: {error}", f"Correct it. {ELSEWHERE}")
+        return EndpointError(url, "rejected", f"not a valid URL: {error}", f"Correct the URL. {ELSEWHERE}")
     if isinstance(error, HTTPException | OSError):  # such as a URLError with a TimeoutError inside: no connection
         found = f"no connection: {getattr(error, 'reason', '') or type(error).__name__}"
         return EndpointError(url, "unavailable", found, f"Check the URL and the network. {ELSEWHERE}")
@@ -141,15 +145,15 @@ def timed_out(url: str, found: str, *, status: int | None = None) -> EndpointErr
 
 def too_large(url: str, limit: int) -> EndpointError:
     """Return the error for an answer of more than `limit` bytes, zipped or unzipped."""
-    found = f"an answer of more than {limit / 1e6:g} MB"
-    suggestion = f"Ask for less at a time; where so much is right, set {LIMIT} to more megabytes. {ELSEWHERE}"
+    found = f"the answer has more than {limit / 1e6:g} MB"
+    suggestion = f"Ask for less at a time, or set {LIMIT} to a larger number of megabytes. {ELSEWHERE}"
     return EndpointError(url, "too large", found, suggestion)
 
 
 def truncated_answer(url: str, rows: int) -> EndpointError:
     """Return the error for a well-formed answer that lacks its end mark after `rows` rows."""
-    found = f"the answer lacks its end after {rows} rows: the endpoint gives out no more"
-    suggestion = f"Raise its limit on rows (Virtuoso: ResultSetMaxRows). {ELSEWHERE}"
+    found = f"the answer lacks its end after {rows} rows: the endpoint does not send more rows"
+    suggestion = f"Raise this limit of the endpoint (Virtuoso: ResultSetMaxRows). {ELSEWHERE}"
     return EndpointError(url, "truncated", found, suggestion, status=200)
 
 
@@ -159,14 +163,14 @@ def wrong_answer(url: str, problem: str) -> EndpointError:
         url,
         "bad answer",
         _text(problem.encode("utf-8", "replace")),
-        f"Check what stands between you and the endpoint. {ELSEWHERE}",
+        f"Check the proxies between you and the endpoint. {ELSEWHERE}",
     )
 
 
 def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
     """Return the same error for a question about the single id `name`, which cannot be split further."""
-    found = f"asked about {name!r} alone ({kind}): {error.found}"
-    quiet = f"Give a longer timeout, or come back when the endpoint is less busy. {ELSEWHERE}"
+    found = f"asked for the single id {name!r} ({kind}): {error.found}"
+    quiet = f"Give a longer timeout, or try again when the endpoint is less busy. {ELSEWHERE}"
     suggestion = quiet if error.trouble == "timeout" else error.suggestion
     return EndpointError(
         error.url, error.trouble, found, suggestion, status=error.status, retry_after=error.retry_after

@@ -74,7 +74,7 @@ class RateLimiter:
         found = self._store.read(host)
         state = after_clock_jump(found, self._clock.now())
         if state != found:
-            logger.warning("%s: the clock was set back; a wait for this host begins anew", host)
+            logger.warning("%s: the clock was set back; the wait for this host starts again", host)
             self._store.write(host, state)
         return state
 
@@ -83,10 +83,10 @@ class RateLimiter:
         state, now = self._store.read(host_of(url)), self._clock.now()
         wait = self.wait(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        found = f"not to be asked before {until}, {wait:.0f} s from now ({self._reason(url)})"
+        found = f"no request is allowed before {until}, {wait:.0f} s from now ({self._reason(url)})"
         suggestion = (
-            f"Come back then (asking sooner gets you banned), or be more patient than {budget.left:.0f} s. "
-            f"What a cache holds by now is not asked for again. {ELSEWHERE}"
+            f"Try again then (an earlier request can get you banned); this run waits at most {budget.left:.0f} s. "
+            f"Facts that are already in the cache are not requested again. {ELSEWHERE}"
         )
         trouble = state.trouble if state.not_before > now else "throttled"
         return EndpointError(url, trouble, found, suggestion, retry_after=wait)
@@ -133,7 +133,7 @@ class RateLimiter:
         state = self._store.read(host_of(url))
         rate = state.rate or usual_rate(host_of(url))
         held = state.not_before > self._clock.now()
-        return state.reason if held or not rate else f"it bears with one request in {1 / rate:.0f} s"
+        return state.reason if held or not rate else f"the host allows one request in {1 / rate:.0f} s"
 
 
 @dataclass
@@ -313,9 +313,9 @@ def user_agent(url: str, contact: str | None) -> str:
     reachable = contact.isprintable() and ("@" in contact or "://" in contact)
     if (wants_contact(url) and not reachable) or not contact.isprintable():
         raise MissingContactError(
-            f"{host} asks every client to say whom to write to, and found contact={contact!r}. Give "
+            f"Requests to {host} must name a contact address; found contact={contact!r}. Give "
             f"--contact you@example.org (in Python contact='you@example.org'), or a URL of yours, or set "
-            f"KG_EDIT_CONTACT. It is sent along."
+            f"KG_EDIT_CONTACT. The address is sent with each request."
         )
     return f"wikidata-cache/{release()} ({contact or 'no contact given'}) SPARQLWrapper/2"
 
@@ -329,7 +329,7 @@ def forbid_when_offline(url: str) -> None:
     """Raise OfflineError if KG_OFFLINE forbids the network."""
     if offline_forced():
         raise OfflineError(
-            f"{url} is an endpoint, and KG_OFFLINE is set. Unset KG_OFFLINE, or give a graph file "
+            f"{url} is an endpoint, but KG_OFFLINE is set. Unset KG_OFFLINE, or give a graph file "
             f"(FILE.nt.gz), a folder of them, or oxigraph:FOLDER."
         )
 

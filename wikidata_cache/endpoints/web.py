@@ -55,7 +55,7 @@ def largest_answer() -> int:
     except ValueError:
         megabytes = 0.0
     if not 0 < megabytes < 1e9:
-        raise BadOptionError(f"{LIMIT}={said!r}: expected the megabytes that an answer may have, such as 50.")
+        raise BadOptionError(f"{LIMIT}={said!r}: expected the maximal size of an answer in megabytes, such as 50.")
     return int(megabytes * _MB)
 
 
@@ -108,7 +108,7 @@ def whole_reply(request: Request, *, timeout: float, limit: int) -> bytes:
     with open_url(request, timeout) as response:
         body, whole = read_body(response, deadline=deadline, limit=limit)
     if not whole:
-        raise ConnectionError(f"the reply broke off after {len(body)} bytes")
+        raise ConnectionError(f"the reply ended too early, after {len(body)} bytes")
     return body
 
 

@@ -42,7 +42,7 @@ CREATE TABLE counts AS SELECT ? AS format, count(DISTINCT id) AS entities,
   count(*) FILTER (WHERE kind = 'label') AS labels, count(*) FILTER (WHERE kind = 'alias') AS aliases FROM names
 """
 _WEIGH = "INSERT INTO weights VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET weight = weight + excluded.weight"
-_ROOM = "; room is needed there, and for sorting in the folder for temporary files (SQLITE_TMPDIR, TMPDIR)"
+_ROOM = "; free some space there, and in the folder for temporary files (SQLITE_TMPDIR, TMPDIR), where names are sorted"
 
 Entry = tuple[str, str, str, str]  # id, text, language, "label" or "alias"
 
@@ -233,10 +233,10 @@ def _open(path: Path) -> sqlite3.Connection:
         )
         found = connection.execute("SELECT format FROM counts").fetchone()[0]
     except (sqlite3.Error, TypeError) as error:
-        raise LabelIndexError(path, f"is no label index ({error})") from error
+        raise LabelIndexError(path, f"is not a label index ({error})") from error
     if found != FORMAT:
         connection.close()
-        raise LabelIndexError(path, f"has the format {found!r}, and {FORMAT!r} is expected")
+        raise LabelIndexError(path, f"has the format {found!r}; expected {FORMAT!r}")
     return connection
 
 

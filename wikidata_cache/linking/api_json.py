@@ -39,7 +39,7 @@ class ApiEntity:
 def parse_entities(found: Json, asked: Collection[str]) -> dict[str, ApiEntity]:
     """Return the existing entities in an answer of wbgetentities, by the id that was requested."""
     if others := found.keys() - set(asked):
-        raise ValueError(f"entities that were not asked for: {', '.join(map(str, sorted(others)))[:80]}")
+        raise ValueError(f"found entities that were not requested: {', '.join(map(str, sorted(others)))[:80]}")
     return {entity: _parse_entity(said) for entity, said in found.items() if "missing" not in said}
 
 
@@ -78,7 +78,7 @@ def _text(one: Json) -> str:
     """Return the text of a label, description or alias, with lone surrogates replaced."""
     text = one["value"]
     if not isinstance(text, str):
-        raise TypeError(f"a text that is none: {text!r:.80}")
+        raise TypeError(f"expected a text, found {text!r:.80}")
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -86,7 +86,7 @@ def _truthy(claims: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     """Yield (property, item) of the item-valued statements of best rank."""
     for relation, statements in claims.items():
         if not is_property(relation):
-            raise ValueError(f"statements of {relation!r:.80}, which is no property")
+            raise ValueError(f"found statements of {relation!r:.80}, which is not a property")
         ranks = [_checked_rank(statement["rank"]) for statement in statements]
         best = next((rank for rank in _TRUTHY if rank in ranks), None)
         for statement, rank in zip(statements, ranks, strict=True):
@@ -104,13 +104,13 @@ def _item(snak: Json) -> str | None:
 
 def _checked_id(entity: Json) -> str:
     if not is_entity(entity):
-        raise ValueError(f"{entity!r:.80} as an id")
+        raise ValueError(f"expected an id, found {entity!r:.80}")
     return str(entity)
 
 
 def _checked_rank(rank: Json) -> str:
     if rank not in _RANKS:
-        raise ValueError(f"the rank {rank!r:.80}")
+        raise ValueError(f"expected a rank, found {rank!r:.80}")
     return str(rank)
 
 

@@ -76,7 +76,7 @@ class Candidate:
         return round(sum(reason.points for reason in self.reasons), 2)
 
     def __str__(self) -> str:
-        said = self.description or ", ".join(self.types) or "of no stated type"
+        said = self.description or ", ".join(self.types) or "no known type"
         return f"{self.id} ({self.label or 'without a label'}: {said})"
 
 
@@ -115,7 +115,7 @@ class LinkResult:
         return self.candidates[0]
 
     def to_json(self) -> dict[str, object]:
-        """Return the result as plain JSON values; reasons are texts such as "+10.0 its label, written exactly so"."""
+        """Return the result as plain JSON values; reasons are texts such as "+10.0 its label, exact match"."""
         return {
             "text": self.text,
             "status": self.status,
@@ -155,7 +155,7 @@ def for_name(match: Match, text: str) -> Reason:
     kind = "label" if match.kind == "label" else "alias"
     points = LABEL if match.kind == "label" else ALIAS
     if match.text == text:
-        return Reason(points, f"its {kind}, written exactly so")
+        return Reason(points, f"its {kind}, exact match")
     if normalise(match.text) == normalise(text):
         return Reason(points + OTHERWISE_WRITTEN, f"its {kind}, written {match.text!r}")
     if set(name_words(normalise(text))) <= set(name_words(normalise(match.text))):
@@ -174,20 +174,20 @@ def for_type(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, str])
     share = ends.shares.get(best, 0.0)
     who = "values" if ends.role == "object" else "subjects"
     if share >= _COMMON:
-        return Reason(TYPE, f"{names.get(best, best)}, as {share:.0%} of the {who} of {ends.relation}")
+        return Reason(TYPE, f"{names.get(best, best)}, like {share:.0%} of the {who} of {ends.relation}")
     if share > 0:
-        return Reason(TYPE / 2, f"{names.get(best, best)}, as few of the {who} of {ends.relation}")
+        return Reason(TYPE / 2, f"{names.get(best, best)}, like a few of the {who} of {ends.relation}")
     if ends.sampled < _MIN_SAMPLE:
         return None
-    return Reason(OTHER_TYPE, f"of no type that the {who} of {ends.relation} have")
+    return Reason(OTHER_TYPE, f"none of its types is common among the {who} of {ends.relation}")
 
 
 def for_statements(info: EntityInfo) -> Reason:
     """Return the reason for the number of statements that the graph has about the entity."""
     if info.statements is None:
-        return Reason(0.0, "the cache does not hold its statements")
+        return Reason(0.0, "its statements are not in the cache")
     if not (number := len(info.statements)):
-        return Reason(0.0, "nothing is stated about it")
+        return Reason(0.0, "no statements about it")
     said = f"{number} statements" if number > 1 else "one statement"
     return Reason(IN_GRAPH + round(TENFOLD * math.log10(number), 1), f"{said} about it")
 
@@ -284,7 +284,7 @@ def _verify(
     """Add reasons to the entity given by its id: whether it is known, and whether it has the expected label."""
     builder = next(filter(_is_given, builders))
     if builder.info in (EntityInfo(), EntityInfo(statements=None)):
-        builder.add(Reason(0.0, f"nothing is known of it in {knowledge.name}"), can_settle=False)
+        builder.add(Reason(0.0, f"{knowledge.name} has no information about it"), can_settle=False)
     if expected is None:
         return
     if normalise(builder.info.label or "") == normalise(expected):

@@ -64,7 +64,7 @@ def check_out(edits: str | Path, out: Path) -> None:
     if out.is_dir():
         raise BadOptionError(f"{out} is a folder; give the name of a file.")
     if out.exists() and (path := file_of(edits)).exists() and out.samefile(path):
-        raise BadOptionError(f"{out} holds the edits themselves; give another name, such as linked.jsonl.")
+        raise BadOptionError(f"{out} is the file of the edits itself; give another name, such as linked.jsonl.")
 
 
 def _open(edit: EditRow, linked: LinkedEdit) -> Iterator[tuple[str, LinkResult]]:
@@ -102,5 +102,5 @@ def contradiction(edit: EditRow, label: Callable[[str], str | None], *, redirect
         text, entity = getattr(edit, field), getattr(edit, f"{field}_id")
         called = label(redirects.get(entity, entity)) if entity and text and not is_entity(text) else None
         if called and normalise(called) != normalise(text):
-            faults.append(f"{field}_id {entity} is {called!r} in the graph, the row says {text!r}")
+            faults.append(f"{field}_id {entity} is {called!r} in the graph, but {text!r} in the row")
     return f"row {edit.row}: {'; '.join(faults)}; check the id or use `link`" if faults else None

@@ -96,7 +96,7 @@ class Linker:
         best = ranked(builders)[:limit]
         names = self.knowledge.labels(set().union(*(builder.info.types for builder in best)))
         notes = (
-            [f"types were not compared: {self._graph.source.name} shows no {role}s of {relation}"]
+            [f"types were not compared: {self._graph.source.name} has no {role}s of {relation} with a type"]
             if relation and self._at_end(relation, role) is None
             else []
         )

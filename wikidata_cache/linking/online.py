@@ -117,7 +117,9 @@ class ActionApi:
         try:
             return parse(found)
         except MALFORMED as error:
-            raise wrong_answer(self.url, f"JSON that is not the API's ({type(error).__name__}: {error})") from error
+            raise wrong_answer(
+                self.url, f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
+            ) from error
 
     def _answer(self, reply: Reply, wanted: str) -> Json:
         try:
@@ -129,7 +131,7 @@ class ActionApi:
         if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
             raise self._refusal(answer["error"], reply)
         parse_reply(reply, self.url)  # raises for every reply that is not a SPARQL answer
-        raise EndpointError(self.url, "bad answer", "found SPARQL results", _SUGGESTION)
+        raise EndpointError(self.url, "bad answer", "found SPARQL results; expected JSON of the API", _SUGGESTION)
 
     def _refusal(self, error: Json, reply: Reply) -> EndpointError:
         code = str(error.get("code", "unknown"))

@@ -119,7 +119,7 @@ class _Worker:
             self.end()
             self._said.seek(0)
             words = " ".join(self._said.read().decode(errors="replace").split()[-60:])
-            raise ServeError(f"the process that runs queries did not start: {words or 'it said nothing'}")
+            raise ServeError(f"the process that runs queries did not start: {words or 'it printed nothing'}")
 
     def ask(self, task: Task, deadline: float) -> Outcome | None:
         """Return the outcome of a task; None if the process has ended, or has not answered by the deadline."""

@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Return a refusal for a request with a host name that is not this machine's, or from another site's page."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if not _is_here(f"//{host}") or (origin is not None and not _is_here(origin)):
-            said = f"This server answers requests to {' and '.join(_NAMES)} alone, found Host {host[:100]!r}"
+            said = f"This server only answers requests to {' and '.join(_NAMES)}; found Host {host[:100]!r}"
             return _Refusal(403, f"{said}{f', Origin {origin[:100]!r}' if origin else ''}.")
         return None
 

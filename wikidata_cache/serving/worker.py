@@ -78,7 +78,7 @@ class _Limited:
 def answer(store: Store, task: Task) -> Outcome:
     """Run a query, write its answer to the task's file, and return the outcome."""
     try:
-        forbid_service(task["query"], "this server opens none")
+        forbid_service(task["query"], "this server does not allow that")
         with Path(task["out"]).open("wb") as file:
             return {"status": 200, "said": _write(store, task, file)}
     except (WikidataCacheError, SyntaxError, ValueError) as error:
@@ -86,7 +86,7 @@ def answer(store: Store, task: Task) -> Outcome:
     except _TooLargeError:
         return {"status": 500, "said": f"The answer has more than {LARGEST / 1e6:g} MB. Ask for less at a time."}
     except (OSError, RuntimeError) as error:
-        return {"status": 500, "said": f"The answer cannot be given: {error}"}
+        return {"status": 500, "said": f"The query failed: {error}"}
 
 
 def _write(store: Store, task: Task, file: IO[bytes]) -> str:

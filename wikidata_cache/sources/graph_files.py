@@ -39,14 +39,14 @@ def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
     store = Store()
     hashes = {path.name: load_file(store, path) for path in paths}
     if not len(store):
-        raise GraphFileError(paths[0], "holds no statement; expected lines such as 'Q42<tab>P31<tab>Q5'")
+        raise GraphFileError(paths[0], "contains no statement; expected lines such as 'Q42<tab>P31<tab>Q5'")
     if not _has_labels(store) and (sibling := sibling_labels(paths)):
-        logger.info("No labels in %s; loading %s beside it", ", ".join(hashes), sibling.name)
+        logger.info("No labels in %s; also loading %s from the same folder", ", ".join(hashes), sibling.name)
         hashes[sibling.name] = load_file(store, sibling)
     if not _has_labels(store):
         logger.warning(
-            "%s: no labels in this graph, and statements without labels stay out of every subgraph. "
-            "Put labels.nt.gz beside it, or give it too",
+            "%s: no labels in this graph, and statements without labels are left out of every subgraph. "
+            "Put labels.nt.gz into the same folder, or give it as another source",
             ", ".join(map(str, paths)),
         )
     return store, hashes
@@ -58,7 +58,7 @@ def load_file(store: Store, path: Path) -> str:
     Raises GraphFileError; the message names the line, if a line causes the error.
     """
     if not is_graph_file(path):
-        raise GraphFileError(path, f"is no graph file; expected a name ending in {', '.join(SUFFIXES)}")
+        raise GraphFileError(path, f"is not a graph file; expected a name ending in {', '.join(SUFFIXES)}")
     try:
         with CountingReader(path) as reader:
             _load(store, reader, path)

@@ -55,14 +55,16 @@ class OxigraphSource(SparqlSource):
             store = Store.read_only(str(folder))
         except OSError as error:
             raise SourceStringError(
-                f"oxigraph:{folder} is no Oxigraph store ({error}). Make one with "
+                f"oxigraph:{folder} is not an Oxigraph store ({error}). Make one with "
                 f"`wikidata-cache load SOURCE --store FOLDER`, or give the graph file itself."
             ) from error
         with store_read_errors(folder):
             some = next(store.quads_for_pattern(None, None, None, None), None)
             changed = (folder / "CURRENT").stat().st_mtime_ns
         if some is None:
-            raise SourceStringError(f"oxigraph:{folder} holds no triples. Check the folder, and the file system.")
+            raise SourceStringError(
+                f"oxigraph:{folder} contains no triples. Check the folder, and the file system that it is on."
+            )
         return cls(
             store,
             name=f"oxigraph:{folder.name}",
@@ -93,7 +95,7 @@ class OxigraphSource(SparqlSource):
         Raises UserQueryError if the text is not a SELECT query, ServiceForbiddenError for SERVICE (with which the
         engine would open a connection), and StoreError if the database is damaged.
         """
-        forbid_service(query, "a graph on this machine opens none")
+        forbid_service(query, "queries of a local graph stay on this machine")
         with store_read_errors(self._folder) if self._folder else nullcontext():
             return self._rows(query)
 
@@ -101,9 +103,11 @@ class OxigraphSource(SparqlSource):
         try:
             solutions = self._store.query(query)
         except SyntaxError as error:
-            raise UserQueryError(f"The query is not SPARQL ({error}). Each prefix needs a PREFIX.") from error
+            raise UserQueryError(
+                f"The query is not SPARQL ({error}). Each prefix must be declared with PREFIX."
+            ) from error
         if not isinstance(solutions, QuerySolutions):
-            raise UserQueryError("The query has no rows to give; write a SELECT query.")
+            raise UserQueryError("The query does not return rows; write a SELECT query.")
         names = [variable.value for variable in solutions.variables]
         kinds = (NamedNode, Literal)  # blank nodes are left out: their names have no meaning outside the answer
         return [{n: t.value for n, t in zip(names, row, strict=True) if type(t) in kinds} for row in solutions]

@@ -60,7 +60,7 @@ def parse_relation_end(key: str, *, item: bool) -> RelationEnd:
     found = (_PLACES if item else _ENDS).fullmatch(key)
     if found is None:
         expected = "P19 object Q65" if item else "P19 object"
-        raise BadOptionError(f"{key!r} is no place at an end of a relation: expected something like {expected!r}.")
+        raise BadOptionError(f"{key!r} is not an end of a relation: expected a text such as {expected!r}.")
     return RelationEnd(*found.groups())
 
 

@@ -22,9 +22,9 @@ def value_problem(kind: str, entity: str, value: Any) -> str | None:
         return f"unknown kind {kind!r}; expected one of {', '.join(_CHECKS)}"
     is_id, is_value = check
     if not is_id(entity):
-        return f"{entity!r} is no id for the kind {kind}"
+        return f"{entity!r} is not an id of the kind {kind}"
     if not is_value(value):
-        return f"the value of {entity} has not the shape of the kind {kind}"
+        return f"the value of {entity} does not have the shape of the kind {kind}"
     return None
 
 

@@ -158,16 +158,18 @@ def read_answer(
     if len(kept) == len(rows):
         raise TruncatedAnswerError(name, len(rows))
     if {row["end"] for row in rows if "end" in row} != {end_mark(query)}:
-        raise WrongAnswerError(name, "the answer to another question (a proxy may ignore the query in the URL)")
+        raise WrongAnswerError(name, "found the answer to another query (a proxy may ignore the query in the URL)")
     try:
         _forbid_others(kept, ids, template)
         return template.read(ids, kept)
     except (KeyError, ValueError) as error:
-        raise WrongAnswerError(name, f"rows that do not fit the query ({type(error).__name__}: {error})") from error
+        raise WrongAnswerError(
+            name, f"found rows that do not fit the query ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _forbid_others(rows: Sequence[Binding], ids: Sequence[str], template: Template) -> None:
     """Raise ValueError for a row about an id that was not requested."""
     asked = {None, *ids}
     if other := next((row for row in rows if template.about(row) not in asked), None):
-        raise ValueError(f"a row about {str(template.about(other))[:80]!r}, which was not asked for")
+        raise ValueError(f"a row about {str(template.about(other))[:80]!r}, which was not requested")

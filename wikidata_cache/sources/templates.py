@@ -36,7 +36,7 @@ def _forbid_strangers(rows: Sequence[Binding]) -> None:
     """Raise ValueError for a label or a type of an entity that is not the value of any statement."""
     objects = {row["o"] for row in rows if "o" in row}
     if other := next((row["e"] for row in rows if "e" in row and row["e"] not in objects), None):
-        raise ValueError(f"a row about {other[:80]!r}, which is the value of no statement")
+        raise ValueError(f"a row about {other[:80]!r}, which is not the value of any statement")
 
 
 def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:

@@ -35,17 +35,15 @@ def check_select(query: str) -> str:
     Raises UserQueryError if the text is not a SELECT query.
     """
     if not is_text(query):
-        raise UserQueryError("The query holds a lone surrogate, half a character; remove it.")
+        raise UserQueryError("The query contains a lone surrogate (half of a character); remove it.")
     form = next((word for word in _words(query) if word in _FORMS + _UPDATES), None)
     if form in _UPDATES:
         raise UserQueryError(
             f"The query is an update ({form.upper()}). Graphs are only read here: write a SELECT query."
         )
     if form != "select":
-        found = f"is of the form {form.upper()}" if form else "has no SELECT"
-        raise UserQueryError(
-            f"The query {found}; only SELECT queries have rows to give. Write SELECT ... WHERE {{ ... }}."
-        )
+        found = f"has the form {form.upper()}" if form else "has no SELECT"
+        raise UserQueryError(f"The query {found}; only SELECT queries return rows. Write SELECT ... WHERE {{ ... }}.")
     return canonical(query)
 
 
@@ -78,8 +76,8 @@ def forbid_service(query: str, where: str) -> None:
     for text in (query, _ESCAPE.sub(_character, query)):
         if _has_service(text):
             raise ServiceForbiddenError(
-                f"The query holds SERVICE, which would open a connection to another server, and {where}. Leave "
-                f"SERVICE out (and call no prefix 'service'), or ask an endpoint online."
+                f"The query contains SERVICE, which would connect to another server, but {where}. Remove "
+                f"SERVICE (and do not name a prefix 'service'), or ask an endpoint online."
             )
 
 

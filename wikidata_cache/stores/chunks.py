@@ -91,7 +91,7 @@ class ChunkReader:
                 yield Chunk(whole, number, start)
                 number += whole.count(b"\n")
             if self._raw.read(1):  # Python takes a damaged part of a .bz2 for its end, without an error
-                raise EOFError("what follows cannot be unpacked")
+                raise EOFError("the rest of the file cannot be unpacked")
         except _CORRUPT as error:
             problem = f"corrupt or cut-off compressed file ({error}); fetch the file again"
             raise GraphFileError(self.path, problem, line=number) from error
@@ -102,7 +102,7 @@ class ChunkReader:
         while count:
             read = len(self._file.read(min(count, CHUNK)))
             if not read:
-                raise EOFError("it is shorter than it was")
+                raise EOFError("the file is shorter than in the earlier run")
             count -= read
 
 

@@ -21,7 +21,7 @@ from wikidata_cache.stores.manifest import ENGINE
 from wikidata_cache.stores.ntriples import names, statement_numbers
 
 _BLOCK = 16 << 20  # bytes
-_FULL = "free some space or give another --store, and run the same command again: it goes on where it stopped"
+_FULL = "free some space or give another --store, and run the same command again: it continues where it stopped"
 
 _INDEX_BLOCK = 1 << 20  # pairs
 _COMMON = 1 << 28  # larger than the number of any item of Wikidata

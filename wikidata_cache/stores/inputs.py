@@ -97,12 +97,12 @@ def detect(path: Path) -> Input:
     body = _COMMENTS.sub(b"", start, count=1)
     if _TURTLE.match(body):
         raise GraphFileError(
-            path, "is Turtle; turn it into N-Triples: oxigraph convert --from-file IN.ttl --to-file OUT.nt"
+            path, "is Turtle; convert it to N-Triples: oxigraph convert --from-file IN.ttl --to-file OUT.nt"
         )
     for kind, form in _FORMS.items():
         if form.match(body):
             return Input(path, kind, (body if kind == "JSON dump" else start).partition(b"\n")[0])
-    raise GraphFileError(path, f"is no graph: it begins with {start[:40]!r}; expected {_EXPECTED}")
+    raise GraphFileError(path, f"is not a graph: it begins with {start[:40]!r}; expected {_EXPECTED}")
 
 
 def _files(source: Path) -> list[Path]:
@@ -110,7 +110,7 @@ def _files(source: Path) -> list[Path]:
         return [source]
     files = codex_files(source) or sorted(file for file in source.iterdir() if _NAMES.search(file.name))
     if not files:
-        raise GraphFileError(source, f"holds nothing to load; expected {_EXPECTED}")
+        raise GraphFileError(source, f"contains nothing to load; expected {_EXPECTED}")
     return files
 
 
@@ -138,7 +138,7 @@ class BadLines:
     def __call__(self, line: int, problem: str) -> None:
         """Report the unreadable line number `line` and its `problem`; raises GraphFileError unless `leave_out`."""
         if not self._leave_out:
-            suggestion = "Correct it, or leave such lines out with --skip-bad-lines"
+            suggestion = "Correct the line, or leave out such lines with --skip-bad-lines"
             raise GraphFileError(self._path, f"{problem}. {suggestion}", line=line)
         if not self.count:
             logger.warning("%s, line %d: %s. Such lines are left out", self._path, line, problem)
@@ -147,9 +147,9 @@ class BadLines:
     def cut_off(self, line: int, problem: str) -> None:
         """Report that a file ends too early, at line number `line`; raises GraphFileError unless `leave_out`."""
         if not self._leave_out:
-            suggestion = "Fetch the file again, or take what is there with --skip-bad-lines"
+            suggestion = "Fetch the file again, or load the part that is there with --skip-bad-lines"
             raise GraphFileError(self._path, f"{problem}. {suggestion}", line=line)
-        logger.warning("%s, line %d: %s. What is there is taken", self._path, line, problem)
+        logger.warning("%s, line %d: %s. The part that is there is loaded", self._path, line, problem)
 
 
 def codex_files(folder: Path) -> list[Path]:

@@ -100,9 +100,9 @@ def _check_target(target: Path, *, force: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not is_store(target):
-        raise StoreError(target, "is there already, and is no store; give another --store")
+        raise StoreError(target, "exists already, and is not a store; give another --store")
     if not force:
-        raise StoreError(target, "is a store already; replace it with --force, or give another --store")
+        raise StoreError(target, "is already a store; replace it with --force, or give another --store")
 
 
 def _plan(inputs: Sequence[Input], options: LoadOptions) -> list[object]:
@@ -126,7 +126,9 @@ def _finished_manifest(folder: Path) -> Manifest:
         return read_manifest(folder)
     except StoreError as error:
         discard(folder)
-        raise StoreError(folder, f"had been damaged ({error}) and was deleted; run the same command again") from error
+        raise StoreError(
+            folder, f"the unfinished store was damaged ({error}) and was deleted; run the same command again"
+        ) from error
 
 
 def _what_is_kept(work: Work) -> str:
@@ -135,8 +137,8 @@ def _what_is_kept(work: Work) -> str:
         discard(work.folder)
         return "Nothing was loaded"
     return (
-        f"The {work.progress.triples} triples before it are kept in {work.folder}: the same command goes on from there "
-        f"(with --skip-bad-lines past what cannot be read), and starts over once a source has changed"
+        f"The {work.progress.triples} triples before it are kept in {work.folder}: the same command continues there "
+        f"(--skip-bad-lines skips what cannot be read), and starts from the beginning if a source has changed"
     )
 
 
@@ -167,7 +169,7 @@ def _load_all(work: Work, inputs: Sequence[Input], options: LoadOptions) -> int:
         logger.info("Optimising %d triples", work.progress.triples)
         triples = database.optimize()
         if triples != work.progress.triples:
-            logger.info("Some triples came more than once; going through all to count each once")
+            logger.info("Some triples occur more than once; counting the different ones")
             work.progress.content_hash, work.progress.statements = database.recount()
     return triples
 
@@ -234,9 +236,9 @@ def _labels_beside(work: Work, inputs: Sequence[Input]) -> list[Input]:
         return []
     sibling = sibling_labels([source.path for source in inputs])
     if sibling is None:
-        logger.warning("No labels in these sources: statements without labels stay out of every subgraph")
+        logger.warning("No labels in these sources: statements without labels are left out of every subgraph")
         return []
-    logger.info("No labels in these sources; loading %s beside them", sibling.name)
+    logger.info("No labels in these sources; also loading %s from the same folder", sibling.name)
     return [detect(sibling)]
 
 
@@ -245,8 +247,8 @@ def _check_kept(work: Work, inputs: Sequence[Input]) -> None:
         names = ", ".join(source.path.name for source in inputs)
         raise GraphFileError(
             inputs[0].path,
-            f"nothing of {names} is kept: no item-valued Wikidata statement, no label in a language wanted. "
-            f"Keep every triple with --keep-all, or give another source",
+            f"nothing in {names} can be used: no Wikidata statement with an item as value, no label in a wanted "
+            f"language. Keep every triple with --keep-all, or give another source",
         )
 
 

@@ -108,7 +108,7 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version = found.pop("format")
         if version != FORMAT:
-            raise StoreError(folder, f"has the format {version!r}, and {FORMAT!r} is expected. {_again(found)}")
+            raise StoreError(folder, f"has the format {version!r}; expected {FORMAT!r}. {_again(found)}")
         files = {name: StoredFile(**said) for name, said in found.pop("files").items()}
         said = {field.name: found[field.name] for field in fields(Manifest) if field.name != "files"}
         manifest = Manifest(files=files, **said)
@@ -159,7 +159,7 @@ def open_database(folder: Path, manifest: Manifest) -> Store:
         known = [Quad(triple.subject, triple.predicate, triple.object) for triple in probes]
         lost = sum(quad not in store for quad in known)
     if lost:
-        problem = f"{lost} of {len(known)} triples that were looked for are not there"
+        problem = f"{lost} of {len(known)} test triples cannot be found"
         raise StoreError(folder, f"{problem}. Copy the folder to a local disk, or load it again with --force")
     return store
 
@@ -176,8 +176,8 @@ def store_read_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SyntaxError) as error:
-        suggestion = f"Copy it again from where it came, or {RELOAD_HINT.format(folder=folder)}"
-        problem = f"its database cannot be read, so it is damaged, or the disk is ({error})"
+        suggestion = f"Copy the folder again from its source, or {RELOAD_HINT.format(folder=folder)}"
+        problem = f"its database cannot be read, so the database or the disk is damaged ({error})"
         raise StoreError(folder, f"{problem}. {suggestion}") from error
 
 
@@ -204,15 +204,17 @@ def check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool = 
     try:
         found = _sha256([folder / name for name in doubtful])
     except OSError as error:
-        problem = f"is damaged, or its disk is: {error.filename or 'a file'} cannot be read ({error.strerror or error})"
+        problem = (
+            f"the store or its disk is damaged: {error.filename or 'a file'} cannot be read ({error.strerror or error})"
+        )
         raise StoreError(folder, f"{problem}. {_suggestion(folder)}") from error
     for name in doubtful:
         if found[folder / name] != files[name].sha256:
             raise StoreError(folder, f"is damaged: the content of {name} is not what was loaded. {_suggestion(folder)}")
     if not every and (seconds := time.monotonic() - begun) > _SLOW_S:
         logger.info(
-            "%s: %d files that were copied or touched since they were loaded are whole (%.0f s to read them; "
-            "copies that keep times, as with cp -a or rsync -a, are not read)",
+            "%s: %d files whose times have changed were read in %.0f s, and are intact (copies that keep the times, as "
+            "with cp -a or rsync -a, are not read)",
             folder,
             len(doubtful),
             seconds,
@@ -224,11 +226,11 @@ def _stat_differs(folder: Path, name: str, known: StoredFile) -> bool:
     try:
         said = (folder / name).stat()
     except FileNotFoundError as error:
-        raise StoreError(folder, f"is not whole: {name} is missing. {_suggestion(folder)}") from error
+        raise StoreError(folder, f"is incomplete: {name} is missing. {_suggestion(folder)}") from error
     except OSError as error:
         raise StoreError(folder, f"{name} cannot be read ({error.strerror or error}). {_suggestion(folder)}") from error
     if said.st_size != known.bytes:
-        problem = f"is not whole: {name} has {said.st_size} bytes instead of {known.bytes}"
+        problem = f"is incomplete: {name} has {said.st_size} bytes instead of {known.bytes}"
         raise StoreError(folder, f"{problem}. {_suggestion(folder)}")
     return said.st_mtime_ns != known.mtime_ns
 
@@ -252,7 +254,7 @@ def _hashed(path: Path, bar: tqdm[None]) -> str:
 
 
 def _suggestion(folder: Path) -> str:
-    return f"Copy the folder again from where it came, or {RELOAD_HINT.format(folder=folder)}"
+    return f"Copy the folder again from its source, or {RELOAD_HINT.format(folder=folder)}"
 
 
 def _no_store(folder: Path) -> StoreError:
@@ -260,9 +262,9 @@ def _no_store(folder: Path) -> StoreError:
         return StoreError(folder, f"there is no such folder; {_MAKE}")
     if (folder / "progress.json").is_file() or folder.name.endswith(".loading"):
         return StoreError(
-            folder, "is the unfinished work of `wikidata-cache load`; run the same command again to finish it"
+            folder, "is an unfinished store of `wikidata-cache load`; run the same command again to finish it"
         )
-    return StoreError(folder, f"is no store, there is no {MANIFEST} in it; {_MAKE}")
+    return StoreError(folder, f"is not a store, because it has no {MANIFEST}; {_MAKE}")
 
 
 def _again(found: dict[str, object]) -> str:

@@ -52,7 +52,7 @@ def kgtk_rows(header: bytes, languages: Collection[str], bad: BadLineHandler) ->
 
     def row(cells: list[str]) -> Iterable[bytes]:
         if len(cells) != len(names):
-            raise ValueError(f"found {len(cells)} cells where the header names {len(names)}")
+            raise ValueError(f"found {len(cells)} cells; expected {len(names)}, as in the header")
         return () if cells == names else _kgtk_edge(cells[subject], cells[relation], cells[value], languages)
 
     return _translator(row, bad)
@@ -102,7 +102,7 @@ def json_entities(languages: Collection[str], bad: BadLineHandler) -> LineTransl
             try:
                 kept += _entity(parse(text), languages)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                bad(number, f"is no entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
+                bad(number, f"is not an entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
         return kept
 
     return translate
@@ -119,7 +119,9 @@ def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iter
             yield held
         held = chunk
     if last != b"]":
-        problem = f"the file is cut off: a dump that begins with '[' ends with ']', and this one with {last[-40:]!r}"
+        problem = (
+            f"the file is cut off: a dump that begins with '[' ends with ']', but this one ends with {last[-40:]!r}"
+        )
         cut_off(number, problem)
     if held:
         yield held

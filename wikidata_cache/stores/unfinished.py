@@ -89,15 +89,15 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
     """
     folder = target.with_name(f"{target.name}.loading")
     if folder.exists() and any(folder.iterdir()) and not (folder / _LOCK).exists():
-        raise StoreError(folder, "is in the way, and no unfinished store; move it, or give another --store")
+        raise StoreError(folder, "exists already, and is not an unfinished store; move it, or give another --store")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / _LOCK, timeout=0):
             if not (folder / _LOCK).exists():  # the process that held the lock has just moved the folder away
-                raise StoreError(target, "another process has just finished loading it")
+                raise StoreError(target, "another process has just finished loading this store")
             yield Work(folder, _resumed(folder, plan) or _started(folder, plan))
     except Timeout as error:
-        raise StoreError(target, "another process is loading it just now; wait for it") from error
+        raise StoreError(target, "another process is loading this store; wait until it ends") from error
 
 
 def swap_in(folder: Path, target: Path) -> None:
@@ -134,9 +134,9 @@ def _resumed(folder: Path, plan: list[object]) -> Progress | None:
     except (OSError, ValueError, TypeError):
         return None
     if found.plan != json.loads(json.dumps(plan)):
-        logger.info("%s was left by a loading of other sources or options; starting over", folder)
+        logger.info("%s was made by a load with other sources or options; starting from the beginning", folder)
         return None
-    logger.info("Going on where an earlier loading stopped: %d triples are in", found.triples)
+    logger.info("Continuing where an earlier load stopped: %d triples are stored", found.triples)
     return found
 
 

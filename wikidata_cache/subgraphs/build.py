@@ -177,7 +177,7 @@ def _warn_where_unlabelled(ends: EditEnds, facts: Facts, plan: SubgraphPlan) -> 
         return
     facts.warned.add(node)
     logger.warning(
-        "%s (%s): everything that the graph %s states about it was dropped for want of labels "
+        "%s (%s): all statements about it in the graph %s were left out, because labels are missing "
         "(statements: %d). Give the graph's labels too",
         *(node, ends.edit.target_new, facts.source.name, unlabelled),
     )

@@ -70,8 +70,8 @@ def check_edit(edit: object) -> None:
     if missing:
         raise BadOptionError(
             f"Found an edit of the type {type(edit).__name__} without the attributes {', '.join(missing)}; expected an "
-            f"object such as EditRow(row=1, subject='Spike Hughes', target_new='Philadelphia'), from "
-            f"wikidata_cache.edits, whose read_edits() reads files of them."
+            f"object such as EditRow(row=1, subject='Spike Hughes', target_new='Philadelphia'). EditRow is in "
+            f"wikidata_cache.edits; read_edits() there reads files of edits."
         )
 
 
@@ -226,7 +226,7 @@ def _described(candidates: Sequence[str], facts: Facts) -> list[str]:
     types = facts.types(candidates)
     names = facts.labels(set().union(*types.values()))
     kinds = {entity: sorted(names.get(kind, kind) for kind in types[entity]) for entity in candidates}
-    return [f"{entity} ({', '.join(kinds[entity]) or 'of no stated type'})" for entity in candidates]
+    return [f"{entity} ({', '.join(kinds[entity]) or 'no known type'})" for entity in candidates]
 
 
 def _followed(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> list[EditEnds]:

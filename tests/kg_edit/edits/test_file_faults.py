@@ -18,11 +18,11 @@ from tests.kg_edit.edit_rows import GOOD, HEADER, ROW, lines, refusal, write
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    assert "none.jsonl: no such file; check the path, seen from" in refusal(tmp_path / "none.jsonl")
+    assert "none.jsonl: no such file; check the path (the current folder is" in refusal(tmp_path / "none.jsonl")
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path}: is a folder; expected a file, give the path of one in it"
+    assert refusal(tmp_path) == f"{tmp_path}: is a folder; expected a file; give the path of a file in this folder"
 
 
 def test_another_suffix(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_malformed_json(tmp_path: Path) -> None:
     assert "edits.json, line 2, column " in message
     assert "not JSON: " in message
     message = refusal(write(tmp_path, "edits.json", lines(GOOD, GOOD)))
-    assert "line 2, column 1: not JSON: Extra data; expected one list of objects; a file with" in message
+    assert "line 2, column 1: not JSON: Extra data; expected one list of objects; for one object per line" in message
 
 
 @pytest.mark.parametrize("content", ["1" * 5000, "[" * 100_000])
@@ -152,7 +152,7 @@ def test_a_malformed_line(tmp_path: Path) -> None:
 def test_a_name_that_stands_twice_in_an_object(tmp_path: Path, more: str, place: str) -> None:
     """The last one would count, and nobody be told."""
     row = f"{json.dumps(GOOD)[:-1]}, {more}}}"
-    said = f"field {place}: stands there twice; keep one"
+    said = f"field {place}: occurs twice; keep one"
     path = write(tmp_path, "edits.jsonl", f"{lines(GOOD)}{row}\n")
     assert refusal(path) == f"{path}, line 2, {said}"
     assert len(read_edits(path, keep_going=True).edits) == 1

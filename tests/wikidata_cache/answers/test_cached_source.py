@@ -93,7 +93,7 @@ def test_a_miss_says_what_where_and_how(cache_path: str) -> None:
     with pytest.raises(CacheMissError) as caught:
         cache.labels([f"Q{number}" for number in range(1, 13)])
     said = str(caught.value)
-    assert "kind label, 12 missing: Q1, Q10, Q11, Q12, Q2, Q3, Q4, Q5, Q6, Q7 and 2 more" in said
+    assert "kind 'label' for Q1, Q10, Q11, Q12, Q2, Q3, Q4, Q5, Q6, Q7 and 2 more" in said
     assert f"{cache_path} (no such file)" in said
     assert "`wikidata-cache fetch --kind label Q1 Q10 Q11" in said
     assert f"--cache {cache_path} --contact YOU@EXAMPLE.ORG --graph-name 'my graph'`" in said
@@ -177,7 +177,7 @@ def test_packs_that_are_none(tmp_path: Path, cache_path: str) -> None:
     with pytest.raises(CacheFileError, match="no such pack"):
         WikidataCache(cache=cache_path, packs=[tmp_path / "absent.sqlite"])
     (tmp_path / "x.sqlite").write_text("not a database, certainly not one")
-    with pytest.raises(CacheFileError, match="no cache file"):
+    with pytest.raises(CacheFileError, match="is not a cache file"):
         WikidataCache(cache=cache_path, packs=[tmp_path / "x.sqlite"])
 
 
@@ -304,7 +304,7 @@ def test_a_chain_is_one_string(server: Server, cache_path: str) -> None:
 def test_local_graphs_take_no_notice_of_the_cache(cache_path: str, truth: list[str]) -> None:
     assert hashes(WikidataCache(packaged_extract(), cache=cache_path)) == truth
     assert not Path(cache_path).exists()
-    with pytest.raises(BadOptionError, match="asks an endpoint"):
+    with pytest.raises(BadOptionError, match="needs an endpoint, but none is given"):
         WikidataCache(mode="refresh", cache=cache_path)
 
 

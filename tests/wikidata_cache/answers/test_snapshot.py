@@ -89,7 +89,7 @@ def test_a_part_of_a_cache(tmp_path: Path) -> None:
     export_snapshot(store, out, newest_only=True, as_of=EARLY)
     assert [row["value"] for row in lines(out)[1:] if row["type"] == "fact"] == [["one", "en"], [["P1", "Q2"]]]
     assert export_snapshot(store, out, graph_name="mine").graphs == {"mine"}
-    with pytest.raises(CacheFileError, match="nothing of that"):
+    with pytest.raises(CacheFileError, match="no facts to export"):
         export_snapshot(store, out, graph_name="theirs")
     with pytest.raises(CacheFileError, match="no cache file"):
         export_snapshot(AnswerStore(tmp_path / "absent.sqlite"), out)
@@ -140,36 +140,39 @@ def rezipped(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     [
         (lambda body: body[: len(body) // 2], "cut off"),
         (lambda body: body[:-4] + b"\0\0\0\0", "cannot be read to its end"),
-        (lambda body: b"", "is no JSON"),
+        (lambda body: b"", "is not JSON"),
         (lambda body: b"PK\3\4 a zip file", "cannot be read to its end"),
-        (rezipped(lambda text: text.replace(b'"one"', b'"two"')), "its rows are not those"),
-        (rezipped(lambda text: text[: text.rindex(b"\n", 0, -1) + 1]), "its rows are not those"),
+        (rezipped(lambda text: text.replace(b'"one"', b'"two"')), "its rows do not match"),
+        (rezipped(lambda text: text[: text.rindex(b"\n", 0, -1) + 1]), "its rows do not match"),
         (rezipped(lambda text: text + text.splitlines(True)[-1]), "line 8: has more rows"),
         (rezipped(lambda text: text.replace(b"snapshot/1", b"snapshot/2")), "'wikidata-cache snapshot/2'; expected"),
-        (rezipped(lambda text: text.replace(b'"counts"', b'"cuonts"')), "no counts"),
-        (rezipped(lambda text: b"[" * 100_000), "line 1: is no JSON"),
-        (rezipped(lambda text: b"[1]\n"), "line 1: found no object"),
-        (resigned(lambda row: row.update(id="Q1> ?p ?o } #")), "is no id for the kind label"),
-        (resigned(lambda row: row.update(id=7)), "a field is no text"),
+        (rezipped(lambda text: text.replace(b'"counts"', b'"cuonts"')), "does not give the numbers"),
+        (rezipped(lambda text: b"[" * 100_000), "line 1: is not JSON"),
+        (rezipped(lambda text: b"[1]\n"), "line 1: found list; expected an object"),
+        (resigned(lambda row: row.update(id="Q1> ?p ?o } #")), "is not an id of the kind label"),
+        (resigned(lambda row: row.update(id=7)), "the field id is not a text"),
         (resigned(lambda row: row.update(kind="gossip")), "unknown kind 'gossip'"),
-        (resigned(lambda row: row.update(value="one")), "has not the shape of the kind label"),
-        (resigned(lambda row: row.update(value=[["P1", "Q2", "Q3"]]), kind="out"), "has not the shape"),
-        (resigned(lambda row: row.update(value=[["P1", "../../etc"]]), kind="out"), "has not the shape"),
-        (resigned(lambda row: row.update(fetched_at="tomorrow")), "is no time"),
-        (resigned(lambda row: row.update(fetched_at="2026-01-01")), "is not written as"),
+        (resigned(lambda row: row.update(value="one")), "does not have the shape of the kind label"),
+        (resigned(lambda row: row.update(value=[["P1", "Q2", "Q3"]]), kind="out"), "does not have the shape"),
+        (resigned(lambda row: row.update(value=[["P1", "../../etc"]]), kind="out"), "does not have the shape"),
+        (resigned(lambda row: row.update(fetched_at="tomorrow")), "is not a time"),
+        (resigned(lambda row: row.update(fetched_at="2026-01-01")), "must be written as"),
         (resigned(lambda row: row.update(fetched_at="tomorrow")), r"such as 2026-11-20T12:00:00\+00:00\. The cache"),
         (
             resigned(lambda row: row.update(fetched_at="2999-01-01T00:00:00.000+00:00")),
-            "line 2: the time 2999.*cannot be",
+            "line 2: the time 2999.*impossible",
         ),
         (resigned(lambda row: row.update(fetched_at="2011-12-31T23:59:59.999+00:00")), "Wikidata began in 2012"),
-        (resigned(lambda row: row.update(fetched_at="2999-01-01T00:00:00.000+00:00"), kind="query"), "2999.*cannot be"),
+        (
+            resigned(lambda row: row.update(fetched_at="2999-01-01T00:00:00.000+00:00"), kind="query"),
+            "2999.*impossible",
+        ),
         (resigned(lambda row: row.update(graph=" ")), "the graph has no name"),
         (resigned(lambda row: row.update(graph=""), kind="query"), "the graph has no name"),
         (resigned(lambda row: row.update(extra=1)), "found the fields"),
         (resigned(lambda row: row.update(type="code")), "type 'code'"),
-        (resigned(lambda row: row.update(rows="3"), kind="query"), "the field rows is no int"),
-        (resigned(lambda row: row["headers"].update(x=[1]), kind="query"), "a header is no text"),
+        (resigned(lambda row: row.update(rows="3"), kind="query"), "the field rows is of the type str; expected int"),
+        (resigned(lambda row: row["headers"].update(x=[1]), kind="query"), "a header is not a text"),
     ],
 )
 def test_a_wrong_file_leaves_the_cache_as_it_was(forge: Callable[[bytes], bytes], found: str, tmp_path: Path) -> None:

@@ -120,7 +120,11 @@ def test_a_fault_has_an_exit_code_of_its_own(arguments: list[str], monkeypatch: 
 @pytest.mark.parametrize(
     ("command", "target", "said"),
     [
-        (["load", "x.nt", "--store", "s"], "wikidata_cache.stores.load:load", "; the same command goes on"),
+        (
+            ["load", "x.nt", "--store", "s"],
+            "wikidata_cache.stores.load:load",
+            "; run the same command again to continue",
+        ),
         (["import", "x.jsonl.gz"], "wikidata_cache.cli.app:import_snapshot", "; the cache is unchanged"),
         (["export", "x.jsonl.gz"], "wikidata_cache.cli.app:export_snapshot", "; nothing was written"),
         (["show", "Q65"], "wikidata_cache.cache:WikidataCache.neighbourhood", ""),

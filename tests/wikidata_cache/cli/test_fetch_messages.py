@@ -85,7 +85,7 @@ def test_labels_that_contradict_their_ids(server: Server, tmp_path: Path, caplog
     rows = written(tmp_path / "e.jsonl", right, right, wrong)
     output = run("fetch", rows, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite"))
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "row 3: target_new_id Q65 is 'Los Angeles' in the graph, the row says 'Paris'; check the id or use `link`"
+        "row 3: target_new_id Q65 is 'Los Angeles' in the graph, but 'Paris' in the row; check the id or use `link`"
     ]
     assert re.search(r"labels that differ +│ +1 ", output)
     written(tmp_path / "e.jsonl", right)
@@ -107,8 +107,8 @@ def test_a_merged_id_is_called_what_it_was_merged_into(caplog: pytest.LogCapture
     rows = written(tmp_path / "e.jsonl", row, row | {"target_new": "One", "relation": "Knows"})
     assert "labels that differ" in run("fetch", rows, "--endpoint", str(graph))
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "row 1: relation_id P1 is 'knows' in the graph, the row says 'Likes'; check the id or use `link`",
-        "row 2: target_new_id Q1 is 'Two' in the graph, the row says 'One'; check the id or use `link`",
+        "row 1: relation_id P1 is 'knows' in the graph, but 'Likes' in the row; check the id or use `link`",
+        "row 2: target_new_id Q1 is 'Two' in the graph, but 'One' in the row; check the id or use `link`",
     ]
 
 
@@ -128,7 +128,7 @@ def test_what_contradicts_is_named(edits: str, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(BadOptionError, match="as_of='2026-01-01'"):
         run("fetch", edits, "--as-of", "2026-01-01", "--mode", "refresh")
     monkeypatch.setenv("KG_OFFLINE", "1")
-    with pytest.raises(BadOptionError, match="--mode refresh asks an endpoint, and KG_OFFLINE is set"):
+    with pytest.raises(BadOptionError, match="--mode refresh needs an endpoint, but KG_OFFLINE is set"):
         run("fetch", edits, "--mode", "refresh")
 
 
@@ -165,7 +165,7 @@ def test_stopped_by_the_user(edits: str, server: Server, tmp_path: Path) -> None
     output, errors = process.communicate()
     stopped.set()
     assert (process.returncode, output) == (130, ""), errors
-    assert errors.splitlines()[-1] == "stopped; what was fetched is kept, the same command goes on"
+    assert errors.splitlines()[-1] == "stopped; what was fetched is kept; run the same command again to continue"
     assert "Traceback" not in errors
     server.fault = None
     assert "digest" in run(*line)

@@ -59,7 +59,7 @@ def test_the_browser_opens_only_when_asked(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{edits}"], "holds 2 edits; name one of them"),
+        (["{edits}"], "has 2 edits; choose one row"),
         (["{edits}:3"], "no such row"),
         (["Q1345", "--open"], "give --html"),
         (["{edits}:1", "--root", "everything"], "expected a sequence from"),
@@ -110,12 +110,12 @@ def test_a_merged_id_is_followed_and_said(adams: str, tmp_path: Path) -> None:
 
 
 def test_what_was_left_out_is_said_with_reasons(adams: str, edits: Path) -> None:
-    assert "left out: 1 housekeeping, 1 without a label" in run("Q42", "-g", adams)
+    assert "left out: 1 with a housekeeping property, 1 without a label" in run("Q42", "-g", adams)
     output = run("Q42", "-g", adams, "--per-node", "0")
     assert "no statement to show" in output and "2 not sampled (--per-node)" in output and "hop" not in output
     assert "beyond --max-edges" in run(f"{edits}:1", "--max-edges", "2")
     silent = run("Q5", "-g", adams)
-    assert "states nothing of it" in silent and "--direction both" in silent
+    assert "has no statement about this item" in silent and "--direction both" in silent
     assert "Q42 P31 Q5" in run("Q5", "-g", adams, "--direction", "both")
 
 

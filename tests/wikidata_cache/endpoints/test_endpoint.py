@@ -87,8 +87,8 @@ def test_every_answer_tells_its_exchange(server: Server, zipped: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "hint", "requests"),
     [
-        ("429 with Retry-After", "throttled", "not to be asked before", 4),
-        ("outage", "outage", "not to be asked before", 2),
+        ("429 with Retry-After", "throttled", "no request is allowed before", 4),
+        ("outage", "outage", "no request is allowed before", 2),
         ("429 that is a timeout", "timeout", "longer timeout", 1),
         ("500 Java timeout, gzip", "timeout", "longer timeout", 1),
         ("504", "timeout", "longer timeout", 4),
@@ -98,21 +98,21 @@ def test_every_answer_tells_its_exchange(server: Server, zipped: bool) -> None:
         ("401", "rejected", "SPARQL 1.1 query endpoint", 1),
         ("404", "rejected", "SPARQL 1.1 query endpoint", 1),
         ("html", "unavailable", "proxy", 4),
-        ("cut JSON", "cut off", "broke off", 4),
+        ("cut JSON", "cut off", "ended too early", 4),
         ("cut JSON with Java trace", "timeout", "time limit of the server", 1),
         ("cut JSON, cancelled", "timeout", "time limit of the server", 1),
         ("empty", "cut off", "after 0 bytes", 4),
-        ("short read", "cut off", "broke off", 4),
-        ("short chunks", "cut off", "broke off", 4),
-        ("short gzip", "cut off", "broke off", 4),
-        ("short of a last space", "cut off", "broke off", 4),
-        ("short of a checksum", "cut off", "broke off", 4),
-        ("corrupt gzip", "cut off", "broke off", 4),
+        ("short read", "cut off", "ended too early", 4),
+        ("short chunks", "cut off", "ended too early", 4),
+        ("short gzip", "cut off", "ended too early", 4),
+        ("short of a last space", "cut off", "ended too early", 4),
+        ("short of a checksum", "cut off", "ended too early", 4),
+        ("corrupt gzip", "cut off", "ended too early", 4),
         ("hang-up", "unavailable", "no connection", 4),
         ("no sentinel", "truncated", "after 0 rows", 1),
         ("sorted top", "truncated", "SR353", 1),
         ("anytime", "timeout", "S1TAT", 1),
-        ("414", "too long", "too long for it", 2),
+        ("414", "too long", "too long for this server", 2),
     ],
 )
 def test_failures_are_told_apart(server: Server, name: str, kind: str, hint: str, requests: int) -> None:
@@ -208,8 +208,8 @@ def test_nobody_answers_the_call() -> None:
     ("url", "kind", "hint"),
     [
         ("http://no-such-host.invalid/sparql", "unavailable", "Check the URL and the network"),
-        ("http://127.0.0.1:9/a b", "rejected", "no URL"),
-        ("http://127.0.0.1:9/ü", "rejected", "no URL"),
+        ("http://127.0.0.1:9/a b", "rejected", "not a valid URL"),
+        ("http://127.0.0.1:9/ü", "rejected", "not a valid URL"),
     ],
 )
 def test_a_wrong_url(url: str, kind: str, hint: str) -> None:
@@ -220,7 +220,7 @@ def test_a_wrong_url(url: str, kind: str, hint: str) -> None:
 
 @pytest.mark.parametrize("contact", [None, "me", "a@b.org\r\nX-Evil: 1"])
 def test_wikimedia_wants_to_know_who_asks(contact: str | None) -> None:
-    with pytest.raises(MissingContactError, match=r"query\.wikidata\.org asks.*KG_EDIT_CONTACT"):
+    with pytest.raises(MissingContactError, match=r"query\.wikidata\.org must name a contact.*KG_EDIT_CONTACT"):
         EndpointSource("https://query.wikidata.org/sparql", contact=contact)
 
 

@@ -67,7 +67,9 @@ def test_a_cap_on_rows_is_met_by_asking_for_less(rows: int, server: Server, righ
 
 @pytest.mark.parametrize("rows", [1, 10, 100])
 def test_a_cap_below_what_one_id_needs_is_an_error(rows: int, server: Server) -> None:
-    with pytest.raises(EndpointError, match=r"about 'Q\d+' alone .* lacks its end after \d+ rows.* ResultSetMaxRows"):
+    with pytest.raises(
+        EndpointError, match=r"asked for the single id 'Q\d+' .* lacks its end after \d+ rows.* ResultSetMaxRows"
+    ):
         fetched(server, row_cap(rows))
 
 
@@ -95,7 +97,9 @@ def test_any_sequence_of_faults(store: Store, right: list[str], names: list[str 
 def test_the_error_of_a_lone_id_names_it(server: Server) -> None:
     source = EndpointSource(server.url, limiter=hasty())
     server.fault = status(500, JAVA)
-    with pytest.raises(EndpointError, match=r"about 'Q1345' alone \(out\): HTTP 500 .*longer timeout") as caught:
+    with pytest.raises(
+        EndpointError, match=r"asked for the single id 'Q1345' \(out\): HTTP 500 .*longer timeout"
+    ) as caught:
         WikidataCache(source).facts.out(["Q1345"])
     assert (caught.value.trouble, caught.value.status) == ("timeout", 500)
 

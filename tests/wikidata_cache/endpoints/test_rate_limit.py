@@ -105,11 +105,11 @@ def test_a_clock_that_is_set_back_stops_nobody() -> None:
 def test_retry_after_outlives_the_process(server: Server) -> None:
     limits, clock = MemoryRateLimitStore(), SkippedTime()
     server.fault = first(1, status(429, b"", {"Retry-After": "3600"}))
-    with pytest.raises(EndpointError, match=r"not to be asked before \d{4}-\d\d-\d\d .* UTC, 3600 s") as caught:
+    with pytest.raises(EndpointError, match=r"no request is allowed before \d{4}-\d\d-\d\d .* UTC, 3600 s") as caught:
         facts(EndpointSource(server.url, limiter=hasty(limits, clock=clock))).out(["Q65"])
     assert (caught.value.trouble, caught.value.retry_after) == ("throttled", pytest.approx(3600))
     clock.time += 600
-    with pytest.raises(EndpointError, match=r"3000 s from now \(HTTP 429 .*asking sooner gets you banned"):
+    with pytest.raises(EndpointError, match=r"3000 s from now \(HTTP 429 .*an earlier request can get you banned"):
         facts(EndpointSource(server.url, limiter=hasty(limits, clock=clock))).out(["Q65"])
     assert len(server.requests) == 1  # the second run did not even ask
     clock.time += 3_000
@@ -119,7 +119,7 @@ def test_retry_after_outlives_the_process(server: Server) -> None:
 def test_an_outage_is_waited_for_as_long_as_patience_lasts(server: Server) -> None:
     clock = SkippedTime()
     server.fault = status(429, OUTAGE)
-    with pytest.raises(EndpointError, match=r"not to be asked before.*wdqs outage.*Come back then") as caught:
+    with pytest.raises(EndpointError, match=r"no request is allowed before.*wdqs outage.*Try again then") as caught:
         facts(EndpointSource(server.url, limiter=hasty(clock=clock))).out(["Q65"])
     assert caught.value.trouble == "outage"
     assert clock.slept == [65]  # the next 130 s would be more than 180 in all

@@ -214,11 +214,11 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelIndexError, match="there is no such file"):
         LabelIndex(path)
     path.write_text("Q65\tlabel\tLos Angeles\n" * 100)
-    with pytest.raises(LabelIndexError, match="is no label index"):
+    with pytest.raises(LabelIndexError, match="is not a label index"):
         LabelIndex(path)
     path.unlink()
     sqlite3.connect(path).execute("CREATE TABLE counts (format)").connection.close()
-    with pytest.raises(LabelIndexError, match="is no label index"):
+    with pytest.raises(LabelIndexError, match="is not a label index"):
         LabelIndex(path)
 
 

@@ -47,7 +47,7 @@ def test_a_store_is_linked_through_the_index_beside_it(loaded: Path) -> None:
     said = index.stat()
     index.write_bytes(bytes(said.st_size))  # as large and as old as the manifest says, and empty
     os.utime(index, ns=(said.st_atime_ns, said.st_mtime_ns))
-    with pytest.raises(LabelIndexError, match="is no label index"):
+    with pytest.raises(LabelIndexError, match="is not a label index"):
         _ = WikidataCache(loaded).linker
 
 
@@ -68,7 +68,7 @@ def test_what_a_cache_does_not_hold_counts_as_unknown(server: Server, cache_path
     WikidataCache(server.url, cache=cache_path).find("Los Angeles")
     linked = WikidataCache(cache=cache_path, mode="offline").linker.link("Los Angeles", relation="P551")
     assert linked.only().id == "Q65"
-    assert "the cache does not hold its statements" in str(linked.only().reasons)
+    assert "its statements are not in the cache" in str(linked.only().reasons)
     assert "types were not compared" in linked.notes[0]
 
 

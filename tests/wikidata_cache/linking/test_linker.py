@@ -40,7 +40,7 @@ def test_scores_are_the_sums_of_their_reasons_counted_by_hand(linker: Linker) ->
     wanted = candidates.LABEL + candidates.IN_GRAPH + candidates.TENFOLD
     assert (best.id, best.score) == ("Q90", wanted) == ("Q90", 12.0)
     assert [reason.points for reason in best.reasons] == [10.0, 2.0]
-    assert said(best) == "+10.0 its label, written exactly so / +2.0 10 statements about it"
+    assert said(best) == "+10.0 its label, exact match / +2.0 10 statements about it"
     assert (best.label, best.description, best.types) == ("Paris", "capital of France", ("city",))
 
 
@@ -61,7 +61,7 @@ def test_the_relation_tells_places_from_people(linker: Linker) -> None:
     linked = linker.link("Paris", relation="P19")
     by_id = {candidate.id: candidate for candidate in linked.candidates}
     assert ids(linked)[:2] == ["Q830149", "Q90"]
-    assert "city, as 100% of the values of P19" in said(by_id["Q90"])
+    assert "city, like 100% of the values of P19" in said(by_id["Q90"])
     assert "object of P19 in the graph" in said(by_id["Q830149"])
     assert "object of P19" not in said(by_id["Q90"])
     assert by_id["Q90"].score - by_id["Q47899"].score == pytest.approx(4.0)  # 1 for fame, 3 for the type
@@ -78,7 +78,7 @@ def test_other_types_speak_against_a_candidate_where_enough_is_known(tmp_path: P
     assert linked.status == "exact"
     assert linked.only().id == "Q150"
     other = linked.candidates[1]
-    assert "-2.0 of no type that the values of P103 have" in said(other)
+    assert "-2.0 none of its types is common among the values of P103" in said(other)
     assert not other.can_settle
     alone = linker.link("France", relation="P103")  # a lone candidate of the wrong type does not settle either
     assert (ids(alone), alone.status) == (["Q142"], "ambiguous")
@@ -87,7 +87,7 @@ def test_other_types_speak_against_a_candidate_where_enough_is_known(tmp_path: P
 def test_a_relation_that_the_graph_does_not_have_is_said(linker: Linker) -> None:
     linked = linker.link("France", relation="P999")
     assert linked.status == "exact"
-    assert linked.notes == ("types were not compared: homonyms.nt shows no objects of P999",)
+    assert linked.notes == ("types were not compared: homonyms.nt has no objects of P999 with a type",)
 
 
 def test_a_relation_in_words_is_refused(linker: Linker) -> None:
@@ -127,7 +127,7 @@ def test_an_id_is_taken_and_checked_by_its_label(linker: Linker) -> None:
 def test_an_id_of_which_nothing_is_known_does_not_pass_silently(linker: Linker) -> None:
     linked = linker.link("Q99999999")
     assert linked.status == "ambiguous"
-    assert "nothing is known of it in homonyms.nt" in said(linked.candidates[0])
+    assert "homonyms.nt has no information about it" in said(linked.candidates[0])
 
 
 def test_properties(linker: Linker) -> None:

@@ -51,7 +51,7 @@ def test_candidates_come_with_names_types_and_statements(linker: Linker, api: Ap
     assert (usa.label, usa.description) == ("United States of America", "country in North America")
     assert usa.types == ("country", "sovereign state")
     reasons = " / ".join(map(str, usa.reasons))
-    assert "+8.0 its alias, written exactly so" in reasons
+    assert "+8.0 its alias, exact match" in reasons
     assert "3 statements about it" in reasons  # of the two capitals the preferred one alone is truthy
     assert "one statement about it" in str(linked.candidates[0].reasons)  # deprecated ones are none
     assert linked.source == api.url
@@ -137,7 +137,7 @@ def test_what_passes_is_asked_again(client: ActionApi, api: ApiServer, spoil: ob
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (says(403, b"banned"), "banned or your User-Agent was refused"),
+        (says(403, b"banned"), "banned, or your User-Agent was refused"),
         (says(200, b"<html>proxy</html>", kind="text/html"), "found text/html"),
         (says(200, b'{"error": {"code": "badvalue", "info": "Unrecognized value"}}'), "badvalue: Unrecognized value"),
         (says(200, b'{"hello": 1}'), "found application/json"),
@@ -168,7 +168,7 @@ def test_offline_forbids_it(client: ActionApi, api: ApiServer, monkeypatch: pyte
 
 def test_a_relation_is_looked_up_in_the_graph(linker: Linker) -> None:
     linked = linker.link("USA", relation="P17")
-    assert "country, as 100% of the values of P17" in str(linked.candidates[0].reasons)
+    assert "country, like 100% of the values of P17" in str(linked.candidates[0].reasons)
     with pytest.raises(BadOptionError):
         linker.link("USA", relation="country")
 
@@ -249,5 +249,5 @@ def test_empty_parts_may_be_lists(client: ActionApi, api: ApiServer) -> None:
 def test_a_wait_without_end_is_none(client: ActionApi, api: ApiServer) -> None:
     body = b'{"error": {"code": "maxlag", "info": "x"}}'
     api.spoil = says(200, body, headers={"Retry-After": "9" * 40})  # type: ignore[assignment]
-    with pytest.raises(EndpointError, match=r"maxlag|not to be asked before"):
+    with pytest.raises(EndpointError, match=r"maxlag|no request is allowed before"):
         client.search("USA")

@@ -40,7 +40,7 @@ def test_labels_beside_a_graph_without_labels(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.INFO, logger="wikidata_cache"):
         source = open_source(tmp_path / "graph.tsv")
     assert facts(source).labels(["Q1"]) == {"Q1": "One"}
-    assert "loading labels.tsv beside it" in caplog.text
+    assert "also loading labels.tsv from the same folder" in caplog.text
     (tmp_path / "graph.tsv").write_text("Q1\tP1\tQ2\nQ1\tlabel\tits own\n")
     assert facts(open_source(tmp_path / "graph.tsv")).labels(["Q1"]) == {"Q1": "its own"}
 
@@ -65,7 +65,7 @@ def test_a_graph_without_any_label_is_said_to_be_one(tmp_path: Path, caplog: pyt
     [record] = caplog.records
     assert (record.name, record.levelname) == ("wikidata_cache.sources.graph_files", "WARNING")
     assert "graph.tsv: no labels in this graph" in caplog.text
-    assert "Put labels.nt.gz beside it, or give it too" in caplog.text
+    assert "Put labels.nt.gz into the same folder, or give it as another source" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_graph_without_any_label_is_said_to_be_one(tmp_path: Path, caplog: pyt
         ("empty.nt", b"", "is empty", None),
         ("empty.tsv", b"", "is empty", None),
         ("empty.nt.gz", gzip.compress(b"", mtime=0), "is empty", None),
-        ("comments.nt", b"# nothing\n", "holds no statement", None),
+        ("comments.nt", b"# nothing\n", "contains no statement", None),
         ("prose.nt", LINE % 1 + b"this is prose\n", "is not N-Triples", 2),
         ("latin.nt", LINE % 1 + b'<http://a> <http://b> "caf\xe9"@en .\n', "UTF-8", 2),
         ("latin.tsv", b"Q1\tP1\tQ2\nQ1\tlabel\tcaf\xe9\n", "is not UTF-8", 2),

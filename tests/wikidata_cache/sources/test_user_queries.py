@@ -64,8 +64,8 @@ def test_service_in_names_texts_and_comments_is_harmless(query: str) -> None:
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        ("ASK { ?s ?p ?o }", "of the form ASK"),
-        ("PREFIX select: <http://e/> CONSTRUCT { } WHERE { }", "of the form CONSTRUCT"),
+        ("ASK { ?s ?p ?o }", "has the form ASK"),
+        ("PREFIX select: <http://e/> CONSTRUCT { } WHERE { }", "has the form CONSTRUCT"),
         ("# SELECT\nDELETE WHERE { ?s ?p ?o }", "is an update"),
         ("LOAD <http://e/select>", "is an update"),
         ("hello", "has no SELECT"),
@@ -97,7 +97,7 @@ def test_an_endpoints_rows_are_kept_by_the_question(server: Server, cache_path: 
     assert len(server.requests) == 2  # the query, and its echo
     offline = WikidataCache(cache=cache_path)
     assert offline.query(query) == rows
-    with pytest.raises(CacheMissError, match="kind query"):
+    with pytest.raises(CacheMissError, match="kind 'query' for SELECT"):
         offline.query("SELECT ?s { ?s ?p ?o }")
     with pytest.raises(ServiceForbiddenError, match="offline"):
         offline.query(f"SELECT * {{ SERVICE <{AWAY}> {{ ?s ?p ?o }} }}")

@@ -23,9 +23,9 @@ BAD = {
     "latin.nt": (GOOD + f'<{WD}Q1> {LABEL} "caf'.encode() + b'\xe9"@en .\n', 2, "UTF-8"),
     "latin.tsv": (b"Q1\tP31\tQ2\nQ1\tlabel\tcaf\xe9\n", 2, "is not UTF-8"),
     "columns.tsv": (b"Q1\tP31\tQ2\n\nQ1\tP31\n", 3, "expected three tab-separated cells"),
-    "cells.tsv": (b"node1\tlabel\tnode2\nQ1\tP31\tQ2\nQ1\tP31\n", 3, "found 2 cells where the header names 3"),
+    "cells.tsv": (b"node1\tlabel\tnode2\nQ1\tP31\tQ2\nQ1\tP31\n", 3, "found 2 cells; expected 3"),
     "no_end.nt": (GOOD + GOOD[:-3], 2, "is not N-Triples"),
-    "middle.json": (b'[\n{"type":"item","id":"Q1","claims":{"P31":[]}},\n{"type":"it\n]\n', 3, "is no entity"),
+    "middle.json": (b'[\n{"type":"item","id":"Q1","claims":{"P31":[]}},\n{"type":"it\n]\n', 3, "is not an entity"),
 }
 
 
@@ -114,9 +114,9 @@ def test_bad_lines_are_counted_over_chunks(tmp_path: Path, monkeypatch: pytest.M
         ("empty.nt.gz", gzip.compress(b"\n", mtime=0), "is empty"),
         ("cut.nt.gz", gzip.compress(GOOD * 9000, mtime=0)[:-20], "corrupt or cut-off"),
         ("cut.nt.bz2", bz2.compress(GOOD * 9000)[:-20], "corrupt or cut-off"),
-        ("graph.ttl", b"@prefix wd: <http://a> .\n", "is Turtle; turn it into N-Triples"),
+        ("graph.ttl", b"@prefix wd: <http://a> .\n", "is Turtle; convert it to N-Triples"),
         ("dump.nt.zst", b"\x28\xb5\x2f\xfd1234", "compressed with zstd; unpack it"),
-        ("prose.txt", b"once upon a time\n", "is no graph: it begins with"),
+        ("prose.txt", b"once upon a time\n", "is not a graph: it begins with"),
         ("other.nt", b"<http://a> <http://b> <http://c> .\n", "Keep every triple with --keep-all"),
     ],
 )
@@ -134,7 +134,7 @@ def test_missing_and_repeated_sources(tmp_path: Path) -> None:
     with pytest.raises(GraphFileError, match="is given twice"):
         load([path, path], tmp_path / "wd")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(GraphFileError, match="holds nothing to load"):
+    with pytest.raises(GraphFileError, match="contains nothing to load"):
         load([tmp_path / "folder"], tmp_path / "wd")
     with pytest.raises(BadOptionError, match="Nothing to load"):
         load([], tmp_path / "wd")

@@ -97,7 +97,7 @@ def test_an_interruption_leaves_the_old_store_until_the_new_one_is_whole(
     store.rename(tmp_path / "wd.replaced")
     with caplog.at_level(logging.INFO, logger="wikidata_cache"):
         report = load([new], store, force=True)
-    assert "Going on where an earlier loading stopped" in caplog.text
+    assert "Continuing where an earlier load stopped" in caplog.text
     assert "Optimising" not in caplog.text  # nothing was left to do but the swap
     assert read_manifest(store) == report.manifest
     assert b"Q3" in contents(store)
@@ -177,7 +177,7 @@ def test_a_bad_line_leaves_nothing_or_says_what_is_kept(
     assert caught.value.line == 151
     with caplog.at_level(logging.INFO, logger="wikidata_cache"):
         manifest = load([late], tmp_path / "wd", options=LoadOptions(skip_bad_lines=True)).manifest
-    assert "Going on where an earlier loading stopped" in caplog.text
+    assert "Continuing where an earlier load stopped" in caplog.text
     assert manifest.counts["statements"] == 200
 
 
@@ -196,14 +196,18 @@ def test_a_store_is_replaced_only_on_request_and_nothing_else_ever(tmp_path: Pat
     source = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     (tmp_path / "empty").mkdir()
     load([source], tmp_path / "empty")
-    with pytest.raises(StoreError, match="is a store already; replace it with --force"):
+    with pytest.raises(StoreError, match="is already a store; replace it with --force"):
         load([source], tmp_path / "empty")
     load([source], tmp_path / "empty", force=True)
     (tmp_path / "thesis").mkdir()
     row(tmp_path / "thesis" / "chapter.tex", "years of work")
     (tmp_path / "wd.loading").mkdir()
     row(tmp_path / "wd.loading" / "mine.txt", "mine")
-    for name, problem in {"thesis": "is no store", "g.tsv": "is no store", "wd": "is in the way"}.items():
+    for name, problem in {
+        "thesis": "is not a store",
+        "g.tsv": "is not a store",
+        "wd": "is not an unfinished store",
+    }.items():
         with pytest.raises(StoreError, match=problem):
             load([source], tmp_path / name, force=True)
     assert (tmp_path / "thesis" / "chapter.tex").exists()
@@ -215,7 +219,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     (tmp_path / "wd.loading").mkdir()
     with (
         FileLock(tmp_path / "wd.loading" / "lock"),
-        pytest.raises(StoreError, match="another process is loading it just now"),
+        pytest.raises(StoreError, match="another process is loading this store"),
     ):
         load([source], tmp_path / "wd")
     load([source], tmp_path / "wd")
