@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from wikidata_cache.errors import EditRowError
@@ -86,29 +87,39 @@ def _split(place: str) -> tuple[Path, int | None]:
 
 
 def _edit(path: Path, number: int, row: object) -> EditRow:
-    def refuse(problem: str, field: str | None = None) -> EditRowError:
-        return EditRowError(path, problem, row=number, field=field)
-
+    refuse = partial(EditRowError, path, row=number)
     if not isinstance(row, Mapping):
         raise refuse(f"found {type(row).__name__}; expected an object {{...}} of fields")
+    found = _texts(_flat(row), refuse)
+    _move_ids(found)
+    _check_fields(found, refuse)
+    return EditRow(row=number, **found)
+
+
+def _texts(row: Mapping[str, object], refuse: Callable[..., EditRowError]) -> dict[str, str]:
+    """Return our fields of a row, under our names; `refuse` makes the error for a problem of a `field`."""
     found: dict[str, str] = {}
-    for name, value in _flat(row).items():
+    for name, value in row.items():
         if near := _misspelt(name):
-            raise refuse(f"unknown; did you mean {near!r}?", name)
+            raise refuse(f"unknown; did you mean {near!r}?", field=name)
         field = TRIPLET_NAMES.get(name, name)
         if field in _FIELDS and value is not None:
             if not (isinstance(value, str) and value.strip()):
-                raise refuse(f"found {value!r}; expected a text", name)
+                raise refuse(f"found {value!r}; expected a text", field=name)
             found[field] = bare_id(value.strip())
-    _move_ids(found)
+    return found
+
+
+def _check_fields(found: Mapping[str, str], refuse: Callable[..., EditRowError]) -> None:
+    """Raise the error that `refuse` makes where subject or new object are missing, or an id is malformed."""
     for field in ("subject", "target_new"):
         if field not in found:
-            raise refuse(f"is missing; expected a label, and the id in {field}_id where you know it", field)
+            raise refuse(f"is missing; expected a label, and the id in {field}_id where you know it", field=field)
     for field, value in found.items():
         fits = is_property if field == "relation_id" else is_item
         if field.endswith("_id") and not fits(value):
-            raise refuse(f"found {value!r}; expected an id such as {'P19' if fits is is_property else 'Q42'}", field)
-    return EditRow(row=number, **found)
+            example = "P19" if fits is is_property else "Q42"
+            raise refuse(f"found {value!r}; expected an id such as {example}", field=field)
 
 
 def _flat(row: Mapping[str, object]) -> Mapping[str, object]:

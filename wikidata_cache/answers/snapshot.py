@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -94,14 +94,18 @@ def export_snapshot(
                 store.path, "contains no facts to export", "Check the graph's name and the time, if given."
             )
         _write(path, summary.header(), chosen.lines())
-    if summary.left_out:
+    _warn_of_left_out(path, summary.left_out)
+    return summary
+
+
+def _warn_of_left_out(path: Path, problems: Sequence[str]) -> None:
+    if problems:
         logger.warning(
             "%s: invalid rows left out: %d (the first: %s). `wikidata-cache fetch --mode refresh` fetches them again.",
             path,
-            len(summary.left_out),
-            summary.left_out[0],
+            len(problems),
+            problems[0],
         )
-    return summary
 
 
 @dataclass

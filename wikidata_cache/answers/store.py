@@ -275,15 +275,18 @@ def take_inventory(path: Path) -> Inventory | None:
             raise CacheFileError(
                 path, f"is damaged ({broken[0]})", "Delete the file, or import a snapshot into a new one."
             )
-        counted = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
-        first, last = (database.read("SELECT min(fetched_at), max(fetched_at) FROM facts") or [(None, None)])[0]
-        return Inventory(
-            facts={(graph, kind): count for graph, kind, count in counted},
-            requests=sum(count for (count,) in database.read("SELECT count(*) FROM queries")),
-            span=(first, last) if first else None,
-            hosts={
-                host: unpack(state, path) for host, state in database.read("SELECT host, state FROM pace ORDER BY host")
-            },
-        )
+        return _counted(database)
     finally:
         database.close()
+
+
+def _counted(database: Database) -> Inventory:
+    counted = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
+    first, last = (database.read("SELECT min(fetched_at), max(fetched_at) FROM facts") or [(None, None)])[0]
+    hosts = database.read("SELECT host, state FROM pace ORDER BY host")
+    return Inventory(
+        facts={(graph, kind): count for graph, kind, count in counted},
+        requests=sum(count for (count,) in database.read("SELECT count(*) FROM queries")),
+        span=(first, last) if first else None,
+        hosts={host: unpack(state, database.path) for host, state in hosts},
+    )

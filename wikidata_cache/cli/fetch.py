@@ -89,12 +89,11 @@ def fetch(
         if kind is not None:
             _fetch_ids(opened, kind, edits)
             return
-        if len(edits) != 1:
-            raise BadOptionError(f"Found {len(edits)} arguments; expected one file of edits, or --kind KIND and ids.")
+        file = _edit_file(edits)
         fetched = fetch_edits(
             opened,
-            read_edits(edits[0]),
-            path=Path(edits[0]),
+            read_edits(file),
+            path=Path(file),
             hops=hops,
             per_node=per_node,
             seed=seed,
@@ -135,6 +134,12 @@ def _open(
     )
 
 
+def _edit_file(arguments: list[str]) -> str:
+    if len(arguments) != 1:
+        raise BadOptionError(f"Found {len(arguments)} arguments; expected one file of edits, or --kind KIND and ids.")
+    return arguments[0]
+
+
 def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
     from wikidata_cache.sources.templates import TEMPLATES
 
@@ -153,7 +158,15 @@ def report(fetched: Fetched) -> None:
     table = Table(show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
-    rows = {
+    for name, count in _counts(fetched).items():
+        if count or name not in ("skipped", "labels that differ"):
+            table.add_row(name, f"{count:,}")
+    Console().print(table)
+    say(f"digest {fetched.digest}")
+
+
+def _counts(fetched: Fetched) -> dict[str, int]:
+    return {
         "edits": len(fetched.graphs),
         "skipped": len(fetched.skipped),
         "labels that differ": len(fetched.contradictions),
@@ -163,11 +176,6 @@ def report(fetched: Fetched) -> None:
         "ids asked for": fetched.request_counts.asked,
         "ids from the cache": fetched.request_counts.found,
     }
-    for name, count in rows.items():
-        if count or name not in ("skipped", "labels that differ"):
-            table.add_row(name, f"{count:,}")
-    Console().print(table)
-    say(f"digest {fetched.digest}")
 
 
 def check_cached(context: typer.Context, source: Source) -> None:

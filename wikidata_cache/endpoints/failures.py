@@ -14,7 +14,7 @@ from typing import Any
 from wikidata_cache.endpoints.rate_limit import ELSEWHERE, LONGEST_WAIT
 from wikidata_cache.endpoints.transport import Reply
 from wikidata_cache.endpoints.web import LIMIT, AnswerTooLargeError
-from wikidata_cache.errors import EndpointError
+from wikidata_cache.errors import EndpointError, EndpointTrouble
 from wikidata_cache.safe_json import parse
 from wikidata_cache.sources.source import Binding
 
@@ -105,20 +105,22 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
         return timed_out(url, found, status=status)
     if status in (413, 414, 431):
         return EndpointError(url, "too long", found, f"The query is too long for this server. {_FEWER}", status=status)
-    if status == 429:
-        trouble, advice = _throttling(text, wait)
-    elif status == 403:
-        trouble, advice = "refused", _BANNED
-    elif status >= 500 or status == 408:
-        trouble, advice = "unavailable", "The server has a problem; try again later."
-    else:
-        location = _text(reply.headers.get("location", "").encode())
-        moved = f" The endpoint has moved to {location}." if location else ""
-        trouble, advice = "rejected", f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
+    trouble, advice = _throttling(text, wait) if status == 429 else _refusal(reply)
     return EndpointError(url, trouble, found, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
 
 
-def _throttling(text: bytes, wait: float | None) -> tuple[Any, str]:
+def _refusal(reply: Reply) -> tuple[EndpointTrouble, str]:
+    """Return the kind of failure and the advice for a status other than 429."""
+    if reply.status == 403:
+        return "refused", _BANNED
+    if reply.status >= 500 or reply.status == 408:
+        return "unavailable", "The server has a problem; try again later."
+    location = _text(reply.headers.get("location", "").encode())
+    moved = f" The endpoint has moved to {location}." if location else ""
+    return "rejected", f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
+
+
+def _throttling(text: bytes, wait: float | None) -> tuple[EndpointTrouble, str]:
     if _has(text, ("outage", "aggressively")):
         return "outage", "The service limits all clients during an outage; try again later."
     return "throttled", f"Wait {'a minute' if wait is None else f'{wait:.0f} s'} before asking again."

@@ -49,22 +49,12 @@ class OxigraphSource(SparqlSource):
         is no store, or one without triples.
         """
         folder = folder.expanduser()
-        if loaded := store_of(folder):
-            return cls._from_loaded(loaded)
-        try:
-            store = Store.read_only(str(folder))
-        except OSError as error:
-            raise SourceStringError(
-                f"oxigraph:{folder} is not an Oxigraph store ({error}). Make one with "
-                f"`wikidata-cache load SOURCE --store FOLDER`, or give the graph file itself."
-            ) from error
-        with store_read_errors(folder):
-            some = next(store.quads_for_pattern(None, None, None, None), None)
-            changed = (folder / "CURRENT").stat().st_mtime_ns
-        if some is None:
-            raise SourceStringError(
-                f"oxigraph:{folder} contains no triples. Check the folder, and the file system that it is on."
-            )
+        loaded = store_of(folder)
+        return cls._from_loaded(loaded) if loaded else cls._from_plain(folder)
+
+    @classmethod
+    def _from_plain(cls, folder: Path) -> "OxigraphSource":
+        store, changed = _open_plain(folder)
         return cls(
             store,
             name=f"oxigraph:{folder.name}",
@@ -111,3 +101,25 @@ class OxigraphSource(SparqlSource):
         names = [variable.value for variable in solutions.variables]
         kinds = (NamedNode, Literal)  # blank nodes are left out: their names have no meaning outside the answer
         return [{n: t.value for n, t in zip(names, row, strict=True) if type(t) in kinds} for row in solutions]
+
+
+def _open_plain(folder: Path) -> tuple[Store, int]:
+    """Return the store in a plain Oxigraph folder, and its modification time in ns; raise SourceStringError for none.
+
+    A store without triples counts as none. Raises StoreError where the database is damaged.
+    """
+    try:
+        store = Store.read_only(str(folder))
+    except OSError as error:
+        raise SourceStringError(
+            f"oxigraph:{folder} is not an Oxigraph store ({error}). Make one with "
+            f"`wikidata-cache load SOURCE --store FOLDER`, or give the graph file itself."
+        ) from error
+    with store_read_errors(folder):
+        some = next(store.quads_for_pattern(None, None, None, None), None)
+        changed = (folder / "CURRENT").stat().st_mtime_ns
+    if some is None:
+        raise SourceStringError(
+            f"oxigraph:{folder} contains no triples. Check the folder, and the file system that it is on."
+        )
+    return store, changed
