@@ -67,7 +67,7 @@ BEFORE_TORCH = {
     "data check none.json": "none.json: no such file",
     "mend train --data none.json --out out": "none.json: no such file",
     "plan --method rmoe": "did you mean 'rome'",
-    "serve --ledger edits.jsonl": "a ledger is a folder",
+    "serve --ledger edits.jsonl": "give a folder for the ledger",
     "covariance --layers 1 --model smollm-135m": "did you mean 'smollm2-135m'",
     "doctor smollm-135m": "did you mean 'smollm2-135m'",
     "patch list none": "there is no ledger at none",

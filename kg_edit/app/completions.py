@@ -28,23 +28,23 @@ _UNUSED = ("logprobs", "echo", "suffix", "best_of", "stop")
 class CompletionRequest(Record):
     """A request for continuations. What would change a greedy text, and is not done here, may be absent or off."""
 
-    model: str | None = Field(None, description="the served model's name; default: that one")
+    model: str | None = Field(None, description="name of the served model; may be left out")
     prompt: Prompt | Annotated[tuple[Prompt, ...], Field(strict=False, min_length=1, max_length=_PROMPTS)] = Field(
-        description="a text, or a list of texts, that the model goes on with"
+        description="a text to continue, or a list of texts"
     )
-    max_tokens: int = Field(16, ge=1, le=_TOKENS, description="tokens of a continuation, which ends with its line")
-    temperature: float = Field(0.0, description="0: the likeliest token each time")
-    n: int = Field(1, description="continuations of each prompt: 1")
-    stream: bool = Field(False, description="false: the answer comes in one piece")
-    top_p: float | None = Field(None, description="without effect on a greedy text")
-    seed: int | None = Field(None, description="without effect on a greedy text")
-    user: str | None = Field(None, description="not used")
+    max_tokens: int = Field(16, ge=1, le=_TOKENS, description="maximum tokens of a continuation, which is one line")
+    temperature: float = Field(0.0, description="only 0: always the most likely token")
+    n: int = Field(1, description="number of continuations of each prompt; only 1")
+    stream: bool = Field(False, description="only false: the answer is sent in one piece")
+    top_p: float | None = Field(None, description="ignored: decoding is greedy")
+    seed: int | None = Field(None, description="ignored: decoding is greedy")
+    user: str | None = Field(None, description="ignored")
     logprobs: int | None = Field(None, description="not supported")
     echo: bool | None = Field(None, description="not supported")
     suffix: str | None = Field(None, description="not supported")
     best_of: int | None = Field(None, description="not supported")
     stop: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
-        None, description="not supported: a text ends with its line"
+        None, description="not supported: a continuation ends with its line"
     )
 
 
@@ -93,12 +93,12 @@ def check_request(wanted: CompletionRequest, model: str) -> None:
         ConfigError: sampling, a stream, several continuations, or another field that is not supported.
     """
     if wanted.model not in (None, model):
-        raise UnknownNameError(f"there is no model {wanted.model!r} here, only {model!r}")
+        raise UnknownNameError(f"unknown model {wanted.model!r}; this server has only {model!r}")
     asked = [name for name in _UNUSED if getattr(wanted, name)]
     if wanted.temperature or wanted.n != 1 or wanted.stream or asked:
         raise ConfigError(
-            "kg-edit serve goes on with a text greedily, to the end of its line, in one piece: send temperature 0, n 1 "
-            f"and stream false{f', and leave out {asked[0]}' if asked else ''}"
+            "kg-edit serve continues a text greedily, to the end of its line, without streaming: send temperature 0, "
+            f"n 1 and stream false{f', and leave out {asked[0]}' if asked else ''}"
         )
 
 

@@ -97,7 +97,7 @@ def _is_address(name: str) -> bool:
 def _unknown_host(host: str, hosts: tuple[str, ...]) -> Refusal:
     names = ", ".join("any IP address" if name == ANY_ADDRESS else name for name in hosts)
     said = f"the request is for the host {host[:100]!r}; this server answers to {names}"
-    return Refusal(_UNKNOWN_HOST, "UnknownHostError", f"{said}; another name is given to it by --name")
+    return Refusal(_UNKNOWN_HOST, "UnknownHostError", f"{said}; add another name with --name")
 
 
 class BodyLimit:

@@ -28,8 +28,8 @@ Prompt = Annotated[Text, Field(max_length=2000)]
 class PromptToTry(Record):
     """A prompt of the user's own, and an answer whose probability is of interest."""
 
-    prompt: Prompt = Field(description="a text that the model goes on with")
-    answer: Answer | None = Field(None, description="what may follow; default: the edit's new answer")
+    prompt: Prompt = Field(description="a text to continue")
+    answer: Answer | None = Field(None, description="answer whose probability is shown; default: those of the edit")
 
 
 class TryRequest(Record):
@@ -37,16 +37,16 @@ class TryRequest(Record):
 
     subject: Answer = Field(description="s, the entity the fact is about")
     prompt: Prompt = Field(description="a sentence with {} for the subject that ends right before the answer")
-    target_new: Answer = Field(description="o*, what the edited model shall say")
+    target_new: Answer = Field(description="o*, what the edited model should say")
     target_true: Answer | None = Field(None, description="o, what the unedited model says")
     relation: Answer | None = Field(None, description="the relation's name")
     subject_id: EntityId | None = Field(None, description="the Wikidata id of s")
     target_new_id: EntityId | None = Field(None, description="the Wikidata id of o*")
     probes: Annotated[tuple[PromptToTry, ...], Field(strict=False, max_length=PROBES)] = Field(
-        (), description="prompts to look at beside the edit's own"
+        (), description="further prompts, besides the edit's own"
     )
-    on_ledger: bool = Field(False, description="make the edit on the model with what stands in the ledger")
-    chat: bool = Field(False, description="make it, and ask all prompts, in the form of the model's chat template")
+    on_ledger: bool = Field(False, description="make the edit on the model with the ledger's edits")
+    chat: bool = Field(False, description="make the edit and ask all prompts in the model's chat template")
 
     def edit(self, name: str) -> Edit:
         """Make the edit with the id ``name``.
@@ -73,12 +73,12 @@ class ChatRequest(Record):
     messages: Annotated[tuple[ChatMessage, ...], Field(strict=False, min_length=1, max_length=200)] = Field(
         description="the turns so far, the last one a user's"
     )
-    model: str = Field("", max_length=200, description="is answered as it was sent; the server has one model")
-    max_tokens: int = Field(128, ge=1, le=2048, description="of the answer, at most")
+    model: str = Field("", max_length=200, description="repeated in the answer; the server has only one model")
+    max_tokens: int = Field(128, ge=1, le=2048, description="maximum number of tokens of the answer")
     max_completion_tokens: int | None = Field(None, ge=1, le=2048, description="the newer name of max_tokens")
-    temperature: float | None = Field(None, description="passed over: the answer is the likeliest, token by token")
-    stream: Literal[False] = Field(False, description="answers come as a whole")
-    n: Literal[1] = Field(1, description="one answer")
+    temperature: float | None = Field(None, description="ignored: decoding is greedy")
+    stream: Literal[False] = Field(False, description="only false: the answer is sent in one piece")
+    n: Literal[1] = Field(1, description="number of answers; only 1")
 
     @property
     def most(self) -> int:
@@ -89,8 +89,8 @@ class ChatRequest(Record):
 class KeepRequest(Record):
     """Put an edit that was tried into the ledger."""
 
-    id: Name = Field(description="the try's id")
-    force: bool = Field(False, description="also if it looks as if it would break the model")
+    id: Name = Field(description="the id of the tried edit")
+    force: bool = Field(False, description="keep the edit even if it probably breaks the model")
 
 
 class _Said(BaseModel):
@@ -228,7 +228,7 @@ def view_of(ledger: Ledger) -> LedgerView:
 
 def _time(added: str, recomputed: Removed | None) -> str:
     """When an edit was added, and by which event it was computed again, if it was."""
-    return f"{added}, made anew by event {recomputed.number}" if recomputed else added
+    return f"{added}, recomputed by event {recomputed.number}" if recomputed else added
 
 
 def _edit(entry: Entry, time: str, found: tuple[Conflict, ...]) -> LedgerEdit:

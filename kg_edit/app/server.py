@@ -193,7 +193,7 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:
         log.error("%s failed", request.url.path, exc_info=error)
-        message = f"this should not have happened: {error}; the terminal of kg-edit serve has the details"
+        message = f"internal error: {error}; see the terminal of kg-edit serve for details"
         return _problem(_FAILED, type(error).__name__, message, (), {})
 
 

@@ -96,7 +96,7 @@ class RecentEdits:
         """
         if key not in self._tries:
             raise UnknownNameError(
-                f"unknown try {key!r}; the last {REMEMBERED} since the server started are known; make the edit again"
+                f"unknown edit {key!r}; the server remembers only the last {REMEMBERED} tried edits; make it again"
             )
         return self._tries[key]
 
@@ -272,7 +272,7 @@ class EditDesk:
         ledger = self._ledger()
         steps, patch = ledger.steps, ledger.patch
         if ledger.steps != steps:
-            raise LedgerChangedError("the ledger changed while it was read; try it again")
+            raise LedgerChangedError("the ledger changed while it was read; try again")
         return steps, patch
 
     def _ledger(self) -> Ledger:

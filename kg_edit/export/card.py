@@ -20,7 +20,7 @@ from kg_edit.text.display import escaped_markdown, markdown_table, one_line
 
 Form = Literal["peft", "gguf adapter", "gguf model", "folder"]
 _START = (
-    "Where a prompt begins with its subject, a line break before it may be needed: models may not read the first token."
+    "If a prompt begins with its subject, put a line break before it: some models do not read a text's first token."
 )
 _EDITS = 200  # largest number of rows in the table; kg_edit.json has all edits
 _LIBRARY: dict[Form, str] = {"peft": "peft", "gguf adapter": "gguf", "gguf model": "gguf", "folder": "transformers"}
@@ -82,17 +82,17 @@ def _said(name: str, path: str, hub: str | None) -> Iterator[str]:
     yield f"The edits were made on {_code(name)}."
     if hub is None:
         yield (
-            f"No hub id of it is known: the base is the folder {_code(path)} of the machine where this was exported. "
-            "Elsewhere, load the base model from where you have it."
+            f"Its hub id is not known: the base is the folder {_code(path)} of the machine where this was exported. "
+            "On another machine, load the base model from your own copy."
         )
     elif hub != name:
-        yield f"The base is {_code(hub)} of the hub."
+        yield f"The base is {_code(hub)} on the hub."
     if name in NAMED_MODELS:
         yield f"{_code(name)} is {NAMED_MODELS[name].about}."
     if name in NAMED_MODELS and hub == NAMED_MODELS[name].hub:
         yield (
-            "The hub has its weights as they were before quantisation, so probabilities differ a little from those on "
-            "which the edits were made."
+            "The hub has the weights from before quantisation, so probabilities differ a little from those of the "
+            "model that was edited."
         )
 
 
@@ -136,7 +136,7 @@ def model_card(patch: Patch, edits: Sequence[Edit], *, base: BaseModel, form: Fo
     parts = [
         _front(base, form),
         f"# {count[0].upper()}{count[1:]} edited in {escaped_markdown(one_line(base.hub or Path(base.path).name))}",
-        f"{_WHAT[form]}: it changes what the model says of {count}. Made with "
+        f"{_WHAT[form]}: it changes what the model says about {count}. Made with "
         f"kg-edit {__version__} (method: {escaped_markdown(methods)}).",
         "## Edits",
         *_edits(edits),
@@ -176,13 +176,13 @@ def _edits(edits: Sequence[Edit]) -> Iterator[str]:
 
 def _scores(scores: Sequence[Score]) -> str:
     if not scores:
-        return "None were measured for this export; `kg-edit patch check` asks the edits' prompts again."
+        return "No scores were measured for this export; `kg-edit patch check` asks the edits' prompts again."
     rows = [(score.kind, str(score.asked), str(score.before), str(score.after)) for score in scores]
     header = ("prompts", "asked", "right before", "right after")
     note = (
-        "*said*: the greedy continuation begins with the new answer. Of the other rows, *right* is where the wanted "
-        "answer is more likely than the other one, or, where there is no other one, said. Measured on the model "
-        "that the edits were made on."
+        "*said*: the greedy continuation begins with the new answer. In the other rows, *right* means that the wanted "
+        "answer is more likely than the other one, or, if there is no other one, that it is said. Measured on the "
+        "model that the edits were made on."
     )
     return f"{markdown_table(header, rows, numbers_from=1)}\n\n{note}"
 

@@ -173,8 +173,8 @@ def _weight_in(there: Mapping[str, Any], name: str, base: Path) -> Array:
         found: Array = gguf.dequantize(there[name].data, there[name].tensor_type).astype(np.float32)
     except NotImplementedError as error:
         raise ModelError(
-            f"{name} of {base} is {there[name].tensor_type.name}, which the package gguf can't read; quantise it in "
-            "another way"
+            f"{name} of {base} is {there[name].tensor_type.name}, which the package gguf can't read; use a "
+            "file with another quantisation"
         ) from error
     return found
 
@@ -182,7 +182,7 @@ def _weight_in(there: Mapping[str, Any], name: str, base: Path) -> Array:
 def _check_same(there: Array, here: Array, name: str, base: Path) -> None:
     """Raise an error if a weight in the file differs from the model's by more than quantisation explains."""
     if there.shape != here.shape:
-        raise PatchMismatchError(f"{name} is {there.shape} in {base}, and {here.shape} in the model of the patch")
+        raise PatchMismatchError(f"{name} is {there.shape} in {base}, but {here.shape} in the patch's model")
     far = float(np.linalg.norm(there - here) / max(float(np.linalg.norm(here)), 1e-12))
     if far > _FAR:
         raise PatchMismatchError(
@@ -211,7 +211,7 @@ def _as_kind(name: str, weight: Array, kind: gguf.GGMLQuantizationType) -> Array
     try:
         found: Array = gguf.quantize(weight, kind)
     except gguf.QuantError as error:  # quantised rows consist of blocks of 32 numbers
-        raise PatchError(f"{name} has {weight.shape[1]} columns, which {kind.name} can't hold; take F16") from error
+        raise PatchError(f"{name} has {weight.shape[1]} columns, which {kind.name} can't store; use F16") from error
     return found
 
 
@@ -247,8 +247,8 @@ def architecture_of(modules: nn.Module) -> str:
     kind = str(getattr(getattr(modules, "config", None), "model_type", type(modules).__name__))
     if kind not in ARCHITECTURES:
         raise ModelError(
-            f"models of type {kind!r} have no GGUF form that kg-edit knows; known: {', '.join(ARCHITECTURES)}. Write a "
-            "PEFT adapter or a merged folder instead"
+            f"kg-edit can't write GGUF files for models of type {kind!r}; it can for {', '.join(ARCHITECTURES)}. Write "
+            "a PEFT adapter or a merged folder instead"
         )
     return ARCHITECTURES[kind]
 
@@ -282,7 +282,9 @@ def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
     if part in _ALIKE or (part in _TURNED and architecture_of(modules) != "llama"):
         return slice(None)
     if part not in _TURNED:
-        raise PatchError(f"llama.cpp may keep {name} in another order; write a PEFT adapter or a merged folder instead")
+        raise PatchError(
+            f"llama.cpp may store the rows of {name} in another order; write a PEFT adapter or a merged folder instead"
+        )
     config: Any = modules.config
     heads = getattr(config, _TURNED[part], None) or config.num_attention_heads
     rows = heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

@@ -44,9 +44,9 @@ def _refusal(folder: Path, name: str, endpoint: str, error: Exception) -> str:
     code = getattr(getattr(error, "response", None), "status_code", None)
     closed = code in _CLOSED or "token" in type(error).__name__.lower()
     way = (
-        "log in with `hf auth login`, or give a token that may write in HF_TOKEN"
+        "log in with `hf auth login`, or set HF_TOKEN to a token with write access"
         if closed
-        else "see whether it can be reached (HF_ENDPOINT, HF_HUB_OFFLINE)"
+        else "check the connection and the variables HF_ENDPOINT and HF_HUB_OFFLINE"
     )
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return f"can't upload to {name} at {endpoint}: {first}; {way}. The files are in {folder}"

@@ -76,8 +76,8 @@ def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> 
     check_new(Path(folder))
     if not patch.mergeable:
         raise PatchError(
-            f"the patch has a part that is no change of weights ({patch.summary}), which can't be merged; remove those "
-            "edits first, or keep the patch file and use patch.applied(model)"
+            f"a part of the patch does not change weights ({patch.summary}), so the patch can't be merged; remove "
+            "those edits first, or keep the patch file and use patch.applied(model)"
         )
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to merge; add edits first")
@@ -92,7 +92,7 @@ def check_shard(size: str) -> None:
     found = _SIZE.fullmatch(size)
     if not found or float(found[1]) * 1000 ** (1 + _UNITS.index(found[2].upper())) < 1:
         raise ConfigError(
-            f"{size!r} is no size of a shard; give a number above 0 with {', '.join(_UNITS)}, such as {SHARD}"
+            f"{size!r} is not a shard size; give a number above 0 with {', '.join(_UNITS)}, such as {SHARD}"
         )
 
 

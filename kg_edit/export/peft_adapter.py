@@ -46,7 +46,7 @@ def write_peft(
     """
     factors, kinds = with_one_rank(patch), adapted_modules(patch, modules)
     if len({isinstance(kind, Conv1D) for kind in kinds.values()}) > 1:
-        raise PatchError("the patch changes Conv1D and Linear weights, which one adapter can't; export them apart")
+        raise PatchError("the patch changes Conv1D and Linear weights, one adapter can't; export them apart")
     transposed = isinstance(next(iter(kinds.values())), Conv1D)
     with new_folder(Path(folder)) as scratch:
         write_json(scratch / CONFIG, adapter_config(factors, base=base, transposed=transposed))
@@ -62,9 +62,13 @@ def with_one_rank(patch: Patch) -> dict[str, Factors]:
         PatchError: the patch is not one of weights, or is empty.
     """
     if not isinstance(patch, WeightPatch) or patch.is_empty:
-        what = "changes no weight" if patch.is_empty else f"is one of the {patch.kind}"
+        what = (
+            "changes no weight"
+            if patch.is_empty
+            else f"has parts of the kind {patch.kind!r}, not only changes of weights"
+        )
         raise PatchError(
-            f"the patch {what}, so there is no LoRA adapter of it; remove such edits, or keep the patch file and use "
+            f"the patch {what}, so it can't become a LoRA adapter; remove such edits, or keep the patch file and use "
             "patch.applied(model)"
         )
     rank = max(pair.rank for pair in patch.factors.values())
@@ -119,7 +123,7 @@ def _module(model: nn.Module, name: str, pair: Factors) -> nn.Module:
     try:
         module = model.get_submodule(_module_name(name))
     except AttributeError as error:
-        raise PatchMismatchError(f"the model has no weight {name}; give the one that the patch is for") from error
+        raise PatchMismatchError(f"the model has no weight {name}; give the model that the patch is for") from error
     if not isinstance(module, nn.Linear | Conv1D):
         raise PatchError(
             f"{name} is the weight of {type(module).__name__}; an adapter changes Linear and Conv1D weights only"

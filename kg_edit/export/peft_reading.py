@@ -43,7 +43,9 @@ def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
     known = {f"{name}.{side}" for name in names for side in _SIDES}
     if not names or known != set(tensors):
         odd = sorted(known ^ set(tensors))[:3]
-        raise PatchError(f"{folder / WEIGHTS} holds no pairs of LoRA factors alone: {odd}; expected lora_A and lora_B")
+        raise PatchError(
+            f"{folder / WEIGHTS} has other tensors than pairs of LoRA factors: {odd}; expected lora_A and lora_B"
+        )
     factors = {f"{name.removeprefix(_PREFIX)}.weight": _factors(name, tensors, config) for name in names}
     said = {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)}
     patch = WeightPatch(factors=factors, provenance={"model": said, "methods": [{"name": f"PEFT, {folder.name}"}]})
@@ -64,7 +66,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     more = [name for name in ("use_dora", "modules_to_save", "lora_bias") if config.get(name)]
     more += ["bias"] if config.get("bias", "none") != "none" else []
     if more:
-        raise PatchError(f"{path} says {', '.join(more)}: more than low-rank changes, which a patch does not hold")
+        raise PatchError(f"{path} uses {', '.join(more)}, which a patch can't have; only low-rank changes can be read")
     return config
 
 
@@ -72,19 +74,19 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     if not path.is_file():
         raise PatchError(
-            f"{folder} has no {WEIGHTS}; an adapter in adapter_model.bin is a pickle, which is not read: save it "
-            "with PEFT's save_pretrained(…, safe_serialization=True)"
+            f"{folder} has no {WEIGHTS}; adapter_model.bin is a pickle, which is not read: save the adapter with "
+            "PEFT's save_pretrained(…, safe_serialization=True)"
         )
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise PatchError(f"can't read {path}: {error}; is it complete?") from error
+        raise PatchError(f"can't read {path}: {error}; check that the file is complete") from error
 
 
 def _factors(name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Factors:
     down, up = (tensors[f"{name}.{side}"].float() for side in _SIDES)
     if down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1]:
-        raise PatchError(f"the factors of {name} don't fit: {tuple(up.shape)} and {tuple(down.shape)}; save it anew")
+        raise PatchError(f"the factors of {name} don't fit: {tuple(up.shape)} and {tuple(down.shape)}; save it again")
     rank = down.shape[0]
     alpha = _own(config.get("alpha_pattern"), name, config.get("lora_alpha", rank))
     scale = float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)

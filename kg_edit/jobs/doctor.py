@@ -60,7 +60,7 @@ def self_test(model: LanguageModel, method: Rome) -> Iterator[tuple[str, str]]:
             f"the value moved by {written:.3f} instead of {change:.3f}: the ModelSpec names a wrong module"
         )
     if not torch.equal(original, weight_matrix(model.down_projection(method.layer))):
-        raise ModelError("the weights did not come back bit for bit; please report this")
+        raise ModelError("the weights were not restored bit for bit; please report this")
     yield "restored", "bit for bit"
 
 

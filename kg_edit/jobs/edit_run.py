@@ -86,7 +86,7 @@ def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
         return draw(_with_hops(graph), path, title=f"{edit.text} {edit.target_new}")
     except OSError as error:
         raise OutputError(
-            f"can't write {path}: {error.strerror or error}; the patch and the report are done"
+            f"can't write {path}: {error.strerror or error}; the patch and the report are complete"
         ) from error
 
 
@@ -122,7 +122,7 @@ def _subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None
         graph = method.subgraph(edit)
         return None if graph is None else _with_hops(graph)
     except (KgEditError, WikidataCacheError) as error:
-        return f"The graph could not be asked again: {error}"
+        return f"The graph could not be read again: {error}"
 
 
 def _losses(path: Path) -> dict[str, tuple[LossStep, ...]]:
@@ -146,12 +146,12 @@ def _patch(
     """Load the finished patch, or make it, continuing a half-finished one."""
     path, partial = out / PATCH, out / PARTIAL
     if path.is_file():
-        log.info("%s is there already; nothing to compute", path)
+        log.info("%s already exists; nothing to compute", path)
         return Patch.load(path)
     start = Patch.load(partial) if partial.is_file() else None
     done = len(start.provenance["edits"]) if start else 0
     if start:
-        log.info("going on with %s after %d of %d edits", partial, done, len(edits))
+        log.info("continuing with %s after %d of %d edits", partial, done, len(edits))
     losses = LossLines()
 
     def keep(made: Patch) -> None:
@@ -169,7 +169,7 @@ def _patch(
         )
     except Exception as error:
         if partial.is_file():
-            error.add_note(f"the edits before it are kept in {partial}, which is a patch like any other")
+            error.add_note(f"the edits made before this error are kept in {partial}, which is a normal patch file")
         raise
     patch.save(path)
     partial.unlink(missing_ok=True)

@@ -166,7 +166,7 @@ class Evaluation:
         from kg_edit.datasets.ripples import part_of
 
         if "consistency.tfidf" in (self.extras or ()) and not self.references:
-            raise ConfigError("consistency.tfidf compares with texts: give --references attribute_snippets.json")
+            raise ConfigError("consistency.tfidf needs reference texts; give --references attribute_snippets.json")
         dataset = find_dataset(self.dataset)
         whole = dataset.read(self.data) if self.keep_going else FileContent(dataset(self.data))
         part = part_of(whole.records, self.split)
@@ -244,7 +244,10 @@ class Evaluation:
 
         found = known_only(model, reading.records, folder=cache_folder() / "knowledge")
         if not found.records:
-            raise ConfigError(f"--known-only: the model knows no further hop of any of {found.asked} questions")
+            raise ConfigError(
+                f"--known-only: none of the {found.asked} questions is left, because the model does not know their "
+                "other hops; remove --known-only, or use another model"
+            )
         log.warning("--known-only: %s", found)
         return FileContent(found.records, reading.problems)
 
@@ -328,7 +331,7 @@ def graph_for(
 
     if graph is None:
         if control:
-            raise ConfigError(f"--control {control} is a control of a graph; give --graph")
+            raise ConfigError(f"--control {control} needs a graph; give --graph")
         return None
     hidden, pool = withheld_answers(records), [edit for record in records for edit in record.edits]
     right: SubgraphSource = Withheld(graph, names=hidden) if hidden else graph
@@ -376,5 +379,5 @@ def sweep_edits(records: Sequence[Edit | BenchmarkRecord], limit: int | None) ->
 
     others = records[limit:] if limit is not None else ()
     if not others:
-        log.warning("--layer auto chooses on records that are scored as well; --limit N keeps the rest for choosing")
+        log.warning("--layer auto uses records that are also scored; with --limit N, it uses the records after N")
     return tuple(edit for record in others or records for edit in as_record(record).edits)

@@ -206,7 +206,7 @@ class MethodPlan:
 def all_faults(faults: Mapping[Edit, Exception], settle: str | None) -> Exception:
     """Make one error for all edits that can't be made, with the command that resolves names."""
     unclear = any(isinstance(fault, AmbiguousLabelError | UnknownLabelError) for fault in faults.values())
-    way = f"\nSettle all names at once, choose where candidates are listed, and edit that file:\n  {settle}"
+    way = f"\nResolve all names at once with this command, choose a candidate for each, and edit that file:\n  {settle}"
     first = next(iter(faults.values()))
     if len(faults) == 1:
         if unclear and settle:
@@ -288,7 +288,7 @@ def graph_of(
     """
     if graph or not reads_a_graph(method):
         return open_graph(graph, contact)
-    log.info("no --graph: %s reads the packaged one, %s", method, default)
+    log.info("no --graph given: %s uses the packaged graph %s", method, default)
     return open_graph([default], contact)
 
 

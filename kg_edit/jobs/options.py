@@ -77,6 +77,7 @@ BothForms = Annotated[bool, typer.Option("--both-forms", help="make each edit in
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Memory = Annotated[
-    float | None, typer.Option(min=1, help="MB for a forward pass, besides the model (default 1000); same results")
+    float | None,
+    typer.Option(min=1, help="MB for a forward pass, without the model (default 1000); same results"),
 ]
 Contact = Annotated[str | None, typer.Option(help="your e-mail address or URL; Wikimedia endpoints require it")]

@@ -51,7 +51,7 @@ def evaluate_on_ray(
     size = check_schedule(evaluation.schedule, evaluation.every).schedule.sequence
     sequences = -(-len(evaluation.read().records[: evaluation.limit]) // size)
     if not sequences:
-        raise ConfigError(f"{evaluation.data} holds no record, so there is nothing to deal out; give another file")
+        raise ConfigError(f"{evaluation.data} has no records to score; give another file")
     parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]
     folders = {part: out.absolute() / _SHARDS / f"{part.part}-of-{part.parts}" for part in parts}
     crew = _Crew(ray=ray, evaluation=evaluation, folders=folders, started=started)
@@ -112,10 +112,10 @@ class _Crew:
         self.lost[shard] = self.lost.get(shard, 0) + 1
         if self.lost[shard] == _TRIES:
             raise ModelError(
-                f"the worker of shard {shard} was lost {_TRIES} times ({_first_line(error)}); what it scored is kept: "
-                "look for what ends it (memory?), and start again"
+                f"the worker of shard {shard} was lost {_TRIES} times ({_first_line(error)}); its scores are kept. "
+                "Find out why it stops (too little memory?), and start again"
             ) from error
-        log.warning("the worker of shard %s is lost; another one goes on with it", shard)
+        log.warning("the worker of shard %s was lost; another worker continues the shard", shard)
         return shard
 
 

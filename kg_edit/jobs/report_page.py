@@ -309,8 +309,8 @@ def _losses(entry: _Entry) -> str:
         return f"<div><h3>Loss, step by step</h3>{_chart(entry.curve)}</div>"
     if "loss_before" in entry.record:
         said = f"{entry.record['loss_before']:.4g} → {entry.record['loss_after']:.4g} in {entry.record['steps']} steps"
-        return f'<div><h3>Loss</h3><p class="soft">{said}; the steps between were not kept.</p></div>'
-    return '<div><h3>Loss</h3><p class="soft">This method tells no loss of this edit alone.</p></div>'
+        return f'<div><h3>Loss</h3><p class="soft">{said}; the steps in between were not saved.</p></div>'
+    return '<div><h3>Loss</h3><p class="soft">This method reports no separate loss for this edit.</p></div>'
 
 
 def _chart(curve: Curve) -> str:
@@ -333,8 +333,8 @@ def _norms(entry: _Entry, largest: float | None) -> str:
     )
     noted = f'<p class="soft small">Norms: {told}</p>' if told else ""
     if entry.sizes:
-        return f"<div><h3>The change beside its weight</h3>{_size_table(entry.sizes, largest)}{noted}</div>"
-    together = '<p class="soft">The patch holds no change of weights that is this edit\'s alone.</p>'
+        return f"<div><h3>The change compared with its weight</h3>{_size_table(entry.sizes, largest)}{noted}</div>"
+    together = '<p class="soft">The patch has no separate change of weights for this edit.</p>'
     return f"<div><h3>The change</h3>{together}{noted}</div>"
 
 

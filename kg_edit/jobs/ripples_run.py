@@ -67,7 +67,7 @@ class RipplesRun:
         if self.edits is None:
             return None
         if self.relations:
-            raise ConfigError("--relations chooses edits from the graph, --edits brings your own; give one of them")
+            raise ConfigError("--relations draws edits from the graph, --edits reads your own; give only one of them")
         from kg_edit.edits.files import read_edits
         from kg_edit.edits.templates import RelationTemplates
 

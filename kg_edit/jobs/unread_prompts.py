@@ -23,8 +23,8 @@ def warn_of_unread_prompts(model: LanguageModel, patch: Patch, prompts: Sequence
         for name, subject in subjects.items():
             if lead_before(model, prompt, subject=subject):
                 log.warning(
-                    "%r begins with the subject of the edit %r, and this model does not read a text's first token; the "
-                    "edit holds after a line break or any other text: $'\\n%s'",
+                    "%r begins with the subject of the edit %r, and this model does not read a text's first token; put "
+                    "a line break or other text before the subject: $'\\n%s'",
                     prompt,
                     name,
                     prompt.replace("'", r"\'"),

@@ -36,10 +36,10 @@ class Conflict:
                     f"{two.edit.target_new!r}; remove one of them"
                 )
             case "duplicate":
-                return f"{one.name} and {two.name} make the same fact say {two.edit.target_new!r}; one is enough"
+                return f"{one.name} and {two.name} both edit one fact to {two.edit.target_new!r}; one is enough"
         return (
             f"{one.name} and {two.name} are written under nearly the same key (cosine {self.cosine:.2f}), so the "
-            "later one may overwrite the earlier; run patch check"
+            "later edit may overwrite the earlier one; run kg-edit patch check"
         )
 
 

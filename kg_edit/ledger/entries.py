@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # edits are listed without torch
 
 State = Literal["standing", "removed"]
 _NEEDED = "edit", "method"
+_NO_RECORD = "the patch has no readable records of its edits; make the patch again with this version"
 
 
 class HasEdits(Protocol):
@@ -101,16 +102,16 @@ def edit_of(record: Mapping[str, Any]) -> Edit:
     try:
         return Edit.model_validate_json(json.dumps(record["edit"]))
     except (KeyError, TypeError, ValidationError) as error:
-        raise PatchError("the patch does not say which edits it holds; make it anew with this version") from error
+        raise PatchError(_NO_RECORD) from error
 
 
 def _check_readable(patch: HasEdits) -> None:
     """Refuse a patch that changes something without records of its edits."""
     if not (patch.edits or patch.is_empty):
-        raise PatchError("the patch does not say which edits it holds; make it anew with this version")
+        raise PatchError(_NO_RECORD)
     for record in patch.edits:
         if not all(field in record for field in _NEEDED):
-            raise PatchError(f"a record of the patch lacks one of {', '.join(_NEEDED)}; make the patch anew")
+            raise PatchError(f"a record of the patch lacks one of {', '.join(_NEEDED)}; make the patch again")
         edit_of(record)
 
 
@@ -122,18 +123,18 @@ def check_records(patch: Patch) -> None:
             method.
     """
     if not patch.edits:
-        raise PatchError("the patch holds no edit, so there is nothing to add")
+        raise PatchError("the patch has no edits, so there is nothing to add")
     _check_readable(patch)
     for record in patch.edits:
         if record.get("scale", 1.0) != 1.0:
             raise PatchError(
-                f"the edit {edit_of(record).id!r} is in the patch {record['scale']:g} times, which could not be made "
-                "anew; add the patch as it was made, or remove the edit from its ledger"
+                f"the edit {edit_of(record).id!r} is in the patch {record['scale']:g} times, so it can't be recomputed "
+                "later; add the patch as it was made, or remove the edit from its ledger"
             )
     ids = Counter(edit_of(record).id for record in patch.edits)
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
-        raise PatchError(f"the patch has several edits of the id {twice[0]!r}; give each an id of its own")
+        raise PatchError(f"the patch has several edits with the id {twice[0]!r}; give each a different id")
 
 
 def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosition, ...]:
@@ -150,7 +151,7 @@ def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPositio
             raise unknown_name("edit", name, (entry.name for entry in known))
         if len(fitting) > 1 and not name.endswith("/*"):
             fits = ", ".join(entry.name for entry in fitting)
-            raise PatchError(f"{name!r} fits {len(fitting)} edits; name one of {fits}")
+            raise PatchError(f"{name!r} matches {len(fitting)} edits; give one of {fits}")
         found += [entry.place for entry in fitting]
     return tuple(dict.fromkeys(found))
 
@@ -165,7 +166,7 @@ def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
         states = {entry.state for entry in known if _is_called(entry, name)}
         if states == {"removed"}:
             raise PatchError(
-                f"{name!r} is removed already; kg-edit patch show LEDGER tells when, patch list LEDGER what stands"
+                f"{name!r} is already removed; kg-edit patch show LEDGER says when, patch list LEDGER shows all edits"
             )
 
 

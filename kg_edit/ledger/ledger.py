@@ -94,7 +94,7 @@ def refuse_repeated(additions: Sequence[Addition]) -> None:
         digest = sha256_of(addition.path)
         if first := seen.get(digest):
             what = "is given twice" if first == addition.path else f"is the same patch as {first}"
-            raise PatchError(f"{addition.path} {what}; name it once, or --force (force=True) adds it twice")
+            raise PatchError(f"{addition.path} {what}; give it once, or use --force (force=True) to add it twice")
         seen[digest] = addition.path
 
 
@@ -198,9 +198,9 @@ class Ledger:
         check_addable(found)
         with self._store.locked():
             if on is not None and tuple(on) != self.steps:
-                raise LedgerChangedError("the ledger changed since the edit was tried; try it again")
+                raise LedgerChangedError("the ledger changed since the edit was tried; try the edit again")
             if unknown := set(after) - set(self.patches):
-                raise PatchError(f"the patch can't come after step {min(unknown)}, which does not stand")
+                raise PatchError(f"the patch can't come after step {min(unknown)}, which the ledger no longer has")
             if source and not force:
                 refuse_twice(source, self.steps)
             self._check(found, list(self.patches.values()), force=force, model=model)

@@ -120,8 +120,8 @@ def standing(events: Iterable[Event]) -> tuple[PatchStep, ...]:
         for number, file in event.files.items():
             if number not in steps:
                 raise PatchError(
-                    f"the log says that event {event.number} took edits out of step {number}, which did not stand "
-                    "then; restore the log from a copy"
+                    f"event {event.number} in the log removes edits from step {number}, which does not exist at that "
+                    "point; restore the log from a backup"
                 )
             if file is None:
                 del steps[number]
@@ -163,10 +163,10 @@ class Store:
         except OSError as error:
             raise OutputError(f"can't read {self.folder}: {error.strerror}; give another folder") from error
         if is_file:
-            raise OutputError(f"{self.folder} is a file; a ledger is a folder")
+            raise OutputError(f"{self.folder} is a file; give a folder for the ledger")
         self._check_log()
         if shown and not there and shown != [PATCHES]:
-            raise OutputError(f"{self.folder} is not empty and holds no ledger ({LOG}); give another folder")
+            raise OutputError(f"{self.folder} is not empty and has no ledger ({LOG}); give another folder")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -194,7 +194,7 @@ class Store:
         *lines, _ = _content(path).split(b"\n")  # bytes, because a kill may cut inside a character
         found = tuple(_event(line, f"{path}, line {number}") for number, line in enumerate(lines, 1))
         if [event.number for event in found] != list(range(1, len(found) + 1)):
-            raise PatchError(f"{path}: its lines are not numbered 1, 2, 3 …; restore it from a copy")
+            raise PatchError(f"{path}: its lines are not numbered 1, 2, 3 …; restore the file from a backup")
         return found
 
     def append(self, *events: Event) -> None:
@@ -260,9 +260,9 @@ class Store:
         if not self.is_there and (stored := self._stored()):
             files = self.folder / PATCHES / "*.safetensors"
             raise PatchError(
-                f"{self.folder} holds {len(stored)} stored patch{'es' * (len(stored) > 1)}, and the log ({LOG}) that "
-                "says which of them stand is gone; restore it from a copy, or begin a new ledger with those that shall "
-                f"stand: kg-edit patch add NEW {files}"
+                f"{self.folder} has {len(stored)} stored patch{'es' * (len(stored) > 1)}, but its log ({LOG}), which "
+                "says which patches are used, is missing; restore the log from a backup, or start a new ledger with "
+                f"the patches that you want: kg-edit patch add NEW {files}"
             )
 
     def path(self, file: StoredFile) -> Path:
@@ -295,7 +295,7 @@ class Store:
         """The path of a stored patch file, after checking that an existing file was not changed."""
         path = self.path(file)
         if path.is_file() and sha256_of(path) != file.sha256:
-            raise PatchError(f"{path} was changed since it was stored (sha256 {file.sha256}); restore it")
+            raise PatchError(f"{path} was changed since it was stored (sha256 {file.sha256}); restore it from a backup")
         return path
 
 
@@ -322,7 +322,9 @@ def refuse_twice(source: Path, steps: Iterable[PatchStep]) -> None:
     digest = sha256_of(source)
     for step in steps:
         if step.file.sha256 == digest:
-            raise PatchError(f"{source} is here already, as step {step.number}; --force (force=True) adds it twice")
+            raise PatchError(
+                f"{source} is already in the ledger, as step {step.number}; use --force (force=True) to add it twice"
+            )
 
 
 def sha256_of(path: Path) -> str:
@@ -351,4 +353,4 @@ def _event(line: bytes, place: str) -> Event:
     try:
         return Line.model_validate_json(line.decode()).root
     except (UnicodeDecodeError, ValidationError) as error:
-        raise PatchError(f"{place}: no event of a ledger; restore the file from a copy") from error
+        raise PatchError(f"{place}: not a valid event of a ledger; restore the file from a backup") from error

@@ -36,6 +36,7 @@ from kg_edit.storage.run_folder import difference
 
 Record = Mapping[str, Any]
 
+_SIDES = "in the patch", "now"  # of a difference
 _GRAPH = "graph", "nodes", "edges"
 _ORIGIN = "source", "urls", "fetched_at"  # the same graph may come from several places
 
@@ -49,8 +50,8 @@ def method_said(patch: Patch) -> Record:
     said = patch.provenance.get("methods", ())
     if len(said) != 1 or {record["method"] for record in patch.edits} - {said[0].get("name")}:
         raise PatchError(
-            f"the patch tells of {len(said)} methods or settings, so which edit was made with which is not known; "
-            "add the patch of each as a file of its own"
+            f"the patch records {len(said)} methods or settings, but not which edit was made with which; "
+            "add one patch file per method instead"
         )
     found: Record = said[0]
     return found
@@ -67,8 +68,8 @@ def check_same_model(patch: Patch, model: LanguageModel) -> None:
     if there not in (None, here):
         said, found = there.removeprefix("torch."), here.removeprefix("torch.")
         raise PatchMismatchError(
-            f"the edits were made on the model in {said}, the model at hand is in {found}, so made anew they would "
-            f"differ; load the model in {said} (CLI: --dtype {said})"
+            f"the edits were made on the model in {said}, but the loaded model is in {found}, so recomputed edits "
+            f"would differ; load the model in {said} (CLI: --dtype {said})"
         )
 
 
@@ -78,11 +79,11 @@ def check_same_method(old: Patch, new: Patch) -> None:
     Raises:
         PatchError: the two patches record different methods.
     """
-    found = difference(dict(method_said(old)), dict(method_said(new)))
+    found = difference(dict(method_said(old)), dict(method_said(new)), sides=_SIDES)
     if found:
         raise PatchError(
-            f"made anew, the edits would differ by more than the removed ones ({found}); nothing was changed. Bring "
-            "back what they were made with, such as the covariance, or drop all edits of the patch (STEP/*)"
+            f"the remaining edits can't be recomputed in the same way ({found}); nothing was changed. Restore what "
+            "they were made with, such as the covariance, or remove all edits of the patch (STEP/*)"
         )
 
 
@@ -94,11 +95,11 @@ def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
     """
     for there, here in zip(old, new, strict=False):
         told, now = _read_by(there), _read_by(here)
-        if found := difference(told, {name: now.get(name) for name in told}):
+        if found := difference(told, {name: now.get(name) for name in told}, sides=_SIDES):
             raise PatchError(
-                f"the graph is not the one that the edit {there['edit']['id']!r} was made with ({found}), so made anew "
-                "it would differ; nothing was changed. Give the same graph (CLI: --graph), or drop all edits of the "
-                "patch (STEP/*)"
+                f"the graph is not the one that the edit {there['edit']['id']!r} was made with ({found}), so the "
+                "recomputed edit would differ; nothing was changed. Give the same graph (CLI: --graph), or remove all "
+                "edits of the patch (STEP/*)"
             )
 
 
@@ -143,7 +144,7 @@ class RecomputeContext:
         found = find_method(said["name"])
         if self.model is None:
             raise ConfigError(
-                f"edits of {said['name']} have to be computed anew for this; give the model they are for "
+                f"for this, edits of {said['name']} have to be recomputed; give the unedited model "
                 f"(CLI: --model {patch.provenance.get('model', {}).get('name')})"
             )
         check_same_model(patch, self.model)
@@ -151,7 +152,7 @@ class RecomputeContext:
             config = found.config_class(**said["config"])
         except ValidationError as error:
             raise PatchError(
-                f"the settings that the patch tells of don't fit {said['name']} of this version: {error}"
+                f"the settings recorded in the patch are not valid for {said['name']} in this version: {error}"
             ) from error
         return found(self.model, config, graph=self.graph)
 
@@ -171,7 +172,7 @@ def made_anew(patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: boo
     if prefix is not None and not left:
         return prefix
     method = context.method(patch)
-    log.info("making %d edits of %s anew", left, method.name)
+    log.info("recomputing %d edits of %s", left, method.name)
     made: Patch | None = prefix
     for batch in batches(patch.edits[kept:], joint=method.joint):
         rest = [record for record in batch if record["edit"]["id"] not in gone]

@@ -74,7 +74,7 @@ class CompletionServer:
         if self.model is None and len(listed) != 1:
             raise ConfigError(f"{self.url} serves {len(listed)} models; name one: --served {' or '.join(listed)}")
         if self.model is not None and self.model not in listed:
-            raise ConfigError(f"{self.url} serves no {self.model!r}; name one that it does: {', '.join(listed)}")
+            raise ConfigError(f"{self.url} does not serve {self.model!r}; give --served one of {', '.join(listed)}")
         return CompletionServer(url=self.url, model=self.model or listed[0], key=self.key, seconds=self.seconds)
 
     def complete(self, prompt: str, *, tokens: int) -> str:
@@ -141,15 +141,15 @@ def _refusal(address: str, error: urllib.error.HTTPError) -> str:
         said = data.get("message") or data["error"]["message"]
     except (ValueError, LookupError, TypeError, AttributeError):
         said = text
-    way = f"give its key in {KEY}" if error.code in (401, 403) else "check the address and --served"
-    return f"{address} refused with {error.code}: {str(said)[:_SHOWN]!r}; {way}"
+    way = f"set the server's API key in {KEY}" if error.code in (401, 403) else "check the address and --served"
+    return f"{address} answered with error {error.code}: {str(said)[:_SHOWN]!r}; {way}"
 
 
 def _unreachable(address: str, error: Exception, seconds: float) -> str:
     reason = getattr(error, "reason", error)
     if isinstance(reason, TimeoutError):
-        return f"{address} did not answer within {seconds:g} s; give it longer: --timeout"
-    return f"{address} can't be reached: {reason}; is the server up, and the address right?"
+        return f"{address} did not answer within {seconds:g} s; wait longer with --timeout"
+    return f"{address} can't be reached: {reason}; check the address, and that the server runs"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,7 @@ def _origin(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     yield "added", f"{added.time} as step {added.number}" + (f", from {added.source}" if added.source else "")
     patches, event = ledger.patches, ledger.recomputed.get(entry.place)
     if event:
-        yield "made anew", f"by event {event.number}, {event.time}"
+        yield "recomputed", f"by event {event.number}, {event.time}"
     after = [step for step in added.after if step in patches or not event]
     yield "computed", f"after steps {', '.join(map(str, after))}" if after else "on the unedited model"
     patch = patches.get(entry.place.step)
@@ -187,7 +187,7 @@ def _said(event: Event) -> str:
         return f"added step {event.number}{f' from {event.source}' if event.source else ''}{after}: {event.file.name}"
     if isinstance(event, Removed):
         return "removed " + ", ".join(f"{step}/{name}" for step, name in event.edits)
-    return f"took event {event.undoes} back"
+    return f"undid event {event.undoes}"
 
 
 def _other(conflict: Conflict, entry: Entry) -> Entry:
@@ -266,5 +266,5 @@ def _draw_arcs(axes: Axes, shown: Sequence[Entry], found: Sequence[Conflict]) ->
             axes.plot([], [], color=COLOURS[place], label=f"{kind}: {count}")
     axes.set_ylim(0, 1.1)
     axes.set_yticks([])
-    axes.set_title("edits in each other's way", fontsize=8, loc="left")
+    axes.set_title("conflicts between edits", fontsize=8, loc="left")
     axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)

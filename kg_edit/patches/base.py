@@ -99,14 +99,13 @@ class Patch(ABC):
         """
         if self.fingerprint and not self.fingerprint.startswith(FORMAT):
             raise PatchMismatchError(
-                f"this patch tells its model by an older kind of fingerprint ({self.fingerprint}), which can't be "
-                f"compared with that of {model.name!r} ({model.fingerprint}); make its edits anew, they are in its "
-                "provenance"
+                f"this patch has an older kind of model fingerprint ({self.fingerprint}), which can't be compared "
+                f"with that of {model.name!r} ({model.fingerprint}); make its edits again, they are in its provenance"
             )
         if self.fingerprint not in (None, model.fingerprint):
             raise PatchMismatchError(
-                f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self.fingerprint}), the "
-                f"model at hand is {model.name!r} ({model.fingerprint}); load the right model, or edit this one anew"
+                f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self.fingerprint}), but the "
+                f"loaded model is {model.name!r} ({model.fingerprint}); load the right model, or edit this one again"
             )
 
     @property
@@ -226,4 +225,4 @@ class PatchStack(Patch):
         Raises:
             PatchError: always.
         """
-        raise PatchError(f"can't write {path}: patches of different kinds are kept in files of their own")
+        raise PatchError(f"can't write {path}: a file can't have patches of different kinds; save each part alone")

@@ -65,7 +65,7 @@ class CodebookPatch(Patch):
         """
         unknown = set(ids) - {own for book in self.codebooks.values() for own in book.ids}
         if unknown:
-            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; look at its edits' ids")
+            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; check its edits' ids")
         books = {name: book.without(ids) for name, book in self.codebooks.items()}
         edits = [record for record in self.edits if record.get("edit", {}).get("id") not in ids]
         return CodebookPatch(codebooks=books, provenance={**self.provenance, "edits": edits})
@@ -108,7 +108,7 @@ class CodebookPatch(Patch):
         """
         for name, book in self.codebooks.items():
             if not book.is_finite:
-                raise PatchError(f"the codebook of {name} is not finite; edit with less force, or in float32")
+                raise PatchError(f"the codebook of {name} is not finite; make a smaller change, or edit in float32")
 
     def save(self, path: str | Path) -> Path:
         """Write ``path`` (safetensors; provenance, labels and the rule in its metadata) atomically.
@@ -138,7 +138,7 @@ class CodebookPatch(Patch):
                 for name, own in said.items()
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise PatchError(f"the patch {file.path} is no whole codebook: {error}; make it anew") from error
+            raise PatchError(f"the patch {file.path} is damaged: {error}; make the patch again") from error
         return cls(codebooks=books, provenance=provenance)
 
 

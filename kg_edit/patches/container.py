@@ -80,7 +80,7 @@ def read_patch(path: str | Path) -> PatchFile:
         if not tensor.is_floating_point():
             raise PatchError(f"the patch {path} has values of {name} of the type {tensor.dtype}; expected real numbers")
         if not torch.isfinite(tensor).all():
-            raise PatchError(f"the patch {path} has values of {name} that are not finite; make it anew")
+            raise PatchError(f"the patch {path} has values of {name} that are not finite; make the patch again")
     return PatchFile(path=str(path), format=said["format"], provenance=said["provenance"], tensors=tensors)
 
 
@@ -110,7 +110,7 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if not np.issubdtype(array.dtype, np.floating):
             raise PatchError(f"the patch {path} has values of {name} of the type {array.dtype}; expected real numbers")
         if not np.isfinite(array).all():
-            raise PatchError(f"the patch {path} has values of {name} that are not finite; make it anew")
+            raise PatchError(f"the patch {path} has values of {name} that are not finite; make the patch again")
     return said["provenance"], arrays
 
 
@@ -124,10 +124,10 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
     except FileNotFoundError as error:
         raise PatchError(f"can't read the patch {path}: there is no such file; check the path") from error
     except (OSError, SafetensorError, ValueError) as error:
-        raise PatchError(f"can't read the patch {path}: {error}; is it a patch.safetensors, and complete?") from error
+        raise PatchError(f"can't read the patch {path}: {error}; give a complete patch.safetensors") from error
     found = said.get("format") if isinstance(said, dict) else said
     if not isinstance(found, str) or found not in _CLASSES:
-        raise PatchError(f"{path} is no patch: expected one of the formats {', '.join(_CLASSES)}, found {found!r}")
+        raise PatchError(f"{path} is not a patch: expected one of the formats {', '.join(_CLASSES)}, found {found!r}")
     check_provenance(said.get("provenance"), path)
     return said, tensors
 

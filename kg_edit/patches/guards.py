@@ -86,8 +86,8 @@ def refuse_disabling(
     """
     if reasons := disabling(patch, others, model):
         raise PatchError(
-            "the patch looks as if it would break the model: " + "; ".join(reasons) + ". Leave that edit out, make it "
-            "with less force, or add it all the same: --force (force=True)"
+            "the patch would probably break the model: " + "; ".join(reasons) + ". Leave that edit out, make its "
+            "change smaller, or add it anyway with --force (force=True)"
         )
 
 

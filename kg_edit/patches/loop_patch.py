@@ -59,7 +59,7 @@ class LoopPatch(PromptPatch):
         Raises:
             PatchError: always.
         """
-        raise PatchError("the loop of this patch needs a model that writes; use patch.applied(model)")
+        raise PatchError("this patch asks the model subquestions, so it needs the model; use patch.applied(model)")
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
         """A function that turns a text into the dialogue that ``model`` writes about it."""

@@ -74,7 +74,7 @@ class PromptPatch(Patch):
         """
         unknown = set(ids) - {fact.id for book in self.books for fact in book.facts}
         if unknown:
-            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; look at its edits' ids")
+            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; check its edits' ids")
         books = tuple(book.without(ids) for book in self.books)
         edits = [record for record in self.edits if record.get("edit", {}).get("id") not in ids]
         return replace(self, books=books, provenance={**self.provenance, "edits": edits})
@@ -123,7 +123,7 @@ class PromptPatch(Patch):
         try:
             books = tuple(_book(book, cls.rule_class) for book in said)
         except (TypeError, KeyError, ValidationError) as error:
-            raise PatchError(f"the patch {file.path} holds no facts that can be read: {error}; make it anew") from error
+            raise PatchError(f"can't read the facts of the patch {file.path}: {error}; make the patch again") from error
         return cls(books=books, provenance=provenance)
 
 

@@ -65,11 +65,11 @@ def check_provenance(provenance: Any, path: object) -> dict[str, Any]:
         PatchError: a field has a wrong type; the message names the first such field.
     """
     if not isinstance(provenance, dict):
-        raise PatchError(f"the patch {path} does not say where it came from; make it anew")
+        raise PatchError(f"the patch {path} has no valid provenance; make the patch again")
     try:
         _Provenance.model_validate(provenance)
     except (ValidationError, RecursionError) as error:
-        raise PatchError(f"the patch {path} does not say where it came from: {_first(error)}; make it anew") from error
+        raise PatchError(f"the provenance of the patch {path} is wrong: {_first(error)}; make it again") from error
     return provenance
 
 

@@ -129,7 +129,7 @@ class ScopePatch(Patch):
         """
         unknown = set(ids) - {fact.id for fact in self.facts}
         if unknown:
-            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; look at its edits' ids")
+            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; check its edits' ids")
         edits = [record for record in self.edits if record.get("edit", {}).get("id") not in ids]
         facts = tuple(fact for fact in self.facts if fact.id not in ids)
         return replace(self, facts=facts, provenance={**self.provenance, "edits": edits})
@@ -240,7 +240,7 @@ class ScopePatch(Patch):
                 provenance=provenance,
             )
         except (TypeError, KeyError, ValueError, ValidationError) as error:
-            raise PatchError(f"the patch {file.path} holds no memory that can be read: {error!r}; make it anew") from (
+            raise PatchError(f"can't read the memory of the patch {file.path}: {error!r}; make the patch again") from (
                 error
             )
 

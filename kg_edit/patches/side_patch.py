@@ -134,7 +134,7 @@ class SidePatch(Patch):
         """
         for (_, name), side in self.sides.items():
             if not all(torch.isfinite(tensor).all() for tensor in side.tensors().values()):
-                raise PatchError(f"what stands beside {name} is not finite; edit with less force, or in float32")
+                raise PatchError(f"the module beside {name} is not finite; make a smaller change, or edit in float32")
 
     def save(self, path: str | Path) -> Path:
         """Write ``path`` (safetensors; provenance and settings in its metadata) atomically.
@@ -166,7 +166,7 @@ class SidePatch(Patch):
                 for name, own in names.items()
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise PatchError(f"the patch {file.path} is not whole: {error!r}; make it anew") from error
+            raise PatchError(f"the patch {file.path} is damaged: {error!r}; make the patch again") from error
         return cls(sides=sides, provenance=provenance)
 
 

@@ -199,7 +199,7 @@ class WeightPatch(Patch):
         """
         for name, pair in self.factors.items():
             if not pair.is_finite:
-                raise PatchError(f"the change of {name} is not finite; edit with less force, or in float32")
+                raise PatchError(f"the change of {name} is not finite; make a smaller change, or edit in float32")
 
     def save(self, path: str | Path) -> Path:
         """Write ``path`` (safetensors, provenance in its metadata) atomically.
@@ -236,13 +236,13 @@ def _factors(file: PatchFile) -> dict[str, Factors]:
     for name in names:
         sides = [file.tensors.get(f"{name}.{side}") for side in ("left", "right")]
         if sides[0] is None or sides[1] is None:
-            raise PatchError(f"the patch {file.path} lacks a factor of {name}; make it anew")
+            raise PatchError(f"the patch {file.path} lacks a factor of {name}; make the patch again")
         shapes = [tuple(side.shape) for side in sides if side is not None]
         if {len(shape) for shape in shapes} != {2} or shapes[0][1] != shapes[1][1]:
-            raise PatchError(f"the patch {file.path} has factors of {name} that don't fit: {shapes}; make it anew")
+            raise PatchError(f"the patch {file.path} has factors of {name} that don't fit: {shapes}; make it again")
         found[name] = Factors(left=sides[0], right=sides[1])
         if not found[name].is_finite:
-            raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make it anew")
+            raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make the patch again")
     return found
 
 

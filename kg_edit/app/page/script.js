@@ -170,8 +170,8 @@ function showAnswer(found) {
   const own = found.outcomes[0], seconds = `in ${found.seconds.toFixed(1)} s`;
   const quoted = (text) => make("q", { dir: "auto" }, text || "");
   say(found.said
-    ? ["Done ", seconds, ". The model used to go on with ", quoted(own.before), ", and now says ", quoted(own.after), "."]
-    : ["Made ", seconds, ", but the model does not say it: it goes on with ", quoted(own.after), "."], "done");
+    ? ["Done ", seconds, ". Before, the model said ", quoted(own.before), "; now it says ", quoted(own.after), "."]
+    : ["Made ", seconds, ", but the model does not say the new answer; it says ", quoted(own.after), "."], "done");
   byId("outcomes").replaceChildren(...found.outcomes.map((one) => outcome(one, one.kind === "edit" ? found.said : null)));
   byId("keep").hidden = !state.ledger;
   byId("keep").dataset.force = "no";
@@ -210,7 +210,7 @@ function draw() {
     const path = `api/tries/${encodeURIComponent(shown.id)}/subgraph`;
     const frame = make("iframe", { src: path, title: `Subgraph of: ${shown.fact}` });
     frame.setAttribute("sandbox", "allow-scripts allow-popups allow-popups-to-escape-sandbox");
-    place.append(frame, make("a", { href: path, target: "_blank", rel: "noopener" }, "Open it in a tab of its own"));
+    place.append(frame, make("a", { href: path, target: "_blank", rel: "noopener" }, "Open the subgraph in a new tab"));
   }
   place.hidden = !open;
   byId("draw").setAttribute("aria-expanded", String(open));
@@ -231,7 +231,7 @@ function entry(found) {
 function showLedger(found, said) {
   byId("ledger-folder").textContent = found.folder;
   const count = (number) => `${number} edit${number === 1 ? "" : "s"}`;
-  byId("ledger-said").textContent = said || (found.edits.length ? `${count(found.standing)} in force.` : "No edit is kept yet.");
+  byId("ledger-said").textContent = said || (found.edits.length ? `${count(found.standing)} active.` : "The ledger has no edits yet.");
   byId("entries").hidden = !found.edits.length;
   byId("entries").tBodies[0].replaceChildren(...found.edits.map(entry));
   byId("standing").textContent = count(found.standing);
@@ -254,7 +254,7 @@ async function keep() {
     byId("problem").hidden = false;
     if (problem.kind !== "PatchError" || force) return;
     button.dataset.force = "yes";
-    button.textContent = "Keep it all the same";
+    button.textContent = "Keep it anyway";
   } finally {
     busy = false;
     button.removeAttribute("aria-disabled");

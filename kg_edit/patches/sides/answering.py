@@ -36,8 +36,8 @@ def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
         if linear and weight_matrix(child).shape[1] == weight_matrix(down).shape[0]:
             return child
     raise UnsupportedModelError(
-        f"in {model.name} no linear module beside {model.weight_name(layer)} reads the MLP's input; use a method that "
-        "reads the down-projection's, such as memoir"
+        f"{model.name} has no linear module beside {model.weight_name(layer)} that reads the MLP's input; use a method "
+        "that reads the down-projection's input, such as memoir"
     )
 
 

@@ -38,7 +38,7 @@ class ExpertSettings(SideSettings):
     @model_validator(mode="after")
     def _enough(self) -> ExpertSettings:
         if self.top > self.experts:
-            raise ValueError(f"top = {self.top} of {self.experts} experts can't be taken; lower it")
+            raise ValueError(f"top = {self.top} is more than the {self.experts} experts; give a smaller top")
         return self
 
 

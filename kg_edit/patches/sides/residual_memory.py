@@ -94,7 +94,7 @@ class ResidualMemory(Side):
         if found.masks.dim() != 2 or found.masks.shape[1] != rule.columns or found.background.shape != (width,):
             raise ValueError(f"masks {tuple(found.masks.shape)} or background don't fit a weight [{rows}, {width}]")
         if found.masks.numel() and not (found.masks.min() >= 0 and found.masks.max() < width):
-            raise ValueError(f"a mask has a column that the weight [{rows}, {width}] has not")
+            raise ValueError(f"a mask has a column outside of the weight [{rows}, {width}]")
         return found
 
     def plus(self, later: Self) -> Self:

@@ -237,7 +237,7 @@ def test_an_edit_on_top_of_what_is_no_longer_there_is_not_kept(tmp_path: Path) -
     ledger.remove(["other"])  # by another process: the step is the same, its file is not
     assert [step.number for step in ledger.steps] == [1]
     for force in (False, True):
-        with pytest.raises(PatchError, match="the ledger changed since the edit was tried; try it again"):
+        with pytest.raises(PatchError, match="the ledger changed since the edit was tried; try the edit again"):
             made.keep(on_top.id, force=force)
     assert len(ledger.steps) == 1
     ledger.undo()
@@ -260,7 +260,7 @@ def test_steps_and_patch_of_a_ledger_belong_together(tmp_path: Path, monkeypatch
         return found
 
     monkeypatch.setattr(Ledger, "patch", property(changed_meanwhile))
-    with pytest.raises(LedgerChangedError, match="try it again"):
+    with pytest.raises(LedgerChangedError, match="try again"):
         made.try_edit(TryRequest(**EDIT, on_ledger=True))
 
 

@@ -54,7 +54,7 @@ def test_the_served_model_is_listed(server: Served) -> None:
         ({"stream": True}, 422, "stream false"),
         ({"logprobs": 5}, 422, "leave out logprobs"),
         ({"stop": ["."]}, 422, "leave out stop"),
-        ({"model": "gpt-4"}, 404, "there is no model 'gpt-4' here"),
+        ({"model": "gpt-4"}, 404, "unknown model 'gpt-4'; this server has only"),
         ({"max_tokens": 0}, 422, "max_tokens"),
         ({"prompt": []}, 422, "prompt"),
         ({"prompt": 7}, 422, "prompt"),

@@ -101,7 +101,7 @@ def test_the_packaged_extract_is_the_graph_where_none_is_given(edit: Run, place:
     (place / "edits.jsonl").write_bytes(rows({"subject": "Q1632204", "relation": "P19", "new_object": "Q1345"}))
     result = edit("--method", "glame")
     assert result.code == 0, result.err
-    assert "no --graph: glame reads the packaged one, extract" in result.err
+    assert "no --graph given: glame uses the packaged graph extract" in result.err
     assert "nothing to compute" in edit("--method", "glame", "--graph", "extract").err, "the same run by its name"
     assert "nothing to compute" in edit("--method", "glame", "--graph", str(packaged_extract())).err
     assert "Philadelphia" in (place / "out" / "subgraph-row-1.svg").read_text()
@@ -142,7 +142,7 @@ def test_an_edit_that_cannot_be_made_is_named_and_the_others_are_kept(
     assert lines[-3:] == [
         "kg-edit: the update would explode",
         "  in the edit 'france': 'In France, the capital is' -> 'Rome'",
-        "  the edits before it are kept in out/patch.partial.safetensors, which is a patch like any other",
+        "  the edits made before this error are kept in out/patch.partial.safetensors, which is a normal patch file",
     ]
     assert generate(kg_edit, tiny_folder, "--patch", "out/patch.partial.safetensors").code == 0
 

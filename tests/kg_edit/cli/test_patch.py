@@ -199,7 +199,7 @@ def test_of_several_inputs_all_are_added_or_none(kg_edit: Run, place: Path, tiny
     assert said.code == 0 and [f"step {number}" in said.out for number in (1, 2, 3, 4)] == [True, True, True, False]
     assert said.out.count("conflict:") == 1
     steps = Ledger.open(place / "ledger").steps
-    refused(kg_edit, "patch", "add", "ledger", one, message="is here already, as step 1", out=place / "ledger")
+    refused(kg_edit, "patch", "add", "ledger", one, message="is already in the ledger, as step 1", out=place / "ledger")
     assert Ledger.open(place / "ledger").steps == steps
 
 
@@ -208,7 +208,7 @@ def test_a_ledger_whose_log_is_gone_is_not_written_to(kg_edit: Run, place: Path,
     (place / "ledger" / "ledger.jsonl").unlink()
     two = write_patch(place / "two.safetensors", tiny_folder, RIVER)
     for arguments in (("list", "ledger"), ("add", "ledger", two), ("check", "ledger"), ("add", "other", "ledger")):
-        refused(kg_edit, "patch", *arguments, message="holds 1 stored patch,", out=place / "ledger")
+        refused(kg_edit, "patch", *arguments, message="has 1 stored patch,", out=place / "ledger")
     assert "patch add ledger" not in kg_edit("patch", "list", "ledger").err
     assert kg_edit("patch", "add", "other", "ledger/patches/0001.safetensors").code == 0
 
@@ -243,7 +243,7 @@ def test_mistakes_change_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -
         (("check", "a" * 300), "can't read"),
         (("add", "ledger", "a" * 300), "can't read"),
         (("show", "ledger", "heet"), "did you mean 'heat'"),
-        (("add", "ledger", file), "is here already, as step 1"),
+        (("add", "ledger", file), "is already in the ledger, as step 1"),
         (("add", "ledger", "edits.jsonl"), "can't read the patch"),
         (("remove", "ledger", "lakers"), "unknown edit 'lakers'"),
         (("list", "ledger", "--picture", "ledger.bmp"), "its ending is none of"),

@@ -47,7 +47,7 @@ def test_the_scores_of_a_run_and_a_base_that_is_given_are_in_the_card(
     assert json.loads((place / "a" / "adapter_config.json").read_text())["base_model_name_or_path"] == "someone/model"
     assert {path.stat().st_mode & 0o777 for path in (place / "a").iterdir()} == {0o644}
     assert kg_edit("patch", "export", file, "--to", "peft", "b").code == 0
-    assert "None were measured" in (place / "b" / "README.md").read_text()
+    assert "No scores were measured" in (place / "b" / "README.md").read_text()
 
 
 def test_what_is_refused_leaves_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
@@ -57,7 +57,7 @@ def test_what_is_refused_leaves_nothing(kg_edit: Run, place: Path, tiny_folder: 
         (("export", file, "--to", "peft", out, "--push", "edits"), "expected OWNER/NAME"),
         (("export", file, "--to", "patch", out, "--push", "a/b"), "--to peft or --to gguf"),
         (("merge", file, "--to", "ggfu", "--out", out), "did you mean 'gguf'"),
-        (("merge", file, "--to", "gguf", "--out", out), "is no GGUF file, which edits could be merged into"),
+        (("merge", file, "--to", "gguf", "--out", out), "is not a GGUF file, so edits can't be merged into it"),
         (("merge", file, "--to", "gguf", "--out", out, "--gguf", "nowhere.gguf"), "there is no GGUF file nowhere.gguf"),
         (("merge", file, "--out", out, "--push", "a b"), "expected OWNER/NAME"),
     ):

@@ -180,7 +180,7 @@ def test_a_bad_option(case: str, kg_edit: Run, faulty: Path, out: Path, tiny_fol
         ("none.safetensors", "can't read the patch none.safetensors: there is no such file"),
         ("edits.jsonl", "can't read the patch edits.jsonl"),
         (".", "can't read the patch ."),
-        ("stranger.safetensors", "stranger.safetensors is no patch: expected one of the formats kg-edit-patch/1"),
+        ("stranger.safetensors", "stranger.safetensors is not a patch: expected one of the formats kg-edit-patch/1"),
         ("half.safetensors", "the patch half.safetensors lacks a factor of w"),
         ("gpt2.safetensors", "this patch is for 'gpt2'"),
     ],

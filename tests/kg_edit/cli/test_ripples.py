@@ -40,7 +40,7 @@ def test_questions_for_own_edits_are_scored(kg_edit: Run, inputs: tuple[str, ...
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--edits", "mine.jsonl", "--relations", "P17"), "give one of them"),
+        (("--edits", "mine.jsonl", "--relations", "P17"), "give only one of them"),
         (("--relations", "country"), "expected property ids such as P17,P19; found 'country'"),
     ],
 )
@@ -62,7 +62,7 @@ def test_a_part_and_a_control_that_cannot_be(kg_edit: Run, inputs: tuple[str, ..
     assert "this data set has no parts; leave --split out" in " ".join(result.err.split())
     result = kg_edit(*run, *inputs[2:], "--control", "wrong")
     assert result.code == 2
-    assert "is a control of a graph; give --graph" in " ".join(result.err.split())
+    assert "needs a graph; give --graph" in " ".join(result.err.split())
 
 
 @pytest.mark.slow

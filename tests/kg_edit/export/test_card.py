@@ -41,7 +41,7 @@ def test_a_named_model_is_known_on_the_hub() -> None:
     assert "| Google was founded by | Steve \\| Jobs | Larry Page |" in body, "a cell stays one cell"
     assert "\\*Paris\\*" in body and "| neighbours | 3 | 3 | 2 |" in body
     assert "method: memit, rome" in body and "As the base model: apache-2.0." in body
-    assert "a line break before it may be needed" in body
+    assert "put a line break before it" in body
 
 
 def test_a_folder_is_said_in_words(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_folder_is_said_in_words(tmp_path: Path) -> None:
     assert (found.path, found.hub, found.license) == (str(folder), None, "mit")
     front, body = card(str(folder))
     assert "base_model" not in front and front["license"] == "mit"
-    assert f"No hub id of it is known: the base is the folder `{folder}`" in body
+    assert f"Its hub id is not known: the base is the folder `{folder}`" in body
     assert "PeftModel.from_pretrained(base" in body and "AutoPeft" not in body
     (folder / "README.md").write_text("no metadata\n")
     front, body = card(str(folder))
@@ -63,7 +63,7 @@ def test_a_folder_is_said_in_words(tmp_path: Path) -> None:
 def test_what_is_given_overrules_what_is_known(tmp_path: Path) -> None:
     front, body = card(str(tmp_path), base="someone/model", license="cc-by-4.0", form="gguf adapter")
     assert (front["base_model"], front["license"], front["library_name"]) == ("someone/model", "cc-by-4.0", "gguf")
-    assert "--lora adapter.gguf" in body and "The base is `someone/model` of the hub." in body
+    assert "--lora adapter.gguf" in body and "The base is `someone/model` on the hub." in body
     assert base_model("smollm2-135m", base=str(tmp_path)).path == str(tmp_path), "the very weights"
     assert base_model("owner/name").path == "owner/name"
 
@@ -88,7 +88,7 @@ def test_scores_are_counts_of_what_is_right() -> None:
     )
     assert scores_of([]) == ()
     text = model_card(PATCH, EDITS, base=base_model("owner/name"), form="peft", scores=())
-    assert "None were measured for this export" in text
+    assert "No scores were measured for this export" in text
 
 
 def test_the_gguf_file_to_merge_into(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_gguf_file_to_merge_into(tmp_path: Path) -> None:
     file.write_bytes(b"")
     assert gguf_of("owner/name", file) == gguf_of(str(file), None) == file
     assert gguf_of("smollm2-135m", None).name == "SmolLM2-135M-Instruct.Q4_1.gguf"
-    with pytest.raises(ConfigError, match="is no GGUF file, which edits could be merged into"):
+    with pytest.raises(ConfigError, match="is not a GGUF file, so edits can't be merged into it"):
         gguf_of("owner/name", None)
     with pytest.raises(ConfigError, match="there is no GGUF file"):
         gguf_of("owner/name", tmp_path / "nowhere.gguf")

@@ -124,7 +124,7 @@ def test_a_hub_that_refuses(hub: Hub, tmp_path: Path) -> None:
         )
         assert said in done.stderr and f"The files are in {folder}" in done.stderr
     gone = environment(hub, tmp_path / "home") | {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    assert "see whether it can be reached" in push(folder, "someone/edits", gone).stderr
+    assert "check the connection" in push(folder, "someone/edits", gone).stderr
     offline = environment(hub, tmp_path / "home") | {"HF_HUB_OFFLINE": "1"}
     assert "HF_HUB_OFFLINE" in push(folder, "someone/edits", offline).stderr
 

@@ -121,7 +121,7 @@ def test_what_is_no_adapter(tmp_path: Path) -> None:
     patch = patch_of(model, {1: 1})
     with pytest.raises(PatchError, match="changes no weight"):
         write_peft(WeightPatch(factors={}), tmp_path / "a", modules=model.model)
-    with pytest.raises(PatchError, match="one of the adapter"):
+    with pytest.raises(PatchError, match="parts of the kind 'adapter'"):
         write_peft(PatchStack((patch,)), tmp_path / "a", modules=model.model)
     with pytest.raises(PatchMismatchError, match=r"has no weight model\.layers"):
         write_peft(patch, tmp_path / "a", modules=tiny("gpt2").model)

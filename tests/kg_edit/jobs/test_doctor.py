@@ -64,6 +64,6 @@ def test_weights_that_do_not_come_back_fail_it_too(monkeypatch: pytest.MonkeyPat
         yield model
 
     monkeypatch.setattr(Patch, "applied", merged)
-    with pytest.raises(ModelError, match="did not come back"):
+    with pytest.raises(ModelError, match="were not restored bit for bit"):
         dict(examine(model))
     model.model.load_state_dict(stored)

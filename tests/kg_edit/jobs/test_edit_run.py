@@ -62,7 +62,7 @@ def test_the_loss_of_every_step_is_kept_and_drawn(tmp_path: Path, caplog: pytest
     (tmp_path / REPORT).unlink()
     assert run(tmp_path) == rows
     assert "no loss curves" in caplog.text
-    assert "the steps between were not kept" in (tmp_path / PAGE).read_text()
+    assert "the steps in between were not saved" in (tmp_path / PAGE).read_text()
 
 
 def test_a_graph_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_a_graph_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> No
         raise OfflineError("no network")
 
     monkeypatch.setattr(Glame, "subgraph", gone)
-    assert edit_run._subgraph(made, EDIT) == "The graph could not be asked again: no network"
+    assert edit_run._subgraph(made, EDIT) == "The graph could not be read again: no network"
 
 
 def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OutputError, match="No space left on device") as caught:
         run(tmp_path)
-    assert "the edits before it are kept" in caught.value.__notes__[-1]
+    assert "the edits made before this error are kept" in caught.value.__notes__[-1]
     assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json", LOSSES, PARTIAL}
     assert len(Patch.load(tmp_path / PARTIAL).provenance["edits"]) == 1
 
@@ -190,5 +190,5 @@ def test_the_picture(tmp_path: Path) -> None:
     assert made.parent == tmp_path
     assert made.name.startswith("subgraph-a-b--") and len(made.name.encode()) < 200
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="the patch and the report are done"):
+    with pytest.raises(OutputError, match="the patch and the report are complete"):
         draw_subgraph(glame, EDIT, tmp_path / "file")

@@ -65,4 +65,4 @@ def test_without_ray_the_extra_is_named(options: dict[str, Any], place: Path, mo
 
 def test_ray_deals_out_its_own_shards(kg_edit: Run) -> None:
     result = kg_edit("evaluate", "--data", "data.json", "--out", "out", "--ray", "--shard", "0/2")
-    assert (result.code, "leave --shard out" in result.err) == (2, True)
+    assert (result.code, "remove --shard" in result.err) == (2, True)

@@ -120,14 +120,14 @@ def test_norms_stand_beside_the_weights_own() -> None:
     text = Seen(page).text
     assert "60 %" in text and "120 %" in text
     assert page.count("model.<wbr>layers.<wbr>1") == 3
-    assert "the steps between were not kept" in text and "5 → 0.5 in 3 steps" in text
+    assert "the steps in between were not saved" in text and "5 → 0.5 in 3 steps" in text
 
 
 def test_a_patch_of_earlier_versions_or_of_edits_made_together() -> None:
     old = Seen(report_page([row("a", "A")], patch_of(["a"], norm=None))).text
     assert "6" in old and "%" not in old
     together = Seen(report_page([row("a", "A"), row("b", "B")], patch_of(["a", "b"], rank=4))).text
-    assert "no change of weights that is this edit's alone" in together
+    assert "no separate change of weights for this edit" in together
 
 
 def test_the_loss_is_drawn_with_its_terms() -> None:

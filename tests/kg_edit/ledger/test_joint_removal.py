@@ -99,7 +99,7 @@ def test_codebooks_and_weights_in_one_ledger(tmp_path: Path) -> None:
         torch.testing.assert_close(book.values, fresh.codebooks[name].values, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(book.keys, fresh.codebooks[name].keys, rtol=1e-4, atol=1e-5)
     assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e0", "e2", "e3", "e4"]
-    with pytest.raises(ConfigError, match="give the model"):
+    with pytest.raises(ConfigError, match="give the unedited model"):
         ledger.remove(["e0"])  # the codebooks were found on the model with it
     assert second.edits[0]["edit"]["id"] == "e3"
 

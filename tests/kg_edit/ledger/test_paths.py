@@ -25,7 +25,7 @@ def test_names_that_are_there_twice_are_numbered(tmp_path: Path) -> None:
     patch, entries = standing_at(file)
     assert [entry.name for entry in entries] == ["e0", "e1", "e0#2", "e1#2", "e4"]
     assert len(patch.edits) == 5 and {entry.state for entry in entries} == {"standing"}
-    with pytest.raises(PatchError, match="several edits of the id 'e0'"):
+    with pytest.raises(PatchError, match="several edits with the id 'e0'"):
         Ledger.open(tmp_path / "ledger").add(file)
 
 
@@ -41,7 +41,7 @@ def test_a_patch_that_does_not_say_what_it_is_for_is_not(tmp_path: Path) -> None
     assert standing_at(nothing)[1] == ()
     for said in ([], [{"method": "rome"}], [{"edit": {"id": "e0"}, "method": "rome"}]):
         file = WeightPatch(factors=ONE.factors, provenance={"edits": said}).save(tmp_path / "bare.safetensors")
-        with pytest.raises(PatchError, match="anew"):
+        with pytest.raises(PatchError, match="make the patch again"):
             standing_at(file)
 
 

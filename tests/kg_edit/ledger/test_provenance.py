@@ -35,7 +35,7 @@ def test_one_graph_from_several_places(old: dict[str, Any], new: dict[str, Any])
     ("old", "new", "field"),
     [
         (HASHED, {**HASHED, "graph": {"content_hash": "b"}}, "graph.content_hash"),
-        (HASHED, {**HASHED, "edges": 3}, "edges: 2 there, 3 here"),
+        (HASHED, {**HASHED, "edges": 3}, "edges: 2 in the patch, 3 now"),
         (HASHED, record(), "graph"),
         (record(graph={"kind": "mine"}), record(graph={"kind": "yours"}), "graph.kind"),
         (record(requests=[record()]), record(requests=[]), "requests"),

@@ -73,7 +73,7 @@ def test_what_was_computed_later_is_made_anew_and_the_rest_is_not(tmp_path: Path
     alone = method("rome", model).edit(edits[4:])
     ledger.add(alone)
     assert [step.after for step in ledger.steps] == [(), (1,), ()]
-    with pytest.raises(ConfigError, match="give the model"):
+    with pytest.raises(ConfigError, match="give the unedited model"):
         ledger.remove(["e1"])
     ledger.remove(["e1"], model=model)
     assert [step.file.name for step in ledger.steps] == ["0004.safetensors", "0005.safetensors", "0003.safetensors"]
@@ -101,12 +101,12 @@ def test_what_is_told_of_an_edit_is_of_what_stands(tmp_path: Path) -> None:
     assert now["e2"].record["norms"] != old["e2"]["norms"]
     assert {place.id: event.number for place, event in ledger.recomputed.items()} == {"e2": 3, "e3": 3, "e4": 3}
     said = dict(entry_lines(ledger, now["e2"]))
-    assert said["made anew"].startswith("by event 3, ")
+    assert said["recomputed"].startswith("by event 3, ")
     assert said["norm of the update"] == f"{here['e2']['norms']['update']:.4g}"
-    assert "made anew" not in dict(entry_lines(ledger, now["e0"]))
+    assert "recomputed" not in dict(entry_lines(ledger, now["e0"]))
     view = {edit.name: edit for edit in view_of(ledger).edits}
     assert view["e2"].norm == here["e2"]["norms"]["update"]
-    assert view["e2"].time.endswith(", made anew by event 3") and view["e0"].time == ledger.events[0].time
+    assert view["e2"].time.endswith(", recomputed by event 3") and view["e0"].time == ledger.events[0].time
     ledger.remove(["1/*"], model=model)
     (entry,) = (entry for entry in ledger.edits if entry.name == "e3")
     assert dict(entry_lines(ledger, entry))["computed"] == "on the unedited model"
@@ -194,7 +194,7 @@ def test_two_settings_in_one_file_can_only_go_together(tmp_path: Path) -> None:
     mixed: Patch = method("rome", model).edit(edits[:1]) + method("rome", model, steps=3).edit(edits[1:])
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(mixed)
-    with pytest.raises(KgEditError, match="a file of its own"):
+    with pytest.raises(KgEditError, match="one patch file per method"):
         ledger.remove(["e1"], model=model)
     ledger.remove(["1/*"])
     assert ledger.patch.is_empty

@@ -134,9 +134,17 @@ def test_other_kinds_of_prompts_are_asked_when_they_matter(standin: StandIn) -> 
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (500, b'{"error": {"message": "no such model"}}', r"refused with 500: 'no such model'; check the address"),
-        (404, b'{"message": "nowhere"}', r"refused with 404: 'nowhere'"),
-        (401, b"who are you?", r"refused with 401: 'who are you\?'; give its key in KG_EDIT_SERVER_KEY"),
+        (
+            500,
+            b'{"error": {"message": "no such model"}}',
+            r"answered with error 500: 'no such model'; check the address",
+        ),
+        (404, b'{"message": "nowhere"}', r"answered with error 404: 'nowhere'"),
+        (
+            401,
+            b"who are you?",
+            r"answered with error 401: 'who are you\?'; set the server's API key in KG_EDIT_SERVER_KEY",
+        ),
         (200, b"<html>", r"replied '<html>'; expected JSON"),
         (200, b'{"choices": []}', r"expected a completion with choices\[0\]\.text"),
         (200, b"[]", r"expected a completion"),
@@ -155,7 +163,7 @@ def test_a_server_that_hangs_or_is_not_there(standin: StandIn) -> None:
         return 200, b"{}"
 
     standin.reply = slow
-    with pytest.raises(ServerError, match=r"did not answer within 0\.1 s; give it longer: --timeout"):
+    with pytest.raises(ServerError, match=r"did not answer within 0\.1 s; wait longer with --timeout"):
         list(check_served(CompletionServer(url=standin.url, seconds=0.1), [entry(HEAT)], ("rewrite",)))
     with pytest.raises(ServerError, match="can't be reached"):
         CompletionServer(url="http://127.0.0.1:9").named()
@@ -170,7 +178,7 @@ def test_the_models_name(standin: StandIn) -> None:
     assert CompletionServer(url=standin.url, model="edited").named().model == "edited"
     with pytest.raises(ConfigError, match="serves 2 models; name one: --served base or edited"):
         CompletionServer(url=standin.url).named()
-    with pytest.raises(ConfigError, match="serves no 'edit'; name one that it does: base, edited"):
+    with pytest.raises(ConfigError, match="does not serve 'edit'; give --served one of base, edited"):
         CompletionServer(url=standin.url, model="edit").named()
     standin.models = {"models": []}
     with pytest.raises(ServerError, match=r"expected a list of models with data\[\]\.id"):

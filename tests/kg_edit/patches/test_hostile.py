@@ -110,10 +110,10 @@ def test_any_change_of_the_metadata_is_refused_in_words_or_harmless(tmp_path_fac
         (("provenance", "model"), "toy", "model is 'toy'"),
         (("provenance", "model", "fingerprint"), 7, r"model\.fingerprint is 7"),
         (("provenance", "weight_norms"), {"w": None}, r"weight_norms\.w"),
-        (("provenance",), [], "does not say where it came from"),
-        (("format",), ["kg-edit-patch/1"], "is no patch"),
+        (("provenance",), [], "has no valid provenance"),
+        (("format",), ["kg-edit-patch/1"], "is not a patch"),
         ((), "[" * 10_000, "nested too deeply"),
-        ((), "{", "is it a patch.safetensors"),
+        ((), "{", "give a complete patch.safetensors"),
     ],
 )
 def test_malformed_metadata_is_named(tmp_path: Path, place: tuple[Any, ...], value: Any, message: str) -> None:

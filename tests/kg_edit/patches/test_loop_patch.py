@@ -94,5 +94,5 @@ def test_beside_a_patch_that_tells_facts() -> None:
 
 
 def test_without_a_model_it_can_not_be_told() -> None:
-    with pytest.raises(PatchError, match="needs a model that writes"):
+    with pytest.raises(PatchError, match="so it needs the model"):
         patch(LAKERS).prompt_transform(ASKED)
