@@ -93,7 +93,7 @@ class Glame(GraphReader):
     """The method, which `main` runs for each edit. To measure your changes, pass it to `kg_edit.evaluate.evaluate`."""
 
     name, paper = "glame", "Zhang et al., EMNLP 2024, arXiv 2402.13593"  # both are written into every patch
-    about = "rank-one editing through a knowledge graph: what follows from the fact moves too"
+    about = "rank-one editing with a knowledge graph: facts that follow from the edit change too"
     config_class = GlameConfig  # all settings, with their defaults: kg-edit methods glame
     config: GlameConfig
 

@@ -82,7 +82,7 @@ def _nothing(like: Factors) -> Factors:
 def _of_weights(patch: Patch, role: str) -> WeightPatch:
     if not isinstance(patch, WeightPatch):
         raise PatchError(
-            f"the {role} is a patch of the {patch.kind}; expected one of weights, such as lora makes, or a PEFT adapter"
+            f"the {role} is a patch of the {patch.kind}; expected a patch of weights, such as lora's, or a PEFT adapter"
         )
     return patch
 

@@ -56,8 +56,8 @@ def _cholesky(gram: Tensor) -> Tensor:
     pivots = lower.diagonal()
     if failed or not pivots.min() > _SMALLEST_PIVOT * pivots.max():
         raise PatchError(
-            f"the keys of these {len(gram)} edits depend on each other, or are no numbers, so no update answers all of "
-            "them: is an edit there twice, or a subject with two facts? Edit those in turn, or relax the constraint"
+            f"the keys of these {len(gram)} edits are linearly dependent or not finite, so no update fits all of "
+            "them. Make duplicate edits and edits of the same subject in turn, or relax the constraint"
         )
     return lower
 
@@ -93,7 +93,7 @@ def null_space(covariance: Covariance, *, threshold: float, relative: bool = Tru
     found = NullSpace(used=vectors[:, values >= bound])
     if not found.free:
         raise CovarianceError(
-            f"no eigenvalue of the covariance {covariance.id} is below {bound:.2e} (the least is {values[0]:.2e}), so "
-            "there is no direction to edit in; give a higher threshold"
+            f"no eigenvalue of the covariance {covariance.id} is below {bound:.2e} (the smallest is {values[0]:.2e}), "
+            "so there is no direction to edit in; give a higher threshold"
         )
     return found

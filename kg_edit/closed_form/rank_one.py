@@ -44,11 +44,7 @@ def rank_one_update(
     Raises:
         PatchError: k is almost orthogonal to u, so that the update would explode, or the update is not finite.
     """
-    if others is None or not hold:
-        direction = covariance.solve(mean_key)
-    else:
-        held = HeldKeys.none(len(mean_key)).plus(others)
-        direction = held_solve(covariance, mean_key[:, None], held, weight=hold)[:, 0]
+    direction = _direction(mean_key, covariance, others, hold)
     right = direction / direction.norm()
     key, residual = bare_key.double(), change.double()
     if variant == "r-rome":
@@ -58,10 +54,18 @@ def rank_one_update(
     if abs(factor) < _SMALLEST_COSINE * key.norm():
         raise PatchError(
             f"the edit's key is orthogonal to its update direction (cosine {factor / key.norm():.1e}), so the update "
-            "would explode; use key='r-rome', other contexts, or a covariance from more text"
+            "would be far too large; use key='r-rome', other contexts, or a covariance from more text"
         )
     left = residual / factor
     factors = Factors(left=left.float()[:, None], right=right.float()[:, None])
     if not factors.is_finite:
         raise PatchError("the update has values that are not finite; lower the learning rate or use float32")
     return factors
+
+
+def _direction(mean_key: Tensor, covariance: Covariance, others: Tensor | None, hold: float) -> Tensor:
+    """C^-1 k*, [d_ff]; with ``hold``, C also contains the keys ``others``."""
+    if others is None or not hold:
+        return covariance.solve(mean_key)
+    held = HeldKeys.none(len(mean_key)).plus(others)
+    return held_solve(covariance, mean_key[:, None], held, weight=hold)[:, 0]

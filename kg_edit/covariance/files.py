@@ -132,7 +132,7 @@ def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> 
     except (OSError, SafetensorError) as error:
         raise damaged(path, error) from error
     if not torch.isfinite(stored).all():
-        raise CovarianceError(f"{path} holds values that are not finite; delete the file")
+        raise CovarianceError(f"{path} contains values that are not finite; delete the file")
     if problem := moment_problem(stored, manifest.size or len(stored)):
         raise damaged(path, problem)
     return stored, manifest
@@ -142,17 +142,19 @@ def _check_header(path: Path, tensors: dict[str, Any], manifest: Manifest, size:
     """Check the type and the shape of the only tensor, before it is read; return its name."""
     name = next(iter(tensors), "")
     if len(tensors) != 1 or name not in ("upper", "moment"):
-        raise damaged(path, f"it holds {', '.join(sorted(tensors)) or 'no tensor'}; expected one of upper and moment")
+        raise damaged(
+            path, f"it contains {', '.join(sorted(tensors)) or 'no tensor'}; expected the tensor upper or moment"
+        )
     held = tensors[name]
     shape, kind = tuple(held.get_shape()), str(held.get_dtype())
     found = manifest.size or shape[0]  # the oldest manifests have no size
     if found not in range(1, LARGEST) or shape != ((flat_size(found),) if name == "upper" else (found, found)):
-        raise damaged(path, f"the shape {list(shape)} is no matrix of size {manifest.size}")
+        raise damaged(path, f"its tensor has the shape {list(shape)}; expected a matrix of size {manifest.size}")
     if kind not in _KINDS:
         raise damaged(path, f"its numbers are of the type {kind}; expected {', '.join(_KINDS)}")
     if size is not None and found != size:
         raise CovarianceError(
-            f"{path} is of size {found}, and {manifest.module} of this model has {size} inputs; delete the file"
+            f"{path} has the size {found}, but {manifest.module} of this model has {size} inputs; delete the file"
         )
     return name
 
@@ -172,7 +174,7 @@ def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
     if manifest.count < manifest.tokens or manifest.chunks < 1:
         raise damaged(path, f"it is the mean of {manifest.count} tokens; expected {manifest.tokens} or more")
     if path != moment_path(path.parent, manifest):
-        raise CovarianceError(f"{path} is the covariance {manifest.id}; give the file that name, or delete it")
+        raise CovarianceError(f"{path} contains the covariance {manifest.id}; rename the file to this id, or delete it")
     return manifest
 
 

@@ -61,7 +61,9 @@ def start(
             sizes and thus different default numbers of tokens.
     """
     if len({identity.tokens for identity in identities.values()}) > 1:
-        raise CovarianceError("these layers are of several sizes; say how many tokens, or measure them one by one")
+        raise CovarianceError(
+            "these layers have different sizes; give the number of tokens, or measure the layers one by one"
+        )
     sizes = {layer: weight_matrix(model.down_projection(layer)).shape[1] for layer in identities}
     fresh = Position(identities=identities, sizes=sizes, model_name=model.name, ridge=ridge, part=part, parts=parts)
     path = fresh.path(folder)
@@ -73,7 +75,7 @@ def start(
         sums.position.parts,
     ) != (part, parts):
         raise CovarianceError(f"{path} belongs to another run; delete the file")
-    log.info("going on with %s after %d of %d tokens", path, sums.position.seen, fresh.wanted)
+    log.info("continuing %s after %d of %d tokens", path, sums.position.seen, fresh.wanted)
     return sums
 
 

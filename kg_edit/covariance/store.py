@@ -221,7 +221,8 @@ def _check_same(first: tuple[Path, Position], other: tuple[Path, Position]) -> N
     for name in right:
         if left[name] != right[name]:
             raise CovarianceError(
-                f"{first[0]} and {other[0]} are no shards of one run: {name} is {left[name]} and {right[name]}; {_HINT}"
+                f"{first[0]} and {other[0]} are not shards of the same run: {name} is {left[name]} and {right[name]}; "
+                f"{_HINT}"
             )
 
 
@@ -243,7 +244,7 @@ def _add(total: Sums, shard: Sums) -> Sums:
 def _read_position(path: Path) -> Position:
     position = read_position(path)
     if position.parts == 1:
-        raise CovarianceError(f"{path} is no shard of a covariance; {_HINT}")
+        raise CovarianceError(f"{path} is not a shard of a covariance; {_HINT}")
     return position
 
 
@@ -284,7 +285,7 @@ def _identities(
     size = max((_size(model, layer) for layer in identities), default=0)
     if config.tokens and config.tokens < _TOKENS * size:
         log.warning(
-            "%d tokens are few for a covariance of size %d; take %d or more", config.tokens, size, _TOKENS * size
+            "%d tokens are few for a covariance of size %d; use at least %d", config.tokens, size, _TOKENS * size
         )
     return identities
 

@@ -66,7 +66,7 @@ class ComparedRun:
         """
         settings, files = read_settings(folder), RunFolder(folder)
         if settings.get("job") != "evaluate":
-            raise OutputError(f"{folder} holds no evaluation; {_SAME['job']}")
+            raise OutputError(f"{folder} is not a run of `kg-edit evaluate`; {_SAME['job']}")
         plan, (done, _) = plan_of(settings), found_in(files)
         parts = sequences_of(settings).values()
         missing = frozenset(record for ids in parts for record, _ in missing_phases(plan, ids, done))
@@ -120,9 +120,9 @@ def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> tuple[list[s
         if (lacking or more) and not common:
             example = (lacking or more)[0]
             raise OutputError(
-                f"{first.folder} and {run.folder} have other records: {len(lacking)} of the first are not in the "
-                f"second, {len(more)} of the second not in the first, such as {example!r}; evaluate both on the same "
-                f"records, or {_SHARED}"
+                f"{first.folder} and {run.folder} have different records: {len(lacking)} of the first are not in the "
+                f"second, {len(more)} of the second are not in the first, such as {example!r}; evaluate both on the "
+                f"same records, or {_SHARED}"
             )
     ids = [name for name in first.ids() if all(_same_record(first, run, name) for run in others)]
     if not ids:
@@ -149,12 +149,12 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     notes = [f"{run.name}: {run.settings['method']}, {failed} failed" for run in runs if (failed := _failed(run, ids))]
     sets = [len(run.ids()) for run in runs]
     if max(sets) > len(ids):
-        notes.append(f"the {len(ids)} records that all have, of {', '.join(map(str, sets))}")
+        notes.append(f"only the {len(ids)} records that all runs have, of {', '.join(map(str, sets))}")
     versions = dict.fromkeys(str(run.settings.get("kg_edit")) for run in runs)
     if len(versions) > 1:
         notes.append(f"made with kg-edit {' and '.join(versions)}")
     if any(run.records[name].choices != runs[0].records[name].choices for run in runs for name in ids):
-        notes.append("the runs drew other answers to choose from (--seed), which portability.choice depends on")
+        notes.append("the runs have different answers to choose from (--seed), so portability.choice is not comparable")
     return tuple(notes)
 
 
@@ -248,7 +248,7 @@ def _shared(runs: Sequence[ComparedRun]) -> dict[str, str | None]:
 
 def _read(folders: Sequence[Path]) -> list[ComparedRun]:
     if not folders:
-        raise ConfigError("no run is given; give the folders of one or more")
+        raise ConfigError("no run is given; give the folder of at least one run")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("a run is given twice; give each folder once")
     short = [folder.resolve().name for folder in folders]

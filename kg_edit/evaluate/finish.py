@@ -146,29 +146,39 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
 
 
 def _parts(settings: dict[Path, Settings]) -> list[Path]:
-    """The folders, sorted by the number of their shard."""
+    """The folders, sorted by the number of their shard.
+
+    Raises:
+        OutputError: the folders are not all shards of one run, each once.
+    """
+    found = _by_shard(settings)
+    parts = {shard.parts for shard in found}
+    if len(parts) > 1:
+        raise OutputError(f"the shards are of runs with {' and '.join(map(str, sorted(parts)))} shards; {_WAY_OUT}")
+    wanted = [Shard(part=part, parts=max(parts)) for part in range(max(parts))]
+    missing = ", ".join(str(shard) for shard in wanted if shard not in found)
+    if missing:
+        raise OutputError(f"missing shard {missing}; {_WAY_OUT}")
+    return [found[shard] for shard in wanted]
+
+
+def _by_shard(settings: dict[Path, Settings]) -> dict[Shard, Path]:
+    """The folder of each shard; all have the same settings."""
     found: dict[Shard, Path] = {}
     first, *_ = settings or [None]
     if first is None:
         raise OutputError(f"no shard is given; {_WAY_OUT}")
     for folder, said in settings.items():
         if "shard" not in said:
-            raise OutputError(f"{folder} holds a whole run, not a shard of one; {_WAY_OUT}")
+            raise OutputError(f"{folder} is a complete run, not a shard; {_WAY_OUT}")
         differs = difference(_without_shard(settings[first]), _without_shard(said))
         if differs:
-            raise OutputError(f"{first} and {folder} are no shards of one run ({differs}); {_WAY_OUT}")
+            raise OutputError(f"{first} and {folder} are not shards of the same run ({differs}); {_WAY_OUT}")
         shard = Shard.parse(said["shard"])
         if shard in found:
             raise OutputError(f"{found[shard]} and {folder} are both shard {shard}; {_WAY_OUT}")
         found[shard] = folder
-    parts = {shard.parts for shard in found}
-    if len(parts) > 1:
-        raise OutputError(f"the shards are of {' and of '.join(map(str, sorted(parts)))} parts; {_WAY_OUT}")
-    wanted = [Shard(part=part, parts=max(parts)) for part in range(max(parts))]
-    missing = ", ".join(str(shard) for shard in wanted if shard not in found)
-    if missing:
-        raise OutputError(f"missing shard {missing}; {_WAY_OUT}")
-    return [found[shard] for shard in wanted]
+    return found
 
 
 def _without_shard(settings: Settings) -> Settings:
@@ -179,10 +189,12 @@ def _check_finished(folder: Path, settings: Settings) -> None:
     plan, (done, points) = plan_of(settings), found_in(RunFolder(folder))
     for number, ids in sequences_of(settings).items():
         for name, phase in missing_phases(plan, ids, done):
-            raise OutputError(f"{folder} is not finished: record {name!r} lacks its phase {phase}; start it again")
+            raise OutputError(
+                f"{folder} is not finished: phase {phase} of record {name!r} is missing; start the run again"
+            )
         for edits in missing_points(plan, number, len(ids), points) if has_points(settings) else ():
             raise OutputError(
-                f"{folder} is not finished: general ability after {edits} edits is missing; start it again"
+                f"{folder} is not finished: general ability after {edits} edits is missing; start the run again"
             )
 
 

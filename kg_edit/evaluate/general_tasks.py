@@ -227,7 +227,7 @@ def _check_installed() -> None:
     if importlib.util.find_spec("lm_eval") is None:
         raise ConfigError(
             "--general with tasks needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'; or give a "
-            "text file, whose perplexity needs nothing more"
+            "text file, to measure perplexity instead"
         )
 
 
@@ -261,7 +261,7 @@ def _names_in(path: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"can't read the task {path}: {error}; give a file of lm-eval: NAME.yaml") from error
     if not names:
-        raise ConfigError(f"{path} holds no task of lm-eval: expected a .yaml file with a line 'task: NAME'")
+        raise ConfigError(f"{path} is not a task of lm-eval: expected a .yaml file with a line 'task: NAME'")
     return [name.strip("'\"") for name in names]
 
 
@@ -298,7 +298,10 @@ def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
         for reply in sample.get("filtered_resps", ()):
             likelihood = reply[0] if isinstance(reply, tuple | list) and reply else reply
             if isinstance(likelihood, float) and np.isnan(likelihood):
-                raise ModelError(f"the model's output on the task {task} is not finite; edit with less force")
+                raise ModelError(
+                    f"the model's output on the task {task} is not finite; make a weaker edit, or load the model in "
+                    "float32"
+                )
 
 
 def _metrics(results: Mapping[str, Any]) -> dict[tuple[str, str], float]:

@@ -84,7 +84,7 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         name = next((said[key] for key in _TOKENIZER_ARGS if isinstance(said.get(key), str) and said[key]), None)
         if name is None:
             raise ConfigError(
-                f"{self.config.task}: whose tokenizer counts the tokens? Name it: --model_args tokenizer=NAME, or in "
+                f"{self.config.task}: no tokenizer to count tokens; name one: --model_args tokenizer=NAME, or in "
                 "Python TaskManager(metadata={'tokenizer': NAME})"
             )
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_model(name))

@@ -56,7 +56,7 @@ def save_figure(made: Figure, path: Path) -> Path:
     """
     kind = path.suffix.casefold()
     if kind not in _FORMATS:
-        raise OutputError(f"can't draw {path}: its ending is none of {', '.join(_FORMATS)}; choose one of them")
+        raise OutputError(f"can't draw {path}: expected a file name that ends in {' or '.join(_FORMATS)}")
     stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}[kind]
     with replacing(path) as scratch, rc_context({"svg.hashsalt": "kg-edit", "svg.fonttype": "none"}):
         made.savefig(scratch, format=kind[1:], dpi=150, metadata=stamp)

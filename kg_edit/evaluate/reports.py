@@ -110,7 +110,7 @@ def _cell(summary: Summary, section: str, metric: str) -> str:
 
 def _caption(summary: Summary) -> str:
     run = summary.provenance
-    like = "the model before" if run.get("schedule", "single") == "single" else "the model without their edit"
+    like = "the model before the edit" if run.get("schedule", "single") == "single" else "the model without their edit"
     failed = f", {run['failed']} failed and count as {like}" if run["failed"] else ""
     speed = "" if summary.seconds_per_edit is None else f", {summary.seconds_per_edit:.1f} s a record"
     made = f"the edits of {summary.n} records made {_how(run)}{_form(run)}"
@@ -127,7 +127,7 @@ def _how(run: Mapping[str, Any]) -> str:
     if schedule.sequence == 1:
         return "one at a time"
     batches = "" if schedule.batch == 1 else f"in batches of {schedule.batch}"
-    onto = f"onto the earlier ones, {schedule.sequence} till the model is reset" if schedule.has_steps else ""
+    onto = f"on top of earlier ones, the model is reset after {schedule.sequence}" if schedule.has_steps else ""
     return ", ".join(filter(None, [batches, onto]))
 
 
@@ -238,7 +238,9 @@ def check_ending(path: Path) -> None:
         ConfigError: it can't.
     """
     if path.suffix.casefold() not in _WRITERS:
-        raise ConfigError(f"can't write a comparison as {path}; its ending has to be one of {', '.join(_WRITERS)}")
+        raise ConfigError(
+            f"can't write a comparison as {path}: expected a file name that ends in {' or '.join(_WRITERS)}"
+        )
 
 
 def caption(comparison: Comparison) -> str:
@@ -256,7 +258,7 @@ def caption(comparison: Comparison) -> str:
             f"{records}{comparison.setting}. ↑: higher is better, ↓: lower.",
             f"Differences to {first} are paired, with 95 % bootstrap intervals;",
             f"two-sided p: {', '.join(said[test] for test in tests)}; {RESAMPLES:,} resamples, seed {comparison.seed}.",
-            "A difference is found (bold) where p after Holm's correction for all rows is below .05.",
+            "Bold: p below .05 after Holm's correction for all rows.",
             *(f"Note: {note}." for note in comparison.notes),
         ]
     )

@@ -187,7 +187,7 @@ def read_retention_test(path: str | Path, *, limit: int = TESTED) -> RetentionTe
     accurate = tuple(query for record in records for probe in record.group("accurate") for query in probe.queries)
     if not found and not accurate:
         raise EditFileError(
-            f"{path}: no record has a prompt of locality or recall, which retention is measured on; expected a file "
+            f"{path}: no record has a locality or recall prompt, on which retention is measured; expected a file "
             "such as zsRE's, whose rows have loc and loc_ans, or PopQA's, with question and possible_answers"
         )
     return RetentionTest(found[:limit], accurate[:limit])

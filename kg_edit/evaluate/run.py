@@ -238,7 +238,7 @@ def check_schedule(schedule: str, every: int | None = None) -> CurvePlan:
     found = Schedule.parse(schedule)
     if every is not None and (every < 1 or not found.has_steps):
         raise ConfigError(
-            f"evaluate every {every} edits under the schedule {found}: expected a number from 1 on, and a schedule "
+            f"evaluate every {every} edits under the schedule {found}: expected a number of at least 1, and a schedule "
             "under which edits accumulate, such as sequential:100"
         )
     return CurvePlan.of(found, every)

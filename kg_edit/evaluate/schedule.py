@@ -46,12 +46,12 @@ class Schedule:
         for part in text.replace(" ", "").split(","):
             name, size = _part(part, text)
             if name in sizes or "single" in sizes or (sizes and name == "single"):
-                raise ConfigError(f"schedule {text!r}: {part!r} says again how edits meet; expected {_EXAMPLES}")
+                raise ConfigError(f"schedule {text!r}: {part!r} repeats an earlier part; expected {_EXAMPLES}")
             sizes[name] = size
         batch, sequence = sizes.get("batch", 1), sizes.get("sequential", sizes.get("batch", 1))
         if batch > sequence:
             raise ConfigError(
-                f"schedule {text!r}: a batch of {batch} is more than the {sequence} edits of a sequence; "
+                f"schedule {text!r}: a batch of {batch} is larger than a sequence of {sequence} edits; "
                 f"write batch:{sequence}, or a longer sequence"
             )
         return cls(batch=batch, sequence=sequence)

@@ -292,7 +292,7 @@ class UneditedScores:
         try:
             write_text(self._file(asked), section.model_dump_json() + "\n")
         except OutputError as error:  # with a full or read-only cache, only the next run is slower
-            log.warning("scores of the unedited model are not kept: %s", error)
+            log.warning("can't write scores of the unedited model to the cache: %s", error)
             self._unwritten[self._file(asked).name] = section
 
 
@@ -319,7 +319,9 @@ def memory_failure(error: Exception) -> ModelError:
     if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(words in said for words in _NO_MEMORY):
         raise error
     first = (str(error).splitlines() or ["MemoryError"])[0]
-    return ModelError(f"out of memory, even for one at a time: {first}; take a smaller model, or a larger machine")
+    return ModelError(
+        f"out of memory even for a batch of one: {first}; use a smaller model, or a machine with more memory"
+    )
 
 
 def release() -> None:

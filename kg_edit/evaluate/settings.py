@@ -251,7 +251,7 @@ def read_environments(folder: Path) -> list[Environment]:
     try:
         return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
     except (OSError, ValueError) as error:
-        raise OutputError(f"can't read {file}: {error}; delete it, and the run notes it anew") from error
+        raise OutputError(f"can't read {file}: {error}; delete the file, then start the run again") from error
 
 
 def provenance(environments: Sequence[Environment]) -> dict[str, Any]:

@@ -53,8 +53,8 @@ class TaskSettings(Record):
         records = dataset.read(path).records if self.keep_going else dataset(path)
         if any(probe.conditions for record in records for probe in record.probes):
             raise ConfigError(
-                f"{self.dataset}: its tests have conditions that the unedited model must fulfil, and the harness has "
-                "the edited model alone; score it with `kg-edit evaluate`"
+                f"{self.dataset}: its tests have conditions that the unedited model must fulfil, and the harness only "
+                "has the edited model; score it with `kg-edit evaluate`"
             )
         return part_of(records, self.split)
 

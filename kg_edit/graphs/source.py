@@ -110,7 +110,9 @@ class PrivateGraph:
             return key
         named = self._named.get(label, [])
         if len(named) > 1:
-            raise GraphError(f"{label!r} names the nodes {', '.join(sorted(named)[:5])}; give the one meant as its id")
+            raise GraphError(
+                f"several nodes have the label {label!r}: {', '.join(sorted(named)[:5])}; give the id of one node"
+            )
         return named[0] if named else None
 
     def _statements(self, key: str) -> Iterator[Statement]:
@@ -248,8 +250,8 @@ def ask(
     names = {one.name for one in known}
     if not any(one.kind is one.VAR_KEYWORD for one in known) and (other := [*arguments.keys() - names]):
         raise ConfigError(
-            f"the setting graph.{min(other)} is not for this graph: subgraph() of {type(source).__name__} takes "
-            f"{', '.join(sorted(names - {'edit'}))} alone. Leave the setting out, or give a Wikidata graph"
+            f"this graph does not support the setting graph.{min(other)}: subgraph() of {type(source).__name__} only "
+            f"takes {', '.join(sorted(names - {'edit'}))}. Leave the setting out, or give a Wikidata graph"
         )
     whole: Any = source  # the protocol only has the arguments that every graph must take
     found: nx.MultiDiGraph = whole.subgraph(edit, hops=hops, per_node=per_node, seed=seed, **arguments)
@@ -265,11 +267,11 @@ def check_graph(graph: nx.MultiDiGraph) -> None:
     """
     subject_of(graph)
     if not graph.number_of_edges():
-        raise GraphError("the subgraph has no edge; the edit's own (s, r, o*) at least belongs in it")
+        raise GraphError("the subgraph has no edge; expected at least the edit's own edge (s, r, o*)")
     for key, data in graph.nodes(data=True):
         _check_label(data, f"node {key} has no label; give it one, or leave it out of the graph")
     for subject, target, data in graph.edges(data=True):
-        own = "the edit names no relation, and its prompt has no word but the subject; give relation: capital, say"
+        own = "the edit has no relation, and its prompt only has the subject; give relation, such as 'capital'"
         other = f"edge {subject} -> {target} has no label; give it one, or leave it out of the graph"
         _check_label(data, own if data.get("role") == "edit" else other)
 

@@ -62,7 +62,7 @@ class WrongGraph(Control):
         if _degree(made, incoming) < wanted:
             raise GraphError(
                 f"the pool of {len(self.pool)} has too few statements for a wrong graph of {edit.target_new!r}: "
-                f"{_degree(made, incoming)} of {wanted}; give a larger pool of entities that the graph knows"
+                f"found {_degree(made, incoming)}, expected {wanted}; give a larger pool of entities in the graph"
             )
         return made
 

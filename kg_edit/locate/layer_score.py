@@ -95,13 +95,16 @@ def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
     best = max(scores, key=lambda score: (score.mean.score, score.layer == default))
     usual = by_layer.get(default)
     if usual is None:
-        return best.layer, f"layer {best.layer} has the best score, {_said(best)}; the default {default} can't be tried"
+        return (
+            best.layer,
+            f"layer {best.layer} has the best score, {_said(best)}; the default {default} could not be tried",
+        )
     if best.layer == default:
         return default, f"the default layer {default} has the best score of {len(scores)}, {_said(best)}"
     differences = [a.score - b.score for a, b in zip(best.edits, usual.edits, strict=True)]
     if len(differences) < _ENOUGH:
         better = f"layer {best.layer} is better by {fmean(differences):+.3f}, of which {len(differences)}"
-        return default, f"the default layer {default} stays: {better} edits can't say whether it is noise"
+        return default, f"the default layer {default} stays: {better} edits are too few to tell this from noise"
     error = stdev(differences) / len(differences) ** 0.5
     gain = f"{fmean(differences):+.3f} ± {error:.3f} against the default {default}"
     if fmean(differences) <= CLEAR * error:

@@ -120,21 +120,13 @@ def choose_layer(
     """
     free = check_choosable(config)
     if not edits:
-        raise ConfigError("--layer auto: there is no edit to try layers on; give --layer a number")
+        raise ConfigError("--layer auto: there are no edits for trying layers; give --layer a number")
     chosen = spread(edits, EDITS)
     default = free.layer_in(len(model.blocks))
     traced = traced_peak(model, chosen)
     layers = candidates(len(model.blocks), default=default, traced=traced)
     short = _shortened(config)
-    log.info(
-        "--layer auto: %d layers x %d edits, %s steps each", len(layers), len(chosen), getattr(short, "steps", "?")
-    )
-    _measure_covariances(model, layers, config, progress=progress)
-    tried = _Tried(model, sweep_probes(model, chosen))
-    found: dict[int, tuple[EditScore | Exception, ...]] = {}
-    for layer in tqdm(layers, desc="layers", unit="layer", disable=None if progress else True):
-        found[layer] = tried.scores(make(short.model_copy(update={"layer": layer})))
-    scores = layer_scores(found)
+    scores = _tried_layers(make, model, short, layers, chosen, progress=progress)
     best, why = decide(scores, default=default)
     return Sweep(
         chosen=best,
@@ -147,6 +139,26 @@ def choose_layer(
     )
 
 
+def _tried_layers(
+    make: Make,
+    model: LanguageModel,
+    config: MethodConfig,
+    layers: Sequence[int],
+    edits: Sequence[Edit],
+    *,
+    progress: bool,
+) -> tuple[LayerScore, ...]:
+    """Make ``edits`` alone at each of ``layers``, and score them."""
+    steps = getattr(config, "steps", "?")
+    log.info("--layer auto: %d layers x %d edits, %s steps each", len(layers), len(edits), steps)
+    _measure_covariances(model, layers, config, progress=progress)
+    tried = _Tried(model, sweep_probes(model, edits))
+    found: dict[int, tuple[EditScore | Exception, ...]] = {}
+    for layer in tqdm(layers, desc="layers", unit="layer", disable=None if progress else True):
+        found[layer] = tried.scores(make(config.model_copy(update={"layer": layer})))
+    return layer_scores(found)
+
+
 def check_choosable(config: MethodConfig) -> LayerConfig:
     """Check that a method writes into one layer and that it is not chosen yet; needs no model. Return the settings.
 
@@ -156,7 +168,7 @@ def check_choosable(config: MethodConfig) -> LayerConfig:
     if not isinstance(config, LayerConfig):
         raise ConfigError("--layer auto: this method has no setting layer (LayerConfig); leave --layer out")
     if config.layer is not None:
-        raise ConfigError(f"layer is set twice: to {config.layer}, and to auto; keep one")
+        raise ConfigError(f"layer is set twice: to {config.layer} and to auto; remove one of them")
     return config
 
 
@@ -242,4 +254,4 @@ class _Tried:
 def _failure(patch: Patch | Exception) -> Exception:
     if isinstance(patch, Exception):
         return patch
-    return ConfigError(f"a patch of the {patch.kind} can't be scored by the sweep; give --layer a number")
+    return ConfigError(f"--layer auto can't score a patch of the {patch.kind}; give --layer a number")

@@ -120,7 +120,7 @@ def _summary(entries: Sequence[Entry], *, seed: int) -> LocateSummary:
     traces = [entry.trace for entry in entries if entry.trace is not None]
     if not traces:
         why = next(iter(failed.values()), "the model knows none of them")
-        raise ConfigError(f"no fact could be traced, of {len(entries)}: {why}; give others")
+        raise ConfigError(f"none of the {len(entries)} facts could be traced: {why}; give other facts")
     return LocateSummary.of(traces, failed=failed, unknown=unknown, seed=seed)
 
 

@@ -200,7 +200,7 @@ def _named(fact: TracedFact, token: int | None) -> int:
     """The first token of the fact's answer; raises ConfigError if it has none."""
     if token is None:
         raise ConfigError(
-            f"the fact {fact.text!r} names no answer to trace; give its edit a target_true, or trace the model's own "
+            f"the fact {fact.text!r} has no answer to trace; give its edit a target_true, or trace the model's own "
             "next token with --answer predicted"
         )
     return token
@@ -239,7 +239,7 @@ def read_known(path: Path) -> tuple[TracedFact, ...]:
     """
     facts = tuple(_fact(path, number, row) for number, row in numbered_rows(path))
     if not facts:
-        raise EditFileError(f"{path}: holds no rows; expected a known fact a row: subject, prompt, attribute")
+        raise EditFileError(f"{path}: found no rows; expected one known fact in each row: subject, prompt, attribute")
     return facts
 
 
@@ -273,7 +273,12 @@ def _known(row: object, number: int) -> TracedFact:
         raise EditError(faults_of(error, KnownRow)) from error
     if known.subject not in known.prompt:
         raise EditError(
-            [Fault("prompt", f"{known.prompt!r} does not name the subject {known.subject!r}; write it out as it is")]
+            [
+                Fault(
+                    "prompt",
+                    f"{known.prompt!r} does not contain the subject {known.subject!r}; add the subject",
+                )
+            ]
         )
     name = number if known.known_id is None else known.known_id
     prompt = known.prompt.replace(known.subject, "{}", 1)

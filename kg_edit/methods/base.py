@@ -300,8 +300,8 @@ class GraphReader(EditingMethod):
         if met := self.answers_met(edit):
             self._reported = True
             log.info(
-                "edit %r: the graph that %s reads holds %s, an answer to a question of the edit; for a benchmark, keep "
-                "such answers out with exclude_answers=true",
+                "edit %r: the graph that %s reads contains %s, the answer to a test question of this edit; for a "
+                "benchmark, leave such answers out with exclude_answers=true",
                 edit.id,
                 self.name,
                 ", ".join(map(repr, met[:3])),

@@ -216,7 +216,7 @@ def asked_answers(edit: Edit) -> tuple[str, ...]:
 
 def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
     if not layers or min(layers) < 0 or list(layers) != sorted(set(layers)):
-        raise ValueError(f"{list(layers)} are no ascending numbers from 0 on; write each layer once, in order")
+        raise ValueError(f"found {list(layers)}; expected layer numbers from 0 in ascending order, each once")
     return layers
 
 

@@ -80,7 +80,7 @@ class Grace(EditingMethod):
 
     name = "grace"
     paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
-    about = "a codebook beside one layer: holds for the prompt and what is very near it, nothing else moves"
+    about = "a codebook beside one layer: only the prompt and very similar ones get a new answer"
     family = "codebook"
     trains = "value"
     kind = "adapter"
@@ -161,7 +161,9 @@ class Grace(EditingMethod):
         """
         value, summary = output + descent.change, descent.summary
         if not all(torch.isfinite(torch.tensor([*descent.losses[-1], float(value.norm()), float(key.norm())]))):
-            raise ModelError("the loss of the value is not finite; edit with a lower learning_rate, or in float32")
+            raise ModelError(
+                "the loss of the value is not finite; give a lower learning_rate, or load the model in float32"
+            )
         record = {
             "edit": edit.model_dump(mode="json", exclude_defaults=True),
             "method": self.name,

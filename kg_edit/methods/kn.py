@@ -111,7 +111,7 @@ class KnConfig(MethodConfig):
     @model_validator(mode="after")
     def _least_first(self) -> Self:
         if self.neurons and self.neurons[0] > self.neurons[1]:
-            raise ValueError(f"neurons={self.neurons}: the least number comes first")
+            raise ValueError(f"neurons={self.neurons}: expected (minimum, maximum)")
         return self
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
@@ -135,7 +135,7 @@ class Kn(EditingMethod):
 
     name = "kn"
     paper = "Dai et al., ACL 2022, arXiv 2104.08696"
-    about = "find the neurons that say the old answer, and write the new one's embedding into them"
+    about = "find the neurons for the old answer, and write the new answer's embedding into them"
     family = "neurons"
     config_class = KnConfig
     config: KnConfig
@@ -189,7 +189,9 @@ class Kn(EditingMethod):
             )
             found = self._chosen(attributions.given)
             if not found.mask.any():
-                raise PatchError(f"no neuron speaks for {edit.target_true!r} after {edit.text!r}; KN can't edit it")
+                raise PatchError(
+                    f"no neuron for the old answer {edit.target_true!r} after {edit.text!r}; try another method"
+                )
             strength = found.mask.float()
             if self.config.signed:
                 strength *= attributions.activity.sign()
@@ -207,12 +209,12 @@ class Kn(EditingMethod):
         """The first token of the old answer, and that of the new one."""
         if edit.target_true is None:
             raise PromptError(
-                "KN takes the old answer out of the neurons that say it, and the edit names none; give target_true"
+                "KN changes the neurons of the old answer, and the edit has no old answer; give target_true"
             )
         old, new = (self._prompt(edit, target).target_ids[0] for target in (edit.target_true, edit.target_new))
         if old == new:
             raise PromptError(
-                f"{edit.target_true!r} and {edit.target_new!r} begin with the same token, which KN can't tell apart"
+                f"{edit.target_true!r} and {edit.target_new!r} begin with the same token, expected different ones"
             )
         return old, new
 

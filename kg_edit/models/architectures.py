@@ -89,7 +89,7 @@ def known_architectures() -> dict[str, ModelSpec]:
         if entry.name in known or not isinstance(spec, ModelSpec):
             raise UnsupportedModelError(
                 f"entry point {entry.value!r} of group {ENTRY_POINTS}: expected a ModelSpec for a model_type that is "
-                f"not in the table, found {type(spec).__name__} for {entry.name!r}; uninstall or mend that plug-in"
+                f"not in the table, found {type(spec).__name__} for {entry.name!r}; uninstall or fix this plug-in"
             )
         known[entry.name] = spec
     return known

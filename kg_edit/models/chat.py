@@ -56,8 +56,8 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
     before, mark, after = asked.partition(_USER)
     if not mark or _USER in after:
         raise ChatTemplateError(
-            f"the chat template of {name!r} holds the user's text {asked.count(_USER)} times; expected it once, as it "
-            "was written. Give the tokenizer another chat_template, or ask in plain text"
+            f"the chat template of {name!r} contains the user's text {asked.count(_USER)} times; expected it "
+            "once and unchanged. Give the tokenizer another chat_template, or ask in plain text"
         )
     return ChatForm(before=before, after=after, gap=_gap(tokenizer, asked))
 
@@ -80,7 +80,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, n
     """
     if not tokenizer.chat_template:
         raise ChatTemplateError(
-            f"the tokenizer of {name!r} has no chat template, so the model can't be asked in chat form. Take the chat "
+            f"the tokenizer of {name!r} has no chat template, so the model can't be asked in chat form. Use the chat "
             "version of the model (often -Instruct), put its chat_template.jinja into the model's folder (in Python: "
             'set model.tokenizer.chat_template), or leave --chat and the rows\' "chat" out'
         )
@@ -99,7 +99,9 @@ def _rendered(
             enable_thinking=False,
         )
     except Exception as error:  # a template is a program, which may raise anything
-        raise ChatTemplateError(f"the chat template of {name!r} refuses the messages: {error}") from error
+        raise ChatTemplateError(
+            f"the chat template of {name!r} can't format the messages: {error}; ask in plain text"
+        ) from error
     return str(text)
 
 

@@ -43,7 +43,7 @@ class ClassifierModel(LanguageModel):
         if target is None:
             return prompt
         if target not in self.labels:
-            raise PromptError(f"{target!r} is none of the classes; there are {', '.join(self.labels)}")
+            raise PromptError(f"{target!r} is not a class of this classifier; expected one of {', '.join(self.labels)}")
         return replace(prompt, ids=(*prompt.ids, self.labels.index(target)), target_start=len(prompt.ids))
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ def trained_classifier(
     """
     classes = sorted(set(labels))
     if len(classes) < 2:
-        raise ConfigError(f"a classifier needs texts of two classes at least; found {', '.join(classes) or 'none'}")
+        raise ConfigError(f"a classifier needs texts of at least two classes; found {', '.join(classes) or 'none'}")
     states = with_head(model, nn.Identity(), [str(n) for n in range(model.width)]).scores(texts)
     wanted = torch.tensor([classes.index(label) for label in labels])
     return with_head(model, fitted_head(states, wanted, classes=len(classes), decay=decay), classes)

@@ -72,8 +72,8 @@ def warn_of_unread(model: LanguageModel, prompt: Prompt, *, edit: str) -> None:
 def say_unread(text: str, *, edit: str) -> None:
     """Log the warning about the prompt ``text`` of the edit with this id."""
     log.warning(
-        "edit %r: the subject is the first token of %r, which this model does not read; the edit is made, and "
-        "holds, after a line break or any other text",
+        "edit %r: the subject is the first token of %r, and this model does not read the first token; the edit is made "
+        "after a line break, and has an effect only after a line break or other text",
         edit,
         text,
     )

@@ -113,7 +113,7 @@ def refuse_patched(model: LanguageModel) -> None:
     """
     if getattr(model.model, _APPLIED, False):
         raise PatchError(
-            "a patch is applied to this model already; leave its block first, or add the two: "
+            "a patch is already applied to this model; leave its `with` block first, or apply the sum: "
             "(first + second).applied(...)"
         )
 

@@ -240,7 +240,7 @@ class LanguageModel:
         """
         if not 0 <= layer < len(self.blocks):
             raise ModelError(
-                f"{self.name} has {len(self.blocks)} layers, 0 to {len(self.blocks) - 1}; layer {layer} is none of them"
+                f"there is no layer {layer}: {self.name} has {len(self.blocks)} layers, 0 to {len(self.blocks) - 1}"
             )
         return self.blocks[layer]
 
@@ -278,5 +278,5 @@ def _refuse_quantised(config: Any, name: str) -> None:
 
 def _load_message(name: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    hint = f"{WAYS}; without a network, a hub model has to be fetched first: hf download {name}"
+    hint = f"{WAYS}; without internet access, download a hub model first: hf download {name}"
     return f"can't load the model {name!r}: {first}; {hint}"

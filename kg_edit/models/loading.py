@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec as find_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
@@ -152,6 +152,13 @@ def convert(gguf: Path, folder: Path) -> None:
     Raises:
         ModelError: the file can't be read as a causal language model.
     """
+    tokenizer, quantised = _read_gguf(gguf)
+    _as_float32(quantised).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _read_gguf(gguf: Path) -> tuple[Any, Any]:
+    """The tokenizer and the dequantised model of a GGUF file."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -160,21 +167,28 @@ def convert(gguf: Path, folder: Path) -> None:
     try:
         with read_once():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except Exception as error:  # the GGUF reader may raise anything for a damaged file
         raise ModelError(
-            f"can't read {gguf} as a language model: {error}; is it complete, and of a supported family?"
+            f"can't read {gguf} as a language model: {error}; expected a complete file of a supported model family"
         ) from error
+    return tokenizer, model
+
+
+def _as_float32(quantised: Any) -> Any:
+    """The same model without a quantisation in its config; its weights are plain float32 already."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     config = quantised.config
-    del config.quantization_config  # the weights are plain float32 now; transformers would refuse to save
+    del config.quantization_config  # transformers would refuse to save
     config.dtype = torch.float32
     with torch.device("meta"):  # no random weights: all come from the file
         model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(quantised.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = quantised.generation_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return model
 
 
 def _publish(scratch: Path, folder: Path) -> None:

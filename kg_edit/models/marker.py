@@ -33,7 +33,7 @@ def find_marker(tokenizer: PreTrainedTokenizerBase, *, name: str) -> Marker:
         if tokenizer(marker.text, add_special_tokens=False)["input_ids"] == [marker.id]:
             return marker
     raise ConfigError(
-        f"the tokenizer of {name!r} has no special token that could mark a text: each is used in its chat template; "
+        f"the tokenizer of {name!r} has no free special token to mark a text: its chat template uses all of them; "
         "add one (tokenizer.add_special_tokens) and save the model with it"
     )
 

@@ -57,7 +57,9 @@ class Builder:
         templates = RelationTemplates.load()
         for relation in relations:
             if relation not in self.table.words.nouns or not templates.find(relation):
-                raise ConfigError(f"relation {relation}: no noun or no template; see `kg-edit data ripples --help`")
+                raise ConfigError(
+                    f"relation {relation} has no noun or no template; `kg-edit data ripples --help` lists relations"
+                )
         found = [candidates(self.table, relation, seed=self.seed) for relation in relations]
         targets = sorted({target for one in found for target in one.targets})
         self.table.read(targets)

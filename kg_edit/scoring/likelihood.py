@@ -171,7 +171,8 @@ def _score_chunk(
     nll = logits.logsumexp(-1)[places] - logits[places, targets]
     if not torch.isfinite(nll).all():
         raise ModelError(
-            "the model's output is not finite, so nothing can be scored; edit with less force, or in float32"
+            "the model's output is not finite, so nothing can be scored; make a weaker edit, or load the model in "
+            "float32"
         )
     right = (logits.argmax(-1)[places] == targets).float()
     sizes = [len(one.prompt.target_ids) for one in asked]

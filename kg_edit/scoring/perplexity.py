@@ -34,10 +34,10 @@ def perplexity(
     size = min(window, model.positions or window)
     losses = [_losses(model, ids[start:end])[first:] for start, end, first in _windows(len(ids), size, stride)]
     if not losses:
-        raise ModelError("the text for general ability has no two tokens; give one of some thousand words")
+        raise ModelError("the text for general ability has fewer than two tokens; give a text of some thousand words")
     mean = torch.cat(losses).double().mean().item()
     if not math.isfinite(mean) or mean > math.log(torch.finfo(torch.float64).max):
-        raise ModelError("the model's output on the text for general ability is not finite")
+        raise ModelError("the model's output on the text for general ability is not finite; load the model in float32")
     return math.exp(mean)
 
 
@@ -69,7 +69,7 @@ def read_text(path: Path) -> str:
     except (OSError, ValueError) as error:
         raise ConfigError(f"can't read the text {path} for general ability: {error}; give a UTF-8 text file") from error
     if not text.strip():
-        raise ConfigError(f"the text {path} for general ability is empty; give one of some thousand words")
+        raise ConfigError(f"the text {path} for general ability is empty; give a text of some thousand words")
     return text
 
 

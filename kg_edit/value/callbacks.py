@@ -128,7 +128,9 @@ def open_callback(text: str) -> Callback:
     if kind not in KINDS:
         raise unknown_name("kind of --log", kind, KINDS)
     if not where:
-        raise ConfigError(f"--log {text}: say where, as in file:losses.jsonl, tensorboard:runs/ or wandb:PROJECT")
+        raise ConfigError(
+            f"--log {text}: no destination; expected file:losses.jsonl, tensorboard:runs/ or wandb:PROJECT"
+        )
     if kind == "wandb":
         return WeightsAndBiases(where)
     return TensorBoard(Path(where)) if kind == "tensorboard" else LossFile(Path(where))
@@ -138,7 +140,9 @@ def _package(module: str, install: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ConfigError(f"--log needs the package {install}, which is not here: pip install {install}") from error
+        raise ConfigError(
+            f"--log needs the package {install}, which is not installed: pip install {install}"
+        ) from error
 
 
 @contextmanager

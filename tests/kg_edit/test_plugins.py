@@ -36,7 +36,7 @@ def test_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plug_in_neither_overrides_nor_lies(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = plug_in(name, value, architectures.ENTRY_POINTS)
     monkeypatch.setattr(architectures, "entry_points", lambda group: found.select(group=group))
-    with pytest.raises(UnsupportedModelError, match="uninstall or mend that plug-in"):
+    with pytest.raises(UnsupportedModelError, match="uninstall or fix this plug-in"):
         find_spec("llama")
 
 

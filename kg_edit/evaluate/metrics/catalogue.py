@@ -52,8 +52,8 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         where="kg_edit.evaluate.judge.judge_run",
         formula="Share of a record's questions whose greedy answer a language model calls right, mean over records; "
         "multihop.judge, hops.judge and recall.judge likewise. A reply other than yes or no counts as no.",
-        source="LLM as a judge, as in Yang et al. 2025 (WILD); the prompt is this project's. Optional: what the other "
-        "metrics say needs no judge. Verdicts and replies are kept, as a judge's model may change.",
+        source="LLM as a judge, as in Yang et al. 2025 (WILD); the prompt is this project's. Optional: the other "
+        "metrics need no judge. Verdicts and replies are saved, because a judge's model may change.",
     ),
     "retention.TRR": RunMetric(
         where="kg_edit.evaluate.retention.unrelated_retention",
@@ -63,9 +63,8 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     ),
     "retention.ERR": RunMetric(
         where="kg_edit.evaluate.retention.edit_retention",
-        formula="After t edits: the share of edits 1 … t that are said greedily, each asked on the model as it now is. "
-        "Without a test file that of efficacy.greedy over the records scored at the point. 0 where the edits broke the "
-        "model.",
+        formula="After t edits: the share of edits 1 … t that the model then says greedily. Without a test file: the "
+        "mean of efficacy.greedy over the records scored at this point. 0 where the edits broke the model.",
         source=f"Edit retention rate: {_GRACE}.",
     ),
     "retention.average": RunMetric(
@@ -75,15 +74,15 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     ),
     "retention.ARR": RunMetric(
         where="kg_edit.evaluate.retention.accurate_retention",
-        formula="retention.TRR over those test prompts alone that the unedited model answers rightly.",
-        source=f"Accurate retention rate: {_GRACE}, there of sentences that were accurate before.",
+        formula="retention.TRR over only the test prompts that the unedited model answers correctly.",
+        source=f"Accurate retention rate: {_GRACE}, there for sentences that were accurate before.",
     ),
     **{
         f"retention.{rate}.perplexity": RunMetric(
             where="kg_edit.evaluate.retention.rates",
-            formula=f"exp of the mean, over the prompts of retention.{rate}, of -log p(answer | prompt) a token. "
+            formula=f"exp of the mean, over the prompts of retention.{rate}, of -log p(answer | prompt) per token. "
             "Missing where the edits broke the model.",
-            source=f"The perplexities of the table of {_GRACE}, there means of each sentence's own.",
+            source=f"The perplexities of the table of {_GRACE}, there the mean of each sentence's perplexity.",
             values="1 to ∞",
             better="lower",
         )
@@ -122,22 +121,22 @@ def find_extras(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in EXTRAS if name in wanted)
 
 
-_HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; change the code, then write it anew. -->
+_HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; to change it, change the code and run the command again. -->
 # Metrics
 
-A metric's name holds its protocol: `efficacy.prob` and `efficacy.greedy` are two answers to two questions, and a table
-that calls both "efficacy" says nothing. The headline is **greedy** generation with natural stop: what a user of the
-edited model reads. Teacher forcing (`.teacher_forced`) gives the model the right tokens before each token that it is
-judged by, so it is kinder than any use of the model; it is here because published numbers use it.
+A metric's name contains its protocol: `efficacy.prob` and `efficacy.greedy` answer different questions, so a table must
+not call both "efficacy". The main protocol is **greedy** generation with natural stop: this is what a user of the
+edited model reads. Teacher forcing (`.teacher_forced`) predicts each token from the right tokens before it, so it is
+easier than generation; it is included because published numbers use it.
 
 - A metric is missing for a record that lacks what it needs; means are over the records that have it, and their number
   is in the summary (`provenance.counts`).
 - NLL is the mean over the target's tokens of -log p(token | all before), in nats: a **geometric mean** of token
   probabilities, not the probability of the whole target. The target follows the prompt after one space, and prompt and
   target are encoded in one piece.
-- Questions are asked as `Question: …`, a new line, `Answer:`; in the few-shot form {len(SHOTS)} answered questions that
-  are in no benchmark stand before. Sentences stand as they are. A continuation ends at a line's end, the text's end or
-  its limit.
+- Questions are asked as `Question: …`, a new line, `Answer:`; in the few-shot form, {len(SHOTS)} answered questions
+  that are in no benchmark come first. Sentences are used as they are. A continuation ends at the end of a line, at the
+  end of the text, or at its limit.
 - Names are compared word by word, in lower case, without accents, punctuation and articles: Rome is not in Romelu.
 - `portability.choice` has {CHOICES} answers to choose from.
 """

@@ -127,31 +127,31 @@ PORTABILITY: Mapping[str, Metric] = {
         formula="Share of questions in few-shot form (sentences as they stand) whose greedy continuation, up to its "
         f"natural stop, says the answer or an alias as whole words. {CATEGORIES}",
         source="This project. Stricter than GLAME's fuzzy match (portability.glame_fuzzy), which also reads the prompt "
-        "and samples; kinder to long answers than exact match.",
+        "and samples text; less strict for long answers than exact match.",
         needs=("portability",),
     ),
     "portability.teacher_forced": Metric(
         compute=portability_teacher_forced,
         formula='Share of the answer\'s tokens that are the arg-max after "Question: …\\nAnswer:" (a sentence stands '
         f"alone) and the answer's tokens before. {CATEGORIES}",
-        source="EasyEdit (Yao et al. 2023), there without the question form. Kinder than any use of the model: each "
-        "token is judged with the right ones before it given.",
+        source="EasyEdit (Yao et al. 2023), there without the question form. Easier than generation: each token "
+        "is predicted from the right tokens before it.",
         needs=("portability",),
     ),
     "portability.nll": Metric(
         compute=portability_nll,
         formula='-log p(answer | "Question: …\\nAnswer:") (a sentence stands alone), mean over the answer\'s tokens. '
         f"{CATEGORIES}",
-        source="This project: moves where the shares above still stand still.",
+        source="This project. Also shows changes that are too small for the shares above.",
         needs=("portability",),
         values="0 to ∞ nats a token",
         better="lower",
     ),
     "portability.choice": Metric(
         compute=portability_choice,
-        formula='1 if of ten answers a the right one alone has the highest log p(a | question) - log p(a | "Answer:"), '
+        formula='1 if only the right one of ten answers a has the highest log p(a | question) - log p(a | "Answer:"), '
         "each a mean over tokens; the nine others are answers of other records, drawn with the run's seed.",
-        source="Domain-conditional PMI (Holtzman et al. 2021), here a token.",
+        source="Domain-conditional PMI (Holtzman et al. 2021), here per token.",
         needs=("questions",),
     ),
 }
@@ -207,9 +207,9 @@ METRICS: Mapping[str, Metric] = {
 CHAT_METRICS: Mapping[str, Metric] = {
     "efficacy.first_sentence": Metric(
         compute=over_edits(efficacy_first_sentence),
-        formula="1 if the first sentence of the greedy answer to the edit's prompt says o*, as whole words. Of records "
-        "that are asked in chat form alone: a chat model answers in a sentence, of which o* need not be the beginning, "
-        "as efficacy.greedy wants it.",
+        formula="1 if the first sentence of the greedy answer to the edit's prompt says o*, as whole words. Only for "
+        "records that are asked in chat form: a chat model answers in a sentence, which may not begin with o*, as "
+        "efficacy.greedy requires.",
         source="This project (docs/chat.md).",
         needs=(),
     ),

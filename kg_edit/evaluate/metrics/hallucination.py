@@ -70,7 +70,7 @@ HALLUCINATION_METRICS: Mapping[str, Metric] = {
     ),
     "hallucination.own.perplexity": Metric(
         compute=own_perplexity,
-        formula="The same of the hallucinated sentence, which an edit should make unlikely.",
+        formula="As hallucination.true.perplexity, for the hallucinated sentence, which an edit should make unlikely.",
         source="This project, after SelfCheckGPT's sentences (Manakul et al. 2023).",
         needs=("hallucination",),
         values="1 to ∞",
@@ -84,8 +84,8 @@ HALLUCINATION_METRICS: Mapping[str, Metric] = {
     ),
     "accurate.perplexity": Metric(
         compute=accurate_perplexity,
-        formula="Mean over accurate sentences of the passages of exp of the mean of -log p(sentence | the passage "
-        "before it).",
+        formula="Mean over the passages' accurate sentences of their perplexity, which is exp of the mean over "
+        "tokens of -log p(sentence | the passage before it).",
         source=f"{_GRACE}: ARR, of the sentences that were accurate before.",
         needs=("accurate",),
         values="1 to ∞",

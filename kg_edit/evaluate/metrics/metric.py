@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 Better = Literal["higher", "lower", "neither"]
-CATEGORIES = "Where probes have sub-categories, the mean over these of the mean over their probes (KnowEdit)."
+CATEGORIES = "If probes have sub-categories, the mean over the sub-categories of the mean over their probes (KnowEdit)."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,7 @@ def _says(query: Query, evidence: Evidence, name: str) -> bool:
     return is_exactly(evidence.texts[generated_from(query)], name)
 
 
-_OURS = "This project: moves where exact match stands still."
+_OURS = "This project. Also shows changes that are too small for exact match."
 _WHOLE: Mapping[str, Metric] = {
     "multihop.prob": Metric(
         compute=answer_prob,
@@ -97,7 +97,7 @@ _WHOLE: Mapping[str, Metric] = {
     ),
     "multihop.old.nll": Metric(
         compute=old_answer_nll,
-        formula="The same of the old answer, which an edit should make unlikely.",
+        formula="As multihop.nll, for the old answer, which an edit should make unlikely.",
         source=_OURS,
         needs=("multihop",),
         values="0 to ∞ nats a token",
@@ -105,24 +105,24 @@ _WHOLE: Mapping[str, Metric] = {
     ),
     "multihop.old.any_of_3": Metric(
         compute=old_answer,
-        formula="1 if at least one of the three wordings is answered with the old answer, as in multihop.any_of_3; of "
-        "the old answer the name alone counts.",
+        formula="1 if at least one of the three wordings is answered with the old answer, as in multihop.any_of_3, but "
+        "without aliases.",
         source="This project.",
         needs=("multihop",),
         better="lower",
     ),
     "multihop.hop_share": Metric(
         compute=hop_share,
-        formula="Share of the facts of the new chain that are answered rightly, one question each, as in "
+        formula="Share of the facts of the new chain that are answered correctly, one question each, as in "
         "multihop.any_of_3.",
-        source="This project: multihop.instance_wise counts a record only where all are.",
+        source="This project: multihop.instance_wise only counts a record if all of them are.",
         needs=("hops",),
     ),
     "multihop.hop_wise": Metric(
         compute=hop_wise,
-        formula="1 if multihop.any_of_3 and multihop.instance_wise both are: the answer is right, and so is each step "
-        "to it.",
-        source="Hop-wise accuracy (Gu et al. 2024, PokeMQA), there of the steps that a model writes out.",
+        formula="1 if multihop.any_of_3 and multihop.instance_wise are both 1: the answer and each step to it are "
+        "right.",
+        source="Hop-wise accuracy (Gu et al. 2024, PokeMQA), there for the steps that a model writes out.",
         needs=("multihop", "hops"),
     ),
 }
@@ -138,7 +138,7 @@ MULTIHOP_METRICS: Mapping[str, Metric] = {
         f"multihop.{hops}_hops.{name}": Metric(
             compute=of_hops(hops, compute),
             formula=f"{whole} of the records whose new chain has {hops} facts.",
-            source="MQuAKE (Zhong et al. 2023), whose tables have 2, 3 and 4 hops apart.",
+            source="MQuAKE (Zhong et al. 2023), whose tables separate 2, 3 and 4 hops.",
             needs=("multihop", "hops"),
             **({"values": "0 to ∞ nats a token", "better": "lower"} if name == "nll" else {}),  # type: ignore[arg-type]
         )

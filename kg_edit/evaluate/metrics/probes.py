@@ -149,9 +149,9 @@ _KEPT = ("locality.Relation_Specificity", "locality.Forgetfulness")
 def _accuracy(group: str) -> Metric:
     return Metric(
         compute=teacher_forced(group),
-        formula=f"Share of the right answer's tokens that are the arg-max after the prompt and those before, over the "
-        f"prompts of {group}. {CATEGORIES}",
-        source=f"{_ROME_ZSRE}. Teacher forcing: kinder than generation.",
+        formula=f"Share of the right answer's tokens that are the arg-max after the prompt and the answer's earlier "
+        f"tokens, over the prompts of {group}. {CATEGORIES}",
+        source=f"{_ROME_ZSRE}. Teacher forcing: easier than generation.",
         needs=(group,),
     )
 
@@ -160,7 +160,7 @@ def _says(group: str, what: str) -> Metric:
     return Metric(
         compute=greedy(group),
         formula=f"Share of {what} whose {_SAYS}. {CATEGORIES}",
-        source="Free generation in the place of teacher forcing (Yang et al. 2025).",
+        source="Free generation instead of teacher forcing (Yang et al. 2025).",
         needs=(group,),
     )
 
@@ -190,7 +190,7 @@ PROBE_METRICS: Mapping[str, Metric] = {
         compute=share_passed("multihop", is_exactly),
         formula="1 if at least one of the three wordings of the question is answered with the new answer or an alias: "
         "the greedy continuation in few-shot form equals it after normalisation.",
-        source="MQuAKE's multi-hop accuracy (Zhong et al. 2023), with this project's four shots in the place of 16.",
+        source="MQuAKE's multi-hop accuracy (Zhong et al. 2023), with this project's four shots instead of 16.",
         needs=("multihop",),
     ),
     "multihop.edit_wise": Metric(
@@ -201,7 +201,7 @@ PROBE_METRICS: Mapping[str, Metric] = {
     ),
     "multihop.instance_wise": Metric(
         compute=share_passed("hops", is_exactly),
-        formula="1 if every fact of the new chain is answered rightly, one question each, as in multihop.any_of_3.",
+        formula="1 if every fact of the new chain is answered correctly, one question each, as in multihop.any_of_3.",
         source="MQuAKE's instance-wise accuracy (Zhong et al. 2023).",
         needs=("hops",),
     ),
@@ -220,20 +220,20 @@ PROBE_METRICS: Mapping[str, Metric] = {
     "recall.greedy": _says("recall", "questions"),
     "recall.substring": Metric(
         compute=share_passed("recall", substring),
-        formula="Share of questions whose greedy continuation holds an answer as a substring, in any case.",
+        formula="Share of questions whose greedy continuation contains an answer as a substring, ignoring case.",
         source="PopQA's accuracy (Mallen et al. 2023): Rome is found in Romelu.",
         needs=("recall",),
     ),
     "inference.choice": Metric(
         compute=inference_choice,
-        formula="1 if of all labels of the sentence the right one, with the sentence's rest after it, has the lowest "
-        "NLL a token.",
+        formula="1 if the right label has the lowest NLL per token of all labels of the sentence, each with the rest "
+        "of the sentence after it.",
         source="Entity Inferences (Onoe et al. 2023); ties count as wrong.",
         needs=("inference",),
     ),
     "span.nll": Metric(
         compute=span_nll,
-        formula="-log p of the masked span after the sentence's beginning, mean over its tokens; exp of it is the "
+        formula="-log p of the masked span after the sentence's beginning, mean over its tokens; its exp is the "
         "perplexity.",
         source="ECBD (Onoe et al. 2022, 2023).",
         needs=("span",),
@@ -242,8 +242,8 @@ PROBE_METRICS: Mapping[str, Metric] = {
     ),
     "specificity.nll": Metric(
         compute=specificity_nll,
-        formula="The same of masked spans in sentences about other entities, those of a file (`--specificity`): what "
-        "teaching a definition costs them.",
+        formula="As span.nll, for masked spans in sentences about other entities (from the file of `--specificity`): "
+        "it shows whether teaching a definition damages them.",
         source="Specificity on ECBD (Onoe et al. 2023), measured on its own file of popular entities.",
         needs=("specificity",),
         values="0 to ∞ nats a token",
@@ -251,8 +251,8 @@ PROBE_METRICS: Mapping[str, Metric] = {
     ),
     "sentiment.prob": Metric(
         compute=sentiment,
-        formula="Share of pairs of a positive and a negative reply of which the positive one has the lower NLL "
-        "a token.",
+        formula="Share of pairs of a positive and a negative reply in which the positive one has the lower NLL "
+        "per token.",
         source="This project; KnowEdit and MEND judge ConvSent by a trained classifier.",
         needs=("sentiment",),
     ),

@@ -71,23 +71,23 @@ def nll(query: Query, evidence: Evidence) -> float:
 
 _FEW_SHOT = "few-shot form, start-anchored, aliases count"
 _KINDS = {
-    "ripples-edit.question": "the edit itself, asked as a question",
-    "ripples-more.three-hop": "three hops, the edit the first; the model knows the other two",
-    "ripples-more.alias": "the edit asked of s under another name that the model knows",
-    "ripples-more.description": 'the edit asked of a description of s ("the capital of Italy") that the model knows',
-    "ripples-more.inverse": "the inverse relation, asked of o*",
-    "ripples-stay.other-relation": "further facts about s that stay",
-    "ripples-stay.old-object": "a fact about o itself, which stays",
-    "ripples-stay.new-object": "a fact about o* itself, which stays",
-    "ripples-stay.same-object": "the edited relation of other subjects of which o stays true",
+    "ripples-edit.question": "the edit itself",
+    "ripples-more.three-hop": "three hops; the first is the edit, and the model knows the other two",
+    "ripples-more.alias": "the edit, with another name of s that the model knows",
+    "ripples-more.description": 'the edit, with a description of s ("the capital of Italy") that the model knows',
+    "ripples-more.inverse": "the inverse relation, asked about o*",
+    "ripples-stay.other-relation": "other facts about s, which should not change",
+    "ripples-stay.old-object": "a fact about o itself, which should not change",
+    "ripples-stay.new-object": "a fact about o* itself, which should not change",
+    "ripples-stay.same-object": "the edited relation of other subjects with the object o, which should not change",
 }
 _CELLS = {
-    "ripples-known": "two-hop questions of which the model knows the second hop",
-    "ripples-known.stated": "those of them whose answer stands in the graph that the method reads",
-    "ripples-known.withheld": "those of them whose answer is withheld from the graph",
-    "ripples-unknown": "two-hop questions of whose second hop the model knows nothing",
-    "ripples-unknown.stated": "those of them whose answer stands in the graph that the method reads",
-    "ripples-unknown.withheld": "those of them whose answer is withheld from the graph",
+    "ripples-known": "two hops; the model knows the second one",
+    "ripples-known.stated": "two hops; the model knows the second one, and the method's graph contains the answer",
+    "ripples-known.withheld": "two hops; the model knows the second one, and the graph does not contain the answer",
+    "ripples-unknown": "two hops; the model does not know the second one",
+    "ripples-unknown.stated": "two hops; the model does not know the second one, but the graph contains the answer",
+    "ripples-unknown.withheld": "two hops; neither the model nor the graph knows the second one",
 }
 _SOURCE = "This project, after RippleEdits (Cohen et al. 2024)."
 
@@ -95,7 +95,7 @@ _SOURCE = "This project, after RippleEdits (Cohen et al. 2024)."
 def _greedy(group: str, what: str) -> Metric:
     return Metric(
         compute=over_queries(group, says_answer),
-        formula=f"Share of {what}: answered greedily with the right answer ({_FEW_SHOT}).",
+        formula=f"Share of questions that are answered correctly by greedy decoding ({_FEW_SHOT}). Questions: {what}.",
         source=_SOURCE,
         needs=(group,),
     )
@@ -107,20 +107,20 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
         f"{group}.greedy": _greedy(group, what),
         f"{group}.steps": Metric(
             compute=over_queries(group, says_answer_after_steps),
-            formula=f"The same where the examples write their steps out and end in 'So: …'; {what}.",
+            formula=f"As {group}.greedy, but the examples write out their steps and end in 'So: …'. Questions: {what}.",
             source=_SOURCE,
             needs=(group,),
         ),
         f"{group}.choice": Metric(
             compute=over_queries(group, gains_most),
-            formula="1 if of up to ten objects a of the same relation (the old answer among them) the right one alone "
-            f'has the highest log p(a | question) - log p(a | "Answer:"), each a mean over tokens; {what}.',
-            source="Domain-conditional PMI (Holtzman et al. 2021), here a token. The form of an answer can't win it.",
+            formula="1 if only the right one of up to ten objects a of the same relation (with the old answer) has the "
+            f'highest log p(a | question) - log p(a | "Answer:"), each a mean over tokens. Questions: {what}.',
+            source="Domain-conditional PMI (Holtzman et al. 2021), here per token. The form alone can't win.",
             needs=(group,),
         ),
         f"{group}.nll": Metric(
             compute=over_queries(group, nll),
-            formula=f'-log p(answer | "Question: …\\nAnswer:"), mean over the answer\'s tokens; {what}.',
+            formula=f'-log p(answer | "Question: …\\nAnswer:"), mean over the answer\'s tokens. Questions: {what}.',
             source=_SOURCE,
             needs=(group,),
             values="0 to ∞ nats a token",
@@ -128,7 +128,7 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
         ),
         f"{group}.greedy_old": Metric(
             compute=over_queries(group, says_old),
-            formula=f"Share of {what} answered greedily with an answer that was right before the edit.",
+            formula=f"Share of questions whose greedy answer was right before the edit. Questions: {what}.",
             source=_SOURCE,
             needs=(group,),
             better="lower",

@@ -89,7 +89,7 @@ EXTRAS: Mapping[str, Metric] = {
         formula=f"Share of questions whose sampled text, **the question included**, matches the answer by a partial "
         f'ratio of at least 70. {_SAMPLED}; the question is followed by "{FUZZY_SUFFIX.strip()}".',
         source="The protocol of GLAME's program (Zhang et al. 2024), for comparison with its published numbers only: "
-        "an answer that stands in the question counts as said. The ratio is rapidfuzz's.",
+        "an answer in the question itself counts as found. The ratio is rapidfuzz's.",
         needs=("portability",),
     ),
     FLUENCY: Metric(

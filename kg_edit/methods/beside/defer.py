@@ -70,7 +70,7 @@ class Defer(SummedMethod):
 
     name = "defer"
     paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031 (a baseline, after SERAC)"
-    about = "a trained gate beside one layer lets a second layer answer: a baseline of GRACE"
+    about = "a trained gate chooses at each token between one layer and a second one: a baseline of GRACE"
     side_kind = DeferringGate.kind
     side_class = DeferringGate
     config_class = DeferConfig

@@ -63,7 +63,7 @@ class Memoir(BesideMethod):
 
     name = "memoir"
     paper = "Wang et al., NeurIPS 2025, arXiv 2506.07899"
-    about = "each edit trains its own columns of a memory beside one layer; near prompts open them again"
+    about = "each edit trains its own columns of a memory beside one layer; similar prompts use them"
     side_kind = ResidualMemory.kind
     config_class = MemoirConfig
     config: MemoirConfig

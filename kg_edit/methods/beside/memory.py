@@ -40,7 +40,7 @@ class Memory(SummedMethod):
 
     name = "memory"
     paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031 (a baseline)"
-    about = "attention over slots answers in place of one layer, for every text: a baseline of GRACE"
+    about = "attention over slots replaces one layer's output, for every text: a baseline of GRACE"
     side_kind = MemoryNetwork.kind
     side_class = MemoryNetwork
     config_class = MemoryConfig

@@ -83,7 +83,7 @@ class TPatcher(BesideMethod):
 
     name = "t-patcher"
     paper = "Huang et al., ICLR 2023, arXiv 2301.09785"
-    about = "one more neuron in the last MLP for each wrong token, silent for other text"
+    about = "one more neuron in the last MLP for each wrong token, inactive for other text"
     trains = "adapters"
     side_kind = Neurons.kind
     config_class = TPatcherConfig

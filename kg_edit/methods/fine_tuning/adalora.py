@@ -47,11 +47,11 @@ class AdaLoraConfig(LoraConfig):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.rank > self.initial_rank:
-            raise ValueError(f"rank={self.rank} is more than initial_rank={self.initial_rank}; give less")
+            raise ValueError(f"rank={self.rank} is larger than initial_rank={self.initial_rank}; give a smaller rank")
         if self.warm_up + self.final >= self.updates:
             raise ValueError(
-                f"{self.updates} steps are made (steps - 1), warm_up={self.warm_up} and final={self.final} leave none "
-                "in which ranks are shared out; give more steps"
+                f"warm_up={self.warm_up} and final={self.final} leave none of the {self.updates} optimiser steps "
+                "(steps - 1) for removing triplets; give more steps"
             )
         return self
 
@@ -69,7 +69,7 @@ class AdaLora(Lora):
 
     name = "adalora"
     paper = "Zhang et al., ICLR 2023, arXiv 2303.10512"
-    about = "LoRA whose ranks go to the weights that need them (PEFT)"
+    about = "LoRA with more rank for the weights that matter most (PEFT)"
     config_class = AdaLoraConfig
     config: AdaLoraConfig
 

@@ -72,7 +72,7 @@ class FtEwc(FineTuning):
 
     name = "ft-ewc"
     paper = "Kirkpatrick et al., PNAS 2017, arXiv 1612.00796"
-    about = "fine-tune one down-projection, holding back weights that the model's own text needs"
+    about = "fine-tune one down-projection; weights that matter for the model's own text change less"
     config_class = FtEwcConfig
     config: FtEwcConfig
 

@@ -71,7 +71,7 @@ class ExtSub(Lora):
 
     name = "ext-sub"
     paper = "Hu et al., AAAI 2024, arXiv 2308.08090"
-    about = "a LoRA on the new targets, less what a LoRA on the old ones does not share with it (PEFT)"
+    about = "a LoRA on the new targets minus a LoRA on the old ones, except their common part (PEFT)"
     joint = True
     config_class = ExtSubConfig
     config: ExtSubConfig
@@ -180,5 +180,5 @@ def read_kept(path: str | Path) -> tuple[tuple[str, str], ...]:
     pairs = [pair_of(query) for query in queries if query.answers]
     found = tuple(dict.fromkeys((pair.prompt, pair.candidate) for pair in pairs))
     if not found:
-        raise EditFileError(f"{path}: no record has a prompt of locality with an answer, which the expert could keep")
+        raise EditFileError(f"{path}: no record has a locality prompt with an answer; give such a file as kept")
     return found

@@ -95,7 +95,7 @@ class Lora(EditingMethod):
             largest = min(weight_matrix(model.model.get_submodule(name)).shape)
             if self.largest_rank > largest:
                 raise ConfigError(
-                    f"rank={self.largest_rank}: a change of {name} has at most the rank {largest}; give less"
+                    f"rank={self.largest_rank} is too large: {name} allows at most {largest}; give a smaller rank"
                 )
 
     @property
@@ -179,7 +179,7 @@ def target_modules(
             inside = [name for name in projections if f".{name}.".find(f".{want}.") >= 0]
             if not inside:
                 raise ConfigError(
-                    f"block {layer} of {model.name!r} has no projection in {want!r}; it has {', '.join(projections)}"
+                    f"block {layer} of {model.name!r} has no projection {want!r}; it has {', '.join(projections)}"
                 )
             found += [f"{model.spec.blocks}.{layer}.{name}" for name in inside]
     return list(dict.fromkeys(found))
@@ -252,7 +252,7 @@ def wrapped(
     """
     whole = model.model
     if hasattr(whole, "peft_config"):
-        raise ConfigError(f"{model.name!r} holds PEFT adapters already; merge and unload them before editing")
+        raise ConfigError(f"the model {model.name!r} already has PEFT adapters; merge and unload them before editing")
     try:
         torch.manual_seed(seed)
         with warnings.catch_warnings():

@@ -237,7 +237,7 @@ class Glame(GraphValues, RankOneMethod):
 
     name = "glame"
     paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593"
-    about = "rank-one editing through a knowledge graph: what follows from the fact moves too"
+    about = "rank-one editing with a knowledge graph: facts that follow from the edit change too"
     config_class = GlameConfig
     config: GlameConfig
 

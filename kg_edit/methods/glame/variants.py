@@ -80,7 +80,7 @@ class GlameRandom(Glame):
     """GLAME on a wrong graph of the same size: o* gets the statements of other entities (`WrongGraph`)."""
 
     name = "glame-random"
-    about = "GLAME's control: the statements of o* are those of other entities"
+    about = "GLAME's control: o* gets the statements of other entities"
     config_class = GlameRandomConfig
     config: GlameRandomConfig
 

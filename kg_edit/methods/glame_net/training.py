@@ -120,8 +120,8 @@ class Lesson:
         learned, held_out = split(examples, settings)
         if len(learned) < settings.batch or not held_out:
             raise ConfigError(
-                f"of {len(edits)} edits, {len(learned)} can be used for training and {len(held_out)} for validation; expected "
-                f"at least {settings.batch} (batch) and 1; give more edits (--n, --relations)"
+                f"of {len(edits)} edits, {len(learned)} can be used for training and {len(held_out)} for validation; "
+                f"expected at least {settings.batch} (batch) and 1; give more edits (--n, --relations)"
             )
         labels = [label for one in (*learned, *held_out) for label in (*one.graph.nodes, *one.graph.edges)]
         return cls(

@@ -30,7 +30,7 @@ from kg_edit.errors import ConfigError, PromptError
 from kg_edit.graphs.source import check_graph
 from kg_edit.methods.base import GraphReader, attempt
 from kg_edit.methods.config import ContextLengths, GraphSettings
-from kg_edit.methods.glame_plus.answers import AnswerOptions, others_than, write_answers
+from kg_edit.methods.glame_plus.answers import AnswerOptions, WrittenAnswers, others_than, write_answers
 from kg_edit.methods.glame_plus.known_questions import KnownQuestions
 from kg_edit.methods.glame_plus.questions import (
     WORDINGS,
@@ -161,14 +161,25 @@ class GlamePlus(GraphReader, Rome):
 
     def _answered(self, edit: Edit, patch: WeightPatch) -> Patch:
         """``patch``, extended by the update of the late block with the answers that follow from its edit."""
+        written = self._written(edit, patch)
+        if written is None:
+            return patch
+        late, (record,) = self.layers[-1], patch.edits
+        said = {fact.hop: fact.target for fact in written.facts}
+        nll = [round(sum(values) / len(values), 6) for values in zip(*written.nll, strict=True)]
+        record = {**record, "answers": {"layer": late, "said": said, "nll_before": nll[0], "nll_after": nll[1]}}
+        factors = {**patch.factors, self.model.weight_name(late): written.factors}
+        return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
+
+    def _written(self, edit: Edit, patch: WeightPatch) -> WrittenAnswers | None:
+        """The update of the late block, computed with ``patch`` applied; None if no question can be asked."""
         assert self.config.answers is not None  # noqa: S101 - as edit_each asked
         late = self.layers[-1]
         with untouched(self.model):
             found = self.ripples(edit)
-            facts = [*found.stated, *self._taught.get(edit, ()), *found.own[:1]]
-            written = write_answers(
+            return write_answers(
                 self.model,
-                facts,
+                [*found.stated, *self._taught.get(edit, ()), *found.own[:1]],
                 subject=edit.subject,
                 others=others_than(edit, most=self.config.answers.others),
                 rewrites=partial(self._rewrites, edit),
@@ -178,14 +189,6 @@ class GlamePlus(GraphReader, Rome):
                 edited=patch.stacked_on(self.model),
                 known=self._known,
             )
-        if written is None:
-            return patch
-        (record,) = patch.edits
-        said = {fact.hop: fact.target for fact in written.facts}
-        nll = [round(sum(values) / len(values), 6) for values in zip(*written.nll, strict=True)]
-        record = {**record, "answers": {"layer": late, "said": said, "nll_before": nll[0], "nll_after": nll[1]}}
-        factors = {**patch.factors, self.model.weight_name(late): written.factors}
-        return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
 
     def _rewrites(self, edit: Edit, subject: str) -> tuple[Prompt, ...]:
         """The edit's prompt in its contexts, with another ``subject``."""

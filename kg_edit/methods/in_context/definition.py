@@ -49,7 +49,7 @@ class Definition(PromptMethod):
 
     name = "definition"
     paper = "Onoe et al., ACL 2023, arXiv 2305.01651"
-    about = "the fact, or an entity's definition, in the prompt: what a model could do that knows it"
+    about = "the fact, or an entity's definition, in the prompt; a reference for methods that change the model"
     config_class = DefinitionConfig
     config: DefinitionConfig
 
@@ -65,14 +65,14 @@ class Definition(PromptMethod):
         assert isinstance(config, DefinitionConfig)  # noqa: S101 - config_class
         if (config.tell == "random") != (config.others is not None):
             raise ConfigError(
-                "tell=random tells a fact of another file, and others names that file; give both "
+                "tell=random and others (the file with the other facts) are only used together; set both "
                 "(CLI: --set tell=random --set others=specificity_popular_20np_20random.json), or neither"
             )
         if config.others:
             read_facts(config.others)
         if config.tell in ("definition", "both") and _descriptions(graph) is None:
             raise ConfigError(
-                f"tell={config.tell} takes definitions from a graph with descriptions; give graph=WikidataCache(...) "
+                f"tell={config.tell} needs a graph with descriptions; give graph=WikidataCache(...) "
                 "(CLI: --graph, with a file of descriptions), or tell=fact"
             )
 
@@ -104,7 +104,9 @@ class Definition(PromptMethod):
         own = edit.subject.casefold()
         others = [other for other in self._others if other.subject.casefold() != own]
         if not others:
-            raise ConfigError(f"{self.config.others} has no fact of another entity than {edit.subject!r}; give more")
+            raise ConfigError(
+                f"{self.config.others} only has facts about {edit.subject!r}; expected other subjects too"
+            )
         drawn = random.Random(f"{self.config.seed}/{edit.id}").choice(others)  # noqa: S311 - nothing secret
         told = f"{new_fact(drawn)}."
         return PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=told), {"told": told}

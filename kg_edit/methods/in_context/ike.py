@@ -77,11 +77,11 @@ class IkeConfig(PromptConfig):
         """
         if self.source == "file" and not self.demonstrations:
             raise ConfigError(
-                "IKE as published takes its demonstrations from a training file, and none is given; set demonstrations "
-                "to one (CLI: --set demonstrations=counterfact-train.json), or source=patch to go without"
+                "source=file, as in the preset paper, needs a training file; set demonstrations to a file "
+                "(CLI: --set demonstrations=counterfact-train.json), or use source=patch"
             )
         if self.source == "patch" and self.demonstrations:
-            raise ConfigError("source=patch takes no demonstrations of a file; leave source or demonstrations unset")
+            raise ConfigError("source=patch uses no training file, but demonstrations is set; unset one of the two")
 
 
 class Ike(PromptMethod):
@@ -135,8 +135,8 @@ class Ike(PromptMethod):
             return read_demonstrations(config.demonstrations, self.alike)
         if config.count and config.source is None:
             log.warning(
-                "ike has no demonstrations: without a training file (the setting demonstrations) a single edit is the "
-                "fact in the prompt, and several are shown to each other as copies; source=patch if that is meant"
+                "ike has no training file (setting demonstrations): a single edit gets no demonstrations, several "
+                "edits are demonstrations for each other; set source=patch to use this without a warning"
             )
         return None
 

@@ -55,7 +55,7 @@ class Mello(PromptMethod):
 
     name = "mello"
     paper = "Zhong et al., EMNLP 2023, arXiv 2305.14795"
-    about = "a question in steps of the model's own, each checked against the nearest edited fact"
+    about = "the model answers a question in steps; each is checked against the nearest edited fact"
     config_class = MelloConfig
     patch_class = LoopPatch
     config: MelloConfig

@@ -65,7 +65,7 @@ class MemPrompt(PromptMethod):
 
     name = "memprompt"
     paper = "Madaan et al., EMNLP 2022, arXiv 2201.06009"
-    about = "a growing memory of clarifications; that of the closest question is told before a prompt"
+    about = "a growing memory of clarifications; the one of the most similar question is put before a prompt"
     config_class = MemPromptConfig
     config: MemPromptConfig
 

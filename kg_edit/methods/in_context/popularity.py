@@ -104,7 +104,7 @@ class PopularityRetrieval(PromptMethod):
             names = (edit.subject_id or "", edit.subject)
             return next((self._table[name.casefold()] for name in names if name.casefold() in self._table), 0.0)
         if self.graph is None:
-            raise ConfigError(f"the method {self.name} needs a graph or a file of popularities")
+            raise ConfigError(f"the method {self.name} needs a graph or a file of popularities; give one of them")
         return statements(self.graph, edit)
 
     def _limit(self, edit: Edit) -> float:
@@ -128,7 +128,7 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
     table = {str(name).casefold(): number for name, value in pairs if (number := _number(value)) is not None}
     if not table or len(table) < len(rows) // 2:
         raise EditFileError(
-            f'{path}: holds no popularities; expected {{"LeBron James": 190000, …}} or rows with subj and s_pop'
+            f'{path}: found no popularities; expected {{"LeBron James": 190000, …}} or rows with subj and s_pop'
         )
     return table
 
@@ -159,8 +159,8 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
         return _in_networkx(graph.graph, edit)
     if not isinstance(graph, Neighbourhoods):
         raise ConfigError(
-            f"popularity is counted in a networkx graph or a WikidataCache, not in a {type(graph).__name__}; "
-            "give such a graph, or a file of popularities"
+            f"can't count popularity in a {type(graph).__name__}; "
+            "give a networkx graph, a WikidataCache, or a file of popularities"
         )
     found = (edit.subject_id,) if edit.subject_id else graph.find(edit.subject)
     return float(graph.neighbourhood(found[0], per_node=_MOST_STATEMENTS).number_of_edges()) if len(found) == 1 else 0.0

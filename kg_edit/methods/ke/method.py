@@ -25,9 +25,9 @@ class KeConfig(MendConfig):
     network: str | None = Field(
         None,
         json_schema_extra=MendConfig.model_fields["network"].json_schema_extra,
-        description="folder of a trained network: kg-edit ke train --out FOLDER",
+        description="folder of a trained network, written by kg-edit ke train --out FOLDER",
     )
-    edit_lr: float = Field(0.1, gt=0, lt=1, description="the rate of that step")
+    edit_lr: float = Field(0.1, gt=0, lt=1, description="learning rate of the step with untrained=true")
 
 
 class Ke(Mend):

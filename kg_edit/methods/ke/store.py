@@ -24,12 +24,14 @@ class KeTraining(MendTraining):
     effect on the KE network. The preset ``paper`` has the published rate and sizes.
     """
 
-    edit_lr: float = Field(3e-3, gt=0, lt=1, description="sigmoid(eta) at the start: the rate of the gradient's step")
-    hidden: PositiveInt = Field(128, description="of the LSTM, in each direction")
-    inner: PositiveInt = Field(128, description="of the MLP above it; published: 1024")
-    gradient_of: Literal["target"] = Field("target", description="the gradient is that of -log p of the target")
-    margin: float = Field(1e-3, ge=0, description="m: KL(unedited || edited) elsewhere that is allowed")
-    multiplier_rate: float = Field(0.1, ge=0, description="of the Lagrange multiplier of KL <= margin")
+    edit_lr: float = Field(3e-3, gt=0, lt=1, description="initial sigmoid(eta), the learning rate of the gradient step")
+    hidden: PositiveInt = Field(128, description="size of the LSTM in each direction")
+    inner: PositiveInt = Field(128, description="size of the MLP after the LSTM; published: 1024")
+    gradient_of: Literal["target"] = Field("target", description="always target: the gradient of -log p of the target")
+    margin: float = Field(1e-3, ge=0, description="m: allowed KL(unedited || edited) on other prompts")
+    multiplier_rate: float = Field(
+        0.1, ge=0, description="learning rate of the Lagrange multiplier of the constraint KL <= margin"
+    )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},

@@ -41,7 +41,7 @@ class Comeba(Memit):
 
     name = "comeba"
     paper = "Li et al., EMNLP 2024, arXiv 2403.05330"
-    about = "MEMIT's batches one after the other, felt only by tokens near the edited keys"
+    about = "MEMIT's batches one after the other; they only act at tokens near the edited keys"
     kind = "adapter"
     separable = False
     keeps_keys = True

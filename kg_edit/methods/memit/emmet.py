@@ -48,7 +48,7 @@ class Emmet(JointMethod):
 
     name = "emmet"
     paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.14236"
-    about = "mass editing in one layer: one equation for each fact of a batch, all met"
+    about = "mass editing in one layer: one equality constraint for each fact of a batch"
     place = "value"
     config_class = EmmetConfig
     config: EmmetConfig

@@ -96,7 +96,9 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
     """
     values = _values(patch, methods)
     if any(record.get("scale", 1.0) != 1.0 for record in patch.edits):
-        raise PatchError("this patch was scaled, which its values do not know; take the edit out of the one before")
+        raise PatchError(
+            "this patch was scaled, so its stored values do not fit; take the edit out of the unscaled patch"
+        )
     known = [record["edit"]["id"] for record in patch.edits]
     if unknown := sorted(set(ids) - set(known)):
         raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {', '.join(map(repr, known[:5]))} …")
@@ -114,12 +116,12 @@ def _values(patch: Patch, methods: Sequence[Record]) -> Tensor:
     if list(patch.provenance.get("methods", ())) != list(methods):
         found = ", ".join(str(method.get("name")) for method in patch.provenance.get("methods", ())) or "no method"
         raise PatchError(
-            f"this patch was made by {found}, not only by {methods[0]['name']} with the settings at hand; build the "
+            f"this patch was made by {found}, not only by {methods[0]['name']} with the current settings; build the "
             "method with the settings, contexts and covariances that the patch's provenance names"
         )
     values = state_of(patch, VALUE)
     if values is None or values.shape[1] != sum(map(width, patch.edits)):
-        raise PatchError("this patch does not hold the values of its edits; make it anew without the edits")
+        raise PatchError("this patch does not contain the values of its edits; make a new patch without these edits")
     return values
 
 

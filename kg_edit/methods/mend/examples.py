@@ -148,8 +148,8 @@ class BatchOrder:
         needed = settings.validation + max(settings.batch, settings.normalise_on)
         if len(examples) < needed:
             raise ConfigError(
-                f"{len(examples)} edits can be used, and {needed} are needed: validation = {settings.validation} are "
-                f"held out, normalise_on = {settings.normalise_on}, batch = {settings.batch}; give more edits, or "
+                f"found {len(examples)} usable edits, expected at least {needed}: validation = {settings.validation} "
+                f"(held out), normalise_on = {settings.normalise_on}, batch = {settings.batch}; give more edits, or "
                 "lower these"
             )
         if settings.questions and not any(example.questions for example in examples):

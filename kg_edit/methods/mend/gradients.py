@@ -47,8 +47,8 @@ def gradient_factors(
     factors = {name: (inputs[0], deltas[0]) for name, (inputs, deltas) in found.items()}
     if not all(torch.isfinite(part).all() for pair in factors.values() for part in pair):
         raise ModelError(
-            f"the gradient of {prompt.text!r} is not finite (loss {float(loss.detach())}); is the model sound? "
-            "In float16 try bfloat16 or float32"
+            f"the gradient of {prompt.text!r} is not finite (loss {float(loss.detach())}); "
+            "if the model is in float16, load it in bfloat16 or float32"
         )
     return factors, float(loss.detach())
 
@@ -244,7 +244,7 @@ def _module(model: LanguageModel, name: str) -> nn.Module:
     inside = name.startswith(f"{model.spec.blocks}.") and name.endswith(_WEIGHT)
     if not inside or not isinstance(module, nn.Linear | Conv1D):
         raise ConfigError(
-            f"{name!r} is no linear module's weight in a block of {model.name}; give names such as "
+            f"{name!r} is not the weight of a linear module in a block of {model.name}; give names such as "
             f"{model.weight_name(len(model.blocks) - 1)!r}"
         )
     return module

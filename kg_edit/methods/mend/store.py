@@ -49,9 +49,10 @@ class MendTraining(MethodConfig):
     validate_every: PositiveInt = Field(25, description="steps between two validations")
     patience: PositiveInt = Field(6, description="training stops after this many validations without a better one")
     gradient_of: Literal["target", "text"] = Field(
-        "target", description="MEND's gradient is that of -log p of the target; or of the whole statement's tokens"
+        "target",
+        description="the edit's gradient: of -log p of the target, or of the whole statement (text)",
     )
-    questions: int = Field(0, ge=0, description="questions per edit and step about what follows from the edit")
+    questions: int = Field(0, ge=0, description="questions per edit in a step about facts that follow from the edit")
     texts: PositiveInt = Field(32, description="texts sampled from the model, for edits without neighbours")
     text_tokens: int = Field(12, ge=2, description="length of these texts, in tokens")
     seed: Seed = Field(0, description="random seed of the network, the order of the edits, and the texts")

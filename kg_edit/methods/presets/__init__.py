@@ -35,7 +35,7 @@ def published_settings(name: str, methods: Iterable[str], *, own: Mapping[str, A
         raise unknown_name("preset", name, [*own, *preset_names(wanted)])
     if len(found) > 1:
         raise ConfigError(
-            f"the preset {name!r} has settings for {', '.join(found)}; say which: preset(..., method=...)"
+            f"the preset {name!r} has settings for {', '.join(found)}; choose one: preset(..., method=...)"
         )
     return tables[f"{found[0]}{colon}{variant}"].settings
 
@@ -66,7 +66,7 @@ def model_presets(name: str) -> ModelPresets:
         return ModelPresets(**{**tomllib.loads(text), "name": name})
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         said = "; ".join(map(str, faults_of(error, ModelPresets))) if isinstance(error, ValidationError) else error
-        raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {said}; install kg-edit anew") from error
+        raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {said}; install kg-edit again") from error
 
 
 class MethodPreset(BaseModel):

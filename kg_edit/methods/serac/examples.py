@@ -92,8 +92,8 @@ class ExampleOrder:
         needed = settings.validation + max(settings.batch, settings.scope_batch)
         if len(edits) < needed:
             raise ConfigError(
-                f"there are {len(edits)} edits, and {needed} are needed: validation = {settings.validation} are held "
-                f"out, scope_batch = {settings.scope_batch}, batch = {settings.batch}; give more edits, or lower these"
+                f"found {len(edits)} edits, expected at least {needed}: validation = {settings.validation} (held out), "
+                f"scope_batch = {settings.scope_batch}, batch = {settings.batch}; give more edits, or lower these"
             )
         texts = own_texts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
         return cls(edits, texts, settings)

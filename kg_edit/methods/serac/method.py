@@ -55,7 +55,7 @@ class Serac(EditingMethod):
 
     name = "serac"
     paper = "Mitchell et al., ICML 2022, arXiv 2206.06520"
-    about = "a trained classifier lets a counterfactual model answer what is in the scope of an edit in memory"
+    about = "a trained classifier sends prompts in the scope of an edit to a counterfactual model"
     family = "in-context"
     kind = "prompt"
     separable = True

@@ -74,8 +74,8 @@ class NetworkFormat:
         """
         if (network is None) == (not untrained):
             raise ConfigError(
-                f"this method needs a trained {self.thing}. Train one, {self.command} {needs} --out FOLDER, and "
-                f"give its folder: --set network=FOLDER. Or {instead}: --set untrained=true. Give one of the two"
+                f"this method needs a trained {self.thing}. Train one: {self.command} {needs} --out FOLDER, and give "
+                f"its folder: --set network=FOLDER. Or {instead}: --set untrained=true. Give exactly one of the two"
             )
         return Path(network) if network else None
 
@@ -178,7 +178,9 @@ class NetworkFormat:
             raise self.damaged(path, error) from error
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
-                raise self.damaged(path, f"{name} is {found.get(name)}, and its settings ask for {wanted.get(name)}")
+                raise self.damaged(
+                    path, f"the tensor {name} has the shape {found.get(name)}, expected {wanted.get(name)}"
+                )
 
     def check_model(self, folder: Path, model: LanguageModel, *, fingerprint: str, name: str) -> None:
         """Check that a network in ``folder`` was trained for ``model``.
@@ -190,8 +192,8 @@ class NetworkFormat:
         """
         if fingerprint != model.fingerprint:
             raise PatchMismatchError(
-                f"the {self.thing} in {folder} was trained for {name!r} (fingerprint {fingerprint}), the model at hand "
-                f"is {model.name!r} ({model.fingerprint}); train one for it: {self.command}"
+                f"the {self.thing} in {folder} was trained for {name!r} (fingerprint {fingerprint}), but the model "
+                f"is {model.name!r} ({model.fingerprint}); train one for this model: {self.command}"
             )
 
     def damaged(self, path: Path, why: Any) -> ModelError:

@@ -197,7 +197,7 @@ class TrainingRun(ABC, Generic[Measured]):
     def _start(self) -> None:
         if self._path.is_file():
             self.state.restore(self._path)
-            log.info("going on with %s after %d steps", self._path, self.state.progress.step)
+            log.info("continuing %s after %d steps", self._path, self.state.progress.step)
             return
         self.begin()
         self._validate()
@@ -224,7 +224,7 @@ class TrainingRun(ABC, Generic[Measured]):
     def _validate(self) -> None:
         """Validate the network, and keep it if it is the best one so far."""
         found = self.validation(self.state.progress.step)
-        log.info("held out: %s", found)
+        log.info("validation: %s", found)
         self.state.progress = self.state.progress.plus(found)
         if self.state.progress.best == found:
             self.state.keep_best()

@@ -246,7 +246,7 @@ def test_mistakes_change_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -
         (("add", "ledger", file), "is already in the ledger, as step 1"),
         (("add", "ledger", "edits.jsonl"), "can't read the patch"),
         (("remove", "ledger", "lakers"), "unknown edit 'lakers'"),
-        (("list", "ledger", "--picture", "ledger.bmp"), "its ending is none of"),
+        (("list", "ledger", "--picture", "ledger.bmp"), "expected a file name that ends in"),
     ):
         said = kg_edit("patch", *arguments)
         assert said.code == 2 and message in said.err, said

@@ -123,7 +123,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "missing corpus": ((*ROME, "--set", "covariance.corpus=none.txt"), "can't read the corpus none.txt"),
     "layer that is not there": ((*ROME, "--layer", "4"), "has 4 layers, 0 to 3; layer 4 is none of them"),
-    "inner layer that is not there": ((*GLAME, "--set", "representation_layer=9"), "layer 9 is none of them"),
+    "inner layer that is not there": ((*GLAME, "--set", "representation_layer=9"), "there is no layer 9: "),
     "unknown dtype": ((*ROME, "--dtype", "int8"), "dtype 'int8' is unknown; use auto, float32"),
     "unknown device": ((*ROME, "--device", "gpu"), "there is no device 'gpu' here"),
     "absent device": ((*ROME, "--device", "cuda:97"), "there is no device 'cuda:97' here"),

@@ -174,7 +174,7 @@ def test_keys_that_overflow_are_told_at_once(tmp_path: Path, monkeypatch: pytest
 def test_layers_of_several_sizes_need_a_number_of_tokens() -> None:
     model = tiny("llama")
     said = {layer: Identity(model="m", module=str(layer), corpus="c", tokens=10 + layer) for layer in (0, 1)}
-    with pytest.raises(CovarianceError, match="several sizes; say how many tokens"):
+    with pytest.raises(CovarianceError, match="different sizes; give the number of tokens"):
         measure.start(model, said, Path("unused"), ridge=0.0)
 
 
@@ -313,7 +313,7 @@ def test_a_merged_patch_has_a_covariance_of_its_own(tmp_path: Path) -> None:
     change = Factors(left=torch.ones(size[0], 1), right=torch.ones(size[1], 1))
     patch = WeightPatch(factors={name: change}, provenance={"model": {"fingerprint": model.fingerprint}})
     config = CovarianceConfig(tokens=CHUNK)
-    with patch.applied(model), pytest.raises(PatchError, match="a patch is applied"):
+    with patch.applied(model), pytest.raises(PatchError, match="a patch is already applied"):
         find_covariance(model, 2, config, folder=tmp_path, progress=False)
     assert list(tmp_path.glob("*.safetensors")) == []
     patch.merge_into(model)

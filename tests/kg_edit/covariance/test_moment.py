@@ -194,7 +194,7 @@ def test_files_that_are_not_what_they_are_called(tmp_path: Path) -> None:
     with pytest.raises(CovarianceError, match="expected tokens = 3, found 2"):
         read_moment(path, other)
     path.rename(moment_path(tmp_path, other))
-    with pytest.raises(CovarianceError, match=f"is the covariance {said.id}"):
+    with pytest.raises(CovarianceError, match=f"contains the covariance {said.id}"):
         read_manifest(moment_path(tmp_path, other))
     (tmp_path / "half.safetensors").write_bytes(b"\x08")
     with pytest.raises(CovarianceError, match=r"half\.safetensors is damaged"):

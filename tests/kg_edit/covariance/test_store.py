@@ -103,10 +103,10 @@ def test_only_all_shards_of_one_run_are_merged(tmp_path: Path) -> None:
     with pytest.raises(CovarianceError, match="are both shard 0"):
         merge_shards([zero, _copy(zero), one], tmp_path)
     other = file_of(tmp_path / "other", 0, 2, seed=1)
-    with pytest.raises(CovarianceError, match=r"no shards of one run: identities is"):
+    with pytest.raises(CovarianceError, match=r"not shards of the same run: identities is"):
         merge_shards([other, one], tmp_path)
     third = file_of(tmp_path / "third", 0, 3)
-    with pytest.raises(CovarianceError, match=r"no shards of one run: parts is 3 and 2"):
+    with pytest.raises(CovarianceError, match=r"not shards of the same run: parts is 3 and 2"):
         merge_shards([third, one], tmp_path)
     with pytest.raises(CovarianceError, match="no shard is given"):
         merge_shards([], tmp_path)

@@ -48,7 +48,9 @@ def test_a_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Ru
     for part in ("0", "1"):
         shard = evaluate(*options, "--shard", f"{part}/2", "--out", f"shard-{part}")
         assert shard.code == 0, shard.err
-    assert "the edits of 2 records made onto the earlier ones, 2 till the model is reset" in " ".join(shard.out.split())
+    assert "the edits of 2 records made on top of earlier ones, the model is reset after 2" in " ".join(
+        shard.out.split()
+    )
     merged = kg_edit("merge", "whole", "shard-1", "shard-0")
     assert merged.code == 0, merged.err
     assert "curve.svg" in merged.out
@@ -84,7 +86,7 @@ def test_wrong_use_is_refused_before_the_model_is_loaded(
 def test_compare_says_what_is_wrong(kg_edit: Run, place: Path) -> None:
     (place / "begun").mkdir()
     (place / "begun" / "run.json").write_text("{}")
-    assert "its ending has to be one of" in kg_edit("compare", "begun", "--out", "found.docx").err
+    assert "expected a file name that ends in .md or" in kg_edit("compare", "begun", "--out", "found.docx").err
     nothing = kg_edit("compare", "none")
     assert (nothing.code, "has no run" in nothing.err) == (2, True)
     assert kg_edit("merge", "out", "none").code == 2

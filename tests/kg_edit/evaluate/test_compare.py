@@ -137,7 +137,7 @@ def test_the_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> No
         ({"question_form_sha256": "r"}, "question_form"),
         ({"tokenizer_sha256": "u"}, "one tokenizer"),
         ({"data": {"dataset": "counterfact", "sha256": "d"}}, "data.dataset.*on one file.*--common"),
-        ({"job": "edit"}, "holds no evaluation"),
+        ({"job": "edit"}, "is not a run of `kg-edit evaluate`"),
     ],
 )
 def test_what_is_not_comparable_is_refused(settings: dict[str, Any], message: str, run: Run) -> None:
@@ -156,7 +156,7 @@ def test_other_records_are_refused_or_left_out(run: Run) -> None:
         compare(folders)
     found = compare(folders, common=True)
     assert found.records == 40
-    assert "the 40 records that all have, of 60, 40" in found.notes
+    assert "only the 40 records that all runs have, of 60, 40" in found.notes
     nothing = run("third", seed=1, records=0)
     with pytest.raises(OutputError, match="share no record"):
         compare([folders[0], nothing], common=True)
@@ -210,7 +210,7 @@ def test_the_table_in_its_forms(run: Run, tmp_path: Path) -> None:
     before = (tmp_path / "out.svg").read_bytes()
     write_comparison(found, tmp_path / "out.svg")
     assert (tmp_path / "out.svg").read_bytes() == before
-    with pytest.raises(ConfigError, match=r"its ending has to be one of \.md"):
+    with pytest.raises(ConfigError, match=r"expected a file name that ends in \.md"):
         write_comparison(found, tmp_path / "out.docx")
 
 

@@ -114,7 +114,7 @@ def test_one_edit_that_does_not_fit_is_a_recorded_failure(
 ) -> None:
     step = make_step(Crowded(model, room=0, error=MemoryError()), records[:1], before=None)
     assert step.patch is None
-    assert step.errors["case-0"].startswith("ModelError: out of memory, even for one at a time")
+    assert step.errors["case-0"].startswith("ModelError: out of memory even for a batch of one")
 
 
 def test_another_runtime_error_is_a_defect_and_ends_the_run(

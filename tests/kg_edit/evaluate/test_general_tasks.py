@@ -138,7 +138,7 @@ def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"can't read the task .*none\.yaml"):
         GeneralTasks.open([str(tmp_path / "none.yaml")])
     (tmp_path / "empty.yaml").write_text("a: 1\n")
-    with pytest.raises(ConfigError, match="holds no task of lm-eval"):
+    with pytest.raises(ConfigError, match="is not a task of lm-eval"):
         GeneralTasks.open([str(tmp_path / "empty.yaml")])
     lost = said("lost", tmp_path / "none.json", "{{a}}", " {{b}}", tmp_path)
     with pytest.raises(ConfigError, match="the tasks lost can't be opened"):

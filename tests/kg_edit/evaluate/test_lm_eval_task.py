@@ -165,5 +165,5 @@ def test_a_task_is_a_file_that_names_its_data(tmp_path: Path) -> None:
 
 def test_what_depends_on_the_unedited_model_is_refused(tmp_path: Path) -> None:
     settings = TaskSettings(dataset="ripple-edits", data=str(written(tmp_path, RIPPLE)))
-    with pytest.raises(ConfigError, match="the harness has the edited model alone"):
+    with pytest.raises(ConfigError, match="the harness only has the edited model"):
         settings.records()

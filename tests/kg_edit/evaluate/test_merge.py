@@ -62,8 +62,8 @@ def test_what_is_no_set_of_shards(model: LanguageModel, edits: tuple[Edit, ...],
     shutil.copytree(second, tmp_path / "copy")
     for folders, message in (
         ([first], "missing shard 1/2"),
-        ([first, tmp_path / "whole"], "whole holds a whole run"),
-        ([first, tmp_path / "other"], "no shards of one run.*ids"),
+        ([first, tmp_path / "whole"], "whole is a complete run"),
+        ([first, tmp_path / "other"], "not shards of the same run.*ids"),
         ([first, tmp_path / "third"], "of 2 and of 3 parts"),
         ([first, second, tmp_path / "copy"], "both shard 1/2"),
         ([first, tmp_path / "nothing"], "has no run"),
@@ -79,7 +79,7 @@ def test_an_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, .
     file = second / "records.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines[:-1]))
-    with pytest.raises(OutputError, match="shard 1 of 2 is not finished: record 'case-3' lacks its phase edited"):
+    with pytest.raises(OutputError, match="shard 1 of 2 is not finished: phase edited of record 'case-3' is missing"):
         merge(tmp_path / "merged", [first, second])
     file.write_bytes(b"".join(lines))
     points = second / "general.jsonl"

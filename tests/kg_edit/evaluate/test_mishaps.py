@@ -107,7 +107,7 @@ def test_scoring_that_runs_out_of_memory_is_halved_then_recorded(
     assert (summary.n, summary.provenance["failed"]) == (2, 1)
     good, failed = lines(tmp_path)
     assert set(good["sections"]) == {"base", "edited", "fact_in_prompt", "fact_and_relation_in_prompt"}
-    assert failed["error"].startswith("ModelError: out of memory, even for one at a time: CUDA out of memory. Tried")
+    assert failed["error"].startswith("ModelError: out of memory even for a batch of one: CUDA out of memory. Tried")
 
 
 def test_a_text_for_general_ability_that_is_none(tmp_path: Path) -> None:

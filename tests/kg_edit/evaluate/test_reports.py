@@ -29,8 +29,8 @@ def test_markdown_table() -> None:
     assert ruler == "| --- | ---: | ---: |"
     assert first == "| efficacy.prob | 0.500 [0.000, 1.000] |  |"
     assert (
-        "nudge on tiny: the edits of 2 records made one at a time, 1 failed and count as the model before, 1.2 s"
-        in render(SUMMARY)
+        "nudge on tiny: the edits of 2 records made one at a time, 1 failed and count as the model before the edit, "
+        "1.2 s" in render(SUMMARY)
     )
 
 

@@ -110,7 +110,7 @@ def test_prompts_of_zsre_are_asked_as_questions(tmp_path: Path) -> None:
 def test_a_file_without_unrelated_prompts(tmp_path: Path) -> None:
     row = {"id": "a", "subject": "Rome", "prompt": "{} is in", "target_new": "Peru"}
     (tmp_path / "edits.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    with pytest.raises(EditFileError, match="no record has a prompt of locality or recall"):
+    with pytest.raises(EditFileError, match="no record has a locality or recall prompt"):
         read_retention_test(tmp_path / "edits.jsonl")
 
 

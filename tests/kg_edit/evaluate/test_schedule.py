@@ -37,10 +37,10 @@ def test_words_and_their_canonical_form(text: str, batch: int, sequence: int, ca
         ("batch:²", "found '²'"),
         ("sequential:many", "found 'many'"),
         ("single:3", "single takes no number"),
-        ("single,batch:3", "'batch:3' says again"),
-        ("batch:3,single", "'single' says again"),
-        ("batch:3,batch:4", "'batch:4' says again"),
-        ("batch:64,sequential:32", "a batch of 64 is more than the 32 edits of a sequence; write batch:32"),
+        ("single,batch:3", "'batch:3' repeats an earlier part"),
+        ("batch:3,single", "'single' repeats an earlier part"),
+        ("batch:3,batch:4", "'batch:4' repeats an earlier part"),
+        ("batch:64,sequential:32", "a batch of 64 is larger than a sequence of 32 edits; write batch:32"),
     ],
 )
 def test_what_is_no_schedule(text: str, message: str) -> None:

@@ -99,7 +99,7 @@ def with_a_nameless_edit(made: nx.MultiDiGraph) -> None:
         (without_edges, "the subgraph has no edge"),
         (with_a_nameless_node, "node Q3 has no label"),
         (with_a_nameless_edge, "edge Q2 -> Q3 has no label"),
-        (with_a_nameless_edit, "the edit names no relation"),
+        (with_a_nameless_edit, "the edit has no relation"),
     ],
 )
 def test_a_graph_that_cannot_be_read(spoil: object, message: str) -> None:

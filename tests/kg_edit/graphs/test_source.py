@@ -74,7 +74,7 @@ def test_what_can_not_be_found_says_so() -> None:
     source = PrivateGraph(company())
     with pytest.raises(GraphError, match="no node 'Rome'; add it"):
         source.subgraph(EDIT.model_copy(update={"target_new": "Rome"}))
-    with pytest.raises(GraphError, match="'Bern' names the nodes 1, 5; give the one meant"):
+    with pytest.raises(GraphError, match="several nodes have the label 'Bern': 1, 5; give the id of one node"):
         source.subgraph(EDIT.model_copy(update={"target_new": "Bern"}))
 
 

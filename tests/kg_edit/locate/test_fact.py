@@ -37,10 +37,13 @@ def test_the_prompt_names_the_subject_once_more_at_most(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ((), "holds no rows"),
+        ((), "found no rows; expected one known fact in each row"),
         ((ROW, ["x"]), "record 2, found a list; expected an object"),
         ((ROW, {**ROW, "subject": 7}), "record 2, field subject: found the number 7"),
-        ((ROW, {**ROW, "prompt": "It is owned by"}), "record 2, field prompt: 'It is owned by' does not name"),
+        (
+            (ROW, {**ROW, "prompt": "It is owned by"}),
+            "record 2, field prompt: 'It is owned by' does not contain the subject",
+        ),
         ((ROW, {**ROW, "atribute": "x"}), "field atribute: unknown field, did you mean 'attribute'"),
     ],
 )

@@ -76,7 +76,7 @@ def test_what_fails_is_counted_and_the_rest_goes_on(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(module, "trace", failing)
     found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", progress=False)
     assert (found.facts, found.failed) == (2, {"b": "ModelError: not finite"})
-    with pytest.raises(ConfigError, match="no fact could be traced, of 1: ModelError: not finite"):
+    with pytest.raises(ConfigError, match="none of the 1 facts could be traced: ModelError: not finite"):
         locate(tiny("llama"), FACTS[1:2], SETTINGS, out=tmp_path / "none", progress=False)
 
 
@@ -84,7 +84,7 @@ def test_a_fact_without_the_answer_to_trace_has_failed(tmp_path: Path) -> None:
     settings = TraceSettings(samples=2, answer="true")
     found = locate(tiny("llama"), FACTS, settings, out=tmp_path / "run", progress=False)
     assert (found.facts, list(found.failed)) == (2, ["b"])
-    assert found.failed["b"].startswith("ConfigError: the fact 'In France, the capital is' names no answer")
+    assert found.failed["b"].startswith("ConfigError: the fact 'In France, the capital is' has no answer to trace")
 
 
 def test_facts_that_the_model_does_not_know_are_left_out(tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def test_a_fact_without_an_answer_has_only_the_models_own() -> None:
     own = trace(model, FACT, TraceSettings(samples=2), level=1.0)
     told = trace(model, fact, TraceSettings(samples=2), level=1.0)
     assert (told.known, told.answer) == (None, own.answer)
-    with pytest.raises(ConfigError, match=r"'Today LeBron James plays for' names no answer.*target_true.*predicted"):
+    with pytest.raises(
+        ConfigError, match=r"'Today LeBron James plays for' has no answer to trace.*target_true.*predicted"
+    ):
         trace(model, fact, TraceSettings(samples=2, answer="true"), level=1.0)
 
 

@@ -144,7 +144,7 @@ def test_no_edits_and_a_layer_that_is_not_there() -> None:
     model = tiny("llama")
     patch = grace(model).edit([])
     assert patch.is_empty and patch.kind == "adapter"
-    with pytest.raises(ModelError, match="layer 9 is none of them"):
+    with pytest.raises(ModelError, match="there is no layer 9: "):
         grace(model, layer=9)
     assert Grace(model, GraceConfig()).layer == 3
     paper = GraceConfig.preset("paper")

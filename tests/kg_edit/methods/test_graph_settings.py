@@ -216,7 +216,7 @@ def test_a_private_graph_takes_the_defaults_alone(name: str, source: SubgraphSou
     config = method.config_class.preset("default", pool, method=name)
     method.check_inputs(config, source, [edit])
     asked = method.config_class.preset("default", {**pool, "graph": {"policy": "inverse-hub"}}, method=name)
-    with pytest.raises(ConfigError, match=r"graph\.policy is not for this graph.*Leave the setting out"):
+    with pytest.raises(ConfigError, match=r"does not support the setting graph\.policy.*Leave the setting out"):
         method.check_inputs(asked, source, [edit])
 
 

@@ -209,7 +209,7 @@ def test_edits_that_it_cannot_make_are_refused() -> None:
     same = EDIT.model_copy(update={"target_new": "Los Angeles"})
     with pytest.raises(PromptError, match="begin with the same token"):
         chosen.edit([same])
-    with pytest.raises(ModelError, match="layer 9 is none of them"):
+    with pytest.raises(ModelError, match="there is no layer 9: "):
         method(tiny("llama"), layers=[9])
 
 

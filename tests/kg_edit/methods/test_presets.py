@@ -129,7 +129,7 @@ def test_a_wrong_name_is_told_from_a_method_without_the_preset() -> None:
 
 
 def test_two_methods_with_one_class_have_to_be_told_apart() -> None:
-    with pytest.raises(ConfigError, match="glame, rome; say which"):
+    with pytest.raises(ConfigError, match="glame, rome; choose one"):
         published_settings("gpt2-xl", ["rome", "glame"], own={})
 
 

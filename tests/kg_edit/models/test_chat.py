@@ -84,7 +84,7 @@ def test_a_tokenizer_without_a_template_says_the_way_out() -> None:
     with pytest.raises(ChatTemplateError, match="0 times; expected it once"):
         chat_form(tokenizer("{{ messages[0]['content'] | title }}"), name="tiny")
     refusing = tokenizer("{{ raise_exception('Conversation roles must alternate') }}")
-    with pytest.raises(ChatTemplateError, match="refuses the messages: Conversation roles must alternate"):
+    with pytest.raises(ChatTemplateError, match="can't format the messages: Conversation roles must alternate"):
         render(refusing, [{"role": "user", "content": "Hi"}], name="tiny")
 
 

@@ -61,9 +61,9 @@ def test_nested_use_is_an_error_that_changes_nothing() -> None:
     before = weights(model)
     with patch_of(model).applied(model):
         within = weights(model)
-        with pytest.raises(PatchError, match="applied to this model already"), patch_of(model, seed=1).applied(model):
+        with pytest.raises(PatchError, match="already applied to this model"), patch_of(model, seed=1).applied(model):
             pass
-        with pytest.raises(PatchError, match="applied to this model already"):
+        with pytest.raises(PatchError, match="already applied to this model"):
             patch_of(model).merge_into(model)
         assert same(within, weights(model))
     assert same(before, weights(model))
@@ -73,7 +73,7 @@ def test_out_of_order_use_is_an_error() -> None:
     model = tiny("llama")
     first, second = patch_of(model).applied(model), patch_of(model, seed=1).applied(model)
     first.__enter__()
-    with pytest.raises(PatchError, match="applied to this model already"):
+    with pytest.raises(PatchError, match="already applied to this model"):
         second.__enter__()
     first.__exit__(None, None, None)
 

@@ -135,7 +135,7 @@ def test_applied_yields_another_view_and_leaves_the_model() -> None:
     with patch(LAKERS).applied(model) as edited:
         assert edited.encode("LeBron James plays for").text == patch(LAKERS).prompt_transform("LeBron James plays for")
         assert model.prompt_transform is None and edited.model is model.model
-        with pytest.raises(PatchError, match="applied to this model already"), patch(LONDON).applied(edited):
+        with pytest.raises(PatchError, match="already applied to this model"), patch(LONDON).applied(edited):
             pass
     with pytest.raises(PatchError, match="can't be merged"):
         patch(LAKERS).merge_into(model)

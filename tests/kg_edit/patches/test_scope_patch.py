@@ -214,7 +214,7 @@ def test_a_user_turn_is_told_of_and_the_marker_is_never_in_a_chat() -> None:
         assert isinstance(ask(edited, "Who?", chat=True, tokens=2), str)
     ending = byte_level()
     ending.chat_template = CHAT_TEMPLATE + "{{ eos_token }}"
-    with pytest.raises(ConfigError, match="no special token that could mark a text"):
+    with pytest.raises(ConfigError, match="no free special token to mark a text"):
         find_marker(ending, name="toy")
     ending.add_special_tokens({"additional_special_tokens": ["<mark>"]})
     assert find_marker(ending, name="toy").text == "<mark>"

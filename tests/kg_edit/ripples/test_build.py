@@ -80,7 +80,7 @@ def test_what_can_not_be_made(tmp_path: Path) -> None:
         builder.build_for([MINE.model_copy(update={"target_new_id": None})])
     with pytest.raises(ConfigError, match="the model knows nothing about any o\\*"):
         builder.build(["P17"], n=3)
-    with pytest.raises(ConfigError, match="relation P99999: no noun or no template"):
+    with pytest.raises(ConfigError, match="relation P99999 has no noun or no template"):
         builder.build(["P99999"], n=3)
 
 

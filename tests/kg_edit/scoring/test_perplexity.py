@@ -54,7 +54,7 @@ def test_a_model_with_few_positions_takes_shorter_windows() -> None:
 
 
 def test_a_text_of_one_token() -> None:
-    with pytest.raises(ModelError, match="no two tokens"):
+    with pytest.raises(ModelError, match="fewer than two tokens"):
         perplexity(tiny("llama"), "a")
 
 

@@ -85,9 +85,9 @@ def distance_after(model: LanguageModel, *, orthogonality: float) -> float:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"rank": 9}, "rank=9 is more than initial_rank=3"),
-        ({"steps": 4}, "3 steps are made .* leave none"),
-        ({"initial_rank": 64}, "rank=64: a change of .* has at most the rank 32"),
+        ({"rank": 9}, "rank=9 is larger than initial_rank=3"),
+        ({"steps": 4}, "leave none of the 3 optimiser steps"),
+        ({"initial_rank": 64}, "rank=64 is too large: .* allows at most 32"),
     ],
 )
 def test_what_can_not_be(settings: dict[str, Any], said: str) -> None:

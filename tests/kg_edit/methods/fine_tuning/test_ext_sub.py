@@ -93,5 +93,5 @@ def test_what_is_kept_is_trained(tmp_path: Path) -> None:
     assert losses(kept, pair)[0] < losses(without, pair)[0] - 1
     assert len(kept.edits) == 2 and kept.provenance["methods"][0]["files_sha256"]
     file.write_text(json.dumps([{**row, "locality": {}}]), encoding="utf-8")
-    with pytest.raises(EditFileError, match="which the expert could keep"):
+    with pytest.raises(EditFileError, match="no record has a locality prompt with an answer"):
         read_kept(file)

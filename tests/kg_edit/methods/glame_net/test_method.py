@@ -141,12 +141,12 @@ def test_a_patch_says_which_network_it_was(folder: Path) -> None:
 
 
 def test_a_network_for_another_model(folder: Path) -> None:
-    with pytest.raises(PatchMismatchError, match=r"trained for 'tiny-llama' .* train one for it: kg-edit glame-net"):
+    with pytest.raises(PatchMismatchError, match=r"trained for 'tiny-llama' .* train one for this model: kg-edit glame-net"):
         method(folder, family="mistral").edit(EDITS[:1])
 
 
 def test_a_network_for_another_layer(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="was trained for layer 1, and layer 2 is to be edited; give --layer 1"):
+    with pytest.raises(ConfigError, match="was trained for layer 1, but layer 2 is set; give --layer 1"):
         method(folder, layer=2).edit(EDITS[:1])
 
 

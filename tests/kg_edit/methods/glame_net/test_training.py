@@ -151,7 +151,9 @@ def test_a_validation_tells_them_apart(tmp_path: Path) -> None:
 
 
 def test_too_few_edits(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="36 edits to learn from and 6 to validate on, of 48; at least 40"):
+    with pytest.raises(
+        ConfigError, match="of 48 edits, 36 can be used for training and 6 for validation; expected at least 40"
+    ):
         made(tmp_path, batch=40)
 
 
@@ -183,5 +185,5 @@ def test_edits_drawn_without_what_is_excluded(tmp_path: Path) -> None:
 
 
 def test_a_relation_without_words(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="relation P9999: no noun or no template"):
+    with pytest.raises(ConfigError, match="relation P9999 has no noun or no template"):
         training_edits(table_of(tmp_path), ["P9999"], n=1, seed=0, excluded=NOTHING, per_subject=1)

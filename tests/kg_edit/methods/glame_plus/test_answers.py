@@ -169,7 +169,7 @@ def test_what_stands_before_a_subject_is_run_once_for_all_subjects(
 
 def test_the_layer_is_above_the_edited_one() -> None:
     config = GlamePlusConfig(layer=2, answers=AnswerOptions(layer=1))
-    with pytest.raises(ConfigError, match="answers are written in layer 1, which is not above 2"):
+    with pytest.raises(ConfigError, match=r"answers\.layer=1 is not above the edited layer 2"):
         config.written_layers(4)
     assert GlamePlusConfig(answers=AnswerOptions()).written_layers(30) == (6, AnswerOptions().layer_in(30))
     assert GlamePlusConfig().written_layers(30) == (6,), "a patch that says nothing of answers was made without"

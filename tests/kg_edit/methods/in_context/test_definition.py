@@ -97,7 +97,7 @@ def test_a_random_definition_in_its_place(tmp_path: Path) -> None:
     assert found == {f"{name} is a cat of the hills.\nSpike Hughes was" for name in ("Bengal", "Sokoke")}
     assert len({told(tell="random", others=str(file), seed=3) for _ in range(3)}) == 1
     for settings in ({"tell": "random"}, {"others": str(file)}):
-        with pytest.raises(ConfigError, match="give both"):
+        with pytest.raises(ConfigError, match="set both"):
             told(**settings)
     assert "others" not in DefinitionConfig().model_dump()
 

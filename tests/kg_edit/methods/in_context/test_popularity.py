@@ -1,4 +1,4 @@
-"""Gated retrieval: facts about popular subjects are withheld; popularity is counted or read."""
+"""Gated retrieval: facts about popular subjects are withheld; can't count popularity in a or read."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_in_wikidata_too() -> None:
     class Blind:
         subgraph = Cache.subgraph
 
-    with pytest.raises(ConfigError, match="popularity is counted"):
+    with pytest.raises(ConfigError, match="can't count popularity in a"):
         statements(Blind(), FAMOUS)
 
 
@@ -106,7 +106,7 @@ def test_popularity_from_a_file(content: object, tmp_path: Path) -> None:
 def test_a_file_without_popularities(content: object, tmp_path: Path) -> None:
     path = tmp_path / "popularity.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(EditFileError, match="holds no popularities"):
+    with pytest.raises(EditFileError, match="found no popularities"):
         patch(FAMOUS, popularity=str(path))
 
 

@@ -48,7 +48,7 @@ def test_two_facts_of_one_subject_need_some_slack() -> None:
     model = tiny("llama")
     other = {"id": "4", "prompt": "{} is paid by", "target_new": "Miami Heat"}  # the same key
     twice = (*EDITS, EDITS[0].model_copy(update=other))
-    with pytest.raises(PatchError, match="depend on each other") as caught:
+    with pytest.raises(PatchError, match="are linearly dependent") as caught:
         joint("emmet", model, relaxation=0.0).edit(twice)
     assert "in a batch of 4 edits, '1' to '4'" in caught.value.__notes__
     relaxed = joint("emmet", model).edit(twice)  # the default

@@ -116,7 +116,7 @@ def test_the_weights_of_an_mlp(family: str, found: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("name", ["model.layers.9.mlp.up_proj.weight", "lm_head.weight", "model.layers.1.mlp"])
 def test_a_name_that_is_no_such_weight(name: str) -> None:
     with pytest.raises(
-        ConfigError, match=rf"{name}' is no linear module's weight.*model.layers.3.mlp.down_proj.weight"
+        ConfigError, match=rf"{name}' is not the weight of a linear module.*model.layers.3.mlp.down_proj.weight"
     ):
         edited_modules(tiny("llama"), [name])
 

@@ -164,7 +164,7 @@ def test_without_neighbours_the_models_own_texts_are_kept() -> None:
 
 
 def test_too_few_edits(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="18 edits can be used, and 38 are needed: validation = 30"):
+    with pytest.raises(ConfigError, match="found 18 usable edits, expected at least 38: validation = 30"):
         made(tmp_path, validation=30)
 
 

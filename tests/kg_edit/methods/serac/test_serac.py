@@ -69,7 +69,7 @@ def test_each_edit_has_texts_inside_and_outside() -> None:
 
 
 def test_too_few_edits_are_refused() -> None:
-    with pytest.raises(ConfigError, match="there are 7 edits, and 8 are needed"):
+    with pytest.raises(ConfigError, match="found 7 edits, expected at least 8"):
         ExampleOrder.of(tiny("llama"), edits()[:7], quick())
 
 
