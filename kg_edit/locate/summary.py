@@ -81,17 +81,6 @@ class LocateSummary(BaseModel):
         values = np.array([[_role_means(found, role) for role in ROLES] for found in traces])
         drawn = _resampled(len(traces), seed)
         means, spread = _means(values, np.ones((1, len(traces))))[0], _means(values, drawn)
-        low, high = _interval(spread)
-        counted = (~np.isnan(values[:, :, 0])).sum(0)
-        effects = {
-            role: Effects(
-                facts=int(counted[place]),
-                mean=_cells(means[place]),
-                ci95_low=_cells(low[place], hide=counted[place] < _FEWEST),
-                ci95_high=_cells(high[place], hide=counted[place] < _FEWEST),
-            )
-            for place, role in enumerate(ROLES)
-        }
         at = ROLES.index(LAST)
         return cls(
             kind=traces[0].kind,
@@ -101,9 +90,24 @@ class LocateSummary(BaseModel):
             unknown=tuple(unknown),
             clean=float(np.mean([found.clean for found in traces])),
             corrupted=float(np.mean([found.corrupted for found in traces])),
-            roles=effects,
+            roles=_effects(values, means, spread),
             peak=_peak(means[at], spread[:, at] if len(traces) >= _FEWEST else None),
         )
+
+
+def _effects(values: Table, means: Table, spread: Table) -> dict[str, Effects]:
+    """The mean effects of each role with their intervals; ``values`` tells which facts have a token of the role."""
+    low, high = _interval(spread)
+    counted = (~np.isnan(values[:, :, 0])).sum(0)
+    return {
+        role: Effects(
+            facts=int(counted[place]),
+            mean=_cells(means[place]),
+            ci95_low=_cells(low[place], hide=counted[place] < _FEWEST),
+            ci95_high=_cells(high[place], hide=counted[place] < _FEWEST),
+        )
+        for place, role in enumerate(ROLES)
+    }
 
 
 def _role_means(found: Trace, role: str) -> Table:

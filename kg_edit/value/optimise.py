@@ -97,8 +97,7 @@ def optimise_values(
         _report(step, {edit: seen[edit][-1] for edit in running}, of=len(proposals))
         done = {edit for edit in running if not seen[edit][-1][0] >= stop_below}  # true for NaN too
         if further_steps and step >= steps - 1:
-            margin = _MARGIN if step >= steps else 0.0
-            done |= {edit for edit, said in enumerate(objective.greedy(now, margin=margin).tolist()) if said}
+            done |= _said(objective, now, margin=_MARGIN if step >= steps else 0.0)
         running = {edit: proposal for edit, proposal in running.items() if edit not in done}
         if not running or step == steps + further_steps - 1:
             break
@@ -108,6 +107,11 @@ def optimise_values(
             proposal.learn()
             changes[edit] = proposal.change()
     return [Descent(change=change.detach(), losses=tuple(own)) for change, own in zip(changes, seen, strict=True)]
+
+
+def _said(objective: Objective, changes: Tensor, *, margin: float) -> set[int]:
+    """The edits whose target is the greedy continuation in each context, by at least ``margin``."""
+    return {edit for edit, said in enumerate(objective.greedy(changes, margin=margin).tolist()) if said}
 
 
 def _report(step: int, seen: Mapping[int, tuple[float, float, float]], *, of: int) -> None:

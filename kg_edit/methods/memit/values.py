@@ -87,15 +87,7 @@ class Search:
     ) -> list[Target]:
         bare = [fact.prompts.rewrites[0] for fact in facts]
         _, states = subject_states(model, bare, layer=self.layer, last=self.layer, place=self.place)
-        objective = Objective(
-            rough,
-            self.layer,
-            [fact.prompts for fact in facts],
-            kl_weight=self.kl_weight,
-            weight_decay=self.weight_decay,
-            forward=partial(TailForward, contexts=shared),
-            tokens=tokens_within(model, self.layer, self.memory),
-        )
+        objective = self._objective(rough, facts, shared, tokens=tokens_within(model, self.layer, self.memory))
         objective.value = states  # the norm penalty is relative to h: in MEMIT the block's output, not the MLP's
         proposals, notes = zip(
             *(proposal(fact.edit, state) for fact, state in zip(facts, states, strict=True)), strict=True
@@ -111,6 +103,19 @@ class Search:
             Target(state=state, descent=descent, notes=said)
             for state, descent, said in zip(states, descents, notes, strict=True)
         ]
+
+    def _objective(
+        self, model: LanguageModel, facts: Sequence[WriteRequest], shared: SharedContexts, *, tokens: int
+    ) -> Objective:
+        return Objective(
+            model,
+            self.layer,
+            [fact.prompts for fact in facts],
+            kl_weight=self.kl_weight,
+            weight_decay=self.weight_decay,
+            forward=partial(TailForward, contexts=shared),
+            tokens=tokens,
+        )
 
     def _portions(self, model: LanguageModel, facts: Sequence[WriteRequest]) -> Iterator[list[WriteRequest]]:
         """Split the facts so that the keys and values of their prompts, in every block, fit into ``memory``."""

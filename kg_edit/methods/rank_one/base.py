@@ -39,7 +39,7 @@ from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.seeds import Seed
 from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import (
@@ -342,9 +342,8 @@ class RankOneMethod(ValueMethod):
     @torch.no_grad()
     def _write(self, edit: Edit, found: FoundValue) -> Patch:
         found.descent.check_finite()
-        change, value = found.descent.change, found.clean
         factors = rank_one_update(
-            change=change,
+            change=found.descent.change,
             mean_key=found.mean_key,
             bare_key=found.bare_key,
             covariance=self.covariance,
@@ -353,20 +352,23 @@ class RankOneMethod(ValueMethod):
             others=other_keys(self.model, found.request.rewrites, self.layer) if self.config.hold else None,
             hold=self.config.hold,
         )
+        provenance = {**self.provenance(), "edits": [self._record(edit, found, factors)]}
+        return WeightPatch(factors={self.model.weight_name(self.layer): factors}, provenance=provenance)
+
+    def _record(self, edit: Edit, found: FoundValue, factors: Factors) -> dict[str, Any]:
+        """The edit's record in the provenance."""
         norms = {
-            "value": round(float(value.norm()), 6),
-            "change": round(float(change.norm()), 6),
+            "value": round(float(found.clean.norm()), 6),
+            "change": round(float(found.descent.change.norm()), 6),
             "update": round(float(factors.left.norm() * factors.right.norm()), 6),
         }
-        record = {
+        return {
             "edit": edit.model_dump(mode="json", exclude_defaults=True),
             "method": self.name,
             "norms": norms,
             **found.descent.summary,
             **found.notes,
         }
-        provenance = {**self.provenance(), "edits": [record]}
-        return WeightPatch(factors={self.model.weight_name(self.layer): factors}, provenance=provenance)
 
     def provenance(self) -> dict[str, Any]:
         """The provenance of every method, plus the layer, the contexts and the covariance."""
