@@ -160,7 +160,7 @@ def known_datasets() -> Mapping[str, Dataset]:
         if entry.name in known or not isinstance(found, Dataset) or found.name != entry.name:
             raise ConfigError(
                 f"entry point {entry.value!r} of group {ENTRY_POINTS}: expected a Dataset named {entry.name!r}, a name "
-                f"that is not taken; found {found!r:.80}; uninstall or mend that plug-in"
+                f"that is not taken; found {found!r:.80}; uninstall or correct that plug-in"
             )
         known[entry.name] = found
     return known
@@ -189,5 +189,5 @@ def guess_dataset(path: Path) -> Dataset:
     found = {name: len(dataset.read(path, limit=_GUESS_ROWS).records) for name, dataset in known.items()}
     best = max(found, key=lambda name: (found[name], known[name].precedence))
     if not found[best]:
-        raise EditFileError(f"{path}: holds records of no benchmark that is known; say which with --dataset")
+        raise EditFileError(f"{path}: can't tell which benchmark its records belong to; give --dataset NAME")
     return known[best]

@@ -61,10 +61,10 @@ def read_texts(path: str | Path) -> tuple[LabelledText, ...]:
     found = tuple(_texts(Path(path)))
     names = [text.id for text in found]
     if not found:
-        raise EditFileError(f"{path}: holds no texts; expected rows with text and label")
+        raise EditFileError(f"{path}: has no texts; expected rows with text and label")
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
-        raise EditFileError(f"{path}: {double!r} is the id of two texts; give each its own, or none")
+        raise EditFileError(f"{path}: two texts have the id {double!r}; give each text a different id, or no id")
     return found
 
 
@@ -97,12 +97,12 @@ def read_label_drift(
             ``test_share`` is no share.
     """
     if (new is None) == (since is None):
-        raise ConfigError("give the newer texts in a file of their own, or the year since which texts are newer")
+        raise ConfigError("give either a file with the newer texts, or the first year of the newer texts")
     texts = read_texts(old)
     older = texts if since is None else tuple(text for text in texts if _year(text, old) < since)
     newer = read_texts(new) if new is not None else tuple(text for text in texts if _year(text, old) >= (since or 0))
     if not older or not newer:
-        raise ConfigError(f"there are {len(older)} older and {len(newer)} newer texts; both are needed")
+        raise ConfigError(f"found {len(older)} older and {len(newer)} newer texts; expected at least one of each")
     if not 0 < test_share < 1:
         raise ConfigError(f"test_share is {test_share}; give a share between 0 and 1")
     test = tuple(text for at, text in enumerate(older) if int((at + 1) * test_share) > int(at * test_share))
@@ -117,5 +117,5 @@ def _without(texts: Sequence[LabelledText], others: Sequence[LabelledText]) -> t
 
 def _year(text: LabelledText, path: str | Path) -> int:
     if text.year is None:
-        raise ConfigError(f"{path}: the text {text.id!r} has no year; give the newer texts in a file of their own")
+        raise ConfigError(f"{path}: the text {text.id!r} has no year; give the newer texts in a separate file")
     return text.year

@@ -100,7 +100,7 @@ def _asked(raw: RawRecord, name: str) -> BenchmarkRecord:
     for relation, question in QUESTIONS.items():
         if found := re.fullmatch(re.escape(question).replace(r"\{\}", "(.+)"), row.input.strip()):
             return _record(name, Template(question, found[1]), relation, _listed(row.output, field="output"), {})
-    raise EditError([Fault("input", f"{row.input!r} is the question of none of PopQA's {len(QUESTIONS)} relations")])
+    raise EditError([Fault("input", f"{row.input!r} is not the question of one of PopQA's {len(QUESTIONS)} relations")])
 
 
 def _record(name: str, place: Template, relation: str, right: tuple[str, ...], ids: dict[str, Any]) -> BenchmarkRecord:

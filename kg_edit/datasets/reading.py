@@ -69,8 +69,8 @@ def _from_hub(name: str) -> list[object]:
         rows = load_dataset(dataset, config or None, split=split or "train")
     except Exception as error:  # the datasets library passes on errors of many other libraries
         raise EditFileError(
-            f"{HUB}{name}: can't be loaded: {error}; expected {HUB}NAME[:CONFIG[:SPLIT]], the split being train "
-            "where none is given"
+            f"{HUB}{name}: can't be loaded: {error}; expected {HUB}NAME[:CONFIG[:SPLIT]], where the default "
+            "split is train"
         ) from error
     return [_without_null(dict(row)) for row in rows]
 
@@ -161,7 +161,7 @@ class Dataset:
             else:
                 records[record.id] = record
         if not records and not problems:
-            raise EditFileError(f"{path}: holds no records; expected those of {self.name}: {self.about}")
+            raise EditFileError(f"{path}: has no records; expected records of {self.name}: {self.about}")
         return FileContent(tuple(records.values()), tuple(problems))
 
 

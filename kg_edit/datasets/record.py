@@ -56,7 +56,7 @@ class Query(Record):
     continues it.
     """
 
-    prompt: Text = Field(description="a question, or a sentence that the answer goes on with")
+    prompt: Text = Field(description="a question, or a sentence that the answer continues")
     answers: Answers = Field((), description="right answers, each a list of its name and aliases")
     every: bool = Field(False, description="whether all the answers must be said, not just one of them")
     form: Form = Field("question", description="question or sentence")
@@ -123,7 +123,7 @@ class BenchmarkRecord(Record):
     @model_validator(mode="after")
     def _has_an_edit(self) -> Self:
         if not self.edits:
-            raise PydanticCustomError("blank", "holds no edit; expected one at least", {"field": "edits"})
+            raise PydanticCustomError("blank", "has no edits; expected at least one", {"field": "edits"})
         return self
 
     def group(self, name: str) -> tuple[Probe, ...]:

@@ -120,8 +120,8 @@ def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[Benc
     found = tuple(record for record in records if split is None or split_of(record) == split)
     if not found:
         parts = sorted({split_of(record) for record in records} & {"dev", "test"})
-        known = f"known: {', '.join(parts)}" if parts else "this data set has no parts; leave --split out"
-        raise ConfigError(f"--split {split}: no record is of that part; {known}")
+        known = f"known: {', '.join(parts)}" if parts else "this data set has no splits; remove --split"
+        raise ConfigError(f"--split {split}: no record belongs to that split; {known}")
     return found
 
 
@@ -147,7 +147,7 @@ def _probe(question: RippleQuestion, row: RippleRow, place: int) -> Probe:
             examples=_examples(question, row, taken=(*right, *old)),
         )
     except KeyError as error:
-        message = f"relation {error} has no noun; put one into the file's nouns"
+        message = f"relation {error} has no noun; add one to the file's nouns"
         raise EditError([Fault(f"questions.{place}.hops", message)]) from None
     return Probe(measures=_measures(question), queries=(query,))
 

@@ -29,7 +29,7 @@ def _readable(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError("blank", "is empty")
     if re.search("[\ud800-\udfff]", text):
-        raise ValueError(f"{text!r} holds half a surrogate pair, which no tokenizer can read; mend the text")
+        raise ValueError(f"{text!r} contains half a surrogate pair, which no tokenizer can read; correct the text")
     return text
 
 
@@ -78,15 +78,15 @@ class Edit(Record):
     subject: Name = Field(description="s, the entity the fact is about")
     prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
     target_true: Name | None = Field(None, description="o, what the unedited model says")
-    target_new: Name = Field(description="o*, what the edited model shall say")
-    ending: str = Field("", description="what stands after the object in the sentence that states the fact")
+    target_new: Name = Field(description="o*, what the edited model should say")
+    ending: str = Field("", description="the text after the object in the sentence that states the fact")
     relation: Name | None = Field(None, description="the label of r")
     subject_id: EntityId | None = Field(None, description="the Wikidata id of s")
     relation_id: PropertyId | None = Field(None, description="the Wikidata id of r")
     target_true_id: EntityId | None = Field(None, description="the Wikidata id of o")
     target_new_id: EntityId | None = Field(None, description="the Wikidata id of o*")
     paraphrases: Texts = Field((), description="prompts for the same fact in other words")
-    neighborhood: Texts = Field((), description="prompts about other subjects of which o must stay true")
+    neighborhood: Texts = Field((), description="prompts about other subjects, for which o must stay true")
     portability: Annotated[tuple[Question, ...], Field(strict=False)] = Field(
         (), description="questions whose answers follow from the edit"
     )

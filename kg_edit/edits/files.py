@@ -93,7 +93,7 @@ def read_edits(
     path, templates = Path(path), templates or RelationTemplates.load()
     rows = list(numbered_rows(path))
     if not rows:
-        raise EditFileError(f"{path}: holds no rows; expected one edit or triplet a row")
+        raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
     known = _known_labels(rows, labels, templates)
     edits: list[Edit] = []
     problems: list[RowProblem] = []
@@ -143,7 +143,7 @@ def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> 
         ConfigError: the caller asks for one form and for both.
     """
     if both and chat is not None:
-        raise ConfigError(f"both forms are asked for, and {'chat' if chat else 'plain text'} alone; keep one of them")
+        raise ConfigError(f"found both forms and only {'chat' if chat else 'plain text'}; keep one of the options")
     wanted: bool | Literal["both"] | None = "both" if both else chat
     return tuple(edits) if wanted is None else tuple(edit.in_chat(chat=wanted) for edit in edits)
 
@@ -177,7 +177,7 @@ def _header_fault(header: Sequence[str]) -> str | None:
         near = did_you_mean(unknown[0], _COLUMNS)
         return f"unknown column {unknown[0]!r}{near}; known: {', '.join(_COLUMNS)}"
     if len(set(header)) < len(header):
-        return f"a column stands there twice: {', '.join(header)}; keep one of each"
+        return f"a column occurs twice in the header: {', '.join(header)}; keep one of each"
     lacking = min(([name for name in shape if name not in header] for shape in _SHAPES), key=len)
     shapes = " or ".join(", ".join(shape) for shape in _SHAPES[:2])
     return f"lacks the column {lacking[0]!r}; expected at least {shapes}" if lacking else None
@@ -240,6 +240,6 @@ def _refuse_clash(edit: Edit, taken: _Taken, unit: str, *, allow_conflicts: bool
 
 def _refusal(problems: Sequence[RowProblem], *, keep_going: bool) -> str:
     if keep_going:
-        return "no row is good:\n" + "\n".join(map(str, problems))
+        return "no row can be used:\n" + "\n".join(map(str, problems))
     others = f" ({len(problems) - 1} more such faults in the file)" if len(problems) > 1 else ""
     return f"{problems[0]}{others}"

@@ -75,7 +75,7 @@ def utf8_text(file: Path) -> str:
 def _table(file: Path, text: str) -> dict[str, RelationTemplate]:
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if _has_content(line)]
     if not lines or _cells(lines[0][1]) != _HEADER:
-        raise EditFileError(f"{file}: expected the columns {', '.join(_HEADER)}, named on top, tabs between")
+        raise EditFileError(f"{file}: expected a header line with the columns {', '.join(_HEADER)}, separated by tabs")
     table: dict[str, RelationTemplate] = {}
     for number, line in lines[1:]:
         cells = _cells(line)
@@ -97,7 +97,7 @@ def _cells(line: str) -> tuple[str, ...]:
 def _fault(cells: tuple[str, ...], table: Mapping[str, RelationTemplate]) -> str | None:
     """Return the fault of a row of cells, or None if it is right; `table` holds the templates of the rows above it."""
     if len(cells) != len(_HEADER):
-        return f"found {len(cells)} cells; expected {len(_HEADER)} with tabs between"
+        return f"found {len(cells)} cells; expected {len(_HEADER)}, separated by tabs"
     row = RelationTemplate(*cells)
     if row.property_id and not is_property_id(row.property_id):
         return f"property: found {row.property_id!r}; expected an id such as P54, or nothing if it has none"
@@ -106,5 +106,5 @@ def _fault(cells: tuple[str, ...], table: Mapping[str, RelationTemplate]) -> str
     if row.template.count("{}") != 1:
         return f"template: found {row.template!r}; expected one {{}} for the subject, as in '{{}} plays for'"
     if repeated := row.names & table.keys():
-        return f"{', '.join(sorted(repeated))}: has a template above already; keep one"
+        return f"{', '.join(sorted(repeated))}: already has a template on an earlier line; keep one"
     return None

@@ -27,7 +27,7 @@ _SHARE = 0.55  # speed of a whole pass relative to a matrix product: measured .5
 _DOUBLE = 0.25  # speed of float64 factorisations relative to float32: .15 at size 1,536, more for larger sizes
 _PROMPTS = 4  # prompts to check for each edit
 
-Phase = Literal["always", "measuring C", "comparing C", "factoring C", "editing", "looking"]
+Phase = Literal["always", "measuring C", "comparing C", "factoring C", "editing", "checking"]
 MemoryPlace = Literal["main memory", "accelerator"]
 
 
@@ -135,11 +135,11 @@ def memory_parts(job: Job) -> Iterator[Part]:
         yield Part(what="beginnings of questions", bytes=held, phase="editing", place=place, formula=said)
     if recipe.trained:
         held, said = memory.optimiser_bytes(recipe.trained), f"{recipe.trained:,.0f} numbers x 16"
-        yield Part(what="what is trained, and Adam", bytes=held, phase="editing", place=place, formula=said)
+        yield Part(what="trained numbers, and Adam", bytes=held, phase="editing", place=place, formula=said)
     yield _patch(job)
     rows = memory.reading_bytes(shape, size=size)
     said = f"{BATCH_ROWS} rows of logits"
-    yield Part(what="looking before and after", bytes=rows, phase="looking", place=place, formula=said)
+    yield Part(what="checks before and after", bytes=rows, phase="checking", place=place, formula=said)
 
 
 def _covariance_parts(job: Job) -> Iterator[Part]:
@@ -160,7 +160,7 @@ def _measuring(job: Job) -> Part:
         said = f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums"
         needed = memory.measuring_bytes
     else:
-        said = "a block's states of a pass, keys that wait, sums"
+        said = "a block's states of a pass, waiting keys, sums"
         needed = memory.reading_covariance_bytes
     held = needed(job.shape, layers=len(job.recipe.layers), size=job.size)
     return Part(what="measuring C", bytes=held, phase="measuring C", place=job.place, formula=said)
@@ -170,7 +170,7 @@ def _states(job: Job) -> Part:
     lowest = min(job.recipe.layers)
     tokens = job.recipe.tokens * (job.edits if job.joint else 1)
     return Part(
-        what="states for the way back",
+        what="states for the backward pass",
         bytes=memory.activations_bytes(job.shape, lowest, tokens=tokens, size=job.size, limit=job.limit),
         phase="editing",
         place=job.place,
@@ -212,7 +212,7 @@ def durations(job: Job, speed: Rates) -> Iterator[Duration]:
         said = f"{recipe.once:.2g} FLOP in float64"
         yield Duration(what="factoring C", seconds=recipe.once / speed.double, formula=said)
     rate = speed.batch if job.joint and job.edits > 1 else speed.alone
-    said = f"{recipe.each:.2g} FLOP and {recipe.calls:.2g} small calls each at most"
+    said = f"{recipe.each:.2g} FLOP and {recipe.calls:.2g} small calls each, at most"
     seconds = job.edits * (recipe.each / rate + recipe.calls * speed.call)
     yield Duration(what="the edits", seconds=seconds, formula=said)
     if recipe.solve:
@@ -220,7 +220,7 @@ def durations(job: Job, speed: Rates) -> Iterator[Duration]:
         times = 1 if job.joint else job.edits
         yield Duration(what="writing them", seconds=times * recipe.solve / speed.double, formula=said)
     looking = job.edits * cost.written_flop(shape, prompts=_PROMPTS)
-    yield Duration(what="looking before and after", seconds=looking / speed.looking, formula="4 prompts each")
+    yield Duration(what="checks before and after", seconds=looking / speed.looking, formula="4 prompts each")
 
 
 def _written_covariance(job: Job, speed: Rates) -> Duration:
@@ -339,11 +339,11 @@ def _smaller_numbers(found: Estimate) -> str:
     if found.job.size <= 2 or found.job.place not in found.lacking:
         return ""
     saved = found.job.shape.parameters * (found.job.size - 2) / 1e9
-    return f"--dtype bfloat16 takes {saved:.1f} GB less for the model; edits are solved in float32 all the same"
+    return f"--dtype bfloat16 saves {saved:.1f} GB for the model; edits are still solved in float32"
 
 
 def _less_at_once(found: Estimate) -> str:
-    states = _bytes_of(found, "states for the way back")
+    states = _bytes_of(found, "states for the backward pass")
     if states < 0.1 * max(found.needed(place) for place in found.lacking):
         return ""
     return f"`kg-edit evaluate --memory {states / 2e6:.0f}` makes passes smaller: the same results, a little slower"
@@ -359,4 +359,4 @@ def _covariance(found: Estimate) -> str:
 def _elsewhere(found: Estimate) -> str:
     short = max(found.needed(place) - (found.available(place) or 0) for place in found.lacking) / 1e9
     where = " and ".join(found.lacking)
-    return f"{short:.1f} GB more {where}, or a smaller model; from Python device_map='auto' spreads it over devices"
+    return f"{short:.1f} GB more {where}, or a smaller model; in Python, device_map='auto' uses several devices"

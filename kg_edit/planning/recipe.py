@@ -74,7 +74,7 @@ def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelSha
     """
     layers = config.written_layers(shape.layers)
     if beyond := [layer for layer in layers if not 0 <= layer < shape.layers]:
-        raise ConfigError(f"{shape.name} has layers 0 to {shape.layers - 1}; layer {beyond[0]} is none of them")
+        raise ConfigError(f"there is no layer {beyond[0]}: {shape.name} has layers 0 to {shape.layers - 1}")
     load = config.workload(edits=edits)
     written = Written(load=load, layers=layers, shape=shape, facts=edits * load.facts)
     recipe = _RECIPES[method.family](written) if method.family in _RECIPES else _undeclared(written, method.name)
@@ -227,14 +227,19 @@ def _hypernetwork(of: Written) -> Recipe:
 
 def _in_context(of: Written) -> Recipe:
     """Nothing is computed when an edit is made, but prompts get longer."""
-    return Recipe(layers=(), each=0.0, tokens=0.0, notes=("each prompt gets longer by what is put before it",))
+    return Recipe(
+        layers=(),
+        each=0.0,
+        tokens=0.0,
+        notes=("each prompt gets longer by the text that is put before it",),
+    )
 
 
 def _undeclared(of: Written, name: str) -> Recipe:
     """Only the model, its prompts, and a patch of rank one."""
     note = (
-        f"the method {name} does not say how much it computes (family, workload): its edits are not counted; "
-        "try it with `kg-edit edit` on one edit, and multiply"
+        f"the method {name} does not declare how much it computes (family, workload), so its edits are not counted; "
+        "measure one edit with `kg-edit edit`, and multiply"
     )
     return Recipe(layers=of.layers, each=0.0, tokens=0.0, facts=of.load.facts, notes=(note,))
 

@@ -51,7 +51,7 @@ def shape_of(name: str) -> ModelShape:
         width, inner = weight_matrix(blocks[0].get_submodule(spec.down_projection)).shape
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"can't tell the size of {name!r} from its config: {error}; is its config.json whole?"
+            f"can't tell the size of {name!r} from its config: {error}; check that config.json is complete"
         ) from error
     return ModelShape(
         name=name,

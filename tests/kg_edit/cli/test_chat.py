@@ -72,7 +72,7 @@ def test_the_forms_that_a_file_may_ask_for(tmp_path: Path) -> None:
     assert [edit.chat for edit in in_form(found, None)] == [True, False, "both", False]
     assert {edit.chat for edit in in_form(found, None, both=True)} == {"both"}
     assert {edit.chat for edit in in_form(found, False)} == {False}
-    with pytest.raises(ConfigError, match="both forms are asked for, and plain text alone"):
+    with pytest.raises(ConfigError, match="found both forms and only plain text"):
         in_form(found, False, both=True)
 
 

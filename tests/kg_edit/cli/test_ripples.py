@@ -59,7 +59,7 @@ def test_a_part_and_a_control_that_cannot_be(kg_edit: Run, inputs: tuple[str, ..
     run = ("evaluate", "--dataset", "edits", "--data", "mine.jsonl", "--method", "rome", "--out", "run")
     result = kg_edit(*run, *inputs[2:], "--split", "dev")
     assert result.code == 2
-    assert "this data set has no parts; leave --split out" in " ".join(result.err.split())
+    assert "this data set has no splits; remove --split" in " ".join(result.err.split())
     result = kg_edit(*run, *inputs[2:], "--control", "wrong")
     assert result.code == 2
     assert "needs a graph; give --graph" in " ".join(result.err.split())

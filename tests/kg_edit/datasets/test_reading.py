@@ -80,7 +80,7 @@ def test_json_lines_and_one_record_alone(tmp_path: Path) -> None:
         ('{"a": 1}\n{"a": }', "line 2, column 7: not JSON"),
         ('{"a": 1}\n\n \n{"a": }', "line 4, column 7: not JSON"),
         ("[3]", "record 1, found the number 3; expected an object"),
-        ("[]", "holds no records; expected those of zsre"),
+        ("[]", "has no records; expected records of zsre"),
     ],
 )
 def test_files_that_cannot_be_read(text: str, said: str, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_another_suffix(tmp_path: Path) -> None:
 )
 def test_an_empty_file(tmp_path: Path, name: str, content: str) -> None:
     path = write(tmp_path, name, content)
-    assert refusal(path) == f"{path}: holds no rows; expected one edit or triplet a row"
+    assert refusal(path) == f"{path}: has no rows; expected one edit or triplet per row"
 
 
 def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_json_beyond_the_parser(tmp_path: Path, content: str) -> None:
         ("subject,target_new", "line 1: lacks the column 'prompt'"),
         ("Subject,prompt,target_new", "line 1: unknown column 'Subject', did you mean 'subject'?"),
         ("subject,prompt,target_new,portability", "line 1: unknown column 'portability'; known: id, subject"),
-        ("subject,prompt,target_new,prompt", "line 1: a column stands there twice: subject, prompt"),
+        ("subject,prompt,target_new,prompt", "line 1: a column occurs twice in the header: subject, prompt"),
         ('"subject,prompt', "line 1: not a row of a table: unexpected end of data; close the quotes"),
     ],
 )
@@ -243,7 +243,7 @@ def test_whatever_a_file_holds_the_error_is_ours(tmp_path: Path, rows: list[obje
 def test_keep_going_needs_one_good_row(tmp_path: Path) -> None:
     path = write(tmp_path, "edits.jsonl", lines(GOOD | {"subject": 1}, GOOD | {"prompt": "in"}))
     message = refusal(path, keep_going=True).splitlines()
-    assert message[0] == "no row is good:"
+    assert message[0] == "no row can be used:"
     assert [line.split(":")[0] for line in message[1:]] == [
         f"{path}, line 1, field subject",
         f"{path}, line 2, field prompt",

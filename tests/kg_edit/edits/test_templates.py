@@ -62,12 +62,12 @@ def test_own_templates_come_on_top(own: Path) -> None:
 @pytest.mark.parametrize(
     "row, message",
     [
-        ("P54\tplays for", "line 3: found 2 cells; expected 3 with tabs between"),
+        ("P54\tplays for", "line 3: found 2 cells; expected 3, separated by tabs"),
         ("Q54\tplays for\t{} plays for", "line 3: property: found 'Q54'; expected an id such as P54"),
         ("P54\t\t{} plays for", "line 3: label: is empty"),
         ("P54\tplays for\tplays for", "line 3: template: found 'plays for'; expected one {} for the subject"),
         ("P54\tplays for\t{} and {}", "line 3: template: found '{} and {}'"),
-        ("P17\tplays for\t{} plays for", "line 3: p17: has a template above already; keep one"),
+        ("P17\tplays for\t{} plays for", "line 3: p17: already has a template on an earlier line; keep one"),
     ],
 )
 def test_a_wrong_row_is_named(own: Path, row: str, message: str) -> None:
@@ -80,7 +80,7 @@ def test_a_wrong_row_is_named(own: Path, row: str, message: str) -> None:
 @pytest.mark.parametrize("text", ["", "# nothing\n", "P54\tplays for\t{} plays for\n", "property,label,template\n"])
 def test_a_file_without_header(own: Path, text: str) -> None:
     own.write_text(text, encoding="utf-8")
-    with pytest.raises(EditFileError, match="expected the columns property, label, template"):
+    with pytest.raises(EditFileError, match="expected a header line with the columns property, label, template"):
         RelationTemplates.load(own)
 
 

@@ -92,8 +92,8 @@ def test_the_published_form_has_two_parts(tmp_path: Path) -> None:
         ([{"text": "a"}], "record 1, field label"),
         ([{"text": " ", "label": 1}], "record 1, field text"),
         ([{"text": "a", "label": 1}, 3], "record 2, expected an object"),
-        ([], "holds no texts"),
-        ([{"id": "x", "text": "a", "label": 1}] * 2, "'x' is the id of two texts"),
+        ([], "has no texts"),
+        ([{"id": "x", "text": "a", "label": 1}] * 2, "two texts have the id 'x'"),
     ],
 )
 def test_rows_that_are_none(rows: object, said: str, tmp_path: Path) -> None:
@@ -103,7 +103,8 @@ def test_rows_that_are_none(rows: object, said: str, tmp_path: Path) -> None:
 
 def test_which_texts_are_newer_must_be_said(tmp_path: Path) -> None:
     file = written(tmp_path)
-    for options, said in (({}, "a file of their own, or the year"), ({"since": 2050}, "11 older and 0 newer")):
+    both, empty = "a file with the newer texts, or the first year", "found 11 older and 0 newer"
+    for options, said in (({}, both), ({"since": 2050}, empty)):
         with pytest.raises(ConfigError, match=said):
             read_label_drift(file, **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="has no year"):

@@ -134,7 +134,8 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     assert parts["the model"] == 4 * 10**6
     assert parts["C and its factors"] == 12 * 400**2
     assert parts["measuring C"] == 4 * 2000 * 64 * 128 + 16 * 64 * 1000 + 4 * 400**2
-    assert parts["states for the way back"] == 4 * (6 * 4) * ((1000 + 2000) * 8 + 1000)  # 6 rows of 4 tokens, layer 2
+    # 6 rows of 4 tokens, layer 2
+    assert parts["states for the backward pass"] == 4 * (6 * 4) * ((1000 + 2000) * 8 + 1000)
     assert parts["prompts: keys, values, states"] == 4 * (2000 * 88 + 3 * 28 * 100 + 7 * 400 + 1000)
     assert parts["comparing C"] == 0  # one piece of text
     assert parts["factoring C"] == 8 * 400**2
@@ -212,7 +213,7 @@ def test_what_does_not_fit_comes_with_ways_out() -> None:
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
     where = Machine(device=CPU, host=None, accelerator=None)
-    with pytest.raises(ConfigError, match="layers 0 to 9; layer 10"):
+    with pytest.raises(ConfigError, match="there is no layer 10: small has layers 0 to 9"):
         estimate(Rome, RomeConfig(layer=10), small(), where, rates=RATES)
 
 
@@ -323,10 +324,10 @@ def test_a_method_that_declares_nothing_is_planned_and_says_so() -> None:
     found = estimate(Plugged, PluggedConfig(), small(), where, rates=RATES)
     parts = {part.what: part.bytes for part in found.memory}
     assert parts["the model"] == 4 * 10**6
-    assert "what is trained, and Adam" not in parts  # not taken for fine-tuning, whose settings these are
+    assert "trained numbers, and Adam" not in parts  # not taken for fine-tuning, whose settings these are
     assert found.seconds > 0
     (note,) = found.job.recipe.notes
-    assert "plugged does not say how much it computes" in note
+    assert "plugged does not declare how much it computes" in note
 
 
 def test_a_method_made_of_a_familys_base_is_planned_as_one() -> None:
