@@ -50,7 +50,7 @@ class Anchors:
         assert isinstance(weight, Tensor)  # noqa: S101 - an embedding has one
         if self._ids is None or self._ids.numel() != len(inputs):
             return torch.zeros(len(inputs), weight.shape[1], device=inputs.device)
-        ids = self._ids.reshape(-1)
+        ids = self._ids.reshape(-1).to(weight.device)
         mine = self._names.to(ids.device)[ids][:, None]
         means = self._means.of(torch.cat([mine * weight[ids].float(), mine], -1).to(inputs.device))
         return means[:, :-1] / means[:, -1:].clamp(min=torch.finfo(means.dtype).eps)

@@ -259,7 +259,7 @@ class _Decoder:
 
     def _last_tokens(self, inside: Sequence[int]) -> Tensor:
         """The last token of each row, [rows, 1]."""
-        return torch.stack([self._best[place][-1][0][0] for place in inside])[:, None]
+        return torch.stack([self._best[place][-1][0][0] for place in inside])[:, None].to(self.model.device)
 
     def _written(self, best: list[tuple[Tensor, Tensor]]) -> Written:
         if not best:

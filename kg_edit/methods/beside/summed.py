@@ -91,6 +91,5 @@ def inputs_at(method: BesideMethod, rows: Sequence[TrainingRow], *, reads: Reads
 
     with watched(read_module(method.model, method.layer, reads), see):
         block_output(method.model, batch, method.layer)
-    wanted = [(place, width - len(row.ids) + at) for place, row in enumerate(rows) for at, _ in row.wanted]
-    places, columns = zip(*wanted, strict=True)
-    return found[0][list(places), list(columns)]
+    wanted = [(place + 1) * width - len(row.ids) + at for place, row in enumerate(rows) for at, _ in row.wanted]
+    return found[0].flatten(0, 1)[torch.tensor(wanted, device=found[0].device)]

@@ -110,7 +110,8 @@ class TPatcher(BesideMethod):
         losses = RowLosses(self.model, self.layer, [row])
         held = earlier.on(next(self.module.parameters()).device)
         wrong = self._mistakes(losses, row, held)
-        queries = inputs_at(self, [row], reads="mlp")[wrong]
+        queries = inputs_at(self, [row], reads="mlp")
+        queries = queries[torch.tensor(wrong, dtype=torch.long, device=queries.device)]
         memory = torch.cat([self.memory_queries, earlier.queries.to(queries)])
         found, seen = self._descend(losses, held, queries, memory)
         keys, biases, values = (tensor.detach().cpu() for tensor in found)

@@ -19,6 +19,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import UnsupportedModelError
 from kg_edit.methods.fine_tuning.base import RowLosses, TrainingRow
 from kg_edit.methods.fine_tuning.lora import ADAPTER, Lora, LoraConfig, find_peft, wrapped
 from kg_edit.models.language_model import LanguageModel
@@ -77,6 +79,20 @@ class AdaLora(Lora):
     def largest_rank(self) -> int:
         """The rank of an adapter during training."""
         return self.config.initial_rank
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every edit's prompt, and check that the model is on one device.
+
+        Raises:
+            UnsupportedModelError: it is not; PEFT compares the ranks of all layers in one tensor.
+        """
+        places = sorted({str(parameter.device) for parameter in self.model.model.parameters()})
+        if len(places) > 1:
+            raise UnsupportedModelError(
+                f"{self.model.name} is on {', '.join(places)}, and PEFT's AdaLoRA needs a model on one device; load it "
+                "without device_map, or use lora"
+            )
+        super().check(edits)
 
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
         """Train on ``row``; return the changes of the weights by their names, and the losses."""

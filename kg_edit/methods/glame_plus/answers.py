@@ -152,11 +152,12 @@ class AnswerRows:
         self, model: LanguageModel, layer: int, asked: Sequence[Sequence[Prompt]], starts: SharedContexts
     ) -> None:
         self._model, self.width, rows = model, model.width, [row for own in asked for row in own]
-        self._fact = torch.tensor([fact for fact, own in enumerate(asked) for _ in own], device=model.device)
-        self._share = torch.tensor([1 / (len(own) * len(row.target_ids)) for own in asked for row in own])
-        self._reads = read_index(rows, [-row.edited_at for row in rows], model.device)
-        self._targets = torch.tensor([token for row in rows for token in row.target_ids], device=model.device)
         keys, values = self._record(layer, rows, starts)
+        there = keys.device  # of the late block; the input embedding may be on another one
+        self._fact = torch.tensor([fact for fact, own in enumerate(asked) for _ in own], device=there)
+        self._share = torch.tensor([1 / (len(own) * len(row.target_ids)) for own in asked for row in own])
+        self._reads = read_index(rows, [-row.edited_at for row in rows], there)
+        self._targets = torch.tensor([token for row in rows for token in row.target_ids])
         self.keys, norms = self._mean(keys), self._mean(values.norm(dim=-1, keepdim=True))
         self.norms, self.predicts = norms[..., 0], norms[..., 0] > 0
 

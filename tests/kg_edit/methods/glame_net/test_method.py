@@ -141,7 +141,9 @@ def test_a_patch_says_which_network_it_was(folder: Path) -> None:
 
 
 def test_a_network_for_another_model(folder: Path) -> None:
-    with pytest.raises(PatchMismatchError, match=r"trained for 'tiny-llama' .* train one for this model: kg-edit glame-net"):
+    with pytest.raises(
+        PatchMismatchError, match=r"trained for 'tiny-llama' .* train one for this model: kg-edit glame-net"
+    ):
         method(folder, family="mistral").edit(EDITS[:1])
 
 

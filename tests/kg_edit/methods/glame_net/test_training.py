@@ -65,7 +65,8 @@ def test_untrained_it_goes_down_the_gradient(tmp_path: Path) -> None:
     """The first validation is of one step down the gradient, which other prompts' losses do not decide."""
     with_gradient = made(tmp_path / "with", steps=1).validations[0]
     without = made(tmp_path / "without", steps=1, gradient=False).validations[0]
-    assert with_gradient.nll < without.nll - 0.1 and with_gradient.kl > 0 == without.kl
+    assert with_gradient.nll < without.nll - 0.1
+    assert with_gradient.kl > 0.1 and without.kl == pytest.approx(0.0, abs=1e-5)  # of rounded numbers
 
 
 @pytest.mark.slow

@@ -99,7 +99,9 @@ def test_a_later_call_sees_the_earlier_edits(editor: str) -> None:
 
 
 def test_an_editor_for_another_model(editor: str) -> None:
-    with pytest.raises(PatchMismatchError, match=r"trained for 'tiny-llama'.*train one for this model: kg-edit mend train"):
+    with pytest.raises(
+        PatchMismatchError, match=r"trained for 'tiny-llama'.*train one for this model: kg-edit mend train"
+    ):
         method(tiny("mistral"), network=editor).prepare()
 
 
